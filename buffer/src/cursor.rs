@@ -1,0 +1,47 @@
+//! How far a sink has come in a log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A sink's place in one log, moved in one atomic, durable step together with its tallies.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Every record below this offset is durable in the sink.
+    pub done_to: u64,
+    /// Records in `done_to..sealed_to` are being written as one range: a restart cuts the same range again.
+    pub sealed_to: u64,
+    /// The lease under which it was moved; a lower one may not move it any more.
+    pub epoch: u64,
+    /// What became of the records below `done_to`, by tenant. For every sink the sums over all tenants and kinds make
+    /// `done_to` less the offset at which the log began.
+    pub tallies: BTreeMap<String, Tally>,
+}
+
+/// What became of the records that a sink has passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Readings stored.
+    pub stored: u64,
+    /// Readings that were equal to one stored already.
+    pub merged: u64,
+    /// Messages and readings in the dead letters.
+    pub dead_lettered: u64,
+    /// Records that are no telemetry: retained messages.
+    pub other: u64,
+}
+
+impl Tally {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.stored + self.merged + self.dead_lettered + self.other
+    }
+
+    /// Adds another's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.stored += other.stored;
+        self.merged += other.merged;
+        self.dead_lettered += other.dead_lettered;
+        self.other += other.other;
+    }
+}

@@ -1,0 +1,308 @@
+//! Records on their way into a frame.
+//!
+//! A connection writes its records into a [`Staged`] of its own, without a lock; a [`FrameBuilder`] takes them over in
+//! one copy and gives them places in the frame's dictionary.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{DeviceKey, Nanos, Schema, ValueRef};
+
+use super::record::{
+    self, DEVICE_TIMED, FIXED_BYTES, HAS_CLAIMED, HAS_SEQ, HAS_TRACE, KIND_DEAD_LETTER, KIND_READING, KIND_RETAINED,
+    NONE, RESENT, TRACE_BYTES,
+};
+use super::{Frame, HEADER_BYTES, Header};
+
+/// What stands before the values of a reading.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadingHeader<'a> {
+    /// The time that orders it.
+    pub time: Nanos,
+    /// When Weir took it.
+    pub received: Nanos,
+    /// Hash of what makes it one and the same message when sent again.
+    pub identity: u64,
+    /// The device's own counter.
+    pub seq: Option<u64>,
+    /// `time` came from the device.
+    pub device_timed: bool,
+    /// The device's time, when too far ahead to be used.
+    pub claimed_time: Option<Nanos>,
+    /// Trace context of a sampled message.
+    pub trace: Option<&'a [u8; TRACE_BYTES]>,
+    /// The sender said that it may have sent this before.
+    pub resent: bool,
+}
+
+/// Records of one producer, not yet part of a frame. Reused: taking them over leaves it empty with its memory kept.
+#[derive(Debug, Default)]
+pub struct Staged {
+    records: Vec<u8>,
+    count: u32,
+    devices: Vec<Arc<DeviceKey>>,
+    schemas: Vec<Arc<Schema>>,
+    schema_places: Vec<u32>,
+}
+
+impl Staged {
+    /// Records staged.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of the records staged.
+    pub fn bytes(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Adds a reading: `values` are in the order of `schema`, one for each name, `None` where absent.
+    pub fn reading<'v>(
+        &mut self,
+        device: &Arc<DeviceKey>,
+        schema: &Arc<Schema>,
+        header: &ReadingHeader<'_>,
+        values: impl IntoIterator<Item = Option<ValueRef<'v>>>,
+    ) {
+        let flags = [
+            (header.device_timed, DEVICE_TIMED),
+            (header.seq.is_some(), HAS_SEQ),
+            (header.claimed_time.is_some(), HAS_CLAIMED),
+            (header.trace.is_some(), HAS_TRACE),
+            (header.resent, RESENT),
+        ];
+        let flags = flags.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit);
+        let device = place(&mut self.devices, device);
+        let schema_place = place(&mut self.schemas, schema);
+        let at = self.begin(KIND_READING, flags, device, schema_place, header.received, header.time, header.identity);
+        if let Some(seq) = header.seq {
+            self.records.extend_from_slice(&seq.to_le_bytes());
+        }
+        if let Some(claimed) = header.claimed_time {
+            self.records.extend_from_slice(&claimed.to_le_bytes());
+        }
+        if let Some(trace) = header.trace {
+            self.records.extend_from_slice(trace);
+        }
+        let mut values = values.into_iter();
+        for _ in schema.names() {
+            record::write_value(&mut self.records, values.next().flatten());
+        }
+        self.end(at);
+    }
+
+    /// Adds a message that could not be read.
+    pub fn dead_letter(&mut self, device: Option<&Arc<DeviceKey>>, letter: &record::DeadLetterRef<'_>, resent: bool) {
+        let device = device.map_or(NONE, |d| place(&mut self.devices, d));
+        let flags = if resent { RESENT } else { 0 };
+        let at = self.begin(KIND_DEAD_LETTER, flags, device, NONE, letter.received, letter.received, letter.identity);
+        for field in [letter.reason.as_bytes(), letter.topic.as_bytes(), letter.client.as_bytes(), letter.payload] {
+            record::write_blob(&mut self.records, field);
+        }
+        self.end(at);
+    }
+
+    /// Adds a retained message; an empty payload clears the topic.
+    pub fn retained(&mut self, message: &record::RetainedRef<'_>) {
+        let at = self.begin(KIND_RETAINED, 0, NONE, NONE, message.received, message.received, 0);
+        self.records.push(message.qos);
+        for field in [message.topic.as_bytes(), message.payload, message.properties] {
+            record::write_blob(&mut self.records, field);
+        }
+        self.end(at);
+    }
+
+    /// Forgets everything staged.
+    pub fn clear(&mut self) {
+        self.records.clear();
+        self.devices.clear();
+        self.schemas.clear();
+        self.count = 0;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fixed fields of a record, in their order")]
+    fn begin(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        device: u32,
+        schema: u32,
+        received: Nanos,
+        time: Nanos,
+        identity: u64,
+    ) -> usize {
+        let at = self.records.len();
+        let mut fixed = [0; FIXED_BYTES];
+        fixed[4] = kind;
+        fixed[5] = flags;
+        fixed[8..12].copy_from_slice(&device.to_le_bytes());
+        fixed[12..16].copy_from_slice(&schema.to_le_bytes());
+        fixed[16..24].copy_from_slice(&received.to_le_bytes());
+        fixed[24..32].copy_from_slice(&time.to_le_bytes());
+        fixed[32..40].copy_from_slice(&identity.to_le_bytes());
+        self.records.extend_from_slice(&fixed);
+        at
+    }
+
+    fn end(&mut self, at: usize) {
+        let length = u32::try_from(self.records.len() - at - 4).expect("a record is shorter than 4 GiB");
+        self.records[at..at + 4].copy_from_slice(&length.to_le_bytes());
+        self.count += 1;
+    }
+}
+
+/// The place of `item` in `list`, where it is put unless it is among the last few.
+fn place<T>(list: &mut Vec<Arc<T>>, item: &Arc<T>) -> u32 {
+    const LOOK_BACK: usize = 16;
+    let from = list.len().saturating_sub(LOOK_BACK);
+    let found = list[from..].iter().rposition(|held| Arc::ptr_eq(held, item)).map(|i| from + i);
+    let index = found.unwrap_or_else(|| {
+        list.push(Arc::clone(item));
+        list.len() - 1
+    });
+    u32::try_from(index).expect("a frame holds fewer than 2^32 names")
+}
+
+/// Collects staged records and makes a frame of them. Reused for frame after frame.
+#[derive(Debug, Default)]
+pub struct FrameBuilder {
+    records: Vec<u8>,
+    count: u32,
+    devices: Vec<Arc<DeviceKey>>,
+    schemas: Vec<Arc<Schema>>,
+}
+
+impl FrameBuilder {
+    /// Records collected.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of the records collected.
+    pub fn bytes(&self) -> usize {
+        self.records.len()
+    }
+
+    /// True when there is nothing to make a frame of.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Takes over everything staged, in order, and leaves `staged` empty.
+    pub fn absorb(&mut self, staged: &mut Staged) {
+        let first_device = u32::try_from(self.devices.len()).expect("a frame holds fewer than 2^32 names");
+        self.devices.append(&mut staged.devices);
+        staged.schema_places.clear();
+        for schema in staged.schemas.drain(..) {
+            staged.schema_places.push(place(&mut self.schemas, &schema));
+        }
+        let mut at = 0;
+        while at < staged.records.len() {
+            let field = |from: usize| -> [u8; 4] { staged.records[from..from + 4].try_into().expect("four bytes") };
+            let length = u32::from_le_bytes(field(at)) as usize;
+            let device = u32::from_le_bytes(field(at + 8));
+            let schema = u32::from_le_bytes(field(at + 12));
+            if device != NONE {
+                staged.records[at + 8..at + 12].copy_from_slice(&(first_device + device).to_le_bytes());
+            }
+            if schema != NONE {
+                let place = staged.schema_places[schema as usize];
+                staged.records[at + 12..at + 16].copy_from_slice(&place.to_le_bytes());
+            }
+            at += 4 + length;
+        }
+        self.records.extend_from_slice(&staged.records);
+        self.count += staged.count;
+        staged.clear();
+    }
+
+    /// True when some record was marked as possibly sent before.
+    pub fn has_resent(&self) -> bool {
+        self.raw().any(|(_, head)| head.flags & RESENT != 0)
+    }
+
+    /// Drops the records for which `keep` says no. It is given each record's identity and whether the sender marked it
+    /// as possibly sent before. Returns how many were dropped.
+    pub fn retain(&mut self, mut keep: impl FnMut(u64, bool) -> bool) -> u32 {
+        let mut kept = Vec::with_capacity(self.records.len());
+        let mut dropped = 0;
+        for (bytes, head) in self.raw() {
+            if keep(head.identity, head.flags & RESENT != 0) {
+                kept.extend_from_slice(bytes);
+            } else {
+                dropped += 1;
+            }
+        }
+        self.records = kept;
+        self.count -= dropped;
+        dropped
+    }
+
+    fn raw(&self) -> impl Iterator<Item = (&[u8], RawHead)> {
+        let mut rest = &self.records[..];
+        std::iter::from_fn(move || {
+            let length = u32::from_le_bytes(rest.get(..4)?.try_into().expect("four bytes")) as usize;
+            let (bytes, tail) = rest.split_at(4 + length);
+            rest = tail;
+            let identity = u64::from_le_bytes(bytes[32..40].try_into().expect("eight bytes"));
+            Some((bytes, RawHead { flags: bytes[5], identity }))
+        })
+    }
+
+    /// Makes the frame and starts the next one.
+    pub fn build(&mut self, first_offset: u64, incarnation: u64, appended: Nanos) -> Frame {
+        let mut out = Vec::with_capacity(HEADER_BYTES + self.records.len() + 64 * self.devices.len() + 256);
+        out.resize(HEADER_BYTES, 0);
+        let short = |out: &mut Vec<u8>, text: &str| {
+            let n = u16::try_from(text.len()).expect("ids and names are shorter than 64 KiB");
+            out.extend_from_slice(&n.to_le_bytes());
+            out.extend_from_slice(text.as_bytes());
+        };
+        let count = |n: usize| u32::try_from(n).expect("a frame holds fewer than 2^32 names").to_le_bytes();
+        out.extend_from_slice(&count(self.devices.len()));
+        for device in &self.devices {
+            short(&mut out, &device.tenant);
+            short(&mut out, &device.id);
+        }
+        out.extend_from_slice(&count(self.schemas.len()));
+        for schema in &self.schemas {
+            let names = u16::try_from(schema.names().len()).expect("a reading has fewer than 65,536 values");
+            out.extend_from_slice(&names.to_le_bytes());
+            for name in schema.names() {
+                short(&mut out, name);
+            }
+        }
+        let records_at = out.len();
+        out.extend_from_slice(&self.records);
+        let body_bytes = u32::try_from(out.len() - HEADER_BYTES).expect("a frame is shorter than 4 GiB");
+        let mut header = Header {
+            body_bytes,
+            raw_bytes: body_bytes,
+            count: self.count,
+            first_offset,
+            incarnation,
+            appended,
+            compressed: false,
+            crc: 0,
+        };
+        let head = header.write();
+        header.crc = crc32c::crc32c_append(crc32c::crc32c(&head[..48]), &out[HEADER_BYTES..]);
+        out[..HEADER_BYTES].copy_from_slice(&header.write());
+        let stored = Bytes::from(out);
+        let frame = Frame {
+            header,
+            records: stored.slice(records_at..),
+            stored,
+            devices: self.devices.drain(..).collect(),
+            schemas: self.schemas.drain(..).collect(),
+        };
+        self.records.clear();
+        self.count = 0;
+        frame
+    }
+}
+
+struct RawHead {
+    flags: u8,
+    identity: u64,
+}

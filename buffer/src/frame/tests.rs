@@ -1,0 +1,109 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{DeviceKey, Schema, ValueRef};
+
+use super::{DeadLetterRef, Frame, FrameBuilder, FrameError, ReadingHeader, Record, RetainedRef, Staged};
+
+fn header(time: i64) -> ReadingHeader<'static> {
+    ReadingHeader {
+        time,
+        received: time + 5,
+        identity: time.unsigned_abs(),
+        seq: Some(7),
+        device_timed: true,
+        claimed_time: None,
+        trace: None,
+        resent: false,
+    }
+}
+
+fn sample() -> Frame {
+    let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
+    let schema = Arc::new(Schema::new(["temperature", "door", "mode", "n"]));
+    let mut builder = FrameBuilder::default();
+    for time in [10, 20] {
+        let mut staged = Staged::default();
+        let values = [Some(ValueRef::Float(21.5)), None, Some(ValueRef::Str("eco")), Some(ValueRef::Int(-3))];
+        staged.reading(&device, &schema, &header(time), values);
+        let letter = DeadLetterRef {
+            device: None,
+            received: 1,
+            identity: 2,
+            reason: "no JSON",
+            topic: "devices/x/telemetry",
+            client: "c",
+            payload: b"{",
+        };
+        staged.dead_letter(None, &letter, true);
+        staged.retained(&RetainedRef { received: 3, qos: 1, topic: "a/b", payload: b"x", properties: b"" });
+        builder.absorb(&mut staged);
+        assert_eq!(staged.count(), 0);
+    }
+    assert!(builder.has_resent());
+    builder.build(100, 9, 42)
+}
+
+#[test]
+fn a_frame_reads_back_as_it_was_built() {
+    let built = sample();
+    let read = Frame::decode(built.bytes()).unwrap();
+    assert_eq!(read.header(), built.header());
+    for frame in [&built, &read] {
+        let records: Vec<_> = frame.records().collect();
+        assert_eq!(records.iter().map(|(o, _)| *o).collect::<Vec<_>>(), (100..106).collect::<Vec<_>>());
+        let Record::Reading(r) = records[3].1 else { panic!("a reading") };
+        assert_eq!((r.time, r.seq, r.device_timed, &*r.device.id), (20, Some(7), true, "d1"));
+        let values: Vec<_> = r.values().collect();
+        let wanted = [("temperature", ValueRef::Float(21.5)), ("mode", ValueRef::Str("eco")), ("n", ValueRef::Int(-3))];
+        assert_eq!(values, wanted);
+        assert!(matches!(records[4].1, Record::DeadLetter(d) if d.reason == "no JSON" && d.payload == b"{"));
+        assert!(matches!(records[5].1, Record::Retained(m) if m.topic == "a/b" && m.qos == 1));
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let frame = sample();
+    let bytes = frame.bytes();
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut bad = bytes.to_vec();
+            bad[at] ^= 1 << bit;
+            assert!(Frame::decode(&Bytes::from(bad)).is_err(), "byte {at} bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn every_cut_is_noticed() {
+    let frame = sample();
+    for length in 0..frame.bytes().len() {
+        assert!(Frame::decode(&frame.bytes().slice(..length)).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn a_later_version_is_named_and_not_skipped() {
+    let mut bytes = sample().bytes().to_vec();
+    bytes[4] = 2;
+    assert_eq!(Frame::decode(&Bytes::from(bytes)).unwrap_err(), FrameError::Version(2));
+}
+
+#[test]
+fn retain_drops_what_it_is_told_to() {
+    let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
+    let schema = Arc::new(Schema::new(["a"]));
+    let mut staged = Staged::default();
+    for time in 1..=4 {
+        let header = ReadingHeader { resent: time == 3, ..header(time) };
+        staged.reading(&device, &schema, &header, [Some(ValueRef::Bool(true))]);
+    }
+    let mut builder = FrameBuilder::default();
+    builder.absorb(&mut staged);
+    assert_eq!(builder.retain(|_, resent| !resent), 1);
+    let frame = Frame::decode(builder.build(0, 1, 0).bytes()).unwrap();
+    let times: Vec<_> =
+        frame.records().map(|(_, r)| if let Record::Reading(r) = r { r.time } else { panic!("a reading") }).collect();
+    assert_eq!(times, [1, 2, 4]);
+}

@@ -1,0 +1,14 @@
+//! The log: what was acknowledged and is not yet in every store.
+//!
+//! Receives: staged records from many producers ([`frame::Staged`]), cursor moves from sinks.
+//! Promises: a `Ticket` is durable only after its frame survived an fsync; records are read back in order,
+//! whole, or a loud error names file and offset; nothing is trimmed that a cursor has not passed.
+//! Hands on: [`frame::Frame`]s to whoever reads.
+//! Never: answers "durable" from memory; retries an fsync; drops when full.
+
+pub mod cursor;
+pub mod frame;
+pub mod log;
+
+pub use cursor::{Cursor, Tally};
+pub use log::{Log, ReadError};

@@ -1,0 +1,111 @@
+//! The columns of one device's readings: the unit that is written, stored, fetched and merged.
+
+use std::sync::Arc;
+
+use model::{DeviceKey, Kind, Nanos, ValueRef};
+
+/// What makes a block one and the same when written again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId {
+    /// Who.
+    pub device: DeviceKey,
+    /// [`buffer::Log::id`](../../buffer) of the log the readings came in.
+    pub log: Arc<str>,
+    /// Offset of the first reading in that log.
+    pub first_offset: u64,
+    /// Which of the blocks that one device's sealed range was cut into (one for each time partition), from 0.
+    pub part: u16,
+}
+
+/// Readings of one device as columns, rows sorted by (time, seq). Immutable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// Its identity.
+    pub id: BlockId,
+    /// Ordering times, one per row, ascending.
+    pub times: Vec<Nanos>,
+    /// Receive times, one per row.
+    pub received: Vec<Nanos>,
+    /// Device counters, one per row; empty when no row has one.
+    pub seqs: Vec<Option<u64>>,
+    /// Device times that were too far ahead to be used, one per row; empty when no row has one.
+    pub claimed: Vec<Option<Nanos>>,
+    /// One bit per row: the time came from the device; empty when all did.
+    pub device_timed: Vec<bool>,
+    /// Named columns. A name stands once for each type it had.
+    pub columns: Vec<Column>,
+}
+
+/// The values of one name and type.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// Value name.
+    pub name: Arc<str>,
+    /// Rows that have a value, one bit per row; empty when all have.
+    pub present: Vec<bool>,
+    /// The values of the rows that have one, in row order.
+    pub data: ColumnData,
+}
+
+/// Values of one type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ColumnData {
+    /// Floating point.
+    Float(Vec<f64>),
+    /// Integers.
+    Int(Vec<i64>),
+    /// Booleans.
+    Bool(Vec<bool>),
+    /// Texts.
+    Str(Vec<Box<str>>),
+}
+
+impl ColumnData {
+    /// Their type.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Float(_) => Kind::Float,
+            Self::Int(_) => Kind::Int,
+            Self::Bool(_) => Kind::Bool,
+            Self::Str(_) => Kind::Str,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Float(v) => v.len(),
+            Self::Int(v) => v.len(),
+            Self::Bool(v) => v.len(),
+            Self::Str(v) => v.len(),
+        }
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value at `index`.
+    pub fn get(&self, index: usize) -> Option<ValueRef<'_>> {
+        match self {
+            Self::Float(v) => v.get(index).map(|v| ValueRef::Float(*v)),
+            Self::Int(v) => v.get(index).map(|v| ValueRef::Int(*v)),
+            Self::Bool(v) => v.get(index).map(|v| ValueRef::Bool(*v)),
+            Self::Str(v) => v.get(index).map(|v| ValueRef::Str(v)),
+        }
+    }
+}
+
+/// A block's place and extent, without its columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockMeta {
+    /// Where the store keeps it; opaque, valid until the block is merged or its partition expires.
+    pub place: Box<[u8]>,
+    /// First ordering time.
+    pub first_time: Nanos,
+    /// Last ordering time.
+    pub last_time: Nanos,
+    /// Rows.
+    pub rows: u32,
+}

@@ -1,0 +1,69 @@
+//! The programs that are measured, as child processes that end with us.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+/// A child that is ended when dropped.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) start_up: Duration,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone after this.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The path of a program of this workspace.
+pub(crate) fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name(name);
+    anyhow::ensure!(path.exists(), "{} is missing: run `cargo build --release --workspace` first", path.display());
+    Ok(path)
+}
+
+pub(crate) fn null_broker() -> anyhow::Result<Running> {
+    let begun = Instant::now();
+    let mut child =
+        Command::new(program("weir-bench")?).arg("null-broker").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("stdout was piped")?).read_line(&mut line)?;
+    let mqtt = line.trim().parse().context("the null broker prints its address first")?;
+    Ok(Running { child, mqtt, start_up: begun.elapsed() })
+}
+
+/// Starts `weir run` on free ports with its data under `dir`.
+pub(crate) fn weir(dir: &std::path::Path) -> anyhow::Result<Running> {
+    let begun = Instant::now();
+    let addresses = dir.join("addresses.json");
+    // Left by an earlier start on the same data.
+    std::fs::remove_file(&addresses).ok();
+    let log = std::fs::File::create(dir.with_extension("log"))?;
+    let mut child = Command::new(program("weir")?)
+        .args(["run", "--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            anyhow::bail!("weir ended at its start with {status}: see {}", dir.with_extension("log").display());
+        }
+        if let Ok(text) = std::fs::read_to_string(&addresses) {
+            let value: serde_json::Value = serde_json::from_str(&text)?;
+            let mqtt = value["mqtt"].as_str().context("addresses.json names the MQTT address")?.parse()?;
+            return Ok(Running { child, mqtt, start_up: begun.elapsed() });
+        }
+        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "weir does not start within 30 s");
+        std::thread::yield_now();
+    }
+}

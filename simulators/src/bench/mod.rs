@@ -1,0 +1,154 @@
+//! Throughput and latency against any broker, at QoS 1.
+//!
+//! Each connection keeps a number of messages in flight, or all connections together keep a rate. A lean MQTT 3.1.1
+//! client of our own is used, because the load generator shares the machine with what it measures.
+
+mod connection;
+mod payload;
+mod report;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::{Barrier, Semaphore, mpsc, watch};
+
+use connection::{Connection, Outcome, Phase};
+pub use report::Report;
+
+/// What to do to a broker.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Load {
+    /// The broker.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    pub broker: SocketAddr,
+    /// Connections; each is a device `sim-N`.
+    #[arg(long, default_value_t = 1000)]
+    pub conns: usize,
+    /// Messages in flight on each connection; 0 connects and stays silent.
+    #[arg(long, default_value_t = 5)]
+    pub inflight: usize,
+    /// Messages per second of all connections together; without it, as fast as PUBACKs come.
+    #[arg(long)]
+    pub rate: Option<f64>,
+    /// Seconds measured.
+    #[arg(long, default_value_t = 10.0)]
+    pub secs: f64,
+    /// Seconds before measuring.
+    #[arg(long, default_value_t = 2.0)]
+    pub warmup_secs: f64,
+    /// Topic; `{}` is the device.
+    #[arg(long, default_value = "devices/{}/telemetry")]
+    pub topic: String,
+    /// Process id of the broker: its CPU time per message is reported.
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// Number of the first device.
+    #[arg(long, default_value_t = 0)]
+    pub first_device: usize,
+    /// Connections per source address 127.0.0.x, so that more fit than one address has ports.
+    #[arg(long, default_value_t = 20_000)]
+    pub per_source: usize,
+    /// Threads.
+    #[arg(long, default_value_t = 2)]
+    pub threads: usize,
+    /// One line of JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Plays the load and reports.
+///
+/// # Errors
+/// When the broker cannot be reached at all. Connections that end early are counted in the report.
+pub fn run(load: &Load) -> anyhow::Result<Report> {
+    raise_descriptor_limit();
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(load.threads)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(play(Arc::new(load.clone())))
+}
+
+/// Counts that the connections share.
+#[derive(Debug, Default)]
+struct Shared {
+    acknowledged: AtomicU64,
+    connected: AtomicU64,
+    stop: AtomicBool,
+}
+
+async fn play(load: Arc<Load>) -> anyhow::Result<Report> {
+    let shared = Arc::new(Shared::default());
+    let (phase, phases) = watch::channel(Phase::Connecting);
+    let (outcomes, mut results) = mpsc::channel::<Outcome>(load.conns.max(1));
+    let barrier = Arc::new(Barrier::new(load.conns + 1));
+    let connecting = Arc::new(Semaphore::new(256));
+    let began = Instant::now();
+    for index in 0..load.conns {
+        let connection = Connection::new(index, Arc::clone(&load), source(&load, index), phases.clone());
+        let (shared, outcomes) = (Arc::clone(&shared), outcomes.clone());
+        let (barrier, connecting) = (Arc::clone(&barrier), Arc::clone(&connecting));
+        tokio::spawn(async move {
+            let outcome = connection.play(&shared, &barrier, &connecting).await;
+            // The receiver lives until every connection has reported.
+            outcomes.send(outcome).await.ok();
+        });
+    }
+    drop(outcomes);
+    barrier.wait().await;
+    let connect_time = began.elapsed();
+    let cpu_at = |pid: Option<u32>| pid.and_then(cpu_micros);
+    phase.send_replace(Phase::Warming);
+    tokio::time::sleep(Duration::from_secs_f64(load.warmup_secs)).await;
+    let (sent_before, cpu_before, from) =
+        (shared.acknowledged.load(Ordering::Relaxed), cpu_at(load.pid), Instant::now());
+    phase.send_replace(Phase::Measuring);
+    tokio::time::sleep(Duration::from_secs_f64(load.secs)).await;
+    let measured = from.elapsed();
+    let acknowledged = shared.acknowledged.load(Ordering::Relaxed) - sent_before;
+    let cpu = cpu_at(load.pid).zip(cpu_before).map(|(after, before)| after - before);
+    let memory = load.pid.and_then(resident_bytes);
+    shared.stop.store(true, Ordering::Relaxed);
+    phase.send_replace(Phase::Stopping);
+    let mut report = Report::new(&load, measured, connect_time, acknowledged, cpu, memory);
+    while let Some(outcome) = results.recv().await {
+        report.add(outcome)?;
+    }
+    Ok(report)
+}
+
+/// 127.0.0.1, 127.0.0.2, ... so that no address runs out of ports; the system's choice for a broker elsewhere.
+fn source(load: &Load, index: usize) -> Option<Ipv4Addr> {
+    let number = u32::try_from((load.first_device + index) / load.per_source.max(1)).ok()?;
+    load.broker.ip().is_loopback().then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
+}
+
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {
+        eprintln!("descriptor limit stays at {:?}: many connections may not fit", limit.current);
+    }
+}
+
+/// User and system time of a process so far.
+fn cpu_micros(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may hold blanks: count fields after it. Times are fields 14 and 15 of proc(5).
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
+    Some(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! The unmodified clients that the tests talk to Weir with.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
+
+use crate::run;
+
+/// Pinned: a test that breaks should break because of us.
+const PYTHON_PACKAGES: [&str; 4] = ["paho-mqtt==2.1.0", "grpcio", "grpcio-reflection", "pyarrow"];
+const NODE_PACKAGES: [&str; 1] = ["mqtt@5"];
+
+/// Where the clients are.
+pub(crate) struct Clients {
+    /// A Python with Eclipse Paho, gRPC with reflection, and a Parquet reader.
+    pub(crate) python: PathBuf,
+    /// A folder with `node_modules` that holds MQTT.js.
+    pub(crate) node: PathBuf,
+}
+
+/// Puts the clients under the user's cache folder; what is there already is kept.
+pub(crate) fn install() -> anyhow::Result<Clients> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for the test clients")?
+        .join("weir/clients");
+    debian("mosquitto_pub", "mosquitto-clients")?;
+    debian("mosquitto", "mosquitto")?;
+    Ok(Clients { python: python(&cache.join("python"))?, node: node(&cache.join("node"))? })
+}
+
+fn debian(program: &str, package: &str) -> anyhow::Result<()> {
+    if there(program) {
+        return Ok(());
+    }
+    let how = format!("{program} is missing: install the package {package}");
+    run(Command::new("apt-get").args(["update", "-qq"]).stdout(Stdio::null())).context(how.clone())?;
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", package])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(Stdio::null()))
+    .context(how)
+}
+
+fn there(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    // Debian puts servers where only root's PATH looks.
+    std::env::split_paths(&paths).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).is_file())
+}
+
+fn python(dir: &Path) -> anyhow::Result<PathBuf> {
+    let python = dir.join("bin/python");
+    marked(dir, &PYTHON_PACKAGES.join(" "), || {
+        run(Command::new("python3").args(["-m", "venv"]).arg(dir)).context("the tests need python3 with venv")?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PYTHON_PACKAGES))
+    })?;
+    Ok(python)
+}
+
+fn node(dir: &Path) -> anyhow::Result<PathBuf> {
+    marked(dir, &NODE_PACKAGES.join(" "), || {
+        std::fs::create_dir_all(dir)?;
+        run(Command::new("npm")
+            .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+            .arg(dir)
+            .args(NODE_PACKAGES))
+        .context("the tests need node with npm")
+    })?;
+    Ok(dir.to_owned())
+}
+
+/// Does `install` unless it was done before for the same `wanted`.
+fn marked(dir: &Path, wanted: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mark = dir.join("installed.txt");
+    if std::fs::read_to_string(&mark).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    install()?;
+    std::fs::write(&mark, wanted).with_context(|| format!("write {}", mark.display()))
+}

@@ -6,7 +6,6 @@
 //! Never: holds logic.
 
 /// Messages, clients (`*_client`) and servers (`*_server`) of package `weir.v1`.
-#[expect(missing_docs, clippy::pedantic, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("weir.v1");
 }

@@ -1,0 +1,120 @@
+//! kill -9 under load, at random moments, with devices that send again what was not acknowledged.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, ensure};
+use weir_e2e::device::Device;
+use weir_e2e::{Weir, read};
+
+const KILLS: usize = 20;
+const DEVICES: usize = 6;
+
+/// What a device remembers of its messages.
+#[derive(Debug, Default)]
+struct Ledger {
+    sent: u64,
+    acknowledged: HashSet<u64>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_lose_no_acknowledged_reading_and_double_none() -> anyhow::Result<()> {
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
+    println!("seed {seed}");
+    let dir = tempfile::tempdir()?;
+    // A short flush, so that kills also hit the seal, the write and the trim.
+    let environment = [("WEIR_HISTORY_FLUSH_INTERVAL_MS", "300")];
+    let mut weir = Weir::start_with(dir.path(), "127.0.0.1:0", &environment)?;
+    let mqtt = weir.mqtt;
+    let stop = Arc::new(AtomicBool::new(false));
+    let total = Arc::new(AtomicU64::new(0));
+    let devices: Vec<_> = (0..DEVICES)
+        .map(|number| {
+            let (stop, total) = (Arc::clone(&stop), Arc::clone(&total));
+            std::thread::spawn(move || play(number, mqtt, &stop, &total))
+        })
+        .collect();
+    let mut random = u64::from(seed) | 1;
+    for kill in 0..KILLS {
+        // A while of progress, then a moment that nothing is in step with.
+        let goal = total.load(Ordering::Relaxed) + 500;
+        let begun = Instant::now();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let moment = Duration::from_micros(random % 400_000);
+        while total.load(Ordering::Relaxed) < goal || begun.elapsed() < moment {
+            ensure!(begun.elapsed() < Duration::from_secs(60), "no progress before kill {kill}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        weir.kill()?;
+        weir = Weir::start_with(dir.path(), &mqtt.to_string(), &environment)
+            .with_context(|| format!("start after kill {kill}, seed {seed}"))?;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let ledgers: Vec<Ledger> =
+        devices.into_iter().map(|d| d.join().expect("a device does not panic")).collect::<anyhow::Result<_>>()?;
+
+    let channel = weir.channel().await?;
+    for (number, ledger) in ledgers.iter().enumerate() {
+        let mut found: HashMap<u64, usize> = HashMap::new();
+        for row in read::all_readings(&channel, &format!("d{number}")).await? {
+            *found.entry(u64::try_from(row.int("n")?)?).or_default() += 1;
+        }
+        let lost: Vec<_> = ledger.acknowledged.iter().filter(|n| !found.contains_key(n)).collect();
+        let doubled: Vec<_> = found.iter().filter(|(_, count)| **count > 1).collect();
+        let unexpected: Vec<_> = found.keys().filter(|n| **n >= ledger.sent).collect();
+        println!("d{number}: sent {}, acknowledged {}, found {}", ledger.sent, ledger.acknowledged.len(), found.len());
+        ensure!(lost.is_empty(), "seed {seed}: d{number} lost {lost:?}");
+        ensure!(doubled.is_empty(), "seed {seed}: d{number} doubled {doubled:?}");
+        ensure!(unexpected.is_empty(), "seed {seed}: d{number} has what was never sent: {unexpected:?}");
+    }
+    let books = weir.cli(&["books", "--check"])?;
+    println!("{books}");
+    weir.stop()
+}
+
+/// Publishes until told to stop, then until everything is acknowledged. Odd devices send no time of their own.
+fn play(number: usize, mqtt: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -> anyhow::Result<Ledger> {
+    let mut device = Device::new(&format!("client-{number}"), mqtt);
+    let topic = format!("devices/d{number}/telemetry");
+    let mut ledger = Ledger::default();
+    let begun = Instant::now();
+    loop {
+        let stopping = stop.load(Ordering::Relaxed);
+        if stopping && device.in_flight() == 0 {
+            return Ok(ledger);
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(240), "device {number} is not done in time");
+        if device.connect().is_err() {
+            // The broker is being started again: try at once, but let it have the processor.
+            std::thread::yield_now();
+            continue;
+        }
+        while !stopping && device.in_flight() < 20 {
+            let n = ledger.sent;
+            let payload = if number % 2 == 0 {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+                format!(r#"{{"ts":{now},"n":{n},"temperature":21.5}}"#)
+            } else {
+                format!(r#"{{"n":{n},"temperature":21.5}}"#)
+            };
+            ledger.sent += 1;
+            // What is not sent now is sent again after the next connect.
+            if device.send(n, &topic, payload.as_bytes()).is_err() {
+                break;
+            }
+        }
+        match device.acknowledged() {
+            Ok(numbers) => {
+                total.fetch_add(numbers.len() as u64, Ordering::Relaxed);
+                ledger.acknowledged.extend(numbers);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Other => return Err(error.into()),
+            Err(_) => {}
+        }
+    }
+}

@@ -45,3 +45,21 @@ impl Tally {
         self.other += other.other;
     }
 }
+
+/// Whether a cursor may be moved: not by a lower epoch, not back, not past the durable end.
+pub(crate) fn check_move(
+    sink: &str,
+    held: Option<&Cursor>,
+    to: &Cursor,
+    end: u64,
+) -> Result<(), crate::log::CursorError> {
+    use crate::log::CursorError;
+    let from = held.map_or(0, |c| c.done_to);
+    if let Some(held) = held.filter(|c| to.epoch < c.epoch) {
+        return Err(CursorError::Fenced { sink: sink.to_owned(), held: held.epoch, tried: to.epoch });
+    }
+    if to.done_to < from || to.done_to > end || to.sealed_to > end || to.sealed_to < to.done_to {
+        return Err(CursorError::Backwards { sink: sink.to_owned(), from, to: to.done_to });
+    }
+    Ok(())
+}

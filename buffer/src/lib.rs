@@ -6,9 +6,17 @@
 //! Hands on: [`frame::Frame`]s to whoever reads.
 //! Never: answers "durable" from memory; retries an fsync; drops when full.
 
+pub mod batcher;
 pub mod cursor;
+pub mod embedded;
 pub mod frame;
 pub mod log;
+pub mod memory;
+pub mod metrics;
+mod recent;
+mod ring;
 
+pub use batcher::{Batcher, SubmitError, Ticket};
 pub use cursor::{Cursor, Tally};
-pub use log::{Log, ReadError};
+pub use log::{CursorError, Log, ReadError, State};
+pub use metrics::Metrics;

@@ -1,0 +1,330 @@
+//! Group commit: many producers, one writer thread, one durable append per batch.
+//!
+//! While the writer is in one append, everyone's records collect in the open batch; the next append takes all of them.
+//! A lone submit on an idle log is written at once. Nothing waits for a timer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{Frame, FrameBuilder, Staged};
+use crate::metrics::Metrics;
+use crate::recent::Recent;
+
+/// Number of a batch, from 1; batches become durable in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Ticket(pub u64);
+
+/// How batches are formed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BatchConfig {
+    /// Records in one frame at most.
+    pub max_records: u32,
+    /// Bytes that may wait for the writer: beyond it producers wait.
+    pub max_bytes: usize,
+}
+
+impl Default for BatchConfig {
+    fn default() -> Self {
+        Self { max_records: 16_384, max_bytes: 8 << 20 }
+    }
+}
+
+/// Why nothing was taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// No room now: what was staged stays staged, the waker is called when there may be room.
+    #[error("the log is full")]
+    Full,
+    /// Nothing is taken any more.
+    #[error("the log takes nothing any more: {0}")]
+    Failed(Arc<str>),
+}
+
+/// What a form of the log does with a batch. Runs on the writer thread and may block.
+pub trait Append: Send {
+    /// Makes a frame of everything in `builder` and stores it. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`AppendError`]; after `Full` it is called again with the same builder until it succeeds.
+    fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError>;
+
+    /// Recent frames, oldest first, to look resent messages up in.
+    fn recent(&self) -> Vec<Frame>;
+
+    /// Called when the log takes nothing or takes records again, with the reason.
+    fn blocked(&self, reason: Option<&str>);
+
+    /// Nothing comes after this.
+    ///
+    /// # Errors
+    /// When what was durable cannot be marked as complete; nothing is lost by that.
+    fn close(&mut self) -> Result<(), AppendError> {
+        Ok(())
+    }
+}
+
+/// Why an append did not happen.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// No space: the batch is kept and tried again until there is.
+    #[error("{0}")]
+    Full(String),
+    /// It is not known what is on disk: never tried again.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+/// The way into a log. Cheap to clone; the last one dropped closes it.
+#[derive(Clone)]
+pub struct Batcher {
+    shared: Arc<Shared>,
+    writer: Arc<Handle>,
+}
+
+/// The writer thread; ends with the last batcher.
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Handle {
+    fn close(&self) {
+        self.shared.state.lock().closing = true;
+        self.shared.work.notify_all();
+        // Held while waiting, so that every caller returns after the end.
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's writer panicked");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+    durable: AtomicU64,
+    failed: std::sync::OnceLock<Arc<str>>,
+    config: BatchConfig,
+    metrics: Arc<Metrics>,
+}
+
+struct State {
+    open: FrameBuilder,
+    ticket: u64,
+    waiting: Vec<Waker>,
+    for_room: Vec<Waker>,
+    closing: bool,
+    /// The writer sleeps: the next submit must wake it.
+    idle: bool,
+}
+
+impl fmt::Debug for Batcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batcher").field("durable", &self.shared.durable).finish_non_exhaustive()
+    }
+}
+
+impl Batcher {
+    /// Starts the writer thread over a form of the log.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(config: BatchConfig, metrics: Arc<Metrics>, form: impl Append + 'static) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                open: FrameBuilder::default(),
+                ticket: 1,
+                waiting: Vec::new(),
+                for_room: Vec::new(),
+                closing: false,
+                idle: false,
+            }),
+            work: Condvar::new(),
+            durable: AtomicU64::new(0),
+            failed: std::sync::OnceLock::new(),
+            config,
+            metrics,
+        });
+        let writer = Arc::clone(&shared);
+        let thread =
+            std::thread::Builder::new().name("log-writer".into()).spawn(move || Writer::new(writer, form).run())?;
+        let writer = Arc::new(Handle { shared: Arc::clone(&shared), thread: Mutex::new(Some(thread)) });
+        Ok(Self { shared, writer })
+    }
+
+    /// Adds everything staged to the open batch, as one step. The waker is called when the batch is durable, or failed.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; `staged` is then untouched.
+    pub fn submit(&self, staged: &mut Staged, waker: &Waker) -> Result<Ticket, SubmitError> {
+        if let Some(reason) = self.shared.failed.get() {
+            return Err(SubmitError::Failed(Arc::clone(reason)));
+        }
+        let mut state = self.shared.state.lock();
+        if state.closing {
+            return Err(SubmitError::Failed("it is being closed".into()));
+        }
+        let full = state.open.bytes() + staged.bytes() > self.shared.config.max_bytes;
+        if full && !state.open.is_empty() {
+            state.for_room.push(waker.clone());
+            self.shared.metrics.full.inc();
+            return Err(SubmitError::Full);
+        }
+        state.open.absorb(staged);
+        state.waiting.push(waker.clone());
+        let ticket = Ticket(state.ticket);
+        let wake = std::mem::take(&mut state.idle);
+        drop(state);
+        if wake {
+            self.shared.work.notify_one();
+        }
+        Ok(ticket)
+    }
+
+    /// The highest ticket that is durable.
+    ///
+    /// # Errors
+    /// The reason, once the log takes nothing any more.
+    pub fn durable(&self) -> Result<Ticket, Arc<str>> {
+        match self.shared.failed.get() {
+            Some(reason) => Err(Arc::clone(reason)),
+            None => Ok(Ticket(self.shared.durable.load(Ordering::Acquire))),
+        }
+    }
+
+    /// Writes what is open and ends the writer thread. Returns when it has ended.
+    pub fn close(&self) {
+        self.writer.close();
+    }
+}
+
+struct Writer<A> {
+    shared: Arc<Shared>,
+    form: A,
+    recent: Recent,
+    spare: FrameBuilder,
+}
+
+impl<A: Append> Writer<A> {
+    fn new(shared: Arc<Shared>, form: A) -> Self {
+        Self { shared, form, recent: Recent::default(), spare: FrameBuilder::default() }
+    }
+
+    fn run(mut self) {
+        while let Some((mut batch, ticket, waiting)) = self.next() {
+            let result = self.commit(&mut batch);
+            match result {
+                Ok(()) => self.shared.durable.store(ticket, Ordering::Release),
+                Err(reason) => self.fail(&reason),
+            }
+            self.spare = batch;
+            waiting.into_iter().for_each(Waker::wake);
+            if self.shared.failed.get().is_some() {
+                break;
+            }
+        }
+        if self.shared.failed.get().is_none()
+            && let Err(error) = self.form.close()
+        {
+            tracing::warn!("close the log: {error}");
+        }
+        let mut state = self.shared.state.lock();
+        state.closing = true;
+        let left = std::mem::take(&mut state.waiting).into_iter().chain(std::mem::take(&mut state.for_room));
+        let left: Vec<Waker> = left.collect();
+        drop(state);
+        left.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits for records and takes the open batch; none when closed.
+    fn next(&mut self) -> Option<(FrameBuilder, u64, Vec<Waker>)> {
+        let mut state = self.shared.state.lock();
+        while state.open.is_empty() {
+            if state.closing {
+                return None;
+            }
+            state.idle = true;
+            self.shared.work.wait(&mut state);
+            state.idle = false;
+        }
+        let batch = std::mem::replace(&mut state.open, std::mem::take(&mut self.spare));
+        let ticket = state.ticket;
+        state.ticket += 1;
+        let waiting = std::mem::take(&mut state.waiting);
+        let for_room = std::mem::take(&mut state.for_room);
+        drop(state);
+        for_room.into_iter().for_each(Waker::wake);
+        Some((batch, ticket, waiting))
+    }
+
+    /// Drops what was stored before, then appends, waiting for space as long as it takes.
+    fn commit(&mut self, batch: &mut FrameBuilder) -> Result<(), String> {
+        if batch.has_resent() {
+            let form = &self.form;
+            let dropped = self.recent.drop_known(batch, || form.recent());
+            self.shared.metrics.duplicates.inc_by(u64::from(dropped));
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut pause = Duration::from_millis(20);
+        let mut blocked = false;
+        loop {
+            let begun = std::time::Instant::now();
+            match self.form.append(batch) {
+                Ok(frame) => {
+                    self.shared.metrics.appended(&frame, begun.elapsed());
+                    self.recent.add(&frame);
+                    if blocked {
+                        self.form.blocked(None);
+                        tracing::info!("the log takes records again");
+                    }
+                    return Ok(());
+                }
+                Err(AppendError::Fatal(reason)) => return Err(reason),
+                Err(AppendError::Full(reason)) => {
+                    if !blocked {
+                        tracing::warn!("the log takes no records: {reason}");
+                        self.form.blocked(Some(&reason));
+                        blocked = true;
+                    }
+                    if self.pause(pause) {
+                        return Err(format!("closed while the log took no records: {reason}"));
+                    }
+                    pause = (pause * 2).min(Duration::from_millis(500));
+                }
+            }
+        }
+    }
+
+    /// True when the log is being closed.
+    fn pause(&self, time: Duration) -> bool {
+        let mut state = self.shared.state.lock();
+        if !state.closing {
+            // Whether it was woken or the time is over makes no difference.
+            self.shared.work.wait_for(&mut state, time);
+        }
+        state.closing
+    }
+
+    fn fail(&self, reason: &str) {
+        tracing::error!("the log takes nothing any more: {reason}");
+        self.form.blocked(Some(reason));
+        // It fails once: the thread ends after this.
+        self.shared.failed.set(reason.into()).ok();
+    }
+}

@@ -1,0 +1,146 @@
+//! The writer: one `pwrite` and one `fdatasync` for each frame.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::Nanos;
+
+use super::EmbeddedLog;
+use super::recover::{END_FILE, encode_end};
+use super::segment::{SECTOR, Segment};
+use super::spare::Spare;
+use crate::batcher::{Append, AppendError};
+use crate::frame::{Frame, FrameBuilder};
+
+/// The embedded form's writer.
+pub(super) struct Form {
+    log: Arc<EmbeddedLog>,
+    incarnation: u64,
+    spare: Spare,
+    end_file: File,
+    last_time: Nanos,
+    /// A frame that was built and found no room; the builder is empty then.
+    waiting: Option<Frame>,
+}
+
+/// The time of day.
+pub(super) fn now() -> Nanos {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+impl Form {
+    pub(super) fn new(log: Arc<EmbeddedLog>, incarnation: u64) -> io::Result<Self> {
+        let end_file =
+            std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(log.config.dir.join(END_FILE))?;
+        let mut spare = Spare::start(log.config.dir.join("spare"), Arc::clone(&log.disk))?;
+        spare.order(log.config.segment_bytes);
+        let last_time = log.shared.lock().ring.frames().last().map_or(0, |f| f.header().appended);
+        Ok(Self { log, incarnation, spare, end_file, last_time, waiting: None })
+    }
+
+    /// The segment that has room for the frame: the last one, or a new one.
+    fn segment_for(&mut self, frame: &Frame) -> Result<Arc<Segment>, AppendError> {
+        let bytes = frame.bytes().len() as u64;
+        let last = {
+            let shared = self.log.shared.lock();
+            Arc::clone(shared.segments.last().expect("there is always one"))
+        };
+        if last.end() + bytes <= last.capacity() {
+            return Ok(last);
+        }
+        let config = &self.log.config;
+        let wanted = config.segment_bytes.max(bytes.next_multiple_of(SECTOR));
+        if self.log.used_bytes() + wanted > config.capacity_bytes {
+            self.free(&format!(
+                "the log is full: {} bytes that a sink has not stored yet (log.capacity_bytes)",
+                config.capacity_bytes
+            ))?;
+        }
+        let (file, capacity) = match self.spare.take(wanted) {
+            Ok(made) => made,
+            Err(error) => {
+                let dir = config.dir.display();
+                self.free(&format!("no space for the log in {dir}: {error}"))?;
+                self.spare
+                    .take(wanted)
+                    .map_err(|error| AppendError::Full(format!("no space for the log in {dir}: {error}")))?
+            }
+        };
+        let path = Segment::path(&config.dir, frame.header().first_offset);
+        self.log
+            .disk
+            .rename(&self.spare.path, &path)
+            .map_err(|error| AppendError::Fatal(format!("cannot name the log segment {}: {error}", path.display())))?;
+        let segment = Arc::new(Segment::new(frame.header().first_offset, path, file, capacity));
+        self.log.shared.lock().segments.push(Arc::clone(&segment));
+        self.log.metrics.used.set(i64::try_from(self.log.used_bytes()).unwrap_or(i64::MAX));
+        self.spare.order(config.segment_bytes);
+        Ok(segment)
+    }
+
+    /// Takes space from what is kept for late subscribers; `reason` when there is none to take.
+    fn free(&self, reason: &str) -> Result<(), AppendError> {
+        let before = self.log.used_bytes();
+        let freed = self.log.drop_segments(true).map(|_| self.log.used_bytes() < before);
+        match freed {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(AppendError::Full(reason.to_owned())),
+            Err(error) => Err(AppendError::Full(format!("{reason}; deleting a segment failed: {error}"))),
+        }
+    }
+
+    fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {
+        let segment = self.segment_for(frame)?;
+        let place = segment.end();
+        let header = frame.header();
+        let fatal = |what: &str, error: &io::Error| {
+            AppendError::Fatal(format!("{what} of {} failed at byte {place}: {error}", segment.path.display()))
+        };
+        self.log.disk.write_at(&segment.file, frame.bytes(), place).map_err(|error| fatal("write", &error))?;
+        self.log.disk.sync(&segment.file).map_err(|error| fatal("fsync", &error))?;
+        segment.note(header.first_offset, header.appended, place, frame.bytes().len() as u64);
+        // Not synced: a lower bound is all that is asked of it.
+        if let Err(error) = self.log.disk.write_at(&self.end_file, &encode_end(header.end_offset()), 0) {
+            tracing::warn!("note the durable end in {}: {error}", self.log.config.dir.join(END_FILE).display());
+        }
+        self.log.shared.lock().ring.push(frame.clone());
+        self.log.end.send_replace(header.end_offset());
+        Ok(())
+    }
+}
+
+impl Append for Form {
+    fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
+        let frame = match self.waiting.take() {
+            Some(frame) => frame,
+            None => {
+                // Append times never go back, so that they can be searched.
+                self.last_time = self.last_time.max(now());
+                builder.build(*self.log.end.borrow(), self.incarnation, self.last_time)
+            }
+        };
+        match self.store(&frame) {
+            Ok(()) => Ok(frame),
+            Err(error) => {
+                self.waiting = Some(frame);
+                Err(error)
+            }
+        }
+    }
+
+    fn recent(&self) -> Vec<Frame> {
+        self.log.shared.lock().ring.frames().cloned().collect()
+    }
+
+    fn blocked(&self, reason: Option<&str>) {
+        self.log.metrics.blocked.set(i64::from(reason.is_some()));
+        self.log.shared.lock().blocked = reason.map(str::to_owned);
+    }
+
+    fn close(&mut self) -> Result<(), AppendError> {
+        self.log.disk.sync(&self.end_file).map_err(|error| AppendError::Fatal(error.to_string()))
+    }
+}

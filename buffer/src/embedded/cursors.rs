@@ -1,0 +1,79 @@
+//! The cursor file: version, checksum and all cursors, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+use super::recover::OpenError;
+use crate::cursor::{self, Cursor};
+use crate::log::CursorError;
+
+const VERSION: u32 = 1;
+
+type Cursors = BTreeMap<String, Cursor>;
+
+#[derive(Serialize, Deserialize)]
+struct Contents {
+    version: u32,
+    cursors: Cursors,
+}
+
+/// The cursors and the file that holds them.
+#[derive(Debug, Clone)]
+pub(super) struct CursorFile {
+    path: PathBuf,
+    cursors: Arc<Mutex<Cursors>>,
+}
+
+impl CursorFile {
+    pub(super) fn open(path: PathBuf) -> Result<Self, OpenError> {
+        let cursors = match std::fs::read(&path) {
+            Ok(bytes) => decode(&bytes).map_err(|why| OpenError::damaged(&path, 0, why))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Cursors::new(),
+            Err(error) => return Err(OpenError::io("read", &path, &error)),
+        };
+        Ok(Self { path, cursors: Arc::new(Mutex::new(cursors)) })
+    }
+
+    pub(super) fn all(&self) -> Cursors {
+        self.cursors.lock().clone()
+    }
+
+    /// Blocks on the disk.
+    pub(super) fn move_to(&self, sink: &str, to: Cursor, end: u64, disk: &dyn Disk) -> Result<(), CursorError> {
+        // Held across the write: moves happen one after the other, each whole.
+        let mut cursors = self.cursors.lock();
+        cursor::check_move(sink, cursors.get(sink), &to, end)?;
+        let mut next = cursors.clone();
+        next.insert(sink.to_owned(), to);
+        disk.replace(&self.path, &encode(&next))
+            .map_err(|error| CursorError::Unavailable(format!("write {}: {error}", self.path.display())))?;
+        *cursors = next;
+        Ok(())
+    }
+}
+
+/// A line with the checksum of what follows, then JSON.
+fn encode(cursors: &Cursors) -> Vec<u8> {
+    let contents = Contents { version: VERSION, cursors: cursors.clone() };
+    let json = serde_json::to_string(&contents).expect("maps with text keys are JSON");
+    format!("{:08x}\n{json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
+}
+
+fn decode(bytes: &[u8]) -> Result<Cursors, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "the cursor file is not text")?;
+    let (crc, json) = text.split_once('\n').ok_or("the cursor file has no checksum line")?;
+    let json = json.trim_end();
+    if u32::from_str_radix(crc, 16) != Ok(crc32c::crc32c(json.as_bytes())) {
+        return Err("the checksum of the cursor file does not match".into());
+    }
+    let contents: Contents = serde_json::from_str(json).map_err(|error| format!("the cursor file: {error}"))?;
+    match contents.version {
+        VERSION => Ok(contents.cursors),
+        other => Err(format!("the cursor file has version {other}, this release reads {VERSION}")),
+    }
+}

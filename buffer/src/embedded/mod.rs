@@ -1,0 +1,196 @@
+//! The log in files of its own: no server, one writer.
+//!
+//! ```text
+//! DIR/lock                    held by the process that has the log open
+//! DIR/log.json                format version, the log's id and incarnation; written once
+//! DIR/cursors                 the sinks' cursors; replaced as a whole (write, fsync, rename, fsync of DIR)
+//! DIR/end                     the durable end, written after each append without an fsync: a lower bound, exact after kill -9
+//! DIR/N.seg                   frames from offset N on; pre-zeroed, so that an append changes no metadata
+//! DIR/spare                   a zeroed file on its way to become the next segment
+//! ```
+//! **Write.** One `pwrite` and one `fdatasync` for a batch. Frames start at multiples of 512 bytes, so no write touches a
+//! sector that holds an acknowledged frame. The next segment is zeroed in the background. An fsync that fails poisons the log:
+//! the kernel may have dropped the pages, so trying again would lie.
+//!
+//! **Recover.** Segments are walked in order, each frame checked. The walk ends at the first place that is no frame. It is the
+//! end of the log if nothing behind it is a frame and it is not below what was known to be durable (the `end` file, the cursors);
+//! bytes of an unfinished write there are zeroed, and said so. Anything else is damage: the log refuses to open and names file
+//! and offset. After a power failure the `end` file may be older than the last append; damage to exactly those last frames
+//! cannot be told from a write that did not finish.
+//!
+//! **Delete.** A segment goes when every registered sink has passed it and the retention has, too. Retention gives way when
+//! space runs out.
+
+mod append;
+mod config;
+mod cursors;
+mod disk;
+mod lock;
+mod read;
+mod recover;
+mod repair;
+mod segment;
+mod spare;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::batcher::Batcher;
+use crate::cursor::Cursor;
+use crate::frame::Frame;
+use crate::log::{CursorError, Log, ReadError, State};
+use crate::metrics::Metrics;
+use crate::ring::Ring;
+
+pub use config::Config;
+pub use disk::{Disk, RealDisk};
+pub use recover::OpenError;
+pub use repair::{RepairReport, repair};
+
+use cursors::CursorFile;
+use segment::Segment;
+
+/// The log in files.
+#[derive(Debug)]
+pub struct EmbeddedLog {
+    id: String,
+    config: Config,
+    disk: Arc<dyn Disk>,
+    shared: Mutex<Shared>,
+    cursors: CursorFile,
+    end: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+    _lock: lock::Lock,
+}
+
+/// What the writer and the readers share.
+#[derive(Debug)]
+struct Shared {
+    /// By first offset; the last one is written to.
+    segments: Vec<Arc<Segment>>,
+    ring: Ring,
+    blocked: Option<String>,
+}
+
+impl EmbeddedLog {
+    /// Opens or makes the log in `config.dir`, and starts its writer.
+    ///
+    /// # Errors
+    /// [`OpenError`] names the file, and for damage the place in it.
+    pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<(Arc<Self>, Batcher), OpenError> {
+        Self::open_on(config, metrics, Arc::new(RealDisk))
+    }
+
+    /// As [`EmbeddedLog::open`], on a disk of the caller's.
+    ///
+    /// # Errors
+    /// As [`EmbeddedLog::open`].
+    pub fn open_on(
+        config: Config,
+        metrics: Arc<Metrics>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Arc<Self>, Batcher), OpenError> {
+        let recovered = recover::recover(&config, &*disk)?;
+        let mut ring = Ring::new(config.ring_bytes);
+        recovered.recent.into_iter().for_each(|frame| ring.push(frame));
+        let log = Arc::new(Self {
+            id: recovered.identity.id,
+            shared: Mutex::new(Shared { segments: recovered.segments, ring, blocked: None }),
+            cursors: recovered.cursors,
+            end: watch::channel(recovered.end).0,
+            metrics: Arc::clone(&metrics),
+            _lock: recovered.lock,
+            config: config.clone(),
+            disk,
+        });
+        let form = append::Form::new(Arc::clone(&log), recovered.identity.incarnation).map_err(OpenError::start)?;
+        let batcher = Batcher::start(config.batch, metrics, form).map_err(OpenError::start)?;
+        Ok((log, batcher))
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.shared.lock().segments.iter().map(|s| s.capacity()).sum()
+    }
+
+    /// The offset that every registered sink has passed; the log's start when none is registered.
+    fn passed(&self) -> u64 {
+        self.cursors.all().values().map(|c| c.done_to).min().unwrap_or_else(|| self.start())
+    }
+
+    /// Deletes segments that are passed; with `urgent`, whatever the retention says. Returns the new start.
+    fn drop_segments(&self, urgent: bool) -> std::io::Result<u64> {
+        let passed = self.passed();
+        loop {
+            let gone = {
+                let mut shared = self.shared.lock();
+                let [first, second, ..] = &shared.segments[..] else { return Ok(shared.segments[0].first_offset) };
+                let free = second.first_offset <= passed && (urgent || self.retention_is_over(&shared, passed));
+                if !free {
+                    return Ok(first.first_offset);
+                }
+                shared.segments.remove(0)
+            };
+            self.disk.remove(&gone.path)?;
+            self.metrics.used.set(i64::try_from(self.used_bytes()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// True when the first segment need not be kept for late subscribers.
+    fn retention_is_over(&self, shared: &Shared, passed: u64) -> bool {
+        let kept = shared.segments.iter().take_while(|s| s.first_offset < passed).map(|s| s.capacity()).sum::<u64>();
+        let age = append::now().saturating_sub(shared.segments[1].first_time());
+        kept > self.config.retain_bytes || age > self.config.retain_secs.saturating_mul(1_000_000_000).cast_signed()
+    }
+}
+
+#[async_trait]
+impl Log for EmbeddedLog {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn start(&self) -> u64 {
+        self.shared.lock().segments[0].first_offset
+    }
+
+    fn end(&self) -> u64 {
+        *self.end.borrow()
+    }
+
+    fn watch_end(&self) -> watch::Receiver<u64> {
+        self.end.subscribe()
+    }
+
+    async fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+        self.read_frames(from, max_bytes).await
+    }
+
+    async fn cursors(&self) -> Result<BTreeMap<String, Cursor>, CursorError> {
+        Ok(self.cursors.all())
+    }
+
+    async fn move_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        let (file, disk) = (self.cursors.clone(), Arc::clone(&self.disk));
+        let (sink, end) = (sink.to_owned(), self.end());
+        tokio::task::spawn_blocking(move || file.move_to(&sink, cursor, end, &*disk))
+            .await
+            .map_err(|error| CursorError::Unavailable(error.to_string()))?
+    }
+
+    async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {
+        self.find_time(time).await
+    }
+
+    async fn trim(&self) -> Result<u64, ReadError> {
+        self.drop_segments(false).map_err(|error| ReadError::Unavailable(format!("delete a log segment: {error}")))
+    }
+
+    fn state(&self) -> State {
+        let blocked = self.shared.lock().blocked.clone();
+        State { used_bytes: self.used_bytes(), capacity_bytes: self.config.capacity_bytes, blocked }
+    }
+}

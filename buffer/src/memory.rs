@@ -1,0 +1,125 @@
+//! A log in memory, for tests and for nothing else: it calls durable what a crash loses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::batcher::{Append, AppendError, BatchConfig, Batcher};
+use crate::cursor::{self, Cursor};
+use crate::frame::{Frame, FrameBuilder};
+use crate::log::{CursorError, Log, ReadError, State};
+use crate::metrics::Metrics;
+use crate::ring::Ring;
+
+/// A log in memory.
+#[derive(Debug)]
+pub struct MemoryLog {
+    id: String,
+    ring: Mutex<Ring>,
+    cursors: Mutex<BTreeMap<String, Cursor>>,
+    start: Mutex<u64>,
+    end: watch::Sender<u64>,
+    blocked: Mutex<Option<String>>,
+}
+
+impl MemoryLog {
+    /// An empty log and the way into it.
+    ///
+    /// # Errors
+    /// When the system gives no thread for the writer.
+    pub fn open(id: &str, batch: BatchConfig) -> std::io::Result<(Arc<Self>, Batcher)> {
+        let log = Arc::new(Self {
+            id: id.to_owned(),
+            ring: Mutex::new(Ring::new(usize::MAX)),
+            cursors: Mutex::default(),
+            start: Mutex::new(0),
+            end: watch::channel(0).0,
+            blocked: Mutex::default(),
+        });
+        let batcher = Batcher::start(batch, Arc::new(Metrics::default()), Form(Arc::clone(&log)))?;
+        Ok((log, batcher))
+    }
+}
+
+struct Form(Arc<MemoryLog>);
+
+impl Append for Form {
+    fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        let frame = builder.build(*self.0.end.borrow(), 1, i64::try_from(now).unwrap_or(i64::MAX));
+        self.0.ring.lock().push(frame.clone());
+        self.0.end.send_replace(frame.header().end_offset());
+        Ok(frame)
+    }
+
+    fn recent(&self) -> Vec<Frame> {
+        self.0.ring.lock().frames().cloned().collect()
+    }
+
+    fn blocked(&self, reason: Option<&str>) {
+        *self.0.blocked.lock() = reason.map(str::to_owned);
+    }
+}
+
+#[async_trait]
+impl Log for MemoryLog {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn start(&self) -> u64 {
+        *self.start.lock()
+    }
+
+    fn end(&self) -> u64 {
+        *self.end.borrow()
+    }
+
+    fn watch_end(&self) -> watch::Receiver<u64> {
+        self.end.subscribe()
+    }
+
+    async fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+        let start = self.start();
+        if from < start {
+            return Err(ReadError::Trimmed { offset: from, start });
+        }
+        Ok(self.ring.lock().read(from, max_bytes).unwrap_or_default())
+    }
+
+    async fn cursors(&self) -> Result<BTreeMap<String, Cursor>, CursorError> {
+        Ok(self.cursors.lock().clone())
+    }
+
+    async fn move_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        let mut cursors = self.cursors.lock();
+        cursor::check_move(sink, cursors.get(sink), &cursor, self.end())?;
+        cursors.insert(sink.to_owned(), cursor);
+        Ok(())
+    }
+
+    async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {
+        let ring = self.ring.lock();
+        Ok(ring.frames().find(|f| f.header().appended >= time).map_or(self.end(), |f| f.header().first_offset))
+    }
+
+    async fn trim(&self) -> Result<u64, ReadError> {
+        let Some(passed) = self.cursors.lock().values().map(|c| c.done_to).min() else { return Ok(self.start()) };
+        let mut ring = self.ring.lock();
+        while ring.frames().next().is_some_and(|f| f.header().end_offset() <= passed) {
+            ring.pop_front();
+        }
+        let mut start = self.start.lock();
+        *start = ring.first_offset().unwrap_or(self.end());
+        Ok(*start)
+    }
+
+    fn state(&self) -> State {
+        let used = self.ring.lock().frames().map(|f| f.bytes().len() as u64).sum();
+        State { used_bytes: used, capacity_bytes: u64::MAX, blocked: self.blocked.lock().clone() }
+    }
+}

@@ -1,0 +1,95 @@
+//! What the tests of the log share.
+
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+use model::{DeviceKey, Schema, ValueRef};
+use parking_lot::{Condvar, Mutex};
+use weir_buffer::frame::{Frame, ReadingHeader, Record, Staged};
+use weir_buffer::{Batcher, Log, SubmitError, Ticket};
+
+/// Wakes a thread.
+#[derive(Default)]
+pub(crate) struct Bell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        *self.rung.lock() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Bell {
+    pub(crate) fn wait(&self) {
+        let mut rung = self.rung.lock();
+        while !*rung {
+            let late = self.changed.wait_for(&mut rung, std::time::Duration::from_secs(20)).timed_out();
+            assert!(!late, "not woken within 20 s");
+        }
+        *rung = false;
+    }
+}
+
+/// Stages readings whose value `n` and identity are these numbers.
+pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Staged {
+    let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
+    let schema = Arc::new(Schema::new(["n"]));
+    let mut staged = Staged::default();
+    for n in numbers {
+        let header = ReadingHeader {
+            time: n,
+            received: n,
+            identity: n.unsigned_abs(),
+            seq: None,
+            device_timed: true,
+            claimed_time: None,
+            trace: None,
+            resent,
+        };
+        staged.reading(&device, &schema, &header, [Some(ValueRef::Int(n))]);
+    }
+    staged
+}
+
+/// Submits and waits until it is durable.
+pub(crate) fn append(batcher: &Batcher, mut staged: Staged) -> Result<Ticket, String> {
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(Arc::clone(&bell));
+    let ticket = loop {
+        match batcher.submit(&mut staged, &waker) {
+            Ok(ticket) => break ticket,
+            Err(SubmitError::Full) => bell.wait(),
+            Err(SubmitError::Failed(reason)) => return Err(reason.to_string()),
+        }
+    };
+    while batcher.durable().map_err(|reason| reason.to_string())? < ticket {
+        bell.wait();
+    }
+    Ok(ticket)
+}
+
+/// The numbers in some frames.
+pub(crate) fn numbers(frames: &[Frame]) -> Vec<i64> {
+    let records = frames.iter().flat_map(|f| f.records().map(|(_, r)| r).collect::<Vec<_>>());
+    records
+        .map(|r| match r {
+            Record::Reading(r) => r.time,
+            other => panic!("not a reading: {other:?}"),
+        })
+        .collect()
+}
+
+/// Everything in a log, read in small pieces.
+pub(crate) async fn all(log: &dyn Log) -> Vec<i64> {
+    let mut from = log.start();
+    let mut found = Vec::new();
+    while from < log.end() {
+        let frames = log.read(from, 1000).await.unwrap();
+        from = frames.last().expect("there is more").header().end_offset();
+        found.extend(numbers(&frames));
+    }
+    found
+}

@@ -1,0 +1,168 @@
+//! What every form of the log owes its users.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{all, append, numbers, stage};
+use weir_buffer::batcher::BatchConfig;
+use weir_buffer::embedded::{Config, EmbeddedLog};
+use weir_buffer::memory::MemoryLog;
+use weir_buffer::{Batcher, Cursor, CursorError, Log, Metrics, ReadError};
+
+/// Small segments, a tiny ring: reads come from the disk, too.
+fn small(dir: &std::path::Path) -> Config {
+    Config {
+        dir: dir.join("log"),
+        segment_bytes: 16 << 10,
+        ring_bytes: 2 << 10,
+        retain_bytes: 0,
+        retain_secs: 0,
+        ..Config::default()
+    }
+}
+
+/// Runs a test on both forms.
+async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> F) {
+    let (log, batcher) = MemoryLog::open("memory", BatchConfig::default()).unwrap();
+    test(log, batcher).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
+    test(log, batcher).await;
+}
+
+#[tokio::test]
+async fn records_come_back_in_order_and_without_holes() {
+    on_both(async |log, batcher| {
+        for n in 0..300 {
+            append(&batcher, stage([3 * n, 3 * n + 1, 3 * n + 2], false)).unwrap();
+        }
+        assert_eq!((log.start(), log.end()), (0, 900));
+        assert_eq!(all(&*log).await, (0..900).collect::<Vec<_>>());
+        let middle = log.read(450, 1).await.unwrap();
+        assert!(middle[0].header().first_offset <= 450 && middle[0].header().end_offset() > 450);
+        assert!(log.read(900, 1000).await.unwrap().is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_end_is_told_of() {
+    on_both(async |log, batcher| {
+        let mut watch = log.watch_end();
+        append(&batcher, stage([1], false)).unwrap();
+        watch.changed().await.unwrap();
+        assert_eq!(*watch.borrow(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_resent_record_that_is_there_already_is_dropped_and_others_stay() {
+    on_both(async |log, batcher| {
+        append(&batcher, stage([1, 2, 3], false)).unwrap();
+        append(&batcher, stage([2, 4, 4], true)).unwrap();
+        append(&batcher, stage([1], false)).unwrap();
+        append(&batcher, stage([4], true)).unwrap();
+        assert_eq!(all(&*log).await, [1, 2, 3, 4, 1]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cursors_move_forward_only_and_trim_frees_what_all_have_passed() {
+    on_both(async |log, batcher| {
+        for n in 0..400 {
+            append(&batcher, stage([n], false)).unwrap();
+        }
+        let cursor = |to: u64, epoch| Cursor { done_to: to, sealed_to: to, epoch, ..Cursor::default() };
+        log.move_cursor("a", cursor(300, 2)).await.unwrap();
+        log.move_cursor("b", cursor(100, 1)).await.unwrap();
+        assert!(matches!(log.move_cursor("a", cursor(299, 2)).await, Err(CursorError::Backwards { .. })));
+        assert!(matches!(log.move_cursor("a", cursor(301, 1)).await, Err(CursorError::Fenced { .. })));
+        assert!(matches!(log.move_cursor("a", cursor(401, 2)).await, Err(CursorError::Backwards { .. })));
+        let start = log.trim().await.unwrap();
+        assert!(start > 0 && start <= 100, "{start}");
+        assert_eq!(all(&*log).await, (start.cast_signed()..400).collect::<Vec<_>>());
+        assert_eq!(log.read(0, 1).await.unwrap_err(), ReadError::Trimmed { offset: 0, start });
+        assert_eq!(log.cursors().await.unwrap()["a"], cursor(300, 2));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_log_that_no_sink_follows_keeps_everything() {
+    on_both(async |log, batcher| {
+        append(&batcher, stage(0..100, false)).unwrap();
+        assert_eq!(log.trim().await.unwrap(), 0);
+        assert_eq!(all(&*log).await.len(), 100);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_producers_each_keep_their_order() {
+    on_both(async |log, batcher| {
+        let producers: Vec<_> = (0..8_i64)
+            .map(|producer| {
+                let batcher = batcher.clone();
+                std::thread::spawn(move || {
+                    for n in 0..200 {
+                        append(&batcher, stage([producer * 1000 + n], false)).unwrap();
+                    }
+                })
+            })
+            .collect();
+        producers.into_iter().for_each(|p| p.join().unwrap());
+        let found = all(&*log).await;
+        for producer in 0..8 {
+            let own: Vec<_> = found.iter().filter(|n| **n / 1000 == producer).collect();
+            assert!(own.len() == 200 && own.is_sorted(), "producer {producer}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_embedded_log_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..5_i64 {
+        let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
+        assert_eq!(all(&*log).await, (0..round * 60).collect::<Vec<_>>());
+        for n in 0..60 {
+            append(&batcher, stage([round * 60 + n], false)).unwrap();
+        }
+        // What was stored before a restart is recognised after it, within the recent part.
+        append(&batcher, stage([round * 60 + 59], true)).unwrap();
+        log.move_cursor("a", Cursor { epoch: 7, ..Cursor::default() }).await.unwrap();
+        batcher.close();
+    }
+    let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
+    append(&batcher, stage([299], true)).unwrap();
+    assert_eq!(log.end(), 300);
+    assert_eq!(log.cursors().await.unwrap()["a"].epoch, 7);
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_that_the_log_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
+    let second = EmbeddedLog::open(small(dir.path()), Arc::new(Metrics::default())).unwrap_err();
+    assert!(second.to_string().contains("another process"), "{second}");
+}
+
+#[tokio::test]
+async fn offsets_are_found_by_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
+    for n in 0..300 {
+        append(&batcher, stage([n], false)).unwrap();
+    }
+    let frames = log.read(150, 1).await.unwrap();
+    let header = frames[0].header();
+    let found = log.offset_at(header.appended).await.unwrap();
+    assert!(found <= header.first_offset);
+    assert_eq!(numbers(&log.read(found, 1).await.unwrap())[0], found.cast_signed());
+    assert_eq!(log.offset_at(0).await.unwrap(), 0);
+    assert_eq!(log.offset_at(i64::MAX).await.unwrap(), 300);
+}

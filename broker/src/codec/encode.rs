@@ -1,0 +1,196 @@
+//! What a server sends.
+
+use super::properties::id;
+use super::{Version, packet_type as kind, reason};
+
+/// What a CONNACK says besides its reason.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ConnackProperties<'a> {
+    /// Session expiry in force, when not the one asked for.
+    pub session_expiry_secs: Option<u32>,
+    /// Messages in flight that are taken.
+    pub receive_maximum: Option<u16>,
+    /// Largest packet that is taken.
+    pub maximum_packet_bytes: Option<u32>,
+    /// Client id that was made.
+    pub assigned_client: Option<&'a str>,
+    /// Topic aliases that are taken.
+    pub topic_alias_maximum: Option<u16>,
+    /// Keep-alive in force, when not the one asked for.
+    pub server_keep_alive_secs: Option<u16>,
+    /// For a person.
+    pub reason_string: Option<&'a str>,
+}
+
+/// CONNACK. For 3.1.1 the reason is the return code.
+pub fn connack(out: &mut Vec<u8>, version: Version, session_present: bool, reason: u8, own: &ConnackProperties<'_>) {
+    if version == Version::V4 {
+        out.extend_from_slice(&[kind::CONNACK << 4, 2, u8::from(session_present), reason]);
+        return;
+    }
+    let mut body = vec![u8::from(session_present), reason];
+    let mut list = Vec::new();
+    let mut number = |id: u8, bytes: Option<&[u8]>| {
+        if let Some(bytes) = bytes {
+            list.push(id);
+            list.extend_from_slice(bytes);
+        }
+    };
+    number(id::SESSION_EXPIRY, own.session_expiry_secs.map(u32::to_be_bytes).as_ref().map(|b| &b[..]));
+    number(id::RECEIVE_MAXIMUM, own.receive_maximum.map(u16::to_be_bytes).as_ref().map(|b| &b[..]));
+    number(id::MAXIMUM_PACKET_SIZE, own.maximum_packet_bytes.map(u32::to_be_bytes).as_ref().map(|b| &b[..]));
+    number(id::TOPIC_ALIAS_MAXIMUM, own.topic_alias_maximum.map(u16::to_be_bytes).as_ref().map(|b| &b[..]));
+    number(id::SERVER_KEEP_ALIVE, own.server_keep_alive_secs.map(u16::to_be_bytes).as_ref().map(|b| &b[..]));
+    text_property(&mut list, id::ASSIGNED_CLIENT_ID, own.assigned_client);
+    text_property(&mut list, id::REASON_STRING, own.reason_string);
+    varint(&mut body, list.len());
+    body.extend_from_slice(&list);
+    packet(out, kind::CONNACK << 4, &body);
+}
+
+/// PUBACK, PUBREC or PUBCOMP, or PUBREL: `first` is the first byte of the packet.
+pub fn answer(out: &mut Vec<u8>, version: Version, first: u8, packet_id: u16, reason: u8, text: Option<&str>) {
+    let [high, low] = packet_id.to_be_bytes();
+    match (version, reason, text) {
+        (Version::V4, ..) | (_, reason::SUCCESS, None) => out.extend_from_slice(&[first, 2, high, low]),
+        (Version::V5, _, None) => out.extend_from_slice(&[first, 3, high, low, reason]),
+        (Version::V5, _, Some(_)) => {
+            let mut body = vec![high, low, reason];
+            let mut list = Vec::new();
+            text_property(&mut list, id::REASON_STRING, text);
+            varint(&mut body, list.len());
+            body.extend_from_slice(&list);
+            packet(out, first, &body);
+        }
+    }
+}
+
+/// SUBACK.
+pub fn suback(out: &mut Vec<u8>, version: Version, packet_id: u16, reasons: &[u8]) {
+    let mut body = packet_id.to_be_bytes().to_vec();
+    if version == Version::V5 {
+        body.push(0);
+    }
+    // 3.1.1 knows one failure.
+    body.extend(reasons.iter().map(|r| if version == Version::V4 && *r > 2 { 0x80 } else { *r }));
+    packet(out, kind::SUBACK << 4, &body);
+}
+
+/// UNSUBACK.
+pub fn unsuback(out: &mut Vec<u8>, version: Version, packet_id: u16, reasons: &[u8]) {
+    let mut body = packet_id.to_be_bytes().to_vec();
+    if version == Version::V5 {
+        body.push(0);
+        body.extend_from_slice(reasons);
+    }
+    packet(out, kind::UNSUBACK << 4, &body);
+}
+
+/// PINGRESP.
+pub fn pingresp(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[kind::PINGRESP << 4, 0]);
+}
+
+/// DISCONNECT, which only MQTT 5 servers send: nothing for 3.1.1.
+pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: u8, text: Option<&str>) {
+    if version == Version::V4 {
+        return;
+    }
+    let mut body = vec![reason];
+    let mut list = Vec::new();
+    text_property(&mut list, id::REASON_STRING, text);
+    varint(&mut body, list.len());
+    body.extend_from_slice(&list);
+    packet(out, kind::DISCONNECT << 4, &body);
+}
+
+/// What a PUBLISH to a subscriber says besides topic and payload.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// QoS it is sent with.
+    pub qos: u8,
+    /// It was sent before.
+    pub dup: bool,
+    /// It is a retained message.
+    pub retain: bool,
+    /// 0 at QoS 0.
+    pub packet_id: u16,
+    /// Properties to forward, encoded.
+    pub properties: &'a [u8],
+    /// Seconds left to live, in place of what `properties` say.
+    pub expiry_secs: Option<u32>,
+    /// Of the subscriptions that match.
+    pub subscription_ids: &'a [u32],
+}
+
+/// PUBLISH. Returns its size.
+pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8], how: &Outgoing<'_>) -> usize {
+    let begun = out.len();
+    let mut list = Vec::new();
+    if version == Version::V5 {
+        for property in super::properties::iterate(how.properties) {
+            if !matches!(property.id, id::MESSAGE_EXPIRY | id::TOPIC_ALIAS | id::SUBSCRIPTION_ID) {
+                list.extend_from_slice(property.raw);
+            }
+        }
+        if let Some(secs) = how.expiry_secs {
+            list.push(id::MESSAGE_EXPIRY);
+            list.extend_from_slice(&secs.to_be_bytes());
+        }
+        for subscription in how.subscription_ids {
+            list.push(id::SUBSCRIPTION_ID);
+            varint(&mut list, *subscription as usize);
+        }
+    }
+    let head = if version == Version::V5 { varint_bytes(list.len()) + list.len() } else { 0 };
+    let id_bytes = if how.qos > 0 { 2 } else { 0 };
+    out.push(kind::PUBLISH << 4 | u8::from(how.dup) << 3 | how.qos << 1 | u8::from(how.retain));
+    varint(out, 2 + topic.len() + id_bytes + head + payload.len());
+    short_text(out, topic);
+    if how.qos > 0 {
+        out.extend_from_slice(&how.packet_id.to_be_bytes());
+    }
+    if version == Version::V5 {
+        varint(out, list.len());
+        out.extend_from_slice(&list);
+    }
+    out.extend_from_slice(payload);
+    out.len() - begun
+}
+
+fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
+    out.push(first);
+    varint(out, body.len());
+    out.extend_from_slice(body);
+}
+
+fn varint(out: &mut Vec<u8>, mut value: usize) {
+    while value >= 128 {
+        out.push((value % 128) as u8 | 128);
+        value /= 128;
+    }
+    out.push(value as u8);
+}
+
+fn varint_bytes(value: usize) -> usize {
+    match value {
+        0..128 => 1,
+        128..16_384 => 2,
+        16_384..2_097_152 => 3,
+        _ => 4,
+    }
+}
+
+fn short_text(out: &mut Vec<u8>, text: &str) {
+    // Names were checked when they came in; what we say ourselves is short.
+    let length = u16::try_from(text.len()).expect("texts are shorter than 64 KiB");
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn text_property(list: &mut Vec<u8>, id: u8, text: Option<&str>) {
+    if let Some(text) = text {
+        list.push(id);
+        short_text(list, text);
+    }
+}

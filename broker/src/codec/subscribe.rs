@@ -1,0 +1,104 @@
+//! SUBSCRIBE and UNSUBSCRIBE (sections 3.8 and 3.10).
+
+use super::properties::{self, Place, id};
+use super::{DecodeError, Reader, Version};
+
+/// When retained messages are sent to a new subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RetainHandling {
+    /// At each subscribe.
+    #[default]
+    Always,
+    /// When the subscription is new.
+    IfNew,
+    /// Never.
+    Never,
+}
+
+/// What was asked for with a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Highest QoS wanted.
+    pub qos: u8,
+    /// Not what the client published itself.
+    pub no_local: bool,
+    /// Keep the retain flag of forwarded messages.
+    pub retain_as_published: bool,
+    /// Retained messages.
+    pub retain_handling: RetainHandling,
+}
+
+/// A SUBSCRIBE packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribe {
+    /// To answer.
+    pub packet_id: u16,
+    /// Sent along with each message.
+    pub subscription_id: Option<u32>,
+    /// Filters, not yet checked: each is answered by itself.
+    pub filters: Vec<(String, Options)>,
+}
+
+/// Reads the body of a SUBSCRIBE.
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn decode(body: &[u8], version: Version) -> Result<Subscribe, DecodeError> {
+    let mut reader = Reader::new(body);
+    let packet_id = reader.packet_id()?;
+    let own = if version == Version::V5 { properties::read(&mut reader, Place::Subscribe)? } else { &[] };
+    let mut filters = Vec::new();
+    while !reader.is_empty() {
+        let filter = reader.text()?.to_owned();
+        let bits = reader.u8()?;
+        let reserved = if version == Version::V5 { 0xC0 } else { 0xFC };
+        let retain_handling = match bits >> 4 & 3 {
+            0 => RetainHandling::Always,
+            1 => RetainHandling::IfNew,
+            2 => RetainHandling::Never,
+            _ => return Err(DecodeError::protocol("retain handling 3 does not exist")),
+        };
+        if bits & 3 == 3 || bits & reserved != 0 {
+            return Err(DecodeError::malformed("subscription options are malformed"));
+        }
+        let options =
+            Options { qos: bits & 3, no_local: bits & 4 != 0, retain_as_published: bits & 8 != 0, retain_handling };
+        if options.no_local && filter.starts_with("$share/") {
+            return Err(DecodeError::protocol("a shared subscription cannot be no-local"));
+        }
+        filters.push((filter, options));
+    }
+    if filters.is_empty() {
+        return Err(DecodeError::protocol("SUBSCRIBE names no filter"));
+    }
+    Ok(Subscribe { packet_id, subscription_id: properties::number(own, id::SUBSCRIPTION_ID), filters })
+}
+
+/// An UNSUBSCRIBE packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsubscribe {
+    /// To answer.
+    pub packet_id: u16,
+    /// Filters.
+    pub filters: Vec<String>,
+}
+
+/// Reads the body of an UNSUBSCRIBE.
+///
+/// # Errors
+/// [`DecodeError`].
+pub fn decode_unsubscribe(body: &[u8], version: Version) -> Result<Unsubscribe, DecodeError> {
+    let mut reader = Reader::new(body);
+    let packet_id = reader.packet_id()?;
+    if version == Version::V5 {
+        properties::read(&mut reader, Place::Unsubscribe)?;
+    }
+    let mut filters = Vec::new();
+    while !reader.is_empty() {
+        filters.push(reader.text()?.to_owned());
+    }
+    if filters.is_empty() {
+        return Err(DecodeError::protocol("UNSUBSCRIBE names no filter"));
+    }
+    Ok(Unsubscribe { packet_id, filters })
+}

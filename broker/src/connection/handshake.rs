@@ -1,0 +1,172 @@
+//! From an accepted socket to a connection: CONNECT and CONNACK.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Connection;
+use crate::Broker;
+use crate::codec::connect::{self, Connect};
+use crate::codec::encode::{self, ConnackProperties};
+use crate::codec::{DecodeError, Version, framing, packet_type, reason};
+use crate::inbox::{Client, Inbox, Ticket};
+
+/// Why a connection did not come about, as a metric label.
+type Refused = &'static str;
+
+/// Waits for CONNECT, answers it, and takes the session up. Returns the bytes that came behind it, too.
+pub(super) async fn open<I: Inbox>(
+    broker: &Arc<Broker<I>>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    full: bool,
+) -> Result<(Connection<I>, Vec<u8>), Refused> {
+    let (connect, early) = match read_connect(&mut stream, broker.config.max_packet_bytes as usize).await? {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::info!("refused a connection from {peer}: {}", error.what);
+            // Its version is not known: 3.1.1 has a code for a wrong version, and closes in silence otherwise.
+            if error.reason == reason::UNSUPPORTED_VERSION {
+                refuse(&mut stream, Version::V4, 1, "").await;
+            }
+            return Err("malformed_connect");
+        }
+    };
+    let version = connect.version;
+    if full {
+        let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
+        refuse(&mut stream, version, code, "the server has as many connections as it takes (mqtt.max_connections)")
+            .await;
+        return Err("max_connections");
+    }
+    if connect.authentication_method.is_some() {
+        refuse(&mut stream, version, reason::BAD_AUTHENTICATION_METHOD, "no authentication method is known").await;
+        return Err("authentication_method");
+    }
+    if connect.client.is_empty() && version == Version::V4 && !connect.clean {
+        refuse(&mut stream, version, 2, "").await;
+        return Err("client_id");
+    }
+    let assigned = connect.client.is_empty().then(|| broker.make_client_id());
+    let mut connection = broker.connect(stream, peer, connect, assigned.as_deref());
+    connection.deliver_again();
+    let out = std::mem::take(&mut connection.out);
+    connection.stream.write_all(&out).await.map_err(|_| "io")?;
+    Ok((connection, early))
+}
+
+/// Reads until a whole CONNECT is there.
+async fn read_connect(
+    stream: &mut TcpStream,
+    max_packet_bytes: usize,
+) -> Result<Result<(Connect, Vec<u8>), DecodeError>, Refused> {
+    let mut bytes = Vec::with_capacity(256);
+    loop {
+        match framing(&bytes, max_packet_bytes) {
+            Err(error) => return Ok(Err(error)),
+            Ok(Some(found)) if found.first != packet_type::CONNECT << 4 => {
+                return Ok(Err(DecodeError { reason: reason::PROTOCOL_ERROR, what: "CONNECT has to come first" }));
+            }
+            Ok(Some(found)) if bytes.len() >= found.total_bytes => {
+                let connect = connect::decode(&bytes[found.header_bytes..found.total_bytes]);
+                return Ok(connect.map(|c| (c, bytes.split_off(found.total_bytes))));
+            }
+            Ok(_) => {}
+        }
+        if stream.read_buf(&mut bytes).await.map_err(|_| "io")? == 0 {
+            return Err("closed_before_connect");
+        }
+    }
+}
+
+async fn refuse(stream: &mut TcpStream, version: Version, code: u8, text: &str) {
+    let mut out = Vec::new();
+    let own = ConnackProperties { reason_string: Some(text), ..ConnackProperties::default() };
+    encode::connack(&mut out, version, false, code, &own);
+    // It is being refused: whether it hears why is its own affair.
+    stream.write_all(&out).await.ok();
+}
+
+impl<I: Inbox> Broker<I> {
+    /// A client id that no other connection has.
+    fn make_client_id(&self) -> String {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+        format!("weir-{now:x}-{}", self.next_number())
+    }
+
+    fn connect(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        asked: Connect,
+        assigned: Option<&str>,
+    ) -> Connection<I> {
+        let config = &self.config;
+        let v5 = asked.version == Version::V5;
+        let number = self.next_number();
+        let client = Client {
+            tenant: model::DEFAULT_TENANT.into(),
+            id: assigned.unwrap_or(&asked.client).into(),
+            user: asked.user.as_deref().map(Into::into),
+            peer,
+            v5,
+        };
+        let wanted = match asked.session_expiry_secs {
+            Some(secs) => secs,
+            // 3.1.1 has no expiry: a session that is not clean is kept.
+            None if !v5 && !asked.clean => u32::MAX,
+            None => 0,
+        };
+        let expiry = wanted.min(config.max_session_expiry_secs);
+        let keep_alive = match (asked.keep_alive_secs, config.max_keep_alive_secs) {
+            (asked, 0) => asked,
+            (0, most) => most,
+            (asked, most) => asked.min(most),
+        };
+        let (session, present) = self.take_session(&client.id, number, asked.clean, expiry);
+        let own = ConnackProperties {
+            session_expiry_secs: (v5 && expiry != wanted).then_some(expiry),
+            receive_maximum: Some(config.receive_maximum),
+            maximum_packet_bytes: Some(config.max_packet_bytes),
+            assigned_client: assigned,
+            topic_alias_maximum: Some(config.topic_alias_maximum),
+            server_keep_alive_secs: (keep_alive != asked.keep_alive_secs).then_some(keep_alive),
+            reason_string: None,
+        };
+        let mut out = Vec::new();
+        encode::connack(&mut out, asked.version, present, reason::SUCCESS, &own);
+        let limit = Duration::from_millis(u64::from(keep_alive) * 1500);
+        Connection {
+            broker: Arc::clone(self),
+            stream,
+            intake: self.inbox.open(&client),
+            client,
+            number,
+            version: asked.version,
+            session,
+            will: asked.will,
+            partial: Vec::new(),
+            out,
+            written: 0,
+            pending: VecDeque::new(),
+            unsubmitted: 0,
+            staged: false,
+            last_ticket: Ticket::default(),
+            stalled: false,
+            aliases: Vec::new(),
+            send_maximum: usize::from(asked.receive_maximum),
+            maximum_packet_bytes: asked.maximum_packet_bytes.map_or(usize::MAX, |n| n as usize),
+            problem_information: asked.problem_information && v5,
+            keep_alive: (keep_alive > 0).then(|| (limit, Box::pin(tokio::time::sleep(limit)))),
+            last_read: Instant::now(),
+            registered: false,
+            draining: false,
+            early: false,
+            answer_now: false,
+        }
+    }
+}

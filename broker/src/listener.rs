@@ -1,0 +1,86 @@
+//! Accepting connections, and ending them all.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::Broker;
+use crate::connection;
+use crate::inbox::Inbox;
+use crate::session::Kick;
+
+/// Connections that may wait to be accepted: a fleet that comes back comes back at once.
+const BACKLOG: i32 = 4096;
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Binds an address for [`Broker::run`].
+///
+/// # Errors
+/// The system's.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+impl<I: Inbox> Broker<I> {
+    /// Serves until `shutdown`; then every connection is sent the acknowledgements that are due, told why, and closed. Returns
+    /// when all have ended, or the drain time is over.
+    ///
+    /// # Errors
+    /// When the listener itself breaks.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                _ = sweep.tick() => self.expire_sessions(),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.accept(stream, peer),
+                    Err(error) => self.survive(&error).await,
+                },
+            }
+        }
+        drop(listener);
+        self.tasks.close();
+        for session in self.sessions.all() {
+            session.kick(Kick::ShuttingDown);
+        }
+        let drain = Duration::from_millis(self.config.drain_timeout_ms);
+        let drained = tokio::time::timeout(drain, self.tasks.wait()).await.is_ok();
+        self.abandon.cancel();
+        if !drained {
+            tracing::warn!("{} connections were not drained within {drain:?}", self.connections());
+            self.tasks.wait().await;
+        }
+        Ok(())
+    }
+
+    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let broker = Arc::clone(self);
+        let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        let full = connections > self.config.max_connections;
+        self.metrics.connections.inc();
+        self.metrics.connects.inc();
+        self.tasks.spawn(async move {
+            connection::serve(&broker, stream, peer, full).await;
+            broker.connections.fetch_sub(1, Ordering::Relaxed);
+            broker.metrics.connections.dec();
+        });
+    }
+
+    /// Too many open files and the like pass: they must not end the door.
+    async fn survive(&self, error: &io::Error) {
+        tracing::warn!("accept a connection: {error}; {} are open", self.connections());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

@@ -1,0 +1,160 @@
+//! Topic templates.
+
+use std::fmt;
+
+/// What a template captured, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Captures(Vec<(String, String)>);
+
+impl Captures {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+/// A topic template, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    text: String,
+    levels: Vec<Level>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Level {
+    Literal(String),
+    /// `+`
+    Any,
+    /// `#`
+    Rest,
+    /// Text before, capture, text after.
+    Capture(String, String, String),
+    /// `{name...}`: one or more levels.
+    Levels(String),
+}
+
+impl Pattern {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let mut levels = Vec::new();
+        for (i, part) in parts.iter().enumerate() {
+            levels.push(match *part {
+                "+" => Level::Any,
+                "#" if i + 1 == parts.len() => Level::Rest,
+                "#" => return Err(format!("`#` stands before the end of `{text}`")),
+                part if part.contains('{') => capture(part, text)?,
+                part if part.contains(['+', '#', '}']) => return Err(format!("`{part}` in `{text}` is no level")),
+                part => Level::Literal(part.into()),
+            });
+        }
+        if text.is_empty() {
+            return Err("a topic template is empty".into());
+        }
+        let names: Vec<&String> = levels.iter().filter_map(Level::name).collect();
+        if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
+            return Err(format!("`{{{}}}` stands twice in `{text}`", twice.1));
+        }
+        if levels.iter().filter(|l| matches!(l, Level::Levels(_))).count() > 1 {
+            return Err(format!("`{text}` has more than one capture of several levels"));
+        }
+        Ok(Self { text: text.into(), levels })
+    }
+
+    pub(crate) fn has_capture(&self, name: &str) -> bool {
+        self.levels.iter().filter_map(Level::name).any(|n| n == name)
+    }
+
+    pub(crate) fn captures(&self, topic: &str) -> Option<Captures> {
+        let wild =
+            matches!(self.levels.first(), Some(Level::Any | Level::Rest | Level::Capture(..) | Level::Levels(_)));
+        if topic.starts_with('$') && wild {
+            return None;
+        }
+        let given: Vec<&str> = topic.split('/').collect();
+        let mut captures = Captures::default();
+        walk(&self.levels, &given, &mut captures).then_some(captures)
+    }
+
+    /// True when every topic that `other` takes is taken by this one, as far as that is plain to see.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        for (i, level) in self.levels.iter().enumerate() {
+            match (level, other.levels.get(i)) {
+                (Level::Rest, _) => return true,
+                (Level::Levels(_), Some(_)) => return i + 1 == self.levels.len(),
+                (Level::Literal(a), Some(Level::Literal(b))) if a == b => {}
+                (Level::Any, Some(Level::Literal(_) | Level::Any | Level::Capture(..))) => {}
+                (Level::Capture(before, _, after), Some(Level::Any | Level::Capture(..)))
+                    if before.is_empty() && after.is_empty() => {}
+                _ => return false,
+            }
+        }
+        self.levels.len() == other.levels.len()
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Level {
+    fn name(&self) -> Option<&String> {
+        match self {
+            Self::Capture(_, name, _) | Self::Levels(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+fn capture(level: &str, text: &str) -> Result<Level, String> {
+    let bad = || format!("`{level}` in `{text}` is not text with one `{{capture}}`");
+    let (before, rest) = level.split_once('{').ok_or_else(bad)?;
+    let (name, after) = rest.split_once('}').ok_or_else(bad)?;
+    if before.contains('}') || after.contains(['{', '}']) {
+        return Err(bad());
+    }
+    let (name, several) = match name.strip_suffix("...") {
+        Some(name) => (name, true),
+        None => (name, false),
+    };
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(format!("`{name}` in `{text}` is no name: use letters, digits and `_`"));
+    }
+    match (several, before.is_empty() && after.is_empty()) {
+        (true, true) => Ok(Level::Levels(name.into())),
+        (true, false) => Err(format!("`{{{name}...}}` in `{text}` has to fill its level")),
+        (false, _) => Ok(Level::Capture(before.into(), name.into(), after.into())),
+    }
+}
+
+fn walk(levels: &[Level], given: &[&str], captures: &mut Captures) -> bool {
+    let Some((level, levels)) = levels.split_first() else { return given.is_empty() };
+    if let Level::Rest = level {
+        return true;
+    }
+    let Some((first, rest)) = given.split_first() else { return false };
+    match level {
+        Level::Literal(text) => text == first && walk(levels, rest, captures),
+        Level::Any => walk(levels, rest, captures),
+        Level::Capture(before, name, after) => {
+            let inside = first.strip_prefix(before.as_str()).and_then(|s| s.strip_suffix(after.as_str()));
+            match inside {
+                Some(value) if !value.is_empty() => {
+                    captures.0.push((name.clone(), value.into()));
+                    walk(levels, rest, captures)
+                }
+                _ => false,
+            }
+        }
+        Level::Levels(name) => {
+            // There is one of these at most, so what follows it has a fixed length, or ends in `#`.
+            let held = captures.0.len();
+            (1..=given.len()).rev().any(|n| {
+                captures.0.truncate(held);
+                captures.0.push((name.clone(), given[..n].join("/")));
+                walk(levels, &given[n..], captures)
+            })
+        }
+        Level::Rest => true,
+    }
+}

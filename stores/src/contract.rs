@@ -49,6 +49,9 @@ pub trait History: Send + Sync + 'static {
     /// Returns when everything written before survives a crash of the machine, past any journal of the store.
     async fn sync(&self) -> Result<()>;
 
+    /// Says that no block of `log` with a first offset below `below` will be written again: they may be merged.
+    fn done(&self, log: &str, below: u64);
+
     /// The blocks of a device that touch `range`, by first time.
     async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>>;
 
@@ -58,7 +61,8 @@ pub trait History: Send + Sync + 'static {
     /// [`StoreError::Moved`] when one is not there any more: find again.
     async fn fetch(&self, device: &DeviceKey, metas: &[BlockMeta], names: Option<&[Arc<str>]>) -> Result<Vec<Block>>;
 
-    /// Readings held, by tenant: the store's own count, for the books.
+    /// Readings held, by tenant: the store's own count, for the books. Readings that were expired, or found to be equal to
+    /// another when blocks were merged, count as held: they were stored.
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>>;
 
     /// Deletes what is older than the retention; returns the number of readings deleted.
@@ -228,7 +232,7 @@ pub struct BookLine {
     pub dead_lettered: u64,
     /// What the store itself counts, when it was asked (`check`).
     pub held: Option<u64>,
-    /// What it should count: `stored` less what expired.
+    /// What it should count.
     pub expected: u64,
 }
 

@@ -6,7 +6,12 @@
 //! Never: knows the log or its cursors; answers with bytes whose checksum does not match.
 
 pub mod block;
+pub mod codec;
 pub mod contract;
+pub mod embedded;
+pub mod metrics;
+pub mod query;
 
 pub use block::{Block, BlockId, BlockMeta, Column, ColumnData};
 pub use contract::{Books, DeadLetters, Deadletter, History, Latest, LatestView, Retained, StoreError, Tail};
+pub use metrics::Metrics;

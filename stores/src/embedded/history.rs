@@ -1,0 +1,164 @@
+//! Writing, finding and reading blocks; expiry.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use model::{DeviceKey, Nanos, TimeRange};
+use redb::{ReadableDatabase, ReadableTable};
+
+use super::partition::{BLOCKS, PARTITION, ROWS, at, partition_of};
+use super::{Inner, keys, meta};
+use crate::block::{Block, BlockMeta};
+use crate::codec;
+use crate::contract::{Result, StoreError};
+
+impl Inner {
+    pub(super) fn write(&self, blocks: &[Block]) -> Result<()> {
+        let mut by_partition: BTreeMap<i64, Vec<&Block>> = BTreeMap::new();
+        for block in blocks {
+            let (Some(first), Some(last)) = (block.times.first(), block.times.last()) else {
+                return Err(StoreError::Refused(format!("a block of {} has no rows", block.id.device)));
+            };
+            let partition = partition_of(*first);
+            if partition != partition_of(*last) {
+                return Err(StoreError::Refused(format!("a block of {} lies in two partitions", block.id.device)));
+            }
+            by_partition.entry(partition).or_default().push(block);
+        }
+        for (number, blocks) in by_partition {
+            let database = self.partitions.open(number)?;
+            self.write_partition(&database, &blocks).map_err(at(&self.partitions.path(number)))?;
+        }
+        Ok(())
+    }
+
+    fn write_partition(&self, database: &redb::Database, blocks: &[&Block]) -> std::result::Result<(), redb::Error> {
+        // Sorted keys fill pages one after the other.
+        let mut encoded: Vec<(Vec<u8>, &Block)> = blocks.iter().map(|b| (keys::block(b), *b)).collect();
+        encoded.sort_by(|a, b| a.0.cmp(&b.0));
+        let write = database.begin_write()?;
+        {
+            let mut table = write.open_table(BLOCKS)?;
+            let mut rows: BTreeMap<&str, u64> = BTreeMap::new();
+            for (key, block) in &encoded {
+                if table.get(&key[..])?.is_some() {
+                    self.metrics.repeated.inc();
+                    continue;
+                }
+                let bytes = codec::encode(block);
+                self.metrics.blocks.inc();
+                self.metrics.readings.inc_by(block.times.len() as u64);
+                self.metrics.bytes.inc_by(bytes.len() as u64);
+                table.insert(&key[..], &bytes[..])?;
+                *rows.entry(&block.id.device.tenant).or_default() += block.times.len() as u64;
+            }
+            let mut counts = write.open_table(ROWS)?;
+            for (tenant, added) in rows {
+                let held = counts.get(tenant)?.map_or(0, |c| c.value());
+                counts.insert(tenant, held + added)?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    pub(super) fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
+        let mut found = Vec::new();
+        let last = range.end.saturating_sub(1);
+        for number in self.partitions.touching(range.start, last) {
+            let database = self.partitions.open(number)?;
+            self.find_in(&database, device, range, &mut found).map_err(|error| match error {
+                Ok(error) => error,
+                Err(error) => at(&self.partitions.path(number))(error),
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn find_in(
+        &self,
+        database: &redb::Database,
+        device: &DeviceKey,
+        range: TimeRange,
+        found: &mut Vec<BlockMeta>,
+    ) -> std::result::Result<(), std::result::Result<StoreError, redb::Error>> {
+        let failed = |error: redb::Error| Err(error);
+        let read = database.begin_read().map_err(|e| failed(e.into()))?;
+        let table = read.open_table(BLOCKS).map_err(|e| failed(e.into()))?;
+        let from = keys::device(device);
+        let mut to = from.clone();
+        to.extend_from_slice(&keys::sortable(range.end));
+        for entry in table.range(&from[..]..&to[..]).map_err(|e| failed(e.into()))? {
+            let (key, _) = entry.map_err(|e| failed(e.into()))?;
+            let meta = keys::read_block(key.value()).map_err(Ok)?.meta;
+            if range.touches(meta.first_time, meta.last_time) {
+                found.push(meta);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn fetch(
+        &self,
+        device: &DeviceKey,
+        metas: &[BlockMeta],
+        names: Option<&[Arc<str>]>,
+    ) -> Result<Vec<Block>> {
+        let mut blocks = Vec::with_capacity(metas.len());
+        let mut at_hand = None;
+        for meta in metas {
+            let number = partition_of(meta.first_time);
+            if at_hand.as_ref().is_none_or(|(n, _)| *n != number) {
+                if !self.partitions.all().contains(&number) {
+                    return Err(StoreError::Moved);
+                }
+                let database = self.partitions.open(number)?;
+                let path = self.partitions.path(number);
+                let table =
+                    || -> std::result::Result<_, redb::Error> { Ok(database.begin_read()?.open_table(BLOCKS)?) };
+                at_hand = Some((number, table().map_err(at(&path))?));
+            }
+            let (_, table) = at_hand.as_ref().expect("it was just put there");
+            let path = self.partitions.path(number);
+            let value = table.get(&meta.place[..]).map_err(at(&path))?.ok_or(StoreError::Moved)?;
+            blocks.push(decode(&path, device, &meta.place, value.value(), names)?);
+        }
+        self.metrics.fetched.inc_by(blocks.len() as u64);
+        Ok(blocks)
+    }
+
+    /// Rows of partitions that were deleted, by tenant.
+    pub(super) fn expired(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        meta::counts(&self.meta, meta::EXPIRED).map_err(at(&self.meta_path()))
+    }
+
+    pub(super) fn expire(&self, before: Nanos) -> Result<u64> {
+        let mut total = 0;
+        for number in self.partitions.all() {
+            if (number + 1).saturating_mul(PARTITION) > before {
+                break;
+            }
+            let rows = self.partitions.rows_of(number)?;
+            // Counted first: after a crash in between, the partition is there and is counted again under the same number.
+            meta::note_expired(&self.meta, number, &rows).map_err(at(&self.meta_path()))?;
+            self.partitions.delete(number)?;
+            total += rows.iter().map(|(_, rows)| rows).sum::<u64>();
+        }
+        Ok(total)
+    }
+}
+
+/// Decodes a block, or says which one is damaged.
+pub(super) fn decode(
+    path: &Path,
+    device: &DeviceKey,
+    key: &[u8],
+    bytes: &[u8],
+    names: Option<&[Arc<str>]>,
+) -> Result<Block> {
+    let key = keys::read_block(key)?;
+    let first = key.meta.first_time;
+    codec::decode(bytes, key.id, names)
+        .map_err(|error| StoreError::Damaged(format!("{}: block of {device} from {first} ns: {error}", path.display())))
+}

@@ -1,0 +1,153 @@
+//! Small blocks of a device become one larger block, in the background.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
+use redb::ReadableDatabase;
+
+use super::partition::{BLOCKS, at};
+use super::{Inner, history, keys};
+use crate::codec;
+use crate::contract::Result;
+use crate::query;
+
+/// Rows of a merged block.
+const FULL: u32 = 4096;
+/// Fewer blocks than this are not worth rewriting.
+const WORTH: usize = 4;
+/// Keys looked at in one transaction.
+const STRIDE: usize = 20_000;
+/// Runs merged in one transaction: each costs an fsync.
+const RUNS_A_COMMIT: usize = 128;
+const BUDGET: Duration = Duration::from_secs(1);
+
+/// Where the walk over all partitions and devices stands.
+#[derive(Debug, Default)]
+pub(super) struct Position {
+    partition: Option<i64>,
+    key: Vec<u8>,
+    /// Something was merged since the walk began.
+    merged: bool,
+}
+
+/// Blocks of one device that lie next to each other.
+type Run = Vec<(Vec<u8>, u32)>;
+
+impl Inner {
+    /// Walks on for a while. True when there is more to do.
+    pub(super) fn merge(&self) -> Result<bool> {
+        let begun = Instant::now();
+        let mut position = self.merging.lock();
+        loop {
+            let next = self.partitions.all().into_iter().find(|n| position.partition.is_none_or(|p| *n >= p));
+            let Some(number) = next else {
+                let again = position.merged;
+                *position = Position::default();
+                return Ok(again);
+            };
+            if position.partition != Some(number) {
+                position.partition = Some(number);
+                position.key.clear();
+            }
+            let database = self.partitions.open(number)?;
+            let path = self.partitions.path(number);
+            let (runs, end) = self.runs(&database, &position.key).map_err(at(&path))?;
+            for some in runs.chunks(RUNS_A_COMMIT) {
+                self.merge_runs(&database, &path, some)?;
+                position.merged = true;
+            }
+            match end {
+                Some(key) => position.key = key,
+                None => {
+                    position.partition = Some(number + 1);
+                    position.key.clear();
+                }
+            }
+            if begun.elapsed() > BUDGET {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Runs that are worth merging among the next keys, and the key to go on from.
+    fn runs(
+        &self,
+        database: &redb::Database,
+        from: &[u8],
+    ) -> std::result::Result<(Vec<Run>, Option<Vec<u8>>), redb::Error> {
+        let done: HashMap<Arc<str>, u64> = self.done.lock().clone();
+        let table = database.begin_read()?.open_table(BLOCKS)?;
+        let mut runs = Vec::new();
+        let mut run: Run = Vec::new();
+        let mut device = None;
+        let mut seen = 0;
+        let mut end = None;
+        for entry in table.range(from..)? {
+            let (key, _) = entry?;
+            let Ok(block) = keys::read_block(key.value()) else { continue };
+            let other = device.as_ref() != Some(&block.id.device);
+            // A stride ends between devices, so that runs are not cut.
+            if other && seen >= STRIDE {
+                end = Some(key.value().to_vec());
+                break;
+            }
+            seen += 1;
+            let passed = done.get(&block.id.log).is_some_and(|below| block.id.first_offset < *below);
+            let rows: u32 = run.iter().map(|(_, rows)| rows).sum();
+            if other || rows + block.meta.rows > FULL {
+                take(&mut runs, &mut run);
+            }
+            device = Some(block.id.device);
+            if passed && block.meta.rows < FULL / 2 {
+                run.push((key.value().to_vec(), block.meta.rows));
+            }
+        }
+        take(&mut runs, &mut run);
+        Ok((runs, end))
+    }
+
+    /// Replaces the blocks of each run by one, all in one transaction. The new block has the identity of the first.
+    fn merge_runs(&self, database: &redb::Database, path: &Path, runs: &[Run]) -> Result<()> {
+        let mut merged = Vec::with_capacity(runs.len());
+        {
+            let read = || -> std::result::Result<_, redb::Error> { Ok(database.begin_read()?.open_table(BLOCKS)?) };
+            let table = read().map_err(at(path))?;
+            for run in runs {
+                let mut blocks = Vec::with_capacity(run.len());
+                for (key, _) in run {
+                    let device = keys::read_block(key)?.id.device;
+                    if let Some(value) = table.get(&key[..]).map_err(at(path))? {
+                        blocks.push(history::decode(path, &device, key, value.value(), None)?);
+                    }
+                }
+                merged.extend(query::merge_blocks(&blocks).map(|block| (run, block)));
+            }
+        }
+        let replace = || -> std::result::Result<(), redb::Error> {
+            let write = database.begin_write()?;
+            {
+                let mut table = write.open_table(BLOCKS)?;
+                for (run, block) in &merged {
+                    for (key, _) in *run {
+                        table.remove(&key[..])?;
+                    }
+                    table.insert(&keys::block(block)[..], &codec::encode(block)[..])?;
+                }
+            }
+            write.commit()?;
+            Ok(())
+        };
+        replace().map_err(at(path))?;
+        self.metrics.merged.inc_by(runs.iter().map(|run| run.len() as u64).sum());
+        Ok(())
+    }
+}
+
+fn take(runs: &mut Vec<Run>, run: &mut Run) {
+    let run = std::mem::take(run);
+    if run.len() >= WORTH {
+        runs.push(run);
+    }
+}

@@ -47,7 +47,9 @@ pub struct Broker<I: Inbox> {
     connections: AtomicUsize,
     last_number: AtomicU64,
     tasks: TaskTracker,
-    /// Ends connections that do not drain in time, and wills that wait.
+    /// The process stops: connections drain, wills that wait are published.
+    stopping: CancellationToken,
+    /// What has not drained in time is given up.
     abandon: CancellationToken,
 }
 
@@ -70,6 +72,7 @@ impl<I: Inbox> Broker<I> {
             connections: AtomicUsize::new(0),
             last_number: AtomicU64::new(0),
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             abandon: CancellationToken::new(),
         })
     }

@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::Broker;
 use crate::connection;
 use crate::inbox::Inbox;
-use crate::session::Kick;
+use crate::session::Link;
 
 /// Connections that may wait to be accepted: a fleet that comes back comes back at once.
 const BACKLOG: i32 = 4096;
 const SWEEP: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Binds an address for [`Broker::run`].
 ///
@@ -34,16 +35,16 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 impl<I: Inbox> Broker<I> {
     /// Serves until `shutdown`; then every connection is sent the acknowledgements that are due, told why, and closed. Returns
-    /// when all have ended, or the drain time is over.
+    /// when all have ended; those that have not within the drain time are cut off.
     ///
     /// # Errors
-    /// When the listener itself breaks.
+    /// None at present: whatever accepting a connection fails of is waited for.
     pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
-                _ = sweep.tick() => self.expire_sessions(),
+                _ = sweep.tick() => self.sweep(),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => self.accept(stream, peer),
                     Err(error) => self.survive(&error).await,
@@ -52,8 +53,10 @@ impl<I: Inbox> Broker<I> {
         }
         drop(listener);
         self.tasks.close();
+        // In this order: a connection that comes about meanwhile sees the one or hears the other.
+        self.stopping.cancel();
         for session in self.sessions.all() {
-            session.kick(Kick::ShuttingDown);
+            session.signal(Link::STOP);
         }
         let drain = Duration::from_millis(self.config.drain_timeout_ms);
         let drained = tokio::time::timeout(drain, self.tasks.wait()).await.is_ok();
@@ -63,6 +66,12 @@ impl<I: Inbox> Broker<I> {
             self.tasks.wait().await;
         }
         Ok(())
+    }
+
+    fn sweep(&self) {
+        self.expire_sessions();
+        self.metrics.subscriptions.set(self.trie.len() as i64);
+        self.metrics.retained.set(self.retained.len() as i64);
     }
 
     fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
@@ -80,7 +89,8 @@ impl<I: Inbox> Broker<I> {
 
     /// Too many open files and the like pass: they must not end the door.
     async fn survive(&self, error: &io::Error) {
+        self.metrics.accept_errors.inc();
         tracing::warn!("accept a connection: {error}; {} are open", self.connections());
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }

@@ -1,29 +1,67 @@
 //! Retained messages: the last one of each topic that was published to be kept.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::message::Message;
 
+/// Topics looked at before the lock is let go: publishers wait for it.
+const STEP: usize = 1024;
+/// Topics looked at for a message that is over, each time room is asked for in a full store.
+const SWEEP: usize = 16;
+
 /// The retained messages, in memory; what survives a restart is given at the start and told to the inbox.
 #[derive(Debug)]
 pub struct Retained {
-    by_topic: Mutex<BTreeMap<Box<str>, Arc<Message>>>,
+    held: Mutex<Held>,
     capacity: usize,
 }
 
+#[derive(Debug, Default)]
+struct Held {
+    by_topic: BTreeMap<Box<str>, Arc<Message>>,
+    /// Where the sweep for messages that are over goes on.
+    swept_to: Box<str>,
+}
+
+impl Held {
+    fn set(&mut self, message: &Arc<Message>) {
+        if message.payload.is_empty() {
+            self.by_topic.remove(&message.topic);
+        } else {
+            self.by_topic.insert(message.topic.clone(), Arc::clone(message));
+        }
+    }
+
+    /// Removes what is over among the next topics, round and round.
+    fn sweep(&mut self) {
+        let next = self.by_topic.range::<str, _>((Excluded(&*self.swept_to), Unbounded)).take(SWEEP);
+        let next: Vec<_> = next.map(|(topic, message)| (topic.clone(), is_over(message))).collect();
+        self.swept_to = next.last().map(|(topic, _)| topic.clone()).unwrap_or_default();
+        for (topic, _) in next.iter().filter(|(_, over)| *over) {
+            self.by_topic.remove(topic);
+        }
+    }
+}
+
+fn is_over(message: &Message) -> bool {
+    message.seconds_left() == Some(0)
+}
+
 impl Retained {
-    /// With these messages; at most `capacity` are held.
+    /// With these messages, of which a later one takes the place of an earlier one. New topics are taken up to `capacity`.
     pub fn new(messages: impl IntoIterator<Item = Message>, capacity: usize) -> Self {
-        let by_topic = messages.into_iter().map(|m| (m.topic.clone(), Arc::new(m))).collect();
-        Self { by_topic: Mutex::new(by_topic), capacity }
+        let mut held = Held::default();
+        messages.into_iter().for_each(|message| held.set(&Arc::new(message)));
+        Self { held: Mutex::new(held), capacity }
     }
 
     /// Messages held.
     pub fn len(&self) -> usize {
-        self.by_topic.lock().len()
+        self.held.lock().by_topic.len()
     }
 
     /// True when none is held.
@@ -31,33 +69,44 @@ impl Retained {
         self.len() == 0
     }
 
-    /// True when a message for this topic can be taken.
+    /// True when a message for this topic can be taken. A full store looks for messages that are over, a few at each call.
     pub fn has_room(&self, topic: &str) -> bool {
-        let held = self.by_topic.lock();
-        held.len() < self.capacity || held.contains_key(topic)
+        let mut held = self.held.lock();
+        if held.by_topic.len() >= self.capacity {
+            held.sweep();
+        }
+        held.by_topic.len() < self.capacity || held.by_topic.contains_key(topic)
     }
 
     /// Keeps a message in place of the one before; an empty payload clears the topic.
     pub fn set(&self, message: &Arc<Message>) {
-        let mut held = self.by_topic.lock();
-        if message.payload.is_empty() {
-            held.remove(&message.topic);
-        } else {
-            held.insert(message.topic.clone(), Arc::clone(message));
-        }
+        self.held.lock().set(message);
     }
 
-    /// The messages that a filter takes and that are not over. Looks only at topics that begin as the filter does.
+    /// The messages that a filter takes and that are not over, in the order of their topics. Looks only at topics that begin as
+    /// the filter does. What is set meanwhile may be among them or not.
     pub fn matching(&self, filter: &str) -> Vec<Arc<Message>> {
         let fixed = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);
         // `a/#` takes `a` as well.
-        let fixed = fixed.strip_suffix('/').unwrap_or(fixed);
-        let held = self.by_topic.lock();
-        let from = held.range::<str, _>((std::ops::Bound::Included(fixed), std::ops::Bound::Unbounded));
-        from.take_while(|(topic, _)| topic.starts_with(fixed))
-            .filter(|(topic, message)| model::topic::matches(filter, topic) && message.seconds_left() != Some(0))
-            .map(|(_, message)| Arc::clone(message))
-            .collect()
+        let fixed = if filter.ends_with('#') { fixed.strip_suffix('/').unwrap_or(fixed) } else { fixed };
+        let mut found = Vec::new();
+        let mut from = Included(Box::<str>::from(fixed));
+        loop {
+            let held = self.held.lock();
+            let bound = from.as_ref().map(|topic| &**topic);
+            let mut last = None;
+            let step = held.by_topic.range::<str, _>((bound, Unbounded)).take(STEP);
+            for (seen, (topic, message)) in step.take_while(|(topic, _)| topic.starts_with(fixed)).enumerate() {
+                if model::topic::matches(filter, topic) && !is_over(message) {
+                    found.push(Arc::clone(message));
+                }
+                last = (seen + 1 == STEP).then(|| topic.clone());
+            }
+            match last {
+                Some(topic) => from = Excluded(topic),
+                None => return found,
+            }
+        }
     }
 }
 
@@ -85,5 +134,38 @@ mod tests {
         assert_eq!(payloads("#"), ["3", "2", "4"]);
         retained.set(&message("a/b", ""));
         assert_eq!(payloads("a/b").len(), 0);
+    }
+
+    #[test]
+    fn more_topics_than_one_step_looks_at_are_all_found() {
+        let all: Vec<_> = (0..3 * STEP).map(|i| Message::new(&format!("d/{i:05}/state"), b"1", 1, true, &[])).collect();
+        let retained = Retained::new(all, 0);
+        assert_eq!(retained.matching("d/+/state").len(), 3 * STEP);
+        assert_eq!(retained.matching("d/#").len(), 3 * STEP);
+        assert_eq!(retained.matching("d/00007/+").len(), 1);
+        assert_eq!(retained.matching("d/+").len(), 0);
+    }
+
+    #[test]
+    fn a_full_store_makes_room_by_dropping_what_is_over() {
+        // A message expiry of 0 seconds.
+        let over = |i| Message::new(&format!("over/{i:02}"), b"1", 1, true, &[0x02, 0, 0, 0, 0]);
+        let retained = Retained::new((0..20).map(over).chain([Message::new("lasts", b"1", 1, true, &[])]), 21);
+        assert!(retained.has_room("new"));
+        while retained.len() > 1 {
+            let before = retained.len();
+            retained.held.lock().sweep();
+            retained.held.lock().sweep();
+            assert!(retained.len() < before, "two rounds of the sweep come by everything");
+        }
+        assert_eq!(retained.matching("#").len(), 1);
+    }
+
+    #[test]
+    fn a_full_store_takes_topics_that_it_holds_and_no_others() {
+        let retained = Retained::new([Message::new("a", b"1", 1, true, &[])], 1);
+        assert!(retained.has_room("a") && !retained.has_room("b"));
+        retained.set(&message("a", ""));
+        assert!(retained.has_room("b"));
     }
 }

@@ -15,57 +15,74 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn route(&self, message: &Arc<Message>, from: &str) -> usize {
         if message.retain {
             self.retained.set(message);
-            if message.payload.is_empty() && self.trie.is_empty() {
-                return 0;
-            }
         }
         let mut takers: Vec<(Arc<Session>, Queued)> = Vec::new();
         self.trie.matches(&message.topic, |entry| {
             if entry.options.no_local && *entry.client == *from {
                 return;
             }
-            let retain = message.retain && entry.options.retain_as_published;
-            let qos = message.qos.min(entry.options.qos);
-            // Overlapping subscriptions of one client become one message, with the highest QoS and all ids.
-            let shared = takers.iter_mut().find(|(session, _)| Arc::ptr_eq(session, &entry.subscriber));
-            if let Some((_, queued)) = shared {
-                queued.qos = queued.qos.max(qos);
-                queued.retain |= retain;
-                queued.subscription_ids.extend(entry.id);
-            } else {
-                let subscription_ids = entry.id.into_iter().collect();
-                let queued = Queued { message: Arc::clone(message), qos, retain, subscription_ids };
-                takers.push((Arc::clone(&entry.subscriber), queued));
-            }
+            let queued = Queued {
+                message: Arc::clone(message),
+                qos: message.qos.min(entry.options.qos),
+                retain: message.retain && entry.options.retain_as_published,
+                subscription_ids: entry.id.into_iter().collect(),
+            };
+            takers.push((Arc::clone(&entry.subscriber), queued));
         });
+        merge(&mut takers);
         let count = takers.len();
         for (session, queued) in takers {
-            self.push(&session, queued);
+            self.push(&session, queued, self.config.max_queued_messages);
         }
         count
     }
 
-    /// True when somebody subscribes to a topic.
-    pub(crate) fn has_takers(&self, topic: &str) -> bool {
-        let mut some = false;
-        self.trie.matches(topic, |_| some = true);
-        some
+    /// True when a message that asks to be kept is: false, and counted, when there are as many as may be.
+    pub(crate) fn keeps(&self, topic: &str, retain: bool) -> bool {
+        let keeps = retain && self.retained.has_room(topic);
+        if retain && !keeps {
+            self.count_dropped("retained_full");
+        }
+        keeps
     }
 
-    /// Sends what is retained for a filter to a new subscription.
+    /// Sends what is retained for a filter to a new subscription. The queue takes all of it: each is held once, however many wait
+    /// for it.
     pub(crate) fn send_retained(&self, session: &Session, filter: &str, options: Options, id: Option<u32>) {
+        let capacity = self.config.max_queued_messages + self.config.max_retained_messages;
         for message in self.retained.matching(filter) {
             let qos = message.qos.min(options.qos);
-            self.push(session, Queued { message, qos, retain: true, subscription_ids: id.into_iter().collect() });
+            let queued = Queued { message, qos, retain: true, subscription_ids: id.into_iter().collect() };
+            self.push(session, queued, capacity);
         }
     }
 
-    fn push(&self, session: &Session, queued: Queued) {
-        let reason = match session.push(queued, self.config.max_queued_messages) {
-            Push::Queued => return,
-            Push::Full => "queue_full",
-            Push::Offline => "offline_qos0",
-        };
+    fn push(&self, session: &Session, queued: Queued, capacity: usize) {
+        match session.push(queued, capacity) {
+            Push::Queued | Push::Over => {}
+            Push::Full => self.count_dropped("queue_full"),
+            Push::Offline => self.count_dropped("offline_qos0"),
+        }
+    }
+
+    pub(crate) fn count_dropped(&self, reason: &'static str) {
         self.metrics.dropped.get_or_create(&Reason { reason }).inc();
     }
+}
+
+/// Makes overlapping subscriptions of one client one message, with the highest QoS and all ids.
+fn merge(takers: &mut Vec<(Arc<Session>, Queued)>) {
+    if takers.len() < 2 {
+        return;
+    }
+    takers.sort_by_key(|(session, _)| Arc::as_ptr(session).addr());
+    takers.dedup_by(|(session, later), (kept_session, kept)| {
+        let same = Arc::ptr_eq(session, kept_session);
+        if same {
+            kept.qos = kept.qos.max(later.qos);
+            kept.retain |= later.retain;
+            kept.subscription_ids.append(&mut later.subscription_ids);
+        }
+        same
+    });
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::Broker;
 use crate::inbox::Inbox;
-use crate::session::{Kick, Session, State};
+use crate::session::{Link, Session, State};
 
 /// All sessions.
 #[derive(Debug, Default)]
@@ -21,74 +21,51 @@ impl Sessions {
 }
 
 impl<I: Inbox> Broker<I> {
-    /// Makes connection `number` the owner of the client's session; who owned it before is told. With `clean` nothing of it is
-    /// kept. True when there was one to go on with.
+    /// Makes the connection behind `link` the owner of the client's session; who owned it before is told. With `clean` nothing of
+    /// it is kept. True when there was one to go on with.
     pub(crate) fn take_session(
         &self,
         client: &Arc<str>,
-        number: u64,
+        link: &Arc<Link>,
         clean: bool,
         expiry_secs: u32,
     ) -> (Arc<Session>, bool) {
         let mut sessions = self.sessions.0.lock();
-        let before = sessions.get(client).cloned();
-        let before = before.filter(|s| s.state.lock().expires.is_none_or(|at| at > Instant::now()));
-        if let Some(held) = &before
-            && held.state.lock().owner != 0
-        {
-            held.kick(Kick::TakenOver);
-        }
-        let present = !clean && before.is_some();
-        let session = Arc::new(Session::new(Arc::clone(client)));
-        if let Some(held) = before {
-            // The old connection keeps the old object, whose owner it stays until it ends; all that is to be kept moves.
-            let mut old = held.state.lock();
-            let filters: Vec<String> = old.subscriptions.keys().cloned().collect();
-            if clean {
-                filters.iter().for_each(|f| drop_subscription(self, f, client));
-            } else {
-                let mut new = session.state.lock();
-                *new = State {
-                    queue: std::mem::take(&mut old.queue),
-                    in_flight: std::mem::take(&mut old.in_flight),
-                    last_id: old.last_id,
-                    unreleased: std::mem::take(&mut old.unreleased),
-                    subscriptions: std::mem::take(&mut old.subscriptions),
-                    ..State::default()
-                };
-                drop(new);
-                for filter in &filters {
-                    self.trie.replace(filter, client, &session);
-                }
+        if let Some(held) = sessions.get(client) {
+            let mut state = held.state();
+            if let Some(owner) = state.link.take() {
+                owner.signal(Link::TAKEN_OVER);
             }
-            old.subscriptions.clear();
+            if clean || state.expires.is_some_and(|at| at <= Instant::now()) {
+                self.end_session(&mut state, client);
+            } else {
+                state.link = Some(Arc::clone(link));
+                state.expiry_secs = expiry_secs;
+                state.expires = None;
+                state.on_the_wire = 0;
+                if let Some(will) = state.will.take() {
+                    // It may have been published this very moment.
+                    will.send(()).ok();
+                }
+                drop(state);
+                return (Arc::clone(held), true);
+            }
         }
-        {
-            let mut state = session.state.lock();
-            state.owner = number;
-            state.expiry_secs = expiry_secs;
-        }
+        let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs));
         sessions.insert(Arc::clone(client), Arc::clone(&session));
         self.metrics.sessions.set(sessions.len() as i64);
-        (session, present)
+        (session, false)
     }
 
-    /// Connection `number` has ended: its session waits for the next, or goes.
-    pub(crate) fn leave_session(&self, session: &Arc<Session>, number: u64) {
+    /// The connection behind `link` has ended: its session waits for the next, or goes.
+    pub(crate) fn leave_session(&self, session: &Session, link: &Arc<Link>) {
         let mut sessions = self.sessions.0.lock();
-        let current = sessions.get(&session.client).is_some_and(|s| Arc::ptr_eq(s, session));
-        let mut state = session.state.lock();
-        if !current || state.owner != number {
-            return;
-        }
-        state.owner = 0;
-        state.waker = None;
+        let Some(mut state) = session.owned_by(link) else { return };
+        state.link = None;
         if state.expiry_secs == 0 {
-            state.subscriptions.keys().for_each(|f| drop_subscription(self, f, &session.client));
-            drop(state);
+            self.end_session(&mut state, &session.client);
             sessions.remove(&session.client);
         } else {
-            // Messages in flight are sent again, first.
             state.expires = Instant::now().checked_add(Duration::from_secs(u64::from(state.expiry_secs)));
         }
         self.metrics.sessions.set(sessions.len() as i64);
@@ -99,26 +76,19 @@ impl<I: Inbox> Broker<I> {
         let now = Instant::now();
         let mut sessions = self.sessions.0.lock();
         sessions.retain(|client, session| {
-            let state = session.state.lock();
-            let over = state.owner == 0 && state.expires.is_some_and(|at| at <= now);
+            let mut state = session.state();
+            let over = state.link.is_none() && state.expires.is_some_and(|at| at <= now);
             if over {
-                state.subscriptions.keys().for_each(|f| drop_subscription(self, f, client));
+                self.end_session(&mut state, client);
             }
             !over
         });
         self.metrics.sessions.set(sessions.len() as i64);
     }
 
-    /// True when the client has a connection other than `number`.
-    pub(crate) fn is_back(&self, client: &str, number: u64) -> bool {
-        self.sessions.0.lock().get(client).is_some_and(|s| {
-            let owner = s.state.lock().owner;
-            owner != 0 && owner != number
-        })
+    fn end_session(&self, state: &mut State, client: &str) {
+        for filter in state.end() {
+            self.trie.remove(&filter, client);
+        }
     }
-}
-
-fn drop_subscription<I: Inbox>(broker: &Broker<I>, filter: &str, client: &str) {
-    // One that is gone already is what was wanted.
-    broker.trie.remove(filter, client);
 }

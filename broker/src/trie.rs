@@ -1,5 +1,10 @@
 //! Subscriptions by topic filter: matching costs O(levels), not O(filters).
+//!
+//! The tree is walked by recursion, so its depth is bounded: [`crate::codec::subscribe`] refuses filters of more than
+//! [`MAX_LEVELS`] levels. A topic may be longer, the walk ends where the tree does.
 
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,6 +12,9 @@ use hashbrown::HashMap;
 use parking_lot::RwLock;
 
 use crate::codec::subscribe::Options;
+
+/// Levels that a filter may have.
+pub const MAX_LEVELS: usize = 128;
 
 /// One subscription of a subscriber.
 #[derive(Debug, Clone)]
@@ -26,25 +34,72 @@ pub struct Entry<S> {
 pub struct Trie<S> {
     root: RwLock<Node<S>>,
     count: AtomicUsize,
-    turn: AtomicUsize,
 }
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 #[derive(Debug)]
 struct Node<S> {
-    children: HashMap<Box<str>, Node<S>, foldhash::fast::RandomState>,
-    here: Vec<Entry<S>>,
-    shared: Vec<(Box<str>, Vec<Entry<S>>)>,
+    children: Map<Box<str>, Node<S>>,
+    /// By client id: a whole fleet may subscribe to one filter.
+    here: Map<Arc<str>, Entry<S>>,
+    shared: Vec<Group<S>>,
+}
+
+/// The members of a `$share` group on one filter.
+#[derive(Debug)]
+struct Group<S> {
+    name: Box<str>,
+    members: Vec<Entry<S>>,
+    turn: AtomicUsize,
+}
+
+impl<S> Group<S> {
+    /// The member whose turn it is.
+    fn next(&self) -> Option<&Entry<S>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.members.get(turn % self.members.len().max(1))
+    }
+}
+
+impl<S> Node<S> {
+    fn is_empty(&self) -> bool {
+        self.here.is_empty() && self.shared.is_empty() && self.children.is_empty()
+    }
+
+    /// The group of this name, made when it is new.
+    fn group(&mut self, name: &str) -> &mut Group<S> {
+        let at = self.shared.iter().position(|g| *g.name == *name).unwrap_or_else(|| {
+            self.shared.push(Group { name: name.into(), members: Vec::new(), turn: AtomicUsize::new(0) });
+            self.shared.len() - 1
+        });
+        &mut self.shared[at]
+    }
+
+    /// Removes a client's entry. True when it was there.
+    fn take(&mut self, group: Option<&str>, client: &str) -> bool {
+        let Some(name) = group else { return self.here.remove(client).is_some() };
+        let Some(at) = self.shared.iter().position(|g| *g.name == *name) else { return false };
+        let members = &mut self.shared[at].members;
+        let before = members.len();
+        members.retain(|e| *e.client != *client);
+        let gone = members.len() < before;
+        if members.is_empty() {
+            self.shared.swap_remove(at);
+        }
+        gone
+    }
 }
 
 impl<S> Default for Node<S> {
     fn default() -> Self {
-        Self { children: HashMap::default(), here: Vec::new(), shared: Vec::new() }
+        Self { children: HashMap::default(), here: HashMap::default(), shared: Vec::new() }
     }
 }
 
 impl<S> Default for Trie<S> {
     fn default() -> Self {
-        Self { root: RwLock::default(), count: AtomicUsize::new(0), turn: AtomicUsize::new(0) }
+        Self { root: RwLock::default(), count: AtomicUsize::new(0) }
     }
 }
 
@@ -67,31 +122,36 @@ impl<S: Clone> Trie<S> {
         self.len() == 0
     }
 
-    /// Adds a subscription, or replaces the one of the same client and filter. True when it is new.
+    /// Adds a subscription, or replaces the one of the same client and filter. True when it is new. The filter is a checked one
+    /// of at most [`MAX_LEVELS`] levels.
     pub fn insert(&self, filter: &str, entry: Entry<S>) -> bool {
         let (group, levels) = split(filter);
+        debug_assert!(levels.split('/').count() <= MAX_LEVELS, "the codec refuses deeper filters");
         let mut root = self.root.write();
         let mut node = &mut *root;
         for level in levels.split('/') {
             node = node.children.entry(level.into()).or_default();
         }
-        let list = match group {
-            None => &mut node.here,
-            Some(group) => {
-                let at = node.shared.iter().position(|(g, _)| **g == *group).unwrap_or_else(|| {
-                    node.shared.push((group.into(), Vec::new()));
-                    node.shared.len() - 1
-                });
-                &mut node.shared[at].1
+        let new = match group {
+            None => node.here.insert(Arc::clone(&entry.client), entry).is_none(),
+            Some(name) => {
+                let members = &mut node.group(name).members;
+                match members.iter_mut().find(|e| e.client == entry.client) {
+                    Some(held) => {
+                        *held = entry;
+                        false
+                    }
+                    None => {
+                        members.push(entry);
+                        true
+                    }
+                }
             }
         };
-        if let Some(held) = list.iter_mut().find(|e| e.client == entry.client) {
-            *held = entry;
-            return false;
+        if new {
+            self.count.fetch_add(1, Ordering::Relaxed);
         }
-        list.push(entry);
-        self.count.fetch_add(1, Ordering::Relaxed);
-        true
+        new
     }
 
     /// Removes a subscription. True when it was there.
@@ -115,11 +175,16 @@ impl<S: Clone> Trie<S> {
                 None => return,
             }
         }
-        let lists = match group {
-            None => std::slice::from_mut(&mut node.here).iter_mut().collect::<Vec<_>>(),
-            Some(group) => node.shared.iter_mut().filter(|(g, _)| **g == *group).map(|(_, list)| list).collect(),
+        let held = match group {
+            None => node.here.get_mut(client),
+            Some(name) => node
+                .shared
+                .iter_mut()
+                .filter(|g| *g.name == *name)
+                .flat_map(|g| &mut g.members)
+                .find(|e| *e.client == *client),
         };
-        for entry in lists.into_iter().flatten().filter(|e| *e.client == *client) {
+        if let Some(entry) = held {
             entry.subscriber = subscriber.clone();
         }
     }
@@ -130,42 +195,59 @@ impl<S: Clone> Trie<S> {
             return;
         }
         let root = self.root.read();
-        let mut visit = |node: &Node<S>| {
-            node.here.iter().for_each(&mut found);
-            for (_, members) in &node.shared {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                if let Some(member) = members.get(turn % members.len().max(1)) {
-                    found(member);
-                }
+        let ControlFlow::<Infallible>::Continue(()) = walk(&root, topic, topic.starts_with('$'), &mut |node| {
+            node.here.values().for_each(&mut found);
+            node.shared.iter().filter_map(Group::next).for_each(&mut found);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// True when a subscription takes `topic`. No group's turn passes, and the first one found is enough.
+    pub fn any(&self, topic: &str) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let root = self.root.read();
+        let found = walk(&root, topic, topic.starts_with('$'), &mut |node| {
+            if node.here.is_empty() && node.shared.is_empty() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
             }
-        };
-        walk(&root, topic, true, topic.starts_with('$'), &mut visit);
+        });
+        found.is_break()
     }
 }
 
-/// Walks all branches that take the rest of a topic. A `$` topic is not taken by a wildcard in the first level.
-fn walk<S>(node: &Node<S>, rest: &str, first: bool, dollar: bool, visit: &mut impl FnMut(&Node<S>)) {
-    let wildcards = !(first && dollar);
-    if wildcards && let Some(all) = node.children.get("#") {
-        visit(all);
+/// Visits every node whose filter takes the rest of a topic, until `visit` breaks off. `top` is true for the first level of a
+/// `$` topic, which no wildcard takes.
+fn walk<S, B>(
+    node: &Node<S>,
+    rest: &str,
+    top: bool,
+    visit: &mut impl FnMut(&Node<S>) -> ControlFlow<B>,
+) -> ControlFlow<B> {
+    if !top && let Some(all) = node.children.get("#") {
+        visit(all)?;
     }
     let (level, tail) = match rest.split_once('/') {
         Some((level, tail)) => (level, Some(tail)),
         None => (rest, None),
     };
-    let one = if wildcards { node.children.get("+") } else { None };
+    let one = if top { None } else { node.children.get("+") };
     for child in [node.children.get(level), one].into_iter().flatten() {
         match tail {
-            Some(tail) => walk(child, tail, false, dollar, visit),
+            Some(tail) => walk(child, tail, false, visit)?,
             None => {
-                visit(child);
+                visit(child)?;
                 // `a/#` takes `a` too.
                 if let Some(all) = child.children.get("#") {
-                    visit(all);
+                    visit(all)?;
                 }
             }
         }
     }
+    ControlFlow::Continue(())
 }
 
 fn remove<'a, S>(
@@ -174,24 +256,10 @@ fn remove<'a, S>(
     group: Option<&str>,
     client: &str,
 ) -> bool {
-    let Some(level) = levels.next() else {
-        let take = |list: &mut Vec<Entry<S>>| {
-            let before = list.len();
-            list.retain(|e| *e.client != *client);
-            list.len() < before
-        };
-        return match group {
-            None => take(&mut node.here),
-            Some(group) => {
-                let gone = node.shared.iter_mut().filter(|(g, _)| **g == *group).any(|(_, list)| take(list));
-                node.shared.retain(|(_, list)| !list.is_empty());
-                gone
-            }
-        };
-    };
+    let Some(level) = levels.next() else { return node.take(group, client) };
     let Some(child) = node.children.get_mut(level) else { return false };
     let gone = remove(child, levels, group, client);
-    if child.here.is_empty() && child.shared.is_empty() && child.children.is_empty() {
+    if child.is_empty() {
         node.children.remove(level);
     }
     gone
@@ -227,6 +295,34 @@ mod tests {
         assert!(trie.is_empty() && trie.root.read().children.is_empty());
     }
 
+    #[test]
+    fn asking_whether_somebody_subscribes_takes_nobodys_turn() {
+        let trie = Trie::default();
+        for client in ["a", "b"] {
+            trie.insert("$share/g/x", entry(client));
+        }
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            assert!(trie.any("x") && !trie.any("y"));
+            seen.extend(found(&trie, "x"));
+        }
+        assert_eq!(seen, ["a", "b"]);
+    }
+
+    #[test]
+    fn the_deepest_filter_taken_fits_a_small_stack() {
+        let filter = vec!["+"; MAX_LEVELS].join("/");
+        let topic = vec!["x"; 30_000].join("/");
+        let worker = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
+            let trie = Trie::default();
+            trie.insert(&filter, entry("a"));
+            trie.matches(&topic, |_| panic!("longer than the filter"));
+            assert!(trie.remove(&filter, "a"));
+            trie.insert(&filter, entry("a"));
+        });
+        worker.unwrap().join().unwrap();
+    }
+
     fn level() -> impl Strategy<Value = String> {
         prop_oneof!["[ab]", Just(String::new()), Just("$s".to_owned())]
     }
@@ -250,13 +346,19 @@ mod tests {
             for (i, filter) in filters.iter().enumerate() {
                 trie.insert(filter, entry(&i.to_string()));
             }
-            let wanted: Vec<String> = filters
+            let mut wanted: Vec<String> = filters
                 .iter()
                 .enumerate()
                 .filter(|(_, f)| model::topic::matches(f, &topic))
                 .map(|(i, _)| i.to_string())
                 .collect();
+            wanted.sort();
+            prop_assert_eq!(trie.any(&topic), !wanted.is_empty());
             prop_assert_eq!(found(&trie, &topic), wanted);
+            for (i, filter) in filters.iter().enumerate() {
+                prop_assert!(trie.remove(filter, &i.to_string()));
+            }
+            prop_assert!(trie.is_empty() && trie.root.read().is_empty());
         }
     }
 }

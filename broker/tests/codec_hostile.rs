@@ -13,7 +13,7 @@ fn entry(client: &str) -> Entry<()> {
 /// A SUBSCRIBE body for one filter.
 fn subscribe_body(filter: &str) -> Vec<u8> {
     let mut body = vec![0, 1];
-    body.extend_from_slice(&u16::try_from(filter.len()).unwrap().to_be_bytes());
+    body.extend_from_slice(&u16::try_from(filter.len()).expect("a filter of at most 64 KiB").to_be_bytes());
     body.extend_from_slice(filter.as_bytes());
     body.push(1);
     body

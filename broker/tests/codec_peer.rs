@@ -6,7 +6,7 @@ use rumqttd::protocol::{self as peer, Protocol, v4::V4, v5::V5};
 use weir_broker::codec::{self, Version, acks, connect, encode, publish, reason, subscribe};
 
 fn body(bytes: &[u8]) -> (codec::Framing, &[u8]) {
-    let found = codec::framing(bytes, 1 << 20).unwrap().unwrap();
+    let found = codec::framing(bytes, 1 << 20).expect("a length").expect("a whole header");
     assert_eq!(found.total_bytes, bytes.len());
     (found, &bytes[found.header_bytes..])
 }
@@ -14,8 +14,8 @@ fn body(bytes: &[u8]) -> (codec::Framing, &[u8]) {
 fn written(packet: peer::Packet, version: Version) -> Vec<u8> {
     let mut out = BytesMut::new();
     match version {
-        Version::V4 => V4.write(packet, &mut out).unwrap(),
-        Version::V5 => V5.write(packet, &mut out).unwrap(),
+        Version::V4 => V4.write(packet, &mut out).expect("the peer writes it"),
+        Version::V5 => V5.write(packet, &mut out).expect("the peer writes it"),
     };
     out.to_vec()
 }
@@ -23,8 +23,8 @@ fn written(packet: peer::Packet, version: Version) -> Vec<u8> {
 fn read(bytes: &[u8], version: Version) -> peer::Packet {
     let mut stream = BytesMut::from(bytes);
     match version {
-        Version::V4 => V4.read_mut(&mut stream, 1 << 20).unwrap(),
-        Version::V5 => V5.read_mut(&mut stream, 1 << 20).unwrap(),
+        Version::V4 => V4.read_mut(&mut stream, 1 << 20).expect("the peer reads it"),
+        Version::V5 => V5.read_mut(&mut stream, 1 << 20).expect("the peer reads it"),
     }
 }
 

@@ -3,7 +3,9 @@
 //! While the writer is in one append, everyone's records collect in the open batch; the next append takes all of them.
 //! A lone submit on an idle log is written at once. Nothing waits for a timer.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{Frame, FrameBuilder, Staged};
+use crate::frame::{Frame, FrameBuilder, MAX_BODY_BYTES, Staged};
 use crate::metrics::Metrics;
 use crate::recent::Recent;
 
@@ -24,11 +26,20 @@ pub struct Ticket(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchConfig {
-    /// Records in one frame at most.
+    /// Records in one frame at most; 32,768 whatever is said here.
     pub max_records: u32,
-    /// Bytes that may wait for the writer: beyond it producers wait.
+    /// Bytes that may wait for the writer, beyond which producers wait; and of one frame. 16 MiB whatever is said here.
     pub max_bytes: usize,
 }
+
+impl BatchConfig {
+    /// Within these limits every frame can be read, with the longest device ids, too.
+    fn limited(self) -> Self {
+        Self { max_records: self.max_records.clamp(1, 32_768), max_bytes: self.max_bytes.clamp(1, 16 << 20) }
+    }
+}
+
+const _: () = assert!((16 << 20) + 32_768 * FrameBuilder::DEVICE_BYTES + (1 << 10) < MAX_BODY_BYTES);
 
 impl Default for BatchConfig {
     fn default() -> Self {
@@ -49,7 +60,7 @@ pub enum SubmitError {
 
 /// What a form of the log does with a batch. Runs on the writer thread and may block.
 pub trait Append: Send {
-    /// Makes a frame of everything in `builder` and stores it. Durable when it returns.
+    /// Makes a frame of everything in `builder` and stores it. Durable when it returns, and the builder empty.
     ///
     /// # Errors
     /// [`AppendError`]; after `Full` it is called again with the same builder until it succeeds.
@@ -126,7 +137,8 @@ struct State {
     open: FrameBuilder,
     ticket: u64,
     waiting: Vec<Waker>,
-    for_room: Vec<Waker>,
+    /// By task, so that one that asks again and again is kept once.
+    for_room: HashMap<(usize, usize), Waker>,
     closing: bool,
     /// The writer sleeps: the next submit must wake it.
     idle: bool,
@@ -149,19 +161,20 @@ impl Batcher {
                 open: FrameBuilder::default(),
                 ticket: 1,
                 waiting: Vec::new(),
-                for_room: Vec::new(),
+                for_room: HashMap::new(),
                 closing: false,
                 idle: false,
             }),
             work: Condvar::new(),
             durable: AtomicU64::new(0),
             failed: std::sync::OnceLock::new(),
-            config,
+            config: config.limited(),
             metrics,
         });
         let writer = Arc::clone(&shared);
-        let thread =
-            std::thread::Builder::new().name("log-writer".into()).spawn(move || Writer::new(writer, form).run())?;
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || Writer::new(writer, form).run_to_the_end())?;
         let writer = Arc::new(Handle { shared: Arc::clone(&shared), thread: Mutex::new(Some(thread)) });
         Ok(Self { shared, writer })
     }
@@ -180,12 +193,15 @@ impl Batcher {
         }
         let full = state.open.bytes() + staged.bytes() > self.shared.config.max_bytes;
         if full && !state.open.is_empty() {
-            state.for_room.push(waker.clone());
+            let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+            state.for_room.insert(task, waker.clone());
             self.shared.metrics.full.inc();
             return Err(SubmitError::Full);
         }
         state.open.absorb(staged);
-        state.waiting.push(waker.clone());
+        if state.waiting.last().is_none_or(|last| !last.will_wake(waker)) {
+            state.waiting.push(waker.clone());
+        }
         let ticket = Ticket(state.ticket);
         let wake = std::mem::take(&mut state.idle);
         drop(state);
@@ -217,41 +233,47 @@ struct Writer<A> {
     form: A,
     recent: Recent,
     spare: FrameBuilder,
+    /// Who waits for the batch in hand.
+    waiting: Vec<Waker>,
 }
 
 impl<A: Append> Writer<A> {
     fn new(shared: Arc<Shared>, form: A) -> Self {
-        Self { shared, form, recent: Recent::default(), spare: FrameBuilder::default() }
+        Self { shared, form, recent: Recent::default(), spare: FrameBuilder::default(), waiting: Vec::new() }
     }
 
-    fn run(mut self) {
-        while let Some((mut batch, ticket, waiting)) = self.next() {
-            let result = self.commit(&mut batch);
-            match result {
-                Ok(()) => self.shared.durable.store(ticket, Ordering::Release),
-                Err(reason) => self.fail(&reason),
-            }
-            self.spare = batch;
-            waiting.into_iter().for_each(Waker::wake);
-            if self.shared.failed.get().is_some() {
-                break;
-            }
-        }
-        if self.shared.failed.get().is_none()
-            && let Err(error) = self.form.close()
-        {
-            tracing::warn!("close the log: {error}");
+    /// Runs until closed or failed; a panic is a failure like any other, told to everybody who waits.
+    fn run_to_the_end(mut self) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run())) {
+            let what = panic.downcast_ref::<String>().map(String::as_str);
+            let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("of an unknown kind");
+            self.fail(&format!("the log's writer panicked: {what}"));
         }
         let mut state = self.shared.state.lock();
         state.closing = true;
-        let left = std::mem::take(&mut state.waiting).into_iter().chain(std::mem::take(&mut state.for_room));
-        let left: Vec<Waker> = left.collect();
+        let waiting = std::mem::take(&mut state.waiting);
+        let for_room = std::mem::take(&mut state.for_room);
         drop(state);
-        left.into_iter().for_each(Waker::wake);
+        self.waiting.into_iter().chain(waiting).chain(for_room.into_values()).for_each(Waker::wake);
+    }
+
+    fn run(&mut self) {
+        while let Some((mut batch, ticket)) = self.next() {
+            if let Err(reason) = self.commit(&mut batch) {
+                self.fail(&reason);
+                return;
+            }
+            self.shared.durable.store(ticket, Ordering::Release);
+            self.waiting.drain(..).for_each(Waker::wake);
+            self.spare = batch;
+        }
+        if let Err(error) = self.form.close() {
+            tracing::warn!("close the log: {error}");
+        }
     }
 
     /// Waits for records and takes the open batch; none when closed.
-    fn next(&mut self) -> Option<(FrameBuilder, u64, Vec<Waker>)> {
+    fn next(&mut self) -> Option<(FrameBuilder, u64)> {
         let mut state = self.shared.state.lock();
         while state.open.is_empty() {
             if state.closing {
@@ -264,28 +286,39 @@ impl<A: Append> Writer<A> {
         let batch = std::mem::replace(&mut state.open, std::mem::take(&mut self.spare));
         let ticket = state.ticket;
         state.ticket += 1;
-        let waiting = std::mem::take(&mut state.waiting);
+        // Both keep their memory.
+        std::mem::swap(&mut self.waiting, &mut state.waiting);
         let for_room = std::mem::take(&mut state.for_room);
         drop(state);
-        for_room.into_iter().for_each(Waker::wake);
-        Some((batch, ticket, waiting))
+        for_room.into_values().for_each(Waker::wake);
+        Some((batch, ticket))
     }
 
-    /// Drops what was stored before, then appends, waiting for space as long as it takes.
+    /// Drops what was stored before, then appends the rest: one frame, or several when it is large.
     fn commit(&mut self, batch: &mut FrameBuilder) -> Result<(), String> {
         if batch.has_resent() {
             let form = &self.form;
             let dropped = self.recent.drop_known(batch, || form.recent());
             self.shared.metrics.duplicates.inc_by(u64::from(dropped));
         }
-        if batch.is_empty() {
-            return Ok(());
+        let BatchConfig { max_records, max_bytes } = self.shared.config;
+        while !batch.is_empty() {
+            if batch.count() <= max_records && batch.bytes() <= max_bytes {
+                self.append(batch)?;
+            } else {
+                self.append(&mut batch.take_front(max_records, max_bytes))?;
+            }
         }
+        Ok(())
+    }
+
+    /// One frame, waiting for space as long as it takes.
+    fn append(&mut self, part: &mut FrameBuilder) -> Result<(), String> {
         let mut pause = Duration::from_millis(20);
         let mut blocked = false;
         loop {
             let begun = std::time::Instant::now();
-            match self.form.append(batch) {
+            match self.form.append(part) {
                 Ok(frame) => {
                     self.shared.metrics.appended(&frame, begun.elapsed());
                     self.recent.add(&frame);

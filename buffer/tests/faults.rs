@@ -1,5 +1,7 @@
 //! A disk that fails, and images of a log that were damaged.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
+
 mod common;
 
 use std::fs::File;
@@ -155,7 +157,7 @@ async fn all_or_loud(dir: &Path, wanted: &[i64], what: &str) -> bool {
             batcher.close();
             false
         }
-        Err(error @ OpenError::Damaged { .. }) => {
+        Err(error @ (OpenError::Damaged { .. } | OpenError::Version { .. })) => {
             let text = error.to_string();
             assert!(text.contains(dir.to_str().unwrap()) && text.contains("byte"), "{what}: {text}");
             true
@@ -267,18 +269,110 @@ async fn an_append_that_did_not_finish_is_cut_whatever_part_of_it_was_written() 
     }
 }
 
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    files(dir).into_iter().filter(|p| p.extension().is_some_and(|e| e == "seg")).collect()
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
 #[tokio::test]
 async fn repair_keeps_what_is_whole_before_the_damage() {
     let dir = tempfile::tempdir().unwrap();
     image(dir.path());
-    let segment = files(dir.path()).into_iter().filter(|p| p.extension().is_some_and(|e| e == "seg")).nth(1).unwrap();
-    let mut bytes = std::fs::read(&segment).unwrap();
-    bytes[100] ^= 1;
-    std::fs::write(&segment, bytes).unwrap();
+    let before = log_id(dir.path());
+    flip(&segments(dir.path())[1], 100);
     assert!(EmbeddedLog::open(config(dir.path()), Arc::default()).is_err());
     let report = repair(dir.path()).unwrap();
     assert!(report.end > 0 && report.cut_records > 0 && !report.kept.is_empty(), "{report:?}");
+    assert_eq!(report.lost, Some(report.end..300));
     let (log, batcher) = EmbeddedLog::open(config(dir.path()), Arc::default()).unwrap();
     assert_eq!(all(&*log).await, (0..report.end.cast_signed()).collect::<Vec<_>>());
+    assert_ne!(log.id(), before, "offsets that are given again must not look like the old ones");
+    assert_eq!(report.new_id.as_deref(), Some(log.id()));
     append(&batcher, stage([1], false)).unwrap();
+}
+
+fn log_id(dir: &Path) -> String {
+    EmbeddedLog::open(config(dir), Arc::default()).unwrap().0.id().to_owned()
+}
+
+#[tokio::test]
+async fn repair_changes_nothing_in_a_log_that_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    image(dir.path());
+    let before: Vec<_> = files(dir.path()).iter().map(|p| (p.clone(), std::fs::read(p).unwrap())).collect();
+    let report = repair(dir.path()).unwrap();
+    assert!(report.end == 300 && report.lost.is_none() && report.kept.is_empty() && report.new_id.is_none());
+    let after: Vec<_> = files(dir.path()).iter().map(|p| (p.clone(), std::fs::read(p).unwrap())).collect();
+    assert!(before == after);
+}
+
+/// Whatever single region is damaged: after a repair the log opens, and what it holds is a beginning of what it held.
+#[tokio::test]
+async fn a_repaired_log_opens_whatever_was_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let original = dir.path().join("original");
+    let wanted = image(&original);
+    for file in files(&original) {
+        let name = file.file_name().unwrap();
+        let length = std::fs::read(&file).unwrap().len();
+        for at in (0..length).step_by(389.min(length / 3)) {
+            for cut in [false, true] {
+                let damaged = dir.path().join("damaged");
+                copy(&original, &damaged);
+                if cut {
+                    File::options().write(true).open(damaged.join(name)).unwrap().set_len(at as u64).unwrap();
+                } else {
+                    flip(&damaged.join(name), at);
+                }
+                if EmbeddedLog::open(config(&damaged), Arc::default()).is_err() {
+                    repair(&damaged).unwrap();
+                }
+                let (log, batcher) = EmbeddedLog::open(config(&damaged), Arc::default()).unwrap();
+                let end = usize::try_from(log.end()).unwrap();
+                assert_eq!(all(&*log).await, wanted[..end], "{name:?} at {at}");
+                drop((log, batcher));
+                std::fs::remove_dir_all(&damaged).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_frame_of_a_later_release_is_named_and_neither_skipped_nor_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    image(dir.path());
+    let segment = segments(dir.path()).pop().unwrap();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[4] = 2;
+    bytes[48..52].fill(7);
+    std::fs::write(&segment, &bytes).unwrap();
+    let error = EmbeddedLog::open(config(dir.path()), Arc::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Version { version: 2, .. }), "{error}");
+    assert!(matches!(repair(dir.path()), Err(OpenError::Version { version: 2, .. })));
+    assert_eq!(std::fs::read(&segment).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn what_was_damaged_while_the_log_was_open_is_noticed_when_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { ring_bytes: 0, ..config(dir.path()) };
+    let (log, batcher) = EmbeddedLog::open(config, Arc::default()).unwrap();
+    publish(&batcher, 100);
+    let segment = segments(dir.path()).remove(0);
+    flip(&segment, 600);
+    let error = log.read(1, 1).await.unwrap_err().to_string();
+    assert!(error.contains(segment.to_str().unwrap()) && error.contains("byte 512"), "{error}");
+}
+
+#[test]
+fn a_capacity_that_leaves_no_room_to_work_in_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { capacity_bytes: 12 << 10, ..config(dir.path()) };
+    let error = EmbeddedLog::open(config, Arc::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Capacity { least: 16_384, .. }), "{error}");
 }

@@ -6,16 +6,17 @@ use broker::inbox::Publish;
 use buffer::frame::{FrameBuilder, Record, Staged};
 use model::{Nanos, Reading};
 
-use crate::intake::{Door, Target};
+use crate::reader::{Outcome, Reader};
+use crate::rules::Rules;
 
 /// What a message becomes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MapOutcome {
-    /// No route takes the topic.
+    /// No route takes it.
     Plain,
     /// Readings; none when it holds no value.
     Readings(Vec<Reading>),
-    /// It cannot be read.
+    /// It cannot be read: why and where.
     Refused(String),
 }
 
@@ -34,9 +35,9 @@ pub struct Message<'a> {
     pub received: Nanos,
 }
 
-/// What the door would make of a message. Nothing is stored.
-pub fn map(door: &Door, message: &Message<'_>) -> MapOutcome {
-    let mut staged = match replay(door, message) {
+/// What these rules, or the rules of a [`crate::Door`], make of a message. Nothing is stored or counted.
+pub fn map(rules: &impl AsRef<Rules>, message: &Message<'_>) -> MapOutcome {
+    let mut staged = match replay(rules, message) {
         Err(outcome) => return outcome,
         Ok(staged) => staged,
     };
@@ -50,26 +51,25 @@ pub fn map(door: &Door, message: &Message<'_>) -> MapOutcome {
     MapOutcome::Readings(readings.collect())
 }
 
-/// Reads a message again with the present routes, with its first receive time. A reading that is in the log by now is recognised
-/// there.
+/// Reads a message again with the present rules, as received when it first was. Its records are marked as sent again and have
+/// the same identity every time, so that a second replay is recognised in the log.
 ///
 /// # Errors
-/// The outcome, when there is nothing to stage.
-pub fn replay(door: &Door, message: &Message<'_>) -> Result<Staged, MapOutcome> {
-    let mut intake = door.intake(&Arc::from(message.tenant), &Arc::from(message.client));
-    intake.at(message.received);
+/// The outcome, when there is nothing to stage: [`MapOutcome::Plain`], or [`MapOutcome::Refused`].
+pub fn replay(rules: &impl AsRef<Rules>, message: &Message<'_>) -> Result<Staged, MapOutcome> {
+    let mut reader = Reader::new(rules.as_ref(), &Arc::from(message.tenant), &Arc::from(message.client));
     let publish = Publish {
         topic: message.topic,
         payload: message.payload,
-        qos: 1,
+        qos: 0,
         dup: true,
         retain: false,
         packet_id: 0,
         properties: &[],
     };
-    let Target::Routed(routed) = intake.target(message.topic) else { return Err(MapOutcome::Plain) };
-    match intake.take(&publish, &routed, message.received) {
-        Ok(_) => Ok(std::mem::take(&mut intake.staged)),
-        Err(reason) => Err(MapOutcome::Refused(reason)),
+    match reader.read(&publish, message.received) {
+        Outcome::Plain => Err(MapOutcome::Plain),
+        Outcome::Staged(_) => Ok(std::mem::take(&mut reader.staged)),
+        Outcome::Refused(refusal) => Err(MapOutcome::Refused(refusal.reason)),
     }
 }

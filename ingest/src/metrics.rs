@@ -1,23 +1,57 @@
 //! What came in, by what became of it.
 
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use crate::decode::Class;
+
+type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
+
 /// Figures of the way from payloads to readings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
     /// Messages read.
     pub messages: Counter,
     /// Readings staged.
     pub readings: Counter,
+    /// Values of these readings.
+    pub values: Counter,
     /// Readings without a value.
     pub empty: Counter,
+    /// Values sent as null, as a number that is none, or as what their route cannot use.
+    pub nulls: Counter,
     /// Messages that could not be read.
     pub dead_letters: Counter,
     /// Messages that no route takes.
     pub plain: Counter,
     /// Readings whose device time lies too far ahead.
     pub clock_ahead: Counter,
+    /// Readings of a shape that their connection did not remember.
+    pub schema_misses: Counter,
+    refused: ByReason,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let refused = ByReason::default();
+        for class in Class::ALL {
+            // So that every reason is there from the start, at 0.
+            drop(refused.get_or_create(&[("reason", class.name())]));
+        }
+        Self {
+            messages: Counter::default(),
+            readings: Counter::default(),
+            values: Counter::default(),
+            empty: Counter::default(),
+            nulls: Counter::default(),
+            dead_letters: Counter::default(),
+            plain: Counter::default(),
+            clock_ahead: Counter::default(),
+            schema_misses: Counter::default(),
+            refused,
+        }
+    }
 }
 
 impl Metrics {
@@ -26,9 +60,57 @@ impl Metrics {
         let r = registry.sub_registry_with_prefix("weir_ingest");
         r.register("messages", "Telemetry messages read", self.messages.clone());
         r.register("readings", "Readings staged for the log", self.readings.clone());
+        r.register("values", "Values of readings staged for the log", self.values.clone());
         r.register("empty", "Readings that held no value", self.empty.clone());
+        r.register("nulls", "Values that were none", self.nulls.clone());
         r.register("dead_letters", "Messages that could not be read", self.dead_letters.clone());
+        r.register("refused", "Messages that could not be read, by reason", self.refused.clone());
         r.register("plain", "Messages that no route takes", self.plain.clone());
         r.register("clock_ahead", "Readings whose device time was too far ahead", self.clock_ahead.clone());
+        r.register("schema_misses", "Readings of a shape new to their connection", self.schema_misses.clone());
+    }
+
+    /// How many messages were refused for a reason of this kind.
+    pub fn refused(&self, class: Class) -> u64 {
+        self.refused.get_or_create(&[("reason", class.name())]).get()
+    }
+
+    pub(crate) fn refuse(&self, class: Class) {
+        self.dead_letters.inc();
+        self.refused.get_or_create(&[("reason", class.name())]).inc();
+    }
+}
+
+/// What one connection counted since its last turn.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) messages: u64,
+    pub(crate) readings: u64,
+    pub(crate) values: u64,
+    pub(crate) empty: u64,
+    pub(crate) nulls: u64,
+    pub(crate) plain: u64,
+    pub(crate) clock_ahead: u64,
+    pub(crate) schema_misses: u64,
+}
+
+impl Tally {
+    /// Adds it to the figures and begins anew.
+    pub(crate) fn flush(&mut self, metrics: &Metrics) {
+        let Self { messages, readings, values, empty, nulls, plain, clock_ahead, schema_misses } = std::mem::take(self);
+        for (counter, count) in [
+            (&metrics.messages, messages),
+            (&metrics.readings, readings),
+            (&metrics.values, values),
+            (&metrics.empty, empty),
+            (&metrics.nulls, nulls),
+            (&metrics.plain, plain),
+            (&metrics.clock_ahead, clock_ahead),
+            (&metrics.schema_misses, schema_misses),
+        ] {
+            if count > 0 {
+                counter.inc_by(count);
+            }
+        }
     }
 }

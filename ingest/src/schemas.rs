@@ -6,16 +6,16 @@ use hashbrown::HashSet;
 use model::Schema;
 use parking_lot::Mutex;
 
-/// Schemas shared by all connections; asked only when a reading differs from the one before.
+/// Schemas shared by all connections; asked only when a reading differs from the ones before.
 const SHARED: usize = 10_000;
 /// Schemas that one connection remembers.
-const OWN: usize = 8;
+const OWN: usize = 16;
 
 #[derive(Debug, Default)]
 pub(crate) struct Schemas(Mutex<HashSet<Arc<Schema>, foldhash::fast::RandomState>>);
 
 impl Schemas {
-    fn get(&self, schema: Schema) -> Arc<Schema> {
+    fn share(&self, schema: Schema) -> Arc<Schema> {
         let mut held = self.0.lock();
         if let Some(found) = held.get(&schema) {
             return Arc::clone(found);
@@ -30,18 +30,27 @@ impl Schemas {
     }
 }
 
-/// The schemas a connection used last, the newest at the end.
+/// The schemas a connection used last, the newest at the end. No name stands twice in any of them.
 #[derive(Debug, Default)]
 pub(crate) struct Cache(Vec<Arc<Schema>>);
 
 impl Cache {
-    /// The schema of these names. Allocates only for a shape that is not remembered.
-    pub(crate) fn find<'a>(&mut self, names: impl Iterator<Item = &'a str> + Clone, shared: &Schemas) -> Arc<Schema> {
-        let same = |schema: &Arc<Schema>| schema.names().iter().map(|n| &**n).eq(names.clone());
-        if let Some(at) = self.0.iter().rposition(same) {
-            return Arc::clone(&self.0[at]);
+    /// The remembered schema of these names.
+    pub(crate) fn get<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<Arc<Schema>> {
+        let same = |schema: &&Arc<Schema>| schema.names().iter().map(|n| &**n).eq(names.clone());
+        self.0.iter().rev().find(same).map(Arc::clone)
+    }
+
+    /// Remembers the schema of these names; none of them stands twice.
+    pub(crate) fn remember<'a>(
+        &mut self,
+        names: impl Iterator<Item = &'a str> + Clone,
+        shared: &Schemas,
+    ) -> Arc<Schema> {
+        if let Some(schema) = self.get(names.clone()) {
+            return schema;
         }
-        let schema = shared.get(Schema::new(names));
+        let schema = shared.share(Schema::new(names));
         if self.0.len() == OWN {
             self.0.remove(0);
         }

@@ -1,2 +1,48 @@
-//! placeholder
-fn main() {}
+//! The program `weir`: everything in one process, and the commands that ask it.
+//!
+//! Receives: the command line, the environment, a configuration file, signals.
+//! Promises: the end of any part outside of an ordered stop ends the process with a failure and names the part in its
+//! last log line; an ordered stop drains each part within its deadline; errors are one line that says what to do.
+//! Hands on: listeners to the broker and the services, stores to the flusher, one configuration to each of them.
+//! Never: decides what a reading is, when it is durable or how it is stored.
+
+mod cli;
+mod client;
+mod config;
+mod data_dir;
+mod doctor;
+mod http;
+mod logs;
+mod map;
+mod repair;
+mod run;
+mod supervise;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    match dispatch(arguments) {
+        Ok(code) => code,
+        Err(error) if client::output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when standard error is gone too.
+            drop(client::output::complain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
+    let command = arguments.command.unwrap_or(cli::Command::Run(arguments.run));
+    match command {
+        cli::Command::Run(options) => run::run(&options),
+        cli::Command::Config(options) => cli::config(&options).map(|()| ExitCode::SUCCESS),
+        cli::Command::Map(options) => map::run(&options),
+        cli::Command::Repair(options) => repair::run(&options),
+        cli::Command::Doctor(options) => doctor::run(&options),
+        cli::Command::Client(command) => client::run(command),
+    }
+}

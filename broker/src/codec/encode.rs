@@ -158,13 +158,13 @@ pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8],
     out.len() - begun
 }
 
-fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
+pub(super) fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.push(first);
     varint(out, body.len());
     out.extend_from_slice(body);
 }
 
-fn varint(out: &mut Vec<u8>, mut value: usize) {
+pub(super) fn varint(out: &mut Vec<u8>, mut value: usize) {
     while value >= 128 {
         out.push((value % 128) as u8 | 128);
         value /= 128;
@@ -181,14 +181,14 @@ fn varint_bytes(value: usize) -> usize {
     }
 }
 
-fn short_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn short_text(out: &mut Vec<u8>, text: &str) {
     // Names were checked when they came in; what we say ourselves is short.
     let length = u16::try_from(text.len()).expect("texts are shorter than 64 KiB");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-fn text_property(list: &mut Vec<u8>, id: u8, text: Option<&str>) {
+pub(super) fn text_property(list: &mut Vec<u8>, id: u8, text: Option<&str>) {
     if let Some(text) = text {
         list.push(id);
         short_text(list, text);

@@ -4,6 +4,7 @@
 //! out of this module keeps the rules of the standard that can be checked without knowing the session.
 
 pub mod acks;
+pub mod client;
 pub mod connect;
 pub mod encode;
 pub mod properties;

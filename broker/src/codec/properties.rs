@@ -19,14 +19,19 @@ pub mod id {
     pub const REQUEST_PROBLEM: u8 = 0x17;
     pub const WILL_DELAY: u8 = 0x18;
     pub const REQUEST_RESPONSE: u8 = 0x19;
+    pub const RESPONSE_INFORMATION: u8 = 0x1A;
     pub const SERVER_REFERENCE: u8 = 0x1C;
     pub const REASON_STRING: u8 = 0x1F;
     pub const RECEIVE_MAXIMUM: u8 = 0x21;
     pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
     pub const TOPIC_ALIAS: u8 = 0x23;
     pub const MAXIMUM_QOS: u8 = 0x24;
+    pub const RETAIN_AVAILABLE: u8 = 0x25;
     pub const USER: u8 = 0x26;
     pub const MAXIMUM_PACKET_SIZE: u8 = 0x27;
+    pub const WILDCARD_AVAILABLE: u8 = 0x28;
+    pub const SUBSCRIPTION_ID_AVAILABLE: u8 = 0x29;
+    pub const SHARED_AVAILABLE: u8 = 0x2A;
 }
 
 /// Where properties stand; each place allows its own.
@@ -38,7 +43,11 @@ pub enum Place {
     Will,
     /// PUBLISH from a client.
     Publish,
-    /// PUBACK, PUBREC, PUBREL, PUBCOMP.
+    /// PUBLISH from a server.
+    Delivery,
+    /// CONNACK.
+    Connack,
+    /// PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK.
     Answer,
     /// SUBSCRIBE.
     Subscribe,
@@ -46,6 +55,8 @@ pub enum Place {
     Unsubscribe,
     /// DISCONNECT from a client.
     Disconnect,
+    /// DISCONNECT from a server.
+    Dismissal,
     /// AUTH.
     Auth,
 }
@@ -86,17 +97,21 @@ pub(crate) fn read<'a>(reader: &mut Reader<'a>, place: Place) -> Result<&'a [u8]
         if !allowed(property.id, place) {
             return Err(DecodeError::protocol("a property is not allowed in this packet"));
         }
-        let repeats = property.id == id::USER;
+        let repeats = property.id == id::USER || (property.id == id::SUBSCRIPTION_ID && place == Place::Delivery);
         if seen & bit != 0 && !repeats {
             return Err(DecodeError::protocol("a property stands twice"));
         }
         seen |= bit;
         check(&property)?;
     }
+    let has = |id: u8| seen & (1 << id) != 0;
+    if has(id::AUTHENTICATION_DATA) && !has(id::AUTHENTICATION_METHOD) {
+        return Err(DecodeError::protocol("authentication data without an authentication method"));
+    }
     Ok(bytes)
 }
 
-/// The properties in bytes that [`read`] returned.
+/// The properties in bytes that were checked when their packet was read.
 pub fn iterate(bytes: &[u8]) -> impl Iterator<Item = Property<'_>> {
     let mut rest = Reader::new(bytes);
     std::iter::from_fn(move || if rest.is_empty() { None } else { next(&mut rest).ok() })
@@ -129,28 +144,42 @@ fn next<'a>(reader: &mut Reader<'a>) -> Result<Property<'a>, DecodeError> {
 fn allowed(property: u8, place: Place) -> bool {
     match property {
         id::PAYLOAD_FORMAT | id::MESSAGE_EXPIRY | id::CONTENT_TYPE | id::RESPONSE_TOPIC | id::CORRELATION_DATA => {
-            matches!(place, Place::Publish | Place::Will)
+            matches!(place, Place::Publish | Place::Delivery | Place::Will)
         }
-        id::SUBSCRIPTION_ID => place == Place::Subscribe,
-        id::SESSION_EXPIRY => matches!(place, Place::Connect | Place::Disconnect),
-        id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA => matches!(place, Place::Connect | Place::Auth),
-        id::REQUEST_PROBLEM
-        | id::REQUEST_RESPONSE
-        | id::RECEIVE_MAXIMUM
-        | id::TOPIC_ALIAS_MAXIMUM
-        | id::MAXIMUM_PACKET_SIZE => place == Place::Connect,
+        id::SUBSCRIPTION_ID => matches!(place, Place::Subscribe | Place::Delivery),
+        id::SESSION_EXPIRY => matches!(place, Place::Connect | Place::Connack | Place::Disconnect),
+        id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA => {
+            matches!(place, Place::Connect | Place::Connack | Place::Auth)
+        }
+        id::REQUEST_PROBLEM | id::REQUEST_RESPONSE => place == Place::Connect,
+        id::RECEIVE_MAXIMUM | id::TOPIC_ALIAS_MAXIMUM | id::MAXIMUM_PACKET_SIZE => {
+            matches!(place, Place::Connect | Place::Connack)
+        }
         id::WILL_DELAY => place == Place::Will,
-        id::REASON_STRING => matches!(place, Place::Answer | Place::Disconnect | Place::Auth),
-        id::TOPIC_ALIAS => place == Place::Publish,
+        id::REASON_STRING => {
+            matches!(place, Place::Connack | Place::Answer | Place::Disconnect | Place::Dismissal | Place::Auth)
+        }
+        id::SERVER_REFERENCE => matches!(place, Place::Connack | Place::Dismissal),
+        id::TOPIC_ALIAS => matches!(place, Place::Publish | Place::Delivery),
         id::USER => true,
-        // The others are a server's own.
-        _ => false,
+        // The others stand in CONNACK only.
+        _ => place == Place::Connack,
     }
 }
 
 fn check(property: &Property<'_>) -> Result<(), DecodeError> {
     let bad = match (property.id, property.value) {
-        (id::PAYLOAD_FORMAT | id::REQUEST_PROBLEM | id::REQUEST_RESPONSE, Value::Number(n)) => n > 1,
+        (
+            id::PAYLOAD_FORMAT
+            | id::REQUEST_PROBLEM
+            | id::REQUEST_RESPONSE
+            | id::MAXIMUM_QOS
+            | id::RETAIN_AVAILABLE
+            | id::WILDCARD_AVAILABLE
+            | id::SUBSCRIPTION_ID_AVAILABLE
+            | id::SHARED_AVAILABLE,
+            Value::Number(n),
+        ) => n > 1,
         (id::RECEIVE_MAXIMUM | id::MAXIMUM_PACKET_SIZE | id::SUBSCRIPTION_ID, Value::Number(n)) => n == 0,
         (id::RESPONSE_TOPIC, Value::Text(topic)) => model::topic::check_name(topic).is_err(),
         _ => false,

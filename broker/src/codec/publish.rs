@@ -29,6 +29,24 @@ pub struct Publish<'a> {
 /// # Errors
 /// [`DecodeError`].
 pub fn decode<'a>(framing: &Framing, body: &'a [u8], version: Version) -> Result<Publish<'a>, DecodeError> {
+    decode_at(framing, body, version, Place::Publish)
+}
+
+/// Reads the body of a PUBLISH from a server, which may carry subscription ids.
+pub(super) fn decode_delivery<'a>(
+    framing: &Framing,
+    body: &'a [u8],
+    version: Version,
+) -> Result<Publish<'a>, DecodeError> {
+    decode_at(framing, body, version, Place::Delivery)
+}
+
+fn decode_at<'a>(
+    framing: &Framing,
+    body: &'a [u8],
+    version: Version,
+    place: Place,
+) -> Result<Publish<'a>, DecodeError> {
     let flags = framing.flags();
     let (dup, qos, retain) = (flags & 8 != 0, flags >> 1 & 3, flags & 1 != 0);
     if qos == 3 {
@@ -40,7 +58,7 @@ pub fn decode<'a>(framing: &Framing, body: &'a [u8], version: Version) -> Result
     let mut reader = Reader::new(body);
     let topic = reader.text()?;
     let packet_id = if qos > 0 { reader.packet_id()? } else { 0 };
-    let own = if version == Version::V5 { properties::read(&mut reader, Place::Publish)? } else { &[] };
+    let own = if version == Version::V5 { properties::read(&mut reader, place)? } else { &[] };
     let alias = if own.is_empty() { None } else { properties::number(own, id::TOPIC_ALIAS) };
     let alias = alias.and_then(|n| u16::try_from(n).ok());
     if alias == Some(0) {

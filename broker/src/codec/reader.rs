@@ -44,6 +44,10 @@ impl<'a> Reader<'a> {
             let byte = self.u8()?;
             value |= u32::from(byte & 0x7F) << (7 * i);
             if byte & 0x80 == 0 {
+                // As few bytes as possible (MQTT 5.0, section 1.5.5).
+                if byte == 0 && i > 0 {
+                    return Err(DecodeError::malformed("variable length integer is longer than it has to be"));
+                }
                 return Ok(value);
             }
         }

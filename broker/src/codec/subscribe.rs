@@ -1,7 +1,8 @@
 //! SUBSCRIBE and UNSUBSCRIBE (sections 3.8 and 3.10).
 
 use super::properties::{self, Place, id};
-use super::{DecodeError, Reader, Version};
+use super::{DecodeError, Reader, Version, reason};
+use crate::trie::MAX_LEVELS;
 
 /// When retained messages are sent to a new subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,7 +36,7 @@ pub struct Subscribe {
     pub packet_id: u16,
     /// Sent along with each message.
     pub subscription_id: Option<u32>,
-    /// Filters, not yet checked: each is answered by itself.
+    /// Filters of at most [`MAX_LEVELS`] levels, otherwise not yet checked: each is answered by itself.
     pub filters: Vec<(String, Options)>,
 }
 
@@ -50,6 +51,12 @@ pub fn decode(body: &[u8], version: Version) -> Result<Subscribe, DecodeError> {
     let mut filters = Vec::new();
     while !reader.is_empty() {
         let filter = reader.text()?.to_owned();
+        if filter.split('/').count() > MAX_LEVELS {
+            return Err(DecodeError {
+                reason: reason::TOPIC_FILTER_INVALID,
+                what: "topic filter has more than 128 levels",
+            });
+        }
         let bits = reader.u8()?;
         let reserved = if version == Version::V5 { 0xC0 } else { 0xFC };
         let retain_handling = match bits >> 4 & 3 {

@@ -1,18 +1,30 @@
 //! Acknowledgements: in receipt order, each when its message is durable.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::Connection;
 use super::end::End;
-use crate::codec::{encode, packet_type, reason};
+use super::{Connection, Stream};
+use crate::codec::{Version, encode, packet_type, reason};
 use crate::inbox::{Inbox, Intake, Ticket};
 use crate::message::Message;
+use crate::session::Receipt;
+
+/// What a message waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// To be handed to the log.
+    Submit,
+    /// To be durable.
+    Ticket(Ticket),
+    /// For the connection that it came by first, which has ended: the client has sent this QoS 2 message again.
+    Elsewhere,
+}
 
 /// A message whose sender waits, or that has to be routed when it is durable.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// None until it was handed to the log.
-    pub(super) ticket: Option<Ticket>,
+    pub(super) wait: Wait,
     pub(super) packet_id: u16,
     pub(super) answer: Answer,
     /// Goes to subscribers once it is durable.
@@ -30,35 +42,68 @@ pub(super) enum Answer {
     Pubrec(u8),
 }
 
-impl<I: Inbox> Connection<I> {
+impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Answers everything that is durable. True when there was something.
     pub(super) fn answer(&mut self) -> Result<bool, End> {
         if self.pending.is_empty() {
             return Ok(false);
         }
         let durable = self.intake.durable().map_err(End::Failed)?;
+        let mut any = false;
         let mut count = 0;
         while let Some(front) = self.pending.front() {
-            if front.ticket.is_none_or(|ticket| ticket > durable) {
+            let due = match front.wait {
+                Wait::Submit => false,
+                Wait::Ticket(ticket) => ticket <= durable,
+                Wait::Elsewhere => self.is_stored_elsewhere(front.packet_id)?,
+            };
+            if !due {
                 break;
             }
             let due = self.pending.pop_front().expect("it was there");
-            let no_taker = match due.message {
-                Some(message) => self.broker.route(&message, &self.client.id) == 0,
-                None => false,
-            };
-            let (first, code) = match due.answer {
-                Answer::Nothing => continue,
-                Answer::Puback(code) => (packet_type::PUBACK << 4, code),
-                Answer::Pubrec(code) => (packet_type::PUBREC << 4, code),
-            };
-            let text = (code >= 0x80 && self.problem_information)
-                .then_some("the payload cannot be read; it is kept in the dead letters");
-            let code = if code == reason::NO_MATCHING_SUBSCRIBERS && !no_taker { reason::SUCCESS } else { code };
-            encode::answer(&mut self.out, self.version, first, due.packet_id, code, text);
-            count += 1;
+            any = true;
+            count += u64::from(self.settle_one(due));
         }
         self.broker.metrics.acknowledgements.inc_by(count);
-        Ok(count > 0)
+        if let Some((ticket, since)) = self.timed
+            && ticket <= durable
+        {
+            self.broker.metrics.acknowledgement_time.observe(Instant::now().duration_since(since).as_secs_f64());
+            self.timed = None;
+        }
+        Ok(any)
+    }
+
+    /// Routes and answers a message that is durable. True when there was an answer.
+    fn settle_one(&mut self, due: Pending) -> bool {
+        let takers = due.message.map_or(0, |message| self.broker.route(&message, &self.client.id));
+        let (first, code) = match due.answer {
+            Answer::Nothing => return false,
+            Answer::Puback(code) => (packet_type::PUBACK << 4, code),
+            Answer::Pubrec(code) => {
+                // A failed PUBREC ends the exchange in MQTT 5: no PUBREL follows. 3.1.1 does not know of it.
+                let keep = code < 0x80 || self.version == Version::V4;
+                self.session.settle(due.packet_id, self.number, keep, &self.link);
+                (packet_type::PUBREC << 4, code)
+            }
+        };
+        self.owed -= 1;
+        if self.gone {
+            return false;
+        }
+        let code = if code == reason::NO_MATCHING_SUBSCRIBERS && takers > 0 { reason::SUCCESS } else { code };
+        let text = (code >= 0x80 && self.problem_information)
+            .then_some("the payload cannot be read; it is kept in the dead letters");
+        encode::answer(&mut self.out, self.version, first, due.packet_id, code, text);
+        true
+    }
+
+    fn is_stored_elsewhere(&self, packet_id: u16) -> Result<bool, End> {
+        match self.state()?.unreleased.get(&packet_id) {
+            Some(Receipt::Stored) => Ok(true),
+            Some(Receipt::Staged(_)) => Ok(false),
+            // It came to nothing, and there is no copy: the client has to send it once more.
+            None => Err(End::Unstored),
+        }
     }
 }

@@ -1,52 +1,71 @@
 //! Messages to the subscriber.
 
-use super::{Connection, OUT_BYTES};
+use std::sync::Arc;
+
+use super::end::End;
+use super::{Connection, OUT_BYTES, Stream};
 use crate::codec::encode;
 use crate::inbox::Inbox;
-use crate::metrics::Reason;
-use crate::session::Queued;
+use crate::session::{Queued, State};
 
-impl<I: Inbox> Connection<I> {
-    /// Sends what waits, as far as the client's window and the socket allow. True when something was sent.
-    pub(super) fn deliver(&mut self) -> bool {
+impl<I: Inbox, S: Stream> Connection<I, S> {
+    /// Sends what waits, as far as the client's window and the socket allow; first, marked DUP, what an earlier connection did not
+    /// get acknowledged. True when something was sent.
+    pub(super) fn deliver(&mut self) -> Result<bool, End> {
         if self.draining {
-            return false;
+            return Ok(false);
         }
-        let session = std::sync::Arc::clone(&self.session);
-        let mut state = session.state.lock();
-        if state.owner != self.number {
-            return false;
-        }
+        let session = Arc::clone(&self.session);
+        let mut state = session.owned_by(&self.link).ok_or(End::TakenOver)?;
         let mut sent = 0;
         while self.out.len() - self.written < OUT_BYTES {
-            let window_is_full = state.in_flight.len() >= self.send_maximum;
-            match state.queue.front() {
-                Some(next) if next.qos == 0 || !window_is_full => {}
-                _ => break,
-            }
-            let queued = state.queue.pop_front().expect("it was there");
-            if queued.message.seconds_left() == Some(0) {
-                self.broker.metrics.dropped.get_or_create(&Reason { reason: "expired" }).inc();
-                continue;
-            }
-            let packet_id = if queued.qos > 0 { state.next_id() } else { 0 };
-            if self.send(&queued, packet_id, false) {
-                sent += 1;
-                if queued.qos > 0 {
-                    state.in_flight.push_back((packet_id, queued));
-                }
+            let went = if state.on_the_wire < state.in_flight.len() {
+                self.deliver_again(&mut state)
+            } else {
+                self.deliver_next(&mut state)
+            };
+            match went {
+                Some(went) => sent += u64::from(went),
+                None => break,
             }
         }
         self.broker.metrics.delivered.inc_by(sent);
-        sent > 0
+        Ok(sent > 0)
     }
 
-    /// Sends again what an earlier connection did not get acknowledged.
-    pub(super) fn deliver_again(&mut self) {
-        let again: Vec<_> = self.session.state.lock().in_flight.iter().cloned().collect();
-        for (packet_id, queued) in again {
-            self.send(&queued, packet_id, true);
+    /// None when nothing may be sent now; otherwise whether the client takes it.
+    fn deliver_again(&mut self, state: &mut State) -> Option<bool> {
+        if state.on_the_wire >= self.send_maximum {
+            return None;
         }
+        let (packet_id, queued) = &state.in_flight[state.on_the_wire];
+        let fits = self.send(queued, *packet_id, true);
+        if fits {
+            state.on_the_wire += 1;
+        } else {
+            state.in_flight.remove(state.on_the_wire);
+        }
+        Some(fits)
+    }
+
+    /// None when nothing may be sent now; otherwise whether it was sent.
+    fn deliver_next(&mut self, state: &mut State) -> Option<bool> {
+        let next = state.queue.front()?;
+        if next.qos > 0 && state.in_flight.len() >= self.send_maximum {
+            return None;
+        }
+        let queued = state.pop()?;
+        if queued.message.seconds_left() == Some(0) {
+            self.broker.count_dropped("expired");
+            return Some(false);
+        }
+        let packet_id = if queued.qos > 0 { state.next_id() } else { 0 };
+        let fits = self.send(&queued, packet_id, false);
+        if fits && queued.qos > 0 {
+            state.in_flight.push_back((packet_id, queued));
+            state.on_the_wire += 1;
+        }
+        Some(fits)
     }
 
     /// False when the client does not take packets that large.
@@ -66,18 +85,15 @@ impl<I: Inbox> Connection<I> {
         let fits = bytes <= self.maximum_packet_bytes;
         if !fits {
             self.out.truncate(begun);
-            self.broker.metrics.dropped.get_or_create(&Reason { reason: "too_large_for_client" }).inc();
+            self.broker.count_dropped("too_large_for_client");
         }
         fits
     }
 
     /// The client has a message at QoS 1.
-    pub(super) fn acknowledged(&mut self, packet_id: u16) {
-        let mut state = self.session.state.lock();
-        if let Some(at) = state.in_flight.iter().position(|(id, _)| *id == packet_id) {
-            state.in_flight.remove(at);
-        }
-        drop(state);
-        self.session.attend();
+    pub(super) fn acknowledged(&mut self, packet_id: u16) -> Result<(), End> {
+        self.state()?.acknowledged(packet_id);
+        self.link.remember(crate::session::Link::ATTENTION);
+        Ok(())
     }
 }

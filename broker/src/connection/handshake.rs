@@ -6,32 +6,39 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use super::Connection;
+use super::{Connection, IDLE, Stream};
 use crate::Broker;
 use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
 use crate::inbox::{Client, Inbox, Ticket};
+use crate::session::Link;
 
 /// Why a connection did not come about, as a metric label.
 type Refused = &'static str;
 
-/// Waits for CONNECT, answers it, and takes the session up. Returns the bytes that came behind it, too.
-pub(super) async fn open<I: Inbox>(
+/// Messages at QoS 1 that are sent to a client and not acknowledged by it, at most.
+const MAX_IN_FLIGHT: usize = 1024;
+/// How the body of an MQTT 5 CONNECT begins.
+const V5_BEGINS: &[u8] = b"\0\x04MQTT\x05";
+
+/// Waits for CONNECT and takes the session up. The answer stands first in what the connection has to write.
+pub(super) async fn open<I: Inbox, S: Stream>(
     broker: &Arc<Broker<I>>,
-    mut stream: TcpStream,
+    mut stream: S,
     peer: SocketAddr,
     full: bool,
-) -> Result<(Connection<I>, Vec<u8>), Refused> {
+) -> Result<Connection<I, S>, Refused> {
     let (connect, early) = match read_connect(&mut stream, broker.config.max_packet_bytes as usize).await? {
         Ok(read) => read,
-        Err(error) => {
+        Err(Malformed { error, v5 }) => {
             tracing::info!("refused a connection from {peer}: {}", error.what);
-            // Its version is not known: 3.1.1 has a code for a wrong version, and closes in silence otherwise.
-            if error.reason == reason::UNSUPPORTED_VERSION {
-                refuse(&mut stream, Version::V4, 1, "").await;
+            match error.reason {
+                _ if v5 => refuse(&mut stream, Version::V5, error.reason, error.what).await,
+                // 3.1.1 has a code for this one, and closes in silence otherwise.
+                reason::UNSUPPORTED_VERSION => refuse(&mut stream, Version::V4, 1, "").await,
+                _ => {}
             }
             return Err("malformed_connect");
         }
@@ -53,26 +60,34 @@ pub(super) async fn open<I: Inbox>(
     }
     let assigned = connect.client.is_empty().then(|| broker.make_client_id());
     let mut connection = broker.connect(stream, peer, connect, assigned.as_deref());
-    connection.deliver_again();
-    let out = std::mem::take(&mut connection.out);
-    connection.stream.write_all(&out).await.map_err(|_| "io")?;
-    Ok((connection, early))
+    connection.stalled = !early.is_empty();
+    connection.partial = early;
+    Ok(connection)
 }
 
-/// Reads until a whole CONNECT is there.
-async fn read_connect(
-    stream: &mut TcpStream,
+/// A CONNECT that is none; whether it is one of MQTT 5.
+struct Malformed {
+    error: DecodeError,
+    v5: bool,
+}
+
+/// Reads until a whole CONNECT is there; returns the bytes that came behind it, too.
+async fn read_connect<S: Stream>(
+    stream: &mut S,
     max_packet_bytes: usize,
-) -> Result<Result<(Connect, Vec<u8>), DecodeError>, Refused> {
+) -> Result<Result<(Connect, Vec<u8>), Malformed>, Refused> {
     let mut bytes = Vec::with_capacity(256);
     loop {
         match framing(&bytes, max_packet_bytes) {
-            Err(error) => return Ok(Err(error)),
+            Err(error) => return Ok(Err(Malformed { error, v5: false })),
             Ok(Some(found)) if found.first != packet_type::CONNECT << 4 => {
-                return Ok(Err(DecodeError { reason: reason::PROTOCOL_ERROR, what: "CONNECT has to come first" }));
+                let error = DecodeError { reason: reason::PROTOCOL_ERROR, what: "CONNECT has to come first" };
+                return Ok(Err(Malformed { error, v5: false }));
             }
             Ok(Some(found)) if bytes.len() >= found.total_bytes => {
-                let connect = connect::decode(&bytes[found.header_bytes..found.total_bytes]);
+                let body = &bytes[found.header_bytes..found.total_bytes];
+                let connect =
+                    connect::decode(body).map_err(|error| Malformed { error, v5: body.starts_with(V5_BEGINS) });
                 return Ok(connect.map(|c| (c, bytes.split_off(found.total_bytes))));
             }
             Ok(_) => {}
@@ -83,7 +98,7 @@ async fn read_connect(
     }
 }
 
-async fn refuse(stream: &mut TcpStream, version: Version, code: u8, text: &str) {
+async fn refuse<S: Stream>(stream: &mut S, version: Version, code: u8, text: &str) {
     let mut out = Vec::new();
     let own = ConnackProperties { reason_string: Some(text), ..ConnackProperties::default() };
     encode::connack(&mut out, version, false, code, &own);
@@ -98,13 +113,13 @@ impl<I: Inbox> Broker<I> {
         format!("weir-{now:x}-{}", self.next_number())
     }
 
-    fn connect(
+    fn connect<S: Stream>(
         self: &Arc<Self>,
-        stream: TcpStream,
+        stream: S,
         peer: SocketAddr,
         asked: Connect,
         assigned: Option<&str>,
-    ) -> Connection<I> {
+    ) -> Connection<I, S> {
         let config = &self.config;
         let v5 = asked.version == Version::V5;
         let number = self.next_number();
@@ -127,7 +142,8 @@ impl<I: Inbox> Broker<I> {
             (0, most) => most,
             (asked, most) => asked.min(most),
         };
-        let (session, present) = self.take_session(&client.id, number, asked.clean, expiry);
+        let link = Arc::<Link>::default();
+        let (session, present) = self.take_session(&client.id, &link, asked.clean, expiry);
         let own = ConnackProperties {
             session_expiry_secs: (v5 && expiry != wanted).then_some(expiry),
             receive_maximum: Some(config.receive_maximum),
@@ -139,7 +155,7 @@ impl<I: Inbox> Broker<I> {
         };
         let mut out = Vec::new();
         encode::connack(&mut out, asked.version, present, reason::SUCCESS, &own);
-        let limit = Duration::from_millis(u64::from(keep_alive) * 1500);
+        let patience = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
         Connection {
             broker: Arc::clone(self),
             stream,
@@ -148,25 +164,29 @@ impl<I: Inbox> Broker<I> {
             number,
             version: asked.version,
             session,
+            link,
             will: asked.will,
             partial: Vec::new(),
+            stalled: false,
             out,
             written: 0,
             pending: VecDeque::new(),
-            unsubmitted: 0,
+            owed: 0,
             staged: false,
+            full: false,
             last_ticket: Ticket::default(),
-            stalled: false,
+            batches: 0,
+            timed: None,
             aliases: Vec::new(),
-            send_maximum: usize::from(asked.receive_maximum),
+            send_maximum: usize::from(asked.receive_maximum).min(MAX_IN_FLIGHT),
             maximum_packet_bytes: asked.maximum_packet_bytes.map_or(usize::MAX, |n| n as usize),
             problem_information: asked.problem_information && v5,
-            keep_alive: (keep_alive > 0).then(|| (limit, Box::pin(tokio::time::sleep(limit)))),
-            last_read: Instant::now(),
+            patience,
+            timer: Box::pin(tokio::time::sleep(patience.unwrap_or(IDLE))),
+            last_heard: Instant::now(),
             registered: false,
             draining: false,
-            early: false,
-            answer_now: false,
+            gone: false,
         }
     }
 }

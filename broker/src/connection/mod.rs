@@ -20,6 +20,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -27,14 +29,27 @@ use crate::Broker;
 use crate::codec::Version;
 use crate::codec::connect::Will;
 use crate::inbox::{Client, Inbox, Intake, Ticket};
-use crate::session::{Kick, Session};
-use answer::Pending;
+use crate::session::{Link, Session, State};
+use answer::{Pending, Wait};
 use end::End;
 
 /// Bytes that may wait for a slow peer before nothing more is read from it.
 const OUT_BYTES: usize = 64 << 10;
+/// Bytes of a buffer that a connection holds on to between two messages; an idle one gives them back.
+const KEEP_BYTES: usize = 16 << 10;
 /// Turns before other connections get theirs.
 const TURNS: usize = 16;
+/// How often a connection without a keep-alive looks whether it is idle.
+const IDLE: Duration = Duration::from_secs(60);
+/// Least time between two looks at a keep-alive that is over while the client waits for us.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// One in so many batches is timed.
+const SAMPLED: u32 = 16;
+
+/// What MQTT is spoken over.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, peer: SocketAddr, full: bool) {
@@ -42,64 +57,69 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, 
         tracing::debug!("set TCP_NODELAY for {peer}: {error}");
     }
     let connect_timeout = Duration::from_millis(broker.config.connect_timeout_ms);
-    let opening = handshake::open(broker, stream, peer, full);
+    // Boxed: what the handshake takes, a connection does not hold for the rest of its life.
+    let opening = Box::pin(handshake::open(broker, stream, peer, full));
     let opened = tokio::select! {
         opened = tokio::time::timeout(connect_timeout, opening) => opened,
-        () = broker.abandon.cancelled() => return,
+        () = broker.stopping.cancelled() => return broker.count_end("shut_down"),
     };
-    let (mut connection, early) = match opened {
+    let mut connection = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(reason)) => return broker.count_end(reason),
         Err(_) => return broker.count_end("connect_timeout"),
     };
-    connection.early = !early.is_empty();
-    connection.partial = early;
     let end = tokio::select! {
         end = poll_fn(|cx| connection.poll(cx)) => end,
         () = broker.abandon.cancelled() => End::ShutDown,
     };
-    connection.finish(end).await;
+    Box::pin(connection.finish(end)).await;
 }
 
-struct Connection<I: Inbox> {
+struct Connection<I: Inbox, S> {
     broker: Arc<Broker<I>>,
-    stream: TcpStream,
+    stream: S,
     client: Client,
     number: u64,
     version: Version,
     session: Arc<Session>,
+    link: Arc<Link>,
     intake: I::Intake,
     will: Option<Will>,
     /// An unfinished packet, or packets that wait for room in `pending`.
     partial: Vec<u8>,
+    /// `partial` may hold whole packets: they came together with CONNECT, or there was no room for them.
+    stalled: bool,
     /// Bytes for the peer, from `written` on.
     out: Vec<u8>,
     written: usize,
-    /// Messages to be acknowledged, in receipt order.
+    /// Messages to be acknowledged or routed, in receipt order.
     pending: VecDeque<Pending>,
-    /// How many at the end of `pending` have no ticket yet.
-    unsubmitted: usize,
+    /// How many of `pending` are to be acknowledged.
+    owed: usize,
     /// The intake has something to submit.
     staged: bool,
+    /// The log had no room for it.
+    full: bool,
     last_ticket: Ticket,
-    /// `partial` holds whole packets that there was no room for.
-    stalled: bool,
+    batches: u32,
+    /// When a batch was submitted that is timed.
+    timed: Option<(Ticket, Instant)>,
     aliases: Vec<Option<Box<str>>>,
     /// Messages at QoS 1 that the client takes in flight.
     send_maximum: usize,
     maximum_packet_bytes: usize,
     problem_information: bool,
-    keep_alive: Option<(Duration, Pin<Box<Sleep>>)>,
-    last_read: Instant,
+    /// Silence after which the client is taken for dead.
+    patience: Option<Duration>,
+    timer: Pin<Box<Sleep>>,
+    last_heard: Instant,
     registered: bool,
     draining: bool,
-    /// `partial` came together with CONNECT and has not been looked at.
-    early: bool,
-    /// Something in `pending` may be answered without waiting for the log.
-    answer_now: bool,
+    /// Nobody reads answers any more.
+    gone: bool,
 }
 
-impl<I: Inbox> Connection<I> {
+impl<I: Inbox, S: Stream> Connection<I, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         match self.turns(cx) {
             Ok(()) => Poll::Pending,
@@ -110,110 +130,144 @@ impl<I: Inbox> Connection<I> {
     fn turns(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         if !self.registered {
             self.registered = true;
-            self.session.state.lock().waker = Some(cx.waker().clone());
-            self.session.attend();
+            self.link.listen(cx.waker());
+            // Who stopped all connections may have done so before this one could hear it.
+            self.draining = self.broker.stopping.is_cancelled();
         }
         for _ in 0..TURNS {
-            let mut moved = std::mem::take(&mut self.answer_now);
+            let mut moved = self.heed()?;
             moved |= self.answer()?;
-            if self.session.attended() {
-                self.obey()?;
-                moved |= self.deliver();
-            }
-            self.write(cx)?;
+            moved |= self.write(cx)?;
             if self.staged {
                 moved |= self.submit(cx)?;
             }
-            let behind = self.out.len() - self.written > OUT_BYTES;
             // The log being full is told to the device by not reading from it.
-            if !behind && !self.staged && !self.draining {
+            if !self.is_behind() && !self.staged && !self.draining {
                 moved |= self.read(cx)?;
             }
             if self.draining && self.pending.is_empty() && self.out.is_empty() {
                 return Err(End::ShutDown);
             }
             if !moved {
-                return self.watch_silence(cx);
+                return self.watch(cx);
             }
         }
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Does what the session was told.
-    fn obey(&mut self) -> Result<(), End> {
-        let kick = {
-            let state = self.session.state.lock();
-            state.kick
-        };
-        match kick {
-            Some(Kick::TakenOver) => Err(End::TakenOver),
-            Some(Kick::ShuttingDown) => {
-                self.draining = true;
-                Ok(())
-            }
-            None => Ok(()),
+    /// Does what others have asked for. True when there was something to do.
+    fn heed(&mut self) -> Result<bool, End> {
+        let signals = self.link.take();
+        if signals & Link::TAKEN_OVER != 0 {
+            return Err(End::TakenOver);
         }
+        self.draining |= signals & Link::STOP != 0;
+        if signals & Link::ATTENTION == 0 {
+            return Ok(false);
+        }
+        self.deliver()
+    }
+
+    /// The session's state, as long as this connection owns it.
+    fn state(&self) -> Result<MutexGuard<'_, State>, End> {
+        self.session.owned_by(&self.link).ok_or(End::TakenOver)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.out.len() - self.written > OUT_BYTES
     }
 
     /// Hands what is staged to the log. True when it was taken.
     fn submit(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         match self.intake.poll_submit(cx) {
             Poll::Pending => {
-                self.broker.metrics.waits.inc();
+                self.broker.metrics.waits.inc_by(u64::from(!self.full));
+                self.full = true;
                 Ok(false)
             }
             Poll::Ready(Err(error)) => Err(End::Failed(error)),
             Poll::Ready(Ok(ticket)) => {
                 self.staged = false;
+                self.full = false;
                 self.last_ticket = ticket;
-                let from = self.pending.len() - self.unsubmitted;
-                self.pending.range_mut(from..).for_each(|p| p.ticket = Some(ticket));
-                self.unsubmitted = 0;
+                for pending in self.pending.iter_mut().rev() {
+                    match pending.wait {
+                        Wait::Submit => pending.wait = Wait::Ticket(ticket),
+                        Wait::Elsewhere => {}
+                        Wait::Ticket(_) => break,
+                    }
+                }
+                if self.batches.is_multiple_of(SAMPLED) && self.owed > 0 && self.timed.is_none() {
+                    self.timed = Some((ticket, Instant::now()));
+                }
+                self.batches = self.batches.wrapping_add(1);
                 Ok(true)
             }
         }
     }
 
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    /// Writes what waits, as far as the socket takes it. True when nothing waits any more.
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.out.is_empty() {
+            return Ok(false);
+        }
+        let was_behind = self.is_behind();
         while self.written < self.out.len() {
-            match self.stream.poll_write_ready(cx) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(ready) => ready.map_err(End::Io)?,
-            }
-            match self.stream.try_write(&self.out[self.written..]) {
-                Ok(n) => {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(0)) => return Err(End::Closed),
+                Poll::Ready(Ok(n)) => {
                     self.written += n;
                     self.broker.metrics.sent.inc_by(n as u64);
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(End::Io(error)),
+                Poll::Ready(Err(error)) => return Err(End::Io(error)),
+            }
+            if was_behind {
+                // Nothing was read from it, yet it lives.
+                self.last_heard = Instant::now();
             }
         }
-        if self.written > 0 {
-            self.written = 0;
-            self.out.clear();
-            if self.out.capacity() > 4096 {
-                self.out = Vec::new();
-            }
-            // There is room for the subscriber's messages again.
-            self.session.attend();
+        self.written = 0;
+        self.out.clear();
+        self.out.shrink_to(KEEP_BYTES);
+        // There is room for the subscriber's messages again.
+        self.link.remember(Link::ATTENTION);
+        Ok(true)
+    }
+
+    /// Ends a connection from which nothing came for one and a half keep-alives; gives back what an idle one does not need.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            self.give_back();
+            let now = Instant::now();
+            let next = match self.patience {
+                None => now + IDLE,
+                Some(patience) => {
+                    let due = self.last_heard + patience;
+                    // A client that waits for us, or that we do not read from, is not silent.
+                    let ours = self.staged || self.stalled || !self.pending.is_empty();
+                    if due <= now && !ours {
+                        return Err(End::KeepAlive);
+                    }
+                    due.max(now + LOOK_AGAIN)
+                }
+            };
+            self.timer.as_mut().reset(next.into());
         }
         Ok(())
     }
 
-    /// Ends a connection from which nothing came for one and a half keep-alives.
-    fn watch_silence(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let Some((limit, timer)) = &mut self.keep_alive else { return Ok(()) };
-        while timer.as_mut().poll(cx).is_ready() {
-            let due = self.last_read + *limit;
-            // A client that waits for our acknowledgement is not silent.
-            if due <= Instant::now() && self.pending.is_empty() {
-                return Err(End::KeepAlive);
-            }
-            timer.as_mut().reset(tokio::time::Instant::from_std(due.max(Instant::now() + Duration::from_millis(500))));
+    fn give_back(&mut self) {
+        if self.pending.is_empty() {
+            self.pending = VecDeque::new();
         }
-        Ok(())
+        if self.out.is_empty() {
+            self.out = Vec::new();
+        }
+        if self.partial.is_empty() {
+            self.partial = Vec::new();
+        }
     }
 }
 

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use super::Connection;
-use super::answer::{Answer, Pending};
+use super::answer::{Answer, Pending, Wait};
 use super::end::End;
+use super::{Connection, Stream};
 use crate::codec::subscribe::RetainHandling;
 use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, publish, reason, subscribe,
 };
 use crate::inbox::{Inbox, Intake, Publish, Verdict};
 use crate::message::Message;
+use crate::session::Receipt;
 use crate::trie::Entry;
 
-impl<I: Inbox> Connection<I> {
+impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Handles one packet; `body` is what stands behind its fixed header.
     pub(super) fn packet(&mut self, framing: &Framing, body: &[u8]) -> Result<(), End> {
         check_flags(framing)?;
@@ -21,8 +22,7 @@ impl<I: Inbox> Connection<I> {
             kind::PUBLISH => self.publish(framing, body),
             kind::PUBACK => {
                 let answer = acks::decode(body, self.version)?;
-                self.acknowledged(answer.packet_id);
-                Ok(())
+                self.acknowledged(answer.packet_id)
             }
             kind::PUBREL => self.release(body),
             kind::SUBSCRIBE => self.subscribe(body),
@@ -46,14 +46,17 @@ impl<I: Inbox> Connection<I> {
         match packet.alias {
             None => self.take(&packet, packet.topic),
             Some(alias) => {
-                let topic = self.resolve(alias, packet.topic)?;
-                self.take(&packet, &topic)
+                let at = self.resolve(alias, packet.topic)?;
+                let topic = self.aliases[at].take().expect("it was resolved");
+                let taken = self.take(&packet, &topic);
+                self.aliases[at] = Some(topic);
+                taken
             }
         }
     }
 
-    /// The topic that an alias stands for; a topic that comes with it replaces it.
-    fn resolve(&mut self, alias: u16, topic: &str) -> Result<Box<str>, DecodeError> {
+    /// Where the topic is that an alias stands for; a topic that comes with it replaces it.
+    fn resolve(&mut self, alias: u16, topic: &str) -> Result<usize, DecodeError> {
         let invalid = |what| DecodeError { reason: reason::TOPIC_ALIAS_INVALID, what };
         if alias > self.broker.config.topic_alias_maximum {
             return Err(invalid("topic alias is larger than allowed"));
@@ -62,26 +65,18 @@ impl<I: Inbox> Connection<I> {
         if self.aliases.len() <= at {
             self.aliases.resize(at + 1, None);
         }
-        if !topic.is_empty() {
-            self.aliases[at] = Some(topic.into());
+        let held = &mut self.aliases[at];
+        if !topic.is_empty() && held.as_deref() != Some(topic) {
+            *held = Some(topic.into());
         }
-        self.aliases[at].clone().ok_or(invalid("topic alias was not set"))
+        if held.is_some() { Ok(at) } else { Err(invalid("topic alias was not set")) }
     }
 
     fn take(&mut self, packet: &publish::Publish<'_>, topic: &str) -> Result<(), End> {
-        if packet.qos > 0 && self.version == Version::V5 {
-            let waiting = self.pending.iter().filter(|p| p.answer != Answer::Nothing);
-            let limit = usize::from(self.broker.config.receive_maximum);
-            if self.pending.len() >= limit && waiting.count() >= limit {
-                let what = "more messages in flight than the receive maximum";
-                return Err(DecodeError { reason: reason::RECEIVE_MAXIMUM_EXCEEDED, what }.into());
-            }
+        if packet.qos > 0 {
+            self.check_window(self.owed)?;
         }
-        if packet.qos == 2 && !self.session.state.lock().unreleased.insert(packet.packet_id) {
-            // Sent again: it is stored or on its way, and answered in its turn.
-            if !self.pending.iter().any(|p| p.packet_id == packet.packet_id) {
-                self.owe(packet.packet_id, Answer::Pubrec(reason::SUCCESS), None, false);
-            }
+        if packet.qos == 2 && !self.is_new(packet.packet_id)? {
             return Ok(());
         }
         let message = Publish {
@@ -94,53 +89,77 @@ impl<I: Inbox> Connection<I> {
             properties: packet.properties,
         };
         let verdict = self.intake.publish(&message);
-        let keep = packet.retain && self.broker.retained.has_room(topic);
+        self.broker.metrics.count_message(packet.qos, verdict);
+        let keep = self.broker.keeps(topic, packet.retain);
         if keep {
             self.intake.retain(&message);
         }
-        let staged = verdict != Verdict::Plain || keep;
         let code = match verdict {
             Verdict::Staged => reason::SUCCESS,
-            Verdict::Quarantined => {
-                self.broker.metrics.quarantined.inc();
-                reason::PAYLOAD_FORMAT_INVALID
-            }
-            Verdict::Plain => {
-                self.broker.metrics.plain.inc();
-                if packet.retain { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS }
-            }
+            Verdict::Quarantined => reason::PAYLOAD_FORMAT_INVALID,
+            Verdict::Plain if keep => reason::SUCCESS,
+            Verdict::Plain => reason::NO_MATCHING_SUBSCRIBERS,
         };
-        let answer = match (packet.qos, code) {
-            (0, _) => Answer::Nothing,
-            (1, code) => Answer::Puback(code),
-            (_, reason::PAYLOAD_FORMAT_INVALID) => {
-                // A failed PUBREC ends the exchange: no PUBREL follows.
-                self.session.state.lock().unreleased.remove(&packet.packet_id);
-                Answer::Pubrec(code)
-            }
-            (_, code) => Answer::Pubrec(code),
+        let answer = match packet.qos {
+            0 => Answer::Nothing,
+            1 => Answer::Puback(code),
+            _ => Answer::Pubrec(code),
         };
+        self.staged |= verdict != Verdict::Plain || keep;
         // A copy only when somebody wants one.
-        let wanted = keep || (!self.broker.trie.is_empty() && self.broker.has_takers(topic));
+        let wanted = keep || self.broker.trie.any(topic);
         let copy = wanted.then(|| Arc::new(Message::new(topic, packet.payload, packet.qos, keep, packet.properties)));
         if answer != Answer::Nothing || copy.is_some() {
-            self.owe(packet.packet_id, answer, copy, staged);
+            // What is not staged waits for what came before it only.
+            let wait = if self.staged { Wait::Submit } else { Wait::Ticket(self.last_ticket) };
+            self.owe(packet.packet_id, answer, copy, wait);
         }
-        self.staged |= staged;
         Ok(())
     }
 
-    fn owe(&mut self, packet_id: u16, answer: Answer, message: Option<Arc<Message>>, staged: bool) {
-        // What is not staged waits for what came before it only: order is kept by the ring.
-        let ticket = if staged || self.unsubmitted > 0 { None } else { Some(self.last_ticket) };
-        self.unsubmitted += usize::from(ticket.is_none());
-        self.pending.push_back(Pending { ticket, packet_id, answer, message });
-        self.answer_now |= ticket.is_some();
+    /// MQTT 5 clients may not have more messages in flight than they were told; others wait.
+    fn check_window(&self, in_flight: usize) -> Result<(), DecodeError> {
+        if self.version == Version::V5 && in_flight >= usize::from(self.broker.config.receive_maximum) {
+            let what = "more messages in flight than the receive maximum";
+            return Err(DecodeError { reason: reason::RECEIVE_MAXIMUM_EXCEEDED, what });
+        }
+        Ok(())
+    }
+
+    /// False for a QoS 2 message that was sent again: it is stored or on its way, and answered in its turn.
+    fn is_new(&mut self, packet_id: u16) -> Result<bool, End> {
+        let mut state = self.state()?;
+        let wait = match state.unreleased.get(&packet_id) {
+            None => {
+                self.check_window(state.unreleased.len())?;
+                state.unreleased.insert(packet_id, Receipt::Staged(self.number));
+                return Ok(true);
+            }
+            Some(Receipt::Staged(number)) if *number == self.number => return Ok(false),
+            Some(Receipt::Staged(_)) => Wait::Elsewhere,
+            Some(Receipt::Stored) if self.staged => Wait::Submit,
+            Some(Receipt::Stored) => Wait::Ticket(self.last_ticket),
+        };
+        drop(state);
+        let owed_already = |p: &Pending| p.packet_id == packet_id && matches!(p.answer, Answer::Pubrec(_));
+        if !self.pending.iter().any(owed_already) {
+            self.owe(packet_id, Answer::Pubrec(reason::SUCCESS), None, wait);
+        }
+        Ok(false)
+    }
+
+    fn owe(&mut self, packet_id: u16, answer: Answer, message: Option<Arc<Message>>, wait: Wait) {
+        self.owed += usize::from(answer != Answer::Nothing);
+        self.pending.push_back(Pending { wait, packet_id, answer, message });
     }
 
     fn release(&mut self, body: &[u8]) -> Result<(), End> {
         let answer = acks::decode(body, self.version)?;
-        let known = self.session.state.lock().unreleased.remove(&answer.packet_id);
+        let known = {
+            let mut state = self.state()?;
+            let stored = state.unreleased.get(&answer.packet_id) == Some(&Receipt::Stored);
+            stored && state.unreleased.remove(&answer.packet_id).is_some()
+        };
         let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
         encode::answer(&mut self.out, self.version, kind::PUBCOMP << 4, answer.packet_id, code, None);
         Ok(())
@@ -164,8 +183,12 @@ impl<I: Inbox> Connection<I> {
                 options,
                 id: packet.subscription_id,
             };
-            let new = self.broker.trie.insert(&filter, entry);
-            self.session.state.lock().subscriptions.insert(filter.clone(), ());
+            let new = {
+                // With the state held: who takes the session over finds the filter in both places or in none.
+                let mut state = self.state()?;
+                state.subscriptions.insert(filter.clone());
+                self.broker.trie.insert(&filter, entry)
+            };
             let wanted = match options.retain_handling {
                 RetainHandling::Always => true,
                 RetainHandling::IfNew => new,
@@ -186,22 +209,22 @@ impl<I: Inbox> Connection<I> {
         let packet = subscribe::decode_unsubscribe(body, self.version)?;
         let mut reasons = Vec::with_capacity(packet.filters.len());
         for filter in packet.filters {
-            let was = self.session.state.lock().subscriptions.remove(&filter).is_some();
-            if was {
-                self.broker.trie.remove(&filter, &self.client.id);
-            }
+            let was = {
+                let mut state = self.state()?;
+                state.subscriptions.remove(&filter) && self.broker.trie.remove(&filter, &self.client.id)
+            };
             reasons.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION });
         }
         encode::unsuback(&mut self.out, self.version, packet.packet_id, &reasons);
         Ok(())
     }
 
-    fn disconnect(&mut self, body: &[u8]) -> Result<End, DecodeError> {
+    fn disconnect(&mut self, body: &[u8]) -> Result<End, End> {
         let packet = acks::decode_disconnect(body, self.version)?;
         if let Some(secs) = packet.session_expiry_secs {
-            let mut state = self.session.state.lock();
+            let mut state = self.state()?;
             if state.expiry_secs == 0 && secs > 0 {
-                return Err(DecodeError::protocol("a session that ends with its connection cannot be prolonged"));
+                return Err(DecodeError::protocol("a session that ends with its connection cannot be prolonged").into());
             }
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
         }

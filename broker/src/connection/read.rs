@@ -1,12 +1,14 @@
 //! From the socket to packets.
 
 use std::cell::RefCell;
-use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::Connection;
+use tokio::io::ReadBuf;
+
 use super::end::End;
+use super::{Connection, KEEP_BYTES, Stream};
 use crate::codec::{self, Framing};
 use crate::inbox::Inbox;
 
@@ -17,55 +19,82 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-impl<I: Inbox> Connection<I> {
+impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Reads once and handles every whole packet. True when there was something to handle.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        if !self.partial.is_empty() && (self.stalled || self.is_early()) {
+        if self.stalled {
             if self.is_full() {
                 return Ok(false);
             }
-            self.resume(&[])?;
+            self.resume()?;
             return Ok(true);
         }
-        match self.stream.poll_read_ready(cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(ready) => ready.map_err(End::Io)?,
-        }
         BUFFER.with_borrow_mut(|buffer| {
-            let read = match self.stream.try_read(buffer) {
-                Ok(0) => return Err(End::Closed),
-                Ok(n) => n,
-                // Readiness was stale and is cleared now: the next look registers the waker.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(End::Io(error)),
-            };
-            self.last_read = Instant::now();
-            self.broker.metrics.received.inc_by(read as u64);
-            if self.partial.is_empty() {
-                let used = self.packets(&buffer[..read])?;
-                self.partial.extend_from_slice(&buffer[used..read]);
-            } else {
-                self.resume(&buffer[..read])?;
+            let mut buffer = ReadBuf::new(buffer);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(error)) => return Err(End::Io(error)),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Err(End::Closed),
+                Poll::Ready(Ok(())) => {}
             }
+            self.last_heard = Instant::now();
+            self.broker.metrics.received.inc_by(buffer.filled().len() as u64);
+            self.bytes(buffer.filled())?;
             Ok(true)
         })
     }
 
-    /// Bytes that came together with CONNECT have not been looked at.
-    fn is_early(&mut self) -> bool {
-        std::mem::take(&mut self.early)
+    /// Handles the packets that were kept because there was no room for them.
+    fn resume(&mut self) -> Result<(), End> {
+        let mut kept = std::mem::take(&mut self.partial);
+        let used = self.packets(&kept)?;
+        kept.drain(..used);
+        self.keep(kept);
+        Ok(())
     }
 
-    /// Goes on with what was kept.
-    fn resume(&mut self, more: &[u8]) -> Result<(), End> {
-        let mut kept = std::mem::take(&mut self.partial);
-        kept.extend_from_slice(more);
-        let used = self.packets(&kept)?;
-        if used < kept.len() {
-            kept.drain(..used);
-            self.partial = kept;
+    /// Handles bytes as they came. Only a packet that is not whole is copied.
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let mut at = 0;
+        if !self.partial.is_empty() {
+            at = self.complete(bytes)?;
+            let mut kept = std::mem::take(&mut self.partial);
+            if self.packets(&kept)? == 0 {
+                kept.extend_from_slice(&bytes[at..]);
+                self.partial = kept;
+                return Ok(());
+            }
+            kept.clear();
+            self.keep(kept);
         }
+        at += self.packets(&bytes[at..])?;
+        self.partial.extend_from_slice(&bytes[at..]);
         Ok(())
+    }
+
+    /// Adds to the unfinished packet what it lacks; returns how many of `bytes` that took.
+    fn complete(&mut self, bytes: &[u8]) -> Result<usize, End> {
+        let most = self.broker.config.max_packet_bytes as usize;
+        let mut at = 0;
+        while at < bytes.len() {
+            let lacks = match codec::framing(&self.partial, most)? {
+                // Even its length is not there.
+                None => 1,
+                Some(found) => found.total_bytes - self.partial.len(),
+            };
+            if lacks == 0 {
+                break;
+            }
+            let to = bytes.len().min(at + lacks);
+            self.partial.extend_from_slice(&bytes[at..to]);
+            at = to;
+        }
+        Ok(at)
+    }
+
+    fn keep(&mut self, mut kept: Vec<u8>) {
+        kept.shrink_to(KEEP_BYTES);
+        self.partial = kept;
     }
 
     /// Handles the whole packets at the start of `bytes`; returns how many bytes they took. Stops early, `stalled`, when as many

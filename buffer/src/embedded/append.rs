@@ -9,16 +9,17 @@ use model::Nanos;
 
 use super::EmbeddedLog;
 use super::recover::{END_FILE, encode_end};
-use super::segment::{SECTOR, Segment};
+use super::segment::Segment;
 use super::spare::Spare;
 use crate::batcher::{Append, AppendError};
 use crate::frame::{Frame, FrameBuilder};
 
 /// The embedded form's writer.
 pub(super) struct Form {
+    /// Dropped before the log and its lock.
+    spare: Spare,
     log: Arc<EmbeddedLog>,
     incarnation: u64,
-    spare: Spare,
     end_file: File,
     last_time: Nanos,
     /// A frame that was built and found no room; the builder is empty then.
@@ -33,10 +34,12 @@ pub(super) fn now() -> Nanos {
 
 impl Form {
     pub(super) fn new(log: Arc<EmbeddedLog>, incarnation: u64) -> io::Result<Self> {
-        let end_file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(log.config.dir.join(END_FILE))?;
+        let end_path = log.config.dir.join(END_FILE);
+        let end_file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&end_path)?;
+        // The name of this file, and those that a process that was killed gave to segments.
+        log.disk.sync_folder_of(&end_path)?;
         let mut spare = Spare::start(log.config.dir.join("spare"), Arc::clone(&log.disk))?;
-        spare.order(log.config.segment_bytes);
+        spare.order(log.config.segment_for(0));
         let last_time = log.shared.lock().ring.frames().last().map_or(0, |f| f.header().appended);
         Ok(Self { log, incarnation, spare, end_file, last_time, waiting: None })
     }
@@ -52,21 +55,20 @@ impl Form {
             return Ok(last);
         }
         let config = &self.log.config;
-        let wanted = config.segment_bytes.max(bytes.next_multiple_of(SECTOR));
+        let wanted = config.segment_for(bytes);
         if self.log.used_bytes() + wanted > config.capacity_bytes {
             self.free(&format!(
                 "the log is full: {} bytes that a sink has not stored yet (log.capacity_bytes)",
                 config.capacity_bytes
             ))?;
         }
-        let (file, capacity) = match self.spare.take(wanted) {
+        // The first error may be of long ago, when the file was ordered.
+        let (file, capacity) = match self.spare.take(wanted).or_else(|_| self.spare.take(wanted)) {
             Ok(made) => made,
             Err(error) => {
-                let dir = config.dir.display();
-                self.free(&format!("no space for the log in {dir}: {error}"))?;
-                self.spare
-                    .take(wanted)
-                    .map_err(|error| AppendError::Full(format!("no space for the log in {dir}: {error}")))?
+                let reason = format!("no space for the log in {}: {error}", config.dir.display());
+                self.free(&reason)?;
+                self.spare.take(wanted).map_err(|_| AppendError::Full(reason))?
             }
         };
         let path = Segment::path(&config.dir, frame.header().first_offset);
@@ -77,7 +79,7 @@ impl Form {
         let segment = Arc::new(Segment::new(frame.header().first_offset, path, file, capacity));
         self.log.shared.lock().segments.push(Arc::clone(&segment));
         self.log.metrics.used.set(i64::try_from(self.log.used_bytes()).unwrap_or(i64::MAX));
-        self.spare.order(config.segment_bytes);
+        self.spare.order(config.segment_for(0));
         Ok(segment)
     }
 

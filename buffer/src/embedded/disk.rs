@@ -55,16 +55,27 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// The system's.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)?;
-        sync_folder(to)
+        self.sync_folder_of(to)
     }
 
-    /// Removes a file, on the medium when it returns.
+    /// Removes a file unless it is gone, on the medium when it returns.
     ///
     /// # Errors
     /// The system's.
     fn remove(&self, path: &Path) -> io::Result<()> {
-        std::fs::remove_file(path)?;
-        sync_folder(path)
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.sync_folder_of(path)
+    }
+
+    /// Returns when the names in the folder that holds `path` are on the medium.
+    ///
+    /// # Errors
+    /// The system's.
+    fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
+        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 
@@ -86,8 +97,4 @@ fn zeroed(path: &Path, bytes: u64) -> io::Result<File> {
     }
     file.sync_all()?;
     Ok(file)
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/lock                    held by the process that has the log open
-//! DIR/log.json                format version, the log's id and incarnation; written once
+//! DIR/log.json                format version, the log's id and incarnation; a repair that lost records gives a new id
 //! DIR/cursors                 the sinks' cursors; replaced as a whole (write, fsync, rename, fsync of DIR)
 //! DIR/end                     the durable end, written after each append without an fsync: a lower bound, exact after kill -9
 //! DIR/N.seg                   frames from offset N on; pre-zeroed, so that an append changes no metadata
@@ -12,19 +12,26 @@
 //! sector that holds an acknowledged frame. The next segment is zeroed in the background. An fsync that fails poisons the log:
 //! the kernel may have dropped the pages, so trying again would lie.
 //!
-//! **Recover.** Segments are walked in order, each frame checked. The walk ends at the first place that is no frame. It is the
-//! end of the log if nothing behind it is a frame and it is not below what was known to be durable (the `end` file, the cursors);
-//! bytes of an unfinished write there are zeroed, and said so. Anything else is damage: the log refuses to open and names file
-//! and offset. After a power failure the `end` file may be older than the last append; damage to exactly those last frames
-//! cannot be told from a write that did not finish.
+//! **Recover.** Segments are walked in order, each frame's checksum is looked at. The walk ends at the first place that is
+//! no frame. It is the end of the log if nothing behind it is a frame and it is not below what was known to be durable (the
+//! `end` file, the cursors); bytes of an unfinished write there are zeroed, and said so. Anything else is damage: the log
+//! refuses to open and names file and offset. Whole frames that were written and not acknowledged are kept and synced before
+//! anybody reads them.
 //!
-//! **Delete.** A segment goes when every registered sink has passed it and the retention has, too. Retention gives way when
-//! space runs out.
+//! What that can tell apart: damage to any frame that has another behind it, always. Damage to the last frame, after a
+//! clean end or kill -9: the `end` file names the exact end. After a power failure the `end` file may be as old as the
+//! kernel's write-back (30 s on Linux), and the last frame alone, damaged by something else than that failure, looks like a
+//! write that did not finish.
+//!
+//! **Delete.** A segment goes when every registered sink has passed it and the retention has, too; oldest first, so that a
+//! crash leaves no hole. Retention gives way when space runs out. The file is not used again: every segment starts as zeros,
+//! so that what is no frame is either zeros or unfinished.
 
 mod append;
 mod config;
 mod cursors;
 mod disk;
+mod identity;
 mod lock;
 mod read;
 mod recover;
@@ -33,7 +40,7 @@ mod segment;
 mod spare;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -64,6 +71,9 @@ pub struct EmbeddedLog {
     cursors: CursorFile,
     end: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    /// Held while segments are deleted: oldest first, one after the other, so that a crash leaves no hole.
+    deleting: Mutex<()>,
+    me: Weak<Self>,
     _lock: lock::Lock,
 }
 
@@ -94,10 +104,13 @@ impl EmbeddedLog {
         metrics: Arc<Metrics>,
         disk: Arc<dyn Disk>,
     ) -> Result<(Arc<Self>, Batcher), OpenError> {
+        config.check()?;
         let recovered = recover::recover(&config, &*disk)?;
         let mut ring = Ring::new(config.ring_bytes);
         recovered.recent.into_iter().for_each(|frame| ring.push(frame));
-        let log = Arc::new(Self {
+        let log = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            deleting: Mutex::default(),
             id: recovered.identity.id,
             shared: Mutex::new(Shared { segments: recovered.segments, ring, blocked: None }),
             cursors: recovered.cursors,
@@ -123,18 +136,22 @@ impl EmbeddedLog {
 
     /// Deletes segments that are passed; with `urgent`, whatever the retention says. Returns the new start.
     fn drop_segments(&self, urgent: bool) -> std::io::Result<u64> {
+        let _one_at_a_time = self.deleting.lock();
         let passed = self.passed();
         loop {
             let gone = {
-                let mut shared = self.shared.lock();
-                let [first, second, ..] = &shared.segments[..] else { return Ok(shared.segments[0].first_offset) };
-                let free = second.first_offset <= passed && (urgent || self.retention_is_over(&shared, passed));
-                if !free {
-                    return Ok(first.first_offset);
+                let shared = self.shared.lock();
+                match &shared.segments[..] {
+                    [first, second, ..]
+                        if second.first_offset <= passed && (urgent || self.retention_is_over(&shared, passed)) =>
+                    {
+                        Arc::clone(first)
+                    }
+                    segments => return Ok(segments[0].first_offset),
                 }
-                shared.segments.remove(0)
             };
             self.disk.remove(&gone.path)?;
+            self.shared.lock().segments.remove(0);
             self.metrics.used.set(i64::try_from(self.used_bytes()).unwrap_or(i64::MAX));
         }
     }
@@ -186,7 +203,12 @@ impl Log for EmbeddedLog {
     }
 
     async fn trim(&self) -> Result<u64, ReadError> {
-        self.drop_segments(false).map_err(|error| ReadError::Unavailable(format!("delete a log segment: {error}")))
+        let Some(log) = self.me.upgrade() else { return Ok(self.start()) };
+        tokio::task::spawn_blocking(move || log.drop_segments(false))
+            .await
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| ReadError::Unavailable(format!("delete a log segment: {error}")))
     }
 
     fn state(&self) -> State {

@@ -8,19 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::config::Config;
 use super::cursors::CursorFile;
 use super::disk::Disk;
+use super::identity::{self, Identity};
 use super::lock::Lock;
 use super::segment::{SECTOR, Segment};
-use crate::frame::{Frame, FrameError, HEADER_BYTES, Header};
+use crate::frame::{self, Frame, FrameError, Header, VERSION_AT};
 
 /// Name of the file with the durable end.
 pub(super) const END_FILE: &str = "end";
-const IDENTITY_FILE: &str = "log.json";
-const VERSION: u32 = 1;
 
 /// Why the log does not open.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +35,28 @@ pub enum OpenError {
         offset: u64,
         /// What is wrong.
         what: String,
+    },
+    /// A later release wrote this, or the byte with the version is damaged. Not for `weir repair`.
+    #[error(
+        "{file}, byte {offset}: format version {version}, this release reads up to {read}: start the release that wrote it",
+        file = file.display(),
+        read = frame::VERSION
+    )]
+    Version {
+        /// Where.
+        file: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// Which.
+        version: u32,
+    },
+    /// The configuration leaves no room to work in.
+    #[error("capacity_bytes of the log is {capacity}: give it {least} or more, or make its segments smaller")]
+    Capacity {
+        /// As configured.
+        capacity: u64,
+        /// What two segments take.
+        least: u64,
     },
     /// The system refuses.
     #[error("cannot {what} {path}: {error}", path = path.display())]
@@ -68,14 +88,6 @@ impl OpenError {
     }
 }
 
-/// Who the log is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Identity {
-    version: u32,
-    pub(super) id: String,
-    pub(super) incarnation: u64,
-}
-
 /// What was found.
 pub(super) struct Recovered {
     pub(super) identity: Identity,
@@ -93,7 +105,7 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
     std::fs::create_dir_all(dir).map_err(|error| OpenError::io("make", dir, &error))?;
     let lock = Lock::take(dir)?;
     let paths = segment_paths(dir)?;
-    let identity = identity(dir, disk, paths.is_empty())?;
+    let identity = identity::read_or_make(dir, disk, paths.is_empty())?;
     let cursors = CursorFile::open(dir.join("cursors"))?;
     let mut walk = Walk { incarnation: identity.incarnation, ring_bytes: config.ring_bytes, ..Walk::default() };
     let mut segments = Vec::new();
@@ -115,10 +127,11 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
         let what = format!("the log ends at record {} and {known} were acknowledged", walk.expected);
         return Err(OpenError::damaged(&file, place, what));
     }
+    let end = walk.expected;
     if let Some(segment) = segments.last() {
-        cut_torn_tail(segment, disk)?;
+        settle(segment, disk)?;
     }
-    Ok(Recovered { identity, segments, cursors, end: walk.expected, recent: walk.recent.into(), lock })
+    Ok(Recovered { identity, segments, cursors, end, recent: walk.recent_frames()?, lock })
 }
 
 /// The place in the log while it is walked.
@@ -129,7 +142,8 @@ struct Walk {
     expected: u64,
     /// Where the last segment's frames ended.
     stopped: Option<(PathBuf, u64)>,
-    recent: VecDeque<Frame>,
+    /// The last frames, each with its file and its place there.
+    recent: VecDeque<(PathBuf, u64, Bytes)>,
     recent_bytes: usize,
 }
 
@@ -145,18 +159,13 @@ impl Walk {
         let mut place = 0;
         while place < bytes.len() as u64 {
             let at = usize::try_from(place).expect("it was read into memory");
-            match Frame::decode(&bytes.slice(at..)) {
-                Ok(frame) => {
-                    self.accept(path, place, &frame)?;
-                    segment.note(
-                        frame.header().first_offset,
-                        frame.header().appended,
-                        place,
-                        frame.bytes().len() as u64,
-                    );
+            match Header::check(&bytes[at..]) {
+                Ok(header) => {
+                    self.accept(path, place, &header, bytes.slice(at..at + header.frame_bytes()))?;
+                    segment.note(header.first_offset, header.appended, place, header.frame_bytes() as u64);
                     place = segment.end();
                 }
-                Err(error @ FrameError::Version(_)) => return Err(OpenError::damaged(path, place, error.to_string())),
+                Err(FrameError::Version(version)) => return Err(other_version(path, place, &bytes[at..], version)),
                 Err(error) => {
                     if let Some(later) = frame_after(&bytes, at, self.expected, self.incarnation) {
                         let what = format!("{error}, yet a whole frame lies behind it at byte {later}");
@@ -173,8 +182,7 @@ impl Walk {
         Ok(Arc::new(segment))
     }
 
-    fn accept(&mut self, path: &Path, place: u64, frame: &Frame) -> Result<(), OpenError> {
-        let header = frame.header();
+    fn accept(&mut self, path: &Path, place: u64, header: &Header, frame: Bytes) -> Result<(), OpenError> {
         if header.incarnation != self.incarnation {
             return Err(OpenError::damaged(path, place, "the frame belongs to another log"));
         }
@@ -183,15 +191,32 @@ impl Walk {
             return Err(OpenError::damaged(path, place, what));
         }
         self.expected = header.end_offset();
-        self.recent_bytes += frame.bytes().len();
-        // A copy: the frame would keep the whole file in memory.
-        let copy = Frame::decode(&Bytes::copy_from_slice(frame.bytes()));
-        self.recent.push_back(copy.map_err(|error| OpenError::damaged(path, place, error.to_string()))?);
+        self.recent_bytes += frame.len();
+        self.recent.push_back((path.to_owned(), place, frame));
         while self.recent_bytes > self.ring_bytes && self.recent.len() > 1 {
-            let gone = self.recent.pop_front().expect("there are two");
-            self.recent_bytes -= gone.bytes().len();
+            let (_, _, gone) = self.recent.pop_front().expect("there are two");
+            self.recent_bytes -= gone.len();
         }
         Ok(())
+    }
+
+    fn recent_frames(self) -> Result<Vec<Frame>, OpenError> {
+        let frames = self.recent.into_iter().map(|(path, place, bytes)| {
+            // A copy: the frame would keep the whole file in memory.
+            Frame::decode(&Bytes::copy_from_slice(&bytes))
+                .map_err(|error| OpenError::damaged(&path, place, error.to_string()))
+        });
+        frames.collect()
+    }
+}
+
+/// A frame of another version, or one of this version whose version byte is damaged: the checksum tells.
+pub(super) fn other_version(path: &Path, place: u64, bytes: &[u8], version: u8) -> OpenError {
+    let mut mended = bytes.to_vec();
+    mended[VERSION_AT] = frame::VERSION;
+    match Header::check(&mended) {
+        Ok(_) => OpenError::damaged(path, place, "the version of the frame is damaged"),
+        Err(_) => OpenError::Version { file: path.to_owned(), offset: place, version: version.into() },
     }
 }
 
@@ -201,29 +226,31 @@ fn frame_after(bytes: &Bytes, at: usize, expected: u64, incarnation: u64) -> Opt
     (at / sector * sector + sector..bytes.len()).step_by(sector).find(|place| {
         let rest = bytes.slice(*place..);
         Header::read(&rest).is_ok_and(|h| h.incarnation == incarnation && h.first_offset >= expected)
-            && Frame::decode(&rest).is_ok()
+            && Header::check(&rest).is_ok()
     })
 }
 
-/// Zeroes what an append that did not finish left behind the last frame.
-fn cut_torn_tail(segment: &Segment, disk: &dyn Disk) -> Result<(), OpenError> {
+/// Makes the last segment as it was read: zeroes what an append that did not finish left behind the last frame, and syncs.
+/// A process that was killed may have written whole frames that are not on the medium yet; from now on they count.
+fn settle(segment: &Segment, disk: &dyn Disk) -> Result<(), OpenError> {
     let path = &segment.path;
     let from = segment.end();
     let length = usize::try_from(segment.capacity().saturating_sub(from)).unwrap_or(0);
     let mut tail = vec![0; length];
     segment.file.read_exact_at(&mut tail, from).map_err(|error| OpenError::io("read", path, &error))?;
-    let Some(last) = tail.iter().rposition(|b| *b != 0) else { return Ok(()) };
-    tracing::warn!(
-        "cut an unfinished append of {} bytes at byte {from} of {}: it was never acknowledged",
-        last + 1,
-        path.display()
-    );
-    disk.write_at(&segment.file, &vec![0; last + 1], from).map_err(|error| OpenError::io("write", path, &error))?;
+    if let Some(last) = tail.iter().rposition(|b| *b != 0) {
+        tracing::warn!(
+            "cut an unfinished append of {} bytes at byte {from} of {}: it was never acknowledged",
+            last + 1,
+            path.display()
+        );
+        disk.write_at(&segment.file, &vec![0; last + 1], from).map_err(|error| OpenError::io("write", path, &error))?;
+    }
     disk.sync(&segment.file).map_err(|error| OpenError::io("fsync", path, &error))
 }
 
 fn first_segment(config: &Config, disk: &dyn Disk) -> Result<Segment, OpenError> {
-    let capacity = config.segment_bytes.max(HEADER_BYTES as u64).next_multiple_of(4096);
+    let capacity = config.segment_for(0);
     let (spare, path) = (config.dir.join("spare"), Segment::path(&config.dir, 0));
     let file = disk.create_zeroed(&spare, capacity).map_err(|error| OpenError::io("make", &spare, &error))?;
     disk.rename(&spare, &path).map_err(|error| OpenError::io("rename", &path, &error))?;
@@ -246,34 +273,6 @@ pub(super) fn segment_paths(dir: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError
     Ok(found)
 }
 
-fn identity(dir: &Path, disk: &dyn Disk, empty: bool) -> Result<Identity, OpenError> {
-    let path = dir.join(IDENTITY_FILE);
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let identity: Identity =
-                serde_json::from_slice(&bytes).map_err(|error| OpenError::damaged(&path, 0, error.to_string()))?;
-            if identity.version != VERSION {
-                let what = format!("version {}, this release reads {VERSION}", identity.version);
-                return Err(OpenError::damaged(&path, 0, what));
-            }
-            Ok(identity)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound && empty => {
-            // Unique among logs, not secret: the time, and an address that differs between processes.
-            let now = super::append::now().unsigned_abs();
-            let incarnation = now ^ (u64::from(std::process::id()) << 48);
-            let identity = Identity { version: VERSION, id: format!("{incarnation:016x}"), incarnation };
-            let json = serde_json::to_vec(&identity).expect("plain fields are JSON");
-            disk.replace(&path, &json).map_err(|error| OpenError::io("write", &path, &error))?;
-            Ok(identity)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(OpenError::damaged(&path, 0, "it is missing, and there are segments"))
-        }
-        Err(error) => Err(OpenError::io("read", &path, &error)),
-    }
-}
-
 /// Sixteen bytes: the offset, its checksum, zeros.
 pub(super) fn encode_end(end: u64) -> [u8; 16] {
     let mut out = [0; 16];
@@ -283,7 +282,7 @@ pub(super) fn encode_end(end: u64) -> [u8; 16] {
 }
 
 /// The durable end as last noted; 0 when that cannot be read: it is a lower bound.
-fn known_end(dir: &Path) -> u64 {
+pub(super) fn known_end(dir: &Path) -> u64 {
     let path = dir.join(END_FILE);
     let Ok(file) = File::open(&path) else { return 0 };
     let mut bytes = [0; 16];

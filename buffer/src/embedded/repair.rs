@@ -3,6 +3,7 @@
 //! What is cut is kept beside the log, in `*.damaged` files, and the range of records that went is reported.
 
 use std::fs::OpenOptions;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -10,97 +11,176 @@ use bytes::Bytes;
 
 use super::cursors::CursorFile;
 use super::disk::{Disk, RealDisk};
+use super::identity::{self, Identity};
 use super::lock::Lock;
-use super::recover::{END_FILE, OpenError, segment_paths};
+use super::recover::{END_FILE, OpenError, known_end, other_version, segment_paths};
 use super::segment::SECTOR;
-use crate::frame::Frame;
+use crate::frame::{FrameError, Header};
 
 /// What a repair did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepairReport {
     /// The log now ends here.
     pub end: u64,
+    /// Offsets of acknowledged records that are gone, as far as is known: unless a store has them, they are lost.
+    pub lost: Option<Range<u64>>,
     /// Whole records that lay behind the damage and were cut with it; more may have been unreadable.
     pub cut_records: u64,
     /// Where the bytes that were cut are kept.
     pub kept: Vec<PathBuf>,
     /// True when the cursors said more than the log has: they were set aside, and the stores are written again.
     pub cursors_reset: bool,
+    /// The log's new id. It has one when records are gone, so that their offsets can be given again without being taken
+    /// for the old ones.
+    pub new_id: Option<String>,
 }
 
 /// Cuts the log in `dir` at its first damage. Changes nothing in a log that is whole.
 ///
 /// # Errors
-/// [`OpenError`]: when another process has it open, or the system refuses.
+/// [`OpenError`]: when another process has it open, a later release wrote it, or the system refuses.
 pub fn repair(dir: &Path) -> Result<RepairReport, OpenError> {
     let _lock = Lock::take(dir)?;
-    let mut report = RepairReport { end: 0, cut_records: 0, kept: Vec::new(), cursors_reset: false };
-    let mut whole = true;
+    let old = identity::read(dir);
+    if let Err(error @ OpenError::Version { .. }) = old {
+        return Err(error);
+    }
+    let old = old.ok().flatten();
+    let cursors = match CursorFile::open(dir.join("cursors")) {
+        Ok(file) => Some(file.all()),
+        Err(OpenError::Damaged { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let mut found = Found { incarnation: old.as_ref().map(|identity| identity.incarnation), ..Found::default() };
     for (i, (first_offset, path)) in segment_paths(dir)?.into_iter().enumerate() {
-        if i == 0 {
-            report.end = first_offset;
-        }
-        let bytes = Bytes::from(std::fs::read(&path).map_err(|error| OpenError::io("read", &path, &error))?);
-        let place = if whole && first_offset == report.end { walk(&bytes, &mut report.end) } else { 0 };
-        let rest = &bytes[place..];
-        if rest.iter().any(|b| *b != 0) {
-            report.cut_records += records(&bytes.slice(place..));
-            set_aside(&path, rest, &mut report)?;
-        }
-        if place == 0 && i > 0 {
-            RealDisk.remove(&path).map_err(|error| OpenError::io("remove", &path, &error))?;
-            whole = false;
-        } else if rest.iter().any(|b| *b != 0) {
-            zero(&path, place as u64, rest.len())?;
-        }
+        found.segment(i == 0, first_offset, path)?;
     }
-    match CursorFile::open(dir.join("cursors")) {
-        Ok(file) if file.all().values().all(|c| c.sealed_to <= report.end) => {}
-        _ => {
-            let (from, to) = (dir.join("cursors"), dir.join("cursors.damaged"));
-            RealDisk.rename(&from, &to).map_err(|error| OpenError::io("rename", &from, &error))?;
-            report.kept.push(to);
-            report.cursors_reset = true;
-        }
+    let passed = cursors.iter().flatten().map(|(_, cursor)| cursor.sealed_to.max(cursor.done_to)).max().unwrap_or(0);
+    let known = known_end(dir).max(passed).max(found.known);
+    let reset = cursors.is_none() || passed > found.end;
+    let mut report = RepairReport {
+        end: found.end,
+        lost: (known > found.end).then_some(found.end..known),
+        cut_records: found.cut_records,
+        kept: Vec::new(),
+        cursors_reset: reset,
+        new_id: None,
+    };
+    if report.lost.is_some() || !found.cuts.is_empty() || old.is_none() {
+        // First of all: a repair that is broken off is begun again.
+        let identity = Identity::after(old, found.incarnation);
+        identity.write(dir, &RealDisk)?;
+        report.new_id = Some(identity.id);
     }
-    let end = dir.join(END_FILE);
-    if end.exists() {
+    for cut in &found.cuts {
+        cut.make(&mut report)?;
+    }
+    if reset {
+        let from = dir.join("cursors");
+        let to = unused(&from);
+        RealDisk.rename(&from, &to).map_err(|error| OpenError::io("rename", &from, &error))?;
+        report.kept.push(to);
+    }
+    if report.new_id.is_some() {
+        let end = dir.join(END_FILE);
         RealDisk.remove(&end).map_err(|error| OpenError::io("remove", &end, &error))?;
     }
     Ok(report)
 }
 
-/// Walks whole frames in order; the place where they end.
-fn walk(bytes: &Bytes, expected: &mut u64) -> usize {
-    let mut place = 0;
-    while place < bytes.len() {
-        match Frame::decode(&bytes.slice(place..)) {
-            Ok(frame) if frame.header().first_offset == *expected => {
-                *expected = frame.header().end_offset();
-                place = (place + frame.bytes().len()).next_multiple_of(SECTOR as usize).min(bytes.len());
-            }
-            _ => break,
+/// What the segments hold.
+#[derive(Default)]
+struct Found {
+    incarnation: Option<u64>,
+    /// Where the whole records end.
+    end: u64,
+    /// End of the last whole frame anywhere.
+    known: u64,
+    cut_records: u64,
+    /// The walk is over.
+    stopped: bool,
+    cuts: Vec<Cut>,
+}
+
+impl Found {
+    fn segment(&mut self, first: bool, first_offset: u64, path: PathBuf) -> Result<(), OpenError> {
+        let bytes = Bytes::from(std::fs::read(&path).map_err(|error| OpenError::io("read", &path, &error))?);
+        if first {
+            self.end = first_offset;
         }
+        self.stopped |= first_offset != self.end;
+        let place = if self.stopped { 0 } else { self.walk(&path, &bytes)? };
+        let rest = bytes.slice(place..);
+        self.stopped |= rest.iter().any(|b| *b != 0);
+        for at in (0..rest.len()).step_by(SECTOR as usize) {
+            if let Ok(header) = Header::check(&rest[at..]) {
+                self.cut_records += u64::from(header.count);
+                self.known = self.known.max(header.end_offset());
+            }
+        }
+        let whole_file = place == 0 && !first && self.stopped;
+        if whole_file || rest.iter().any(|b| *b != 0) {
+            self.cuts.push(Cut { path, place: place as u64, rest, whole_file });
+        }
+        Ok(())
     }
-    place
+
+    /// Walks whole frames in order; the place where they end.
+    fn walk(&mut self, path: &Path, bytes: &Bytes) -> Result<usize, OpenError> {
+        let mut place = 0;
+        while place < bytes.len() {
+            match Header::check(&bytes[place..]) {
+                Ok(header) if header.first_offset == self.end => {
+                    if *self.incarnation.get_or_insert(header.incarnation) != header.incarnation {
+                        break;
+                    }
+                    self.end = header.end_offset();
+                    place = (place + header.frame_bytes()).next_multiple_of(SECTOR as usize).min(bytes.len());
+                }
+                Err(FrameError::Version(version)) => {
+                    match other_version(path, place as u64, &bytes[place..], version) {
+                        error @ OpenError::Version { .. } => return Err(error),
+                        _ => break,
+                    }
+                }
+                _ => break,
+            }
+        }
+        Ok(place)
+    }
 }
 
-/// Whole records anywhere in these bytes.
-fn records(bytes: &Bytes) -> u64 {
-    let whole = (0..bytes.len()).step_by(SECTOR as usize).filter_map(|at| Frame::decode(&bytes.slice(at..)).ok());
-    whole.map(|frame| u64::from(frame.header().count)).sum()
+/// What has to go from a segment.
+struct Cut {
+    path: PathBuf,
+    place: u64,
+    rest: Bytes,
+    whole_file: bool,
 }
 
-fn set_aside(path: &Path, bytes: &[u8], report: &mut RepairReport) -> Result<(), OpenError> {
-    let kept = path.with_extension("seg.damaged");
-    RealDisk.replace(&kept, bytes).map_err(|error| OpenError::io("write", &kept, &error))?;
-    report.kept.push(kept);
-    Ok(())
+impl Cut {
+    fn make(&self, report: &mut RepairReport) -> Result<(), OpenError> {
+        let failed = |error: &std::io::Error| OpenError::io("write", &self.path, error);
+        if self.rest.iter().any(|b| *b != 0) {
+            let kept = unused(&self.path);
+            RealDisk.replace(&kept, &self.rest).map_err(|error| OpenError::io("write", &kept, &error))?;
+            report.kept.push(kept);
+        }
+        if self.whole_file {
+            return RealDisk.remove(&self.path).map_err(|error| OpenError::io("remove", &self.path, &error));
+        }
+        let file = OpenOptions::new().write(true).open(&self.path).map_err(|error| failed(&error))?;
+        file.write_all_at(&vec![0; self.rest.len()], self.place).map_err(|error| failed(&error))?;
+        file.sync_all().map_err(|error| failed(&error))
+    }
 }
 
-fn zero(path: &Path, from: u64, length: usize) -> Result<(), OpenError> {
-    let failed = |error: &std::io::Error| OpenError::io("write", path, error);
-    let file = OpenOptions::new().write(true).open(path).map_err(|error| failed(&error))?;
-    file.write_all_at(&vec![0; length], from).map_err(|error| failed(&error))?;
-    file.sync_all().map_err(|error| failed(&error))
+/// `PATH.damaged-1`, or the first number that is free.
+fn unused(path: &Path) -> PathBuf {
+    let name = |n: u32| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".damaged-{n}"));
+        PathBuf::from(name)
+    };
+    (1..).map(name).find(|path| !path.exists()).expect("some number is free")
 }

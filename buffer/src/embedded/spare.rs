@@ -5,13 +5,16 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use super::disk::Disk;
 
 /// One zeroed file in waiting, or the attempt to make it.
 #[derive(Debug)]
 pub(super) struct Spare {
-    orders: SyncSender<u64>,
+    /// None while it is dropped.
+    orders: Option<SyncSender<u64>>,
+    thread: Option<JoinHandle<()>>,
     made: Receiver<io::Result<(File, u64)>>,
     ordered: bool,
     pub(super) path: PathBuf,
@@ -22,7 +25,7 @@ impl Spare {
         let (orders, next) = sync_channel::<u64>(1);
         let (done, made) = sync_channel(1);
         let file = path.clone();
-        std::thread::Builder::new().name("log-spare".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("log-spare".into()).spawn(move || {
             while let Ok(bytes) = next.recv() {
                 let result = disk.create_zeroed(&file, bytes).map(|file| (file, bytes));
                 if done.send(result).is_err() {
@@ -30,13 +33,13 @@ impl Spare {
                 }
             }
         })?;
-        Ok(Self { orders, made, ordered: false, path })
+        Ok(Self { orders: Some(orders), thread: Some(thread), made, ordered: false, path })
     }
 
     /// Has one made, unless that is under way.
     pub(super) fn order(&mut self, bytes: u64) {
         if !self.ordered {
-            self.ordered = self.orders.send(bytes).is_ok();
+            self.ordered = self.orders.as_ref().is_some_and(|orders| orders.send(bytes).is_ok());
         }
     }
 
@@ -52,6 +55,16 @@ impl Spare {
             // Made before a larger one was needed: this one goes.
             Ok((_, made)) if made < bytes => self.take(bytes),
             result => result,
+        }
+    }
+}
+
+impl Drop for Spare {
+    /// Waits for the thread: whoever opens the log next must be alone with the file.
+    fn drop(&mut self) {
+        self.orders = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that makes log segments panicked");
         }
     }
 }

@@ -27,6 +27,8 @@ pub use staged::{FrameBuilder, ReadingHeader, Staged};
 
 /// The version this release writes.
 pub const VERSION: u8 = 1;
+/// Where the version stands, in every version.
+pub const VERSION_AT: usize = 4;
 /// Bytes before the body.
 pub const HEADER_BYTES: usize = 56;
 /// A body is never longer; a header that says so is damage.
@@ -93,8 +95,8 @@ impl Header {
         if bytes[..4] != MAGIC {
             return Err(FrameError::Magic);
         }
-        if bytes[4] != VERSION {
-            return Err(FrameError::Version(bytes[4]));
+        if bytes[VERSION_AT] != VERSION {
+            return Err(FrameError::Version(bytes[VERSION_AT]));
         }
         if bytes.len() < HEADER_BYTES {
             return Err(short);
@@ -119,6 +121,18 @@ impl Header {
             && header.raw_bytes as usize <= MAX_BODY_BYTES
             && header.first_offset.checked_add(u64::from(header.count)).is_some();
         if sane { Ok(header) } else { Err(FrameError::Malformed("header fields are out of range")) }
+    }
+
+    /// Reads a header and checks the checksum of the whole frame, without looking at what is in it.
+    ///
+    /// # Errors
+    /// As [`Header::read`]; [`FrameError::Checksum`].
+    pub fn check(bytes: &[u8]) -> Result<Self, FrameError> {
+        let header = Self::read(bytes)?;
+        let total = header.frame_bytes();
+        let stored = bytes.get(..total).ok_or(FrameError::Short { have: bytes.len(), want: total })?;
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&stored[..48]), &stored[HEADER_BYTES..]);
+        if crc == header.crc { Ok(header) } else { Err(FrameError::Checksum) }
     }
 
     /// Offset after the last record.
@@ -164,16 +178,8 @@ impl Frame {
     /// # Errors
     /// [`FrameError`]; never panics, whatever the bytes.
     pub fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
-        let header = Header::read(bytes)?;
-        let total = header.frame_bytes();
-        if bytes.len() < total {
-            return Err(FrameError::Short { have: bytes.len(), want: total });
-        }
-        let stored = bytes.slice(..total);
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&stored[..48]), &stored[HEADER_BYTES..]);
-        if crc != header.crc {
-            return Err(FrameError::Checksum);
-        }
+        let header = Header::check(bytes)?;
+        let stored = bytes.slice(..header.frame_bytes());
         let body = if header.compressed {
             let raw = lz4_flex::block::decompress(&stored[HEADER_BYTES..], header.raw_bytes as usize)
                 .map_err(|_| FrameError::Malformed("body does not unpack"))?;
@@ -211,6 +217,22 @@ impl Frame {
         record::Records::new(&self.records, &self.devices, &self.schemas)
             .enumerate()
             .map(|(i, record)| (self.header.first_offset + i as u64, record))
+    }
+
+    /// The records, each with its position for [`Frame::record_at`], in order.
+    pub fn positions(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
+        let mut walk = record::Records::new(&self.records, &self.devices, &self.schemas);
+        std::iter::from_fn(move || {
+            let position = self.records.len() - walk.bytes_left();
+            let record = walk.next()?;
+            Some((u32::try_from(position).expect("a frame is shorter than 4 GiB"), record))
+        })
+    }
+
+    /// The record at a position that [`Frame::positions`] gave, without walking those before it.
+    pub fn record_at(&self, position: u32) -> Option<Record<'_>> {
+        let bytes = self.records.get(position as usize..)?;
+        record::Records::new(bytes, &self.devices, &self.schemas).next()
     }
 }
 

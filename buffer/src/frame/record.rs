@@ -168,6 +168,10 @@ impl<'a> Records<'a> {
     pub(super) fn new(bytes: &'a [u8], devices: &'a [Arc<DeviceKey>], schemas: &'a [Arc<Schema>]) -> Self {
         Self { cursor: Cursor::new(bytes), devices, schemas }
     }
+
+    pub(super) fn bytes_left(&self) -> usize {
+        self.cursor.rest().len()
+    }
 }
 
 impl<'a> Iterator for Records<'a> {

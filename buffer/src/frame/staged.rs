@@ -12,7 +12,7 @@ use super::record::{
     self, DEVICE_TIMED, FIXED_BYTES, HAS_CLAIMED, HAS_SEQ, HAS_TRACE, KIND_DEAD_LETTER, KIND_READING, KIND_RETAINED,
     NONE, RESENT, TRACE_BYTES,
 };
-use super::{Frame, HEADER_BYTES, Header};
+use super::{Frame, HEADER_BYTES, Header, MAX_BODY_BYTES};
 
 /// What stands before the values of a reading.
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +170,7 @@ pub struct FrameBuilder {
     count: u32,
     devices: Vec<Arc<DeviceKey>>,
     schemas: Vec<Arc<Schema>>,
+    schema_bytes: usize,
 }
 
 impl FrameBuilder {
@@ -178,10 +179,14 @@ impl FrameBuilder {
         self.count
     }
 
-    /// Bytes of the records collected.
+    /// Bytes of the records collected and of the names of their values. The device ids, less than
+    /// [`FrameBuilder::DEVICE_BYTES`] for each record, come on top.
     pub fn bytes(&self) -> usize {
-        self.records.len()
+        self.records.len() + self.schema_bytes
     }
+
+    /// What a device takes in a frame's dictionary, at most.
+    pub const DEVICE_BYTES: usize = 2 * (2 + model::device::MAX_ID_BYTES);
 
     /// True when there is nothing to make a frame of.
     pub fn is_empty(&self) -> bool {
@@ -194,7 +199,11 @@ impl FrameBuilder {
         self.devices.append(&mut staged.devices);
         staged.schema_places.clear();
         for schema in staged.schemas.drain(..) {
+            let known = self.schemas.len();
             staged.schema_places.push(place(&mut self.schemas, &schema));
+            if self.schemas.len() > known {
+                self.schema_bytes += schema_bytes(&schema);
+            }
         }
         let mut at = 0;
         while at < staged.records.len() {
@@ -235,7 +244,48 @@ impl FrameBuilder {
         }
         self.records = kept;
         self.count -= dropped;
+        if self.is_empty() {
+            self.clear();
+        }
         dropped
+    }
+
+    /// Moves records from the front into a builder of their own: at least one if there is any, then as many as stay
+    /// within the limits, measured as [`FrameBuilder::bytes`] does.
+    pub fn take_front(&mut self, max_records: u32, max_bytes: usize) -> Self {
+        let mut front = Self::default();
+        let mut devices = vec![NONE; self.devices.len()];
+        let mut schemas = vec![NONE; self.schemas.len()];
+        for (bytes, head) in self.raw() {
+            let schema = schemas.get(head.schema as usize).filter(|place| **place == NONE);
+            let names = schema.map_or(0, |_| schema_bytes(&self.schemas[head.schema as usize]));
+            let over = front.count >= max_records || front.bytes() + bytes.len() + names > max_bytes;
+            if front.count > 0 && over {
+                break;
+            }
+            let at = front.records.len();
+            front.records.extend_from_slice(bytes);
+            let device = move_name(head.device, &mut devices, &self.devices, &mut front.devices);
+            front.records[at + 8..at + 12].copy_from_slice(&device.to_le_bytes());
+            let schema = move_name(head.schema, &mut schemas, &self.schemas, &mut front.schemas);
+            front.records[at + 12..at + 16].copy_from_slice(&schema.to_le_bytes());
+            front.schema_bytes += names;
+            front.count += 1;
+        }
+        self.records.drain(..front.records.len());
+        self.count -= front.count;
+        if self.is_empty() {
+            self.clear();
+        }
+        front
+    }
+
+    fn clear(&mut self) {
+        self.records.clear();
+        self.devices.clear();
+        self.schemas.clear();
+        self.schema_bytes = 0;
+        self.count = 0;
     }
 
     fn raw(&self) -> impl Iterator<Item = (&[u8], RawHead)> {
@@ -244,12 +294,16 @@ impl FrameBuilder {
             let length = u32::from_le_bytes(rest.get(..4)?.try_into().expect("four bytes")) as usize;
             let (bytes, tail) = rest.split_at(4 + length);
             rest = tail;
+            let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
             let identity = u64::from_le_bytes(bytes[32..40].try_into().expect("eight bytes"));
-            Some((bytes, RawHead { flags: bytes[5], identity }))
+            Some((bytes, RawHead { flags: bytes[5], device: number(8), schema: number(12), identity }))
         })
     }
 
     /// Makes the frame and starts the next one.
+    ///
+    /// # Panics
+    /// When the frame would be longer than [`super::MAX_BODY_BYTES`]: nobody could read it.
     pub fn build(&mut self, first_offset: u64, incarnation: u64, appended: Nanos) -> Frame {
         let mut out = Vec::with_capacity(HEADER_BYTES + self.records.len() + 64 * self.devices.len() + 256);
         out.resize(HEADER_BYTES, 0);
@@ -274,7 +328,8 @@ impl FrameBuilder {
         }
         let records_at = out.len();
         out.extend_from_slice(&self.records);
-        let body_bytes = u32::try_from(out.len() - HEADER_BYTES).expect("a frame is shorter than 4 GiB");
+        assert!(out.len() - HEADER_BYTES <= MAX_BODY_BYTES, "a frame of {} bytes cannot be read", out.len());
+        let body_bytes = u32::try_from(out.len() - HEADER_BYTES).expect("it is shorter than that");
         let mut header = Header {
             body_bytes,
             raw_bytes: body_bytes,
@@ -296,13 +351,29 @@ impl FrameBuilder {
             devices: self.devices.drain(..).collect(),
             schemas: self.schemas.drain(..).collect(),
         };
-        self.records.clear();
-        self.count = 0;
+        self.clear();
         frame
     }
 }
 
 struct RawHead {
     flags: u8,
+    device: u32,
+    schema: u32,
     identity: u64,
+}
+
+/// Bytes of a schema in a frame's dictionary.
+fn schema_bytes(schema: &Schema) -> usize {
+    2 + schema.names().iter().map(|name| 2 + name.len()).sum::<usize>()
+}
+
+/// The place in `to` of the name at `old` in `from`, where it is put the first time. `places` holds what was put where.
+fn move_name<T>(old: u32, places: &mut [u32], from: &[Arc<T>], to: &mut Vec<Arc<T>>) -> u32 {
+    let Some(place) = places.get_mut(old as usize) else { return NONE };
+    if *place == NONE {
+        *place = u32::try_from(to.len()).expect("a frame holds fewer than 2^32 names");
+        to.push(Arc::clone(&from[old as usize]));
+    }
+    *place
 }

@@ -107,3 +107,50 @@ fn retain_drops_what_it_is_told_to() {
         frame.records().map(|(_, r)| if let Record::Reading(r) = r { r.time } else { panic!("a reading") }).collect();
     assert_eq!(times, [1, 2, 4]);
 }
+
+#[test]
+fn a_record_is_found_again_by_its_position() {
+    let frame = sample();
+    let walked: Vec<_> = frame.records().collect();
+    for ((position, record), (_, other)) in frame.positions().zip(&walked) {
+        let found = frame.record_at(position).unwrap();
+        assert_eq!(format!("{found:?}"), format!("{record:?}"));
+        assert_eq!(format!("{found:?}"), format!("{other:?}"));
+    }
+    assert_eq!(frame.positions().count(), walked.len());
+    assert!(frame.record_at(u32::MAX).is_none());
+}
+
+#[test]
+fn a_builder_is_cut_into_frames_without_losing_order_or_names() {
+    let devices: Vec<_> = (0..40).map(|n| Arc::new(DeviceKey::new("default", &format!("d{n}")).unwrap())).collect();
+    let schemas: Vec<_> = (0..40).map(|n| Arc::new(Schema::new([format!("name{n}")]))).collect();
+    let mut builder = FrameBuilder::default();
+    for n in 0..200_i64 {
+        let mut staged = Staged::default();
+        let at = usize::try_from(n * 7 % 40).unwrap();
+        staged.reading(&devices[at], &schemas[39 - at], &header(n), [Some(ValueRef::Int(n))]);
+        staged.retained(&RetainedRef { received: n, qos: 0, topic: "t", payload: b"", properties: b"" });
+        builder.absorb(&mut staged);
+    }
+    let mut found = Vec::new();
+    for (max_records, max_bytes) in [(7, usize::MAX), (u32::MAX, 300), (1, 1), (9, 900)].into_iter().cycle() {
+        let mut part = builder.take_front(max_records, max_bytes);
+        if part.is_empty() {
+            break;
+        }
+        assert!(part.count() == 1 || (part.count() <= max_records && part.bytes() <= max_bytes));
+        let built = part.build(0, 1, 0);
+        assert!(part.is_empty() && part.bytes() == 0);
+        let frame = Frame::decode(built.bytes()).unwrap();
+        assert!(frame.devices().len() <= frame.header().count as usize, "only the names that are needed");
+        for (_, record) in frame.records() {
+            let Record::Reading(r) = record else { continue };
+            let at = usize::try_from(r.time * 7 % 40).unwrap();
+            assert_eq!((&*r.device.id, &*r.schema.names()[0]), (&*format!("d{at}"), &*format!("name{}", 39 - at)));
+            found.push(r.time);
+        }
+    }
+    assert_eq!(found, (0..200).collect::<Vec<_>>());
+    assert!(builder.is_empty() && builder.bytes() == 0);
+}

@@ -35,7 +35,7 @@ impl Bell {
 
 /// Stages readings whose value `n` and identity are these numbers.
 pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Staged {
-    let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
+    let device = Arc::new(DeviceKey::new("default", "d1").expect("an id"));
     let schema = Arc::new(Schema::new(["n"]));
     let mut staged = Staged::default();
     for n in numbers {
@@ -87,7 +87,7 @@ pub(crate) async fn all(log: &dyn Log) -> Vec<i64> {
     let mut from = log.start();
     let mut found = Vec::new();
     while from < log.end() {
-        let frames = log.read(from, 1000).await.unwrap();
+        let frames = log.read(from, 1000).await.expect("the log can be read");
         from = frames.last().expect("there is more").header().end_offset();
         found.extend(numbers(&frames));
     }

@@ -1,122 +1,75 @@
-//! A payload as flat rows of named values, in one pass and into memory that is used again.
+//! A payload as flat rows of named values.
+//!
+//! [`flat`] streams a document once into memory that is used again; [`tree`] is for routes that look around in it.
 
-mod json;
-mod plain;
+pub(crate) mod flat;
+mod lexer;
+pub(crate) mod plain;
+mod scratch;
 pub(crate) mod time;
+pub(crate) mod tree;
 
-use std::ops::Range;
+pub(crate) use scratch::{Row, Scratch, Slot, Span, long_name};
 
-use model::ValueRef;
-
-use crate::limits::Limits;
-
-pub(crate) use json::json;
-pub(crate) use plain::plain;
-
-/// Why a message cannot be read, for a person.
-pub type Refusal = String;
-
-/// Where a decoded message is put; kept for the next one.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    /// Names and texts, end to end.
-    text: String,
-    fields: Vec<Field>,
-    /// Fields of each row.
-    rows: Vec<Range<usize>>,
-    /// Name of the value that is being read.
-    path: String,
+/// What kind of fault a refused message has; the bounded label of a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Not JSON.
+    Json,
+    /// Not text.
+    Text,
+    /// Over a limit on depth, readings, values or lengths.
+    Limit,
+    /// A time that cannot be read or used.
+    Time,
+    /// A device id that is missing or not one.
+    Device,
+    /// A presence message that says neither.
+    Presence,
+    /// The tenant has as many devices as it may have.
+    Admission,
 }
 
-#[derive(Debug, Clone)]
-struct Field {
-    name: Range<usize>,
-    value: Slot,
-}
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 7] =
+        [Self::Json, Self::Text, Self::Limit, Self::Time, Self::Device, Self::Presence, Self::Admission];
 
-/// A value; text lies in the scratch.
-#[derive(Debug, Clone)]
-enum Slot {
-    Float(f64),
-    Int(i64),
-    Bool(bool),
-    Text(Range<usize>),
-}
-
-impl Scratch {
-    pub(crate) fn clear(&mut self) {
-        self.text.clear();
-        self.fields.clear();
-        self.rows.clear();
-        self.path.clear();
-    }
-
-    /// The rows of the message.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.rows.iter().map(|range| Row { scratch: self, fields: &self.fields[range.clone()] })
-    }
-
-    fn begin_row(&mut self, limits: &Limits) -> Result<(), Refusal> {
-        if self.rows.len() == limits.max_readings {
-            return Err(format!("more than {} readings in one message", limits.max_readings));
+    /// As a label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Text => "text",
+            Self::Limit => "limit",
+            Self::Time => "time",
+            Self::Device => "device",
+            Self::Presence => "presence",
+            Self::Admission => "admission",
         }
-        self.rows.push(self.fields.len()..self.fields.len());
-        Ok(())
-    }
-
-    /// Adds a value under the present path to the present row.
-    fn add(&mut self, value: ValueRef<'_>, limits: &Limits) -> Result<(), Refusal> {
-        if self.path.len() > limits.max_name_bytes {
-            return Err(format!("name {:.40}… is longer than {} bytes", self.path, limits.max_name_bytes));
-        }
-        let name = self.text.len()..self.text.len() + self.path.len();
-        self.text.push_str(&self.path);
-        let value = match value {
-            ValueRef::Float(v) => Slot::Float(v),
-            ValueRef::Int(v) => Slot::Int(v),
-            ValueRef::Bool(v) => Slot::Bool(v),
-            ValueRef::Str(v) => {
-                if v.len() > limits.max_string_bytes {
-                    return Err(format!("text of {} is longer than {} bytes", self.path, limits.max_string_bytes));
-                }
-                let at = self.text.len();
-                self.text.push_str(v);
-                Slot::Text(at..self.text.len())
-            }
-        };
-        self.fields.push(Field { name, value });
-        let row = self.rows.last_mut().expect("a row was begun");
-        row.end = self.fields.len();
-        if row.len() > limits.max_values {
-            return Err(format!("more than {} values in one reading", limits.max_values));
-        }
-        Ok(())
     }
 }
 
-/// One row: names and values, as sent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Row<'a> {
-    scratch: &'a Scratch,
-    fields: &'a [Field],
+/// Why a message was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// What kind of fault.
+    pub(crate) class: Class,
+    /// What is wrong and where, for a person.
+    pub(crate) reason: String,
 }
 
-impl<'a> Row<'a> {
-    pub(crate) fn fields(self) -> impl DoubleEndedIterator<Item = (&'a str, ValueRef<'a>)> + Clone {
-        let text = &self.scratch.text;
-        self.fields.iter().map(move |field| {
-            let value = match &field.value {
-                Slot::Float(v) => ValueRef::Float(*v),
-                Slot::Int(v) => ValueRef::Int(*v),
-                Slot::Bool(v) => ValueRef::Bool(*v),
-                Slot::Text(range) => ValueRef::Str(&text[range.clone()]),
-            };
-            (&text[field.name.clone()], value)
-        })
+impl Refusal {
+    pub(crate) fn new(class: Class, reason: impl Into<String>) -> Self {
+        Self { class, reason: reason.into() }
     }
 
-    /// The last value of a name.
-    pub(crate) fn get(self, name: &str) -> Option<ValueRef<'a>> {
-        self.fields().rev().find(|(n, _)| *n == name).map(|(_, value)| value)
+    pub(crate) fn limit(reason: impl Into<String>) -> Self {
+        Self::new(Class::Limit, reason)
     }
+}
+
+/// The words for a number that is none.
+pub(crate) fn is_no_number(word: &str) -> bool {
+    let word = word.strip_prefix(['-', '+']).unwrap_or(word);
+    ["nan", "inf", "infinity"].iter().any(|w| word.eq_ignore_ascii_case(w))
 }

@@ -1,49 +1,103 @@
 //! A bare value: a number, a boolean or text.
 
-use model::ValueRef;
+use std::borrow::Cow;
 
-use super::{Refusal, Scratch};
+use super::scratch::{Scratch, Slot};
+use super::{Class, Refusal, is_no_number};
 use crate::limits::Limits;
 
-/// Reads a bare value under `name`. Blanks, line ends, NULs and a byte order mark around it are left out; text that is not UTF-8 is
-/// taken as Latin-1. An empty payload holds nothing.
-pub(crate) fn plain(payload: &[u8], name: &str, limits: &Limits, scratch: &mut Scratch) -> Result<(), Refusal> {
-    let latin;
+/// What a bare value is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Parsed {
+    /// Empty, `null`, or a number that is none.
+    Absent,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    /// As it stands.
+    Text,
+}
+
+/// Reads a bare value, named `field`. An empty payload holds nothing.
+pub(crate) fn plain(
+    payload: &[u8],
+    field: &str,
+    candidate: usize,
+    limits: &Limits,
+    scratch: &mut Scratch,
+) -> Result<(), Refusal> {
+    let text = text(payload)?;
+    scratch.begin_row(candidate, limits)?;
+    scratch.set_name(field);
+    let slot = match parse(&text) {
+        Parsed::Absent => {
+            scratch.absent += 1;
+            return Ok(());
+        }
+        Parsed::Bool(v) => Slot::Bool(v),
+        Parsed::Int(v) => Slot::Int(v),
+        Parsed::Float(v) => Slot::Float(v),
+        Parsed::Text => Slot::Text(scratch.put(&text)),
+    };
+    scratch.add(slot, limits)
+}
+
+/// The text of a payload, without the blanks, line ends, NULs and byte order mark around it; Latin-1 when it is not UTF-8.
+pub(crate) fn text(payload: &[u8]) -> Result<Cow<'_, str>, Refusal> {
+    let around = |c: char| c.is_whitespace() || matches!(c, '\0' | '\u{feff}');
     let text = match std::str::from_utf8(payload) {
-        Ok(text) => text,
+        Ok(text) => Cow::Borrowed(text.trim_matches(around)),
         Err(_) => {
-            latin = payload.iter().map(|b| char::from(*b)).collect::<String>();
-            &latin
+            let latin: String = payload.iter().map(|byte| char::from(*byte)).collect();
+            Cow::Owned(latin.trim_matches(around).to_owned())
         }
     };
-    let text = text.trim_matches(|c: char| c.is_whitespace() || matches!(c, '\0' | '\u{feff}'));
-    scratch.begin_row(limits)?;
-    scratch.path.push_str(name);
-    match value(text) {
-        Some(value) => scratch.add(value, limits),
-        None => Ok(()),
+    // Of a picture or of packed bytes nothing is to be had as text.
+    match text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+        None => Ok(text),
+        Some((at, c)) => Err(Refusal::new(Class::Text, format!("not text: {c:?} at character {at}"))),
     }
 }
 
-fn value(text: &str) -> Option<ValueRef<'_>> {
-    if text.is_empty() || text == "null" {
+/// Reads trimmed text. Every way to write a number counts; an integer outside `i64` stays text, to the last digit.
+pub(crate) fn parse(text: &str) -> Parsed {
+    match text {
+        "" | "null" => Parsed::Absent,
+        "true" => Parsed::Bool(true),
+        "false" => Parsed::Bool(false),
+        text => number(text).unwrap_or(if is_no_number(text) { Parsed::Absent } else { Parsed::Text }),
+    }
+}
+
+/// Reads a number, however it is written.
+pub(crate) fn number(text: &str) -> Option<Parsed> {
+    let numeric = |b: u8| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E');
+    if !text.bytes().all(numeric) || !text.bytes().any(|b| b.is_ascii_digit()) {
         return None;
     }
-    let number = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E'));
-    if number && let Ok(v) = text.parse::<i64>() {
-        return Some(ValueRef::Int(v));
+    if let Ok(v) = text.parse() {
+        return Some(Parsed::Int(v));
     }
-    // An integer that does not fit stays text, to the last digit.
-    let whole = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    if number
-        && !whole
-        && let Ok(v) = text.parse::<f64>()
+    if !text.contains(['.', 'e', 'E']) {
+        return None;
+    }
+    let v: f64 = text.parse().ok()?;
+    Some(if v.is_finite() { Parsed::Float(v) } else { Parsed::Absent })
+}
+
+/// Reads a number that cannot be a serial number, a meter number or a code: at most 15 digits, no leading zero, no `+`,
+/// no exponent.
+pub(crate) fn plain_number(text: &str) -> Option<Parsed> {
+    let magnitude = text.strip_prefix('-').unwrap_or(text);
+    let (whole, fraction) = magnitude.split_once('.').unwrap_or((magnitude, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let leading_zero = whole.len() > 1 && whole.starts_with('0');
+    if !digits(whole) || !digits(fraction) || leading_zero || magnitude.len() > 16 || whole.len() + fraction.len() > 16
     {
-        return v.is_finite().then_some(ValueRef::Float(v));
+        return None;
     }
-    match text {
-        "true" => Some(ValueRef::Bool(true)),
-        "false" => Some(ValueRef::Bool(false)),
-        text => Some(ValueRef::Str(text)),
+    if magnitude.bytes().filter(u8::is_ascii_digit).count() > 15 {
+        return None;
     }
+    number(text)
 }

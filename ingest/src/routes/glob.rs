@@ -19,4 +19,9 @@ impl Glob {
         }
         rest.ends_with(last.as_str())
     }
+
+    /// Orders globs: a whole name before patterns, more literal text before less.
+    pub(crate) fn exactness(&self) -> (bool, usize) {
+        (self.0.len() == 1, self.0.iter().map(String::len).sum())
+    }
 }

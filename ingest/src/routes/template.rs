@@ -1,68 +1,136 @@
-//! Text with `{capture}` and `{$.payload.name}`.
+//! Text with `{capture}` and `{$.path}`; `{a??b}` takes the first that is there, `{a|lower}` filters.
 
+use std::borrow::Cow;
+
+use super::path::{Path, Place};
 use super::topic::Captures;
 
-/// A piece of a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// As it stands.
-    Text(String),
-    /// What the topic template captured.
-    Capture(String),
-    /// The value of this name in the payload.
-    Payload(String),
+/// A template, checked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Template {
+    text: String,
+    parts: Vec<Part>,
 }
 
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Template(Vec<Part>);
+#[derive(Debug, Clone)]
+enum Part {
+    /// As it stands.
+    Text(String),
+    /// The first of these that is there.
+    Value(Vec<Source>, Vec<Filter>),
+}
+
+/// Where a template takes something from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// What the topic template captured.
+    Capture(String),
+    /// The payload.
+    Path(Path),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Filter {
+    Lower,
+    Upper,
+}
 
 impl Template {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut rest = text;
         while let Some((before, after)) = rest.split_once('{') {
-            let (inside, tail) = after.split_once('}').ok_or(format!("`{{` without `}}` in `{text}`"))?;
+            let (inside, tail) = after.split_once('}').ok_or_else(|| format!("`{{` without `}}` in `{text}`"))?;
             if !before.is_empty() {
                 parts.push(Part::Text(before.into()));
             }
-            parts.push(match inside.strip_prefix("$.") {
-                Some(name) if !name.is_empty() => Part::Payload(name.into()),
-                None if !inside.is_empty() => Part::Capture(inside.into()),
-                _ => return Err(format!("`{{{inside}}}` names nothing")),
-            });
+            parts.push(value(inside)?);
             rest = tail;
+        }
+        if rest.contains('}') {
+            return Err(format!("`}}` without `{{` in `{text}`"));
         }
         if !rest.is_empty() {
             parts.push(Part::Text(rest.into()));
         }
-        Ok(Self(parts))
+        Ok(Self { text: text.into(), parts })
     }
 
-    pub(crate) fn parts(&self) -> &[Part] {
-        &self.0
+    /// As written.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.parts.iter().flat_map(|part| match part {
+            Part::Value(sources, _) => &sources[..],
+            Part::Text(_) => &[],
+        })
     }
 
     /// True when it is the same for every message of a topic.
     pub(crate) fn is_fixed(&self) -> bool {
-        !self.0.iter().any(|p| matches!(p, Part::Payload(_)))
+        self.sources().all(|source| matches!(source, Source::Capture(_)))
     }
 
-    /// The text, with values of the payload from `payload`.
-    pub(crate) fn render(
-        &self,
-        captures: &Captures,
-        payload: impl Fn(&str) -> Option<String>,
-    ) -> Result<String, String> {
+    /// The text; `place` is needed for a template that is not fixed.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(crate) fn render(&self, captures: &Captures, place: Option<Place<'_>>) -> Result<String, String> {
         let mut out = String::new();
-        for part in &self.0 {
+        for part in &self.parts {
             match part {
                 Part::Text(text) => out.push_str(text),
-                Part::Capture(name) => out.push_str(captures.get(name).unwrap_or_default()),
-                Part::Payload(name) => {
-                    out.push_str(&payload(name).ok_or_else(|| format!("the payload has no {name}"))?);
+                Part::Value(sources, filters) => {
+                    let mut found = sources
+                        .iter()
+                        .find_map(|source| look_up(source, captures, place))
+                        .ok_or_else(|| format!("`{}` of `{}` is not there", describe(sources), self.text))?;
+                    for filter in filters {
+                        found = match filter {
+                            Filter::Lower => found.to_lowercase().into(),
+                            Filter::Upper => found.to_uppercase().into(),
+                        };
+                    }
+                    out.push_str(&found);
                 }
             }
         }
         Ok(out)
     }
+}
+
+fn look_up<'t>(source: &Source, captures: &'t Captures, place: Option<Place<'t>>) -> Option<Cow<'t, str>> {
+    match source {
+        Source::Capture(name) => captures.get(name).map(Cow::Borrowed),
+        Source::Path(path) => path.first(place?)?.to_text(),
+    }
+}
+
+fn describe(sources: &[Source]) -> String {
+    let names: Vec<String> = sources
+        .iter()
+        .map(|source| match source {
+            Source::Capture(name) => name.clone(),
+            Source::Path(path) => path.to_string(),
+        })
+        .collect();
+    names.join("??")
+}
+
+fn value(inside: &str) -> Result<Part, String> {
+    let mut pieces = inside.split('|');
+    let sources = pieces.next().unwrap_or_default().split("??").map(|source| match source.trim() {
+        "" => Err(format!("`{{{inside}}}` names nothing")),
+        path if path.starts_with(['$', '@']) => Ok(Source::Path(Path::parse(path)?)),
+        name => Ok(Source::Capture(name.into())),
+    });
+    let sources = sources.collect::<Result<_, _>>()?;
+    let filters = pieces.map(|filter| match filter.trim() {
+        "lower" => Ok(Filter::Lower),
+        "upper" => Ok(Filter::Upper),
+        other => Err(format!("`{other}` in `{{{inside}}}` is no filter: use `lower` or `upper`")),
+    });
+    Ok(Part::Value(sources, filters.collect::<Result<_, _>>()?))
 }

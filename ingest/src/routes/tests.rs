@@ -1,3 +1,5 @@
+use super::glob::Glob;
+use super::topic::Pattern;
 use super::*;
 
 fn route(topic: &str) -> Route {
@@ -32,7 +34,7 @@ fn faults_name_the_route_and_the_key() {
     assert_eq!(fault(route("a/#/b")), (2, "topic"));
     assert_eq!(fault(route("a/{x}")), (2, "device"), "the device is not captured");
     assert_eq!(fault(Route { zone: "Mars/Phobos".into(), ..route("a/{device}") }), (2, "zone"));
-    assert_eq!(fault(Route { prefix: "{$.x}".into(), ..route("a/{device}") }), (2, "prefix"));
+    assert_eq!(fault(Route { prefix: "{x}".into(), ..route("a/{device}") }), (2, "prefix"));
     assert_eq!(fault(route("ok/{device}")), (2, "topic"), "never reached");
     assert_eq!(fault(Route { topic: OneOrMany::Many(vec![]), ..Route::default() }), (2, "topic"));
 }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Stands for the MQTT client id wherever a capture may stand.
+pub(crate) const CLIENT: &str = "client";
+
 /// What a template captured, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Captures(Vec<(String, String)>);
@@ -9,6 +12,13 @@ pub(crate) struct Captures(Vec<(String, String)>);
 impl Captures {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The sender's client id, unless the topic captured something of that name.
+    pub(crate) fn add_client(&mut self, client: &str) {
+        if self.get(CLIENT).is_none() {
+            self.0.push((CLIENT.into(), client.into()));
+        }
     }
 }
 
@@ -64,9 +74,7 @@ impl Pattern {
     }
 
     pub(crate) fn captures(&self, topic: &str) -> Option<Captures> {
-        let wild =
-            matches!(self.levels.first(), Some(Level::Any | Level::Rest | Level::Capture(..) | Level::Levels(_)));
-        if topic.starts_with('$') && wild {
+        if topic.starts_with('$') && self.levels.first().is_some_and(Level::is_wild) {
             return None;
         }
         let given: Vec<&str> = topic.split('/').collect();
@@ -76,19 +84,35 @@ impl Pattern {
 
     /// True when every topic that `other` takes is taken by this one, as far as that is plain to see.
     pub(crate) fn covers(&self, other: &Self) -> bool {
+        if other.text.starts_with('$') && self.levels.first().is_some_and(Level::is_wild) {
+            return false;
+        }
         for (i, level) in self.levels.iter().enumerate() {
             match (level, other.levels.get(i)) {
                 (Level::Rest, _) => return true,
-                (Level::Levels(_), Some(_)) => return i + 1 == self.levels.len(),
-                (Level::Literal(a), Some(Level::Literal(b))) if a == b => {}
-                (Level::Any, Some(Level::Literal(_) | Level::Any | Level::Capture(..))) => {}
-                (Level::Capture(before, _, after), Some(Level::Any | Level::Capture(..)))
-                    if before.is_empty() && after.is_empty() => {}
+                // `a/#` takes `a` too, which `a/{x...}` does not.
+                (Level::Levels(_), Some(Level::Rest) | None) => return false,
+                (Level::Levels(_), Some(_)) => {
+                    let empty =
+                        |l: &Level| matches!(l, Level::Rest) || *l == Level::Any || *l == Level::Literal(String::new());
+                    return i + 1 == self.levels.len() && !other.levels[i..].iter().any(empty);
+                }
+                (level, Some(other)) if level == other && !matches!(other, Level::Capture(..)) => {}
+                (Level::Any, Some(Level::Literal(_) | Level::Capture(..))) => {}
+                (Level::Capture(before, _, after), Some(Level::Capture(b, _, a)))
+                    if b.starts_with(before.as_str()) && a.ends_with(after.as_str()) => {}
+                (Level::Capture(before, _, after), Some(Level::Literal(text)))
+                    if inside(text, before, after).is_some() => {}
                 _ => return false,
             }
         }
         self.levels.len() == other.levels.len()
     }
+}
+
+/// What stands between `before` and `after`; never empty.
+fn inside<'l>(level: &'l str, before: &str, after: &str) -> Option<&'l str> {
+    level.strip_prefix(before)?.strip_suffix(after).filter(|between| !between.is_empty())
 }
 
 impl fmt::Display for Pattern {
@@ -98,6 +122,15 @@ impl fmt::Display for Pattern {
 }
 
 impl Level {
+    /// True when it does not take a `$` at the beginning of a topic.
+    fn is_wild(&self) -> bool {
+        match self {
+            Self::Literal(_) => false,
+            Self::Capture(before, ..) => before.is_empty(),
+            Self::Any | Self::Rest | Self::Levels(_) => true,
+        }
+    }
+
     fn name(&self) -> Option<&String> {
         match self {
             Self::Capture(_, name, _) | Self::Levels(name) => Some(name),
@@ -137,14 +170,9 @@ fn walk(levels: &[Level], given: &[&str], captures: &mut Captures) -> bool {
         Level::Literal(text) => text == first && walk(levels, rest, captures),
         Level::Any => walk(levels, rest, captures),
         Level::Capture(before, name, after) => {
-            let inside = first.strip_prefix(before.as_str()).and_then(|s| s.strip_suffix(after.as_str()));
-            match inside {
-                Some(value) if !value.is_empty() => {
-                    captures.0.push((name.clone(), value.into()));
-                    walk(levels, rest, captures)
-                }
-                _ => false,
-            }
+            let Some(value) = inside(first, before, after) else { return false };
+            captures.0.push((name.clone(), value.into()));
+            walk(levels, rest, captures)
         }
         Level::Levels(name) => {
             // There is one of these at most, so what follows it has a fixed length, or ends in `#`.

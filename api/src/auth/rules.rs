@@ -1,0 +1,146 @@
+//! The rules, from the options of the methods.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use prost_reflect::{DescriptorPool, MethodDescriptor, Value};
+
+const OPTION: &str = "weir.v1.auth";
+const PACKAGE: &str = "weir.v1";
+
+/// Where a call finds the resource that is authorized; `weir.v1.AuthScope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// None.
+    Public,
+    /// A tenant.
+    Tenant,
+    /// A device.
+    Device,
+    /// The installation.
+    Installation,
+}
+
+/// Who may call a method.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// Place of the method among all, for metrics.
+    pub index: usize,
+    /// The permission that the caller needs.
+    pub permission: Arc<str>,
+    /// How the resource is found.
+    pub scope: Scope,
+    /// The field that names it.
+    pub field: Arc<str>,
+    /// The server answers with a stream.
+    pub streaming: bool,
+}
+
+/// Why the rules are not complete. The server does not start then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("method {method} cannot be served: {problem}")]
+pub struct RuleError {
+    /// Full name.
+    pub method: String,
+    /// What is wrong with its rule.
+    pub problem: String,
+}
+
+/// The rule of each method, by its HTTP path `/weir.v1.Service/Method`.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    by_path: BTreeMap<Box<str>, Rule>,
+}
+
+impl Rules {
+    /// Reads the rules of every service of package `weir.v1`.
+    ///
+    /// # Errors
+    /// [`RuleError`] for a method without a rule, or with one that cannot be followed.
+    pub fn read(descriptors: &[u8]) -> Result<Self, RuleError> {
+        let broken = |problem: String| RuleError { method: format!("{PACKAGE}.*"), problem };
+        let pool = DescriptorPool::decode(descriptors).map_err(|error| broken(error.to_string()))?;
+        let mut by_path = BTreeMap::new();
+        for service in pool.services().filter(|s| s.parent_file().package_name() == PACKAGE) {
+            for method in service.methods() {
+                let path = format!("/{}/{}", service.full_name(), method.name());
+                by_path.insert(path.into_boxed_str(), read_rule(&pool, &method)?);
+            }
+        }
+        for (index, rule) in by_path.values_mut().enumerate() {
+            rule.index = index;
+        }
+        Ok(Self { by_path })
+    }
+
+    /// The rule of the method at a path.
+    pub fn get(&self, path: &str) -> Option<&Rule> {
+        self.by_path.get(path)
+    }
+
+    /// Every path and its rule, by path.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
+        self.by_path.iter().map(|(path, rule)| (&**path, rule))
+    }
+}
+
+fn read_rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Rule, RuleError> {
+    let broken = |problem: &str| RuleError { method: method.full_name().to_owned(), problem: problem.to_owned() };
+    let option = pool.get_extension_by_name(OPTION).ok_or_else(|| broken("there is no option weir.v1.auth"))?;
+    let options = method.options();
+    if !options.has_extension(&option) {
+        return Err(broken("it has no authorization rule"));
+    }
+    let rule = options.get_extension(&option);
+    let rule = rule.as_message().ok_or_else(|| broken("its rule is not a message"))?;
+    let text = |field: &str| -> Arc<str> {
+        rule.get_field_by_name(field).as_deref().and_then(Value::as_str).unwrap_or_default().into()
+    };
+    let (permission, field) = (text("permission"), text("field"));
+    let scope = match rule.get_field_by_name("scope").as_deref().and_then(Value::as_enum_number) {
+        Some(1) => Scope::Public,
+        Some(2) => Scope::Tenant,
+        Some(3) => Scope::Device,
+        Some(4) => Scope::Installation,
+        _ => return Err(broken("its rule has no scope")),
+    };
+    if permission.is_empty() && scope != Scope::Public {
+        return Err(broken("its rule names no permission"));
+    }
+    let named = matches!(scope, Scope::Tenant | Scope::Device);
+    if named && method.input().get_field_by_name(&field).is_none() {
+        return Err(broken("its rule names a field that the request lacks"));
+    }
+    Ok(Rule { index: 0, permission, scope, field, streaming: method.is_server_streaming() })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    /// Adding a method or changing who may call one must show in a review: the table is written out.
+    #[test]
+    fn the_permissions_are_those_of_the_golden_table() {
+        let rules = Rules::read(proto::FILE_DESCRIPTOR_SET).expect("every method has a rule");
+        let line = |(path, rule): (&str, &Rule)| {
+            format!("{path} {} {:?} {}", rule.permission, rule.scope, rule.field).trim_end().to_owned()
+        };
+        let table: Vec<String> = rules.iter().map(line).collect();
+        let golden: Vec<&str> = include_str!("../../tests/permissions.txt").lines().collect();
+        assert_eq!(table, golden, "update api/tests/permissions.txt if this is meant");
+    }
+
+    #[test]
+    fn a_method_without_a_rule_keeps_the_server_from_starting() {
+        let mut files = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).expect("descriptors");
+        // Decoding into types that do not know the option drops it.
+        let service = files.file.iter_mut().find_map(|f| f.service.first_mut()).expect("a service");
+        let name = service.method[0].name().to_owned();
+        let error = Rules::read(&files.encode_to_vec()).expect_err("no rules");
+        assert!(error.problem.contains("no authorization rule"), "{error}");
+        assert!(error.method.contains("weir.v1."), "{error} {name}");
+    }
+}

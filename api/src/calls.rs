@@ -1,0 +1,215 @@
+//! The layer around every call: permission, deadline, metrics.
+//!
+//! tonic's interceptors see neither the method nor the end of a stream, so this is a tower layer. The deadline covers
+//! the stream too: when it passes, the stream's source is dropped and the call ends with DEADLINE_EXCEEDED.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use crate::auth::{Caller, Principal, Rule, Rules};
+use crate::{errors, metrics};
+
+/// Makes [`Calls`].
+#[derive(Debug, Clone)]
+pub(crate) struct CallsLayer {
+    rules: Arc<Rules>,
+    metrics: metrics::Metrics,
+    call_timeout: Duration,
+}
+
+impl CallsLayer {
+    pub(crate) fn new(rules: Rules, metrics: metrics::Metrics, call_timeout: Duration) -> Self {
+        Self { rules: Arc::new(rules), metrics, call_timeout }
+    }
+
+    /// When a call must have ended: as the client says, and calls that are no streams not later than the limit.
+    fn deadline(&self, headers: &HeaderMap, rule: &Rule) -> Option<Instant> {
+        let asked = headers.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(parse_timeout);
+        let limit = (!rule.streaming).then_some(self.call_timeout);
+        let least = match (asked, limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        // A deadline beyond what the clock can tell is none.
+        least.and_then(|wait| Instant::now().checked_add(wait))
+    }
+}
+
+impl<S> Layer<S> for CallsLayer {
+    type Service = Calls<S>;
+
+    fn layer(&self, inner: S) -> Calls<S> {
+        Calls { inner, shared: self.clone() }
+    }
+}
+
+/// A service with the checks around it.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls<S> {
+    inner: S,
+    shared: CallsLayer,
+}
+
+type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Body>, E>> + Send>>;
+
+impl<S> Service<Request<Body>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Answer<S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
+        let path = request.uri().path().to_owned();
+        // Health and reflection are for everyone; a path that no service has is answered UNIMPLEMENTED by the router.
+        let Some(rule) = self.shared.rules.get(&path).cloned() else { return Box::pin(self.inner.call(request)) };
+        let metrics = self.shared.metrics.clone();
+        let method = path.trim_start_matches("/weir.v1.").to_owned();
+        let principal = Principal::local();
+        if !principal.holds(&rule.permission) {
+            metrics.ended(&method, Code::PermissionDenied);
+            let denied = errors::denied(&rule.permission, &path);
+            return Box::pin(async move { Ok(denied.into_http()) });
+        }
+        let deadline = self.shared.deadline(request.headers(), &rule);
+        request.extensions_mut().insert(Caller::new(principal, rule));
+        let answer = self.inner.call(request);
+        let end = CallEnd { method, metrics, code: None };
+        Box::pin(async move {
+            let began = Instant::now();
+            let answer = match deadline {
+                None => answer.await,
+                Some(at) => match tokio::time::timeout_at(at, answer).await {
+                    Ok(answer) => answer,
+                    Err(_) => Ok(errors::deadline().into_http()),
+                },
+            };
+            end.metrics.answered(&end.method, began.elapsed());
+            Ok(watch(answer?, end, deadline))
+        })
+    }
+}
+
+/// Watches an answer to its end.
+fn watch(answer: Response<Body>, mut end: CallEnd, deadline: Option<Instant>) -> Response<Body> {
+    end.code = code_in(answer.headers());
+    let sleep = deadline.map(tokio::time::sleep_until);
+    answer.map(|inner| Body::new(Watched { inner, sleep, end, over: false }))
+}
+
+fn code_in(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// Counts a call when it is dropped: a call whose client went away has no code and counts as cancelled.
+#[derive(Debug)]
+struct CallEnd {
+    method: String,
+    metrics: metrics::Metrics,
+    code: Option<Code>,
+}
+
+impl Drop for CallEnd {
+    fn drop(&mut self) {
+        self.metrics.ended(&self.method, self.code.unwrap_or(Code::Cancelled));
+    }
+}
+
+pin_project! {
+    /// A body that ends at a deadline and knows how the call ended.
+    struct Watched {
+        #[pin]
+        inner: Body,
+        #[pin]
+        sleep: Option<Sleep>,
+        end: CallEnd,
+        over: bool,
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut this = self.project();
+        if *this.over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(frame) = this.inner.as_mut().poll_frame(cx) {
+            if let Some(Ok(frame)) = &frame
+                && let Some(trailers) = frame.trailers_ref()
+            {
+                this.end.code = code_in(trailers);
+            }
+            return Poll::Ready(frame);
+        }
+        let Some(sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
+        ready!(sleep.poll(cx));
+        *this.over = true;
+        this.inner.set(Body::empty());
+        this.end.code = Some(Code::DeadlineExceeded);
+        let mut trailers = HeaderMap::new();
+        let added = errors::deadline().add_header(&mut trailers);
+        Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Reads a `grpc-timeout`: up to eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(n * 3600),
+        "M" => Duration::from_secs(n * 60),
+        "S" => Duration::from_secs(n),
+        "m" => Duration::from_millis(n),
+        "u" => Duration::from_micros(n),
+        "n" => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_says() {
+        assert_eq!(parse_timeout("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(parse_timeout("2H"), Some(Duration::from_secs(7200)));
+        for bad in ["", "m", "100", "123456789S", "-1S", "1x", "+1S"] {
+            assert_eq!(parse_timeout(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Metrics of the API: per call and per message, never per reading.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tonic::Code;
+
+/// Labels of a finished call. Bounded: the methods that the server has, and the codes of gRPC.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Call {
+    method: String,
+    code: String,
+}
+
+/// A method that the server has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Method {
+    method: String,
+}
+
+/// What the services count. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    calls: Family<Call, Counter>,
+    seconds: Family<Method, Histogram, fn() -> Histogram>,
+    pub(crate) streams_open: Gauge,
+    pub(crate) rows_sent: Counter,
+    pub(crate) slow_consumers: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            calls: Family::default(),
+            seconds: Family::new_with_constructor(histogram),
+            streams_open: Gauge::default(),
+            rows_sent: Counter::default(),
+            slow_consumers: Counter::default(),
+        }
+    }
+
+    /// Shows them in a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("weir_api_calls", "Calls ended, by method and gRPC code", self.calls.clone());
+        registry.register_with_unit(
+            "weir_api_call",
+            "Time from a call to the start of its answer",
+            Unit::Seconds,
+            self.seconds.clone(),
+        );
+        registry.register("weir_api_streams_open", "Streams open now", self.streams_open.clone());
+        registry.register("weir_api_rows_sent", "Readings sent in answers", self.rows_sent.clone());
+        registry.register(
+            "weir_api_slow_consumers",
+            "Subscribers that fell behind what the log holds",
+            self.slow_consumers.clone(),
+        );
+    }
+
+    /// A call has ended.
+    pub(crate) fn ended(&self, method: &str, code: Code) {
+        self.calls.get_or_create(&Call { method: method.to_owned(), code: format!("{code:?}") }).inc();
+    }
+
+    /// A call's answer has begun.
+    pub(crate) fn answered(&self, method: &str, after: Duration) {
+        self.seconds.get_or_create(&Method { method: method.to_owned() }).observe(after.as_secs_f64());
+    }
+}
+
+fn histogram() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}

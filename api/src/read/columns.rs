@@ -1,0 +1,152 @@
+//! Rows as columns.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use model::{Kind, ValueRef};
+use proto::v1;
+use proto::v1::column::Values;
+
+use super::merge::{RowAt, Slice};
+use crate::convert;
+
+/// How much is told of each row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Details {
+    /// Time and values.
+    No,
+    /// All that is known.
+    Yes,
+}
+
+/// How many of `rows` fill about `budget` bytes as columns, at least one unless there are none; and their bytes.
+pub(crate) fn take_rows(slice: &Slice, rows: &[RowAt], budget: usize) -> (usize, usize) {
+    let mut bytes = 0;
+    for (i, at) in rows.iter().enumerate() {
+        let size = 16 + slice.values(*at).map(|(_, value)| value_bytes(value)).sum::<usize>();
+        if i > 0 && bytes + size > budget {
+            return (i, bytes);
+        }
+        bytes += size;
+    }
+    (rows.len(), bytes)
+}
+
+fn value_bytes(value: ValueRef<'_>) -> usize {
+    match value {
+        ValueRef::Float(_) => 8,
+        ValueRef::Int(_) => 5,
+        ValueRef::Bool(_) => 1,
+        ValueRef::Str(text) => text.len() + 3,
+    }
+}
+
+/// Rows, in ascending order, as one chunk of `device`, the resource name.
+pub(crate) fn chunk(slice: &Slice, rows: &[RowAt], device: &str, details: Details) -> v1::ReadingChunk {
+    let base = rows.first().map_or(0, |at| slice.time(*at));
+    let mut before = base;
+    let mut chunk = v1::ReadingChunk {
+        device: device.to_owned(),
+        base_time_unix_nanos: base,
+        time_deltas_nanos: Vec::with_capacity(rows.len()),
+        ..Default::default()
+    };
+    let mut builder = Builder { rows: rows.len(), ..Default::default() };
+    for (row, at) in rows.iter().enumerate() {
+        let time = slice.time(*at);
+        chunk.time_deltas_nanos.push(time.wrapping_sub(before));
+        before = time;
+        for (name, value) in slice.values(*at) {
+            builder.add(name, value, row);
+        }
+    }
+    chunk.columns = builder.finish();
+    if details == Details::Yes {
+        add_details(&mut chunk, slice, rows);
+    }
+    chunk
+}
+
+fn add_details(chunk: &mut v1::ReadingChunk, slice: &Slice, rows: &[RowAt]) {
+    let row_number = |row: usize| u32::try_from(row).expect("a chunk has fewer than 2^32 rows");
+    chunk.ingest_delays_nanos = rows.iter().map(|at| slice.received(*at).wrapping_sub(slice.time(*at))).collect();
+    if rows.iter().any(|at| slice.sequence(*at).is_some()) {
+        let plus_one = |at: &RowAt| slice.sequence(*at).map_or(0, |seq| seq.saturating_add(1));
+        chunk.sequences_plus_one = rows.iter().map(plus_one).collect();
+    }
+    for (row, at) in rows.iter().enumerate() {
+        if !slice.device_timed(*at) {
+            chunk.untimed_rows.push(row_number(row));
+        }
+        if let Some(claimed) = slice.claimed(*at) {
+            let claimed_time = Some(convert::timestamp(claimed));
+            chunk.claimed_times.push(v1::reading_chunk::ClaimedTime { row: row_number(row), claimed_time });
+        }
+    }
+}
+
+/// Collects values into columns, one for each name and type, in the order in which they first came.
+#[derive(Default)]
+struct Builder {
+    rows: usize,
+    places: HashMap<(Arc<str>, Kind), usize, foldhash::fast::RandomState>,
+    columns: Vec<Building>,
+}
+
+struct Building {
+    metric: Arc<str>,
+    present: Vec<u8>,
+    count: usize,
+    values: Values,
+}
+
+impl Builder {
+    fn add(&mut self, name: &Arc<str>, value: ValueRef<'_>, row: usize) {
+        let fits = |c: &Building| Arc::ptr_eq(&c.metric, name) && kind(&c.values) == value.kind();
+        let place = self.columns.iter().position(fits).unwrap_or_else(|| self.place(name, value));
+        let column = &mut self.columns[place];
+        column.present[row / 8] |= 1 << (row % 8);
+        column.count += 1;
+        match (&mut column.values, value) {
+            (Values::Doubles(c), ValueRef::Float(v)) => c.values.push(v),
+            (Values::Ints(c), ValueRef::Int(v)) => c.values.push(v),
+            (Values::Bools(c), ValueRef::Bool(v)) => c.values.push(v),
+            (Values::Strings(c), ValueRef::Str(v)) => c.values.push(v.to_owned()),
+            _ => unreachable!("columns are looked up by type"),
+        }
+    }
+
+    fn place(&mut self, name: &Arc<str>, value: ValueRef<'_>) -> usize {
+        let next = self.columns.len();
+        let place = *self.places.entry((Arc::clone(name), value.kind())).or_insert(next);
+        if place == next {
+            let values = match value.kind() {
+                Kind::Float => Values::Doubles(v1::DoubleColumn::default()),
+                Kind::Int => Values::Ints(v1::IntColumn::default()),
+                Kind::Bool => Values::Bools(v1::BoolColumn::default()),
+                Kind::Str => Values::Strings(v1::StringColumn::default()),
+            };
+            let present = vec![0; self.rows.div_ceil(8)];
+            self.columns.push(Building { metric: Arc::clone(name), present, count: 0, values });
+        }
+        place
+    }
+
+    fn finish(self) -> Vec<v1::Column> {
+        let column = |c: Building| v1::Column {
+            metric: c.metric.to_string(),
+            present: if c.count == self.rows { Vec::new() } else { c.present },
+            values: Some(c.values),
+        };
+        self.columns.into_iter().map(column).collect()
+    }
+}
+
+fn kind(values: &Values) -> Kind {
+    match values {
+        Values::Doubles(_) => Kind::Float,
+        Values::Ints(_) => Kind::Int,
+        Values::Bools(_) => Kind::Bool,
+        Values::Strings(_) => Kind::Str,
+    }
+}

@@ -1,0 +1,206 @@
+//! Reads a device's history: what is stored and what is not stored yet, as one (P3).
+//!
+//! The tail is asked first, then the store: a reading that moves from one to the other in between is seen twice and
+//! counted once. The history is swept slice by slice in order of time, so that a long range needs no more memory than a
+//! short one: each slice is cut where the next unread block begins.
+
+mod columns;
+mod merge;
+mod rows;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use model::{DeviceKey, Nanos, TimeRange};
+use stores::contract::Result as StoreResult;
+use stores::{Block, BlockMeta, StoreError};
+use tonic::Status;
+
+use crate::Backend;
+use crate::errors;
+use crate::glob::Metrics;
+
+pub(crate) use columns::{Details, chunk, take_rows};
+pub(crate) use merge::{Position, Slice};
+pub(crate) use rows::reading;
+
+/// Rows in a slice, about, where the caller reads everything.
+pub(crate) const SLICE_ROWS: usize = 32_768;
+/// How often blocks may move away between being found and being read.
+const MOVES: usize = 16;
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    Ascending,
+    Descending,
+}
+
+/// How complete what was read is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Freshness {
+    pub(crate) complete_until: Nanos,
+    pub(crate) unflushed: bool,
+}
+
+impl Freshness {
+    /// Of nothing.
+    pub(crate) const COMPLETE: Self = Self { complete_until: Nanos::MAX, unflushed: false };
+
+    /// Of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            complete_until: self.complete_until.min(other.complete_until),
+            unflushed: self.unflushed || other.unflushed,
+        }
+    }
+
+    pub(crate) fn to_proto(self) -> proto::v1::Freshness {
+        // With no device at all, the answer is complete as of now.
+        let until = if self.complete_until == Nanos::MAX { crate::convert::now() } else { self.complete_until };
+        proto::v1::Freshness {
+            complete_until_time: Some(crate::convert::timestamp(until)),
+            includes_unflushed: self.unflushed,
+        }
+    }
+}
+
+/// Sweeps the history of one device in order of time.
+pub(crate) struct Sweep {
+    backend: Backend,
+    device: DeviceKey,
+    metrics: Metrics,
+    names: Option<Vec<Arc<str>>>,
+    order: Order,
+    slice_rows: usize,
+    /// What is left to read.
+    range: TimeRange,
+    metas: VecDeque<BlockMeta>,
+    /// Blocks that reach from the slice before into the next.
+    carried: Vec<Arc<Block>>,
+    tail: Vec<Arc<Block>>,
+    freshness: Freshness,
+}
+
+impl Sweep {
+    /// Asks the tail, then finds the blocks.
+    pub(crate) async fn open(
+        backend: &Backend,
+        device: &DeviceKey,
+        range: TimeRange,
+        metrics: &Metrics,
+        order: Order,
+        slice_rows: usize,
+    ) -> Result<Self, Status> {
+        let names = metrics.names();
+        let tail = backend.tail.tail(device, range, names.as_deref()).await.map_err(errors::store)?;
+        let freshness = Freshness { complete_until: tail.complete_until, unflushed: !tail.blocks.is_empty() };
+        let mut sweep = Self {
+            backend: backend.clone(),
+            device: device.clone(),
+            metrics: metrics.clone(),
+            names,
+            order,
+            slice_rows,
+            range,
+            metas: VecDeque::new(),
+            carried: Vec::new(),
+            tail: Vec::new(),
+            freshness,
+        };
+        sweep.tail = tail.blocks.into_iter().map(|block| sweep.wanted(block)).collect();
+        sweep.find().await.map_err(errors::store)?;
+        Ok(sweep)
+    }
+
+    /// How complete the answer is.
+    pub(crate) fn freshness(&self) -> Freshness {
+        self.freshness
+    }
+
+    /// The next slice of rows in order; `None` at the end. A slice may be empty.
+    pub(crate) async fn next(&mut self) -> Result<Option<Slice>, Status> {
+        for _ in 0..MOVES {
+            if self.range.start >= self.range.end {
+                return Ok(None);
+            }
+            match self.slice().await {
+                Ok(slice) => return Ok(Some(slice)),
+                Err(StoreError::Moved) => {
+                    // What was carried over is in the blocks that are found now.
+                    self.carried.clear();
+                    self.find().await.map_err(errors::store)?;
+                }
+                Err(error) => return Err(errors::store(error)),
+            }
+        }
+        Err(errors::store(StoreError::Moved))
+    }
+
+    async fn find(&mut self) -> StoreResult<()> {
+        let mut metas = self.backend.history.find(&self.device, self.range).await?;
+        match self.order {
+            Order::Ascending => metas.sort_by_key(|meta| meta.first_time),
+            Order::Descending => metas.sort_by_key(|meta| std::cmp::Reverse(meta.last_time)),
+        }
+        self.metas = metas.into();
+        Ok(())
+    }
+
+    async fn slice(&mut self) -> StoreResult<Slice> {
+        let (count, range) = self.plan();
+        let metas: Vec<BlockMeta> = self.metas.range(..count).cloned().collect();
+        let fetched = if metas.is_empty() {
+            Vec::new()
+        } else {
+            self.backend.history.fetch(&self.device, &metas, self.names.as_deref()).await?
+        };
+        self.metas.drain(..count);
+        let mut blocks = std::mem::take(&mut self.carried);
+        blocks.extend(fetched.into_iter().map(|block| self.wanted(block)));
+        match self.order {
+            Order::Ascending => self.range.start = range.end,
+            Order::Descending => self.range.end = range.start,
+        }
+        let left = self.range;
+        self.carried = blocks.iter().filter(|block| touches(block, left)).cloned().collect();
+        blocks.extend(self.tail.iter().filter(|block| touches(block, range)).cloned());
+        Ok(Slice::new(blocks, range, self.order, !self.metrics.is_all()))
+    }
+
+    /// How many blocks the next slice reads and which times it covers: up to where the first unread block begins.
+    fn plan(&self) -> (usize, TimeRange) {
+        let TimeRange { start, end } = self.range;
+        let mut rows = 0;
+        for (i, meta) in self.metas.iter().enumerate() {
+            let cut = match self.order {
+                Order::Ascending => meta.first_time,
+                Order::Descending => meta.last_time.saturating_add(1),
+            };
+            if rows >= self.slice_rows && start < cut && cut < end {
+                return match self.order {
+                    Order::Ascending => (i, TimeRange { start, end: cut }),
+                    Order::Descending => (i, TimeRange { start: cut, end }),
+                };
+            }
+            rows += meta.rows as usize;
+        }
+        (self.metas.len(), self.range)
+    }
+
+    /// The block with the columns that are wanted only.
+    fn wanted(&self, mut block: Block) -> Arc<Block> {
+        if !self.metrics.is_all() {
+            block.columns.retain(|column| self.metrics.takes(&column.name));
+        }
+        Arc::new(block)
+    }
+}
+
+fn touches(block: &Block, range: TimeRange) -> bool {
+    match (block.times.first(), block.times.last()) {
+        (Some(first), Some(last)) => range.start < range.end && range.touches(*first, *last),
+        _ => false,
+    }
+}
+

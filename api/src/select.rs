@@ -1,0 +1,116 @@
+//! Which devices and metrics a call is about.
+
+use std::sync::Arc;
+
+use model::DeviceKey;
+use proto::v1::SeriesSelector;
+use tonic::Status;
+
+use crate::auth::Caller;
+use crate::filter::Filter;
+use crate::glob::Metrics;
+use crate::services::{Shared, device_filter, scan};
+use crate::errors;
+
+/// Devices that a call may name.
+const MAX_NAMED: usize = 500;
+/// Devices looked up at one time while a filter is walked.
+const STEP: usize = 500;
+
+/// Which devices.
+#[derive(Debug, Clone)]
+pub(crate) enum Devices {
+    /// These, in this order, each once.
+    Named(Vec<DeviceKey>),
+    /// Those that a filter takes, by id.
+    Filtered(Filter),
+}
+
+/// Which devices and metrics.
+#[derive(Debug, Clone)]
+pub(crate) struct Selector {
+    pub(crate) tenant: Arc<str>,
+    pub(crate) devices: Devices,
+    pub(crate) metrics: Metrics,
+}
+
+impl Selector {
+    /// Reads a selector and writes full names into it.
+    pub(crate) fn read(caller: &Caller, tenant: &Arc<str>, given: Option<&mut SeriesSelector>) -> Result<Self, Status> {
+        let mut empty = SeriesSelector::default();
+        let given = given.unwrap_or(&mut empty);
+        if given.devices.len() > MAX_NAMED {
+            return Err(errors::invalid("selector.devices", format!("names more than {MAX_NAMED} devices")));
+        }
+        if !given.devices.is_empty() && !given.device_filter.is_empty() {
+            return Err(errors::invalid("selector.device_filter", "give either devices or device_filter"));
+        }
+        let devices = if given.devices.is_empty() {
+            Devices::Filtered(device_filter("selector.device_filter", &given.device_filter)?)
+        } else {
+            let mut named: Vec<DeviceKey> = Vec::with_capacity(given.devices.len());
+            for (i, name) in given.devices.iter_mut().enumerate() {
+                let device = caller.device(&format!("selector.devices[{i}]"), name)?;
+                if !named.contains(&device) {
+                    named.push(device);
+                }
+            }
+            Devices::Named(named)
+        };
+        Ok(Self { tenant: Arc::clone(tenant), devices, metrics: Metrics::new(&given.metrics) })
+    }
+}
+
+/// Walks the devices of a selector in a fixed order, without holding them all.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    tenant: Arc<str>,
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    Named(std::vec::IntoIter<DeviceKey>),
+    Filtered { filter: Filter, ready: std::vec::IntoIter<DeviceKey>, after: Option<String>, over: bool },
+}
+
+impl Walk {
+    /// From the first device, or from the device `from` on, itself included.
+    pub(crate) fn new(selector: &Selector, from: Option<&str>) -> Self {
+        let source = match &selector.devices {
+            Devices::Named(devices) => {
+                let skip = from.and_then(|id| devices.iter().position(|d| &*d.id == id)).unwrap_or(0);
+                Source::Named(devices[skip..].to_vec().into_iter())
+            }
+            Devices::Filtered(filter) => {
+                let first = from.map(|id| DeviceKey { tenant: Arc::clone(&selector.tenant), id: id.into() });
+                Source::Filtered {
+                    filter: filter.clone(),
+                    ready: Vec::from_iter(first).into_iter(),
+                    after: from.map(str::to_owned),
+                    over: false,
+                }
+            }
+        };
+        Self { tenant: Arc::clone(&selector.tenant), source }
+    }
+
+    /// The next device.
+    pub(crate) async fn next(&mut self, shared: &Shared) -> Result<Option<DeviceKey>, Status> {
+        match &mut self.source {
+            Source::Named(devices) => Ok(devices.next()),
+            Source::Filtered { filter, ready, after, over } => loop {
+                if let Some(device) = ready.next() {
+                    return Ok(Some(device));
+                }
+                if *over {
+                    return Ok(None);
+                }
+                let (states, next) = scan(shared, &self.tenant, filter, after.take(), STEP).await?;
+                *over = next.is_none();
+                *after = next;
+                *ready = states.into_iter().map(|s| s.device).collect::<Vec<_>>().into_iter();
+            },
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Puts the services on a listener.
+
+use std::time::Duration;
+
+use proto::v1::dead_letter_service_server::DeadLetterServiceServer;
+use proto::v1::device_service_server::DeviceServiceServer;
+use proto::v1::operations_service_server::OperationsServiceServer;
+use proto::v1::telemetry_service_server::TelemetryServiceServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::CompressionEncoding::Gzip;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_web::GrpcWebLayer;
+
+use crate::auth::{RuleError, Rules};
+use crate::calls::CallsLayer;
+use crate::metrics::Metrics;
+use crate::services::{DeadLetterApi, DeviceApi, OperationsApi, Shared, TelemetryApi};
+use crate::{Backend, Config};
+
+/// Time that a connection has to answer a ping.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest headers of a call, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+
+/// Why the services do not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The authorization rules are not complete.
+    #[error(transparent)]
+    Rules(#[from] RuleError),
+    /// The descriptors cannot be shown.
+    #[error("cannot offer reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The listener broke.
+    #[error("cannot serve the api: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves gRPC and gRPC-Web until `shutdown` is cancelled, then ends open streams, lets calls in progress end within
+/// [`Config::drain_timeout`], and returns.
+///
+/// # Errors
+/// [`Error`].
+pub async fn serve(
+    listener: TcpListener,
+    backend: Backend,
+    config: Config,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let rules = Rules::read(proto::FILE_DESCRIPTOR_SET)?;
+    let calls = CallsLayer::new(rules, metrics.clone(), config.call_timeout);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<DeviceServiceServer<DeviceApi>>().await;
+    reporter.set_serving::<TelemetryServiceServer<TelemetryApi>>().await;
+    reporter.set_serving::<DeadLetterServiceServer<DeadLetterApi>>().await;
+    reporter.set_serving::<OperationsServiceServer<OperationsApi>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let (keepalive, drain_timeout) = (config.keepalive_interval, config.drain_timeout);
+    let (calls_at_once, request_bytes, response_bytes) =
+        (config.max_concurrent_calls, config.max_request_bytes, config.max_response_bytes);
+    let shared = Shared::new(backend, config, metrics, shutdown.clone());
+
+    macro_rules! tuned {
+        ($server:ident, $api:ident) => {
+            $server::new($api(shared.clone()))
+                .accept_compressed(Gzip)
+                .send_compressed(Gzip)
+                .max_decoding_message_size(request_bytes)
+                .max_encoding_message_size(response_bytes)
+        };
+    }
+    let router = Server::builder()
+        .accept_http1(true)
+        .http2_keepalive_interval(Some(keepalive))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(calls_at_once)
+        .layer(GrpcWebLayer::new())
+        .layer(calls)
+        .add_service(tuned!(DeviceServiceServer, DeviceApi))
+        .add_service(tuned!(TelemetryServiceServer, TelemetryApi))
+        .add_service(tuned!(DeadLetterServiceServer, DeadLetterApi))
+        .add_service(tuned!(OperationsServiceServer, OperationsApi))
+        .add_service(health)
+        .add_service(reflection);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+    tokio::select! {
+        ended = serving => Ok(ended?),
+        () = late(shutdown, drain_timeout) => {
+            tracing::warn!("calls were still in progress at the end of the drain timeout");
+            Ok(())
+        }
+    }
+}
+
+async fn late(shutdown: CancellationToken, timeout: Duration) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(timeout).await;
+}

@@ -1,0 +1,101 @@
+//! Buckets without values.
+
+use model::{Nanos, TimeRange, Value};
+use proto::v1::FillMode;
+use tonic::Status;
+
+use super::request::Asked;
+use super::series::{Bucket, partial, too_many};
+
+/// Adds the buckets of the range that have no values, as the caller asked, up to now.
+pub(super) fn fill(asked: &Asked, buckets: Vec<Bucket>, now: Nanos, most: usize) -> Result<Vec<Bucket>, Status> {
+    let mut out: Vec<Bucket> = Vec::with_capacity(buckets.len());
+    let end = asked.range.end.min(now);
+    let mut at = asked.range.start;
+    for bucket in buckets {
+        empties(asked, &mut out, at, bucket.window.start, now, most)?;
+        at = bucket.window.end;
+        out.push(bucket);
+    }
+    empties(asked, &mut out, at, end, now, most)?;
+    match asked.fill {
+        FillMode::Previous => previous(&mut out, asked.max_fill),
+        FillMode::Linear => linear(&mut out, asked.max_fill),
+        FillMode::Null | FillMode::Unspecified => {}
+    }
+    Ok(out)
+}
+
+fn empties(
+    asked: &Asked,
+    out: &mut Vec<Bucket>,
+    from: Nanos,
+    to: Nanos,
+    now: Nanos,
+    most: usize,
+) -> Result<(), Status> {
+    let mut at = from;
+    while at < to {
+        let window = asked.bucket_at(at)?;
+        let partial = partial(asked, window, now);
+        out.push(Bucket { window, values: vec![None; asked.functions.len()], count: 0, filled: false, partial });
+        if out.len() > most {
+            return Err(too_many());
+        }
+        at = window.end;
+    }
+    Ok(())
+}
+
+/// Repeats the last bucket that has values.
+fn previous(buckets: &mut [Bucket], max_fill: Nanos) {
+    let mut source: Option<usize> = None;
+    for i in 0..buckets.len() {
+        if buckets[i].count > 0 {
+            source = Some(i);
+        } else if let Some(from) = source
+            && buckets[i].window.end.saturating_sub(buckets[from].window.end) <= max_fill
+        {
+            buckets[i].values = buckets[from].values.clone();
+            buckets[i].filled = true;
+        }
+    }
+}
+
+/// Draws a line between the middles of the two buckets with values around a stretch without.
+fn linear(buckets: &mut [Bucket], max_fill: Nanos) {
+    let mut source: Option<usize> = None;
+    for i in 0..buckets.len() {
+        if buckets[i].count == 0 {
+            continue;
+        }
+        if let Some(from) = source
+            && i > from + 1
+            && buckets[i].window.start.saturating_sub(buckets[from].window.end) <= max_fill
+        {
+            let (head, tail) = buckets.split_at_mut(i);
+            line(&mut head[from..], &tail[0]);
+        }
+        source = Some(i);
+    }
+}
+
+/// Fills all but the first of `stretch`, which has values, on the way to `end`.
+fn line(stretch: &mut [Bucket], end: &Bucket) {
+    let (begin, empty) = stretch.split_first_mut().expect("begins with a bucket that has values");
+    for bucket in empty {
+        let whole = middle(end.window) - middle(begin.window);
+        let part = if whole > 0.0 { (middle(bucket.window) - middle(begin.window)) / whole } else { 0.0 };
+        let between = |(a, b): (&Option<Value>, &Option<Value>)| {
+            let (a, b) = (a.as_ref()?.as_ref().as_f64()?, b.as_ref()?.as_ref().as_f64()?);
+            Some(Value::Float(a + (b - a) * part))
+        };
+        bucket.values = begin.values.iter().zip(&end.values).map(between).collect();
+        bucket.filled = true;
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a place on a line, not a time that is told")]
+fn middle(window: TimeRange) -> f64 {
+    window.start as f64 / 2.0 + window.end as f64 / 2.0
+}

@@ -1,0 +1,238 @@
+//! `DeadLetterService`.
+
+use std::sync::Arc;
+
+use proto::v1::dead_letter_service_server::DeadLetterService;
+use proto::v1::replay_dead_letters_response::Failure;
+use proto::v1::{
+    DeadLetter, GetDeadLetterRequest, ListDeadLettersRequest, ListDeadLettersResponse, ReplayDeadLettersRequest,
+    ReplayDeadLettersResponse,
+};
+use stores::contract::Deadletter;
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::auth::Caller;
+use crate::backend::ReplayError;
+use crate::filter::{Actual, Fields, Filter, Subject, Type};
+use crate::token::{Kind, Query, Reader, Writer};
+use crate::{convert, errors, names};
+
+/// Letters asked for at one time.
+const STEP: usize = 200;
+/// Letters looked at for one page, at most.
+const SCAN: usize = 5_000;
+/// Payload bytes in a page, at most.
+const PAGE_BYTES: usize = 1 << 20;
+/// Letters named in a replay, and letters taken in by one call with a filter.
+const MAX_REPLAY: usize = 1_000;
+
+const FIELDS: Fields = &[
+    ("device_id", Type::Text),
+    ("client_id", Type::Text),
+    ("topic", Type::Text),
+    ("stage", Type::Text),
+    ("reason", Type::Text),
+    ("ingest_time", Type::Time),
+    ("replayed", Type::Boolean),
+];
+
+impl Subject for Deadletter {
+    fn field(&self, name: &'static str) -> Vec<Actual<'_>> {
+        match name {
+            "device_id" => self.device.iter().map(|id| Actual::Text(id)).collect(),
+            "client_id" => vec![Actual::Text(&self.client)],
+            "topic" => vec![Actual::Text(&self.topic)],
+            "stage" => vec![Actual::Text(&self.stage)],
+            "reason" => vec![Actual::Text(&self.reason)],
+            "ingest_time" => vec![Actual::Nanos(self.received)],
+            "replayed" => vec![Actual::Boolean(self.replayed.is_some())],
+            _ => Vec::new(),
+        }
+    }
+
+    fn text(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// A letter's place in the order of letters.
+type Place = (String, u64, String);
+
+fn place(letter: &Deadletter) -> Place {
+    (letter.log.to_string(), letter.offset, letter.stage.clone())
+}
+
+fn write_place(writer: &mut Writer, (log, offset, stage): &Place) {
+    writer.text(log);
+    writer.u64(*offset);
+    writer.text(stage);
+}
+
+fn read_place(reader: &mut Reader<'_>) -> Option<Place> {
+    Some((reader.text()?, reader.u64()?, reader.text()?))
+}
+
+fn name(letter: &Deadletter) -> String {
+    names::dead_letter(&letter.tenant, &letter.log, letter.offset, &letter.stage)
+}
+
+fn to_proto(letter: Deadletter) -> DeadLetter {
+    DeadLetter {
+        name: name(&letter),
+        device: letter.device.as_ref().map(|id| names::device(&letter.tenant, id)).unwrap_or_default(),
+        client_id: letter.client,
+        topic: letter.topic,
+        payload: letter.payload,
+        ingest_time: Some(convert::timestamp(letter.received)),
+        stage: letter.stage,
+        reason: letter.reason,
+        replay_time: letter.replayed.map(convert::timestamp),
+    }
+}
+
+/// The service.
+pub(crate) struct DeadLetterApi(pub(crate) Shared);
+
+impl DeadLetterApi {
+    /// Letters that a filter takes, and the place to go on after when there may be more.
+    async fn scan(
+        &self,
+        tenant: &str,
+        filter: &Filter,
+        mut after: Option<Place>,
+        limit: usize,
+    ) -> Result<(Vec<Deadletter>, Option<Place>), Status> {
+        let mut found = Vec::new();
+        let (mut looked_at, mut bytes) = (0, 0);
+        loop {
+            let from = after.as_ref().map(|(log, offset, stage)| (log.as_str(), *offset, stage.as_str()));
+            let letters = self.0.backend.dead_letters.list(tenant, from, STEP).await.map_err(errors::store)?;
+            let last = letters.len() < STEP;
+            looked_at += letters.len();
+            for letter in letters {
+                let at = place(&letter);
+                if filter.takes(&letter) {
+                    bytes += letter.payload.len() + letter.topic.len() + letter.reason.len() + 200;
+                    if bytes > PAGE_BYTES && !found.is_empty() {
+                        return Ok((found, after));
+                    }
+                    found.push(letter);
+                }
+                after = Some(at);
+                if found.len() == limit {
+                    return Ok((found, after));
+                }
+            }
+            if last {
+                return Ok((found, None));
+            }
+            if looked_at >= SCAN {
+                return Ok((found, after));
+            }
+        }
+    }
+
+    async fn by_name(&self, caller: &Caller, field: &str, given: &str) -> Result<Deadletter, Status> {
+        let shape = || errors::invalid(field, "must be the name of a dead letter as it was listed");
+        let (tenant, id) = names::split_child(given, "deadLetters").ok_or_else(shape)?;
+        let tenant = caller.own(tenant, given)?;
+        let (log, offset, stage) = names::split_letter(id).ok_or_else(shape)?;
+        let letter = self.0.backend.dead_letters.get(&tenant, &log, offset, &stage).await.map_err(errors::store)?;
+        letter.ok_or_else(|| errors::not_found("DEAD_LETTER_NOT_FOUND", given))
+    }
+
+    /// Takes one in again; `Ok(Some(reason))` when it is still refused.
+    async fn replay(&self, letter: &Deadletter) -> Result<Option<String>, Status> {
+        match self.0.backend.replay.replay(letter).await {
+            Ok(()) => {}
+            Err(ReplayError::Refused(reason)) => return Ok(Some(reason)),
+            Err(ReplayError::Unavailable(reason)) => return Err(errors::unavailable("LOG_UNAVAILABLE", reason)),
+        }
+        let letters = &self.0.backend.dead_letters;
+        let marked = letters.mark_replayed(&letter.tenant, &letter.log, letter.offset, &letter.stage, convert::now()).await;
+        marked.map_err(errors::store)?;
+        Ok(None)
+    }
+
+    async fn replay_all(&self, letters: &[Deadletter]) -> Result<ReplayDeadLettersResponse, Status> {
+        let mut answer = ReplayDeadLettersResponse::default();
+        for letter in letters {
+            match self.replay(letter).await? {
+                None => answer.replayed_count += 1,
+                Some(reason) => answer.failures.push(Failure { name: name(letter), reason }),
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn replay_filtered(
+        &self,
+        tenant: &Arc<str>,
+        request: ReplayDeadLettersRequest,
+        page_token: &str,
+    ) -> Result<ReplayDeadLettersResponse, Status> {
+        let given = if request.filter == "*" { "" } else { &*request.filter };
+        let filter = Filter::read("filter", given, FIELDS)?;
+        let filter = Filter::All(vec![filter, Filter::read("filter", "replayed = false", FIELDS)?]);
+        let query = Query::new(Kind::Replay, &request);
+        let after = query.read_page(page_token, read_place).map_err(|e| errors::token("page_token", e))?;
+        let (letters, after) = self.scan(tenant, &filter, after, MAX_REPLAY).await?;
+        let mut answer = self.replay_all(&letters).await?;
+        answer.next_page_token = after.map(|at| query.page(|w| write_place(w, &at))).unwrap_or_default();
+        Ok(answer)
+    }
+}
+
+#[tonic::async_trait]
+impl DeadLetterService for DeadLetterApi {
+    async fn list_dead_letters(
+        &self,
+        request: Request<ListDeadLettersRequest>,
+    ) -> Result<Response<ListDeadLettersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let page_size = convert::page_size(std::mem::take(&mut request.page_size), 50, 1000)?;
+        let page_token = std::mem::take(&mut request.page_token);
+        let filter = Filter::read("filter", &request.filter, FIELDS)?;
+        let query = Query::new(Kind::Letters, &request);
+        let after = query.read_page(&page_token, read_place).map_err(|e| errors::token("page_token", e))?;
+        let (letters, after) = self.scan(&tenant, &filter, after, page_size).await?;
+        Ok(Response::new(ListDeadLettersResponse {
+            dead_letters: letters.into_iter().map(to_proto).collect(),
+            next_page_token: after.map(|at| query.page(|w| write_place(w, &at))).unwrap_or_default(),
+        }))
+    }
+
+    async fn get_dead_letter(&self, request: Request<GetDeadLetterRequest>) -> Result<Response<DeadLetter>, Status> {
+        let caller = Caller::of(&request)?;
+        let letter = self.by_name(&caller, "name", &request.into_inner().name).await?;
+        Ok(Response::new(to_proto(letter)))
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        request: Request<ReplayDeadLettersRequest>,
+    ) -> Result<Response<ReplayDeadLettersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let page_token = std::mem::take(&mut request.page_token);
+        if request.names.is_empty() == request.filter.is_empty() {
+            return Err(errors::invalid("filter", "give either names or filter; `*` takes all"));
+        }
+        if request.names.len() > MAX_REPLAY {
+            return Err(errors::invalid("names", format!("names more than {MAX_REPLAY} letters")));
+        }
+        if request.names.is_empty() {
+            return self.replay_filtered(&tenant, request, &page_token).await.map(Response::new);
+        }
+        // All names are looked up before the first is replayed, so that a wrong one changes nothing.
+        let mut letters = Vec::with_capacity(request.names.len());
+        for (i, given) in request.names.iter().enumerate() {
+            letters.push(self.by_name(&caller, &format!("names[{i}]"), given).await?);
+        }
+        self.replay_all(&letters).await.map(Response::new)
+    }
+}

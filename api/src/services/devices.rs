@@ -1,0 +1,129 @@
+//! `DeviceService`.
+
+use model::DeviceKey;
+use proto::v1::device_service_server::DeviceService;
+use proto::v1::{Device, GetDeviceRequest, ListDevicesRequest, ListDevicesResponse};
+use stores::contract::LatestState;
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::auth::Caller;
+use crate::convert;
+use crate::errors;
+use crate::filter::{Actual, Fields, Filter, Subject, Type};
+use crate::token::{Kind, Query};
+
+/// States looked at for one page, at most: a page of a filter that takes little is short, not slow.
+const SCAN: usize = 20_000;
+/// States asked for at one time.
+const STEP: usize = 1_000;
+
+/// Fields of a device filter.
+const FIELDS: Fields = &[
+    ("device_id", Type::Text),
+    ("name", Type::Text),
+    ("create_time", Type::Time),
+    ("last_seen_time", Type::Time),
+    ("reading_count", Type::Number),
+    ("clock_skew", Type::Length),
+    ("metrics", Type::Texts),
+];
+
+/// Reads a filter over devices.
+pub(crate) fn device_filter(field: &str, text: &str) -> Result<Filter, Status> {
+    Filter::read(field, text, FIELDS)
+}
+
+impl Subject for LatestState {
+    fn field(&self, name: &'static str) -> Vec<Actual<'_>> {
+        match name {
+            "device_id" | "name" => vec![Actual::Text(&self.device.id)],
+            "create_time" => vec![Actual::Nanos(self.first_seen)],
+            "last_seen_time" => vec![Actual::Nanos(self.last_seen)],
+            #[expect(clippy::cast_precision_loss, reason = "filters compare floating point numbers")]
+            "reading_count" => vec![Actual::Number(self.readings as f64)],
+            "clock_skew" => vec![Actual::Nanos(self.clock_skew)],
+            "metrics" => self.values.iter().map(|v| Actual::Text(&v.name)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn text(&self) -> &str {
+        &self.device.id
+    }
+}
+
+/// States of a tenant that a filter takes, and the device id to go on after when there may be more.
+pub(crate) async fn scan(
+    shared: &Shared,
+    tenant: &str,
+    filter: &Filter,
+    after: Option<String>,
+    limit: usize,
+) -> Result<(Vec<LatestState>, Option<String>), Status> {
+    let mut found = Vec::new();
+    let mut after = after;
+    let mut looked_at = 0;
+    loop {
+        let step = if *filter == Filter::Everything { limit - found.len() } else { STEP };
+        let states = shared.backend.latest.list(tenant, after.as_deref(), step).await.map_err(errors::store)?;
+        let last = states.len() < step;
+        looked_at += states.len();
+        for state in states {
+            after = Some(state.device.id.to_string());
+            if filter.takes(&state) {
+                found.push(state);
+                if found.len() == limit {
+                    return Ok((found, after));
+                }
+            }
+        }
+        if last {
+            return Ok((found, None));
+        }
+        if looked_at >= SCAN {
+            return Ok((found, after));
+        }
+    }
+}
+
+/// The service.
+pub(crate) struct DeviceApi(pub(crate) Shared);
+
+#[tonic::async_trait]
+impl DeviceService for DeviceApi {
+    async fn get_device(&self, request: Request<GetDeviceRequest>) -> Result<Response<Device>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let device: DeviceKey = caller.device("name", &mut request.name)?;
+        let states = self.0.backend.latest.get(&[device]).await.map_err(errors::store)?;
+        match states.into_iter().next().flatten() {
+            Some(state) => Ok(Response::new(convert::device(&state))),
+            None => Err(errors::not_found("DEVICE_NOT_FOUND", &request.name)),
+        }
+    }
+
+    async fn list_devices(
+        &self,
+        request: Request<ListDevicesRequest>,
+    ) -> Result<Response<ListDevicesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let page_size = convert::page_size(std::mem::take(&mut request.page_size), 50, 1000)?;
+        let page_token = std::mem::take(&mut request.page_token);
+        if !matches!(request.order_by.as_str(), "" | "name") {
+            return Err(errors::invalid("order_by", "devices are ordered by `name` only"));
+        }
+        request.order_by.clear();
+        let filter = device_filter("filter", &request.filter)?;
+        let query = Query::new(Kind::Devices, &request);
+        let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
+        let (states, after) = scan(&self.0, &tenant, &filter, after, page_size).await?;
+        let next_page_token = after.map(|id| query.page(|w| w.text(&id))).unwrap_or_default();
+        Ok(Response::new(ListDevicesResponse {
+            devices: states.iter().map(convert::device).collect(),
+            next_page_token,
+        }))
+    }
+}

@@ -1,0 +1,116 @@
+//! `QueryGaps`.
+
+use model::{DeviceKey, Nanos, TimeRange};
+use proto::v1::{Gap, QueryGapsRequest, QueryGapsResponse};
+use tonic::Status;
+
+use super::Shared;
+use crate::auth::Caller;
+use crate::read::{Freshness, Order, SLICE_ROWS, Sweep};
+use crate::select::{Selector, Walk};
+use crate::token::{Kind, Query, Reader};
+use crate::{convert, errors, names};
+
+/// Where the next page goes on: the end of the last gap, as if a reading stood there.
+type Place = (String, Nanos);
+
+fn read_place(reader: &mut Reader<'_>) -> Option<Place> {
+    Some((reader.text()?, reader.i64()?))
+}
+
+pub(super) async fn query(
+    shared: &Shared,
+    caller: &Caller,
+    mut request: QueryGapsRequest,
+) -> Result<QueryGapsResponse, Status> {
+    let tenant = caller.tenant(&mut request.parent)?;
+    let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
+    let page_token = std::mem::take(&mut request.page_token);
+    let selector = Selector::read(caller, &tenant, Some(request.selector.get_or_insert_default()))?;
+    let mut range = convert::closed_range(request.range.as_ref())?;
+    let min_gap = match &request.min_gap {
+        Some(min_gap) => convert::length("min_gap", min_gap)?,
+        None => 0,
+    };
+    if min_gap == 0 {
+        return Err(errors::invalid("min_gap", "is required and must be above 0"));
+    }
+    let query = Query::new(Kind::Gaps, &request);
+    let from = query.read_page(&page_token, read_place).map_err(|e| errors::token("page_token", e))?;
+    // What has not happened yet is no gap.
+    range.end = range.end.min(convert::now());
+    let mut walk = Walk::new(&selector, from.as_ref().map(|(id, _)| id.as_str()));
+    let mut search = Search { shared, selector: &selector, min_gap, found: Vec::new(), size: page_size };
+    let mut freshness = Freshness::COMPLETE;
+    let mut next = None;
+    while let Some(device) = walk.next(shared).await? {
+        let begin = from.as_ref().filter(|(id, _)| **id == *device.id).map_or(range.start, |(_, time)| *time);
+        let (place, fresh) = search.device(&device, TimeRange { start: begin, end: range.end }).await?;
+        freshness = freshness.and(fresh);
+        if let Some(time) = place {
+            next = Some((device.id.to_string(), time));
+            break;
+        }
+    }
+    let token = |(id, time): Place| {
+        query.page(|writer| {
+            writer.text(&id);
+            writer.i64(time);
+        })
+    };
+    Ok(QueryGapsResponse {
+        gaps: search.found,
+        next_page_token: next.map(token).unwrap_or_default(),
+        freshness: Some(freshness.to_proto()),
+    })
+}
+
+struct Search<'a> {
+    shared: &'a Shared,
+    selector: &'a Selector,
+    min_gap: Nanos,
+    found: Vec<Gap>,
+    size: usize,
+}
+
+impl Search<'_> {
+    /// Looks through a device; returns where to go on when the page is full.
+    async fn device(&mut self, device: &DeviceKey, range: TimeRange) -> Result<(Option<Nanos>, Freshness), Status> {
+        let metrics = &self.selector.metrics;
+        let mut sweep =
+            Sweep::open(&self.shared.backend, device, range, metrics, Order::Ascending, SLICE_ROWS).await?;
+        let freshness = sweep.freshness();
+        let mut before = range.start;
+        while let Some(slice) = sweep.next().await? {
+            for &at in slice.rows() {
+                let time = slice.time(at);
+                if self.long(before, time) {
+                    if self.found.len() == self.size {
+                        return Ok((Some(before), freshness));
+                    }
+                    self.add(device, before, time, false);
+                }
+                before = time;
+            }
+        }
+        if self.long(before, range.end) {
+            if self.found.len() == self.size {
+                return Ok((Some(before), freshness));
+            }
+            self.add(device, before, range.end, true);
+        }
+        Ok((None, freshness))
+    }
+
+    fn long(&self, from: Nanos, to: Nanos) -> bool {
+        to.saturating_sub(from) > self.min_gap
+    }
+
+    fn add(&mut self, device: &DeviceKey, from: Nanos, to: Nanos, open: bool) {
+        let range = proto::v1::TimeRange {
+            start_time: Some(convert::timestamp(from)),
+            end_time: Some(convert::timestamp(to)),
+        };
+        self.found.push(Gap { device: names::device(&device.tenant, &device.id), range: Some(range), open });
+    }
+}

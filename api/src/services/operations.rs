@@ -1,0 +1,60 @@
+//! `OperationsService`.
+
+use proto::v1::operations_service_server::OperationsService;
+use proto::v1::{BookLine, Books, GetBooksRequest, GetStatusRequest, LogStatus, Status as ServerStatus};
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use crate::auth::Caller;
+use crate::convert::count;
+use crate::errors;
+
+/// The service.
+pub(crate) struct OperationsApi(pub(crate) Shared);
+
+fn balances(line: &stores::contract::BookLine) -> bool {
+    let accounted = line.stored + line.merged + line.pending + line.dead_lettered;
+    accounted == line.accepted && line.held.is_none_or(|held| held == line.expected)
+}
+
+#[tonic::async_trait]
+impl OperationsService for OperationsApi {
+    async fn get_books(&self, request: Request<GetBooksRequest>) -> Result<Response<Books>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let mut lines = self.0.backend.books.books(request.check).await.map_err(errors::store)?;
+        lines.retain(|line| line.tenant == tenant);
+        lines.sort_by(|a, b| a.sink.cmp(&b.sink));
+        let balanced = lines.iter().all(balances);
+        let lines = lines.into_iter().map(|line| BookLine {
+            sink: line.sink,
+            accepted_count: count(line.accepted),
+            stored_count: count(line.stored),
+            merged_count: count(line.merged),
+            pending_count: count(line.pending),
+            dead_lettered_count: count(line.dead_lettered),
+            held_count: line.held.map(count),
+            expected_count: count(line.expected),
+        });
+        Ok(Response::new(Books { lines: lines.collect(), balanced }))
+    }
+
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<ServerStatus>, Status> {
+        Caller::of(&request)?;
+        let mut status = self.0.backend.status.status().await;
+        let logs = self.0.backend.logs.iter().map(|log| {
+            let state = log.state();
+            LogStatus {
+                log: log.id().to_owned(),
+                start_offset: count(log.start()),
+                end_offset: count(log.end()),
+                used_bytes: count(state.used_bytes),
+                capacity_bytes: count(state.capacity_bytes),
+                blocked_reason: state.blocked.unwrap_or_default(),
+            }
+        });
+        status.logs = logs.collect();
+        Ok(Response::new(status))
+    }
+}

@@ -1,0 +1,93 @@
+//! `ListReadings`.
+
+use prost::Message;
+use proto::v1::{ListReadingsRequest, ListReadingsResponse, Reading};
+use tonic::Status;
+
+use super::Shared;
+use crate::auth::Caller;
+use crate::glob::Metrics;
+use crate::read::{self, Order, Position, Sweep};
+use crate::token::{Kind, Query, Reader};
+use crate::{convert, errors};
+
+/// Bytes in a page, at most, but for its last reading.
+const PAGE_BYTES: usize = 1 << 20;
+
+pub(super) async fn list(
+    shared: &Shared,
+    caller: &Caller,
+    mut request: ListReadingsRequest,
+) -> Result<ListReadingsResponse, Status> {
+    let device = caller.device("parent", &mut request.parent)?;
+    let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
+    let page_token = std::mem::take(&mut request.page_token);
+    let order = order(&request.order_by)?;
+    let range = convert::range(request.range.as_ref())?;
+    let query = Query::new(Kind::Readings, &request);
+    let from = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
+    let rest = from.map_or(range, |position| position.rest(range, order));
+    let metrics = Metrics::new(&request.metrics);
+    let mut sweep =
+        Sweep::open(&shared.backend, &device, rest, &metrics, order, page_size.clamp(1024, read::SLICE_ROWS)).await?;
+    let mut page = Page { device: &request.parent, readings: Vec::new(), bytes: 0, size: page_size, position: from };
+    let next = page.fill(&mut sweep, from).await?;
+    shared.metrics.rows_sent.inc_by(page.readings.len() as u64);
+    Ok(ListReadingsResponse {
+        readings: page.readings,
+        next_page_token: next.map(|position| token(query, position)).unwrap_or_default(),
+        freshness: Some(sweep.freshness().to_proto()),
+    })
+}
+
+fn order(order_by: &str) -> Result<Order, Status> {
+    let words: Vec<&str> = order_by.split_whitespace().collect();
+    match words[..] {
+        [] | ["measure_time"] | ["measure_time", "asc"] => Ok(Order::Ascending),
+        ["measure_time", "desc"] => Ok(Order::Descending),
+        _ => Err(errors::invalid("order_by", "must be `measure_time` or `measure_time desc`")),
+    }
+}
+
+fn token(query: Query, position: Position) -> String {
+    query.page(|writer| {
+        writer.i64(position.time);
+        writer.u64(position.sent);
+    })
+}
+
+fn read_position(reader: &mut Reader<'_>) -> Option<Position> {
+    Some(Position { time: reader.i64()?, sent: reader.u64()? })
+}
+
+struct Page<'a> {
+    device: &'a str,
+    readings: Vec<Reading>,
+    bytes: usize,
+    size: usize,
+    position: Option<Position>,
+}
+
+impl Page<'_> {
+    /// Fills the page; returns where the next one begins when there is more.
+    async fn fill(&mut self, sweep: &mut Sweep, from: Option<Position>) -> Result<Option<Position>, Status> {
+        let mut skip = from.map_or(0, |position| position.sent);
+        while let Some(slice) = sweep.next().await? {
+            for &at in slice.rows() {
+                let time = slice.time(at);
+                if skip > 0 && from.is_some_and(|position| position.time == time) {
+                    skip -= 1;
+                    continue;
+                }
+                if self.readings.len() == self.size || self.bytes >= PAGE_BYTES {
+                    return Ok(self.position);
+                }
+                let reading = read::reading(&slice, at, self.device);
+                self.bytes += reading.encoded_len() + 4;
+                self.readings.push(reading);
+                self.position = Some(Position::after(self.position, time));
+            }
+        }
+        Ok(None)
+    }
+}

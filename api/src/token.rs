@@ -1,0 +1,214 @@
+//! Page tokens and resume tokens: opaque, versioned, bound to the query they came from.
+//!
+//! ```text
+//! 0 version u8   1 kind u8   2 hash of the query u64   10 place, by kind   [last 16 bytes of a signed token: HMAC-SHA-256
+//! over everything before, cut to 128 bits]
+//! ```
+//! A token names a place, it grants no rights: whoever shows one is authorized like anyone else.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use prost::Message;
+use sha2::Sha256;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+const VERSION: u8 = 1;
+const HEAD: usize = 10;
+const TAG: usize = 16;
+/// No token is longer.
+const MAX_BYTES: usize = 4096;
+
+/// What a token belongs to: each kind of place has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Devices = 1,
+    Latest = 2,
+    Readings = 3,
+    Stream = 4,
+    Aggregates = 5,
+    Gaps = 6,
+    Live = 7,
+    Letters = 8,
+    Replay = 9,
+}
+
+/// The query that a token belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Query {
+    kind: Kind,
+    hash: u64,
+}
+
+impl Query {
+    /// Of a request whose tokens and page size were cleared and whose tenant was resolved.
+    pub(crate) fn new(kind: Kind, request: &impl Message) -> Self {
+        Self { kind, hash: xxh3_64_with_seed(&request.encode_to_vec(), kind as u64) }
+    }
+
+    fn open(self) -> Writer {
+        let mut writer = Writer(Vec::with_capacity(64));
+        writer.0.extend_from_slice(&[VERSION, self.kind as u8]);
+        writer.u64(self.hash);
+        writer
+    }
+
+    /// A page token for the place that `write` writes.
+    pub(crate) fn page(self, write: impl FnOnce(&mut Writer)) -> String {
+        let mut writer = self.open();
+        write(&mut writer);
+        URL_SAFE_NO_PAD.encode(writer.0)
+    }
+
+    /// The place in a page token; `None` for an empty token, the first page.
+    ///
+    /// # Errors
+    /// A text for the caller.
+    pub(crate) fn read_page<T>(
+        self,
+        token: &str,
+        read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+    ) -> Result<Option<T>, &'static str> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let bytes = if token.len() <= MAX_BYTES { URL_SAFE_NO_PAD.decode(token).ok() } else { None };
+        self.read(&bytes.ok_or(MALFORMED)?, read).map(Some)
+    }
+
+    /// A signed token for the place that `write` writes.
+    pub(crate) fn signed(self, secret: &[u8; 32], write: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        let mut writer = self.open();
+        write(&mut writer);
+        let tag = mac(secret, &writer.0).finalize().into_bytes();
+        writer.0.extend_from_slice(&tag[..TAG]);
+        writer.0
+    }
+
+    /// The place in a signed token; `None` for an empty one.
+    ///
+    /// # Errors
+    /// A text for the caller.
+    pub(crate) fn read_signed<T>(
+        self,
+        secret: &[u8; 32],
+        token: &[u8],
+        read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+    ) -> Result<Option<T>, &'static str> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let (bytes, tag) = match token.len().checked_sub(TAG) {
+            Some(at) if token.len() <= MAX_BYTES => token.split_at(at),
+            _ => return Err(MALFORMED),
+        };
+        mac(secret, bytes).verify_truncated_left(tag).map_err(|_| UNSIGNED)?;
+        self.read(bytes, read).map(Some)
+    }
+
+    fn read<T>(self, bytes: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Result<T, &'static str> {
+        let (head, rest) = bytes.split_at_checked(HEAD).ok_or(MALFORMED)?;
+        if head[0] != VERSION {
+            return Err("comes from another release: start from the beginning");
+        }
+        let hash = u64::from_le_bytes(head[2..].try_into().expect("eight bytes"));
+        if head[1] != self.kind as u8 || hash != self.hash {
+            return Err("belongs to another query: all other fields must be as they were in the first call");
+        }
+        let mut reader = Reader(rest);
+        let place = read(&mut reader).ok_or(MALFORMED)?;
+        if reader.0.is_empty() { Ok(place) } else { Err(MALFORMED) }
+    }
+}
+
+const MALFORMED: &str = "is not a token of this server: use it as it came";
+const UNSIGNED: &str = "was not made by this installation, or was changed: start from the beginning";
+
+fn mac(secret: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    mac.update(bytes);
+    mac
+}
+
+/// Writes a place.
+#[derive(Debug)]
+pub(crate) struct Writer(Vec<u8>);
+
+impl Writer {
+    pub(crate) fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn i64(&mut self, value: i64) {
+        self.u64(value.cast_unsigned());
+    }
+
+    pub(crate) fn text(&mut self, value: &str) {
+        let length = u16::try_from(value.len()).expect("ids and names are shorter than 64 KiB");
+        self.0.extend_from_slice(&length.to_le_bytes());
+        self.0.extend_from_slice(value.as_bytes());
+    }
+}
+
+/// Reads a place; `None` when the bytes run out.
+#[derive(Debug)]
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    pub(crate) fn i64(&mut self) -> Option<i64> {
+        Some(self.u64()?.cast_signed())
+    }
+
+    pub(crate) fn text(&mut self) -> Option<String> {
+        let length = u16::from_le_bytes(self.take(2)?.try_into().ok()?);
+        String::from_utf8(self.take(usize::from(length))?.to_vec()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(kind: Kind, filter: &str) -> Query {
+        let request = proto::v1::ListDevicesRequest { filter: filter.into(), ..Default::default() };
+        Query::new(kind, &request)
+    }
+
+    #[test]
+    fn a_page_token_fits_only_its_own_query() {
+        let token = query(Kind::Devices, "a").page(|w| w.text("d7"));
+        assert_eq!(query(Kind::Devices, "a").read_page(&token, |r| r.text()), Ok(Some("d7".into())));
+        assert!(query(Kind::Devices, "b").read_page(&token, |r| r.text()).is_err());
+        assert!(query(Kind::Gaps, "a").read_page(&token, |r| r.text()).is_err());
+        assert_eq!(query(Kind::Devices, "a").read_page("", |r| r.text()), Ok(None));
+        assert!(query(Kind::Devices, "a").read_page("!!", |r| r.text()).is_err());
+    }
+
+    #[test]
+    fn a_signed_token_with_any_bit_changed_is_refused() {
+        let secret = [7; 32];
+        let query = query(Kind::Live, "a");
+        let token = query.signed(&secret, |w| w.i64(-5));
+        assert_eq!(query.read_signed(&secret, &token, |r| r.i64()), Ok(Some(-5)));
+        assert!(query.read_signed(&[8; 32], &token, |r| r.i64()).is_err());
+        for bit in 0..token.len() * 8 {
+            let mut changed = token.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(query.read_signed(&secret, &changed, |r| r.i64()).is_err(), "bit {bit}");
+        }
+        for length in 1..token.len() {
+            assert!(query.read_signed(&secret, &token[..length], |r| r.i64()).is_err(), "{length} bytes");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A stream of packets, as a connection reads it: no bytes make it panic or stand still, and what is taken survives being
+//! written again.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use weir_broker::codec::{
+    Framing, Version, acks, check_flags, client, connect, encode, framing, packet_type as kind, properties, publish,
+    subscribe,
+};
+
+/// Any answer will do: the point is that there is one.
+fn answers<T>(_: T) {}
+
+fuzz_target!(|bytes: &[u8]| {
+    for version in [Version::V4, Version::V5] {
+        let mut rest = bytes;
+        while let Ok(Some(found)) = framing(rest, 1 << 20) {
+            let Some(body) = rest.get(found.header_bytes..found.total_bytes) else { break };
+            if check_flags(&found).is_ok() {
+                from_client(&found, body, version);
+                from_server(&found, body, version);
+            }
+            rest = &rest[found.total_bytes..];
+        }
+    }
+});
+
+fn from_client(found: &Framing, body: &[u8], version: Version) {
+    match found.packet_type() {
+        kind::CONNECT => {
+            if let Ok(asked) = connect::decode(body) {
+                let mut out = Vec::new();
+                client::connect(&mut out, &asked);
+                let again = framing(&out, usize::MAX).expect("well formed").expect("whole");
+                assert_eq!(connect::decode(&out[again.header_bytes..]).as_ref(), Ok(&asked));
+            }
+        }
+        kind::PUBLISH => {
+            if let Ok(read) = publish::decode(found, body, version) {
+                write_again(&read, version);
+            }
+        }
+        kind::PUBACK..=kind::PUBCOMP => answers(acks::decode(body, version)),
+        kind::SUBSCRIBE => {
+            if let Ok(asked) = subscribe::decode(body, version) {
+                let filters: Vec<_> = asked.filters.iter().map(|(f, o)| (&**f, *o)).collect();
+                let mut out = Vec::new();
+                client::subscribe(&mut out, version, asked.packet_id, asked.subscription_id, &filters);
+                let again = framing(&out, usize::MAX).expect("well formed").expect("whole");
+                assert_eq!(subscribe::decode(&out[again.header_bytes..], version).as_ref(), Ok(&asked));
+            }
+        }
+        kind::UNSUBSCRIBE => answers(subscribe::decode_unsubscribe(body, version)),
+        kind::DISCONNECT => answers(acks::decode_disconnect(body, version)),
+        _ => {}
+    }
+}
+
+/// A PUBLISH goes on to subscribers: its topic, payload and properties but alias and expiry arrive as they were.
+fn write_again(read: &publish::Publish<'_>, version: Version) {
+    if read.topic.is_empty() {
+        return;
+    }
+    let how = encode::Outgoing {
+        qos: read.qos,
+        dup: read.dup,
+        retain: read.retain,
+        packet_id: read.packet_id,
+        properties: read.properties,
+        expiry_secs: None,
+        subscription_ids: &[],
+    };
+    let mut out = Vec::new();
+    encode::publish(&mut out, version, read.topic, read.payload, &how);
+    let found = framing(&out, usize::MAX).expect("well formed").expect("whole");
+    let again = publish::decode(&found, &out[found.header_bytes..], version).expect("as it came");
+    assert_eq!((again.topic, again.payload, again.packet_id), (read.topic, read.payload, read.packet_id));
+    let kept = |bytes| {
+        let all = properties::iterate(bytes);
+        let left = |p: &properties::Property<'_>| {
+            !matches!(p.id, properties::id::TOPIC_ALIAS | properties::id::MESSAGE_EXPIRY)
+        };
+        all.filter(left).map(|p: properties::Property<'_>| p.raw.to_vec()).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(again.properties), kept(read.properties));
+}
+
+fn from_server(found: &Framing, body: &[u8], version: Version) {
+    answers(client::decode(found, body, version));
+}

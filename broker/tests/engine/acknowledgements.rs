@@ -1,0 +1,231 @@
+//! When a publisher is answered, and in which order.
+
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use weir_broker::Config;
+
+use crate::world::*;
+
+#[test]
+fn no_puback_leaves_before_its_message_is_durable_and_all_leave_in_order() {
+    let world = World::new(false);
+    let mut peer = world.v4("a", CLEAN);
+    for id in 1..=3 {
+        peer.publish("devices/a/telemetry", b"1", 1, id, false);
+        world.log.wait_taken(usize::from(id));
+        wait(|| world.log.last.load(Ordering::SeqCst) == u64::from(id));
+    }
+    assert!(peer.is_silent());
+    world.log.release_to(2);
+    assert_eq!(peer.packet(), (0x40, vec![0, 1]));
+    assert_eq!(peer.packet(), (0x40, vec![0, 2]));
+    assert!(peer.is_silent());
+    world.log.release_to(3);
+    assert_eq!(peer.packet(), (0x40, vec![0, 3]));
+}
+
+#[test]
+fn a_plain_message_is_not_acknowledged_ahead_of_telemetry() {
+    let world = World::new(false);
+    let mut peer = world.v4("a", CLEAN);
+    peer.publish("devices/a/telemetry", b"1", 1, 1, false);
+    peer.publish("chat", b"hello", 1, 2, false);
+    world.log.wait_taken(1);
+    assert!(peer.is_silent());
+    wait(|| world.log.last.load(Ordering::SeqCst) == 1);
+    world.log.release_to(1);
+    assert_eq!(peer.packet(), (0x40, vec![0, 1]));
+    assert_eq!(peer.packet(), (0x40, vec![0, 2]));
+}
+
+#[test]
+fn after_a_failed_append_nothing_is_acknowledged_and_the_client_is_told() {
+    let world = World::new(false);
+    let mut peer = world.v5("a", CLEAN, &[]);
+    peer.publish("devices/a/telemetry", b"1", 1, 1, true);
+    wait(|| world.log.last.load(Ordering::SeqCst) == 1);
+    world.log.failed.store(true, Ordering::SeqCst);
+    world.log.wake();
+    let (first, body) = peer.packet();
+    assert_eq!((first, body[0]), (0xE0, 0x83));
+    assert!(peer.is_closed());
+}
+
+#[test]
+fn a_full_log_stops_the_reading_of_the_socket() {
+    let world = World::new(true);
+    world.log.full.store(true, Ordering::SeqCst);
+    let mut peer = world.v4("a", CLEAN);
+    peer.publish("devices/a/telemetry", b"1", 1, 1, false);
+    world.log.wait_taken(1);
+    peer.0.set_nonblocking(true).unwrap();
+    let block = [0x30, 3, 0, 1, b'x'].repeat(20_000);
+    // The kernel's buffers fill, then nothing more goes.
+    let mut written = 0;
+    let begun = Instant::now();
+    let mut still = Instant::now();
+    while still.elapsed() < Duration::from_millis(500) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it goes on reading: {written} bytes");
+        match peer.0.write(&block) {
+            Ok(n) => {
+                written += n;
+                still = Instant::now();
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    peer.0.set_nonblocking(false).unwrap();
+    world.log.full.store(false, Ordering::SeqCst);
+    world.log.wake();
+    assert_eq!(peer.packet(), (0x40, vec![0, 1]));
+}
+
+#[test]
+fn what_cannot_be_read_is_answered_with_0x99_on_mqtt_5_and_plainly_on_3_1_1() {
+    let world = World::new(true);
+    let mut five = world.v5("a", CLEAN, &[]);
+    five.publish("devices/a/telemetry", b"garbage", 1, 7, true);
+    let (first, body) = five.packet();
+    assert_eq!((first, &body[..3]), (0x40, &[0, 7, 0x99][..]));
+    let mut four = world.v4("b", CLEAN);
+    four.publish("devices/a/telemetry", b"garbage", 1, 8, false);
+    assert_eq!(four.packet(), (0x40, vec![0, 8]));
+}
+
+#[test]
+fn a_qos_2_message_is_stored_once_also_when_it_is_sent_again_after_a_reconnect() {
+    let world = World::new(true);
+    let mut peer = world.v4("a", 0);
+    peer.publish("devices/a/telemetry", b"1", 2, 5, false);
+    assert_eq!(peer.packet(), (0x50, vec![0, 5]));
+    drop(peer);
+    let mut peer = world.v4("a", 0);
+    peer.publish_with(0x3C, "devices/a/telemetry", b"1", 5, false);
+    assert_eq!(peer.packet(), (0x50, vec![0, 5]));
+    assert_eq!(world.log.taken.lock().len(), 1);
+    peer.send(0x62, &[0, 5]);
+    assert_eq!(peer.packet(), (0x70, vec![0, 5]));
+    peer.publish("devices/a/telemetry", b"2", 2, 5, false);
+    assert_eq!(peer.packet(), (0x50, vec![0, 5]));
+    assert_eq!(world.log.taken.lock().len(), 2);
+}
+
+#[test]
+fn more_in_flight_than_the_receive_maximum_is_refused_on_mqtt_5() {
+    let world = World::with(false, Config { receive_maximum: 4, ..Config::default() });
+    let mut peer = world.v5("a", CLEAN, &[]);
+    for id in 1..=5 {
+        peer.publish("devices/a/telemetry", b"1", 1, id, true);
+    }
+    let (first, body) = peer.packet();
+    assert_eq!((first, body[0]), (0xE0, 0x93));
+}
+
+#[test]
+fn messages_that_come_together_with_connect_are_not_left_behind() {
+    let world = World::new(true);
+    let mut peer = world.client();
+    let mut all = vec![0x10, 13, 0, 4];
+    all.extend_from_slice(b"MQTT\x04\x02\0\0\0\x01a");
+    all.extend_from_slice(&[0x32, 15, 0, 9]);
+    all.extend_from_slice(b"devices/x\0\x01.5");
+    peer.0.write_all(&all).unwrap();
+    assert_eq!(peer.packet().0, 0x20);
+    assert_eq!(peer.packet(), (0x40, vec![0, 1]));
+}
+
+#[test]
+fn telemetry_that_is_followed_by_disconnect_at_once_is_stored() {
+    let world = World::new(true);
+    let mut peer = world.v4("a", CLEAN);
+    // As mosquitto_pub does at QoS 0.
+    let mut both = vec![0x30, 13];
+    both.extend_from_slice(b"\0\x0adevices/a/1");
+    both.extend_from_slice(&[0xE0, 0]);
+    peer.0.write_all(&both).unwrap();
+    wait(|| world.log.last.load(Ordering::SeqCst) == 1);
+    assert!(peer.is_closed());
+}
+
+#[test]
+fn a_qos_2_message_that_is_resent_to_a_new_connection_is_answered_when_it_is_durable_and_stored_once() {
+    let world = World::new(false);
+    let mut old = world.v4("a", 0);
+    old.publish("devices/a/telemetry", b"1", 2, 5, false);
+    wait(|| world.log.last.load(Ordering::SeqCst) == 1);
+    let mut new = world.v4("a", 0);
+    new.publish_with(0x3C, "devices/a/telemetry", b"1", 5, false);
+    assert!(new.is_silent(), "it is not durable");
+    world.log.release_to(1);
+    assert_eq!(new.packet(), (0x50, vec![0, 5]));
+    assert_eq!(world.log.taken.lock().len(), 1);
+}
+
+#[test]
+fn a_message_nobody_takes_is_answered_with_no_matching_subscribers() {
+    let world = World::new(true);
+    let mut peer = world.v5("a", CLEAN, &[]);
+    peer.publish("chat", b"x", 1, 1, true);
+    assert_eq!(peer.packet(), (0x40, vec![0, 1, 0x10]));
+    world.v4("s", CLEAN).subscribe("chat", 0, false);
+    peer.subscribe("chat", 0, true);
+    peer.publish("chat", b"x", 1, 2, true);
+    let mut both = [peer.packet(), peer.packet()];
+    both.sort();
+    assert_eq!(both[1], (0x40, vec![0, 2]));
+}
+
+#[test]
+fn a_3_1_1_client_that_sends_more_than_the_receive_maximum_waits_and_is_answered_in_order() {
+    let world = World::with(false, Config { receive_maximum: 4, ..Config::default() });
+    let mut peer = world.v4("a", CLEAN);
+    for id in 1..=100 {
+        peer.publish("devices/a/telemetry", b"1", 1, id, false);
+    }
+    world.log.wait_taken(8);
+    assert!(peer.is_silent());
+    assert_eq!(world.log.taken.lock().len(), 8, "the others wait in the socket");
+    world.log.instant.store(true, Ordering::SeqCst);
+    world.log.release_to(8);
+    for id in 1..=100 {
+        assert_eq!(peer.packet(), (0x40, vec![0, id]));
+    }
+}
+
+#[test]
+fn a_packet_that_comes_byte_by_byte_is_read() {
+    let world = World::new(true);
+    let mut peer = world.v4("a", CLEAN);
+    let mut bytes = Vec::new();
+    for id in 1..=3 {
+        bytes.extend_from_slice(&[0x32, 15]);
+        bytes.extend_from_slice(b"\0\x0adevices/a/");
+        bytes.extend_from_slice(&[0, id, b'x']);
+    }
+    for byte in bytes {
+        peer.0.write_all(&[byte]).unwrap();
+        std::thread::yield_now();
+    }
+    for id in 1..=3 {
+        assert_eq!(peer.packet(), (0x40, vec![0, id]));
+    }
+    assert_eq!(world.log.taken.lock().len(), 3);
+}
+
+#[test]
+fn a_packet_larger_than_a_read_is_read_whole() {
+    let world = World::new(true);
+    let mut peer = world.v4("a", CLEAN);
+    let payload: Vec<u8> = (0..900_000_u32).map(|n| (n % 251) as u8).collect();
+    for id in 1..=2 {
+        peer.publish("devices/a/telemetry", &payload, 1, id, false);
+        peer.publish("devices/a/telemetry", b"small", 1, id + 10, false);
+    }
+    for id in [1, 11, 2, 12] {
+        assert_eq!(peer.packet(), (0x40, vec![0, id]));
+    }
+    let taken = world.log.taken.lock();
+    assert!(taken[0].1 == payload && taken[2].1 == payload && taken[3].1 == b"small");
+}

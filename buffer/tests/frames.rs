@@ -1,0 +1,192 @@
+//! The bytes of a frame: those that were released, and those that nobody ever wrote.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use model::{DeviceKey, Schema, ValueRef};
+use proptest::prelude::*;
+use weir_buffer::frame::{
+    DeadLetterRef, Frame, FrameBuilder, HEADER_BYTES, ReadingHeader, Record, RetainedRef, Staged,
+};
+
+/// One record of each kind, with every optional field and every type of value.
+fn sample() -> Frame {
+    let device = Arc::new(DeviceKey::new("default", "room/küche").unwrap());
+    let other = Arc::new(DeviceKey::new("other", "d2").unwrap());
+    let schema = Arc::new(Schema::new(["temperature", "count", "door", "window", "mode", "absent"]));
+    let plain = Arc::new(Schema::new(["value"]));
+    let mut staged = Staged::default();
+    let header = ReadingHeader {
+        time: 1_700_000_000_123_456_789,
+        received: 1_700_000_001_000_000_000,
+        identity: 0xDEAD_BEEF_0123_4567,
+        seq: Some(42),
+        device_timed: true,
+        claimed_time: Some(4_000_000_000_000_000_000),
+        trace: Some(&[7; 25]),
+        resent: true,
+    };
+    let values = [
+        Some(ValueRef::Float(-21.5)),
+        Some(ValueRef::Int(i64::MIN)),
+        Some(ValueRef::Bool(true)),
+        Some(ValueRef::Bool(false)),
+        Some(ValueRef::Str("größer")),
+        None,
+    ];
+    staged.reading(&device, &schema, &header, values);
+    let bare = ReadingHeader {
+        seq: None,
+        device_timed: false,
+        claimed_time: None,
+        trace: None,
+        resent: false,
+        identity: 1,
+        ..header
+    };
+    staged.reading(&other, &plain, &bare, [Some(ValueRef::Int(-3))]);
+    let letter = DeadLetterRef {
+        device: Some(&device),
+        received: 5,
+        identity: 6,
+        reason: "not JSON at byte 0",
+        topic: "devices/d1/telemetry",
+        client: "c1",
+        payload: &[0xFF, 0],
+    };
+    staged.dead_letter(Some(&device), &letter, false);
+    let message = RetainedRef { received: 8, qos: 1, topic: "state", payload: b"on", properties: &[1, 0] };
+    staged.retained(&message);
+    let mut builder = FrameBuilder::default();
+    builder.absorb(&mut staged);
+    builder.build(1000, 0x0123_4567_89AB_CDEF, 1_700_000_002_000_000_000)
+}
+
+fn text(frame: &Frame) -> String {
+    let records: Vec<String> = frame
+        .records()
+        .map(|(offset, record)| match record {
+            Record::Reading(r) => format!("{offset} {:?} {:?} {:?}", r.to_reading(), r.identity, r.trace),
+            other => format!("{offset} {other:?}"),
+        })
+        .collect();
+    format!("{:?}\n{}", frame.header(), records.join("\n"))
+}
+
+/// `tests/golden/frame-1.bin` was written when version 1 was released and is never written again. A version that
+/// follows adds a file of its own.
+#[test]
+fn frames_of_version_1_are_read_and_written_as_they_were() {
+    let golden = Bytes::from_static(include_bytes!("golden/frame-1.bin"));
+    let frame = Frame::decode(&golden).unwrap();
+    assert_eq!(text(&frame), text(&sample()));
+    assert_eq!(sample().bytes(), &golden);
+}
+
+/// Version 1 allows a packed body, though this release does not write one.
+#[test]
+fn a_packed_frame_of_version_1_is_read() {
+    let plain = sample();
+    let body = &plain.bytes()[HEADER_BYTES..];
+    let packed = lz4_flex::block::compress(body);
+    let mut header = plain.bytes()[..HEADER_BYTES].to_vec();
+    header[5] = 1;
+    header[8..12].copy_from_slice(&u32::try_from(packed.len()).unwrap().to_le_bytes());
+    let frame = Frame::decode(&sealed(header, &packed)).unwrap();
+    let records = |frame: &Frame| text(frame).split_once('\n').unwrap().1.to_owned();
+    assert_eq!(records(&frame), records(&plain));
+}
+
+/// Puts the right checksum into a header.
+fn sealed(mut header: Vec<u8>, body: &[u8]) -> Bytes {
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..48]), body);
+    header[48..52].copy_from_slice(&crc.to_le_bytes());
+    header.extend_from_slice(body);
+    header.into()
+}
+
+/// Whatever was decoded can be walked to its end.
+fn walk(bytes: &Bytes) {
+    let Ok(frame) = Frame::decode(bytes) else { return };
+    let mut count = 0;
+    for (position, record) in frame.positions() {
+        if let Record::Reading(reading) = record {
+            assert_eq!(reading.columns().count(), reading.schema.names().len());
+        }
+        assert!(frame.record_at(position).is_some());
+        count += 1;
+    }
+    assert_eq!(count, frame.header().count);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        walk(&Bytes::from(bytes.clone()));
+        let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        let mut header = sample().bytes()[..HEADER_BYTES].to_vec();
+        header[8..12].copy_from_slice(&length);
+        header[12..16].copy_from_slice(&length);
+        walk(&sealed(header, &bytes));
+    }
+
+    #[test]
+    fn no_change_of_a_body_under_a_right_checksum_makes_the_decoder_panic(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in any::<prop::sample::Index>(),
+        count in 0_u32..9,
+    ) {
+        let plain = sample();
+        let mut body = plain.bytes()[HEADER_BYTES..].to_vec();
+        for (at, byte) in changes {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        if count > 4 {
+            body.truncate(cut.index(body.len()));
+        }
+        let length = u32::try_from(body.len()).unwrap().to_le_bytes();
+        let mut header = plain.bytes()[..HEADER_BYTES].to_vec();
+        header[8..12].copy_from_slice(&length);
+        header[12..16].copy_from_slice(&length);
+        header[16..20].copy_from_slice(&count.to_le_bytes());
+        walk(&sealed(header, &body));
+    }
+
+    #[test]
+    fn what_was_built_reads_back_equal(
+        readings in proptest::collection::vec((any::<i64>(), any::<Option<f64>>(), any::<Option<String>>()), 1..50),
+        first in any::<u32>(),
+    ) {
+        let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
+        let schema = Arc::new(Schema::new(["number", "text"]));
+        let mut staged = Staged::default();
+        for (time, number, text) in &readings {
+            let header = ReadingHeader {
+                time: *time,
+                received: 0,
+                identity: 0,
+                seq: None,
+                device_timed: true,
+                claimed_time: None,
+                trace: None,
+                resent: false,
+            };
+            staged.reading(&device, &schema, &header, [number.map(ValueRef::Float), text.as_deref().map(ValueRef::Str)]);
+        }
+        let mut builder = FrameBuilder::default();
+        builder.absorb(&mut staged);
+        let frame = Frame::decode(builder.build(first.into(), 7, 9).bytes()).unwrap();
+        for ((offset, record), (i, (time, number, text))) in frame.records().zip(readings.iter().enumerate()) {
+            let Record::Reading(reading) = record else { panic!("a reading") };
+            let wanted = [number.map(ValueRef::Float), text.as_deref().map(ValueRef::Str)];
+            prop_assert_eq!((offset, reading.time), (u64::from(first) + i as u64, *time));
+            prop_assert_eq!(reading.columns().collect::<Vec<_>>(), wanted);
+        }
+        prop_assert_eq!(frame.records().count(), readings.len());
+    }
+}

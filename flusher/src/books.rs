@@ -1,0 +1,136 @@
+//! The books: what was accepted, and where it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use buffer::{Cursor, Log, Tally};
+use stores::contract::{BookLine, Books, DeadLetters, History, Result, StoreError};
+use tokio::sync::RwLock;
+
+use crate::census::{Census, Count, Counts};
+use crate::status::Shared;
+use crate::{DEAD_LETTERS, HISTORY, LATEST};
+
+/// How long the books may wait: for the count to reach the end, and for a flush that is under way.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// One log in the books.
+pub(crate) struct Account {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) census: Arc<Census>,
+    pub(crate) history: Arc<Shared>,
+    pub(crate) latest: Arc<Shared>,
+    pub(crate) dead_letters: Arc<Shared>,
+}
+
+/// The books of all logs.
+pub(crate) struct Ledger {
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) history: Arc<dyn History>,
+    pub(crate) dead_letters: Arc<dyn DeadLetters>,
+    /// Held for reading while a store and its cursor do not agree.
+    pub(crate) gates: [Arc<RwLock<()>>; 2],
+}
+
+type Lines = BTreeMap<(&'static str, Arc<str>), BookLine>;
+
+#[async_trait]
+impl Books for Ledger {
+    async fn books(&self, check: bool) -> Result<Vec<BookLine>> {
+        if !check {
+            let mut lines = Lines::new();
+            for account in &self.accounts {
+                account.enter(&mut lines).await?;
+            }
+            return Ok(lines.into_values().collect());
+        }
+        // No flush is under way while the stores count.
+        let held = tokio::time::timeout(WAIT, async { (self.gates[0].write().await, self.gates[1].write().await) });
+        let Ok(_held) = held.await else { return Err(busy("a flush is under way; ask again")) };
+        let mut lines = Lines::new();
+        for account in &self.accounts {
+            account.enter(&mut lines).await?;
+        }
+        fill(&mut lines, HISTORY, self.history.count().await?);
+        fill(&mut lines, DEAD_LETTERS, self.dead_letters.count().await?);
+        Ok(lines.into_values().collect())
+    }
+}
+
+fn fill(lines: &mut Lines, sink: &'static str, counts: Vec<(Arc<str>, u64)>) {
+    for line in lines.values_mut().filter(|line| line.sink == sink) {
+        line.held = Some(0);
+    }
+    for (tenant, count) in counts {
+        line(lines, sink, &tenant).held = Some(count);
+    }
+}
+
+fn busy(reason: &str) -> StoreError {
+    StoreError::Busy { reason: reason.to_owned(), retry_after: None }
+}
+
+fn line<'a>(lines: &'a mut Lines, sink: &'static str, tenant: &Arc<str>) -> &'a mut BookLine {
+    lines.entry((sink, Arc::clone(tenant))).or_insert_with(|| BookLine {
+        tenant: Arc::clone(tenant),
+        sink: sink.to_owned(),
+        accepted: 0,
+        stored: 0,
+        merged: 0,
+        pending: 0,
+        dead_lettered: 0,
+        held: None,
+        expected: 0,
+    })
+}
+
+impl Account {
+    async fn enter(&self, lines: &mut Lines) -> Result<()> {
+        // Cursors first, the end after: so no cursor is past the end that is counted to.
+        let cursors = [self.history.cursor(), self.latest.cursor(), self.dead_letters.cursor()];
+        if !self.census.reach(self.log.end(), WAIT).await {
+            return Err(busy("the log is not counted to its end yet; ask again"));
+        }
+        let stock = self.census.take_stock(&cursors.each_ref().map(|c| c.done_to)).await;
+        let stock = stock.map_err(|error| StoreError::Damaged(error.to_string()))?;
+        let [history, latest, letters] = cursors;
+        let [after_history, after_latest, after_letters] = &stock.pending[..] else {
+            unreachable!("one for each cursor")
+        };
+        for (tenant, accepted) in &stock.accepted {
+            let both = |count: Count| count.readings + count.letters;
+            for (sink, cursor, pending) in [(HISTORY, &history, after_history), (LATEST, &latest, after_latest)] {
+                let tally = of(cursor, tenant);
+                let line = line(lines, sink, tenant);
+                line.accepted += accepted;
+                line.stored += tally.stored;
+                line.merged += tally.merged;
+                line.dead_lettered += tally.dead_lettered;
+                line.pending += both(count_of(pending, tenant));
+                line.expected += tally.stored;
+            }
+            let lettered = of(&letters, tenant).dead_lettered;
+            let pending = count_of(after_letters, tenant).letters;
+            let all = lettered + pending;
+            let before_history = all - count_of(after_history, tenant).letters.min(all);
+            let refused = of(&history, tenant).dead_lettered.saturating_sub(before_history);
+            let line = line(lines, DEAD_LETTERS, tenant);
+            line.accepted += all;
+            line.dead_lettered += lettered;
+            line.pending += pending;
+            line.expected += lettered + refused;
+        }
+        self.census.forget_below(history.done_to.min(latest.done_to).min(letters.done_to));
+        Ok(())
+    }
+}
+
+fn of(cursor: &Cursor, tenant: &str) -> Tally {
+    cursor.tallies.get(tenant).copied().unwrap_or_default()
+}
+
+fn count_of(counts: &Counts, tenant: &str) -> Count {
+    counts.get(tenant).copied().unwrap_or_default()
+}

@@ -1,0 +1,13 @@
+//! The history sink: readings wait in memory, where queries see them, until their range is sealed and written.
+
+mod cut;
+mod letter;
+mod memtable;
+mod sink;
+mod tail;
+
+pub(crate) use sink::HistorySink;
+pub(crate) use tail::{HistoryTail, Source};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! The sink: an open memtable that fills, and the sealed one that is being written.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use buffer::frame::Frame;
+use model::{DeviceKey, TimeRange};
+use parking_lot::Mutex;
+use stores::contract::{Deadletter, History};
+
+use super::cut::{self, Cut, Names};
+use super::memtable::{Memtable, Row};
+use crate::sink::{Blame, Load, Part, Sink, tally};
+
+/// Readings that are cut and written at a time.
+const PART_READINGS: usize = 131_072;
+
+pub(crate) struct HistorySink {
+    log: Arc<str>,
+    store: Arc<dyn History>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    open: Memtable,
+    /// Every record below was taken.
+    taken_to: u64,
+    sealed: Option<Arc<Memtable>>,
+}
+
+/// What is not in the store yet, of one device.
+pub(crate) struct Unflushed {
+    pub(crate) rows: Vec<(Frame, Row)>,
+    /// Every record of the log below this offset is among the rows or in the store.
+    pub(crate) taken_to: u64,
+}
+
+impl HistorySink {
+    pub(crate) fn new(log: &str, store: Arc<dyn History>, done_to: u64) -> Self {
+        let tables = Tables { taken_to: done_to, ..Tables::default() };
+        store.done(log, done_to);
+        Self { log: log.into(), store, tables: Mutex::new(tables) }
+    }
+
+    /// Name of the log.
+    pub(crate) fn log(&self) -> &Arc<str> {
+        &self.log
+    }
+
+    /// The rows of a device in `range` that are not in the store yet, as far as they were taken.
+    pub(crate) fn unflushed(&self, device: &DeviceKey, range: TimeRange) -> Unflushed {
+        let tables = self.tables.lock();
+        let mut rows = tables.sealed.as_ref().map_or_else(Vec::new, |sealed| sealed.select(device, range));
+        rows.append(&mut tables.open.select(device, range));
+        Unflushed { rows, taken_to: tables.taken_to }
+    }
+}
+
+#[async_trait]
+impl Sink for HistorySink {
+    type Batch = Arc<Memtable>;
+    type Item = Cut;
+
+    fn seals(&self) -> bool {
+        true
+    }
+
+    fn take(&self, frame: &Frame, from: u64, to: u64) {
+        let mut tables = self.tables.lock();
+        tables.open.take(frame, from, to);
+        tables.taken_to = to;
+    }
+
+    fn load(&self) -> Load {
+        let tables = self.tables.lock();
+        let open_bytes = tables.open.bytes();
+        let bytes = open_bytes + tables.sealed.as_ref().map_or(0, |sealed| sealed.bytes());
+        Load { records: tables.open.readings(), bytes, open_bytes }
+    }
+
+    fn close(&self) -> Arc<Memtable> {
+        let mut tables = self.tables.lock();
+        let sealed = Arc::new(std::mem::take(&mut tables.open));
+        debug_assert!(tables.sealed.is_none(), "one range is written at a time");
+        tables.sealed = Some(Arc::clone(&sealed));
+        sealed
+    }
+
+    fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Cut>> {
+        let (from, to) = part_bounds(batch, index)?;
+        let mut part =
+            Part { items: Vec::new(), tallies: if index == 0 { batch.passed().clone() } else { Default::default() } };
+        let mut names = Names::default();
+        for held in &batch.devices()[from..to] {
+            let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
+            let merged = cut::settle(&mut rows);
+            let counts = tally(&mut part.tallies, &held.device.tenant);
+            counts.merged += merged;
+            counts.stored += rows.len() as u64;
+            part.items.append(&mut cut::cut(&self.log, &held.device, &rows, &mut names));
+        }
+        Some(part)
+    }
+
+    async fn write(&self, items: Vec<Cut>) -> stores::contract::Result<()> {
+        self.store.write(items.into_iter().map(|cut| cut.block).collect()).await
+    }
+
+    async fn sync(&self) -> stores::contract::Result<()> {
+        self.store.sync().await
+    }
+
+    fn halve(&self, item: &Cut) -> Option<(Cut, Cut)> {
+        cut::halve(item)
+    }
+
+    fn blame(&self, item: &Cut, reason: &str) -> Blame {
+        let block = &item.block;
+        Blame::Letter(Box::new(Deadletter {
+            log: Arc::clone(&self.log),
+            offset: block.id.first_offset,
+            tenant: Arc::clone(&block.id.device.tenant),
+            device: Some(Arc::clone(&block.id.device.id)),
+            client: String::new(),
+            topic: String::new(),
+            payload: super::letter::payload(block),
+            received: block.received.first().copied().unwrap_or_default(),
+            stage: crate::HISTORY.to_owned(),
+            reason: reason.to_owned(),
+            replayed: None,
+        }))
+    }
+
+    fn finish(&self, done_to: u64) {
+        self.store.done(&self.log, done_to);
+        let finished = self.tables.lock().sealed.take();
+        // Freed outside the lock.
+        drop(finished);
+    }
+}
+
+/// The devices of part `index`: as many as make about [`PART_READINGS`], at least one. The first part is there even
+/// when it is empty, for the records that are no readings.
+fn part_bounds(table: &Memtable, index: usize) -> Option<(usize, usize)> {
+    let devices = table.devices();
+    let mut from = 0;
+    for part in 0.. {
+        let mut readings = 0;
+        let mut to = from;
+        while to < devices.len() && (to == from || readings + devices[to].rows.len() <= PART_READINGS) {
+            readings += devices[to].rows.len();
+            to += 1;
+        }
+        if part == index {
+            return (part == 0 || from < to).then_some((from, to));
+        }
+        if from == to {
+            return None;
+        }
+        from = to;
+    }
+    None
+}

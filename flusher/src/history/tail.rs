@@ -1,0 +1,124 @@
+//! Queries for what is not in the store yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use buffer::frame::{Frame, Record};
+use buffer::{Log, ReadError};
+use model::{DeviceKey, TimeRange};
+use stores::Block;
+use stores::contract::{Result, StoreError, Tail, TailAnswer};
+
+use super::HistorySink;
+use super::cut::{self, Names, Placed};
+use super::memtable::reading_of;
+use crate::Clock;
+use crate::metrics::Metrics;
+use crate::status::Shared;
+
+/// Bytes asked of the log at a time.
+const READ_BYTES: usize = 4 << 20;
+/// How often the log may be trimmed under a reader before it gives up.
+const ATTEMPTS: usize = 8;
+
+/// One log's history sink, as the tail sees it.
+pub(crate) struct Source {
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) sink: Arc<HistorySink>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// The unflushed readings of all logs.
+pub(crate) struct HistoryTail {
+    pub(crate) sources: Vec<Source>,
+    pub(crate) wait: Duration,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+#[async_trait]
+impl Tail for HistoryTail {
+    async fn tail(&self, device: &DeviceKey, range: TimeRange, names: Option<&[Arc<str>]>) -> Result<TailAnswer> {
+        let mut answer = TailAnswer { blocks: Vec::new(), complete_until: (self.clock)() };
+        for source in &self.sources {
+            answer.blocks.extend(self.one(source, device, range, names).await?);
+        }
+        Ok(answer)
+    }
+}
+
+impl HistoryTail {
+    async fn one(
+        &self,
+        source: &Source,
+        device: &DeviceKey,
+        range: TimeRange,
+        names: Option<&[Arc<str>]>,
+    ) -> Result<Vec<Block>> {
+        let wanted = Wanted { device, range, names };
+        let target = source.log.end();
+        for _ in 0..ATTEMPTS {
+            source.shared.progress.reach(target, self.wait).await;
+            let unflushed = source.sink.unflushed(device, range);
+            let rows = unflushed.rows.iter().map(|(frame, row)| (row.offset, reading_of(frame, row)));
+            let mut blocks = Vec::from_iter(wanted.block(source.sink.log(), rows.collect()));
+            if unflushed.taken_to >= target {
+                return Ok(blocks);
+            }
+            // The sink has no memory left, or has ended: the log itself holds the rest.
+            self.metrics.log_tails.inc();
+            match wanted.read_rest(source, unflushed.taken_to, target, &mut blocks).await {
+                Ok(()) => return Ok(blocks),
+                // Stored, passed and trimmed since: the memory that is asked next knows.
+                Err(ReadError::Trimmed { .. }) => {}
+                Err(ReadError::Damaged(reason)) => return Err(StoreError::Damaged(reason)),
+                Err(ReadError::Unavailable(reason)) => return Err(StoreError::Busy { reason, retry_after: None }),
+            }
+        }
+        let reason = "unflushed readings move on faster than they are read; ask again".to_owned();
+        Err(StoreError::Busy { reason, retry_after: None })
+    }
+}
+
+/// What a query asks for.
+struct Wanted<'a> {
+    device: &'a DeviceKey,
+    range: TimeRange,
+    names: Option<&'a [Arc<str>]>,
+}
+
+impl Wanted<'_> {
+    fn block(&self, log: &Arc<str>, mut rows: Vec<Placed<'_>>) -> Option<Block> {
+        cut::settle(&mut rows);
+        let named = |name: &str| self.names.is_none_or(|names| names.iter().any(|n| **n == *name));
+        (!rows.is_empty()).then(|| cut::build(log, self.device, &rows, 0, &mut Names::default(), named))
+    }
+
+    /// A block for each piece of the log that holds readings of the device, so that no more than a piece is in memory.
+    async fn read_rest(
+        &self,
+        source: &Source,
+        from: u64,
+        to: u64,
+        blocks: &mut Vec<Block>,
+    ) -> std::result::Result<(), ReadError> {
+        let mut at = from;
+        while at < to {
+            let frames = source.log.read(at, READ_BYTES).await?;
+            let with_device = |frame: &&Frame| frame.devices().iter().any(|d| **d == *self.device);
+            let mut rows = Vec::new();
+            for (offset, record) in frames.iter().filter(with_device).flat_map(Frame::records) {
+                let Record::Reading(reading) = record else { continue };
+                let in_place = (at..to).contains(&offset) && self.range.contains(reading.time);
+                if in_place && **reading.device == *self.device {
+                    rows.push((offset, reading));
+                }
+            }
+            blocks.extend(self.block(source.sink.log(), rows));
+            let Some(last) = frames.last() else { break };
+            at = last.header().end_offset();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! What the sinks tell about themselves. Touched per batch, never per reading.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::status::{SinkState, SinkStatus};
+
+/// Which sink.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct SinkLabel {
+    /// Its name.
+    pub sink: &'static str,
+}
+
+/// What a store's answer was taken for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct AnswerLabel {
+    /// The sink's name.
+    pub sink: &'static str,
+    /// `done`, `retry`, `pause`, `halt` or `split`.
+    pub verdict: &'static str,
+}
+
+/// Counters and gauges of all sinks.
+#[derive(Debug)]
+pub struct Metrics {
+    pub(crate) lag_records: Family<SinkLabel, Gauge>,
+    pub(crate) lag_seconds: Family<SinkLabel, Gauge<f64, AtomicU64>>,
+    pub(crate) flush: Family<SinkLabel, Histogram, fn() -> Histogram>,
+    pub(crate) items: Family<SinkLabel, Counter>,
+    pub(crate) records: Family<SinkLabel, Counter>,
+    pub(crate) merged: Family<SinkLabel, Counter>,
+    pub(crate) refused: Family<SinkLabel, Counter>,
+    pub(crate) answers: Family<AnswerLabel, Counter>,
+    pub(crate) waits: Family<SinkLabel, Counter>,
+    pub(crate) paused: Family<SinkLabel, Gauge>,
+    pub(crate) unflushed_records: Family<SinkLabel, Gauge>,
+    pub(crate) unflushed_bytes: Family<SinkLabel, Gauge>,
+    pub(crate) log_tails: Counter,
+    pub(crate) expired: Counter,
+}
+
+fn flush_histogram() -> Histogram {
+    Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            lag_records: Family::default(),
+            lag_seconds: Family::default(),
+            flush: Family::new_with_constructor(flush_histogram as fn() -> Histogram),
+            items: Family::default(),
+            records: Family::default(),
+            merged: Family::default(),
+            refused: Family::default(),
+            answers: Family::default(),
+            waits: Family::default(),
+            paused: Family::default(),
+            unflushed_records: Family::default(),
+            unflushed_bytes: Family::default(),
+            log_tails: Counter::default(),
+            expired: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Makes them part of `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("weir_flusher");
+        registry.register("lag_records", "Records not durable in the store, by sink", self.lag_records.clone());
+        registry.register_with_unit(
+            "lag",
+            "Age of the oldest record not durable in the store, by sink",
+            Unit::Seconds,
+            self.lag_seconds.clone(),
+        );
+        registry.register_with_unit("flush", "Time to write one batch", Unit::Seconds, self.flush.clone());
+        registry.register("items", "Blocks, states, letters or messages written", self.items.clone());
+        registry.register("records", "Records passed", self.records.clone());
+        registry.register("merged", "Readings equal to one stored already", self.merged.clone());
+        registry.register("refused", "Items that the store refused for good", self.refused.clone());
+        registry.register("answers", "Answers of the store, by what they mean", self.answers.clone());
+        registry.register("waits", "Waits before a write was tried again", self.waits.clone());
+        registry.register("paused", "1 while the sink waits for a person", self.paused.clone());
+        registry.register("unflushed_records", "Records taken and not delivered", self.unflushed_records.clone());
+        registry.register_with_unit(
+            "unflushed",
+            "Memory of what is taken and not delivered",
+            Unit::Bytes,
+            self.unflushed_bytes.clone(),
+        );
+        registry.register(
+            "log_tails",
+            "Queries that had to read unflushed readings from the log",
+            self.log_tails.clone(),
+        );
+        registry.register("expired", "Readings deleted by retention", self.expired.clone());
+    }
+
+    /// Sets the gauges that are computed when somebody looks; several logs add up, the oldest age counts.
+    pub(crate) fn observe(&self, statuses: &[SinkStatus]) {
+        for sink in crate::SINKS {
+            let label = SinkLabel { sink };
+            let of_sink = || statuses.iter().filter(|s| s.sink == sink);
+            let records: u64 = of_sink().map(|s| s.lag_records).sum();
+            self.lag_records.get_or_create(&label).set(signed(records));
+            self.lag_seconds.get_or_create(&label).set(of_sink().map(|s| s.lag_seconds).fold(0.0, f64::max));
+            let paused = of_sink().filter(|s| matches!(s.state, SinkState::Paused { .. })).count();
+            self.paused.get_or_create(&label).set(i64::from(paused > 0));
+        }
+    }
+}
+
+/// For a gauge.
+pub(crate) fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

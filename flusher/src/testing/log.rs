@@ -1,0 +1,142 @@
+//! A log whose cursors outlive a crash of the sinks, as its frames do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use buffer::frame::{Frame, Staged};
+use buffer::log::State;
+use buffer::{Cursor, CursorError, Log, ReadError};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Fate;
+
+pub(crate) struct FakeLog {
+    id: String,
+    fate: Arc<Fate>,
+    frames: Mutex<Vec<Frame>>,
+    cursors: Mutex<BTreeMap<String, Cursor>>,
+    start: Mutex<u64>,
+    end: watch::Sender<u64>,
+    pub(crate) damaged: Mutex<Option<ReadError>>,
+}
+
+impl FakeLog {
+    pub(crate) fn new(id: &str, fate: Arc<Fate>) -> Self {
+        Self {
+            id: id.to_owned(),
+            fate,
+            frames: Mutex::default(),
+            cursors: Mutex::default(),
+            start: Mutex::new(0),
+            end: watch::channel(0).0,
+            damaged: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn append(&self, stage: impl FnOnce(&mut Staged)) {
+        let frame = super::frame(self.end(), stage);
+        let end = frame.header().end_offset();
+        self.frames.lock().push(frame);
+        self.end.send_replace(end);
+    }
+
+    pub(crate) fn cursor(&self, sink: &str) -> Cursor {
+        self.cursors.lock().get(sink).cloned().unwrap_or_default()
+    }
+
+    /// Has the cursors of another log.
+    pub(crate) fn adopt_cursors(&self, other: &Self) {
+        *self.cursors.lock() = other.cursors.lock().clone();
+    }
+
+    /// Another holder takes the sink over.
+    pub(crate) fn take_over(&self, sink: &str, epoch: u64) {
+        self.cursors.lock().get_mut(sink).unwrap().epoch = epoch;
+    }
+}
+
+#[async_trait]
+impl Log for FakeLog {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn start(&self) -> u64 {
+        *self.start.lock()
+    }
+
+    fn end(&self) -> u64 {
+        *self.end.borrow()
+    }
+
+    fn watch_end(&self) -> watch::Receiver<u64> {
+        self.end.subscribe()
+    }
+
+    async fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+        if let Some(error) = self.damaged.lock().clone() {
+            return Err(error);
+        }
+        if from < self.start() {
+            return Err(ReadError::Trimmed { offset: from, start: self.start() });
+        }
+        let frames = self.frames.lock();
+        let first = frames.partition_point(|f| f.header().end_offset() <= from);
+        let mut bytes = 0;
+        let fits = |f: &&Frame| {
+            bytes += f.bytes().len();
+            bytes == f.bytes().len() || bytes <= max_bytes
+        };
+        Ok(frames[first..].iter().take_while(fits).cloned().collect())
+    }
+
+    async fn cursors(&self) -> Result<BTreeMap<String, Cursor>, CursorError> {
+        Ok(self.cursors.lock().clone())
+    }
+
+    async fn move_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        self.fate.step("before the cursor moves").await;
+        {
+            let mut cursors = self.cursors.lock();
+            let held = cursors.get(sink).cloned().unwrap_or_default();
+            if cursor.epoch < held.epoch {
+                let (held, tried) = (held.epoch, cursor.epoch);
+                return Err(CursorError::Fenced { sink: sink.to_owned(), held, tried });
+            }
+            assert!(
+                cursor.done_to >= held.done_to && cursor.sealed_to >= cursor.done_to && cursor.sealed_to <= self.end()
+            );
+            if !held.tallies.is_empty() || cursor.done_to > 0 {
+                let total: u64 = cursor.tallies.values().map(buffer::Tally::total).sum();
+                assert_eq!(total, cursor.done_to, "the tallies of {sink} make its offset");
+            }
+            cursors.insert(sink.to_owned(), cursor);
+        }
+        self.fate.step("after the cursor moved").await;
+        Ok(())
+    }
+
+    async fn offset_at(&self, _: model::Nanos) -> Result<u64, ReadError> {
+        Ok(self.end())
+    }
+
+    async fn trim(&self) -> Result<u64, ReadError> {
+        let cursors = self.cursors.lock();
+        assert_eq!(cursors.len(), crate::SINKS.len(), "every sink is registered before the first trim");
+        let passed = cursors.values().map(|c| c.done_to).min().unwrap_or(0);
+        let mut frames = self.frames.lock();
+        let keep = frames.partition_point(|f| f.header().end_offset() <= passed);
+        let mut start = self.start.lock();
+        if keep > 0 {
+            *start = frames[keep - 1].header().end_offset();
+            frames.drain(..keep);
+        }
+        Ok(*start)
+    }
+
+    fn state(&self) -> State {
+        State { used_bytes: 0, capacity_bytes: u64::MAX, blocked: None }
+    }
+}

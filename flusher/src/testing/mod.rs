@@ -1,0 +1,251 @@
+//! A world for tests: a log and stores in memory that can be told to fail, to stall and to crash.
+
+mod fakes;
+mod log;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buffer::frame::{DeadLetterRef, Frame, FrameBuilder, ReadingHeader, RetainedRef, Staged};
+use model::{DeviceKey, Schema, TimeRange, ValueRef};
+use parking_lot::Mutex;
+use stores::{Block, ColumnData};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use fakes::{FakeHistory, FakeLatest, FakeLetters, FakeRetained};
+pub(crate) use log::FakeLog;
+
+use crate::config::{Config, Retry};
+use crate::sink::Sink;
+use crate::{Claim, Error, Flusher, Handle, Metrics, Stores};
+
+/// Counts the steps that outlive a crash, and crashes at one of them.
+#[derive(Default)]
+pub(crate) struct Fate {
+    state: Mutex<FateState>,
+    crashed: Notify,
+}
+
+#[derive(Default)]
+struct FateState {
+    steps: Vec<&'static str>,
+    crash_at: Option<usize>,
+    dead: bool,
+}
+
+impl Fate {
+    /// A step of a fake: returns before it takes effect and again after, or never when the crash comes there.
+    pub(crate) async fn step(&self, name: &'static str) {
+        let dead = {
+            let mut state = self.state.lock();
+            if state.crash_at == Some(state.steps.len()) {
+                state.dead = true;
+                self.crashed.notify_one();
+            }
+            state.steps.push(name);
+            state.dead
+        };
+        if dead {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    pub(crate) fn crash_at(&self, step: usize) {
+        *self.state.lock() = FateState { crash_at: Some(step), ..FateState::default() };
+    }
+
+    pub(crate) fn live(&self) {
+        *self.state.lock() = FateState::default();
+    }
+
+    pub(crate) async fn crashed(&self) {
+        self.crashed.notified().await;
+    }
+
+    pub(crate) fn steps(&self) -> Vec<&'static str> {
+        self.state.lock().steps.clone()
+    }
+}
+
+/// One log and all stores.
+pub(crate) struct World {
+    pub(crate) fate: Arc<Fate>,
+    pub(crate) log: Arc<FakeLog>,
+    pub(crate) history: Arc<FakeHistory>,
+    pub(crate) latest: Arc<FakeLatest>,
+    pub(crate) letters: Arc<FakeLetters>,
+    pub(crate) retained: Arc<FakeRetained>,
+    pub(crate) config: Config,
+}
+
+/// A flusher at work.
+pub(crate) struct Running {
+    pub(crate) handle: Handle,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Running {
+    pub(crate) async fn stop(self) -> Result<(), Error> {
+        self.stop.cancel();
+        self.task.await.unwrap()
+    }
+
+    /// As kill -9 does.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        drop(self.task.await);
+    }
+
+    /// What it ends with by itself.
+    pub(crate) async fn ended(self) -> Result<(), Error> {
+        self.task.await.unwrap()
+    }
+
+    /// Memory of what the history sink took and has not written.
+    pub(crate) fn unflushed_bytes(&self) -> u64 {
+        self.handle.tail.sources[0].sink.load().bytes
+    }
+
+    pub(crate) fn state(&self, sink: &str) -> crate::SinkStatus {
+        self.handle.status().into_iter().find(|s| s.sink == sink).unwrap()
+    }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let fate = Arc::new(Fate::default());
+        let mut config = Config { retry: Retry { first_ms: 10, max_ms: 200, paused_secs: 1 }, ..Config::default() };
+        config.history.flush_secs = 0.2;
+        config.latest.flush_secs = 0.1;
+        Self {
+            log: Arc::new(FakeLog::new("log", Arc::clone(&fate))),
+            history: Arc::new(FakeHistory::new(Arc::clone(&fate))),
+            latest: Arc::new(FakeLatest::new(Arc::clone(&fate))),
+            letters: Arc::new(FakeLetters::new(Arc::clone(&fate))),
+            retained: Arc::new(FakeRetained::new(Arc::clone(&fate))),
+            fate,
+            config,
+        }
+    }
+
+    pub(crate) fn stores(&self) -> Stores {
+        Stores {
+            history: self.history.clone(),
+            latest: self.latest.clone(),
+            dead_letters: self.letters.clone(),
+            retained: self.retained.clone(),
+        }
+    }
+
+    pub(crate) async fn start(&self) -> Running {
+        self.start_with(vec![Claim::sole(self.log.clone())]).await
+    }
+
+    pub(crate) async fn start_with(&self, claims: Vec<Claim>) -> Running {
+        let metrics = Arc::new(Metrics::default());
+        let flusher = Flusher::start(self.config.clone(), claims, self.stores(), metrics).await.unwrap();
+        let stop = CancellationToken::new();
+        let handle = flusher.handle();
+        let task = tokio::spawn(flusher.run(stop.clone()));
+        Running { handle, stop, task }
+    }
+
+    /// Appends one frame of readings, numbered `from..to`, over `devices` devices, one second apart.
+    pub(crate) fn append(&self, from: u64, to: u64, devices: u64) {
+        self.log.append(|staged| (from..to).for_each(|n| stage(staged, "default", n, devices)));
+    }
+
+    pub(crate) async fn done_to(&self, sink: &str, offset: u64) {
+        until(&format!("{sink} is done to {offset}"), async || self.log.cursor(sink).done_to >= offset).await;
+    }
+}
+
+/// The device of reading `n`.
+pub(crate) fn device(n: u64, devices: u64) -> DeviceKey {
+    DeviceKey::new("default", &format!("d{}", n % devices)).unwrap()
+}
+
+/// Stages reading `n`.
+pub(crate) fn stage(staged: &mut Staged, tenant: &str, n: u64, devices: u64) {
+    let device = Arc::new(DeviceKey { tenant: tenant.into(), id: device(n, devices).id });
+    let schema = Arc::new(Schema::new(["n", "even"]));
+    let value = i64::try_from(n).unwrap();
+    let header = ReadingHeader { time: value * 1_000_000_000, received: value + 1, identity: n, ..plain() };
+    let even = n.is_multiple_of(2).then_some(ValueRef::Bool(true));
+    staged.reading(&device, &schema, &header, [Some(ValueRef::Int(value)), even]);
+}
+
+pub(crate) fn plain() -> ReadingHeader<'static> {
+    ReadingHeader {
+        time: 0,
+        received: 0,
+        identity: 0,
+        seq: None,
+        device_timed: true,
+        claimed_time: None,
+        trace: None,
+        resent: false,
+    }
+}
+
+pub(crate) fn stage_letter(staged: &mut Staged, reason: &str) {
+    let letter = DeadLetterRef {
+        device: None,
+        received: 5,
+        identity: 6,
+        reason,
+        topic: "devices/x/telemetry",
+        client: "c",
+        payload: b"{",
+    };
+    staged.dead_letter(None, &letter, false);
+}
+
+pub(crate) fn stage_retained(staged: &mut Staged, payload: &[u8]) {
+    staged.retained(&RetainedRef { received: 3, qos: 1, topic: "a/b", payload, properties: b"" });
+}
+
+/// A frame of what `stage` stages.
+pub(crate) fn frame(first_offset: u64, stage: impl FnOnce(&mut Staged)) -> Frame {
+    let mut staged = Staged::default();
+    stage(&mut staged);
+    let mut builder = FrameBuilder::default();
+    builder.absorb(&mut staged);
+    builder.build(first_offset, 1, i64::try_from(first_offset).unwrap())
+}
+
+/// The numbers of the readings in blocks, and how often each is there.
+pub(crate) fn numbers<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> BTreeMap<i64, usize> {
+    let mut found = BTreeMap::new();
+    for block in blocks {
+        let column = block.columns.iter().find(|c| &*c.name == "n").unwrap();
+        let ColumnData::Int(values) = &column.data else { panic!("numbers are integers") };
+        assert_eq!(values.len(), block.times.len());
+        for (value, time) in values.iter().zip(&block.times) {
+            assert_eq!(value * 1_000_000_000, *time);
+            *found.entry(*value).or_default() += 1;
+        }
+    }
+    found
+}
+
+/// What a query sees of a device: the tail first, then the store.
+pub(crate) async fn query(handle: &Handle, history: &FakeHistory, device: &DeviceKey) -> Vec<i64> {
+    let tail = handle.tail().tail(device, TimeRange::ALL, None).await.unwrap();
+    let stored = history.blocks_of(device);
+    numbers(tail.blocks.iter().chain(&stored)).into_keys().collect()
+}
+
+/// Waits until `there` says yes, for a bounded time.
+pub(crate) async fn until(what: &str, mut there: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !there().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "waited in vain: {what}");
+}

@@ -1,0 +1,6 @@
+//! Whole sinks against a log and stores that fail in every way they may.
+
+mod books;
+mod crash;
+mod delivery;
+mod queries;

@@ -1,0 +1,119 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use buffer::Log;
+use model::TimeRange;
+
+use super::delivery::busy;
+use crate::testing::{World, device, numbers, query, until};
+use crate::{HISTORY, LATEST};
+
+const DEVICES: u64 = 3;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_durable_reading_is_seen_while_it_moves_from_memory_to_the_store() {
+    let mut world = World::new();
+    world.config.history.flush_secs = 0.01;
+    world.config.latest.flush_secs = 0.01;
+    let world = Arc::new(world);
+    let running = world.start().await;
+    let appended = Arc::new(AtomicU64::new(0));
+    let (writer, count) = (Arc::clone(&world), Arc::clone(&appended));
+    let writing = tokio::spawn(async move {
+        let begun = Instant::now();
+        let mut n = 0;
+        while begun.elapsed() < Duration::from_secs(2) {
+            writer.append(n, n + 9, DEVICES);
+            n += 9;
+            count.store(n, Ordering::Release);
+            tokio::task::yield_now().await;
+            if n % 90 == 0 {
+                tokio::time::sleep(Duration::from_micros(500)).await;
+            }
+        }
+    });
+    let mut queries = 0;
+    while !writing.is_finished() {
+        let there = appended.load(Ordering::Acquire);
+        for d in 0..DEVICES {
+            let seen = query(&running.handle, &world.history, &device(d, DEVICES)).await;
+            let missing: Vec<_> =
+                (0..there).filter(|n| n % DEVICES == d && seen.binary_search(&(*n as i64)).is_err()).collect();
+            assert!(missing.is_empty(), "of {there} readings, device {d} lacks {missing:?}");
+            queries += 1;
+        }
+        if there > 0 {
+            let states = running.handle.latest().get(&[device(0, DEVICES)]).await.unwrap();
+            assert!(states[0].as_ref().unwrap().readings >= there / DEVICES);
+        }
+    }
+    writing.await.unwrap();
+    assert!(queries > 30, "only {queries} queries");
+    assert!(world.history.writes.load(Ordering::Relaxed) > 10, "it has to flush meanwhile");
+    let end = world.log.end();
+    running.stop().await.unwrap();
+    let stored = numbers(&world.history.blocks());
+    assert_eq!(stored.len() as u64, end);
+    assert!(stored.values().all(|times| *times == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_stays_bounded_while_the_store_is_away_and_queries_still_see_everything() {
+    let mut world = World::new();
+    world.config.history.max_unflushed_bytes = 100_000;
+    world.config.history.flush_bytes = 40_000;
+    world.history.set_down(Some(busy("away")));
+    let running = world.start().await;
+    let mut most = 0;
+    for n in 0..200 {
+        world.append(n * 100, n * 100 + 100, DEVICES);
+        let seen = query(&running.handle, &world.history, &device(1, DEVICES)).await;
+        let wanted: Vec<i64> = (0..(n as i64 + 1) * 100).filter(|n| n % 3 == 1).collect();
+        assert_eq!(seen, wanted);
+        most = most.max(running.unflushed_bytes());
+    }
+    // What was taken last may reach over the bound, by one read of the log at most.
+    assert!(most > 60_000 && most < 100_000 + (1 << 20), "{most}");
+    world.done_to(LATEST, 20_000).await;
+    assert_eq!(world.log.cursor(HISTORY).done_to, 0);
+    world.history.set_down(None);
+    world.done_to(HISTORY, 20_000).await;
+    assert_eq!(numbers(&world.history.blocks()).len(), 20_000);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tail_holds_only_the_asked_range_and_names() {
+    let mut world = World::new();
+    world.config.history.flush_secs = 1_000.0;
+    let running = world.start().await;
+    world.append(0, 100, 2);
+    let range = TimeRange { start: 10_000_000_000, end: 20_000_000_000 };
+    let names = [Arc::from("even")];
+    let answer = running.handle.tail().tail(&device(0, 2), range, Some(&names)).await.unwrap();
+    let [block] = &answer.blocks[..] else { panic!("one block") };
+    assert_eq!(block.times, [10, 12, 14, 16, 18].map(|s| s * 1_000_000_000));
+    assert_eq!(block.columns.len(), 1);
+    let nobody = running.handle.tail().tail(&device(7, 100), range, None).await.unwrap();
+    assert!(nobody.blocks.is_empty() && nobody.complete_until > 0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn latest_states_come_back_after_a_restart_and_are_listed_by_device() {
+    let world = World::new();
+    let running = world.start().await;
+    world.append(0, 40, 4);
+    world.done_to(LATEST, 40).await;
+    running.stop().await.unwrap();
+    let running = world.start().await;
+    let view = running.handle.latest();
+    let states = view.list("default", Some("d0"), 2).await.unwrap();
+    let ids: Vec<_> = states.iter().map(|s| (&*s.device.id, s.readings)).collect();
+    assert_eq!(ids, [("d1", 10), ("d2", 10)]);
+    assert_eq!(view.get(&[device(5, 100)]).await.unwrap(), [None]);
+    assert!(view.list("other", None, 10).await.unwrap().is_empty());
+    until("all idle", async || running.handle.status().iter().all(|s| s.lag_records == 0)).await;
+    running.stop().await.unwrap();
+}

@@ -1,0 +1,148 @@
+//! The sinks between the embedded log and the embedded store.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use buffer::batcher::Batcher;
+use buffer::embedded::EmbeddedLog;
+use buffer::frame::{ReadingHeader, Staged};
+use buffer::{Log, SubmitError};
+use model::{DeviceKey, Schema, TimeRange, ValueRef};
+use stores::ColumnData;
+use stores::contract::History;
+use stores::embedded::EmbeddedStore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use weir_flusher::{Claim, Config, Flusher, Handle, Metrics, SINKS, Stores};
+
+const DEVICES: i64 = 50;
+
+struct World {
+    log: Arc<EmbeddedLog>,
+    batcher: Batcher,
+    store: Arc<EmbeddedStore>,
+    handle: Handle,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), weir_flusher::Error>>,
+}
+
+async fn start(dir: &Path, flush_secs: f64) -> World {
+    let log_config = buffer::embedded::Config {
+        dir: dir.join("log"),
+        segment_bytes: 1 << 20,
+        ..buffer::embedded::Config::default()
+    };
+    let (log, batcher) = EmbeddedLog::open(log_config, Arc::default()).unwrap();
+    let store_config = stores::embedded::Config { dir: dir.join("store"), ..stores::embedded::Config::default() };
+    let store = Arc::new(EmbeddedStore::open(store_config, Arc::default()).unwrap());
+    let stores =
+        Stores { history: store.clone(), latest: store.clone(), dead_letters: store.clone(), retained: store.clone() };
+    let mut config = Config::default();
+    config.history.flush_secs = flush_secs;
+    let claims = vec![Claim::sole(log.clone() as Arc<dyn Log>)];
+    let flusher = Flusher::start(config, claims, stores, Arc::new(Metrics::default())).await.unwrap();
+    let (handle, stop) = (flusher.handle(), CancellationToken::new());
+    let task = tokio::spawn(flusher.run(stop.clone()));
+    World { log, batcher, store, handle, stop, task }
+}
+
+fn device(n: i64) -> DeviceKey {
+    DeviceKey::new("default", &format!("d{}", n % DEVICES)).unwrap()
+}
+
+async fn append(world: &World, from: i64, to: i64) {
+    let schema = Arc::new(Schema::new(["n"]));
+    for first in (from..to).step_by(100) {
+        let mut staged = Staged::default();
+        for n in first..to.min(first + 100) {
+            let header = ReadingHeader {
+                time: n * 1_000_000_000,
+                received: n,
+                identity: n.unsigned_abs(),
+                seq: None,
+                device_timed: true,
+                claimed_time: None,
+                trace: None,
+                resent: false,
+            };
+            staged.reading(&Arc::new(device(n)), &schema, &header, [Some(ValueRef::Int(n))]);
+        }
+        until(async || !matches!(world.batcher.submit(&mut staged, Waker::noop()), Err(SubmitError::Full))).await;
+    }
+    until(async || world.log.end() == to.unsigned_abs()).await;
+}
+
+async fn until(mut there: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !there().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "waited in vain");
+}
+
+/// Everything there is of a device: the tail first, then the store.
+async fn query(world: &World, device: &DeviceKey) -> Vec<i64> {
+    let mut blocks = world.handle.tail().tail(device, TimeRange::ALL, None).await.unwrap().blocks;
+    let metas = world.store.find(device, TimeRange::ALL).await.unwrap();
+    blocks.extend(world.store.fetch(device, &metas, None).await.unwrap());
+    let mut found: Vec<i64> = blocks
+        .iter()
+        .flat_map(|block| match &block.columns[0].data {
+            ColumnData::Int(values) => values.clone(),
+            other => panic!("integers, not {other:?}"),
+        })
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+async fn check(world: &World, total: i64) {
+    for d in 0..DEVICES {
+        let wanted: Vec<i64> = (0..total).filter(|n| n % DEVICES == d).collect();
+        assert_eq!(query(world, &device(d)).await, wanted);
+    }
+    let states = world.handle.latest().list("default", None, 1_000).await.unwrap();
+    assert_eq!(states.len(), usize::try_from(DEVICES).unwrap());
+    assert_eq!(states.iter().map(|s| s.values[0].time).max(), Some((total - 1) * 1_000_000_000));
+    for line in world.handle.books().books(true).await.unwrap() {
+        assert_eq!(line.accepted, line.stored + line.merged + line.pending + line.dead_lettered, "{line:?}");
+        assert!(line.held.is_none_or(|held| held == line.expected), "{line:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_pass_from_the_log_into_the_store_over_kills_and_orderly_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = start(dir.path(), 0.1).await;
+    append(&world, 0, 5_000).await;
+    check(&world, 5_000).await;
+    until(async || world.handle.status().iter().any(|s| s.sink == weir_flusher::HISTORY && s.done_to == 5_000)).await;
+    // More, which the sinks do not get to write.
+    append(&world, 5_000, 6_000).await;
+    world.task.abort();
+    assert!(world.task.await.unwrap_err().is_cancelled());
+    world.batcher.close();
+    drop((world.log, world.batcher, world.store, world.handle));
+
+    let world = start(dir.path(), 1_000.0).await;
+    check(&world, 6_000).await;
+    append(&world, 6_000, 7_000).await;
+    check(&world, 7_000).await;
+    world.batcher.close();
+    world.stop.cancel();
+    world.task.await.unwrap().unwrap();
+    let cursors = world.log.cursors().await.unwrap();
+    assert!(SINKS.iter().all(|sink| cursors[*sink].done_to == 7_000), "{cursors:?}");
+    drop((world.log, world.batcher, world.store, world.handle));
+
+    let world = start(dir.path(), 1_000.0).await;
+    check(&world, 7_000).await;
+    world.stop.cancel();
+    world.task.await.unwrap().unwrap();
+}

@@ -1,0 +1,84 @@
+//! Time per message from PUBLISH to staged record: `cargo run --release -p weir-ingest --example decode`.
+//!
+//! The log behind it throws everything away; handing it over is not part of the time.
+
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use broker::inbox::{Client, Inbox, Intake, Publish};
+use buffer::Batcher;
+use buffer::batcher::{Append, AppendError, BatchConfig};
+use buffer::frame::{Frame, FrameBuilder};
+use weir_ingest::{Door, Limits, Route, Routes};
+
+const MESSAGES: u32 = 1_000_000;
+const TURN: u32 = 64;
+
+struct Nowhere;
+
+impl Append for Nowhere {
+    fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
+        Ok(builder.build(0, 0, 0))
+    }
+
+    fn recent(&self) -> Vec<Frame> {
+        Vec::new()
+    }
+
+    fn blocked(&self, _reason: Option<&str>) {}
+}
+
+fn main() {
+    let tree = Route { topic: "devices/{device}/telemetry".into(), root: "$".into(), ..Route::default() };
+    let wanted = Route {
+        topic: "devices/{device}/telemetry".into(),
+        include: vec!["temp*".into(), "hum*".into(), "battery".into()],
+        ..Route::default()
+    };
+    let number = |n: u32| {
+        let t = 1_700_000_000_000_u64 + u64::from(n);
+        let (temperature, humidity) = (20.0 + f64::from(n % 100) / 10.0, 40.0 + f64::from(n % 50) / 4.0);
+        format!(r#"{{"ts":{t},"seq":{n},"temperature":{temperature},"humidity":{humidity},"battery":{}}}"#, n % 100)
+    };
+    let wide = |n: u32| {
+        let values: Vec<String> = (0..30).map(|i| format!(r#""v{i}":{}.{}"#, n % 90, i)).collect();
+        format!(r#"{{"ts":{},{}}}"#, 1_700_000_000_000_u64 + u64::from(n), values.join(","))
+    };
+    measure("4 numbers, default route", &[], number);
+    measure("4 numbers, include", &[wanted], number);
+    measure("4 numbers, route with paths", &[tree], number);
+    measure("30 numbers, default route", &[], wide);
+    measure("bare value", &[], |n| format!("{}.5", n % 100));
+}
+
+fn measure(what: &str, routes: &[Route], payload: impl Fn(u32) -> String) {
+    let batcher = Batcher::start(BatchConfig::default(), Arc::default(), Nowhere).expect("a thread");
+    let door = Door::new(Routes::new(routes).expect("good routes"), Limits::default(), batcher, Arc::default());
+    let peer = "127.0.0.1:1".parse().expect("an address");
+    let mut intake = door.open(&Client { tenant: "default".into(), id: "example".into(), user: None, peer, v5: true });
+    let payloads: Vec<String> = (0..1000).map(payload).collect();
+    let mut spent = Duration::ZERO;
+    let mut context = Context::from_waker(Waker::noop());
+    for turn in 0..MESSAGES / TURN {
+        let begun = Instant::now();
+        for n in 0..TURN {
+            let payload = &payloads[((turn * TURN + n) % 1000) as usize];
+            intake.publish(&Publish {
+                topic: "devices/d1/telemetry",
+                payload: payload.as_bytes(),
+                qos: 1,
+                dup: false,
+                retain: false,
+                packet_id: 1,
+                properties: &[],
+            });
+        }
+        spent += begun.elapsed();
+        while intake.poll_submit(&mut context).is_pending() {
+            std::thread::yield_now();
+        }
+    }
+    let bytes = payloads[500].len();
+    println!("{what:30} {bytes:4} bytes {:6.0} ns per message", spent.as_secs_f64() * 1e9 / f64::from(MESSAGES));
+}

@@ -1,0 +1,322 @@
+//! JSON text, token by token.
+//!
+//! RFC 8259, and beyond it the words that devices send for a number they do not have: `NaN`, `Infinity`, `inf`, with a
+//! sign or without, in any case. Integers of any length keep their digits; other numbers are the nearest `f64`.
+
+use std::borrow::Cow;
+
+use super::{Class, Refusal};
+
+/// What comes next, by its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    Object,
+    Array,
+    Text,
+    /// A number, or a word: `true`, `null`, `NaN`.
+    Bare,
+}
+
+/// A value that is neither text nor holds others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Scalar<'a> {
+    Absent,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    /// The digits of an integer outside `i64`.
+    Digits(&'a str),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Lexer<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// Powers of ten that an `f64` holds exactly.
+const EXACT: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+
+impl<'a> Lexer<'a> {
+    pub(super) fn new(payload: &'a [u8]) -> Result<Self, Refusal> {
+        let text = std::str::from_utf8(payload).map_err(|error| {
+            Refusal::new(Class::Json, format!("not JSON: not UTF-8 at byte {}", error.valid_up_to()))
+        })?;
+        Ok(Self { text, at: if text.starts_with('\u{feff}') { 3 } else { 0 } })
+    }
+
+    #[cold]
+    pub(super) fn wrong(&self, wanted: &str) -> Refusal {
+        let before = &self.text.as_bytes()[..self.at];
+        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+        let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();
+        let found = match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
+            Some(found) => format!("{found:?}"),
+            None => "the end".into(),
+        };
+        Refusal::new(Class::Json, format!("not JSON: {wanted} expected, found {found} at line {line} column {column}"))
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
+            self.at += 1;
+        }
+    }
+
+    /// What the next value is. A value that holds others is entered by it.
+    pub(super) fn token(&mut self) -> Result<Token, Refusal> {
+        self.skip_space();
+        let (token, length) = match self.byte() {
+            Some(b'{') => (Token::Object, 1),
+            Some(b'[') => (Token::Array, 1),
+            Some(b'"') => (Token::Text, 0),
+            Some(_) => (Token::Bare, 0),
+            None => return Err(self.wrong("a value")),
+        };
+        self.at += length;
+        Ok(token)
+    }
+
+    /// In an array or an object: true when there is one more element or member.
+    pub(super) fn more(&mut self, first: bool, close: u8) -> Result<bool, Refusal> {
+        self.skip_space();
+        match self.byte() {
+            Some(byte) if byte == close => {
+                self.at += 1;
+                Ok(false)
+            }
+            _ if first => Ok(true),
+            Some(b',') => {
+                self.at += 1;
+                Ok(true)
+            }
+            _ => Err(self.wrong(if close == b'}' { "`,` or `}`" } else { "`,` or `]`" })),
+        }
+    }
+
+    /// Appends the name of a member, and passes its colon.
+    pub(super) fn key(&mut self, out: &mut String) -> Result<(), Refusal> {
+        self.skip_space();
+        self.text_into(out)?;
+        self.colon()
+    }
+
+    fn colon(&mut self) -> Result<(), Refusal> {
+        self.skip_space();
+        if self.byte() != Some(b':') {
+            return Err(self.wrong("`:`"));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// The name of a member.
+    pub(super) fn key_cow(&mut self) -> Result<Cow<'a, str>, Refusal> {
+        self.skip_space();
+        let key = self.text_cow()?;
+        self.colon()?;
+        Ok(key)
+    }
+
+    /// A text, borrowed when nothing in it is escaped.
+    pub(super) fn text_cow(&mut self) -> Result<Cow<'a, str>, Refusal> {
+        let begun = self.at;
+        self.quote()?;
+        let plain = self.run();
+        if self.byte() == Some(b'"') {
+            self.at += 1;
+            return Ok(Cow::Borrowed(plain));
+        }
+        self.at = begun;
+        let mut out = String::new();
+        self.text_into(&mut out)?;
+        Ok(Cow::Owned(out))
+    }
+
+    /// Appends a text.
+    pub(super) fn text_into(&mut self, out: &mut String) -> Result<(), Refusal> {
+        self.quote()?;
+        loop {
+            out.push_str(self.run());
+            match self.byte() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    let escaped = self.escape()?;
+                    out.push(escaped);
+                }
+                _ => return Err(self.wrong("the rest of a text")),
+            }
+        }
+    }
+
+    fn quote(&mut self) -> Result<(), Refusal> {
+        if self.byte() != Some(b'"') {
+            return Err(self.wrong("a text in quotes"));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Up to the next quote, backslash, control character or the end.
+    fn run(&mut self) -> &'a str {
+        let from = self.at;
+        let rest = &self.text.as_bytes()[from..];
+        let length = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(rest.len());
+        self.at += length;
+        // The byte that ends it is ASCII, so this is a boundary.
+        &self.text[from..self.at]
+    }
+
+    fn escape(&mut self) -> Result<char, Refusal> {
+        let plain = match self.byte() {
+            Some(b @ (b'"' | b'\\' | b'/')) => char::from(b),
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                self.at += 1;
+                return self.unicode();
+            }
+            _ => return Err(self.wrong("an escape")),
+        };
+        self.at += 1;
+        Ok(plain)
+    }
+
+    fn unicode(&mut self) -> Result<char, Refusal> {
+        let first = self.hex()?;
+        if let 0xD800..0xDC00 = first
+            && self.text[self.at..].starts_with("\\u")
+        {
+            self.at += 2;
+            let second = self.hex()?;
+            if let 0xDC00..0xE000 = second {
+                let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+                return char::from_u32(code).ok_or_else(|| self.wrong("a character"));
+            }
+            return Err(self.wrong("the second half of a character"));
+        }
+        char::from_u32(first).ok_or_else(|| self.wrong("the other half of a character"))
+    }
+
+    fn hex(&mut self) -> Result<u32, Refusal> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let digit =
+                self.byte().and_then(|b| char::from(b).to_digit(16)).ok_or_else(|| self.wrong("four hex digits"))?;
+            code = code << 4 | digit;
+            self.at += 1;
+        }
+        Ok(code)
+    }
+
+    /// A number or a word.
+    pub(super) fn scalar(&mut self) -> Result<Scalar<'a>, Refusal> {
+        match self.byte() {
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            _ => self.word(self.at),
+        }
+    }
+
+    #[cold]
+    fn word(&mut self, from: usize) -> Result<Scalar<'a>, Refusal> {
+        let rest = &self.text[self.at..];
+        let length = rest.bytes().position(|b| !b.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let word = &rest[..length];
+        let scalar = match word {
+            "true" if from == self.at => Scalar::Bool(true),
+            "false" if from == self.at => Scalar::Bool(false),
+            "null" if from == self.at => Scalar::Absent,
+            word if super::is_no_number(word) => Scalar::Absent,
+            _ => return Err(self.wrong("a value")),
+        };
+        self.at += length;
+        Ok(scalar)
+    }
+
+    fn digits(&mut self, mantissa: &mut u64) -> usize {
+        let from = self.at;
+        while let Some(digit @ b'0'..=b'9') = self.byte() {
+            // May wrap around: it is used only while there are few digits.
+            *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            self.at += 1;
+        }
+        self.at - from
+    }
+
+    fn number(&mut self) -> Result<Scalar<'a>, Refusal> {
+        let from = self.at;
+        let negative = self.byte() == Some(b'-');
+        self.at += usize::from(negative);
+        let mut mantissa = 0;
+        let leading_zero = self.byte() == Some(b'0');
+        let whole = self.digits(&mut mantissa);
+        if whole == 0 {
+            return self.word(from);
+        }
+        if leading_zero && whole > 1 {
+            self.at = from;
+            return Err(self.wrong("a number without leading zeros"));
+        }
+        let mut fraction = 0;
+        if self.byte() == Some(b'.') {
+            self.at += 1;
+            fraction = self.digits(&mut mantissa);
+            if fraction == 0 {
+                return Err(self.wrong("a digit"));
+            }
+        } else if !matches!(self.byte(), Some(b'e' | b'E')) {
+            return Ok(self.integer(from, negative, whole, mantissa));
+        }
+        if let Some(b'e' | b'E') = self.byte() {
+            self.at += 1;
+            self.at += usize::from(matches!(self.byte(), Some(b'+' | b'-')));
+            if self.digits(&mut 0) == 0 {
+                return Err(self.wrong("a digit"));
+            }
+        } else if whole + fraction <= 15 {
+            // Both sides of the division are exact, so it rounds once (Clinger 1990).
+            #[expect(clippy::cast_precision_loss, reason = "below 10^15, so exact")]
+            let value = mantissa as f64 / EXACT[fraction];
+            return Ok(Scalar::Float(if negative { -value } else { value }));
+        }
+        let value: f64 = self.text[from..self.at].parse().map_err(|_| self.wrong("a number"))?;
+        // Beyond what a float holds: not a number that anything can be done with.
+        Ok(if value.is_finite() { Scalar::Float(value) } else { Scalar::Absent })
+    }
+
+    fn integer(&self, from: usize, negative: bool, digits: usize, magnitude: u64) -> Scalar<'a> {
+        let text = &self.text[from..self.at];
+        if negative && magnitude == 0 && digits == 1 {
+            return Scalar::Float(-0.0);
+        }
+        if digits <= 18 {
+            let value = magnitude.cast_signed();
+            return Scalar::Int(if negative { -value } else { value });
+        }
+        text.parse().map_or(Scalar::Digits(text), Scalar::Int)
+    }
+
+    /// Nothing but blanks may follow.
+    pub(super) fn end(&mut self) -> Result<(), Refusal> {
+        self.skip_space();
+        // Some firmware sends the NUL that ends its C text.
+        while self.byte() == Some(0) {
+            self.at += 1;
+        }
+        if self.at == self.text.len() { Ok(()) } else { Err(self.wrong("nothing (trailing text)")) }
+    }
+}

@@ -1,0 +1,205 @@
+//! From a table as written to one that is checked and ready.
+
+use jiff::tz::TimeZone;
+
+use super::RouteError;
+use super::condition::When;
+use super::config::{Format, Kind, Literal, OneOrMany, RetainedMessages, Route, Strings};
+use super::fields::Fields;
+use super::glob::Glob;
+use super::path::Path;
+use super::template::{Source, Template};
+use super::topic::{CLIENT, Pattern};
+use crate::decode::time;
+
+/// A checked route.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) number: usize,
+    pub(crate) patterns: Vec<Pattern>,
+    pub(crate) when: When,
+    pub(crate) go_on: bool,
+    pub(crate) format: Format,
+    pub(crate) device: Template,
+    pub(crate) prefix: Template,
+    pub(crate) field: Template,
+    pub(crate) each: Vec<Path>,
+    pub(crate) root: Vec<Path>,
+    pub(crate) value: Vec<Path>,
+    pub(crate) time: Vec<TimeSource>,
+    pub(crate) time_format: time::Format,
+    pub(crate) zone: TimeZone,
+    pub(crate) include: Vec<Glob>,
+    pub(crate) exclude: Vec<Glob>,
+    pub(crate) fields: Fields,
+    pub(crate) strings: Strings,
+    pub(crate) retained: RetainedMessages,
+    pub(crate) role: Role,
+}
+
+/// How its messages are read.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// Not at all.
+    Ignored,
+    /// In one pass: every time is a name of a flat row, nothing looks around.
+    Streamed,
+    /// With paths.
+    Tree,
+    /// As online or offline.
+    Presence(Presence),
+}
+
+/// Where a time is.
+#[derive(Debug)]
+pub(crate) enum TimeSource {
+    /// A name in the flat row, and the same as a path of the row.
+    Name(String, Path),
+    /// Anywhere.
+    Path(Path),
+    /// Put together.
+    Template(Template),
+}
+
+#[derive(Debug)]
+pub(crate) struct Presence {
+    /// The first that is there.
+    pub(crate) state: Vec<Template>,
+    /// In lower case.
+    pub(crate) online: Vec<String>,
+    pub(crate) offline: Vec<String>,
+}
+
+impl Compiled {
+    /// True when values are stored as they come.
+    pub(crate) fn takes_all(&self) -> bool {
+        self.include.is_empty() && self.exclude.is_empty() && self.fields.is_empty() && self.strings == Strings::Keep
+    }
+
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        (self.include.is_empty() || self.include.iter().any(|glob| glob.matches(name)))
+            && !self.exclude.iter().any(|glob| glob.matches(name))
+    }
+
+    /// True when no message of a topic that it takes gets to a later route.
+    pub(super) fn ends(&self) -> bool {
+        self.when.is_empty() && !self.go_on && self.retained == RetainedMessages::Accept
+    }
+}
+
+/// Checks one table.
+pub(super) fn compile(number: usize, route: &Route) -> Result<Compiled, RouteError> {
+    let fault = |key: &'static str| move |what: String| RouteError { number, key, what };
+    if route.topic.all().is_empty() {
+        return Err(fault("topic")("a route needs at least one topic template".into()));
+    }
+    let patterns: Vec<Pattern> =
+        route.topic.all().iter().map(|t| Pattern::parse(t)).collect::<Result<_, _>>().map_err(fault("topic"))?;
+    let captured = |name: &str| name == CLIENT || patterns.iter().all(|p| p.has_capture(name));
+    let template = |text: &str| check_captures(Template::parse(text)?, &captured);
+    let paths = |list: &OneOrMany| list.all().iter().map(|p| Path::parse(p)).collect::<Result<Vec<_>, String>>();
+    let ignored = route.kind == Kind::Ignore;
+    let device = if ignored { Template::default() } else { template(&route.device).map_err(fault("device"))? };
+    let field = match (route.field.as_str(), route.kind) {
+        ("", Kind::Presence) => "online",
+        ("", _) => "value",
+        (field, _) => field,
+    };
+    let state = states(route, &template).map_err(fault("state"))?;
+    let mut compiled = Compiled {
+        number,
+        when: When::new(&route.when, captured).map_err(fault("when"))?,
+        go_on: route.go_on,
+        format: route.format,
+        device,
+        prefix: template(&route.prefix).map_err(fault("prefix"))?,
+        field: template(field).map_err(fault("field"))?,
+        each: paths(&route.each).map_err(fault("each"))?,
+        root: paths(&route.root).map_err(fault("root"))?,
+        value: paths(&route.value).map_err(fault("value"))?,
+        time: times(route, &captured).map_err(fault("time"))?,
+        time_format: time::Format::parse(&route.time_format).map_err(fault("time_format"))?,
+        zone: TimeZone::get(&route.zone)
+            .map_err(|_| fault("zone")(format!("`{}` is no time zone; one is `Europe/Berlin`", route.zone)))?,
+        include: route.include.iter().map(|g| Glob::new(g)).collect(),
+        exclude: route.exclude.iter().map(|g| Glob::new(g)).collect(),
+        fields: Fields::new(&route.fields).map_err(fault("fields"))?,
+        strings: route.strings,
+        retained: route.retained,
+        role: Role::Ignored,
+        patterns: patterns.clone(),
+    };
+    compiled.role = role(route, &compiled, state);
+    Ok(compiled)
+}
+
+fn check_captures(template: Template, captured: &impl Fn(&str) -> bool) -> Result<Template, String> {
+    for source in template.sources() {
+        if let Source::Capture(name) = source
+            && !captured(name)
+        {
+            return Err(format!("`{{{name}}}` is not captured by every topic template"));
+        }
+    }
+    Ok(template)
+}
+
+fn times(route: &Route, captured: &impl Fn(&str) -> bool) -> Result<Vec<TimeSource>, String> {
+    let mut sources = Vec::new();
+    for text in route.time.all() {
+        sources.push(match text.as_str() {
+            "" => return Err("a name is empty".into()),
+            path if path.starts_with(['$', '@']) => {
+                let path = Path::parse(path)?;
+                match path.flat_name() {
+                    Some(name) if !path.of_document() || route.each.all().is_empty() => TimeSource::Name(name, path),
+                    _ => TimeSource::Path(path),
+                }
+            }
+            template if template.contains('{') => {
+                TimeSource::Template(check_captures(Template::parse(template)?, captured)?)
+            }
+            name => TimeSource::Name(name.into(), Path::parse(&format!("@.{name}"))?),
+        });
+    }
+    // Rows without a time of their own have the document's.
+    if !route.each.all().is_empty() && route.time == Route::default().time {
+        for name in route.time.all() {
+            sources.push(TimeSource::Path(Path::parse(&format!("$.{name}"))?));
+        }
+    }
+    Ok(sources)
+}
+
+fn states(route: &Route, template: &impl Fn(&str) -> Result<Template, String>) -> Result<Vec<Template>, String> {
+    match (route.kind, route.state.as_str()) {
+        (Kind::Data | Kind::Ignore, "") => Ok(Vec::new()),
+        (Kind::Data | Kind::Ignore, _) => Err("only a route of kind `presence` has a state".into()),
+        (Kind::Presence, "") => Ok(vec![template("{$}")?, template("{$.state}")?]),
+        (Kind::Presence, path) if path.starts_with(['$', '@']) => Ok(vec![template(&format!("{{{path}}}"))?]),
+        (Kind::Presence, text) => Ok(vec![template(text)?]),
+    }
+}
+
+fn role(route: &Route, compiled: &Compiled, state: Vec<Template>) -> Role {
+    match route.kind {
+        Kind::Ignore => Role::Ignored,
+        Kind::Presence => {
+            Role::Presence(Presence { state, online: words(&route.online), offline: words(&route.offline) })
+        }
+        Kind::Data => {
+            let plain = compiled.each.is_empty()
+                && compiled.root.is_empty()
+                && compiled.value.is_empty()
+                && !compiled.when.reads_payload()
+                && [&compiled.device, &compiled.prefix, &compiled.field].iter().all(|t| t.is_fixed())
+                && compiled.time.iter().all(|t| matches!(t, TimeSource::Name(..)));
+            if plain { Role::Streamed } else { Role::Tree }
+        }
+    }
+}
+
+/// Words as they are compared: in lower case.
+fn words(list: &[Literal]) -> Vec<String> {
+    list.iter().map(|word| word.text().to_lowercase()).collect()
+}

@@ -1,0 +1,164 @@
+//! Paths into a document: `$` (the document), `@` (the row), `@^` (the object around the row), then steps.
+
+use std::fmt;
+
+use crate::decode::tree::Node;
+
+/// A path, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Path {
+    text: String,
+    origin: Origin,
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Document,
+    /// So many objects up from the row.
+    Row(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    Key(String),
+    /// Negative from the end.
+    Index(i64),
+    /// `[*]`
+    Elements,
+    /// `.*`
+    Members,
+}
+
+/// Where paths begin: the objects around a row, outermost first, and the row itself at the end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'t> {
+    pub(crate) document: &'t Node<'t>,
+    pub(crate) chain: &'t [&'t Node<'t>],
+}
+
+impl Path {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |what: &str| format!("path `{text}`: {what}");
+        let (origin, mut rest) = match text.strip_prefix('$') {
+            Some(rest) => (Origin::Document, rest),
+            None => {
+                let rest = text.strip_prefix('@').ok_or_else(|| wrong("it begins with neither `$` nor `@`"))?;
+                let steps = rest.trim_start_matches('^');
+                (Origin::Row(rest.len() - steps.len()), steps)
+            }
+        };
+        let mut steps = Vec::new();
+        while !rest.is_empty() {
+            let (step, tail) = step(rest).map_err(wrong)?;
+            steps.push(step);
+            rest = tail;
+        }
+        Ok(Self { text: text.into(), origin, steps })
+    }
+
+    /// The name that a plain path's value has in a flat row; none for a path with indices or wildcards, or above the row.
+    pub(crate) fn flat_name(&self) -> Option<String> {
+        if self.origin == Origin::Row(0) || self.origin == Origin::Document {
+            let keys: Option<Vec<&str>> =
+                self.steps.iter().map(|step| if let Step::Key(key) = step { Some(&**key) } else { None }).collect();
+            return keys.filter(|keys| !keys.is_empty()).map(|keys| keys.join("."));
+        }
+        None
+    }
+
+    /// True when it is the same for all rows of a document.
+    pub(crate) fn of_document(&self) -> bool {
+        self.origin == Origin::Document
+    }
+
+    /// The last name in it.
+    pub(crate) fn last_key(&self) -> Option<&str> {
+        self.steps.iter().rev().find_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None })
+    }
+
+    /// Gives `visit` all that it finds, each with the objects around it.
+    pub(crate) fn find<'t>(&self, place: Place<'t>, visit: &mut dyn FnMut(&'t Node<'t>, &[&'t Node<'t>])) {
+        let mut above = Vec::new();
+        let start = match self.origin {
+            Origin::Document => place.document,
+            Origin::Row(up) => {
+                let Some(at) = place.chain.len().checked_sub(up + 1) else { return };
+                above.extend_from_slice(&place.chain[..at]);
+                place.chain[at]
+            }
+        };
+        walk(&self.steps, start, &mut above, visit);
+    }
+
+    /// The first that it finds and that is not null.
+    pub(crate) fn first<'t>(&self, place: Place<'t>) -> Option<&'t Node<'t>> {
+        let mut found = None;
+        self.find(place, &mut |node, _| {
+            if found.is_none() && *node != Node::Absent {
+                found = Some(node);
+            }
+        });
+        found
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn step(rest: &str) -> Result<(Step, &str), &'static str> {
+    if let Some(rest) = rest.strip_prefix(".\"") {
+        let (key, tail) = rest.split_once('"').ok_or("a quote is not closed")?;
+        return Ok((Step::Key(key.into()), tail));
+    }
+    if let Some(rest) = rest.strip_prefix('.') {
+        let (key, tail) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));
+        return match key {
+            "" => Err("a name is missing after `.`"),
+            "*" => Ok((Step::Members, tail)),
+            key if key.contains(['"', '{', '}', ']']) => {
+                Err("a name with quotes, braces or brackets has to be in quotes")
+            }
+            key => Ok((Step::Key(key.into()), tail)),
+        };
+    }
+    let inside = rest.strip_prefix('[').ok_or("a step begins with `.` or `[`")?;
+    let (index, tail) = inside.split_once(']').ok_or("`[` without `]`")?;
+    match index {
+        "*" => Ok((Step::Elements, tail)),
+        index => Ok((Step::Index(index.parse().map_err(|_| "between `[` and `]` stands a number or `*`")?), tail)),
+    }
+}
+
+fn walk<'t>(
+    steps: &[Step],
+    node: &'t Node<'t>,
+    above: &mut Vec<&'t Node<'t>>,
+    visit: &mut dyn FnMut(&'t Node<'t>, &[&'t Node<'t>]),
+) {
+    let Some((step, rest)) = steps.split_first() else { return visit(node, above) };
+    let held = above.len();
+    if let Node::Object(_) = node {
+        above.push(node);
+    }
+    match (step, node) {
+        (Step::Key(key), node) => {
+            if let Some(member) = node.member(key) {
+                walk(rest, member, above, visit);
+            }
+        }
+        (Step::Index(index), Node::Array(elements)) => {
+            let at = if *index < 0 { index + elements.len() as i64 } else { *index };
+            if let Some(element) = usize::try_from(at).ok().and_then(|at| elements.get(at)) {
+                walk(rest, element, above, visit);
+            }
+        }
+        (Step::Elements, Node::Array(elements)) => elements.iter().for_each(|e| walk(rest, e, above, visit)),
+        (Step::Members, Node::Object(members)) => members.iter().for_each(|(_, m)| walk(rest, m, above, visit)),
+        _ => {}
+    }
+    above.truncate(held);
+}

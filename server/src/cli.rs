@@ -1,0 +1,153 @@
+//! The command line.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::cli::ClientCommand;
+use crate::config::{self, Role, Sources};
+
+/// Takes telemetry over MQTT, acknowledges what is safe on disk, answers over gRPC.
+///
+/// Without a command: `weir run`.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, args_conflicts_with_subcommands = true, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start Weir
+    Run(RunOptions),
+    /// Print the commented default configuration, or check a file
+    Config(ConfigOptions),
+    #[command(flatten)]
+    Client(ClientCommand),
+    /// Look for what is wrong, and say what to do
+    Doctor(DoctorOptions),
+    /// Show what a payload becomes under the routes of the configuration
+    Map(MapOptions),
+    /// Cut a damaged log at its first damage, so that Weir starts again
+    Repair(RepairOptions),
+}
+
+/// Options of `weir run`. Each is stronger than its key in the environment and in the file.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RunOptions {
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Address for devices [default: 127.0.0.1:1883]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) mqtt: Option<String>,
+    /// Address for gRPC [default: 127.0.0.1:50051]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) grpc: Option<String>,
+    /// Address for health, metrics and the status page [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) http: Option<String>,
+    /// What this process does [default: all]
+    #[arg(long, value_name = "ROLES", value_delimiter = ',')]
+    pub(crate) roles: Vec<Role>,
+    /// Listen on addresses that others can reach although there is no authentication yet
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+impl RunOptions {
+    /// Where the configuration comes from.
+    pub(crate) fn sources(&self) -> anyhow::Result<Sources> {
+        let mut sources = Sources::of_process(self.config.clone());
+        let mut flag = |key, value: Option<String>| {
+            if let Some(value) = value {
+                sources.flags.push((key, value));
+            }
+        };
+        let data_dir = self.data_dir.as_ref().map(|dir| {
+            dir.to_str().map(str::to_owned).ok_or_else(|| anyhow::anyhow!("--data-dir is not UTF-8: {}", dir.display()))
+        });
+        flag("data_dir", data_dir.transpose()?);
+        flag("mqtt.address", self.mqtt.clone());
+        flag("grpc.address", self.grpc.clone());
+        flag("http.address", self.http.clone());
+        let roles: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
+        flag("roles", (!roles.is_empty()).then(|| roles.join(",")));
+        flag("insecure", self.insecure.then(|| "true".to_owned()));
+        Ok(sources)
+    }
+}
+
+/// Options of `weir config`.
+#[derive(Debug, Args)]
+pub(crate) struct ConfigOptions {
+    /// Check this file instead of printing the default
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+}
+
+/// Options of `weir doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorOptions {
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// The server to ask [default: the gRPC address of the configuration]
+    #[arg(long, value_name = "URL", env = "WEIR_SERVER")]
+    pub(crate) server: Option<String>,
+}
+
+/// Options of `weir map`.
+#[derive(Debug, Args)]
+pub(crate) struct MapOptions {
+    /// Topic that the payload is published to
+    #[arg(long)]
+    pub(crate) topic: String,
+    /// The payload
+    #[arg(long, required_unless_present = "payload_file", conflicts_with = "payload_file")]
+    pub(crate) payload: Option<String>,
+    /// File that holds the payload; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payload_file: Option<PathBuf>,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: crate::client::output::Format,
+}
+
+/// Options of `weir repair`.
+#[derive(Debug, Args)]
+pub(crate) struct RepairOptions {
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Really do it
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// `weir config`.
+pub(crate) fn config(options: &ConfigOptions) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match &options.check {
+        None => out.write_all(config::sample().as_bytes())?,
+        Some(path) => {
+            let loaded = config::load(&Sources { file: Some(path.clone()), ..Sources::default() })?;
+            crate::run::wire::routes(&loaded.config)?;
+            writeln!(out, "{} is good", path.display())?;
+        }
+    }
+    Ok(())
+}

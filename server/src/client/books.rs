@@ -1,0 +1,51 @@
+//! `weir books`.
+
+use std::process::ExitCode;
+
+use proto::v1::operations_service_client::OperationsServiceClient;
+use proto::v1::{BookLine, GetBooksRequest};
+
+use super::output::{self, Table};
+use super::{cli, client, connect, names, refused};
+
+pub(crate) async fn run(options: &cli::Books) -> anyhow::Result<ExitCode> {
+    let mut client = client!(OperationsServiceClient<_>, connect(&options.common.server).await?);
+    let request = GetBooksRequest { parent: names::tenant(&options.common.tenant), check: options.check };
+    let books = client.get_books(request).await.map_err(|s| refused(&s))?.into_inner();
+    let mut columns = vec!["sink", "accepted", "stored", "merged", "pending", "dead_lettered", "balanced"];
+    if options.check {
+        columns.extend(["expected", "held"]);
+    }
+    let mut table = Table::new(columns);
+    for line in &books.lines {
+        let mut row = vec![
+            line.sink.as_str().into(),
+            line.accepted_count.into(),
+            line.stored_count.into(),
+            line.merged_count.into(),
+            line.pending_count.into(),
+            line.dead_lettered_count.into(),
+            balances(line).into(),
+        ];
+        if options.check {
+            row.extend([line.expected_count.into(), line.held_count.into()]);
+        }
+        table.row(row);
+    }
+    table.print(options.common.format)?;
+    if books.balanced {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let bad: Vec<&str> = books.lines.iter().filter(|line| !balances(line)).map(|line| line.sink.as_str()).collect();
+    output::remark(&format!(
+        "weir: the books do not balance ({}): keep the data folder as it is, and look into the log and `weir dead-letters`",
+        bad.join(", ")
+    ));
+    Ok(ExitCode::FAILURE)
+}
+
+/// `accepted = stored + merged + pending + dead-lettered`, and the store holds what it should.
+pub(crate) fn balances(line: &BookLine) -> bool {
+    let told = line.stored_count + line.merged_count + line.pending_count + line.dead_lettered_count;
+    line.accepted_count == told && line.held_count.is_none_or(|held| held == line.expected_count)
+}

@@ -1,0 +1,30 @@
+//! `weir query`: readings as rows, or aggregates.
+
+mod aggregates;
+pub(super) mod rows;
+
+use proto::v1::TimeRange;
+
+use super::{cli, time};
+
+pub(crate) async fn run(options: &cli::Query) -> anyhow::Result<()> {
+    if options.aggregate.is_empty() { rows::run(options).await } else { aggregates::run(options).await }
+}
+
+/// The range of a request; `None` when neither end is given.
+///
+/// # Errors
+/// When an end is no time, or they stand the wrong way round.
+pub(super) fn range(range: &cli::Range) -> anyhow::Result<Option<TimeRange>> {
+    let now = time::now();
+    let read = |text: &Option<String>| text.as_deref().map(|t| time::parse(t, now)).transpose();
+    let (start, end) = (read(&range.since)?, read(&range.until)?);
+    if start.is_none() && end.is_none() {
+        return Ok(None);
+    }
+    if let (Some(start), Some(end)) = (start, end) {
+        anyhow::ensure!(start < end, "--since {} is not before --until {}", time::show(start), time::show(end));
+    }
+    // Readings are never older than 1970.
+    Ok(Some(TimeRange { start_time: Some(time::to_proto(start.unwrap_or(0))), end_time: end.map(time::to_proto) }))
+}

@@ -1,0 +1,91 @@
+//! What every key means: the one table behind `weir config`, the unknown-key messages and the environment.
+
+/// A section and what it is about; the first is the top of the file.
+pub(crate) const SECTIONS: &[(&str, &str)] = &[
+    ("", "Weir."),
+    ("mqtt", "Devices: MQTT 3.1.1 and 5."),
+    ("grpc", "Third parties: gRPC and gRPC-Web."),
+    ("http", "Health, metrics and the status page."),
+    ("ingest", "Limits of what is read out of a payload. What exceeds them becomes a dead letter."),
+    ("log", "The log on disk: what was acknowledged and is not yet in every store."),
+    ("history", "The history: columns of each device's readings."),
+    ("latest", "The newest value of each name of each device."),
+    ("logging", "What Weir says about itself, on standard error."),
+];
+
+/// Every key but those of `[[route]]`, with its section's name in front, in the order of the sample.
+pub(crate) const KEYS: &[(&str, &str)] = &[
+    ("data_dir", "Folder that holds everything. Created when it is missing; one process at a time."),
+    (
+        "roles",
+        "What this process does: [\"all\"]. The parts are ingest, flusher and api; without a shared log they run together.",
+    ),
+    ("insecure", "Listen on addresses that others can reach although there is no authentication yet."),
+    ("shutdown_timeout_secs", "Seconds that an ordered stop may take for each of its parts."),
+    ("mqtt.address", "IP address and port. Port 0 takes a free one (see addresses.json in the data folder)."),
+    ("mqtt.max_connections", "Connections at one time; more are refused."),
+    ("mqtt.max_packet_bytes", "Largest packet, in bytes."),
+    ("mqtt.receive_maximum", "Unacknowledged QoS 1 and 2 messages of one connection."),
+    ("mqtt.connect_timeout_ms", "Time a new connection has for its CONNECT, in milliseconds."),
+    ("mqtt.max_keep_alive_secs", "Longest keep-alive, in seconds; 0 leaves it to the client."),
+    ("mqtt.max_session_expiry_secs", "Longest time a session is kept after its connection, in seconds."),
+    ("mqtt.topic_alias_maximum", "Topic aliases that a client may set."),
+    ("mqtt.max_queued_messages", "Messages kept for one subscriber that is away or slow."),
+    ("mqtt.max_retained_messages", "Retained messages held."),
+    ("mqtt.drain_timeout_ms", "Time that connections have for their last acknowledgements at a stop, in milliseconds."),
+    ("grpc.address", "IP address and port."),
+    ("grpc.max_concurrent_calls", "Calls at one time on one connection."),
+    ("grpc.max_streams", "Streams at one time over all connections."),
+    ("grpc.call_timeout_ms", "Longest time of a call that is no stream, in milliseconds."),
+    ("grpc.drain_timeout_ms", "Time that calls in progress have at a stop, in milliseconds."),
+    ("http.address", "IP address and port."),
+    (
+        "ingest.max_clock_ahead_secs",
+        "A device time further ahead than this, in seconds, is kept but does not order the reading.",
+    ),
+    ("ingest.max_depth", "Nesting of a JSON payload."),
+    ("ingest.max_values", "Values of one reading."),
+    ("ingest.max_readings", "Readings of one message."),
+    ("ingest.max_name_bytes", "Length of a value's name, in bytes."),
+    ("ingest.max_string_bytes", "Length of a text value, in bytes."),
+    ("log.segment_bytes", "Size of one file of the log, in bytes. Written full of zeros before it is used."),
+    (
+        "log.capacity_bytes",
+        "Size of the whole log, in bytes. When it is full of what no store has taken, devices wait.",
+    ),
+    ("log.ring_bytes", "Newest part of the log that is also kept in memory, in bytes."),
+    ("log.retain_bytes", "Of what every store has taken, keep this many bytes for subscribers that come back."),
+    ("log.retain_secs", "Of what every store has taken, keep at most this many seconds; 0 is no limit but the bytes."),
+    (
+        "history.flush_interval_ms",
+        "A range is written this long after its first reading, in milliseconds. Queries see readings before that.",
+    ),
+    ("history.flush_records", "A range is written earlier when it has this many readings."),
+    ("history.flush_bytes", "A range is written earlier when it takes this much memory, in bytes."),
+    ("history.max_unflushed_bytes", "Memory for what is not written yet, in bytes; the rest waits in the log."),
+    ("history.retention_secs", "Readings older than this many seconds are deleted; 0 keeps everything."),
+    ("history.cache_bytes", "Memory for pages of each open file of the store, in bytes."),
+    ("history.max_open_partitions", "Files of the store open at one time; each holds a span of time."),
+    (
+        "latest.follow_interval_ms",
+        "Readings are taken in this often when nobody asks, in milliseconds; a query takes them in at once.",
+    ),
+    ("latest.flush_interval_ms", "Changed states are written this often, in milliseconds."),
+    (
+        "logging.level",
+        "error, warn, info, debug or trace; also by part, as \"info,weir_broker=debug\". WEIR_LOG does the same.",
+    ),
+    ("logging.format", "\"text\", \"json\", or \"auto\": text on a terminal, else JSON."),
+];
+
+/// What the sample says about routes.
+pub(crate) const ROUTES: &str = "\
+# Routes say how a payload becomes readings. Without any, these two are used:
+#   devices/{device}/telemetry         a JSON object, an array of them, or a bare value
+#   devices/{device}/telemetry/{name}  one value
+# The first route whose topic fits takes the message. Try one with
+#   weir map --topic zigbee2mqtt/kitchen --payload '{\"temperature\":21.5}' --config FILE
+#
+# [[route]]
+# topic = \"zigbee2mqtt/{device...}\"
+";

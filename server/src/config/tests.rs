@@ -1,0 +1,144 @@
+use std::path::Path;
+
+use super::load::{parse, variable};
+use super::*;
+
+fn file(text: &str) -> anyhow::Result<Config> {
+    parse(Path::new("weir.toml"), text)
+}
+
+fn with_environment(pairs: &[(&str, &str)]) -> anyhow::Result<load::Loaded> {
+    let environment = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let empty = tempfile::NamedTempFile::new()?;
+    load(&Sources { file: Some(empty.path().to_owned()), flags: Vec::new(), environment })
+}
+
+fn leaves(prefix: &str, table: &toml::Table, out: &mut Vec<String>) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            toml::Value::Table(inner) => leaves(&key, inner, out),
+            _ => out.push(key),
+        }
+    }
+}
+
+#[test]
+fn every_key_of_the_tree_is_documented_and_every_documented_key_is_in_the_tree() {
+    let mut tree = Vec::new();
+    leaves("", &toml::Table::try_from(Config::default()).unwrap(), &mut tree);
+    let mut documented: Vec<String> = docs::KEYS.iter().map(|(key, _)| (*key).to_owned()).collect();
+    tree.sort();
+    documented.sort();
+    assert_eq!(tree, documented);
+    for key in tree {
+        let section = key.rsplit_once('.').map_or("", |(s, _)| s);
+        assert!(docs::SECTIONS.iter().any(|(s, _)| *s == section), "{section} is described");
+    }
+}
+
+#[test]
+fn the_sample_parses_and_is_the_default() {
+    assert_eq!(file(&sample()).unwrap(), Config::default());
+    assert!(sample().lines().all(|line| line.len() <= 160), "no line is too long to read");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line_and_the_nearest_known_one() {
+    let error = file("[mqtt]\naddress = \"127.0.0.1:1\"\nmax_conections = 5\n").unwrap_err().to_string();
+    assert_eq!(error, "weir.toml:3: unknown key `mqtt.max_conections`; did you mean `mqtt.max_connections`?");
+    let error = file("\n[histroy]\nretention_secs = 5\n").unwrap_err().to_string();
+    assert_eq!(error, "weir.toml:2: unknown key `histroy`; did you mean `history`?");
+    let error = file("segment_bytes = 5\n").unwrap_err().to_string();
+    assert_eq!(error, "weir.toml:1: unknown key `segment_bytes`; did you mean `log.segment_bytes`?");
+}
+
+#[test]
+fn a_value_of_the_wrong_type_and_broken_toml_name_the_line() {
+    let error = file("[log]\n\nsegment_bytes = \"big\"\n").unwrap_err().to_string();
+    assert!(error.starts_with("weir.toml:3: invalid type: string \"big\""), "{error}");
+    let error = file("[log\n").unwrap_err().to_string();
+    assert!(error.starts_with("weir.toml:1: "), "{error}");
+}
+
+#[test]
+fn every_key_can_be_set_by_its_own_variable() {
+    let mut names: Vec<String> = docs::KEYS.iter().map(|(key, _)| variable(key)).collect();
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count, "no two keys share a variable");
+
+    let loaded = with_environment(&[
+        ("WEIR_LOG_SEGMENT_BYTES", "4194304"),
+        ("WEIR_HISTORY_FLUSH_INTERVAL_MS", "300"),
+        ("WEIR_INSECURE", "true"),
+        ("WEIR_DATA_DIR", "/tmp/x"),
+        ("WEIR_LOG", "debug"),
+    ])
+    .unwrap();
+    assert_eq!(loaded.config.log.segment_bytes, 4_194_304);
+    assert_eq!(loaded.config.history.flush_interval_ms, 300);
+    assert!(loaded.config.insecure);
+    assert_eq!(loaded.config.data_dir, Path::new("/tmp/x"));
+    assert_eq!(loaded.config.logging.level, "debug");
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    let error = format!("{:#}", with_environment(&[("WEIR_LOG_SEGMENT_BYTES", "many")]).unwrap_err());
+    assert!(
+        error.starts_with("environment variable WEIR_LOG_SEGMENT_BYTES: `log.segment_bytes` takes a whole"),
+        "{error}"
+    );
+    let error = format!("{:#}", with_environment(&[("WEIR_LOG_SEGMENT_BYTES", "-1")]).unwrap_err());
+    assert!(error.contains("`log.segment_bytes` = \"-1\""), "{error}");
+    let warnings = with_environment(&[("WEIR_LOG_SEGMENT_BYTE", "1"), ("WEIR_TEST_NODE", "x")]).unwrap().warnings;
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].contains("WEIR_LOG_SEGMENT_BYTES"), "{warnings:?}");
+}
+
+#[test]
+fn flags_are_stronger_than_the_environment_and_that_than_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weir.toml");
+    std::fs::write(
+        &path,
+        "[mqtt]\naddress = \"127.0.0.1:1\"\n[grpc]\naddress = \"127.0.0.1:2\"\n[http]\naddress = \"127.0.0.1:3\"\n",
+    )
+    .unwrap();
+    let loaded = load(&Sources {
+        file: Some(path),
+        flags: vec![("http.address", "127.0.0.1:33".into())],
+        environment: vec![
+            ("WEIR_GRPC_ADDRESS".into(), "127.0.0.1:22".into()),
+            ("WEIR_HTTP_ADDRESS".into(), "127.0.0.1:23".into()),
+        ],
+    })
+    .unwrap();
+    let addresses: Vec<&str> = loaded.config.addresses().iter().map(|(_, a)| *a).collect();
+    assert_eq!(addresses, ["127.0.0.1:1", "127.0.0.1:22", "127.0.0.1:33"]);
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_refused_unless_insecure() {
+    let mut config = Config::default();
+    config.grpc.address = "0.0.0.0:50051".into();
+    assert!(config.check().is_ok());
+    let error = config.check_exposure().unwrap_err().to_string();
+    assert!(error.contains("`grpc.address`") && error.contains("--insecure"), "{error}");
+    config.insecure = true;
+    assert!(config.check_exposure().is_ok());
+    config.mqtt.address = "localhost".into();
+    assert!(config.check().is_err());
+}
+
+#[test]
+fn routes_are_kept_when_a_variable_changes_something_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weir.toml");
+    std::fs::write(&path, "[[route]]\ntopic = \"a/{device}\"\n").unwrap();
+    let environment = vec![("WEIR_INSECURE".to_owned(), "true".to_owned())];
+    let loaded = load(&Sources { file: Some(path), flags: Vec::new(), environment }).unwrap();
+    assert_eq!(loaded.config.route.len(), 1);
+}

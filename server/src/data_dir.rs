@@ -1,0 +1,189 @@
+//! The folder that holds everything: who has it, where things are in it.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+/// A data folder that belongs to this process while it lives.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Where a running Weir listens, as it stands in `addresses.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Addresses {
+    /// Devices.
+    pub(crate) mqtt: SocketAddr,
+    /// Third parties.
+    pub(crate) grpc: SocketAddr,
+    /// Health, metrics and the status page.
+    pub(crate) http: SocketAddr,
+}
+
+/// Why a folder cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Another process has it.
+    #[error("{} is in use by another weir (process {process}): stop that one, or give another --data-dir", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// Process id, as far as it is known.
+        process: String,
+    },
+    /// The file system says no.
+    #[error("cannot use {} for data: {source}; give another --data-dir or its owner the right to write", path.display())]
+    Io {
+        /// The folder.
+        path: PathBuf,
+        /// What it says.
+        source: std::io::Error,
+    },
+}
+
+impl DataDir {
+    /// Creates the folder if it is missing and takes it for this process.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        std::fs::create_dir_all(path).map_err(failed)?;
+        let path = std::path::absolute(path).map_err(failed)?;
+        let mut lock = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path.join("weir.lock"))
+            .map_err(failed)?;
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut process = String::new();
+            // Who it is only helps; the message stands without it.
+            if lock.read_to_string(&mut process).is_err() || process.trim().is_empty() {
+                process = "unknown".to_owned();
+            }
+            return Err(OpenError::InUse { path, process: process.trim().to_owned() });
+        }
+        // Nor does a full disk keep Weir from starting: it says why it is not ready.
+        let noted = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "cannot note the process id in the lock file");
+        }
+        // Left by a process that was killed.
+        match std::fs::remove_file(path.join("addresses.json")) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Absolute.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The log's folder.
+    pub(crate) fn log(&self) -> PathBuf {
+        log_in(&self.path)
+    }
+
+    /// The store's folder.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// Writes `addresses.json`, whole or not at all: who reads it finds every listener open.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn publish(&self, addresses: &Addresses) -> anyhow::Result<()> {
+        let text = serde_json::to_string(addresses).context("addresses are JSON")?;
+        replace(&self.path.join("addresses.json"), text.as_bytes())
+    }
+
+    /// Forgets the addresses: nobody listens there any more.
+    pub(crate) fn withdraw(&self) {
+        if let Err(error) = std::fs::remove_file(self.path.join("addresses.json")) {
+            tracing::debug!(%error, "addresses.json is not removed");
+        }
+    }
+
+    /// The installation's secret, made at the first start.
+    ///
+    /// # Errors
+    /// When it can neither be read nor made.
+    pub(crate) fn secret(&self) -> anyhow::Result<[u8; 32]> {
+        let path = self.path.join("secret");
+        match std::fs::read(&path) {
+            Ok(bytes) => bytes.try_into().map_err(|_| {
+                anyhow::anyhow!(
+                    "{} is not 32 bytes long: restore it, or remove it (resume tokens then end)",
+                    path.display()
+                )
+            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let mut secret = [0; 32];
+                File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut secret)).context("read /dev/urandom")?;
+                replace(&path, &secret)?;
+                Ok(secret)
+            }
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+/// The log's folder inside a data folder.
+pub(crate) fn log_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("log")
+}
+
+/// Replaces a file in one step that survives a crash.
+fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        let temporary = path.with_extension("new");
+        let mut file = private(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A new file that only its owner reads.
+fn private(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_in_use_names_the_process_that_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataDir::open(dir.path()).unwrap();
+        let error = DataDir::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())) && error.contains("--data-dir"), "{error}");
+        drop(held);
+        assert!(DataDir::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn the_secret_stays_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(dir.path()).unwrap();
+        let secret = data.secret().unwrap();
+        assert_eq!(data.secret().unwrap(), secret);
+        assert_ne!(secret, [0; 32]);
+    }
+}

@@ -1,0 +1,132 @@
+//! What can be seen on this machine.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::process::{Resource, getrlimit};
+
+use super::Finding;
+use crate::client::time;
+use crate::config::{Config, Loaded};
+use crate::data_dir::Addresses;
+use crate::run::wire;
+
+/// Less free space than this is soon none.
+const LITTLE_SPACE: u64 = 1 << 30;
+
+/// Files that Weir has open besides its connections.
+const OWN_FILES: u64 = 256;
+
+/// 2026-01-01: a clock before it is not set.
+const EARLIEST_NOW: i64 = 1_767_225_600;
+
+pub(super) fn configuration(loaded: &Loaded) -> Finding {
+    const WHAT: &str = "configuration";
+    let usable = wire::routes(&loaded.config).map(drop).and_then(|()| loaded.config.check_exposure());
+    if let Err(error) = usable {
+        return Finding::fail(WHAT, format!("{error:#}"));
+    }
+    if !loaded.warnings.is_empty() {
+        return Finding::warn(WHAT, loaded.warnings.join("; "));
+    }
+    match &loaded.file {
+        Some(file) => Finding::ok(WHAT, format!("{} is good", file.display())),
+        None => Finding::ok(WHAT, "the default, no file"),
+    }
+}
+
+pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
+    const WHAT: &str = "data folder";
+    let dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let there = existing(&dir);
+    let shown = dir.display();
+    let mut findings = vec![match (there == dir, writable(&there)) {
+        (true, Ok(())) => Finding::ok(WHAT, format!("{shown} can be written")),
+        (false, Ok(())) => Finding::ok(WHAT, format!("{shown} is not there yet and can be made")),
+        (_, Err(error)) => {
+            let text =
+                format!("cannot write in {}: {error}; change its owner or give another --data-dir", there.display());
+            Finding::fail(WHAT, text)
+        }
+    }];
+    if let Ok(space) = statvfs(&there) {
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        let gib = |bytes: u64| format!("{:.1} GiB", mebibytes(bytes) / 1024.0);
+        findings.push(if free < config.log.segment_bytes.saturating_mul(2) {
+            let text = format!("{} free at {shown}: devices will wait; make room or move the folder", gib(free));
+            Finding::fail("disk", text)
+        } else if free < LITTLE_SPACE.max(config.log.segment_bytes.saturating_mul(4)) {
+            Finding::warn("disk", format!("only {} free at {shown}: make room", gib(free)))
+        } else {
+            Finding::ok("disk", format!("{} free", gib(free)))
+        });
+    }
+    findings
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+fn mebibytes(bytes: u64) -> f64 {
+    (bytes >> 20) as f64
+}
+
+/// The folder, or the nearest one above it that exists.
+fn existing(dir: &Path) -> PathBuf {
+    dir.ancestors().find(|d| d.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}
+
+fn writable(dir: &Path) -> std::io::Result<()> {
+    let mut file = tempfile::tempfile_in(dir)?;
+    file.write_all(b"weir")?;
+    file.sync_all()
+}
+
+pub(super) fn open_files(config: &Config) -> Finding {
+    const WHAT: &str = "open files";
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let wanted = (config.mqtt.max_connections as u64).saturating_add(OWN_FILES);
+    if most >= wanted {
+        return Finding::ok(WHAT, format!("up to {most}"));
+    }
+    let text = format!(
+        "the system allows {most}, {} connections may come: raise it (ulimit -Hn {wanted}, LimitNOFILE={wanted} in a \
+         unit file) or lower mqtt.max_connections",
+        config.mqtt.max_connections
+    );
+    Finding::warn(WHAT, text)
+}
+
+pub(super) fn clock() -> Finding {
+    const WHAT: &str = "clock";
+    let now = time::now();
+    let shown = time::show(now.div_euclid(model::time::SECOND) * model::time::SECOND);
+    if !(EARLIEST_NOW * model::time::SECOND..model::time::LATEST).contains(&now) {
+        Finding::fail(WHAT, format!("it says {shown}: set it, readings get their time from it"))
+    } else {
+        Finding::ok(WHAT, shown)
+    }
+}
+
+/// Where the process that has the data folder listens; `None` when there is none.
+pub(super) fn running(config: &Config) -> Option<Addresses> {
+    let lock = File::open(config.data_dir.join("weir.lock")).ok()?;
+    if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+        return None;
+    }
+    let text = std::fs::read_to_string(config.data_dir.join("addresses.json")).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+pub(super) fn ports(config: &Config) -> Vec<Finding> {
+    const WHAT: &str = "port";
+    let finding = |(key, address): (&str, &str)| match TcpListener::bind(address) {
+        Ok(_) => Finding::ok(WHAT, format!("{address} ({key}) is free")),
+        Err(error) => {
+            let flag = key.trim_end_matches(".address");
+            Finding::fail(WHAT, format!("{address} ({key}): {error}; stop what has it, or give another with --{flag}"))
+        }
+    };
+    config.addresses().into_iter().map(finding).collect()
+}

@@ -1,0 +1,136 @@
+//! Health, metrics and the status page.
+
+mod process;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::client;
+use crate::data_dir::Addresses;
+use crate::run::state::State;
+use process::Process;
+
+/// An answer that is not taken does not hold the process for longer.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Newest dead letters on the page.
+const LETTERS: usize = 5;
+
+/// Bytes of a dead letter's payload on the page.
+const PREVIEW: usize = 120;
+
+#[derive(Clone)]
+struct App {
+    state: State,
+    addresses: Addresses,
+    registry: Arc<Registry>,
+    process: Arc<Mutex<Process>>,
+}
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// When the listener breaks.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    state: State,
+    addresses: Addresses,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut registry = Registry::default();
+    state.metrics.register(&mut registry);
+    let process = Process::new(&mut registry);
+    let app = App { state, addresses, registry: Arc::new(registry), process: Arc::new(Mutex::new(process)) };
+    let router = Router::new()
+        .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/status.json", get(status))
+        .route("/health", get(live))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(app);
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        served = serving => served.context("serve http"),
+        () = async { stop.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
+    }
+}
+
+/// The process answers. Looks at nothing that it depends on.
+async fn live() -> &'static str {
+    "ok\n"
+}
+
+async fn ready(Shared(app): Shared<App>) -> Response {
+    let readiness = app.state.readiness();
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, [(CACHE_CONTROL, "no-store")], Json(readiness)).into_response()
+}
+
+async fn metrics(Shared(app): Shared<App>) -> Response {
+    // Sets the sinks' lag too.
+    app.state.readiness();
+    app.process.lock().look(app.state.uptime());
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &app.registry) {
+        Ok(()) => {
+            let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(CONTENT_TYPE, content)], text).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn status(Shared(app): Shared<App>) -> Response {
+    let mut object = client::status::json(&app.state.whole_status());
+    let metrics = &app.state.metrics;
+    object["addresses"] = serde_json::json!(app.addresses);
+    object["totals"] = serde_json::json!({
+        "messages": metrics.broker.publishes.get(),
+        "readings": metrics.ingest.readings.get(),
+        "acknowledgements": metrics.broker.acknowledgements.get(),
+        "received_bytes": metrics.broker.received.get(),
+    });
+    object["books"] = match app.state.books().await {
+        Ok(lines) => lines
+            .iter()
+            .map(|line| {
+                serde_json::json!({
+                    "tenant": &*line.tenant, "sink": line.sink, "accepted": line.accepted, "stored": line.stored,
+                    "merged": line.merged, "pending": line.pending, "dead_lettered": line.dead_lettered,
+                    "balanced": line.accepted == line.stored + line.merged + line.pending + line.dead_lettered,
+                })
+            })
+            .collect(),
+        Err(error) => serde_json::json!({ "error": error.to_string() }),
+    };
+    object["dead_letters"] = match app.state.newest_dead_letters(LETTERS).await {
+        Ok(letters) => letters
+            .iter()
+            .map(|letter| {
+                let cut = &letter.payload[..letter.payload.len().min(PREVIEW)];
+                serde_json::json!({
+                    "received": client::time::show(letter.received), "topic": letter.topic, "stage": letter.stage,
+                    "reason": letter.reason, "payload": String::from_utf8_lossy(cut),
+                })
+            })
+            .collect(),
+        Err(error) => serde_json::json!({ "error": error.to_string() }),
+    };
+    ([(CACHE_CONTROL, "no-store")], Json(object)).into_response()
+}

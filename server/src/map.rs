@@ -1,0 +1,97 @@
+//! `weir map`: what a payload becomes under the routes of the configuration.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use buffer::memory::MemoryLog;
+use ingest::{Door, MapOutcome};
+use model::{Reading, Value};
+
+use crate::cli::MapOptions;
+use crate::client::output::{Cell, Table, remark};
+use crate::client::time;
+use crate::config::{self, Sources};
+use crate::run::wire;
+
+/// Prints the readings; fails when there are none.
+///
+/// # Errors
+/// When the configuration is wrong or the payload cannot be had.
+pub(crate) fn run(options: &MapOptions) -> anyhow::Result<ExitCode> {
+    let config = config::load(&Sources::of_process(options.config.clone()))?.config;
+    let payload = payload(options)?;
+    model::topic::check_name(&options.topic).with_context(|| format!("--topic {:?}", options.topic))?;
+    let message = ingest::map::Message {
+        tenant: model::DEFAULT_TENANT,
+        client: "map",
+        topic: &options.topic,
+        payload: &payload,
+        received: time::now(),
+    };
+    // The door needs a log behind it; nothing is appended.
+    let (_log, batcher) = MemoryLog::open("map", buffer::batcher::BatchConfig::default())?;
+    let door = Door::new(wire::routes(&config)?, wire::limits(&config), batcher, Arc::default());
+    match ingest::map(&door, &message) {
+        MapOutcome::Plain => {
+            remark("no route takes this topic: a plain message for subscribers");
+            Ok(ExitCode::FAILURE)
+        }
+        MapOutcome::Refused(reason) => {
+            remark(&format!("a dead letter: {reason}"));
+            Ok(ExitCode::FAILURE)
+        }
+        MapOutcome::Readings(readings) if readings.is_empty() => {
+            remark("no value in it: acknowledged, and nothing is stored");
+            Ok(ExitCode::SUCCESS)
+        }
+        MapOutcome::Readings(readings) => {
+            table(&readings).print(options.format)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn payload(options: &MapOptions) -> anyhow::Result<Vec<u8>> {
+    match (&options.payload, &options.payload_file) {
+        (Some(text), _) => Ok(text.clone().into_bytes()),
+        (None, Some(path)) if path == Path::new("-") => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("read standard input")?;
+            Ok(bytes)
+        }
+        (None, Some(path)) => std::fs::read(path).with_context(|| format!("cannot read {}", path.display())),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+fn table(readings: &[Reading]) -> Table {
+    let mut table = Table::new(["device", "time", "seq", "name", "type", "value", "note"]);
+    for reading in readings {
+        let note = match (reading.claimed_time, reading.device_timed) {
+            (Some(claimed), _) => format!("the device said {}", time::show(claimed)),
+            (None, true) => String::new(),
+            (None, false) => "time of receipt".to_owned(),
+        };
+        for (name, value) in &reading.values {
+            let (kind, cell) = match value {
+                Value::Float(v) => ("float", Cell::Value((*v).into())),
+                Value::Int(v) => ("integer", (*v).into()),
+                Value::Bool(v) => ("boolean", (*v).into()),
+                Value::Str(v) => ("text", Cell::Value(v.to_string().into())),
+            };
+            table.row([
+                reading.device.id.as_ref().into(),
+                time::show(reading.time).into(),
+                reading.seq.into(),
+                name.as_ref().into(),
+                kind.into(),
+                cell,
+                note.as_str().into(),
+            ]);
+        }
+    }
+    table
+}

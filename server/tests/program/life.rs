@@ -1,0 +1,137 @@
+use rustix::process::Signal;
+
+use crate::world::{World, err, out, run, wait, weir};
+
+#[test]
+fn it_says_what_listens_where_and_what_to_type() {
+    let world = World::start();
+    let log = wait("the welcome", || {
+        let log = world.log();
+        if log.contains("Read back") { Ok(log) } else { Err(log) }
+    });
+    for needed in [
+        "is ready",
+        &world.address("mqtt").to_string(),
+        &world.address("grpc").to_string(),
+        "mosquitto_pub -p",
+        "weir latest d1",
+    ] {
+        assert!(log.contains(needed), "{needed} in {log}");
+    }
+}
+
+#[test]
+fn an_ordered_stop_acknowledges_nothing_that_is_lost_and_exits_with_success() {
+    let mut world = World::start();
+    let messages: Vec<String> = (0..200).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
+    let messages: Vec<(&str, &str)> = messages.iter().map(|m| ("devices/d1/telemetry", m.as_str())).collect();
+    world.publish(&messages);
+    world.signal(Signal::TERM);
+    assert_eq!(world.ended(), Some(0), "{}", world.log());
+    assert!(!world.data().join("addresses.json").exists(), "nobody listens any more");
+    world.up();
+    let rows = world.answer(&["query", "d1", "--format", "json"]);
+    assert_eq!(rows.lines().count(), 200, "{rows}");
+    let books = world.answer(&["books", "--check", "--format", "csv"]);
+    assert!(books.contains("history,200,200,0,0,0,true,200,200"), "stored by the last flush: {books}");
+}
+
+#[test]
+fn an_interrupt_stops_it_too() {
+    let mut world = World::start();
+    world.signal(Signal::INT);
+    assert_eq!(world.ended(), Some(0), "{}", world.log());
+}
+
+#[test]
+fn a_second_process_on_the_same_data_names_the_first() {
+    let world = World::start();
+    let data = world.data();
+    let output = run(&[
+        "run",
+        "--mqtt",
+        "127.0.0.1:0",
+        "--grpc",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--data-dir",
+        data.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = err(&output);
+    assert!(text.contains("is in use by another weir (process ") && text.contains("--data-dir"), "{text}");
+    assert_eq!(world.get("/health/ready").0, 200, "the first is not disturbed");
+    assert!(data.join("addresses.json").exists());
+}
+
+#[test]
+fn a_port_that_is_taken_is_said_with_its_flag() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["run", "--mqtt", &address, "--data-dir", dir.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = err(&output);
+    assert!(text.contains(&format!("cannot listen on {address}")) && text.contains("--mqtt"), "{text}");
+}
+
+#[test]
+fn health_metrics_and_the_page_answer() {
+    let world = World::start();
+    world.publish(&[("devices/d1/telemetry", "{\"t\":1}"), ("devices/d1/telemetry", "{")]);
+    assert_eq!(world.get("/health"), (200, "ok\n".to_owned()));
+    assert_eq!(world.get("/health/live").0, 200);
+    assert_eq!(world.get("/health/ready"), (200, r#"{"ready":true,"reasons":[]}"#.to_owned()));
+    assert_eq!(world.get("/nothing").0, 404);
+    let (code, metrics) = world.get("/metrics");
+    assert_eq!(code, 200);
+    for line in
+        ["weir_broker_publishes_total 2", "weir_ingest_readings_total 1", "process_resident_memory_bytes ", "# EOF"]
+    {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let (code, page) = world.get("/");
+    assert_eq!(code, 200);
+    assert!(page.contains("/status.json") && !page.contains("//cdn"), "self-contained");
+    wait("the dead letter on the page", || {
+        let status: serde_json::Value = serde_json::from_str(&world.get("/status.json").1).unwrap();
+        assert_eq!(status["totals"]["messages"], 2);
+        assert!(status["books"].as_array().unwrap().iter().all(|line| line["balanced"] == true), "{status}");
+        if status["dead_letters"][0]["payload"] == "{" { Ok(()) } else { Err(status.to_string()) }
+    });
+}
+
+#[test]
+fn without_a_command_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut child = weir()
+        .args(["--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .env("WEIR_LOG_SEGMENT_BYTES", "1048576")
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait("it listens", || std::fs::metadata(data.join("addresses.json")).map_err(|e| e.to_string()));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn repair_asks_first_and_leaves_a_whole_log_alone() {
+    let mut world = World::start();
+    world.publish(&[("devices/d1/telemetry", "1")]);
+    let data = world.data();
+    let data = data.to_str().unwrap();
+    let output = run(&["repair", "--data-dir", data, "--yes"]);
+    assert_eq!(output.status.code(), Some(1), "a running one is not repaired");
+    assert!(err(&output).contains("in use"), "{}", err(&output));
+    world.signal(Signal::TERM);
+    world.ended();
+    assert_eq!(run(&["repair", "--data-dir", data]).status.code(), Some(2));
+    let output = run(&["repair", "--data-dir", data, "--yes"]);
+    assert!(output.status.success() && err(&output).contains("is whole"), "{}{}", out(&output), err(&output));
+    world.up();
+    assert!(world.answer(&["latest", "d1"]).contains("value"));
+}

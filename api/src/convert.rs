@@ -127,10 +127,8 @@ pub(crate) fn reading(
 
 /// A device as its latest state tells of it.
 pub(crate) fn device(state: &LatestState) -> v1::Device {
-    let metrics = state.values.iter().map(|v| v1::Metric {
-        name: v.name.to_string(),
-        r#type: value_type(v.value.kind()).into(),
-    });
+    let metrics =
+        state.values.iter().map(|v| v1::Metric { name: v.name.to_string(), r#type: value_type(v.value.kind()).into() });
     v1::Device {
         name: names::device(&state.device.tenant, &state.device.id),
         create_time: Some(timestamp(state.first_seen)),

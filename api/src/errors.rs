@@ -135,5 +135,7 @@ fn retry(code: Code, reason: &str, message: impl Into<String>, after: Option<Dur
 
 /// Tells clients that retry by themselves how long to wait.
 fn push_back(status: &mut Status, after: Duration) {
-    status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)));
+    status
+        .metadata_mut()
+        .insert("grpc-retry-pushback-ms", MetadataValue::from(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)));
 }

@@ -7,10 +7,10 @@ use proto::v1::SeriesSelector;
 use tonic::Status;
 
 use crate::auth::Caller;
+use crate::errors;
 use crate::filter::Filter;
 use crate::glob::Metrics;
 use crate::services::{Shared, device_filter, scan};
-use crate::errors;
 
 /// Devices that a call may name.
 const MAX_NAMED: usize = 500;
@@ -80,7 +80,7 @@ impl Walk {
         let source = match &selector.devices {
             Devices::Named(devices) => {
                 let skip = from.and_then(|id| devices.iter().position(|d| &*d.id == id)).unwrap_or(0);
-                Source::Named(devices[skip..].to_vec().into_iter())
+                Source::Named(Vec::from(&devices[skip..]).into_iter())
             }
             Devices::Filtered(filter) => {
                 let first = from.map(|id| DeviceKey { tenant: Arc::clone(&selector.tenant), id: id.into() });

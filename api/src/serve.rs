@@ -57,10 +57,13 @@ pub async fn serve(
     reporter.set_serving::<TelemetryServiceServer<TelemetryApi>>().await;
     reporter.set_serving::<DeadLetterServiceServer<DeadLetterApi>>().await;
     reporter.set_serving::<OperationsServiceServer<OperationsApi>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let describe = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Many clients know only the older of the two.
+    let (reflection, older_reflection) = (describe().build_v1()?, describe().build_v1alpha()?);
     let (keepalive, drain_timeout) = (config.keepalive_interval, config.drain_timeout);
     let (calls_at_once, request_bytes, response_bytes) =
         (config.max_concurrent_calls, config.max_request_bytes, config.max_response_bytes);
@@ -88,7 +91,8 @@ pub async fn serve(
         .add_service(tuned!(DeadLetterServiceServer, DeadLetterApi))
         .add_service(tuned!(OperationsServiceServer, OperationsApi))
         .add_service(health)
-        .add_service(reflection);
+        .add_service(reflection)
+        .add_service(older_reflection);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::select! {

@@ -57,8 +57,13 @@ async fn eclipse_paho_publishes_and_subscribes_in_both_versions() -> anyhow::Res
     let weir = Weir::start(dir.path())?;
     for version in ["3.1.1", "5"] {
         let mut command = Command::new(python()?);
-        command.arg(script("paho.py")).args(["127.0.0.1", &weir.mqtt.port().to_string(), version, &COUNT.to_string()]);
-        let device = checked("paho.py", command.output()?)?;
+        command.arg(script("eclipse_paho.py")).args([
+            "127.0.0.1",
+            &weir.mqtt.port().to_string(),
+            version,
+            &COUNT.to_string(),
+        ]);
+        let device = checked("eclipse_paho.py", command.output()?)?;
         assert_stored(&weir, device.trim(), COUNT).await?;
     }
     weir.stop()

@@ -96,7 +96,7 @@ fn play(number: usize, mqtt: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -
         }
         while !stopping && device.in_flight() < 20 {
             let n = ledger.sent;
-            let payload = if number % 2 == 0 {
+            let payload = if number.is_multiple_of(2) {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
                 format!(r#"{{"ts":{now},"n":{n},"temperature":21.5}}"#)
             } else {

@@ -6,6 +6,7 @@
 //! Never: holds logic.
 
 /// Messages, clients (`*_client`) and servers (`*_server`) of package `weir.v1`.
+#[expect(clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("weir.v1");
 }

@@ -1,9 +1,9 @@
 //! Who may call what.
 //!
 //! Each method carries a rule in its proto option ([`Rules`] reads them from the descriptors; a method without one keeps
-//! the server from starting). The layer in [`crate::calls`] checks the permission before a service sees the request, and
-//! leaves a [`Caller`] with it. A service gets the tenant that it works for from nowhere else: [`Caller::tenant`] and
-//! [`Caller::device`] check the resource that the rule's field names.
+//! the server from starting). The layer in `calls` checks the permission before a service sees the request, and
+//! leaves a `Caller` with it. A service gets the tenant that it works for from nowhere else: `Caller::tenant` and
+//! `Caller::device` check the resource that the rule's field names.
 
 mod rules;
 

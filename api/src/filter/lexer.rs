@@ -82,7 +82,9 @@ fn quoted(chars: &[char], column: usize) -> Result<(Token, usize), FilterError> 
                     text.push(escaped);
                     at += 1;
                 }
-                _ => return Err(FilterError { column: column + at - 1, problem: "`\\` takes \", ' or \\ only".into() }),
+                _ => {
+                    return Err(FilterError { column: column + at - 1, problem: "`\\` takes \", ' or \\ only".into() });
+                }
             },
             c => text.push(c),
         }

@@ -97,7 +97,7 @@ fn an_error_points_at_its_column() {
         ("replayed = maybe", 12, "neither true nor false"),
         ("device_id =", 12, "a value to compare"),
         ("hall ! x", 6, "alone means nothing"),
-        ("device_id = 'a\\n'", 16, "`\\` takes"),
+        ("device_id = 'a\\n'", 15, "`\\` takes"),
         ("\"device_id\" = x", 13, "cannot be compared"),
     ] {
         let status = Filter::read("filter", filter, FIELDS).expect_err(filter);

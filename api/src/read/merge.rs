@@ -82,7 +82,7 @@ impl Slice {
         }
         let mut rows = std::mem::take(&mut slice.rows);
         // A stable sort is linear on what is sorted already, which is the usual case.
-        rows.sort_by(|a, b| slice.key(*a).cmp(&slice.key(*b)));
+        rows.sort_by_key(|at| slice.key(*at));
         slice.drop_doubles(&mut rows);
         if order == Order::Descending {
             rows.reverse();
@@ -125,7 +125,8 @@ impl Slice {
         if !timed && (self.received(a) != self.received(b) || self.device_timed(a) != self.device_timed(b)) {
             return false;
         }
-        let has = |at: RowAt, name: &str, value: ValueRef<'_>| self.values(at).any(|(n, v)| **n == *name && v.same(value));
+        let has =
+            |at: RowAt, name: &str, value: ValueRef<'_>| self.values(at).any(|(n, v)| **n == *name && v.same(value));
         self.values(a).count() == self.values(b).count() && self.values(a).all(|(name, value)| has(b, name, value))
     }
 

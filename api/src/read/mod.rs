@@ -203,4 +203,3 @@ fn touches(block: &Block, range: TimeRange) -> bool {
         _ => false,
     }
 }
-

@@ -150,7 +150,8 @@ impl DeadLetterApi {
             Err(ReplayError::Unavailable(reason)) => return Err(errors::unavailable("LOG_UNAVAILABLE", reason)),
         }
         let letters = &self.0.backend.dead_letters;
-        let marked = letters.mark_replayed(&letter.tenant, &letter.log, letter.offset, &letter.stage, convert::now()).await;
+        let marked =
+            letters.mark_replayed(&letter.tenant, &letter.log, letter.offset, &letter.stage, convert::now()).await;
         marked.map_err(errors::store)?;
         Ok(None)
     }

@@ -77,8 +77,7 @@ impl Search<'_> {
     /// Looks through a device; returns where to go on when the page is full.
     async fn device(&mut self, device: &DeviceKey, range: TimeRange) -> Result<(Option<Nanos>, Freshness), Status> {
         let metrics = &self.selector.metrics;
-        let mut sweep =
-            Sweep::open(&self.shared.backend, device, range, metrics, Order::Ascending, SLICE_ROWS).await?;
+        let mut sweep = Sweep::open(&self.shared.backend, device, range, metrics, Order::Ascending, SLICE_ROWS).await?;
         let freshness = sweep.freshness();
         let mut before = range.start;
         while let Some(slice) = sweep.next().await? {
@@ -107,10 +106,8 @@ impl Search<'_> {
     }
 
     fn add(&mut self, device: &DeviceKey, from: Nanos, to: Nanos, open: bool) {
-        let range = proto::v1::TimeRange {
-            start_time: Some(convert::timestamp(from)),
-            end_time: Some(convert::timestamp(to)),
-        };
+        let range =
+            proto::v1::TimeRange { start_time: Some(convert::timestamp(from)), end_time: Some(convert::timestamp(to)) };
         self.found.push(Gap { device: names::device(&device.tenant, &device.id), range: Some(range), open });
     }
 }

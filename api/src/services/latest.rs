@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proto::v1::{BatchGetLatestRequest, BatchGetLatestResponse};
 use tonic::Status;
 
-use super::devices::scan;
 use super::Shared;
+use super::devices::scan;
 use crate::auth::Caller;
 use crate::convert;
 use crate::errors;

@@ -27,8 +27,8 @@ use follow::{Follow, Pull};
 use snapshot::Snapshot;
 
 pub(crate) use follow::write_places;
-pub(crate) use start::read_places;
 use start::Wanted;
+pub(crate) use start::read_places;
 
 /// What a subscriber reads.
 pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
@@ -91,7 +91,12 @@ impl Pace {
         let heartbeat = request.heartbeat_interval.as_ref();
         Ok(Self {
             max_events,
-            max_delay: convert::wait("max_batch_delay", delay, Duration::from_millis(20), (Duration::ZERO, seconds(10)))?,
+            max_delay: convert::wait(
+                "max_batch_delay",
+                delay,
+                Duration::from_millis(20),
+                (Duration::ZERO, seconds(10)),
+            )?,
             heartbeat: convert::wait("heartbeat_interval", heartbeat, seconds(15), (seconds(1), seconds(60)))?,
         })
     }

@@ -152,7 +152,7 @@ fn a_malformed_connect_of_mqtt_5_is_told_why() {
 
 #[test]
 fn a_client_that_goes_on_sending_still_hears_why_it_is_closed() {
-    let world = World::with(false, Config { receive_maximum: 4, ..Config::default() });
+    let world = World::with(true, Config { receive_maximum: 4, ..Config::default() });
     let mut peer = world.v5("a", CLEAN, &[]);
     let mut block = Vec::new();
     for id in 1..=2000_u16 {

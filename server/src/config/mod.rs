@@ -1,4 +1,4 @@
-//! The configuration: one typed tree, documented in [`docs`], read from a file and the environment in [`load`].
+//! The configuration: one typed tree, documented in [`docs`], read from a file and the environment in [`mod@load`].
 
 pub(crate) mod docs;
 mod keys;

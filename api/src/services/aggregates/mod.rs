@@ -18,7 +18,7 @@ use crate::select::Walk;
 use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors, names};
 use request::Asked;
-use series::{Bucket, Collector};
+use series::{Bucket, Collector, Finished};
 
 /// Where the next page begins: device, metric, start of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,12 +88,7 @@ struct Page {
 
 impl Page {
     /// Adds a device's series from a place on; returns the metric and the start of the first bucket that found no room.
-    fn add(
-        &mut self,
-        device: &str,
-        all: Vec<(std::sync::Arc<str>, Vec<Bucket>)>,
-        from: Option<&Place>,
-    ) -> Option<(String, Nanos)> {
+    fn add(&mut self, device: &str, all: Vec<Finished>, from: Option<&Place>) -> Option<(String, Nanos)> {
         for (metric, buckets) in all {
             let begun = |place: &Place| *metric < *place.metric;
             if from.is_some_and(begun) {

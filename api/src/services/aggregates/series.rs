@@ -42,6 +42,9 @@ impl Bucket {
     }
 }
 
+/// A metric and its buckets, in order of time.
+pub(super) type Finished = (Arc<str>, Vec<Bucket>);
+
 /// The series of one metric.
 struct Series {
     metric: Arc<str>,
@@ -130,7 +133,7 @@ impl<'a> Collector<'a> {
     }
 
     /// The buckets of each metric, by metric; `now` is when the data ends.
-    pub(super) fn finish(self, now: Nanos) -> Result<Vec<(Arc<str>, Vec<Bucket>)>, Status> {
+    pub(super) fn finish(self, now: Nanos) -> Result<Vec<Finished>, Status> {
         let asked = self.asked;
         let mut left = MAX_BUCKETS;
         let mut all = Vec::with_capacity(self.series.len());

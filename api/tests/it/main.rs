@@ -1,0 +1,15 @@
+//! The services over real connections, each test with a server of its own.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+
+extern crate weir_api as api;
+
+mod aggregates;
+mod calls;
+mod dead_letters;
+mod devices;
+mod fakes;
+mod history;
+mod live;
+mod operations;
+mod world;

@@ -50,8 +50,11 @@ async fn stream(world: &World, request: StreamReadingsRequest) -> Vec<StreamRead
     all
 }
 
-/// Rows of a chunk: device, time, and the values as text by metric.
-fn rows_of(chunk: &ReadingChunk) -> Vec<(String, i64, Vec<(String, String)>)> {
+/// A row: device, time, and the values as text by metric.
+type Flat = (String, i64, Vec<(String, String)>);
+
+/// Rows of a chunk.
+fn rows_of(chunk: &ReadingChunk) -> Vec<Flat> {
     let mut time = chunk.base_time_unix_nanos;
     let mut rows: Vec<_> = chunk
         .time_deltas_nanos

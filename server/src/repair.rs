@@ -29,7 +29,7 @@ pub(crate) fn run(options: &RepairOptions) -> anyhow::Result<ExitCode> {
     }
     let data = DataDir::open(&config.data_dir)?;
     let report = buffer::embedded::repair(&data.log()).with_context(|| format!("repair {}", dir.display()))?;
-    if report.kept.is_empty() {
+    if report.kept.is_empty() && report.lost.is_none() {
         remark("The log is whole: nothing was changed.");
         return Ok(ExitCode::SUCCESS);
     }
@@ -40,6 +40,15 @@ pub(crate) fn run(options: &RepairOptions) -> anyhow::Result<ExitCode> {
         report.cut_records,
         kept.join(", ")
     ));
+    if let Some(lost) = &report.lost {
+        remark(&format!(
+            "Acknowledged records {}..{} are gone from the log: unless a store has them, they are lost.",
+            lost.start, lost.end
+        ));
+    }
+    if let Some(id) = &report.new_id {
+        remark(&format!("The log has the new id {id}, so that what comes now is not taken for what is gone."));
+    }
     if report.cursors_reset {
         remark("The sinks' cursors said more than the log has: they are set aside, and the stores are written again.");
     }

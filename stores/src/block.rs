@@ -13,7 +13,7 @@ pub struct BlockId {
     pub log: Arc<str>,
     /// Offset of the first reading in that log.
     pub first_offset: u64,
-    /// Which of the blocks that one device's sealed range was cut into (one for each time partition), from 0.
+    /// Tells blocks apart that begin at one offset: a block that a store refused is halved, and halved again.
     pub part: u16,
 }
 

@@ -288,6 +288,11 @@ impl Config {
             self.log.capacity_bytes,
             self.log.segment_bytes
         );
+        anyhow::ensure!(
+            (1024..=32 << 20).contains(&self.mqtt.max_packet_bytes),
+            "`mqtt.max_packet_bytes` is {}: give 1024 to 33554432, which one record of the log can hold",
+            self.mqtt.max_packet_bytes
+        );
         anyhow::ensure!(self.history.flush_interval_ms > 0, "`history.flush_interval_ms` is 0: give at least 1");
         anyhow::ensure!(self.latest.flush_interval_ms > 0, "`latest.flush_interval_ms` is 0: give at least 1");
         Ok(())

@@ -7,6 +7,7 @@
 //! Never: answers "durable" from memory; retries an fsync; drops when full.
 
 pub mod batcher;
+pub mod catalogue;
 pub mod cursor;
 pub mod embedded;
 pub mod frame;
@@ -17,6 +18,7 @@ mod recent;
 mod ring;
 
 pub use batcher::{Batcher, SubmitError, Ticket};
+pub use catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};
 pub use cursor::{Cursor, Tally};
 pub use log::{CursorError, Log, ReadError, State};
 pub use metrics::Metrics;

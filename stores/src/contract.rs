@@ -160,6 +160,16 @@ pub trait DeadLetters: Send + Sync + 'static {
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>>;
 }
 
+/// Points: readings for a store of series, each identified by its series and its time, so that a write may be repeated.
+#[async_trait]
+pub trait Points: Send + Sync + 'static {
+    /// Writes the readings of blocks, durably when it returns; what is there already changes nothing.
+    async fn write(&self, blocks: Vec<Block>) -> Result<()>;
+
+    /// Readings held between two ordering times, by tenant: the store's own count, for the books.
+    async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>>;
+}
+
 /// A retained MQTT message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetainedMessage {

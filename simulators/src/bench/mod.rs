@@ -127,7 +127,7 @@ fn source(load: &Load, index: usize) -> Option<Ipv4Addr> {
     load.broker.ip().is_loopback().then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
 }
 
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {

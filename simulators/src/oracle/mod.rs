@@ -1,0 +1,52 @@
+//! Checks what landed: makes every reading of a run again and compares it with what a store holds.
+
+mod compare;
+mod findings;
+mod weir;
+
+use std::path::Path;
+
+use anyhow::Context;
+
+pub use compare::{Stored, check_device, check_latest};
+pub use findings::{Fault, Finding, Findings, StoreReport};
+pub use weir::Weir;
+
+use crate::ledger::Ledger;
+use crate::plan;
+
+/// What to check, and where.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// Weir's gRPC address.
+    pub weir: Option<String>,
+    /// Bearer token for it.
+    pub token: Option<String>,
+    /// Devices asked for at one time.
+    pub parallel: usize,
+}
+
+impl Targets {
+    /// No store is to be asked.
+    pub fn is_empty(&self) -> bool {
+        self.weir.is_none()
+    }
+}
+
+/// Reads the ledger and everything that the stores hold of its devices, and compares.
+///
+/// # Errors
+/// When the ledger is damaged or a store cannot be read. What a store holds wrongly is no error but a finding.
+pub async fn verify(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<StoreReport>> {
+    let ledger = Ledger::read(ledger)?;
+    let devices = plan::devices(&ledger.header.scenario, &ledger.header.folder, ledger.header.start)?;
+    let mut reports = Vec::new();
+    if let Some(address) = &targets.weir {
+        let weir = Weir::connect(address, targets.token.as_deref()).await.with_context(|| format!("weir {address}"))?;
+        reports.push(weir.check(&ledger, &devices, targets.parallel.max(1)).await?);
+    }
+    Ok(reports)
+}
+
+#[cfg(test)]
+mod tests;

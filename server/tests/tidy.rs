@@ -36,7 +36,7 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("redis", &["buffer"], Dev::No),
     ("rumqttc", &["e2e", "simulators"], Dev::Yes),
     ("rumqttd", &[], Dev::Yes),
-    ("tonic", &["api", "e2e", "proto", "server"], Dev::Yes),
+    ("tonic", &["api", "e2e", "proto", "server", "simulators"], Dev::Yes),
 ];
 
 #[derive(Clone, Copy, PartialEq)]

@@ -128,11 +128,14 @@ pub(crate) struct TargetOptions {
     /// Devices read at one time.
     #[arg(long, default_value_t = 8)]
     parallel: usize,
+    /// A store that is not clean is looked at again for this long: databases get readings later.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    within: Duration,
 }
 
 impl TargetOptions {
     pub(crate) fn targets(&self) -> Targets {
-        Targets { weir: self.server.clone(), token: self.token.clone(), parallel: self.parallel }
+        Targets { weir: self.server.clone(), token: self.token.clone(), parallel: self.parallel, within: self.within }
     }
 }
 

@@ -136,8 +136,7 @@ impl Lean {
         until: Instant,
     ) -> io::Result<Ended> {
         let now = Instant::now();
-        let mut link =
-            Link { limit, drop_when_written: None, last_read: now, last_write: now, read_after: now };
+        let mut link = Link { limit, drop_when_written: None, last_read: now, last_write: now, read_after: now };
         let (mut reader, mut writer) = stream.split();
         loop {
             let now = Instant::now();

@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 use crate::ledger::{Header, Recorder, Writer};
 use crate::plan::{self, Device, Messages};
 use crate::scenario::Scenario;
-use flight::Queue;
 pub(crate) use flight::Outbox;
+use flight::Queue;
 use progress::Progress;
 pub(crate) use progress::micros;
 pub use stats::{Latency, Sample, Stats};
@@ -177,11 +177,9 @@ fn look(stats: &Stats, start: Instant, all: &mut Histogram<u64>, samples: &mut V
     samples.push(sample);
 }
 
-/// 127.0.0.1, 127.0.0.2, ... so that no address runs out of ports; the system's choice for a broker elsewhere.
+/// 127.0.0.2, 127.0.0.3, ... so that no address runs out of ports. The system's choice for the first devices (looking for a
+/// port of a given address takes the system much longer) and for a broker elsewhere.
 fn source(options: &Options, index: usize) -> Option<Ipv4Addr> {
     let number = u32::try_from(index / options.per_source.max(1)).ok()?;
-    options.broker.ip().is_loopback().then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
+    (number > 0 && options.broker.ip().is_loopback()).then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
 }
-
-#[cfg(test)]
-mod tests;

@@ -53,9 +53,9 @@ impl Writer {
         file.write_all(&text).with_context(what)?;
         let (sender, receiver) = mpsc::channel(WAITING);
         let path = path.to_owned();
-        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || {
-            run(file, receiver).with_context(|| format!("write the ledger {}", path.display()))
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || run(file, receiver).with_context(|| format!("write the ledger {}", path.display())))?;
         Ok((Self { thread }, Recorder(sender)))
     }
 

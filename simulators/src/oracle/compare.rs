@@ -103,7 +103,9 @@ pub(super) fn check(
     missing.sort_by_key(|known| (known.reading.sequence, known.reading.time));
     for known in missing {
         for _ in known.found..known.acknowledged {
-            report.findings.add(Fault::Missing, || of_reading(device, &known.reading, "acknowledged, not there".into()));
+            report
+                .findings
+                .add(Fault::Missing, || of_reading(device, &known.reading, "acknowledged, not there".into()));
         }
     }
     for known in expected.values() {

@@ -5,6 +5,7 @@ mod findings;
 mod weir;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -15,6 +16,9 @@ pub use weir::Weir;
 use crate::ledger::Ledger;
 use crate::plan;
 
+/// Between two looks at a store.
+const AGAIN: Duration = Duration::from_millis(300);
+
 /// What to check, and where.
 #[derive(Debug, Clone)]
 pub struct Targets {
@@ -24,6 +28,8 @@ pub struct Targets {
     pub token: Option<String>,
     /// Devices asked for at one time.
     pub parallel: usize,
+    /// A store that is not clean is looked at again until it is, or until this time is over: databases get readings later.
+    pub within: Duration,
 }
 
 impl Targets {
@@ -40,12 +46,28 @@ impl Targets {
 pub async fn verify(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<StoreReport>> {
     let ledger = Ledger::read(ledger)?;
     let devices = plan::devices(&ledger.header.scenario, &ledger.header.folder, ledger.header.start)?;
+    let deadline = Instant::now() + targets.within;
     let mut reports = Vec::new();
     if let Some(address) = &targets.weir {
         let weir = Weir::connect(address, targets.token.as_deref()).await.with_context(|| format!("weir {address}"))?;
-        reports.push(weir.check(&ledger, &devices, targets.parallel.max(1)).await?);
+        let look = || weir.check(&ledger, &devices, targets.parallel.max(1));
+        reports.push(settled(look, deadline).await?);
     }
     Ok(reports)
+}
+
+/// Looks until there is nothing wrong, or until the deadline.
+async fn settled<F: Future<Output = anyhow::Result<StoreReport>>>(
+    mut look: impl FnMut() -> F,
+    deadline: Instant,
+) -> anyhow::Result<StoreReport> {
+    loop {
+        let report = look().await?;
+        if report.findings.is_clean() || Instant::now() >= deadline {
+            return Ok(report);
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 #[cfg(test)]

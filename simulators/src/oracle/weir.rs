@@ -45,10 +45,13 @@ impl Weir {
     /// When a call fails.
     pub async fn check(&self, ledger: &Ledger, devices: &[Device], parallel: usize) -> anyhow::Result<StoreReport> {
         let letters = Arc::new(self.letters(ledger.header.start).await.context("list the dead letters")?);
-        let reports = stream::iter(devices).map(|device| {
-            let letters = Arc::clone(&letters);
-            async move { self.check_device(ledger, device, &letters).await.with_context(|| format!("device {}", device.id)) }
-        });
+        let reports =
+            stream::iter(devices).map(|device| {
+                let letters = Arc::clone(&letters);
+                async move {
+                    self.check_device(ledger, device, &letters).await.with_context(|| format!("device {}", device.id))
+                }
+            });
         let all = StoreReport::new("weir");
         reports
             .buffered(parallel)
@@ -122,8 +125,12 @@ impl Weir {
         let mut client = DeadLetterServiceClient::new(self.channel.clone());
         let (mut letters, mut page_token) = (HashMap::<String, Letters>::new(), String::new());
         loop {
-            let request =
-                v1::ListDeadLettersRequest { parent: "tenants/-".into(), page_size: 500, page_token, ..Default::default() };
+            let request = v1::ListDeadLettersRequest {
+                parent: "tenants/-".into(),
+                page_size: 500,
+                page_token,
+                ..Default::default()
+            };
             let answer = client.list_dead_letters(self.request(request)).await?.into_inner();
             for letter in answer.dead_letters {
                 if letter.ingest_time.map(nanos).is_none_or(|taken| taken >= start) {

@@ -28,7 +28,8 @@ pub(super) fn read(text: &str, columns: &Columns) -> anyhow::Result<Vec<Recorded
     let head = reader.headers().context("head line")?.clone();
     let find = |name: &str| head.iter().position(|column| column.eq_ignore_ascii_case(name));
     let named = |name: &String| {
-        find(name).with_context(|| format!("no column {name:?}; there are {}", head.iter().collect::<Vec<_>>().join(", ")))
+        find(name)
+            .with_context(|| format!("no column {name:?}; there are {}", head.iter().collect::<Vec<_>>().join(", ")))
     };
     let time = match &columns.time {
         Some(name) => named(name)?,

@@ -32,11 +32,17 @@ pub(super) fn chart(title: &str, lines: &[Line<'_>], label: impl Fn(f64) -> Stri
     for step in 0..=4 {
         let value = top * f64::from(step) / 4.0;
         let (at, text) = (y(value), label(value));
-        put(&mut out, format_args!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>", WIDTH - RIGHT));
+        put(
+            &mut out,
+            format_args!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>", WIDTH - RIGHT),
+        );
         put(&mut out, format_args!("<text class=\"end\" x=\"{}\" y=\"{:.1}\">{text}</text>", LEFT - 6.0, at + 4.0));
         let (at, seconds) = (x(last * f64::from(step) / 4.0), last * f64::from(step) / 4.0);
         let anchor = if step == 4 { "end" } else { "middle" };
-        put(&mut out, format_args!("<text class=\"{anchor}\" x=\"{at:.1}\" y=\"{}\">{seconds:.0} s</text>", HEIGHT - 8.0));
+        put(
+            &mut out,
+            format_args!("<text class=\"{anchor}\" x=\"{at:.1}\" y=\"{}\">{seconds:.0} s</text>", HEIGHT - 8.0),
+        );
     }
     for (index, line) in lines.iter().enumerate() {
         let every = line.points.len().div_ceil(POINTS).max(1);

@@ -31,6 +31,8 @@ pub struct Summary {
     pub total: Sample,
     /// Latency from the first sending to the acknowledgement, over the whole run.
     pub latency: Latency,
+    /// Devices connected at one time, at most.
+    pub most_connected: u64,
     /// Acknowledged messages each second, on average while messages fell due.
     pub acknowledged_per_second: f64,
     /// What went wrong last; empty when nothing did.
@@ -73,6 +75,7 @@ impl Summary {
             devices: played.devices,
             lasted_secs: played.lasted.as_secs_f64(),
             acknowledged_per_second: acknowledged / played.lasted.min(duration).as_secs_f64().max(0.001),
+            most_connected: played.samples.iter().map(|sample| sample.connected).max().unwrap_or(0),
             latency: played.latency,
             last_failure: played.last_failure.clone(),
             total,
@@ -94,7 +97,7 @@ impl Summary {
             ("refused", t.refused.to_string()),
             ("never acknowledged", (t.sent - t.acknowledged - t.quarantined - t.refused).to_string()),
             ("sent again", t.again.to_string()),
-            ("connections made", t.connects.to_string()),
+            ("connections made", format!("{} (at one time {})", t.connects, self.most_connected)),
             ("connections failed", t.failures.to_string()),
             (
                 "acknowledgement took",

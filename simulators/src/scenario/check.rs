@@ -40,7 +40,10 @@ impl Group {
     fn check(&self, folder: &Path) -> anyhow::Result<()> {
         ensure!(self.count > 0, "`count` is 0: give at least 1");
         ensure!(!self.interval.is_zero(), "`interval` is 0: give the time between two messages");
-        ensure!(self.paces.iter().all(|p| !p.interval.is_zero()), "`pace.interval` is 0: give the time between messages");
+        ensure!(
+            self.paces.iter().all(|p| !p.interval.is_zero()),
+            "`pace.interval` is 0: give the time between messages"
+        );
         ensure!((0.0..=0.5).contains(&self.jitter), "`jitter` is {}: give 0 to 0.5 of the interval", self.jitter);
         ensure!(self.qos <= 2, "`qos` is {}: give 0, 1 or 2", self.qos);
         ensure!(self.in_flight > 0, "`in_flight` is 0: give at least 1");
@@ -91,7 +94,10 @@ impl Group {
             }
             for (key, wanted) in [("time", payload.time != TimeFormat::None), ("seq", payload.sequence)] {
                 let there = template.contains(&format!("{{{key}}}"));
-                ensure!(there == wanted, "`payload.template` and `payload.time`, `payload.sequence` differ over {{{key}}}");
+                ensure!(
+                    there == wanted,
+                    "`payload.template` and `payload.time`, `payload.sequence` differ over {{{key}}}"
+                );
             }
         }
         Ok(())

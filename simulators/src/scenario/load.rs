@@ -52,7 +52,8 @@ fn located(error: &toml::de::Error, text: &str, key: &str) -> anyhow::Error {
 
 /// Of the known keys that an unknown one is answered with, only the nearest.
 fn nearest(message: &str) -> String {
-    let Some((unknown, known)) = message.strip_prefix("unknown field `").and_then(|m| m.split_once("`, expected ")) else {
+    let Some((unknown, known)) = message.strip_prefix("unknown field `").and_then(|m| m.split_once("`, expected "))
+    else {
         return message.to_owned();
     };
     let known = known.split('`').skip(1).step_by(2);

@@ -11,6 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use load::load;
+#[cfg(test)]
+pub(crate) use load::parse;
 pub use shipped::{SHIPPED, shipped};
 pub(crate) use text::duration;
 pub use text::parse_duration;

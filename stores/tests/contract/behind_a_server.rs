@@ -1,1 +1,0 @@
-//! What only a store behind a server has to promise.

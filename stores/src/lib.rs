@@ -10,6 +10,7 @@ pub mod codec;
 pub mod contract;
 pub mod embedded;
 pub mod metrics;
+pub mod mongodb;
 pub mod query;
 
 pub use block::{Block, BlockId, BlockMeta, Column, ColumnData};

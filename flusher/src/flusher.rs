@@ -16,7 +16,7 @@ use crate::census::Census;
 use crate::config::{Config, Pace};
 use crate::deliver::Delivery;
 use crate::driver::Driver;
-use crate::history::{HistorySink, HistoryTail, Source};
+use crate::history::{HistorySink, HistoryTail, Recent, Source};
 use crate::latest::{LatestMap, LatestSink, View};
 use crate::metrics::Metrics;
 use crate::rare::{Letters, Rare, RetainedMessages};
@@ -194,9 +194,10 @@ impl Flusher {
     ) -> Result<Self, Error> {
         let mut logs = Vec::new();
         for claim in claims {
-            let cursors =
-                register(&claim).await.map_err(|reason| Error::Cursor { log: claim.log.id().into(), reason })?;
-            logs.push((claim.log, cursors));
+            let failed = |reason| Error::Cursor { log: claim.log.id().into(), reason };
+            let cursors = register(&claim).await.map_err(failed)?;
+            let recent = Recent::load(&*claim.log, cursors[0].done_to).await.map_err(|e| failed(e.to_string()))?;
+            logs.push((claim.log, cursors, recent));
         }
         let map = Arc::new(SyncLock::new(LatestMap::load(stores.latest.load().await?)));
         let mut builder = Builder {
@@ -212,8 +213,8 @@ impl Flusher {
             sinks: Vec::new(),
             stores,
         };
-        for (log, cursors) in logs {
-            builder.add_log(log, cursors);
+        for (log, cursors, recent) in logs {
+            builder.add_log(log, cursors, recent);
         }
         Ok(builder.finish())
     }
@@ -299,7 +300,7 @@ struct Builder {
 }
 
 impl Builder {
-    fn add_log(&mut self, log: Arc<dyn Log>, cursors: Registered) {
+    fn add_log(&mut self, log: Arc<dyn Log>, cursors: Registered, recent: Recent) {
         let lowest = cursors.iter().map(|c| c.done_to).min().unwrap_or(0);
         let census = Arc::new(Census::new(Arc::clone(&log), lowest, cursors[0].done_to, &cursors[0].tallies));
         let [history, latest, letters, retained] = cursors;
@@ -314,7 +315,7 @@ impl Builder {
             self.sinks.push((Arc::clone(shared), Arc::clone(&census), Arc::clone(&log)));
         }
 
-        let sink = Arc::new(HistorySink::new(log.id(), Arc::clone(&self.stores.history), history.done_to()));
+        let sink = Arc::new(HistorySink::new(log.id(), Arc::clone(&self.stores.history), history.done_to(), recent));
         self.sources.push(Source { log: Arc::clone(&log), sink: Arc::clone(&sink), shared: Arc::clone(&history) });
         let [writes, puts] = [0, 1].map(|i| Arc::clone(&self.gates[i]));
         self.drive(&log, sink, &history, self.config.history.pace(), Arc::clone(&writes));

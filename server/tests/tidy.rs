@@ -28,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str], Dev)] = &[
     ("axum", &["server"], Dev::No),
     ("clap", &["bench", "server", "simulators", "xtask"], Dev::No),
-    ("mongodb", &["stores"], Dev::No),
+    ("mongodb", &["e2e", "simulators", "stores"], Dev::Yes),
     ("opentelemetry", &["server"], Dev::No),
     ("parquet", &["server"], Dev::No),
     ("protox", &["proto"], Dev::No),

@@ -125,6 +125,9 @@ pub(crate) struct TargetOptions {
     /// Token for it.
     #[arg(long, env = "WEIR_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// MongoDB's connection string, to look there without Weir: mongodb://127.0.0.1:27017/weir?replicaSet=rs0
+    #[arg(long, env = "WEIR_MONGODB_URI", hide_env_values = true)]
+    mongodb: Option<String>,
     /// Devices read at one time.
     #[arg(long, default_value_t = 8)]
     parallel: usize,
@@ -135,7 +138,13 @@ pub(crate) struct TargetOptions {
 
 impl TargetOptions {
     pub(crate) fn targets(&self) -> Targets {
-        Targets { weir: self.server.clone(), token: self.token.clone(), parallel: self.parallel, within: self.within }
+        Targets {
+            weir: self.server.clone(),
+            token: self.token.clone(),
+            mongodb: self.mongodb.clone(),
+            parallel: self.parallel,
+            within: self.within,
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 mod cut;
 mod letter;
 mod memtable;
+mod recent;
 mod sink;
 mod tail;
 
+pub(crate) use recent::Recent;
 pub(crate) use sink::HistorySink;
 pub(crate) use tail::{HistoryTail, Source};
 

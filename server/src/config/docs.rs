@@ -10,6 +10,10 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("log", "The log on disk: what was acknowledged and is not yet in every store."),
     ("history", "The history: columns of each device's readings."),
     ("latest", "The newest value of each name of each device."),
+    (
+        "mongodb",
+        "Readings, latest states, dead letters and retained messages in MongoDB instead of in the data folder.",
+    ),
     ("logging", "What Weir says about itself, on standard error."),
 ];
 
@@ -71,6 +75,22 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "Readings are taken in this often when nobody asks, in milliseconds; a query takes them in at once.",
     ),
     ("latest.flush_interval_ms", "Changed states are written this often, in milliseconds."),
+    (
+        "mongodb.uri",
+        "Connection string of a replica set or a sharded cluster, as mongodb://user:password@host/?replicaSet=rs0. Empty: MongoDB is not used.",
+    ),
+    ("mongodb.database", "Database that holds the collections."),
+    (
+        "mongodb.collection_prefix",
+        "Begins the name of every collection, so that two installations can share a database.",
+    ),
+    ("mongodb.connect_timeout_ms", "Longest time to make a connection, in milliseconds."),
+    ("mongodb.server_selection_timeout_ms", "Longest time to find a server that takes writes, in milliseconds."),
+    (
+        "mongodb.request_timeout_ms",
+        "Longest time to wait for one answer, in milliseconds; the request is then repeated.",
+    ),
+    ("mongodb.max_pool_size", "Connections to each server."),
     (
         "logging.level",
         "error, warn, info, debug or trace; also by part, as \"info,weir_broker=debug\". WEIR_LOG does the same.",

@@ -3,6 +3,7 @@
 mod limits;
 pub(crate) mod replay;
 pub(crate) mod state;
+mod stores;
 pub(crate) mod wire;
 
 use std::process::ExitCode;

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) flusher: Arc<flusher::Metrics>,
     /// The store's.
     pub(crate) stores: Arc<stores::Metrics>,
+    /// MongoDB's.
+    pub(crate) mongodb: Arc<stores::mongodb::Metrics>,
     /// The services'.
     pub(crate) api: api::Metrics,
 }
@@ -44,6 +46,7 @@ impl Metrics {
         self.buffer.register(registry);
         self.flusher.register(registry);
         self.stores.register(registry);
+        self.mongodb.register(registry);
         self.api.register(registry);
     }
 }

@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::stores::contract::{Retained, RetainedMessage};
 use anyhow::Context;
 use buffer::Log;
 use buffer::embedded::EmbeddedLog;
 use flusher::{Claim, Flusher};
-use stores::contract::{Retained, RetainedMessage};
-use stores::embedded::EmbeddedStore;
 use tokio::net::TcpListener;
 
 use super::replay::Replayer;
 use super::state::{Metrics, State};
+use super::stores::Stores;
 use crate::config::Config;
 use crate::data_dir::{Addresses, DataDir};
 
@@ -70,40 +70,32 @@ impl Parts {
         let (log_config, log_metrics) = (log_config(config, data), Arc::clone(&metrics.buffer));
         let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(log_config, log_metrics)).await;
         let (log, batcher) = opened.context("open the log")??;
-        let (store_config, store_metrics) = (store_config(config, data), Arc::clone(&metrics.stores));
-        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(store_config, store_metrics)).await;
-        let store = Arc::new(opened.context("open the store")??);
+        let stores = Stores::open(config, data, &metrics).await?;
         let log: Arc<dyn Log> = log;
-
-        let stores = flusher::Stores {
-            history: store.clone(),
-            latest: store.clone(),
-            dead_letters: store.clone(),
-            retained: store.clone(),
-        };
         let claims = vec![Claim::sole(Arc::clone(&log))];
-        let flusher = Flusher::start(flusher_config(config), claims, stores, metrics.flusher.clone()).await?;
+        let flusher = Flusher::start(flusher_config(config), claims, stores.sinks(), metrics.flusher.clone()).await?;
         let door = ingest::Door::new(routes, limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
         let handle = flusher.handle();
-        let state = State::new(config, metrics, Arc::clone(&log), batcher.clone(), handle.clone(), store.clone());
+        let letters = Arc::clone(&stores.dead_letters);
+        let state = State::new(config, metrics, Arc::clone(&log), batcher.clone(), handle.clone(), letters);
         let backend = api::Backend {
-            history: store.clone(),
+            history: Arc::clone(&stores.history),
             tail: handle.tail(),
             latest: handle.latest(),
-            dead_letters: store.clone(),
+            dead_letters: Arc::clone(&stores.dead_letters),
             logs: vec![log],
             books: handle.books(),
             replay: Arc::new(Replayer::new(door.clone(), batcher.clone())),
             status: Arc::new(state.clone()),
         };
-        let retained = retained(&store).await?;
+        let retained = retained(&*stores.retained).await?;
         Ok(Self { state, door, batcher, retained, flusher, backend, api: api_config(config, secret) })
     }
 }
 
 /// Retained messages as the broker keeps them.
-async fn retained(store: &EmbeddedStore) -> anyhow::Result<Vec<broker::Message>> {
-    let stored = Retained::load(store).await.context("load the retained messages")?;
+async fn retained(store: &dyn Retained) -> anyhow::Result<Vec<broker::Message>> {
+    let stored = store.load().await.context("load the retained messages")?;
     let message = |m: &RetainedMessage| broker::Message::new(&m.topic, &m.payload, m.qos, true, &m.properties);
     Ok(stored.iter().map(message).collect())
 }
@@ -155,15 +147,6 @@ fn log_config(config: &Config, data: &DataDir) -> buffer::embedded::Config {
         retain_bytes: c.retain_bytes,
         retain_secs: c.retain_secs,
         ..buffer::embedded::Config::default()
-    }
-}
-
-fn store_config(config: &Config, data: &DataDir) -> stores::embedded::Config {
-    let c = &config.history;
-    stores::embedded::Config {
-        dir: data.store(),
-        cache_bytes: c.cache_bytes,
-        max_open_partitions: c.max_open_partitions,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod compare;
 mod findings;
+mod mongodb;
 mod weir;
 
 use std::path::Path;
@@ -11,6 +12,7 @@ use anyhow::Context;
 
 pub use compare::{Stored, check_device, check_latest};
 pub use findings::{Fault, Finding, Findings, StoreReport};
+pub use mongodb::Mongo;
 pub use weir::Weir;
 
 use crate::ledger::Ledger;
@@ -26,6 +28,8 @@ pub struct Targets {
     pub weir: Option<String>,
     /// Bearer token for it.
     pub token: Option<String>,
+    /// MongoDB's connection string.
+    pub mongodb: Option<String>,
     /// Devices asked for at one time.
     pub parallel: usize,
     /// A store that is not clean is looked at again until it is, or until this time is over: databases get readings later.
@@ -35,7 +39,7 @@ pub struct Targets {
 impl Targets {
     /// No store is to be asked.
     pub fn is_empty(&self) -> bool {
-        self.weir.is_none()
+        self.weir.is_none() && self.mongodb.is_none()
     }
 }
 
@@ -52,6 +56,10 @@ pub async fn verify(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<Stor
         let weir = Weir::connect(address, targets.token.as_deref()).await.with_context(|| format!("weir {address}"))?;
         let look = || weir.check(&ledger, &devices, targets.parallel.max(1));
         reports.push(settled(look, deadline).await?);
+    }
+    if let Some(uri) = &targets.mongodb {
+        let mongo = Mongo::connect(uri).await.context("mongodb")?;
+        reports.push(settled(|| mongo.check(&ledger, &devices), deadline).await.context("mongodb")?);
     }
     Ok(reports)
 }

@@ -88,6 +88,11 @@ impl MongoStore {
         inner.check_version().await?;
         Ok(Self(Arc::new(inner)))
     }
+
+    /// Ends the connections, those of clones too. Requests that are under way end with [`StoreError::Busy`].
+    pub async fn close(self) {
+        self.0.client.clone().shutdown().immediate(true).await;
+    }
 }
 
 impl Inner {

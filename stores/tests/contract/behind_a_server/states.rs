@@ -43,8 +43,7 @@ fn merged(states: &[LatestState]) -> LatestState {
         first_seen: states.iter().map(|s| s.first_seen).min().unwrap(),
         last_seen: states.iter().map(|s| s.last_seen).max().unwrap(),
         readings: states.iter().map(|s| s.readings).max().unwrap(),
-        // Of two that are equally far, the first that came stays.
-        clock_skew: states.iter().map(|s| s.clock_skew.abs()).max().unwrap(),
+        clock_skew: states.iter().map(|s| s.clock_skew).max_by_key(|skew| (skew.abs(), *skew)).unwrap(),
         values,
     }
 }
@@ -66,7 +65,6 @@ async fn states_of_several_writers_merge_in_any_order_to_the_same() {
         Latest::store(store, round).await.unwrap();
     }
     let mut held = store.load().await.unwrap();
-    held.iter_mut().for_each(|state| state.clock_skew = state.clock_skew.abs());
     held.sort_by(|a, b| a.device.cmp(&b.device));
     expected.sort_by(|a, b| a.device.cmp(&b.device));
     assert_eq!(held, expected);

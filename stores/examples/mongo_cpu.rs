@@ -9,12 +9,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use model::{DeviceKey, Nanos, Value};
+use model::{DeviceKey, Nanos, TimeRange, Value};
 use mongodb::bson::{Document, doc};
 use mongodb::options::{ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
 use weir_stores::contract::{History, Latest, LatestState, LatestValue};
 use weir_stores::mongodb::{Config, MongoStore};
+use weir_stores::query::Window;
 use weir_stores::{Block, BlockId, Column, ColumnData};
 
 const START: Nanos = 1_700_000_000 * model::time::SECOND;
@@ -47,7 +48,8 @@ async fn look(database: &Database) -> Outcome<Done> {
     let status = database.run_command(doc! { "serverStatus": 1 }).await?;
     let commands = |name: &str| number(&status, &["metrics", "commands", name, "total"]);
     Ok(Done {
-        cpu_micros: number(&status, &["extra_info", "user_time_us"]) + number(&status, &["extra_info", "system_time_us"]),
+        cpu_micros: number(&status, &["extra_info", "user_time_us"])
+            + number(&status, &["extra_info", "system_time_us"]),
         commands: commands("insert") + commands("update"),
         documents: number(&status, &["opcounters", "insert"]) + number(&status, &["opcounters", "update"]),
         at: Instant::now(),
@@ -135,6 +137,24 @@ async fn insert_single(database: Database, from: usize) -> Outcome<()> {
     Ok(())
 }
 
+/// One of three values of one device, by the minute: from its blocks, and aggregated by the server.
+async fn read(store: &MongoStore, admin: &Database) -> Outcome<()> {
+    const BLOCKS: usize = 4_000;
+    let (device, all) = (key(DEVICES), TimeRange::ALL);
+    store.write((0..BLOCKS).map(|round| block(DEVICES, round)).collect()).await?;
+    let before = look(admin).await?;
+    let metas = store.find(&device, all).await?;
+    store.fetch(&device, &metas, Some(&["humidity".into()])).await?;
+    let after = look(admin).await?;
+    report("readings read in blocks", BLOCKS * ROWS, &before, &after);
+    let minutes = Window::fixed(60 * model::time::SECOND, "")?;
+    if store.aggregate(&device, all, "humidity", &minutes).await?.is_none_or(|windows| windows.is_empty()) {
+        return Err("nothing was aggregated".into());
+    }
+    report("readings aggregated", BLOCKS * ROWS, &after, &look(admin).await?);
+    Ok(())
+}
+
 /// Makes a new server a replica set of one.
 async fn initiate(uri: &str) -> Outcome<()> {
     let mut options = ClientOptions::parse(uri).await?;
@@ -189,6 +209,8 @@ async fn main() -> Outcome<()> {
         after = look(&admin).await?;
         report(name, DEVICES, &before, &after);
     }
+
+    read(&store, &admin).await?;
 
     before = look(&admin).await?;
     let counts = History::count(&store).await?;

@@ -106,18 +106,21 @@ impl Inner {
     }
 
     pub(super) async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
-        let name = self.name(BLOCKS);
-        let mut found = Vec::new();
-        for (filter, hint) in [(short(device, range), BY_TIME), (long(device, range), LONG_BLOCKS)] {
-            let blocks = self.collection(BLOCKS);
-            let request = blocks.find(filter).hint(Hint::Name(hint.into()));
-            let request = request.projection(doc! { "t0": 1, "t1": 1, "n": 1 }).batch_size(10_000);
-            let cursor = self.send("find", request).await.map_err(|error| self.failed(&error))?;
-            found.extend(self.gather(self.request_limit(), cursor, |document| decode::meta(&name, document)).await?);
-        }
+        let (mut found, others) =
+            tokio::try_join!(self.metas(short(device, range), BY_TIME), self.metas(long(device, range), LONG_BLOCKS),)?;
+        found.extend(others);
         found.sort_by(|a, b| (a.first_time, &a.place).cmp(&(b.first_time, &b.place)));
         found.dedup();
         Ok(found)
+    }
+
+    async fn metas(&self, filter: Document, hint: &str) -> Result<Vec<BlockMeta>> {
+        let blocks = self.collection(BLOCKS);
+        let request = blocks.find(filter).hint(Hint::Name(hint.into())).batch_size(10_000);
+        let request = request.projection(doc! { "t0": 1, "t1": 1, "n": 1 });
+        let cursor = self.send("find", request).await.map_err(|error| self.failed(&error))?;
+        let name = self.name(BLOCKS);
+        self.gather(self.request_limit(), cursor, |document| decode::meta(&name, document)).await
     }
 
     pub(super) async fn fetch(
@@ -148,9 +151,7 @@ impl Inner {
         let request = request.optional(names, |request, names| request.projection(projection(names)));
         let cursor = self.send("find", request).await.map_err(|error| self.failed(&error))?;
         let name = self.name(BLOCKS);
-        let read = |document: &RawDocument| {
-            Ok((decode::key(document).to_owned(), decode::decode(&name, document)?))
-        };
+        let read = |document: &RawDocument| Ok((decode::key(document).to_owned(), decode::decode(&name, document)?));
         let mut found: HashMap<String, Block> =
             self.gather(self.request_limit(), cursor, read).await?.into_iter().collect();
         metas
@@ -208,7 +209,7 @@ impl Inner {
 }
 
 /// Blocks that touch a range; of the long ones only those that begin soon before it or in it.
-fn short(device: &DeviceKey, range: TimeRange) -> Document {
+pub(super) fn short(device: &DeviceKey, range: TimeRange) -> Document {
     let from = range.start.saturating_sub(LONG);
     doc! {
         "w": &*device.tenant, "d": &*device.id,
@@ -217,7 +218,7 @@ fn short(device: &DeviceKey, range: TimeRange) -> Document {
 }
 
 /// Long blocks that begin before those and reach into the range.
-fn long(device: &DeviceKey, range: TimeRange) -> Document {
+pub(super) fn long(device: &DeviceKey, range: TimeRange) -> Document {
     let before: Nanos = range.start.saturating_sub(LONG);
     doc! {
         "w": &*device.tenant, "d": &*device.id, "l": true,

@@ -67,14 +67,7 @@ fn put(w: &mut Writer, key: impl Key, value: &Value) {
 }
 
 fn read_value(field: &str, document: &RawDocument) -> Option<LatestValue> {
-    let value = match document.get("v").ok()?? {
-        RawBsonRef::Double(v) => Value::Float(v),
-        RawBsonRef::Int64(v) => Value::Int(v),
-        RawBsonRef::Int32(v) => Value::Int(v.into()),
-        RawBsonRef::Boolean(v) => Value::Bool(v),
-        RawBsonRef::String(v) => Value::Str(v.into()),
-        _ => return None,
-    };
+    let value = decode::value(document.get("v").ok()??)?;
     let (name, _) = names::name(field)?;
     let (time, received) = (decode::long(document, "t")?, decode::long(document, "r")?);
     let seq = decode::long(document, "s").map(i64::cast_unsigned);

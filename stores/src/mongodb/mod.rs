@@ -15,8 +15,10 @@
 //! Nothing is deleted by a TTL index: a deletion that nobody counts would leave the books unbalanced. [`History::expire`] deletes and
 //! counts in one transaction. Blocks are never merged: a document that never changes costs the server least.
 //!
-//! Reads go to the primary, with majority read concern: what a query merges with the tail must not be behind it.
+//! Reads go to the primary and see all that it holds: what a query merges with the tail must not be behind it, as the majority's view
+//! is for a moment after an election. What a read sees too early and a failover takes back is still in the log, and is written again.
 
+mod aggregate;
 mod answer;
 mod config;
 mod connect;
@@ -47,7 +49,9 @@ use crate::block::{Block, BlockMeta};
 use crate::contract::{
     DeadLetters, Deadletter, History, Latest, LatestState, LatestView, Result, Retained, RetainedMessage, StoreError,
 };
+use crate::query::Window;
 
+pub use aggregate::WindowValues;
 pub use config::Config;
 pub use metrics::{CommandLabel, FailureLabel, Metrics};
 
@@ -87,6 +91,22 @@ impl MongoStore {
         let inner = connect::connect(config, metrics).await?;
         inner.check_version().await?;
         Ok(Self(Arc::new(inner)))
+    }
+
+    /// Aggregates of one value of a device over the windows that hold one, in order, computed by the server from the readings in
+    /// `range`. `None` when that cannot be right and the blocks have to be read: some of them overlap (equal readings count once), a
+    /// reading has two values of that name, or the windows are not all of one length.
+    ///
+    /// # Errors
+    /// As the requests of [`History`].
+    pub async fn aggregate(
+        &self,
+        device: &DeviceKey,
+        range: TimeRange,
+        name: &str,
+        window: &Window,
+    ) -> Result<Option<Vec<WindowValues>>> {
+        self.0.aggregate(device, range, name, window).await
     }
 
     /// Ends the connections, those of clones too. Requests that are under way end with [`StoreError::Busy`].

@@ -23,7 +23,9 @@ async fn insist(store: &MongoStore, blocks: &[Block]) {
     loop {
         match store.write(blocks.to_vec()).await {
             Ok(()) => return,
-            Err(StoreError::Busy { .. }) if begun.elapsed() < WAIT => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(StoreError::Busy { .. }) if begun.elapsed() < WAIT => {
+                tokio::time::sleep(Duration::from_millis(20)).await
+            }
             Err(error) => panic!("{error:?}"),
         }
     }

@@ -18,7 +18,8 @@ async fn examined(database: &mongodb::Database, collection: &str) -> Vec<(String
     let mut all = Vec::new();
     while cursor.advance().await.unwrap() {
         let entry = cursor.deserialize_current().unwrap();
-        let number = |key: &str| entry.get(key).and_then(|v| v.as_i64().or(v.as_i32().map(Into::into))).unwrap_or_default();
+        let number =
+            |key: &str| entry.get(key).and_then(|v| v.as_i64().or(v.as_i32().map(Into::into))).unwrap_or_default();
         let plan = entry.get_str("planSummary").unwrap_or_default().to_owned();
         all.push((plan, number("keysExamined"), number("docsExamined")));
     }

@@ -12,21 +12,23 @@ use crate::world::World;
 fn any_state(id: usize) -> impl Strategy<Value = LatestState> {
     let entry = (0_i64..5, proptest::option::of(0_u64..3), 0_i64..4);
     let values = prop::collection::btree_map("[abc.$]", entry, 0..4);
-    (0_i64..100, 0_i64..100, 1_u64..50, -50_i64..50, values).prop_map(move |(first_seen, last_seen, readings, clock_skew, values)| {
-        // A value is what its time, sequence and receive time say it is.
-        let values = values.into_iter().map(|(name, (time, seq, received))| {
-            let number = time * 100 + seq.map_or(0, |s| s as i64 * 10 + 10) + received;
-            value(&name, Value::Int(number), time, seq, received)
-        });
-        LatestState {
-            device: device(&format!("d{id}")),
-            first_seen,
-            last_seen,
-            readings,
-            clock_skew,
-            values: values.collect(),
-        }
-    })
+    (0_i64..100, 0_i64..100, 1_u64..50, -50_i64..50, values).prop_map(
+        move |(first_seen, last_seen, readings, clock_skew, values)| {
+            // A value is what its time, sequence and receive time say it is.
+            let values = values.into_iter().map(|(name, (time, seq, received))| {
+                let number = time * 100 + seq.map_or(0, |s| s as i64 * 10 + 10) + received;
+                value(&name, Value::Int(number), time, seq, received)
+            });
+            LatestState {
+                device: device(&format!("d{id}")),
+                first_seen,
+                last_seen,
+                readings,
+                clock_skew,
+                values: values.collect(),
+            }
+        },
+    )
 }
 
 /// What is expected of states in any order.
@@ -102,7 +104,8 @@ async fn writers_at_one_time_lose_nothing() {
 async fn states_are_asked_for_and_listed_by_device() {
     let mut world = shared_world!();
     let store = world.open().await;
-    let of = |tenant: &str, id: &str| LatestState { device: DeviceKey::new(tenant, id).unwrap(), ..state("x", Vec::new()) };
+    let of =
+        |tenant: &str, id: &str| LatestState { device: DeviceKey::new(tenant, id).unwrap(), ..state("x", Vec::new()) };
     let mut states: Vec<LatestState> = (0..25).map(|d| of("default", &format!("d{d:02}"))).collect();
     states.push(of("defaul", "d05"));
     states.push(of("default.2", "d05"));

@@ -69,8 +69,12 @@ fn part(pairs: &str, place: i32, half: i32) -> Document {
     doc! { "$arrayElemAt": [{ "$arrayElemAt": [pairs, place] }, half] }
 }
 
+/// One row for each window, from blocks that begin at `from` or later and do not overlap.
 fn pipeline(device: &DeviceKey, from: Nanos, range: TimeRange, name: &str, windows: &Windows) -> Vec<Document> {
-    let within = doc! { "w": &*device.tenant, "d": &*device.id, "t0": { "$gte": from, "$lt": range.end }, "t1": { "$gte": range.start } };
+    let within = doc! {
+        "w": &*device.tenant, "d": &*device.id,
+        "t0": { "$gte": from, "$lt": range.end }, "t1": { "$gte": range.start },
+    };
     let values = format!("$v.{}", names::field(name));
     let aside =
         names::fields(name).skip(1).map(|f| Bson::from(doc! { "$ne": [{ "$type": format!("$v.{f}") }, "missing"] }));

@@ -143,13 +143,7 @@ impl Inner {
         R: IntoFuture<Output = std::result::Result<T, Error>>,
     {
         self.metrics.sent(command);
-        match tokio::time::timeout(limit, request.into_future()).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let what = format!("no answer to {command} within {} s", limit.as_secs_f64());
-                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, what).into())
-            }
-        }
+        answered(limit, command, request.into_future()).await
     }
 
     /// What a failed request means, counted.
@@ -170,7 +164,7 @@ impl Inner {
         mut read: impl FnMut(&RawDocument) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
-        while self.send_within(limit, "read", cursor.advance()).await.map_err(|error| self.failed(&error))? {
+        while answered(limit, "getMore", cursor.advance()).await.map_err(|error| self.failed(&error))? {
             all.push(read(cursor.current())?);
         }
         Ok(all)
@@ -178,6 +172,21 @@ impl Inner {
 
     fn request_limit(&self) -> Duration {
         Duration::from_millis(self.config.request_timeout_ms)
+    }
+}
+
+/// Waits for an answer, not for ever. What is not waited for any more ends with its connection.
+async fn answered<T>(
+    limit: Duration,
+    command: &'static str,
+    request: impl Future<Output = std::result::Result<T, Error>>,
+) -> std::result::Result<T, Error> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let what = format!("no answer to {command} within {} s", limit.as_secs_f64());
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, what).into())
+        }
     }
 }
 

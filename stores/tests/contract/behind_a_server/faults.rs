@@ -94,7 +94,7 @@ async fn a_primary_that_steps_down_is_busy_until_there_is_one() {
     let config = Config { server_selection_timeout_ms: 200, ..config(&server) };
     let store = MongoStore::open(config, Default::default()).await.unwrap();
     insist(&store, &[block(&device("a"), 0, 10)]).await;
-    server.admin(doc! { "replSetStepDown": 2, "force": true }).await.unwrap();
+    server.admin(doc! { "replSetStepDown": 5, "force": true }).await.unwrap();
     let error = store.write(vec![block(&device("a"), 10, 10)]).await.unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
     insist(&store, &[block(&device("a"), 10, 10)]).await;

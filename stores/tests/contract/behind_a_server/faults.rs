@@ -172,3 +172,32 @@ async fn two_that_delete_the_same_old_readings_count_them_once() {
     assert_eq!(held(&store).await, [("default".into(), 30_000)]);
     assert_eq!(all(&store, &devices[7], TimeRange::ALL).await.len(), 50);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_count_is_right_while_old_readings_are_being_deleted() {
+    let mut world = shared_world!();
+    let store = world.open().await.clone();
+    let blocks = (0..40).flat_map(|d| (0..200).map(move |i| block(&device(&format!("d{d}")), i * 10, 10)));
+    store.write(blocks.collect()).await.unwrap();
+    let deleting = tokio::spawn({
+        let store = store.clone();
+        // Many small deletions.
+        async move {
+            for step in 1..=20 {
+                store.expire(crate::data::START + step * 100 * crate::data::SECOND).await.unwrap();
+            }
+        }
+    });
+    let mut counts = 0;
+    while !deleting.is_finished() {
+        match History::count(&store).await {
+            Ok(count) => assert_eq!(count, [("default".into(), 80_000)], "after {counts} right counts"),
+            Err(StoreError::Busy { .. }) => continue,
+            Err(error) => panic!("{error:?}"),
+        }
+        counts += 1;
+    }
+    deleting.await.unwrap();
+    assert_eq!(held(&store).await, [("default".into(), 80_000)]);
+    assert!(all(&store, &device("d7"), TimeRange::ALL).await.is_empty());
+}

@@ -59,6 +59,8 @@ fn general(code: i32) -> Option<Meaning> {
         11 | 13 | 18 | 334 | 8000 => Meaning::Paused,
         // IllegalOperation, InvalidNamespace, CommandNotFound, CommandNotSupportedOnView: a person set something up differently.
         20 | 59 | 73 | 166 => Meaning::Paused,
+        // IndexOptionsConflict, IndexKeySpecsConflict: an index of ours is there and is another one.
+        85 | 86 => Meaning::Paused,
         // BSONObjectTooLarge, and both codes of a document that an update made too large.
         10334 | 17419 | 17420 => Meaning::TooLarge,
         // Host unreachable or not found, network time-outs, sockets.
@@ -79,9 +81,9 @@ fn general(code: i32) -> Option<Meaning> {
 pub(super) fn answer(error: &Error) -> StoreError {
     let reason = describe(error);
     let meaning = match &*error.kind {
-        ErrorKind::Authentication { .. } | ErrorKind::InvalidTlsConfig { .. } | ErrorKind::IncompatibleServer { .. } => {
-            Meaning::Paused
-        }
+        ErrorKind::Authentication { .. }
+        | ErrorKind::InvalidTlsConfig { .. }
+        | ErrorKind::IncompatibleServer { .. } => Meaning::Paused,
         ErrorKind::Command(command) => general(command.code).unwrap_or(Meaning::Busy),
         ErrorKind::Write(WriteFailure::WriteError(error)) => {
             return Failure { code: error.code, message: error.message.clone() }.meaning();

@@ -61,8 +61,8 @@ impl fmt::Debug for Config {
 /// The connection string with dots in place of the password.
 pub(super) fn without_password(uri: &str) -> String {
     let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
-    let end = rest.find('/').unwrap_or(rest.len());
-    let Some(at) = rest[..end].rfind('@') else { return uri.to_owned() };
+    // The last one, wherever it stands: a password with characters that it may not have is not shown either.
+    let Some(at) = rest.rfind('@') else { return uri.to_owned() };
     let user = rest[..at].split(':').next().unwrap_or_default();
     format!("{scheme}://{user}:...{}", &rest[at..])
 }
@@ -77,5 +77,6 @@ mod tests {
         let shown = format!("{config:?}");
         assert!(!shown.contains("cret") && shown.contains("mongodb://weir:...@db1,db2/?tls=true"), "{shown}");
         assert_eq!(without_password("mongodb://db1"), "mongodb://db1");
+        assert_eq!(without_password("mongodb://weir:a/b?c@db1/x"), "mongodb://weir:...@db1/x");
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn connect(config: Config, metrics: Arc<Metrics>) -> Result<Inn
     options.server_selection_timeout = Some(Duration::from_millis(config.server_selection_timeout_ms));
     options.max_pool_size = Some(config.max_pool_size.max(1));
     options.write_concern = Some(durably());
-    options.read_concern = Some(ReadConcern::majority());
+    options.read_concern = Some(ReadConcern::local());
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     let client = Client::with_options(options).map_err(|error| unread(&error))?;
     if config.database.is_empty() || config.database.contains(['/', '\\', '.', ' ', '"', '$', '\0']) {

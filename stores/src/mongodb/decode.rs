@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{DeviceKey, Kind, Nanos};
+use model::{DeviceKey, Kind, Nanos, Value};
 use mongodb::bson::{RawArray, RawBsonRef, RawDocument};
 
 use super::names;
@@ -24,6 +24,18 @@ pub(super) fn long(document: &RawDocument, field: &str) -> Option<i64> {
     match document.get(field).ok().flatten()? {
         RawBsonRef::Int64(value) => Some(value),
         RawBsonRef::Int32(value) => Some(value.into()),
+        _ => None,
+    }
+}
+
+/// A value with its type.
+pub(super) fn value(value: RawBsonRef<'_>) -> Option<Value> {
+    match value {
+        RawBsonRef::Double(v) => Some(Value::Float(v)),
+        RawBsonRef::Int64(v) => Some(Value::Int(v)),
+        RawBsonRef::Int32(v) => Some(Value::Int(v.into())),
+        RawBsonRef::Boolean(v) => Some(Value::Bool(v)),
+        RawBsonRef::String(v) => Some(Value::Str(v.into())),
         _ => None,
     }
 }

@@ -51,7 +51,11 @@ impl Inner {
 
     /// The values of a field, from steps in the index.
     async fn distinct(&self, filter: Document, field: &str) -> Result<Vec<Arc<str>>> {
-        let order = if filter.is_empty() { doc! { "w": 1 } } else { doc! { "w": 1, "d": 1 } };
+        let order = if filter.is_empty() {
+            doc! { "w": 1 }
+        } else {
+            doc! { "w": 1, "d": 1 }
+        };
         let pipeline = [doc! { "$match": filter }, doc! { "$sort": order }, doc! { "$group": { "_id": field } }];
         let request = self.collection(BLOCKS);
         let request = request.aggregate(pipeline).with_type::<RawDocumentBuf>().hint(Hint::Name(BY_TIME.into()));

@@ -28,16 +28,16 @@ const KEYS: usize = 1_000;
 /// How often a count is begun again because something was deleted meanwhile.
 const COUNTS: usize = 5;
 
-/// Documents on their way.
-struct Encoded {
-    requests: Vec<Vec<RawDocumentBuf>>,
-    readings: u64,
-    bytes: u64,
+/// Documents of one request, and the rows of each.
+#[derive(Default)]
+struct Request {
+    documents: Vec<RawDocumentBuf>,
+    rows: Vec<u64>,
+    bytes: usize,
 }
 
-fn encode_all(blocks: &[Block]) -> Result<Encoded> {
-    let mut all = Encoded { requests: Vec::new(), readings: 0, bytes: 0 };
-    let mut room = 0;
+fn encode_all(blocks: &[Block]) -> Result<Vec<Request>> {
+    let mut all = vec![Request::default()];
     for block in blocks {
         let device = &block.id.device;
         if block.times.is_empty() {
@@ -51,49 +51,45 @@ fn encode_all(blocks: &[Block]) -> Result<Encoded> {
                 "a block of {device} with {rows} rows takes {bytes} bytes, a document holds {MAX_DOCUMENT}"
             )));
         }
-        all.readings += block.times.len() as u64;
-        all.bytes += bytes as u64;
-        match all.requests.last_mut() {
-            Some(request) if request.len() < DOCUMENTS && bytes <= room => {
-                room -= bytes;
-                request.push(document);
-            }
-            _ => {
-                room = BYTES.saturating_sub(bytes);
-                all.requests.push(vec![document]);
-            }
+        let mut last = all.pop().unwrap_or_default();
+        if last.documents.len() == DOCUMENTS || (last.bytes > 0 && last.bytes + bytes > BYTES) {
+            all.push(std::mem::take(&mut last));
         }
+        last.documents.push(document);
+        last.rows.push(block.times.len() as u64);
+        last.bytes += bytes;
+        all.push(last);
     }
+    all.retain(|request| !request.documents.is_empty());
     Ok(all)
 }
 
 impl Inner {
     pub(super) async fn write(&self, blocks: Vec<Block>) -> Result<()> {
-        let count = blocks.len() as u64;
-        let encoded = compute(move || encode_all(&blocks)).await?.map_err(|error| self.counted(error))?;
-        let mut repeated = 0;
-        for request in encoded.requests {
-            repeated += self.insert(BLOCKS, request).await?;
+        let requests = compute(move || encode_all(&blocks)).await?.map_err(|error| self.counted(error))?;
+        for Request { documents, rows, bytes } in requests {
+            let repeated = self.insert(BLOCKS, documents).await?;
+            let readings = |places: &[usize]| places.iter().filter_map(|at| rows.get(*at)).sum::<u64>();
+            self.metrics.blocks.inc_by((rows.len() - repeated.len()) as u64);
+            self.metrics.repeated.inc_by(repeated.len() as u64);
+            self.metrics.readings.inc_by(rows.iter().sum::<u64>() - readings(&repeated));
+            self.metrics.bytes.inc_by(bytes as u64);
         }
-        self.metrics.blocks.inc_by(count - repeated);
-        self.metrics.repeated.inc_by(repeated);
-        self.metrics.readings.inc_by(encoded.readings);
-        self.metrics.bytes.inc_by(encoded.bytes);
         Ok(())
     }
 
-    /// Inserts documents; returns how many were there already. An error of one document says nothing of the others: all of them
+    /// Inserts documents; returns the places of those that were there already. An error of one document says nothing of the others: all of them
     /// were tried.
-    pub(super) async fn insert(&self, collection: &str, documents: Vec<RawDocumentBuf>) -> Result<u64> {
+    pub(super) async fn insert(&self, collection: &str, documents: Vec<RawDocumentBuf>) -> Result<Vec<usize>> {
         let collection = self.collection(collection);
         let Err(error) = self.send("insert", collection.insert_many(documents).ordered(false)).await else {
-            return Ok(0);
+            return Ok(Vec::new());
         };
         let ErrorKind::InsertMany(details) = &*error.kind else { return Err(self.failed(&error)) };
         let failures = details.write_errors.iter().flatten();
-        let failures = failures.map(|e| Failure { code: e.code, message: e.message.clone() });
-        let (there, others): (Vec<_>, Vec<_>) = failures.partition(Failure::is_there_already);
-        let meanings: Vec<StoreError> = others.iter().map(Failure::meaning).collect();
+        let failures = failures.map(|e| (e.index, Failure { code: e.code, message: e.message.clone() }));
+        let (there, others): (Vec<_>, Vec<_>) = failures.partition(|(_, failure)| failure.is_there_already());
+        let meanings: Vec<StoreError> = others.iter().map(|(_, failure)| failure.meaning()).collect();
         let refusal = |meaning: &StoreError| matches!(meaning, StoreError::Refused(_) | StoreError::TooLarge(_));
         // What passes by itself comes first: what is refused will be refused again.
         if let Some(meaning) = meanings.iter().find(|m| !refusal(m)).or(meanings.first()) {
@@ -102,22 +98,25 @@ impl Inner {
         if let Some(unmet) = &details.write_concern_error {
             return Err(self.counted(busy(format!("{} (code {})", unmet.message, unmet.code))));
         }
-        Ok(there.len() as u64)
+        Ok(there.into_iter().map(|(place, _)| place).collect())
     }
 
     pub(super) async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
-        let name = self.name(BLOCKS);
-        let mut found = Vec::new();
-        for (filter, hint) in [(short(device, range), BY_TIME), (long(device, range), LONG_BLOCKS)] {
-            let blocks = self.collection(BLOCKS);
-            let request = blocks.find(filter).hint(Hint::Name(hint.into()));
-            let request = request.projection(doc! { "t0": 1, "t1": 1, "n": 1 }).batch_size(10_000);
-            let cursor = self.send("find", request).await.map_err(|error| self.failed(&error))?;
-            found.extend(self.gather(self.request_limit(), cursor, |document| decode::meta(&name, document)).await?);
-        }
+        let (mut found, others) =
+            tokio::try_join!(self.metas(short(device, range), BY_TIME), self.metas(long(device, range), LONG_BLOCKS),)?;
+        found.extend(others);
         found.sort_by(|a, b| (a.first_time, &a.place).cmp(&(b.first_time, &b.place)));
         found.dedup();
         Ok(found)
+    }
+
+    async fn metas(&self, filter: Document, hint: &str) -> Result<Vec<BlockMeta>> {
+        let blocks = self.collection(BLOCKS);
+        let request = blocks.find(filter).hint(Hint::Name(hint.into())).batch_size(10_000);
+        let request = request.projection(doc! { "t0": 1, "t1": 1, "n": 1 });
+        let cursor = self.send("find", request).await.map_err(|error| self.failed(&error))?;
+        let name = self.name(BLOCKS);
+        self.gather(self.request_limit(), cursor, |document| decode::meta(&name, document)).await
     }
 
     pub(super) async fn fetch(
@@ -148,9 +147,7 @@ impl Inner {
         let request = request.optional(names, |request, names| request.projection(projection(names)));
         let cursor = self.send("find", request).await.map_err(|error| self.failed(&error))?;
         let name = self.name(BLOCKS);
-        let read = |document: &RawDocument| {
-            Ok((decode::key(document).to_owned(), decode::decode(&name, document)?))
-        };
+        let read = |document: &RawDocument| Ok((decode::key(document).to_owned(), decode::decode(&name, document)?));
         let mut found: HashMap<String, Block> =
             self.gather(self.request_limit(), cursor, read).await?.into_iter().collect();
         metas
@@ -208,7 +205,7 @@ impl Inner {
 }
 
 /// Blocks that touch a range; of the long ones only those that begin soon before it or in it.
-fn short(device: &DeviceKey, range: TimeRange) -> Document {
+pub(super) fn short(device: &DeviceKey, range: TimeRange) -> Document {
     let from = range.start.saturating_sub(LONG);
     doc! {
         "w": &*device.tenant, "d": &*device.id,
@@ -217,7 +214,7 @@ fn short(device: &DeviceKey, range: TimeRange) -> Document {
 }
 
 /// Long blocks that begin before those and reach into the range.
-fn long(device: &DeviceKey, range: TimeRange) -> Document {
+pub(super) fn long(device: &DeviceKey, range: TimeRange) -> Document {
     let before: Nanos = range.start.saturating_sub(LONG);
     doc! {
         "w": &*device.tenant, "d": &*device.id, "l": true,

@@ -119,16 +119,10 @@ impl Inner {
         self.gather(self.request_limit(), cursor, |document| decode(&name, document)).await
     }
 
-    pub(super) async fn mark_letter(
-        &self,
-        tenant: &str,
-        log: &str,
-        offset: u64,
-        stage: &str,
-        at: Nanos,
-    ) -> Result<()> {
+    pub(super) async fn mark_letter(&self, tenant: &str, log: &str, offset: u64, stage: &str, at: Nanos) -> Result<()> {
         let request = self.collection(LETTERS);
-        let request = request.update_one(doc! { "_id": id(tenant, log, offset, stage) }, doc! { "$set": { "replayed": at } });
+        let request =
+            request.update_one(doc! { "_id": id(tenant, log, offset, stage) }, doc! { "$set": { "replayed": at } });
         self.send("update", request).await.map(drop).map_err(|error| self.failed(&error))
     }
 

@@ -8,7 +8,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// What a command did.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CommandLabel {
-    /// `insert`, `update`, `delete`, `find`, `aggregate`, `commit`.
+    /// `insert`, `update`, `delete`, `find`, `aggregate`, `commit`; `start` for all that is asked when a store opens.
     pub command: &'static str,
 }
 
@@ -22,7 +22,7 @@ pub struct FailureLabel {
 /// Figures of the MongoDB store.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Requests sent; the driver may cut a large one into several.
+    /// Requests sent. A long answer is read in several parts, which are not counted.
     pub commands: Family<CommandLabel, Counter>,
     /// Requests that failed, by what the answer meant.
     pub failures: Family<FailureLabel, Counter>,
@@ -30,7 +30,7 @@ pub struct Metrics {
     pub blocks: Counter,
     /// Readings written.
     pub readings: Counter,
-    /// Bytes of blocks written.
+    /// Bytes of blocks sent.
     pub bytes: Counter,
     /// Blocks that were there already.
     pub repeated: Counter,
@@ -48,7 +48,7 @@ impl Metrics {
         r.register("failures", "Requests that failed, by what the answer meant", self.failures.clone());
         r.register("blocks", "Blocks written", self.blocks.clone());
         r.register("readings", "Readings written", self.readings.clone());
-        r.register_with_unit("written", "Bytes of blocks written", Unit::Bytes, self.bytes.clone());
+        r.register_with_unit("sent", "Bytes of blocks sent", Unit::Bytes, self.bytes.clone());
         r.register("repeated_blocks", "Blocks that were there already", self.repeated.clone());
         r.register("fetched_blocks", "Blocks read", self.fetched.clone());
         r.register("states", "Device states written", self.states.clone());

@@ -15,8 +15,10 @@
 //! Nothing is deleted by a TTL index: a deletion that nobody counts would leave the books unbalanced. [`History::expire`] deletes and
 //! counts in one transaction. Blocks are never merged: a document that never changes costs the server least.
 //!
-//! Reads go to the primary, with majority read concern: what a query merges with the tail must not be behind it.
+//! Reads go to the primary and see all that it holds: what a query merges with the tail must not be behind it, as the majority's view
+//! is for a moment after an election. What a read sees too early and a failover takes back is still in the log, and is written again.
 
+mod aggregate;
 mod answer;
 mod config;
 mod connect;
@@ -47,7 +49,9 @@ use crate::block::{Block, BlockMeta};
 use crate::contract::{
     DeadLetters, Deadletter, History, Latest, LatestState, LatestView, Result, Retained, RetainedMessage, StoreError,
 };
+use crate::query::Window;
 
+pub use aggregate::WindowValues;
 pub use config::Config;
 pub use metrics::{CommandLabel, FailureLabel, Metrics};
 
@@ -88,6 +92,27 @@ impl MongoStore {
         inner.check_version().await?;
         Ok(Self(Arc::new(inner)))
     }
+
+    /// Aggregates of one value of a device over the windows that hold one, in order, computed by the server from the readings in
+    /// `range`. `None` when that cannot be right and the blocks have to be read: some of them overlap (equal readings count once), a
+    /// reading has two values of that name, or the windows are not all of one length.
+    ///
+    /// # Errors
+    /// As the requests of [`History`].
+    pub async fn aggregate(
+        &self,
+        device: &DeviceKey,
+        range: TimeRange,
+        name: &str,
+        window: &Window,
+    ) -> Result<Option<Vec<WindowValues>>> {
+        self.0.aggregate(device, range, name, window).await
+    }
+
+    /// Ends the connections, those of clones too. Requests that are under way end with [`StoreError::Busy`].
+    pub async fn close(self) {
+        self.0.client.clone().shutdown().immediate(true).await;
+    }
 }
 
 impl Inner {
@@ -118,13 +143,7 @@ impl Inner {
         R: IntoFuture<Output = std::result::Result<T, Error>>,
     {
         self.metrics.sent(command);
-        match tokio::time::timeout(limit, request.into_future()).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let what = format!("no answer to {command} within {} s", limit.as_secs_f64());
-                Err(std::io::Error::new(std::io::ErrorKind::TimedOut, what).into())
-            }
-        }
+        answered(limit, command, request.into_future()).await
     }
 
     /// What a failed request means, counted.
@@ -145,7 +164,7 @@ impl Inner {
         mut read: impl FnMut(&RawDocument) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
-        while self.send_within(limit, "read", cursor.advance()).await.map_err(|error| self.failed(&error))? {
+        while answered(limit, "getMore", cursor.advance()).await.map_err(|error| self.failed(&error))? {
             all.push(read(cursor.current())?);
         }
         Ok(all)
@@ -153,6 +172,21 @@ impl Inner {
 
     fn request_limit(&self) -> Duration {
         Duration::from_millis(self.config.request_timeout_ms)
+    }
+}
+
+/// Waits for an answer, not for ever. What is not waited for any more ends with its connection.
+async fn answered<T>(
+    limit: Duration,
+    command: &'static str,
+    request: impl Future<Output = std::result::Result<T, Error>>,
+) -> std::result::Result<T, Error> {
+    match tokio::time::timeout(limit, request).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            let what = format!("no answer to {command} within {} s", limit.as_secs_f64());
+            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, what).into())
+        }
     }
 }
 

@@ -99,7 +99,9 @@ impl Inner {
         ];
         let made = self.send("start", self.collection(BLOCKS).create_indexes(blocks)).await;
         made.map_err(|error| self.at_start(&error))?;
-        let made = self.send("start", self.collection(LETTERS).create_indexes([index(doc! { "w": 1 }, "by_tenant", None)])).await;
+        let made = self
+            .send("start", self.collection(LETTERS).create_indexes([index(doc! { "w": 1 }, "by_tenant", None)]))
+            .await;
         made.map_err(|error| self.at_start(&error))?;
         let note = self.database.collection::<Document>(&self.name(SCHEMA));
         let note = note.update_one(doc! { "_id": "weir" }, doc! { "$max": { "version": VERSION } }).upsert(true);

@@ -102,9 +102,17 @@ pub(crate) async fn blocks_that_overlap_are_all_found(mut world: impl World) {
     let mut twin = block(&device, 50_000, 10);
     twin.id.first_offset = 7;
     let short = (0..100).map(|i| block(&device, i * 1_000, 10));
-    store.write(short.chain([Block { id: weir_stores::BlockId { first_offset: 1, ..long.id.clone() }, ..long }, twin]).collect()).await.unwrap();
+    store
+        .write(
+            short
+                .chain([Block { id: weir_stores::BlockId { first_offset: 1, ..long.id.clone() }, ..long }, twin])
+                .collect(),
+        )
+        .await
+        .unwrap();
     store.sync().await.unwrap();
-    let offsets = |blocks: Vec<Block>| blocks.iter().map(|b| b.id.first_offset).collect::<std::collections::BTreeSet<_>>();
+    let offsets =
+        |blocks: Vec<Block>| blocks.iter().map(|b| b.id.first_offset).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(offsets(all(store, &device, seconds(50_005, 50_006)).await), [1, 7, 50_000].into());
     assert_eq!(offsets(all(store, &device, seconds(50_500, 50_600)).await), [1].into());
     assert_eq!(offsets(all(store, &device, seconds(100_000, 100_001)).await), [1].into());
@@ -142,9 +150,13 @@ pub(crate) async fn only_named_columns_are_read(mut world: impl World) {
     store.write(vec![wide.clone()]).await.unwrap();
     store.sync().await.unwrap();
     let metas = store.find(&device, TimeRange::ALL).await.unwrap();
-    for (names, columns) in
-        [(vec!["gps.lat"], 0..2), (vec!["text"], 2..3), (vec!["text", "v", "none"], 2..4), (vec!["gps"], 0..0), (vec![], 0..0)]
-    {
+    for (names, columns) in [
+        (vec!["gps.lat"], 0..2),
+        (vec!["text"], 2..3),
+        (vec!["text", "v", "none"], 2..4),
+        (vec!["gps"], 0..0),
+        (vec![], 0..0),
+    ] {
         let wanted: Vec<std::sync::Arc<str>> = names.iter().map(|n| (*n).into()).collect();
         let read = store.fetch(&device, &metas, Some(&wanted)).await.unwrap();
         let expected = Block { columns: wide.columns[columns].to_vec(), ..wide.clone() };

@@ -25,7 +25,13 @@ pub(crate) async fn states_come_back_as_they_were_stored(mut world: impl World) 
     Latest::store(store, Vec::new()).await.unwrap();
     assert_eq!(load(store).await, []);
     let all = vec![
-        state("a", vec![value("f", Value::Float(0.1), i64::MAX - 1, Some(2), -3), value("i", Value::Int(i64::MIN), 1, None, 3)]),
+        state(
+            "a",
+            vec![
+                value("f", Value::Float(0.1), i64::MAX - 1, Some(2), -3),
+                value("i", Value::Int(i64::MIN), 1, None, 3),
+            ],
+        ),
         state("zigbee/küche", vec![value("b", Value::Bool(false), 1, Some(0), 3)]),
         LatestState { first_seen: -1, clock_skew: 1 << 50, ..state("without values", Vec::new()) },
     ];

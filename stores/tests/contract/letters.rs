@@ -30,7 +30,8 @@ pub(crate) async fn a_letter_that_is_there_already_changes_nothing(mut world: im
     let first = letter("default", "l", 3, "ingest");
     put(store, vec![first.clone()]).await;
     store.mark_replayed("default", "l", 3, "ingest", 99).await.unwrap();
-    put(store, vec![Deadletter { reason: "another".into(), ..first.clone() }, letter("default", "l", 4, "ingest")]).await;
+    put(store, vec![Deadletter { reason: "another".into(), ..first.clone() }, letter("default", "l", 4, "ingest")])
+        .await;
     let marked = Deadletter { replayed: Some(99), ..first };
     assert_eq!(store.get("default", "l", 3, "ingest").await.unwrap(), Some(marked));
     assert_eq!(DeadLetters::count(store).await.unwrap(), [("default".into(), 2)]);

@@ -16,7 +16,8 @@ async fn load(store: &impl Retained) -> Vec<RetainedMessage> {
 
 pub(crate) async fn the_last_change_of_a_topic_stays(mut world: impl World) {
     let store = world.open().await;
-    let changes = vec![message("a", b"1"), message("b", b"1"), message("a", b""), message("a", b"2"), message("b", b"")];
+    let changes =
+        vec![message("a", b"1"), message("b", b"1"), message("a", b""), message("a", b"2"), message("b", b"")];
     for _ in 0..2 {
         store.apply(changes.clone()).await.unwrap();
         assert_eq!(load(store).await, [message("a", b"2")]);

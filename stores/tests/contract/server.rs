@@ -51,7 +51,8 @@ fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let services = std::env::var_os("WEIR_SERVICES").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/weir-services/bin"));
-    let found = std::env::split_paths(&path).chain(services).chain(home).map(|dir| dir.join("mongod")).find(|p| p.is_file());
+    let found =
+        std::env::split_paths(&path).chain(services).chain(home).map(|dir| dir.join("mongod")).find(|p| p.is_file());
     if found.is_none() {
         assert!(std::env::var_os("CI").is_none(), "mongod is not in PATH, nor in the folder that WEIR_SERVICES names");
         eprintln!("skipped: there is no mongod in PATH, nor in the folder that WEIR_SERVICES names");
@@ -73,7 +74,15 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "keeper"]).arg(&dir).arg(program).arg("--dbpath").arg(&dir);
-        command.args(["--bind_ip", "127.0.0.1", "--port", &port.to_string(), "--nounixsocket", "--wiredTigerCacheSizeGB", "0.25"]);
+        command.args([
+            "--bind_ip",
+            "127.0.0.1",
+            "--port",
+            &port.to_string(),
+            "--nounixsocket",
+            "--wiredTigerCacheSizeGB",
+            "0.25",
+        ]);
         if kind != Kind::Standalone {
             command.args(["--replSet", SET, "--oplogSize", "64"]);
         }

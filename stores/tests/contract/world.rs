@@ -62,7 +62,11 @@ impl Mongo {
 pub(crate) fn config(server: &Server) -> mongodb::Config {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    mongodb::Config { uri: server.uri(), database: format!("weir-{}-{number}", std::process::id()), ..Default::default() }
+    mongodb::Config {
+        uri: server.uri(),
+        database: format!("weir-{}-{number}", std::process::id()),
+        ..Default::default()
+    }
 }
 
 impl World for Mongo {

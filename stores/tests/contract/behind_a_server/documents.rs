@@ -76,3 +76,16 @@ async fn a_document_that_is_not_what_was_written_is_named() {
         assert!(said.contains("damaged") && said.contains("#a of collection blocks"), "{change}: {said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_figures_count_what_was_written_and_what_was_there_already() {
+    let world = shared_world!();
+    let metrics: std::sync::Arc<weir_stores::mongodb::Metrics> = Default::default();
+    let store = weir_stores::mongodb::MongoStore::open(world.config.clone(), metrics.clone()).await.unwrap();
+    let blocks: Vec<Block> = (0..2_500).map(|d| block(&device(&format!("d{d}")), 0, 2)).collect();
+    store.write(blocks[..2_100].to_vec()).await.unwrap();
+    store.write(blocks).await.unwrap();
+    assert_eq!((metrics.blocks.get(), metrics.readings.get(), metrics.repeated.get()), (2_500, 5_000, 2_100));
+    let inserts = weir_stores::mongodb::CommandLabel { command: "insert" };
+    assert_eq!(metrics.commands.get_or_create(&inserts).get(), 4, "two for each write");
+}

@@ -23,7 +23,9 @@ async fn insist(store: &MongoStore, blocks: &[Block]) {
     loop {
         match store.write(blocks.to_vec()).await {
             Ok(()) => return,
-            Err(StoreError::Busy { .. }) if begun.elapsed() < WAIT => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(StoreError::Busy { .. }) if begun.elapsed() < WAIT => {
+                tokio::time::sleep(Duration::from_millis(20)).await
+            }
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -92,7 +94,7 @@ async fn a_primary_that_steps_down_is_busy_until_there_is_one() {
     let config = Config { server_selection_timeout_ms: 200, ..config(&server) };
     let store = MongoStore::open(config, Default::default()).await.unwrap();
     insist(&store, &[block(&device("a"), 0, 10)]).await;
-    server.admin(doc! { "replSetStepDown": 2, "force": true }).await.unwrap();
+    server.admin(doc! { "replSetStepDown": 5, "force": true }).await.unwrap();
     let error = store.write(vec![block(&device("a"), 10, 10)]).await.unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
     insist(&store, &[block(&device("a"), 10, 10)]).await;
@@ -169,4 +171,33 @@ async fn two_that_delete_the_same_old_readings_count_them_once() {
     store.expire(before).await.unwrap();
     assert_eq!(held(&store).await, [("default".into(), 30_000)]);
     assert_eq!(all(&store, &devices[7], TimeRange::ALL).await.len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_count_is_right_while_old_readings_are_being_deleted() {
+    let mut world = shared_world!();
+    let store = world.open().await.clone();
+    let blocks = (0..40).flat_map(|d| (0..200).map(move |i| block(&device(&format!("d{d}")), i * 10, 10)));
+    store.write(blocks.collect()).await.unwrap();
+    let deleting = tokio::spawn({
+        let store = store.clone();
+        // Many small deletions.
+        async move {
+            for step in 1..=20 {
+                store.expire(crate::data::START + step * 100 * crate::data::SECOND).await.unwrap();
+            }
+        }
+    });
+    let mut counts = 0;
+    while !deleting.is_finished() {
+        match History::count(&store).await {
+            Ok(count) => assert_eq!(count, [("default".into(), 80_000)], "after {counts} right counts"),
+            Err(StoreError::Busy { .. }) => continue,
+            Err(error) => panic!("{error:?}"),
+        }
+        counts += 1;
+    }
+    deleting.await.unwrap();
+    assert_eq!(held(&store).await, [("default".into(), 80_000)]);
+    assert!(all(&store, &device("d7"), TimeRange::ALL).await.is_empty());
 }

@@ -1,5 +1,6 @@
 //! What only a store behind a server has to promise.
 
+mod aggregates;
 mod documents;
 mod faults;
 mod plans;

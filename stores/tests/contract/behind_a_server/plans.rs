@@ -18,7 +18,8 @@ async fn examined(database: &mongodb::Database, collection: &str) -> Vec<(String
     let mut all = Vec::new();
     while cursor.advance().await.unwrap() {
         let entry = cursor.deserialize_current().unwrap();
-        let number = |key: &str| entry.get(key).and_then(|v| v.as_i64().or(v.as_i32().map(Into::into))).unwrap_or_default();
+        let number =
+            |key: &str| entry.get(key).and_then(|v| v.as_i64().or(v.as_i32().map(Into::into))).unwrap_or_default();
         let plan = entry.get_str("planSummary").unwrap_or_default().to_owned();
         all.push((plan, number("keysExamined"), number("docsExamined")));
     }
@@ -66,4 +67,12 @@ async fn the_server_looks_only_at_what_it_has_to() {
     assert_eq!(store.list("default", Some("d10"), 5).await.unwrap(), []);
     let listed = examined(&database, "devices").await;
     assert!(listed.iter().all(|(plan, _, _)| plan.starts_with("IXSCAN")), "{listed:?}");
+
+    note(&database).await;
+    let readings = database.collection::<Document>("readings");
+    let some = doc! { "tenant": "default", "device": "d07", "t0": { "$gte": START + 100 * SECOND } };
+    assert!(readings.find_one(some).await.unwrap().is_some());
+    let viewed = examined(&database, "readings").await;
+    assert!(viewed.iter().all(|(plan, keys, _)| plan.starts_with("IXSCAN") && *keys < 100), "{viewed:?}");
+    assert_eq!(viewed.len(), 1);
 }

@@ -65,7 +65,7 @@ fn name() -> impl Strategy<Value = String> {
 
 fn data(kind: Kind, count: usize) -> BoxedStrategy<ColumnData> {
     // No negative zero: the decimals of the embedded store do not keep its sign.
-    let finite = any::<f64>().prop_map(|v| if v.is_finite() && v != 0.0 { v } else { 0.0 });
+    let finite = any::<f64>().prop_map(|v| if v.is_finite() { v } else { -0.0 });
     match kind {
         Kind::Float => prop::collection::vec(finite, count).prop_map(ColumnData::Float).boxed(),
         Kind::Int => prop::collection::vec(any::<i64>(), count).prop_map(ColumnData::Int).boxed(),

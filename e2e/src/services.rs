@@ -1,6 +1,7 @@
 //! Real servers: redis-server, mongod as a replica set of one, influxd. Each on a free port, with its data in a given folder.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -232,5 +233,67 @@ impl Mongod {
     /// For `mongodb.uri`.
     pub fn uri(&self) -> String {
         format!("mongodb://{}/?replicaSet={REPLICA_SET}", self.0.address)
+    }
+}
+
+/// An InfluxDB 2 that was set up.
+#[derive(Debug)]
+pub struct Influxd {
+    /// The process.
+    pub server: Server,
+    /// May do everything.
+    pub token: String,
+    /// Organization.
+    pub org: String,
+    /// Bucket, which keeps everything.
+    pub bucket: String,
+}
+
+impl Influxd {
+    /// Starts one and sets it up.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let home = std::path::absolute(dir)?.display().to_string();
+        let server = Server::start("influxd", dir, |port| {
+            words(&format!(
+                "run --bolt-path {home}/influxd.bolt --engine-path {home}/engine --sqlite-path {home}/influxd.sqlite \
+                 --http-bind-address 127.0.0.1:{port} --reporting-disabled --log-level error"
+            ))
+        })?;
+        let (token, org, bucket) = ("test-token".to_owned(), "weir".to_owned(), "weir".to_owned());
+        let setup = serde_json::json!({
+            "username": "weir", "password": "weir-password", "org": org, "bucket": bucket, "token": token,
+        });
+        let influxd = Self { server, token, org, bucket };
+        influxd.post("/api/v2/setup", "application/json", &setup.to_string())?;
+        Ok(influxd)
+    }
+
+    /// For `influxdb.url`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.address)
+    }
+
+    /// What it answers to a POST.
+    ///
+    /// # Errors
+    /// When it refuses, with what it says.
+    pub fn post(&self, path: &str, content: &str, body: &str) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.server.address)?;
+        write!(
+            stream,
+            "POST {path} HTTP/1.0\r\nHost: influxd\r\nAuthorization: Token {}\r\nContent-Type: {content}\r\n\
+             Accept: application/csv, application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer with a head")?;
+        ensure!(head.contains(" 20"), "{path}: {answer}");
+        Ok(body.to_owned())
     }
 }

@@ -7,6 +7,7 @@
 
 mod check;
 mod clients;
+mod services;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +30,11 @@ enum Chore {
     },
     /// Formatting, lints and documentation, warnings denied.
     Check,
+    /// Real servers to try Weir with: redis-server, mongod (a replica set of one), influxd.
+    Services {
+        #[command(subcommand)]
+        what: Services,
+    },
     /// Runs each fuzz target (needs a nightly toolchain; installs cargo-fuzz).
     Fuzz {
         /// Seconds for each target.
@@ -37,10 +43,33 @@ enum Chore {
     },
 }
 
+#[derive(Subcommand)]
+enum Services {
+    /// Puts the programs that are missing into a cache folder.
+    Install,
+    /// Starts them on free ports and prints the variables that Weir takes: `eval "$(cargo xtask services up)"`.
+    Up {
+        /// Their data.
+        #[arg(default_value = "target/services")]
+        dir: std::path::PathBuf,
+    },
+    /// Ends them; their data stays.
+    Down {
+        /// Their data.
+        #[arg(default_value = "target/services")]
+        dir: std::path::PathBuf,
+    },
+}
+
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Test { arguments } => test::workspace(&arguments),
         Chore::Check => check::run(),
+        Chore::Services { what: Services::Install } => {
+            services::install().map(|folder| println!("{}", folder.display()))
+        }
+        Chore::Services { what: Services::Up { dir } } => services::up(&dir),
+        Chore::Services { what: Services::Down { dir } } => services::down(&dir),
         Chore::Fuzz { secs } => test::fuzz(secs),
     }
 }

@@ -18,6 +18,7 @@ use crate::deliver::Delivery;
 use crate::driver::Driver;
 use crate::history::{HistorySink, HistoryTail, Recent, Source};
 use crate::latest::{LatestMap, LatestSink, View};
+use crate::letters::LettersView;
 use crate::metrics::Metrics;
 use crate::rare::{Letters, Rare, RetainedMessages};
 use crate::sink::Sink;
@@ -103,6 +104,7 @@ type Watched = (Arc<Shared>, Arc<Census>, Arc<dyn Log>);
 pub struct Handle {
     latest: Arc<View>,
     pub(crate) tail: Arc<HistoryTail>,
+    letters: Arc<LettersView>,
     books: Arc<Ledger>,
     sinks: Arc<Vec<Watched>>,
     metrics: Arc<Metrics>,
@@ -118,6 +120,11 @@ impl Handle {
     /// The readings that are not in the store yet.
     pub fn tail(&self) -> Arc<dyn Tail> {
         Arc::clone(&self.tail) as Arc<dyn Tail>
+    }
+
+    /// The dead letters, those that are not in the store yet included.
+    pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
+        Arc::clone(&self.letters) as Arc<dyn DeadLetters>
     }
 
     /// The books.
@@ -369,7 +376,13 @@ impl Builder {
         let (store, retention) = (Arc::clone(&self.stores.history), self.config.history.retention_secs);
         let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
         self.task("retention".to_owned(), move |stop| maintenance::expire(store, retention, clock, metrics, stop));
+        let letters = self.accounts.iter().map(|a| (Arc::clone(&a.log), Arc::clone(&a.dead_letters))).collect();
         let handle = Handle {
+            letters: Arc::new(LettersView {
+                store: Arc::clone(&self.stores.dead_letters),
+                sources: letters,
+                wait: Duration::from_millis(self.config.latest.query_wait_ms),
+            }),
             latest: Arc::new(View {
                 map: self.map,
                 sources: self.states,

@@ -14,6 +14,7 @@ mod driver;
 mod flusher;
 mod history;
 mod latest;
+mod letters;
 mod maintenance;
 mod metrics;
 mod progress;

@@ -92,7 +92,9 @@ impl Shared {
     }
 
     pub(crate) fn set_cursor(&self, cursor: Cursor) {
+        let done_to = cursor.done_to;
         *self.cursor.lock() = cursor;
+        self.progress.set_delivered(done_to);
     }
 
     /// Says that all is well; true when it was not.

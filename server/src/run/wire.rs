@@ -76,13 +76,13 @@ impl Parts {
         let flusher = Flusher::start(flusher_config(config), claims, stores.sinks(), metrics.flusher.clone()).await?;
         let door = ingest::Door::new(routes, limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
         let handle = flusher.handle();
-        let letters = Arc::clone(&stores.dead_letters);
+        let letters = handle.dead_letters();
         let state = State::new(config, metrics, Arc::clone(&log), batcher.clone(), handle.clone(), letters);
         let backend = api::Backend {
             history: Arc::clone(&stores.history),
             tail: handle.tail(),
             latest: handle.latest(),
-            dead_letters: Arc::clone(&stores.dead_letters),
+            dead_letters: handle.dead_letters(),
             logs: vec![log],
             books: handle.books(),
             replay: Arc::new(Replayer::new(door.clone(), batcher.clone())),

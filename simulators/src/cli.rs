@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weir_simulators::bench::Load;
-use weir_simulators::oracle::Targets;
+use weir_simulators::oracle::{Place, Targets};
 use weir_simulators::replay::{Columns, Replay};
 use weir_simulators::scenario::{Version, parse_duration};
 
@@ -128,6 +128,21 @@ pub(crate) struct TargetOptions {
     /// MongoDB's connection string, to look there without Weir: mongodb://127.0.0.1:27017/weir?replicaSet=rs0
     #[arg(long, env = "WEIR_MONGODB_URI", hide_env_values = true)]
     mongodb: Option<String>,
+    /// InfluxDB's address, to look there without Weir: http://127.0.0.1:8086
+    #[arg(long, env = "WEIR_INFLUXDB_URL", requires_all = ["influxdb_token", "influxdb_org", "influxdb_bucket"])]
+    influxdb: Option<String>,
+    /// A token that may read the bucket.
+    #[arg(long, env = "WEIR_INFLUXDB_TOKEN", hide_env_values = true)]
+    influxdb_token: Option<String>,
+    /// Its organization.
+    #[arg(long, env = "WEIR_INFLUXDB_ORG")]
+    influxdb_org: Option<String>,
+    /// Its bucket.
+    #[arg(long, env = "WEIR_INFLUXDB_BUCKET")]
+    influxdb_bucket: Option<String>,
+    /// Its measurement.
+    #[arg(long, env = "WEIR_INFLUXDB_MEASUREMENT", default_value = "telemetry")]
+    influxdb_measurement: String,
     /// Devices read at one time.
     #[arg(long, default_value_t = 8)]
     parallel: usize,
@@ -142,6 +157,13 @@ impl TargetOptions {
             weir: self.server.clone(),
             token: self.token.clone(),
             mongodb: self.mongodb.clone(),
+            influxdb: self.influxdb.as_ref().map(|url| Place {
+                url: url.clone(),
+                token: self.influxdb_token.clone().unwrap_or_default(),
+                org: self.influxdb_org.clone().unwrap_or_default(),
+                bucket: self.influxdb_bucket.clone().unwrap_or_default(),
+                measurement: self.influxdb_measurement.clone(),
+            }),
             parallel: self.parallel,
             within: self.within,
         }

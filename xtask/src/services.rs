@@ -112,7 +112,9 @@ fn influxd(folder: &Path) -> anyhow::Result<()> {
         .arg("./cmd/influxd")
         .current_dir(&source)
         .env("PKG_CONFIG", work.join("pkg-config"))
-        .env("RUSTUP_TOOLCHAIN", toolchain))?;
+        .env("RUSTUP_TOOLCHAIN", toolchain)
+        // The library is looked for in its usual place.
+        .env_remove("CARGO_TARGET_DIR"))?;
     std::fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))
 }
 

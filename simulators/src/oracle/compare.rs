@@ -52,16 +52,47 @@ pub(super) struct Letters {
     pub(super) payloads: HashSet<Vec<u8>>,
 }
 
-/// Compares what a store holds of a device with what the device sent. Adds to `report`.
-pub fn check_device(report: &mut StoreReport, ledger: &Ledger, device: &Device, stored: &[Stored]) {
-    check(report, ledger, device, stored, None);
+/// What a store may do with a reading besides holding it as it is.
+pub(super) struct Allowance<'a> {
+    /// The reading as the store writes it.
+    pub(super) as_stored: &'a dyn Fn(&Reading) -> Reading,
+    /// The store may be without it.
+    pub(super) missing: &'a dyn Fn(&Reading) -> bool,
 }
 
-pub(super) fn check(
+const NONE: Allowance<'static> = Allowance { as_stored: &Reading::clone, missing: &|_| false };
+
+/// Compares what a store holds of a device with what the device sent. Adds to `report`.
+pub fn check_device(report: &mut StoreReport, ledger: &Ledger, device: &Device, stored: &[Stored]) {
+    check(report, ledger, device, stored, &NONE, None);
+}
+
+pub(super) fn check_as(
     report: &mut StoreReport,
     ledger: &Ledger,
     device: &Device,
     stored: &[Stored],
+    allowance: &Allowance<'_>,
+) {
+    check(report, ledger, device, stored, allowance, None);
+}
+
+pub(super) fn check_with_letters(
+    report: &mut StoreReport,
+    ledger: &Ledger,
+    device: &Device,
+    stored: &[Stored],
+    letters: &Letters,
+) {
+    check(report, ledger, device, stored, &NONE, Some(letters));
+}
+
+fn check(
+    report: &mut StoreReport,
+    ledger: &Ledger,
+    device: &Device,
+    stored: &[Stored],
+    allowance: &Allowance<'_>,
     letters: Option<&Letters>,
 ) {
     let mut expected: HashMap<Key, Expected> = HashMap::new();
@@ -69,8 +100,10 @@ pub(super) fn check(
         let outcome = ledger.outcome(device.index, message.number);
         check_letter(report, device, &message, outcome, letters);
         for reading in message.readings {
-            let acknowledged = u64::from(outcome == Some(Outcome::Acknowledged));
+            let needed = outcome == Some(Outcome::Acknowledged) && !(allowance.missing)(&reading);
+            let acknowledged = u64::from(needed);
             report.acknowledged += acknowledged;
+            let reading = (allowance.as_stored)(&reading);
             let known = expected.entry(key(&reading)).or_insert_with(|| Expected {
                 reading,
                 outcome,

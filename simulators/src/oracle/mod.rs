@@ -2,6 +2,7 @@
 
 mod compare;
 mod findings;
+mod influxdb;
 mod mongodb;
 mod weir;
 
@@ -12,6 +13,7 @@ use anyhow::Context;
 
 pub use compare::{Stored, check_device, check_latest};
 pub use findings::{Fault, Finding, Findings, StoreReport};
+pub use influxdb::{Influx, Place, Refused};
 pub use mongodb::Mongo;
 pub use weir::Weir;
 
@@ -22,7 +24,7 @@ use crate::plan;
 const AGAIN: Duration = Duration::from_millis(300);
 
 /// What to check, and where.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Targets {
     /// Weir's gRPC address.
     pub weir: Option<String>,
@@ -30,6 +32,8 @@ pub struct Targets {
     pub token: Option<String>,
     /// MongoDB's connection string.
     pub mongodb: Option<String>,
+    /// InfluxDB.
+    pub influxdb: Option<Place>,
     /// Devices asked for at one time.
     pub parallel: usize,
     /// A store that is not clean is looked at again until it is, or until this time is over: databases get readings later.
@@ -39,7 +43,7 @@ pub struct Targets {
 impl Targets {
     /// No store is to be asked.
     pub fn is_empty(&self) -> bool {
-        self.weir.is_none() && self.mongodb.is_none()
+        self.weir.is_none() && self.mongodb.is_none() && self.influxdb.is_none()
     }
 }
 
@@ -52,14 +56,27 @@ pub async fn verify(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<Stor
     let devices = plan::devices(&ledger.header.scenario, &ledger.header.folder, ledger.header.start)?;
     let deadline = Instant::now() + targets.within;
     let mut reports = Vec::new();
+    let mut weir = None;
     if let Some(address) = &targets.weir {
-        let weir = Weir::connect(address, targets.token.as_deref()).await.with_context(|| format!("weir {address}"))?;
+        let connected = Weir::connect(address, targets.token.as_deref()).await;
+        let weir = weir.insert(connected.with_context(|| format!("weir {address}"))?);
         let look = || weir.check(&ledger, &devices, targets.parallel.max(1));
         reports.push(settled(look, deadline).await?);
     }
     if let Some(uri) = &targets.mongodb {
         let mongo = Mongo::connect(uri).await.context("mongodb")?;
         reports.push(settled(|| mongo.check(&ledger, &devices), deadline).await.context("mongodb")?);
+    }
+    if let Some(place) = &targets.influxdb {
+        let influx = Influx::new(place.clone()).context("influxdb")?;
+        let look = || async {
+            let refused = match &weir {
+                Some(weir) => weir.refused(ledger.header.start).await?,
+                None => Refused::default(),
+            };
+            influx.check(&ledger, &devices, &refused).await
+        };
+        reports.push(settled(look, deadline).await.context("influxdb")?);
     }
     Ok(reports)
 }

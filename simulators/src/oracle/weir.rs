@@ -13,13 +13,32 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::compare::{Letters, Stored, check, check_latest};
+use super::compare::{Letters, Stored, check_latest, check_with_letters};
 use super::findings::StoreReport;
+use super::influxdb::Refused;
 use crate::ledger::Ledger;
 use crate::plan::Device;
 
 /// Readings of one page.
 const PAGE: i32 = 10_000;
+
+/// Stage of the dead letters that InfluxDB refused.
+const POINTS: &str = "points";
+
+/// The dead letters of a run.
+#[derive(Debug, Default)]
+struct AllLetters {
+    /// Messages that could not be read, by client.
+    unread: HashMap<String, Letters>,
+    refused: Refused,
+}
+
+/// The reading that a store refused: its device and sequence.
+fn sequence_of(letter: &v1::DeadLetter) -> Option<(String, u64)> {
+    let payload: serde_json::Value = serde_json::from_slice(&letter.payload).ok()?;
+    let device = letter.device.rsplit('/').next()?;
+    Some((device.replace("%2F", "/").replace("%25", "%"), payload.get("seq")?.as_u64()?))
+}
 
 /// A connection to Weir.
 #[derive(Debug, Clone)]
@@ -66,13 +85,13 @@ impl Weir {
         &self,
         ledger: &Ledger,
         device: &Device,
-        letters: &HashMap<String, Letters>,
+        letters: &AllLetters,
     ) -> anyhow::Result<StoreReport> {
         let mut report = StoreReport::new("weir");
         let rows = self.readings(device, ledger.header.start).await.context("read the history")?;
         let none = Letters::default();
-        let letters = letters.get(&*device.id).unwrap_or(&none);
-        check(&mut report, ledger, device, &rows, Some(letters));
+        let letters = letters.unread.get(&*device.id).unwrap_or(&none);
+        check_with_letters(&mut report, ledger, device, &rows, letters);
         let latest = self.latest(device).await.context("read the latest values")?;
         check_latest(&mut report, ledger, device, &latest);
         Ok(report)
@@ -120,10 +139,18 @@ impl Weir {
         rows.collect()
     }
 
-    /// Dead letters of this run, by device.
-    async fn letters(&self, start: Nanos) -> anyhow::Result<HashMap<String, Letters>> {
+    /// Readings that InfluxDB refused since `start`.
+    ///
+    /// # Errors
+    /// When a call fails.
+    pub async fn refused(&self, start: Nanos) -> anyhow::Result<Refused> {
+        Ok(self.letters(start).await?.refused)
+    }
+
+    /// Dead letters of this run.
+    async fn letters(&self, start: Nanos) -> anyhow::Result<AllLetters> {
         let mut client = DeadLetterServiceClient::new(self.channel.clone());
-        let (mut letters, mut page_token) = (HashMap::<String, Letters>::new(), String::new());
+        let (mut letters, mut page_token) = (AllLetters::default(), String::new());
         loop {
             let request = v1::ListDeadLettersRequest {
                 parent: "tenants/-".into(),
@@ -133,9 +160,13 @@ impl Weir {
             };
             let answer = client.list_dead_letters(self.request(request)).await?.into_inner();
             for letter in answer.dead_letters {
-                if letter.ingest_time.map(nanos).is_none_or(|taken| taken >= start) {
-                    let client = letter.client_id;
-                    letters.entry(client).or_default().payloads.insert(letter.payload);
+                if letter.ingest_time.map(nanos).is_some_and(|taken| taken < start) {
+                    continue;
+                }
+                if letter.stage == POINTS {
+                    letters.refused.0.extend(sequence_of(&letter));
+                } else {
+                    letters.unread.entry(letter.client_id).or_default().payloads.insert(letter.payload);
                 }
             }
             page_token = answer.next_page_token;

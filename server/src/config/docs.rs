@@ -95,7 +95,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "logging.level",
         "error, warn, info, debug or trace; also by part, as \"info,weir_broker=debug\". WEIR_LOG does the same.",
     ),
-    ("logging.format", "\"text\", \"json\", or \"auto\": text on a terminal, else JSON."),
+    (
+        "logging.format",
+        "\"text\", \"json\" (one object a line, names of the Elastic Common Schema), or \"auto\": text on a terminal, else JSON.",
+    ),
 ];
 
 /// What the sample says about routes.

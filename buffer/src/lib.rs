@@ -15,6 +15,7 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 mod recent;
+pub mod redis;
 mod ring;
 
 pub use batcher::{Batcher, SubmitError, Ticket};

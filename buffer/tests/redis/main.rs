@@ -1,0 +1,13 @@
+//! The log on Redis, with real servers.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod control;
+#[path = "../common/redis.rs"]
+mod server;
+
+mod catalogue;
+mod faults;
+mod settings;

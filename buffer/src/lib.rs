@@ -17,6 +17,7 @@ pub mod metrics;
 mod recent;
 pub mod redis;
 mod ring;
+pub mod spill;
 
 pub use batcher::{Batcher, SubmitError, Ticket};
 pub use catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};

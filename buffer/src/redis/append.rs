@@ -10,13 +10,14 @@ use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::elsewhere::Elsewhere;
-use super::error::{OpenError, is_lost, is_no_script, words};
+use super::error::{OpenError, is_full, is_lost, is_no_script, words};
 use super::servers::{Servers, invoke};
 use super::settings::{self, Wait};
 use super::keys::Common;
 use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
 use crate::batcher::{Append, AppendError};
 use crate::frame::{Frame, FrameBuilder};
+use crate::spill::{Blocker, Primary};
 
 /// What an entry takes on the server besides its frame, about.
 const OVERHEAD_BYTES: &str = "192";
@@ -96,7 +97,7 @@ impl Form {
     }
 
     /// Appends the frame, which must begin at the log's end or be the last one in it.
-    pub(crate) fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {
+    fn store_frame(&mut self, frame: &Frame) -> Result<(), AppendError> {
         let mut tried = false;
         let mut freed = false;
         loop {
@@ -212,7 +213,7 @@ impl From<RedisError> for Refusal {
 impl Refusal {
     fn words(&self) -> String {
         match self {
-            Self::Server(error) if error.code() == Some("OOM") => "redis is out of memory (maxmemory)".into(),
+            Self::Server(error) if is_full(error) => "redis is out of memory (maxmemory)".into(),
             Self::Server(error) => format!("redis is away: {}", words(error)),
             Self::Settings(error) => error.to_string(),
         }
@@ -263,7 +264,7 @@ impl Append for Form {
                 builder.build(*self.log.end.borrow(), self.incarnation, self.last_time)
             }
         };
-        match self.store(&frame) {
+        match self.store_frame(&frame) {
             Ok(()) => Ok(frame),
             Err(error) => {
                 self.waiting = Some(frame);
@@ -296,8 +297,7 @@ impl Append for Form {
     }
 
     fn blocked(&self, reason: Option<&str>) {
-        self.log.metrics.blocked.set(i64::from(reason.is_some()));
-        self.log.held.lock().blocked = reason.map(str::to_owned);
+        self.log.set_blocked(reason);
     }
 
     fn close(&mut self) -> Result<(), AppendError> {
@@ -306,5 +306,32 @@ impl Append for Form {
         let incarnation = self.incarnation;
         let ended = self.block_on(async |form| beat_once(&form.log, &form.servers, incarnation, Duration::ZERO).await)?;
         ended.map(drop).map_err(|error| AppendError::Full(format!("redis is away: {}", words(&error))))
+    }
+}
+
+impl Primary for Form {
+    fn id(&self) -> &str {
+        &self.log.id
+    }
+
+    fn end(&self) -> u64 {
+        *self.log.end.borrow()
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    fn blocker(&self) -> Blocker {
+        let log = Arc::clone(&self.log);
+        Box::new(move |reason| log.set_blocked(reason))
+    }
+
+    fn take_waiting(&mut self) -> Option<Frame> {
+        self.waiting.take()
+    }
+
+    fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {
+        self.store_frame(frame)
     }
 }

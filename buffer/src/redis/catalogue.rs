@@ -9,7 +9,7 @@ use redis::RedisResult;
 
 use super::error::words;
 use super::keys::{Common, Keys};
-use super::{Redis, Shared, cursors, follow, millis, scripts};
+use super::{HEARTBEAT, Redis, Shared, cursors, follow, millis, scripts};
 use crate::catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};
 use crate::cursor::{Cursor, Tally};
 use crate::log::Log;
@@ -73,7 +73,8 @@ impl Shared {
 
     async fn settle(&self, lease: &Lease) -> RedisResult<Settled> {
         let keys = self.keys(&lease.log);
-        let arguments = [lease.holder.name.clone(), lease.epoch.to_string(), self.config.retain_ms().to_string()];
+        let (retain, beat) = (self.config.retain_ms().to_string(), millis(HEARTBEAT));
+        let arguments = [lease.holder.name.clone(), lease.epoch.to_string(), retain, beat];
         let names = [&keys.meta, &keys.lease, &keys.writer, &keys.cursors].map(String::as_str);
         let answer: Vec<redis::Value> =
             self.servers.script(&scripts::SETTLE, &names, &arguments.each_ref().map(String::as_str)).await?;

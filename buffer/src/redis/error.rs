@@ -14,18 +14,33 @@ pub enum OpenError {
     /// The server may lose what it said it has.
     #[error("{0}")]
     Unsafe(String),
+    /// The spill's files.
+    #[error("{0}")]
+    Spill(String),
     /// A thread could not be made.
     #[error("cannot start the log's writer: {0}")]
     Start(String),
 }
 
+/// The code that the server's answer begins with, and the rest of it; of the first command that failed.
+fn answer(error: &RedisError) -> Option<(String, String)> {
+    let errors = error.clone().into_server_errors()?;
+    let (_, first) = errors.first()?;
+    Some((first.code().to_owned(), first.details().unwrap_or_default().to_owned()))
+}
+
 /// The server's or the system's words, short.
 pub(super) fn words(error: &RedisError) -> String {
-    match (error.code(), error.detail()) {
-        (Some("ERR"), Some(detail)) => detail.to_owned(),
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        _ => error.to_string(),
+    match answer(error) {
+        Some((code, rest)) if code == "ERR" => rest,
+        Some((code, rest)) => format!("{code} {rest}"),
+        None => error.to_string(),
     }
+}
+
+/// True when the server has no memory left for what makes logs longer.
+pub(super) fn is_full(error: &RedisError) -> bool {
+    answer(error).is_some_and(|(code, _)| code == "OOM")
 }
 
 /// True when another connection, or another server, may answer better.
@@ -58,10 +73,8 @@ pub(super) fn strange(what: &'static str) -> RedisError {
 /// Why the connection was refused, naming the key that is to be changed.
 pub(super) fn refused(address: &str, error: &RedisError) -> OpenError {
     let words = words(error);
-    let code = error.code().unwrap_or_default();
     let denied = error.kind() == ErrorKind::AuthenticationFailed
-        || ["WRONGPASS", "NOAUTH", "NOPERM"].contains(&code)
-        || words.contains("AUTH");
+        || ["WRONGPASS", "NOAUTH", "NOPERM", "AUTH"].iter().any(|code| words.contains(code));
     if denied {
         let what = if words.contains("NOPERM") { "lacks a permission for Weir" } else { "refuses the user or password" };
         OpenError::Unreachable(format!(

@@ -48,6 +48,7 @@ use crate::batcher::Batcher;
 use crate::log::State;
 use crate::metrics::Metrics;
 use crate::ring::Ring;
+use crate::spill;
 
 pub use config::{Config, Durability, Secret};
 pub use error::OpenError;
@@ -143,9 +144,39 @@ impl Redis {
         Ok((log, batcher))
     }
 
+    /// As [`Redis::create`], with a spill for when the server is away or full. What was spilled before the last end is
+    /// drained into the new log.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn create_with_spill(
+        &self,
+        spill: spill::Config,
+        metrics: Arc<Metrics>,
+    ) -> Result<(Arc<RedisLog>, Batcher, spill::Status), OpenError> {
+        let spill_error = |error: spill::OpenError| OpenError::Spill(error.to_string());
+        let opened = spill::Opened::open(spill).map_err(spill_error)?;
+        let before = opened.drained_into().map(str::to_owned);
+        let end = match &before {
+            Some(log) => self.shared.take(log).await.map_err(|error| self.shared.refused(&error))?,
+            None => None,
+        };
+        let (log, form) = self.create_form(Arc::clone(&metrics)).await?;
+        let (form, status) = opened.start(form, end, metrics).await.map_err(spill_error)?;
+        let (batch, metrics) = (self.shared.config.batch.clone(), Arc::clone(&log.metrics));
+        let batcher = Batcher::start(batch, metrics, form).map_err(|error| OpenError::Start(error.to_string()))?;
+        // Nobody asks for it again: all that is left is noted under the new log.
+        if let Some(before) = before
+            && let Err(error) = self.shared.forget_end(&before).await
+        {
+            tracing::debug!("forget the end of {before}: {error}");
+        }
+        Ok((log, batcher, status))
+    }
+
     async fn create_form(&self, metrics: Arc<Metrics>) -> Result<(Arc<RedisLog>, append::Form), OpenError> {
         let made = self.make_log().await;
-        let (id, incarnation) = made.map_err(|error| refused(&self.shared.config.urls_for_people(), &error))?;
+        let (id, incarnation) = made.map_err(|error| self.shared.refused(&error))?;
         let log = Arc::new(self.shared.log(&id, metrics));
         let form = append::Form::new(Arc::clone(&log), self.shared.common.clone(), incarnation)?;
         append::keep_alive(&log, incarnation);
@@ -179,6 +210,28 @@ impl Redis {
 }
 
 impl Shared {
+    fn refused(&self, error: &redis::RedisError) -> OpenError {
+        refused(&self.config.urls_for_people(), error)
+    }
+
+    /// Ends a log whose writer is dead. Its end; none when nothing is known of it any more.
+    async fn take(&self, log: &str) -> redis::RedisResult<Option<u64>> {
+        let keys = Keys::of(&self.config.prefix, log);
+        let end: Option<String> = self.servers.script(&scripts::TAKE, &[&keys.meta, &keys.writer], &[]).await?;
+        match end {
+            Some(end) => Ok(Some(number(&end)?)),
+            None => {
+                let Common { ends, .. } = &self.common;
+                self.servers.run(ends, redis::cmd("HGET").arg(ends).arg(log)).await
+            }
+        }
+    }
+
+    async fn forget_end(&self, log: &str) -> redis::RedisResult<()> {
+        let Common { ends, .. } = &self.common;
+        self.servers.run(ends, redis::cmd("HDEL").arg(ends).arg(log)).await
+    }
+
     fn log(&self, id: &str, metrics: Arc<Metrics>) -> RedisLog {
         let ring = Ring::new(self.config.ring_bytes);
         RedisLog {
@@ -195,6 +248,11 @@ impl Shared {
 }
 
 impl RedisLog {
+    fn set_blocked(&self, reason: Option<&str>) {
+        self.metrics.blocked.set(i64::from(reason.is_some()));
+        self.held.lock().blocked = reason.map(str::to_owned);
+    }
+
     fn note(&self, start: u64, used: u64) {
         let mut held = self.held.lock();
         held.start = held.start.max(start);

@@ -1,7 +1,8 @@
 //! What must happen in one step, as Lua run by the server.
 //!
 //! A log's hash `meta` holds: `version`; `writer`, the incarnation that may append; `end`, `start`; `bytes` appended ever and
-//! `freed` of them; `hash` and `time` (ms) of the last frame; `epoch` of the last lease; `state`, once it is being removed.
+//! `freed` of them; `hash` and `time` (ms) of the last frame; `epoch` of the last lease; `closed`, when the writer said that
+//! it ends; `lonely`, since when it was missed (ms); `state`, once the log is being removed.
 //! Scripts that do not make the log longer are allowed when the server's memory is full: they are what makes room.
 
 use std::sync::LazyLock;
@@ -24,6 +25,8 @@ script! {
     CREATE = "create.lua";
     /// Says that the writer lives, or ends.
     BEAT = "beat.lua";
+    /// Ends the log of a writer that is dead, and says where.
+    TAKE = "take.lua";
     /// Moves a cursor as `cursor::check_move` says; a lease given since refuses it, too.
     MOVE = "move.lua";
     /// Deletes frames that every sink has passed.

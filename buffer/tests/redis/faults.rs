@@ -174,12 +174,20 @@ async fn a_writer_whose_log_was_removed_stops() {
     let redis = Redis::connect(server.config()).await.unwrap();
     let (log, batcher) = redis.create(Arc::default()).await.unwrap();
     append(&batcher, stage([1], false)).unwrap();
-    // As if it had been silent for long.
-    assert_eq!(server.command(&["DEL", &format!("weir:{{{}}}:writer", log.id())]), ":1");
     let holder = Holder { name: "f".into(), address: "a".into() };
     let lease = redis.claim(log.id(), &holder, Duration::from_secs(60)).await.unwrap().unwrap();
     log.move_cursor("a", Cursor { done_to: 1, sealed_to: 1, epoch: lease.epoch, ..Cursor::default() }).await.unwrap();
-    assert!(redis.remove(&lease).await.unwrap());
+    assert!(!redis.remove(&lease).await.unwrap());
+    let (meta, writer) = (format!("weir:{{{}}}:meta", log.id()), format!("weir:{{{}}}:writer", log.id()));
+    server.command(&["DEL", &writer]);
+    assert!(!redis.remove(&lease).await.unwrap(), "it may only have lost the server");
+    // As if it had been silent for long.
+    wait_for("the log is removed", async || {
+        server.command(&["HSET", &meta, "lonely", "1"]);
+        server.command(&["DEL", &writer]);
+        redis.remove(&lease).await.unwrap()
+    })
+    .await;
     let refused = append(&batcher, stage([2], false)).unwrap_err();
     assert!(refused.contains("closed by others"), "{refused}");
 }
@@ -195,7 +203,7 @@ async fn a_server_that_lost_its_data_never_gives_an_old_name_again() {
         batcher.close();
     }
     let before = names.last().unwrap().clone();
-    wait_for("the next second", async || server.command(&["EVAL", "return redis.call('TIME')[1]", "0"]) > before[5..]).await;
+    wait_for("the next second", async || *server.command(&["EVAL", "return redis.call('TIME')[1]", "0"]) > before[5..]).await;
     assert_eq!(server.command(&["FLUSHALL"]), "+OK");
     let (log, _batcher) = redis.create(Arc::default()).await.unwrap();
     assert!(names.insert(log.id().to_owned()), "{}", log.id());

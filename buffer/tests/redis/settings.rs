@@ -36,7 +36,8 @@ async fn a_server_whose_settings_are_secret_is_refused() {
 
 #[tokio::test]
 async fn passwords_are_asked_for_and_names_of_keys_told() {
-    let Some(server) = Server::start(&["--requirepass", "secret", "--user", "weir on >secret2 ~* +@all"]) else { return };
+    let user = ["--user", "weir", "on", ">secret2", "~*", "+@all"];
+    let Some(server) = Server::start(&[&["--requirepass", "secret"], &user[..]].concat()) else { return };
     let missing = line(server.config()).await;
     assert!(missing.contains("redis.password"), "{missing}");
     let wrong = Config { password: Some(Secret("secret-not".into())), ..server.config() };

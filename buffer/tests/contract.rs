@@ -44,6 +44,12 @@ async fn on_all<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> 
     let elsewhere = Redis::connect(server.config()).await.unwrap();
     let reader = elsewhere.open(log.id()).await.unwrap();
     test(reader, batcher).await;
+    // With a spill before it.
+    let server = Server::start(&[]).unwrap();
+    let spill = weir_buffer::spill::Config { dir: dir.path().join("spill"), ..Default::default() };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let (log, batcher, _) = redis.create_with_spill(spill, Arc::default()).await.unwrap();
+    test(log, batcher).await;
 }
 
 /// Waits until the log's readers see so many records: at once, but for those in another process.

@@ -11,3 +11,4 @@ mod server;
 mod catalogue;
 mod faults;
 mod settings;
+mod spill;

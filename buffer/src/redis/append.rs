@@ -11,9 +11,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::elsewhere::Elsewhere;
 use super::error::{OpenError, is_full, is_lost, is_no_script, words};
+use super::keys::Common;
 use super::servers::{Servers, invoke};
 use super::settings::{self, Wait};
-use super::keys::Common;
 use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
 use crate::batcher::{Append, AppendError};
 use crate::frame::{Frame, FrameBuilder};
@@ -304,7 +304,8 @@ impl Append for Form {
         // No heartbeat after this one.
         drop(self.log.task.lock().take());
         let incarnation = self.incarnation;
-        let ended = self.block_on(async |form| beat_once(&form.log, &form.servers, incarnation, Duration::ZERO).await)?;
+        let ended =
+            self.block_on(async |form| beat_once(&form.log, &form.servers, incarnation, Duration::ZERO).await)?;
         ended.map(drop).map_err(|error| AppendError::Full(format!("redis is away: {}", words(&error))))
     }
 }

@@ -64,7 +64,13 @@ impl Shared {
         for id in logs {
             let keys = self.keys(&id);
             let mut delete = redis::cmd("UNLINK");
-            delete.arg(&keys.meta).arg(&keys.log).arg(&keys.marks).arg(&keys.cursors).arg(&keys.lease).arg(&keys.writer);
+            delete
+                .arg(&keys.meta)
+                .arg(&keys.log)
+                .arg(&keys.marks)
+                .arg(&keys.cursors)
+                .arg(&keys.lease)
+                .arg(&keys.writer);
             self.servers.run::<()>(&keys.meta, &delete).await?;
             self.servers.run::<()>(removed, redis::cmd("SREM").arg(removed).arg(&id)).await?;
         }
@@ -154,7 +160,8 @@ impl Catalogue for Redis {
 
     async fn renew(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError> {
         let keys = self.shared.keys(&lease.log);
-        let arguments = [lease.holder.name.clone(), lease.epoch.to_string(), millis(time.max(Duration::from_millis(1)))];
+        let arguments =
+            [lease.holder.name.clone(), lease.epoch.to_string(), millis(time.max(Duration::from_millis(1)))];
         let arguments = arguments.each_ref().map(String::as_str);
         self.shared.servers.script(&scripts::RENEW, &[&keys.lease], &arguments).await.map_err(unavailable)
     }

@@ -76,10 +76,9 @@ pub(super) fn refused(address: &str, error: &RedisError) -> OpenError {
     let denied = error.kind() == ErrorKind::AuthenticationFailed
         || ["WRONGPASS", "NOAUTH", "NOPERM", "AUTH"].iter().any(|code| words.contains(code));
     if denied {
-        let what = if words.contains("NOPERM") { "lacks a permission for Weir" } else { "refuses the user or password" };
-        OpenError::Unreachable(format!(
-            "redis at {address} {what}: {words}: set redis.username and redis.password"
-        ))
+        let what =
+            if words.contains("NOPERM") { "lacks a permission for Weir" } else { "refuses the user or password" };
+        OpenError::Unreachable(format!("redis at {address} {what}: {words}: set redis.username and redis.password"))
     } else {
         OpenError::Unreachable(format!("cannot use redis at {address}: {words}: look at redis.urls"))
     }

@@ -44,6 +44,8 @@ async fn follow(log: Weak<RedisLog>) {
             Err(error) => {
                 tracing::debug!(log = log.id, "follow the log: {}", words(&error));
                 connection = None;
+                // The log may be on another server now.
+                log.servers.forget(None);
                 drop(log);
                 tokio::time::sleep(PAUSE).await;
             }

@@ -264,7 +264,6 @@ impl RedisLog {
         let held = self.held.lock();
         State { used_bytes: held.used, capacity_bytes: self.config.max_bytes, blocked: held.blocked.clone() }
     }
-
 }
 
 fn millis(time: Duration) -> String {

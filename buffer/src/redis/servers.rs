@@ -180,7 +180,8 @@ impl Servers {
         let mut ask = redis::cmd("SENTINEL");
         ask.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
         let master: Option<Address> = ask.query_async(&mut connection).await?;
-        let master = master.ok_or_else(|| strange("the sentinels know no master of this name (redis.sentinel_master)"))?;
+        let master =
+            master.ok_or_else(|| strange("the sentinels know no master of this name (redis.sentinel_master)"))?;
         Ok(vec![(0, u16::MAX, master)])
     }
 

@@ -131,8 +131,10 @@ mod tests {
     #[test]
     fn releases_that_answer_waitaof_too_early_are_refused() {
         let server = |info: &str| Server::read(info);
-        let redis = |version: &str| server(&format!("# Server\r\nredis_version:{version}\r\nredis_mode:standalone\r\n"));
-        let valkey = |version: &str| server(&format!("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:{version}"));
+        let redis =
+            |version: &str| server(&format!("# Server\r\nredis_version:{version}\r\nredis_mode:standalone\r\n"));
+        let valkey =
+            |version: &str| server(&format!("redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:{version}"));
         assert_eq!(redis("7.0.15").wait(1, "a").ok(), Some(Wait::Memory));
         assert_eq!(redis("7.2.0").wait(1, "a").ok(), Some(Wait::Disk));
         assert_eq!(redis("7.4.2").wait(2, "a").ok(), Some(Wait::Disk));

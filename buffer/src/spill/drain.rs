@@ -91,7 +91,9 @@ fn step<P: Primary>(shared: &Shared<P>, runtime: &Runtime, place: &Place) -> Ste
     let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
     let moved = move_frames(shared, place, &frames);
     let to = shared.drained.load(Ordering::Acquire);
-    if to > from && let Err(step) = pass(shared, runtime, to) {
+    if to > from
+        && let Err(step) = pass(shared, runtime, to)
+    {
         return step;
     }
     match moved {

@@ -250,7 +250,10 @@ fn a_crash_at_any_point_loses_and_doubles_nothing_that_was_acknowledged() {
             let numbers = server.lock().numbers();
             // The one in flight when the process died may be there or not.
             let whole = |count: i64| numbers == (0..count).collect::<Vec<_>>();
-            assert!(whole(acknowledged) || whole(acknowledged + 1), "step {step}, {stored}: {acknowledged} {numbers:?}");
+            assert!(
+                whole(acknowledged) || whole(acknowledged + 1),
+                "step {step}, {stored}: {acknowledged} {numbers:?}"
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use weir_buffer::redis::{Config, Redis, RedisLog};
 
 /// Settings that Weir takes.
-pub(crate) const SAFE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+pub(crate) const SAFE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--save", ""];
 
 /// Where the program is; none where tests are to be skipped.
 pub(crate) fn program() -> Option<PathBuf> {
@@ -62,7 +62,13 @@ impl Server {
 
     /// Starts one with these settings alone.
     pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
+        Self::start_prepared(arguments, |_| ())
+    }
+
+    /// Starts one with what is put into its folder; a `sentinel.conf` is its configuration.
+    pub(crate) fn start_prepared(arguments: &[&str], prepare: impl Fn(&std::path::Path)) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let mut server = Self { program: program()?, dir, port: free_port(), arguments, process: None };
         server.restart();
@@ -73,8 +79,10 @@ impl Server {
     pub(crate) fn restart(&mut self) {
         self.kill();
         let log = std::fs::File::create(self.dir.path().join("output")).unwrap();
+        let sentinel = self.dir.path().join("sentinel.conf");
         let process = Command::new(&self.program)
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+            .args(sentinel.is_file().then_some(sentinel))
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
             .arg(self.dir.path())
             .args(&self.arguments)
             .stdin(Stdio::null())

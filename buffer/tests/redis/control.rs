@@ -3,9 +3,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::server::Server;
+use weir_buffer::Batcher;
+use weir_buffer::frame::Staged;
+
+use crate::common::{append, stage};
+use crate::server::{Server, wait_until};
 
 /// As [`wait_until`], for what has to be asked.
 pub(crate) async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
@@ -32,7 +38,6 @@ impl Server {
     pub(crate) fn command(&self, words: &[&str]) -> String {
         command(self.port, words)
     }
-
 }
 /// One command over a connection of its own; the first line of the answer, or a bulk answer whole.
 pub(crate) fn command(port: u16, words: &[&str]) -> String {
@@ -50,4 +55,53 @@ pub(crate) fn command(port: u16, words: &[&str]) -> String {
     let mut bulk = vec![0; length];
     reader.read_exact(&mut bulk).unwrap();
     String::from_utf8_lossy(&bulk).into_owned()
+}
+
+/// Appends number after number until told to stop.
+pub(crate) struct Producer {
+    stop: Arc<AtomicBool>,
+    pub(crate) durable: Arc<AtomicI64>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Producer {
+    pub(crate) fn start(batcher: &Batcher) -> Self {
+        Self::start_with(batcher, |n| stage([n], false))
+    }
+
+    /// With frames of about 100 KiB.
+    pub(crate) fn start_large(batcher: &Batcher) -> Self {
+        Self::start_with(batcher, |_| stage(0..2000, false))
+    }
+
+    fn start_with(batcher: &Batcher, staged: impl Fn(i64) -> Staged + Send + 'static) -> Self {
+        let (stop, durable) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+        let thread = std::thread::spawn({
+            let (batcher, stop, durable) = (batcher.clone(), Arc::clone(&stop), Arc::clone(&durable));
+            move || {
+                for n in (0..).take_while(|_| !stop.load(Ordering::SeqCst)) {
+                    append(&batcher, staged(n)).unwrap();
+                    durable.store(n + 1, Ordering::SeqCst);
+                }
+            }
+        });
+        Self { stop, durable, thread }
+    }
+
+    pub(crate) fn reached(&self, count: i64) -> bool {
+        self.durable.load(Ordering::SeqCst) >= count
+    }
+
+    /// Waits until so many more are durable.
+    pub(crate) fn goes_on(&self, count: i64) {
+        let at = self.durable.load(Ordering::SeqCst) + count;
+        wait_until("appends go on", || self.reached(at));
+    }
+
+    /// How many were acknowledged.
+    pub(crate) fn end(self) -> i64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
+        self.durable.load(Ordering::SeqCst)
+    }
 }

@@ -1,7 +1,7 @@
 //! The server dies, is full, stalls, forgets; a writer is taken for dead.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use weir_buffer::batcher::BatchConfig;
@@ -9,44 +9,8 @@ use weir_buffer::redis::{Config, Redis};
 use weir_buffer::{Catalogue, Cursor, Holder, Log};
 
 use crate::common::{all, append, stage};
-use crate::control::wait_for;
+use crate::control::{Producer, wait_for};
 use crate::server::{Server, wait_until};
-
-/// Appends number after number until told to stop.
-struct Producer {
-    stop: Arc<AtomicBool>,
-    durable: Arc<AtomicI64>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Producer {
-    fn start(batcher: &weir_buffer::Batcher) -> Self {
-        let (stop, durable) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
-        let thread = std::thread::spawn({
-            let (batcher, stop, durable) = (batcher.clone(), Arc::clone(&stop), Arc::clone(&durable));
-            move || {
-                for n in 0.. {
-                    if stop.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    append(&batcher, stage([n], false)).unwrap();
-                    durable.store(n + 1, Ordering::SeqCst);
-                }
-            }
-        });
-        Self { stop, durable, thread }
-    }
-
-    fn reached(&self, count: i64) -> bool {
-        self.durable.load(Ordering::SeqCst) >= count
-    }
-
-    fn end(self) -> i64 {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().unwrap();
-        self.durable.load(Ordering::SeqCst)
-    }
-}
 
 #[tokio::test]
 async fn kill_9_of_the_server_loses_and_doubles_nothing_that_was_acknowledged() {
@@ -55,8 +19,7 @@ async fn kill_9_of_the_server_loses_and_doubles_nothing_that_was_acknowledged() 
     let (log, batcher) = redis.create(Arc::default()).await.unwrap();
     let producer = Producer::start(&batcher);
     for round in 1..=6 {
-        let at = producer.durable.load(Ordering::SeqCst) + 40;
-        wait_until("appends go on", || producer.reached(at));
+        producer.goes_on(40);
         server.kill();
         if round % 2 == 0 {
             wait_until("the writer has noticed", || log.state().blocked.is_some());
@@ -64,8 +27,7 @@ async fn kill_9_of_the_server_loses_and_doubles_nothing_that_was_acknowledged() 
         }
         server.restart();
     }
-    let at = producer.durable.load(Ordering::SeqCst) + 40;
-    wait_until("appends go on", || producer.reached(at));
+    producer.goes_on(40);
     let count = producer.end();
     assert_eq!(log.state().blocked, None);
     assert_eq!(all(&*log).await, (0..count).collect::<Vec<_>>());
@@ -83,15 +45,13 @@ async fn a_server_that_stalls_is_asked_again_and_what_it_had_is_recognised() {
     let (log, batcher) = redis.create(Arc::default()).await.unwrap();
     let producer = Producer::start(&batcher);
     for _ in 0..5 {
-        let at = producer.durable.load(Ordering::SeqCst) + 20;
-        wait_until("appends go on", || producer.reached(at));
+        producer.goes_on(20);
         server.signal("STOP");
         // The appends that the server finds when it goes on are all of the same frame.
         wait_until("the writer has noticed", || log.state().blocked.is_some());
         server.signal("CONT");
     }
-    let at = producer.durable.load(Ordering::SeqCst) + 20;
-    wait_until("appends go on", || producer.reached(at));
+    producer.goes_on(20);
     let count = producer.end();
     assert_eq!(all(&*log).await, (0..count).collect::<Vec<_>>());
 }
@@ -114,23 +74,6 @@ async fn a_server_out_of_memory_takes_nothing_until_sinks_have_passed_something(
     wait_until("appends go on", || producer.reached(stopped + 5));
     producer.end();
     assert_eq!(log.state().blocked, None);
-}
-
-impl Producer {
-    /// As [`Producer::start`], with frames of about 100 KiB.
-    fn start_large(batcher: &weir_buffer::Batcher) -> Self {
-        let (stop, durable) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
-        let thread = std::thread::spawn({
-            let (batcher, stop, durable) = (batcher.clone(), Arc::clone(&stop), Arc::clone(&durable));
-            move || {
-                while !stop.load(Ordering::SeqCst) {
-                    append(&batcher, stage(0..2000, false)).unwrap();
-                    durable.fetch_add(1, Ordering::SeqCst);
-                }
-            }
-        });
-        Self { stop, durable, thread }
-    }
 }
 
 #[tokio::test]
@@ -203,7 +146,8 @@ async fn a_server_that_lost_its_data_never_gives_an_old_name_again() {
         batcher.close();
     }
     let before = names.last().unwrap().clone();
-    wait_for("the next second", async || *server.command(&["EVAL", "return redis.call('TIME')[1]", "0"]) > before[5..]).await;
+    wait_for("the next second", async || *server.command(&["EVAL", "return redis.call('TIME')[1]", "0"]) > before[5..])
+        .await;
     assert_eq!(server.command(&["FLUSHALL"]), "+OK");
     let (log, _batcher) = redis.create(Arc::default()).await.unwrap();
     assert!(names.insert(log.id().to_owned()), "{}", log.id());

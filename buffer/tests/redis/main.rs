@@ -9,6 +9,7 @@ mod control;
 mod server;
 
 mod catalogue;
+mod cluster;
 mod faults;
 mod settings;
 mod spill;

@@ -46,13 +46,21 @@ async fn devices_notice_nothing_of_a_server_that_is_away() {
         for _ in 0..20 {
             append(&batcher, stage([next.next().unwrap()], false)).unwrap();
         }
-        if round == 1 { server.signal("STOP") } else { server.kill() }
+        if round == 1 {
+            server.signal("STOP")
+        } else {
+            server.kill()
+        }
         for _ in 0..50 {
             append(&batcher, stage([next.next().unwrap()], false)).unwrap();
         }
         assert!(status.behind() > 0);
         assert_eq!(log.state().blocked, None, "it takes records");
-        if round == 1 { server.signal("CONT") } else { server.restart() }
+        if round == 1 {
+            server.signal("CONT")
+        } else {
+            server.restart()
+        }
         for _ in 0..20 {
             append(&batcher, stage([next.next().unwrap()], false)).unwrap();
         }
@@ -121,7 +129,9 @@ async fn a_server_out_of_memory_is_spilled_for_too() {
     assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "0"]), "+OK");
     drained(&status).await;
     assert_eq!((log.end(), log.state().blocked), (count, None));
-    tokio::time::timeout(Duration::from_secs(20), async { assert_eq!(all(&*log).await.len() as u64, count) }).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), async { assert_eq!(all(&*log).await.len() as u64, count) })
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

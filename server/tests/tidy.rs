@@ -36,6 +36,7 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("redis", &["buffer"], Dev::No),
     ("rumqttc", &["e2e", "simulators"], Dev::Yes),
     ("rumqttd", &[], Dev::Yes),
+    ("rustls", &["buffer"], Dev::No),
     ("tonic", &["api", "e2e", "proto", "server", "simulators"], Dev::Yes),
 ];
 

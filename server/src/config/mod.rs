@@ -4,10 +4,10 @@ pub(crate) mod docs;
 mod keys;
 mod load;
 mod sample;
+mod servers;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use load::{Loaded, Sources, load};
 pub(crate) use sample::sample;
+pub(crate) use servers::{Mongodb, Redis};
 
 /// Everything a person may set. Every key is described in [`docs::KEYS`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,7 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     pub(crate) history: History,
     pub(crate) latest: Latest,
+    pub(crate) redis: Redis,
     pub(crate) mongodb: Mongodb,
     pub(crate) logging: Logging,
     /// In the words of `ingest`; not part of the written tree.
@@ -131,19 +133,6 @@ pub(crate) struct Latest {
     pub(crate) flush_interval_ms: u64,
 }
 
-/// `[mongodb]`
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Mongodb {
-    pub(crate) uri: String,
-    pub(crate) database: String,
-    pub(crate) collection_prefix: String,
-    pub(crate) connect_timeout_ms: u64,
-    pub(crate) server_selection_timeout_ms: u64,
-    pub(crate) request_timeout_ms: u64,
-    pub(crate) max_pool_size: u32,
-}
-
 /// `[logging]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -178,6 +167,7 @@ impl Default for Config {
             log: Log::default(),
             history: History::default(),
             latest: Latest::default(),
+            redis: Redis::default(),
             mongodb: Mongodb::default(),
             logging: Logging::default(),
             route: Vec::new(),
@@ -268,44 +258,6 @@ impl Default for History {
 impl Default for Latest {
     fn default() -> Self {
         Self { follow_interval_ms: 50, flush_interval_ms: 10_000 }
-    }
-}
-
-impl Default for Mongodb {
-    fn default() -> Self {
-        let store = stores::mongodb::Config::default();
-        Self {
-            uri: String::new(),
-            database: store.database,
-            collection_prefix: store.collection_prefix,
-            connect_timeout_ms: store.connect_timeout_ms,
-            server_selection_timeout_ms: store.server_selection_timeout_ms,
-            request_timeout_ms: store.request_timeout_ms,
-            max_pool_size: store.max_pool_size,
-        }
-    }
-}
-
-impl Mongodb {
-    /// Settings of the store; none when it is not used.
-    pub(crate) fn store(&self) -> Option<stores::mongodb::Config> {
-        (!self.uri.is_empty()).then(|| stores::mongodb::Config {
-            uri: self.uri.clone(),
-            database: self.database.clone(),
-            collection_prefix: self.collection_prefix.clone(),
-            connect_timeout_ms: self.connect_timeout_ms,
-            server_selection_timeout_ms: self.server_selection_timeout_ms,
-            request_timeout_ms: self.request_timeout_ms,
-            max_pool_size: self.max_pool_size,
-            ..stores::mongodb::Config::default()
-        })
-    }
-}
-
-impl fmt::Debug for Mongodb {
-    /// Without the password.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.store().fmt(f)
     }
 }
 

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use ::stores::contract::{Retained, RetainedMessage};
 use anyhow::Context;
-use buffer::Log;
-use buffer::embedded::EmbeddedLog;
-use flusher::{Claim, Flusher};
+use flusher::Flusher;
 use tokio::net::TcpListener;
 
+use super::log;
 use super::replay::Replayer;
 use super::state::{Metrics, State};
 use super::stores::Stores;
@@ -58,6 +57,7 @@ pub(super) struct Parts {
     pub(super) batcher: buffer::Batcher,
     pub(super) retained: Vec<broker::Message>,
     pub(super) flusher: Flusher,
+    pub(super) leases: log::Leases,
     pub(super) backend: api::Backend,
     pub(super) api: api::Config,
 }
@@ -67,12 +67,9 @@ impl Parts {
         let metrics = Metrics::default();
         let routes = routes(config)?;
         let secret = data.secret()?;
-        let (log_config, log_metrics) = (log_config(config, data), Arc::clone(&metrics.buffer));
-        let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(log_config, log_metrics)).await;
-        let (log, batcher) = opened.context("open the log")??;
+        let log::Opened { log, batcher, claims, leases } = log::open(config, data, Arc::clone(&metrics.buffer)).await?;
         let stores = Stores::open(config, data, &metrics).await?;
-        let log: Arc<dyn Log> = log;
-        let claims = vec![Claim::sole(Arc::clone(&log))];
+        let logs = claims.iter().map(|claim| Arc::clone(&claim.log)).collect();
         let flusher = Flusher::start(flusher_config(config), claims, stores.sinks(), metrics.flusher.clone()).await?;
         let door = ingest::Door::new(routes, limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
         let handle = flusher.handle();
@@ -83,13 +80,13 @@ impl Parts {
             tail: handle.tail(),
             latest: handle.latest(),
             dead_letters: handle.dead_letters(),
-            logs: vec![log],
+            logs,
             books: handle.books(),
             replay: Arc::new(Replayer::new(door.clone(), batcher.clone())),
             status: Arc::new(state.clone()),
         };
         let retained = retained(&*stores.retained).await?;
-        Ok(Self { state, door, batcher, retained, flusher, backend, api: api_config(config, secret) })
+        Ok(Self { state, door, batcher, retained, flusher, leases, backend, api: api_config(config, secret) })
     }
 }
 
@@ -134,19 +131,6 @@ pub(super) fn broker_config(config: &Config) -> broker::Config {
         max_queued_messages: c.max_queued_messages,
         max_retained_messages: c.max_retained_messages,
         drain_timeout_ms: c.drain_timeout_ms,
-    }
-}
-
-fn log_config(config: &Config, data: &DataDir) -> buffer::embedded::Config {
-    let c = &config.log;
-    buffer::embedded::Config {
-        dir: data.log(),
-        segment_bytes: c.segment_bytes,
-        capacity_bytes: c.capacity_bytes,
-        ring_bytes: c.ring_bytes,
-        retain_bytes: c.retain_bytes,
-        retain_secs: c.retain_secs,
-        ..buffer::embedded::Config::default()
     }
 }
 

@@ -7,7 +7,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 
 use super::error::words;
-use super::read::{decode, place};
+use super::read::{Entry, decode, place};
 use super::{RedisLog, Task};
 use crate::log::Log;
 use crate::ring::Ring;
@@ -69,7 +69,7 @@ async fn step(log: &RedisLog, held: &mut Option<MultiplexedConnection>) -> Redis
     ask.arg("COUNT").arg(FRAMES).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&log.keys.log).arg(after);
     let answer: Value = ask.query_async(&mut connection).await?;
     *held = Some(connection);
-    let streams: Option<Vec<(String, Vec<(String, Vec<(String, Vec<u8>)>)>)>> = redis::from_redis_value(answer)?;
+    let streams: Option<Vec<(String, Vec<Entry>)>> = redis::from_redis_value(answer)?;
     let Some((_, entries)) = streams.and_then(|streams| streams.into_iter().next()) else {
         return log.refresh().await;
     };

@@ -30,7 +30,8 @@ pub(super) struct Mark {
     time: i64,
 }
 
-type Entry = (String, Vec<(String, Vec<u8>)>);
+/// Of a stream: its id, names and values.
+pub(super) type Entry = (String, Vec<(String, Vec<u8>)>);
 
 impl Mark {
     fn of((id, fields): Entry) -> RedisResult<Self> {

@@ -41,20 +41,25 @@ impl Server {
 }
 /// One command over a connection of its own; the first line of the answer, or a bulk answer whole.
 pub(crate) fn command(port: u16, words: &[&str]) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    try_command(port, words).unwrap()
+}
+
+/// As [`command`], of a server that may close the connection.
+pub(crate) fn try_command(port: u16, words: &[&str]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     let mut text = format!("*{}\r\n", words.len());
     for word in words {
         text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
     }
-    stream.write_all(text.as_bytes()).unwrap();
+    stream.write_all(text.as_bytes())?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
+    reader.read_line(&mut line)?;
     let line = line.trim_end().to_owned();
-    let Some(length) = line.strip_prefix('$').and_then(|length| length.parse::<usize>().ok()) else { return line };
+    let Some(length) = line.strip_prefix('$').and_then(|length| length.parse::<usize>().ok()) else { return Ok(line) };
     let mut bulk = vec![0; length];
-    reader.read_exact(&mut bulk).unwrap();
-    String::from_utf8_lossy(&bulk).into_owned()
+    reader.read_exact(&mut bulk)?;
+    Ok(String::from_utf8_lossy(&bulk).into_owned())
 }
 
 /// Appends number after number until told to stop.

@@ -14,6 +14,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
         "mongodb",
         "Readings, latest states, dead letters and retained messages in MongoDB instead of in the data folder.",
     ),
+    ("redis", "The log on Redis or Valkey instead of in the data folder, which takes it while Redis is away or full."),
     ("logging", "What Weir says about itself, on standard error."),
 ];
 

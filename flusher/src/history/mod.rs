@@ -1,9 +1,9 @@
 //! The history sink: readings wait in memory, where queries see them, until their range is sealed and written.
 
-mod cut;
-mod letter;
-mod memtable;
-mod sink;
+pub(crate) mod cut;
+pub(crate) mod letter;
+pub(crate) mod memtable;
+pub(crate) mod sink;
 mod tail;
 
 pub(crate) use sink::HistorySink;

@@ -80,6 +80,7 @@ impl Parts {
             latest: store.clone(),
             dead_letters: store.clone(),
             retained: store.clone(),
+            points: None,
         };
         let claims = vec![Claim::sole(Arc::clone(&log))];
         let flusher = Flusher::start(flusher_config(config), claims, stores, metrics.flusher.clone()).await?;

@@ -58,9 +58,7 @@ impl Tally {
 /// Whether a cursor may be forgotten: not by a lower epoch.
 pub(crate) fn check_forget(sink: &str, held: Option<&Cursor>, epoch: u64) -> Result<(), crate::log::CursorError> {
     match held.filter(|held| epoch < held.epoch) {
-        Some(held) => {
-            Err(crate::log::CursorError::Fenced { sink: sink.to_owned(), held: held.epoch, tried: epoch })
-        }
+        Some(held) => Err(crate::log::CursorError::Fenced { sink: sink.to_owned(), held: held.epoch, tried: epoch }),
         None => Ok(()),
     }
 }

@@ -23,7 +23,12 @@ pub(crate) async fn register(claim: &Claim, others: &Registered, configured: boo
     if !configured {
         if let Some(cursor) = held {
             let (at, left) = (cursor.done_to, log.end().saturating_sub(cursor.done_to));
-            tracing::warn!(log = log.id(), at, left, "no store of points is configured any more: the sink is taken off the log, what it has not written stays out of that store");
+            tracing::warn!(
+                log = log.id(),
+                at,
+                left,
+                "no store of points is configured any more: the sink is taken off the log, what it has not written stays out of that store"
+            );
             log.forget_cursor(POINTS, claim.epoch).await.map_err(|error| error.to_string())?;
         }
         return Ok(None);
@@ -56,7 +61,11 @@ async fn joined(log: &dyn Log, [history, _, letters, _]: &Registered) -> Result<
                 ..Tally::default()
             };
         }
-        tracing::info!(log = log.id(), start, "the sink of points joins; readings before this offset are not in its store");
+        tracing::info!(
+            log = log.id(),
+            start,
+            "the sink of points joins; readings before this offset are not in its store"
+        );
     }
     Ok(Cursor { done_to: start, sealed_to: start, tallies, ..Cursor::default() })
 }

@@ -129,7 +129,10 @@ impl Log for FakeLog {
 
     async fn trim(&self) -> Result<u64, ReadError> {
         let cursors = self.cursors.lock();
-        assert!(crate::SINKS.iter().all(|sink| cursors.contains_key(*sink)), "every sink is registered before the first trim");
+        assert!(
+            crate::SINKS.iter().all(|sink| cursors.contains_key(*sink)),
+            "every sink is registered before the first trim"
+        );
         let passed = cursors.values().map(|c| c.done_to).min().unwrap_or(0);
         let mut frames = self.frames.lock();
         let keep = frames.partition_point(|f| f.header().end_offset() <= passed);

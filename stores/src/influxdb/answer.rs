@@ -91,8 +91,7 @@ fn is_beyond_retention(message: &str) -> bool {
 
 /// A 404 of InfluxDB names what it did not find.
 fn missing(message: &str, config: &Config) -> String {
-    let (key, value) =
-        if message.contains("organization") { ("org", &config.org) } else { ("bucket", &config.bucket) };
+    let (key, value) = if message.contains("organization") { ("org", &config.org) } else { ("bucket", &config.bucket) };
     format!("{message}: influxdb.{key} = {value:?} is not there; create it or set another (404 Not Found)")
 }
 

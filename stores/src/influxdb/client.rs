@@ -114,7 +114,9 @@ impl Client {
         match tokio::time::timeout(self.timeout, self.exchange(request)).await {
             Ok(Ok(answer)) => answer.verdict(&self.config),
             Ok(Err(reason)) => Err(self.busy(&reason)),
-            Err(_) => Err(self.busy(&format!("no answer within {} s (influxdb.timeout_secs)", self.config.timeout_secs))),
+            Err(_) => {
+                Err(self.busy(&format!("no answer within {} s (influxdb.timeout_secs)", self.config.timeout_secs)))
+            }
         }
     }
 

@@ -60,8 +60,8 @@ async fn points(client: &Client, config: &Config, start: Nanos, end: Nanos) -> R
     let (tenant, device) = (literal(&config.tags.tenant), literal(&config.tags.device));
     let query = format!(
         "{} |> keep(columns: [\"_time\", {tenant}, {device}]) |> group(columns: [{tenant}, {device}]) \
-         |> unique(column: \"_time\") |> count(column: \"_time\") |> group(columns: [{tenant}]) \
-         |> sum(column: \"_time\") |> rename(columns: {{_time: \"_value\"}})",
+         |> unique(column: \"_time\") |> duplicate(column: {device}, as: \"_value\") |> count() \
+         |> group(columns: [{tenant}]) |> sum()",
         source(config, start, end)
     );
     let rows = ask(client, &query, [config.tags.tenant.as_str()]).await?;
@@ -85,7 +85,8 @@ fn literal(text: &str) -> String {
 /// Rows of an answer: the named columns, and the number in `_value`.
 async fn ask<const N: usize>(client: &Client, query: &str, names: [&str; N]) -> Result<Vec<([String; N], u64)>> {
     let dialect = json!({ "header": true, "annotations": [], "delimiter": ",", "commentPrefix": "#" });
-    let body = client.post_json("/api/v2/query", &json!({ "query": query, "type": "flux", "dialect": dialect })).await?;
+    let body =
+        client.post_json("/api/v2/query", &json!({ "query": query, "type": "flux", "dialect": dialect })).await?;
     read(&body, names).map_err(|reason| StoreError::Busy {
         reason: format!("InfluxDB answers a count with what cannot be read: {reason}"),
         retry_after: None,

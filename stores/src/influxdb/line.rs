@@ -56,7 +56,9 @@ pub(super) fn field_name(out: &mut String, name: &str) -> Result<(), &'static st
         return Err("ends in a backslash, which line protocol cannot write");
     }
     if has_loose_backslash(name) {
-        return Err("holds a backslash before a comma, an equals sign, a quote or a space, which line protocol cannot write");
+        return Err(
+            "holds a backslash before a comma, an equals sign, a quote or a space, which line protocol cannot write",
+        );
     }
     escape(out, name);
     Ok(())

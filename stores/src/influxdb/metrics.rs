@@ -28,7 +28,12 @@ impl Metrics {
         r.register("failures", "Requests that the server did not take", self.failures.clone());
         r.register("lines", "Lines that the server took", self.lines.clone());
         r.register_with_unit("lines", "Bytes of the lines that the server took", Unit::Bytes, self.line_bytes.clone());
-        r.register_with_unit("sent", "Bytes of the lines that the server took, packed", Unit::Bytes, self.sent_bytes.clone());
+        r.register_with_unit(
+            "sent",
+            "Bytes of the lines that the server took, packed",
+            Unit::Bytes,
+            self.sent_bytes.clone(),
+        );
         r.register("refused", "Writes refused before anything was sent", self.refused.clone());
     }
 }

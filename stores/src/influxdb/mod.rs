@@ -130,9 +130,9 @@ impl InfluxDb {
         blocks: Arc<Vec<Block>>,
     ) -> Result<std::result::Result<Encoded, Refusal>> {
         let now = now();
-        let keeps_from = bucket.retention.map_or(Nanos::MIN, |kept| {
-            now.saturating_sub(i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX))
-        });
+        let keeps_from = bucket
+            .retention
+            .map_or(Nanos::MIN, |kept| now.saturating_sub(i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX)));
         let catalogue = self.catalogue.lock().clone();
         let encoder = Encoder::new(Arc::clone(&self.config), catalogue, now, keeps_from);
         blocking(move || encoder.encode(&blocks)).await

@@ -42,9 +42,10 @@ async fn start(dir: &Path, server: &Influxd) -> World {
         segment_bytes: 1 << 20,
         ..buffer::embedded::Config::default()
     };
-    let (log, batcher) = EmbeddedLog::open(log_config, Arc::default()).unwrap();
+    // What was killed lets go of its files when its last task is gone.
+    let (log, batcher) = opened(|| EmbeddedLog::open(log_config.clone(), Arc::default())).await;
     let store_config = stores::embedded::Config { dir: dir.join("store"), ..stores::embedded::Config::default() };
-    let store = Arc::new(EmbeddedStore::open(store_config, Arc::default()).unwrap());
+    let store = Arc::new(opened(|| EmbeddedStore::open(store_config.clone(), Arc::default())).await);
     let points = stores::influxdb::Config {
         url: server.url(),
         token: server::TOKEN.to_owned(),
@@ -93,6 +94,16 @@ async fn append(world: &World, from: u64, to: u64, value: impl Fn(u64) -> ValueR
         until(async || !matches!(world.batcher.submit(&mut staged, Waker::noop()), Err(SubmitError::Full))).await;
     }
     until(async || world.log.end() == to).await;
+}
+
+async fn opened<T, E>(mut open: impl FnMut() -> Result<T, E>) -> T {
+    let mut found = None;
+    until(async || {
+        found = open().ok();
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
 }
 
 async fn until(mut there: impl AsyncFnMut() -> bool) {

@@ -39,7 +39,7 @@ pub enum SinkState {
 pub struct SinkStatus {
     /// [`buffer::Log::id`].
     pub log: String,
-    /// `history`, `latest`, `dead_letters` or `retained`.
+    /// `history`, `latest`, `dead_letters`, `retained` or `points`.
     pub sink: &'static str,
     /// How it is.
     pub state: SinkState,

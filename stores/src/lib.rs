@@ -9,6 +9,7 @@ pub mod block;
 pub mod codec;
 pub mod contract;
 pub mod embedded;
+pub mod influxdb;
 pub mod metrics;
 pub mod mongodb;
 pub mod query;

@@ -210,6 +210,13 @@ impl Log for EmbeddedLog {
             .map_err(|error| CursorError::Unavailable(error.to_string()))?
     }
 
+    async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {
+        let (file, disk, sink) = (self.cursors.clone(), Arc::clone(&self.disk), sink.to_owned());
+        tokio::task::spawn_blocking(move || file.forget(&sink, epoch, &*disk))
+            .await
+            .map_err(|error| CursorError::Unavailable(error.to_string()))?
+    }
+
     async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {
         self.find_time(time).await
     }

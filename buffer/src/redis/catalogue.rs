@@ -110,8 +110,14 @@ impl Shared {
 fn counts(sink: &str, cursor: &Cursor) -> Vec<(String, u64)> {
     let field = |tenant: &str, kind: &str| serde_json::json!([sink, tenant, kind]).to_string();
     let tallies = cursor.tallies.iter().flat_map(|(tenant, tally)| {
-        let Tally { stored, merged, dead_lettered, other } = *tally;
-        let kinds = [("stored", stored), ("merged", merged), ("dead_lettered", dead_lettered), ("other", other)];
+        let Tally { stored, merged, dead_lettered, other, missed } = *tally;
+        let kinds = [
+            ("stored", stored),
+            ("merged", merged),
+            ("dead_lettered", dead_lettered),
+            ("other", other),
+            ("missed", missed),
+        ];
         kinds.map(|(kind, count)| (field(tenant, kind), count))
     });
     let done = (field("", "done_to"), cursor.done_to);
@@ -134,6 +140,7 @@ fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
             "merged" => &mut tally.merged,
             "dead_lettered" => &mut tally.dead_lettered,
             "other" => &mut tally.other,
+            "missed" => &mut tally.missed,
             _ => return None,
         } = count;
     }

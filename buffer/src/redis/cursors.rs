@@ -22,7 +22,7 @@ mod tests {
 
     #[test]
     fn a_cursor_comes_back_as_it_was() {
-        let tally = Tally { stored: 5, merged: 1, dead_lettered: 2, other: 0 };
+        let tally = Tally { stored: 5, merged: 1, dead_lettered: 2, other: 0, missed: 0 };
         let cursor = Cursor { done_to: 8, sealed_to: 9, epoch: 3, tallies: [("a b".to_owned(), tally)].into() };
         assert_eq!(decode(&encode(&cursor)), Some(cursor));
         assert_eq!(decode("1 2"), None);

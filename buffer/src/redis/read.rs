@@ -225,6 +225,21 @@ impl Log for RedisLog {
         }
     }
 
+    async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {
+        let keys = [self.keys.meta.as_str(), &self.keys.cursors];
+        let tried = epoch.to_string();
+        let answer: RedisResult<(String, String)> = self.servers.script(&scripts::FORGET, &keys, &[sink, &tried]).await;
+        let (what, held) = answer.map_err(|error| CursorError::Unavailable(words(&error)))?;
+        match what.as_str() {
+            "forgotten" => Ok(()),
+            "fenced" => {
+                let held = number(&held).map_err(|error| CursorError::Unavailable(words(&error)))?;
+                Err(CursorError::Fenced { sink: sink.to_owned(), held, tried: epoch })
+            }
+            _ => Err(CursorError::Unavailable(format!("log {} was removed", self.id))),
+        }
+    }
+
     async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {
         self.refresh().await.map_err(unavailable)?;
         let (mut low, mut high) = (self.start(), self.end());

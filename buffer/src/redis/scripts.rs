@@ -29,6 +29,7 @@ script! {
     TAKE = "take.lua";
     /// Moves a cursor as `cursor::check_move` says; a lease given since refuses it, too.
     MOVE = "move.lua";
+    FORGET = "forget.lua";
     /// Deletes frames that every sink has passed.
     TRIM = "trim.lua";
     /// Takes a lease.

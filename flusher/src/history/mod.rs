@@ -1,10 +1,10 @@
 //! The history sink: readings wait in memory, where queries see them, until their range is sealed and written.
 
-mod cut;
-mod letter;
-mod memtable;
+pub(crate) mod cut;
+pub(crate) mod letter;
+pub(crate) mod memtable;
 mod recent;
-mod sink;
+pub(crate) mod sink;
 mod tail;
 
 pub(crate) use recent::Recent;

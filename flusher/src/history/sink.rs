@@ -92,7 +92,7 @@ impl Sink for HistorySink {
     }
 
     fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Cut>> {
-        let (from, to) = part_bounds(batch, index)?;
+        let (from, to) = part_bounds(batch, index, PART_READINGS)?;
         let recent = self.recent.lock();
         let mut part =
             Part { items: Vec::new(), tallies: if index == 0 { batch.passed().clone() } else { Default::default() } };
@@ -151,15 +151,15 @@ impl Sink for HistorySink {
     }
 }
 
-/// The devices of part `index`: as many as make about [`PART_READINGS`], at least one. The first part is there even
+/// The devices of part `index`: as many as make about `most` readings, at least one. The first part is there even
 /// when it is empty, for the records that are no readings.
-fn part_bounds(table: &Memtable, index: usize) -> Option<(usize, usize)> {
+pub(crate) fn part_bounds(table: &Memtable, index: usize, most: usize) -> Option<(usize, usize)> {
     let devices = table.devices();
     let mut from = 0;
     for part in 0.. {
         let mut readings = 0;
         let mut to = from;
-        while to < devices.len() && (to == from || readings + devices[to].rows.len() <= PART_READINGS) {
+        while to < devices.len() && (to == from || readings + devices[to].rows.len() <= most) {
             readings += devices[to].rows.len();
             to += 1;
         }

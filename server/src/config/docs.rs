@@ -15,6 +15,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
         "Readings, latest states, dead letters and retained messages in MongoDB instead of in the data folder.",
     ),
     ("redis", "The log on Redis or Valkey instead of in the data folder, which takes it while Redis is away or full."),
+    ("influxdb", "Readings as points in InfluxDB 2, besides the history."),
     ("logging", "What Weir says about itself, on standard error."),
 ];
 
@@ -118,6 +119,29 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "Longest time to wait for one answer, in milliseconds; the request is then repeated.",
     ),
     ("mongodb.max_pool_size", "Connections to each server."),
+    ("influxdb.url", "Address, as http://host:8086 or https://host. Empty: InfluxDB is not used."),
+    ("influxdb.token", "Token that may write to the bucket, and read it: field types and the books are then known."),
+    ("influxdb.org", "Name of the organization."),
+    ("influxdb.bucket", "Name of the bucket, which has to be there."),
+    ("influxdb.measurement", "Measurement of every point."),
+    ("influxdb.tenant_tag", "Tag with the tenant."),
+    ("influxdb.device_tag", "Tag with the device id."),
+    (
+        "influxdb.types",
+        "Fields that are to have another type than their values, as [\"count=integer\"]: float, integer, boolean or string. Numbers are floats.",
+    ),
+    (
+        "influxdb.on_conflict",
+        "A value that its field cannot hold: \"dead_letter\", \"coerce\" (made to fit if it can be), \"side_field\" (in a field beside it).",
+    ),
+    ("influxdb.flush_interval_ms", "Points are written this long after the first reading, in milliseconds."),
+    ("influxdb.batch_lines", "Points in one request."),
+    ("influxdb.in_flight", "Requests under way at one time."),
+    (
+        "influxdb.request_timeout_ms",
+        "Longest time to wait for an answer, in milliseconds; the request is then repeated.",
+    ),
+    ("influxdb.ca_file", "PEM file with certificates that are trusted for https besides the public ones."),
     (
         "logging.level",
         "error, warn, info, debug or trace; also by part, as \"info,weir_broker=debug\". WEIR_LOG does the same.",

@@ -1,9 +1,12 @@
 //! Servers that carry the log or hold the data, when there are any. A section whose address is empty is not used.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use stores::influxdb::{FieldType, OnConflict, Tags};
 
 /// `[redis]`
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,5 +146,92 @@ impl fmt::Debug for Mongodb {
     /// Without the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.store().fmt(f)
+    }
+}
+
+/// `[influxdb]`
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Influxdb {
+    pub(crate) url: String,
+    pub(crate) token: String,
+    pub(crate) org: String,
+    pub(crate) bucket: String,
+    pub(crate) measurement: String,
+    pub(crate) tenant_tag: String,
+    pub(crate) device_tag: String,
+    pub(crate) types: Vec<String>,
+    pub(crate) on_conflict: OnConflict,
+    pub(crate) flush_interval_ms: u64,
+    pub(crate) batch_lines: usize,
+    pub(crate) in_flight: usize,
+    pub(crate) request_timeout_ms: u64,
+    pub(crate) ca_file: PathBuf,
+}
+
+impl Default for Influxdb {
+    fn default() -> Self {
+        let store = stores::influxdb::Config::default();
+        Self {
+            url: String::new(),
+            token: store.token,
+            org: store.org,
+            bucket: store.bucket,
+            measurement: store.measurement,
+            tenant_tag: store.tags.tenant,
+            device_tag: store.tags.device,
+            types: Vec::new(),
+            on_conflict: store.on_conflict,
+            flush_interval_ms: 1_000,
+            batch_lines: store.batch_lines,
+            in_flight: store.in_flight,
+            request_timeout_ms: 30_000,
+            ca_file: PathBuf::new(),
+        }
+    }
+}
+
+impl Influxdb {
+    /// Settings of the store; none when it is not used.
+    ///
+    /// # Errors
+    /// When a type cannot be read.
+    pub(crate) fn store(&self) -> anyhow::Result<Option<stores::influxdb::Config>> {
+        let types = self.types.iter().filter(|text| !text.is_empty()).map(|text| declared(text));
+        let types = types.collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+        Ok((!self.url.is_empty()).then(|| stores::influxdb::Config {
+            url: self.url.clone(),
+            token: self.token.clone(),
+            org: self.org.clone(),
+            bucket: self.bucket.clone(),
+            measurement: self.measurement.clone(),
+            tags: Tags { tenant: self.tenant_tag.clone(), device: self.device_tag.clone() },
+            batch_lines: self.batch_lines,
+            in_flight: self.in_flight,
+            #[expect(clippy::cast_precision_loss, reason = "a time-out")]
+            timeout_secs: self.request_timeout_ms as f64 / 1e3,
+            types,
+            on_conflict: self.on_conflict,
+            ca_file: (!self.ca_file.as_os_str().is_empty()).then(|| self.ca_file.clone()),
+        }))
+    }
+}
+
+/// `name=integer`
+fn declared(text: &str) -> anyhow::Result<(String, FieldType)> {
+    let wrong = || {
+        format!(
+            "`influxdb.types` has {text:?}: give a name and float, integer, boolean or string, as \"count=integer\""
+        )
+    };
+    let (name, kind) = text.rsplit_once('=').with_context(wrong)?;
+    let kind = serde_json::from_value(kind.into()).with_context(wrong)?;
+    Ok((name.to_owned(), kind))
+}
+
+impl fmt::Debug for Influxdb {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Influxdb").field("url", &self.url).field("bucket", &self.bucket).finish_non_exhaustive()
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) stores: Arc<stores::Metrics>,
     /// MongoDB's.
     pub(crate) mongodb: Arc<stores::mongodb::Metrics>,
+    /// InfluxDB's.
+    pub(crate) influxdb: Arc<stores::influxdb::Metrics>,
     /// The services'.
     pub(crate) api: api::Metrics,
 }
@@ -47,6 +49,7 @@ impl Metrics {
         self.flusher.register(registry);
         self.stores.register(registry);
         self.mongodb.register(registry);
+        self.influxdb.register(registry);
         self.api.register(registry);
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use ::stores::contract::{DeadLetters, History, Latest, Retained};
+use ::stores::contract::{DeadLetters, History, Latest, Points, Retained, StoreError};
 use ::stores::embedded::{self, EmbeddedStore};
+use ::stores::influxdb::InfluxDb;
 use ::stores::mongodb::MongoStore;
 use anyhow::Context;
 
@@ -17,6 +18,7 @@ pub(super) struct Stores {
     pub(super) latest: Arc<dyn Latest>,
     pub(super) dead_letters: Arc<dyn DeadLetters>,
     pub(super) retained: Arc<dyn Retained>,
+    points: Option<Arc<dyn Points>>,
 }
 
 impl Stores {
@@ -25,18 +27,19 @@ impl Stores {
     /// # Errors
     /// Names the key to change.
     pub(super) async fn open(config: &Config, data: &DataDir, metrics: &Metrics) -> anyhow::Result<Self> {
+        let points = points(config, metrics).await?;
         if let Some(mongodb) = config.mongodb.store() {
             let store = MongoStore::open(mongodb, Arc::clone(&metrics.mongodb)).await.context("open MongoDB")?;
-            return Ok(Self::all(store));
+            return Ok(Self::all(store, points));
         }
         let (settings, metrics) = (embedded(config, data), Arc::clone(&metrics.stores));
         let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, metrics)).await;
-        Ok(Self::all(opened.context("open the store")??))
+        Ok(Self::all(opened.context("open the store")??, points))
     }
 
-    fn all(store: impl History + Latest + DeadLetters + Retained) -> Self {
+    fn all(store: impl History + Latest + DeadLetters + Retained, points: Option<Arc<dyn Points>>) -> Self {
         let store = Arc::new(store);
-        Self { history: store.clone(), latest: store.clone(), dead_letters: store.clone(), retained: store }
+        Self { history: store.clone(), latest: store.clone(), dead_letters: store.clone(), retained: store, points }
     }
 
     /// For the sinks.
@@ -46,8 +49,23 @@ impl Stores {
             latest: Arc::clone(&self.latest),
             dead_letters: Arc::clone(&self.dead_letters),
             retained: Arc::clone(&self.retained),
+            points: self.points.clone(),
         }
     }
+}
+
+/// InfluxDB, when it has an address. One that does not answer now is no reason not to start; one that refuses is.
+async fn points(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Arc<dyn Points>>> {
+    let Some(settings) = config.influxdb.store()? else { return Ok(None) };
+    let store = InfluxDb::new(settings, Arc::clone(&metrics.influxdb)).context("open InfluxDB")?;
+    match store.check().await {
+        Ok(()) => {}
+        Err(error @ StoreError::Busy { .. }) => {
+            tracing::warn!(%error, "InfluxDB does not answer yet; the log keeps its readings")
+        }
+        Err(error) => return Err(error).context("open InfluxDB"),
+    }
+    Ok(Some(Arc::new(store)))
 }
 
 fn embedded(config: &Config, data: &DataDir) -> embedded::Config {

@@ -142,6 +142,7 @@ fn flusher_config(config: &Config) -> flusher::Config {
     out.history.flush_bytes = h.flush_bytes;
     out.history.max_unflushed_bytes = h.max_unflushed_bytes;
     out.history.retention_secs = (h.retention_secs > 0).then_some(h.retention_secs);
+    out.points.flush_secs = Duration::from_millis(config.influxdb.flush_interval_ms).as_secs_f64();
     out.latest.follow_ms = l.follow_interval_ms;
     out.latest.flush_secs = Duration::from_millis(l.flush_interval_ms).as_secs_f64();
     out.stop_secs = config.shutdown_timeout_secs.saturating_sub(1).max(1);

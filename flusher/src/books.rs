@@ -54,13 +54,15 @@ impl Books for Ledger {
         let [writes, puts, points] = &self.gates;
         let held =
             tokio::time::timeout(WAIT, async { (points.write().await, writes.write().await, puts.write().await) });
-        let Ok(_held) = held.await else { return Err(busy("a flush is under way; ask again")) };
+        let Ok((_still, writes, puts)) = held.await else { return Err(busy("a flush is under way; ask again")) };
         let mut lines = Lines::new();
         for account in &self.accounts {
             account.enter(&mut lines).await?;
         }
         fill(&mut lines, HISTORY, self.history.count().await?);
         fill(&mut lines, DEAD_LETTERS, self.dead_letters.count().await?);
+        // The points may take their time: nobody else waits for it.
+        drop((writes, puts));
         match count_points(self.points.as_deref()).await {
             Ok(Some(counts)) => fill(&mut lines, POINTS, counts),
             Ok(None) => {}

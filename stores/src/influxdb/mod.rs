@@ -18,8 +18,8 @@ mod answer;
 mod bucket;
 mod client;
 pub mod config;
-mod count;
 mod encode;
+mod influxql;
 mod line;
 mod metrics;
 #[cfg(test)]
@@ -40,6 +40,7 @@ use bucket::Bucket;
 use client::Client;
 pub use config::{Config, ConfigError, OnConflict, Tags};
 use encode::{Chunk, Encoded, Encoder, Refusal};
+use influxql::InfluxQl;
 pub use metrics::Metrics;
 pub use types::FieldType;
 use types::{Catalogue, Known, Origin};
@@ -82,27 +83,32 @@ impl InfluxDb {
 
     async fn ask(&self) -> Result<Bucket> {
         let bucket = bucket::ask(&self.client, &self.config).await?;
-        self.load_types().await?;
-        *self.bucket.lock() = Some(bucket);
+        self.load_types(&bucket).await?;
+        *self.bucket.lock() = Some(bucket.clone());
         Ok(bucket)
     }
 
-    async fn load_types(&self) -> Result<()> {
-        match bucket::fields(&self.client, &self.config).await? {
-            Some(fields) => {
+    async fn load_types(&self, bucket: &Bucket) -> Result<()> {
+        match self.ask_in(bucket).types().await {
+            Ok(fields) => {
                 let mut catalogue = self.catalogue.lock();
                 fields.iter().for_each(|(name, known)| catalogue.correct(name, *known));
             }
-            None => tracing::info!(
-                bucket = self.config.bucket,
-                "the token may not read the bucket: field types are learnt from writes, the books of points cannot be checked"
+            Err(error @ StoreError::Busy { .. }) => return Err(error),
+            Err(error) => tracing::info!(
+                bucket = self.config.bucket, %error,
+                "the bucket cannot be read: field types are learnt from writes, the books of points cannot be checked"
             ),
         }
         Ok(())
     }
 
+    fn ask_in<'a>(&'a self, bucket: &'a Bucket) -> InfluxQl<'a> {
+        InfluxQl { client: &self.client, config: &self.config, place: &bucket.place }
+    }
+
     async fn bucket(&self) -> Result<Bucket> {
-        let held = *self.bucket.lock();
+        let held = self.bucket.lock().clone();
         match held {
             Some(bucket) => Ok(bucket),
             None => self.ask().await,
@@ -113,12 +119,12 @@ impl InfluxDb {
     async fn encode(&self, blocks: Arc<Vec<Block>>) -> Result<Encoded> {
         loop {
             let bucket = self.bucket().await?;
-            match self.encode_for(bucket, Arc::clone(&blocks)).await? {
+            match self.encode_for(&bucket, Arc::clone(&blocks)).await? {
                 Ok(encoded) => return Ok(encoded),
                 Err(Refusal::TooOld(_)) if bucket.asked.elapsed() > RETENTION_AGE => *self.bucket.lock() = None,
                 Err(refusal) => {
                     self.metrics.refused.inc();
-                    return Err(StoreError::Refused(self.reason(&refusal).await));
+                    return Err(StoreError::Refused(self.reason(&bucket, &refusal).await));
                 }
             }
         }
@@ -126,7 +132,7 @@ impl InfluxDb {
 
     async fn encode_for(
         &self,
-        bucket: Bucket,
+        bucket: &Bucket,
         blocks: Arc<Vec<Block>>,
     ) -> Result<std::result::Result<Encoded, Refusal>> {
         let now = now();
@@ -139,11 +145,11 @@ impl InfluxDb {
     }
 
     /// Why it is refused, with the time since when a field has its type.
-    async fn reason(&self, refusal: &Refusal) -> String {
+    async fn reason(&self, bucket: &Bucket, refusal: &Refusal) -> String {
         let Refusal::Conflict { name, known: Known { field, origin: Origin::Bucket(None) }, .. } = refusal else {
             return refusal.reason(&self.config.bucket, None);
         };
-        let since = bucket::since(&self.client, &self.config, name).await.ok().flatten();
+        let since = self.ask_in(bucket).since(name).await.ok().flatten();
         if since.is_some() {
             let known = Known { field: *field, origin: Origin::Bucket(since) };
             self.catalogue.lock().correct(name, known);
@@ -215,7 +221,8 @@ impl Points for InfluxDb {
     }
 
     async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
-        count::readings(&self.client, &self.config, range).await
+        let bucket = self.bucket().await?;
+        self.ask_in(&bucket).count(range).await
     }
 
     async fn keeps_everything(&self) -> Result<bool> {

@@ -187,9 +187,12 @@ impl Catalogue {
         }
     }
 
-    /// Corrects or adds one name that nobody declared.
+    /// Corrects or adds one name that nobody declared. What says less than is known changes nothing.
     pub(super) fn correct(&mut self, name: &str, known: Known) {
-        if self.get(name).is_none_or(|held| held.origin != Origin::Declared) {
+        let is_news = |held: Known| {
+            held.origin != Origin::Declared && (held.field != known.field || known.origin != Origin::Bucket(None))
+        };
+        if self.get(name).is_none_or(is_news) {
             Arc::make_mut(&mut self.known).insert(name.into(), known);
         }
     }

@@ -7,6 +7,8 @@
 
 mod check;
 mod clients;
+mod dist;
+mod observability;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -29,6 +31,10 @@ enum Chore {
     },
     /// Formatting, lints and documentation, warnings denied.
     Check,
+    /// Checks rules, dashboards and alerts against a running Weir, Prometheus, Alertmanager and InfluxDB.
+    Observability,
+    /// Builds the static program with its bill of materials and checksums into target/dist.
+    Dist(dist::Options),
     /// Runs each fuzz target (needs a nightly toolchain; installs cargo-fuzz).
     Fuzz {
         /// Seconds for each target.
@@ -41,6 +47,8 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Test { arguments } => test::workspace(&arguments),
         Chore::Check => check::run(),
+        Chore::Observability => observability::run(),
+        Chore::Dist(options) => dist::run(&options),
         Chore::Fuzz { secs } => test::fuzz(secs),
     }
 }

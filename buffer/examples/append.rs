@@ -1,6 +1,7 @@
-//! What the embedded log takes on this machine.
+//! What the log takes on this machine: the one in files, or the one on a Redis.
 //!
-//! `cargo run --release -p weir-buffer --example append -- [TASKS] [RECORDS PER SUBMIT] [SECONDS] [DIR]`
+//! `cargo run --release -p weir-buffer --example append -- [TASKS] [RECORDS PER SUBMIT] [SECONDS] [DIR or redis://HOST:PORT]
+//! [REPLICAS]`
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use model::{DeviceKey, Schema, ValueRef};
 use weir_buffer::embedded::{Config, EmbeddedLog};
 use weir_buffer::frame::{ReadingHeader, Staged};
+use weir_buffer::redis::{self, Redis};
 use weir_buffer::{Batcher, Cursor, Log, Metrics, SubmitError};
 
 fn argument(at: usize, default: u64) -> u64 {
@@ -20,13 +22,32 @@ fn argument(at: usize, default: u64) -> u64 {
 fn main() {
     let (tasks, group, seconds) = (argument(1, 64), argument(2, 1), argument(3, 5));
     let scratch = tempfile::tempdir().expect("a temporary folder");
-    let dir = std::env::args().nth(4).map_or(scratch.path().join("log"), PathBuf::from);
+    let place = std::env::args().nth(4);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(run(Config { dir, ..Config::default() }, tasks, group, Duration::from_secs(seconds)));
+    runtime.block_on(async {
+        let (log, batcher): (Arc<dyn Log>, Batcher) = match place {
+            Some(url) if url.contains("://") => on_redis(url).await,
+            place => in_files(place.map_or(scratch.path().join("log"), PathBuf::from)),
+        };
+        run(log, batcher, tasks, group, Duration::from_secs(seconds)).await;
+    });
 }
 
-async fn run(config: Config, tasks: u64, group: u64, time: Duration) {
+fn in_files(dir: PathBuf) -> (Arc<dyn Log>, Batcher) {
+    let config = Config { dir, ..Config::default() };
     let (log, batcher) = EmbeddedLog::open(config, Arc::new(Metrics::default())).expect("the log opens");
+    (log, batcher)
+}
+
+async fn on_redis(url: String) -> (Arc<dyn Log>, Batcher) {
+    let replicas = u32::try_from(argument(5, 0)).expect("a small number");
+    let config = redis::Config { urls: vec![url], replicas, ..redis::Config::default() };
+    let redis = Redis::connect(config).await.unwrap_or_else(|error| panic!("{error}"));
+    let (log, batcher) = redis.create(Arc::new(Metrics::default())).await.expect("the log is made");
+    (log, batcher)
+}
+
+async fn run(log: Arc<dyn Log>, batcher: Batcher, tasks: u64, group: u64, time: Duration) {
     let first = log.end();
     let (frames, begun) = (Arc::new(AtomicU64::new(0)), Instant::now());
     let counter = tokio::spawn(follow(Arc::clone(&log), Arc::clone(&frames)));
@@ -52,7 +73,7 @@ async fn run(config: Config, tasks: u64, group: u64, time: Duration) {
 }
 
 /// A sink that keeps up, so that segments are trimmed.
-async fn follow(log: Arc<EmbeddedLog>, frames: Arc<AtomicU64>) {
+async fn follow(log: Arc<dyn Log>, frames: Arc<AtomicU64>) {
     let mut end = log.watch_end();
     let (mut from, mut moved) = (log.end(), Instant::now());
     while end.changed().await.is_ok() {

@@ -69,6 +69,13 @@ pub trait Append: Send {
     /// Recent frames, oldest first, to look resent messages up in.
     fn recent(&self) -> Vec<Frame>;
 
+    /// Frames that other writers appended since this was called last, or lately when `anew`. Called for every batch that
+    /// holds resent messages: their senders may have been on another node before.
+    fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
+        let _ = anew;
+        Vec::new()
+    }
+
     /// Called when the log takes nothing or takes records again, with the reason.
     fn blocked(&self, reason: Option<&str>);
 
@@ -297,8 +304,9 @@ impl<A: Append> Writer<A> {
     /// Drops what was stored before, then appends the rest: one frame, or several when it is large.
     fn commit(&mut self, batch: &mut FrameBuilder) -> Result<(), String> {
         if batch.has_resent() {
+            let elsewhere = self.form.recent_elsewhere(!self.recent.is_active());
             let form = &self.form;
-            let dropped = self.recent.drop_known(batch, || form.recent());
+            let dropped = self.recent.drop_known(batch, || form.recent(), &elsewhere);
             self.shared.metrics.duplicates.inc_by(u64::from(dropped));
         }
         let BatchConfig { max_records, max_bytes } = self.shared.config;

@@ -29,12 +29,20 @@ pub struct Tally {
     pub dead_lettered: u64,
     /// Records that are no telemetry: retained messages.
     pub other: u64,
+    /// Readings that were no longer in the log when the sink was first configured: it never saw them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missed: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Tally {
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.stored + self.merged + self.dead_lettered + self.other
+        self.stored + self.merged + self.dead_lettered + self.other + self.missed
     }
 
     /// Adds another's counts.
@@ -43,6 +51,15 @@ impl Tally {
         self.merged += other.merged;
         self.dead_lettered += other.dead_lettered;
         self.other += other.other;
+        self.missed += other.missed;
+    }
+}
+
+/// Whether a cursor may be forgotten: not by a lower epoch.
+pub(crate) fn check_forget(sink: &str, held: Option<&Cursor>, epoch: u64) -> Result<(), crate::log::CursorError> {
+    match held.filter(|held| epoch < held.epoch) {
+        Some(held) => Err(crate::log::CursorError::Fenced { sink: sink.to_owned(), held: held.epoch, tried: epoch }),
+        None => Ok(()),
     }
 }
 

@@ -15,7 +15,9 @@ pub mod log;
 pub mod memory;
 pub mod metrics;
 mod recent;
+pub mod redis;
 mod ring;
+pub mod spill;
 
 pub use batcher::{Batcher, SubmitError, Ticket};
 pub use catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};

@@ -90,6 +90,16 @@ pub trait Log: Send + Sync + 'static {
     /// [`CursorError`]; the cursor in force is then the old one.
     async fn move_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError>;
 
+    /// Takes a sink off the log, durably, for one that is no longer configured: from then on the log keeps nothing for it,
+    /// and its tallies are gone. Nothing happens when it is not registered.
+    ///
+    /// # Errors
+    /// [`CursorError`]; the sink is then still registered. [`CursorError::Fenced`] for an epoch below the cursor's.
+    async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {
+        let _ = epoch;
+        Err(CursorError::Unavailable(format!("this log cannot take sink {sink} off: configure the sink again")))
+    }
+
     /// Offset of the first record received at or after `time` among those that can be read; the end when none was.
     ///
     /// # Errors

@@ -102,6 +102,13 @@ impl Log for MemoryLog {
         Ok(())
     }
 
+    async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {
+        let mut cursors = self.cursors.lock();
+        cursor::check_forget(sink, cursors.get(sink), epoch)?;
+        cursors.remove(sink);
+        Ok(())
+    }
+
     async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {
         let ring = self.ring.lock();
         Ok(ring.frames().find(|f| f.header().appended >= time).map_or(self.end(), |f| f.header().first_offset))

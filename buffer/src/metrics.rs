@@ -19,6 +19,8 @@ pub struct Metrics {
     pub(crate) disk_reads: Counter,
     pub(crate) blocked: Gauge,
     pub(crate) used: Gauge,
+    pub(crate) spilling: Gauge,
+    pub(crate) spilled: Counter,
     batch: Histogram,
     append: Histogram,
 }
@@ -33,6 +35,8 @@ impl Default for Metrics {
             disk_reads: Counter::default(),
             blocked: Gauge::default(),
             used: Gauge::default(),
+            spilling: Gauge::default(),
+            spilled: Counter::default(),
             batch: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             append: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
         }
@@ -49,7 +53,9 @@ impl Metrics {
         registry.register("full", "Submits that had to wait for room", self.full.clone());
         registry.register("disk_reads", "Reads that the memory ring could not answer", self.disk_reads.clone());
         registry.register("blocked", "1 while no records are taken", self.blocked.clone());
-        registry.register_with_unit("used", "Bytes of log segments", Unit::Bytes, self.used.clone());
+        registry.register_with_unit("used", "Bytes of the log", Unit::Bytes, self.used.clone());
+        registry.register("spilling", "1 while records go to the spill, or come from it", self.spilling.clone());
+        registry.register("spilled", "Records that went to the spill", self.spilled.clone());
         registry.register("batch_records", "Records in one durable append", self.batch.clone());
         registry.register_with_unit("append", "Time of one durable append", Unit::Seconds, self.append.clone());
     }

@@ -21,12 +21,24 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// Drops the resent records of `batch` that are in the log, or in the batch before them. Returns how many.
-    pub(crate) fn drop_known(&mut self, batch: &mut FrameBuilder, frames: impl FnOnce() -> Vec<Frame>) -> u32 {
+    /// True while it takes note of what is appended.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// Drops the resent records of `batch` that are in the log, in the frames of other logs, or in the batch before them.
+    /// Returns how many.
+    pub(crate) fn drop_known(
+        &mut self,
+        batch: &mut FrameBuilder,
+        frames: impl FnOnce() -> Vec<Frame>,
+        elsewhere: &[Frame],
+    ) -> u32 {
         if !self.active {
             self.active = true;
             frames().iter().for_each(|frame| self.index(frame));
         }
+        elsewhere.iter().for_each(|frame| self.index(frame));
         self.quiet = 0;
         let mut here: HashSet<u64, foldhash::fast::FixedState> = HashSet::default();
         let (young, old) = (&self.young, &self.old);

@@ -3,14 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
 mod common;
+#[path = "common/redis.rs"]
+mod server;
 
 use std::sync::Arc;
 
 use common::{all, append, numbers, stage};
+use server::Server;
 use weir_buffer::batcher::BatchConfig;
 use weir_buffer::embedded::{Config, EmbeddedLog};
 use weir_buffer::memory::MemoryLog;
-use weir_buffer::{Batcher, Cursor, CursorError, Log, Metrics, ReadError};
+use weir_buffer::redis::Redis;
+use weir_buffer::{Batcher, Catalogue, Cursor, CursorError, Log, Metrics, ReadError};
 
 /// Small segments, a tiny ring: reads come from the disk, too.
 fn small(dir: &std::path::Path) -> Config {
@@ -24,21 +28,44 @@ fn small(dir: &std::path::Path) -> Config {
     }
 }
 
-/// Runs a test on both forms.
-async fn on_both<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> F) {
+/// Runs a test on all forms.
+async fn on_all<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> F) {
     let (log, batcher) = MemoryLog::open("memory", BatchConfig::default()).unwrap();
     test(log, batcher).await;
     let dir = tempfile::tempdir().unwrap();
     let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
     test(log, batcher).await;
+    let Some(server) = Server::start(&[]) else { return };
+    let (log, batcher) = server.log().await;
+    test(log, batcher).await;
+    // As another process sees it, on another server: the logs of one know each other's messages.
+    let server = Server::start(&[]).unwrap();
+    let (log, batcher) = server.log().await;
+    let elsewhere = Redis::connect(server.config()).await.unwrap();
+    let reader = elsewhere.open(log.id()).await.unwrap();
+    test(reader, batcher).await;
+    // With a spill before it.
+    let server = Server::start(&[]).unwrap();
+    let spill = weir_buffer::spill::Config { dir: dir.path().join("spill"), ..Default::default() };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let (log, batcher, _) = redis.create_with_spill(spill, Arc::default()).await.unwrap();
+    test(log, batcher).await;
+}
+
+/// Waits until the log's readers see so many records: at once, but for those in another process.
+async fn reached(log: &dyn Log, end: u64) {
+    let mut watch = log.watch_end();
+    let seen = tokio::time::timeout(std::time::Duration::from_secs(20), watch.wait_for(|seen| *seen >= end)).await;
+    assert_eq!(*seen.expect("the end is told within 20 s").unwrap(), end);
 }
 
 #[tokio::test]
 async fn records_come_back_in_order_and_without_holes() {
-    on_both(async |log, batcher| {
+    on_all(async |log, batcher| {
         for n in 0..300 {
             append(&batcher, stage([3 * n, 3 * n + 1, 3 * n + 2], false)).unwrap();
         }
+        reached(&*log, 900).await;
         assert_eq!((log.start(), log.end()), (0, 900));
         assert_eq!(all(&*log).await, (0..900).collect::<Vec<_>>());
         let middle = log.read(450, 1).await.unwrap();
@@ -50,7 +77,7 @@ async fn records_come_back_in_order_and_without_holes() {
 
 #[tokio::test]
 async fn the_end_is_told_of() {
-    on_both(async |log, batcher| {
+    on_all(async |log, batcher| {
         let mut watch = log.watch_end();
         append(&batcher, stage([1], false)).unwrap();
         watch.changed().await.unwrap();
@@ -61,11 +88,12 @@ async fn the_end_is_told_of() {
 
 #[tokio::test]
 async fn a_resent_record_that_is_there_already_is_dropped_and_others_stay() {
-    on_both(async |log, batcher| {
+    on_all(async |log, batcher| {
         append(&batcher, stage([1, 2, 3], false)).unwrap();
         append(&batcher, stage([2, 4, 4], true)).unwrap();
         append(&batcher, stage([1], false)).unwrap();
         append(&batcher, stage([4], true)).unwrap();
+        reached(&*log, 5).await;
         assert_eq!(all(&*log).await, [1, 2, 3, 4, 1]);
     })
     .await;
@@ -73,10 +101,11 @@ async fn a_resent_record_that_is_there_already_is_dropped_and_others_stay() {
 
 #[tokio::test]
 async fn cursors_move_forward_only_and_trim_frees_what_all_have_passed() {
-    on_both(async |log, batcher| {
+    on_all(async |log, batcher| {
         for n in 0..400 {
             append(&batcher, stage([n], false)).unwrap();
         }
+        reached(&*log, 400).await;
         let cursor = |to: u64, epoch| Cursor { done_to: to, sealed_to: to, epoch, ..Cursor::default() };
         log.move_cursor("a", cursor(300, 2)).await.unwrap();
         log.move_cursor("b", cursor(100, 1)).await.unwrap();
@@ -94,8 +123,9 @@ async fn cursors_move_forward_only_and_trim_frees_what_all_have_passed() {
 
 #[tokio::test]
 async fn a_log_that_no_sink_follows_keeps_everything() {
-    on_both(async |log, batcher| {
+    on_all(async |log, batcher| {
         append(&batcher, stage(0..100, false)).unwrap();
+        reached(&*log, 100).await;
         assert_eq!(log.trim().await.unwrap(), 0);
         assert_eq!(all(&*log).await.len(), 100);
     })
@@ -104,7 +134,7 @@ async fn a_log_that_no_sink_follows_keeps_everything() {
 
 #[tokio::test]
 async fn many_producers_each_keep_their_order() {
-    on_both(async |log, batcher| {
+    on_all(async |log, batcher| {
         let producers: Vec<_> = (0..8_i64)
             .map(|producer| {
                 let batcher = batcher.clone();
@@ -116,6 +146,7 @@ async fn many_producers_each_keep_their_order() {
             })
             .collect();
         producers.into_iter().for_each(|p| p.join().unwrap());
+        reached(&*log, 1600).await;
         let found = all(&*log).await;
         for producer in 0..8 {
             let own: Vec<_> = found.iter().filter(|n| **n / 1000 == producer).collect();
@@ -155,16 +186,20 @@ async fn a_second_process_is_told_that_the_log_is_open() {
 
 #[tokio::test]
 async fn offsets_are_found_by_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
-    for n in 0..300 {
-        append(&batcher, stage([n], false)).unwrap();
-    }
-    let frames = log.read(150, 1).await.unwrap();
-    let header = frames[0].header();
-    let found = log.offset_at(header.appended).await.unwrap();
-    assert!(found <= header.first_offset);
-    assert_eq!(numbers(&log.read(found, 1).await.unwrap())[0], found.cast_signed());
-    assert_eq!(log.offset_at(0).await.unwrap(), 0);
-    assert_eq!(log.offset_at(i64::MAX).await.unwrap(), 300);
+    on_all(async |log, batcher| {
+        for n in 0..300 {
+            append(&batcher, stage([n], false)).unwrap();
+        }
+        reached(&*log, 300).await;
+        let frames = log.read(150, 1).await.unwrap();
+        let header = frames[0].header();
+        let found = log.offset_at(header.appended).await.unwrap();
+        assert!(found <= header.first_offset);
+        let first = &log.read(found, 1).await.unwrap()[0];
+        assert!(first.header().appended >= header.appended);
+        assert_eq!(numbers(std::slice::from_ref(first))[0], found.cast_signed());
+        assert_eq!(log.offset_at(0).await.unwrap(), 0);
+        assert_eq!(log.offset_at(i64::MAX).await.unwrap(), 300);
+    })
+    .await;
 }

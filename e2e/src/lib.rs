@@ -7,8 +7,10 @@
 
 pub mod device;
 pub mod read;
+pub mod services;
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -96,6 +98,18 @@ impl Weir {
     pub fn cli(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = Command::new(program("weir")?).args(arguments).args(["--server", &self.url()]).output()?;
         checked(&format!("weir {arguments:?}"), output)
+    }
+
+    /// What it answers to a GET, head and body.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn get(&self, path: &str) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.http)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     /// kill -9.

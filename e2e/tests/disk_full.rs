@@ -1,6 +1,6 @@
 //! A full disk stops the acknowledgements, not the process; nothing acknowledged is lost, and it goes on when there is space.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -28,14 +28,6 @@ impl Drop for SmallDisk {
         // Lazily: a process that a failed test left behind may still hold it.
         Command::new("umount").arg("-l").arg(&self.dir).status().ok();
     }
-}
-
-fn http_get(address: std::net::SocketAddr, path: &str) -> anyhow::Result<String> {
-    let mut stream = std::net::TcpStream::connect(address)?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +73,7 @@ async fn a_full_disk_stops_acknowledgements_and_loses_nothing() -> anyhow::Resul
     let (mut device, sent, acknowledged) = publisher.join().expect("the publisher does not panic")?;
     ensure!(acknowledged > 0 && acknowledged < sent, "{acknowledged} of {sent} were acknowledged");
     ensure!(weir.runs()?, "a full disk does not end the process");
-    let ready = http_get(weir.http, "/health/ready")?;
+    let ready = weir.get("/health/ready")?;
     ensure!(ready.starts_with("HTTP/1.1 503"), "readiness says {ready}");
     ensure!(ready.to_lowercase().contains("space") || ready.contains("full"), "readiness does not say why: {ready}");
     println!("{}", ready.lines().last().context("an answer")?);
@@ -98,7 +90,7 @@ async fn a_full_disk_stops_acknowledgements_and_loses_nothing() -> anyhow::Resul
         }
     }
     wait_until("readiness comes back", Duration::from_secs(20), async || {
-        let ready = http_get(weir.http, "/health/ready")?;
+        let ready = weir.get("/health/ready")?;
         ensure!(ready.starts_with("HTTP/1.1 200"), "{ready}");
         Ok(())
     })

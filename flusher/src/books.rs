@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use buffer::{Cursor, Log, Tally};
-use stores::contract::{BookLine, Books, DeadLetters, History, Result, StoreError};
+use model::TimeRange;
+use stores::contract::{BookLine, Books, DeadLetters, History, Points, Result, StoreError};
 use tokio::sync::RwLock;
 
 use crate::census::{Census, Count, Counts};
 use crate::status::Shared;
-use crate::{DEAD_LETTERS, HISTORY, LATEST};
+use crate::{DEAD_LETTERS, HISTORY, LATEST, POINTS};
 
 /// How long the books may wait: for the count to reach the end, and for a flush that is under way.
 const WAIT: Duration = Duration::from_secs(10);
@@ -23,6 +24,7 @@ pub(crate) struct Account {
     pub(crate) history: Arc<Shared>,
     pub(crate) latest: Arc<Shared>,
     pub(crate) dead_letters: Arc<Shared>,
+    pub(crate) points: Option<Arc<Shared>>,
 }
 
 /// The books of all logs.
@@ -30,8 +32,9 @@ pub(crate) struct Ledger {
     pub(crate) accounts: Vec<Account>,
     pub(crate) history: Arc<dyn History>,
     pub(crate) dead_letters: Arc<dyn DeadLetters>,
+    pub(crate) points: Option<Arc<dyn Points>>,
     /// Held for reading while a store and its cursor do not agree.
-    pub(crate) gates: [Arc<RwLock<()>>; 2],
+    pub(crate) gates: [Arc<RwLock<()>>; 3],
 }
 
 type Lines = BTreeMap<(&'static str, Arc<str>), BookLine>;
@@ -47,7 +50,10 @@ impl Books for Ledger {
             return Ok(lines.into_values().collect());
         }
         // No flush is under way while the stores count.
-        let held = tokio::time::timeout(WAIT, async { (self.gates[0].write().await, self.gates[1].write().await) });
+        // The points first: while their store is away nobody else is made to wait.
+        let [writes, puts, points] = &self.gates;
+        let held =
+            tokio::time::timeout(WAIT, async { (points.write().await, writes.write().await, puts.write().await) });
         let Ok(_held) = held.await else { return Err(busy("a flush is under way; ask again")) };
         let mut lines = Lines::new();
         for account in &self.accounts {
@@ -55,7 +61,20 @@ impl Books for Ledger {
         }
         fill(&mut lines, HISTORY, self.history.count().await?);
         fill(&mut lines, DEAD_LETTERS, self.dead_letters.count().await?);
+        match count_points(self.points.as_deref()).await {
+            Ok(Some(counts)) => fill(&mut lines, POINTS, counts),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the store of points cannot be counted; its books are not checked"),
+        }
         Ok(lines.into_values().collect())
+    }
+}
+
+/// What the store of points counts; `None` when there is none, or when it deletes what is old by itself.
+async fn count_points(store: Option<&dyn Points>) -> Result<Option<Vec<(Arc<str>, u64)>>> {
+    match store {
+        Some(store) if store.keeps_everything().await? => store.count(TimeRange::ALL).await.map(Some),
+        _ => Ok(None),
     }
 }
 
@@ -89,22 +108,26 @@ fn line<'a>(lines: &'a mut Lines, sink: &'static str, tenant: &Arc<str>) -> &'a 
 impl Account {
     async fn enter(&self, lines: &mut Lines) -> Result<()> {
         // Cursors first, the end after: so no cursor is past the end that is counted to.
+        let points = self.points.as_ref().map(|shared| shared.cursor());
         let cursors = [self.history.cursor(), self.latest.cursor(), self.dead_letters.cursor()];
         if !self.census.reach(self.log.end(), WAIT).await {
             return Err(busy("the log is not counted to its end yet; ask again"));
         }
-        let stock = self.census.take_stock(&cursors.each_ref().map(|c| c.done_to)).await;
+        let places: Vec<u64> = cursors.iter().chain(&points).map(|c| c.done_to).collect();
+        let stock = self.census.take_stock(&places).await;
         let stock = stock.map_err(|error| StoreError::Damaged(error.to_string()))?;
         let [history, latest, letters] = cursors;
-        let [after_history, after_latest, after_letters] = &stock.pending[..] else {
+        let [after_history, after_latest, after_letters, after_points @ ..] = &stock.pending[..] else {
             unreachable!("one for each cursor")
         };
         for (tenant, accepted) in &stock.accepted {
             let both = |count: Count| count.readings + count.letters;
-            for (sink, cursor, pending) in [(HISTORY, &history, after_history), (LATEST, &latest, after_latest)] {
+            let of_points = points.as_ref().zip(after_points.first()).map(|(cursor, after)| (POINTS, cursor, after));
+            let always = [(HISTORY, &history, after_history), (LATEST, &latest, after_latest)];
+            for (sink, cursor, pending) in always.into_iter().chain(of_points) {
                 let tally = of(cursor, tenant);
                 let line = line(lines, sink, tenant);
-                line.accepted += accepted;
+                line.accepted += accepted.saturating_sub(tally.missed);
                 line.stored += tally.stored;
                 line.merged += tally.merged;
                 line.dead_lettered += tally.dead_lettered;
@@ -114,15 +137,19 @@ impl Account {
             let lettered = of(&letters, tenant).dead_lettered;
             let pending = count_of(after_letters, tenant).letters;
             let all = lettered + pending;
-            let before_history = all - count_of(after_history, tenant).letters.min(all);
-            let refused = of(&history, tenant).dead_lettered.saturating_sub(before_history);
+            let refused_by = |cursor: &Cursor, after: &Counts| {
+                let before = all - count_of(after, tenant).letters.min(all);
+                of(cursor, tenant).dead_lettered.saturating_sub(before)
+            };
+            let refused = refused_by(&history, after_history)
+                + of_points.map_or(0, |(_, cursor, after)| refused_by(cursor, after));
             let line = line(lines, DEAD_LETTERS, tenant);
             line.accepted += all;
             line.dead_lettered += lettered;
             line.pending += pending;
             line.expected += lettered + refused;
         }
-        self.census.forget_below(history.done_to.min(latest.done_to).min(letters.done_to));
+        self.census.forget_below(places.into_iter().min().unwrap_or(0));
         Ok(())
     }
 }

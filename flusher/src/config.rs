@@ -12,6 +12,8 @@ pub struct Config {
     pub history: History,
     /// The latest-state sink.
     pub latest: Latest,
+    /// The sink of points, when a store of points is configured.
+    pub points: Points,
     /// What happens when a store does not take a write.
     pub retry: Retry,
     /// How long the last flush of an ordered stop may take. What is not flushed by then stays in the log.
@@ -48,6 +50,22 @@ pub struct Latest {
     pub query_wait_ms: u64,
 }
 
+/// Settings of the sink of points.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Points {
+    /// Points are written this long after the first reading of a batch.
+    pub flush_secs: f64,
+    /// A batch is written earlier when it holds this many readings.
+    pub flush_records: u64,
+    /// Memory for what is not written yet. Beyond it the rest waits in the log.
+    pub max_unflushed_bytes: u64,
+    /// Readings without a sequence whose device time is in whole milliseconds get a place within their millisecond, made
+    /// from what was sent, so that two of one device and time both become points. When false they keep their time to the
+    /// nanosecond, and such readings become one point.
+    pub separate_equal_times: bool,
+}
+
 /// How a write is tried again. Each wait is drawn at random from its upper half.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -62,7 +80,13 @@ pub struct Retry {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { history: History::default(), latest: Latest::default(), retry: Retry::default(), stop_secs: 10 }
+        Self {
+            history: History::default(),
+            latest: Latest::default(),
+            points: Points::default(),
+            retry: Retry::default(),
+            stop_secs: 10,
+        }
     }
 }
 
@@ -82,6 +106,12 @@ impl Default for History {
 impl Default for Latest {
     fn default() -> Self {
         Self { follow_ms: 50, flush_secs: 10.0, query_wait_ms: 5_000 }
+    }
+}
+
+impl Default for Points {
+    fn default() -> Self {
+        Self { flush_secs: 1.0, flush_records: 100_000, max_unflushed_bytes: 128 << 20, separate_equal_times: true }
     }
 }
 
@@ -132,6 +162,20 @@ impl Latest {
             records: u64::MAX,
             bytes: u64::MAX,
             max_bytes: u64::MAX,
+        }
+    }
+}
+
+impl Points {
+    pub(crate) fn pace(&self) -> Pace {
+        let flush = Duration::from_secs_f64(self.flush_secs.max(0.001));
+        Pace {
+            follow: Duration::from_millis(100).min(flush),
+            deliver: flush,
+            skip: flush,
+            records: self.flush_records.max(1),
+            bytes: self.max_unflushed_bytes.max(2) / 2,
+            max_bytes: self.max_unflushed_bytes.max(1),
         }
     }
 }

@@ -136,6 +136,7 @@ impl<S: Sink> Driver<S> {
             || load.open_bytes >= self.pace.bytes
             || load.bytes >= self.pace.max_bytes
             || self.due_at().is_some_and(|due| Instant::now() >= due)
+            || self.delivery.shared.progress.is_delivery_wanted(self.open_from)
     }
 
     fn is_full(&self) -> bool {

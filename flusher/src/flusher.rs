@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use buffer::{Cursor, CursorError, Log};
 use parking_lot::RwLock as SyncLock;
-use stores::contract::{Books, DeadLetters, History, Latest, LatestView, Retained, StoreError, Tail};
+use stores::contract::{Books, DeadLetters, History, Latest, LatestView, Points, Retained, StoreError, Tail};
 use tokio::sync::RwLock;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -16,9 +16,11 @@ use crate::census::Census;
 use crate::config::{Config, Pace};
 use crate::deliver::Delivery;
 use crate::driver::Driver;
-use crate::history::{HistorySink, HistoryTail, Source};
+use crate::history::{HistorySink, HistoryTail, Recent, Source};
 use crate::latest::{LatestMap, LatestSink, View};
+use crate::letters::LettersView;
 use crate::metrics::Metrics;
+use crate::points::{self, PointsSink};
 use crate::rare::{Letters, Rare, RetainedMessages};
 use crate::sink::Sink;
 use crate::status::{Shared, SinkStatus};
@@ -56,6 +58,8 @@ pub struct Stores {
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Retained messages.
     pub retained: Arc<dyn Retained>,
+    /// Readings as points, where they are wanted.
+    pub points: Option<Arc<dyn Points>>,
 }
 
 /// Why the sinks do not start, or ended.
@@ -103,6 +107,7 @@ type Watched = (Arc<Shared>, Arc<Census>, Arc<dyn Log>);
 pub struct Handle {
     latest: Arc<View>,
     pub(crate) tail: Arc<HistoryTail>,
+    letters: Arc<LettersView>,
     books: Arc<Ledger>,
     sinks: Arc<Vec<Watched>>,
     metrics: Arc<Metrics>,
@@ -118,6 +123,11 @@ impl Handle {
     /// The readings that are not in the store yet.
     pub fn tail(&self) -> Arc<dyn Tail> {
         Arc::clone(&self.tail) as Arc<dyn Tail>
+    }
+
+    /// The dead letters, those that are not in the store yet included.
+    pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
+        Arc::clone(&self.letters) as Arc<dyn DeadLetters>
     }
 
     /// The books.
@@ -194,9 +204,11 @@ impl Flusher {
     ) -> Result<Self, Error> {
         let mut logs = Vec::new();
         for claim in claims {
-            let cursors =
-                register(&claim).await.map_err(|reason| Error::Cursor { log: claim.log.id().into(), reason })?;
-            logs.push((claim.log, cursors));
+            let failed = |reason| Error::Cursor { log: claim.log.id().into(), reason };
+            let cursors = register(&claim).await.map_err(failed)?;
+            let points = points::register(&claim, &cursors, stores.points.is_some()).await.map_err(failed)?;
+            let recent = Recent::load(&*claim.log, cursors[0].done_to).await.map_err(|e| failed(e.to_string()))?;
+            logs.push((claim.log, cursors, points, recent));
         }
         let map = Arc::new(SyncLock::new(LatestMap::load(stores.latest.load().await?)));
         let mut builder = Builder {
@@ -212,8 +224,8 @@ impl Flusher {
             sinks: Vec::new(),
             stores,
         };
-        for (log, cursors) in logs {
-            builder.add_log(log, cursors);
+        for (log, cursors, points, recent) in logs {
+            builder.add_log(log, cursors, points, recent);
         }
         Ok(builder.finish())
     }
@@ -247,7 +259,7 @@ impl Flusher {
 }
 
 /// The cursors of one log, in the order of [`crate::SINKS`].
-type Registered = [Cursor; 4];
+pub(crate) type Registered = [Cursor; 4];
 
 async fn register(claim: &Claim) -> Result<Registered, String> {
     let log = &claim.log;
@@ -255,16 +267,21 @@ async fn register(claim: &Claim) -> Result<Registered, String> {
     let mut cursors = Registered::default();
     for (sink, cursor) in crate::SINKS.into_iter().zip(&mut cursors) {
         let fresh = Cursor { done_to: log.start(), sealed_to: log.start(), ..Cursor::default() };
-        *cursor = held.get(sink).cloned().unwrap_or(fresh);
-        check(sink, cursor, &**log)?;
-        cursor.epoch = cursor.epoch.max(claim.epoch);
-        if held.get(sink).is_some_and(|c| c.epoch > claim.epoch) {
-            let reason = CursorError::Fenced { sink: sink.to_owned(), held: cursor.epoch, tried: claim.epoch };
-            return Err(reason.to_string());
-        }
-        log.move_cursor(sink, cursor.clone()).await.map_err(|error| error.to_string())?;
+        *cursor = take(claim, sink, held.get(sink).cloned().unwrap_or(fresh)).await?;
     }
     Ok(cursors)
+}
+
+/// Makes a sink's cursor that of this holder.
+pub(crate) async fn take(claim: &Claim, sink: &str, mut cursor: Cursor) -> Result<Cursor, String> {
+    check(sink, &cursor, &*claim.log)?;
+    if cursor.epoch > claim.epoch {
+        let reason = CursorError::Fenced { sink: sink.to_owned(), held: cursor.epoch, tried: claim.epoch };
+        return Err(reason.to_string());
+    }
+    cursor.epoch = claim.epoch;
+    claim.log.move_cursor(sink, cursor.clone()).await.map_err(|error| error.to_string())?;
+    Ok(cursor)
 }
 
 fn check(sink: &str, cursor: &Cursor, log: &dyn Log) -> Result<(), String> {
@@ -290,7 +307,7 @@ struct Builder {
     metrics: Arc<Metrics>,
     clock: Clock,
     map: Arc<SyncLock<LatestMap>>,
-    gates: [Arc<RwLock<()>>; 2],
+    gates: [Arc<RwLock<()>>; 3],
     tasks: Vec<Task>,
     accounts: Vec<Account>,
     sources: Vec<Source>,
@@ -299,8 +316,8 @@ struct Builder {
 }
 
 impl Builder {
-    fn add_log(&mut self, log: Arc<dyn Log>, cursors: Registered) {
-        let lowest = cursors.iter().map(|c| c.done_to).min().unwrap_or(0);
+    fn add_log(&mut self, log: Arc<dyn Log>, cursors: Registered, points: Option<Cursor>, recent: Recent) {
+        let lowest = cursors.iter().chain(&points).map(|c| c.done_to).min().unwrap_or(0);
         let census = Arc::new(Census::new(Arc::clone(&log), lowest, cursors[0].done_to, &cursors[0].tallies));
         let [history, latest, letters, retained] = cursors;
         let [history, latest, letters, retained] = [
@@ -310,11 +327,12 @@ impl Builder {
             (crate::RETAINED, retained),
         ]
         .map(|(sink, cursor)| Arc::new(Shared::new(log.id(), sink, cursor)));
-        for shared in [&history, &latest, &letters, &retained] {
+        let points = points.map(|cursor| Arc::new(Shared::new(log.id(), crate::POINTS, cursor)));
+        for shared in [&history, &latest, &letters, &retained].into_iter().chain(&points) {
             self.sinks.push((Arc::clone(shared), Arc::clone(&census), Arc::clone(&log)));
         }
 
-        let sink = Arc::new(HistorySink::new(log.id(), Arc::clone(&self.stores.history), history.done_to()));
+        let sink = Arc::new(HistorySink::new(log.id(), Arc::clone(&self.stores.history), history.done_to(), recent));
         self.sources.push(Source { log: Arc::clone(&log), sink: Arc::clone(&sink), shared: Arc::clone(&history) });
         let [writes, puts] = [0, 1].map(|i| Arc::clone(&self.gates[i]));
         self.drive(&log, sink, &history, self.config.history.pace(), Arc::clone(&writes));
@@ -329,9 +347,15 @@ impl Builder {
         let drain = RetainedMessages { store: Arc::clone(&self.stores.retained) };
         self.drive(&log, Arc::new(Rare::new(drain)), &retained, Pace::rare(MESSAGES), Arc::default());
 
+        if let (Some(store), Some(shared)) = (self.stores.points.clone(), &points) {
+            let sink = PointsSink::new(log.id(), store, self.config.points.separate_equal_times);
+            let gate = Arc::clone(&self.gates[2]);
+            self.drive(&log, Arc::new(sink), shared, self.config.points.pace(), gate);
+        }
+
         let (counting, retry) = (Arc::clone(&census), self.config.retry.clone());
         self.task(format!("census of {}", log.id()), move |stop| counting.run(retry, stop));
-        self.accounts.push(Account { log, census, history, latest, dead_letters: letters });
+        self.accounts.push(Account { log, census, history, latest, dead_letters: letters, points });
     }
 
     fn drive<S: Sink>(
@@ -368,7 +392,13 @@ impl Builder {
         let (store, retention) = (Arc::clone(&self.stores.history), self.config.history.retention_secs);
         let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
         self.task("retention".to_owned(), move |stop| maintenance::expire(store, retention, clock, metrics, stop));
+        let letters = self.accounts.iter().map(|a| (Arc::clone(&a.log), Arc::clone(&a.dead_letters))).collect();
         let handle = Handle {
+            letters: Arc::new(LettersView {
+                store: Arc::clone(&self.stores.dead_letters),
+                sources: letters,
+                wait: Duration::from_millis(self.config.latest.query_wait_ms),
+            }),
             latest: Arc::new(View {
                 map: self.map,
                 sources: self.states,
@@ -384,6 +414,7 @@ impl Builder {
                 accounts: self.accounts,
                 history: self.stores.history,
                 dead_letters: self.stores.dead_letters,
+                points: self.stores.points,
                 gates: self.gates,
             }),
             sinks: Arc::new(self.sinks),

@@ -14,8 +14,10 @@ mod driver;
 mod flusher;
 mod history;
 mod latest;
+mod letters;
 mod maintenance;
 mod metrics;
+mod points;
 mod progress;
 mod rare;
 mod sink;
@@ -41,7 +43,9 @@ pub const LATEST: &str = "latest";
 pub const DEAD_LETTERS: &str = "dead_letters";
 /// Name of the sink of retained messages.
 pub const RETAINED: &str = "retained";
-/// All of them.
+/// Name of the sink of points, which is there only when its store is configured.
+pub const POINTS: &str = "points";
+/// Those that are always there.
 pub const SINKS: [&str; 4] = [HISTORY, LATEST, DEAD_LETTERS, RETAINED];
 
 /// Tells the time of day. Tests hold it.

@@ -107,9 +107,12 @@ impl Metrics {
 
     /// Sets the gauges that are computed when somebody looks; several logs add up, the oldest age counts.
     pub(crate) fn observe(&self, statuses: &[SinkStatus]) {
-        for sink in crate::SINKS {
+        for sink in crate::SINKS.into_iter().chain([crate::POINTS]) {
             let label = SinkLabel { sink };
             let of_sink = || statuses.iter().filter(|s| s.sink == sink);
+            if sink == crate::POINTS && of_sink().next().is_none() {
+                continue;
+            }
             let records: u64 = of_sink().map(|s| s.lag_records).sum();
             self.lag_records.get_or_create(&label).set(signed(records));
             self.lag_seconds.get_or_create(&label).set(of_sink().map(|s| s.lag_seconds).fold(0.0, f64::max));

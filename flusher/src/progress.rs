@@ -10,6 +10,8 @@ use tokio::sync::{Notify, watch};
 pub(crate) struct Progress {
     place: watch::Sender<Place>,
     wanted: AtomicU64,
+    delivered: watch::Sender<u64>,
+    delivery_wanted: AtomicU64,
     wake: Notify,
 }
 
@@ -25,9 +27,15 @@ pub(crate) struct Place {
 }
 
 impl Progress {
+    /// Of a follower that has taken and delivered everything below `followed`.
     pub(crate) fn new(followed: u64) -> Self {
-        let place = watch::channel(Place { followed, full: false, ended: false }).0;
-        Self { place, wanted: AtomicU64::new(0), wake: Notify::new() }
+        Self {
+            place: watch::channel(Place { followed, full: false, ended: false }).0,
+            wanted: AtomicU64::new(0),
+            delivered: watch::channel(followed).0,
+            delivery_wanted: AtomicU64::new(0),
+            wake: Notify::new(),
+        }
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -62,5 +70,29 @@ impl Progress {
             Ok(Ok(place)) => *place,
             Ok(Err(_)) | Err(_) => self.place(),
         }
+    }
+
+    /// Everything below is durable in the store.
+    pub(crate) fn set_delivered(&self, done_to: u64) {
+        self.delivered.send_replace(done_to);
+    }
+
+    /// Somebody waits for a record at or after `from` to be delivered.
+    pub(crate) fn is_delivery_wanted(&self, from: u64) -> bool {
+        self.delivery_wanted.load(Ordering::Acquire) > from
+    }
+
+    /// Waits until everything below `target` is delivered, for `limit` at most. False when it is not.
+    pub(crate) async fn delivered(&self, target: u64, limit: Duration) -> bool {
+        let reached = async {
+            if self.reach(target, limit).await.followed < target {
+                return false;
+            }
+            self.delivery_wanted.fetch_max(target, Ordering::AcqRel);
+            self.wake.notify_one();
+            let mut delivered = self.delivered.subscribe();
+            delivered.wait_for(|done_to| *done_to >= target).await.is_ok()
+        };
+        tokio::time::timeout(limit, reached).await.unwrap_or(false)
     }
 }

@@ -39,7 +39,7 @@ pub enum SinkState {
 pub struct SinkStatus {
     /// [`buffer::Log::id`].
     pub log: String,
-    /// `history`, `latest`, `dead_letters` or `retained`.
+    /// `history`, `latest`, `dead_letters`, `retained` or `points`.
     pub sink: &'static str,
     /// How it is.
     pub state: SinkState,
@@ -92,7 +92,9 @@ impl Shared {
     }
 
     pub(crate) fn set_cursor(&self, cursor: Cursor) {
+        let done_to = cursor.done_to;
         *self.cursor.lock() = cursor;
+        self.progress.set_delivered(done_to);
     }
 
     /// Says that all is well; true when it was not.

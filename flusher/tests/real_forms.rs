@@ -39,8 +39,13 @@ async fn start(dir: &Path, flush_secs: f64) -> World {
     let (log, batcher) = EmbeddedLog::open(log_config, Arc::default()).unwrap();
     let store_config = stores::embedded::Config { dir: dir.join("store"), ..stores::embedded::Config::default() };
     let store = Arc::new(EmbeddedStore::open(store_config, Arc::default()).unwrap());
-    let stores =
-        Stores { history: store.clone(), latest: store.clone(), dead_letters: store.clone(), retained: store.clone() };
+    let stores = Stores {
+        history: store.clone(),
+        latest: store.clone(),
+        dead_letters: store.clone(),
+        retained: store.clone(),
+        points: None,
+    };
     let mut config = Config::default();
     config.history.flush_secs = flush_secs;
     let claims = vec![Claim::sole(log.clone() as Arc<dyn Log>)];

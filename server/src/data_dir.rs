@@ -95,6 +95,11 @@ impl DataDir {
         log_in(&self.path)
     }
 
+    /// The log's files for when its server is away.
+    pub(crate) fn spill(&self) -> PathBuf {
+        self.path.join("spill")
+    }
+
     /// The store's folder.
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")

@@ -28,7 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str], Dev)] = &[
     ("axum", &["server"], Dev::No),
     ("clap", &["bench", "server", "simulators", "xtask"], Dev::No),
-    ("mongodb", &["stores"], Dev::No),
+    ("mongodb", &["e2e", "simulators", "stores"], Dev::Yes),
     ("opentelemetry", &["server"], Dev::No),
     ("parquet", &["server"], Dev::No),
     ("protox", &["proto"], Dev::No),
@@ -36,7 +36,8 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("redis", &["buffer"], Dev::No),
     ("rumqttc", &["e2e", "simulators"], Dev::Yes),
     ("rumqttd", &[], Dev::Yes),
-    ("tonic", &["api", "e2e", "proto", "server"], Dev::Yes),
+    ("rustls", &["buffer"], Dev::No),
+    ("tonic", &["api", "e2e", "proto", "server", "simulators"], Dev::Yes),
 ];
 
 #[derive(Clone, Copy, PartialEq)]

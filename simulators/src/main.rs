@@ -1,32 +1,151 @@
-//! `weir-sim`: plays devices against an MQTT broker.
+//! `weir-sim`: plays devices against an MQTT broker, and says what landed.
 
-use clap::{Parser, Subcommand};
+mod cli;
 
-/// Plays devices against any MQTT broker.
-#[derive(Parser)]
-#[command(name = "weir-sim", version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use weir_simulators::fleet::{self, Options};
+use weir_simulators::ledger::Ledger;
+use weir_simulators::oracle::{self, StoreReport, Targets};
+use weir_simulators::plan::{self, Messages};
+use weir_simulators::replay;
+use weir_simulators::report::{Summary, html};
+use weir_simulators::scenario::{self, SHIPPED, Scenario};
+
+use cli::{Arguments, Command, Output, PlayOptions, RunOptions, ScenarioOptions, VerifyOptions};
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Arguments::parse().command {
+        Command::Run(options) => run(&options),
+        Command::Verify(options) => verify(&options),
+        Command::Replay(options) => {
+            let played = replay::replay(&options.file, &options.replay(), &self::options(&options.play))?;
+            let summary = Summary::of_file(&options.file.display().to_string(), &played);
+            output(&summary, &played.samples, &options.output)?;
+            Ok(code(summary.all_taken()))
+        }
+        Command::Bench(load) => bench(&load),
+        Command::Scenarios { name } => {
+            match name {
+                None => SHIPPED.iter().for_each(|(name, _)| println!("{name}\t{}", about(name))),
+                Some(name) => print!("{}", scenario::shipped(&name).with_context(|| format!("none is named {name}"))?),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Readings { scenario, start_nanos, limit } => readings(&scenario, start_nanos, limit),
+    }
 }
 
-#[derive(Subcommand)]
-enum Command {
-    /// Measures throughput and PUBACK latency.
-    Bench(weir_simulators::bench::Load),
+fn about(name: &str) -> String {
+    scenario::load(name).map_or_else(|error| error.to_string(), |(scenario, _)| scenario.about)
 }
 
-fn main() -> anyhow::Result<()> {
-    let Command::Bench(load) = Arguments::parse().command;
-    let json = load.json;
-    let report = weir_simulators::bench::run(&load)?;
-    if json {
-        println!("{}", serde_json::to_string(&report)?)
+fn load(options: &ScenarioOptions) -> anyhow::Result<(Scenario, std::path::PathBuf)> {
+    let (mut scenario, folder) = scenario::load(&options.scenario)?;
+    scenario = scenario.scaled(options.devices, options.time);
+    if let Some(seed) = options.seed {
+        scenario.seed = seed;
+    }
+    if let Some(drain) = options.drain {
+        scenario.drain = drain;
+    }
+    scenario.check(&folder)?;
+    Ok((scenario, folder))
+}
+
+fn options(play: &PlayOptions) -> Options {
+    Options { broker: play.broker, per_source: play.per_source, threads: play.threads, quiet: play.quiet }
+}
+
+fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
+    let (scenario, folder) = load(&arguments.scenario)?;
+    let kept;
+    let ledger: &Path = match &arguments.ledger {
+        Some(path) => path,
+        None => {
+            kept = std::env::temp_dir().join(format!("weir-sim-{}.ledger", std::process::id()));
+            &kept
+        }
+    };
+    let played = fleet::run(&scenario, &folder, ledger, &options(&arguments.play))?;
+    let targets = arguments.targets.targets();
+    let stores = if targets.is_empty() { Vec::new() } else { check(ledger, &targets)? };
+    if arguments.ledger.is_none() {
+        std::fs::remove_file(ledger).with_context(|| format!("remove {}", ledger.display()))?;
+    }
+    let summary = Summary::new(&scenario, &played, stores);
+    output(&summary, &played.samples, &arguments.output)?;
+    Ok(code(summary.is_clean()))
+}
+
+fn output(summary: &Summary, samples: &[fleet::Sample], output: &Output) -> anyhow::Result<()> {
+    if output.json {
+        println!("{}", serde_json::to_string(summary)?);
     } else {
-        print!("{report}")
+        print!("{summary}");
+    }
+    if let Some(path) = &output.report {
+        std::fs::write(path, html(summary, samples)).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn check(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<StoreReport>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(oracle::verify(ledger, targets))
+}
+
+fn verify(options: &VerifyOptions) -> anyhow::Result<ExitCode> {
+    let targets = options.targets.targets();
+    anyhow::ensure!(!targets.is_empty(), "nothing to ask: give --server http://127.0.0.1:50051");
+    let reports = check(&options.ledger, &targets)?;
+    if options.json {
+        println!("{}", serde_json::to_string(&reports)?);
+    } else {
+        let ledger = Ledger::read(&options.ledger)?;
+        let ended = if ledger.complete { "" } else { " (the run broke off)" };
+        println!("{}: {} messages sent{ended}", ledger.header.scenario.name, ledger.messages());
+        reports.iter().for_each(|report| print!("{report}"));
+    }
+    Ok(code(reports.iter().all(|report| report.findings.is_clean())))
+}
+
+fn readings(scenario: &ScenarioOptions, start: i64, limit: usize) -> anyhow::Result<ExitCode> {
+    let (scenario, folder) = load(scenario)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for device in plan::devices(&scenario, &folder, start)? {
+        for message in Messages::new(&device).take(limit) {
+            let payload = String::from_utf8_lossy(&message.payload[..message.payload.len().min(1024)]);
+            let line = std::io::Write::write_fmt(
+                &mut out,
+                format_args!("{:.3}\t{}\t{payload}\n", message.due.as_secs_f64(), message.topic),
+            );
+            match line {
+                // Whoever reads has seen enough.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+                other => other?,
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench(load: &weir_simulators::bench::Load) -> anyhow::Result<ExitCode> {
+    let report = weir_simulators::bench::run(load)?;
+    if load.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
     }
     if report.failed_connections > 0 {
         anyhow::bail!("{} connections ended early; the first: {}", report.failed_connections, report.first_failure);
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn code(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

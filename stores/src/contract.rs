@@ -163,11 +163,17 @@ pub trait DeadLetters: Send + Sync + 'static {
 /// Points: readings for a store of series, each identified by its series and its time, so that a write may be repeated.
 #[async_trait]
 pub trait Points: Send + Sync + 'static {
-    /// Writes the readings of blocks, durably when it returns; what is there already changes nothing.
+    /// Writes the readings of blocks, durably when it returns; what is there already changes nothing. Readings of one
+    /// device and millisecond are told apart by [`Block::seqs`] alone: whoever writes gives each its own.
     async fn write(&self, blocks: Vec<Block>) -> Result<()>;
 
     /// Readings held between two ordering times, by tenant: the store's own count, for the books.
     async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>>;
+
+    /// False when the store deletes what is old by itself: then its count is less than what was written.
+    async fn keeps_everything(&self) -> Result<bool> {
+        Ok(true)
+    }
 }
 
 /// A retained MQTT message.

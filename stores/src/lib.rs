@@ -9,7 +9,9 @@ pub mod block;
 pub mod codec;
 pub mod contract;
 pub mod embedded;
+pub mod influxdb;
 pub mod metrics;
+pub mod mongodb;
 pub mod query;
 
 pub use block::{Block, BlockId, BlockMeta, Column, ColumnData};

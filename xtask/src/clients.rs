@@ -31,7 +31,7 @@ pub(crate) fn install() -> anyhow::Result<Clients> {
     Ok(Clients { python: python(&cache.join("python"))?, node: node(&cache.join("node"))? })
 }
 
-fn debian(program: &str, package: &str) -> anyhow::Result<()> {
+pub(crate) fn debian(program: &str, package: &str) -> anyhow::Result<()> {
     if there(program) {
         return Ok(());
     }

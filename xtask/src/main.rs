@@ -9,6 +9,7 @@ mod check;
 mod clients;
 mod dist;
 mod observability;
+mod services;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -35,11 +36,34 @@ enum Chore {
     Observability,
     /// Builds the static program with its bill of materials and checksums into target/dist.
     Dist(dist::Options),
+    /// Real servers to try Weir with: redis-server, mongod (a replica set of one), influxd.
+    Services {
+        #[command(subcommand)]
+        what: Services,
+    },
     /// Runs each fuzz target (needs a nightly toolchain; installs cargo-fuzz).
     Fuzz {
         /// Seconds for each target.
         #[arg(long, default_value_t = 60)]
         secs: u32,
+    },
+}
+
+#[derive(Subcommand)]
+enum Services {
+    /// Puts the programs that are missing into a cache folder.
+    Install,
+    /// Starts them on free ports and prints the variables that Weir takes: `eval "$(cargo xtask services up)"`.
+    Up {
+        /// Their data.
+        #[arg(default_value = "target/services")]
+        dir: std::path::PathBuf,
+    },
+    /// Ends them; their data stays.
+    Down {
+        /// Their data.
+        #[arg(default_value = "target/services")]
+        dir: std::path::PathBuf,
     },
 }
 
@@ -49,6 +73,11 @@ fn main() -> anyhow::Result<()> {
         Chore::Check => check::run(),
         Chore::Observability => observability::run(),
         Chore::Dist(options) => dist::run(&options),
+        Chore::Services { what: Services::Install } => {
+            services::install().map(|folder| println!("{}", folder.display()))
+        }
+        Chore::Services { what: Services::Up { dir } } => services::up(&dir),
+        Chore::Services { what: Services::Down { dir } } => services::down(&dir),
         Chore::Fuzz { secs } => test::fuzz(secs),
     }
 }

@@ -4,16 +4,18 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{cargo, clients, run};
+use crate::{cargo, clients, run, services};
 
 /// Every test of the workspace, against real processes and unmodified clients.
 pub(crate) fn workspace(arguments: &[String]) -> anyhow::Result<()> {
     let clients = clients::install()?;
+    let services = services::install()?;
     // The whole-path tests start the programs themselves.
     run(cargo().args(["build", "--workspace", "--bins"]))?;
     run(cargo()
         .args(["test", "--workspace"])
         .args(arguments)
+        .env("WEIR_SERVICES", services)
         .env("WEIR_TEST_PYTHON", clients.python)
         .env("WEIR_TEST_NODE", clients.node))
 }

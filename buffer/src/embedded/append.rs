@@ -15,7 +15,7 @@ use crate::batcher::{Append, AppendError};
 use crate::frame::{Frame, FrameBuilder};
 
 /// The embedded form's writer.
-pub(super) struct Form {
+pub(crate) struct Form {
     /// Dropped before the log and its lock.
     spare: Spare,
     log: Arc<EmbeddedLog>,
@@ -42,6 +42,15 @@ impl Form {
         spare.order(log.config.segment_for(0));
         let last_time = log.shared.lock().ring.frames().last().map_or(0, |f| f.header().appended);
         Ok(Self { log, incarnation, spare, end_file, last_time, waiting: None })
+    }
+
+    /// Appends a frame that was made for another place. Kept until it is stored when there is no room: call again with
+    /// [`Append::append`] and an empty builder.
+    pub(crate) fn append_frame(&mut self, frame: &Frame) -> Result<Frame, AppendError> {
+        let moved = frame.moved_to(*self.log.end.borrow(), self.incarnation);
+        self.last_time = self.last_time.max(moved.header().appended);
+        self.waiting = Some(moved);
+        self.append(&mut FrameBuilder::default())
     }
 
     /// The segment that has room for the frame: the last one, or a new one.

@@ -50,9 +50,24 @@ impl CursorFile {
         cursor::check_move(sink, cursors.get(sink), &to, end)?;
         let mut next = cursors.clone();
         next.insert(sink.to_owned(), to);
+        self.replace(&mut cursors, next, disk)
+    }
+
+    /// Blocks on the disk.
+    pub(super) fn forget(&self, sink: &str, epoch: u64, disk: &dyn Disk) -> Result<(), CursorError> {
+        let mut cursors = self.cursors.lock();
+        cursor::check_forget(sink, cursors.get(sink), epoch)?;
+        let mut next = cursors.clone();
+        match next.remove(sink) {
+            Some(_) => self.replace(&mut cursors, next, disk),
+            None => Ok(()),
+        }
+    }
+
+    fn replace(&self, held: &mut Cursors, next: Cursors, disk: &dyn Disk) -> Result<(), CursorError> {
         disk.replace(&self.path, &encode(&next))
             .map_err(|error| CursorError::Unavailable(format!("write {}: {error}", self.path.display())))?;
-        *cursors = next;
+        *held = next;
         Ok(())
     }
 }

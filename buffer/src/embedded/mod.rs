@@ -53,6 +53,7 @@ use crate::log::{CursorError, Log, ReadError, State};
 use crate::metrics::Metrics;
 use crate::ring::Ring;
 
+pub(crate) use append::Form;
 pub use config::Config;
 pub use disk::{Disk, RealDisk};
 pub use recover::OpenError;
@@ -104,6 +105,18 @@ impl EmbeddedLog {
         metrics: Arc<Metrics>,
         disk: Arc<dyn Disk>,
     ) -> Result<(Arc<Self>, Batcher), OpenError> {
+        let batch = config.batch.clone();
+        let (log, form) = Self::open_form(config, Arc::clone(&metrics), disk)?;
+        let batcher = Batcher::start(batch, metrics, form).map_err(OpenError::start)?;
+        Ok((log, batcher))
+    }
+
+    /// As [`EmbeddedLog::open_on`], with the writer still in the caller's hand.
+    pub(crate) fn open_form(
+        config: Config,
+        metrics: Arc<Metrics>,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Arc<Self>, Form), OpenError> {
         config.check()?;
         let recovered = recover::recover(&config, &*disk)?;
         let mut ring = Ring::new(config.ring_bytes);
@@ -115,14 +128,13 @@ impl EmbeddedLog {
             shared: Mutex::new(Shared { segments: recovered.segments, ring, blocked: None }),
             cursors: recovered.cursors,
             end: watch::channel(recovered.end).0,
-            metrics: Arc::clone(&metrics),
+            metrics,
             _lock: recovered.lock,
-            config: config.clone(),
+            config,
             disk,
         });
-        let form = append::Form::new(Arc::clone(&log), recovered.identity.incarnation).map_err(OpenError::start)?;
-        let batcher = Batcher::start(config.batch, metrics, form).map_err(OpenError::start)?;
-        Ok((log, batcher))
+        let form = Form::new(Arc::clone(&log), recovered.identity.incarnation).map_err(OpenError::start)?;
+        Ok((log, form))
     }
 
     fn used_bytes(&self) -> u64 {
@@ -194,6 +206,13 @@ impl Log for EmbeddedLog {
         let (file, disk) = (self.cursors.clone(), Arc::clone(&self.disk));
         let (sink, end) = (sink.to_owned(), self.end());
         tokio::task::spawn_blocking(move || file.move_to(&sink, cursor, end, &*disk))
+            .await
+            .map_err(|error| CursorError::Unavailable(error.to_string()))?
+    }
+
+    async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {
+        let (file, disk, sink) = (self.cursors.clone(), Arc::clone(&self.disk), sink.to_owned());
+        tokio::task::spawn_blocking(move || file.forget(&sink, epoch, &*disk))
             .await
             .map_err(|error| CursorError::Unavailable(error.to_string()))?
     }

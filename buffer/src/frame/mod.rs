@@ -207,6 +207,17 @@ impl Frame {
         &self.stored
     }
 
+    /// The same records at another place: always the same bytes for the same place and incarnation.
+    pub(crate) fn moved_to(&self, first_offset: u64, incarnation: u64) -> Self {
+        let mut header = Header { first_offset, incarnation, ..self.header };
+        let body = &self.stored[HEADER_BYTES..];
+        header.crc = crc32c::crc32c_append(crc32c::crc32c(&header.write()[..48]), body);
+        let mut stored = Vec::with_capacity(self.stored.len());
+        stored.extend_from_slice(&header.write());
+        stored.extend_from_slice(body);
+        Self { header, stored: stored.into(), ..self.clone() }
+    }
+
     /// Devices that records of this frame name.
     pub fn devices(&self) -> &[Arc<DeviceKey>] {
         &self.devices

@@ -1,11 +1,13 @@
 //! The history sink: readings wait in memory, where queries see them, until their range is sealed and written.
 
-mod cut;
-mod letter;
-mod memtable;
-mod sink;
+pub(crate) mod cut;
+pub(crate) mod letter;
+pub(crate) mod memtable;
+mod recent;
+pub(crate) mod sink;
 mod tail;
 
+pub(crate) use recent::Recent;
 pub(crate) use sink::HistorySink;
 pub(crate) use tail::{HistoryTail, Source};
 

@@ -10,6 +10,7 @@ use stores::contract::{Deadletter, History};
 
 use super::cut::{self, Cut, Names};
 use super::memtable::{Memtable, Row};
+use super::recent::{self, Recent};
 use crate::sink::{Blame, Load, Part, Sink, tally};
 
 /// Readings that are cut and written at a time.
@@ -19,6 +20,8 @@ pub(crate) struct HistorySink {
     log: Arc<str>,
     store: Arc<dyn History>,
     tables: Mutex<Tables>,
+    /// Changes only between two ranges.
+    recent: Mutex<Recent>,
 }
 
 #[derive(Default)]
@@ -37,10 +40,11 @@ pub(crate) struct Unflushed {
 }
 
 impl HistorySink {
-    pub(crate) fn new(log: &str, store: Arc<dyn History>, done_to: u64) -> Self {
+    /// Of a log whose records below `done_to` are stored, the last of which are `recent`.
+    pub(crate) fn new(log: &str, store: Arc<dyn History>, done_to: u64, recent: Recent) -> Self {
         let tables = Tables { taken_to: done_to, ..Tables::default() };
         store.done(log, done_to);
-        Self { log: log.into(), store, tables: Mutex::new(tables) }
+        Self { log: log.into(), store, tables: Mutex::new(tables), recent: Mutex::new(recent) }
     }
 
     /// Name of the log.
@@ -88,13 +92,17 @@ impl Sink for HistorySink {
     }
 
     fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Cut>> {
-        let (from, to) = part_bounds(batch, index)?;
+        let (from, to) = part_bounds(batch, index, PART_READINGS)?;
+        let recent = self.recent.lock();
         let mut part =
             Part { items: Vec::new(), tallies: if index == 0 { batch.passed().clone() } else { Default::default() } };
         let mut names = Names::default();
         for held in &batch.devices()[from..to] {
             let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
-            let merged = cut::settle(&mut rows);
+            let seed = recent::seed(&held.device);
+            rows.retain(|(_, reading)| !recent.knows(seed, reading));
+            cut::settle(&mut rows);
+            let merged = (held.rows.len() - rows.len()) as u64;
             let counts = tally(&mut part.tallies, &held.device.tenant);
             counts.merged += merged;
             counts.stored += rows.len() as u64;
@@ -135,20 +143,23 @@ impl Sink for HistorySink {
     fn finish(&self, done_to: u64) {
         self.store.done(&self.log, done_to);
         let finished = self.tables.lock().sealed.take();
+        if let Some(range) = &finished {
+            self.recent.lock().stored(range, done_to);
+        }
         // Freed outside the lock.
         drop(finished);
     }
 }
 
-/// The devices of part `index`: as many as make about [`PART_READINGS`], at least one. The first part is there even
+/// The devices of part `index`: as many as make about `most` readings, at least one. The first part is there even
 /// when it is empty, for the records that are no readings.
-fn part_bounds(table: &Memtable, index: usize) -> Option<(usize, usize)> {
+pub(crate) fn part_bounds(table: &Memtable, index: usize, most: usize) -> Option<(usize, usize)> {
     let devices = table.devices();
     let mut from = 0;
     for part in 0.. {
         let mut readings = 0;
         let mut to = from;
-        while to < devices.len() && (to == from || readings + devices[to].rows.len() <= PART_READINGS) {
+        while to < devices.len() && (to == from || readings + devices[to].rows.len() <= most) {
             readings += devices[to].rows.len();
             to += 1;
         }

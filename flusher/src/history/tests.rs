@@ -6,7 +6,8 @@ use model::{Schema, ValueRef};
 use stores::{Block, ColumnData};
 
 use super::cut::{self, Cut, Names, Placed};
-use crate::testing::{device, frame, numbers, plain, stage};
+use super::recent::{self, Recent};
+use crate::testing::{FakeLog, device, frame, numbers, plain, stage};
 
 fn rows(frame: &Frame) -> Vec<Placed<'_>> {
     let reading = |(offset, record)| match record {
@@ -107,4 +108,32 @@ fn the_halves_of_a_block_are_the_block_and_have_identities_of_their_own() {
         let even = block.times[0] / SECOND % 2 == 0;
         assert_eq!(block.columns.iter().any(|c| &*c.name == "even"), even, "values stay with their rows");
     }
+}
+
+#[tokio::test]
+async fn what_was_stored_before_a_restart_is_known_from_the_log_as_far_back_as_the_window() {
+    let log = FakeLog::new("log", Arc::default());
+    let fill = recent::WINDOW / 1_000;
+    for batch in 0..=fill {
+        log.append(|staged| (batch * 1_000..(batch + 1) * 1_000).for_each(|n| stage(staged, "default", n, 7)));
+    }
+    let done_to = buffer::Log::end(&log);
+    let recent = Recent::load(&log, done_to).await.unwrap();
+    let knows = |n: u64, time: i64, device_timed: bool| {
+        let values = [("n", ValueRef::Int(0))];
+        let frame = frame(0, |staged| {
+            let header = ReadingHeader { time, identity: n, device_timed, ..plain() };
+            let schema = Arc::new(Schema::new(["n"]));
+            staged.reading(&Arc::new(device(n, 7)), &schema, &header, values.iter().map(|(_, v)| Some(*v)));
+        });
+        let (_, reading) = rows(&frame)[0];
+        recent.knows(recent::seed(reading.device), &reading)
+    };
+    let time = |n: u64| i64::try_from(n).unwrap() * SECOND;
+    let (last, first, before) = (done_to - 1, done_to - recent::WINDOW, done_to - recent::WINDOW - 1);
+    assert!(knows(last, time(last), true) && knows(first, time(first), true));
+    assert!(!knows(before, time(before), true), "beyond the window");
+    assert!(!knows(last, time(last) + 1, true), "another time is another reading");
+    assert!(!knows(last, time(last), false), "without a time of its own nothing is known to be the same");
+    assert!(!knows(done_to + 7, time(last), true), "another content is another reading");
 }

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use fakes::{FakeHistory, FakeLatest, FakeLetters, FakeRetained};
+pub(crate) use fakes::{FakeHistory, FakeLatest, FakeLetters, FakePoints, FakeRetained};
 pub(crate) use log::FakeLog;
 
 use crate::config::{Config, Retry};
@@ -78,6 +78,8 @@ pub(crate) struct World {
     pub(crate) latest: Arc<FakeLatest>,
     pub(crate) letters: Arc<FakeLetters>,
     pub(crate) retained: Arc<FakeRetained>,
+    /// Not configured unless a test says so.
+    pub(crate) points: Option<Arc<FakePoints>>,
     pub(crate) config: Config,
 }
 
@@ -127,6 +129,7 @@ impl World {
             latest: Arc::new(FakeLatest::new(Arc::clone(&fate))),
             letters: Arc::new(FakeLetters::new(Arc::clone(&fate))),
             retained: Arc::new(FakeRetained::new(Arc::clone(&fate))),
+            points: None,
             fate,
             config,
         }
@@ -138,6 +141,7 @@ impl World {
             latest: self.latest.clone(),
             dead_letters: self.letters.clone(),
             retained: self.retained.clone(),
+            points: self.points.clone().map(|points| points as Arc<dyn stores::contract::Points>),
         }
     }
 

@@ -177,3 +177,19 @@ async fn a_cursor_outside_its_log_is_refused_at_the_start() {
     let error = started.err().unwrap().to_string();
     assert!(error.contains("sink history is at offset 10, the log ends at 1"), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn readings_that_come_again_in_a_later_range_are_stored_once() {
+    let world = World::new();
+    let running = world.start().await;
+    world.append(0, 100, 7);
+    world.done_to(HISTORY, 100).await;
+    world.append(50, 150, 7);
+    world.done_to(HISTORY, 200).await;
+    let found = numbers(&world.history.blocks());
+    assert_eq!(found.len(), 150);
+    assert!(found.values().all(|times| *times == 1), "no reading is stored twice");
+    let tally = world.log.cursor(HISTORY).tallies["default"];
+    assert_eq!((tally.stored, tally.merged), (150, 50));
+    running.stop().await.unwrap();
+}

@@ -6,7 +6,7 @@ use buffer::Log;
 use model::TimeRange;
 
 use super::delivery::busy;
-use crate::testing::{World, device, numbers, query, until};
+use crate::testing::{World, device, numbers, query, stage_letter, until};
 use crate::{HISTORY, LATEST};
 
 const DEVICES: u64 = 3;
@@ -116,4 +116,22 @@ async fn latest_states_come_back_after_a_restart_and_are_listed_by_device() {
     assert!(view.list("other", None, 10).await.unwrap().is_empty());
     until("all idle", async || running.handle.status().iter().all(|s| s.lag_records == 0)).await;
     running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_listed_as_soon_as_it_is_acknowledged() {
+    let world = World::new();
+    let running = world.start().await;
+    let letters = running.handle.dead_letters();
+    for count in 1..4 {
+        world.log.append(|staged| stage_letter(staged, "no JSON"));
+        let begun = tokio::time::Instant::now();
+        let listed = letters.list("default", None, 10).await.unwrap();
+        assert_eq!(listed.len(), count);
+        assert!(begun.elapsed() < Duration::from_millis(100), "nobody waits for the pace of the sink");
+    }
+    running.kill().await;
+    world.log.append(|staged| stage_letter(staged, "no JSON"));
+    let error = letters.list("default", None, 10).await.unwrap_err().to_string();
+    assert!(error.contains("not all stored yet"), "{error}");
 }

@@ -10,6 +10,12 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("log", "The log on disk: what was acknowledged and is not yet in every store."),
     ("history", "The history: columns of each device's readings."),
     ("latest", "The newest value of each name of each device."),
+    (
+        "mongodb",
+        "Readings, latest states, dead letters and retained messages in MongoDB instead of in the data folder.",
+    ),
+    ("redis", "The log on Redis or Valkey instead of in the data folder, which takes it while Redis is away or full."),
+    ("influxdb", "Readings as points in InfluxDB 2, besides the history."),
     ("logging", "What Weir says about itself, on standard error."),
 ];
 
@@ -72,10 +78,78 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ),
     ("latest.flush_interval_ms", "Changed states are written this often, in milliseconds."),
     (
+        "redis.urls",
+        "Servers, as [\"redis://host:6379\"], or rediss:// for TLS; several only with cluster or sentinel_master. Empty: Redis is not used.",
+    ),
+    ("redis.cluster", "The urls name nodes of a Redis Cluster."),
+    ("redis.sentinel_master", "The urls name sentinels, and this the master that they watch."),
+    ("redis.username", "User of the servers; empty is the default user."),
+    ("redis.password", "Password of the servers."),
+    ("redis.sentinel_username", "User of the sentinels, when they ask for one."),
+    ("redis.sentinel_password", "Password of the sentinels, when they ask for one."),
+    ("redis.tls_ca_file", "PEM file with the certificate authority of rediss:// servers; empty is the system's."),
+    (
+        "redis.durability",
+        "\"always\": servers whose settings lose what they have answered are refused. \"relaxed\": whatever the servers' settings promise.",
+    ),
+    ("redis.replicas", "Replicas that must have an append before it is acknowledged."),
+    ("redis.replica_timeout_ms", "Time they get, in milliseconds; the append is then tried again."),
+    ("redis.connect_timeout_ms", "Longest time to make a connection, in milliseconds."),
+    ("redis.response_timeout_ms", "Longest time to wait for an answer, in milliseconds."),
+    ("redis.max_bytes", "Memory of the server that this node's log may take, in bytes; beyond it devices wait."),
+    ("redis.node", "Begins the name of this node's logs; different for each node."),
+    ("redis.prefix", "Begins every key, so that two installations can share a server."),
+    (
+        "redis.spill_patience_ms",
+        "How long Redis may take nothing, in milliseconds, before readings go to the data folder; they are moved to Redis when it is back.",
+    ),
+    (
+        "mongodb.uri",
+        "Connection string of a replica set or a sharded cluster, as mongodb://user:password@host/?replicaSet=rs0. Empty: MongoDB is not used.",
+    ),
+    ("mongodb.database", "Database that holds the collections."),
+    (
+        "mongodb.collection_prefix",
+        "Begins the name of every collection, so that two installations can share a database.",
+    ),
+    ("mongodb.connect_timeout_ms", "Longest time to make a connection, in milliseconds."),
+    ("mongodb.server_selection_timeout_ms", "Longest time to find a server that takes writes, in milliseconds."),
+    (
+        "mongodb.request_timeout_ms",
+        "Longest time to wait for one answer, in milliseconds; the request is then repeated.",
+    ),
+    ("mongodb.max_pool_size", "Connections to each server."),
+    ("influxdb.url", "Address, as http://host:8086 or https://host. Empty: InfluxDB is not used."),
+    ("influxdb.token", "Token that may write to the bucket, and read it: field types and the books are then known."),
+    ("influxdb.org", "Name of the organization."),
+    ("influxdb.bucket", "Name of the bucket, which has to be there."),
+    ("influxdb.measurement", "Measurement of every point."),
+    ("influxdb.tenant_tag", "Tag with the tenant."),
+    ("influxdb.device_tag", "Tag with the device id."),
+    (
+        "influxdb.types",
+        "Fields that are to have another type than their values, as [\"count=integer\"]: float, integer, boolean or string. Numbers are floats.",
+    ),
+    (
+        "influxdb.on_conflict",
+        "A value that its field cannot hold: \"dead_letter\", \"coerce\" (made to fit if it can be), \"side_field\" (in a field beside it).",
+    ),
+    ("influxdb.flush_interval_ms", "Points are written this long after the first reading, in milliseconds."),
+    ("influxdb.batch_lines", "Points in one request."),
+    ("influxdb.in_flight", "Requests under way at one time."),
+    (
+        "influxdb.request_timeout_ms",
+        "Longest time to wait for an answer, in milliseconds; the request is then repeated.",
+    ),
+    ("influxdb.ca_file", "PEM file with certificates that are trusted for https besides the public ones."),
+    (
         "logging.level",
         "error, warn, info, debug or trace; also by part, as \"info,weir_broker=debug\". WEIR_LOG does the same.",
     ),
-    ("logging.format", "\"text\", \"json\", or \"auto\": text on a terminal, else JSON."),
+    (
+        "logging.format",
+        "\"text\", \"json\" (one object a line, names of the Elastic Common Schema), or \"auto\": text on a terminal, else JSON.",
+    ),
 ];
 
 /// What the sample says about routes.

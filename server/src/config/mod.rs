@@ -4,6 +4,7 @@ pub(crate) mod docs;
 mod keys;
 mod load;
 mod sample;
+mod servers;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use load::{Loaded, Sources, load};
 pub(crate) use sample::sample;
+pub(crate) use servers::{Influxdb, Mongodb, Redis};
 
 /// Everything a person may set. Every key is described in [`docs::KEYS`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,6 +32,9 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     pub(crate) history: History,
     pub(crate) latest: Latest,
+    pub(crate) redis: Redis,
+    pub(crate) mongodb: Mongodb,
+    pub(crate) influxdb: Influxdb,
     pub(crate) logging: Logging,
     /// In the words of `ingest`; not part of the written tree.
     #[serde(skip_serializing)]
@@ -163,6 +168,9 @@ impl Default for Config {
             log: Log::default(),
             history: History::default(),
             latest: Latest::default(),
+            redis: Redis::default(),
+            mongodb: Mongodb::default(),
+            influxdb: Influxdb::default(),
             logging: Logging::default(),
             route: Vec::new(),
         }
@@ -293,6 +301,8 @@ impl Config {
             "`mqtt.max_packet_bytes` is {}: give 1024 to 33554432, which one record of the log can hold",
             self.mqtt.max_packet_bytes
         );
+        anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
+        self.influxdb.store()?;
         anyhow::ensure!(self.history.flush_interval_ms > 0, "`history.flush_interval_ms` is 0: give at least 1");
         anyhow::ensure!(self.latest.flush_interval_ms > 0, "`latest.flush_interval_ms` is 0: give at least 1");
         Ok(())

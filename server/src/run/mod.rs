@@ -1,8 +1,10 @@
 //! `weir run`: from the configuration to a supervised process.
 
 mod limits;
+mod log;
 pub(crate) mod replay;
 pub(crate) mod state;
+mod stores;
 pub(crate) mod wire;
 
 use std::process::ExitCode;
@@ -56,7 +58,7 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let parts = wire::Parts::open(config, &data).await?;
-    let wire::Parts { state, door, batcher, retained, flusher, backend, api } = parts;
+    let wire::Parts { state, door, batcher, retained, flusher, leases, backend, api } = parts;
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
@@ -74,6 +76,10 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
 
     let stop = supervisor.part("sinks", deadline);
     supervisor.spawn("sinks", "flusher", async move { Ok(flusher.run(stop).await?) });
+
+    // Given back when the last flush is over.
+    let stop = supervisor.part("leases", deadline);
+    supervisor.spawn("leases", "leases of the logs", leases.keep(stop));
 
     let stop = supervisor.part("grpc", deadline + Duration::from_millis(config.grpc.drain_timeout_ms));
     let metrics = state.metrics.api.clone();

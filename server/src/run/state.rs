@@ -32,6 +32,10 @@ pub(crate) struct Metrics {
     pub(crate) flusher: Arc<flusher::Metrics>,
     /// The store's.
     pub(crate) stores: Arc<stores::Metrics>,
+    /// MongoDB's.
+    pub(crate) mongodb: Arc<stores::mongodb::Metrics>,
+    /// InfluxDB's.
+    pub(crate) influxdb: Arc<stores::influxdb::Metrics>,
     /// The services'.
     pub(crate) api: api::Metrics,
 }
@@ -44,6 +48,8 @@ impl Metrics {
         self.buffer.register(registry);
         self.flusher.register(registry);
         self.stores.register(registry);
+        self.mongodb.register(registry);
+        self.influxdb.register(registry);
         self.api.register(registry);
     }
 }

@@ -4,16 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::stores::contract::{Retained, RetainedMessage};
 use anyhow::Context;
-use buffer::Log;
-use buffer::embedded::EmbeddedLog;
-use flusher::{Claim, Flusher};
-use stores::contract::{Retained, RetainedMessage};
-use stores::embedded::EmbeddedStore;
+use flusher::Flusher;
 use tokio::net::TcpListener;
 
+use super::log;
 use super::replay::Replayer;
 use super::state::{Metrics, State};
+use super::stores::Stores;
 use crate::config::Config;
 use crate::data_dir::{Addresses, DataDir};
 
@@ -58,6 +57,7 @@ pub(super) struct Parts {
     pub(super) batcher: buffer::Batcher,
     pub(super) retained: Vec<broker::Message>,
     pub(super) flusher: Flusher,
+    pub(super) leases: log::Leases,
     pub(super) backend: api::Backend,
     pub(super) api: api::Config,
 }
@@ -67,43 +67,32 @@ impl Parts {
         let metrics = Metrics::default();
         let routes = routes(config)?;
         let secret = data.secret()?;
-        let (log_config, log_metrics) = (log_config(config, data), Arc::clone(&metrics.buffer));
-        let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(log_config, log_metrics)).await;
-        let (log, batcher) = opened.context("open the log")??;
-        let (store_config, store_metrics) = (store_config(config, data), Arc::clone(&metrics.stores));
-        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(store_config, store_metrics)).await;
-        let store = Arc::new(opened.context("open the store")??);
-        let log: Arc<dyn Log> = log;
-
-        let stores = flusher::Stores {
-            history: store.clone(),
-            latest: store.clone(),
-            dead_letters: store.clone(),
-            retained: store.clone(),
-        };
-        let claims = vec![Claim::sole(Arc::clone(&log))];
-        let flusher = Flusher::start(flusher_config(config), claims, stores, metrics.flusher.clone()).await?;
+        let log::Opened { log, batcher, claims, leases } = log::open(config, data, Arc::clone(&metrics.buffer)).await?;
+        let stores = Stores::open(config, data, &metrics).await?;
+        let logs = claims.iter().map(|claim| Arc::clone(&claim.log)).collect();
+        let flusher = Flusher::start(flusher_config(config), claims, stores.sinks(), metrics.flusher.clone()).await?;
         let door = ingest::Door::new(routes, limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
         let handle = flusher.handle();
-        let state = State::new(config, metrics, Arc::clone(&log), batcher.clone(), handle.clone(), store.clone());
+        let letters = handle.dead_letters();
+        let state = State::new(config, metrics, Arc::clone(&log), batcher.clone(), handle.clone(), letters);
         let backend = api::Backend {
-            history: store.clone(),
+            history: Arc::clone(&stores.history),
             tail: handle.tail(),
             latest: handle.latest(),
-            dead_letters: store.clone(),
-            logs: vec![log],
+            dead_letters: handle.dead_letters(),
+            logs,
             books: handle.books(),
             replay: Arc::new(Replayer::new(door.clone(), batcher.clone())),
             status: Arc::new(state.clone()),
         };
-        let retained = retained(&store).await?;
-        Ok(Self { state, door, batcher, retained, flusher, backend, api: api_config(config, secret) })
+        let retained = retained(&*stores.retained).await?;
+        Ok(Self { state, door, batcher, retained, flusher, leases, backend, api: api_config(config, secret) })
     }
 }
 
 /// Retained messages as the broker keeps them.
-async fn retained(store: &EmbeddedStore) -> anyhow::Result<Vec<broker::Message>> {
-    let stored = Retained::load(store).await.context("load the retained messages")?;
+async fn retained(store: &dyn Retained) -> anyhow::Result<Vec<broker::Message>> {
+    let stored = store.load().await.context("load the retained messages")?;
     let message = |m: &RetainedMessage| broker::Message::new(&m.topic, &m.payload, m.qos, true, &m.properties);
     Ok(stored.iter().map(message).collect())
 }
@@ -145,28 +134,6 @@ pub(super) fn broker_config(config: &Config) -> broker::Config {
     }
 }
 
-fn log_config(config: &Config, data: &DataDir) -> buffer::embedded::Config {
-    let c = &config.log;
-    buffer::embedded::Config {
-        dir: data.log(),
-        segment_bytes: c.segment_bytes,
-        capacity_bytes: c.capacity_bytes,
-        ring_bytes: c.ring_bytes,
-        retain_bytes: c.retain_bytes,
-        retain_secs: c.retain_secs,
-        ..buffer::embedded::Config::default()
-    }
-}
-
-fn store_config(config: &Config, data: &DataDir) -> stores::embedded::Config {
-    let c = &config.history;
-    stores::embedded::Config {
-        dir: data.store(),
-        cache_bytes: c.cache_bytes,
-        max_open_partitions: c.max_open_partitions,
-    }
-}
-
 fn flusher_config(config: &Config) -> flusher::Config {
     let (h, l) = (&config.history, &config.latest);
     let mut out = flusher::Config::default();
@@ -175,6 +142,7 @@ fn flusher_config(config: &Config) -> flusher::Config {
     out.history.flush_bytes = h.flush_bytes;
     out.history.max_unflushed_bytes = h.max_unflushed_bytes;
     out.history.retention_secs = (h.retention_secs > 0).then_some(h.retention_secs);
+    out.points.flush_secs = Duration::from_millis(config.influxdb.flush_interval_ms).as_secs_f64();
     out.latest.follow_ms = l.follow_interval_ms;
     out.latest.flush_secs = Duration::from_millis(l.flush_interval_ms).as_secs_f64();
     out.stop_secs = config.shutdown_timeout_secs.saturating_sub(1).max(1);

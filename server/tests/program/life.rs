@@ -135,3 +135,18 @@ fn repair_asks_first_and_leaves_a_whole_log_alone() {
     world.up();
     assert!(world.answer(&["latest", "d1"]).contains("value"));
 }
+
+#[test]
+fn log_lines_are_objects_with_the_names_of_the_elastic_common_schema() {
+    let mut world = World::start_with(&[("WEIR_LOGGING_FORMAT", "json")]);
+    world.signal(Signal::TERM);
+    assert_eq!(world.ended(), Some(0), "{}", world.log());
+    let log = world.log();
+    let lines: Vec<serde_json::Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(lines.len() >= 2, "{log}");
+    for line in lines {
+        for name in ["@timestamp", "log.level", "log.logger", "message", "ecs.version", "service.name"] {
+            assert!(line.get(name).is_some_and(serde_json::Value::is_string), "{name} in {line}");
+        }
+    }
+}

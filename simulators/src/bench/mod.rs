@@ -121,13 +121,14 @@ async fn play(load: Arc<Load>) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// 127.0.0.1, 127.0.0.2, ... so that no address runs out of ports; the system's choice for a broker elsewhere.
+/// 127.0.0.2, 127.0.0.3, ... so that no address runs out of ports. The system's choice for the first devices (looking for a
+/// port of a given address takes the system much longer) and for a broker elsewhere.
 fn source(load: &Load, index: usize) -> Option<Ipv4Addr> {
     let number = u32::try_from((load.first_device + index) / load.per_source.max(1)).ok()?;
-    load.broker.ip().is_loopback().then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
+    (number > 0 && load.broker.ip().is_loopback()).then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
 }
 
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {

@@ -76,7 +76,8 @@ fn decimal(values: &[f64], power: u8) -> Option<Vec<i64>> {
     let scale = 10_f64.powi(i32::from(power));
     let exact = |v: &f64| {
         let n = (v * scale).round();
-        let fits = n.abs() < 9e15 && (n / scale).to_bits() == v.to_bits();
+        // Through the integer, as it is read back: a negative zero does not come back.
+        let fits = n.abs() < 9e15 && (n as i64 as f64 / scale).to_bits() == v.to_bits();
         fits.then_some(n as i64)
     };
     values.iter().map(exact).collect()

@@ -62,6 +62,14 @@ fn every_flipped_bit_is_noticed() {
     }
 }
 
+#[test]
+fn a_negative_zero_stays_one_among_decimals() {
+    let mut bytes = Vec::new();
+    write_floats(&mut bytes, &[1.5, -0.0, 0.0, 2.25]);
+    let read = read_floats(&bytes, 4).unwrap();
+    assert_eq!(read.iter().map(|v| v.is_sign_negative()).collect::<Vec<_>>(), [false, true, false, false]);
+}
+
 proptest! {
     #[test]
     fn any_floats_come_back_to_the_last_bit(values in prop::collection::vec(any::<f64>().prop_filter("finite", |v| v.is_finite()), 0..200)) {

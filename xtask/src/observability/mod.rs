@@ -18,6 +18,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::services;
+
 /// Where rules, dashboards and examples lie.
 const DEPLOY: &str = "deploy";
 
@@ -30,7 +32,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         rules::check(&tools, &boards, scratch.path())?;
         live::check(&tools, &boards, scratch.path())?;
     }
-    if let Some(influxd) = or_skipped("influxd", tools::server("influxd"))? {
+    let influxd = services::install().and_then(|folder| tools::server("influxd", &folder));
+    if let Some(influxd) = or_skipped("influxd", influxd)? {
         flux::check(&influxd, &boards)?;
     }
     println!("observability: all good");

@@ -51,14 +51,10 @@ pub(super) fn install() -> anyhow::Result<Tools> {
 }
 
 /// A server that the tests use too, from PATH or their folder.
-pub(super) fn server(program: &str) -> anyhow::Result<PathBuf> {
-    let dir = match std::env::var_os("WEIR_SERVICES") {
-        Some(dir) => PathBuf::from(dir),
-        None => cache()?.join("weir-services/bin"),
-    };
+pub(super) fn server(program: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     in_path(program)
-        .or_else(|| Some(dir.join(program)).filter(|path| path.is_file()))
-        .with_context(|| format!("{program} is neither in PATH nor in {} (WEIR_SERVICES)", dir.display()))
+        .or_else(|| Some(folder.join(program)).filter(|path| path.is_file()))
+        .with_context(|| format!("{program} is neither in PATH nor in {}", folder.display()))
 }
 
 fn cache() -> anyhow::Result<PathBuf> {

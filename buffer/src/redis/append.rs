@@ -1,0 +1,372 @@
+//! The writer: one script for each frame, tried again until it is answered.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use model::Nanos;
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult, Value};
+use tokio::runtime::Runtime;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::elsewhere::Elsewhere;
+use super::error::{OpenError, is_full, is_lost, is_no_script, words};
+use super::keys::Common;
+use super::servers::{Servers, invoke};
+use super::settings::{self, Wait};
+use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
+use crate::batcher::{Append, AppendError};
+use crate::frame::{Frame, FrameBuilder};
+use crate::spill::{Blocker, Primary};
+
+/// What an entry takes on the server besides its frame, about.
+const OVERHEAD_BYTES: &str = "192";
+
+/// The writer's side of a log on Redis.
+pub(crate) struct Form {
+    log: Arc<RedisLog>,
+    /// Of its own: connections live on the runtime that made them.
+    servers: Arc<Servers>,
+    incarnation: u64,
+    last_time: Nanos,
+    /// A frame that was built and is not known to be durable; the builder is empty then.
+    waiting: Option<Frame>,
+    link: Option<Link>,
+    elsewhere: Elsewhere,
+    /// Of the writer's thread; made there.
+    runtime: Option<Runtime>,
+}
+
+struct Link {
+    connection: MultiplexedConnection,
+    wait: Wait,
+    /// Another one, where replicas must have the data on disk: see [`nudge`].
+    nudge: Option<MultiplexedConnection>,
+}
+
+/// What the server said of an append.
+struct Answer {
+    what: String,
+    start: u64,
+    used: u64,
+    /// False when too few replicas had it in time.
+    replicated: bool,
+}
+
+/// The time of day.
+fn now() -> Nanos {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+/// Unique among writers, not secret: the time, and the process.
+pub(super) fn unique() -> u64 {
+    now().unsigned_abs() ^ (u64::from(std::process::id()) << 48)
+}
+
+/// Says again and again that the writer lives, until the log is dropped.
+pub(super) fn keep_alive(log: &Arc<RedisLog>, incarnation: u64) {
+    let weak = Arc::downgrade(log);
+    let task = tokio::spawn(async move {
+        let mut beat = tokio::time::interval(HEARTBEAT / 5);
+        loop {
+            beat.tick().await;
+            let Some(log) = weak.upgrade() else { return };
+            match beat_once(&log, &log.servers, incarnation, HEARTBEAT).await {
+                // Sinks elsewhere may have made room meanwhile.
+                Ok(true) => {
+                    if let Err(error) = log.refresh().await {
+                        tracing::debug!(log = log.id, "look at the log: {}", words(&error));
+                    }
+                }
+                Ok(false) => {
+                    tracing::error!(log = log.id, "the log was closed or taken while its writer lives");
+                    return;
+                }
+                Err(error) => tracing::debug!(log = log.id, "heartbeat: {}", words(&error)),
+            }
+        }
+    });
+    *log.task.lock() = Some(Task(task));
+}
+
+async fn beat_once(log: &RedisLog, servers: &Servers, incarnation: u64, time: Duration) -> RedisResult<bool> {
+    let arguments = [incarnation.to_string(), millis(time)];
+    let keys = [log.keys.meta.as_str(), &log.keys.writer];
+    servers.script(&scripts::BEAT, &keys, &arguments.each_ref().map(String::as_str)).await
+}
+
+impl Form {
+    pub(super) fn new(log: Arc<RedisLog>, common: Common, incarnation: u64) -> Result<Self, OpenError> {
+        let servers = Arc::new(Servers::new(Arc::clone(&log.config))?);
+        let elsewhere = Elsewhere::new(Arc::clone(&servers), Arc::clone(&log.config), common, log.id.clone());
+        Ok(Self { log, servers, incarnation, last_time: 0, waiting: None, link: None, elsewhere, runtime: None })
+    }
+
+    /// Appends the frame, which must begin at the log's end or be the last one in it.
+    fn store_frame(&mut self, frame: &Frame) -> Result<(), AppendError> {
+        let mut tried = false;
+        let mut freed = false;
+        loop {
+            let answer = match self.block_on(async |form| form.ask(frame).await)? {
+                Ok(answer) => answer,
+                Err(Refusal::Server(error)) if is_lost(&error) && !std::mem::replace(&mut tried, true) => continue,
+                Err(refusal) => return Err(AppendError::Full(refusal.words())),
+            };
+            let RedisLog { id, config, .. } = &*self.log;
+            match answer.what.as_str() {
+                "stored" if answer.replicated => {
+                    self.stored(frame, &answer);
+                    return Ok(());
+                }
+                "stored" => {
+                    return Err(AppendError::Full(format!(
+                        "fewer than {} replicas of redis have the data after {} ms (redis.replicas)",
+                        config.replicas, config.replica_timeout_ms
+                    )));
+                }
+                "full" if !std::mem::replace(&mut freed, true) => self.free()?,
+                "full" => {
+                    return Err(AppendError::Full(format!(
+                        "log {id} is full: {} bytes that a sink has not stored yet (redis.max_bytes)",
+                        answer.used
+                    )));
+                }
+                "gone" | "taken" => {
+                    return Err(AppendError::Fatal(format!(
+                        "log {id} was closed by others, who took its writer for dead: start this node again"
+                    )));
+                }
+                other => {
+                    return Err(AppendError::Fatal(format!(
+                        "log {id} does not end where its writer left it ({other}): start this node again"
+                    )));
+                }
+            }
+        }
+    }
+
+    fn stored(&self, frame: &Frame, answer: &Answer) {
+        self.log.note(answer.start, answer.used);
+        self.log.held.lock().ring.push(frame.clone());
+        self.log.end.send_replace(frame.header().end_offset());
+    }
+
+    /// Takes the space of what is kept only to recognise messages that are sent again.
+    fn free(&mut self) -> Result<(), AppendError> {
+        let trimmed = self.block_on(async |form| form.log.trim_to(&form.servers, 0, 0).await)?;
+        trimmed.map(drop).map_err(|error| AppendError::Full(format!("redis is away: {}", words(&error))))
+    }
+
+    async fn ask(&mut self, frame: &Frame) -> Result<Answer, Refusal> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => self.connect().await?,
+        };
+        let mut answer = link.append(&self.log, self.incarnation, frame).await;
+        if matches!(&answer, Err(error) if is_no_script(error)) {
+            scripts::APPEND.load_async(&mut link.connection).await?;
+            answer = link.append(&self.log, self.incarnation, frame).await;
+        }
+        // After an error it is not known what the connection answers next.
+        match answer {
+            Ok(answer) => {
+                self.link = Some(link);
+                Ok(answer)
+            }
+            Err(error) => {
+                self.servers.forget(None);
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, Refusal> {
+        let RedisLog { keys, config, .. } = &*self.log;
+        let mut connection = self.servers.dedicated(&keys.log, config.response_timeout()).await?;
+        let address = config.urls_for_people();
+        let wait = settings::check(config, &address, &mut connection).await.map_err(Refusal::Settings)?;
+        scripts::APPEND.load_async(&mut connection).await?;
+        let nudge = match wait {
+            Wait::Disk => Some(self.servers.dedicated(&keys.log, config.response_timeout()).await?),
+            _ => None,
+        };
+        Ok(Link { connection, wait, nudge })
+    }
+
+    /// Runs on the writer's thread, which has a small runtime of its own.
+    fn block_on<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> Result<T, AppendError> {
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| AppendError::Full(format!("no runtime for the log's writer: {error}")))?,
+        };
+        let out = runtime.block_on(work(self));
+        self.runtime = Some(runtime);
+        Ok(out)
+    }
+}
+
+/// Why there was no answer.
+enum Refusal {
+    Server(RedisError),
+    Settings(OpenError),
+}
+
+impl From<RedisError> for Refusal {
+    fn from(error: RedisError) -> Self {
+        Self::Server(error)
+    }
+}
+
+impl Refusal {
+    fn words(&self) -> String {
+        match self {
+            Self::Server(error) if is_full(error) => "redis is out of memory (maxmemory)".into(),
+            Self::Server(error) => format!("redis is away: {}", words(error)),
+            Self::Settings(error) => error.to_string(),
+        }
+    }
+}
+
+impl Link {
+    /// The append, and behind it on the same connection the wait for the replicas.
+    async fn append(&mut self, log: &RedisLog, incarnation: u64, frame: &Frame) -> RedisResult<Answer> {
+        let header = frame.header();
+        let mut script = invoke(&scripts::APPEND, &[&log.keys.meta, &log.keys.log, &log.keys.marks], &[]);
+        script.arg(incarnation).arg(header.first_offset).arg(header.count).arg(header.end_offset());
+        script.arg(log.config.max_bytes).arg(&frame.bytes()[..]).arg(format!("{:016x}", xxh3_64(frame.bytes())));
+        script.arg(header.appended / 1_000_000).arg(OVERHEAD_BYTES);
+        let mut pipeline = redis::pipe();
+        pipeline.add_command(script);
+        let (replicas, time) = (log.config.replicas, log.config.replica_timeout_ms);
+        match self.wait {
+            Wait::No => {}
+            Wait::Memory => drop(pipeline.cmd("WAIT").arg(replicas).arg(time)),
+            Wait::Disk => drop(pipeline.cmd("WAITAOF").arg(1).arg(replicas).arg(time)),
+        }
+        let mut answers: Vec<Value> = tokio::select! {
+            biased;
+            answers = pipeline.query_async(&mut self.connection) => answers?,
+            never = nudge(&mut self.nudge, &log.keys.meta, replicas, time) => match never {},
+        };
+        let have: u32 = match (self.wait, answers.len() > 1) {
+            (Wait::Memory, true) => redis::from_redis_value(answers.swap_remove(1))?,
+            (Wait::Disk, true) => {
+                let (here, there): (u32, u32) = redis::from_redis_value(answers.swap_remove(1))?;
+                if here > 0 { there } else { 0 }
+            }
+            _ => u32::MAX,
+        };
+        let (what, start, used): (String, String, String) = redis::from_redis_value(answers.swap_remove(0))?;
+        let (start, used) = match what.as_str() {
+            "stored" | "full" => (number(&start)?, number(&used)?),
+            _ => (0, 0),
+        };
+        Ok(Answer { what, start, used, replicated: have >= replicas })
+    }
+}
+
+/// Asks the replicas again and again how far they are, by a small write each time, until it is dropped.
+///
+/// A replica answers what it has on disk at the moment at which it is asked, which is before it wrote what it was just
+/// sent; unasked, it answers once a second. A lone append would wait for that.
+async fn nudge(
+    connection: &mut Option<MultiplexedConnection>,
+    key: &str,
+    replicas: u32,
+    time: u64,
+) -> std::convert::Infallible {
+    if let Some(connection) = connection {
+        let mut ask = redis::pipe();
+        ask.cmd("HSET").arg(key).arg("nudge").arg("1").cmd("WAIT").arg(replicas).arg(time);
+        while ask.query_async::<Vec<Value>>(connection).await.is_ok() {}
+    }
+    // Without it the append only takes longer.
+    std::future::pending().await
+}
+
+impl Append for Form {
+    fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
+        let frame = match self.waiting.take() {
+            Some(frame) => frame,
+            None => {
+                // Append times never go back, so that they can be searched.
+                self.last_time = self.last_time.max(now());
+                builder.build(*self.log.end.borrow(), self.incarnation, self.last_time)
+            }
+        };
+        match self.store_frame(&frame) {
+            Ok(()) => Ok(frame),
+            Err(error) => {
+                self.waiting = Some(frame);
+                Err(error)
+            }
+        }
+    }
+
+    fn recent(&self) -> Vec<Frame> {
+        self.log.held.lock().ring.frames().cloned().collect()
+    }
+
+    fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
+        let begun = Instant::now();
+        let found = self.block_on(async |form| form.elsewhere.look(anew).await);
+        match found {
+            Ok(Ok(frames)) => {
+                tracing::debug!(frames = frames.len(), time = ?begun.elapsed(), "looked for resent messages elsewhere");
+                frames
+            }
+            Ok(Err(error)) => {
+                tracing::warn!("cannot look for resent messages in the other logs: {}", words(&error));
+                Vec::new()
+            }
+            Err(error) => {
+                tracing::warn!("cannot look for resent messages in the other logs: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    fn blocked(&self, reason: Option<&str>) {
+        self.log.set_blocked(reason);
+    }
+
+    fn close(&mut self) -> Result<(), AppendError> {
+        // No heartbeat after this one.
+        drop(self.log.task.lock().take());
+        let incarnation = self.incarnation;
+        let ended =
+            self.block_on(async |form| beat_once(&form.log, &form.servers, incarnation, Duration::ZERO).await)?;
+        ended.map(drop).map_err(|error| AppendError::Full(format!("redis is away: {}", words(&error))))
+    }
+}
+
+impl Primary for Form {
+    fn id(&self) -> &str {
+        &self.log.id
+    }
+
+    fn end(&self) -> u64 {
+        *self.log.end.borrow()
+    }
+
+    fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    fn blocker(&self) -> Blocker {
+        let log = Arc::clone(&self.log);
+        Box::new(move |reason| log.set_blocked(reason))
+    }
+
+    fn take_waiting(&mut self) -> Option<Frame> {
+        self.waiting.take()
+    }
+
+    fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {
+        self.store_frame(frame)
+    }
+}

@@ -1,0 +1,275 @@
+//! Which server holds a key, and connections to it.
+//!
+//! One server, the master that sentinels name, or the cluster's master of the key's slot: whatever it is, a command goes
+//! to one server over a plain connection. A connection that fails, or a server that says it is not the right one, makes us
+//! look again. Keys of a slot that is being moved answer errors until it has been: these are waited for like an outage.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
+    RedisConnectionInfo, RedisError, RedisResult, Script, TlsCertificates,
+};
+
+use super::config::{Config, Secret};
+use super::error::{OpenError, is_lost, is_no_script, refused, strange};
+use super::keys::slot;
+
+/// Host and port.
+pub(super) type Address = (String, u16);
+
+/// Connections to wherever the keys are.
+#[derive(Debug)]
+pub(super) struct Servers {
+    config: Arc<Config>,
+    /// As configured: a server, some of a cluster, or sentinels.
+    seeds: Vec<ConnectionInfo>,
+    certificates: TlsCertificates,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Cluster: first and last slot, and their master. Otherwise one for all slots. Empty when not known.
+    masters: Vec<(u16, u16, Address)>,
+    /// Shared connections.
+    open: HashMap<Address, MultiplexedConnection>,
+}
+
+impl Servers {
+    pub(super) fn new(config: Arc<Config>) -> Result<Self, OpenError> {
+        static PROVIDER: Once = Once::new();
+        // An error says that somebody chose one before us.
+        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let seeds = config.urls.iter().map(|url| seed(url, &config)).collect::<Result<_, _>>()?;
+        let root_cert = match &config.tls_ca_file {
+            None => None,
+            Some(file) => Some(std::fs::read(file).map_err(|error| {
+                OpenError::Config(format!("cannot read {}: {error}: look at redis.tls_ca_file", file.display()))
+            })?),
+        };
+        let certificates = TlsCertificates { client_tls: None, root_cert };
+        Ok(Self { config, seeds, certificates, state: Mutex::default() })
+    }
+
+    /// Connects to every master there is; an error names the server and the key to change.
+    pub(super) async fn masters(&self) -> Result<Vec<(String, MultiplexedConnection)>, OpenError> {
+        let named = self.seeds.iter().map(|seed| seed.addr().to_string()).collect::<Vec<_>>().join(", ");
+        let masters = self.find().await.map_err(|error| refused(&named, &error))?;
+        let mut addresses: Vec<Address> = masters.into_iter().map(|(_, _, address)| address).collect();
+        addresses.sort();
+        addresses.dedup();
+        let mut found = Vec::new();
+        for address in addresses {
+            let name = format!("{}:{}", address.0, address.1);
+            let connection = self.connect(&address, self.config.response_timeout()).await;
+            found.push((name.clone(), connection.map_err(|error| refused(&name, &error))?));
+        }
+        Ok(found)
+    }
+
+    /// A connection of one's own to the master of a key.
+    pub(super) async fn dedicated(&self, key: &str, response: Duration) -> RedisResult<MultiplexedConnection> {
+        let connected = match self.master(key).await {
+            Ok(address) => self.connect(&address, response).await,
+            Err(error) => Err(error),
+        };
+        connected.inspect_err(|_| self.forget(None))
+    }
+
+    /// Runs a command on the master of a key; once more when the connection was lost. Only for what can be done twice.
+    pub(super) async fn run<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> RedisResult<T> {
+        let mut tried = false;
+        loop {
+            let mut shared = self.shared(key).await?;
+            match command.query_async(&mut shared.1).await {
+                Err(error) if is_lost(&error) => {
+                    self.forget(Some(&shared.0));
+                    if std::mem::replace(&mut tried, true) {
+                        return Err(error);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Runs a script; all its keys have the hash tag of the first.
+    pub(super) async fn script<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        keys: &[&str],
+        arguments: &[&str],
+    ) -> RedisResult<T> {
+        let command = invoke(script, keys, arguments);
+        match self.run(keys[0], &command).await {
+            Err(error) if is_no_script(&error) => {
+                script.load_async(&mut self.shared(keys[0]).await?.1).await?;
+                self.run(keys[0], &command).await
+            }
+            other => other,
+        }
+    }
+
+    /// Looks the servers up anew before the next command; `address` is not to be spoken to over the old connection.
+    pub(super) fn forget(&self, address: Option<&Address>) {
+        let mut state = self.state.lock();
+        state.masters.clear();
+        if let Some(address) = address {
+            state.open.remove(address);
+        }
+    }
+
+    async fn shared(&self, key: &str) -> RedisResult<(Address, MultiplexedConnection)> {
+        let address = self.master(key).await.inspect_err(|_| self.forget(None))?;
+        let held = self.state.lock().open.get(&address).cloned();
+        if let Some(connection) = held {
+            return Ok((address, connection));
+        }
+        let connection = self
+            .connect(&address, self.config.response_timeout())
+            .await
+            .inspect_err(|_| self.forget(Some(&address)))?;
+        self.state.lock().open.insert(address.clone(), connection.clone());
+        Ok((address, connection))
+    }
+
+    async fn master(&self, key: &str) -> RedisResult<Address> {
+        let slot = slot(key);
+        let of = |masters: &[(u16, u16, Address)]| {
+            masters.iter().find(|(from, to, _)| (*from..=*to).contains(&slot)).map(|(_, _, address)| address.clone())
+        };
+        let known = of(&self.state.lock().masters);
+        if let Some(address) = known {
+            return Ok(address);
+        }
+        let found = self.find().await?;
+        let address = of(&found).ok_or_else(|| strange("no server of the cluster has this slot"));
+        self.state.lock().masters = found;
+        address
+    }
+
+    async fn find(&self) -> RedisResult<Vec<(u16, u16, Address)>> {
+        if !self.config.cluster && self.config.sentinel_master.is_none() {
+            return Ok(vec![(0, u16::MAX, host_and_port(self.seeds[0].addr()))]);
+        }
+        let mut last = strange("no server is named");
+        for seed in &self.seeds {
+            let answer = match &self.config.sentinel_master {
+                Some(name) => self.ask_sentinel(seed, name).await,
+                None => self.ask_cluster(seed).await,
+            };
+            match answer {
+                Ok(masters) => return Ok(masters),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn ask_sentinel(&self, seed: &ConnectionInfo, name: &str) -> RedisResult<Vec<(u16, u16, Address)>> {
+        let Config { sentinel_username: user, sentinel_password: password, .. } = &*self.config;
+        let settings = with_user(RedisConnectionInfo::default(), user.as_deref(), password.as_ref());
+        let mut connection =
+            self.open(seed.clone().set_redis_settings(settings), self.config.response_timeout()).await?;
+        let mut ask = redis::cmd("SENTINEL");
+        ask.arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+        let master: Option<Address> = ask.query_async(&mut connection).await?;
+        let master =
+            master.ok_or_else(|| strange("the sentinels know no master of this name (redis.sentinel_master)"))?;
+        Ok(vec![(0, u16::MAX, master)])
+    }
+
+    async fn ask_cluster(&self, seed: &ConnectionInfo) -> RedisResult<Vec<(u16, u16, Address)>> {
+        let mut connection = self.open(seed.clone(), self.config.response_timeout()).await?;
+        let ranges: Vec<(u16, u16, Vec<redis::Value>)> =
+            redis::cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await?;
+        let asked = host_and_port(seed.addr());
+        let mut masters = Vec::new();
+        for (from, to, master) in ranges {
+            let (host, port): (Option<String>, u16) = match &master[..] {
+                [host, port, ..] => (redis::from_redis_value_ref(host)?, redis::from_redis_value_ref(port)?),
+                _ => return Err(strange("a range of slots has no server")),
+            };
+            // No host: the one that was asked.
+            let host = host.filter(|host| !host.is_empty() && host != "?").unwrap_or_else(|| asked.0.clone());
+            masters.push((from, to, (host, port)));
+        }
+        Ok(masters)
+    }
+
+    /// A connection to a master, with the settings of the first url.
+    async fn connect(&self, address: &Address, response: Duration) -> RedisResult<MultiplexedConnection> {
+        let seed = &self.seeds[0];
+        let place = match seed.addr() {
+            ConnectionAddr::TcpTls { insecure, tls_params, .. } => ConnectionAddr::TcpTls {
+                host: address.0.clone(),
+                port: address.1,
+                insecure: *insecure,
+                tls_params: tls_params.clone(),
+            },
+            _ => ConnectionAddr::Tcp(address.0.clone(), address.1),
+        };
+        let mut connection = self.open(seed.clone().set_addr(place), response).await?;
+        let role: Vec<redis::Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
+        let role: String = role.first().map(redis::from_redis_value_ref).transpose()?.unwrap_or_default();
+        if role == "master" { Ok(connection) } else { Err(strange("it is no master: name the master")) }
+    }
+
+    async fn open(&self, info: ConnectionInfo, response: Duration) -> RedisResult<MultiplexedConnection> {
+        let client = match info.addr() {
+            ConnectionAddr::TcpTls { .. } => Client::build_with_tls(info, self.certificates.clone())?,
+            _ => Client::open(info)?,
+        };
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.config.connect_timeout()))
+            .set_response_timeout(Some(response));
+        // The connection's own limit covers a part of this only.
+        let connecting = client.get_multiplexed_async_connection_with_config(&settings);
+        tokio::time::timeout(self.config.connect_timeout() * 2, connecting)
+            .await
+            .map_err(|_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut)))?
+    }
+}
+
+/// A call of a script that the server has got.
+pub(super) fn invoke(script: &Script, keys: &[&str], arguments: &[&str]) -> Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
+    command
+}
+
+fn seed(url: &str, config: &Config) -> Result<ConnectionInfo, OpenError> {
+    let info = url.into_connection_info().map_err(|error| {
+        // The url may hold a password: it is not shown.
+        OpenError::Config(format!("redis.urls holds what is no redis://host:port or rediss://host:port: {error}"))
+    })?;
+    let settings = with_user(info.redis_settings().clone(), config.username.as_deref(), config.password.as_ref());
+    let tcp = TcpSettings::default()
+        .set_nodelay(true)
+        // A server that vanished without a word is noticed, also by a connection that only waits.
+        .set_user_timeout(config.response_timeout() * 2);
+    Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
+}
+
+fn with_user(mut settings: RedisConnectionInfo, user: Option<&str>, password: Option<&Secret>) -> RedisConnectionInfo {
+    if let Some(user) = user {
+        settings = settings.set_username(user);
+    }
+    if let Some(Secret(password)) = password {
+        settings = settings.set_password(password);
+    }
+    settings
+}
+
+fn host_and_port(address: &ConnectionAddr) -> Address {
+    match address {
+        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port),
+        other => (other.to_string(), 0),
+    }
+}

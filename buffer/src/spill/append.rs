@@ -1,0 +1,147 @@
+//! The writer: to the primary, or to the spill.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::place::{self, Place};
+use super::{Mode, Primary, Shared};
+use crate::batcher::{Append, AppendError};
+use crate::embedded;
+use crate::frame::{Frame, FrameBuilder};
+use crate::log::Log;
+
+/// A primary with a spill beside it.
+pub(crate) struct Form<P: Primary> {
+    shared: Arc<Shared<P>>,
+    spill: embedded::Form,
+    /// Since when the primary takes nothing.
+    refused: Option<Instant>,
+    /// Other logs are to be looked at anew as soon as they can be.
+    look_anew: bool,
+    drain: Option<JoinHandle<()>>,
+}
+
+impl<P: Primary> Form<P> {
+    pub(super) fn new(shared: Arc<Shared<P>>, spill: embedded::Form, drain: JoinHandle<()>) -> Self {
+        Self { shared, spill, refused: None, look_anew: false, drain: Some(drain) }
+    }
+
+    fn append_direct(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
+        let shared = Arc::clone(&self.shared);
+        let mut primary = shared.primary.lock();
+        match primary.append(builder) {
+            Err(AppendError::Full(reason)) => {
+                let since = *self.refused.get_or_insert_with(Instant::now);
+                if since.elapsed() < shared.patience() {
+                    return Err(AppendError::Full(reason));
+                }
+                match primary.take_waiting() {
+                    Some(frame) => self.begin(&*primary, &frame, &reason),
+                    None => Err(AppendError::Full(reason)),
+                }
+            }
+            other => {
+                self.refused = None;
+                other
+            }
+        }
+    }
+
+    /// From here on appends are spilled, this frame first.
+    fn begin(&mut self, primary: &P, frame: &Frame, reason: &str) -> Result<Frame, AppendError> {
+        let shared = &self.shared;
+        let place = Place { log: primary.id().to_owned(), from: shared.log.end(), to: frame.header().first_offset };
+        place::write(&shared.config.dir, &place).map_err(|error| AppendError::Fatal(error.to_string()))?;
+        tracing::warn!("appends go to the spill: {reason}");
+        shared.metrics.spilling.set(1);
+        self.refused = None;
+        // Before the drain can see the mode: it must find this frame, or nothing.
+        let stored = self.spill.append_frame(frame);
+        *shared.mode.lock() = Mode::Spilling(place);
+        shared.changed.notify_all();
+        self.spilled(stored)
+    }
+
+    fn spilled(&self, stored: Result<Frame, AppendError>) -> Result<Frame, AppendError> {
+        match stored {
+            Ok(frame) => {
+                self.shared.metrics.spilled.inc_by(u64::from(frame.header().count));
+                self.shared.changed.notify_all();
+                Ok(frame)
+            }
+            Err(AppendError::Full(reason)) => Err(AppendError::Full(format!("spill: {reason}"))),
+            Err(AppendError::Fatal(reason)) => Err(AppendError::Fatal(format!("spill: {reason}"))),
+        }
+    }
+}
+
+impl<P: Primary> Append for Form<P> {
+    fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
+        let shared = Arc::clone(&self.shared);
+        // Held while spilling, so that the drain sees the end for what it is when it goes back to `Direct`.
+        let mode = shared.mode.lock();
+        match &*mode {
+            Mode::Direct => {
+                drop(mode);
+                self.append_direct(builder)
+            }
+            Mode::Spilling(_) => {
+                let stored = self.spill.append(builder);
+                self.spilled(stored)
+            }
+            Mode::Failed(reason) => Err(AppendError::Fatal(reason.clone())),
+            Mode::Closed => Err(AppendError::Fatal("the spill is closed".into())),
+        }
+    }
+
+    fn recent(&self) -> Vec<Frame> {
+        let spilling = matches!(*self.shared.mode.lock(), Mode::Spilling(_));
+        let mut frames = self.spill.recent();
+        // While the drain has the primary, what it moved is among the spill's frames.
+        if !spilling {
+            frames.extend(self.shared.primary.lock().recent());
+        } else if let Some(primary) = self.shared.primary.try_lock() {
+            frames.extend(primary.recent());
+        }
+        frames
+    }
+
+    fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
+        self.look_anew |= anew;
+        if !matches!(*self.shared.mode.lock(), Mode::Direct) {
+            // The server that knows is away.
+            return Vec::new();
+        }
+        let anew = std::mem::take(&mut self.look_anew);
+        self.shared.primary.lock().recent_elsewhere(anew)
+    }
+
+    fn blocked(&self, reason: Option<&str>) {
+        (self.shared.blocked)(reason);
+    }
+
+    fn close(&mut self) -> Result<(), AppendError> {
+        self.end_drain();
+        let spill = self.spill.close();
+        self.shared.primary.lock().close().and(spill)
+    }
+}
+
+impl<P: Primary> Form<P> {
+    fn end_drain(&mut self) {
+        *self.shared.mode.lock() = Mode::Closed;
+        self.shared.changed.notify_all();
+        if let Some(drain) = self.drain.take()
+            && drain.join().is_err()
+        {
+            tracing::error!("the drain of the spill panicked");
+        }
+    }
+}
+
+impl<P: Primary> Drop for Form<P> {
+    fn drop(&mut self) {
+        self.end_drain();
+    }
+}

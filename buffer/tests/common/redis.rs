@@ -1,0 +1,130 @@
+//! Real redis-servers for tests, each in a folder of its own, ended with the test.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use weir_buffer::redis::{Config, Redis, RedisLog};
+
+/// Settings that Weir takes.
+pub(crate) const SAFE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--save", ""];
+
+/// Where the program is; none where tests are to be skipped.
+pub(crate) fn program() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let services = std::env::var_os("WEIR_SERVICES").map(PathBuf::from);
+    let cached = std::env::home_dir().map(|home| home.join(".cache/weir-services/bin"));
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    folders.extend(services.or(cached));
+    let found = folders.into_iter().map(|folder| folder.join("redis-server")).find(|file| file.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "there is no redis-server, and CI must run every test");
+        println!("skipped: there is no redis-server");
+    }
+    found
+}
+
+/// A port nobody listens on now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `done`, a bounded time.
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// A server.
+pub(crate) struct Server {
+    program: PathBuf,
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) port: u16,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) process: Option<Child>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+impl Server {
+    /// Starts one with [`SAFE`] settings and these; none when there is no program.
+    pub(crate) fn start(arguments: &[&str]) -> Option<Self> {
+        Self::start_with(&[SAFE, arguments].concat())
+    }
+
+    /// Starts one with these settings alone.
+    pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
+        Self::start_prepared(arguments, |_| ())
+    }
+
+    /// Starts one with what is put into its folder; a `sentinel.conf` is its configuration.
+    pub(crate) fn start_prepared(arguments: &[&str], prepare: impl Fn(&std::path::Path)) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(dir.path());
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { program: program()?, dir, port: free_port(), arguments, process: None };
+        server.restart();
+        Some(server)
+    }
+
+    /// Starts it again, with what it has on disk.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let log = std::fs::File::create(self.dir.path().join("output")).unwrap();
+        let sentinel = self.dir.path().join("sentinel.conf");
+        let process = Command::new(&self.program)
+            .args(sentinel.is_file().then_some(sentinel))
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"])
+            .arg(self.dir.path())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+        let port = self.port;
+        let process = self.process.as_mut().unwrap();
+        wait_until("redis-server listens", || {
+            assert!(process.try_wait().unwrap().is_none(), "redis-server ended");
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+    }
+
+    /// As `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Small, quick, nothing retained.
+    pub(crate) fn config(&self) -> Config {
+        Config {
+            urls: vec![self.url()],
+            ring_bytes: 2 << 10,
+            retain_bytes: 0,
+            retain_secs: 0,
+            response_timeout_ms: 2_000,
+            node: "test".into(),
+            ..Config::default()
+        }
+    }
+
+    pub(crate) async fn log(&self) -> (std::sync::Arc<RedisLog>, weir_buffer::Batcher) {
+        let redis = Redis::connect(self.config()).await.unwrap();
+        redis.create(std::sync::Arc::default()).await.unwrap()
+    }
+}

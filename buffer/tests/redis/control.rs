@@ -1,0 +1,112 @@
+//! What only the tests of the Redis form need of a server.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use weir_buffer::Batcher;
+use weir_buffer::frame::Staged;
+
+use crate::common::{append, stage};
+use crate::server::{Server, wait_until};
+
+/// As [`wait_until`], for what has to be asked.
+pub(crate) async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !done().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Server {
+    /// Settings from the next start on.
+    pub(crate) fn arguments_for_next(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+    }
+
+    /// Sends a signal by name, such as `STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let process = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([&format!("-{signal}"), &process]).status().unwrap().success());
+    }
+
+    /// A plain command, answered with simple text.
+    pub(crate) fn command(&self, words: &[&str]) -> String {
+        command(self.port, words)
+    }
+}
+/// One command over a connection of its own; the first line of the answer, or a bulk answer whole.
+pub(crate) fn command(port: u16, words: &[&str]) -> String {
+    try_command(port, words).unwrap()
+}
+
+/// As [`command`], of a server that may close the connection.
+pub(crate) fn try_command(port: u16, words: &[&str]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    let mut text = format!("*{}\r\n", words.len());
+    for word in words {
+        text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    stream.write_all(text.as_bytes())?;
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let line = line.trim_end().to_owned();
+    let Some(length) = line.strip_prefix('$').and_then(|length| length.parse::<usize>().ok()) else { return Ok(line) };
+    let mut bulk = vec![0; length];
+    reader.read_exact(&mut bulk)?;
+    Ok(String::from_utf8_lossy(&bulk).into_owned())
+}
+
+/// Appends number after number until told to stop.
+pub(crate) struct Producer {
+    stop: Arc<AtomicBool>,
+    pub(crate) durable: Arc<AtomicI64>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Producer {
+    pub(crate) fn start(batcher: &Batcher) -> Self {
+        Self::start_with(batcher, |n| stage([n], false))
+    }
+
+    /// With frames of about 100 KiB.
+    pub(crate) fn start_large(batcher: &Batcher) -> Self {
+        Self::start_with(batcher, |_| stage(0..2000, false))
+    }
+
+    fn start_with(batcher: &Batcher, staged: impl Fn(i64) -> Staged + Send + 'static) -> Self {
+        let (stop, durable) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+        let thread = std::thread::spawn({
+            let (batcher, stop, durable) = (batcher.clone(), Arc::clone(&stop), Arc::clone(&durable));
+            move || {
+                for n in (0..).take_while(|_| !stop.load(Ordering::SeqCst)) {
+                    append(&batcher, staged(n)).unwrap();
+                    durable.store(n + 1, Ordering::SeqCst);
+                }
+            }
+        });
+        Self { stop, durable, thread }
+    }
+
+    pub(crate) fn reached(&self, count: i64) -> bool {
+        self.durable.load(Ordering::SeqCst) >= count
+    }
+
+    /// Waits until so many more are durable.
+    pub(crate) fn goes_on(&self, count: i64) {
+        let at = self.durable.load(Ordering::SeqCst) + count;
+        wait_until("appends go on", || self.reached(at));
+    }
+
+    /// How many were acknowledged.
+    pub(crate) fn end(self) -> i64 {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().unwrap();
+        self.durable.load(Ordering::SeqCst)
+    }
+}

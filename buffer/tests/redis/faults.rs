@@ -1,0 +1,191 @@
+//! The server dies, is full, stalls, forgets; a writer is taken for dead.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use weir_buffer::batcher::BatchConfig;
+use weir_buffer::redis::{Config, Redis};
+use weir_buffer::{Catalogue, Cursor, Holder, Log};
+
+use crate::common::{all, append, stage};
+use crate::control::{Producer, wait_for};
+use crate::server::{Server, wait_until};
+
+#[tokio::test]
+async fn kill_9_of_the_server_loses_and_doubles_nothing_that_was_acknowledged() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+    let producer = Producer::start(&batcher);
+    for round in 1..=6 {
+        producer.goes_on(40);
+        server.kill();
+        if round % 2 == 0 {
+            wait_until("the writer has noticed", || log.state().blocked.is_some());
+            assert!(log.state().blocked.unwrap().contains("redis is away"));
+        }
+        server.restart();
+    }
+    producer.goes_on(40);
+    let count = producer.end();
+    assert_eq!(log.state().blocked, None);
+    assert_eq!(all(&*log).await, (0..count).collect::<Vec<_>>());
+    // From the server, not from this process's memory.
+    server.restart();
+    let fresh = Redis::connect(server.config()).await.unwrap().open(log.id()).await.unwrap();
+    assert_eq!(all(&*fresh).await, (0..count).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_server_that_stalls_is_asked_again_and_what_it_had_is_recognised() {
+    let Some(server) = Server::start(&[]) else { return };
+    let config = Config { response_timeout_ms: 200, connect_timeout_ms: 200, ..server.config() };
+    let redis = Redis::connect(config).await.unwrap();
+    let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+    let producer = Producer::start(&batcher);
+    for _ in 0..5 {
+        producer.goes_on(20);
+        server.signal("STOP");
+        // The appends that the server finds when it goes on are all of the same frame.
+        wait_until("the writer has noticed", || log.state().blocked.is_some());
+        server.signal("CONT");
+    }
+    producer.goes_on(20);
+    let count = producer.end();
+    assert_eq!(all(&*log).await, (0..count).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_server_out_of_memory_takes_nothing_until_sinks_have_passed_something() {
+    let Some(server) = Server::start(&["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]) else { return };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+    let producer = Producer::start_large(&batcher);
+    wait_until("the server is full", || log.state().blocked.is_some());
+    assert!(log.state().blocked.unwrap().contains("out of memory"));
+    let stopped = producer.durable.load(Ordering::SeqCst);
+    // All that makes room works.
+    let holder = Holder { name: "f".into(), address: "a".into() };
+    let lease = redis.claim(log.id(), &holder, Duration::from_secs(60)).await.unwrap().unwrap();
+    let cursor = Cursor { done_to: log.end(), sealed_to: log.end(), epoch: lease.epoch, ..Cursor::default() };
+    log.move_cursor("history", cursor).await.unwrap();
+    log.trim().await.unwrap();
+    wait_until("appends go on", || producer.reached(stopped + 5));
+    producer.end();
+    assert_eq!(log.state().blocked, None);
+}
+
+#[tokio::test]
+async fn a_log_takes_no_more_than_it_may_and_goes_on_when_sinks_have_passed_something() {
+    let Some(server) = Server::start(&[]) else { return };
+    let batch = BatchConfig { max_records: 10, ..BatchConfig::default() };
+    let config = Config { max_bytes: 20_000, retain_bytes: 10_000, retain_secs: 600, batch, ..server.config() };
+    let redis = Redis::connect(config).await.unwrap();
+    let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+    let producer = Producer::start(&batcher);
+    wait_until("the log is full", || log.state().blocked.is_some());
+    assert!(log.state().blocked.unwrap().contains("redis.max_bytes"));
+    assert!(log.state().used_bytes <= 20_000);
+    // Nobody trims: the writer takes what is only retained.
+    let end = log.end();
+    log.move_cursor("a", Cursor { done_to: end, sealed_to: end, ..Cursor::default() }).await.unwrap();
+    wait_until("appends go on", || producer.reached(end.cast_signed() + 5));
+    let end = log.end();
+    log.move_cursor("a", Cursor { done_to: end, sealed_to: end, ..Cursor::default() }).await.unwrap();
+    producer.end();
+}
+
+#[tokio::test]
+async fn a_server_that_is_made_unsafe_while_it_was_away_gets_nothing() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let (log, batcher) = server.log().await;
+    append(&batcher, stage([1], false)).unwrap();
+    server.arguments_for_next(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+    server.restart();
+    let producer = Producer::start(&batcher);
+    wait_until("the writer refuses", || log.state().blocked.is_some_and(|why| why.contains("appendfsync everysec")));
+    assert!(!producer.reached(1));
+    assert_eq!(server.command(&["CONFIG", "SET", "appendfsync", "always"]), "+OK");
+    wait_until("appends go on", || producer.reached(5));
+    producer.end();
+}
+
+#[tokio::test]
+async fn a_writer_whose_log_was_removed_stops() {
+    let Some(server) = Server::start(&[]) else { return };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+    append(&batcher, stage([1], false)).unwrap();
+    let holder = Holder { name: "f".into(), address: "a".into() };
+    let lease = redis.claim(log.id(), &holder, Duration::from_secs(60)).await.unwrap().unwrap();
+    log.move_cursor("a", Cursor { done_to: 1, sealed_to: 1, epoch: lease.epoch, ..Cursor::default() }).await.unwrap();
+    assert!(!redis.remove(&lease).await.unwrap());
+    let (meta, writer) = (format!("weir:{{{}}}:meta", log.id()), format!("weir:{{{}}}:writer", log.id()));
+    server.command(&["DEL", &writer]);
+    assert!(!redis.remove(&lease).await.unwrap(), "it may only have lost the server");
+    // As if it had been silent for long.
+    wait_for("the log is removed", async || {
+        server.command(&["HSET", &meta, "lonely", "1"]);
+        server.command(&["DEL", &writer]);
+        redis.remove(&lease).await.unwrap()
+    })
+    .await;
+    let refused = append(&batcher, stage([2], false)).unwrap_err();
+    assert!(refused.contains("closed by others"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_data_never_gives_an_old_name_again() {
+    let Some(server) = Server::start(&[]) else { return };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let mut names = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+        names.insert(log.id().to_owned());
+        batcher.close();
+    }
+    let before = names.last().unwrap().clone();
+    wait_for("the next second", async || *server.command(&["EVAL", "return redis.call('TIME')[1]", "0"]) > before[5..])
+        .await;
+    assert_eq!(server.command(&["FLUSHALL"]), "+OK");
+    let (log, _batcher) = redis.create(Arc::default()).await.unwrap();
+    assert!(names.insert(log.id().to_owned()), "{}", log.id());
+}
+
+#[tokio::test]
+async fn a_damaged_entry_is_told_of_by_name() {
+    let Some(server) = Server::start(&[]) else { return };
+    let (log, batcher) = server.log().await;
+    for n in 0..3 {
+        append(&batcher, stage([n], false)).unwrap();
+    }
+    let key = format!("weir:{{{}}}:log", log.id());
+    assert_eq!(server.command(&["XDEL", &key, "1-1"]), ":1");
+    let fresh = Redis::connect(server.config()).await.unwrap().open(log.id()).await.unwrap();
+    let error = fresh.read(1, 100).await.unwrap_err().to_string();
+    assert!(error.contains("damaged") && error.contains(&key), "{error}");
+    let other = format!("weir:{{{}}}:marks", log.id());
+    assert_eq!(server.command(&["XADD", &key, "3-1", "f", "nonsense"]), "3-1");
+    assert_eq!(server.command(&["XADD", &other, "3-1", "b", "999999", "t", "1"]), "3-1");
+    wait_for("the follower sees it", async || fresh.end() == 4).await;
+    let error = fresh.read(3, 100).await.unwrap_err().to_string();
+    assert!(error.contains("entry 3-1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_replica_must_have_what_is_acknowledged() {
+    let Some(server) = Server::start(&[]) else { return };
+    let config = Config { replicas: 1, replica_timeout_ms: 200, ..server.config() };
+    let redis = Redis::connect(config).await.unwrap();
+    let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+    let producer = Producer::start(&batcher);
+    wait_until("the writer waits", || log.state().blocked.is_some_and(|why| why.contains("redis.replicas")));
+    assert!(!producer.reached(1));
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", server.port)]).unwrap();
+    wait_until("appends go on", || producer.reached(20));
+    let count = producer.end();
+    assert_eq!(all(&*log).await, (0..count).collect::<Vec<_>>());
+    let held = replica.command(&["XLEN", &format!("weir:{{{}}}:log", log.id())]);
+    assert_eq!(held, format!(":{count}"));
+}

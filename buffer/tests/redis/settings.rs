@@ -1,0 +1,89 @@
+//! One clear line at start.
+
+use weir_buffer::redis::{Config, Durability, Redis, Secret};
+
+use crate::server::{SAFE, Server, free_port};
+
+async fn line(config: Config) -> String {
+    let line = Redis::connect(config).await.unwrap_err().to_string();
+    assert!(!line.contains('\n') && !line.contains("secret"), "{line}");
+    line
+}
+
+#[tokio::test]
+async fn a_server_that_may_lose_what_it_acknowledged_is_refused_and_the_setting_named() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["--appendonly", "no"], "appendonly no"),
+        (&["--appendonly", "yes", "--appendfsync", "everysec"], "appendfsync everysec"),
+        (&[SAFE[0], SAFE[1], SAFE[2], SAFE[3], "--no-appendfsync-on-rewrite", "yes"], "no-appendfsync-on-rewrite yes"),
+        (&[SAFE[0], SAFE[1], SAFE[2], SAFE[3], "--maxmemory-policy", "allkeys-lru"], "maxmemory-policy allkeys-lru"),
+        (&[SAFE[0], SAFE[1], SAFE[2], SAFE[3], "--maxmemory-policy", "volatile-ttl"], "maxmemory-policy volatile-ttl"),
+    ];
+    for (arguments, named) in cases {
+        let Some(server) = Server::start_with(arguments) else { return };
+        let line = line(server.config()).await;
+        assert!(line.contains(named) && line.contains("redis.durability"), "{line}");
+        Redis::connect(Config { durability: Durability::Relaxed, ..server.config() }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_settings_are_secret_is_refused() {
+    let Some(server) = Server::start(&["--rename-command", "CONFIG", ""]) else { return };
+    let line = line(server.config()).await;
+    assert!(line.contains("CONFIG GET") && line.contains("redis.durability"), "{line}");
+}
+
+#[tokio::test]
+async fn passwords_are_asked_for_and_names_of_keys_told() {
+    let user = ["--user", "weir", "on", ">secret2", "~*", "+@all"];
+    let Some(server) = Server::start(&[&["--requirepass", "secret"], &user[..]].concat()) else { return };
+    let missing = line(server.config()).await;
+    assert!(missing.contains("redis.password"), "{missing}");
+    let wrong = Config { password: Some(Secret("secret-not".into())), ..server.config() };
+    let wrong = line(wrong).await;
+    assert!(wrong.contains("redis.password"), "{wrong}");
+    Redis::connect(Config { password: Some(Secret("secret".into())), ..server.config() }).await.unwrap();
+    let user = Config { username: Some("weir".into()), password: Some(Secret("secret2".into())), ..server.config() };
+    Redis::connect(user).await.unwrap();
+    let in_url = Config { urls: vec![format!("redis://:secret@127.0.0.1:{}", server.port)], ..server.config() };
+    Redis::connect(in_url).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_or_no_master_is_named() {
+    let nobody = Config { urls: vec![format!("redis://:secret@127.0.0.1:{}", free_port())], ..Config::default() };
+    let nobody = line(nobody).await;
+    assert!(nobody.contains("127.0.0.1") && nobody.contains("redis.urls"), "{nobody}");
+    let Some(master) = Server::start(&[]) else { return };
+    let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]).unwrap();
+    let replica = line(replica.config()).await;
+    assert!(replica.contains("no master") && replica.contains("redis.urls"), "{replica}");
+}
+
+#[tokio::test]
+async fn a_configuration_that_contradicts_itself_names_its_key() {
+    let two = vec!["redis://a".to_owned(), "redis://b".to_owned()];
+    let cases = [
+        (Config { urls: vec![], ..Config::default() }, "redis.urls"),
+        (Config { urls: two.clone(), ..Config::default() }, "redis.cluster"),
+        (Config { urls: vec!["http://:secret@a".into()], ..Config::default() }, "redis.urls"),
+        (Config { cluster: true, sentinel_master: Some("m".into()), ..Config::default() }, "redis.sentinel_master"),
+        (Config { node: "a{b}".into(), ..Config::default() }, "redis.node"),
+        (Config { prefix: String::new(), ..Config::default() }, "redis.prefix"),
+        (Config { tls_ca_file: Some("/nowhere/ca.pem".into()), ..Config::default() }, "redis.tls_ca_file"),
+    ];
+    for (config, key) in cases {
+        let line = line(config).await;
+        assert!(line.contains(key), "{line}");
+    }
+}
+
+#[test]
+fn a_password_is_not_printed_for_people() {
+    let config = Config { password: Some(Secret("secret".into())), ..Config::default() };
+    assert!(!format!("{config:?}").contains("secret\""), "{config:?}");
+    let text = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
+    assert!(serde_json::from_str::<Config>("{\"urll\": []}").is_err());
+}

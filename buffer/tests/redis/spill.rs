@@ -1,0 +1,146 @@
+//! The spill before a real server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_buffer::redis::{Config, Redis, RedisLog};
+use weir_buffer::spill::{self, Status};
+use weir_buffer::{Batcher, Catalogue, Log};
+
+use crate::common::{all, append, stage};
+use crate::control::wait_for;
+use crate::server::Server;
+
+fn files(dir: &Path) -> spill::Config {
+    spill::Config { dir: dir.to_owned(), segment_bytes: 64 << 10, patience_ms: 100, ..spill::Config::default() }
+}
+
+async fn open(server: &Server, dir: &Path) -> (Arc<RedisLog>, Batcher, Status) {
+    let config = Config { response_timeout_ms: 500, connect_timeout_ms: 500, ..server.config() };
+    let redis = Redis::connect(config).await.unwrap();
+    redis.create_with_spill(files(dir), Arc::default()).await.unwrap()
+}
+
+async fn drained(status: &Status) {
+    wait_for("all is drained", async || status.behind() == 0).await;
+}
+
+/// Everything in all logs of the server, by log.
+async fn everything(server: &Server) -> Vec<i64> {
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let mut found = Vec::new();
+    for log in redis.list().await.unwrap() {
+        found.extend(all(&*redis.open(&log.id).await.unwrap()).await);
+    }
+    found
+}
+
+#[tokio::test]
+async fn devices_notice_nothing_of_a_server_that_is_away() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batcher, status) = open(&server, dir.path()).await;
+    let mut next = 0..;
+    for round in 0..3 {
+        for _ in 0..20 {
+            append(&batcher, stage([next.next().unwrap()], false)).unwrap();
+        }
+        if round == 1 {
+            server.signal("STOP")
+        } else {
+            server.kill()
+        }
+        for _ in 0..50 {
+            append(&batcher, stage([next.next().unwrap()], false)).unwrap();
+        }
+        assert!(status.behind() > 0);
+        assert_eq!(log.state().blocked, None, "it takes records");
+        if round == 1 {
+            server.signal("CONT")
+        } else {
+            server.restart()
+        }
+        for _ in 0..20 {
+            append(&batcher, stage([next.next().unwrap()], false)).unwrap();
+        }
+        drained(&status).await;
+    }
+    append(&batcher, stage([next.next().unwrap()], false)).unwrap();
+    assert_eq!(status.behind(), 0, "appends go to the server again");
+    assert_eq!(all(&*log).await, (0..271).collect::<Vec<_>>());
+    assert_eq!(everything(&server).await, (0..271).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_spilled_before_an_end_is_drained_after_it() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 0;
+    for _ in 0..3 {
+        let (_log, batcher, status) = open(&server, dir.path()).await;
+        drained(&status).await;
+        for _ in 0..10 {
+            append(&batcher, stage([next], false)).unwrap();
+            next += 1;
+        }
+        server.kill();
+        for _ in 0..30 {
+            append(&batcher, stage([next], false)).unwrap();
+            next += 1;
+        }
+        batcher.close();
+        server.restart();
+    }
+    let (_log, _batcher, status) = open(&server, dir.path()).await;
+    drained(&status).await;
+    assert_eq!(everything(&server).await, (0..next).collect::<Vec<_>>());
+}
+
+/// The append that the server had not looked at when the writer died comes late: the log was taken by then.
+#[tokio::test]
+async fn an_append_that_comes_late_changes_nothing() {
+    let Some(server) = Server::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batcher, status) = open(&server, dir.path()).await;
+    append(&batcher, stage([0], false)).unwrap();
+    server.signal("STOP");
+    append(&batcher, stage([1], false)).unwrap();
+    batcher.close();
+    server.signal("CONT");
+    drop((log, batcher, status));
+    let (_log, _batcher, status) = open(&server, dir.path()).await;
+    drained(&status).await;
+    assert_eq!(everything(&server).await, [0, 1]);
+}
+
+#[tokio::test]
+async fn a_server_out_of_memory_is_spilled_for_too() {
+    let Some(server) = Server::start(&["--maxmemory", "4mb"]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (log, batcher, status) = open(&server, dir.path()).await;
+    let mut count = 0;
+    wait_for("the server is full", async || {
+        append(&batcher, stage(0..2000, false)).unwrap();
+        count += 2000;
+        status.behind() > 10_000
+    })
+    .await;
+    assert_eq!(server.command(&["CONFIG", "SET", "maxmemory", "0"]), "+OK");
+    drained(&status).await;
+    assert_eq!((log.end(), log.state().blocked), (count, None));
+    tokio::time::timeout(Duration::from_secs(20), async { assert_eq!(all(&*log).await.len() as u64, count) })
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_spill_is_told_of_at_start() {
+    let Some(server) = Server::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("drain.json"), "{}").unwrap();
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let error = redis.create_with_spill(files(dir.path()), Arc::default()).await.unwrap_err().to_string();
+    assert!(error.contains("drain.json"), "{error}");
+    assert_eq!(redis.list().await.unwrap(), [], "no log was made");
+}

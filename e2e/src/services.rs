@@ -1,0 +1,299 @@
+//! Real servers: redis-server, mongod as a replica set of one, influxd. Each on a free port, with its data in a given folder.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use mongodb::bson::doc;
+use mongodb::options::ClientOptions;
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Servers have this long to answer.
+const WAIT: Duration = Duration::from_secs(60);
+const REPLICA_SET: &str = "weir";
+
+/// A server process. Ends with the value, unless [`Server::leave`] was called.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    program: PathBuf,
+    arguments: Vec<String>,
+    dir: PathBuf,
+    /// Where it listens.
+    pub address: SocketAddr,
+    left: bool,
+}
+
+/// Finds a server program: in PATH, in the folder that `WEIR_SERVICES` names, in the usual one.
+///
+/// # Errors
+/// When it is in none of them.
+pub fn find(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let services = std::env::var_os("WEIR_SERVICES").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/weir-services/bin"));
+    let mut places = std::env::split_paths(&path).chain(services).chain(home).map(|dir| dir.join(name));
+    places
+        .find(|place| place.is_file())
+        .with_context(|| format!("{name} is missing: run `cargo xtask services install`"))
+}
+
+/// What a test does that needs a server which is not there: nothing, said by name; with `CI` set it fails.
+///
+/// # Errors
+/// With `CI` set, when a program is missing.
+pub fn skipped(test: &str, programs: &[&str]) -> anyhow::Result<bool> {
+    for program in programs {
+        if let Err(error) = find(program) {
+            ensure!(std::env::var_os("CI").is_none(), "{test}: {error}");
+            println!("skipped {test}: {error}");
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl Server {
+    fn start(program: &str, dir: &Path, arguments: impl FnOnce(u16) -> Vec<String>) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+        let (program, arguments) = (find(program)?, arguments(port));
+        let child = spawn(&program, &arguments, dir)?;
+        let mut server = Self { child, program, arguments, dir: dir.to_owned(), address, left: false };
+        server.listening()?;
+        Ok(server)
+    }
+
+    fn listening(&mut self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        while TcpStream::connect(self.address).is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}:\n{}", self.program.display(), self.log());
+            }
+            ensure!(begun.elapsed() < WAIT, "{} does not listen:\n{}", self.program.display(), self.log());
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.join("server.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    /// kill -9.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it again on the same port with the same data. Returns when it listens.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.program, &self.arguments, &self.dir)?;
+        self.listening()
+    }
+
+    /// SIGSTOP: it is there and does not answer.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it run on after this process.
+    pub fn leave(mut self) {
+        self.left = true;
+    }
+}
+
+fn spawn(program: &Path, arguments: &[String], dir: &Path) -> anyhow::Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("server.log"))?;
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| format!("start {}", program.display()))
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.left {
+            self.child.kill().ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// A Redis whose every write is on disk when it is answered.
+#[derive(Debug)]
+pub struct Redis(pub Server);
+
+impl Redis {
+    /// Starts one; `more` are further arguments, as `--maxmemory 50mb`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(dir: &Path, more: &str) -> anyhow::Result<Self> {
+        let server = Server::start("redis-server", dir, |port| {
+            let mut arguments = words(&format!(
+                "--bind 127.0.0.1 --port {port} --appendonly yes --appendfsync always --save  --maxmemory-policy noeviction"
+            ));
+            arguments.extend(more.split_whitespace().map(str::to_owned));
+            arguments
+        })?;
+        Ok(Self(server))
+    }
+
+    /// For `redis.url`.
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.0.address)
+    }
+}
+
+/// A MongoDB replica set of one.
+#[derive(Debug)]
+pub struct Mongod(pub Server);
+
+impl Mongod {
+    /// Starts one and waits until it takes writes.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let db = std::path::absolute(dir)?.display().to_string();
+        let server = Server::start("mongod", dir, |port| {
+            words(&format!(
+                "--dbpath {db} --bind_ip 127.0.0.1 --port {port} --nounixsocket --wiredTigerCacheSizeGB 0.5 --replSet {REPLICA_SET}"
+            ))
+        })?;
+        let mongod = Self(server);
+        let client = mongod.client().await?;
+        let member = doc! { "_id": 0, "host": mongod.0.address.to_string() };
+        let set = doc! { "_id": REPLICA_SET, "members": [member] };
+        client.database("admin").run_command(doc! { "replSetInitiate": set }).await?;
+        mongod.primary().await?;
+        Ok(mongod)
+    }
+
+    /// Waits until it takes writes.
+    ///
+    /// # Errors
+    /// When it does not in a minute.
+    pub async fn primary(&self) -> anyhow::Result<()> {
+        let client = self.client().await?;
+        crate::wait_until("a primary", WAIT, || async {
+            let hello = client.database("admin").run_command(doc! { "hello": 1 }).await?;
+            ensure!(hello.get_bool("isWritablePrimary")?, "{hello}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// A client to this very server.
+    ///
+    /// # Errors
+    /// When the driver does not take the address.
+    pub async fn client(&self) -> anyhow::Result<mongodb::Client> {
+        let mut options = ClientOptions::parse(format!("mongodb://{}", self.0.address)).await?;
+        options.direct_connection = Some(true);
+        options.server_selection_timeout = Some(WAIT);
+        Ok(mongodb::Client::with_options(options)?)
+    }
+
+    /// For `mongodb.uri`.
+    pub fn uri(&self) -> String {
+        format!("mongodb://{}/?replicaSet={REPLICA_SET}", self.0.address)
+    }
+}
+
+/// An InfluxDB 2 that was set up.
+#[derive(Debug)]
+pub struct Influxd {
+    /// The process.
+    pub server: Server,
+    /// May do everything.
+    pub token: String,
+    /// Organization.
+    pub org: String,
+    /// Bucket, which keeps everything.
+    pub bucket: String,
+}
+
+impl Influxd {
+    /// Starts one and sets it up.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let home = std::path::absolute(dir)?.display().to_string();
+        let server = Server::start("influxd", dir, |port| {
+            words(&format!(
+                "run --bolt-path {home}/influxd.bolt --engine-path {home}/engine --sqlite-path {home}/influxd.sqlite \
+                 --http-bind-address 127.0.0.1:{port} --reporting-disabled --log-level error"
+            ))
+        })?;
+        let (token, org, bucket) = ("test-token".to_owned(), "weir".to_owned(), "weir".to_owned());
+        let setup = serde_json::json!({
+            "username": "weir", "password": "weir-password", "org": org, "bucket": bucket, "token": token,
+        });
+        let influxd = Self { server, token, org, bucket };
+        influxd.post("/api/v2/setup", "application/json", &setup.to_string())?;
+        Ok(influxd)
+    }
+
+    /// For `influxdb.url`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.address)
+    }
+
+    /// What it answers to a POST.
+    ///
+    /// # Errors
+    /// When it refuses, with what it says.
+    pub fn post(&self, path: &str, content: &str, body: &str) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.server.address)?;
+        write!(
+            stream,
+            "POST {path} HTTP/1.0\r\nHost: influxd\r\nAuthorization: Token {}\r\nContent-Type: {content}\r\n\
+             Accept: application/csv, application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer with a head")?;
+        ensure!(head.contains(" 20"), "{path}: {answer}");
+        Ok(body.to_owned())
+    }
+}

@@ -1,0 +1,162 @@
+//! Weir with points in InfluxDB beside the history.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use weir_e2e::services::{Influxd, skipped};
+use weir_e2e::{Weir, program, tail_of_log};
+
+/// Now and then a text comes where the field is a float.
+const FLIPS: &str = r#"
+name = "flips"
+seed = 5
+duration = "4s"
+
+[[group]]
+name = "flip"
+count = 5
+interval = "100ms"
+
+[group.values]
+level = { model = "random_walk", start = 5.0, step = 0.1 }
+
+[group.faults]
+type_flip = 0.05
+"#;
+
+struct Run(Child);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn start(dir: &Path, mqtt: &str, influxd: &Influxd, more: &[(&str, &str)]) -> anyhow::Result<Weir> {
+    let url = influxd.url();
+    let mut environment = vec![
+        ("WEIR_INFLUXDB_URL", url.as_str()),
+        ("WEIR_INFLUXDB_TOKEN", &influxd.token),
+        ("WEIR_INFLUXDB_ORG", &influxd.org),
+        ("WEIR_INFLUXDB_BUCKET", &influxd.bucket),
+        ("WEIR_INFLUXDB_FLUSH_INTERVAL_MS", "300"),
+        ("WEIR_INFLUXDB_REQUEST_TIMEOUT_MS", "2000"),
+        ("WEIR_LOG_SEGMENT_BYTES", "4194304"),
+    ];
+    environment.extend_from_slice(more);
+    Weir::start_with(dir, mqtt, &environment)
+}
+
+fn play(weir: &Weir, scenario: &str, time: &str, ledger: &Path) -> anyhow::Result<Run> {
+    let mut command = Command::new(program("weir-sim")?);
+    command.args(["run", scenario, "--time", time, "--drain", "90s", "--quiet", "--broker", &weir.mqtt.to_string()]);
+    Ok(Run(command.arg("--ledger").arg(ledger).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
+}
+
+fn verify(weir: &Weir, influxd: &Influxd, ledger: &Path) -> anyhow::Result<()> {
+    let output = Command::new(program("weir-sim")?)
+        .args(["verify", "--within", "60s", "--server", &weir.url(), "--influxdb", &influxd.url()])
+        .args([
+            "--influxdb-token",
+            &influxd.token,
+            "--influxdb-org",
+            &influxd.org,
+            "--influxdb-bucket",
+            &influxd.bucket,
+        ])
+        .arg("--ledger")
+        .arg(ledger)
+        .output()?;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{text}");
+    ensure!(output.status.success() && text.contains("weir: ") && text.contains("influxdb: "), "{text}");
+    Ok(())
+}
+
+fn grown(ledger: &Path, bytes: u64) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
+        ensure!(begun.elapsed() < Duration::from_secs(60), "the run does not get on");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+#[test]
+fn every_reading_becomes_one_point_though_influxdb_and_weir_are_killed_and_frozen() -> anyhow::Result<()> {
+    if skipped("every_reading_becomes_one_point", &["influxd"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let mut influxd = Influxd::start(&dir.path().join("influxd"))?;
+    let weir = start(dir.path(), "127.0.0.1:0", &influxd, &[])?;
+    let mqtt = weir.mqtt.to_string();
+    let ledger = dir.path().join("ledger");
+    let mut run = play(&weir, "flaky-cellular", "0.5", &ledger)?;
+    grown(&ledger, 6_000)?;
+    influxd.server.kill()?;
+    grown(&ledger, 11_000).context("devices notice nothing while InfluxDB is dead")?;
+    let ready = weir.get("/health/ready")?;
+    ensure!(ready.contains("sink points") && ready.contains("200 OK"), "readiness names the sink: {ready}");
+    influxd.server.start_again()?;
+    grown(&ledger, 14_000)?;
+    weir.kill()?;
+    let weir = start(dir.path(), &mqtt, &influxd, &[])?;
+    grown(&ledger, 18_000)?;
+    influxd.server.freeze()?;
+    grown(&ledger, 22_000).context("devices notice nothing while InfluxDB does not answer")?;
+    influxd.server.thaw()?;
+    let status = run.0.wait()?;
+    ensure!(status.success(), "{status}\n{}", tail_of_log(dir.path()));
+    verify(&weir, &influxd, &ledger)?;
+    println!("{}", weir.cli(&["books", "--check"])?);
+    weir.stop()
+}
+
+#[test]
+fn readings_of_a_wrong_type_become_dead_letters_of_influxdb_alone() -> anyhow::Result<()> {
+    if skipped("readings_of_a_wrong_type", &["influxd"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let influxd = Influxd::start(&dir.path().join("influxd"))?;
+    let weir = start(dir.path(), "127.0.0.1:0", &influxd, &[])?;
+    let ledger = dir.path().join("ledger");
+    let scenario = dir.path().join("flips.toml");
+    std::fs::write(&scenario, FLIPS)?;
+    let scenario = scenario.to_str().context("a path that is text")?;
+    let status = play(&weir, scenario, "1", &ledger)?.0.wait()?;
+    ensure!(status.success(), "{status}");
+    // Those that InfluxDB lacks are its dead letters; the history has them all.
+    verify(&weir, &influxd, &ledger)?;
+    let letters = weir.cli(&["dead-letters", "list", "--format", "json"])?;
+    let refused = letters.lines().filter(|line| line.contains("\"stage\":\"points\"")).count();
+    ensure!((1..30).contains(&refused) && letters.contains("float"), "{refused} letters: {letters}");
+    weir.stop()
+}
+
+#[test]
+fn a_wrong_token_or_bucket_is_one_line_at_the_start_that_names_the_key() -> anyhow::Result<()> {
+    if skipped("a_wrong_token_or_bucket", &["influxd"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let influxd = Influxd::start(&dir.path().join("influxd"))?;
+    let cases = [
+        (("WEIR_INFLUXDB_TOKEN", "wrong"), "influxdb.token"),
+        (("WEIR_INFLUXDB_BUCKET", "none"), "influxdb.bucket"),
+        (("WEIR_INFLUXDB_ORG", "nobody"), "influxdb.org"),
+        (("WEIR_INFLUXDB_TYPES", "a=number"), "influxdb.types"),
+    ];
+    for (number, (wrong, key)) in cases.into_iter().enumerate() {
+        let folder = dir.path().join(number.to_string());
+        std::fs::create_dir(&folder)?;
+        let error = start(&folder, "127.0.0.1:0", &influxd, &[wrong]).err().context("it must not start")?;
+        let error = format!("{error:#}");
+        ensure!(error.contains(key), "{key}: {error}");
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Which store holds what.
+
+use std::sync::Arc;
+
+use ::stores::contract::{DeadLetters, History, Latest, Points, Retained, StoreError};
+use ::stores::embedded::{self, EmbeddedStore};
+use ::stores::influxdb::InfluxDb;
+use ::stores::mongodb::MongoStore;
+use anyhow::Context;
+
+use super::state::Metrics;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+
+/// The stores of this process.
+pub(super) struct Stores {
+    pub(super) history: Arc<dyn History>,
+    pub(super) latest: Arc<dyn Latest>,
+    pub(super) dead_letters: Arc<dyn DeadLetters>,
+    pub(super) retained: Arc<dyn Retained>,
+    points: Option<Arc<dyn Points>>,
+}
+
+impl Stores {
+    /// Opens those that the configuration names: MongoDB when it has a URI, else the store in the data folder.
+    ///
+    /// # Errors
+    /// Names the key to change.
+    pub(super) async fn open(config: &Config, data: &DataDir, metrics: &Metrics) -> anyhow::Result<Self> {
+        let points = points(config, metrics).await?;
+        if let Some(mongodb) = config.mongodb.store() {
+            let store = MongoStore::open(mongodb, Arc::clone(&metrics.mongodb)).await.context("open MongoDB")?;
+            return Ok(Self::all(store, points));
+        }
+        let (settings, metrics) = (embedded(config, data), Arc::clone(&metrics.stores));
+        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, metrics)).await;
+        Ok(Self::all(opened.context("open the store")??, points))
+    }
+
+    fn all(store: impl History + Latest + DeadLetters + Retained, points: Option<Arc<dyn Points>>) -> Self {
+        let store = Arc::new(store);
+        Self { history: store.clone(), latest: store.clone(), dead_letters: store.clone(), retained: store, points }
+    }
+
+    /// For the sinks.
+    pub(super) fn sinks(&self) -> flusher::Stores {
+        flusher::Stores {
+            history: Arc::clone(&self.history),
+            latest: Arc::clone(&self.latest),
+            dead_letters: Arc::clone(&self.dead_letters),
+            retained: Arc::clone(&self.retained),
+            points: self.points.clone(),
+        }
+    }
+}
+
+/// InfluxDB, when it has an address. One that does not answer now is no reason not to start; one that refuses is.
+async fn points(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Arc<dyn Points>>> {
+    let Some(settings) = config.influxdb.store()? else { return Ok(None) };
+    let store = InfluxDb::new(settings, Arc::clone(&metrics.influxdb)).context("open InfluxDB")?;
+    match store.check().await {
+        Ok(()) => {}
+        Err(error @ StoreError::Busy { .. }) => {
+            tracing::warn!(%error, "InfluxDB does not answer yet; the log keeps its readings")
+        }
+        Err(error) => return Err(error).context("open InfluxDB"),
+    }
+    Ok(Some(Arc::new(store)))
+}
+
+fn embedded(config: &Config, data: &DataDir) -> embedded::Config {
+    let c = &config.history;
+    embedded::Config { dir: data.store(), cache_bytes: c.cache_bytes, max_open_partitions: c.max_open_partitions }
+}

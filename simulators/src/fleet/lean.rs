@@ -1,0 +1,310 @@
+//! A device on a small MQTT client of our own: it keeps what was not acknowledged and sends it again, marked as such, with the
+//! packet id that it had; and it can misbehave.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::flight::Queue;
+use super::packet::{self, Ack, Incoming, Publish};
+use super::stats::{add, subtract};
+use super::{Ended, Target};
+use crate::ledger::Outcome;
+use crate::plan::{Message, Trouble};
+use crate::scenario::Group;
+
+/// A broker has this long to answer CONNECT.
+const CONNACK: Duration = Duration::from_secs(30);
+const SUBSCRIPTION: u16 = u16::MAX;
+
+/// One connection after another, as [`super::device`] says when.
+#[derive(Debug, Default)]
+pub(super) struct Lean {
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Left open on purpose.
+    abandoned: Option<TcpStream>,
+}
+
+/// What a connection knows.
+#[derive(Debug)]
+struct Link {
+    limit: usize,
+    /// The link breaks when all is written.
+    drop_when_written: Option<Ended>,
+    last_read: Instant,
+    last_write: Instant,
+    read_after: Instant,
+}
+
+impl Lean {
+    /// One connection, until `until`, until the queue is done, or until it breaks.
+    pub(super) async fn connection(&mut self, queue: &mut Queue, target: &Target, until: Instant) -> Ended {
+        self.input.clear();
+        self.output.clear();
+        let mut stream = match connect(target).await {
+            Ok(stream) => stream,
+            Err(error) => return Ended::Failed(format!("connect: {error}")),
+        };
+        let limit = match self.handshake(queue, &mut stream).await {
+            Ok(limit) => limit,
+            Err(error) => return Ended::Failed(error.to_string()),
+        };
+        let stats = std::sync::Arc::clone(&queue.stats);
+        add(&stats.connects, 1);
+        add(&stats.connected, 1);
+        let ended = self.talk(queue, &mut stream, limit, until).await;
+        subtract(&stats.connected, 1);
+        match ended {
+            Ok(Ended::HalfOpen) => {
+                self.abandoned = Some(stream);
+                Ended::HalfOpen
+            }
+            Ok(ended) => ended,
+            Err(error) => Ended::Failed(error.to_string()),
+        }
+    }
+
+    /// CONNECT and CONNACK. Returns how many messages may be in flight.
+    async fn handshake(&mut self, queue: &mut Queue, stream: &mut TcpStream) -> io::Result<usize> {
+        let group = &queue.device.kind.group;
+        packet::connect(&mut self.output, group, &queue.device.id);
+        stream.write_all(&self.output).await?;
+        self.output.clear();
+        let answer = tokio::time::timeout(CONNACK, self.first(stream, group)).await;
+        let answer = answer.map_err(|_| io::Error::other("no CONNACK for 30 s"))??;
+        let Incoming::Connack { session_present, code, receive_maximum } = answer else {
+            return Err(io::Error::other(format!("CONNECT was answered with {answer:?}")));
+        };
+        if code != 0 {
+            return Err(io::Error::other(format!("the broker refused the connection with code {code:#04x}")));
+        }
+        if let Some(filter) = &group.subscribe
+            && !session_present
+        {
+            packet::subscribe(&mut self.output, group.mqtt, SUBSCRIPTION, filter);
+        }
+        let limit = usize::from(group.in_flight.min(receive_maximum));
+        if !session_present {
+            // The broker has forgotten that it has them; it has taken them all the same.
+            while let Some(place) = queue.flights.iter().position(|flight| flight.received) {
+                queue.land(place, Outcome::Acknowledged).await;
+            }
+        }
+        self.send_again(queue);
+        Ok(limit)
+    }
+
+    async fn first(&mut self, stream: &mut TcpStream, group: &Group) -> io::Result<Incoming> {
+        loop {
+            if let Some((packet, length)) = packet::decode(&self.input, group.mqtt)? {
+                self.input.drain(..length);
+                return Ok(packet);
+            }
+            if stream.read_buf(&mut self.input).await? == 0 {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the broker"));
+            }
+        }
+    }
+
+    fn send_again(&mut self, queue: &Queue) {
+        let group = &queue.device.kind.group;
+        for flight in &queue.flights {
+            if flight.received {
+                packet::pubrel(&mut self.output, flight.id);
+            } else {
+                add(&queue.stats.again, 1);
+                self.put(group, &flight.message, flight.id, true);
+            }
+        }
+    }
+
+    fn put(&mut self, group: &Group, message: &Message, id: u16, again: bool) {
+        let publish = Publish { topic: &message.topic, payload: &message.payload, qos: group.qos, id, again };
+        packet::publish(&mut self.output, group.mqtt, &publish);
+    }
+
+    async fn talk(
+        &mut self,
+        queue: &mut Queue,
+        stream: &mut TcpStream,
+        limit: usize,
+        until: Instant,
+    ) -> io::Result<Ended> {
+        let now = Instant::now();
+        let mut link = Link { limit, drop_when_written: None, last_read: now, last_write: now, read_after: now };
+        let (mut reader, mut writer) = stream.split();
+        loop {
+            let now = Instant::now();
+            self.fill(queue, &mut link, now).await;
+            if self.output.is_empty() {
+                if let Some(ended) = link.drop_when_written {
+                    return Ok(ended);
+                }
+                if now >= until {
+                    return Ok(Ended::Away);
+                }
+                if queue.is_done() {
+                    return self.leave(&mut writer).await;
+                }
+            }
+            let wake = self.next_wake(queue, &link, until)?;
+            tokio::select! {
+                read = read(&mut reader, &mut self.input), if now >= link.read_after => {
+                    if read? == 0 {
+                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the broker"));
+                    }
+                    link.last_read = Instant::now();
+                    link.read_after = link.last_read + queue.device.kind.group.faults.slow_reader;
+                    self.take(queue, &mut link).await?;
+                }
+                written = writer.write(&self.output), if !self.output.is_empty() => {
+                    self.output.drain(..written?);
+                    link.last_write = Instant::now();
+                }
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+    }
+
+    /// Puts everything that is due into the output, as far as may be in flight.
+    async fn fill(&mut self, queue: &mut Queue, link: &mut Link, now: Instant) {
+        let kind = std::sync::Arc::clone(&queue.device.kind);
+        let group = &kind.group;
+        while link.drop_when_written.is_none() && queue.flights.len() < link.limit {
+            let Some(message) = queue.next(now) else { break };
+            let id = if group.qos == 0 { 0 } else { queue.packet_id() };
+            self.put(group, &message, id, false);
+            let Trouble { drop_before_ack, half_open, duplicate, .. } = message.trouble;
+            if group.qos == 0 {
+                queue.sent(&message).await;
+            } else {
+                let copy = duplicate.then(|| message.clone());
+                queue.launch(id, message, false);
+                if let Some(copy) = copy {
+                    let id = queue.packet_id();
+                    self.put(group, &copy, id, false);
+                    queue.launch(id, copy, true);
+                }
+            }
+            if drop_before_ack {
+                link.drop_when_written = Some(Ended::Dropped);
+            } else if half_open {
+                link.drop_when_written = Some(Ended::HalfOpen);
+            }
+        }
+        let keep_alive = group.keep_alive;
+        if !keep_alive.is_zero() && now >= link.last_write + keep_alive && self.output.is_empty() {
+            packet::ping(&mut self.output);
+        }
+    }
+
+    /// When to look again if nothing comes.
+    ///
+    /// # Errors
+    /// When the broker has been silent for one and a half keep-alives.
+    fn next_wake(&self, queue: &mut Queue, link: &Link, until: Instant) -> io::Result<Instant> {
+        let mut wake = until;
+        let now = Instant::now();
+        if link.read_after > now {
+            wake = wake.min(link.read_after);
+        }
+        if queue.flights.len() < link.limit
+            && let Some(due) = queue.due()
+        {
+            wake = wake.min(due);
+        }
+        let keep_alive = queue.device.kind.group.keep_alive;
+        if !keep_alive.is_zero() {
+            let silent = link.last_read.max(link.read_after) + keep_alive.mul_f64(1.5);
+            if now >= silent && link.last_write > link.last_read {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the broker is silent"));
+            }
+            wake = wake.min(link.last_write + keep_alive).max(now + Duration::from_millis(1));
+        }
+        Ok(wake)
+    }
+
+    async fn take(&mut self, queue: &mut Queue, link: &mut Link) -> io::Result<()> {
+        let version = queue.device.kind.group.mqtt;
+        let mut used = 0;
+        while let Some((packet, length)) = packet::decode(&self.input[used..], version)? {
+            used += length;
+            match packet {
+                Incoming::Ack { ack, id, reason } => self.acknowledged(queue, link, ack, id, reason).await?,
+                Incoming::Publish => add(&queue.stats.received, 1),
+                Incoming::Disconnect { reason } => {
+                    return Err(io::Error::other(format!("the broker disconnected with reason {reason:#04x}")));
+                }
+                Incoming::Connack { .. } => return Err(io::Error::other("the broker sent a second CONNACK")),
+                Incoming::Other => {}
+            }
+        }
+        self.input.drain(..used);
+        Ok(())
+    }
+
+    async fn acknowledged(
+        &mut self,
+        queue: &mut Queue,
+        link: &mut Link,
+        ack: Ack,
+        id: u16,
+        reason: u8,
+    ) -> io::Result<()> {
+        let Some(place) = queue.flights.iter().position(|flight| flight.id == id) else {
+            return Err(io::Error::other(format!("{ack:?} for packet {id}, which is not in flight")));
+        };
+        let outcome = match reason {
+            packet::FORMAT_INVALID => Outcome::Quarantined,
+            0x80.. => Outcome::Refused,
+            _ => Outcome::Acknowledged,
+        };
+        if ack == Ack::Pubrec && reason < 0x80 {
+            queue.flights[place].received = true;
+            packet::pubrel(&mut self.output, id);
+            return Ok(());
+        }
+        let first = !queue.flights[place].copy;
+        let Some(message) = queue.land(place, outcome).await else { return Ok(()) };
+        let Trouble { drop_after_ack, resend, .. } = message.trouble;
+        let group = &std::sync::Arc::clone(&queue.device.kind).group;
+        if first && resend && group.qos == 1 {
+            self.put(group, &message, id, true);
+            queue.launch(id, message, true);
+        }
+        if first && drop_after_ack {
+            link.drop_when_written = Some(Ended::Dropped);
+        }
+        Ok(())
+    }
+
+    /// DISCONNECT.
+    async fn leave(&mut self, writer: &mut WriteHalf<'_>) -> io::Result<Ended> {
+        packet::disconnect(&mut self.output);
+        writer.write_all(&self.output).await?;
+        self.output.clear();
+        writer.shutdown().await?;
+        Ok(Ended::Done)
+    }
+}
+
+/// A read that can be given up without losing anything.
+async fn read(reader: &mut ReadHalf<'_>, input: &mut Vec<u8>) -> io::Result<usize> {
+    reader.read_buf(input).await
+}
+
+async fn connect(target: &Target) -> io::Result<TcpStream> {
+    let socket = if target.broker.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(source) = target.source {
+        socket.bind(SocketAddr::new(source.into(), 0))?;
+    }
+    let stream = tokio::time::timeout(CONNACK, socket.connect(target.broker)).await;
+    let stream = stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer for 30 s"))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,185 @@
+//! Plays a scenario against a broker.
+
+mod device;
+mod flight;
+mod lean;
+mod library;
+mod packet;
+mod progress;
+mod stats;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use model::Nanos;
+use tokio::task::JoinSet;
+
+use crate::ledger::{Header, Recorder, Writer};
+use crate::plan::{self, Device, Messages};
+use crate::scenario::Scenario;
+pub(crate) use flight::Outbox;
+use flight::Queue;
+use progress::Progress;
+pub(crate) use progress::micros;
+pub use stats::{Latency, Sample, Stats};
+
+/// Where and how a scenario is played.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The broker.
+    pub broker: SocketAddr,
+    /// Connections from one source address 127.0.0.x, so that more fit than one address has ports.
+    pub per_source: usize,
+    /// Threads.
+    pub threads: usize,
+    /// No progress is shown.
+    pub quiet: bool,
+}
+
+/// Where a device connects.
+#[derive(Debug, Clone)]
+struct Target {
+    broker: SocketAddr,
+    source: Option<Ipv4Addr>,
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ended {
+    /// Everything is acknowledged.
+    Done,
+    /// The device is to be away now.
+    Away,
+    /// The link broke, as the scenario says.
+    Dropped,
+    /// The device left it open, as the scenario says.
+    HalfOpen,
+    /// It could not be made, or broke.
+    Failed(String),
+}
+
+/// What a run came to.
+#[derive(Debug, Clone)]
+pub struct Played {
+    /// When it began, nanoseconds since 1970.
+    pub start: Nanos,
+    /// Devices.
+    pub devices: usize,
+    /// How long it took.
+    pub lasted: Duration,
+    /// One sample a second, the last at the end.
+    pub samples: Vec<Sample>,
+    /// Latency of the whole run.
+    pub latency: Latency,
+    /// What went wrong last.
+    pub last_failure: String,
+}
+
+/// Plays `scenario`, whose CSV files lie in `folder`, and writes what became of every message into `ledger`.
+///
+/// # Errors
+/// When the ledger cannot be written or a CSV file cannot be read. A broker that is away is no error: devices try again until
+/// the time for draining is over.
+pub fn run(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Options) -> anyhow::Result<Played> {
+    crate::bench::raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(options.threads).enable_all().build();
+    let played = runtime.context("start the runtime")?.block_on(play(scenario, folder, ledger, options))?;
+    Ok(played)
+}
+
+async fn play(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Options) -> anyhow::Result<Played> {
+    let start = Start::now()?;
+    let devices = plan::devices(scenario, folder, start.nanos)?;
+    let header = Header {
+        scenario: scenario.clone(),
+        folder: std::path::absolute(folder).context("folder of the scenario")?,
+        start: start.nanos,
+        broker: options.broker.to_string(),
+    };
+    let (writer, recorder) = Writer::create(ledger, &header)?;
+    let fleet = devices.into_iter().map(|device| {
+        let messages: Outbox = Box::new(Messages::new(&device));
+        (device, messages)
+    });
+    let times = (scenario.duration, scenario.drain);
+    let played = send(&scenario.name, fleet.collect(), recorder, start, times, options).await?;
+    tokio::task::spawn_blocking(move || writer.finish()).await.context("the ledger")??;
+    Ok(played)
+}
+
+/// The beginning of a run, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start {
+    at: Instant,
+    /// Nanoseconds since 1970.
+    pub(crate) nanos: Nanos,
+}
+
+impl Start {
+    pub(crate) fn now() -> anyhow::Result<Self> {
+        let (at, wall) = (Instant::now(), SystemTime::now());
+        let nanos = wall.duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_nanos();
+        Ok(Self { at, nanos: Nanos::try_from(nanos).context("the clock is far in the future")? })
+    }
+}
+
+/// Sends what the devices have to send. `times` is how long messages fall due, and how long the last may take after that.
+pub(crate) async fn send(
+    name: &str,
+    fleet: Vec<(Device, Outbox)>,
+    recorder: Recorder,
+    start: Start,
+    times: (Duration, Duration),
+    options: &Options,
+) -> anyhow::Result<Played> {
+    let Start { at: start, nanos } = start;
+    let stats = Arc::new(Stats::default());
+    let deadline = start + times.0 + times.1;
+    let devices = fleet.len();
+    let mut tasks = JoinSet::new();
+    for (device, messages) in fleet {
+        let target = Target { broker: options.broker, source: source(options, device.index as usize) };
+        let queue = Queue::new(device, messages, Arc::clone(&stats), recorder.clone(), start);
+        tasks.spawn(async move { device::play(queue, &target, start, deadline).await });
+    }
+    drop(recorder);
+    let mut progress = Progress::new(name, times.0, options.quiet);
+    let (mut samples, mut all) = (Vec::new(), stats::histogram());
+    let mut ticks = tokio::time::interval_at((start + Duration::from_secs(1)).into(), Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            done = tasks.join_next() => match done {
+                None => break,
+                Some(result) => result.context("a device's task")?,
+            },
+            _ = ticks.tick() => look(&stats, start, &mut all, &mut samples, &mut progress),
+        }
+    }
+    look(&stats, start, &mut all, &mut samples, &mut progress);
+    progress.end();
+    Ok(Played {
+        start: nanos,
+        devices,
+        lasted: start.elapsed(),
+        samples,
+        latency: Latency::of(&all),
+        last_failure: stats.last_failure(),
+    })
+}
+
+fn look(stats: &Stats, start: Instant, all: &mut Histogram<u64>, samples: &mut Vec<Sample>, progress: &mut Progress) {
+    let sample = stats.sample(start.elapsed(), all);
+    progress.show(samples.last(), &sample);
+    samples.push(sample);
+}
+
+/// 127.0.0.2, 127.0.0.3, ... so that no address runs out of ports. The system's choice for the first devices (looking for a
+/// port of a given address takes the system much longer) and for a broker elsewhere.
+fn source(options: &Options, index: usize) -> Option<Ipv4Addr> {
+    let number = u32::try_from(index / options.per_source.max(1)).ok()?;
+    (number > 0 && options.broker.ip().is_loopback()).then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
+}

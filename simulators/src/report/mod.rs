@@ -1,0 +1,134 @@
+//! What a run came to, for people and for programs.
+
+mod chart;
+mod html;
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::fleet::{Latency, Played, Sample};
+use crate::oracle::StoreReport;
+use crate::scenario::Scenario;
+
+pub use html::html;
+
+/// A run in figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Scenario.
+    pub scenario: String,
+    /// Its seed.
+    pub seed: u64,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// Devices.
+    pub devices: usize,
+    /// How long it took.
+    pub lasted_secs: f64,
+    /// The counters at the end.
+    pub total: Sample,
+    /// Latency from the first sending to the acknowledgement, over the whole run.
+    pub latency: Latency,
+    /// Devices connected at one time, at most.
+    pub most_connected: u64,
+    /// Acknowledged messages each second, on average while messages fell due.
+    pub acknowledged_per_second: f64,
+    /// What went wrong last; empty when nothing did.
+    pub last_failure: String,
+    /// What the stores were found to hold, if they were asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stores: Vec<StoreReport>,
+}
+
+impl Summary {
+    /// Of a scenario.
+    pub fn new(scenario: &Scenario, played: &Played, stores: Vec<StoreReport>) -> Self {
+        Self::of(&scenario.name, scenario.seed, scenario.duration, played, stores)
+    }
+
+    /// Of a file that was played.
+    pub fn of_file(name: &str, played: &Played) -> Self {
+        Self::of(name, 0, played.lasted, played, Vec::new())
+    }
+
+    /// No store holds anything wrong.
+    pub fn is_clean(&self) -> bool {
+        self.stores.iter().all(|store| store.findings.is_clean())
+    }
+
+    /// Every message was acknowledged as taken.
+    pub fn all_taken(&self) -> bool {
+        self.total.acknowledged == self.total.sent
+    }
+
+    fn of(name: &str, seed: u64, duration: Duration, played: &Played, stores: Vec<StoreReport>) -> Self {
+        let total = played.samples.last().cloned().unwrap_or_default();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let acknowledged = (total.acknowledged + total.quarantined) as f64;
+        let started = jiff::Timestamp::from_nanosecond(i128::from(played.start));
+        Self {
+            scenario: name.to_owned(),
+            seed,
+            started: started.map_or_else(|_| String::new(), |t| format!("{t:.3}")),
+            devices: played.devices,
+            lasted_secs: played.lasted.as_secs_f64(),
+            acknowledged_per_second: acknowledged / played.lasted.min(duration).as_secs_f64().max(0.001),
+            most_connected: played.samples.iter().map(|sample| sample.connected).max().unwrap_or(0),
+            latency: played.latency,
+            last_failure: played.last_failure.clone(),
+            total,
+            stores,
+        }
+    }
+
+    /// Lines of name and value, in the order in which people ask.
+    pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
+        use crate::fleet::micros;
+        let t = &self.total;
+        let l = &self.latency;
+        let mut lines = vec![
+            ("devices", self.devices.to_string()),
+            ("lasted", format!("{:.1} s", self.lasted_secs)),
+            ("messages sent", t.sent.to_string()),
+            ("acknowledged", format!("{} ({:.0}/s)", t.acknowledged, self.acknowledged_per_second)),
+            ("acknowledged as unreadable", t.quarantined.to_string()),
+            ("refused", t.refused.to_string()),
+            ("never acknowledged", (t.sent - t.acknowledged - t.quarantined - t.refused).to_string()),
+            ("sent again", t.again.to_string()),
+            ("connections made", format!("{} (at one time {})", t.connects, self.most_connected)),
+            ("connections failed", t.failures.to_string()),
+            (
+                "acknowledgement took",
+                format!(
+                    "p50 {}, p99 {}, p99.9 {}, at most {}",
+                    micros(l.p50_micros),
+                    micros(l.p99_micros),
+                    micros(l.p999_micros),
+                    micros(l.max_micros)
+                ),
+            ),
+        ];
+        if t.received > 0 {
+            lines.push(("received by subscription", t.received.to_string()));
+        }
+        if !self.last_failure.is_empty() {
+            lines.push(("last failure", self.last_failure.clone()));
+        }
+        lines
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}, seed {}, started {}", self.scenario, self.seed, self.started)?;
+        for (name, value) in self.lines() {
+            writeln!(f, "  {name:<28}{value}")?;
+        }
+        self.stores.iter().try_for_each(|store| write!(f, "{store}"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

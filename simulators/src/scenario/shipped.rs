@@ -1,0 +1,20 @@
+//! The scenarios that come with the program.
+
+/// Name and text of each.
+pub const SHIPPED: &[(&str, &str)] = &[
+    ("steady", include_str!("../../scenarios/steady.toml")),
+    ("morning-burst", include_str!("../../scenarios/morning-burst.toml")),
+    ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
+    ("flaky-cellular", include_str!("../../scenarios/flaky-cellular.toml")),
+    ("backfill", include_str!("../../scenarios/backfill.toml")),
+    ("garbage-device", include_str!("../../scenarios/garbage-device.toml")),
+    ("clock-drift", include_str!("../../scenarios/clock-drift.toml")),
+    ("mixed-fleet", include_str!("../../scenarios/mixed-fleet.toml")),
+    ("ten-thousand", include_str!("../../scenarios/ten-thousand.toml")),
+    ("soak", include_str!("../../scenarios/soak.toml")),
+];
+
+/// The text of one.
+pub fn shipped(name: &str) -> Option<&'static str> {
+    SHIPPED.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}

@@ -1,0 +1,120 @@
+//! What an answer of InfluxDB means. The only place that decides.
+
+use std::time::Duration;
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::config::Config;
+use crate::contract::{Result, StoreError};
+
+/// No server is believed that it wants to be left alone for longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Of a message, what a person reads.
+const MESSAGE_BYTES: usize = 600;
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+/// What InfluxDB says when it does not do a thing.
+#[derive(Debug, Deserialize)]
+struct Fault {
+    code: Option<String>,
+    #[serde(alias = "error")]
+    message: Option<String>,
+}
+
+impl Answer {
+    /// The body of a success.
+    ///
+    /// # Errors
+    /// [`StoreError`] as the answer means it.
+    pub(super) fn verdict(self, config: &Config) -> Result<Vec<u8>> {
+        let fault = serde_json::from_slice::<Fault>(&self.body).ok();
+        let message = self.message(fault.as_ref());
+        // Some of the points are stored, whatever the status says, and those that are not have to be found.
+        if is_refusal(&self.body) {
+            let reason = if is_beyond_retention(&message) { format!("beyond_retention: {message}") } else { message };
+            return Err(StoreError::Refused(reason));
+        }
+        let by_influxdb = fault.is_some_and(|fault| fault.code.is_some() || fault.message.is_some());
+        let status = self.status;
+        Err(match status.as_u16() {
+            200..300 => return Ok(self.body),
+            400 | 422 if by_influxdb => StoreError::Refused(message),
+            413 => StoreError::TooLarge(message),
+            401 => StoreError::Paused(format!("{message}: check influxdb.token and influxdb.url ({status})")),
+            403 => StoreError::Paused(format!(
+                "{message}: give the token write access to bucket {:?}, or set another in influxdb.token ({status})",
+                config.bucket
+            )),
+            404 if by_influxdb => StoreError::Paused(missing(&message, config)),
+            408 | 425 | 429 | 500..600 => {
+                StoreError::Busy { reason: format!("{message} ({status})"), retry_after: retry_after(&self.headers) }
+            }
+            _ => StoreError::Paused(format!(
+                "what answers at {} is not InfluxDB 2: check influxdb.url ({status}: {message})",
+                config.url
+            )),
+        })
+    }
+
+    fn message(&self, fault: Option<&Fault>) -> String {
+        let text = match fault.and_then(|fault| fault.message.as_deref()) {
+            Some(message) => message.to_owned(),
+            None => String::from_utf8_lossy(&self.body).into_owned(),
+        };
+        let text = text.trim();
+        if text.is_empty() {
+            return self.status.canonical_reason().unwrap_or("no message").to_lowercase();
+        }
+        let end = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MESSAGE_BYTES).last();
+        text[..end.unwrap_or(0)].to_owned()
+    }
+}
+
+fn is_refusal(body: &[u8]) -> bool {
+    let marks: [&[u8]; 2] = [b"partial write", b"field type conflict"];
+    marks.iter().any(|mark| body.windows(mark.len()).any(|part| part == *mark))
+}
+
+fn is_beyond_retention(message: &str) -> bool {
+    message.contains("outside retention policy")
+}
+
+/// A 404 of InfluxDB names what it did not find.
+fn missing(message: &str, config: &Config) -> String {
+    let (key, value) = if message.contains("organization") { ("org", &config.org) } else { ("bucket", &config.bucket) };
+    format!("{message}: influxdb.{key} = {value:?} is not there; create it or set another (404 Not Found)")
+}
+
+/// Seconds or a date (RFC 9110, 10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+/// The field of a type conflict, and the type that the bucket has for it, as the server words it.
+pub(super) fn conflicting_field(message: &str) -> Option<(String, super::types::FieldType)> {
+    let (_, rest) = message.split_once("input field \"")?;
+    let (name, rest) = rest.split_once("\" on measurement ")?;
+    let (_, held) = rest.rsplit_once("already exists as type ")?;
+    let held = held.split(|c: char| !c.is_ascii_alphabetic()).next()?;
+    // The server quotes a name as Go does; one that needs quoting is left to the next look into the bucket.
+    (!name.contains('\\')).then_some(())?;
+    Some((name.to_owned(), super::types::FieldType::parse(held)?))
+}

@@ -1,0 +1,172 @@
+//! HTTP to InfluxDB: a pool of connections, a time limit on everything, answers of bounded size.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderValue, Method, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client as Pool;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::answer::Answer;
+use super::config::{Config, ConfigError};
+use crate::contract::{Result, StoreError};
+
+/// An answer is not read beyond this.
+const ANSWER_BYTES: usize = 64 << 20;
+/// What stands in a query string as it is (RFC 3986, unreserved).
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Asks and tells one server. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Client {
+    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    config: Arc<Config>,
+    base: String,
+    token: HeaderValue,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    pub(super) fn new(config: Arc<Config>) -> std::result::Result<Self, ConfigError> {
+        let url: Uri = config.url.parse().map_err(|_| bad_url(&config.url))?;
+        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() || url.query().is_some() {
+            return Err(bad_url(&config.url));
+        }
+        let mut token = HeaderValue::from_str(&format!("Token {}", config.token))
+            .map_err(|_| ConfigError("influxdb.token holds a character that no token has".to_owned()))?;
+        token.set_sensitive(true);
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls(&config)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(config.in_flight)
+            .build(https);
+        let timeout = Duration::from_secs_f64(config.timeout_secs);
+        let base = config.url.trim_end_matches('/').to_owned();
+        Ok(Self { pool, config, base, token, timeout })
+    }
+
+    /// Writes lines that [`pack`] packed.
+    pub(super) async fn write(&self, packed: Bytes) -> Result<()> {
+        let parameters = [("org", &*self.config.org), ("bucket", &self.config.bucket), ("precision", "ns")];
+        let uri = self.uri("/api/v2/write", &parameters);
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header(CONTENT_TYPE, "text/plain; charset=utf-8")
+            .header(CONTENT_ENCODING, "gzip");
+        self.send(request, packed).await?;
+        Ok(())
+    }
+
+    pub(super) async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Vec<u8>> {
+        let request = Request::builder().method(Method::GET).uri(self.uri(path, parameters));
+        self.send(request.header(ACCEPT, "application/json"), Bytes::new()).await
+    }
+
+    pub(super) async fn post_json(&self, path: &str, body: &serde_json::Value) -> Result<Vec<u8>> {
+        let uri = self.uri(path, &[("org", &self.config.org)]);
+        let request = Request::builder().method(Method::POST).uri(uri).header(CONTENT_TYPE, "application/json");
+        self.send(request.header(ACCEPT, "application/csv"), body.to_string().into()).await
+    }
+
+    fn uri(&self, path: &str, parameters: &[(&str, &str)]) -> String {
+        let mut uri = format!("{}{path}", self.base);
+        for (at, (name, value)) in parameters.iter().enumerate() {
+            uri.push(if at == 0 { '?' } else { '&' });
+            uri.push_str(name);
+            uri.push('=');
+            uri.extend(utf8_percent_encode(value, PLAIN));
+        }
+        uri
+    }
+
+    async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Vec<u8>> {
+        let request = request
+            .header(AUTHORIZATION, self.token.clone())
+            .header(USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
+            .map_err(|error| StoreError::Paused(format!("cannot make a request to influxdb.url: {error}")))?;
+        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+            Ok(Ok(answer)) => answer.verdict(&self.config),
+            Ok(Err(reason)) => Err(self.busy(&reason)),
+            Err(_) => {
+                Err(self.busy(&format!("no answer within {} s (influxdb.timeout_secs)", self.config.timeout_secs)))
+            }
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> std::result::Result<Answer, String> {
+        let response = self.pool.request(request).await.map_err(|error| causes(&error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|error| causes(&*error))?;
+        Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes().into() })
+    }
+
+    fn busy(&self, reason: &str) -> StoreError {
+        StoreError::Busy { reason: format!("InfluxDB at {} (influxdb.url): {reason}", self.base), retry_after: None }
+    }
+}
+
+fn bad_url(url: &str) -> ConfigError {
+    ConfigError(format!("influxdb.url = {url:?} is no address: write http://host:port or https://host:port"))
+}
+
+/// Everything that an error says.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text = format!("{text}: {error}");
+        next = error.source();
+    }
+    text
+}
+
+/// Packs with gzip, at the level that costs least.
+pub(super) fn pack(bytes: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::new(1));
+    let packed = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    packed.map(Bytes::from).expect("writing into memory does not fail")
+}
+
+fn tls(config: &Config) -> std::result::Result<rustls::ClientConfig, ConfigError> {
+    let fault = |error: &dyn std::fmt::Display| match &config.ca_file {
+        Some(file) => ConfigError(format!("influxdb.ca_file = {}: {error}", file.display())),
+        None => ConfigError(format!("cannot set up TLS for influxdb.url: {error}")),
+    };
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(file) = &config.ca_file {
+        for certificate in CertificateDer::pem_file_iter(file).map_err(|error| fault(&error))? {
+            roots.add(certificate.map_err(|error| fault(&error))?).map_err(|error| fault(&error))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| fault(&error))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,272 @@
+//! Blocks into lines, in chunks of one request each. Decides for every value which field it goes into and whether it
+//! fits, before anything is sent: a pure function of the blocks, the settings and what is known of the fields.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use model::{Nanos, ValueRef};
+
+use super::config::{Config, OnConflict};
+use super::line;
+use super::types::{self, Catalogue, FieldType, FieldValue, Known, Origin};
+use crate::block::{Block, Column};
+
+/// A request holds no more than this many bytes of lines, before they are packed.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// Lines of one request.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) text: String,
+    pub(super) lines: usize,
+}
+
+/// Blocks as lines.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) chunks: Vec<Chunk>,
+    /// Fields that were not known: true when all of it is written.
+    pub(super) learnt: Vec<(Arc<str>, Known)>,
+}
+
+/// Why blocks cannot be written as they are.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Refusal {
+    /// For the reason told.
+    Plain(String),
+    /// The bucket does not keep it.
+    TooOld(String),
+    /// A value does not fit the type of its field.
+    Conflict {
+        /// Of the field.
+        name: Arc<str>,
+        known: Known,
+        /// The value, as text, and what it is.
+        value: String,
+    },
+}
+
+/// What decides.
+#[derive(Debug)]
+pub(super) struct Encoder {
+    config: Arc<Config>,
+    catalogue: Catalogue,
+    now: Nanos,
+    /// Points before this are not kept by the bucket.
+    keeps_from: Nanos,
+    learnt: Vec<(Arc<str>, Known)>,
+    chunks: Vec<Chunk>,
+}
+
+/// A column on its way through the rows.
+struct Open<'a> {
+    column: &'a Column,
+    /// Its name, escaped, with the equals sign.
+    key: String,
+    /// The next value.
+    next: usize,
+    /// The type of the field, once it is known.
+    known: Option<Known>,
+}
+
+impl Encoder {
+    pub(super) fn new(config: Arc<Config>, catalogue: Catalogue, now: Nanos, keeps_from: Nanos) -> Self {
+        Self { config, catalogue, now, keeps_from, learnt: Vec::new(), chunks: vec![Chunk::default()] }
+    }
+
+    /// The lines of `blocks`, sorted by series.
+    ///
+    /// # Errors
+    /// [`Refusal`] of the first reading that cannot be written.
+    pub(super) fn encode(mut self, blocks: &[Block]) -> Result<Encoded, Refusal> {
+        let mut sorted: Vec<&Block> = blocks.iter().collect();
+        sorted.sort_by_key(|block| (&block.id.device, block.times.first()));
+        for block in sorted {
+            self.block(block)?;
+        }
+        self.chunks.retain(|chunk| chunk.lines > 0);
+        Ok(Encoded { chunks: self.chunks, learnt: self.learnt })
+    }
+
+    fn block(&mut self, block: &Block) -> Result<(), Refusal> {
+        let series = self.series(block)?;
+        let mut columns = Vec::with_capacity(block.columns.len());
+        for column in &block.columns {
+            columns.push(Open { column, key: key(&column.name)?, next: 0, known: self.known(&column.name) });
+        }
+        for (row, time) in block.times.iter().enumerate() {
+            let time = line::point_time(*time, block.seqs.get(row).copied().flatten());
+            if time < self.keeps_from {
+                return Err(Refusal::TooOld(format!(
+                    "beyond_retention: the reading is of {}, the bucket {:?} keeps points from {} on",
+                    text_of(time),
+                    self.config.bucket,
+                    text_of(self.keeps_from)
+                )));
+            }
+            self.line(&series, row, time, block, &mut columns)?;
+        }
+        Ok(())
+    }
+
+    /// Measurement and tags, up to the space before the fields.
+    fn series(&self, block: &Block) -> Result<String, Refusal> {
+        let (tags, device) = (&self.config.tags, &block.id.device);
+        let mut pairs = [(&tags.device, &device.id, "device id"), (&tags.tenant, &device.tenant, "tenant")];
+        pairs.sort_unstable_by_key(|(key, ..)| key.as_str());
+        let mut series = self.config.measurement.clone();
+        for (key, value, what) in pairs {
+            series.push(',');
+            series.push_str(key);
+            series.push('=');
+            line::tag_value(&mut series, value)
+                .map_err(|reason| Refusal::Plain(format!("the {what} {value:?} {reason}")))?;
+        }
+        series.push(' ');
+        Ok(series)
+    }
+
+    fn line(
+        &mut self,
+        series: &str,
+        row: usize,
+        time: Nanos,
+        block: &Block,
+        columns: &mut [Open<'_>],
+    ) -> Result<(), Refusal> {
+        let mut out = self.open_chunk();
+        out.text.push_str(series);
+        let begun = out.text.len();
+        for open in columns {
+            if !open.column.present.is_empty() && !open.column.present[row] {
+                continue;
+            }
+            let Some(value) = open.column.data.get(open.next) else {
+                return Err(Refusal::Plain(format!("the column {:?} of the block is too short", open.column.name)));
+            };
+            open.next += 1;
+            if out.text.len() > begun {
+                out.text.push(',');
+            }
+            self.field(&mut out.text, open, value, block)?;
+        }
+        if out.text.len() == begun {
+            return Err(Refusal::Plain("the reading has no value; a point needs one".to_owned()));
+        }
+        writeln!(out.text, " {time}").expect("writing into a string does not fail");
+        out.lines += 1;
+        self.chunks.push(out);
+        Ok(())
+    }
+
+    /// The chunk that takes the next line; whoever takes it puts it back.
+    fn open_chunk(&mut self) -> Chunk {
+        match self.chunks.pop() {
+            Some(chunk) if chunk.lines < self.config.batch_lines && chunk.text.len() < CHUNK_BYTES => chunk,
+            Some(full) => {
+                self.chunks.push(full);
+                Chunk::default()
+            }
+            None => Chunk::default(),
+        }
+    }
+
+    fn known(&self, name: &str) -> Option<Known> {
+        let here = || self.learnt.iter().find(|(held, _)| **held == *name).map(|(_, known)| *known);
+        self.catalogue.get(name).or_else(here)
+    }
+
+    /// The type of a field, which the first value decides when nothing else does.
+    fn settle(&mut self, name: &Arc<str>, natural: FieldType) -> Known {
+        self.known(name).unwrap_or_else(|| {
+            let known = Known { field: natural, origin: Origin::Written(self.now) };
+            self.learnt.push((Arc::clone(name), known));
+            known
+        })
+    }
+
+    fn field(
+        &mut self,
+        out: &mut String,
+        open: &mut Open<'_>,
+        value: ValueRef<'_>,
+        block: &Block,
+    ) -> Result<(), Refusal> {
+        let name = &open.column.name;
+        let known = match open.known {
+            Some(known) => known,
+            None => self.settle(name, FieldType::natural(value.kind())),
+        };
+        open.known = Some(known);
+        let wanted = known.origin == Origin::Declared;
+        let fitting = types::fit(value, known.field, wanted).or_else(|| match self.config.on_conflict {
+            OnConflict::Coerce => types::coerce(value, known.field),
+            OnConflict::DeadLetter | OnConflict::SideField => None,
+        });
+        if let Some(fitting) = fitting {
+            out.push_str(&open.key);
+            return push(out, name, &fitting);
+        }
+        if self.config.on_conflict != OnConflict::SideField {
+            return Err(conflict(name, known, value));
+        }
+        let (ending, natural) = types::side(value);
+        let beside: Arc<str> = format!("{name}{ending}").into();
+        let known = self.settle(&beside, natural);
+        let taken = block.columns.iter().any(|column| column.name == beside);
+        match types::fit(value, known.field, known.origin == Origin::Declared) {
+            Some(fitting) if !taken => {
+                out.push_str(&key(&beside)?);
+                push(out, &beside, &fitting)
+            }
+            _ => Err(conflict(&beside, known, value)),
+        }
+    }
+}
+
+fn key(name: &str) -> Result<String, Refusal> {
+    let mut key = String::with_capacity(name.len() + 1);
+    line::field_name(&mut key, name).map_err(|reason| Refusal::Plain(format!("the value name {name:?} {reason}")))?;
+    key.push('=');
+    Ok(key)
+}
+
+fn push(out: &mut String, name: &str, value: &FieldValue<'_>) -> Result<(), Refusal> {
+    line::field_value(out, value).map_err(|reason| Refusal::Plain(format!("the value {name:?} {reason}")))
+}
+
+fn conflict(name: &Arc<str>, known: Known, value: ValueRef<'_>) -> Refusal {
+    let kind = match value {
+        ValueRef::Float(_) => "a number",
+        ValueRef::Int(_) => "an integer",
+        ValueRef::Bool(_) => "a boolean",
+        ValueRef::Str(_) => "a text",
+    };
+    let shown: String = value.to_string().chars().take(64).collect();
+    Refusal::Conflict { name: Arc::clone(name), known, value: format!("{kind} ({shown})") }
+}
+
+impl Refusal {
+    /// For a person; `since` is the time of the field's first point, as far as it is known.
+    pub(super) fn reason(&self, bucket: &str, since: Option<Nanos>) -> String {
+        let (name, known, value) = match self {
+            Self::Plain(reason) | Self::TooOld(reason) => return reason.clone(),
+            Self::Conflict { name, known, value } => (name, known, value),
+        };
+        let field = known.field;
+        let held = match known.origin {
+            Origin::Declared => format!("which influxdb.types declares as {field}"),
+            Origin::Written(at) => format!("which is {field} since {} in bucket {bucket:?}", text_of(at)),
+            Origin::Bucket(at) => match at.or(since) {
+                Some(at) => format!("which is {field} since {} in bucket {bucket:?}", text_of(at)),
+                None => format!("which was {field} already when Weir first looked into bucket {bucket:?}"),
+            },
+        };
+        format!("{value} does not fit field {name:?}, {held}")
+    }
+}
+
+/// A time for a person.
+pub(super) fn text_of(time: Nanos) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(time)).map_or_else(|_| time.to_string(), |time| time.to_string())
+}

@@ -1,0 +1,196 @@
+//! Field types: which one a name has, and whether a value fits it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use model::{Kind, Nanos, ValueRef};
+use serde::{Deserialize, Serialize};
+
+/// The type of a field in InfluxDB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FieldType {
+    /// 64-bit floating point.
+    Float,
+    /// 64-bit signed integer.
+    Integer,
+    /// 64-bit unsigned integer. Weir writes it only where a bucket has it already.
+    Unsigned,
+    /// Boolean.
+    Boolean,
+    /// Text.
+    String,
+}
+
+impl FieldType {
+    /// As InfluxDB calls it.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "float" => Self::Float,
+            "integer" => Self::Integer,
+            "unsigned" => Self::Unsigned,
+            "boolean" => Self::Boolean,
+            "string" => Self::String,
+            _ => return None,
+        })
+    }
+
+    /// What a value is when nothing else is known of its name.
+    pub(super) fn natural(kind: Kind) -> Self {
+        match kind {
+            Kind::Float | Kind::Int => Self::Float,
+            Kind::Bool => Self::Boolean,
+            Kind::Str => Self::String,
+        }
+    }
+}
+
+impl fmt::Display for FieldType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float => "float",
+            Self::Integer => "integer",
+            Self::Unsigned => "unsigned",
+            Self::Boolean => "boolean",
+            Self::String => "string",
+        })
+    }
+}
+
+/// A value as a field holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum FieldValue<'a> {
+    Float(f64),
+    Integer(i64),
+    Unsigned(u64),
+    Boolean(bool),
+    String(Cow<'a, str>),
+}
+
+/// The value in a field of this type, when that loses nothing. `declared` says that a person chose the type: then a
+/// text field takes everything, as text.
+pub(super) fn fit(value: ValueRef<'_>, to: FieldType, declared: bool) -> Option<FieldValue<'_>> {
+    Some(match (to, value) {
+        (FieldType::Float, ValueRef::Float(v)) => FieldValue::Float(v),
+        (FieldType::Float, ValueRef::Int(v)) => FieldValue::Float(exact_float(v)?),
+        (FieldType::Integer, ValueRef::Int(v)) => FieldValue::Integer(v),
+        (FieldType::Integer, ValueRef::Float(v)) => FieldValue::Integer(exact_integer(v)?),
+        (FieldType::Unsigned, ValueRef::Int(v)) => FieldValue::Unsigned(u64::try_from(v).ok()?),
+        (FieldType::Unsigned, ValueRef::Float(v)) => FieldValue::Unsigned(u64::try_from(exact_integer(v)?).ok()?),
+        (FieldType::Boolean, ValueRef::Bool(v)) => FieldValue::Boolean(v),
+        (FieldType::String, ValueRef::Str(v)) => FieldValue::String(Cow::Borrowed(v)),
+        (FieldType::String, value) if declared => FieldValue::String(Cow::Owned(value.to_string())),
+        _ => return None,
+    })
+}
+
+/// The value made to fit, though digits may be lost; `None` when it means nothing in that type.
+pub(super) fn coerce(value: ValueRef<'_>, to: FieldType) -> Option<FieldValue<'_>> {
+    if to == FieldType::String {
+        return fit(value, to, true);
+    }
+    let number = match value {
+        ValueRef::Str(text) => match (to, text.trim()) {
+            (FieldType::Boolean, "true") => return Some(FieldValue::Boolean(true)),
+            (FieldType::Boolean, "false") => return Some(FieldValue::Boolean(false)),
+            (FieldType::Integer, text) if text.parse::<i64>().is_ok() => {
+                return text.parse().ok().map(FieldValue::Integer);
+            }
+            (FieldType::Unsigned, text) if text.parse::<u64>().is_ok() => {
+                return text.parse().ok().map(FieldValue::Unsigned);
+            }
+            (_, text) => text.parse().ok().filter(|number: &f64| number.is_finite())?,
+        },
+        value => value.as_f64()?,
+    };
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked; digits may go")]
+    Some(match to {
+        FieldType::Float => FieldValue::Float(number),
+        FieldType::Integer if number.abs() < 9.2e18 => FieldValue::Integer(number.round() as i64),
+        FieldType::Unsigned if (0.0..1.8e19).contains(&number) => FieldValue::Unsigned(number.round() as u64),
+        FieldType::Boolean => FieldValue::Boolean(number != 0.0),
+        _ => return None,
+    })
+}
+
+/// The ending of the field beside the one that a value does not fit, and that field's type.
+pub(super) fn side(value: ValueRef<'_>) -> (&'static str, FieldType) {
+    match value {
+        ValueRef::Int(v) if exact_float(v).is_none() => ("_int", FieldType::Integer),
+        ValueRef::Float(_) | ValueRef::Int(_) => ("_float", FieldType::Float),
+        ValueRef::Bool(_) => ("_bool", FieldType::Boolean),
+        ValueRef::Str(_) => ("_str", FieldType::String),
+    }
+}
+
+/// The float of the same number, if there is one.
+fn exact_float(v: i64) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "compared afterwards")]
+    let (float, back) = (v as f64, v as f64 as i128);
+    (back == i128::from(v)).then_some(float)
+}
+
+/// The integer of the same number, if there is one.
+fn exact_integer(v: f64) -> Option<i64> {
+    // 2^63 is a float, the largest i64 is not.
+    #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
+    (v.fract() == 0.0 && (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&v)).then_some(v as i64)
+}
+
+/// How the type of a field is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// `influxdb.types` says so.
+    Declared,
+    /// The bucket had it; the time of its first point when that was asked for.
+    Bucket(Option<Nanos>),
+    /// This process wrote it first, at this time.
+    Written(Nanos),
+}
+
+/// What is known of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) field: FieldType,
+    pub(super) origin: Origin,
+}
+
+/// Field types by value name. Cheap to clone; names are learnt from values that were written, never from absent ones.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Catalogue {
+    known: Arc<HashMap<Arc<str>, Known, RandomState>>,
+}
+
+impl Catalogue {
+    /// What the configuration declares.
+    pub(super) fn declared(types: &BTreeMap<String, FieldType>) -> Self {
+        let entry = |(name, field): (&String, &FieldType)| {
+            (Arc::from(name.as_str()), Known { field: *field, origin: Origin::Declared })
+        };
+        Self { known: Arc::new(types.iter().map(entry).collect()) }
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Known> {
+        self.known.get(name).copied()
+    }
+
+    /// Adds what is not known yet.
+    pub(super) fn learn(&mut self, names: impl IntoIterator<Item = (Arc<str>, Known)>) {
+        for (name, known) in names {
+            if !self.known.contains_key(&name) {
+                Arc::make_mut(&mut self.known).insert(name, known);
+            }
+        }
+    }
+
+    /// Corrects or adds one name that nobody declared.
+    pub(super) fn correct(&mut self, name: &str, known: Known) {
+        if self.get(name).is_none_or(|held| held.origin != Origin::Declared) {
+            Arc::make_mut(&mut self.known).insert(name.into(), known);
+        }
+    }
+}

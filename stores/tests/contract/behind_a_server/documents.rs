@@ -1,0 +1,91 @@
+//! What stands in the documents.
+
+use model::TimeRange;
+use mongodb::bson::{Bson, Document, doc};
+use weir_stores::contract::History;
+use weir_stores::{Block, Column, ColumnData};
+
+use super::{behind, shared_world};
+use crate::data::{START, block, device, exact};
+use crate::history::all;
+use crate::world::World;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_bit_of_a_float_and_every_nanosecond_comes_back() {
+    let mut world = shared_world!();
+    let store = world.open().await;
+    let floats = [f64::NAN, -f64::NAN, f64::from_bits(0x7FF0_0000_0000_0001), f64::INFINITY, -0.0, 5e-324, f64::MAX];
+    let rows = floats.len();
+    let written = Block {
+        times: (0..rows).map(|i| START + i as i64).collect(),
+        received: (0..rows).map(|i| i64::MIN + i as i64).collect(),
+        columns: vec![
+            Column { name: "f".into(), present: Vec::new(), data: ColumnData::Float(floats.to_vec()) },
+            Column { name: "none".into(), present: vec![false; rows], data: ColumnData::Bool(Vec::new()) },
+            Column { name: "none".into(), present: vec![false; rows], data: ColumnData::Str(Vec::new()) },
+        ],
+        ..block(&device("a"), 0, rows as i64)
+    };
+    store.write(vec![written.clone()]).await.unwrap();
+    let read = all(store, &device("a"), TimeRange::ALL).await;
+    assert_eq!(exact(&read[0]), exact(&written));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_see_one_document_for_each_reading() {
+    let mut world = shared_world!();
+    let store = world.open().await;
+    let mut shown = block(&device("oven.$1"), 0, 3);
+    shown.columns = vec![
+        Column { name: "door.open".into(), present: vec![false, true, false], data: ColumnData::Bool(vec![true]) },
+        Column { name: "t".into(), present: vec![true, false, false], data: ColumnData::Float(vec![21.5]) },
+        Column { name: "t".into(), present: vec![false, false, true], data: ColumnData::Int(vec![22]) },
+    ];
+    store.write(vec![shown, block(&device("other"), 0, 4)]).await.unwrap();
+    let readings = behind(&world.config).await.collection::<Document>("readings");
+    let mut cursor = readings.find(doc! { "device": "oven.$1" }).sort(doc! { "time": 1 }).await.unwrap();
+    let mut seen = Vec::new();
+    while cursor.advance().await.unwrap() {
+        seen.push(cursor.deserialize_current().unwrap());
+    }
+    let values: Vec<&Document> = seen.iter().map(|r| r.get_document("values").unwrap()).collect();
+    assert_eq!(values, [&doc! { "t": 21.5 }, &doc! { "door．open": true }, &doc! { "t": 22_i64 }]);
+    assert_eq!(seen[1].get_i64("time_ns").unwrap(), START + 1_000_000_000);
+    assert_eq!(seen[1].get_datetime("time").unwrap().timestamp_millis(), START / 1_000_000 + 1_000);
+    assert_eq!(seen[1].get_datetime("received").unwrap().timestamp_millis(), START / 1_000_000 + 1_005);
+    assert_eq!(seen[2].get("sequence"), Some(&Bson::Int64(2)));
+    assert_eq!(seen[0].get_str("tenant").unwrap(), "default");
+    assert_eq!(readings.count_documents(doc! {}).await.unwrap(), 7);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_is_not_what_was_written_is_named() {
+    let mut world = shared_world!();
+    let store = world.open().await.clone();
+    let device = device("a");
+    store.write(vec![block(&device, 0, 10)]).await.unwrap();
+    let metas = store.find(&device, TimeRange::ALL).await.unwrap();
+    let blocks = behind(&world.config).await.collection::<Document>("blocks");
+    for change in [doc! { "$pop": { "v.v": 1 } }, doc! { "$set": { "t.3": "x" } }, doc! { "$unset": { "t0": 1 } }] {
+        blocks.update_one(doc! {}, change.clone()).await.unwrap();
+        let error = match store.fetch(&device, &metas, None).await {
+            Ok(_) => store.find(&device, TimeRange::ALL).await.map(drop),
+            Err(error) => Err(error),
+        };
+        let said = error.unwrap_err().to_string();
+        assert!(said.contains("damaged") && said.contains("#a of collection blocks"), "{change}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_figures_count_what_was_written_and_what_was_there_already() {
+    let world = shared_world!();
+    let metrics: std::sync::Arc<weir_stores::mongodb::Metrics> = Default::default();
+    let store = weir_stores::mongodb::MongoStore::open(world.config.clone(), metrics.clone()).await.unwrap();
+    let blocks: Vec<Block> = (0..2_500).map(|d| block(&device(&format!("d{d}")), 0, 2)).collect();
+    store.write(blocks[..2_100].to_vec()).await.unwrap();
+    store.write(blocks).await.unwrap();
+    assert_eq!((metrics.blocks.get(), metrics.readings.get(), metrics.repeated.get()), (2_500, 5_000, 2_100));
+    let inserts = weir_stores::mongodb::CommandLabel { command: "insert" };
+    assert_eq!(metrics.commands.get_or_create(&inserts).get(), 4, "two for each write");
+}

@@ -1,0 +1,123 @@
+//! One clear line at the start, naming the key to change.
+
+use mongodb::bson::{Document, doc};
+use weir_stores::contract::{History, StoreError};
+use weir_stores::mongodb::{Config, MongoStore};
+
+use super::{behind, own_server, shared_world};
+use crate::data::{block, device};
+use crate::server::Kind;
+use crate::world::{World, config};
+
+async fn refused(config: Config) -> StoreError {
+    let error = MongoStore::open(config, Default::default()).await.unwrap_err();
+    let said = error.to_string();
+    assert!(!said.contains('\n') && said.len() < 500, "one line: {said}");
+    error
+}
+
+fn paused(error: &StoreError, words: &[&str]) {
+    let StoreError::Paused(why) = error else { panic!("{error:?}") };
+    words.iter().for_each(|word| assert!(why.contains(word), "`{word}` is not in: {why}"));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_named() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let uri = format!("mongodb://user:secret@127.0.0.1:{port}");
+    let error = refused(Config { uri, server_selection_timeout_ms: 100, ..Config::default() }).await;
+    let StoreError::Busy { reason, .. } = &error else { panic!("{error:?}") };
+    for word in ["mongodb.uri", &port.to_string(), "refused"] {
+        assert!(reason.contains(word), "`{word}` is not in: {reason}");
+    }
+    assert!(!reason.contains("secret"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_connection_string_that_is_none_is_named() {
+    paused(&refused(Config { uri: "http://x".into(), ..Config::default() }).await, &["mongodb.uri", "http://x"]);
+    let database = Config { database: "a b".into(), ..Config::default() };
+    paused(&refused(database).await, &["mongodb.database", "a b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_no_replica_set_is_refused() {
+    let server = own_server!(Kind::Standalone);
+    paused(&refused(config(&server)).await, &["mongodb.uri", "replica set", "--replSet"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_and_a_missing_permission_are_told_apart() {
+    let server = own_server!(Kind::WithUsers);
+    let plain = config(&server);
+    let at = |user: &str, password: &str| {
+        let uri = plain.uri.replace("mongodb://", &format!("mongodb://{user}:{password}@"));
+        Config { uri, ..plain.clone() }
+    };
+    server.admin(doc! { "createUser": "root", "pwd": "pw", "roles": ["root"] }).await.unwrap();
+    let root = mongodb::Client::with_uri_str(&at("root", "pw").uri).await.unwrap();
+    let admin = root.database("admin");
+    let role = |role: &str| doc! { "role": role, "db": &plain.database };
+    for (user, role) in [("writer", role("readWrite")), ("reader", role("read"))] {
+        admin.run_command(doc! { "createUser": user, "pwd": "pw", "roles": [role] }).await.unwrap();
+    }
+    paused(&refused(at("writer", "wrong")).await, &["mongodb.uri", "password"]);
+    paused(&refused(plain.clone()).await, &["mongodb.uri", "mongodb.database", "readWrite"]);
+    paused(&refused(at("reader", "pw")).await, &["mongodb.uri", "insert", "readWrite"]);
+    let store = MongoStore::open(at("writer", "pw"), Default::default()).await.unwrap();
+    store.write(vec![block(&device("a"), 0, 10)]).await.unwrap();
+    let reader = MongoStore::open_for_reading(at("reader", "pw"), Default::default()).await.unwrap();
+    assert_eq!(History::count(&reader).await.unwrap(), [("default".into(), 10)]);
+    let error = reader.write(vec![block(&device("a"), 10, 10)]).await.unwrap_err();
+    paused(&error, &["not authorized"]);
+    // Taken away while it is in use.
+    admin.run_command(doc! { "revokeRolesFromUser": "writer", "roles": [role("readWrite")] }).await.unwrap();
+    paused(&store.write(vec![block(&device("a"), 20, 10)]).await.unwrap_err(), &["not authorized"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_of_a_later_release_is_refused() {
+    let mut world = shared_world!();
+    world.open().await;
+    let schema = behind(&world.config).await.collection::<Document>("schema");
+    schema.update_one(doc! { "_id": "weir" }, doc! { "$set": { "version": 9 } }).await.unwrap();
+    paused(&refused(world.config.clone()).await, &["version 9", "mongodb.database", &world.config.database]);
+    let reading = MongoStore::open_for_reading(world.config.clone(), Default::default()).await.unwrap_err();
+    paused(&reading, &["version 9"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_open_a_new_database_at_one_time_all_succeed() {
+    let world = shared_world!();
+    let mut opening = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        opening.spawn(MongoStore::open(world.config.clone(), Default::default()));
+    }
+    for store in opening.join_all().await {
+        store.unwrap().write(vec![block(&device("a"), 0, 10)]).await.unwrap();
+    }
+    let mut names = behind(&world.config).await.list_collection_names().await.unwrap();
+    names.retain(|name| !name.starts_with("system."));
+    names.sort();
+    assert_eq!(names, ["blocks", "dead_letters", "devices", "expired", "readings", "retained", "schema"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_installations_share_a_database_by_a_prefix() {
+    let mut world = shared_world!();
+    let other = Config { collection_prefix: "north_".into(), ..world.config.clone() };
+    let other = MongoStore::open(other, Default::default()).await.unwrap();
+    world.open().await.write(vec![block(&device("a"), 0, 10)]).await.unwrap();
+    assert_eq!(History::count(&other).await.unwrap(), []);
+    other.write(vec![block(&device("a"), 0, 20)]).await.unwrap();
+    assert_eq!(History::count(&other).await.unwrap(), [("default".into(), 20)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_the_first_write_a_reader_sees_nothing() {
+    let world = shared_world!();
+    let reader = MongoStore::open_for_reading(world.config.clone(), Default::default()).await.unwrap();
+    assert_eq!(reader.find(&device("a"), model::TimeRange::ALL).await.unwrap(), []);
+    assert_eq!(History::count(&reader).await.unwrap(), []);
+    assert_eq!(weir_stores::contract::DeadLetters::count(&reader).await.unwrap(), []);
+}

@@ -1,0 +1,87 @@
+//! Promises of a store of dead letters.
+
+use weir_stores::contract::{DeadLetters, Deadletter};
+
+use crate::world::World;
+
+pub(crate) fn letter(tenant: &str, log: &str, offset: u64, stage: &str) -> Deadletter {
+    Deadletter {
+        log: log.into(),
+        offset,
+        tenant: tenant.into(),
+        device: (!offset.is_multiple_of(2)).then(|| "d/1".into()),
+        client: "c$".into(),
+        topic: "t/ü".into(),
+        payload: vec![0, 255, b'$'],
+        received: 7,
+        stage: stage.into(),
+        reason: "no JSON".into(),
+        replayed: None,
+    }
+}
+
+async fn put(store: &impl DeadLetters, letters: Vec<Deadletter>) {
+    store.put(letters).await.unwrap();
+}
+
+pub(crate) async fn a_letter_that_is_there_already_changes_nothing(mut world: impl World) {
+    let store = world.open().await;
+    put(store, Vec::new()).await;
+    let first = letter("default", "l", 3, "ingest");
+    put(store, vec![first.clone()]).await;
+    store.mark_replayed("default", "l", 3, "ingest", 99).await.unwrap();
+    put(store, vec![Deadletter { reason: "another".into(), ..first.clone() }, letter("default", "l", 4, "ingest")])
+        .await;
+    let marked = Deadletter { replayed: Some(99), ..first };
+    assert_eq!(store.get("default", "l", 3, "ingest").await.unwrap(), Some(marked));
+    assert_eq!(DeadLetters::count(store).await.unwrap(), [("default".into(), 2)]);
+}
+
+pub(crate) async fn letters_are_listed_in_order_and_in_pages(mut world: impl World) {
+    let store = world.open().await;
+    let mut all = Vec::new();
+    for log in ["a", "b"] {
+        // Offsets whose texts do not sort as their numbers do.
+        for offset in [2, 10, 255, 256, 1 << 40] {
+            all.extend(["history", "ingest"].map(|stage| letter("default", log, offset, stage)));
+        }
+    }
+    put(store, all.iter().rev().cloned().collect()).await;
+    put(store, vec![letter("defaul", "a", 1, "ingest"), letter("default2", "a", 1, "ingest")]).await;
+    let mut listed: Vec<Deadletter> = Vec::new();
+    loop {
+        let after = listed.last().map(|l| (&*l.log, l.offset, &*l.stage));
+        let page = store.list("default", after, 3).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        assert!(page.len() <= 3);
+        let page = page.clone();
+        listed.extend(page);
+    }
+    assert_eq!(listed, all);
+    assert_eq!(store.list("default", None, 0).await.unwrap(), []);
+    assert_eq!(store.list("nobody", None, 10).await.unwrap(), []);
+}
+
+pub(crate) async fn a_replayed_letter_says_so(mut world: impl World) {
+    let store = world.open().await;
+    put(store, vec![letter("default", "l", 1, "ingest"), letter("default", "l", 1, "history")]).await;
+    store.mark_replayed("default", "l", 1, "history", 5).await.unwrap();
+    store.mark_replayed("default", "l", 8, "history", 5).await.unwrap();
+    let replayed: Vec<_> = store.list("default", None, 9).await.unwrap().into_iter().map(|l| l.replayed).collect();
+    assert_eq!(replayed, [Some(5), None]);
+    assert_eq!(store.get("default", "l", 8, "history").await.unwrap(), None);
+    assert_eq!(store.get("other", "l", 1, "history").await.unwrap(), None);
+}
+
+pub(crate) async fn letters_are_counted_by_tenant(mut world: impl World) {
+    let store = world.open().await;
+    assert_eq!(DeadLetters::count(store).await.unwrap(), []);
+    put(store, (0..7).map(|i| letter("one", "l", i, "ingest")).collect()).await;
+    put(store, (0..3).map(|i| letter("$two.x", "l", i, "ingest")).collect()).await;
+    let mut counts = DeadLetters::count(store).await.unwrap();
+    counts.sort();
+    assert_eq!(counts, [("$two.x".into(), 3), ("one".into(), 7)]);
+    assert_eq!(DeadLetters::count(world.open_again().await).await.unwrap().len(), 2);
+}

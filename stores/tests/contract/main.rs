@@ -1,0 +1,63 @@
+//! What every store promises, run on every store; and what only a store behind a server has to promise.
+
+#![expect(clippy::unwrap_used, reason = "a test fails")]
+
+mod behind_a_server;
+mod data;
+mod history;
+mod latest;
+mod letters;
+mod retained;
+mod server;
+mod world;
+
+/// One test for each store and promise.
+macro_rules! promises {
+    ($($module:ident: $($promise:ident),+;)+) => {
+        mod embedded_store {
+            $(mod $module { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    crate::$module::$promise(crate::world::Embedded::new()).await;
+                }
+            )+ })+
+        }
+        mod mongodb_store {
+            $(mod $module { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    let Some(world) = crate::world::Mongo::new().await else { return };
+                    crate::$module::$promise(world).await;
+                }
+            )+ })+
+        }
+    };
+}
+
+promises! {
+    history:
+        any_block_comes_back_as_it_was_written,
+        writing_again_changes_nothing,
+        blocks_written_by_many_at_one_time_are_there_once,
+        blocks_are_found_by_device_and_time,
+        blocks_that_overlap_are_all_found,
+        halves_of_a_block_are_blocks_of_their_own,
+        only_named_columns_are_read,
+        tenants_do_not_see_each_other,
+        old_readings_are_deleted_and_still_count,
+        a_block_that_was_deleted_has_moved,
+        a_block_without_rows_is_refused,
+        what_was_synced_is_there_after_opening_again;
+    latest:
+        states_come_back_as_they_were_stored,
+        a_newer_state_takes_the_place_of_an_older_one,
+        texts_and_names_of_all_kinds_survive;
+    letters:
+        a_letter_that_is_there_already_changes_nothing,
+        letters_are_listed_in_order_and_in_pages,
+        a_replayed_letter_says_so,
+        letters_are_counted_by_tenant;
+    retained:
+        the_last_change_of_a_topic_stays,
+        retained_messages_come_back_as_they_were;
+}

@@ -1,0 +1,86 @@
+//! A store with nothing in it, that can be opened again.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use weir_stores::contract::{DeadLetters, History, Latest, Retained};
+use weir_stores::embedded::{self, EmbeddedStore};
+use weir_stores::mongodb::{self, MongoStore};
+
+use crate::server::{Server, shared};
+
+pub(crate) trait World: Send {
+    type Store: History + Latest + DeadLetters + Retained + Clone;
+
+    /// The store; a second one while the first is in use where there can be two.
+    async fn open(&mut self) -> &Self::Store;
+
+    /// Ends the store and opens it again.
+    async fn open_again(&mut self) -> &Self::Store;
+}
+
+/// The embedded store in a folder of its own.
+pub(crate) struct Embedded {
+    dir: tempfile::TempDir,
+    store: Option<EmbeddedStore>,
+}
+
+impl Embedded {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), store: None }
+    }
+}
+
+impl World for Embedded {
+    type Store = EmbeddedStore;
+
+    async fn open(&mut self) -> &EmbeddedStore {
+        let config = embedded::Config { dir: self.dir.path().to_owned(), ..embedded::Config::default() };
+        self.store.get_or_insert_with(|| EmbeddedStore::open(config, std::sync::Arc::default()).unwrap())
+    }
+
+    async fn open_again(&mut self) -> &EmbeddedStore {
+        self.store = None;
+        self.open().await
+    }
+}
+
+/// A database of its own on the server that the tests share.
+pub(crate) struct Mongo {
+    pub(crate) config: mongodb::Config,
+    store: Option<MongoStore>,
+}
+
+impl Mongo {
+    /// `None` when there is no server program here.
+    pub(crate) async fn new() -> Option<Self> {
+        let server = tokio::task::spawn_blocking(shared).await.unwrap()?;
+        Some(Self { config: config(server), store: None })
+    }
+}
+
+/// Settings for a database that no other test uses.
+pub(crate) fn config(server: &Server) -> mongodb::Config {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    mongodb::Config {
+        uri: server.uri(),
+        database: format!("weir-{}-{number}", std::process::id()),
+        ..Default::default()
+    }
+}
+
+impl World for Mongo {
+    type Store = MongoStore;
+
+    async fn open(&mut self) -> &MongoStore {
+        if self.store.is_none() {
+            self.store = Some(MongoStore::open(self.config.clone(), std::sync::Arc::default()).await.unwrap());
+        }
+        self.store.as_ref().unwrap()
+    }
+
+    async fn open_again(&mut self) -> &MongoStore {
+        self.store = None;
+        self.open().await
+    }
+}

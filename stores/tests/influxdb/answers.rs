@@ -1,0 +1,139 @@
+//! What the answers mean.
+
+use std::time::{Duration, Instant};
+
+use model::TimeRange;
+use weir_stores::StoreError;
+use weir_stores::contract::Points;
+
+use crate::data::{T, device, float, int, simple};
+use crate::fake::{Fake, Say, TAKEN};
+use crate::open;
+
+async fn told(say: Say) -> StoreError {
+    let fake = Fake::start([say]).await;
+    let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
+    open(fake.config()).write(vec![block]).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn each_status_means_what_the_table_says() {
+    let fault = r#"{"code":"some code","message":"some message"}"#;
+    let told_json = async |status: &'static str| told(Say::This(status, "", fault)).await;
+    for status in ["400 Bad Request", "422 Unprocessable Entity"] {
+        assert!(matches!(told_json(status).await, StoreError::Refused(r) if r == "some message"), "{status}");
+    }
+    assert!(matches!(told_json("413 Request Entity Too Large").await, StoreError::TooLarge(_)));
+    for (status, key) in [
+        ("401 Unauthorized", "influxdb.token"),
+        ("403 Forbidden", "influxdb.token"),
+        ("404 Not Found", "influxdb.bucket"),
+    ] {
+        let StoreError::Paused(reason) = told_json(status).await else { panic!("{status}") };
+        assert!(reason.contains("some message") && reason.contains(key), "{reason}");
+    }
+    for status in ["500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "429 Too Many Requests"] {
+        assert!(matches!(told_json(status).await, StoreError::Busy { retry_after: None, .. }), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_the_server_asks_for_is_handed_on() {
+    for status in ["429 Too Many Requests", "503 Service Unavailable"] {
+        let error = told(Say::This(status, "Retry-After: 7\r\n", "{}")).await;
+        assert!(matches!(error, StoreError::Busy { retry_after: Some(wait), .. } if wait.as_secs() == 7), "{error:?}");
+    }
+    let far = told(Say::This("503 Service Unavailable", "Retry-After: Fri, 31 Dec 2100 23:59:59 GMT\r\n", "{}")).await;
+    assert!(matches!(far, StoreError::Busy { retry_after: Some(wait), .. } if wait == Duration::from_secs(300)));
+    let past = told(Say::This("503 Service Unavailable", "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", "{}")).await;
+    assert!(matches!(past, StoreError::Busy { retry_after: Some(Duration::ZERO), .. }), "{past:?}");
+}
+
+#[tokio::test]
+async fn a_partial_write_is_a_refusal_whatever_the_status() {
+    let body = r#"{"code":"internal error","message":"partial write: points beyond something dropped=2"}"#;
+    for status in ["200 OK", "400 Bad Request", "422 Unprocessable Entity", "500 Internal Server Error"] {
+        let error = told(Say::This(status, "", body)).await;
+        assert!(
+            matches!(&error, StoreError::Refused(reason) if reason.starts_with("partial write")),
+            "{status}: {error:?}"
+        );
+    }
+    let old = r#"{"code":"x","message":"partial write: dropped 2 points outside retention policy of duration 1h0m0s"}"#;
+    let error = told(Say::This("422 Unprocessable Entity", "", old)).await;
+    assert!(matches!(&error, StoreError::Refused(reason) if reason.starts_with("beyond_retention: ")), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_influxdb_pauses_and_never_costs_a_reading() {
+    for status in
+        ["400 Bad Request", "404 Not Found", "302 Found", "405 Method Not Allowed", "415 Unsupported Media Type"]
+    {
+        let StoreError::Paused(reason) = told(Say::This(status, "", "<html>a proxy</html>")).await else {
+            panic!("{status}")
+        };
+        assert!(reason.contains("influxdb.url"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_or_hangs_up_ends_in_a_wait_not_in_a_loss() {
+    let fake = Fake::start([Say::Nothing]).await;
+    let points = open(weir_stores::influxdb::Config { timeout_secs: 0.3, ..fake.config() });
+    let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
+    let begun = Instant::now();
+    let error = points.write(vec![block.clone()]).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(4));
+    let StoreError::Busy { reason, .. } = error else { panic!("{error:?}") };
+    assert!(reason.contains("no answer within 0.3 s (influxdb.timeout_secs)"), "{reason}");
+    // The next one is taken.
+    points.write(vec![block]).await.unwrap();
+    assert!(matches!(told(Say::HangUp).await, StoreError::Busy { .. }));
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_a_wait_that_names_the_key() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let fake = Fake::start([]).await;
+    let points = open(weir_stores::influxdb::Config { url: format!("http://127.0.0.1:{port}"), ..fake.config() });
+    let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
+    for error in [points.write(vec![block]).await.unwrap_err(), points.check().await.unwrap_err()] {
+        let StoreError::Busy { reason, .. } = error else { panic!("{error:?}") };
+        assert!(reason.contains("influxdb.url") && reason.contains("refused"), "{reason}");
+    }
+    assert!(points.count(TimeRange::ALL).await.is_err());
+}
+
+#[tokio::test]
+async fn a_write_goes_out_in_batches_several_at_once_sorted_by_series() {
+    let fake = Fake::start([]).await;
+    let points = open(weir_stores::influxdb::Config { batch_lines: 100, in_flight: 3, ..fake.config() });
+    let blocks = ["d2", "d1", "d3"].map(|id| simple(&device("t", id), T, 333, "x", int));
+    points.write(blocks.into()).await.unwrap();
+    let written = fake.written();
+    assert_eq!(written.len(), 10);
+    assert_eq!(fake.most_at_once(), 3);
+    assert!(written.iter().all(|text| text.lines().count() <= 100));
+    let mut lines: Vec<&str> = written.iter().flat_map(|text| text.lines()).collect();
+    assert_eq!(lines.len(), 999);
+    for text in &written {
+        let series: Vec<&str> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        assert!(series.is_sorted(), "a batch is sorted by series");
+    }
+    lines.sort_unstable();
+    assert_eq!(lines[0], format!("telemetry,device=d1,tenant=t x=0 {T}"));
+}
+
+#[tokio::test]
+async fn one_bad_answer_among_many_decides_for_all_and_the_worst_one_counts() {
+    let refused = Say::This("422 Unprocessable Entity", "", r#"{"code":"x","message":"partial write: dropped=1"}"#);
+    let busy = Say::This("503 Service Unavailable", "Retry-After: 2\r\n", "{}");
+    let block = simple(&device("t", "d"), T, 300, "x", int);
+    let fake = Fake::start([TAKEN, refused.clone()]).await;
+    let points = open(weir_stores::influxdb::Config { batch_lines: 100, ..fake.config() });
+    assert!(matches!(points.write(vec![block.clone()]).await, Err(StoreError::Refused(_))));
+    let fake = Fake::start([busy, refused]).await;
+    let points = open(weir_stores::influxdb::Config { batch_lines: 100, ..fake.config() });
+    let error = points.write(vec![block]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Busy { retry_after: Some(wait), .. } if wait.as_secs() == 2), "{error:?}");
+}

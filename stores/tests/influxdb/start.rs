@@ -1,0 +1,115 @@
+//! The start check, retention, and settings that cannot work.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::TimeRange;
+use model::time::SECOND;
+use weir_stores::StoreError;
+use weir_stores::contract::Points;
+use weir_stores::influxdb::{Config, InfluxDb, Tags};
+
+use crate::data::{T, block, device, float, simple, text};
+use crate::open;
+use crate::server::{Influxd, influxd, influxd_keeping};
+
+async fn paused(config: Config) -> String {
+    let points = open(config);
+    let told = points.check().await.unwrap_err();
+    let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
+    let write = points.write(vec![block]).await.unwrap_err();
+    assert_eq!(told.to_string(), write.to_string(), "a write without a check says the same");
+    match told {
+        StoreError::Paused(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn one_line_names_the_key(server: &Influxd, key: &str, value: &str, config: Config) {
+    let reason = paused(config).await;
+    assert!(!reason.contains('\n') && reason.contains(&format!("influxdb.{key}")), "{reason}");
+    assert!(reason.contains(value), "{reason}");
+    assert!(server.fields().await.is_empty(), "nothing was written");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_token_organization_bucket_or_address_is_one_line_that_names_the_key() {
+    let Some(server) = influxd().await else { return };
+    let right = server.config();
+    open(right.clone()).check().await.unwrap();
+    let changed = |change: fn(&mut Config)| {
+        let mut config = right.clone();
+        change(&mut config);
+        config
+    };
+    one_line_names_the_key(&server, "token", "unauthorized", changed(|c| c.token = "wrong".into())).await;
+    one_line_names_the_key(&server, "org", "\"nowhere\"", changed(|c| c.org = "nowhere".into())).await;
+    one_line_names_the_key(&server, "bucket", "\"none such\"", changed(|c| c.bucket = "none such".into())).await;
+    one_line_names_the_key(&server, "url", "not InfluxDB", changed(|c| c.url.push_str("/elsewhere"))).await;
+    let reader = Config { token: server.token(&["read"], "iot").await, ..right.clone() };
+    let reason = paused(reader).await;
+    assert!(reason.contains("influxdb.token") && reason.contains("write access to bucket \"iot\""), "{reason}");
+}
+
+#[tokio::test]
+async fn a_token_that_may_only_write_is_enough_to_write() {
+    let Some(server) = influxd().await else { return };
+    let writer = Config { token: server.token(&["write"], "iot").await, ..server.config() };
+    let points = open(writer);
+    points.check().await.unwrap();
+    let simple = |name: &str, value| block(&device("t", "d"), &[(T, None, vec![(name, value)])]);
+    points.write(vec![simple("x", float(1.5))]).await.unwrap();
+    let error = points.write(vec![simple("x", text("far"))]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Refused(reason) if reason.contains("is float since 20")), "{error:?}");
+    assert!(points.count(TimeRange::ALL).await.is_err(), "nobody counts without reading");
+    assert_eq!(open(server.config()).count(TimeRange::ALL).await.unwrap(), [("t".into(), 1)]);
+}
+
+#[tokio::test]
+async fn a_point_older_than_the_buckets_retention_is_refused_by_name() {
+    let Some(server) = influxd_keeping(3_600).await else { return };
+    let points = open(server.config());
+    assert!(!points.keeps_everything().await.unwrap());
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap();
+    let at = |time| simple(&device("t", "d"), time, 1, "x", |_| float(1.0));
+    points.write(vec![at(now - 3_000 * SECOND)]).await.unwrap();
+    let error = points.write(vec![at(now - 3_700 * SECOND), at(now)]).await.unwrap_err();
+    let StoreError::Refused(reason) = error else { panic!("{error:?}") };
+    assert!(reason.starts_with("beyond_retention: the reading is of 20"), "{reason}");
+    assert_eq!(points.count(TimeRange::ALL).await.unwrap(), [("t".into(), 1)], "nothing of the batch was sent");
+    // Whose bucket is not visible learns it from the server.
+    let writer = open(Config { token: server.token(&["write"], "iot").await, ..server.config() });
+    let error = writer.write(vec![at(now - 3_700 * SECOND)]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Refused(reason) if reason.starts_with("beyond_retention: ")), "{error:?}");
+}
+
+#[test]
+fn settings_that_cannot_work_name_their_key() {
+    let right = Config { token: "t".into(), org: "o".into(), bucket: "b".into(), ..Config::default() };
+    let fault = |change: fn(&mut Config)| {
+        let mut config = right.clone();
+        change(&mut config);
+        InfluxDb::new(config, Default::default()).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(fault(|_| {}), "");
+    assert!(fault(|c| c.token.clear()).contains("influxdb.token"));
+    assert!(fault(|c| c.token = "a\nb".into()).contains("influxdb.token"));
+    assert!(fault(|c| c.org.clear()).contains("influxdb.org"));
+    assert!(fault(|c| c.bucket.clear()).contains("influxdb.bucket"));
+    assert!(fault(|c| c.url = "localhost:8086".into()).contains("influxdb.url"));
+    assert!(fault(|c| c.url = "ftp://host".into()).contains("influxdb.url"));
+    assert!(fault(|c| c.measurement = "a b".into()).contains("influxdb.measurement"));
+    assert!(fault(|c| c.measurement = "#x".into()).contains("influxdb.measurement"));
+    assert!(fault(|c| c.tags.device = "time".into()).contains("influxdb.tags.device"));
+    assert!(fault(|c| c.tags = Tags { tenant: "x".into(), device: "x".into() }).contains("influxdb.tags.tenant"));
+    assert!(fault(|c| c.batch_lines = 0).contains("influxdb.batch_lines"));
+    assert!(fault(|c| c.timeout_secs = 0.0).contains("influxdb.timeout_secs"));
+    assert!(fault(|c| c.ca_file = Some("nowhere.pem".into())).contains("influxdb.ca_file"));
+    assert!(!format!("{right:?}").contains("\"t\""), "the token is not shown");
+}
+
+#[test]
+fn unknown_settings_are_refused_and_types_are_read() {
+    let config: Config = serde_json::from_str(r#"{"types": {"n": "integer"}, "on_conflict": "side_field"}"#).unwrap();
+    assert_eq!(serde_json::to_value(&config).unwrap()["types"]["n"], "integer");
+    assert!(serde_json::from_str::<Config>(r#"{"buckets": "x"}"#).is_err());
+}

@@ -7,6 +7,8 @@
 
 mod check;
 mod clients;
+mod dist;
+mod observability;
 mod services;
 mod test;
 
@@ -30,6 +32,10 @@ enum Chore {
     },
     /// Formatting, lints and documentation, warnings denied.
     Check,
+    /// Checks rules, dashboards and alerts against a running Weir, Prometheus, Alertmanager and InfluxDB.
+    Observability,
+    /// Builds the static program with its bill of materials and checksums into target/dist.
+    Dist(dist::Options),
     /// Real servers to try Weir with: redis-server, mongod (a replica set of one), influxd.
     Services {
         #[command(subcommand)]
@@ -65,6 +71,8 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Test { arguments } => test::workspace(&arguments),
         Chore::Check => check::run(),
+        Chore::Observability => observability::run(),
+        Chore::Dist(options) => dist::run(&options),
         Chore::Services { what: Services::Install } => {
             services::install().map(|folder| println!("{}", folder.display()))
         }

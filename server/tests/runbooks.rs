@@ -1,0 +1,54 @@
+//! Every alert has its page, every page its alert.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// What a person looks for at night, in this order.
+const SECTIONS: [&str; 4] = ["## What it means", "## What you see", "## What to do", "## Whom to wake"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
+}
+
+/// Alerts with the pages that their rules name.
+fn alerts() -> BTreeMap<String, BTreeSet<String>> {
+    let mut alerts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for entry in std::fs::read_dir(root().join("deploy/prometheus/rules")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        for rule in text.split("- alert: ").skip(1) {
+            let name = rule.lines().next().unwrap().trim();
+            let pages = rule.lines().filter_map(|line| line.trim().strip_prefix("runbook: "));
+            alerts.entry(name.to_owned()).or_default().extend(pages.map(str::to_owned));
+        }
+    }
+    assert!(!alerts.is_empty(), "there are alerts");
+    alerts
+}
+
+#[test]
+fn every_alert_names_its_page_and_the_page_is_there() {
+    for (alert, pages) in alerts() {
+        let page = format!("docs/runbooks/{alert}.md");
+        assert_eq!(pages, BTreeSet::from([page.clone()]), "the annotation `runbook` of {alert}");
+        assert!(root().join(&page).is_file(), "{page} is missing");
+    }
+}
+
+#[test]
+fn every_page_belongs_to_an_alert_and_says_what_to_do() {
+    let alerts = alerts();
+    for entry in std::fs::read_dir(root().join("docs/runbooks")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        assert!(alerts.contains_key(&name), "{} belongs to no alert", path.display());
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with(&format!("# {name}\n")), "{} has another title", path.display());
+        let places = SECTIONS.map(|section| text.find(section));
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{} lacks {SECTIONS:?}", path.display());
+        let steps = &text[places[2].unwrap()..places[3].unwrap()];
+        assert!(steps.contains("1. "), "{} has no steps", path.display());
+        assert!(steps.lines().any(|line| line.trim().starts_with("weir ")), "{} names no command", path.display());
+    }
+}

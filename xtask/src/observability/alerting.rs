@@ -1,0 +1,121 @@
+//! From a fault to the pager: Weir is killed, and a PagerDuty that plays along is told, with the page to read.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use super::live::World;
+use super::process::{Running, wait};
+use super::tools::Tools;
+use super::{DEPLOY, http};
+
+/// Longer than any step from a fault to the pager, at the short intervals of this run.
+const BOUND: Duration = Duration::from_secs(60);
+
+const ROUTING_KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// A PagerDuty: takes events and keeps them.
+pub(super) struct Page {
+    pub(super) address: SocketAddr,
+    events: Receiver<Value>,
+}
+
+impl Page {
+    /// Listens until the process ends.
+    pub(super) fn listen() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let address = listener.local_addr()?;
+        let (tx, events) = sync_channel(1000);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().filter_map(Result::ok) {
+                if let Err(error) = take(stream, &tx) {
+                    println!("observability: the pager did not understand: {error:#}");
+                }
+            }
+        });
+        Ok(Self { address, events })
+    }
+
+    /// The next event of this action that is about `what`.
+    fn event(&self, action: &str, what: &str) -> anyhow::Result<Value> {
+        let begun = Instant::now();
+        let mut others = Vec::new();
+        while let Some(left) = BOUND.checked_sub(begun.elapsed()) {
+            let Ok(event) = self.events.recv_timeout(left) else { break };
+            if event["event_action"] == action && event.to_string().contains(what) {
+                return Ok(event);
+            }
+            others.push(event["payload"]["summary"].to_string());
+        }
+        bail!("no {action} about {what} came within {BOUND:?}, but {others:?}")
+    }
+}
+
+fn take(stream: TcpStream, events: &SyncSender<Value>) -> anyhow::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let (mut length, mut line) = (0, String::new());
+    while reader.read_line(&mut line)? > 2 {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse()?;
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let answer = r#"{"status":"success","message":"Event processed","dedup_key":"test"}"#;
+    let head = format!("HTTP/1.1 202 Accepted\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", answer.len());
+    reader.get_mut().write_all(format!("{head}{answer}").as_bytes())?;
+    events.send(serde_json::from_slice(&body)?).context("nobody looks at the pager")
+}
+
+/// Our Alertmanager example, with the pager of this run.
+pub(super) fn start(tools: &Tools, world: &World, pager: SocketAddr) -> anyhow::Result<Running> {
+    let mut config = std::fs::read_to_string(Path::new(DEPLOY).join("alertmanager/alertmanager.yml"))?;
+    for (from, to) in [
+        ("pagerduty_url: https://events.pagerduty.com/", format!("pagerduty_url: http://{pager}/")),
+        ("/etc/alertmanager/pagerduty.key", "pagerduty.key".to_owned()),
+        ("group_wait: 10s", "group_wait: 1s".to_owned()),
+        ("group_interval: 1m", "group_interval: 1s".to_owned()),
+    ] {
+        ensure!(config.contains(from), "alertmanager.yml does not have {from}");
+        config = config.replace(from, &to);
+    }
+    std::fs::write(world.scratch.join("alertmanager.yml"), config)?;
+    std::fs::write(world.scratch.join("pagerduty.key"), ROUTING_KEY)?;
+    let options = [
+        ("--config.file", "alertmanager.yml".to_owned()),
+        ("--storage.path", "alertmanager".to_owned()),
+        ("--web.listen-address", world.alertmanager.to_string()),
+        ("--cluster.listen-address", String::new()),
+    ];
+    let mut running = world.start(tools, "alertmanager", &options)?;
+    wait("alertmanager is ready", || {
+        running.alive()?;
+        ensure!(http::get(world.alertmanager, "/-/ready")?.status == 200, "it is not ready");
+        Ok(())
+    })?;
+    Ok(running)
+}
+
+/// Kills Weir, reads the pager, starts Weir again, reads the pager.
+pub(super) fn check(world: &World, weir: Running, page: &Page) -> anyhow::Result<()> {
+    let node = world.http.to_string();
+    drop(weir);
+    let event = page.event("trigger", &format!("Weir does not answer on {node}"))?;
+    ensure!(event["routing_key"] == ROUTING_KEY, "the event has another key: {event}");
+    ensure!(event["payload"]["severity"] == "critical", "the event has no severity: {event}");
+    ensure!(event["payload"]["class"] == "WeirDown", "the event does not name the alert: {event}");
+    let link = event["links"][0]["href"].as_str().unwrap_or_default();
+    let runbook = link.strip_prefix("https://runbooks.example/").with_context(|| format!("no runbook in {event}"))?;
+    ensure!(Path::new(runbook).is_file(), "the event links to {runbook}, which is not there");
+    let _weir = world.weir()?;
+    let resolved = page.event("resolve", &node)?;
+    ensure!(resolved["dedup_key"] == event["dedup_key"], "another incident ends than began: {resolved}");
+    println!("observability: a killed weir reaches the pager with {runbook}, its return ends the incident");
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Servers that are run for a while.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+/// Nothing here takes longer, unless it hangs.
+const BOUND: Duration = Duration::from_secs(90);
+
+/// A process that ends with this value.
+pub(super) struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts it; what it says goes into a file.
+    pub(super) fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        let file = std::fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
+        let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
+        Ok(Self { child: child.with_context(|| format!("start {command:?}"))?, log: log.to_owned() })
+    }
+
+    /// Fails when it has ended, with what it said.
+    pub(super) fn alive(&mut self) -> anyhow::Result<()> {
+        let ended = self.child.try_wait()?;
+        let said = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        anyhow::ensure!(ended.is_none(), "{} ended early: {}", self.log.display(), said());
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A port that was free a moment ago.
+pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// Asks until the answer is good; the error carries the last one.
+pub(super) fn wait<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let begun = Instant::now();
+    loop {
+        match ask() {
+            Ok(value) => return Ok(value),
+            Err(error) if begun.elapsed() > BOUND => {
+                return Err(error.context(format!("{what}: not within {BOUND:?}")));
+            }
+            Err(_) => pause(),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "between two looks at another process")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(100));
+}

@@ -51,16 +51,18 @@ pub(super) struct InfluxQl<'a> {
 }
 
 impl InfluxQl<'_> {
-    /// The fields of the measurement that have one type in all of the bucket.
+    /// The fields of the measurement, and which type each has in the bucket.
     ///
     /// # Errors
     /// [`StoreError`], as the server answers; [`StoreError::Paused`] when the token may not read the bucket.
     pub(super) async fn types(&self) -> Result<Vec<(String, Known)>> {
         let fields = self.fields().await?;
-        // The types of a field may differ between spans of time; then only the server knows which one counts.
-        let sole = fields.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() == 1).flatten();
-        let known = |field: FieldType| Known { field, origin: Origin::Bucket(None) };
-        Ok(sole.map(|(name, field)| (name.clone(), known(*field))).collect())
+        let known = |same: &[(String, FieldType)]| {
+            let (name, field) = same.first()?;
+            let origin = if same.len() == 1 { Origin::Bucket(None) } else { Origin::Varies };
+            Some((name.clone(), Known { field: *field, origin }))
+        };
+        Ok(fields.chunk_by(|a, b| a.0 == b.0).filter_map(known).collect())
     }
 
     /// Names and types, by name.

@@ -12,7 +12,7 @@
 //! thousand lines, several at once. Whatever the server answers is taken for what `answer` says, nowhere else.
 //!
 //! A point that is older than the bucket's retention is refused. InfluxDB keeps types per span of time (shard group); a field may
-//! change its type from one span to the next, so what the server refuses counts, whatever the catalogue says.
+//! change its type from one span to the next. A name that has several types in the bucket is written as it comes, and what the server refuses is refused.
 
 mod answer;
 mod bucket;
@@ -47,6 +47,8 @@ use types::{Catalogue, Known, Origin};
 
 /// The retention is asked again before a point is refused for it, when it was asked longer ago than this.
 const RETENTION_AGE: Duration = Duration::from_secs(10);
+/// Type conflicts of one write that are resolved as the server tells of them, where values may be made to fit.
+const CONFLICTS: u32 = 8;
 
 /// Writes points to one bucket.
 #[derive(Debug)]
@@ -116,10 +118,14 @@ impl InfluxDb {
     }
 
     /// The lines of the blocks. Done twice when a refusal for age rests on an old answer.
-    async fn encode(&self, blocks: Arc<Vec<Block>>) -> Result<Encoded> {
+    async fn encode(&self, blocks: Arc<Vec<Block>>, corrections: &[(String, FieldType)]) -> Result<Encoded> {
         loop {
             let bucket = self.bucket().await?;
-            match self.encode_for(&bucket, Arc::clone(&blocks)).await? {
+            let mut catalogue = self.catalogue.lock().clone();
+            for (name, field) in corrections {
+                catalogue.correct(name, Known { field: *field, origin: Origin::Bucket(None) });
+            }
+            match self.encode_for(&bucket, catalogue, Arc::clone(&blocks)).await? {
                 Ok(encoded) => return Ok(encoded),
                 Err(Refusal::TooOld(_)) if bucket.asked.elapsed() > RETENTION_AGE => *self.bucket.lock() = None,
                 Err(refusal) => {
@@ -133,13 +139,13 @@ impl InfluxDb {
     async fn encode_for(
         &self,
         bucket: &Bucket,
+        catalogue: Catalogue,
         blocks: Arc<Vec<Block>>,
     ) -> Result<std::result::Result<Encoded, Refusal>> {
         let now = now();
         let keeps_from = bucket
             .retention
             .map_or(Nanos::MIN, |kept| now.saturating_sub(i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX)));
-        let catalogue = self.catalogue.lock().clone();
         let encoder = Encoder::new(Arc::clone(&self.config), catalogue, now, keeps_from);
         blocking(move || encoder.encode(&blocks)).await
     }
@@ -181,21 +187,19 @@ impl InfluxDb {
         worst.map_or(Ok(()), Err)
     }
 
-    /// Takes to heart what an answer says of the bucket. True when the same blocks may now be written otherwise.
-    async fn learn_from(&self, error: &StoreError) -> bool {
-        match error {
-            StoreError::Paused(_) => *self.bucket.lock() = None,
-            StoreError::Refused(reason) if reason.contains("field type conflict") => {
-                let before = self.catalogue.lock().clone();
-                if let Some((name, field)) = answer::conflicting_field(reason) {
-                    let known = Known { field, origin: Origin::Bucket(None) };
-                    self.catalogue.lock().correct(&name, known);
-                    return before.get(&name) != self.catalogue.lock().get(&name);
-                }
-            }
-            _ => {}
+    /// An answer that puts in question what is known of the bucket: it is asked again before the next write.
+    fn doubt(&self, error: &StoreError) {
+        if matches!(error, StoreError::Paused(_)) || is_conflict(error).is_some() {
+            *self.bucket.lock() = None;
         }
-        false
+    }
+}
+
+/// The words of the server about a type that is not the field's.
+fn is_conflict(error: &StoreError) -> Option<&str> {
+    match error {
+        StoreError::Refused(reason) if reason.contains("field type conflict") => Some(reason),
+        _ => None,
     }
 }
 
@@ -203,20 +207,21 @@ impl InfluxDb {
 impl Points for InfluxDb {
     async fn write(&self, blocks: Vec<Block>) -> Result<()> {
         let blocks = Arc::new(blocks);
-        let mut again = self.config.on_conflict != OnConflict::DeadLetter;
+        let mut attempts = if self.config.on_conflict == OnConflict::DeadLetter { 1 } else { CONFLICTS };
+        let mut corrections = Vec::new();
         loop {
-            let Encoded { chunks, learnt } = self.encode(Arc::clone(&blocks)).await?;
-            match self.send(chunks).await {
-                Ok(()) => {
-                    self.catalogue.lock().learn(learnt);
-                    return Ok(());
-                }
-                Err(error) => {
-                    if !(self.learn_from(&error).await && std::mem::take(&mut again)) {
-                        return Err(error);
-                    }
-                }
-            }
+            let Encoded { chunks, learnt } = self.encode(Arc::clone(&blocks), &corrections).await?;
+            let Err(error) = self.send(chunks).await else {
+                self.catalogue.lock().learn(learnt);
+                return Ok(());
+            };
+            self.doubt(&error);
+            attempts -= 1;
+            // For these points and this time the server has told the type.
+            let Some(told) = is_conflict(&error).and_then(answer::conflicting_field).filter(|_| attempts > 0) else {
+                return Err(error);
+            };
+            corrections.push(told);
         }
     }
 

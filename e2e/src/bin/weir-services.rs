@@ -30,7 +30,7 @@ async fn up(dir: &Path) -> anyhow::Result<()> {
     let mongod = Mongod::start(&dir.join("mongod")).await?;
     let influxd = Influxd::start(&dir.join("influxd"))?;
     let variables = [
-        ("WEIR_REDIS_URL", redis.url()),
+        ("WEIR_REDIS_URLS", redis.url()),
         ("WEIR_MONGODB_URI", mongod.uri()),
         ("WEIR_INFLUXDB_URL", influxd.url()),
         ("WEIR_INFLUXDB_TOKEN", influxd.token.clone()),

@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Test { arguments } => test::workspace(&arguments),
         Chore::Check => check::run(),
         Chore::Observability => observability::run(),
-        Chore::Dist(options) => dist::run(&options),
+        Chore::Dist(options) => dist::run_chore(&options),
         Chore::Services { what: Services::Install } => {
             services::install().map(|folder| println!("{}", folder.display()))
         }

@@ -5,6 +5,7 @@
 //! at a PagerDuty that plays along. The telemetry dashboard asks a real InfluxDB.
 
 mod alerting;
+mod compose;
 mod dashboards;
 mod flux;
 mod http;
@@ -27,8 +28,11 @@ const DEPLOY: &str = "deploy";
 pub(crate) fn run() -> anyhow::Result<()> {
     let boards = dashboards::read(&Path::new(DEPLOY).join("grafana/dashboards"))?;
     none("dashboards", boards.iter().flat_map(dashboards::faults).collect())?;
-    if let Some(tools) = or_skipped("promtool, amtool, prometheus, alertmanager and node_exporter", tools::install())? {
+    if let Some(tools) =
+        or_skipped("promtool, amtool, prometheus, alertmanager, node_exporter and docker compose", tools::install())?
+    {
         let scratch = tempfile::tempdir().context("a folder for what is run")?;
+        compose::check(&tools)?;
         rules::check(&tools, &boards, scratch.path())?;
         live::check(&tools, &boards, scratch.path())?;
     }

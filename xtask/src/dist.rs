@@ -35,7 +35,7 @@ pub(crate) fn run_chore(options: &Options) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&dist).with_context(|| format!("empty {}", dist.display()))?;
     }
     std::fs::create_dir_all(&dist)?;
-    build(&options.profile)?;
+    build(&options.profile, &target)?;
     // Cargo's folder of its profile `dev` has another name.
     let built = target.join(TARGET).join(if options.profile == "dev" { "debug" } else { &options.profile });
     for program in PROGRAMS {
@@ -55,7 +55,7 @@ pub(crate) fn run_chore(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn build(profile: &str) -> anyhow::Result<()> {
+fn build(profile: &str, target: &Path) -> anyhow::Result<()> {
     run(Command::new("rustup").args(["target", "add", TARGET])).context("the standard library for musl")?;
     let mut command = cargo();
     command.args(["build", "--locked", "--target", TARGET, "--profile", profile, "--bins"]);
@@ -63,6 +63,7 @@ fn build(profile: &str) -> anyhow::Result<()> {
     // The folders of this machine do not belong into a program.
     let here = std::env::current_dir()?;
     let mut flags = format!("--remap-path-prefix={}=weir", here.display());
+    write!(flags, "\u{1f}--remap-path-prefix={}=target", target.display())?;
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     if let Some(home) = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"))) {
         write!(flags, "\u{1f}--remap-path-prefix={}=cargo", home.display())?;

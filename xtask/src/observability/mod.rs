@@ -14,6 +14,7 @@ mod process;
 mod promql;
 mod rules;
 mod tools;
+mod unit;
 
 use std::path::Path;
 
@@ -28,10 +29,14 @@ const DEPLOY: &str = "deploy";
 pub(crate) fn run() -> anyhow::Result<()> {
     let boards = dashboards::read(&Path::new(DEPLOY).join("grafana/dashboards"))?;
     none("dashboards", boards.iter().flat_map(dashboards::faults).collect())?;
+    let scratch = tempfile::tempdir().context("a folder for what is run")?;
+    let analyze = tools::in_path("systemd-analyze").context("it is not in PATH");
+    if let Some(analyze) = or_skipped("systemd-analyze", analyze)? {
+        unit::check(&analyze, scratch.path())?;
+    }
     if let Some(tools) =
         or_skipped("promtool, amtool, prometheus, alertmanager, node_exporter and docker compose", tools::install())?
     {
-        let scratch = tempfile::tempdir().context("a folder for what is run")?;
         compose::check(&tools)?;
         rules::check(&tools, &boards, scratch.path())?;
         live::check(&tools, &boards, scratch.path())?;

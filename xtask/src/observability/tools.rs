@@ -78,7 +78,8 @@ pub(super) fn server(program: &str, folder: &Path) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{program} is neither in PATH nor in {}", folder.display()))
 }
 
-fn in_path(program: &str) -> Option<PathBuf> {
+/// A program, as a shell would find it.
+pub(super) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }

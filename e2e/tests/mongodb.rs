@@ -122,3 +122,28 @@ fn a_wrong_address_is_one_clear_line_at_the_start() -> anyhow::Result<()> {
     ensure!(error.contains("mongodb.uri"), "{error}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_somebody_deletes_from_mongodb_is_missed_there() -> anyhow::Result<()> {
+    if skipped("a_block_that_somebody_deletes", &["mongod"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let mongod = Mongod::start(&dir.path().join("mongod")).await?;
+    let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
+    let ledger = dir.path().join("ledger");
+    let status = play(&weir, "steady", "0.05", &ledger)?.0.wait()?;
+    ensure!(status.success(), "{status}");
+    verify(&weir, &mongod, &ledger)?;
+    let blocks = mongod.client().await?.database("weir").collection::<mongodb::bson::Document>("blocks");
+    let deleted = blocks.delete_one(mongodb::bson::doc! {}).await?.deleted_count;
+    ensure!(deleted == 1, "{deleted} blocks deleted");
+    let output = Command::new(program("weir-sim")?)
+        .args(["verify", "--json", "--within", "0", "--mongodb", &mongod.uri(), "--ledger"])
+        .arg(&ledger)
+        .output()?;
+    ensure!(!output.status.success(), "a store without a block is not clean");
+    let reports: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(reports[0]["findings"]["counts"]["missing"].as_u64() >= Some(1), "{reports}");
+    weir.stop()
+}

@@ -28,16 +28,23 @@ const ALLOWED: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &[&str], Dev)] = &[
     ("axum", &["server"], Dev::No),
     ("clap", &["bench", "server", "simulators", "xtask"], Dev::No),
+    ("flate2", &["stores"], Dev::Yes),
+    ("http-body-util", &["simulators", "stores"], Dev::Yes),
+    ("hyper", &["stores"], Dev::Yes),
+    ("hyper-rustls", &["simulators", "stores"], Dev::No),
+    ("hyper-util", &["simulators", "stores"], Dev::Yes),
     ("mongodb", &["e2e", "simulators", "stores"], Dev::Yes),
     ("opentelemetry", &["server"], Dev::No),
     ("parquet", &["server"], Dev::No),
+    ("percent-encoding", &["stores"], Dev::Yes),
     ("protox", &["proto"], Dev::No),
     ("redb", &["stores"], Dev::No),
     ("redis", &["buffer"], Dev::No),
     ("rumqttc", &["e2e", "simulators"], Dev::Yes),
     ("rumqttd", &[], Dev::Yes),
-    ("rustls", &["buffer"], Dev::No),
+    ("rustls", &["buffer", "stores"], Dev::Yes),
     ("tonic", &["api", "e2e", "proto", "server", "simulators"], Dev::Yes),
+    ("webpki-roots", &["stores"], Dev::No),
 ];
 
 #[derive(Clone, Copy, PartialEq)]

@@ -71,6 +71,9 @@ async fn a_store_of_points_that_is_away_stops_no_other_sink_and_gets_everything_
     .await;
     assert_eq!(running.state(HISTORY).state, SinkState::Running);
     assert_eq!(world.log.start(), 0, "the log keeps what the points have not");
+    let lines = running.handle.books().books(true).await.unwrap();
+    assert_books(&lines);
+    assert_eq!((line(&lines, HISTORY).held, line(&lines, POINTS).held), (Some(500), None), "others are still checked");
     points.set_down(None);
     world.done_to(POINTS, 500).await;
     assert_eq!(points.numbers(), all(500));

@@ -243,10 +243,13 @@ impl Retained for FakeRetained {
     }
 }
 
+/// Device, time, place in the millisecond.
+type Point = (DeviceKey, Nanos, Option<u64>);
+
 /// Durable when it returns; one reading for each device and point time, whoever writes it.
 pub(crate) struct FakePoints {
     fate: Arc<Fate>,
-    pub(crate) points: Mutex<BTreeMap<(DeviceKey, Nanos, Option<u64>), i64>>,
+    points: Mutex<BTreeMap<Point, i64>>,
     refuse: Mutex<Option<Refuse>>,
     down: Mutex<Option<StoreError>>,
 }

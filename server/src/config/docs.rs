@@ -24,7 +24,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("data_dir", "Folder that holds everything. Created when it is missing; one process at a time."),
     (
         "roles",
-        "What this process does: [\"all\"]. The parts are ingest, flusher and api; without a shared log they run together.",
+        "What this process does: [\"all\"]. The parts are ingest, flusher and api; in this release they run together.",
     ),
     ("insecure", "Listen on addresses that others can reach although there is no authentication yet."),
     ("shutdown_timeout_secs", "Seconds that an ordered stop may take for each of its parts."),

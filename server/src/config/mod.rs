@@ -283,7 +283,7 @@ impl Config {
         anyhow::ensure!(!self.roles.is_empty(), "`roles` is empty: name at least one of all, ingest, flusher, api");
         anyhow::ensure!(
             Role::PARTS.iter().all(|role| self.has(*role)),
-            "`roles` names only a part: without a shared log every role runs in one process, so use roles = [\"all\"]"
+            "`roles` names only a part: this release runs every role in one process, so use roles = [\"all\"]"
         );
         for (key, address) in self.addresses() {
             parse_address(key, address)?;

@@ -260,6 +260,8 @@ impl Lean {
             return Err(io::Error::other(format!("{ack:?} for packet {id}, which is not in flight")));
         };
         let outcome = match reason {
+            // It was taken with the first acknowledgement, whatever the broker remembers of it now.
+            _ if ack == Ack::Pubcomp => Outcome::Acknowledged,
             packet::FORMAT_INVALID => Outcome::Quarantined,
             0x80.. => Outcome::Refused,
             _ => Outcome::Acknowledged,

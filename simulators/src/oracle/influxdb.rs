@@ -127,12 +127,14 @@ impl Refused {
 
 /// A reading as the point that it becomes: numbers are floats; the sequence is in the time.
 fn as_point(reading: &Reading) -> Reading {
-    let time = reading.time.map(|time| match reading.sequence {
+    let time = reading.time.and_then(|time| match reading.sequence {
         Some(sequence) => {
             let below = i64::try_from(sequence % 1_000_000).expect("below a million");
-            time.div_euclid(MILLISECOND) * MILLISECOND + below
+            Some(time.div_euclid(MILLISECOND) * MILLISECOND + below)
         }
-        None => time,
+        // Weir gives such a reading a place within its millisecond that cannot be told from here: it is known by its values.
+        None if time.rem_euclid(MILLISECOND) == 0 => None,
+        None => Some(time),
     });
     let values = reading.values.iter().map(|(name, value)| {
         let value = match value {

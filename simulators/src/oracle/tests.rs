@@ -160,3 +160,48 @@ fn only_the_first_ten_of_a_kind_are_named_and_all_are_counted() {
     assert_eq!(report.findings.named(Fault::Missing).len(), 10);
     assert_eq!(report.findings.named(Fault::Missing)[0].sequence, Some(2));
 }
+
+#[test]
+fn an_unreadable_message_that_was_acknowledged_and_is_no_dead_letter_is_reported() {
+    let scenario = parse(shipped("garbage-device").unwrap()).unwrap();
+    let folder = PathBuf::from(".");
+    let devices = plan::devices(&scenario, &folder, START).unwrap();
+    let device = devices.iter().find(|d| d.kind.group.name == "garbage").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let header = Header { scenario: scenario.clone(), folder, start: START, broker: String::new() };
+    let (writer, recorder) = Writer::create(&path, &header).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (mut rows, mut letters) = (Vec::new(), compare::Letters::default());
+    for message in Messages::new(device) {
+        let stored = message.fate == plan::Fate::Stored;
+        let outcome = if stored { Outcome::Acknowledged } else { Outcome::Quarantined };
+        let record =
+            Record { device: device.index, number: message.number, sent_micros: 0, latency_micros: 0, outcome };
+        runtime.block_on(recorder.record(record));
+        if !stored {
+            letters.payloads.insert(message.payload);
+        }
+        rows.extend(message.readings.into_iter().map(|reading| Stored {
+            time: reading.time.unwrap(),
+            claimed: None,
+            sequence: reading.sequence,
+            values: reading.values,
+        }));
+    }
+    drop(recorder);
+    writer.finish().unwrap();
+    let ledger = Ledger::read(&path).unwrap();
+    let check = |letters: &compare::Letters| {
+        let mut report = StoreReport::new("test");
+        compare::check_with_letters(&mut report, &ledger, device, &rows, letters);
+        report
+    };
+    let report = check(&letters);
+    assert!(report.findings.is_clean() && report.dead_letters > 3, "{report}");
+    let one = letters.payloads.iter().next().unwrap().clone();
+    letters.payloads.remove(&one);
+    let report = check(&letters);
+    assert_eq!(report.findings.count(Fault::MissingLetter), 1, "{report}");
+    assert!(report.findings.named(Fault::Missing).is_empty(), "{report}");
+}

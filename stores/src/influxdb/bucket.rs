@@ -1,22 +1,28 @@
-//! The start check: whether the token may write to the bucket, how long the bucket keeps points, which type each field
-//! has. Asked before the first write, and again after an answer that puts one of these in question.
+//! The start check: whether the token may write to the bucket, how long the bucket keeps points, under which name InfluxQL
+//! knows it. Asked before the first write, and again after an answer that puts one of these in question.
 
 use std::time::{Duration, Instant};
 
-use model::Nanos;
 use serde::Deserialize;
 
 use super::client::{Client, pack};
 use super::config::Config;
-use super::types::{FieldType, Known, Origin};
 use crate::contract::{Result, StoreError};
 
 /// What is known of the bucket.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Bucket {
     /// Points older than this are refused; `None` when it keeps everything, or does not say.
     pub(super) retention: Option<Duration>,
+    pub(super) place: Place,
     pub(super) asked: Instant,
+}
+
+/// What InfluxQL calls the bucket.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct Place {
+    pub(super) database: String,
+    pub(super) retention_policy: String,
 }
 
 #[derive(Deserialize)]
@@ -27,6 +33,7 @@ struct Buckets {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct BucketInfo {
+    id: String,
     #[serde(default)]
     retention_rules: Vec<Rule>,
 }
@@ -38,21 +45,8 @@ struct Rule {
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    results: Vec<Series>,
-}
-
-#[derive(Deserialize)]
-struct Series {
-    #[serde(default)]
-    series: Vec<Table>,
-    error: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Table {
-    #[serde(default)]
-    values: Vec<Vec<serde_json::Value>>,
+struct Places {
+    content: Vec<Place>,
 }
 
 /// Whether the token may write to the bucket, and how long the bucket keeps points.
@@ -67,71 +61,35 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Bucket> {
         Err(error) => return Err(error),
     }
     let parameters = [("org", &*config.org), ("name", &config.bucket)];
-    let retention = match client.get("/api/v2/buckets", &parameters).await {
-        Ok(body) => retention_of(&body),
-        Err(error @ StoreError::Busy { .. }) => return Err(error),
-        // A token that may only write does not see the bucket; the server then refuses what is too old.
-        Err(_) => None,
+    let known = match visible(client.get("/api/v2/buckets", &parameters).await)? {
+        Some(body) => serde_json::from_slice::<Buckets>(&body).ok().and_then(|known| known.buckets.into_iter().next()),
+        None => None,
     };
-    Ok(Bucket { retention, asked: Instant::now() })
-}
-
-fn retention_of(body: &[u8]) -> Option<Duration> {
-    let buckets: Buckets = serde_json::from_slice(body).ok()?;
-    let rules = buckets.buckets.first()?.retention_rules.iter();
-    rules.map(|rule| rule.every_seconds).filter(|seconds| *seconds > 0).min().map(Duration::from_secs)
-}
-
-/// The fields of the measurement that have one type in all of the bucket. `None` when the token may not read it.
-///
-/// # Errors
-/// [`StoreError::Busy`] when the server does not answer.
-pub(super) async fn fields(client: &Client, config: &Config) -> Result<Option<Vec<(String, Known)>>> {
-    let query = format!("SHOW FIELD KEYS FROM {}", quoted(&config.measurement));
-    let Some(rows) = select(client, config, &query).await? else { return Ok(None) };
-    let mut found: Vec<(String, FieldType)> = Vec::new();
-    for row in &rows {
-        let [Some(name), Some(field)] = [row.first(), row.get(1)].map(|v| v.and_then(|v| v.as_str())) else { continue };
-        if let Some(field) = FieldType::parse(field) {
-            found.push((name.to_owned(), field));
+    let (mut retention, mut place) = (None, None);
+    if let Some(bucket) = known {
+        let every = bucket.retention_rules.iter().map(|rule| rule.every_seconds).filter(|seconds| *seconds > 0);
+        retention = every.min().map(Duration::from_secs);
+        let parameters = [("org", &*config.org), ("bucketID", &bucket.id)];
+        if let Some(body) = visible(client.get("/api/v2/dbrps", &parameters).await)? {
+            place = serde_json::from_slice::<Places>(&body).ok().and_then(|places| places.content.into_iter().next());
         }
     }
-    found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    // The types of a field may differ between spans of time; then only the server knows which one counts.
-    let sole = found.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() == 1).flatten();
-    let known = |field: FieldType| Known { field, origin: Origin::Bucket(None) };
-    Ok(Some(sole.map(|(name, field)| (name.clone(), known(*field))).collect()))
+    let place = place.unwrap_or_else(|| by_name(&config.bucket));
+    Ok(Bucket { retention, place, asked: Instant::now() })
 }
 
-/// The time of the first point that has the field.
-///
-/// # Errors
-/// [`StoreError::Busy`] when the server does not answer.
-pub(super) async fn since(client: &Client, config: &Config, field: &str) -> Result<Option<Nanos>> {
-    let query = format!("SELECT FIRST({}) FROM {}", quoted(field), quoted(&config.measurement));
-    let rows = select(client, config, &query).await?;
-    Ok(rows.as_ref().and_then(|rows| rows.first()?.first()?.as_i64()))
-}
-
-/// The rows that InfluxQL selects; `None` when the server does not answer it, for lack of permission or altogether.
-async fn select(client: &Client, config: &Config, query: &str) -> Result<Option<Vec<Vec<serde_json::Value>>>> {
-    let parameters = [("org", &*config.org), ("db", &config.bucket), ("epoch", "ns"), ("q", query)];
-    let body = match client.get("/query", &parameters).await {
-        Ok(body) => body,
-        Err(error @ StoreError::Busy { .. }) => return Err(error),
-        Err(error) => {
-            tracing::debug!(%error, "InfluxDB does not answer InfluxQL");
-            return Ok(None);
-        }
-    };
-    let Ok(answer) = serde_json::from_slice::<Answer>(&body) else { return Ok(None) };
-    if answer.results.iter().any(|result| result.error.is_some()) {
-        return Ok(None);
+/// What the token is allowed to see. One that may only write does not see the bucket: the server then refuses what is too
+/// old, and types are learnt.
+fn visible(answer: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+    match answer {
+        Ok(body) => Ok(Some(body)),
+        Err(error @ StoreError::Busy { .. }) => Err(error),
+        Err(_) => Ok(None),
     }
-    Ok(Some(answer.results.into_iter().flat_map(|r| r.series).flat_map(|table| table.values).collect()))
 }
 
-/// An identifier of InfluxQL.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+/// The name that a bucket has in InfluxQL when nobody gave it another.
+fn by_name(bucket: &str) -> Place {
+    let (database, policy) = bucket.split_once('/').unwrap_or((bucket, "autogen"));
+    Place { database: database.to_owned(), retention_policy: policy.to_owned() }
 }

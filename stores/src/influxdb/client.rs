@@ -88,35 +88,38 @@ impl Client {
         self.send(request.header(ACCEPT, "application/json"), Bytes::new()).await
     }
 
-    pub(super) async fn post_json(&self, path: &str, body: &serde_json::Value) -> Result<Vec<u8>> {
-        let uri = self.uri(path, &[("org", &self.config.org)]);
-        let request = Request::builder().method(Method::POST).uri(uri).header(CONTENT_TYPE, "application/json");
-        self.send(request.header(ACCEPT, "application/csv"), body.to_string().into()).await
+    /// Posts a form; `limit` is the time for it, if it is longer than the usual one.
+    pub(super) async fn post_form(
+        &self,
+        path: &str,
+        form: &[(&str, &str)],
+        limit: Option<Duration>,
+    ) -> Result<Vec<u8>> {
+        let request = Request::builder().method(Method::POST).uri(format!("{}{path}", self.base));
+        let request =
+            request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ACCEPT, "application/json");
+        let limit = limit.unwrap_or_default().max(self.timeout);
+        self.send_within(limit, request, encoded(form).into()).await
     }
 
     fn uri(&self, path: &str, parameters: &[(&str, &str)]) -> String {
-        let mut uri = format!("{}{path}", self.base);
-        for (at, (name, value)) in parameters.iter().enumerate() {
-            uri.push(if at == 0 { '?' } else { '&' });
-            uri.push_str(name);
-            uri.push('=');
-            uri.extend(utf8_percent_encode(value, PLAIN));
-        }
-        uri
+        format!("{}{path}?{}", self.base, encoded(parameters))
     }
 
     async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Vec<u8>> {
+        self.send_within(self.timeout, request, body).await
+    }
+
+    async fn send_within(&self, limit: Duration, request: http::request::Builder, body: Bytes) -> Result<Vec<u8>> {
         let request = request
             .header(AUTHORIZATION, self.token.clone())
             .header(USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
             .map_err(|error| StoreError::Paused(format!("cannot make a request to influxdb.url: {error}")))?;
-        match tokio::time::timeout(self.timeout, self.exchange(request)).await {
+        match tokio::time::timeout(limit, self.exchange(request)).await {
             Ok(Ok(answer)) => answer.verdict(&self.config),
             Ok(Err(reason)) => Err(self.busy(&reason)),
-            Err(_) => {
-                Err(self.busy(&format!("no answer within {} s (influxdb.timeout_secs)", self.config.timeout_secs)))
-            }
+            Err(_) => Err(self.busy(&format!("no answer within {} s (influxdb.timeout_secs)", limit.as_secs_f64()))),
         }
     }
 
@@ -130,6 +133,11 @@ impl Client {
     fn busy(&self, reason: &str) -> StoreError {
         StoreError::Busy { reason: format!("InfluxDB at {} (influxdb.url): {reason}", self.base), retry_after: None }
     }
+}
+
+fn encoded(parameters: &[(&str, &str)]) -> String {
+    let pair = |(name, value): &(&str, &str)| format!("{name}={}", utf8_percent_encode(value, PLAIN));
+    parameters.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
 fn bad_url(url: &str) -> ConfigError {

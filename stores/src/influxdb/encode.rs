@@ -198,6 +198,11 @@ impl Encoder {
             None => self.settle(name, FieldType::natural(value.kind())),
         };
         open.known = Some(known);
+        let known = match known.origin {
+            // As it comes; the server knows what it is at that time.
+            Origin::Varies => Known { field: FieldType::natural(value.kind()), ..known },
+            _ => known,
+        };
         let wanted = known.origin == Origin::Declared;
         let fitting = types::fit(value, known.field, wanted).or_else(|| match self.config.on_conflict {
             OnConflict::Coerce => types::coerce(value, known.field),
@@ -256,6 +261,7 @@ impl Refusal {
         let field = known.field;
         let held = match known.origin {
             Origin::Declared => format!("which influxdb.types declares as {field}"),
+            Origin::Varies => format!("which is {field} for such values in bucket {bucket:?}"),
             Origin::Written(at) => format!("which is {field} since {} in bucket {bucket:?}", text_of(at)),
             Origin::Bucket(at) => match at.or(since) {
                 Some(at) => format!("which is {field} since {} in bucket {bucket:?}", text_of(at)),

@@ -12,14 +12,14 @@
 //! thousand lines, several at once. Whatever the server answers is taken for what `answer` says, nowhere else.
 //!
 //! A point that is older than the bucket's retention is refused. InfluxDB keeps types per span of time (shard group); a field may
-//! change its type from one span to the next, so what the server refuses counts, whatever the catalogue says.
+//! change its type from one span to the next. A name that has several types in the bucket is written as it comes, and what the server refuses is refused.
 
 mod answer;
 mod bucket;
 mod client;
 pub mod config;
-mod count;
 mod encode;
+mod influxql;
 mod line;
 mod metrics;
 #[cfg(test)]
@@ -40,12 +40,15 @@ use bucket::Bucket;
 use client::Client;
 pub use config::{Config, ConfigError, OnConflict, Tags};
 use encode::{Chunk, Encoded, Encoder, Refusal};
+use influxql::InfluxQl;
 pub use metrics::Metrics;
 pub use types::FieldType;
 use types::{Catalogue, Known, Origin};
 
 /// The retention is asked again before a point is refused for it, when it was asked longer ago than this.
 const RETENTION_AGE: Duration = Duration::from_secs(10);
+/// Type conflicts of one write that are resolved as the server tells of them, where values may be made to fit.
+const CONFLICTS: u32 = 8;
 
 /// Writes points to one bucket.
 #[derive(Debug)]
@@ -82,27 +85,32 @@ impl InfluxDb {
 
     async fn ask(&self) -> Result<Bucket> {
         let bucket = bucket::ask(&self.client, &self.config).await?;
-        self.load_types().await?;
-        *self.bucket.lock() = Some(bucket);
+        self.load_types(&bucket).await?;
+        *self.bucket.lock() = Some(bucket.clone());
         Ok(bucket)
     }
 
-    async fn load_types(&self) -> Result<()> {
-        match bucket::fields(&self.client, &self.config).await? {
-            Some(fields) => {
+    async fn load_types(&self, bucket: &Bucket) -> Result<()> {
+        match self.ask_in(bucket).types().await {
+            Ok(fields) => {
                 let mut catalogue = self.catalogue.lock();
                 fields.iter().for_each(|(name, known)| catalogue.correct(name, *known));
             }
-            None => tracing::info!(
-                bucket = self.config.bucket,
-                "the token may not read the bucket: field types are learnt from writes, the books of points cannot be checked"
+            Err(error @ StoreError::Busy { .. }) => return Err(error),
+            Err(error) => tracing::info!(
+                bucket = self.config.bucket, %error,
+                "the bucket cannot be read: field types are learnt from writes, the books of points cannot be checked"
             ),
         }
         Ok(())
     }
 
+    fn ask_in<'a>(&'a self, bucket: &'a Bucket) -> InfluxQl<'a> {
+        InfluxQl { client: &self.client, config: &self.config, place: &bucket.place }
+    }
+
     async fn bucket(&self) -> Result<Bucket> {
-        let held = *self.bucket.lock();
+        let held = self.bucket.lock().clone();
         match held {
             Some(bucket) => Ok(bucket),
             None => self.ask().await,
@@ -110,15 +118,19 @@ impl InfluxDb {
     }
 
     /// The lines of the blocks. Done twice when a refusal for age rests on an old answer.
-    async fn encode(&self, blocks: Arc<Vec<Block>>) -> Result<Encoded> {
+    async fn encode(&self, blocks: Arc<Vec<Block>>, corrections: &[(String, FieldType)]) -> Result<Encoded> {
         loop {
             let bucket = self.bucket().await?;
-            match self.encode_for(bucket, Arc::clone(&blocks)).await? {
+            let mut catalogue = self.catalogue.lock().clone();
+            for (name, field) in corrections {
+                catalogue.correct(name, Known { field: *field, origin: Origin::Bucket(None) });
+            }
+            match self.encode_for(&bucket, catalogue, Arc::clone(&blocks)).await? {
                 Ok(encoded) => return Ok(encoded),
                 Err(Refusal::TooOld(_)) if bucket.asked.elapsed() > RETENTION_AGE => *self.bucket.lock() = None,
                 Err(refusal) => {
                     self.metrics.refused.inc();
-                    return Err(StoreError::Refused(self.reason(&refusal).await));
+                    return Err(StoreError::Refused(self.reason(&bucket, &refusal).await));
                 }
             }
         }
@@ -126,24 +138,24 @@ impl InfluxDb {
 
     async fn encode_for(
         &self,
-        bucket: Bucket,
+        bucket: &Bucket,
+        catalogue: Catalogue,
         blocks: Arc<Vec<Block>>,
     ) -> Result<std::result::Result<Encoded, Refusal>> {
         let now = now();
         let keeps_from = bucket
             .retention
             .map_or(Nanos::MIN, |kept| now.saturating_sub(i64::try_from(kept.as_nanos()).unwrap_or(i64::MAX)));
-        let catalogue = self.catalogue.lock().clone();
         let encoder = Encoder::new(Arc::clone(&self.config), catalogue, now, keeps_from);
         blocking(move || encoder.encode(&blocks)).await
     }
 
     /// Why it is refused, with the time since when a field has its type.
-    async fn reason(&self, refusal: &Refusal) -> String {
+    async fn reason(&self, bucket: &Bucket, refusal: &Refusal) -> String {
         let Refusal::Conflict { name, known: Known { field, origin: Origin::Bucket(None) }, .. } = refusal else {
             return refusal.reason(&self.config.bucket, None);
         };
-        let since = bucket::since(&self.client, &self.config, name).await.ok().flatten();
+        let since = self.ask_in(bucket).since(name).await.ok().flatten();
         if since.is_some() {
             let known = Known { field: *field, origin: Origin::Bucket(since) };
             self.catalogue.lock().correct(name, known);
@@ -175,21 +187,19 @@ impl InfluxDb {
         worst.map_or(Ok(()), Err)
     }
 
-    /// Takes to heart what an answer says of the bucket. True when the same blocks may now be written otherwise.
-    async fn learn_from(&self, error: &StoreError) -> bool {
-        match error {
-            StoreError::Paused(_) => *self.bucket.lock() = None,
-            StoreError::Refused(reason) if reason.contains("field type conflict") => {
-                let before = self.catalogue.lock().clone();
-                if let Some((name, field)) = answer::conflicting_field(reason) {
-                    let known = Known { field, origin: Origin::Bucket(None) };
-                    self.catalogue.lock().correct(&name, known);
-                    return before.get(&name) != self.catalogue.lock().get(&name);
-                }
-            }
-            _ => {}
+    /// An answer that puts in question what is known of the bucket: it is asked again before the next write.
+    fn doubt(&self, error: &StoreError) {
+        if matches!(error, StoreError::Paused(_)) || is_conflict(error).is_some() {
+            *self.bucket.lock() = None;
         }
-        false
+    }
+}
+
+/// The words of the server about a type that is not the field's.
+fn is_conflict(error: &StoreError) -> Option<&str> {
+    match error {
+        StoreError::Refused(reason) if reason.contains("field type conflict") => Some(reason),
+        _ => None,
     }
 }
 
@@ -197,25 +207,27 @@ impl InfluxDb {
 impl Points for InfluxDb {
     async fn write(&self, blocks: Vec<Block>) -> Result<()> {
         let blocks = Arc::new(blocks);
-        let mut again = self.config.on_conflict != OnConflict::DeadLetter;
+        let mut attempts = if self.config.on_conflict == OnConflict::DeadLetter { 1 } else { CONFLICTS };
+        let mut corrections = Vec::new();
         loop {
-            let Encoded { chunks, learnt } = self.encode(Arc::clone(&blocks)).await?;
-            match self.send(chunks).await {
-                Ok(()) => {
-                    self.catalogue.lock().learn(learnt);
-                    return Ok(());
-                }
-                Err(error) => {
-                    if !(self.learn_from(&error).await && std::mem::take(&mut again)) {
-                        return Err(error);
-                    }
-                }
-            }
+            let Encoded { chunks, learnt } = self.encode(Arc::clone(&blocks), &corrections).await?;
+            let Err(error) = self.send(chunks).await else {
+                self.catalogue.lock().learn(learnt);
+                return Ok(());
+            };
+            self.doubt(&error);
+            attempts -= 1;
+            // For these points and this time the server has told the type.
+            let Some(told) = is_conflict(&error).and_then(answer::conflicting_field).filter(|_| attempts > 0) else {
+                return Err(error);
+            };
+            corrections.push(told);
         }
     }
 
     async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
-        count::readings(&self.client, &self.config, range).await
+        let bucket = self.bucket().await?;
+        self.ask_in(&bucket).count(range).await
     }
 
     async fn keeps_everything(&self) -> Result<bool> {

@@ -150,6 +150,8 @@ pub(super) enum Origin {
     Bucket(Option<Nanos>),
     /// This process wrote it first, at this time.
     Written(Nanos),
+    /// The bucket has it with several types, each in its own span of time: the server decides for each point.
+    Varies,
 }
 
 /// What is known of a field.
@@ -187,9 +189,15 @@ impl Catalogue {
         }
     }
 
-    /// Corrects or adds one name that nobody declared.
+    /// Corrects or adds one name that nobody declared. What says less than is known changes nothing.
     pub(super) fn correct(&mut self, name: &str, known: Known) {
-        if self.get(name).is_none_or(|held| held.origin != Origin::Declared) {
+        let says_less = known.origin == Origin::Bucket(None);
+        let is_news = |held: Known| match held.origin {
+            Origin::Declared => false,
+            Origin::Varies => held != known,
+            Origin::Bucket(_) | Origin::Written(_) => held.field != known.field || !says_less,
+        };
+        if self.get(name).is_none_or(is_news) {
             Arc::make_mut(&mut self.known).insert(name.into(), known);
         }
     }

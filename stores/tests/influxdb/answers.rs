@@ -105,6 +105,15 @@ async fn nobody_at_the_address_is_a_wait_that_names_the_key() {
 }
 
 #[tokio::test]
+async fn an_address_with_https_where_nobody_speaks_it_is_a_wait() {
+    let fake = Fake::start([]).await;
+    let url = fake.config().url.replace("http:", "https:");
+    let points = open(weir_stores::influxdb::Config { url, timeout_secs: 1.0, ..fake.config() });
+    let error = points.check().await.unwrap_err();
+    assert!(matches!(&error, StoreError::Busy { reason, .. } if reason.contains("influxdb.url")), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_write_goes_out_in_batches_several_at_once_sorted_by_series() {
     let fake = Fake::start([]).await;
     let points = open(weir_stores::influxdb::Config { batch_lines: 100, in_flight: 3, ..fake.config() });
@@ -136,4 +145,15 @@ async fn one_bad_answer_among_many_decides_for_all_and_the_worst_one_counts() {
     let points = open(weir_stores::influxdb::Config { batch_lines: 100, ..fake.config() });
     let error = points.write(vec![block]).await.unwrap_err();
     assert!(matches!(error, StoreError::Busy { retry_after: Some(wait), .. } if wait.as_secs() == 2), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_is_not_asked_for_the_rest() {
+    let fake = Fake::start([Say::This("503 Service Unavailable", "", "{}")]).await;
+    let points = open(weir_stores::influxdb::Config { batch_lines: 10, in_flight: 1, ..fake.config() });
+    let block = simple(&device("t", "d"), T, 100, "x", int);
+    assert!(matches!(points.write(vec![block.clone()]).await, Err(StoreError::Busy { .. })));
+    assert_eq!(fake.written().len(), 1);
+    points.write(vec![block]).await.unwrap();
+    assert_eq!(fake.written().len(), 11);
 }

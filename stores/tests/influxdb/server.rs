@@ -140,6 +140,15 @@ impl Influxd {
         rows.map(|row| (text(&row[0]), text(&row[1]))).collect()
     }
 
+    /// Makes another bucket.
+    pub(crate) async fn bucket(&self, name: &str) {
+        let (_, orgs) = self.ask("GET", "/api/v2/orgs", Some(TOKEN), "").await.unwrap();
+        let orgs: Json = serde_json::from_str(&orgs).unwrap();
+        let body = json!({ "orgID": orgs["orgs"][0]["id"], "name": name, "retentionRules": [] }).to_string();
+        let (status, body) = self.ask("POST", "/api/v2/buckets", Some(TOKEN), &body).await.unwrap();
+        assert_eq!(status, 201, "{body}");
+    }
+
     /// A token that may do this and nothing else.
     pub(crate) async fn token(&self, actions: &[&str], bucket: &str) -> String {
         let read = async |path: &str| -> Json {

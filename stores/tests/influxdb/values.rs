@@ -194,6 +194,51 @@ async fn readings_of_one_millisecond_stay_two_and_are_counted_by_tenant_and_time
 }
 
 #[tokio::test]
+async fn readings_that_share_no_field_and_fields_that_changed_their_type_are_counted() {
+    let Some(server) = influxd().await else { return };
+    let month = 30 * 86_400 * model::time::SECOND;
+    // The span of a shard is a week: then a field may have another type.
+    let lines = format!("telemetry,tenant=t,device=d x=1 {T}\ntelemetry,tenant=t,device=d x=\"far\" {}\n", T + month);
+    let path = "/api/v2/write?org=plant&bucket=iot";
+    assert_eq!(server.ask("POST", path, Some(crate::server::TOKEN), &lines).await.unwrap().0, 204);
+    let points = open(server.config());
+    let one = |at, name, value| block(&device("t", "d"), &[(at, None, vec![(name, value)])]);
+    let names = ["y", "device", "tenant", "_counted_by_weir", "d", "select", "_time", "_value"];
+    let blocks = names.iter().enumerate().map(|(n, name)| one(T + (1 + n as i64) * MILLI, name, float(1.0)));
+    points.write(blocks.chain([one(T + MILLI, "z", text("beside y"))]).collect()).await.unwrap();
+    points.write(vec![one(T + month + MILLI, "x", text("far"))]).await.unwrap();
+    assert_eq!(points.count(TimeRange::ALL).await.unwrap(), [("t".into(), 3 + names.len() as u64)]);
+    // What is late and wrong is refused by the server; it does not decide for what comes now.
+    for _ in 0..2 {
+        let error = points.write(vec![one(T + MILLI, "x", text("far"))]).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Refused(r) if r.contains("already exists as type float")), "{error:?}");
+        points.write(vec![one(T + month + 2 * MILLI, "x", text("far"))]).await.unwrap();
+    }
+    points.write(vec![one(T + 20 * MILLI, "x", float(2.0))]).await.unwrap();
+    points.write(vec![one(T + month + 3 * MILLI, "x", text("far"))]).await.unwrap();
+    let coercing = open(Config { on_conflict: OnConflict::Coerce, ..server.config() });
+    let late = vec![("x", text("2.5")), ("y", text("3.5"))];
+    coercing.write(vec![block(&device("t", "late"), &[(T, None, late)])]).await.unwrap();
+    coercing.write(vec![one(T + month + 4 * MILLI, "x", text("far"))]).await.unwrap();
+    let found = rows(&server).await;
+    assert!(found.iter().any(|row| row.0["device"] == "late" && row.2 == json!({ "x": 2.5, "y": 3.5 })), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_bucket_may_be_called_as_it_likes() {
+    let Some(server) = influxd().await else { return };
+    for bucket in ["a/b/c", "x y/z", "with space & ümlaut", "0123456789abcdef"] {
+        server.bucket(bucket).await;
+        let points = open(Config { bucket: bucket.to_owned(), ..server.config() });
+        points.write(vec![simple(&device("t", "d"), T, 7, "x", int)]).await.unwrap();
+        assert_eq!(points.count(TimeRange::ALL).await.unwrap(), [("t".into(), 7)], "{bucket}");
+        let error = points.write(vec![simple(&device("t", "d"), T, 7, "x", |_| text("far"))]).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Refused(r) if r.contains("is float since")), "{error:?}");
+    }
+    assert!(server.fields().await.is_empty(), "the other bucket has nothing");
+}
+
+#[tokio::test]
 async fn a_value_of_the_wrong_type_is_refused_and_the_reason_tells_since_when_the_field_has_which() {
     let Some(server) = influxd().await else { return };
     let one = |at, name, value| block(&device("t", "d"), &[(at, None, vec![(name, value)])]);

@@ -1,0 +1,151 @@
+//! What is asked of the bucket, in InfluxQL: it has the types of fields at hand, and it merges the fields of a point into a row as
+//! it reads, which Flux does not.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{Nanos, TimeRange, time};
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::bucket::Place;
+use super::client::Client;
+use super::config::Config;
+use super::types::{FieldType, Known, Origin};
+use crate::contract::{Result, StoreError};
+
+/// A count reads every point; it may take this long.
+const COUNT_TIME: Duration = Duration::from_secs(600);
+/// Point times differ from ordering times within a millisecond.
+const MILLI: Nanos = 1_000_000;
+/// What the device is called inside a count: a name that fields do not have.
+const COUNTED: &str = "_counted_by_weir";
+
+#[derive(Deserialize)]
+struct Answer {
+    results: Vec<Outcome>,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    #[serde(default)]
+    series: Vec<Table>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    #[serde(default)]
+    tags: serde_json::Map<String, Json>,
+    #[serde(default)]
+    values: Vec<Vec<Json>>,
+}
+
+/// Asks one bucket.
+#[derive(Debug)]
+pub(super) struct InfluxQl<'a> {
+    pub(super) client: &'a Client,
+    pub(super) config: &'a Config,
+    pub(super) place: &'a Place,
+}
+
+impl InfluxQl<'_> {
+    /// The fields of the measurement, and which type each has in the bucket.
+    ///
+    /// # Errors
+    /// [`StoreError`], as the server answers; [`StoreError::Paused`] when the token may not read the bucket.
+    pub(super) async fn types(&self) -> Result<Vec<(String, Known)>> {
+        let fields = self.fields().await?;
+        let known = |same: &[(String, FieldType)]| {
+            let (name, field) = same.first()?;
+            let origin = if same.len() == 1 { Origin::Bucket(None) } else { Origin::Varies };
+            Some((name.clone(), Known { field: *field, origin }))
+        };
+        Ok(fields.chunk_by(|a, b| a.0 == b.0).filter_map(known).collect())
+    }
+
+    /// Names and types, by name.
+    async fn fields(&self) -> Result<Vec<(String, FieldType)>> {
+        let tables = self.select(&format!("SHOW FIELD KEYS FROM {}", self.measurement()), None).await?;
+        let field =
+            |row: &Vec<Json>| Some((row.first()?.as_str()?.to_owned(), FieldType::parse(row.get(1)?.as_str()?)?));
+        let mut fields: Vec<_> = tables.iter().flat_map(|table| &table.values).filter_map(field).collect();
+        fields.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        Ok(fields)
+    }
+
+    /// The time of the first point that has the field.
+    ///
+    /// # Errors
+    /// As [`InfluxQl::types`].
+    pub(super) async fn since(&self, field: &str) -> Result<Option<Nanos>> {
+        let query = format!("SELECT FIRST({}::field) FROM {}", quoted(field), self.measurement());
+        let tables = self.select(&query, None).await?;
+        Ok(tables.first().and_then(|table| table.values.first()?.first()?.as_i64()))
+    }
+
+    /// Readings with ordering times in `range`, widened to whole milliseconds, by tenant. A reading is a point: one time of one
+    /// series, however many fields it has, and none of the fields need be there. So the rows are counted, into which
+    /// the server merges the fields of a point.
+    ///
+    /// # Errors
+    /// As [`InfluxQl::types`].
+    pub(super) async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
+        let fields = self.fields().await?;
+        if fields.is_empty() {
+            return Ok(Vec::new());
+        }
+        let start = range.start.clamp(time::EARLIEST, time::LATEST);
+        let end = range.end.clamp(time::EARLIEST, time::LATEST);
+        let (start, end) = (start - start.rem_euclid(MILLI), end + (-end).rem_euclid(MILLI));
+        let (tenant, device) = (&self.config.tags.tenant, quoted(&self.config.tags.device));
+        let mut rows = format!("SELECT {device}::tag AS \"{COUNTED}\"");
+        for (name, field) in &fields {
+            // With its type: a name that had two is two columns.
+            write!(rows, ", {}::{field}", quoted(name)).expect("writing into a string does not fail");
+        }
+        let query = format!(
+            "SELECT COUNT(\"{COUNTED}\") FROM ({rows} FROM {} WHERE time >= {start} AND time < {end}) GROUP BY {}",
+            self.measurement(),
+            quoted(tenant)
+        );
+        let tables = self.select(&query, Some(COUNT_TIME)).await?;
+        let count = |table: &Table| {
+            let tenant = table.tags.get(tenant)?.as_str()?;
+            Some((Arc::from(tenant), table.values.first()?.get(1)?.as_u64()?))
+        };
+        let mut counts: Vec<(Arc<str>, u64)> = tables.iter().filter_map(count).collect();
+        counts.sort_unstable();
+        Ok(counts)
+    }
+
+    fn measurement(&self) -> String {
+        quoted(&self.config.measurement)
+    }
+
+    async fn select(&self, query: &str, limit: Option<Duration>) -> Result<Vec<Table>> {
+        let form = [
+            ("org", &*self.config.org),
+            ("db", &self.place.database),
+            ("rp", &self.place.retention_policy),
+            ("epoch", "ns"),
+            ("q", query),
+        ];
+        let body = self.client.post_form("/query", &form, limit).await?;
+        let answer: Answer = serde_json::from_slice(&body).map_err(|error| unreadable(&error.to_string()))?;
+        if let Some(error) = answer.results.iter().find_map(|outcome| outcome.error.as_ref()) {
+            return Err(unreadable(error));
+        }
+        Ok(answer.results.into_iter().flat_map(|outcome| outcome.series).collect())
+    }
+}
+
+fn unreadable(reason: &str) -> StoreError {
+    StoreError::Paused(format!("InfluxDB does not answer InfluxQL about influxdb.bucket: {reason}"))
+}
+
+/// An identifier.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}

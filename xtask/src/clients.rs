@@ -21,14 +21,18 @@ pub(crate) struct Clients {
 
 /// Puts the clients under the user's cache folder; what is there already is kept.
 pub(crate) fn install() -> anyhow::Result<Clients> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for the test clients")?
-        .join("weir/clients");
+    let cache = cache()?.join("weir/clients");
     debian("mosquitto_pub", "mosquitto-clients")?;
     debian("mosquitto", "mosquitto")?;
     Ok(Clients { python: python(&cache.join("python"))?, node: node(&cache.join("node"))? })
+}
+
+/// The user's cache folder.
+pub(crate) fn cache() -> anyhow::Result<PathBuf> {
+    std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+        .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for what the chores need")
 }
 
 pub(crate) fn debian(program: &str, package: &str) -> anyhow::Result<()> {
@@ -44,7 +48,7 @@ pub(crate) fn debian(program: &str, package: &str) -> anyhow::Result<()> {
     .context(how)
 }
 
-fn there(program: &str) -> bool {
+pub(crate) fn there(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     // Debian puts servers where only root's PATH looks.
     std::env::split_paths(&paths).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).is_file())
@@ -72,7 +76,7 @@ fn node(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Does `install` unless it was done before for the same `wanted`.
-fn marked(dir: &Path, wanted: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn marked(dir: &Path, wanted: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mark = dir.join("installed.txt");
     if std::fs::read_to_string(&mark).is_ok_and(|have| have == wanted) {
         return Ok(());

@@ -7,6 +7,7 @@
 
 mod check;
 mod clients;
+mod dist;
 mod observability;
 mod services;
 mod test;
@@ -33,6 +34,8 @@ enum Chore {
     Check,
     /// Checks rules, dashboards and alerts against a running Weir, Prometheus, Alertmanager and InfluxDB.
     Observability,
+    /// Builds the static program with its bill of materials and checksums into target/dist.
+    Dist(dist::Options),
     /// Real servers to try Weir with: redis-server, mongod (a replica set of one), influxd.
     Services {
         #[command(subcommand)]
@@ -69,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Test { arguments } => test::workspace(&arguments),
         Chore::Check => check::run(),
         Chore::Observability => observability::run(),
+        Chore::Dist(options) => dist::run_chore(&options),
         Chore::Services { what: Services::Install } => {
             services::install().map(|folder| println!("{}", folder.display()))
         }

@@ -5,6 +5,7 @@
 //! at a PagerDuty that plays along. The telemetry dashboard asks a real InfluxDB.
 
 mod alerting;
+mod compose;
 mod dashboards;
 mod flux;
 mod http;
@@ -13,6 +14,7 @@ mod process;
 mod promql;
 mod rules;
 mod tools;
+mod unit;
 
 use std::path::Path;
 
@@ -27,8 +29,15 @@ const DEPLOY: &str = "deploy";
 pub(crate) fn run() -> anyhow::Result<()> {
     let boards = dashboards::read(&Path::new(DEPLOY).join("grafana/dashboards"))?;
     none("dashboards", boards.iter().flat_map(dashboards::faults).collect())?;
-    if let Some(tools) = or_skipped("promtool, amtool, prometheus, alertmanager and node_exporter", tools::install())? {
-        let scratch = tempfile::tempdir().context("a folder for what is run")?;
+    let scratch = tempfile::tempdir().context("a folder for what is run")?;
+    let analyze = tools::in_path("systemd-analyze").context("it is not in PATH");
+    if let Some(analyze) = or_skipped("systemd-analyze", analyze)? {
+        unit::check(&analyze, scratch.path())?;
+    }
+    if let Some(tools) =
+        or_skipped("promtool, amtool, prometheus, alertmanager, node_exporter and docker compose", tools::install())?
+    {
+        compose::check(&tools)?;
         rules::check(&tools, &boards, scratch.path())?;
         live::check(&tools, &boards, scratch.path())?;
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::run;
+use crate::{clients, run};
 
 /// Each with the package that has it.
 const PROGRAMS: [(&str, &str); 4] = [
@@ -19,6 +19,9 @@ const PROGRAMS: [(&str, &str); 4] = [
 /// The version that the compose file runs.
 const ALERTMANAGER: &str = "github.com/prometheus/alertmanager/cmd/alertmanager@v0.28.1";
 
+/// Docker Compose.
+const COMPOSE: &str = "github.com/docker/compose/v2@v2.40.3";
+
 /// Where the programs are.
 pub(super) struct Tools {
     cache: PathBuf,
@@ -29,11 +32,29 @@ impl Tools {
     pub(super) fn command(&self, program: &str) -> Command {
         Command::new(in_path(program).unwrap_or_else(|| self.cache.join("usr/bin").join(program)))
     }
+
+    /// Docker Compose as a program of its own.
+    pub(super) fn built_compose(&self) -> anyhow::Result<PathBuf> {
+        let program = self.cache.join("usr/bin/docker-compose");
+        if program.is_file() {
+            return Ok(program);
+        }
+        println!("building {COMPOSE} into {}", self.cache.display());
+        let why = "docker compose is missing: install it, or Go, which builds it";
+        let download = ["mod", "download", "-json", COMPOSE];
+        let output = Command::new("go").args(download).current_dir(&self.cache).output().context(why)?;
+        let module: serde_json::Value = serde_json::from_slice(&output.stdout).context(why)?;
+        let source = module["Dir"].as_str().with_context(|| format!("{why}: {module}"))?;
+        let mut build = Command::new("go");
+        build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&program).arg("./cmd");
+        run(build.current_dir(source).env("CGO_ENABLED", "0")).context(why)?;
+        Ok(program)
+    }
 }
 
 /// Puts into the cache what PATH lacks; what is there already is kept.
 pub(super) fn install() -> anyhow::Result<Tools> {
-    let cache = cache()?.join("weir/observability");
+    let cache = clients::cache()?.join("weir/observability");
     for (program, package) in PROGRAMS {
         if in_path(program).is_some() || cache.join("usr/bin").join(program).is_file() {
             continue;
@@ -57,14 +78,8 @@ pub(super) fn server(program: &str, folder: &Path) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{program} is neither in PATH nor in {}", folder.display()))
 }
 
-fn cache() -> anyhow::Result<PathBuf> {
-    std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for what is installed")
-}
-
-fn in_path(program: &str) -> Option<PathBuf> {
+/// A program, as a shell would find it.
+pub(super) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }

@@ -52,3 +52,51 @@ fn every_page_belongs_to_an_alert_and_says_what_to_do() {
         assert!(steps.lines().any(|line| line.trim().starts_with("weir ")), "{} names no command", path.display());
     }
 }
+
+fn weir(arguments: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_weir"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
+        command.env_remove(name);
+    }
+    let output = command.args(arguments).output().unwrap();
+    assert!(output.status.success(), "weir {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Every word of a text that begins with `WEIR_`.
+fn variables(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+    words.filter(|word| word.starts_with("WEIR_")).collect()
+}
+
+#[test]
+fn the_configuration_of_the_service_loads_also_with_every_store_switched_on() {
+    let file = root().join("deploy/weir.toml");
+    weir(&["config", "--check", file.to_str().unwrap()]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    // Settings stand behind a `#` without a blank, remarks behind one with.
+    let switched_on = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
+        _ => format!("{line}\n"),
+    };
+    let all: String = text.lines().map(switched_on).collect();
+    assert_ne!(all, text, "some stores are switched off");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("weir.toml");
+    std::fs::write(&file, all.replace("[influxdb]", "[influxdb]\ntoken = \"secret\"")).unwrap();
+    weir(&["config", "--check", file.to_str().unwrap()]);
+}
+
+#[test]
+fn variables_that_the_container_files_set_are_read() {
+    let sample = weir(&["config"]);
+    let known = variables(&sample);
+    // Read by the compose file itself.
+    let own = BTreeSet::from(["WEIR_DEMO_TOKEN"]);
+    for file in ["deploy/compose.yaml", "deploy/Dockerfile", "deploy/weir.toml"] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let set = variables(&text);
+        let unknown: Vec<&&str> = set.difference(&known).filter(|name| !own.contains(**name)).collect();
+        assert!(unknown.is_empty(), "{file} sets {unknown:?}, which nobody reads");
+    }
+}

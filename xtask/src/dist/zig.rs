@@ -1,0 +1,42 @@
+//! A C compiler for musl: cryptography has parts in C.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::{clients, run};
+
+/// The wheel that carries Zig, which is a C compiler for many targets too.
+const WHEEL: &str = "ziglang==0.15.1";
+/// Compilers for musl that are found by themselves.
+const KNOWN: [&str; 2] = ["musl-gcc", "x86_64-linux-musl-gcc"];
+
+/// The compiler to use, unless one is there or named already.
+pub(super) fn unless_there() -> anyhow::Result<Option<PathBuf>> {
+    let named = ["CC_x86_64_unknown_linux_musl", "CC_x86_64-unknown-linux-musl", "TARGET_CC"];
+    if named.iter().any(|name| std::env::var_os(name).is_some()) {
+        return Ok(None);
+    }
+    if KNOWN.iter().any(|name| clients::there(name)) {
+        return Ok(None);
+    }
+    let dir = clients::cache()?.join("weir/zig");
+    let python = dir.join("bin/python");
+    clients::marked(&dir, WHEEL, || {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", WHEEL]))
+    })
+    .context("there is no C compiler for musl: install musl-tools, or python3 with venv, which fetches one")?;
+    let script = dir.join("musl-cc");
+    // Zig has names of its own for targets, and would look for undefined behaviour with a library that is not linked.
+    let text = format!(
+        "#!/bin/sh\nfor argument; do\n  shift\n  case $argument in --target=*) ;; *) set -- \"$@\" \"$argument\" ;; esac\ndone\n\
+         exec '{}' -m ziglang cc -target x86_64-linux-musl -fno-sanitize=undefined \"$@\"\n",
+        python.display()
+    );
+    std::fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+    Ok(Some(script))
+}

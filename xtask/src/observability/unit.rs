@@ -1,0 +1,31 @@
+//! The systemd unit, as systemd itself reads it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use super::DEPLOY;
+
+/// Ten times the most that systemd may call the exposure of the service; 100 is a service without any protection.
+const MOST_EXPOSED: &str = "--threshold=20";
+
+/// Checks that systemd understands every line, and finds the service well shut in.
+pub(super) fn check(analyze: &Path, scratch: &Path) -> anyhow::Result<()> {
+    let file = Path::new(DEPLOY).join("systemd/weir.service");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    ensure!(text.contains("ExecStart=/usr/bin/weir run "), "the unit does not run /usr/bin/weir");
+    // It need not be installed here.
+    let copy = scratch.join("weir.service");
+    std::fs::write(&copy, text.replace("/usr/bin/weir run", "/bin/true run"))?;
+    let verified = Command::new(analyze).args(["verify", "--man=no"]).arg(&copy).output().context("systemd-analyze")?;
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    let faults: Vec<&str> = said.lines().filter(|line| line.contains("weir.service")).collect();
+    ensure!(verified.status.success() && faults.is_empty(), "{}: {said}", file.display());
+    let arguments = ["security", "--offline=true", "--no-pager", MOST_EXPOSED];
+    let rated = Command::new(analyze).args(arguments).arg(&copy).output().context("systemd-analyze")?;
+    let said = String::from_utf8_lossy(&rated.stdout).into_owned();
+    ensure!(rated.status.success(), "{} is too exposed: {said}", file.display());
+    println!("observability: systemd unit: {}", said.lines().last().unwrap_or_default().trim_start_matches("→ "));
+    Ok(())
+}

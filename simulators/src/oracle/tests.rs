@@ -199,7 +199,8 @@ fn an_unreadable_message_that_was_acknowledged_and_is_no_dead_letter_is_reported
     };
     let report = check(&letters);
     assert!(report.findings.is_clean() && report.dead_letters > 3, "{report}");
-    let one = letters.payloads.iter().next().unwrap().clone();
+    // Those that are too large are alike; those that are cut are not.
+    let one = letters.payloads.iter().find(|payload| payload[0] == b'{').unwrap().clone();
     letters.payloads.remove(&one);
     let report = check(&letters);
     assert_eq!(report.findings.count(Fault::MissingLetter), 1, "{report}");

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use proto::v1;
-use stores::contract::{Books, DeadLetters, Deadletter, History, LatestView, Tail};
+use stores::contract::{Books, DeadLetters, Deadletter, History, LatestView, StoreError, Tail};
+use tokio::sync::watch;
 
 /// Everything that the services ask. Cheap to clone.
 #[derive(Clone)]
@@ -17,14 +18,39 @@ pub struct Backend {
     pub latest: Arc<dyn LatestView>,
     /// Dead letters.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// Logs that live subscribers follow.
-    pub logs: Vec<Arc<dyn buffer::Log>>,
+    /// The logs, for those who follow them.
+    pub logs: Arc<dyn Logs>,
     /// The books.
     pub books: Arc<dyn Books>,
     /// Takes dead letters in again.
     pub replay: Arc<dyn Replay>,
     /// What the process knows of itself.
     pub status: Arc<dyn StatusSource>,
+}
+
+/// The logs, which may come and go.
+#[async_trait]
+pub trait Logs: Send + Sync + 'static {
+    /// All there are now.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when they cannot be reached.
+    async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError>;
+
+    /// Their names; changes when one came or went, and may be empty before the first look. Never changes again once closed.
+    fn names(&self) -> watch::Receiver<Arc<[String]>>;
+}
+
+/// Logs that are there as long as the process.
+#[async_trait]
+impl Logs for Vec<Arc<dyn buffer::Log>> {
+    async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError> {
+        Ok(self.clone())
+    }
+
+    fn names(&self) -> watch::Receiver<Arc<[String]>> {
+        watch::channel(self.iter().map(|log| log.id().to_owned()).collect()).1
+    }
 }
 
 /// Why a dead letter was not taken in again.

@@ -23,7 +23,7 @@ mod services;
 mod subscribe;
 mod token;
 
-pub use backend::{Backend, Replay, ReplayError, StatusSource};
+pub use backend::{Backend, Logs, Replay, ReplayError, StatusSource};
 pub use config::Config;
 pub use metrics::Metrics;
 pub use serve::{Error, serve};

@@ -54,14 +54,18 @@ pub struct Broker<I: Inbox> {
 }
 
 impl<I: Inbox> Broker<I> {
-    /// A broker that hands everything to `inbox`, with the retained messages of before.
+    /// A broker that hands everything to `inbox`, with the retained messages of earlier starts; without them, [`Broker::restore`]
+    /// brings them.
     pub fn new(
         config: Config,
         inbox: I,
         metrics: Arc<Metrics>,
-        retained: impl IntoIterator<Item = Message>,
+        retained: Option<Vec<Message>>,
     ) -> Arc<Self> {
-        let retained = Retained::new(retained, config.max_retained_messages);
+        let retained = match retained {
+            Some(messages) => Retained::new(messages, config.max_retained_messages),
+            None => Retained::awaiting(config.max_retained_messages),
+        };
         Arc::new(Self {
             config,
             inbox,
@@ -75,6 +79,11 @@ impl<I: Inbox> Broker<I> {
             stopping: CancellationToken::new(),
             abandon: CancellationToken::new(),
         })
+    }
+
+    /// Takes the retained messages of earlier starts that were not at hand at this one.
+    pub fn restore(&self, messages: Vec<Message>) {
+        self.retained.restore(messages);
     }
 
     /// Connections now.

@@ -1,6 +1,6 @@
 //! Retained messages: the last one of each topic that was published to be kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
@@ -25,12 +25,17 @@ struct Held {
     by_topic: BTreeMap<Box<str>, Arc<Message>>,
     /// Where the sweep for messages that are over goes on.
     swept_to: Box<str>,
+    /// Topics that were cleared before the messages of earlier starts came; none when they are here.
+    cleared: Option<BTreeSet<Box<str>>>,
 }
 
 impl Held {
     fn set(&mut self, message: &Arc<Message>) {
         if message.payload.is_empty() {
             self.by_topic.remove(&message.topic);
+            if let Some(cleared) = &mut self.cleared {
+                cleared.insert(message.topic.clone());
+            }
         } else {
             self.by_topic.insert(message.topic.clone(), Arc::clone(message));
         }
@@ -57,6 +62,23 @@ impl Retained {
         let mut held = Held::default();
         messages.into_iter().for_each(|message| held.set(&Arc::new(message)));
         Self { held: Mutex::new(held), capacity }
+    }
+
+    /// Without the messages of earlier starts, which [`Retained::restore`] brings.
+    pub fn awaiting(capacity: usize) -> Self {
+        let held = Held { cleared: Some(BTreeSet::new()), ..Held::default() };
+        Self { held: Mutex::new(held), capacity }
+    }
+
+    /// The messages of earlier starts. What was set or cleared since this start stays so.
+    pub fn restore(&self, messages: impl IntoIterator<Item = Message>) {
+        let mut held = self.held.lock();
+        let cleared = held.cleared.take().unwrap_or_default();
+        for message in messages {
+            if !held.by_topic.contains_key(&message.topic) && !cleared.contains(&message.topic) {
+                held.set(&Arc::new(message));
+            }
+        }
     }
 
     /// Messages held.
@@ -134,6 +156,17 @@ mod tests {
         assert_eq!(payloads("#"), ["3", "2", "4"]);
         retained.set(&message("a/b", ""));
         assert_eq!(payloads("a/b").len(), 0);
+    }
+
+    #[test]
+    fn messages_that_come_late_change_nothing_that_was_set_or_cleared_since() {
+        let retained = Retained::awaiting(10);
+        retained.set(&message("set", "new"));
+        retained.set(&message("cleared", "new"));
+        retained.set(&message("cleared", ""));
+        retained.restore(["set", "cleared", "old"].map(|topic| Message::new(topic, b"old", 1, true, &[])));
+        let found: Vec<_> = retained.matching("#").iter().map(|m| (m.topic.to_string(), m.payload.to_vec())).collect();
+        assert_eq!(found, [("old".into(), b"old".to_vec()), ("set".into(), b"new".to_vec())]);
     }
 
     #[test]

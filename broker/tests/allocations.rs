@@ -72,7 +72,7 @@ fn allocations_per_message(connect: &'static [u8], packet: Vec<u8>, id_at: usize
     let _entered = runtime.enter();
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    let broker = Broker::new(Config::default(), Instantly::default(), Arc::clone(&metrics), []);
+    let broker = Broker::new(Config::default(), Instantly::default(), Arc::clone(&metrics), Some(Vec::new()));
     let running = runtime.spawn(broker.run(listener, shutdown.clone()));
     let stop = Arc::<AtomicBool>::default();
     let publisher = std::thread::spawn({

@@ -63,7 +63,7 @@ fn idle_connections_print_what_they_cost() {
     let (address, running) = {
         let _entered = runtime.enter();
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let broker = Broker::new(Config::default(), Nothing, Arc::clone(&metrics), []);
+        let broker = Broker::new(Config::default(), Nothing, Arc::clone(&metrics), Some(Vec::new()));
         (listener.local_addr().unwrap(), runtime.spawn(broker.run(listener, shutdown.clone())))
     };
     let mut idle: Vec<_> = (0..50).map(|n| connect(address, n)).collect();

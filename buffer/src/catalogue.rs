@@ -63,6 +63,26 @@ pub trait Catalogue: Send + Sync + 'static {
     /// [`CatalogueError`].
     async fn list(&self) -> Result<Vec<LogInfo>, CatalogueError>;
 
+    /// The names of all logs there are, in order: the least that tells whether one came or went.
+    ///
+    /// # Errors
+    /// [`CatalogueError`].
+    async fn ids(&self) -> Result<Vec<String>, CatalogueError> {
+        Ok(self.list().await?.into_iter().map(|info| info.id).collect())
+    }
+
+    /// Says that this flusher runs, for `time` from now. Returns all that do, itself included, by name.
+    ///
+    /// # Errors
+    /// [`CatalogueError`].
+    async fn announce(&self, holder: &Holder, time: Duration) -> Result<Vec<Holder>, CatalogueError>;
+
+    /// Takes back what [`Catalogue::announce`] said.
+    ///
+    /// # Errors
+    /// [`CatalogueError`].
+    async fn withdraw(&self, holder: &Holder) -> Result<(), CatalogueError>;
+
     /// Takes the lease of a log for `time` if nobody holds it; `None` when another does. Whoever holds it already under
     /// the same name gets a new epoch.
     ///

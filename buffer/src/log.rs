@@ -67,6 +67,12 @@ pub trait Log: Send + Sync + 'static {
     /// Offset after the last durable record.
     fn end(&self) -> u64;
 
+    /// The end as the log itself has it now, where another process writes it and [`Log::end`] follows a moment later; and the
+    /// time until which that is known to be all. When the log cannot be asked: the last end that is known, and since when.
+    async fn confirm_end(&self) -> (u64, model::Nanos) {
+        (self.end(), now())
+    }
+
     /// Tells of every change of [`Log::end`]. Closed when the log is.
     fn watch_end(&self) -> watch::Receiver<u64>;
 
@@ -115,6 +121,12 @@ pub trait Log: Send + Sync + 'static {
 
     /// How full it is and whether it takes records.
     fn state(&self) -> State;
+}
+
+/// The time of day.
+pub(crate) fn now() -> model::Nanos {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// How a log is.

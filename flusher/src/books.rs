@@ -10,7 +10,7 @@ use model::TimeRange;
 use stores::contract::{BookLine, Books, DeadLetters, History, Points, Result, StoreError};
 use tokio::sync::RwLock;
 
-use crate::census::{Census, Count, Counts};
+use crate::census::{Census, Count, Counts, Stock};
 use crate::status::Shared;
 use crate::{DEAD_LETTERS, HISTORY, LATEST, POINTS};
 
@@ -37,7 +37,8 @@ pub(crate) struct Ledger {
     pub(crate) gates: [Arc<RwLock<()>>; 3],
 }
 
-type Lines = BTreeMap<(&'static str, Arc<str>), BookLine>;
+/// By sink and tenant.
+pub(crate) type Lines = BTreeMap<(&'static str, Arc<str>), BookLine>;
 
 #[async_trait]
 impl Books for Ledger {
@@ -77,14 +78,15 @@ impl Books for Ledger {
 }
 
 /// What the store of points counts; `None` when there is none, or when it deletes what is old by itself.
-async fn count_points(store: Option<&dyn Points>) -> Result<Option<Vec<(Arc<str>, u64)>>> {
+pub(crate) async fn count_points(store: Option<&dyn Points>) -> Result<Option<Vec<(Arc<str>, u64)>>> {
     match store {
         Some(store) if store.keeps_everything().await? => store.count(TimeRange::ALL).await.map(Some),
         _ => Ok(None),
     }
 }
 
-fn fill(lines: &mut Lines, sink: &'static str, counts: Vec<(Arc<str>, u64)>) {
+/// Notes what a store counts.
+pub(crate) fn fill(lines: &mut Lines, sink: &'static str, counts: Vec<(Arc<str>, u64)>) {
     for line in lines.values_mut().filter(|line| line.sink == sink) {
         line.held = Some(0);
     }
@@ -97,7 +99,8 @@ fn busy(reason: &str) -> StoreError {
     StoreError::Busy { reason: reason.to_owned(), retry_after: None }
 }
 
-fn line<'a>(lines: &'a mut Lines, sink: &'static str, tenant: &Arc<str>) -> &'a mut BookLine {
+/// The line of a sink and tenant, made when it is new.
+pub(crate) fn line<'a>(lines: &'a mut Lines, sink: &'static str, tenant: &Arc<str>) -> &'a mut BookLine {
     lines.entry((sink, Arc::clone(tenant))).or_insert_with(|| BookLine {
         tenant: Arc::clone(tenant),
         sink: sink.to_owned(),
@@ -111,52 +114,87 @@ fn line<'a>(lines: &'a mut Lines, sink: &'static str, tenant: &Arc<str>) -> &'a 
     })
 }
 
+/// The cursors of a log that count in the books.
+pub(crate) struct Cursors {
+    pub(crate) history: Cursor,
+    pub(crate) latest: Cursor,
+    pub(crate) dead_letters: Cursor,
+    pub(crate) points: Option<Cursor>,
+}
+
+impl Cursors {
+    /// Out of all of a log's.
+    pub(crate) fn of(mut all: BTreeMap<String, Cursor>) -> Self {
+        let mut take = |sink: &str| all.remove(sink);
+        Self {
+            points: take(POINTS),
+            history: take(HISTORY).unwrap_or_default(),
+            latest: take(LATEST).unwrap_or_default(),
+            dead_letters: take(DEAD_LETTERS).unwrap_or_default(),
+        }
+    }
+
+    /// Where they are: history, latest states, dead letters, points.
+    pub(crate) fn places(&self) -> Vec<u64> {
+        let always = [&self.history, &self.latest, &self.dead_letters];
+        always.into_iter().chain(&self.points).map(|cursor| cursor.done_to).collect()
+    }
+}
+
 impl Account {
-    async fn enter(&self, lines: &mut Lines) -> Result<()> {
+    pub(crate) async fn enter(&self, lines: &mut Lines) -> Result<()> {
         // Cursors first, the end after: so no cursor is past the end that is counted to.
-        let points = self.points.as_ref().map(|shared| shared.cursor());
-        let cursors = [self.history.cursor(), self.latest.cursor(), self.dead_letters.cursor()];
+        let cursors = Cursors {
+            points: self.points.as_ref().map(|shared| shared.cursor()),
+            history: self.history.cursor(),
+            latest: self.latest.cursor(),
+            dead_letters: self.dead_letters.cursor(),
+        };
         if !self.census.reach(self.log.end(), WAIT).await {
             return Err(busy("the log is not counted to its end yet; ask again"));
         }
-        let places: Vec<u64> = cursors.iter().chain(&points).map(|c| c.done_to).collect();
+        let places = cursors.places();
         let stock = self.census.take_stock(&places).await;
         let stock = stock.map_err(|error| StoreError::Damaged(error.to_string()))?;
-        let [history, latest, letters] = cursors;
-        let [after_history, after_latest, after_letters, after_points @ ..] = &stock.pending[..] else {
-            unreachable!("one for each cursor")
-        };
-        for (tenant, accepted) in &stock.accepted {
-            let both = |count: Count| count.readings + count.letters;
-            let of_points = points.as_ref().zip(after_points.first()).map(|(cursor, after)| (POINTS, cursor, after));
-            let always = [(HISTORY, &history, after_history), (LATEST, &latest, after_latest)];
-            for (sink, cursor, pending) in always.into_iter().chain(of_points) {
-                let tally = of(cursor, tenant);
-                let line = line(lines, sink, tenant);
-                line.accepted += accepted.saturating_sub(tally.missed);
-                line.stored += tally.stored;
-                line.merged += tally.merged;
-                line.dead_lettered += tally.dead_lettered;
-                line.pending += both(count_of(pending, tenant));
-                line.expected += tally.stored;
-            }
-            let lettered = of(&letters, tenant).dead_lettered;
-            let pending = count_of(after_letters, tenant).letters;
-            let all = lettered + pending;
-            let refused_by = |cursor: &Cursor, after: &Counts| {
-                let before = all - count_of(after, tenant).letters.min(all);
-                of(cursor, tenant).dead_lettered.saturating_sub(before)
-            };
-            let refused = refused_by(&history, after_history)
-                + of_points.map_or(0, |(_, cursor, after)| refused_by(cursor, after));
-            let line = line(lines, DEAD_LETTERS, tenant);
-            line.accepted += all;
-            line.dead_lettered += lettered;
-            line.pending += pending;
-            line.expected += lettered + refused;
-        }
+        enter(&cursors, &stock, lines);
         self.census.forget_below(places.into_iter().min().unwrap_or(0));
         Ok(())
+    }
+}
+
+/// Adds a log: what was accepted, and what lies behind each of [`Cursors::places`].
+pub(crate) fn enter(cursors: &Cursors, stock: &Stock, lines: &mut Lines) {
+    let Cursors { history, latest, dead_letters: letters, points } = cursors;
+    let [after_history, after_latest, after_letters, after_points @ ..] = &stock.pending[..] else {
+        unreachable!("one for each cursor")
+    };
+    for (tenant, accepted) in &stock.accepted {
+        let both = |count: Count| count.readings + count.letters;
+        let of_points = points.as_ref().zip(after_points.first()).map(|(cursor, after)| (POINTS, cursor, after));
+        let always = [(HISTORY, history, after_history), (LATEST, latest, after_latest)];
+        for (sink, cursor, pending) in always.into_iter().chain(of_points) {
+            let tally = of(cursor, tenant);
+            let line = line(lines, sink, tenant);
+            line.accepted += accepted.saturating_sub(tally.missed);
+            line.stored += tally.stored;
+            line.merged += tally.merged;
+            line.dead_lettered += tally.dead_lettered;
+            line.pending += both(count_of(pending, tenant));
+            line.expected += tally.stored;
+        }
+        let lettered = of(letters, tenant).dead_lettered;
+        let pending = count_of(after_letters, tenant).letters;
+        let all = lettered + pending;
+        let refused_by = |cursor: &Cursor, after: &Counts| {
+            let before = all - count_of(after, tenant).letters.min(all);
+            of(cursor, tenant).dead_lettered.saturating_sub(before)
+        };
+        let refused = refused_by(history, after_history) + of_points.map_or(0, |(_, cursor, after)| refused_by(cursor, after));
+        let line = line(lines, DEAD_LETTERS, tenant);
+        line.accepted += all;
+        line.dead_lettered += lettered;
+        line.pending += pending;
+        line.expected += lettered + refused;
     }
 }
 

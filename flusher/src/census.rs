@@ -257,7 +257,8 @@ impl Inner {
     }
 }
 
-fn bump(counts: &mut Counts, tenant: &str, count: Count) {
+/// Adds to a tenant's count.
+pub(crate) fn bump(counts: &mut Counts, tenant: &str, count: Count) {
     if !counts.contains_key(tenant) {
         counts.insert(tenant.into(), Count::default());
     }
@@ -267,7 +268,7 @@ fn bump(counts: &mut Counts, tenant: &str, count: Count) {
 }
 
 /// Counts the records of `frame` with offsets in `from..to`, one call for each run of one tenant.
-fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl FnMut(&str, Count)) {
+pub(crate) fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl FnMut(&str, Count)) {
     let mut run: Option<(&str, Count)> = None;
     for (offset, record) in frame.records() {
         if offset < from || offset >= to || matches!(record, Record::Retained(_)) {

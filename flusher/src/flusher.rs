@@ -2,34 +2,24 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use buffer::{Cursor, CursorError, Log};
-use parking_lot::RwLock as SyncLock;
+use buffer::Log;
 use stores::contract::{Books, DeadLetters, History, Latest, LatestView, Points, Retained, StoreError, Tail};
-use tokio::sync::RwLock;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::books::{Account, Ledger};
+use crate::Clock;
+use crate::assemble::{Builder, Opened};
+use crate::books::Ledger;
 use crate::census::Census;
-use crate::config::{Config, Pace};
-use crate::deliver::Delivery;
-use crate::driver::Driver;
-use crate::history::{HistorySink, HistoryTail, Recent, Source};
-use crate::latest::{LatestMap, LatestSink, View};
+use crate::common::Common;
+use crate::config::Config;
+use crate::history::HistoryTail;
+use crate::latest::View;
 use crate::letters::LettersView;
 use crate::metrics::Metrics;
-use crate::points::{self, PointsSink};
-use crate::rare::{Letters, Rare, RetainedMessages};
-use crate::sink::Sink;
 use crate::status::{Shared, SinkStatus};
-use crate::{Clock, maintenance};
-
-/// Dead letters are listed this soon.
-const LETTERS: Duration = Duration::from_secs(1);
-/// Retained messages are in their store this soon.
-const MESSAGES: Duration = Duration::from_millis(200);
 
 /// A log and the lease under which it is flushed.
 #[derive(Clone)]
@@ -92,26 +82,27 @@ pub struct Flusher {
     tasks: Vec<Task>,
 }
 
-struct Task {
-    name: String,
-    start: Start,
+/// A part of the sinks that runs by itself.
+pub(crate) struct Task {
+    pub(crate) name: String,
+    pub(crate) start: Start,
 }
 
-type Start = Box<dyn FnOnce(&mut JoinSet<Result<(), String>>, CancellationToken) -> Id + Send>;
+pub(crate) type Start = Box<dyn FnOnce(&mut JoinSet<Result<(), String>>, CancellationToken) -> Id + Send>;
 
 /// A sink, and what tells how far it is behind.
-type Watched = (Arc<Shared>, Arc<Census>, Arc<dyn Log>);
+pub(crate) type Watched = (Arc<Shared>, Arc<Census>, Arc<dyn Log>);
 
 /// What the rest of the process asks of the sinks. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    latest: Arc<View>,
+    pub(crate) latest: Arc<View>,
     pub(crate) tail: Arc<HistoryTail>,
-    letters: Arc<LettersView>,
-    books: Arc<Ledger>,
-    sinks: Arc<Vec<Watched>>,
-    metrics: Arc<Metrics>,
-    clock: Clock,
+    pub(crate) letters: Arc<LettersView>,
+    pub(crate) books: Arc<Ledger>,
+    pub(crate) sinks: Arc<Vec<Watched>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
 }
 
 impl Handle {
@@ -137,6 +128,12 @@ impl Handle {
 
     /// How each sink of each log is. Sets the lag gauges too.
     pub fn status(&self) -> Vec<SinkStatus> {
+        let statuses = self.statuses();
+        self.metrics.observe(&statuses);
+        statuses
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<SinkStatus> {
         let now = (self.clock)();
         let statuses: Vec<_> =
             self.sinks.iter().map(|(shared, census, log)| status(shared, census, &**log, now)).collect();
@@ -144,7 +141,6 @@ impl Handle {
             let passed = statuses.iter().filter(|s| s.log == log.id()).map(|s| s.done_to).min();
             census.forget_below(passed.unwrap_or(0));
         }
-        self.metrics.observe(&statuses);
         statuses
     }
 }
@@ -168,7 +164,7 @@ fn status(shared: &Shared, census: &Census, log: &dyn Log, now: i64) -> SinkStat
 }
 
 /// The time of day.
-fn system_clock() -> Clock {
+pub(crate) fn system_clock() -> Clock {
     Arc::new(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
@@ -204,30 +200,18 @@ impl Flusher {
     ) -> Result<Self, Error> {
         let mut logs = Vec::new();
         for claim in claims {
-            let failed = |reason| Error::Cursor { log: claim.log.id().into(), reason };
-            let cursors = register(&claim).await.map_err(failed)?;
-            let points = points::register(&claim, &cursors, stores.points.is_some()).await.map_err(failed)?;
-            let recent = Recent::load(&*claim.log, cursors[0].done_to).await.map_err(|e| failed(e.to_string()))?;
-            logs.push((claim.log, cursors, points, recent));
+            logs.push(Opened::register(claim, stores.points.is_some()).await?);
         }
-        let map = Arc::new(SyncLock::new(LatestMap::load(stores.latest.load().await?)));
-        let mut builder = Builder {
-            config,
-            metrics,
-            clock,
-            map,
-            gates: std::array::from_fn(|_| Arc::new(RwLock::new(()))),
-            tasks: Vec::new(),
-            accounts: Vec::new(),
-            sources: Vec::new(),
-            states: Vec::new(),
-            sinks: Vec::new(),
-            stores,
-        };
-        for (log, cursors, points, recent) in logs {
-            builder.add_log(log, cursors, points, recent);
-        }
+        let common = Common::new(config, stores, metrics, clock);
+        common.load_states().await?;
+        let mut builder = Builder::new(common);
+        logs.into_iter().for_each(|log| builder.add_log(log));
+        builder.add_upkeep();
         Ok(builder.finish())
+    }
+
+    pub(crate) fn new(handle: Handle, tasks: Vec<Task>) -> Self {
+        Self { handle, tasks }
     }
 
     /// What the rest of the process asks of the sinks. Answers while [`Flusher::run`] runs.
@@ -255,172 +239,5 @@ impl Flusher {
             return Err(Error::Ended { task: names.remove(&id).unwrap_or_default(), reason });
         }
         Ok(())
-    }
-}
-
-/// The cursors of one log, in the order of [`crate::SINKS`].
-pub(crate) type Registered = [Cursor; 4];
-
-async fn register(claim: &Claim) -> Result<Registered, String> {
-    let log = &claim.log;
-    let held = log.cursors().await.map_err(|error| error.to_string())?;
-    let mut cursors = Registered::default();
-    for (sink, cursor) in crate::SINKS.into_iter().zip(&mut cursors) {
-        let fresh = Cursor { done_to: log.start(), sealed_to: log.start(), ..Cursor::default() };
-        *cursor = take(claim, sink, held.get(sink).cloned().unwrap_or(fresh)).await?;
-    }
-    Ok(cursors)
-}
-
-/// Makes a sink's cursor that of this holder.
-pub(crate) async fn take(claim: &Claim, sink: &str, mut cursor: Cursor) -> Result<Cursor, String> {
-    check(sink, &cursor, &*claim.log)?;
-    if cursor.epoch > claim.epoch {
-        let reason = CursorError::Fenced { sink: sink.to_owned(), held: cursor.epoch, tried: claim.epoch };
-        return Err(reason.to_string());
-    }
-    cursor.epoch = claim.epoch;
-    claim.log.move_cursor(sink, cursor.clone()).await.map_err(|error| error.to_string())?;
-    Ok(cursor)
-}
-
-fn check(sink: &str, cursor: &Cursor, log: &dyn Log) -> Result<(), String> {
-    let (start, end) = (log.start(), log.end());
-    if cursor.done_to < start {
-        return Err(format!(
-            "sink {sink} is at offset {}, the log begins at {start}: what lies between is gone; restore the log",
-            cursor.done_to
-        ));
-    }
-    if cursor.sealed_to.max(cursor.done_to) > end {
-        return Err(format!(
-            "sink {sink} is at offset {}, the log ends at {end}: this is not the log it followed; restore the log",
-            cursor.sealed_to.max(cursor.done_to)
-        ));
-    }
-    Ok(())
-}
-
-struct Builder {
-    config: Config,
-    stores: Stores,
-    metrics: Arc<Metrics>,
-    clock: Clock,
-    map: Arc<SyncLock<LatestMap>>,
-    gates: [Arc<RwLock<()>>; 3],
-    tasks: Vec<Task>,
-    accounts: Vec<Account>,
-    sources: Vec<Source>,
-    states: Vec<(Arc<dyn Log>, Arc<Shared>)>,
-    sinks: Vec<Watched>,
-}
-
-impl Builder {
-    fn add_log(&mut self, log: Arc<dyn Log>, cursors: Registered, points: Option<Cursor>, recent: Recent) {
-        let lowest = cursors.iter().chain(&points).map(|c| c.done_to).min().unwrap_or(0);
-        let census = Arc::new(Census::new(Arc::clone(&log), lowest, cursors[0].done_to, &cursors[0].tallies));
-        let [history, latest, letters, retained] = cursors;
-        let [history, latest, letters, retained] = [
-            (crate::HISTORY, history),
-            (crate::LATEST, latest),
-            (crate::DEAD_LETTERS, letters),
-            (crate::RETAINED, retained),
-        ]
-        .map(|(sink, cursor)| Arc::new(Shared::new(log.id(), sink, cursor)));
-        let points = points.map(|cursor| Arc::new(Shared::new(log.id(), crate::POINTS, cursor)));
-        for shared in [&history, &latest, &letters, &retained].into_iter().chain(&points) {
-            self.sinks.push((Arc::clone(shared), Arc::clone(&census), Arc::clone(&log)));
-        }
-
-        let sink = Arc::new(HistorySink::new(log.id(), Arc::clone(&self.stores.history), history.done_to(), recent));
-        self.sources.push(Source { log: Arc::clone(&log), sink: Arc::clone(&sink), shared: Arc::clone(&history) });
-        let [writes, puts] = [0, 1].map(|i| Arc::clone(&self.gates[i]));
-        self.drive(&log, sink, &history, self.config.history.pace(), Arc::clone(&writes));
-
-        let sink = Arc::new(LatestSink::new(Arc::clone(&self.map), Arc::clone(&self.stores.latest)));
-        self.states.push((Arc::clone(&log), Arc::clone(&latest)));
-        self.drive(&log, sink, &latest, self.config.latest.pace(), Arc::default());
-
-        let drain = Letters { log: log.id().into(), store: Arc::clone(&self.stores.dead_letters) };
-        self.drive(&log, Arc::new(Rare::new(drain)), &letters, Pace::rare(LETTERS), puts);
-
-        let drain = RetainedMessages { store: Arc::clone(&self.stores.retained) };
-        self.drive(&log, Arc::new(Rare::new(drain)), &retained, Pace::rare(MESSAGES), Arc::default());
-
-        if let (Some(store), Some(shared)) = (self.stores.points.clone(), &points) {
-            let sink = PointsSink::new(log.id(), store, self.config.points.separate_equal_times);
-            let gate = Arc::clone(&self.gates[2]);
-            self.drive(&log, Arc::new(sink), shared, self.config.points.pace(), gate);
-        }
-
-        let (counting, retry) = (Arc::clone(&census), self.config.retry.clone());
-        self.task(format!("census of {}", log.id()), move |stop| counting.run(retry, stop));
-        self.accounts.push(Account { log, census, history, latest, dead_letters: letters, points });
-    }
-
-    fn drive<S: Sink>(
-        &mut self,
-        log: &Arc<dyn Log>,
-        sink: Arc<S>,
-        shared: &Arc<Shared>,
-        pace: Pace,
-        gate: Arc<RwLock<()>>,
-    ) {
-        let delivery = Delivery {
-            log: Arc::clone(log),
-            sink,
-            shared: Arc::clone(shared),
-            letters: Arc::clone(&self.stores.dead_letters),
-            retry: self.config.retry.clone(),
-            metrics: Arc::clone(&self.metrics),
-            gate,
-        };
-        let driver = Driver::new(delivery, pace, std::time::Duration::from_secs(self.config.stop_secs));
-        self.task(format!("sink {} of {}", shared.sink, shared.log), move |stop| driver.run(stop));
-    }
-
-    fn task<F>(&mut self, name: String, start: impl FnOnce(CancellationToken) -> F + Send + 'static)
-    where
-        F: Future<Output = Result<(), String>> + Send + 'static,
-    {
-        self.tasks.push(Task { name, start: Box::new(move |set, stop| set.spawn(start(stop)).id()) });
-    }
-
-    fn finish(mut self) -> Flusher {
-        let (store, retry) = (Arc::clone(&self.stores.history), self.config.retry.clone());
-        self.task("merging of blocks".to_owned(), move |stop| maintenance::merge(store, retry, stop));
-        let (store, retention) = (Arc::clone(&self.stores.history), self.config.history.retention_secs);
-        let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
-        self.task("retention".to_owned(), move |stop| maintenance::expire(store, retention, clock, metrics, stop));
-        let letters = self.accounts.iter().map(|a| (Arc::clone(&a.log), Arc::clone(&a.dead_letters))).collect();
-        let handle = Handle {
-            letters: Arc::new(LettersView {
-                store: Arc::clone(&self.stores.dead_letters),
-                sources: letters,
-                wait: Duration::from_millis(self.config.latest.query_wait_ms),
-            }),
-            latest: Arc::new(View {
-                map: self.map,
-                sources: self.states,
-                wait: Duration::from_millis(self.config.latest.query_wait_ms),
-            }),
-            tail: Arc::new(HistoryTail {
-                sources: self.sources,
-                wait: Duration::from_millis(self.config.history.query_wait_ms),
-                clock: Arc::clone(&self.clock),
-                metrics: Arc::clone(&self.metrics),
-            }),
-            books: Arc::new(Ledger {
-                accounts: self.accounts,
-                history: self.stores.history,
-                dead_letters: self.stores.dead_letters,
-                points: self.stores.points,
-                gates: self.gates,
-            }),
-            sinks: Arc::new(self.sinks),
-            metrics: self.metrics,
-            clock: self.clock,
-        };
-        Flusher { handle, tasks: self.tasks }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct LettersView {
 impl LettersView {
     async fn catch_up(&self) -> Result<()> {
         for (log, shared) in &self.sources {
-            let target = log.end();
+            let (target, _) = log.confirm_end().await;
             if shared.done_to() < target && !shared.progress.delivered(target, self.wait).await {
                 let reason = format!("the dead letters of log {} are not all stored yet; ask again", log.id());
                 return Err(StoreError::Busy { reason, retry_after: None });

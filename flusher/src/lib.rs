@@ -6,11 +6,14 @@
 //! Hands on: the latest states, the unflushed tail, the books, and how each sink is.
 //! Never: drops a record; trims what some sink has not passed; keeps more in memory than it is allowed.
 
+mod assemble;
 mod books;
 mod census;
+mod common;
 pub mod config;
 mod deliver;
 mod driver;
+pub mod fleet;
 mod flusher;
 mod history;
 mod latest;
@@ -20,6 +23,8 @@ mod metrics;
 mod points;
 mod progress;
 mod rare;
+mod register;
+mod scan;
 mod sink;
 mod status;
 #[cfg(test)]
@@ -31,6 +36,7 @@ mod verdict;
 use std::sync::Arc;
 
 pub use config::Config;
+pub use fleet::{Fleet, FleetHandle};
 pub use flusher::{Claim, Error, Flusher, Handle, Stores};
 pub use metrics::Metrics;
 pub use status::{SinkState, SinkStatus};

@@ -11,6 +11,16 @@ pub mod v1 {
     tonic::include_proto!("weir.v1");
 }
 
+/// What Weir's own processes ask of each other.
+pub mod internal {
+    /// Messages, client and server of package `weir.internal.v1`.
+    #[expect(clippy::allow_attributes_without_reason, reason = "generated code")]
+    #[expect(missing_docs, reason = "the file describes what its names do not say")]
+    pub mod v1 {
+        tonic::include_proto!("weir.internal.v1");
+    }
+}
+
 /// A `google.protobuf.FileDescriptorSet` of every file and what it imports, with comments and custom options: for
 /// reflection and for reading the authorization rules.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

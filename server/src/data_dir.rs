@@ -20,11 +20,16 @@ pub(crate) struct DataDir {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     /// Devices.
-    pub(crate) mqtt: SocketAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mqtt: Option<SocketAddr>,
     /// Third parties.
-    pub(crate) grpc: SocketAddr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) grpc: Option<SocketAddr>,
     /// Health, metrics and the status page.
     pub(crate) http: SocketAddr,
+    /// The other processes of the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fleet: Option<SocketAddr>,
 }
 
 /// Why a folder cannot be had.

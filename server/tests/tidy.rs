@@ -43,7 +43,7 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("rumqttc", &["e2e", "simulators"], Dev::Yes),
     ("rumqttd", &[], Dev::Yes),
     ("rustls", &["buffer", "stores"], Dev::Yes),
-    ("tonic", &["api", "e2e", "proto", "server", "simulators"], Dev::Yes),
+    ("tonic", &["api", "e2e", "flusher", "proto", "server", "simulators"], Dev::Yes),
     ("webpki-roots", &["stores"], Dev::No),
 ];
 

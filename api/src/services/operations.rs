@@ -43,7 +43,8 @@ impl OperationsService for OperationsApi {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<ServerStatus>, Status> {
         Caller::of(&request)?;
         let mut status = self.0.backend.status.status().await;
-        let logs = self.0.backend.logs.iter().map(|log| {
+        let logs = self.0.backend.logs.open().await.map_err(errors::store)?;
+        let logs = logs.iter().map(|log| {
             let state = log.state();
             LogStatus {
                 log: log.id().to_owned(),

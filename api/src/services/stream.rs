@@ -53,7 +53,7 @@ impl Progress {
     }
 }
 
-pub(super) fn open(shared: &Shared, caller: &Caller, mut request: StreamReadingsRequest) -> Result<Chunks, Status> {
+pub(super) async fn open(shared: &Shared, caller: &Caller, mut request: StreamReadingsRequest) -> Result<Chunks, Status> {
     let tenant = caller.tenant(&mut request.parent)?;
     let token = std::mem::take(&mut request.resume_token);
     let selector = Selector::read(caller, &tenant, Some(request.selector.get_or_insert_default()))?;
@@ -66,11 +66,12 @@ pub(super) fn open(shared: &Shared, caller: &Caller, mut request: StreamReadings
     let query = Query::new(Kind::Stream, &request);
     let secret = &shared.config.token_secret;
     let progress = query.read_signed(secret, &token, Progress::read).map_err(|e| errors::token("resume_token", e))?;
+    let logs = shared.backend.logs.open().await.map_err(errors::store)?;
     let progress = progress.unwrap_or_else(|| Progress {
         device: None,
         position: None,
         freshness: Freshness::COMPLETE,
-        ends: shared.backend.logs.iter().map(|log| (log.id().to_owned(), log.end())).collect(),
+        ends: logs.iter().map(|log| (log.id().to_owned(), log.end())).collect(),
     });
     let selected = request.selector.as_ref().expect("inserted above");
     let lives = limit == u64::MAX && selected.device_filter.is_empty();

@@ -40,7 +40,7 @@ impl TelemetryService for TelemetryApi {
         request: Request<StreamReadingsRequest>,
     ) -> Result<Response<stream::Chunks>, Status> {
         let caller = Caller::of(&request)?;
-        stream::open(&self.0, &caller, request.into_inner()).map(Response::new)
+        stream::open(&self.0, &caller, request.into_inner()).await.map(Response::new)
     }
 
     async fn query_aggregates(

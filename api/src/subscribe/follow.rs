@@ -55,11 +55,33 @@ pub(crate) enum Pull {
 pub(crate) struct Follow {
     places: Vec<Place>,
     wanted: Wanted,
+    names: watch::Receiver<Arc<[String]>>,
+}
+
+/// What a wait for news brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// A log has grown.
+    Grown,
+    /// A log came or went: [`Follow::renew`].
+    Logs,
+    /// A log was closed.
+    Closed,
 }
 
 impl Follow {
-    pub(crate) fn new(places: Vec<Place>, wanted: Wanted) -> Self {
-        Self { places, wanted }
+    pub(crate) fn new(places: Vec<Place>, wanted: Wanted, names: watch::Receiver<Arc<[String]>>) -> Self {
+        Self { places, wanted, names }
+    }
+
+    /// Follows these logs from now on: new ones from their beginning, those that went as far as they are not read yet.
+    pub(crate) fn renew(&mut self, logs: &[Arc<dyn Log>]) {
+        self.places.retain(|place| place.next < place.log.end() || logs.iter().any(|log| log.id() == place.log.id()));
+        for log in logs {
+            if !self.places.iter().any(|place| place.log.id() == log.id()) {
+                self.places.push(Place::new(log, 0));
+            }
+        }
     }
 
     /// Writes the places into a token.
@@ -93,13 +115,26 @@ impl Follow {
         Ok(if more { Pull::More } else { Pull::Empty })
     }
 
-    /// Returns when a log has grown; false when one was closed.
-    pub(crate) async fn grown(&mut self) -> bool {
-        if self.places.is_empty() {
-            return future::pending().await;
+    /// The next wait ends with [`News::Logs`].
+    pub(crate) fn look_again(&mut self) {
+        self.names.mark_changed();
+    }
+
+    /// Returns when there is something new.
+    pub(crate) async fn news(&mut self) -> News {
+        let Self { places, names, .. } = self;
+        let grown = async {
+            if places.is_empty() {
+                return future::pending().await;
+            }
+            let changes = places.iter_mut().map(|place| Box::pin(place.end.changed()));
+            future::select_all(changes).await.0
+        };
+        tokio::select! {
+            biased;
+            Ok(()) = names.changed() => News::Logs,
+            grown = grown => if grown.is_ok() { News::Grown } else { News::Closed },
         }
-        let changes = self.places.iter_mut().map(|place| Box::pin(place.end.changed()));
-        future::select_all(changes).await.0.is_ok()
     }
 }
 

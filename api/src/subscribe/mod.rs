@@ -23,12 +23,15 @@ use crate::convert;
 use crate::errors;
 use crate::services::{Shared, StreamPlace};
 use crate::token::{Kind, Query};
-use follow::{Follow, Pull};
+use follow::{Follow, News, Pull};
 use snapshot::Snapshot;
 
 pub(crate) use follow::write_places;
 use start::Wanted;
 pub(crate) use start::read_places;
+
+/// After logs could not be opened.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a subscriber reads.
 pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
@@ -53,10 +56,12 @@ pub(crate) async fn subscribe(
     let query = query(&request.parent, selector);
     let place = shared.open_stream()?;
     let snapshot = matches!(request.start, Some(proto::v1::subscribe_request::Start::Snapshot(true)));
+    // Before the logs are opened: one that is made in between is news.
+    let names = shared.backend.logs.names();
     let places = start::places(shared, query, request.start).await?;
     let live = Live {
         snapshot: snapshot.then(|| Snapshot::new(&wanted)),
-        follow: Follow::new(places, wanted),
+        follow: Follow::new(places, wanted, names),
         shared: shared.clone(),
         query,
         beat_at: Instant::now() + pace.heartbeat,
@@ -117,6 +122,7 @@ struct Live {
 /// What ended a wait.
 enum Woken {
     Data,
+    Logs,
     Time,
     Drain,
 }
@@ -165,6 +171,7 @@ impl Live {
             }
             match self.wait(send_at.unwrap_or(self.beat_at)).await {
                 Woken::Data => {}
+                Woken::Logs => self.renew().await,
                 Woken::Drain if events.is_empty() => return Ok(self.closing("DRAIN", Duration::from_secs(1))),
                 Woken::Drain => return Ok(self.batch(events, false, true)),
                 Woken::Time if !events.is_empty() => return Ok(self.batch(events, false, true)),
@@ -178,8 +185,23 @@ impl Live {
         tokio::select! {
             biased;
             () = self.shared.draining.cancelled() => Woken::Drain,
-            open = self.follow.grown() => if open { Woken::Data } else { Woken::Drain },
+            news = self.follow.news() => match news {
+                News::Grown => Woken::Data,
+                News::Logs => Woken::Logs,
+                News::Closed => Woken::Drain,
+            },
             () = tokio::time::sleep_until(until) => Woken::Time,
+        }
+    }
+
+    async fn renew(&mut self) {
+        match self.shared.backend.logs.open().await {
+            Ok(logs) => self.follow.renew(&logs),
+            Err(error) => {
+                tracing::warn!(%error, "logs came or went and cannot be opened now; looking again");
+                tokio::time::sleep(LOOK_AGAIN).await;
+                self.follow.look_again();
+            }
         }
     }
 

@@ -96,7 +96,8 @@ fn read_glob(caller: &Caller, field: &str, name: &mut String) -> Result<Glob, St
 pub(crate) async fn places(shared: &Shared, query: Query, start: Option<Start>) -> Result<Vec<Place>, Status> {
     match start {
         None | Some(Start::Snapshot(_)) => {
-            Ok(shared.backend.logs.iter().map(|log| Place::new(log, log.end())).collect())
+            let logs = shared.backend.logs.open().await.map_err(errors::store)?;
+            Ok(logs.iter().map(|log| Place::new(log, log.end())).collect())
         }
         Some(Start::StartTime(time)) => {
             let time = convert::nanos("start_time", &time)?;
@@ -106,15 +107,16 @@ pub(crate) async fn places(shared: &Shared, query: Query, start: Option<Start>) 
             let places = query.read_signed(&shared.config.token_secret, &token, read_places);
             let places = places.map_err(|e| errors::token("resume_token", e))?;
             let places = places.ok_or_else(|| errors::token("resume_token", "is empty"))?;
-            resumed(shared, &places)
+            resumed(shared, &places).await
         }
     }
 }
 
 async fn at_time(shared: &Shared, time: model::Nanos) -> Result<Vec<Place>, Status> {
     let now = convert::now();
-    let mut places = Vec::with_capacity(shared.backend.logs.len());
-    for log in &shared.backend.logs {
+    let logs = shared.backend.logs.open().await.map_err(errors::store)?;
+    let mut places = Vec::with_capacity(logs.len());
+    for log in &logs {
         let offset = log.offset_at(time).await.map_err(|error| errors::log(log.id(), error))?;
         let start = log.start();
         // The first record that is left is already later: what was before it may have been wanted.
@@ -132,22 +134,23 @@ pub(crate) fn read_places(reader: &mut Reader<'_>) -> Option<Vec<(String, u64)>>
     (0..count).map(|_| Some((reader.text()?, reader.u64()?))).collect()
 }
 
-fn resumed(shared: &Shared, tokens: &[(String, u64)]) -> Result<Vec<Place>, Status> {
-    let logs = &shared.backend.logs;
+async fn resumed(shared: &Shared, tokens: &[(String, u64)]) -> Result<Vec<Place>, Status> {
+    let logs = shared.backend.logs.open().await.map_err(errors::store)?;
     if let Some((gone, _)) = tokens.iter().find(|(id, _)| !logs.iter().any(|log| log.id() == id)) {
         return Err(errors::not_retained(gone, 0, "the log is gone"));
     }
-    let place = |log: &Arc<dyn buffer::Log>| {
+    let mut places = Vec::with_capacity(logs.len());
+    for log in &logs {
         // A log that the token does not know is newer than the token: all of it is news.
         let next = tokens.iter().find(|(id, _)| id == log.id()).map_or(0, |(_, next)| *next);
-        let (start, end) = (log.start(), log.end());
+        let (start, (end, _)) = (log.start(), log.confirm_end().await);
         if next < start {
-            Err(errors::not_retained(log.id(), start, "it was trimmed"))
-        } else if next > end {
-            Err(errors::not_retained(log.id(), start, "the place lies beyond its end: the log is another one"))
-        } else {
-            Ok(Place::new(log, next))
+            return Err(errors::not_retained(log.id(), start, "it was trimmed"));
         }
-    };
-    logs.iter().map(place).collect()
+        if next > end {
+            return Err(errors::not_retained(log.id(), start, "the place lies beyond its end: the log is another one"));
+        }
+        places.push(Place::new(log, next));
+    }
+    Ok(places)
 }

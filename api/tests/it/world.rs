@@ -59,7 +59,7 @@ impl World {
             tail: tail.clone(),
             latest: latest.clone(),
             dead_letters: letters.clone(),
-            logs: vec![log.clone()],
+            logs: Arc::new(vec![log.clone() as Arc<dyn buffer::Log>]),
             books: books.clone(),
             replay: replay.clone(),
             status: Arc::new(FakeStatus),

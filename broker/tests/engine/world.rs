@@ -125,7 +125,7 @@ impl World {
         let (address, running) = {
             let _entered = runtime.enter();
             let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            let broker = Broker::new(config, Door(Arc::clone(&log)), Arc::clone(&metrics), []);
+            let broker = Broker::new(config, Door(Arc::clone(&log)), Arc::clone(&metrics), Some(Vec::new()));
             (listener.local_addr().unwrap(), runtime.spawn(broker.run(listener, shutdown.clone())))
         };
         Self { log, address, shutdown, metrics, runtime, running: Some(running) }

@@ -57,6 +57,16 @@ impl Shared {
         Ok(found)
     }
 
+    async fn announce(&self, holder: &Holder, time: Duration) -> RedisResult<Vec<Holder>> {
+        let Common { flushers, .. } = &self.common;
+        let time = millis(time);
+        let arguments = [&time, &holder.name, &holder.address].map(String::as_str);
+        let alive: Vec<(String, String)> = self.servers.script(&scripts::ANNOUNCE, &[flushers], &arguments).await?;
+        let mut alive: Vec<Holder> = alive.into_iter().map(|(name, address)| Holder { name, address }).collect();
+        alive.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(alive)
+    }
+
     /// Deletes the keys of logs that left the list.
     async fn sweep(&self) -> RedisResult<()> {
         let Common { removed, .. } = &self.common;
@@ -151,6 +161,22 @@ fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
 impl Catalogue for Redis {
     async fn list(&self) -> Result<Vec<LogInfo>, CatalogueError> {
         self.shared.infos().await.map_err(unavailable)
+    }
+
+    async fn ids(&self) -> Result<Vec<String>, CatalogueError> {
+        let key = &self.shared.common.index;
+        let mut ids: Vec<String> =
+            self.shared.servers.run(key, redis::cmd("HKEYS").arg(key)).await.map_err(unavailable)?;
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    async fn announce(&self, holder: &Holder, time: Duration) -> Result<Vec<Holder>, CatalogueError> {
+        self.shared.announce(holder, time).await.map_err(unavailable)
+    }
+
+    async fn withdraw(&self, holder: &Holder) -> Result<(), CatalogueError> {
+        self.shared.announce(holder, Duration::ZERO).await.map(drop).map_err(unavailable)
     }
 
     async fn claim(&self, log: &str, holder: &Holder, time: Duration) -> Result<Option<Lease>, CatalogueError> {

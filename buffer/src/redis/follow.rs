@@ -9,7 +9,7 @@ use redis::{RedisResult, Value};
 use super::error::words;
 use super::read::{Entry, decode, place};
 use super::{RedisLog, Task};
-use crate::log::Log;
+use crate::log::{Log, now};
 use crate::ring::Ring;
 
 /// How long the server may keep a question for new frames, ms.
@@ -21,10 +21,12 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Follows the log's end from where it is now, until the log is dropped or removed.
 pub(super) async fn start(log: &Arc<RedisLog>) -> RedisResult<bool> {
+    let asked = now();
     let mut ask = redis::cmd("HGET");
     let end: Option<u64> = log.servers.run(&log.keys.meta, ask.arg(&log.keys.meta).arg("end")).await?;
     let (Some(end), true) = (end, log.refresh().await?) else { return Ok(false) };
     log.end.send_replace(end);
+    log.held.lock().confirmed = asked;
     let weak = Arc::downgrade(log);
     let task = tokio::spawn(follow(weak));
     *log.task.lock() = Some(Task(task));
@@ -35,8 +37,9 @@ async fn follow(log: Weak<RedisLog>) {
     let mut connection = None;
     loop {
         let Some(log) = log.upgrade() else { return };
+        let asked = now();
         match step(&log, &mut connection).await {
-            Ok(true) => {}
+            Ok(true) => log.held.lock().confirmed = asked,
             Ok(false) => {
                 log.held.lock().gone = true;
                 return;

@@ -38,6 +38,8 @@ pub(super) struct Common {
     pub(super) epochs: String,
     /// Hash: log → when it was made, ms.
     pub(super) index: String,
+    /// Hash: flusher → until when it is taken to run, ms, and its address.
+    pub(super) flushers: String,
     /// Hash: (sink, tenant, kind) → records of removed logs.
     pub(super) settled: String,
     /// Set: removed logs whose keys are to be deleted.
@@ -52,6 +54,7 @@ impl Common {
         Self {
             epochs: key("epochs"),
             index: key("index"),
+            flushers: key("flushers"),
             settled: key("settled"),
             removed: key("removed"),
             ends: key("ends"),

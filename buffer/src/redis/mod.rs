@@ -97,6 +97,10 @@ struct Held {
     start: u64,
     used: u64,
     blocked: Option<String>,
+    /// This process appends: it knows the end.
+    written_here: bool,
+    /// When the server last told of the end.
+    confirmed: model::Nanos,
     /// Nothing more comes: the log was removed.
     gone: bool,
 }
@@ -178,6 +182,7 @@ impl Redis {
         let made = self.make_log().await;
         let (id, incarnation) = made.map_err(|error| self.shared.refused(&error))?;
         let log = Arc::new(self.shared.log(&id, metrics));
+        log.held.lock().written_here = true;
         let form = append::Form::new(Arc::clone(&log), self.shared.common.clone(), incarnation)?;
         append::keep_alive(&log, incarnation);
         self.shared.open.lock().insert(id, Arc::downgrade(&log));
@@ -239,7 +244,15 @@ impl Shared {
             keys: Keys::of(&self.config.prefix, id),
             config: Arc::clone(&self.config),
             servers: Arc::clone(&self.servers),
-            held: Mutex::new(Held { ring, start: 0, used: 0, blocked: None, gone: false }),
+            held: Mutex::new(Held {
+                ring,
+                start: 0,
+                used: 0,
+                blocked: None,
+                written_here: false,
+                confirmed: 0,
+                gone: false,
+            }),
             end: watch::channel(0).0,
             metrics,
             task: Mutex::default(),

@@ -14,7 +14,7 @@ use super::servers::Servers;
 use super::{RedisLog, number, scripts};
 use crate::cursor::Cursor;
 use crate::frame::Frame;
-use crate::log::{CursorError, Log, ReadError, State};
+use crate::log::{CursorError, Log, ReadError, State, now};
 
 /// Frames that one read looks up at most.
 const FRAMES: usize = 256;
@@ -171,6 +171,22 @@ impl Log for RedisLog {
 
     fn end(&self) -> u64 {
         *self.end.borrow()
+    }
+
+    async fn confirm_end(&self) -> (u64, model::Nanos) {
+        let asked = now();
+        if self.held.lock().written_here {
+            return (self.end(), asked);
+        }
+        let mut ask = redis::cmd("HGET");
+        let end: RedisResult<Option<u64>> =
+            self.servers.run(&self.keys.meta, ask.arg(&self.keys.meta).arg("end")).await;
+        match end {
+            Ok(Some(end)) => (end.max(self.end()), asked),
+            // Removed: nothing came behind what was known.
+            Ok(None) => (self.end(), asked),
+            Err(_) => (self.end(), self.held.lock().confirmed),
+        }
     }
 
     fn watch_end(&self) -> watch::Receiver<u64> {

@@ -32,6 +32,8 @@ script! {
     FORGET = "forget.lua";
     /// Deletes frames that every sink has passed.
     TRIM = "trim.lua";
+    /// Says that a flusher runs, and which do.
+    ANNOUNCE = "announce.lua";
     /// Takes a lease.
     CLAIM = "claim.lua";
     /// Prolongs a lease, or gives it back.

@@ -9,7 +9,7 @@ mod tail;
 
 pub(crate) use recent::Recent;
 pub(crate) use sink::HistorySink;
-pub(crate) use tail::{HistoryTail, Source};
+pub(crate) use tail::{HistoryTail, Source, Wanted, from_log};
 
 #[cfg(test)]
 mod tests;

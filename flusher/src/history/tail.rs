@@ -15,6 +15,7 @@ use super::cut::{self, Names, Placed};
 use super::memtable::reading_of;
 use crate::Clock;
 use crate::metrics::Metrics;
+use crate::scan;
 use crate::status::Shared;
 
 /// Bytes asked of the log at a time.
@@ -42,25 +43,19 @@ impl Tail for HistoryTail {
     async fn tail(&self, device: &DeviceKey, range: TimeRange, names: Option<&[Arc<str>]>) -> Result<TailAnswer> {
         let mut answer = TailAnswer { blocks: Vec::new(), complete_until: (self.clock)() };
         for source in &self.sources {
-            answer.blocks.extend(self.one(source, device, range, names).await?);
+            let (target, known_until) = source.log.confirm_end().await;
+            answer.complete_until = answer.complete_until.min(known_until);
+            answer.blocks.extend(self.one(source, target, &Wanted { device, range, names }).await?);
         }
         Ok(answer)
     }
 }
 
 impl HistoryTail {
-    async fn one(
-        &self,
-        source: &Source,
-        device: &DeviceKey,
-        range: TimeRange,
-        names: Option<&[Arc<str>]>,
-    ) -> Result<Vec<Block>> {
-        let wanted = Wanted { device, range, names };
-        let target = source.log.end();
+    async fn one(&self, source: &Source, target: u64, wanted: &Wanted<'_>) -> Result<Vec<Block>> {
         for _ in 0..ATTEMPTS {
             source.shared.progress.reach(target, self.wait).await;
-            let unflushed = source.sink.unflushed(device, range);
+            let unflushed = source.sink.unflushed(wanted.device, wanted.range);
             let rows = unflushed.rows.iter().map(|(frame, row)| (row.offset, reading_of(frame, row)));
             let mut blocks = Vec::from_iter(wanted.block(source.sink.log(), rows.collect()));
             if unflushed.taken_to >= target {
@@ -68,24 +63,44 @@ impl HistoryTail {
             }
             // The sink has no memory left, or has ended: the log itself holds the rest.
             self.metrics.log_tails.inc();
-            match wanted.read_rest(source, unflushed.taken_to, target, &mut blocks).await {
+            match wanted.read_rest(&*source.log, source.sink.log(), (unflushed.taken_to, target), &mut blocks).await {
                 Ok(()) => return Ok(blocks),
                 // Stored, passed and trimmed since: the memory that is asked next knows.
                 Err(ReadError::Trimmed { .. }) => {}
-                Err(ReadError::Damaged(reason)) => return Err(StoreError::Damaged(reason)),
-                Err(ReadError::Unavailable(reason)) => return Err(StoreError::Busy { reason, retry_after: None }),
+                Err(error) => return Err(scan::unread(error)),
             }
         }
-        let reason = "unflushed readings move on faster than they are read; ask again".to_owned();
-        Err(StoreError::Busy { reason, retry_after: None })
+        Err(outrun())
     }
 }
 
+/// Readings left the log again and again while they were looked for there.
+fn outrun() -> StoreError {
+    scan::busy("unflushed readings move on faster than they are read; ask again".to_owned())
+}
+
+/// The readings that no history sink has stored, read from the log itself: for one that nobody answers for.
+pub(crate) async fn from_log(log: &dyn Log, wanted: &Wanted<'_>, wait: Duration) -> Result<TailAnswer> {
+    let name: Arc<str> = log.id().into();
+    for _ in 0..ATTEMPTS {
+        let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
+        let from = cursors.get(crate::HISTORY).map_or_else(|| log.start(), |cursor| cursor.done_to);
+        let (target, complete_until) = scan::end(log, wait).await?;
+        let mut blocks = Vec::new();
+        match wanted.read_rest(log, &name, (from, target), &mut blocks).await {
+            Ok(()) => return Ok(TailAnswer { blocks, complete_until }),
+            Err(ReadError::Trimmed { .. }) => {}
+            Err(error) => return Err(scan::unread(error)),
+        }
+    }
+    Err(outrun())
+}
+
 /// What a query asks for.
-struct Wanted<'a> {
-    device: &'a DeviceKey,
-    range: TimeRange,
-    names: Option<&'a [Arc<str>]>,
+pub(crate) struct Wanted<'a> {
+    pub(crate) device: &'a DeviceKey,
+    pub(crate) range: TimeRange,
+    pub(crate) names: Option<&'a [Arc<str>]>,
 }
 
 impl Wanted<'_> {
@@ -98,14 +113,14 @@ impl Wanted<'_> {
     /// A block for each piece of the log that holds readings of the device, so that no more than a piece is in memory.
     async fn read_rest(
         &self,
-        source: &Source,
-        from: u64,
-        to: u64,
+        log: &dyn Log,
+        name: &Arc<str>,
+        (from, to): (u64, u64),
         blocks: &mut Vec<Block>,
     ) -> std::result::Result<(), ReadError> {
         let mut at = from;
         while at < to {
-            let frames = source.log.read(at, READ_BYTES).await?;
+            let frames = log.read(at, READ_BYTES).await?;
             let with_device = |frame: &&Frame| frame.devices().iter().any(|d| **d == *self.device);
             let mut rows = Vec::new();
             for (offset, record) in frames.iter().filter(with_device).flat_map(Frame::records) {
@@ -115,7 +130,7 @@ impl Wanted<'_> {
                     rows.push((offset, reading));
                 }
             }
-            blocks.extend(self.block(source.sink.log(), rows));
+            blocks.extend(self.block(name, rows));
             let Some(last) = frames.last() else { break };
             at = last.header().end_offset();
         }

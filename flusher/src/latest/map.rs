@@ -22,14 +22,28 @@ pub(crate) struct LatestMap {
 }
 
 impl LatestMap {
-    /// The states that a store held.
-    pub(crate) fn load(states: Vec<LatestState>) -> Self {
-        let mut map = Self::default();
-        for state in states {
-            let place = map.place(&state.device);
-            map.states[place as usize] = state;
+    /// Takes in what somebody else knows of a device.
+    pub(crate) fn merge(&mut self, state: LatestState) {
+        let place = self.place(&state.device);
+        let held = &mut self.states[place as usize];
+        held.first_seen = held.first_seen.min(state.first_seen);
+        held.last_seen = held.last_seen.max(state.last_seen);
+        // Both count on from what the store held.
+        held.readings = held.readings.max(state.readings);
+        if state.clock_skew.unsigned_abs() > held.clock_skew.unsigned_abs() {
+            held.clock_skew = state.clock_skew;
         }
-        map
+        if held.values.is_empty() {
+            held.values = state.values;
+            return;
+        }
+        for value in state.values {
+            match held.values.iter_mut().find(|known| known.name == value.name) {
+                Some(known) if age(&value) > age(known) => *known = value,
+                Some(_) => {}
+                None => held.values.push(value),
+            }
+        }
     }
 
     /// The place of a device, made when it is new. Places never change.
@@ -91,6 +105,10 @@ impl LatestMap {
         let places = devices.range::<str, _>((from, Bound::Unbounded)).map(|(_, place)| &self.states[*place as usize]);
         places.filter(|state| state.readings > 0).take(limit).map(sorted).collect()
     }
+}
+
+fn age(value: &LatestValue) -> (Nanos, Option<u64>, Nanos) {
+    (value.time, value.seq, value.received)
 }
 
 fn sorted(state: &LatestState) -> LatestState {

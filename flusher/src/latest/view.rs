@@ -20,9 +20,10 @@ pub(crate) struct View {
 }
 
 impl View {
-    async fn catch_up(&self) -> Result<()> {
+    /// Returns when all that is durable now is in the map.
+    pub(crate) async fn catch_up(&self) -> Result<()> {
         for (log, shared) in &self.sources {
-            let target = log.end();
+            let (target, _) = log.confirm_end().await;
             let place = shared.progress.reach(target, self.wait).await;
             if place.followed < target && !place.ended {
                 let behind = target - place.followed;

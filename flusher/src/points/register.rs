@@ -7,7 +7,8 @@ use buffer::frame::Record;
 use buffer::{Cursor, Log, Tally};
 
 use crate::POINTS;
-use crate::flusher::{Claim, Registered, take};
+use crate::Claim;
+use crate::register::{Registered, take};
 use crate::sink::{Tallies, tally, tenant_of};
 
 /// Bytes asked of the log at a time.

@@ -15,6 +15,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
         "Readings, latest states, dead letters and retained messages in MongoDB instead of in the data folder.",
     ),
     ("redis", "The log on Redis or Valkey instead of in the data folder, which takes it while Redis is away or full."),
+    ("fleet", "Several processes over one Redis and one MongoDB: what they ask of each other."),
     ("influxdb", "Readings as points in InfluxDB 2, besides the history."),
     ("logging", "What Weir says about itself, on standard error."),
 ];
@@ -24,7 +25,7 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("data_dir", "Folder that holds everything. Created when it is missing; one process at a time."),
     (
         "roles",
-        "What this process does: [\"all\"]. The parts are ingest, flusher and api; in this release they run together.",
+        "What this process does: [\"all\"], or some of ingest, flusher and api, when Redis carries the logs and MongoDB holds the data.",
     ),
     ("insecure", "Listen on addresses that others can reach although there is no authentication yet."),
     ("shutdown_timeout_secs", "Seconds that an ordered stop may take for each of its parts."),
@@ -119,6 +120,19 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "Longest time to wait for one answer, in milliseconds; the request is then repeated.",
     ),
     ("mongodb.max_pool_size", "Connections to each server."),
+    (
+        "fleet.address",
+        "IP address and port where a flusher answers the other processes. Used when Redis and MongoDB are.",
+    ),
+    (
+        "fleet.advertise",
+        "Host and port at which the others reach it, as 10.0.0.7:50052. Empty: `fleet.address`.",
+    ),
+    ("fleet.secret", "The same long random text in every process: they answer nobody else. Also makes the tokens of gRPC."),
+    (
+        "fleet.lease_ms",
+        "A log whose flusher died is taken over after this time, in milliseconds. Renewed three times as often.",
+    ),
     ("influxdb.url", "Address, as http://host:8086 or https://host. Empty: InfluxDB is not used."),
     ("influxdb.token", "Token that may write to the bucket, and read it: field types and the books are then known."),
     ("influxdb.org", "Name of the organization."),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use load::{Loaded, Sources, load};
 pub(crate) use sample::sample;
-pub(crate) use servers::{Influxdb, Mongodb, Redis};
+pub(crate) use servers::{Fleet, Influxdb, Mongodb, Redis};
 
 /// Everything a person may set. Every key is described in [`docs::KEYS`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,8 +32,9 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     pub(crate) history: History,
     pub(crate) latest: Latest,
-    pub(crate) redis: Redis,
     pub(crate) mongodb: Mongodb,
+    pub(crate) redis: Redis,
+    pub(crate) fleet: Fleet,
     pub(crate) influxdb: Influxdb,
     pub(crate) logging: Logging,
     /// In the words of `ingest`; not part of the written tree.
@@ -168,8 +169,9 @@ impl Default for Config {
             log: Log::default(),
             history: History::default(),
             latest: Latest::default(),
-            redis: Redis::default(),
             mongodb: Mongodb::default(),
+            redis: Redis::default(),
+            fleet: Fleet::default(),
             influxdb: Influxdb::default(),
             logging: Logging::default(),
             route: Vec::new(),
@@ -275,6 +277,11 @@ impl Config {
         self.roles.iter().any(|r| *r == Role::All || *r == role)
     }
 
+    /// True when other processes may work on the same logs and the same data.
+    pub(crate) fn is_fleet(&self) -> bool {
+        self.redis.is_used() && !self.mongodb.uri.is_empty()
+    }
+
     /// Checks what no single key can be checked for.
     ///
     /// # Errors
@@ -282,9 +289,12 @@ impl Config {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.roles.is_empty(), "`roles` is empty: name at least one of all, ingest, flusher, api");
         anyhow::ensure!(
-            Role::PARTS.iter().all(|role| self.has(*role)),
-            "`roles` names only a part: this release runs every role in one process, so use roles = [\"all\"]"
+            self.is_fleet() || (self.has(Role::Ingest) && self.has(Role::Flusher)),
+            "`roles` names only a part: processes share their logs on Redis and their data in MongoDB, so set `redis.urls` and \
+             `mongodb.uri`, or use roles = [\"all\"]"
         );
+        anyhow::ensure!(self.fleet.lease_ms >= 300, "`fleet.lease_ms` is {}: give at least 300", self.fleet.lease_ms);
+        parse_address("fleet.address", &self.fleet.address)?;
         for (key, address) in self.addresses() {
             parse_address(key, address)?;
         }
@@ -320,6 +330,16 @@ impl Config {
                  address, or add --insecure (`insecure = true`) if the network around it is trusted"
             );
         }
+        let fleet = &self.fleet;
+        anyhow::ensure!(
+            !self.is_fleet()
+                || !self.has(Role::Flusher)
+                || !fleet.secret.is_empty()
+                || parse_address("fleet.address", &fleet.address)?.ip().is_loopback(),
+            "`fleet.address` is {}, which others can reach: set `fleet.secret` to the same long random text in every process of the \
+             fleet",
+            fleet.address
+        );
         Ok(())
     }
 

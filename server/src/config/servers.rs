@@ -31,6 +31,52 @@ pub(crate) struct Redis {
     pub(crate) spill_patience_ms: u64,
 }
 
+/// `[fleet]`
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Fleet {
+    pub(crate) address: String,
+    pub(crate) advertise: String,
+    pub(crate) secret: String,
+    pub(crate) lease_ms: u64,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:50052".into(),
+            advertise: String::new(),
+            secret: String::new(),
+            lease_ms: 10_000,
+        }
+    }
+}
+
+impl Fleet {
+    /// Where the others reach the listener at `bound`.
+    ///
+    /// # Errors
+    /// When that cannot be known.
+    pub(crate) fn advertised(&self, bound: std::net::SocketAddr) -> anyhow::Result<String> {
+        if !self.advertise.is_empty() {
+            return Ok(format!("http://{}", self.advertise));
+        }
+        anyhow::ensure!(
+            !bound.ip().is_unspecified(),
+            "`fleet.address` is {bound}, which is no place to call: set `fleet.advertise` to the address at which the other \
+             processes reach this one, as 10.0.0.7:50052"
+        );
+        Ok(format!("http://{bound}"))
+    }
+}
+
+impl fmt::Debug for Fleet {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
 /// `[mongodb]`
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -74,7 +74,9 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     let running = local::running(config);
     say(match &running {
         Some(addresses) => {
-            Finding::ok("process", format!("a weir has the data folder and listens on {}", addresses.mqtt))
+            let listens = [addresses.mqtt, addresses.grpc, Some(addresses.http)].into_iter().flatten();
+            let listens: Vec<String> = listens.map(|address| address.to_string()).collect();
+            Finding::ok("process", format!("a weir has the data folder and listens on {}", listens.join(", ")))
         }
         None => Finding::warn("process", "no weir has the data folder: start one with `weir run`"),
     })?;
@@ -83,7 +85,7 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
             say(finding)?;
         }
     }
-    let server = options.server.clone().or_else(|| running.map(|a: Addresses| format!("http://{}", a.grpc)));
+    let server = options.server.clone().or_else(|| running.and_then(|a: Addresses| Some(format!("http://{}", a.grpc?))));
     if let Some(server) = server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
         for finding in runtime.block_on(remote::server(&server)) {

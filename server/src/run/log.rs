@@ -50,13 +50,7 @@ pub(super) async fn open(config: &Config, data: &DataDir, metrics: Arc<Metrics>)
 /// in the stores.
 async fn on_redis(config: &Config, data: &DataDir, metrics: Arc<Metrics>) -> anyhow::Result<Opened> {
     let redis = Redis::connect(config.redis.log(&config.log)).await?;
-    let spill = buffer::spill::Config {
-        dir: data.spill(),
-        capacity_bytes: config.log.capacity_bytes,
-        patience_ms: config.redis.spill_patience_ms,
-        ..buffer::spill::Config::default()
-    };
-    let (log, batcher, _) = redis.create_with_spill(spill, metrics).await?;
+    let (log, batcher) = append_to(&redis, config, data, metrics).await?;
     let own = log.id().to_owned();
     // By the node's name, so that its next start has at once what the one before left.
     let holder = Holder { name: config.redis.node.clone(), address: String::new() };
@@ -72,6 +66,26 @@ async fn on_redis(config: &Config, data: &DataDir, metrics: Arc<Metrics>) -> any
     }
     anyhow::ensure!(held.iter().any(|lease| lease.log == own), "log {own} was taken by another process at once");
     Ok(Opened { log, batcher, claims, leases: Leases { catalogue: Some(redis), held } })
+}
+
+/// A new log for this start, with a spill in the data folder for when Redis is away or full.
+///
+/// # Errors
+/// Names the key to change.
+pub(super) async fn append_to(
+    redis: &Redis,
+    config: &Config,
+    data: &DataDir,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<(Arc<dyn Log>, Batcher)> {
+    let spill = buffer::spill::Config {
+        dir: data.spill(),
+        capacity_bytes: config.log.capacity_bytes,
+        patience_ms: config.redis.spill_patience_ms,
+        ..buffer::spill::Config::default()
+    };
+    let (log, batcher, _) = redis.create_with_spill(spill, metrics).await?;
+    Ok((log, batcher))
 }
 
 impl Leases {

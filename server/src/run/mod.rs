@@ -1,8 +1,12 @@
 //! `weir run`: from the configuration to a supervised process.
 
+mod fleet;
 mod limits;
 mod log;
+mod parts;
+mod patience;
 pub(crate) mod replay;
+mod sole;
 pub(crate) mod state;
 mod stores;
 pub(crate) mod wire;
@@ -22,6 +26,8 @@ use crate::{http, logs};
 
 /// Time for the status page's last answers.
 const HTTP_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for the last answers to other processes.
+const FLEET_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs until a signal or until a part ends.
 ///
@@ -57,35 +63,49 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
     let listeners = wire::Listeners::bind(config).await?;
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
-    let parts = wire::Parts::open(config, &data).await?;
-    let wire::Parts { state, door, batcher, retained, flusher, leases, backend, api } = parts;
+    let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
+    let parts::Parts { state, intake, sinks, readers, api } = parts::Parts::open(config, &data, advertised).await?;
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
-    let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.drain_timeout_ms));
-    let broker = broker::Broker::new(wire::broker_config(config), door, state.metrics.broker.clone(), retained);
-    supervisor.spawn("mqtt", "mqtt broker", async move {
-        broker.run(listeners.mqtt, stop).await.context("accept connections")
-    });
-
-    let stop = supervisor.part("log", deadline);
-    supervisor.spawn("log", "log", state::watch_log(state.clone(), stop));
-    supervisor.finish("log", async move {
-        tokio::task::spawn_blocking(move || batcher.close()).await.context("close the log")
-    });
-
-    let stop = supervisor.part("sinks", deadline);
-    supervisor.spawn("sinks", "flusher", async move { Ok(flusher.run(stop).await?) });
-
-    // Given back when the last flush is over.
-    let stop = supervisor.part("leases", deadline);
-    supervisor.spawn("leases", "leases of the logs", leases.keep(stop));
-
-    let stop = supervisor.part("grpc", deadline + Duration::from_millis(config.grpc.drain_timeout_ms));
-    let metrics = state.metrics.api.clone();
-    supervisor.spawn("grpc", "grpc services", async move {
-        Ok(api::serve(listeners.grpc, backend, api, metrics, stop).await?)
-    });
+    if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
+        take_in(&mut supervisor, config, &state, intake, listener);
+    }
+    match sinks {
+        parts::Sinks::None => {}
+        parts::Sinks::Sole(flusher, leases) => {
+            let stop = supervisor.part("sinks", deadline);
+            supervisor.spawn("sinks", "flusher", async move { Ok(flusher.run(stop).await?) });
+            // Given back when the last flush is over.
+            let stop = supervisor.part("leases", deadline);
+            supervisor.spawn("leases", "leases of the logs", leases.keep(stop));
+        }
+        parts::Sinks::Fleet(fleet) => {
+            let handle = fleet.handle();
+            let stop = supervisor.part("sinks", deadline);
+            supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
+            // Others ask until the last flush is over.
+            let stop = supervisor.part("fleet", FLEET_DEADLINE);
+            let (listener, secret) = (listeners.fleet.context("no listener for the fleet")?, config.fleet.secret.clone());
+            supervisor.spawn("fleet", "answers to the fleet", async move {
+                flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
+            });
+        }
+    }
+    if let Some(readers) = readers {
+        let stop = supervisor.part("logs", deadline);
+        supervisor.spawn("logs", "list of the logs", async move {
+            readers.watch(stop).await;
+            Ok(())
+        });
+    }
+    if let (Some((backend, settings)), Some(listener)) = (api, listeners.grpc) {
+        let stop = supervisor.part("grpc", deadline + Duration::from_millis(config.grpc.drain_timeout_ms));
+        let metrics = state.metrics.api.clone();
+        supervisor.spawn("grpc", "grpc services", async move {
+            Ok(api::serve(listener, backend, settings, metrics, stop).await?)
+        });
+    }
 
     let stop = supervisor.part("http", HTTP_DEADLINE);
     supervisor.spawn("http", "http", http::serve(listeners.http, state.clone(), addresses, stop));
@@ -107,6 +127,44 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
         tracing::info!("stopped");
     }
     Ok(ended)
+}
+
+/// Devices, and the log they fill.
+fn take_in(
+    supervisor: &mut Supervisor,
+    config: &Config,
+    state: &state::State,
+    intake: parts::Intake,
+    listener: tokio::net::TcpListener,
+) {
+    let deadline = Duration::from_secs(config.shutdown_timeout_secs);
+    let parts::Intake { door, batcher, retained } = intake;
+    let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.drain_timeout_ms));
+    let (here, later) = match retained {
+        parts::Messages::Here(messages) => (Some(messages), None),
+        parts::Messages::Later(settings, metrics) => (None, Some((settings, metrics))),
+    };
+    let broker = broker::Broker::new(wire::broker_config(config), door, state.metrics.broker.clone(), here);
+    if let Some((settings, metrics)) = later {
+        let (broker, stop) = (broker.clone(), stop.clone());
+        supervisor.spawn("mqtt", "retained messages", async move {
+            tokio::select! {
+                restored = fleet::restore(broker, settings, metrics) => restored?,
+                () = stop.cancelled() => {}
+            }
+            stop.cancelled().await;
+            Ok(())
+        });
+    }
+    supervisor.spawn("mqtt", "mqtt broker", async move {
+        broker.run(listener, stop).await.context("accept connections")
+    });
+
+    let stop = supervisor.part("log", deadline);
+    supervisor.spawn("log", "log", state::watch_log(state.clone(), stop));
+    supervisor.finish("log", async move {
+        tokio::task::spawn_blocking(move || batcher.close()).await.context("close the log")
+    });
 }
 
 /// Resolves with the name of the first signal that asks to stop.
@@ -131,14 +189,29 @@ async fn end_at_second_signal() {
 }
 
 fn welcome(addresses: &Addresses, data: &DataDir) {
-    let Addresses { mqtt, grpc, http } = addresses;
-    let host = if mqtt.port() == 1883 { String::new() } else { format!("-p {} ", mqtt.port()) };
-    let server = if grpc.port() == 50051 { String::new() } else { format!(" --server http://{grpc}") };
-    remark(&format!(
-        "Weir {} is ready.\n  MQTT   {mqtt}\n  gRPC   {grpc}\n  HTTP   http://{http}\n  data   {}\n\
-         Publish:    mosquitto_pub {host}-t devices/d1/telemetry -m '{{\"temperature\":21.5}}' -q 1\n\
-         Read back:  weir latest d1{server}",
-        env!("CARGO_PKG_VERSION"),
-        data.path().display(),
-    ));
+    let Addresses { mqtt, grpc, http, fleet } = addresses;
+    let mut text = format!("Weir {} is ready.", env!("CARGO_PKG_VERSION"));
+    let mut line = |name: &str, value: String| text.push_str(&format!("\n  {name:6} {value}"));
+    if let Some(mqtt) = mqtt {
+        line("MQTT", mqtt.to_string());
+    }
+    if let Some(grpc) = grpc {
+        line("gRPC", grpc.to_string());
+    }
+    line("HTTP", format!("http://{http}"));
+    if let Some(fleet) = fleet {
+        line("fleet", fleet.to_string());
+    }
+    line("data", data.path().display().to_string());
+    if let Some(mqtt) = mqtt {
+        let port = if mqtt.port() == 1883 { String::new() } else { format!("-p {} ", mqtt.port()) };
+        text.push_str(&format!(
+            "\nPublish:    mosquitto_pub {port}-t devices/d1/telemetry -m '{{\"temperature\":21.5}}' -q 1"
+        ));
+    }
+    if let Some(grpc) = grpc {
+        let server = if grpc.port() == 50051 { String::new() } else { format!(" --server http://{grpc}") };
+        text.push_str(&format!("\nRead back:  weir latest d1{server}"));
+    }
+    remark(&text);
 }

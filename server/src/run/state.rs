@@ -7,11 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 use api::StatusSource;
 use async_trait::async_trait;
 use buffer::{Batcher, Log};
-use flusher::{Handle, SinkState, SinkStatus};
+use flusher::fleet::Readers;
+use flusher::{FleetHandle, Handle, SinkState, SinkStatus};
 use prometheus_client::registry::Registry;
 use proto::v1;
 use proto::v1::sink_status::State as ProtoState;
-use stores::contract::{DeadLetters, Deadletter};
+use stores::contract::{Books, DeadLetters, Deadletter};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
@@ -64,12 +65,41 @@ pub(crate) struct State {
 
 struct Shared {
     roles: Vec<String>,
-    log: Arc<dyn Log>,
-    batcher: Batcher,
-    flusher: Handle,
-    dead_letters: Arc<dyn DeadLetters>,
+    /// The log that this process writes.
+    log: Option<(Arc<dyn Log>, Batcher)>,
+    sinks: SinkView,
+    dead_letters: Option<Arc<dyn DeadLetters>>,
+    books: Option<Arc<dyn Books>>,
     stopping: AtomicBool,
     started: (Instant, SystemTime),
+}
+
+/// Where to ask for the sinks.
+pub(crate) enum SinkView {
+    /// This process has to do with none.
+    None,
+    /// All are in this process.
+    Sole(Handle),
+    /// Those of this process, if it flushes, and the way to the others.
+    Fleet(Option<FleetHandle>, Readers),
+}
+
+impl SinkView {
+    /// Those of this process.
+    fn here(&self) -> Vec<SinkStatus> {
+        match self {
+            Self::Sole(handle) => handle.status(),
+            Self::Fleet(Some(handle), _) => handle.status(),
+            Self::None | Self::Fleet(None, _) => Vec::new(),
+        }
+    }
+
+    async fn everywhere(&self) -> Vec<SinkStatus> {
+        match self {
+            Self::Fleet(_, readers) => readers.status().await,
+            _ => self.here(),
+        }
+    }
 }
 
 /// Why something is not as it should be.
@@ -94,24 +124,30 @@ impl State {
     pub(crate) fn new(
         config: &Config,
         metrics: Metrics,
-        log: Arc<dyn Log>,
-        batcher: Batcher,
-        flusher: Handle,
+        log: Option<(Arc<dyn Log>, Batcher)>,
+        sinks: SinkView,
         dead_letters: Arc<dyn DeadLetters>,
+        books: Arc<dyn Books>,
+    ) -> Self {
+        Self::make(config, metrics, log, sinks, Some((dead_letters, books)))
+    }
+
+    /// Of a process that only takes readings.
+    pub(crate) fn intake_only(config: &Config, metrics: Metrics, log: (Arc<dyn Log>, Batcher)) -> Self {
+        Self::make(config, metrics, Some(log), SinkView::None, None)
+    }
+
+    fn make(
+        config: &Config,
+        metrics: Metrics,
+        log: Option<(Arc<dyn Log>, Batcher)>,
+        sinks: SinkView,
+        stores: Option<(Arc<dyn DeadLetters>, Arc<dyn Books>)>,
     ) -> Self {
         let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
-        Self {
-            metrics,
-            shared: Arc::new(Shared {
-                roles,
-                log,
-                batcher,
-                flusher,
-                dead_letters,
-                stopping: AtomicBool::new(false),
-                started: (Instant::now(), SystemTime::now()),
-            }),
-        }
+        let (dead_letters, books) = stores.unzip();
+        let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
+        Self { metrics, shared: Arc::new(Shared { roles, log, sinks, dead_letters, books, stopping, started }) }
     }
 
     /// From now on the process is not ready.
@@ -125,13 +161,19 @@ impl State {
         if self.shared.stopping.load(Ordering::Relaxed) {
             reasons.push(Reason { part: "weir".into(), reason: "it is stopping".into() });
         }
-        if let Err(reason) = self.shared.batcher.durable() {
-            reasons.push(Reason { part: "log".into(), reason: reason.to_string() });
-        } else if let Some(reason) = self.shared.log.state().blocked {
-            reasons.push(Reason { part: "log".into(), reason });
+        if let Some((log, batcher)) = &self.shared.log {
+            if let Err(reason) = batcher.durable() {
+                reasons.push(Reason { part: "log".into(), reason: reason.to_string() });
+            } else if let Some(reason) = log.state().blocked {
+                reasons.push(Reason { part: "log".into(), reason });
+            }
         }
         let ready = reasons.is_empty();
-        for sink in self.shared.flusher.status() {
+        if let SinkView::Fleet(Some(fleet), _) = &self.shared.sinks {
+            let failures = fleet.failures().into_iter();
+            reasons.extend(failures.map(|(log, reason)| Reason { part: format!("log {log}"), reason }));
+        }
+        for sink in self.shared.sinks.here() {
             if let Some(reason) = trouble(&sink) {
                 reasons.push(Reason { part: format!("sink {}", sink.sink), reason });
             }
@@ -139,23 +181,24 @@ impl State {
         Readiness { ready, reasons }
     }
 
-    /// The status with its logs.
+    /// The status with the log of this process.
     pub(crate) fn whole_status(&self) -> v1::Status {
-        let log = &self.shared.log;
-        let state = log.state();
-        let mut status = self.status_without_logs();
-        status.logs.push(v1::LogStatus {
-            log: log.id().to_owned(),
-            start_offset: signed(log.start()),
-            end_offset: signed(log.end()),
-            used_bytes: signed(state.used_bytes),
-            capacity_bytes: signed(state.capacity_bytes),
-            blocked_reason: state.blocked.unwrap_or_default(),
-        });
+        let mut status = self.status_of(&self.shared.sinks.here());
+        if let Some((log, _)) = &self.shared.log {
+            let state = log.state();
+            status.logs.push(v1::LogStatus {
+                log: log.id().to_owned(),
+                start_offset: signed(log.start()),
+                end_offset: signed(log.end()),
+                used_bytes: signed(state.used_bytes),
+                capacity_bytes: signed(state.capacity_bytes),
+                blocked_reason: state.blocked.unwrap_or_default(),
+            });
+        }
         status
     }
 
-    fn status_without_logs(&self) -> v1::Status {
+    fn status_of(&self, sinks: &[SinkStatus]) -> v1::Status {
         let readiness = self.readiness();
         let (started, at) = self.shared.started;
         v1::Status {
@@ -167,22 +210,27 @@ impl State {
             reasons: readiness.reasons.iter().map(|r| format!("{}: {}", r.part, r.reason)).collect(),
             connection_count: self.metrics.broker.connections.get(),
             logs: Vec::new(),
-            sinks: self.shared.flusher.status().iter().map(sink).collect(),
+            sinks: sinks.iter().map(sink).collect(),
         }
     }
 
     /// The books of everyone.
     pub(crate) async fn books(&self) -> Result<Vec<stores::contract::BookLine>, stores::StoreError> {
-        self.shared.flusher.books().books(false).await
+        match &self.shared.books {
+            Some(books) => books.books(false).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Up to `most` of the newest dead letters.
     pub(crate) async fn newest_dead_letters(&self, most: usize) -> Result<Vec<Deadletter>, stores::StoreError> {
         const RECORDS: u64 = 100_000;
         const LETTERS: usize = 1000;
-        let log = &self.shared.log;
+        let (Some((log, _)), Some(letters)) = (&self.shared.log, &self.shared.dead_letters) else {
+            return Ok(Vec::new());
+        };
         let after = (log.id(), log.end().saturating_sub(RECORDS), "");
-        let mut letters = self.shared.dead_letters.list(model::DEFAULT_TENANT, Some(after), LETTERS).await?;
+        let mut letters = letters.list(model::DEFAULT_TENANT, Some(after), LETTERS).await?;
         letters.drain(..letters.len().saturating_sub(most));
         letters.reverse();
         Ok(letters)
@@ -197,7 +245,7 @@ impl State {
 #[async_trait]
 impl StatusSource for State {
     async fn status(&self) -> v1::Status {
-        self.status_without_logs()
+        self.status_of(&self.shared.sinks.everywhere().await)
     }
 }
 
@@ -241,15 +289,19 @@ fn signed(n: u64) -> i64 {
 pub(crate) async fn watch_log(state: State, stop: CancellationToken) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(LOOK);
     let mut blocked: Option<String> = None;
+    let Some((log, batcher)) = &state.shared.log else {
+        stop.cancelled().await;
+        return Ok(());
+    };
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        if let Err(reason) = state.shared.batcher.durable() {
+        if let Err(reason) = batcher.durable() {
             anyhow::bail!("{reason}");
         }
-        let now = state.shared.log.state().blocked;
+        let now = log.state().blocked;
         match (&blocked, &now) {
             (None, Some(reason)) => tracing::error!(reason, "the log takes nothing now; devices wait"),
             (Some(_), None) => tracing::info!("the log takes messages again"),

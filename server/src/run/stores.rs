@@ -27,14 +27,22 @@ impl Stores {
     /// # Errors
     /// Names the key to change.
     pub(super) async fn open(config: &Config, data: &DataDir, metrics: &Metrics) -> anyhow::Result<Self> {
-        let points = points(config, metrics).await?;
         if let Some(mongodb) = config.mongodb.store() {
             let store = MongoStore::open(mongodb, Arc::clone(&metrics.mongodb)).await.context("open MongoDB")?;
-            return Ok(Self::all(store, points));
+            return Self::of(config, store, metrics).await;
         }
+        let points = points(config, metrics).await?;
         let (settings, metrics) = (embedded(config, data), Arc::clone(&metrics.stores));
         let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, metrics)).await;
         Ok(Self::all(opened.context("open the store")??, points))
+    }
+
+    /// With MongoDB, and InfluxDB when it is configured.
+    ///
+    /// # Errors
+    /// Names the key to change.
+    pub(super) async fn of(config: &Config, store: MongoStore, metrics: &Metrics) -> anyhow::Result<Self> {
+        Ok(Self::all(store, points(config, metrics).await?))
     }
 
     fn all(store: impl History + Latest + DeadLetters + Retained, points: Option<Arc<dyn Points>>) -> Self {

@@ -1,45 +1,63 @@
-//! What each part is made of, from one configuration.
+//! Listeners and the settings of each part, from one configuration.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use ::stores::contract::{Retained, RetainedMessage};
 use anyhow::Context;
-use flusher::Flusher;
 use tokio::net::TcpListener;
 
-use super::log;
-use super::replay::Replayer;
-use super::state::{Metrics, State};
-use super::stores::Stores;
-use crate::config::Config;
-use crate::data_dir::{Addresses, DataDir};
+use crate::config::{Config, Role};
+use crate::data_dir::Addresses;
 
-/// Open listeners.
+/// Open listeners; those of roles that the process does not have are not there.
 pub(super) struct Listeners {
-    pub(super) mqtt: TcpListener,
-    pub(super) grpc: TcpListener,
+    pub(super) mqtt: Option<TcpListener>,
+    pub(super) grpc: Option<TcpListener>,
     pub(super) http: TcpListener,
+    /// For the other processes of the fleet.
+    pub(super) fleet: Option<TcpListener>,
 }
 
 impl Listeners {
     /// Binds all of them before anything else is opened: a port that is taken is said at once.
     pub(super) async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let mqtt = address(&config.mqtt.address)?;
-        let mqtt = broker::bind(mqtt).with_context(|| taken("mqtt", &config.mqtt.address))?;
-        let grpc = address(&config.grpc.address)?;
-        let grpc = TcpListener::bind(grpc).await.with_context(|| taken("grpc", &config.grpc.address))?;
-        let http = address(&config.http.address)?;
-        let http = TcpListener::bind(http).await.with_context(|| taken("http", &config.http.address))?;
-        Ok(Self { mqtt, grpc, http })
+        let mqtt = match config.has(Role::Ingest) {
+            true => {
+                let mqtt = address(&config.mqtt.address)?;
+                Some(broker::bind(mqtt).with_context(|| taken("mqtt", &config.mqtt.address))?)
+            }
+            false => None,
+        };
+        let grpc = match config.has(Role::Api) {
+            true => Some(listen(&config.grpc.address, || taken("grpc", &config.grpc.address)).await?),
+            false => None,
+        };
+        let http = listen(&config.http.address, || taken("http", &config.http.address)).await?;
+        let fleet = match config.is_fleet() && config.has(Role::Flusher) {
+            true => {
+                let key = || format!("cannot listen on {} (stop what has it, or change `fleet.address`)", config.fleet.address);
+                Some(listen(&config.fleet.address, key).await?)
+            }
+            false => None,
+        };
+        Ok(Self { mqtt, grpc, http, fleet })
     }
 
     /// Where they are, with the ports that the system chose.
     pub(super) fn addresses(&self) -> anyhow::Result<Addresses> {
         let of = |listener: &TcpListener| listener.local_addr().context("ask for a listener's address");
-        Ok(Addresses { mqtt: of(&self.mqtt)?, grpc: of(&self.grpc)?, http: of(&self.http)? })
+        let maybe = |listener: &Option<TcpListener>| listener.as_ref().map(of).transpose();
+        Ok(Addresses {
+            mqtt: maybe(&self.mqtt)?,
+            grpc: maybe(&self.grpc)?,
+            http: of(&self.http)?,
+            fleet: maybe(&self.fleet)?,
+        })
     }
+}
+
+async fn listen(text: &str, taken: impl FnOnce() -> String) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address(text)?).await.with_context(taken)
 }
 
 fn address(text: &str) -> anyhow::Result<SocketAddr> {
@@ -48,53 +66,6 @@ fn address(text: &str) -> anyhow::Result<SocketAddr> {
 
 fn taken(name: &str, address: &str) -> String {
     format!("cannot listen on {address} (stop what has it, or give another address with --{name})")
-}
-
-/// Everything that is opened before anything runs.
-pub(super) struct Parts {
-    pub(super) state: State,
-    pub(super) door: ingest::Door,
-    pub(super) batcher: buffer::Batcher,
-    pub(super) retained: Vec<broker::Message>,
-    pub(super) flusher: Flusher,
-    pub(super) leases: log::Leases,
-    pub(super) backend: api::Backend,
-    pub(super) api: api::Config,
-}
-
-impl Parts {
-    pub(super) async fn open(config: &Config, data: &DataDir) -> anyhow::Result<Self> {
-        let metrics = Metrics::default();
-        let routes = routes(config)?;
-        let secret = data.secret()?;
-        let log::Opened { log, batcher, claims, leases } = log::open(config, data, Arc::clone(&metrics.buffer)).await?;
-        let stores = Stores::open(config, data, &metrics).await?;
-        let logs = claims.iter().map(|claim| Arc::clone(&claim.log)).collect();
-        let flusher = Flusher::start(flusher_config(config), claims, stores.sinks(), metrics.flusher.clone()).await?;
-        let door = ingest::Door::new(routes, limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
-        let handle = flusher.handle();
-        let letters = handle.dead_letters();
-        let state = State::new(config, metrics, Arc::clone(&log), batcher.clone(), handle.clone(), letters);
-        let backend = api::Backend {
-            history: Arc::clone(&stores.history),
-            tail: handle.tail(),
-            latest: handle.latest(),
-            dead_letters: handle.dead_letters(),
-            logs,
-            books: handle.books(),
-            replay: Arc::new(Replayer::new(door.clone(), batcher.clone())),
-            status: Arc::new(state.clone()),
-        };
-        let retained = retained(&*stores.retained).await?;
-        Ok(Self { state, door, batcher, retained, flusher, leases, backend, api: api_config(config, secret) })
-    }
-}
-
-/// Retained messages as the broker keeps them.
-async fn retained(store: &dyn Retained) -> anyhow::Result<Vec<broker::Message>> {
-    let stored = store.load().await.context("load the retained messages")?;
-    let message = |m: &RetainedMessage| broker::Message::new(&m.topic, &m.payload, m.qos, true, &m.properties);
-    Ok(stored.iter().map(message).collect())
 }
 
 /// The routes of the configuration, checked.
@@ -134,7 +105,7 @@ pub(super) fn broker_config(config: &Config) -> broker::Config {
     }
 }
 
-fn flusher_config(config: &Config) -> flusher::Config {
+pub(super) fn flusher_config(config: &Config) -> flusher::Config {
     let (h, l) = (&config.history, &config.latest);
     let mut out = flusher::Config::default();
     out.history.flush_secs = Duration::from_millis(h.flush_interval_ms).as_secs_f64();
@@ -149,7 +120,7 @@ fn flusher_config(config: &Config) -> flusher::Config {
     out
 }
 
-fn api_config(config: &Config, secret: [u8; 32]) -> api::Config {
+pub(super) fn api_config(config: &Config, secret: [u8; 32]) -> api::Config {
     let c = &config.grpc;
     api::Config {
         max_concurrent_calls: c.max_concurrent_calls,

@@ -1,0 +1,325 @@
+//! Roles in processes of their own, over one Redis and one MongoDB.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use weir_e2e::device::Device;
+use weir_e2e::services::{Influxd, Mongod, Redis, skipped};
+use weir_e2e::{Weir, program, read, tail_of_log, wait_until};
+
+const WAIT: Duration = Duration::from_secs(60);
+
+/// The servers, and how each process is told of them.
+struct Site {
+    dir: tempfile::TempDir,
+    _redis: Redis,
+    mongod: Mongod,
+    influxd: Option<Influxd>,
+    environment: Vec<(String, String)>,
+}
+
+impl Site {
+    async fn new(with_influxdb: bool, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let redis = Redis::start(&dir.path().join("redis"), "")?;
+        let mongod = Mongod::start(&dir.path().join("mongod")).await?;
+        let influxd = if with_influxdb { Some(Influxd::start(&dir.path().join("influxd"))?) } else { None };
+        let mut environment: Vec<(String, String)> = vec![
+            ("WEIR_REDIS_URLS".into(), redis.url()),
+            ("WEIR_REDIS_SPILL_PATIENCE_MS".into(), "300".into()),
+            ("WEIR_REDIS_RESPONSE_TIMEOUT_MS".into(), "1000".into()),
+            ("WEIR_MONGODB_URI".into(), mongod.uri()),
+            ("WEIR_MONGODB_SERVER_SELECTION_TIMEOUT_MS".into(), "1000".into()),
+            ("WEIR_HISTORY_FLUSH_INTERVAL_MS".into(), "1000".into()),
+            ("WEIR_LOG_SEGMENT_BYTES".into(), "1048576".into()),
+            ("WEIR_FLEET_SECRET".into(), "known to all".into()),
+            ("WEIR_FLEET_LEASE_MS".into(), "1500".into()),
+        ];
+        if let Some(influxd) = &influxd {
+            environment.extend([
+                ("WEIR_INFLUXDB_URL".into(), influxd.url()),
+                ("WEIR_INFLUXDB_TOKEN".into(), influxd.token.clone()),
+                ("WEIR_INFLUXDB_ORG".into(), influxd.org.clone()),
+                ("WEIR_INFLUXDB_BUCKET".into(), influxd.bucket.clone()),
+            ]);
+        }
+        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Ok(Self { dir, _redis: redis, mongod, influxd, environment })
+    }
+
+    /// Starts a process with these roles; `name` is its folder and its node.
+    fn start(&self, name: &str, roles: &str, mqtt: &str) -> anyhow::Result<Weir> {
+        let dir = self.folder(name);
+        std::fs::create_dir_all(&dir)?;
+        let own = [("WEIR_ROLES", roles), ("WEIR_REDIS_NODE", name)];
+        let all = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(own);
+        Weir::start_with(&dir, mqtt, &all.collect::<Vec<_>>()).with_context(|| format!("start {name} as {roles}"))
+    }
+
+    fn folder(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn logs_of(&self, names: &[&str]) -> String {
+        names.iter().map(|name| format!("--- {name}\n{}\n", tail_of_log(&self.folder(name)))).collect()
+    }
+
+    fn play(&self, weir: &Weir, scenario: &str, time: &str) -> anyhow::Result<Run> {
+        let mut command = Command::new(program("weir-sim")?);
+        command.args(["run", scenario, "--time", time, "--drain", "120s", "--quiet"]);
+        command.args(["--broker", &weir.mqtt.to_string(), "--ledger"]).arg(self.ledger());
+        Ok(Run(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
+    }
+
+    fn ledger(&self) -> PathBuf {
+        self.dir.path().join("ledger")
+    }
+
+    /// Everything acknowledged is there once, through the api and in the stores themselves.
+    fn verify(&self, api: &Weir) -> anyhow::Result<()> {
+        let mut command = Command::new(program("weir-sim")?);
+        command.args(["verify", "--within", "90s", "--server", &api.url(), "--ledger"]).arg(self.ledger());
+        command.args(["--mongodb", &self.mongod.uri()]);
+        if let Some(influxd) = &self.influxd {
+            command.args(["--influxdb", &influxd.url(), "--influxdb-token", &influxd.token]);
+            command.args(["--influxdb-org", &influxd.org, "--influxdb-bucket", &influxd.bucket]);
+        }
+        let output = command.output()?;
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        println!("{text}");
+        ensure!(output.status.success() && text.contains("weir: ") && text.contains("mongodb: "), "{text}");
+        Ok(())
+    }
+}
+
+struct Run(Child);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn grown(ledger: &Path, bytes: u64) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
+        ensure!(begun.elapsed() < WAIT, "the run does not get on");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Publishes `count` readings of a device and waits for their acknowledgements.
+fn publish(device: &mut Device, name: &str, from: u64, count: u64) -> anyhow::Result<()> {
+    let base = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    for n in from..from + count {
+        let topic = format!("devices/{name}/telemetry");
+        let payload = format!(r#"{{"ts":{},"n":{n}}}"#, base + u128::from(n - from));
+        device.connect()?;
+        device.send(n, &topic, payload.as_bytes())?;
+    }
+    while device.in_flight() > 0 {
+        device.acknowledged()?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ingest_acknowledged_is_read_through_the_api_at_once_with_and_without_a_flusher() -> anyhow::Result<()> {
+    if skipped("what_ingest_acknowledged_is_read", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    // Nothing is flushed by itself.
+    let slow = [("WEIR_HISTORY_FLUSH_INTERVAL_MS", "600000"), ("WEIR_LATEST_FLUSH_INTERVAL_MS", "600000")];
+    let site = Site::new(false, &slow).await?;
+    let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
+    let flusher = site.start("flusher", "flusher", "127.0.0.1:0")?;
+    let api = site.start("api", "api", "127.0.0.1:0")?;
+    let channel = api.channel().await?;
+    let mut device = Device::new("d1", ingest.mqtt);
+
+    let mut sent = 0;
+    let mut look = async |what: &str| -> anyhow::Result<()> {
+        publish(&mut device, "d1", sent, 5)?;
+        sent += 5;
+        let begun = Instant::now();
+        let rows = read::all_readings(&channel, "d1").await.with_context(|| what.to_owned())?;
+        println!("{what}: {} readings in {:?}", rows.len(), begun.elapsed());
+        let numbers = rows.iter().map(|row| row.int("n")).collect::<anyhow::Result<Vec<_>>>()?;
+        ensure!(numbers == (0..i64::try_from(sent)?).collect::<Vec<_>>(), "{what}: {numbers:?}");
+        let begun = Instant::now();
+        let latest = api.cli(&["latest", "d1", "--format", "csv"])?;
+        println!("{what}: latest in {:?}", begun.elapsed());
+        ensure!(latest.contains(&format!(",{}", sent - 1)), "{what}: {latest}");
+        Ok(())
+    };
+    for round in 0..5 {
+        look(&format!("round {round}")).await?;
+    }
+    flusher.kill()?;
+    look("the flusher is dead and has its lease").await?;
+    look("and again").await?;
+    let flusher = site.start("flusher2", "flusher", "127.0.0.1:0")?;
+    wait_until("the new flusher has the log", WAIT, || async {
+        let status = api.cli(&["status", "--format", "json"])?;
+        ensure!(status.contains("\"history\""), "{status}");
+        Ok(())
+    })
+    .await?;
+    look("another flusher has taken over").await?;
+    flusher.freeze()?;
+    look("the flusher does not answer").await?;
+    flusher.thaw()?;
+    look("it answers again").await?;
+    let books = api.cli(&["books"])?;
+    ensure!(books.contains("50"), "{books}");
+    flusher.stop()?;
+    look("flushed and gone").await?;
+    ingest.stop()?;
+    api.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_or_doubled_though_ingest_flushers_and_api_are_killed_in_random_order() -> anyhow::Result<()> {
+    if skipped("nothing_is_lost_or_doubled_though_ingest", &["redis-server", "mongod", "influxd"])? {
+        return Ok(());
+    }
+    // Two minutes by hand.
+    let secs: u64 = std::env::var("WEIR_TEST_CHAOS_SECS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let seed: u64 = std::env::var("WEIR_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(7);
+    let site = Site::new(true, &[]).await?;
+    let names = ["ingest", "flusher-a", "flusher-b", "api"];
+    let roles = ["ingest", "flusher", "flusher", "api"];
+    let first = site.start(names[0], roles[0], "127.0.0.1:0")?;
+    let mqtt = first.mqtt.to_string();
+    let mut running = vec![first];
+    for (name, role) in names.iter().zip(roles).skip(1) {
+        running.push(site.start(name, role, "127.0.0.1:0")?);
+    }
+    // The scenario is a minute long.
+    let mut run = site.play(&running[0], "flaky-cellular", &format!("{}", secs as f64 / 60.0))?;
+    let (begun, mut kills, mut random) = (Instant::now(), [0; 4], seed);
+    while begun.elapsed() < Duration::from_secs(secs) && run.0.try_wait()?.is_none() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let place = (random >> 33) as usize % names.len();
+        let weir = running.remove(place);
+        weir.kill()?;
+        kills[place] += 1;
+        running.insert(place, site.start(names[place], roles[place], &mqtt)?);
+        let before = std::fs::metadata(site.ledger())?.len();
+        // Each is up for a while: devices get on.
+        grown(&site.ledger(), before + 400 + (random >> 20) % 1_600).or_else(|error| {
+            if run.0.try_wait()?.is_some() { Ok(()) } else { Err(error) }
+        })?;
+    }
+    let status = run.0.wait()?;
+    println!("kills: {names:?} {kills:?}, seed {seed}");
+    ensure!(status.success(), "{status}\n{}", site.logs_of(&names));
+    ensure!(kills.iter().sum::<i32>() >= 4, "{kills:?}");
+    site.verify(&running[3]).with_context(|| site.logs_of(&names))?;
+    let books = running[3].cli(&["books", "--check"])?;
+    println!("{books}");
+    running.reverse();
+    running.into_iter().try_for_each(Weir::stop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flusher_that_sleeps_past_its_lease_and_returns_changes_nothing() -> anyhow::Result<()> {
+    if skipped("a_flusher_that_sleeps", &["redis-server", "mongod", "influxd"])? {
+        return Ok(());
+    }
+    let site = Site::new(true, &[]).await?;
+    let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
+    let a = site.start("flusher-a", "flusher", "127.0.0.1:0")?;
+    let b = site.start("flusher-b", "flusher", "127.0.0.1:0")?;
+    let api = site.start("api", "api", "127.0.0.1:0")?;
+    let mut run = site.play(&ingest, "flaky-cellular", "0.5")?;
+    let mut bytes = 0;
+    for round in 0..3 {
+        let (sleeper, other) = if round % 2 == 0 { (&a, "flusher-b") } else { (&b, "flusher-a") };
+        grown(&site.ledger(), bytes + 800)?;
+        let taken = || -> anyhow::Result<usize> {
+            let log = std::fs::read_to_string(site.folder(other).join("weir.log"))?;
+            Ok(log.matches("flushes this log").count())
+        };
+        let before = taken()?;
+        sleeper.freeze()?;
+        let frozen = wait_until("the other flusher has the log", WAIT, || async {
+            ensure!(taken()? > before, "{}", site.logs_of(&["flusher-a", "flusher-b"]));
+            Ok(())
+        });
+        let frozen = frozen.await;
+        bytes = std::fs::metadata(site.ledger())?.len();
+        grown(&site.ledger(), bytes + 400)?;
+        sleeper.thaw()?;
+        frozen?;
+    }
+    let status = run.0.wait()?;
+    ensure!(status.success(), "{status}");
+    site.verify(&api).with_context(|| site.logs_of(&["flusher-a", "flusher-b"]))?;
+    println!("{}", api.cli(&["books", "--check"])?);
+    for weir in [ingest, a, b, api] {
+        weir.stop()?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_an_ingest_node_left_is_drained_and_removed_and_stays_in_the_books() -> anyhow::Result<()> {
+    if skipped("a_log_that_an_ingest_node_left", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let site = Site::new(false, &[("WEIR_LOG_RETAIN_SECS", "0")]).await?;
+    let flusher = site.start("flusher", "flusher", "127.0.0.1:0")?;
+    let api = site.start("api", "api", "127.0.0.1:0")?;
+    for round in 0..2_u64 {
+        let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
+        publish(&mut Device::new("d1", ingest.mqtt), "d1", round * 10, 10)?;
+        ingest.stop()?;
+    }
+    wait_until("both logs are gone", WAIT, || async {
+        let status = api.cli(&["status", "--format", "json"])?;
+        ensure!(!status.contains("ingest."), "{status}");
+        Ok(())
+    })
+    .await?;
+    let books = api.cli(&["books", "--check", "--format", "csv"])?;
+    ensure!(books.contains("history") && books.contains("20"), "{books}");
+    let channel = api.channel().await?;
+    ensure!(read::all_readings(&channel, "d1").await?.len() == 20);
+    flusher.stop()?;
+    api.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_are_taken_while_mongodb_is_away_and_a_stranger_is_not_answered() -> anyhow::Result<()> {
+    if skipped("devices_are_taken_while_mongodb_is_away", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let mut site = Site::new(false, &[]).await?;
+    site.mongod.0.kill()?;
+    let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
+    publish(&mut Device::new("d1", ingest.mqtt), "d1", 0, 10)?;
+    ensure!(ingest.get("/health/ready")?.contains("200 OK"), "ingest is ready without MongoDB");
+    site.mongod.0.start_again()?;
+    site.mongod.primary().await?;
+    let flusher = site.start("flusher", "flusher", "127.0.0.1:0")?;
+    let api = site.start("api", "api", "127.0.0.1:0")?;
+    let channel = api.channel().await?;
+    ensure!(read::all_readings(&channel, "d1").await?.len() == 10);
+
+    let addresses = std::fs::read_to_string(site.folder("flusher").join("data/addresses.json"))?;
+    let addresses: serde_json::Value = serde_json::from_str(&addresses)?;
+    let url = format!("http://{}", addresses["fleet"].as_str().context("a flusher listens for the fleet")?);
+    let stranger = tonic::transport::Endpoint::from_shared(url)?.connect().await?;
+    let mut stranger = proto::internal::v1::fleet_service_client::FleetServiceClient::new(stranger);
+    let answer = stranger.status(proto::internal::v1::StatusRequest {}).await.err().context("it must not be answered")?;
+    ensure!(answer.code() == tonic::Code::Unauthenticated, "{answer}");
+    for weir in [ingest, flusher, api] {
+        weir.stop()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! A claimed log and its sinks at work.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use buffer::{Catalogue, Lease, Log};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::assemble::{Builder, Opened};
+use crate::common::Common;
+use crate::flusher::Handle;
+use crate::{Claim, Error};
+
+/// A claimed log. Its sinks end at once when it is dropped.
+pub(crate) struct Member {
+    pub(crate) lease: Lease,
+    pub(crate) log: Arc<dyn Log>,
+    pub(crate) handle: Handle,
+    /// The store's states were read after the log was claimed.
+    complete: AtomicBool,
+    stop: CancellationToken,
+    task: tokio::sync::Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    abort: tokio::task::AbortHandle,
+}
+
+impl Member {
+    /// Makes the cursors this holder's and starts the sinks.
+    ///
+    /// # Errors
+    /// A sentence that says why the log cannot be flushed now.
+    pub(crate) async fn start(
+        common: &Common,
+        catalogue: &dyn Catalogue,
+        lease: Lease,
+        complete: bool,
+    ) -> Result<Self, String> {
+        let log = catalogue.open(&lease.log).await.map_err(|error| error.to_string())?;
+        let claim = Claim { log: Arc::clone(&log), epoch: lease.epoch };
+        let opened = Opened::register(claim, common.stores.points.is_some()).await.map_err(|error| error.to_string())?;
+        let mut builder = Builder::new(common.clone());
+        builder.add_log(opened);
+        let flusher = builder.finish();
+        let (handle, stop) = (flusher.handle(), CancellationToken::new());
+        let task = tokio::spawn(flusher.run(stop.clone()));
+        let (abort, complete) = (task.abort_handle(), AtomicBool::new(complete));
+        Ok(Self { lease, log, handle, complete, stop, task: tokio::sync::Mutex::new(Some(task)), abort })
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_complete(&self) {
+        self.complete.store(true, Ordering::Release);
+    }
+
+    /// The sinks have ended, whatever the reason.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.abort.is_finished()
+    }
+
+    /// Flushes once more and ends. Why it ended earlier, if it did.
+    pub(crate) async fn stop(&self) -> Result<(), String> {
+        self.stop.cancel();
+        match self.task.lock().await.take() {
+            Some(task) => match task.await {
+                Ok(ended) => ended.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // What was taken in is in the log: whoever holds it next takes it in again.
+        self.abort.abort();
+    }
+}

@@ -1,0 +1,119 @@
+//! The way to the other flushers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::internal::v1::fleet_service_client::FleetServiceClient;
+use tokio::time::Instant;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+/// A flusher that has not begun to answer by then is passed over: the log itself can be read.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The whole of an answer.
+const WHOLE: Duration = Duration::from_secs(10);
+/// One that was silent is not asked again for so long.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Bytes of a message at most.
+const MESSAGE_BYTES: usize = 256 << 20;
+
+pub(super) type Client = FleetServiceClient<InterceptedService<Channel, Key>>;
+
+/// Adds the secret to each call.
+#[derive(Clone)]
+pub(super) struct Key(MetadataValue<Ascii>);
+
+impl Interceptor for Key {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// Connections to other flushers, by address.
+pub(super) struct Peers {
+    key: Key,
+    clients: Mutex<HashMap<String, Client>>,
+    silent: Mutex<HashMap<String, Instant>>,
+}
+
+impl Peers {
+    /// With the secret that all share.
+    ///
+    /// # Errors
+    /// When it holds what a header cannot.
+    pub(super) fn new(secret: &str) -> Result<Self, String> {
+        let mut key: MetadataValue<Ascii> =
+            format!("Bearer {secret}").parse().map_err(|_| "`fleet.secret` holds other than printable ASCII characters")?;
+        key.set_sensitive(true);
+        Ok(Self { key: Key(key), clients: Mutex::default(), silent: Mutex::default() })
+    }
+
+    /// The way to one of them; `None` while it is known to be silent.
+    pub(super) fn client(&self, address: &str) -> Option<Client> {
+        if address.is_empty() || self.silent.lock().get(address).is_some_and(|until| *until > Instant::now()) {
+            return None;
+        }
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(address) {
+            return Some(client.clone());
+        }
+        let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
+        let channel = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true).connect_lazy();
+        let client =
+            FleetServiceClient::with_interceptor(channel, self.key.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        clients.insert(address.to_owned(), client.clone());
+        Some(client)
+    }
+
+    /// Waits for the beginning of an answer, not for long; `None` when none comes.
+    pub(super) async fn first<T>(
+        &self,
+        address: &str,
+        first: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Option<T> {
+        let reason = match tokio::time::timeout(PATIENCE, first).await {
+            Ok(Ok(answer)) => return Some(answer.into_inner()),
+            Ok(Err(status)) if status.code() == Code::Unauthenticated => {
+                tracing::error!(address, "a flusher refuses this process: {}", status.message());
+                status.message().to_owned()
+            }
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => format!("no answer within {PATIENCE:?}"),
+        };
+        tracing::debug!(address, reason, "a flusher does not answer");
+        self.silence(address);
+        None
+    }
+
+    /// Waits for the rest of an answer.
+    pub(super) async fn rest<T>(&self, address: &str, rest: impl Future<Output = Result<T, Status>>) -> Option<T> {
+        match tokio::time::timeout(WHOLE, rest).await {
+            Ok(Ok(answer)) => Some(answer),
+            _ => {
+                self.silence(address);
+                None
+            }
+        }
+    }
+
+    fn silence(&self, address: &str) {
+        let now = Instant::now();
+        let mut silent = self.silent.lock();
+        silent.retain(|_, until| *until > now);
+        silent.insert(address.to_owned(), now + SILENCE);
+    }
+
+    /// Closes connections to flushers that are no more.
+    pub(super) fn keep(&self, groups: &BTreeMap<String, Vec<String>>) {
+        self.clients.lock().retain(|address, _| groups.contains_key(address));
+    }
+}
+
+/// Shared by all readers.
+pub(super) type Shared = Arc<Peers>;

@@ -1,0 +1,207 @@
+//! What the api asks of the whole fleet, wherever each log is held.
+//!
+//! Each question is answered for every log there is: by this process for those that it holds, by their holders for the others, and
+//! from the log itself for those that nobody answers for. The stores are asked last: what moves there meanwhile is seen twice, never
+//! not at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use buffer::{Catalogue, Log};
+use futures::future::join_all;
+use stores::contract::{Books, DeadLetters, LatestView, StoreError, Tail};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::directory::{Directory, Listing};
+use super::peers::{self, Peers};
+use super::{FleetHandle, latest, ledger, letters, tail, wire};
+use crate::flusher::system_clock;
+use crate::status::SinkStatus;
+use crate::{Config, Stores};
+
+/// How often it is looked whether logs came or went.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What a reader of a fleet is made of.
+pub struct Source {
+    /// The logs.
+    pub catalogue: Arc<dyn Catalogue>,
+    /// Where everything went.
+    pub stores: Stores,
+    /// The latest states as the store has them.
+    pub latest: Arc<dyn LatestView>,
+    /// What this process holds, when it flushes too.
+    pub local: Option<FleetHandle>,
+    /// The secret that all processes share.
+    pub secret: String,
+}
+
+/// Readers of the whole fleet. Cheap to clone.
+#[derive(Clone)]
+pub struct Readers(pub(super) Arc<Reading>);
+
+pub(super) struct Reading {
+    pub(super) directory: Directory,
+    pub(super) peers: peers::Shared,
+    pub(super) stores: Stores,
+    pub(super) latest: Arc<dyn LatestView>,
+    pub(super) local: Option<FleetHandle>,
+    /// How long a question waits for a log's end.
+    pub(super) wait: Duration,
+    names: watch::Sender<Arc<[String]>>,
+}
+
+/// Who answers for which logs.
+pub(super) struct Groups {
+    pub(super) here: Vec<String>,
+    /// By address.
+    pub(super) there: BTreeMap<String, Vec<String>>,
+    pub(super) nobody: Vec<String>,
+}
+
+impl Readers {
+    /// Readers with the waits of `config`.
+    ///
+    /// # Errors
+    /// A sentence when the secret cannot be used.
+    pub fn new(config: &Config, source: Source) -> Result<Self, String> {
+        Ok(Self(Arc::new(Reading {
+            directory: Directory::new(source.catalogue, system_clock()),
+            peers: Arc::new(Peers::new(&source.secret)?),
+            stores: source.stores,
+            latest: source.latest,
+            local: source.local,
+            wait: Duration::from_millis(config.history.query_wait_ms),
+            names: watch::channel(Arc::default()).0,
+        })))
+    }
+
+    /// The readings that are not in the store yet.
+    pub fn tail(&self) -> Arc<dyn Tail> {
+        Arc::new(tail::FleetTail(Arc::clone(&self.0)))
+    }
+
+    /// The latest states.
+    pub fn latest(&self) -> Arc<dyn LatestView> {
+        Arc::new(latest::FleetLatest(Arc::clone(&self.0)))
+    }
+
+    /// The dead letters, those that are not in the store yet included.
+    pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
+        Arc::new(letters::FleetLetters(Arc::clone(&self.0)))
+    }
+
+    /// The books.
+    pub fn books(&self) -> Arc<dyn Books> {
+        Arc::new(ledger::FleetBooks(Arc::clone(&self.0)))
+    }
+
+    /// How each sink of each log is, as far as its holder answers.
+    pub async fn status(&self) -> Vec<SinkStatus> {
+        let Ok(listing) = self.0.directory.list().await else {
+            return self.0.local.as_ref().map(FleetHandle::status).unwrap_or_default();
+        };
+        let groups = self.0.groups(&listing);
+        let mut asked = Vec::new();
+        for address in groups.there.keys() {
+            asked.push(self.0.peer_status(address));
+        }
+        let mut found = self.0.local.as_ref().map(FleetHandle::status).unwrap_or_default();
+        found.extend(join_all(asked).await.into_iter().flatten().filter_map(wire::read_sink));
+        found.sort_by(|a, b| (&a.log, a.sink).cmp(&(&b.log, b.sink)));
+        found
+    }
+
+    /// The names of all logs, as [`Readers::watch`] sees them.
+    pub fn names(&self) -> watch::Receiver<Arc<[String]>> {
+        self.0.names.subscribe()
+    }
+
+    /// Looks again and again which logs there are, until `stop`.
+    pub async fn watch(self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            if let Ok(names) = self.0.directory.catalogue.ids().await {
+                self.0.names.send_if_modified(|held| {
+                    let changed = **held != *names;
+                    if changed {
+                        *held = names.into();
+                    }
+                    changed
+                });
+            }
+        }
+    }
+
+    /// Opens every log there is, for those who follow them.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when the logs cannot be reached.
+    pub async fn logs(&self) -> Result<Vec<Arc<dyn Log>>, StoreError> {
+        let listing = self.0.directory.list().await?;
+        let names: Vec<String> = listing.logs.iter().map(|info| info.id.clone()).collect();
+        self.0.open_all(&names).await
+    }
+}
+
+impl Reading {
+    pub(super) fn groups(&self, listing: &Listing) -> Groups {
+        let mut groups = Groups { here: Vec::new(), there: BTreeMap::new(), nobody: Vec::new() };
+        let local: Vec<String> = match &self.local {
+            Some(local) => local.0.members().iter().map(|member| member.lease.log.clone()).collect(),
+            None => Vec::new(),
+        };
+        for info in &*listing.logs {
+            let own = self.local.as_ref().map(|local| &local.0.holder);
+            match &info.holder {
+                _ if local.contains(&info.id) => groups.here.push(info.id.clone()),
+                Some(holder) if Some(holder) != own && !holder.address.is_empty() => {
+                    groups.there.entry(holder.address.clone()).or_default().push(info.id.clone());
+                }
+                _ => groups.nobody.push(info.id.clone()),
+            }
+        }
+        self.peers.keep(&groups.there);
+        groups
+    }
+
+    async fn peer_status(&self, address: &str) -> Vec<proto::internal::v1::Sink> {
+        let Some(mut client) = self.peers.client(address) else { return Vec::new() };
+        let request = proto::internal::v1::StatusRequest {};
+        self.peers.first(address, client.status(request)).await.map(|answer| answer.sinks).unwrap_or_default()
+    }
+
+    /// The log itself; `None` when it was removed, so that all of it is in the stores.
+    async fn open(&self, log: &str) -> Result<Option<Arc<dyn Log>>, StoreError> {
+        match self.directory.catalogue.open(log).await {
+            Ok(log) => Ok(Some(log)),
+            Err(_) if self.directory.is_gone(log).await => Ok(None),
+            Err(error) => Err(StoreError::Busy { reason: error.to_string(), retry_after: None }),
+        }
+    }
+
+    /// Opens logs that nobody answers for, as far as they are there.
+    pub(super) async fn open_all(&self, logs: &[String]) -> Result<Vec<Arc<dyn Log>>, StoreError> {
+        let mut opened = Vec::new();
+        for log in logs {
+            opened.extend(self.open(log).await?);
+        }
+        Ok(opened)
+    }
+
+    /// What was read of a log; `None` when it could not be read because it was removed meanwhile.
+    pub(super) async fn unless_gone<T>(&self, log: &str, read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match read {
+            Ok(found) => Ok(Some(found)),
+            Err(_) if self.directory.is_gone(log).await => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What this process answers the others.
+
+use std::sync::Arc;
+
+use model::{DeviceKey, TimeRange};
+use proto::internal::v1 as wire;
+use proto::internal::v1::fleet_service_server::{FleetService, FleetServiceServer};
+use stores::contract::{StoreError, Tail};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::codegen::tokio_stream;
+use tonic::service::Interceptor;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use super::{FleetHandle, ledger, wire as words};
+
+/// Answers the other processes of the fleet until `stop`. Whoever asks must know `secret`.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(
+    listener: TcpListener,
+    handle: FleetHandle,
+    secret: &str,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let service = FleetServiceServer::with_interceptor(Service(handle), Guard::new(secret));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
+}
+
+/// Lets in who knows the secret.
+#[derive(Clone)]
+struct Guard(Arc<str>);
+
+impl Guard {
+    fn new(secret: &str) -> Self {
+        Self(format!("Bearer {secret}").into())
+    }
+}
+
+impl Interceptor for Guard {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let given = request.metadata().get("authorization").map_or(&b""[..], |value| value.as_bytes());
+        // As long for a guess that begins right as for any other.
+        let wrong = given.iter().zip(self.0.as_bytes()).fold(given.len() ^ self.0.len(), |wrong, (a, b)| {
+            wrong | usize::from(a ^ b)
+        });
+        if wrong == 0 { Ok(request) } else { Err(Status::unauthenticated("`fleet.secret` is another here")) }
+    }
+}
+
+struct Service(FleetHandle);
+
+type Parts = Vec<Result<wire::TailPart, Status>>;
+
+fn refused(error: StoreError) -> Status {
+    match error {
+        StoreError::Damaged(reason) => Status::data_loss(reason),
+        error => Status::unavailable(error.to_string()),
+    }
+}
+
+fn key(tenant: &str, device: &str) -> DeviceKey {
+    DeviceKey { tenant: tenant.into(), id: device.into() }
+}
+
+fn end(log: &str, complete_until: i64) -> wire::TailPart {
+    let end = wire::TailEnd { log: log.to_owned(), complete_until };
+    wire::TailPart { part: Some(wire::tail_part::Part::End(end)) }
+}
+
+impl Service {
+    /// Those of `logs` that are held here, each with all of it taken in that is durable now.
+    async fn caught_up(&self, logs: &[String]) -> Result<(Vec<String>, bool), Status> {
+        let members = self.0.0.held(logs);
+        for member in &members {
+            member.handle.latest.catch_up().await.map_err(refused)?;
+        }
+        let complete = members.iter().all(|member| member.is_complete());
+        Ok((members.iter().map(|member| member.lease.log.clone()).collect(), complete))
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Service {
+    type TailStream = tokio_stream::Iter<std::vec::IntoIter<Result<wire::TailPart, Status>>>;
+
+    async fn tail(&self, request: Request<wire::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let request = request.into_inner();
+        let device = key(&request.tenant, &request.device);
+        let range = TimeRange { start: request.start, end: request.end };
+        let names: Vec<Arc<str>> = request.names.iter().map(|name| name.as_str().into()).collect();
+        let names = (!request.all_names).then_some(names.as_slice());
+        let mut parts = Parts::new();
+        for member in self.0.0.held(&request.logs) {
+            let answer = member.handle.tail.tail(&device, range, names).await.map_err(refused)?;
+            parts.extend(answer.blocks.iter().map(|block| {
+                let block = wire::TailBlock {
+                    log: block.id.log.to_string(),
+                    first_offset: block.id.first_offset,
+                    block: stores::codec::encode(block),
+                };
+                Ok(wire::TailPart { part: Some(wire::tail_part::Part::Block(block)) })
+            }));
+            parts.push(Ok(end(&member.lease.log, answer.complete_until)));
+        }
+        Ok(Response::new(tokio_stream::iter(parts)))
+    }
+
+    async fn latest(&self, request: Request<wire::LatestRequest>) -> Result<Response<wire::LatestResponse>, Status> {
+        let request = request.into_inner();
+        let (logs, complete) = self.caught_up(&request.logs).await?;
+        let map = self.0.0.common.map.read();
+        let states = request.devices.iter().filter_map(|device| map.get(&key(&request.tenant, device)));
+        Ok(Response::new(wire::LatestResponse { states: states.map(words::state).collect(), logs, complete }))
+    }
+
+    async fn list_latest(
+        &self,
+        request: Request<wire::ListLatestRequest>,
+    ) -> Result<Response<wire::LatestResponse>, Status> {
+        let request = request.into_inner();
+        let (logs, complete) = self.caught_up(&request.logs).await?;
+        let after = (!request.after.is_empty()).then_some(request.after.as_str());
+        let states = self.0.0.common.map.read().list(&request.tenant, after, request.limit as usize);
+        let states = states.into_iter().map(words::state).collect();
+        Ok(Response::new(wire::LatestResponse { states, logs, complete }))
+    }
+
+    async fn books(&self, request: Request<wire::BooksRequest>) -> Result<Response<wire::BooksResponse>, Status> {
+        let members = self.0.0.held(&request.into_inner().logs);
+        let logs = members.iter().map(|member| member.lease.log.clone()).collect();
+        let lines = ledger::of_members(&members).await.map_err(refused)?;
+        Ok(Response::new(wire::BooksResponse { lines: lines.into_values().map(words::line).collect(), logs }))
+    }
+
+    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+        let sinks = self.0.0.statuses().into_iter().map(words::sink).collect();
+        Ok(Response::new(wire::StatusResponse { sinks }))
+    }
+}

@@ -1,0 +1,117 @@
+//! The unflushed readings of a device, over all logs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::future::join_all;
+use model::{DeviceKey, Nanos, TimeRange};
+use proto::internal::v1 as proto;
+use stores::contract::{Result, Tail, TailAnswer};
+use stores::{Block, BlockId};
+use tonic::Status;
+
+use super::readers::Reading;
+use crate::history::{Wanted, from_log};
+
+/// Answers for every log there is.
+pub(super) struct FleetTail(pub(super) Arc<Reading>);
+
+/// What a holder sent.
+struct Told {
+    blocks: Vec<Block>,
+    ends: BTreeMap<String, Nanos>,
+}
+
+#[async_trait]
+impl Tail for FleetTail {
+    async fn tail(&self, device: &DeviceKey, range: TimeRange, names: Option<&[Arc<str>]>) -> Result<TailAnswer> {
+        let listing = self.0.directory.list().await?;
+        let mut answer = TailAnswer { blocks: Vec::new(), complete_until: listing.as_of };
+        let mut groups = self.0.groups(&listing);
+        let mut unanswered = std::mem::take(&mut groups.nobody);
+
+        let wanted = Wanted { device, range, names };
+        let mut asked = Vec::new();
+        for (address, logs) in &groups.there {
+            asked.push(self.ask(address, logs, &wanted));
+        }
+        for (told, logs) in join_all(asked).await.into_iter().zip(groups.there.values()) {
+            let told = told.unwrap_or_else(|| Told { blocks: Vec::new(), ends: BTreeMap::new() });
+            // What came of a log that was not sent whole is among what is read from the log.
+            answer.blocks.extend(told.blocks.into_iter().filter(|block| told.ends.contains_key(&*block.id.log)));
+            answer.complete_until = told.ends.values().copied().fold(answer.complete_until, Nanos::min);
+            unanswered.extend(logs.iter().filter(|log| !told.ends.contains_key(*log)).cloned());
+        }
+
+        if let Some(local) = &self.0.local {
+            let held = local.0.held(&groups.here);
+            let missing = |log: &&String| !held.iter().any(|member| member.lease.log == **log);
+            unanswered.extend(groups.here.iter().filter(missing).cloned());
+            for member in held {
+                add(&mut answer, member.handle.tail.tail(device, range, names).await?);
+            }
+        }
+
+        if !unanswered.is_empty() {
+            // Somebody holds them by now, perhaps.
+            self.0.directory.forget();
+        }
+        for log in self.0.open_all(&unanswered).await? {
+            let found = from_log(&*log, &wanted, self.0.wait).await;
+            if let Some(found) = self.0.unless_gone(log.id(), found).await? {
+                add(&mut answer, found);
+            }
+        }
+        Ok(answer)
+    }
+}
+
+fn add(answer: &mut TailAnswer, found: TailAnswer) {
+    answer.blocks.extend(found.blocks);
+    answer.complete_until = answer.complete_until.min(found.complete_until);
+}
+
+impl FleetTail {
+    async fn ask(&self, address: &str, logs: &[String], wanted: &Wanted<'_>) -> Option<Told> {
+        let request = proto::TailRequest {
+            tenant: wanted.device.tenant.to_string(),
+            device: wanted.device.id.to_string(),
+            start: wanted.range.start,
+            end: wanted.range.end,
+            names: wanted.names.unwrap_or_default().iter().map(|name| name.to_string()).collect(),
+            all_names: wanted.names.is_none(),
+            logs: logs.to_vec(),
+        };
+        let peers = &self.0.peers;
+        let mut client = peers.client(address)?;
+        let mut parts = peers.first(address, client.tail(request)).await?;
+        let rest = async {
+            let mut told = Told { blocks: Vec::new(), ends: BTreeMap::new() };
+            while let Some(part) = parts.message().await? {
+                told.take(wanted.device, part)?;
+            }
+            Ok(told)
+        };
+        peers.rest(address, rest).await
+    }
+}
+
+impl Told {
+    fn take(&mut self, device: &DeviceKey, part: proto::TailPart) -> std::result::Result<(), Status> {
+        match part.part {
+            Some(proto::tail_part::Part::Block(sent)) => {
+                let (log, first_offset) = (sent.log.into(), sent.first_offset);
+                let id = BlockId { device: device.clone(), log, first_offset, part: 0 };
+                let block = stores::codec::decode(&sent.block, id, None);
+                self.blocks.push(block.map_err(|error| Status::data_loss(error.to_string()))?);
+            }
+            Some(proto::tail_part::Part::End(end)) => {
+                self.ends.insert(end.log, end.complete_until);
+            }
+            // A later release says more than this one understands.
+            None => {}
+        }
+        Ok(())
+    }
+}

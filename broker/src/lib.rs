@@ -56,12 +56,7 @@ pub struct Broker<I: Inbox> {
 impl<I: Inbox> Broker<I> {
     /// A broker that hands everything to `inbox`, with the retained messages of earlier starts; without them, [`Broker::restore`]
     /// brings them.
-    pub fn new(
-        config: Config,
-        inbox: I,
-        metrics: Arc<Metrics>,
-        retained: Option<Vec<Message>>,
-    ) -> Arc<Self> {
+    pub fn new(config: Config, inbox: I, metrics: Arc<Metrics>, retained: Option<Vec<Message>>) -> Arc<Self> {
         let retained = match retained {
             Some(messages) => Retained::new(messages, config.max_retained_messages),
             None => Retained::awaiting(config.max_retained_messages),

@@ -60,7 +60,14 @@ impl Opened {
 
 impl Builder {
     pub(crate) fn new(common: Common) -> Self {
-        Self { common, tasks: Vec::new(), accounts: Vec::new(), sources: Vec::new(), states: Vec::new(), sinks: Vec::new() }
+        Self {
+            common,
+            tasks: Vec::new(),
+            accounts: Vec::new(),
+            sources: Vec::new(),
+            states: Vec::new(),
+            sinks: Vec::new(),
+        }
     }
 
     /// Adds all sinks of a log.
@@ -80,7 +87,8 @@ impl Builder {
             self.sinks.push((Arc::clone(shared), Arc::clone(&census), Arc::clone(&log)));
         }
 
-        let sink = Arc::new(HistorySink::new(log.id(), Arc::clone(&self.common.stores.history), history.done_to(), recent));
+        let sink =
+            Arc::new(HistorySink::new(log.id(), Arc::clone(&self.common.stores.history), history.done_to(), recent));
         self.sources.push(Source { log: Arc::clone(&log), sink: Arc::clone(&sink), shared: Arc::clone(&history) });
         let [writes, puts] = [0, 1].map(|i| Arc::clone(&self.common.gates[i]));
         self.drive(&log, sink, &history, self.common.config.history.pace(), Arc::clone(&writes));

@@ -189,7 +189,8 @@ pub(crate) fn enter(cursors: &Cursors, stock: &Stock, lines: &mut Lines) {
             let before = all - count_of(after, tenant).letters.min(all);
             of(cursor, tenant).dead_lettered.saturating_sub(before)
         };
-        let refused = refused_by(history, after_history) + of_points.map_or(0, |(_, cursor, after)| refused_by(cursor, after));
+        let refused =
+            refused_by(history, after_history) + of_points.map_or(0, |(_, cursor, after)| refused_by(cursor, after));
         let line = line(lines, DEAD_LETTERS, tenant);
         line.accepted += all;
         line.dead_lettered += lettered;

@@ -110,7 +110,8 @@ pub trait Latest: Send + Sync + 'static {
     /// Everything, for the start.
     async fn load(&self) -> Result<Vec<LatestState>>;
 
-    /// Replaces the states of these devices, durably when it returns.
+    /// Replaces the states of these devices, durably when it returns. Where several processes write, each value that is newer than
+    /// what is held.
     async fn store(&self, states: Vec<LatestState>) -> Result<()>;
 }
 
@@ -197,7 +198,8 @@ pub trait Retained: Send + Sync + 'static {
     /// All of them.
     async fn load(&self) -> Result<Vec<RetainedMessage>>;
 
-    /// Applies changes in order, durably when it returns.
+    /// Applies changes in order, durably when it returns. Where several processes write, one that was received before what is held
+    /// changes nothing.
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()>;
 }
 

@@ -53,7 +53,11 @@ impl Progress {
     }
 }
 
-pub(super) async fn open(shared: &Shared, caller: &Caller, mut request: StreamReadingsRequest) -> Result<Chunks, Status> {
+pub(super) async fn open(
+    shared: &Shared,
+    caller: &Caller,
+    mut request: StreamReadingsRequest,
+) -> Result<Chunks, Status> {
     let tenant = caller.tenant(&mut request.parent)?;
     let token = std::mem::take(&mut request.resume_token);
     let selector = Selector::read(caller, &tenant, Some(request.selector.get_or_insert_default()))?;

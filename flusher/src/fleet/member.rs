@@ -37,7 +37,8 @@ impl Member {
     ) -> Result<Self, String> {
         let log = catalogue.open(&lease.log).await.map_err(|error| error.to_string())?;
         let claim = Claim { log: Arc::clone(&log), epoch: lease.epoch };
-        let opened = Opened::register(claim, common.stores.points.is_some()).await.map_err(|error| error.to_string())?;
+        let opened =
+            Opened::register(claim, common.stores.points.is_some()).await.map_err(|error| error.to_string())?;
         let mut builder = Builder::new(common.clone());
         builder.add_log(opened);
         let flusher = builder.finish();

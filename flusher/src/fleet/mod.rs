@@ -295,7 +295,8 @@ impl Fleet {
     /// Reads the store's states for those logs that were started without them.
     fn load_missing(&mut self) {
         let missing = |member: &Arc<Member>| !member.is_complete();
-        let missing = self.shared.members().iter().filter(|m| missing(m)).map(|m| m.lease.log.clone()).collect::<Vec<_>>();
+        let missing =
+            self.shared.members().iter().filter(|m| missing(m)).map(|m| m.lease.log.clone()).collect::<Vec<_>>();
         if missing.is_empty() || self.busy.iter().any(|busy| busy.is_empty()) {
             return;
         }

@@ -48,8 +48,9 @@ impl Peers {
     /// # Errors
     /// When it holds what a header cannot.
     pub(super) fn new(secret: &str) -> Result<Self, String> {
-        let mut key: MetadataValue<Ascii> =
-            format!("Bearer {secret}").parse().map_err(|_| "`fleet.secret` holds other than printable ASCII characters")?;
+        let mut key: MetadataValue<Ascii> = format!("Bearer {secret}")
+            .parse()
+            .map_err(|_| "`fleet.secret` holds other than printable ASCII characters")?;
         key.set_sensitive(true);
         Ok(Self { key: Key(key), clients: Mutex::default(), silent: Mutex::default() })
     }

@@ -45,9 +45,10 @@ impl Interceptor for Guard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let given = request.metadata().get("authorization").map_or(&b""[..], |value| value.as_bytes());
         // As long for a guess that begins right as for any other.
-        let wrong = given.iter().zip(self.0.as_bytes()).fold(given.len() ^ self.0.len(), |wrong, (a, b)| {
-            wrong | usize::from(a ^ b)
-        });
+        let wrong = given
+            .iter()
+            .zip(self.0.as_bytes())
+            .fold(given.len() ^ self.0.len(), |wrong, (a, b)| wrong | usize::from(a ^ b));
         if wrong == 0 { Ok(request) } else { Err(Status::unauthenticated("`fleet.secret` is another here")) }
     }
 }

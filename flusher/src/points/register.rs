@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use buffer::frame::Record;
 use buffer::{Cursor, Log, Tally};
 
-use crate::POINTS;
 use crate::Claim;
+use crate::POINTS;
 use crate::register::{Registered, take};
 use crate::sink::{Tallies, tally, tenant_of};
 

@@ -2,6 +2,7 @@
 
 mod fakes;
 mod log;
+mod stall;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use fakes::{FakeHistory, FakeLatest, FakeLetters, FakePoints, FakeRetained};
 pub(crate) use log::FakeLog;
+pub(crate) use stall::{SharedStates, Sleep};
 
 use crate::config::{Config, Retry};
 use crate::sink::Sink;

@@ -124,11 +124,11 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
         "fleet.address",
         "IP address and port where a flusher answers the other processes. Used when Redis and MongoDB are.",
     ),
+    ("fleet.advertise", "Host and port at which the others reach it, as 10.0.0.7:50052. Empty: `fleet.address`."),
     (
-        "fleet.advertise",
-        "Host and port at which the others reach it, as 10.0.0.7:50052. Empty: `fleet.address`.",
+        "fleet.secret",
+        "The same long random text in every process: they answer nobody else. Also makes the tokens of gRPC.",
     ),
-    ("fleet.secret", "The same long random text in every process: they answer nobody else. Also makes the tokens of gRPC."),
     (
         "fleet.lease_ms",
         "A log whose flusher died is taken over after this time, in milliseconds. Renewed three times as often.",

@@ -43,12 +43,7 @@ pub(crate) struct Fleet {
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self {
-            address: "127.0.0.1:50052".into(),
-            advertise: String::new(),
-            secret: String::new(),
-            lease_ms: 10_000,
-        }
+        Self { address: "127.0.0.1:50052".into(), advertise: String::new(), secret: String::new(), lease_ms: 10_000 }
     }
 }
 

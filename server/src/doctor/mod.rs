@@ -85,7 +85,8 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
             say(finding)?;
         }
     }
-    let server = options.server.clone().or_else(|| running.and_then(|a: Addresses| Some(format!("http://{}", a.grpc?))));
+    let server =
+        options.server.clone().or_else(|| running.and_then(|a: Addresses| Some(format!("http://{}", a.grpc?))));
     if let Some(server) = server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
         for finding in runtime.block_on(remote::server(&server)) {

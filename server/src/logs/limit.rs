@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tracing::callsite::Identifier;
-use tracing::subscriber::Interest;
-use tracing::{Event, Level, Metadata};
-use tracing_subscriber::layer::{self, Context};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
 /// Lines of one place in the code that are said in each [`WINDOW`].
 const LINES: u32 = 20;
@@ -45,19 +45,12 @@ impl Limit {
     }
 }
 
-/// Leaves lines out. Errors are always said: the last line of a process is one.
-pub(super) struct Filter(pub(super) std::sync::Arc<Limit>);
+/// Leaves lines out. Errors are always said: the last line of a process is one. A layer of its own: what a filter of another layer
+/// left out at this point would be taken for a decision about the next event.
+pub(super) struct Gate(pub(super) std::sync::Arc<Limit>);
 
-impl<S> layer::Filter<S> for Filter {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
-    }
-
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+impl<S: Subscriber> Layer<S> for Gate {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
         let metadata = event.metadata();
         *metadata.level() == Level::ERROR || self.0.allows(metadata.callsite(), Instant::now())
     }
@@ -65,9 +58,35 @@ impl<S> layer::Filter<S> for Filter {
 
 #[cfg(test)]
 mod tests {
-    use tracing::Callsite;
+    use tracing::subscriber::Interest;
+    use tracing::{Callsite, Metadata};
+    use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
+
+    /// Counts the events that come through.
+    struct Count(std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+    impl<S: Subscriber> Layer<S> for Count {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn lines_that_are_left_out_take_no_other_line_with_them() {
+        let said = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let subscriber = tracing_subscriber::registry().with(Gate(std::sync::Arc::default())).with(Count(said.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..100 {
+                tracing::info!("again and again");
+            }
+            assert_eq!(said.load(std::sync::atomic::Ordering::Relaxed), u64::from(LINES));
+            tracing::info!("another cause");
+            tracing::error!("an error");
+        });
+        assert_eq!(said.load(std::sync::atomic::Ordering::Relaxed), u64::from(LINES) + 2);
+    }
 
     struct Place;
 

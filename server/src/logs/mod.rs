@@ -36,7 +36,6 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<()> {
     } else {
         fmt::layer().compact().with_ansi(terminal).with_target(false).with_writer(std::io::stderr).boxed()
     };
-    let lines = lines.with_filter(limit::Filter(limit));
-    let started = tracing_subscriber::registry().with(filter).with(lines).try_init();
+    let started = tracing_subscriber::registry().with(filter).with(limit::Gate(limit)).with(lines).try_init();
     started.map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
 }

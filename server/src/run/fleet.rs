@@ -8,10 +8,10 @@ use ::stores::mongodb::MongoStore;
 use anyhow::Context;
 use api::{Replay, ReplayError};
 use async_trait::async_trait;
-use buffer::redis::{OpenError, Redis};
 use buffer::Holder;
-use flusher::fleet::{ReaderSource, Readers};
+use buffer::redis::{OpenError, Redis};
 use flusher::Fleet;
+use flusher::fleet::{ReaderSource, Readers};
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 

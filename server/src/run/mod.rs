@@ -86,7 +86,8 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
             supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
             // Others ask until the last flush is over.
             let stop = supervisor.part("fleet", FLEET_DEADLINE);
-            let (listener, secret) = (listeners.fleet.context("no listener for the fleet")?, config.fleet.secret.clone());
+            let (listener, secret) =
+                (listeners.fleet.context("no listener for the fleet")?, config.fleet.secret.clone());
             supervisor.spawn("fleet", "answers to the fleet", async move {
                 flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
             });
@@ -156,9 +157,11 @@ fn take_in(
             Ok(())
         });
     }
-    supervisor.spawn("mqtt", "mqtt broker", async move {
-        broker.run(listener, stop).await.context("accept connections")
-    });
+    supervisor.spawn(
+        "mqtt",
+        "mqtt broker",
+        async move { broker.run(listener, stop).await.context("accept connections") },
+    );
 
     let stop = supervisor.part("log", deadline);
     supervisor.spawn("log", "log", state::watch_log(state.clone(), stop));

@@ -27,8 +27,14 @@ pub(super) async fn open(config: &Config, data: &DataDir) -> anyhow::Result<Part
     let flusher = Flusher::start(settings, claims, stores.sinks(), metrics.flusher.clone()).await?;
     let door = ingest::Door::new(routes, wire::limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
     let handle = flusher.handle();
-    let state =
-        State::new(config, metrics, Some((log, batcher.clone())), SinkView::Sole(handle.clone()), handle.dead_letters(), handle.books());
+    let state = State::new(
+        config,
+        metrics,
+        Some((log, batcher.clone())),
+        SinkView::Sole(handle.clone()),
+        handle.dead_letters(),
+        handle.books(),
+    );
     let api = if config.has(Role::Api) {
         let backend = api::Backend {
             history: Arc::clone(&stores.history),

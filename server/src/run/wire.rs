@@ -35,7 +35,9 @@ impl Listeners {
         let http = listen(&config.http.address, || taken("http", &config.http.address)).await?;
         let fleet = match config.is_fleet() && config.has(Role::Flusher) {
             true => {
-                let key = || format!("cannot listen on {} (stop what has it, or change `fleet.address`)", config.fleet.address);
+                let key = || {
+                    format!("cannot listen on {} (stop what has it, or change `fleet.address`)", config.fleet.address)
+                };
                 Some(listen(&config.fleet.address, key).await?)
             }
             false => None,

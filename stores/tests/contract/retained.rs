@@ -16,13 +16,14 @@ async fn load(store: &impl Retained) -> Vec<RetainedMessage> {
 
 pub(crate) async fn the_last_change_of_a_topic_stays(mut world: impl World) {
     let store = world.open().await;
-    let changes =
-        vec![message("a", b"1"), message("b", b"1"), message("a", b""), message("a", b"2"), message("b", b"")];
+    let at = |received, message: RetainedMessage| RetainedMessage { received, ..message };
+    let changes = [message("a", b"1"), message("b", b"1"), message("a", b""), message("a", b"2"), message("b", b"")];
+    let changes: Vec<_> = (1..).zip(changes).map(|(received, message)| at(received, message)).collect();
     for _ in 0..2 {
         store.apply(changes.clone()).await.unwrap();
-        assert_eq!(load(store).await, [message("a", b"2")]);
+        assert_eq!(load(store).await, [at(4, message("a", b"2"))]);
     }
-    store.apply(vec![message("a", b""), message("never", b"")]).await.unwrap();
+    store.apply(vec![at(6, message("a", b"")), at(6, message("never", b""))]).await.unwrap();
     assert_eq!(load(store).await, []);
     store.apply(Vec::new()).await.unwrap();
 }

@@ -4,6 +4,7 @@ mod aggregates;
 mod documents;
 mod faults;
 mod plans;
+mod retained;
 mod start;
 mod states;
 

@@ -59,7 +59,7 @@ async fn takeover(step: usize) -> bool {
     };
     append(&world, 1);
     let successor = hold(&world, &states, 2, &Sleep::at(NEVER));
-    if step % 2 == 0 {
+    if step.is_multiple_of(2) {
         // Else it wakes while the successor is at work.
         all_done(&world).await;
     }

@@ -40,7 +40,6 @@ pub(super) enum Messages {
 }
 
 /// From logs into the stores.
-#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 pub(super) enum Sinks {
     /// This process does not flush.
     None,

@@ -1,1 +1,175 @@
-//! placeholder
+//! Flushers of one process that share logs in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use buffer::{Holder, Log};
+use model::{DeviceKey, TimeRange};
+use stores::contract::{Latest, LatestState, LatestView, Result};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Fleet, FleetHandle, ReaderSource, Readers};
+use crate::testing::{FakeCatalogue, FakeLatest, FakeLog, World, device, numbers, stage, until};
+use crate::{Error, Metrics};
+
+const LEASE: Duration = Duration::from_secs(3);
+
+struct Running {
+    handle: FleetHandle,
+    stop: CancellationToken,
+    task: JoinHandle<std::result::Result<(), Error>>,
+}
+
+fn start(world: &World, catalogue: &Arc<FakeCatalogue>, name: &str) -> Running {
+    let holder = Holder { name: name.to_owned(), address: String::new() };
+    let (metrics, config) = (Arc::new(Metrics::default()), world.config.clone());
+    let fleet = Fleet::new(config, catalogue.clone(), holder, LEASE, world.stores(), metrics);
+    let (handle, stop) = (fleet.handle(), CancellationToken::new());
+    Running { handle, task: tokio::spawn(fleet.run(stop.clone())), stop }
+}
+
+fn log(world: &World, catalogue: &FakeCatalogue, name: &str) -> Arc<FakeLog> {
+    let log = Arc::new(FakeLog::new(name, Arc::clone(&world.fate)));
+    catalogue.add(&log);
+    log
+}
+
+fn append(log: &FakeLog, from: u64, to: u64) {
+    log.append(|staged| (from..to).for_each(|n| stage(staged, "default", n, 1)));
+}
+
+/// How many logs each of two holds.
+fn held(catalogue: &FakeCatalogue) -> [usize; 2] {
+    let holders = catalogue.holders();
+    ["a", "b"].map(|name| holders.values().filter(|holder| *holder == name).count())
+}
+
+struct View(Arc<FakeLatest>);
+
+#[async_trait]
+impl LatestView for View {
+    async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
+        let all = self.0.load().await?;
+        Ok(devices.iter().map(|device| all.iter().find(|state| state.device == *device).cloned()).collect())
+    }
+
+    async fn list(&self, _: &str, _: Option<&str>, _: usize) -> Result<Vec<LatestState>> {
+        self.0.load().await
+    }
+}
+
+fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Option<FleetHandle>) -> Readers {
+    let (stores, latest) = (world.stores(), Arc::new(View(world.latest.clone())));
+    let source = ReaderSource { catalogue: catalogue.clone(), stores, latest, local, secret: "s".to_owned() };
+    Readers::new(&world.config, source).unwrap()
+}
+
+async fn seen(readers: &Readers, world: &World) -> Vec<i64> {
+    let tail = readers.tail().tail(&device(0, 1), TimeRange::ALL, None).await.unwrap();
+    let stored = world.history.blocks_of(&device(0, 1));
+    numbers(tail.blocks.iter().chain(&stored)).into_keys().collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_are_shared_evenly_and_go_to_the_other_when_one_dies_or_leaves() {
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let logs: Vec<_> = (0..5).map(|i| log(&world, &catalogue, &format!("log{i}"))).collect();
+    let a = start(&world, &catalogue, "a");
+    until("a holds all", async || held(&catalogue) == [5, 0]).await;
+    let b = start(&world, &catalogue, "b");
+    until("both have their share", async || held(&catalogue) == [3, 2]).await;
+    for (i, log) in (0..).zip(&logs) {
+        append(log, i * 10, i * 10 + 10);
+    }
+    until("all is stored", async || numbers(&world.history.blocks()).len() == 50).await;
+    a.task.abort();
+    until("b holds all once the leases ran out", async || held(&catalogue) == [0, 5]).await;
+    append(&logs[0], 100, 110);
+    until("and goes on", async || numbers(&world.history.blocks()).len() == 60).await;
+    let a = start(&world, &catalogue, "a");
+    until("a has a share again", async || held(&catalogue) == [2, 3]).await;
+    b.stop.cancel();
+    b.task.await.unwrap().unwrap();
+    assert!(catalogue.holders().values().all(|name| name != "b"), "given back at once");
+    until("a holds all", async || held(&catalogue) == [5, 0]).await;
+    assert!(numbers(&world.history.blocks()).values().all(|times| *times == 1));
+    a.stop.cancel();
+    a.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_log_stops_only_itself_and_is_named() {
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let (good, bad) = (log(&world, &catalogue, "good"), log(&world, &catalogue, "bad"));
+    append(&bad, 0, 5);
+    *bad.damaged.lock() = Some(buffer::ReadError::Damaged("a bit flipped".to_owned()));
+    let a = start(&world, &catalogue, "a");
+    until("it is named", async || a.handle.failures().iter().any(|(log, why)| log == "bad" && why.contains("flipped")))
+        .await;
+    append(&good, 10, 20);
+    until("the other goes on", async || numbers(&world.history.blocks()).len() == 10).await;
+    assert!(!a.task.is_finished());
+    *bad.damaged.lock() = None;
+    until("it is flushed when it can be read", async || numbers(&world.history.blocks()).len() == 15).await;
+    until("and no longer named", async || a.handle.failures().is_empty()).await;
+    a.stop.cancel();
+    a.task.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_see_what_is_durable_whether_a_log_is_held_here_or_by_nobody() {
+    let (mut world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    world.config.history.flush_secs = 3_600.0;
+    world.config.latest.flush_secs = 3_600.0;
+    let (one, two) = (log(&world, &catalogue, "one"), log(&world, &catalogue, "two"));
+    append(&one, 0, 10);
+    let outside = readers(&world, &catalogue, None);
+    assert_eq!(seen(&outside, &world).await.len(), 10, "held by nobody");
+    let a = start(&world, &catalogue, "a");
+    until("a holds both", async || a.handle.0.members().len() == 2).await;
+    let inside = readers(&world, &catalogue, Some(a.handle.clone()));
+    for n in 1..20 {
+        append(if n % 2 == 0 { &one } else { &two }, n * 10, n * 10 + 10);
+        let wanted: Vec<i64> = (0..).take(usize::try_from(n * 10 + 10).unwrap()).collect();
+        for readers in [&inside, &outside] {
+            assert_eq!(seen(readers, &world).await, wanted);
+            let state = readers.latest().get(&[device(0, 1)]).await.unwrap().remove(0).unwrap();
+            assert_eq!(state.values.iter().map(|v| v.time / 1_000_000_000).max(), wanted.last().copied());
+            let listed = readers.latest().list("default", None, 10).await.unwrap();
+            assert_eq!(listed.len(), 1);
+        }
+    }
+    a.stop.cancel();
+    a.task.await.unwrap().unwrap();
+    assert_eq!(seen(&outside, &world).await.len(), 200, "all is stored now");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_whose_writer_ended_is_removed_and_stays_in_the_books() {
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let (one, two) = (log(&world, &catalogue, "one"), log(&world, &catalogue, "two"));
+    let a = start(&world, &catalogue, "a");
+    append(&one, 0, 10);
+    append(&two, 10, 30);
+    let readers = [readers(&world, &catalogue, Some(a.handle.clone())), readers(&world, &catalogue, None)];
+    let check = async |what: &str| {
+        for readers in &readers {
+            let lines = readers.books().books(true).await.unwrap();
+            let history = lines.iter().find(|line| line.sink == crate::HISTORY).unwrap();
+            assert_eq!((history.accepted, history.stored), (30, 30), "{what}: {history:?}");
+            assert_eq!((history.held, history.expected), (Some(30), 30), "{what}");
+        }
+    };
+    let end = |log: &FakeLog| log.end();
+    until("both are stored", async || [&one, &two].iter().all(|log| log.cursor(crate::HISTORY).done_to == end(log)))
+        .await;
+    check("with both").await;
+    catalogue.close("one");
+    until("one is gone", async || catalogue.holders().keys().eq(["two"])).await;
+    check("with one of them gone").await;
+    a.stop.cancel();
+    a.task.await.unwrap().unwrap();
+    check("with nobody at work").await;
+}

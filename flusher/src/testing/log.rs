@@ -46,6 +46,10 @@ impl FakeLog {
         self.cursors.lock().get(sink).cloned().unwrap_or_default()
     }
 
+    pub(crate) fn all_cursors(&self) -> BTreeMap<String, Cursor> {
+        self.cursors.lock().clone()
+    }
+
     /// Has the cursors of another log.
     pub(crate) fn adopt_cursors(&self, other: &Self) {
         *self.cursors.lock() = other.cursors.lock().clone();

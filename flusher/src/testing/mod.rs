@@ -1,5 +1,6 @@
 //! A world for tests: a log and stores in memory that can be told to fail, to stall and to crash.
 
+mod catalogue;
 mod fakes;
 mod log;
 mod stall;
@@ -16,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use catalogue::FakeCatalogue;
 pub(crate) use fakes::{FakeHistory, FakeLatest, FakeLetters, FakePoints, FakeRetained};
 pub(crate) use log::FakeLog;
 pub(crate) use stall::{SharedStates, Sleep};

@@ -8,6 +8,7 @@
 pub mod device;
 pub mod read;
 pub mod services;
+pub mod site;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

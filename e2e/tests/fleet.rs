@@ -1,116 +1,14 @@
 //! Roles in processes of their own, over one Redis and one MongoDB.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use weir_e2e::device::Device;
-use weir_e2e::services::{Influxd, Mongod, Redis, skipped};
-use weir_e2e::{Weir, program, read, tail_of_log, wait_until};
+use weir_e2e::services::skipped;
+use weir_e2e::site::{Site, grown};
+use weir_e2e::{Weir, read, wait_until};
 
 const WAIT: Duration = Duration::from_secs(60);
-
-/// The servers, and how each process is told of them.
-struct Site {
-    dir: tempfile::TempDir,
-    redis: Redis,
-    mongod: Mongod,
-    influxd: Option<Influxd>,
-    environment: Vec<(String, String)>,
-}
-
-impl Site {
-    async fn new(with_influxdb: bool, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let redis = Redis::start(&dir.path().join("redis"), "")?;
-        let mongod = Mongod::start(&dir.path().join("mongod")).await?;
-        let influxd = if with_influxdb { Some(Influxd::start(&dir.path().join("influxd"))?) } else { None };
-        let mut environment: Vec<(String, String)> = vec![
-            ("WEIR_REDIS_URLS".into(), redis.url()),
-            ("WEIR_REDIS_SPILL_PATIENCE_MS".into(), "300".into()),
-            ("WEIR_REDIS_RESPONSE_TIMEOUT_MS".into(), "1000".into()),
-            ("WEIR_MONGODB_URI".into(), mongod.uri()),
-            ("WEIR_MONGODB_SERVER_SELECTION_TIMEOUT_MS".into(), "1000".into()),
-            ("WEIR_HISTORY_FLUSH_INTERVAL_MS".into(), "1000".into()),
-            ("WEIR_LOG_SEGMENT_BYTES".into(), "1048576".into()),
-            ("WEIR_FLEET_SECRET".into(), "known to all".into()),
-            ("WEIR_FLEET_LEASE_MS".into(), "1500".into()),
-        ];
-        if let Some(influxd) = &influxd {
-            environment.extend([
-                ("WEIR_INFLUXDB_URL".into(), influxd.url()),
-                ("WEIR_INFLUXDB_TOKEN".into(), influxd.token.clone()),
-                ("WEIR_INFLUXDB_ORG".into(), influxd.org.clone()),
-                ("WEIR_INFLUXDB_BUCKET".into(), influxd.bucket.clone()),
-            ]);
-        }
-        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Ok(Self { dir, redis, mongod, influxd, environment })
-    }
-
-    /// Starts a process with these roles; `name` is its folder and its node.
-    fn start(&self, name: &str, roles: &str, mqtt: &str) -> anyhow::Result<Weir> {
-        let dir = self.folder(name);
-        std::fs::create_dir_all(&dir)?;
-        let own = [("WEIR_ROLES", roles), ("WEIR_REDIS_NODE", name)];
-        let all = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(own);
-        Weir::start_with(&dir, mqtt, &all.collect::<Vec<_>>()).with_context(|| format!("start {name} as {roles}"))
-    }
-
-    fn folder(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn logs_of(&self, names: &[&str]) -> String {
-        names.iter().map(|name| format!("--- {name}\n{}\n", tail_of_log(&self.folder(name)))).collect()
-    }
-
-    fn play(&self, weir: &Weir, scenario: &str, time: &str) -> anyhow::Result<Run> {
-        let mut command = Command::new(program("weir-sim")?);
-        command.args(["run", scenario, "--time", time, "--drain", "120s", "--quiet"]);
-        command.args(["--broker", &weir.mqtt.to_string(), "--ledger"]).arg(self.ledger());
-        Ok(Run(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
-    }
-
-    fn ledger(&self) -> PathBuf {
-        self.dir.path().join("ledger")
-    }
-
-    /// Everything acknowledged is there once, through the api and in the stores themselves.
-    fn verify(&self, api: &Weir) -> anyhow::Result<()> {
-        let mut command = Command::new(program("weir-sim")?);
-        command.args(["verify", "--within", "90s", "--server", &api.url(), "--ledger"]).arg(self.ledger());
-        command.args(["--mongodb", &self.mongod.uri()]);
-        if let Some(influxd) = &self.influxd {
-            command.args(["--influxdb", &influxd.url(), "--influxdb-token", &influxd.token]);
-            command.args(["--influxdb-org", &influxd.org, "--influxdb-bucket", &influxd.bucket]);
-        }
-        let output = command.output()?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        println!("{text}");
-        ensure!(output.status.success() && text.contains("weir: ") && text.contains("mongodb: "), "{text}");
-        Ok(())
-    }
-}
-
-struct Run(Child);
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-fn grown(ledger: &Path, bytes: u64) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
-        ensure!(begun.elapsed() < Duration::from_secs(20), "the run does not get on");
-        std::thread::yield_now();
-    }
-    Ok(())
-}
 
 /// Publishes `count` readings of a device and waits for their acknowledgements.
 fn publish(device: &mut Device, name: &str, from: u64, count: u64) -> anyhow::Result<()> {

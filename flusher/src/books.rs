@@ -61,6 +61,7 @@ impl Books for Ledger {
             account.enter(&mut lines).await?;
         }
         fill(&mut lines, HISTORY, self.history.count().await?);
+        expect_replayed(&mut lines, HISTORY, &*self.dead_letters).await?;
         if points.is_none() {
             tracing::warn!("points are being written; the books of points and dead letters are not checked");
             return Ok(lines.into_values().collect());
@@ -69,7 +70,10 @@ impl Books for Ledger {
         // The points may take their time: nobody else waits for it.
         drop(held);
         match count_points(self.points.as_deref()).await {
-            Ok(Some(counts)) => fill(&mut lines, POINTS, counts),
+            Ok(Some(counts)) => {
+                fill(&mut lines, POINTS, counts);
+                expect_replayed(&mut lines, POINTS, &*self.dead_letters).await?;
+            }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "the store of points cannot be counted; its books are not checked"),
         }
@@ -93,6 +97,16 @@ pub(crate) fn fill(lines: &mut Lines, sink: &'static str, counts: Vec<(Arc<str>,
     for (tenant, count) in counts {
         line(lines, sink, &tenant).held = Some(count);
     }
+}
+
+/// Readings that were refused and that their store took later, by a replay.
+pub(crate) async fn expect_replayed(lines: &mut Lines, sink: &'static str, letters: &dyn DeadLetters) -> Result<()> {
+    for (tenant, count) in letters.count_replayed(sink).await? {
+        if count > 0 {
+            line(lines, sink, &tenant).expected += count;
+        }
+    }
+    Ok(())
 }
 
 fn busy(reason: &str) -> StoreError {

@@ -53,4 +53,8 @@ impl DeadLetters for LettersView {
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.store.count().await
     }
+
+    async fn count_replayed(&self, stage: &str) -> Result<Vec<(Arc<str>, u64)>> {
+        self.store.count_replayed(stage).await
+    }
 }

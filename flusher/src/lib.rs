@@ -6,6 +6,7 @@
 //! Hands on: the latest states, the unflushed tail, the books, and how each sink is.
 //! Never: drops a record; trims what some sink has not passed; keeps more in memory than it is allowed.
 
+mod again;
 mod assemble;
 mod books;
 mod census;
@@ -35,6 +36,7 @@ mod verdict;
 
 use std::sync::Arc;
 
+pub use again::store_again;
 pub use config::Config;
 pub use fleet::{Fleet, FleetHandle};
 pub use flusher::{Claim, Error, Flusher, Handle, Stores};

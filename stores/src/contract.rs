@@ -159,6 +159,27 @@ pub trait DeadLetters: Send + Sync + 'static {
 
     /// Letters held, by tenant.
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>>;
+
+    /// Letters of a stage that were replayed, by tenant.
+    async fn count_replayed(&self, stage: &str) -> Result<Vec<(Arc<str>, u64)>> {
+        const PAGE: usize = 1_000;
+        let mut counts = Vec::new();
+        for (tenant, _) in self.count().await? {
+            let (mut count, mut last) = (0, None::<Deadletter>);
+            loop {
+                let after = last.as_ref().map(|letter| (&*letter.log, letter.offset, &*letter.stage));
+                let page = self.list(&tenant, after, PAGE).await?;
+                count += page.iter().filter(|l| l.stage == stage && l.replayed.is_some()).count() as u64;
+                let full = page.len() == PAGE;
+                last = page.into_iter().last();
+                if !full {
+                    break;
+                }
+            }
+            counts.push((tenant, count));
+        }
+        Ok(counts)
+    }
 }
 
 /// Points: readings for a store of series, each identified by its series and its time, so that a write may be repeated.

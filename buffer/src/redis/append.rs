@@ -110,7 +110,12 @@ impl Form {
         loop {
             let answer = match self.block_on(async |form| form.ask(frame).await)? {
                 Ok(answer) => answer,
-                Err(Refusal::Server(error)) if is_lost(&error) && !std::mem::replace(&mut tried, true) => continue,
+                // Another connection, or another server, may answer; one that is silent has had its time.
+                Err(Refusal::Server(error))
+                    if is_lost(&error) && !error.is_timeout() && !std::mem::replace(&mut tried, true) =>
+                {
+                    continue;
+                }
                 Err(refusal) => return Err(AppendError::Full(refusal.words())),
             };
             let RedisLog { id, config, .. } = &*self.log;
@@ -161,7 +166,12 @@ impl Form {
     async fn ask(&mut self, frame: &Frame) -> Result<Answer, Refusal> {
         let mut link = match self.link.take() {
             Some(link) => link,
-            None => self.connect().await?,
+            None => {
+                // A server that takes connections and says nothing is away, too.
+                let limit = self.log.config.response_timeout();
+                let connected = tokio::time::timeout(limit, self.connect()).await;
+                connected.map_err(|_| Refusal::Silent(limit))??
+            }
         };
         let mut answer = link.append(&self.log, self.incarnation, frame).await;
         if matches!(&answer, Err(error) if is_no_script(error)) {
@@ -211,6 +221,8 @@ impl Form {
 
 /// Why there was no answer.
 enum Refusal {
+    /// No connection is made in time.
+    Silent(Duration),
     Server(RedisError),
     Settings(OpenError),
 }
@@ -226,6 +238,7 @@ impl Refusal {
         match self {
             Self::Server(error) if is_full(error) => "redis is out of memory (maxmemory)".into(),
             Self::Server(error) => format!("redis is away: {}", words(error)),
+            Self::Silent(limit) => format!("redis is away: no answer within {} ms", limit.as_millis()),
             Self::Settings(error) => error.to_string(),
         }
     }

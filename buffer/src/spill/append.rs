@@ -29,10 +29,12 @@ impl<P: Primary> Form<P> {
 
     fn append_direct(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         let shared = Arc::clone(&self.shared);
+        // A server that does not answer takes its time to say so: that counts.
+        let begun = Instant::now();
         let mut primary = shared.primary.lock();
         match primary.append(builder) {
             Err(AppendError::Full(reason)) => {
-                let since = *self.refused.get_or_insert_with(Instant::now);
+                let since = *self.refused.get_or_insert(begun);
                 if since.elapsed() < shared.patience() {
                     return Err(AppendError::Full(reason));
                 }

@@ -1,6 +1,7 @@
 //! The latest states, over all logs and the store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use buffer::Log;
@@ -14,6 +15,9 @@ use super::readers::Reading;
 use super::wire;
 use crate::latest::LatestMap;
 use crate::scan;
+
+/// A store that does not answer by then is passed over when the flushers know what it held.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What every log's holder knows, and what the store holds, joined.
 pub(super) struct FleetLatest(pub(super) Arc<Reading>);
@@ -35,23 +39,30 @@ struct Told {
 impl LatestView for FleetLatest {
     async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
         let mut told = self.ask(&Question::Some(devices)).await?;
-        match self.0.latest.get(devices).await {
-            Ok(stored) => stored.into_iter().flatten().for_each(|state| told.map.merge(state)),
-            Err(error) if !told.complete => return Err(error),
-            Err(_) => {}
+        for state in told.stored(self.0.latest.get(devices)).await?.into_iter().flatten().flatten() {
+            told.map.merge(state);
         }
         Ok(devices.iter().map(|device| told.map.get(device)).collect())
     }
 
     async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
         let mut told = self.ask(&Question::List { tenant, after, limit }).await?;
-        match self.0.latest.list(tenant, after, limit).await {
-            Ok(stored) => stored.into_iter().for_each(|state| told.map.merge(state)),
-            Err(error) if !told.complete => return Err(error),
-            Err(_) => {}
+        for state in told.stored(self.0.latest.list(tenant, after, limit)).await?.into_iter().flatten() {
+            told.map.merge(state);
         }
         // Each gave its first ones: the first ones of all are among them, each with all that is known of it.
         Ok(told.map.list(tenant, after, limit))
+    }
+}
+
+impl Told {
+    /// What the store says; nothing when it does not answer and the flushers know what it held.
+    async fn stored<T>(&self, asked: impl Future<Output = Result<T>>) -> Result<Option<T>> {
+        if !self.complete {
+            return asked.await.map(Some);
+        }
+        // An error, or no answer in time.
+        Ok(tokio::time::timeout(PATIENCE, asked).await.ok().and_then(Result::ok))
     }
 }
 
@@ -148,7 +159,7 @@ impl FleetLatest {
 }
 
 /// The states of what the latest sink has not stored, made from the log itself.
-async fn from_log(log: &dyn Log, question: &Question<'_>, wait: std::time::Duration) -> Result<Vec<LatestState>> {
+async fn from_log(log: &dyn Log, question: &Question<'_>, wait: Duration) -> Result<Vec<LatestState>> {
     let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
     let from = cursors.get(crate::LATEST).map_or_else(|| log.start(), |cursor| cursor.done_to);
     let (target, _) = scan::end(log, wait).await?;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::member::Member;
 use super::readers::Reading;
 use super::wire;
-use crate::books::{Cursors, Lines, count_points, enter, fill, line};
+use crate::books::{Cursors, Lines, count_points, enter, expect_replayed, fill, line};
 use crate::census::{Counts, Stock, bump, count_records};
 use crate::{DEAD_LETTERS, HISTORY, POINTS, scan};
 
@@ -68,7 +68,12 @@ impl Books for FleetBooks {
         if checked.is_empty() {
             return Err(scan::busy("flushes are under way all the time; ask again".to_owned()));
         }
-        checked.into_iter().for_each(|(sink, counts)| fill(&mut lines, sink, counts));
+        for (sink, counts) in checked {
+            fill(&mut lines, sink, counts);
+            if sink != DEAD_LETTERS {
+                expect_replayed(&mut lines, sink, &*stores.dead_letters).await?;
+            }
+        }
         Ok(lines.into_values().collect())
     }
 }

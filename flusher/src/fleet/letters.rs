@@ -89,4 +89,8 @@ impl DeadLetters for FleetLetters {
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.0.stores.dead_letters.count().await
     }
+
+    async fn count_replayed(&self, stage: &str) -> Result<Vec<(Arc<str>, u64)>> {
+        self.0.stores.dead_letters.count_replayed(stage).await
+    }
 }

@@ -207,6 +207,10 @@ impl DeadLetters for Sleepy<FakeLetters> {
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.inner.count().await
     }
+
+    async fn count_replayed(&self, stage: &str) -> Result<Vec<(Arc<str>, u64)>> {
+        self.inner.count_replayed(stage).await
+    }
 }
 
 #[async_trait]

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 
 use super::parts::{self, Intake, Messages, Parts, Sinks};
 use super::patience::until_there;
-use super::replay::Replayer;
+use super::replay::{Replayer, into_store};
 use super::state::{Metrics, SinkView, State};
 use super::stores::Stores;
 use super::{log, wire};
@@ -74,8 +74,11 @@ pub(super) async fn open(config: &Config, data: &DataDir, advertised: String) ->
     let state = State::new(config, metrics.clone(), log, view, readers.dead_letters(), readers.books());
     let api = if config.has(Role::Api) {
         let replay: Arc<dyn Replay> = match &intake {
-            Some(intake) => Arc::new(Replayer::new(intake.door.clone(), intake.batcher.clone())),
-            None => Arc::new(LateReplayer { redis, config: config.clone(), metrics, opened: OnceCell::new() }),
+            Some(intake) => Arc::new(Replayer::new(intake.door.clone(), intake.batcher.clone(), stores.sinks())),
+            None => {
+                let (config, stores, opened) = (config.clone(), stores.sinks(), OnceCell::new());
+                Arc::new(LateReplayer { redis, config, metrics, stores, opened })
+            }
         };
         let backend = api::Backend {
             history: Arc::clone(&stores.history),
@@ -175,6 +178,7 @@ struct LateReplayer {
     redis: Redis,
     config: Config,
     metrics: Metrics,
+    stores: flusher::Stores,
     opened: OnceCell<Opened>,
 }
 
@@ -187,6 +191,9 @@ struct Opened {
 #[async_trait]
 impl Replay for LateReplayer {
     async fn replay(&self, letter: &Deadletter) -> Result<(), ReplayError> {
+        if into_store(&self.stores, letter).await? {
+            return Ok(());
+        }
         let opened = self.opened.get_or_try_init(|| self.open()).await;
         opened.map_err(|error| ReplayError::Unavailable(format!("{error:#}")))?.replayer.replay(letter).await
     }
@@ -198,6 +205,6 @@ impl LateReplayer {
         let (log, batcher) = self.redis.create(Arc::clone(&self.metrics.buffer)).await?;
         let limits = wire::limits(&self.config);
         let door = ingest::Door::new(routes, limits, batcher.clone(), Arc::clone(&self.metrics.ingest));
-        Ok(Opened { replayer: Replayer::new(door, batcher), _log: log })
+        Ok(Opened { replayer: Replayer::new(door, batcher, self.stores.clone()), _log: log })
     }
 }

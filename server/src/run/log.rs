@@ -78,11 +78,12 @@ pub(super) async fn append_to(
     data: &DataDir,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<(Arc<dyn Log>, Batcher)> {
+    let usual = buffer::spill::Config::default();
     let spill = buffer::spill::Config {
         dir: data.spill(),
         capacity_bytes: config.log.capacity_bytes,
+        segment_bytes: config.log.segment_bytes.min(usual.segment_bytes),
         patience_ms: config.redis.spill_patience_ms,
-        ..buffer::spill::Config::default()
     };
     let (log, batcher, _) = redis.create_with_spill(spill, metrics).await?;
     Ok((log, batcher))

@@ -7,26 +7,41 @@ use api::{Replay, ReplayError};
 use async_trait::async_trait;
 use buffer::frame::Staged;
 use buffer::{Batcher, SubmitError};
+use flusher::Stores;
 use ingest::{Door, MapOutcome};
-use stores::contract::Deadletter;
+use stores::contract::{Deadletter, StoreError};
 
-/// Reads letters with the routes in force and appends what they hold.
-#[derive(Debug)]
+/// Reads letters with the routes in force and appends what they hold. Readings that a store refused are given to that store.
 pub(crate) struct Replayer {
     door: Door,
     batcher: Batcher,
+    stores: Stores,
 }
 
 impl Replayer {
-    /// Into the log behind this batcher.
-    pub(crate) fn new(door: Door, batcher: Batcher) -> Self {
-        Self { door, batcher }
+    /// Into the log behind this batcher, and these stores.
+    pub(crate) fn new(door: Door, batcher: Batcher, stores: Stores) -> Self {
+        Self { door, batcher, stores }
     }
+}
+
+/// Gives a refused reading to its store; false for a letter that is a message.
+///
+/// # Errors
+/// What the store says.
+pub(crate) async fn into_store(stores: &Stores, letter: &Deadletter) -> Result<bool, ReplayError> {
+    flusher::store_again(stores, letter).await.map_err(|error| match error {
+        StoreError::Refused(reason) | StoreError::TooLarge(reason) => ReplayError::Refused(reason),
+        error => ReplayError::Unavailable(error.to_string()),
+    })
 }
 
 #[async_trait]
 impl Replay for Replayer {
     async fn replay(&self, letter: &Deadletter) -> Result<(), ReplayError> {
+        if into_store(&self.stores, letter).await? {
+            return Ok(());
+        }
         let message = ingest::map::Message {
             tenant: &letter.tenant,
             client: &letter.client,

@@ -43,7 +43,7 @@ pub(super) async fn open(config: &Config, data: &DataDir) -> anyhow::Result<Part
             dead_letters: handle.dead_letters(),
             logs: Arc::new(logs),
             books: handle.books(),
-            replay: Arc::new(Replayer::new(door.clone(), batcher.clone())),
+            replay: Arc::new(Replayer::new(door.clone(), batcher.clone(), stores.sinks())),
             status: Arc::new(state.clone()),
         };
         Some((backend, wire::api_config(config, data.secret()?)))

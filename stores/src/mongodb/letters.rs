@@ -126,6 +126,12 @@ impl Inner {
         self.send("update", request).await.map(drop).map_err(|error| self.failed(&error))
     }
 
+    pub(super) async fn count_replayed(&self, stage: &str) -> Result<Vec<(Arc<str>, u64)>> {
+        let replayed = doc! { "$match": { "stage": stage, "replayed": { "$exists": true, "$ne": null } } };
+        let pipeline = [replayed, doc! { "$group": { "_id": "$w", "n": { "$sum": 1 } } }];
+        Ok(self.sums(LETTERS, pipeline, None).await?.into_iter().collect())
+    }
+
     pub(super) async fn count_letters(&self) -> Result<Vec<(Arc<str>, u64)>> {
         let pipeline = [doc! { "$group": { "_id": "$w", "n": { "$sum": 1 } } }];
         Ok(self.sums(LETTERS, pipeline, Some("by_tenant")).await?.into_iter().collect())

@@ -274,6 +274,10 @@ impl DeadLetters for MongoStore {
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.0.count_letters().await
     }
+
+    async fn count_replayed(&self, stage: &str) -> Result<Vec<(Arc<str>, u64)>> {
+        self.0.count_replayed(stage).await
+    }
 }
 
 #[async_trait]

@@ -35,6 +35,8 @@ pub(crate) async fn a_letter_that_is_there_already_changes_nothing(mut world: im
     let marked = Deadletter { replayed: Some(99), ..first };
     assert_eq!(store.get("default", "l", 3, "ingest").await.unwrap(), Some(marked));
     assert_eq!(DeadLetters::count(store).await.unwrap(), [("default".into(), 2)]);
+    let replayed = async |stage: &str| store.count_replayed(stage).await.unwrap().iter().map(|(_, n)| n).sum::<u64>();
+    assert_eq!((replayed("ingest").await, replayed("points").await), (1, 0));
 }
 
 pub(crate) async fn letters_are_listed_in_order_and_in_pages(mut world: impl World) {

@@ -1,0 +1,398 @@
+//! Servers that stall, step down, are full or slow, through the whole path. Every role is in one process here; `fleet` has them apart.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use mongodb::bson::doc;
+use weir_e2e::services::skipped;
+use weir_e2e::site::{Site, grown};
+use weir_e2e::{Weir, checked, wait_until};
+
+const WAIT: Duration = Duration::from_secs(90);
+
+/// How long a server stalls: 75 s by hand.
+fn stall() -> Duration {
+    let secs = std::env::var("WEIR_TEST_STALL_SECS").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(secs.unwrap_or(8))
+}
+
+/// Parts of the minute that a scenario takes, so that it outlives the stall.
+fn time() -> String {
+    format!("{}", (stall().as_secs_f64() + 8.0) / 60.0)
+}
+
+/// Memory of a process, in bytes.
+fn resident(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has memory")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
+}
+
+fn bytes_of(ledger: &Path) -> u64 {
+    std::fs::metadata(ledger).map_or(0, |metadata| metadata.len())
+}
+
+async fn until_ready_names(weir: &Weir, sink: &str) -> anyhow::Result<String> {
+    wait_until(&format!("readiness names {sink}"), WAIT, || async {
+        let ready = weir.get("/health/ready")?;
+        ensure!(ready.contains(&format!("sink {sink}")), "{ready}");
+        Ok(ready)
+    })
+    .await
+}
+
+/// Records that a sink lags, from the status.
+fn lag(weir: &Weir, sink: &str) -> anyhow::Result<i64> {
+    let answer = weir.get("/status.json")?;
+    let body = answer.split_once("\r\n\r\n").context("an answer with a head")?.1;
+    let status: serde_json::Value = serde_json::from_str(body).with_context(|| answer.clone())?;
+    let sinks = status["sinks"].as_array().context("sinks")?;
+    let lags = sinks.iter().filter(|s| s["sink"] == sink).map(|s| s["lag_records"].as_i64().unwrap_or(0));
+    Ok(lags.sum())
+}
+
+/// Waits out a stall while devices get on and questions are answered.
+fn outlast(weir: &Weir, site: &Site) -> anyhow::Result<()> {
+    let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
+    while begun.elapsed() < stall() {
+        let before = bytes_of(&site.ledger());
+        grown(&site.ledger(), before + 200).context("devices notice nothing")?;
+        let asked = Instant::now();
+        weir.cli(&["latest", "room-001"]).context("latest values are answered")?;
+        slowest = slowest.max(asked.elapsed());
+    }
+    println!("slowest `weir latest` during the stall: {slowest:?}");
+    Ok(())
+}
+
+/// Devices are done, none of them waited as long as `patience`, and everything landed once.
+fn done(site: &Site, mut run: weir_e2e::site::Run, weir: &Weir, patience: Duration) -> anyhow::Result<()> {
+    let status = run.0.wait()?;
+    ensure!(status.success(), "{status}\n{}", site.logs_of(&["weir"]));
+    let summary = site.summary()?;
+    println!("PUBACK {}, {} messages", summary["latency"], summary["total"]["acknowledged"]);
+    let longest = Duration::from_micros(summary["latency"]["max_micros"].as_u64().context("a latency")?);
+    ensure!(longest < patience, "a device waited {longest:?}");
+    site.verify(weir).with_context(|| site.logs_of(&["weir"]))?;
+    println!("{}", weir.cli(&["books", "--check"])?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_and_the_other_store_notice_nothing_of_a_mongodb_that_stalls() -> anyhow::Result<()> {
+    if skipped("a_mongodb_that_stalls", &["redis-server", "mongod", "influxd"])? {
+        return Ok(());
+    }
+    let request = [("WEIR_MONGODB_REQUEST_TIMEOUT_MS", "1000")];
+    let site = Site::new(true, &request).await?;
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let run = site.play(&weir, "steady", &time())?;
+    grown(&site.ledger(), 500)?;
+    wait_until("the first range is stored", WAIT, || async {
+        ensure!(weir.cli(&["books"])?.contains("history"));
+        Ok(())
+    })
+    .await?;
+    site.mongod.0.freeze()?;
+    let ready = until_ready_names(&weir, "history").await?;
+    ensure!(ready.contains("200 OK") && !ready.contains("sink points"), "{ready}");
+    outlast(&weir, &site)?;
+    let (points, history) = (lag(&weir, "points")?, lag(&weir, "history")?);
+    println!("lag: points {points}, history {history}");
+    ensure!(points < 400 && history > points, "InfluxDB keeps up: {points}, {history}");
+    site.mongod.0.thaw()?;
+    done(&site, run, &weir, stall() / 4)?;
+    weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_and_the_other_store_notice_nothing_of_an_influxdb_that_stalls() -> anyhow::Result<()> {
+    if skipped("an_influxdb_that_stalls", &["redis-server", "mongod", "influxd"])? {
+        return Ok(());
+    }
+    let site = Site::new(true, &[("WEIR_INFLUXDB_REQUEST_TIMEOUT_MS", "1000")]).await?;
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let run = site.play(&weir, "steady", &time())?;
+    grown(&site.ledger(), 500)?;
+    let influxd = site.influxd.as_ref().context("there is one")?;
+    influxd.server.freeze()?;
+    let ready = until_ready_names(&weir, "points").await?;
+    ensure!(ready.contains("200 OK") && !ready.contains("sink history"), "{ready}");
+    outlast(&weir, &site)?;
+    let (points, history) = (lag(&weir, "points")?, lag(&weir, "history")?);
+    println!("lag: points {points}, history {history}");
+    ensure!(history < 800 && points > history, "MongoDB keeps up: {points}, {history}");
+    influxd.server.thaw()?;
+    done(&site, run, &weir, stall() / 4)?;
+    weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_notice_nothing_of_a_redis_that_stalls() -> anyhow::Result<()> {
+    if skipped("a_redis_that_stalls", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let site = Site::new(false, &[]).await?;
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let run = site.play(&weir, "steady", &time())?;
+    grown(&site.ledger(), 500)?;
+    site.redis.0.freeze()?;
+    let begun = Instant::now();
+    while begun.elapsed() < stall() {
+        let before = bytes_of(&site.ledger());
+        grown(&site.ledger(), before + 200).context("devices notice nothing: the data folder takes their readings")?;
+    }
+    site.redis.0.thaw()?;
+    // One answer is waited for.
+    done(&site, run, &weir, stall() / 2)?;
+    weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_out_of_memory_sends_readings_to_the_data_folder_and_gets_them_later() -> anyhow::Result<()> {
+    if skipped("a_redis_out_of_memory", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let site = Site::new(false, &[]).await?;
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let run = site.play(&weir, "flaky-cellular", "0.4")?;
+    grown(&site.ledger(), 500)?;
+    set_memory(&site, "1mb")?;
+    wait_until("readings are spilled", WAIT, || async {
+        let metrics = weir.get("/metrics")?;
+        ensure!(
+            metrics.lines().any(|line| line.starts_with("weir_buffer_spilling") && line.ends_with(" 1")),
+            "{metrics}"
+        );
+        Ok(())
+    })
+    .await?;
+    let before = bytes_of(&site.ledger());
+    grown(&site.ledger(), before + 300).context("devices go on")?;
+    set_memory(&site, "0")?;
+    done(&site, run, &weir, WAIT)?;
+    weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mongodb_that_steps_down_under_load_loses_and_doubles_nothing() -> anyhow::Result<()> {
+    if skipped("a_mongodb_that_steps_down", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let site = Site::new(false, &[]).await?;
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let run = site.play(&weir, "flaky-cellular", "0.3")?;
+    let client = site.mongod.client().await?;
+    for round in 1..4 {
+        grown(&site.ledger(), round * 1_500)?;
+        let down = doc! { "replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 0, "force": true };
+        client.database("admin").run_command(down).await?;
+        site.mongod.primary().await?;
+    }
+    done(&site, run, &weir, WAIT)?;
+    weir.stop()
+}
+
+/// What Redis may use.
+fn set_memory(site: &Site, most: &str) -> anyhow::Result<()> {
+    let mut redis = TcpStream::connect(site.redis.0.address)?;
+    write!(redis, "CONFIG SET maxmemory {most}\r\n")?;
+    let mut answer = [0; 5];
+    redis.read_exact(&mut answer)?;
+    ensure!(&answer == b"+OK\r\n", "{answer:?}");
+    Ok(())
+}
+
+/// A tmpfs of its own; gone with the test.
+struct SmallDisk<'a>(&'a Path);
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(self.0).status().ok();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_redis_slows_devices_when_the_data_folder_is_full_too_and_drops_nothing() -> anyhow::Result<()> {
+    if skipped("a_full_disk_of_redis", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let disk = dir.path().join("redis");
+    std::fs::create_dir(&disk)?;
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&disk).output()?;
+    if let Err(error) = checked("mount", mounted) {
+        ensure!(std::env::var_os("CI").is_none(), "{error:#}");
+        println!("skipped: a_full_disk_of_redis: {error:#}");
+        return Ok(());
+    }
+    let held = disk.clone();
+    let _disk = SmallDisk(&held);
+    let small = [("WEIR_LOG_CAPACITY_BYTES", "2097152"), ("WEIR_HISTORY_FLUSH_INTERVAL_MS", "600000")];
+    let mut site = Site::in_folder(dir, "", false, &small).await?;
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let mut load = load(&weir, 200)?;
+    // With `appendfsync always` a Redis that cannot write ends itself.
+    wait_until("Redis has ended", WAIT, || async {
+        ensure!(TcpStream::connect(site.redis.0.address).is_err(), "Redis still listens");
+        Ok(())
+    })
+    .await?;
+    wait_until("devices wait", WAIT, || async {
+        let ready = weir.get("/health/ready")?;
+        ensure!(ready.contains("503"), "{ready}");
+        Ok(())
+    })
+    .await?;
+    let memory = resident(weir.pid())?;
+    println!("memory with both full: {} MiB", memory >> 20);
+    ensure!(memory < 200 << 20, "{memory} bytes");
+    checked("mount", Command::new("mount").args(["-o", "remount,size=512m"]).arg(&disk).output()?)?;
+    site.redis.0.kill().ok();
+    site.redis.0.start_again()?;
+    wait_until("devices go on", WAIT, || async {
+        let ready = weir.get("/health/ready")?;
+        ensure!(ready.contains("200 OK"), "{ready}");
+        Ok(())
+    })
+    .await?;
+    load.kill()?;
+    load.wait()?;
+    balanced(&weir).await?;
+    weir.stop()
+}
+
+/// Devices that publish as fast as they are answered.
+fn load(weir: &Weir, devices: u32) -> anyhow::Result<Child> {
+    let mut command = Command::new(weir_e2e::program("weir-sim")?);
+    command.args(["bench", "--secs", "300", "--inflight", "20", "--conns", &devices.to_string()]);
+    command.args(["--broker", &weir.mqtt.to_string()]).stdout(std::process::Stdio::null());
+    Ok(command.spawn()?)
+}
+
+/// Everything that was acknowledged is stored: the books say so, and the store.
+async fn balanced(weir: &Weir) -> anyhow::Result<()> {
+    wait_until("the books balance", WAIT, || async {
+        let books = weir.cli(&["books", "--check", "--format", "csv"])?;
+        ensure!(books.contains("history") && !books.contains("false"), "{books}");
+        println!("{books}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_mongodb_slows_devices_when_the_log_is_full_and_memory_stays_bounded() -> anyhow::Result<()> {
+    if skipped("a_slow_mongodb", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let small = [
+        ("WEIR_REDIS_MAX_BYTES", "4194304"),
+        ("WEIR_LOG_CAPACITY_BYTES", "2097152"),
+        ("WEIR_LOG_RETAIN_SECS", "0"),
+        ("WEIR_MONGODB_REQUEST_TIMEOUT_MS", "30000"),
+    ];
+    let site = Arc::new(Site::new(false, &small).await?);
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let mut load = load(&weir, 200)?;
+    // Awake for a tenth of the time.
+    let slow = Arc::new(AtomicBool::new(true));
+    let throttle = {
+        let (site, slow) = (Arc::clone(&site), Arc::clone(&slow));
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(50));
+            let mut tick = 0_u32;
+            while slow.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                let turned = if tick.is_multiple_of(10) { site.mongod.0.thaw() } else { site.mongod.0.freeze() };
+                turned.ok();
+                tick += 1;
+            }
+            site.mongod.0.thaw().ok();
+        })
+    };
+    wait_until("devices wait", WAIT, || async {
+        let ready = weir.get("/health/ready")?;
+        ensure!(ready.contains("503"), "{ready}");
+        Ok(())
+    })
+    .await?;
+    let (begun, mut most) = (Instant::now(), 0);
+    while begun.elapsed() < stall() {
+        most = most.max(resident(weir.pid())?);
+        tokio::task::yield_now().await;
+    }
+    println!("memory with a slow MongoDB and full logs: {} MiB at most", most >> 20);
+    ensure!(most < 300 << 20, "{most} bytes");
+    slow.store(false, Ordering::Relaxed);
+    throttle.await?;
+    wait_until("devices go on", WAIT, || async {
+        let ready = weir.get("/health/ready")?;
+        ensure!(ready.contains("200 OK"), "{ready}");
+        Ok(())
+    })
+    .await?;
+    load.kill()?;
+    load.wait()?;
+    balanced(&weir).await?;
+    weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_wrong_type_among_five_thousand_is_one_letter_and_lands_after_the_mapping_is_repaired() -> anyhow::Result<()>
+{
+    if skipped("one_wrong_type_among_five_thousand", &["redis-server", "mongod", "influxd"])? {
+        return Ok(());
+    }
+    let site = Site::new(true, &[]).await?;
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let mut device = weir_e2e::device::Device::new("d", weir.mqtt);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as u64;
+    for n in 0..5_000_u64 {
+        let level = if n == 2_500 { "\"high\"".to_owned() } else { n.to_string() };
+        let payload = format!(r#"{{"ts":{},"seq":{n},"level":{level}}}"#, now - 5_000 + n);
+        device.connect()?;
+        device.send(n, "devices/d/telemetry", payload.as_bytes())?;
+        while device.in_flight() > 50 {
+            device.acknowledged()?;
+        }
+    }
+    while device.in_flight() > 0 {
+        device.acknowledged()?;
+    }
+    let letters = wait_until("one dead letter", WAIT, || async {
+        ensure!(lag(&weir, "points")? == 0 && lag(&weir, "history")? == 0, "not all is stored");
+        let letters = weir.cli(&["dead-letters", "list", "--format", "json"])?;
+        ensure!(letters.lines().filter(|line| line.contains("\"stage\"")).count() == 1, "{letters}");
+        Ok(letters)
+    })
+    .await?;
+    println!("{letters}");
+    ensure!(letters.contains("\"stage\":\"points\"") && letters.contains("level"), "{letters}");
+    balanced(&weir).await?;
+    weir.stop()?;
+
+    // The mapping is repaired: a value that does not fit goes into a field beside it.
+    let mut site = site;
+    site.environment.push(("WEIR_INFLUXDB_ON_CONFLICT".into(), "side_field".into()));
+    let weir = site.start("weir", "all", "127.0.0.1:0")?;
+    let replayed = weir.cli(&["dead-letters", "replay", "--all"])?;
+    println!("{replayed}");
+    let influxd = site.influxd.as_ref().context("there is one")?;
+    let query = format!(
+        r#"{{"query":"from(bucket:\"{}\") |> range(start:-1h) |> filter(fn:(r) => r._value == \"high\")"}}"#,
+        influxd.bucket
+    );
+    let found = influxd.post(&format!("/api/v2/query?org={}", influxd.org), "application/json", &query)?;
+    ensure!(found.lines().filter(|line| line.contains("high")).count() == 1, "{found}");
+    balanced(&weir).await?;
+    let letters = weir.cli(&["dead-letters", "list", "--filter", "replayed = false", "--format", "csv"])?;
+    ensure!(!letters.contains("points"), "{letters}");
+    weir.stop()
+}

@@ -240,3 +240,28 @@ async fn devices_are_taken_while_mongodb_is_away_and_a_stranger_is_not_answered(
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_has_to_change_is_one_line_at_the_start_and_nothing_is_waited_for() -> anyhow::Result<()> {
+    if skipped("what_a_person_has_to_change", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let mut site = Site::new(false, &[]).await?;
+    let user = mongodb::bson::doc! { "createUser": "reader", "pwd": "pw", "roles": [{ "role": "read", "db": "weir" }] };
+    site.mongod.client().await?.database("admin").run_command(user).await?;
+    let wrong = |text: String| text.replace("://", "://weir:wrong@");
+    let cases = [
+        ("WEIR_REDIS_URLS", wrong(site.redis.url()), "redis.password"),
+        ("WEIR_MONGODB_URI", wrong(site.mongod.uri()), "mongodb.uri"),
+        ("WEIR_FLEET_ADDRESS", "0.0.0.0:0".to_owned(), "fleet.advertise"),
+        ("WEIR_FLEET_SECRET", "two\nlines".to_owned(), "fleet.secret"),
+    ];
+    for (number, (name, value, key)) in cases.into_iter().enumerate() {
+        site.environment.push((name.to_owned(), value));
+        let error = site.start(&format!("weir{number}"), "flusher,api", "127.0.0.1:0").err();
+        site.environment.pop();
+        let error = format!("{:#}", error.with_context(|| format!("with {name} it must not start"))?);
+        ensure!(error.contains(key), "{name}: {error}");
+    }
+    Ok(())
+}

@@ -8,9 +8,12 @@ pub enum OpenError {
     /// The configuration contradicts itself.
     #[error("{0}")]
     Config(String),
-    /// The server cannot be reached or lets nobody in.
+    /// The server cannot be reached: it may be there later.
     #[error("{0}")]
     Unreachable(String),
+    /// The server does not let Weir in, or not do what it has to.
+    #[error("{0}")]
+    Denied(String),
     /// The server may lose what it said it has.
     #[error("{0}")]
     Unsafe(String),
@@ -78,7 +81,7 @@ pub(super) fn refused(address: &str, error: &RedisError) -> OpenError {
     if denied {
         let what =
             if words.contains("NOPERM") { "lacks a permission for Weir" } else { "refuses the user or password" };
-        OpenError::Unreachable(format!("redis at {address} {what}: {words}: set redis.username and redis.password"))
+        OpenError::Denied(format!("redis at {address} {what}: {words}: set redis.username and redis.password"))
     } else {
         OpenError::Unreachable(format!("cannot use redis at {address}: {words}: look at redis.urls"))
     }

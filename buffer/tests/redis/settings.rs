@@ -51,6 +51,16 @@ async fn passwords_are_asked_for_and_names_of_keys_told() {
 }
 
 #[tokio::test]
+async fn a_user_that_lacks_a_permission_is_told_which() {
+    let user = ["--user", "weir", "on", ">secret2", "~*", "+@all", "-eval", "-evalsha", "-script"];
+    let Some(server) = Server::start(&user) else { return };
+    let user = Config { username: Some("weir".into()), password: Some(Secret("secret2".into())), ..server.config() };
+    let redis = Redis::connect(user).await.unwrap();
+    let line = redis.create(Default::default()).await.err().unwrap().to_string();
+    assert!(line.contains("lacks a permission") && line.contains("eval") && line.contains("redis.username"), "{line}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_or_no_master_is_named() {
     let nobody = Config { urls: vec![format!("redis://:secret@127.0.0.1:{}", free_port())], ..Config::default() };
     let nobody = line(nobody).await;

@@ -50,7 +50,7 @@ impl Peers {
     pub(super) fn new(secret: &str) -> Result<Self, String> {
         let mut key: MetadataValue<Ascii> = format!("Bearer {secret}")
             .parse()
-            .map_err(|_| "`fleet.secret` holds other than printable ASCII characters")?;
+            .map_err(|_| "`fleet.secret` holds a line break or another control character")?;
         key.set_sensitive(true);
         Ok(Self { key: Key(key), clients: Mutex::default(), silent: Mutex::default() })
     }

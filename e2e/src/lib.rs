@@ -193,7 +193,11 @@ pub fn tail_of_log(dir: &Path) -> String {
 /// # Errors
 /// When it was not built.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe()?.parent().and_then(Path::parent).context("tests lie in deps/")?.join(name);
+    let own = std::env::current_exe()?;
+    let folder = own.parent().context("a program lies in a folder")?;
+    // Tests lie in deps/, programs beside it.
+    let folder = if folder.ends_with("deps") { folder.parent().context("deps/ lies in a folder")? } else { folder };
+    let path = folder.join(name);
     ensure!(
         path.is_file(),
         "{} is missing: run `cargo build --workspace --bins`, or `cargo xtask test`",

@@ -122,6 +122,7 @@ impl Builder {
         pace: Pace,
         gate: Arc<RwLock<()>>,
     ) {
+        self.common.metrics.begin(shared.sink);
         let delivery = Delivery {
             log: Arc::clone(log),
             sink,

@@ -32,6 +32,7 @@ pub(crate) struct AnswerLabel {
 pub struct Metrics {
     pub(crate) lag_records: Family<SinkLabel, Gauge>,
     pub(crate) lag_seconds: Family<SinkLabel, Gauge<f64, AtomicU64>>,
+    pub(crate) lag_bytes: Family<SinkLabel, Gauge>,
     pub(crate) flush: Family<SinkLabel, Histogram, fn() -> Histogram>,
     pub(crate) items: Family<SinkLabel, Counter>,
     pub(crate) records: Family<SinkLabel, Counter>,
@@ -55,6 +56,7 @@ impl Default for Metrics {
         Self {
             lag_records: Family::default(),
             lag_seconds: Family::default(),
+            lag_bytes: Family::default(),
             flush: Family::new_with_constructor(flush_histogram as fn() -> Histogram),
             items: Family::default(),
             records: Family::default(),
@@ -82,6 +84,12 @@ impl Metrics {
             Unit::Seconds,
             self.lag_seconds.clone(),
         );
+        registry.register_with_unit(
+            "lag",
+            "Bytes of the frames not durable in the store, by sink",
+            Unit::Bytes,
+            self.lag_bytes.clone(),
+        );
         registry.register_with_unit("flush", "Time to write one batch", Unit::Seconds, self.flush.clone());
         registry.register("items", "Blocks, states, letters or messages written", self.items.clone());
         registry.register("records", "Records passed", self.records.clone());
@@ -105,6 +113,18 @@ impl Metrics {
         registry.register("expired", "Readings deleted by retention", self.expired.clone());
     }
 
+    /// Makes what a sink counts begin at nought, so that the first event is a change.
+    pub(crate) fn begin(&self, sink: &'static str) {
+        let label = SinkLabel { sink };
+        for family in [&self.items, &self.records, &self.merged, &self.refused, &self.waits] {
+            drop(family.get_or_create(&label));
+        }
+        drop(self.flush.get_or_create(&label));
+        for verdict in ["done", "retry", "pause", "halt", "split"] {
+            drop(self.answers.get_or_create(&AnswerLabel { sink, verdict }));
+        }
+    }
+
     /// Sets the gauges that are computed when somebody looks; several logs add up, the oldest age counts.
     pub(crate) fn observe(&self, statuses: &[SinkStatus]) {
         for sink in crate::SINKS.into_iter().chain([crate::POINTS]) {
@@ -115,6 +135,7 @@ impl Metrics {
             }
             let records: u64 = of_sink().map(|s| s.lag_records).sum();
             self.lag_records.get_or_create(&label).set(signed(records));
+            self.lag_bytes.get_or_create(&label).set(signed(of_sink().map(|s| s.lag_bytes).sum()));
             self.lag_seconds.get_or_create(&label).set(of_sink().map(|s| s.lag_seconds).fold(0.0, f64::max));
             let paused = of_sink().filter(|s| matches!(s.state, SinkState::Paused { .. })).count();
             self.paused.get_or_create(&label).set(i64::from(paused > 0));

@@ -10,6 +10,7 @@ mod clients;
 mod dist;
 mod observability;
 mod services;
+mod terraform;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum Chore {
     Check,
     /// Checks rules, dashboards and alerts against a running Weir, Prometheus, Alertmanager and InfluxDB.
     Observability,
+    /// Checks the Terraform module with the real provider, and what it sends to a cluster.
+    Terraform,
     /// Builds the static program with its bill of materials and checksums into target/dist.
     Dist(dist::Options),
     /// Real servers to try Weir with: redis-server, mongod (a replica set of one), influxd.
@@ -72,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Test { arguments } => test::workspace(&arguments),
         Chore::Check => check::run(),
         Chore::Observability => observability::run(),
+        Chore::Terraform => terraform::check(),
         Chore::Dist(options) => dist::run_chore(&options),
         Chore::Services { what: Services::Install } => {
             services::install().map(|folder| println!("{}", folder.display()))

@@ -1,9 +1,10 @@
 //! Health, metrics and the status page.
 
+mod gauges;
 mod process;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::extract::State as Shared;
@@ -20,10 +21,14 @@ use tokio_util::sync::CancellationToken;
 use crate::client;
 use crate::data_dir::Addresses;
 use crate::run::state::State;
+use gauges::Gauges;
 use process::Process;
 
 /// An answer that is not taken does not hold the process for longer.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// The metrics wait so long for the books.
+const BOOKS: Duration = Duration::from_secs(1);
 
 /// Newest dead letters on the page.
 const LETTERS: usize = 5;
@@ -37,6 +42,7 @@ struct App {
     addresses: Addresses,
     registry: Arc<Registry>,
     process: Arc<Mutex<Process>>,
+    gauges: Arc<Mutex<Gauges>>,
 }
 
 /// Serves until `stop`.
@@ -52,7 +58,9 @@ pub(crate) async fn serve(
     let mut registry = Registry::default();
     state.metrics.register(&mut registry);
     let process = Process::new(&mut registry);
-    let app = App { state, addresses, registry: Arc::new(registry), process: Arc::new(Mutex::new(process)) };
+    let gauges = Arc::new(Mutex::new(Gauges::new(&mut registry)));
+    let process = Arc::new(Mutex::new(process));
+    let app = App { state, addresses, registry: Arc::new(registry), process, gauges };
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/status.json", get(status))
@@ -83,6 +91,18 @@ async fn metrics(Shared(app): Shared<App>) -> Response {
     // Sets the sinks' lag too.
     app.state.readiness();
     app.process.lock().look(app.state.uptime());
+    // Those of the last look when they are not ready now.
+    let books = tokio::time::timeout(BOOKS, app.state.books()).await;
+    {
+        let mut gauges = app.gauges.lock();
+        if let Some(log) = app.state.log_state() {
+            gauges.look_at_log(log.used_bytes, log.capacity_bytes, Instant::now());
+        }
+        gauges.look_at_disk(app.state.data_dir());
+        if let Ok(Ok(lines)) = books {
+            gauges.look_at_books(&lines);
+        }
+    }
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &app.registry) {
         Ok(()) => {

@@ -1,5 +1,6 @@
 //! What the process knows of itself: readiness, status, metrics.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -65,6 +66,7 @@ pub(crate) struct State {
 
 struct Shared {
     roles: Vec<String>,
+    data_dir: PathBuf,
     /// The log that this process writes.
     log: Option<(Arc<dyn Log>, Batcher)>,
     sinks: SinkView,
@@ -147,7 +149,8 @@ impl State {
         let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
         let (dead_letters, books) = stores.unzip();
         let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
-        Self { metrics, shared: Arc::new(Shared { roles, log, sinks, dead_letters, books, stopping, started }) }
+        let data_dir = config.data_dir.clone();
+        Self { metrics, shared: Arc::new(Shared { roles, data_dir, log, sinks, dead_letters, books, stopping, started }) }
     }
 
     /// From now on the process is not ready.
@@ -234,6 +237,16 @@ impl State {
         letters.drain(..letters.len().saturating_sub(most));
         letters.reverse();
         Ok(letters)
+    }
+
+    /// How the log of this process is.
+    pub(crate) fn log_state(&self) -> Option<buffer::log::State> {
+        self.shared.log.as_ref().map(|(log, _)| log.state())
+    }
+
+    /// Where its files are.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.shared.data_dir
     }
 
     /// How long the process runs.

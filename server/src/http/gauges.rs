@@ -1,0 +1,158 @@
+//! Figures that are worked out when somebody looks.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+use stores::contract::BookLine;
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// Half of what the rate of filling is made of is younger than this.
+const HALF_LIFE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sink {
+    sink: String,
+}
+
+/// Gauges of the log, the disk and the books.
+#[derive(Debug)]
+pub(super) struct Gauges {
+    capacity: Gauge,
+    full_in: FloatGauge,
+    available: Gauge,
+    imbalance: Family<Sink, Gauge>,
+    filling: Option<Filling>,
+}
+
+/// How fast the log fills.
+#[derive(Debug, Clone, Copy)]
+struct Filling {
+    at: Instant,
+    used: u64,
+    /// Bytes a second; below nought while it empties.
+    rate: f64,
+}
+
+impl Gauges {
+    /// Shows them in a registry.
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let gauges = Self {
+            capacity: Gauge::default(),
+            full_in: FloatGauge::default(),
+            available: Gauge::default(),
+            imbalance: Family::default(),
+            filling: None,
+        };
+        gauges.full_in.set(f64::INFINITY);
+        let buffer = registry.sub_registry_with_prefix("weir_buffer");
+        buffer.register_with_unit("capacity", "Bytes that the log may use", Unit::Bytes, gauges.capacity.clone());
+        buffer.register_with_unit(
+            "full_in",
+            "Time until the log is full, as fast as it fills now; +Inf while it does not",
+            Unit::Seconds,
+            gauges.full_in.clone(),
+        );
+        let weir = registry.sub_registry_with_prefix("weir");
+        weir.register_with_unit("data_available", "Free space of the data folder", Unit::Bytes, gauges.available.clone());
+        weir.register(
+            "books_imbalance_readings",
+            "Readings accepted and neither stored, merged, pending nor in the dead letters, by sink",
+            gauges.imbalance.clone(),
+        );
+        for sink in flusher::SINKS.into_iter().filter(|sink| *sink != flusher::RETAINED) {
+            gauges.imbalance(sink).set(0);
+        }
+        gauges
+    }
+
+    fn imbalance(&self, sink: &str) -> Gauge {
+        self.imbalance.get_or_create_owned(&Sink { sink: sink.to_owned() })
+    }
+
+    /// The log uses so many of its bytes now.
+    pub(super) fn look_at_log(&mut self, used: u64, capacity: u64, at: Instant) {
+        self.capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
+        let filling = Filling::after(self.filling, used, at);
+        self.filling = Some(filling);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let left = capacity.saturating_sub(used) as f64;
+        self.full_in.set(if filling.rate > 0.0 { left / filling.rate } else { f64::INFINITY });
+    }
+
+    /// The folder's file system.
+    pub(super) fn look_at_disk(&self, folder: &std::path::Path) {
+        if let Ok(disk) = rustix::fs::statvfs(folder) {
+            self.available.set(i64::try_from(disk.f_bavail.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The books of all tenants.
+    pub(super) fn look_at_books(&self, lines: &[BookLine]) {
+        let mut sums = std::collections::BTreeMap::<&str, i64>::new();
+        for line in lines {
+            let accounted = line.stored + line.merged + line.pending + line.dead_lettered;
+            let off = i64::try_from(line.accepted.abs_diff(accounted)).unwrap_or(i64::MAX);
+            *sums.entry(&line.sink).or_default() += off;
+        }
+        for (sink, off) in sums {
+            self.imbalance(sink).set(off);
+        }
+    }
+}
+
+impl Filling {
+    fn after(before: Option<Self>, used: u64, at: Instant) -> Self {
+        let Some(before) = before else { return Self { at, used, rate: 0.0 } };
+        let passed = at.duration_since(before.at).as_secs_f64();
+        if passed <= 0.0 {
+            return before;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let now = (used as f64 - before.used as f64) / passed;
+        let old = 0.5_f64.powf(passed / HALF_LIFE.as_secs_f64());
+        Self { at, used, rate: before.rate * old + now * (1.0 - old) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_fills_evenly_is_full_when_it_says_and_one_that_does_not_never_is() {
+        let mut gauges = Gauges::new(&mut Registry::default());
+        let begun = Instant::now();
+        for second in 0..600 {
+            gauges.look_at_log(second * 1_000, 1_000_000, begun + Duration::from_secs(second));
+        }
+        let left = gauges.full_in.get();
+        assert!((395.0..420.0).contains(&left), "{left}");
+        for second in 600..1_200 {
+            gauges.look_at_log(599_000 - (second - 599) * 100, 1_000_000, begun + Duration::from_secs(second));
+        }
+        assert!(gauges.full_in.get().is_infinite());
+    }
+
+    #[test]
+    fn books_that_do_not_balance_are_told_by_sink() {
+        let gauges = Gauges::new(&mut Registry::default());
+        let line = |sink: &str, accepted, stored| BookLine {
+            tenant: "t".into(),
+            sink: sink.into(),
+            accepted,
+            stored,
+            merged: 1,
+            pending: 2,
+            dead_lettered: 3,
+            held: None,
+            expected: stored,
+        };
+        gauges.look_at_books(&[line("history", 106, 100), line("history", 16, 7), line("latest", 6, 0)]);
+        assert_eq!((gauges.imbalance("history").get(), gauges.imbalance("latest").get()), (3, 0));
+    }
+}

@@ -1,0 +1,97 @@
+locals {
+  scaled = var.autoscaling.enabled ? {
+    ingest  = { kind = "StatefulSet", least = var.ingest.replicas, most = var.ingest.max_replicas }
+    flusher = { kind = "Deployment", least = var.flusher.replicas, most = var.flusher.max_replicas }
+    api     = { kind = "Deployment", least = var.api.replicas, most = var.api.max_replicas }
+  } : {}
+}
+
+resource "kubernetes_horizontal_pod_autoscaler_v2" "this" {
+  for_each = local.scaled
+
+  metadata {
+    name      = "${var.name}-${each.key}"
+    namespace = local.namespace
+    labels    = merge(local.labels, { "app.kubernetes.io/component" = each.key })
+  }
+
+  spec {
+    min_replicas = each.value.least
+    max_replicas = each.value.most
+
+    scale_target_ref {
+      api_version = "apps/v1"
+      kind        = each.value.kind
+      name        = "${var.name}-${each.key}"
+    }
+
+    metric {
+      type = "Resource"
+      resource {
+        name = "cpu"
+        target {
+          type                = "Utilization"
+          average_utilization = var.autoscaling.cpu_percent
+        }
+      }
+    }
+
+    dynamic "metric" {
+      for_each = each.key == "flusher" && var.autoscaling.flusher_lag_seconds != null ? [var.autoscaling.flusher_lag_seconds] : []
+      content {
+        type = "External"
+        external {
+          metric {
+            name = "weir_flusher_lag_seconds"
+            selector {
+              match_labels = { namespace = local.namespace }
+            }
+          }
+          target {
+            type          = "AverageValue"
+            average_value = tostring(metric.value)
+          }
+        }
+      }
+    }
+
+    behavior {
+      scale_up {
+        stabilization_window_seconds = 60
+        select_policy                = "Max"
+        policy {
+          type           = "Pods"
+          value          = 2
+          period_seconds = 60
+        }
+      }
+      # A pod of ingest hands its devices over and drains what it took while Redis was away, before the next one goes.
+      scale_down {
+        stabilization_window_seconds = 600
+        select_policy                = "Min"
+        policy {
+          type           = "Pods"
+          value          = 1
+          period_seconds = each.key == "ingest" ? 600 : 120
+        }
+      }
+    }
+  }
+}
+
+resource "kubernetes_pod_disruption_budget_v1" "this" {
+  for_each = toset(["ingest", "flusher", "api"])
+
+  metadata {
+    name      = "${var.name}-${each.key}"
+    namespace = local.namespace
+    labels    = merge(local.labels, { "app.kubernetes.io/component" = each.key })
+  }
+
+  spec {
+    max_unavailable = "1"
+    selector {
+      match_labels = merge(local.selector, { "app.kubernetes.io/component" = each.key })
+    }
+  }
+}

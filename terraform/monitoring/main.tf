@@ -1,0 +1,66 @@
+# A module of its own: the kind has to be known to the cluster before a plan is made.
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    kubernetes = {
+      source  = "hashicorp/kubernetes"
+      version = ">= 3.0.0, < 4.0.0"
+    }
+  }
+}
+
+variable "namespace" {
+  description = "Namespace of Weir: the output `namespace` of the main module."
+  type        = string
+}
+
+variable "name" {
+  description = "Name of the installation, as in the main module."
+  type        = string
+  default     = "weir"
+}
+
+variable "selector" {
+  description = "Labels of Weir's pods: the output `selector` of the main module."
+  type        = map(string)
+}
+
+variable "labels" {
+  description = "Labels by which Prometheus finds the monitor, as { release = \"prometheus\" }."
+  type        = map(string)
+  default     = {}
+}
+
+variable "interval" {
+  description = "How often metrics are read."
+  type        = string
+  default     = "15s"
+
+  validation {
+    condition     = can(regex("^[0-9]+(ms|s|m)$", var.interval))
+    error_message = "interval: give a duration, as \"15s\"."
+  }
+}
+
+resource "kubernetes_manifest" "monitor" {
+  manifest = {
+    apiVersion = "monitoring.coreos.com/v1"
+    kind       = "PodMonitor"
+    metadata = {
+      name      = var.name
+      namespace = var.namespace
+      labels    = var.labels
+    }
+    spec = {
+      selector            = { matchLabels = var.selector }
+      podMetricsEndpoints = [{ port = "http", path = "/metrics", interval = var.interval }]
+      podTargetLabels     = ["app.kubernetes.io/component"]
+    }
+  }
+}
+
+output "monitor" {
+  description = "Name of the PodMonitor."
+  value       = kubernetes_manifest.monitor.manifest.metadata.name
+}

@@ -1,0 +1,438 @@
+locals {
+  name     = "${var.common.name}-${var.role}"
+  selector = merge(var.common.selector, { "app.kubernetes.io/component" = var.role })
+  labels   = merge(var.common.labels, { "app.kubernetes.io/component" = var.role })
+  settings = merge(var.common.settings, { WEIR_ROLES = var.role })
+}
+
+resource "kubernetes_deployment_v1" "this" {
+  count = var.storage == null ? 1 : 0
+
+  metadata {
+    name      = local.name
+    namespace = var.common.namespace
+    labels    = local.labels
+  }
+
+  spec {
+    replicas = var.replicas
+
+    selector {
+      match_labels = local.selector
+    }
+
+    strategy {
+      type = "RollingUpdate"
+      rolling_update {
+        max_surge       = "1"
+        max_unavailable = "0"
+      }
+    }
+
+    template {
+      metadata {
+        labels = local.labels
+        annotations = {
+          # A change of a setting restarts the pods.
+          "weir.dev/settings" = sha256(jsonencode([local.settings, var.common.secret]))
+        }
+      }
+
+      spec {
+        service_account_name             = var.common.service_account
+        automount_service_account_token  = false
+        enable_service_links             = false
+        termination_grace_period_seconds = var.common.grace_seconds
+
+        security_context {
+          run_as_non_root        = true
+          run_as_user            = 65532
+          run_as_group           = 65532
+          fs_group               = 65532
+          fs_group_change_policy = "OnRootMismatch"
+          seccomp_profile {
+            type = "RuntimeDefault"
+          }
+        }
+
+        dynamic "image_pull_secrets" {
+          for_each = var.common.image_pull_secrets
+          content {
+            name = image_pull_secrets.value
+          }
+        }
+
+        dynamic "topology_spread_constraint" {
+          for_each = ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+          content {
+            max_skew           = 1
+            topology_key       = topology_spread_constraint.value
+            when_unsatisfiable = "ScheduleAnyway"
+            label_selector {
+              match_labels = local.selector
+            }
+          }
+        }
+
+        container {
+          name              = "weir"
+          image             = var.common.image
+          image_pull_policy = "IfNotPresent"
+          args              = ["run"]
+
+          # Before those that name them.
+          env {
+            name = "POD_NAME"
+            value_from {
+              field_ref {
+                field_path = "metadata.name"
+              }
+            }
+          }
+          env {
+            name = "POD_IP"
+            value_from {
+              field_ref {
+                field_path = "status.podIP"
+              }
+            }
+          }
+          dynamic "env" {
+            for_each = local.settings
+            content {
+              name  = env.key
+              value = env.value
+            }
+          }
+          dynamic "env" {
+            for_each = var.common.secrets
+            content {
+              name = env.key
+              value_from {
+                secret_key_ref {
+                  name = var.common.secret
+                  key  = env.value
+                }
+              }
+            }
+          }
+
+          dynamic "port" {
+            for_each = var.ports
+            content {
+              name           = port.key
+              container_port = port.value
+              protocol       = "TCP"
+            }
+          }
+
+          resources {
+            requests = { cpu = var.common.resources.requests.cpu, memory = var.common.resources.requests.memory }
+            limits   = { cpu = var.common.resources.limits.cpu, memory = var.common.resources.limits.memory }
+          }
+
+          # Waits for Redis and MongoDB at its start, and says so in its log.
+          startup_probe {
+            http_get {
+              path = "/health"
+              port = "http"
+            }
+            period_seconds    = 5
+            failure_threshold = 120
+          }
+          liveness_probe {
+            http_get {
+              path = "/health"
+              port = "http"
+            }
+            period_seconds    = 10
+            timeout_seconds   = 5
+            failure_threshold = 6
+          }
+          readiness_probe {
+            http_get {
+              path = "/health/ready"
+              port = "http"
+            }
+            period_seconds    = 5
+            timeout_seconds   = 3
+            failure_threshold = 2
+          }
+
+          security_context {
+            # On the container too: the provider sends `false` otherwise.
+            run_as_non_root            = true
+            run_as_user                = 65532
+            allow_privilege_escalation = false
+            privileged                 = false
+            read_only_root_filesystem  = true
+            capabilities {
+              drop = ["ALL"]
+            }
+            seccomp_profile {
+              type = "RuntimeDefault"
+            }
+          }
+
+          volume_mount {
+            name       = "data"
+            mount_path = "/var/lib/weir"
+          }
+          volume_mount {
+            name       = "tmp"
+            mount_path = "/tmp"
+          }
+        }
+
+        volume {
+          name = "tmp"
+          empty_dir {}
+        }
+        volume {
+          name = "data"
+          empty_dir {}
+        }
+      }
+    }
+  }
+
+  wait_for_rollout = false
+}
+
+resource "kubernetes_stateful_set_v1" "this" {
+  count = var.storage == null ? 0 : 1
+
+  metadata {
+    name      = local.name
+    namespace = var.common.namespace
+    labels    = local.labels
+  }
+
+  spec {
+    replicas              = var.replicas
+    service_name          = kubernetes_service_v1.pods[0].metadata[0].name
+    pod_management_policy = "Parallel"
+
+    selector {
+      match_labels = local.selector
+    }
+
+    update_strategy {
+      type = "RollingUpdate"
+      rolling_update {
+        partition = 0
+      }
+    }
+
+    # What a pod took while Redis was away is drained by the next pod of its name.
+    persistent_volume_claim_retention_policy {
+      when_deleted = "Retain"
+      when_scaled  = "Retain"
+    }
+
+    volume_claim_template {
+      metadata {
+        name   = "data"
+        labels = local.labels
+      }
+      spec {
+        access_modes       = ["ReadWriteOnce"]
+        storage_class_name = var.storage.class
+        resources {
+          requests = { storage = var.storage.size }
+        }
+      }
+    }
+
+    template {
+      metadata {
+        labels = local.labels
+        annotations = {
+          # A change of a setting restarts the pods.
+          "weir.dev/settings" = sha256(jsonencode([local.settings, var.common.secret]))
+        }
+      }
+
+      spec {
+        service_account_name             = var.common.service_account
+        automount_service_account_token  = false
+        enable_service_links             = false
+        termination_grace_period_seconds = var.common.grace_seconds
+
+        security_context {
+          run_as_non_root        = true
+          run_as_user            = 65532
+          run_as_group           = 65532
+          fs_group               = 65532
+          fs_group_change_policy = "OnRootMismatch"
+          seccomp_profile {
+            type = "RuntimeDefault"
+          }
+        }
+
+        dynamic "image_pull_secrets" {
+          for_each = var.common.image_pull_secrets
+          content {
+            name = image_pull_secrets.value
+          }
+        }
+
+        dynamic "topology_spread_constraint" {
+          for_each = ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+          content {
+            max_skew           = 1
+            topology_key       = topology_spread_constraint.value
+            when_unsatisfiable = "ScheduleAnyway"
+            label_selector {
+              match_labels = local.selector
+            }
+          }
+        }
+
+        container {
+          name              = "weir"
+          image             = var.common.image
+          image_pull_policy = "IfNotPresent"
+          args              = ["run"]
+
+          # Before those that name them.
+          env {
+            name = "POD_NAME"
+            value_from {
+              field_ref {
+                field_path = "metadata.name"
+              }
+            }
+          }
+          env {
+            name = "POD_IP"
+            value_from {
+              field_ref {
+                field_path = "status.podIP"
+              }
+            }
+          }
+          dynamic "env" {
+            for_each = local.settings
+            content {
+              name  = env.key
+              value = env.value
+            }
+          }
+          dynamic "env" {
+            for_each = var.common.secrets
+            content {
+              name = env.key
+              value_from {
+                secret_key_ref {
+                  name = var.common.secret
+                  key  = env.value
+                }
+              }
+            }
+          }
+
+          dynamic "port" {
+            for_each = var.ports
+            content {
+              name           = port.key
+              container_port = port.value
+              protocol       = "TCP"
+            }
+          }
+
+          resources {
+            requests = { cpu = var.common.resources.requests.cpu, memory = var.common.resources.requests.memory }
+            limits   = { cpu = var.common.resources.limits.cpu, memory = var.common.resources.limits.memory }
+          }
+
+          # Waits for Redis and MongoDB at its start, and says so in its log.
+          startup_probe {
+            http_get {
+              path = "/health"
+              port = "http"
+            }
+            period_seconds    = 5
+            failure_threshold = 120
+          }
+          liveness_probe {
+            http_get {
+              path = "/health"
+              port = "http"
+            }
+            period_seconds    = 10
+            timeout_seconds   = 5
+            failure_threshold = 6
+          }
+          readiness_probe {
+            http_get {
+              path = "/health/ready"
+              port = "http"
+            }
+            period_seconds    = 5
+            timeout_seconds   = 3
+            failure_threshold = 2
+          }
+
+          security_context {
+            # On the container too: the provider sends `false` otherwise.
+            run_as_non_root            = true
+            run_as_user                = 65532
+            allow_privilege_escalation = false
+            privileged                 = false
+            read_only_root_filesystem  = true
+            capabilities {
+              drop = ["ALL"]
+            }
+            seccomp_profile {
+              type = "RuntimeDefault"
+            }
+          }
+
+          volume_mount {
+            name       = "data"
+            mount_path = "/var/lib/weir"
+          }
+          volume_mount {
+            name       = "tmp"
+            mount_path = "/tmp"
+          }
+        }
+
+        volume {
+          name = "tmp"
+          empty_dir {}
+        }
+      }
+    }
+  }
+
+  # True errors after each update.
+  wait_for_rollout = false
+}
+
+# Names of the pods.
+resource "kubernetes_service_v1" "pods" {
+  count = var.storage == null ? 0 : 1
+
+  metadata {
+    name      = "${local.name}-pods"
+    namespace = var.common.namespace
+    labels    = local.labels
+  }
+
+  spec {
+    cluster_ip                  = "None"
+    publish_not_ready_addresses = true
+    selector                    = local.selector
+
+    dynamic "port" {
+      for_each = var.ports
+      content {
+        name        = port.key
+        port        = port.value
+        target_port = port.key
+      }
+    }
+  }
+}

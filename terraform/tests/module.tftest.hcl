@@ -1,0 +1,142 @@
+mock_provider "kubernetes" {}
+
+variables {
+  image_tag    = "0.1.0"
+  redis_url    = "redis://redis:6379"
+  database_url = "mongodb://mongo/?replicaSet=rs0"
+  fleet_secret = "a long random text"
+}
+
+run "defaults_are_those_of_the_case_study" {
+  command = plan
+
+  assert {
+    condition = alltrue([
+      for scaler in values(kubernetes_horizontal_pod_autoscaler_v2.this) :
+      scaler.spec[0].min_replicas == 3 && scaler.spec[0].metric[0].resource[0].target[0].average_utilization == 70
+    ])
+    error_message = "three replicas, and more above 70 % of CPU"
+  }
+
+  assert {
+    condition     = length(kubernetes_horizontal_pod_autoscaler_v2.this["flusher"].spec[0].metric) == 1
+    error_message = "the lag counts only where it is asked for"
+  }
+
+  assert {
+    condition     = output.mqtt_service == "weir-mqtt" && output.grpc_service == "weir-grpc" && output.namespace == "weir"
+    error_message = "outputs name what was made"
+  }
+}
+
+run "flushers_follow_their_lag_where_an_adapter_tells_it" {
+  command = plan
+
+  variables {
+    autoscaling = { flusher_lag_seconds = 30 }
+  }
+
+  assert {
+    condition     = kubernetes_horizontal_pod_autoscaler_v2.this["flusher"].spec[0].metric[1].external[0].target[0].average_value == "30"
+    error_message = "the lag is a metric of the flushers"
+  }
+}
+
+run "a_secret_that_is_there_is_taken" {
+  command = plan
+
+  variables {
+    existing_secret = "stores"
+    redis_url       = ""
+    database_url    = ""
+    fleet_secret    = ""
+  }
+
+  assert {
+    condition     = length(kubernetes_secret_v1.this) == 0 && output.secret == "stores"
+    error_message = "none is made"
+  }
+}
+
+run "without_autoscaling_the_replicas_are_said" {
+  command = plan
+
+  variables {
+    autoscaling = { enabled = false }
+  }
+
+  assert {
+    condition     = length(kubernetes_horizontal_pod_autoscaler_v2.this) == 0
+    error_message = "no autoscaler"
+  }
+}
+
+run "a_tag_that_moves_is_refused" {
+  command = plan
+
+  variables {
+    image_tag = "latest"
+  }
+
+  expect_failures = [var.image_tag]
+}
+
+run "a_wrong_connection_string_is_refused" {
+  command = plan
+
+  variables {
+    database_url = "postgres://db"
+  }
+
+  expect_failures = [var.database_url]
+}
+
+run "a_short_secret_is_refused" {
+  command = plan
+
+  variables {
+    fleet_secret = "short"
+  }
+
+  expect_failures = [var.fleet_secret]
+}
+
+run "missing_urls_are_asked_for" {
+  command = plan
+
+  variables {
+    database_url = ""
+  }
+
+  expect_failures = [kubernetes_secret_v1.this]
+}
+
+run "a_setting_that_is_none_of_weirs_is_refused" {
+  command = plan
+
+  variables {
+    settings = { RUST_LOG = "debug" }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "more_than_at_most_is_refused" {
+  command = plan
+
+  variables {
+    ingest = { replicas = 5, max_replicas = 3 }
+  }
+
+  expect_failures = [var.ingest]
+}
+
+run "what_is_no_network_is_refused" {
+  command = plan
+
+  variables {
+    network = { stores = ["everywhere"] }
+  }
+
+  expect_failures = [var.network]
+}

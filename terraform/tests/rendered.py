@@ -1,0 +1,177 @@
+"""Applies a module with the real provider to an API server that only remembers, and looks at what it was sent.
+
+usage: rendered.py FOLDER [--expect-fault TEXT] [NAME=VALUE ...]
+
+Every object is checked against the schema of its kind (kubernetes-validate), and every pod against the pod security standard
+`restricted`. With --expect-fault the check has to find one that says TEXT.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import kubernetes_validate
+
+VERSION = "1.33"
+objects = {}
+lock = threading.Lock()
+
+
+class Api(BaseHTTPRequestHandler):
+    """As much of the API as the provider asks for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, code, body):
+        data = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def body(self):
+        return json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        if path == "/version":
+            return self.answer(200, {"major": "1", "minor": "33", "gitVersion": "v1.33.0"})
+        with lock:
+            found = objects.get(path)
+        if found is None:
+            return self.answer(404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
+        return self.answer(200, found)
+
+    def do_POST(self):
+        path, sent = self.path.split("?")[0], self.body()
+        meta = sent["metadata"]
+        kept = dict(sent)
+        kept["metadata"] = dict(meta, uid="00000000-0000-0000-0000-000000000000", resourceVersion="1", generation=1)
+        with lock:
+            objects[f"{path}/{meta['name']}"] = kept
+        return self.answer(201, kept)
+
+
+def restricted(pod, where):
+    """What the standard asks for, as far as a pod can break it (Kubernetes documentation, Pod Security Standards)."""
+    faults = []
+    own = pod.get("securityContext", {})
+    if pod.get("hostNetwork") or pod.get("hostPID") or pod.get("hostIPC"):
+        faults.append(f"{where}: a namespace of the host")
+    for volume in pod.get("volumes", []):
+        kinds = set(volume) - {"name"}
+        if not kinds <= {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}:
+            faults.append(f"{where}: volume {volume['name']} is {kinds}")
+    for container in pod.get("containers", []) + pod.get("initContainers", []):
+        context, name = container.get("securityContext", {}), f"{where}, container {container['name']}"
+        if context.get("runAsNonRoot", own.get("runAsNonRoot")) is not True:
+            faults.append(f"{name}: runAsNonRoot is not true")
+        if context.get("runAsUser", own.get("runAsUser")) == 0:
+            faults.append(f"{name}: runs as root")
+        if context.get("privileged"):
+            faults.append(f"{name}: privileged")
+        if context.get("allowPrivilegeEscalation") is not False:
+            faults.append(f"{name}: allowPrivilegeEscalation is not false")
+        if "ALL" not in context.get("capabilities", {}).get("drop", []):
+            faults.append(f"{name}: does not drop ALL capabilities")
+        if set(context.get("capabilities", {}).get("add", [])) - {"NET_BIND_SERVICE"}:
+            faults.append(f"{name}: adds capabilities")
+        profile = context.get("seccompProfile", own.get("seccompProfile", {})).get("type")
+        if profile not in ("RuntimeDefault", "Localhost"):
+            faults.append(f"{name}: seccompProfile is {profile}")
+        if any(port.get("hostPort") for port in container.get("ports", [])):
+            faults.append(f"{name}: a port of the host")
+    return faults
+
+
+def weir(kind, pod, where):
+    """What Weir's own pods have besides."""
+    faults, container = [], pod["containers"][0]
+    asked = container["resources"]
+    if asked != {"limits": {"cpu": "500m", "memory": "512Mi"}, "requests": {"cpu": "200m", "memory": "256Mi"}}:
+        faults.append(f"{where}: resources are {asked}")
+    live, ready = container["livenessProbe"]["httpGet"], container["readinessProbe"]["httpGet"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    if live["path"] != "/health" or ready["path"] != "/health/ready" or ports[live["port"]] != 8080:
+        faults.append(f"{where}: probes are {live}, {ready}")
+    if not container["securityContext"].get("readOnlyRootFilesystem"):
+        faults.append(f"{where}: the root file system can be written")
+    if pod.get("terminationGracePeriodSeconds") != 180 or pod.get("enableServiceLinks") is not False:
+        faults.append(f"{where}: grace or service links")
+    secret = [entry for entry in container["env"] if "URI" in entry["name"] and "valueFrom" not in entry]
+    if secret:
+        faults.append(f"{where}: a connection string stands in the pod")
+    known = set(os.environ.get("WEIR_KEYS", "").split())
+    if known:
+        names = {entry["name"] for entry in container["env"] if entry["name"].startswith("WEIR_")}
+        faults.extend(f"{where}: {name} is no key of Weir" for name in sorted(names - known))
+    return faults
+
+
+def check():
+    faults = []
+    for path, sent in sorted(objects.items()):
+        kind, name = sent["kind"], sent["metadata"]["name"]
+        where = f"{kind} {name}"
+        if "selector" not in sent.get("spec", {}) and kind == "Service":
+            faults.append(f"{where}: selects nothing")
+        try:
+            kubernetes_validate.validate(sent, VERSION, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            faults.append(f"{where}: {error.message} at {list(error.path)}")
+        if kind in ("Deployment", "StatefulSet"):
+            pod = sent["spec"]["template"]["spec"]
+            faults.extend(restricted(pod, where))
+            if sent["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "weir":
+                faults.extend(weir(kind, pod, where))
+    return faults
+
+
+def main():
+    arguments = sys.argv[1:]
+    folder, expected = pathlib.Path(arguments.pop(0)), None
+    if arguments[:1] == ["--expect-fault"]:
+        arguments.pop(0)
+        expected = arguments.pop(0)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    environment = dict(os.environ, KUBE_HOST=host, TF_IN_AUTOMATION="1")
+    if any('variable "kubeconfig"' in file.read_text() for file in folder.glob("*.tf")):
+        cluster = {"clusters": [{"name": "c", "cluster": {"server": host}}], "users": [{"name": "u", "user": {}}]}
+        cluster |= {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"}
+        (folder / "kubeconfig.json").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **cluster}))
+        arguments.append(f"kubeconfig={folder / 'kubeconfig.json'}")
+    variables = [part for given in arguments for part in ("-var", given)]
+
+    def terraform(*words):
+        run = subprocess.run(["terraform", *words], cwd=folder, env=environment, capture_output=True, text=True)
+        if run.returncode:
+            sys.exit(f"terraform {' '.join(words)}:\n{run.stdout}{run.stderr}")
+
+    # Every provider comes from a folder: there is nothing to initialize but the modules.
+    terraform("get")
+    terraform("apply", "-auto-approve", "-input=false", "-no-color", *variables)
+    kinds = sorted(sent["kind"] for sent in objects.values())
+    faults = check()
+    if expected is not None:
+        if not any(expected in fault for fault in faults):
+            sys.exit(f"a fault that says {expected!r} was expected, found: {faults}")
+        print(f"found as it should be: {expected}")
+        return
+    if not {"Deployment", "StatefulSet", "NetworkPolicy", "PodDisruptionBudget"} <= set(kinds):
+        sys.exit(f"not all was sent: {kinds}")
+    if faults:
+        sys.exit("\n".join(faults))
+    print(f"{len(objects)} objects are as Kubernetes {VERSION} and `restricted` want them: {', '.join(kinds)}")
+
+
+main()

@@ -1,0 +1,147 @@
+//! `cargo xtask terraform`: the module for Kubernetes is formatted, valid, tested, and what the provider sends is what a cluster takes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+
+use crate::{cargo, clients, run};
+
+/// Where the module lies.
+const MODULE: &str = "terraform";
+/// Folders that are planned by themselves.
+const ROOTS: [&str; 4] = ["", "monitoring", "examples/local", "examples/managed"];
+/// Release 3.2.1 of the provider and a little.
+const PROVIDER: &str = "github.com/hashicorp/terraform-provider-kubernetes@v1.13.4-0.20260821094251-3a33fb6cc605";
+/// Brings the schemas of Kubernetes with it.
+const PYTHON_PACKAGES: &str = "kubernetes-validate==1.37.0";
+/// What the module is given for the look at what is sent.
+const VARIABLES: [&str; 6] = [
+    "image_tag=0.1.0",
+    "redis_url=redis://redis:6379",
+    "database_url=mongodb://mongo/?replicaSet=rs0",
+    "fleet_secret=a long random text",
+    "influxdb_token=token",
+    r#"influxdb={"url"="http://influxdb:8086","org"="weir","bucket"="weir"}"#,
+];
+
+/// The programs.
+struct Tools {
+    /// Tells terraform to take the provider from the cache, and to ask no registry.
+    settings: PathBuf,
+    python: PathBuf,
+}
+
+/// Does all of it. Without terraform it is skipped, by name; where CI is set it fails.
+pub(crate) fn check() -> anyhow::Result<()> {
+    if !clients::there("terraform") {
+        ensure!(std::env::var_os("CI").is_none(), "terraform must be in PATH when CI is set");
+        println!("terraform: SKIPPED: it is not in PATH");
+        return Ok(());
+    }
+    let tools = install()?;
+    run(Command::new("terraform").args(["fmt", "-check", "-recursive", MODULE])).context("run `terraform fmt`")?;
+    documented()?;
+    // What terraform leaves behind stays out of the checkout.
+    let scratch = tempfile::tempdir().context("a folder for what is planned")?;
+    let copy = scratch.path().join(MODULE);
+    run(Command::new("cp").args(["-r", MODULE]).arg(&copy))?;
+    for root in ROOTS {
+        tools.terraform(&copy.join(root), &["get"])?;
+        tools.terraform(&copy.join(root), &["validate", "-no-color"]).with_context(|| format!("terraform/{root}"))?;
+    }
+    tools.terraform(&copy, &["test", "-no-color"])?;
+
+    let keys = keys()?;
+    tools.rendered(&copy, &keys, &VARIABLES, None)?;
+    tools.rendered(&copy.join("examples/local"), &keys, &[], None)?;
+    // The check can fail: a pod that may run as root is found.
+    let role = copy.join("role/main.tf");
+    let text = std::fs::read_to_string(&role)?;
+    let faulty = text.replace("run_as_non_root            = true", "run_as_non_root            = false");
+    ensure!(faulty != text, "{} says nothing of run_as_non_root", role.display());
+    std::fs::write(&role, faulty)?;
+    tools.rendered(&copy, &keys, &VARIABLES, Some("runAsNonRoot is not true"))?;
+    println!("terraform: all good");
+    Ok(())
+}
+
+fn install() -> anyhow::Result<Tools> {
+    let cache = clients::cache()?.join("weir/terraform");
+    let programs = cache.join("bin");
+    clients::marked(&programs, PROVIDER, || {
+        std::fs::create_dir_all(&programs)?;
+        println!("building the Kubernetes provider into {}", programs.display());
+        // One package at a time: some of them take much memory.
+        run(Command::new("go").args(["install", "-p", "1", PROVIDER]).env("GOBIN", &programs))
+            .context("the Kubernetes provider is missing: install Go, which builds it")
+    })?;
+    let settings = cache.join("terraformrc");
+    let text = format!("provider_installation {{\n  dev_overrides {{ \"hashicorp/kubernetes\" = {programs:?} }}\n}}\n");
+    std::fs::write(&settings, text).with_context(|| format!("write {}", settings.display()))?;
+    let venv = cache.join("python");
+    let python = venv.join("bin/python");
+    clients::marked(&venv, PYTHON_PACKAGES, || {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).context("python3 with venv is needed")?;
+        run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PYTHON_PACKAGES]))
+    })?;
+    Ok(Tools { settings, python })
+}
+
+impl Tools {
+    fn terraform(&self, folder: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+        let mut command = Command::new("terraform");
+        command.args(arguments).current_dir(folder).env("TF_CLI_CONFIG_FILE", &self.settings);
+        let output = command.output().with_context(|| format!("start {command:?}"))?;
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(output.status.success(), "{command:?}:\n{}{}", said(&output.stdout), said(&output.stderr));
+        if arguments[0] == "test" {
+            println!("{}", said(&output.stdout).lines().last().unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Applies a folder to an API server that only remembers, and looks at what it was sent.
+    fn rendered(&self, folder: &Path, keys: &str, variables: &[&str], fault: Option<&str>) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.python);
+        command.arg(Path::new(MODULE).join("tests/rendered.py")).arg(folder);
+        if let Some(fault) = fault {
+            command.args(["--expect-fault", fault]);
+        }
+        run(command.args(variables).env("TF_CLI_CONFIG_FILE", &self.settings).env("WEIR_KEYS", keys))
+    }
+}
+
+/// The variables that Weir knows, as `weir config` prints them.
+fn keys() -> anyhow::Result<String> {
+    let output = cargo().args(["run", "--quiet", "--package", "weir-server", "--", "config"]).output()?;
+    ensure!(output.status.success(), "weir config: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    let keys: Vec<&str> = text.lines().filter_map(|line| Some(line.rsplit_once("# WEIR_")?.1)).collect();
+    ensure!(keys.len() > 50, "weir config names {} variables", keys.len());
+    Ok(keys.iter().map(|key| format!("WEIR_{key}")).collect::<Vec<_>>().join(" "))
+}
+
+/// Every variable and output has its line in the README beside it.
+fn documented() -> anyhow::Result<()> {
+    let mut lacking = Vec::new();
+    for root in ["", "monitoring"] {
+        let folder = Path::new(MODULE).join(root);
+        let readme = std::fs::read_to_string(folder.join("README.md"))?;
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|ending| ending != "tf") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path)?;
+            let names = text.lines().filter_map(|line| {
+                let rest = line.strip_prefix("variable ").or_else(|| line.strip_prefix("output "))?;
+                rest.split('"').nth(1)
+            });
+            let missing = names.filter(|name| !readme.contains(&format!("| `{name}` |")));
+            lacking.extend(missing.map(|name| format!("{}: {name}", folder.join("README.md").display())));
+        }
+    }
+    ensure!(lacking.is_empty(), "not documented:\n  {}", lacking.join("\n  "));
+    Ok(())
+}

@@ -24,6 +24,7 @@ use crate::points::{self, PointsSink};
 use crate::rare::{Letters, Rare, RetainedMessages};
 use crate::sink::Sink;
 use crate::status::{Shared, SinkStatus};
+use crate::traces::{Traces, Tracing, Trouble};
 use crate::{Clock, maintenance};
 
 /// Dead letters are listed this soon.
@@ -90,6 +91,7 @@ pub enum Error {
 pub struct Flusher {
     handle: Handle,
     tasks: Vec<Task>,
+    traces: Traces,
 }
 
 struct Task {
@@ -222,12 +224,18 @@ impl Flusher {
             sources: Vec::new(),
             states: Vec::new(),
             sinks: Vec::new(),
+            traces: Traces::default(),
             stores,
         };
         for (log, cursors, points, recent) in logs {
             builder.add_log(log, cursors, points, recent);
         }
         Ok(builder.finish())
+    }
+
+    /// From now on flushes that hold traced messages are told of. The first call counts.
+    pub fn trace(&self, tracing: Tracing) {
+        self.traces.get_or_init(|| tracing);
     }
 
     /// What the rest of the process asks of the sinks. Answers while [`Flusher::run`] runs.
@@ -313,6 +321,7 @@ struct Builder {
     sources: Vec<Source>,
     states: Vec<(Arc<dyn Log>, Arc<Shared>)>,
     sinks: Vec<Watched>,
+    traces: Traces,
 }
 
 impl Builder {
@@ -374,6 +383,8 @@ impl Builder {
             retry: self.config.retry.clone(),
             metrics: Arc::clone(&self.metrics),
             gate,
+            traces: Arc::clone(&self.traces),
+            trouble: Trouble::default(),
         };
         let driver = Driver::new(delivery, pace, std::time::Duration::from_secs(self.config.stop_secs));
         self.task(format!("sink {} of {}", shared.sink, shared.log), move |stop| driver.run(stop));
@@ -421,6 +432,6 @@ impl Builder {
             metrics: self.metrics,
             clock: self.clock,
         };
-        Flusher { handle, tasks: self.tasks }
+        Flusher { handle, tasks: self.tasks, traces: self.traces }
     }
 }

@@ -26,6 +26,7 @@ mod status;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod verdict;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use config::Config;
 pub use flusher::{Claim, Error, Flusher, Handle, Stores};
 pub use metrics::Metrics;
 pub use status::{SinkState, SinkStatus};
+pub use traces::Tracing;
 
 /// Name of the history sink.
 pub const HISTORY: &str = "history";

@@ -20,7 +20,7 @@ pub(crate) use log::FakeLog;
 
 use crate::config::{Config, Retry};
 use crate::sink::Sink;
-use crate::{Claim, Error, Flusher, Handle, Metrics, Stores};
+use crate::{Claim, Error, Flusher, Handle, Metrics, Stores, Tracing};
 
 /// Counts the steps that outlive a crash, and crashes at one of them.
 #[derive(Default)]
@@ -81,6 +81,7 @@ pub(crate) struct World {
     /// Not configured unless a test says so.
     pub(crate) points: Option<Arc<FakePoints>>,
     pub(crate) config: Config,
+    pub(crate) tracing: Option<Tracing>,
 }
 
 /// A flusher at work.
@@ -132,6 +133,7 @@ impl World {
             points: None,
             fate,
             config,
+            tracing: None,
         }
     }
 
@@ -152,6 +154,9 @@ impl World {
     pub(crate) async fn start_with(&self, claims: Vec<Claim>) -> Running {
         let metrics = Arc::new(Metrics::default());
         let flusher = Flusher::start(self.config.clone(), claims, self.stores(), metrics).await.unwrap();
+        if let Some(tracing) = self.tracing.clone() {
+            flusher.trace(tracing);
+        }
         let stop = CancellationToken::new();
         let handle = flusher.handle();
         let task = tokio::spawn(flusher.run(stop.clone()));

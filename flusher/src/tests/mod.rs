@@ -4,3 +4,4 @@ mod books;
 mod crash;
 mod delivery;
 mod queries;
+mod traces;

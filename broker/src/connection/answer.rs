@@ -66,10 +66,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             let mut due = self.pending.pop_front().expect("it was there");
             let traced = due.traced.take();
+            let unheard = self.gone && due.answer != Answer::Nothing;
             any = true;
             count += u64::from(self.settle_one(due));
             if let Some(mut span) = traced {
-                if self.gone {
+                if unheard {
                     span.error = Some("the client had left before it was acknowledged".to_owned());
                 }
                 self.intake.answered(span);

@@ -58,7 +58,7 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let parts = wire::Parts::open(config, &data).await?;
-    let wire::Parts { state, door, batcher, retained, flusher, leases, backend, api } = parts;
+    let wire::Parts { state, door, batcher, retained, flusher, leases, backend, api, exporter } = parts;
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
@@ -89,6 +89,12 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
 
     let stop = supervisor.part("http", HTTP_DEADLINE);
     supervisor.spawn("http", "http", http::serve(listeners.http, state.clone(), addresses, stop));
+
+    // Last: what the others did while they stopped is told too.
+    if let Some(exporter) = exporter {
+        let stop = supervisor.part("traces", exporter.deadline());
+        supervisor.spawn("traces", "export of spans", exporter.run(stop));
+    }
 
     let signals = stop_signal()?;
     data.publish(&addresses)?;

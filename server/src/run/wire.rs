@@ -12,9 +12,10 @@ use tokio::net::TcpListener;
 use super::log;
 use super::replay::Replayer;
 use super::state::{Metrics, State};
-use super::stores::Stores;
+use super::stores::{self, Stores};
 use crate::config::Config;
 use crate::data_dir::{Addresses, DataDir};
+use crate::traces::{self, Exporter};
 
 /// Open listeners.
 pub(super) struct Listeners {
@@ -60,6 +61,8 @@ pub(super) struct Parts {
     pub(super) leases: log::Leases,
     pub(super) backend: api::Backend,
     pub(super) api: api::Config,
+    /// None when nothing is traced.
+    pub(super) exporter: Option<Exporter>,
 }
 
 impl Parts {
@@ -71,7 +74,13 @@ impl Parts {
         let stores = Stores::open(config, data, &metrics).await?;
         let logs = claims.iter().map(|claim| Arc::clone(&claim.log)).collect();
         let flusher = Flusher::start(flusher_config(config), claims, stores.sinks(), metrics.flusher.clone()).await?;
+        let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
+        if let Some(tracer) = &tracer {
+            batcher.trace(tracer.clone(), log.id());
+            flusher.trace(stores::tracing(config, tracer));
+        }
         let door = ingest::Door::new(routes, limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
+        let door = door.traced(tracer.clone());
         let handle = flusher.handle();
         let letters = handle.dead_letters();
         let state = State::new(config, metrics, Arc::clone(&log), batcher.clone(), handle.clone(), letters);
@@ -86,7 +95,8 @@ impl Parts {
             status: Arc::new(state.clone()),
         };
         let retained = retained(&*stores.retained).await?;
-        Ok(Self { state, door, batcher, retained, flusher, leases, backend, api: api_config(config, secret) })
+        let api = api::Config { tracer, ..api_config(config, secret) };
+        Ok(Self { state, door, batcher, retained, flusher, leases, backend, api, exporter })
     }
 }
 

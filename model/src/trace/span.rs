@@ -73,10 +73,14 @@ impl Span {
         Self { kind, ..self }
     }
 
-    /// With a text.
+    /// With a text; of a long one the first kilobyte.
     #[must_use]
-    pub fn text(mut self, name: &'static str, text: impl Into<String>) -> Self {
-        self.attributes.push((name, Value::Str(text.into().into())));
+    pub fn text(mut self, name: &'static str, text: &str) -> Self {
+        let mut end = text.len().min(1024);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.attributes.push((name, Value::Str(text[..end].into())));
         self
     }
 

@@ -106,7 +106,8 @@ pub(crate) async fn reading<T>(
     let Ok(call) = CALL.try_with(Arc::clone) else { return read.await };
     let began = now();
     let answer = read.await;
-    let mut span = Span::new(call.tracer.child(&call.context), Some(call.context.span_id), name, began).kind(Kind::Client);
+    let mut span =
+        Span::new(call.tracer.child(&call.context), Some(call.context.span_id), name, began).kind(Kind::Client);
     match &answer {
         Ok(answer) => span = span.number("weir.rows", count(answer, &call.counts)),
         Err(error) => span.error = Some(error.to_string()),

@@ -148,7 +148,8 @@ async fn a_publish_is_one_trace_from_the_device_to_mongodb_and_influxdb() -> any
     device.send(1, "devices/d2/telemetry", b"{\"temperature\":3}")?;
     ensure!(device.acknowledged()? == [1], "it is acknowledged");
     let found = wait_until("a trace of d2", BOUND, || async {
-        let answer = jaeger.get("/api/traces?service=weir&operation=publish&tags=%7B%22weir.device%22%3A%22d2%22%7D")?;
+        let answer =
+            jaeger.get("/api/traces?service=weir&operation=publish&tags=%7B%22weir.device%22%3A%22d2%22%7D")?;
         Ok(answer["data"][0]["traceID"].as_str().context("none yet")?.to_owned())
     })
     .await?;

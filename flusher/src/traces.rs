@@ -145,7 +145,7 @@ impl Flush {
         Span::new(context, parent, name, self.began)
             .text("store", self.store)
             .text("weir.sink", self.shared.sink)
-            .text("weir.log", &*self.shared.log)
+            .text("weir.log", &self.shared.log)
             .number("weir.offset.from", self.from)
             .number("weir.offset.to", self.to)
             .text("weir.verdict", if refused == 0 { "done" } else { "refused_some" })

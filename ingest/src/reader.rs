@@ -120,7 +120,13 @@ impl Reader {
             self.traced = traces.begin_refused(publish, device.map(|device| &**device), received, refusal);
         }
         let trace_id = self.traced.as_ref().map(|span| tracing::field::display(span.context.trace()));
-        tracing::debug!(trace_id, "message of client {} on {} cannot be read: {}", self.client, publish.topic, refusal.reason);
+        tracing::debug!(
+            trace_id,
+            "message of client {} on {} cannot be read: {}",
+            self.client,
+            publish.topic,
+            refusal.reason
+        );
     }
 
     /// Reads the rows of every route that takes the message. False when none does.

@@ -41,13 +41,13 @@ impl Traces {
             .kind(Kind::Consumer)
             .text("messaging.system", "mqtt")
             .text("messaging.destination.name", publish.topic)
-            .text("messaging.client.id", &*self.client)
+            .text("messaging.client.id", &self.client)
             .number("messaging.message.body.size", publish.payload.len() as u64)
             .number("mqtt.version", self.version)
             .number("mqtt.qos", u64::from(publish.qos))
-            .text("weir.tenant", &*self.tenant);
+            .text("weir.tenant", &self.tenant);
         if let Some(device) = device {
-            span = span.text("weir.device", &*device.id);
+            span = span.text("weir.device", &device.id);
         }
         Some(Box::new(span))
     }

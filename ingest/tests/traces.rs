@@ -40,7 +40,8 @@ impl World {
         let (log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
         let kept = Arc::new(Kept::default());
         let tracer = Tracer::new(kept.clone(), sampling);
-        let door = Door::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default()).traced(Some(tracer));
+        let door =
+            Door::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default()).traced(Some(tracer));
         let peer = "127.0.0.1:1".parse().unwrap();
         let client = Client { tenant: "default".into(), id: "c".into(), user: None, peer, v5: true };
         Self { log, intake: door.open(&client), kept }
@@ -166,6 +167,7 @@ fn what_is_not_traced_allocates_nothing_though_tracing_is_on() {
     };
     (0..200).for_each(|_| publish(&properties));
     // The staging area doubles at some point: a few allocations for the hundred, none for each.
-    let counted = allocation_counter::measure(|| (0..50).for_each(|n| publish(if n % 2 == 0 { &properties } else { &[] })));
+    let counted =
+        allocation_counter::measure(|| (0..50).for_each(|n| publish(if n % 2 == 0 { &properties } else { &[] })));
     assert!(counted.count_total <= 2, "{} allocations for 50 messages", counted.count_total);
 }

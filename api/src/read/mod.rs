@@ -145,10 +145,9 @@ impl Sweep {
 
     async fn find(&mut self) -> StoreResult<()> {
         let asked = self.backend.history.find(&self.device, self.range);
-        let mut metas = traces::reading("find blocks", asked, |metas, _| {
-            metas.iter().map(|meta| u64::from(meta.rows)).sum()
-        })
-        .await?;
+        let mut metas =
+            traces::reading("find blocks", asked, |metas, _| metas.iter().map(|meta| u64::from(meta.rows)).sum())
+                .await?;
         match self.order {
             Order::Ascending => metas.sort_by_key(|meta| meta.first_time),
             Order::Descending => metas.sort_by_key(|meta| std::cmp::Reverse(meta.last_time)),

@@ -85,7 +85,10 @@ async fn a_flush_is_a_part_of_each_readings_trace_and_a_trace_of_its_own_with_li
     }
     assert_eq!((flush.parent, flush.links.len()), (None, 16));
     assert_eq!(attribute(flush, "weir.traced"), Value::Int(20));
-    assert_eq!((attribute(flush, "weir.offset.from"), attribute(flush, "weir.offset.to")), (Value::Int(0), Value::Int(23)));
+    assert_eq!(
+        (attribute(flush, "weir.offset.from"), attribute(flush, "weir.offset.to")),
+        (Value::Int(0), Value::Int(23))
+    );
     assert!(matches!(attribute(flush, "weir.retries"), Value::Int(1..)));
     let write = &kept.named("write history")[0];
     assert_eq!((write.context.trace_id, write.parent), (flush.context.trace_id, Some(flush.context.span_id)));

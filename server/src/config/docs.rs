@@ -164,7 +164,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ("tracing.tenants", "Tenants of which everything is traced."),
     ("tracing.devices", "Device ids of which every message is traced, whatever its tenant."),
     ("tracing.queue_spans", "Spans that may wait for the collector; more are dropped and counted."),
-    ("tracing.timeout_ms", "Longest time the collector has for a batch, repeats included, in milliseconds; then it is dropped."),
+    (
+        "tracing.timeout_ms",
+        "Longest time the collector has for a batch, repeats included, in milliseconds; then it is dropped.",
+    ),
 ];
 
 /// What the sample says about routes.

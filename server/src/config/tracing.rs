@@ -38,7 +38,8 @@ impl Tracing {
     /// Says which key and what to do.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let endpoint = &self.endpoint;
-        let named = ["http://", "https://"].iter().any(|scheme| endpoint.len() > scheme.len() && endpoint.starts_with(scheme));
+        let named =
+            ["http://", "https://"].iter().any(|scheme| endpoint.len() > scheme.len() && endpoint.starts_with(scheme));
         anyhow::ensure!(
             endpoint.is_empty() || named,
             "`tracing.endpoint` is {endpoint:?}: give the address of an OTLP collector's gRPC port, as http://127.0.0.1:4317"
@@ -63,9 +64,6 @@ impl Tracing {
 impl fmt::Debug for Tracing {
     /// Without the headers, which hold secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tracing")
-            .field("endpoint", &self.endpoint)
-            .field("ratio", &self.ratio)
-            .finish_non_exhaustive()
+        f.debug_struct("Tracing").field("endpoint", &self.endpoint).field("ratio", &self.ratio).finish_non_exhaustive()
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn span(span: Span, scope: &InstrumentationScope) -> SpanData {
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links,
-        status: span.error.map_or(Status::Unset, |reason| Status::error(reason)),
+        status: span.error.map_or(Status::Unset, Status::error),
         instrumentation_scope: scope.clone(),
     }
 }

@@ -69,7 +69,10 @@ impl<O: SpanExporter> Exporter<O> {
             };
             tokio::select! {
                 () = self.send(&mut batch) => self.look_at_queue(),
-                () = late => return Ok(self.give_up()),
+                () = late => {
+                    self.give_up();
+                    return Ok(());
+                }
             }
         }
         self.spans.close();
@@ -92,9 +95,7 @@ impl<O: SpanExporter> Exporter<O> {
             // Nobody makes spans any more.
             std::future::pending::<()>().await;
         }
-        let more = async {
-            while batch.len() < BATCH && self.spans.recv_many(batch, BATCH - batch.len()).await > 0 {}
-        };
+        let more = async { while batch.len() < BATCH && self.spans.recv_many(batch, BATCH - batch.len()).await > 0 {} };
         // When the time is over what there is goes.
         tokio::time::timeout(LINGER, more).await.ok();
     }
@@ -152,7 +153,10 @@ impl<O: SpanExporter> Exporter<O> {
         let long_ago = when.is_none_or(|when| when.elapsed() >= SAY_AGAIN);
         if dropped > said && self.failing.is_none() && long_ago {
             let dropped_spans = dropped - said;
-            tracing::warn!(dropped_spans, "more spans than are taken away: lower `tracing.ratio` or raise `tracing.queue_spans`");
+            tracing::warn!(
+                dropped_spans,
+                "more spans than are taken away: lower `tracing.ratio` or raise `tracing.queue_spans`"
+            );
             self.full = (dropped, Some(Instant::now()));
         }
     }

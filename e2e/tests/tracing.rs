@@ -119,6 +119,9 @@ async fn a_publish_is_one_trace_from_the_device_to_mongodb_and_influxdb() -> any
     let whole = ["publish", "append", "store history", "store points", "store latest"];
     let trace = spans(&jaeger, TRACE, &whole).await?;
     ensure!(trace.len() == whole.len(), "{trace:?}");
+    if let Some(file) = std::env::var_os("WEIR_TEST_PICTURE") {
+        std::fs::write(file, weir_e2e::picture::trace("One publish, as Jaeger has it (logarithmic time)", &trace))?;
+    }
     let publish_span = named(&trace, "publish")?;
     ensure!(parent(publish_span) == Some(DEVICES_SPAN), "{publish_span}");
     ensure!(tag(publish_span, "weir.device")? == "d1" && tag(publish_span, "mqtt.version")? == 5, "{publish_span}");

@@ -38,11 +38,20 @@ fn start(dir: &Path, endpoint: &str, more: &[(&str, &str)]) -> anyhow::Result<We
 
 /// Publishes over MQTT 5 with a user property, and waits for the PUBACK.
 async fn publish(weir: &Weir, topic: &str, property: Option<(&str, &str)>) -> anyhow::Result<()> {
+    publish_payload(weir, topic, property, r#"{"temperature":21.5}"#).await
+}
+
+async fn publish_payload(
+    weir: &Weir,
+    topic: &str,
+    property: Option<(&str, &str)>,
+    payload: &'static str,
+) -> anyhow::Result<()> {
     let options = MqttOptions::new("tracing", weir.mqtt.ip().to_string(), weir.mqtt.port());
     let (client, mut events) = AsyncClient::new(options, 10);
     let user_properties = property.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
     let properties = PublishProperties { user_properties, ..PublishProperties::default() };
-    client.publish_with_properties(topic, QoS::AtLeastOnce, false, r#"{"temperature":21.5}"#, properties).await?;
+    client.publish_with_properties(topic, QoS::AtLeastOnce, false, payload, properties).await?;
     let acknowledged = async {
         loop {
             if let Event::Incoming(Packet::PubAck(_)) = events.poll().await? {
@@ -195,11 +204,16 @@ async fn the_store_joins_the_trace_of_a_publish_though_weir_was_killed_in_betwee
     }
     let dir = tempfile::tempdir()?;
     let jaeger = Jaeger::start(&dir.path().join("jaeger"))?;
-    let weir = start(dir.path(), &jaeger.endpoint(), &[("WEIR_HISTORY_FLUSH_INTERVAL_MS", "3600000")])?;
+    let environment = [("WEIR_HISTORY_FLUSH_INTERVAL_MS", "3600000"), ("WEIR_LOGGING_LEVEL", "info,weir_ingest=debug")];
+    let weir = start(dir.path(), &jaeger.endpoint(), &environment)?;
     publish(&weir, "devices/d1/telemetry", Some(("uber-trace-id", "abcdef0123456789:1f:0:1"))).await?;
     let id = "0000000000000000abcdef0123456789";
     let before = spans(&jaeger, id, &["publish", "append"]).await?;
     ensure!(before.iter().all(|span| span["operationName"] != "store history"), "{before:?}");
+    publish_payload(&weir, "devices/d1/telemetry", Some(("traceparent", &traceparent())), "{").await?;
+    let refused = spans(&jaeger, TRACE, &["publish"]).await?;
+    ensure!(tag(&refused[0], "error")? == true, "{refused:?}");
+    ensure!(lines_with(dir.path(), &format!("\"trace.id\":\"{TRACE}\""))? == 1, "its log line carries the trace");
     weir.kill()?;
     let weir = start(dir.path(), &jaeger.endpoint(), &[])?;
     let trace = spans(&jaeger, id, &["publish", "append", "store history"]).await?;

@@ -140,17 +140,22 @@ impl Flush {
     }
 
     fn span(&self, what: &str, context: TraceContext, parent: Option<[u8; 8]>, trouble: &Trouble) -> Span {
-        let refused = u64::from(trouble.refused.load(Ordering::Relaxed));
+        let count = |counter: &AtomicU32| u64::from(counter.load(Ordering::Relaxed));
+        let (refused, retries) = (count(&trouble.refused), count(&trouble.retries));
         let name = Cow::Owned(format!("{what} {}", self.shared.sink));
-        Span::new(context, parent, name, self.began)
+        let mut span = Span::new(context, parent, name, self.began)
             .text("store", self.store)
-            .text("weir.sink", self.shared.sink)
             .text("weir.log", &self.shared.log)
             .number("weir.offset.from", self.from)
             .number("weir.offset.to", self.to)
-            .text("weir.verdict", if refused == 0 { "done" } else { "refused_some" })
-            .number("weir.refused", refused)
-            .number("weir.retries", u64::from(trouble.retries.load(Ordering::Relaxed)))
+            .text("weir.verdict", if refused == 0 { "done" } else { "refused_some" });
+        // What is usual is not said of every message.
+        for (name, count) in [("weir.refused", refused), ("weir.retries", retries)] {
+            if count > 0 {
+                span = span.number(name, count);
+            }
+        }
+        span
     }
 }
 

@@ -15,8 +15,8 @@ use super::metrics::{Dropped, Metrics};
 
 /// Spans in one request.
 const BATCH: usize = 512;
-/// A span waits this long for others.
-const LINGER: Duration = Duration::from_millis(500);
+/// A span waits this long for others. Meanwhile nobody is woken by those that come.
+const LINGER: Duration = Duration::from_millis(100);
 /// The last spans of a process get this long.
 const LAST: Duration = Duration::from_secs(3);
 /// A full queue is said at most this often.
@@ -91,22 +91,28 @@ impl<O: SpanExporter> Exporter<O> {
 
     /// Waits for spans, and a little longer for more.
     async fn gather(&mut self, batch: &mut Vec<Span>) {
-        if batch.is_empty() && self.spans.recv_many(batch, BATCH).await == 0 {
+        if batch.is_empty() && self.spans.recv_many(batch, 1).await == 0 {
             // Nobody makes spans any more.
             std::future::pending::<()>().await;
         }
-        let more = async { while batch.len() < BATCH && self.spans.recv_many(batch, BATCH - batch.len()).await > 0 {} };
-        // When the time is over what there is goes.
-        tokio::time::timeout(LINGER, more).await.ok();
+        if self.spans.len() < BATCH {
+            tokio::time::sleep(LINGER).await;
+        }
+        self.fill(batch);
+    }
+
+    /// Takes what is there.
+    fn fill(&mut self, batch: &mut Vec<Span>) {
+        while batch.len() < BATCH
+            && let Ok(span) = self.spans.try_recv()
+        {
+            batch.push(span);
+        }
     }
 
     async fn drain(&mut self, batch: &mut Vec<Span>) {
         loop {
-            while batch.len() < BATCH
-                && let Ok(span) = self.spans.try_recv()
-            {
-                batch.push(span);
-            }
+            self.fill(batch);
             if batch.is_empty() {
                 return;
             }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
+use model::trace::Tracer;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tonic::body::Body;
@@ -19,6 +20,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::auth::{Caller, Principal, Rule, Rules};
+use crate::traces::Call;
 use crate::{errors, metrics};
 
 /// Makes [`Calls`].
@@ -27,11 +29,17 @@ pub(crate) struct CallsLayer {
     rules: Arc<Rules>,
     metrics: metrics::Metrics,
     call_timeout: Duration,
+    tracer: Option<Tracer>,
 }
 
 impl CallsLayer {
     pub(crate) fn new(rules: Rules, metrics: metrics::Metrics, call_timeout: Duration) -> Self {
-        Self { rules: Arc::new(rules), metrics, call_timeout }
+        Self { rules: Arc::new(rules), metrics, call_timeout, tracer: None }
+    }
+
+    /// The same, telling `tracer` of the calls that are traced.
+    pub(crate) fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// When a call must have ended: as the client says, and calls that are no streams not later than the limit.
@@ -90,11 +98,13 @@ where
             let denied = errors::denied(&rule.permission, &path);
             return Box::pin(async move { Ok(denied.into_http()) });
         }
+        let traced = Call::begin(self.shared.tracer.as_ref(), principal.tenant(), &path, request.headers());
         let deadline = self.shared.deadline(request.headers(), &rule);
         request.extensions_mut().insert(Caller::new(principal, rule));
         let answer = self.inner.call(request);
-        let end = CallEnd { method, metrics, code: None };
-        Box::pin(async move {
+        let end = CallEnd { method, metrics, code: None, traced };
+        let traced = end.traced.clone();
+        let answered = async move {
             let began = Instant::now();
             let answer = match deadline {
                 None => answer.await,
@@ -105,7 +115,11 @@ where
             };
             end.metrics.answered(&end.method, began.elapsed());
             Ok(watch(answer?, end, deadline))
-        })
+        };
+        match traced {
+            Some(call) => Box::pin(call.during(answered)),
+            None => Box::pin(answered),
+        }
     }
 }
 
@@ -126,11 +140,16 @@ struct CallEnd {
     method: String,
     metrics: metrics::Metrics,
     code: Option<Code>,
+    traced: Option<Arc<Call>>,
 }
 
 impl Drop for CallEnd {
     fn drop(&mut self) {
-        self.metrics.ended(&self.method, self.code.unwrap_or(Code::Cancelled));
+        let code = self.code.unwrap_or(Code::Cancelled);
+        self.metrics.ended(&self.method, code);
+        if let Some(call) = &self.traced {
+            call.end(code);
+        }
     }
 }
 
@@ -155,7 +174,11 @@ impl http_body::Body for Watched {
         if *this.over {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(frame) = this.inner.as_mut().poll_frame(cx) {
+        let polled = match &this.end.traced {
+            Some(call) => call.within(|| this.inner.as_mut().poll_frame(cx)),
+            None => this.inner.as_mut().poll_frame(cx),
+        };
+        if let Poll::Ready(frame) = polled {
             if let Some(Ok(frame)) = &frame
                 && let Some(trailers) = frame.trailers_ref()
             {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use model::trace::Tracer;
+
 /// How the services serve.
 #[derive(Clone)]
 pub struct Config {
@@ -23,6 +25,8 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// Time that calls in progress have to end after shutdown was asked for.
     pub drain_timeout: Duration,
+    /// Takes the spans of traced calls; none traces no call.
+    pub tracer: Option<Tracer>,
 }
 
 impl Config {
@@ -37,6 +41,7 @@ impl Config {
             call_timeout: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
+            tracer: None,
         }
     }
 }

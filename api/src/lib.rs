@@ -22,6 +22,7 @@ mod serve;
 mod services;
 mod subscribe;
 mod token;
+mod traces;
 
 pub use backend::{Backend, Logs, Replay, ReplayError, StatusSource};
 pub use config::Config;

@@ -51,7 +51,7 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let rules = Rules::read(proto::FILE_DESCRIPTOR_SET)?;
-    let calls = CallsLayer::new(rules, metrics.clone(), config.call_timeout);
+    let calls = CallsLayer::new(rules, metrics.clone(), config.call_timeout).traced(config.tracer.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<DeviceServiceServer<DeviceApi>>().await;
     reporter.set_serving::<TelemetryServiceServer<TelemetryApi>>().await;

@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 
 use std::sync::Arc;
 
+use model::trace::Span;
+
 /// An MQTT client as the broker knows it after CONNECT.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -72,6 +74,16 @@ pub trait Inbox: Send + Sync + 'static {
 pub trait Intake: Send + 'static {
     /// Reads a PUBLISH and stages what it holds. Allocates nothing for a message of the shape of the one before.
     fn publish(&mut self, publish: &Publish<'_>) -> Verdict;
+
+    /// The span of the message that was published last, when it is traced: who asks gives it back with [`Intake::answered`].
+    fn traced(&mut self) -> Option<Box<Span>> {
+        None
+    }
+
+    /// The message of this span was answered; at QoS 0, where nothing is answered, it is durable.
+    fn answered(&mut self, span: Box<Span>) {
+        drop(span);
+    }
 
     /// Stages a retained message (an empty payload clears), so that it survives a restart.
     fn retain(&mut self, publish: &Publish<'_>);

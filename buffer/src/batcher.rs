@@ -6,17 +6,19 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
+use model::trace::Tracer;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{Frame, FrameBuilder, MAX_BODY_BYTES, Staged};
 use crate::metrics::Metrics;
 use crate::recent::Recent;
+use crate::traces::{Appended, Appends};
 
 /// Number of a batch, from 1; batches become durable in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -135,9 +137,10 @@ struct Shared {
     state: Mutex<State>,
     work: Condvar,
     durable: AtomicU64,
-    failed: std::sync::OnceLock<Arc<str>>,
+    failed: OnceLock<Arc<str>>,
     config: BatchConfig,
     metrics: Arc<Metrics>,
+    traces: OnceLock<Appends>,
 }
 
 struct State {
@@ -174,9 +177,10 @@ impl Batcher {
             }),
             work: Condvar::new(),
             durable: AtomicU64::new(0),
-            failed: std::sync::OnceLock::new(),
+            failed: OnceLock::new(),
             config: config.limited(),
             metrics,
+            traces: OnceLock::new(),
         });
         let writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -218,6 +222,11 @@ impl Batcher {
         Ok(ticket)
     }
 
+    /// From now on traced messages that become durable are told of, as appended to this log. The first call counts.
+    pub fn trace(&self, tracer: Tracer, log: &str) {
+        self.shared.traces.get_or_init(|| Appends::new(tracer, log));
+    }
+
     /// The highest ticket that is durable.
     ///
     /// # Errors
@@ -242,11 +251,14 @@ struct Writer<A> {
     spare: FrameBuilder,
     /// Who waits for the batch in hand.
     waiting: Vec<Waker>,
+    /// Frames with traced messages that nobody was told of.
+    appended: Vec<Appended>,
 }
 
 impl<A: Append> Writer<A> {
     fn new(shared: Arc<Shared>, form: A) -> Self {
-        Self { shared, form, recent: Recent::default(), spare: FrameBuilder::default(), waiting: Vec::new() }
+        let (recent, spare) = (Recent::default(), FrameBuilder::default());
+        Self { shared, form, recent, spare, waiting: Vec::new(), appended: Vec::new() }
     }
 
     /// Runs until closed or failed; a panic is a failure like any other, told to everybody who waits.
@@ -272,6 +284,10 @@ impl<A: Append> Writer<A> {
             }
             self.shared.durable.store(ticket, Ordering::Release);
             self.waiting.drain(..).for_each(Waker::wake);
+            // Nobody waits for this.
+            if let Some(traces) = self.shared.traces.get() {
+                self.appended.drain(..).for_each(|appended| traces.tell(&appended));
+            }
             self.spare = batch;
         }
         if let Err(error) = self.form.close() {
@@ -328,7 +344,11 @@ impl<A: Append> Writer<A> {
             let begun = std::time::Instant::now();
             match self.form.append(part) {
                 Ok(frame) => {
-                    self.shared.metrics.appended(&frame, begun.elapsed());
+                    let writing = begun.elapsed();
+                    self.shared.metrics.appended(&frame, writing);
+                    if frame.traced().next().is_some() && self.shared.traces.get().is_some() {
+                        self.appended.push(Appended::now(&frame, writing, self.shared.metrics.spilling.get() > 0));
+                    }
                     self.recent.add(&frame);
                     if blocked {
                         self.form.blocked(None);

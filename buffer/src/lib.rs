@@ -18,6 +18,7 @@ mod recent;
 pub mod redis;
 mod ring;
 pub mod spill;
+mod traces;
 
 pub use batcher::{Batcher, SubmitError, Ticket};
 pub use catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};

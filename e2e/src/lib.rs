@@ -6,6 +6,7 @@
 //! Never: sleeps for a fixed time; retries until green.
 
 pub mod device;
+pub mod picture;
 pub mod read;
 pub mod services;
 pub mod site;

@@ -1,4 +1,4 @@
-//! Real servers: redis-server, mongod as a replica set of one, influxd. Each on a free port, with its data in a given folder.
+//! Real servers: redis-server, mongod as a replica set of one, influxd, Jaeger. Each on a free port, with its data in a given folder.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -295,5 +295,64 @@ impl Influxd {
         let (head, body) = answer.split_once("\r\n\r\n").context("an answer with a head")?;
         ensure!(head.contains(" 20"), "{path}: {answer}");
         Ok(body.to_owned())
+    }
+}
+
+/// A Jaeger that keeps its traces in memory.
+#[derive(Debug)]
+pub struct Jaeger {
+    /// The process; its address is that of the UI and its API.
+    pub server: Server,
+    otlp: SocketAddr,
+}
+
+impl Jaeger {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+        let otlp = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let server = Server::start("jaeger-all-in-one", dir, |port| {
+            // What nobody asks for listens somewhere.
+            let unused = [
+                "admin.http",
+                "collector.grpc-server",
+                "collector.http-server",
+                "collector.otlp.http",
+                "query.grpc-server",
+            ];
+            let unused = unused.iter().map(|part| format!("--{part}.host-port=127.0.0.1:0"));
+            let used = [
+                format!("--query.http-server.host-port=127.0.0.1:{port}"),
+                format!("--collector.otlp.grpc.host-port={otlp}"),
+                "--log-level=warn".to_owned(),
+            ];
+            unused.chain(used).collect()
+        })?;
+        let mut jaeger = Self { server, otlp };
+        let ui = std::mem::replace(&mut jaeger.server.address, otlp);
+        jaeger.server.listening()?;
+        jaeger.server.address = ui;
+        Ok(jaeger)
+    }
+
+    /// For `tracing.endpoint`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.otlp)
+    }
+
+    /// What its API answers to a GET, as JSON.
+    ///
+    /// # Errors
+    /// When it refuses, with what it says.
+    pub fn get(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        let mut stream = TcpStream::connect(self.server.address)?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: jaeger\r\nAccept: application/json\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an answer with a head")?;
+        ensure!(head.contains(" 200 "), "{path}: {answer}");
+        Ok(serde_json::from_str(body)?)
     }
 }

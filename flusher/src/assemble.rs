@@ -22,6 +22,7 @@ use crate::rare::{Letters, Rare, RetainedMessages};
 use crate::register::{Registered, register};
 use crate::sink::Sink;
 use crate::status::Shared;
+use crate::traces::Trouble;
 use crate::{Claim, Stores, maintenance};
 
 /// Dead letters are listed this soon.
@@ -131,6 +132,8 @@ impl Builder {
             retry: self.common.config.retry.clone(),
             metrics: Arc::clone(&self.common.metrics),
             gate,
+            traces: Arc::clone(&self.common.traces),
+            trouble: Trouble::default(),
         };
         let driver = Driver::new(delivery, pace, std::time::Duration::from_secs(self.common.config.stop_secs));
         self.task(format!("sink {} of {}", shared.sink, shared.log), move |stop| driver.run(stop));
@@ -153,7 +156,7 @@ impl Builder {
     }
 
     pub(crate) fn finish(self) -> Flusher {
-        let Common { config, stores, metrics, clock, map, gates } = self.common;
+        let Common { config, stores, metrics, clock, map, gates, traces } = self.common;
         let wait = Duration::from_millis(config.latest.query_wait_ms);
         let letters = self.accounts.iter().map(|a| (Arc::clone(&a.log), Arc::clone(&a.dead_letters))).collect();
         let letters = LettersView { store: Arc::clone(&stores.dead_letters), sources: letters, wait };
@@ -173,6 +176,6 @@ impl Builder {
             metrics,
             clock,
         };
-        Flusher::new(handle, self.tasks)
+        Flusher::new(handle, self.tasks, traces)
     }
 }

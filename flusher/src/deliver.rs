@@ -11,6 +11,7 @@ use crate::config::Retry;
 use crate::metrics::{AnswerLabel, Metrics, SinkLabel};
 use crate::sink::{Blame, Part, Sink, Tallies, add, tally};
 use crate::status::Shared;
+use crate::traces::{Carried, Flush, Traces, Trouble};
 use crate::verdict::{Backoff, Verdict, verdict};
 
 /// Why a sink stops before it is told to.
@@ -32,6 +33,8 @@ pub(crate) struct Delivery<S> {
     pub(crate) metrics: Arc<Metrics>,
     /// Held for reading while the store and the cursor do not agree.
     pub(crate) gate: Arc<RwLock<()>>,
+    pub(crate) traces: Traces,
+    pub(crate) trouble: Trouble,
 }
 
 enum Step<I> {
@@ -43,10 +46,11 @@ enum Step<I> {
 impl<S: Sink> Delivery<S> {
     /// Delivers everything below `to`, however long the store takes. When it returns, all of it is durable, the cursor
     /// has passed it, and the batch is let go.
-    pub(crate) async fn run(self: Arc<Self>, batch: Arc<S::Batch>, to: u64) -> Result<(), Stop> {
+    pub(crate) async fn run(self: Arc<Self>, batch: Arc<S::Batch>, to: u64, carried: Carried) -> Result<(), Stop> {
         let begun = Instant::now();
         let gate = self.gate.read().await;
         let mut cursor = self.shared.cursor();
+        let mut told = Flush::begin(&self.traces, &self.shared, carried, &self.trouble, (cursor.done_to, to));
         if self.sink.seals() && cursor.sealed_to != to {
             cursor.sealed_to = to;
             self.move_cursor(&cursor).await?;
@@ -58,6 +62,9 @@ impl<S: Sink> Delivery<S> {
                 break tallies;
             }
         };
+        if let Some(flush) = &mut told {
+            flush.answered();
+        }
         let passed = to - cursor.done_to;
         cursor.done_to = to;
         cursor.sealed_to = to;
@@ -67,6 +74,9 @@ impl<S: Sink> Delivery<S> {
         drop(gate);
         if let Err(error) = self.log.trim().await {
             tracing::warn!(log = %self.shared.log, sink = self.shared.sink, %error, "cannot trim the log");
+        }
+        if let Some(flush) = told {
+            flush.end(&self.trouble);
         }
         let label = SinkLabel { sink: self.shared.sink };
         self.metrics.flush.get_or_create(&label).observe(begun.elapsed().as_secs_f64());
@@ -122,6 +132,7 @@ impl<S: Sink> Delivery<S> {
     }
 
     async fn leave_out(&self, item: &S::Item, reason: &str, tallies: &mut Tallies) {
+        self.trouble.refused();
         self.metrics.refused.get_or_create(&SinkLabel { sink: self.shared.sink }).inc();
         match self.sink.blame(item, reason) {
             Blame::Letter(letter) => {
@@ -160,6 +171,7 @@ impl<S: Sink> Delivery<S> {
                 return Ok(());
             };
             let answer = verdict(&error);
+            self.trouble.retried();
             self.count(answer.name());
             match answer {
                 Verdict::Split { reason } if !insist => return Err(reason),

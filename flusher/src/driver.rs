@@ -14,6 +14,7 @@ use crate::deliver::{Delivery, Stop};
 use crate::metrics::{SinkLabel, signed};
 use crate::progress::Place;
 use crate::sink::Sink;
+use crate::traces::Carried;
 use crate::verdict::Backoff;
 
 /// Bytes asked of the log at a time.
@@ -35,6 +36,8 @@ pub(crate) struct Driver<S: Sink> {
     next_look: Instant,
     backoff: Backoff,
     in_flight: JoinSet<Result<(), Stop>>,
+    /// Traced messages of the open batch.
+    carried: Carried,
 }
 
 impl<S: Sink> Driver<S> {
@@ -52,6 +55,7 @@ impl<S: Sink> Driver<S> {
             next_look: Instant::now(),
             backoff: Backoff::new(&delivery.retry),
             in_flight: JoinSet::new(),
+            carried: Carried::default(),
             delivery: Arc::new(delivery),
         }
     }
@@ -145,7 +149,7 @@ impl<S: Sink> Driver<S> {
     }
 
     async fn follow(&mut self) -> Result<(), Stop> {
-        let Delivery { log, sink, shared, metrics, .. } = &*self.delivery;
+        let Delivery { log, sink, shared, metrics, traces, .. } = &*self.delivery;
         self.next_look = Instant::now() + self.pace.follow;
         let there = log.end();
         let frames = match log.read(self.followed, READ_BYTES).await {
@@ -166,6 +170,7 @@ impl<S: Sink> Driver<S> {
                 continue;
             }
             sink.take(frame, self.followed, end);
+            self.carried.take(traces, shared.sink, frame, self.followed, end);
             self.followed = end;
         }
         if self.followed > self.open_from {
@@ -193,7 +198,8 @@ impl<S: Sink> Driver<S> {
         self.passing_since = None;
         self.keeping_since = None;
         self.open_from = self.followed;
-        self.in_flight.spawn(Arc::clone(&self.delivery).run(batch, self.followed));
+        let carried = std::mem::take(&mut self.carried);
+        self.in_flight.spawn(Arc::clone(&self.delivery).run(batch, self.followed, carried));
     }
 
     fn reap(&mut self) -> Result<(), Stop> {

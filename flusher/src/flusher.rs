@@ -20,6 +20,7 @@ use crate::latest::View;
 use crate::letters::LettersView;
 use crate::metrics::Metrics;
 use crate::status::{Shared, SinkStatus};
+use crate::traces::{Traces, Tracing};
 
 /// A log and the lease under which it is flushed.
 #[derive(Clone)]
@@ -80,6 +81,7 @@ pub enum Error {
 pub struct Flusher {
     handle: Handle,
     tasks: Vec<Task>,
+    traces: Traces,
 }
 
 /// A part of the sinks that runs by itself.
@@ -210,8 +212,13 @@ impl Flusher {
         Ok(builder.finish())
     }
 
-    pub(crate) fn new(handle: Handle, tasks: Vec<Task>) -> Self {
-        Self { handle, tasks }
+    pub(crate) fn new(handle: Handle, tasks: Vec<Task>, traces: Traces) -> Self {
+        Self { handle, tasks, traces }
+    }
+
+    /// From now on flushes that hold traced messages are told of. The first call counts.
+    pub fn trace(&self, tracing: Tracing) {
+        self.traces.get_or_init(|| tracing);
     }
 
     /// What the rest of the process asks of the sinks. Answers while [`Flusher::run`] runs.

@@ -32,6 +32,7 @@ mod status;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod verdict;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub use fleet::{Fleet, FleetHandle};
 pub use flusher::{Claim, Error, Flusher, Handle, Stores};
 pub use metrics::Metrics;
 pub use status::{SinkState, SinkStatus};
+pub use traces::Tracing;
 
 /// Name of the history sink.
 pub const HISTORY: &str = "history";

@@ -10,10 +10,20 @@ use broker::inbox::{Client, Inbox, Intake, Publish};
 use buffer::Batcher;
 use buffer::batcher::{Append, AppendError, BatchConfig};
 use buffer::frame::{Frame, FrameBuilder};
+use model::trace::{Lost, Recorder, Sampling, Span, Tracer};
 use weir_ingest::{Door, Limits, Route, Routes};
 
 const MESSAGES: u32 = 1_000_000;
 const TURN: u32 = 64;
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Recorder for Nobody {
+    fn record(&self, _: Span) {}
+
+    fn lost(&self, _: Lost, _: u64) {}
+}
 
 struct Nowhere;
 
@@ -46,6 +56,16 @@ fn main() {
         format!(r#"{{"ts":{},{}}}"#, 1_700_000_000_000_u64 + u64::from(n), values.join(","))
     };
     measure("4 numbers, default route", &[], number);
+    for (what, ratio, context) in [
+        ("4 numbers, tracing on, none", 0.0, None),
+        ("4 numbers, 1 % traced", 0.01, None),
+        ("4 numbers, all traced", 1.0, None),
+        ("4 numbers, unsampled context", 1.0, Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")),
+        ("4 numbers, sampled context", 0.0, Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
+    ] {
+        let tracer = Tracer::new(Arc::new(Nobody), Sampling { ratio, ..Sampling::default() });
+        measure_traced(what, &[], Some(tracer), context, number);
+    }
     measure("4 numbers, include", &[wanted], number);
     measure("4 numbers, route with paths", &[tree], number);
     measure("30 numbers, default route", &[], wide);
@@ -53,13 +73,26 @@ fn main() {
 }
 
 fn measure(what: &str, routes: &[Route], payload: impl Fn(u32) -> String) {
+    measure_traced(what, routes, None, None, payload);
+}
+
+/// With the spans made and thrown away, and a `traceparent` in each message.
+fn measure_traced(
+    what: &str,
+    routes: &[Route],
+    tracer: Option<Tracer>,
+    context: Option<&str>,
+    payload: impl Fn(u32) -> String,
+) {
+    let properties = context.map_or(Vec::new(), |text| [b"\x26\0\x0btraceparent\0\x37", text.as_bytes()].concat());
     let batcher = Batcher::start(BatchConfig::default(), Arc::default(), Nowhere).expect("a thread");
     let door = Door::new(Routes::new(routes).expect("good routes"), Limits::default(), batcher, Arc::default());
+    let door = door.traced(tracer);
     let peer = "127.0.0.1:1".parse().expect("an address");
     let mut intake = door.open(&Client { tenant: "default".into(), id: "example".into(), user: None, peer, v5: true });
     let payloads: Vec<String> = (0..1000).map(payload).collect();
     let mut spent = Duration::ZERO;
-    let mut context = Context::from_waker(Waker::noop());
+    let mut waking = Context::from_waker(Waker::noop());
     for turn in 0..MESSAGES / TURN {
         let begun = Instant::now();
         for n in 0..TURN {
@@ -71,11 +104,14 @@ fn measure(what: &str, routes: &[Route], payload: impl Fn(u32) -> String) {
                 dup: false,
                 retain: false,
                 packet_id: 1,
-                properties: &[],
+                properties: &properties,
             });
+            if let Some(span) = intake.traced() {
+                intake.answered(span);
+            }
         }
         spent += begun.elapsed();
-        while intake.poll_submit(&mut context).is_pending() {
+        while intake.poll_submit(&mut waking).is_pending() {
             std::thread::yield_now();
         }
     }

@@ -7,6 +7,7 @@ use broker::inbox::{self, Client, Failed, Inbox, Publish, Ticket, Verdict};
 use buffer::frame::RetainedRef;
 use buffer::{Batcher, SubmitError};
 use model::Nanos;
+use model::trace::{Span, Tracer};
 
 use crate::clock::{Clock, SystemClock};
 use crate::limits::Limits;
@@ -14,6 +15,7 @@ use crate::metrics::Metrics;
 use crate::reader::{Outcome, Reader};
 use crate::routes::Routes;
 use crate::rules::Rules;
+use crate::traces::Traces;
 
 /// Opens intakes: what all connections share.
 #[derive(Debug, Clone)]
@@ -21,6 +23,7 @@ pub struct Door {
     rules: Rules,
     batcher: Batcher,
     clock: Arc<dyn Clock>,
+    tracer: Option<Tracer>,
 }
 
 impl Door {
@@ -31,7 +34,13 @@ impl Door {
 
     /// A door that tells receive times by `clock`.
     pub fn with_rules(rules: Rules, batcher: Batcher, clock: Arc<dyn Clock>) -> Self {
-        Self { rules, batcher, clock }
+        Self { rules, batcher, clock, tracer: None }
+    }
+
+    /// The same door, telling `tracer` of the messages that are traced.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 }
 
@@ -45,8 +54,10 @@ impl Inbox for Door {
     type Intake = Intake;
 
     fn open(&self, client: &Client) -> Intake {
+        let mut reader = Reader::new(&self.rules, &client.tenant, &client.id);
+        reader.traces = self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, client)));
         Intake {
-            reader: Reader::new(&self.rules, &client.tenant, &client.id),
+            reader,
             batcher: self.batcher.clone(),
             clock: Arc::clone(&self.clock),
             turn: None,
@@ -82,6 +93,16 @@ impl inbox::Intake for Intake {
                 self.reader.quarantine(publish, received, &refusal);
                 Verdict::Quarantined
             }
+        }
+    }
+
+    fn traced(&mut self) -> Option<Box<Span>> {
+        self.reader.traced.take()
+    }
+
+    fn answered(&mut self, span: Box<Span>) {
+        if let Some(traces) = &self.reader.traces {
+            traces.end(*span, self.clock.now());
         }
     }
 

@@ -22,6 +22,7 @@ mod rules;
 mod schemas;
 mod select;
 mod target;
+mod traces;
 
 pub use clock::{Clock, SystemClock};
 pub use decode::Class;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use broker::inbox::Publish;
 use buffer::frame::{DeadLetterRef, ReadingHeader, Staged};
+use model::trace::Span;
 use model::{DeviceKey, Nanos, time};
 
 use crate::decode::{Class, Refusal, Row, Scratch, flat, plain, time as device_time};
@@ -11,6 +12,7 @@ use crate::metrics::Tally;
 use crate::routes::{Format, RetainedMessages, Role};
 use crate::rules::{Rules, Shared};
 use crate::target::{Candidate, Target, Targets};
+use crate::traces::Traces;
 use crate::{document, identity, schemas, select};
 
 /// Reads messages into its [`Staged`].
@@ -24,6 +26,10 @@ pub(crate) struct Reader {
     plans: Vec<Plan>,
     cache: schemas::Cache,
     targets: Targets,
+    /// None when nothing is traced.
+    pub(crate) traces: Option<Box<Traces>>,
+    /// Of the message read last, when it is traced.
+    pub(crate) traced: Option<Box<Span>>,
 }
 
 /// What was found out about a row before anything of its message is staged.
@@ -57,6 +63,8 @@ impl Reader {
             plans: Vec::new(),
             cache: schemas::Cache::default(),
             targets: Targets::new(Arc::clone(tenant), Arc::clone(client)),
+            traces: None,
+            traced: None,
         }
     }
 
@@ -78,6 +86,10 @@ impl Reader {
             Ok(true) => {
                 self.tally.messages += 1;
                 self.tally.nulls += self.scratch.absent;
+                if let Some(traces) = &mut self.traces {
+                    let device = self.plans.first().map(|plan| &*plan.device);
+                    self.traced = traces.begin(publish, device, received);
+                }
                 Outcome::Staged(self.stage(publish, &target, received))
             }
             Ok(false) => {
@@ -104,7 +116,17 @@ impl Reader {
         };
         self.staged.dead_letter(device, &letter, publish.dup);
         self.rules.metrics.refuse(refusal.class);
-        tracing::debug!("message of client {} on {} cannot be read: {}", self.client, publish.topic, refusal.reason);
+        if let Some(traces) = &mut self.traces {
+            self.traced = traces.begin_refused(publish, device.map(|device| &**device), received, refusal);
+        }
+        let trace_id = self.traced.as_ref().map(|span| tracing::field::display(span.context.trace()));
+        tracing::debug!(
+            trace_id,
+            "message of client {} on {} cannot be read: {}",
+            self.client,
+            publish.topic,
+            refusal.reason
+        );
     }
 
     /// Reads the rows of every route that takes the message. False when none does.
@@ -194,6 +216,7 @@ impl Reader {
     fn stage(&mut self, publish: &Publish<'_>, target: &Target, received: Nanos) -> u32 {
         let message = identity::chain(target.hash, publish.payload);
         let unrepeated = unrepeated(message, publish, received);
+        let trace = self.traced.as_ref().map(|span| span.context.to_bytes());
         let mut count = 0_u32;
         for row in 0..self.scratch.rows.len() {
             let Some(schema) = self.schema(self.scratch.rows[row]) else {
@@ -216,7 +239,7 @@ impl Reader {
                 seq: row.seq,
                 device_timed: plan.device_timed,
                 claimed_time: plan.claimed,
-                trace: None,
+                trace: trace.as_ref(),
                 resent: publish.dup,
             };
             let scratch = &self.scratch;

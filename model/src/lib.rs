@@ -2,13 +2,14 @@
 //!
 //! Receives: nothing; every other crate builds these.
 //! Promises: plain data with checked construction; no IO, no clock, no async.
-//! Hands on: [`Value`], [`Reading`], [`DeviceKey`], [`Schema`], [`topic`] rules, [`time`] rules.
+//! Hands on: [`Value`], [`Reading`], [`DeviceKey`], [`Schema`], [`topic`] rules, [`time`] rules, the words of [`trace`].
 //! Never: reads a file, a socket or the time of day.
 
 pub mod device;
 pub mod reading;
 pub mod time;
 pub mod topic;
+pub mod trace;
 pub mod value;
 
 pub use device::{DeviceKey, IdError};

@@ -17,6 +17,7 @@ mod map;
 mod repair;
 mod run;
 mod supervise;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -35,6 +35,8 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("hyper-util", &["simulators", "stores"], Dev::Yes),
     ("mongodb", &["e2e", "simulators", "stores"], Dev::Yes),
     ("opentelemetry", &["server"], Dev::No),
+    ("opentelemetry-otlp", &["server"], Dev::No),
+    ("opentelemetry_sdk", &["server"], Dev::No),
     ("parquet", &["server"], Dev::No),
     ("percent-encoding", &["stores"], Dev::Yes),
     ("protox", &["proto"], Dev::No),

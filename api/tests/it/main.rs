@@ -12,4 +12,5 @@ mod fakes;
 mod history;
 mod live;
 mod operations;
+mod traces;
 mod world;

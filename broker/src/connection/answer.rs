@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use model::trace::Span;
+
 use super::end::End;
 use super::{Connection, Stream};
 use crate::codec::{Version, encode, packet_type, reason};
@@ -29,6 +31,8 @@ pub(super) struct Pending {
     pub(super) answer: Answer,
     /// Goes to subscribers once it is durable.
     pub(super) message: Option<Arc<Message>>,
+    /// Ends when the message is answered.
+    pub(super) traced: Option<Box<Span>>,
 }
 
 /// What the sender is owed.
@@ -60,9 +64,17 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             if !due {
                 break;
             }
-            let due = self.pending.pop_front().expect("it was there");
+            let mut due = self.pending.pop_front().expect("it was there");
+            let traced = due.traced.take();
+            let unheard = self.gone && due.answer != Answer::Nothing;
             any = true;
             count += u64::from(self.settle_one(due));
+            if let Some(mut span) = traced {
+                if unheard {
+                    span.error = Some("the client had left before it was acknowledged".to_owned());
+                }
+                self.intake.answered(span);
+            }
         }
         self.broker.metrics.acknowledgements.inc_by(count);
         if let Some((ticket, since)) = self.timed

@@ -89,6 +89,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             properties: packet.properties,
         };
         let verdict = self.intake.publish(&message);
+        let traced = self.intake.traced();
         self.broker.metrics.count_message(packet.qos, verdict);
         let keep = self.broker.keeps(topic, packet.retain);
         if keep {
@@ -109,10 +110,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         // A copy only when somebody wants one.
         let wanted = keep || self.broker.trie.any(topic);
         let copy = wanted.then(|| Arc::new(Message::new(topic, packet.payload, packet.qos, keep, packet.properties)));
-        if answer != Answer::Nothing || copy.is_some() {
+        if answer != Answer::Nothing || copy.is_some() || traced.is_some() {
             // What is not staged waits for what came before it only.
             let wait = if self.staged { Wait::Submit } else { Wait::Ticket(self.last_ticket) };
-            self.owe(packet.packet_id, answer, copy, wait);
+            self.owe(Pending { wait, packet_id: packet.packet_id, answer, message: copy, traced });
         }
         Ok(())
     }
@@ -143,14 +144,15 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         drop(state);
         let owed_already = |p: &Pending| p.packet_id == packet_id && matches!(p.answer, Answer::Pubrec(_));
         if !self.pending.iter().any(owed_already) {
-            self.owe(packet_id, Answer::Pubrec(reason::SUCCESS), None, wait);
+            let answer = Answer::Pubrec(reason::SUCCESS);
+            self.owe(Pending { wait, packet_id, answer, message: None, traced: None });
         }
         Ok(false)
     }
 
-    fn owe(&mut self, packet_id: u16, answer: Answer, message: Option<Arc<Message>>, wait: Wait) {
-        self.owed += usize::from(answer != Answer::Nothing);
-        self.pending.push_back(Pending { wait, packet_id, answer, message });
+    fn owe(&mut self, pending: Pending) {
+        self.owed += usize::from(pending.answer != Answer::Nothing);
+        self.pending.push_back(pending);
     }
 
     fn release(&mut self, body: &[u8]) -> Result<(), End> {

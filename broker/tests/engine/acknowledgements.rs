@@ -229,3 +229,36 @@ fn a_packet_larger_than_a_read_is_read_whole() {
     let taken = world.log.taken.lock();
     assert!(taken[0].1 == payload && taken[2].1 == payload && taken[3].1 == b"small");
 }
+
+#[test]
+fn the_span_of_a_traced_message_ends_with_its_answer_at_every_quality_of_service() {
+    let world = World::new(false);
+    world.log.traced.store(true, Ordering::SeqCst);
+    let mut peer = world.v5("a", CLEAN, &[]);
+    for qos in 0..=2 {
+        peer.publish("devices/a/telemetry", b"1", qos, u16::from(qos), true);
+    }
+    peer.publish("chat", b"hello", 1, 9, true);
+    world.log.wait_taken(3);
+    assert!(peer.is_silent());
+    assert!(world.log.answered.lock().is_empty(), "nothing is durable");
+    let last = world.log.last.load(Ordering::SeqCst);
+    world.log.release_to(last);
+    assert_eq!([peer.packet().0, peer.packet().0, peer.packet().0], [0x40, 0x50, 0x40]);
+    wait(|| world.log.answered.lock().len() == 3);
+    assert!(world.log.answered.lock().iter().all(|span| span.error.is_none()));
+}
+
+#[test]
+fn the_span_of_a_message_whose_client_left_says_so() {
+    let world = World::new(false);
+    world.log.traced.store(true, Ordering::SeqCst);
+    let mut peer = world.v4("a", CLEAN);
+    peer.publish("devices/a/telemetry", b"1", 1, 1, false);
+    world.log.wait_taken(1);
+    drop(peer);
+    wait(|| world.ended("closed") == 1);
+    world.log.release_to(1);
+    wait(|| world.log.answered.lock().len() == 1);
+    assert!(world.log.answered.lock()[0].error.is_some());
+}

@@ -16,6 +16,7 @@
 
 pub mod record;
 mod staged;
+mod traced;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use model::{DeviceKey, Nanos, Schema};
 
 pub use record::{DeadLetterRef, ReadingRef, Record, RetainedRef};
 pub use staged::{FrameBuilder, ReadingHeader, Staged};
+pub use traced::Traced;
 
 /// The version this release writes.
 pub const VERSION: u8 = 1;
@@ -170,6 +172,8 @@ pub struct Frame {
     records: Bytes,
     devices: Arc<[Arc<DeviceKey>]>,
     schemas: Arc<[Arc<Schema>]>,
+    /// With places in the frame as offsets.
+    traced: Option<Arc<[Traced]>>,
 }
 
 impl Frame {
@@ -194,7 +198,9 @@ impl Frame {
         let (devices, schemas) = record::read_dictionary(&mut cursor)?;
         let at = body.len() - cursor.rest().len();
         record::check(cursor.rest(), header.count, devices.len(), &schemas)?;
-        Ok(Self { header, records: body.slice(at..), stored, devices: devices.into(), schemas: schemas.into() })
+        let records = body.slice(at..);
+        let traced = traced::find(&records);
+        Ok(Self { header, records, stored, devices: devices.into(), schemas: schemas.into(), traced })
     }
 
     /// The header.
@@ -216,6 +222,13 @@ impl Frame {
         stored.extend_from_slice(&header.write());
         stored.extend_from_slice(body);
         Self { header, stored: stored.into(), ..self.clone() }
+    }
+
+    /// The traced messages whose readings are in this frame, in order.
+    pub fn traced(&self) -> impl Iterator<Item = Traced> {
+        let from = self.header.first_offset;
+        let all = self.traced.iter().flat_map(|traced| traced.iter());
+        all.map(move |message| Traced { first: from + message.first, last: from + message.last, ..*message })
     }
 
     /// Devices that records of this frame name.

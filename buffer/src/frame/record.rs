@@ -31,8 +31,7 @@ pub(super) const HAS_TRACE: u8 = 8;
 /// The sender marked it as possibly sent before (MQTT DUP): the writer looks its identity up.
 pub(super) const RESENT: u8 = 16;
 
-/// Bytes of a trace context: 16 trace id, 8 span id, 1 flags.
-pub const TRACE_BYTES: usize = 25;
+pub use model::trace::TRACE_BYTES;
 
 /// One record.
 #[derive(Debug, Clone, Copy)]

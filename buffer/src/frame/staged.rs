@@ -12,7 +12,7 @@ use super::record::{
     self, DEVICE_TIMED, FIXED_BYTES, HAS_CLAIMED, HAS_SEQ, HAS_TRACE, KIND_DEAD_LETTER, KIND_READING, KIND_RETAINED,
     NONE, RESENT, TRACE_BYTES,
 };
-use super::{Frame, HEADER_BYTES, Header, MAX_BODY_BYTES};
+use super::{Frame, HEADER_BYTES, Header, MAX_BODY_BYTES, traced};
 
 /// What stands before the values of a reading.
 #[derive(Debug, Clone, Copy)]
@@ -171,6 +171,8 @@ pub struct FrameBuilder {
     devices: Vec<Arc<DeviceKey>>,
     schemas: Vec<Arc<Schema>>,
     schema_bytes: usize,
+    /// Some reading may carry a trace context.
+    has_traced: bool,
 }
 
 impl FrameBuilder {
@@ -205,7 +207,7 @@ impl FrameBuilder {
                 self.schema_bytes += schema_bytes(&schema);
             }
         }
-        let mut at = 0;
+        let (mut at, mut flags) = (0, 0);
         while at < staged.records.len() {
             let field = |from: usize| -> [u8; 4] { staged.records[from..from + 4].try_into().expect("four bytes") };
             let length = u32::from_le_bytes(field(at)) as usize;
@@ -218,8 +220,10 @@ impl FrameBuilder {
                 let place = staged.schema_places[schema as usize];
                 staged.records[at + 12..at + 16].copy_from_slice(&place.to_le_bytes());
             }
+            flags |= staged.records[at + 5];
             at += 4 + length;
         }
+        self.has_traced |= flags & HAS_TRACE != 0;
         self.records.extend_from_slice(&staged.records);
         self.count += staged.count;
         staged.clear();
@@ -253,7 +257,7 @@ impl FrameBuilder {
     /// Moves records from the front into a builder of their own: at least one if there is any, then as many as stay
     /// within the limits, measured as [`FrameBuilder::bytes`] does.
     pub fn take_front(&mut self, max_records: u32, max_bytes: usize) -> Self {
-        let mut front = Self::default();
+        let mut front = Self { has_traced: self.has_traced, ..Self::default() };
         let mut devices = vec![NONE; self.devices.len()];
         let mut schemas = vec![NONE; self.schemas.len()];
         for (bytes, head) in self.raw() {
@@ -286,6 +290,7 @@ impl FrameBuilder {
         self.schemas.clear();
         self.schema_bytes = 0;
         self.count = 0;
+        self.has_traced = false;
     }
 
     fn raw(&self) -> impl Iterator<Item = (&[u8], RawHead)> {
@@ -344,12 +349,14 @@ impl FrameBuilder {
         header.crc = crc32c::crc32c_append(crc32c::crc32c(&head[..48]), &out[HEADER_BYTES..]);
         out[..HEADER_BYTES].copy_from_slice(&header.write());
         let stored = Bytes::from(out);
+        let traced = if self.has_traced { traced::find(&self.records) } else { None };
         let frame = Frame {
             header,
             records: stored.slice(records_at..),
             stored,
             devices: self.devices.drain(..).collect(),
             schemas: self.schemas.drain(..).collect(),
+            traced,
         };
         self.clear();
         frame

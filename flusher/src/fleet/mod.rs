@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::flusher::{Error, system_clock};
 use crate::metrics::Metrics;
 use crate::status::SinkStatus;
-use crate::{Clock, Stores};
+use crate::{Clock, Stores, Tracing};
 
 use member::Member;
 pub use readers::{Readers, Source as ReaderSource};
@@ -148,6 +148,11 @@ impl Fleet {
     /// What the rest of the process asks.
     pub fn handle(&self) -> FleetHandle {
         FleetHandle(Arc::clone(&self.shared))
+    }
+
+    /// From now on flushes that hold traced messages are told of. The first call counts.
+    pub fn trace(&self, tracing: Tracing) {
+        self.shared.common.traces.get_or_init(|| tracing);
     }
 
     /// Claims and flushes until `stop`, then flushes once more and gives every log back.

@@ -24,7 +24,7 @@ pub(crate) use stall::{SharedStates, Sleep};
 
 use crate::config::{Config, Retry};
 use crate::sink::Sink;
-use crate::{Claim, Error, Flusher, Handle, Metrics, Stores};
+use crate::{Claim, Error, Flusher, Handle, Metrics, Stores, Tracing};
 
 /// Counts the steps that outlive a crash, and crashes at one of them.
 #[derive(Default)]
@@ -85,6 +85,7 @@ pub(crate) struct World {
     /// Not configured unless a test says so.
     pub(crate) points: Option<Arc<FakePoints>>,
     pub(crate) config: Config,
+    pub(crate) tracing: Option<Tracing>,
 }
 
 /// A flusher at work.
@@ -136,6 +137,7 @@ impl World {
             points: None,
             fate,
             config,
+            tracing: None,
         }
     }
 
@@ -156,6 +158,9 @@ impl World {
     pub(crate) async fn start_with(&self, claims: Vec<Claim>) -> Running {
         let metrics = Arc::new(Metrics::default());
         let flusher = Flusher::start(self.config.clone(), claims, self.stores(), metrics).await.unwrap();
+        if let Some(tracing) = self.tracing.clone() {
+            flusher.trace(tracing);
+        }
         let stop = CancellationToken::new();
         let handle = flusher.handle();
         let task = tokio::spawn(flusher.run(stop.clone()));

@@ -5,3 +5,4 @@ mod crash;
 mod delivery;
 mod queries;
 mod takeover;
+mod traces;

@@ -18,6 +18,7 @@ pub(crate) const SECTIONS: &[(&str, &str)] = &[
     ("fleet", "Several processes over one Redis and one MongoDB: what they ask of each other."),
     ("influxdb", "Readings as points in InfluxDB 2, besides the history."),
     ("logging", "What Weir says about itself, on standard error."),
+    ("tracing", "Where a reading is and what took how long: spans to an OpenTelemetry collector, as Jaeger is one."),
 ];
 
 /// Every key but those of `[[route]]`, with its section's name in front, in the order of the sample.
@@ -163,6 +164,23 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     (
         "logging.format",
         "\"text\", \"json\" (one object a line, names of the Elastic Common Schema), or \"auto\": text on a terminal, else JSON.",
+    ),
+    (
+        "tracing.endpoint",
+        "gRPC port of an OTLP collector, as http://127.0.0.1:4317 or https://host:4317. Empty: nothing is traced.",
+    ),
+    ("tracing.headers", "Headers of every request, as [\"authorization=Bearer abc\"]."),
+    ("tracing.service_name", "What this process is called in the traces."),
+    (
+        "tracing.ratio",
+        "Share of messages and calls that are traced, from 0 to 1. One that brings a trace context is traced if that says so.",
+    ),
+    ("tracing.tenants", "Tenants of which everything is traced."),
+    ("tracing.devices", "Device ids of which every message is traced, whatever its tenant."),
+    ("tracing.queue_spans", "Spans that may wait for the collector; more are dropped and counted."),
+    (
+        "tracing.timeout_ms",
+        "Longest time the collector has for a batch, repeats included, in milliseconds; then it is dropped.",
     ),
 ];
 

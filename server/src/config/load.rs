@@ -121,6 +121,11 @@ fn set(config: &Config, key: &str, text: &str) -> anyhow::Result<Config> {
             .parse()
             .map(toml::Value::Integer)
             .with_context(|| format!("`{key}` takes a whole number, not {text:?}"))?,
+        toml::Value::Float(_) => text
+            .trim()
+            .parse()
+            .map(toml::Value::Float)
+            .with_context(|| format!("`{key}` takes a number, not {text:?}"))?,
         toml::Value::Boolean(_) => match text.trim().to_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => toml::Value::Boolean(true),
             "false" | "0" | "no" | "off" => toml::Value::Boolean(false),

@@ -7,6 +7,7 @@ mod sample;
 mod servers;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use load::{Loaded, Sources, load};
 pub(crate) use sample::sample;
 pub(crate) use servers::{Fleet, Influxdb, Mongodb, Redis};
+pub(crate) use tracing::Tracing;
 
 /// Everything a person may set. Every key is described in [`docs::KEYS`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) fleet: Fleet,
     pub(crate) influxdb: Influxdb,
     pub(crate) logging: Logging,
+    pub(crate) tracing: Tracing,
     /// In the words of `ingest`; not part of the written tree.
     #[serde(skip_serializing)]
     pub(crate) route: Vec<ingest::Route>,
@@ -174,6 +177,7 @@ impl Default for Config {
             fleet: Fleet::default(),
             influxdb: Influxdb::default(),
             logging: Logging::default(),
+            tracing: Tracing::default(),
             route: Vec::new(),
         }
     }
@@ -313,6 +317,7 @@ impl Config {
         );
         anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
         self.influxdb.store()?;
+        self.tracing.check()?;
         anyhow::ensure!(self.history.flush_interval_ms > 0, "`history.flush_interval_ms` is 0: give at least 1");
         anyhow::ensure!(self.latest.flush_interval_ms > 0, "`latest.flush_interval_ms` is 0: give at least 1");
         Ok(())

@@ -73,6 +73,8 @@ fn every_key_can_be_set_by_its_own_variable() {
         ("WEIR_LOG_SEGMENT_BYTES", "4194304"),
         ("WEIR_HISTORY_FLUSH_INTERVAL_MS", "300"),
         ("WEIR_INSECURE", "true"),
+        ("WEIR_TRACING_RATIO", "0.01"),
+        ("WEIR_TRACING_DEVICES", "d1,d2"),
         ("WEIR_DATA_DIR", "/tmp/x"),
         ("WEIR_LOG", "debug"),
     ])
@@ -80,6 +82,7 @@ fn every_key_can_be_set_by_its_own_variable() {
     assert_eq!(loaded.config.log.segment_bytes, 4_194_304);
     assert_eq!(loaded.config.history.flush_interval_ms, 300);
     assert!(loaded.config.insecure);
+    assert_eq!((loaded.config.tracing.ratio, loaded.config.tracing.devices.len()), (0.01, 2));
     assert_eq!(loaded.config.data_dir, Path::new("/tmp/x"));
     assert_eq!(loaded.config.logging.level, "debug");
 }
@@ -141,4 +144,22 @@ fn routes_are_kept_when_a_variable_changes_something_else() {
     let environment = vec![("WEIR_INSECURE".to_owned(), "true".to_owned())];
     let loaded = load(&Sources { file: Some(path), flags: Vec::new(), environment }).unwrap();
     assert_eq!(loaded.config.route.len(), 1);
+}
+
+#[test]
+fn tracing_that_cannot_be_is_refused_by_its_key() {
+    for (variable, wrong) in [
+        ("WEIR_TRACING_ENDPOINT", "localhost:4317"),
+        ("WEIR_TRACING_RATIO", "1.5"),
+        ("WEIR_TRACING_RATIO", "-0.1"),
+        ("WEIR_TRACING_RATIO", "NaN"),
+        ("WEIR_TRACING_RATIO", "half"),
+        ("WEIR_TRACING_QUEUE_SPANS", "0"),
+        ("WEIR_TRACING_TIMEOUT_MS", "0"),
+        ("WEIR_TRACING_HEADERS", "secret"),
+    ] {
+        let error = format!("{:#}", with_environment(&[(variable, wrong)]).unwrap_err());
+        let key = variable.trim_start_matches("WEIR_").to_lowercase().replacen('_', ".", 1);
+        assert!(error.contains(&format!("`{key}`")) && !error.contains("secret"), "{error}");
+    }
 }

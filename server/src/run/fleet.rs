@@ -23,6 +23,7 @@ use super::stores::Stores;
 use super::{log, wire};
 use crate::config::{Config, Role};
 use crate::data_dir::DataDir;
+use crate::traces;
 
 /// How long an ingest node waits for the retained messages of earlier starts before it goes on without them.
 const RETAINED: Duration = Duration::from_secs(5);
@@ -35,14 +36,19 @@ pub(super) async fn open(config: &Config, data: &DataDir, advertised: String) ->
     let metrics = Metrics::default();
     let routes = wire::routes(config)?;
     let redis = redis(config).await?;
+    let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
     // The log first: devices are let in as soon as it is there.
     let log = match config.has(Role::Ingest) {
         true => Some(log::append_to(&redis, config, data, Arc::clone(&metrics.buffer)).await?),
         false => None,
     };
     let intake = match &log {
-        Some((_, batcher)) => {
+        Some((log, batcher)) => {
+            if let Some(tracer) = &tracer {
+                batcher.trace(tracer.clone(), log.id());
+            }
             let door = ingest::Door::new(routes, wire::limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
+            let door = door.traced(tracer.clone());
             let retained = retained(config, &metrics).await?;
             Some(Intake { door, batcher: batcher.clone(), retained })
         }
@@ -50,7 +56,7 @@ pub(super) async fn open(config: &Config, data: &DataDir, advertised: String) ->
     };
     if !config.has(Role::Flusher) && !config.has(Role::Api) {
         let state = State::intake_only(config, metrics, log.context("a process without a role")?);
-        return Ok(Parts { state, intake, sinks: Sinks::None, readers: None, api: None });
+        return Ok(Parts { state, intake, sinks: Sinks::None, readers: None, api: None, exporter });
     }
 
     let (stores, mongodb) = stores(config, &metrics).await?;
@@ -61,6 +67,9 @@ pub(super) async fn open(config: &Config, data: &DataDir, advertised: String) ->
         let (sinks, counts) = (stores.sinks(), metrics.flusher.clone());
         Fleet::new(settings.clone(), Arc::new(redis.clone()), holder, lease, sinks, counts)
     });
+    if let (Some(fleet), Some(tracer)) = (&fleet, &tracer) {
+        fleet.trace(super::stores::tracing(config, tracer));
+    }
     let local = fleet.as_ref().map(Fleet::handle);
     let source = ReaderSource {
         catalogue: Arc::new(redis.clone()),
@@ -90,12 +99,12 @@ pub(super) async fn open(config: &Config, data: &DataDir, advertised: String) ->
             replay,
             status: Arc::new(state.clone()),
         };
-        Some((backend, wire::api_config(config, token_secret(config, data)?)))
+        Some((backend, api::Config { tracer, ..wire::api_config(config, token_secret(config, data)?) }))
     } else {
         None
     };
     let sinks = fleet.map_or(Sinks::None, Sinks::Fleet);
-    Ok(Parts { state, intake, sinks, readers: Some(readers), api })
+    Ok(Parts { state, intake, sinks, readers: Some(readers), api, exporter })
 }
 
 /// Tokens of one process are taken by every other that knows the fleet's secret.

@@ -64,7 +64,7 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
-    let parts::Parts { state, intake, sinks, readers, api } = parts::Parts::open(config, &data, advertised).await?;
+    let parts::Parts { state, intake, sinks, readers, api, exporter } = parts::Parts::open(config, &data, advertised).await?;
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
@@ -110,6 +110,12 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
 
     let stop = supervisor.part("http", HTTP_DEADLINE);
     supervisor.spawn("http", "http", http::serve(listeners.http, state.clone(), addresses, stop));
+
+    // Last: what the others did while they stopped is told too.
+    if let Some(exporter) = exporter {
+        let stop = supervisor.part("traces", exporter.deadline());
+        supervisor.spawn("traces", "export of spans", exporter.run(stop));
+    }
 
     let signals = stop_signal()?;
     data.publish(&addresses)?;

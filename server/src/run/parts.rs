@@ -13,6 +13,7 @@ use super::state::State;
 use super::{fleet, sole};
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::traces::Exporter;
 
 /// Everything that is opened before anything runs.
 pub(super) struct Parts {
@@ -22,6 +23,8 @@ pub(super) struct Parts {
     /// Look which logs there are.
     pub(super) readers: Option<Readers>,
     pub(super) api: Option<(api::Backend, api::Config)>,
+    /// None when nothing is traced.
+    pub(super) exporter: Option<Exporter>,
 }
 
 /// From devices into the log.

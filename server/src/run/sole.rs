@@ -8,10 +8,11 @@ use super::log;
 use super::parts::{Intake, Messages, Parts, Sinks};
 use super::replay::Replayer;
 use super::state::{Metrics, SinkView, State};
-use super::stores::Stores;
+use super::stores::{self, Stores};
 use super::wire;
 use crate::config::{Config, Role};
 use crate::data_dir::DataDir;
+use crate::traces;
 
 /// Opens everything.
 ///
@@ -25,7 +26,13 @@ pub(super) async fn open(config: &Config, data: &DataDir) -> anyhow::Result<Part
     let logs: Vec<Arc<dyn buffer::Log>> = claims.iter().map(|claim| Arc::clone(&claim.log)).collect();
     let settings = wire::flusher_config(config);
     let flusher = Flusher::start(settings, claims, stores.sinks(), metrics.flusher.clone()).await?;
+    let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
+    if let Some(tracer) = &tracer {
+        batcher.trace(tracer.clone(), log.id());
+        flusher.trace(stores::tracing(config, tracer));
+    }
     let door = ingest::Door::new(routes, wire::limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
+    let door = door.traced(tracer.clone());
     let handle = flusher.handle();
     let state = State::new(
         config,
@@ -46,11 +53,11 @@ pub(super) async fn open(config: &Config, data: &DataDir) -> anyhow::Result<Part
             replay: Arc::new(Replayer::new(door.clone(), batcher.clone(), stores.sinks())),
             status: Arc::new(state.clone()),
         };
-        Some((backend, wire::api_config(config, data.secret()?)))
+        Some((backend, api::Config { tracer, ..wire::api_config(config, data.secret()?) }))
     } else {
         None
     };
     let retained = Messages::load(&*stores.retained).await?;
     let intake = Some(Intake { door, batcher, retained });
-    Ok(Parts { state, intake, sinks: Sinks::Sole(flusher, leases), readers: None, api })
+    Ok(Parts { state, intake, sinks: Sinks::Sole(flusher, leases), readers: None, api, exporter })
 }

@@ -17,6 +17,7 @@ use stores::contract::{Books, DeadLetters, Deadletter};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
+use crate::traces;
 
 /// How often the log is looked at: a log that has failed ends the process within this.
 const LOOK: Duration = Duration::from_millis(200);
@@ -40,6 +41,8 @@ pub(crate) struct Metrics {
     pub(crate) influxdb: Arc<stores::influxdb::Metrics>,
     /// The services'.
     pub(crate) api: api::Metrics,
+    /// The spans'.
+    pub(crate) traces: Arc<traces::Metrics>,
 }
 
 impl Metrics {
@@ -53,6 +56,7 @@ impl Metrics {
         self.mongodb.register(registry);
         self.influxdb.register(registry);
         self.api.register(registry);
+        self.traces.register(registry);
     }
 }
 

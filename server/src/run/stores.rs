@@ -7,6 +7,7 @@ use ::stores::embedded::{self, EmbeddedStore};
 use ::stores::influxdb::InfluxDb;
 use ::stores::mongodb::MongoStore;
 use anyhow::Context;
+use model::trace::Tracer;
 
 use super::state::Metrics;
 use crate::config::Config;
@@ -60,6 +61,12 @@ impl Stores {
             points: self.points.clone(),
         }
     }
+}
+
+/// What traces call the stores.
+pub(super) fn tracing(config: &Config, tracer: &Tracer) -> flusher::Tracing {
+    let store = if config.mongodb.uri.is_empty() { "embedded" } else { "mongodb" };
+    flusher::Tracing { tracer: tracer.clone(), store, points: "influxdb" }
 }
 
 /// InfluxDB, when it has an address. One that does not answer now is no reason not to start; one that refuses is.

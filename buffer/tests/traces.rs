@@ -1,0 +1,98 @@
+//! Traced messages in frames, and the spans of their appends.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use model::trace::{Lost, Recorder, Sampling, Span, TraceContext, Tracer};
+use model::{DeviceKey, Schema, ValueRef};
+use parking_lot::Mutex;
+use weir_buffer::batcher::BatchConfig;
+use weir_buffer::frame::{Frame, FrameBuilder, ReadingHeader, Staged, Traced};
+use weir_buffer::memory::MemoryLog;
+
+#[derive(Debug, Default)]
+struct Kept(Mutex<Vec<Span>>);
+
+impl Recorder for Kept {
+    fn record(&self, span: Span) {
+        self.0.lock().push(span);
+    }
+
+    fn lost(&self, _: Lost, _: u64) {}
+}
+
+fn context(number: u8) -> TraceContext {
+    TraceContext { trace_id: [number; 16], span_id: [number; 8], flags: 1 }
+}
+
+/// Stages readings: number of the context, or 0 for none; odd ones have a sequence, every third a claimed time.
+fn staged(readings: &[u8]) -> Staged {
+    let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
+    let schema = Arc::new(Schema::new(["t"]));
+    let mut staged = Staged::default();
+    for (i, number) in readings.iter().enumerate() {
+        let trace = (*number > 0).then(|| context(*number).to_bytes());
+        let n = i64::try_from(i).unwrap();
+        let header = ReadingHeader {
+            time: n,
+            received: 1000 + n,
+            identity: n.cast_unsigned(),
+            seq: (i % 2 == 1).then_some(7),
+            device_timed: true,
+            claimed_time: i.is_multiple_of(3).then_some(9),
+            trace: trace.as_ref(),
+            resent: false,
+        };
+        staged.reading(&device, &schema, &header, [Some(ValueRef::Float(21.5))]);
+    }
+    staged
+}
+
+fn found(frame: &Frame) -> Vec<(u8, i64, u64, u64)> {
+    let decoded = Frame::decode(&Bytes::copy_from_slice(frame.bytes())).unwrap();
+    let show = |t: Traced| (t.context.trace_id[0], t.received, t.first, t.last);
+    let traced: Vec<_> = frame.traced().map(show).collect();
+    assert_eq!(traced, decoded.traced().map(show).collect::<Vec<_>>(), "as read again");
+    traced
+}
+
+#[test]
+fn a_frame_knows_its_traced_messages_as_built_and_as_read() {
+    let mut builder = FrameBuilder::default();
+    builder.absorb(&mut staged(&[0, 1, 1, 1, 0, 2, 3, 3, 0]));
+    builder.absorb(&mut staged(&[0, 0, 3]));
+    let mut front = builder.take_front(3, usize::MAX);
+    assert_eq!(found(&front.build(100, 1, 1)), [(1, 1001, 101, 102)]);
+    assert_eq!(builder.retain(|identity, _| identity != 5), 1);
+    let rest = builder.build(103, 1, 1);
+    assert_eq!(found(&rest), [(1, 1003, 103, 103), (3, 1006, 105, 106), (3, 1002, 110, 110)]);
+    builder.absorb(&mut staged(&[0, 0]));
+    assert_eq!(found(&builder.build(111, 1, 1)), []);
+}
+
+#[test]
+fn an_append_is_a_child_of_the_publish_and_tells_log_and_offset() {
+    let (_log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
+    let kept = Arc::new(Kept::default());
+    batcher.trace(Tracer::new(kept.clone(), Sampling::default()), "m");
+    batcher.submit(&mut staged(&[0, 0]), Waker::noop()).unwrap();
+    let ticket = batcher.submit(&mut staged(&[0, 4, 4]), Waker::noop()).unwrap();
+    let begun = Instant::now();
+    while batcher.durable().unwrap() < ticket || kept.0.lock().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no span");
+        std::thread::yield_now();
+    }
+    let spans = kept.0.lock().clone();
+    assert_eq!(spans.len(), 1, "{spans:?}");
+    let span = &spans[0];
+    assert_eq!((span.context.trace_id, span.parent, &*span.name), ([4; 16], Some([4; 8]), "append"));
+    assert!(span.context.span_id != [4; 8] && span.start == 1001 && span.end > span.start, "{span:?}");
+    let attribute = |name| span.attributes.iter().find(|(n, _)| *n == name).unwrap().1.clone();
+    assert_eq!(attribute("weir.log"), model::Value::Str("m".into()));
+    assert_eq!(attribute("weir.offset"), model::Value::Int(3));
+    assert_eq!(attribute("weir.readings"), model::Value::Int(2));
+}

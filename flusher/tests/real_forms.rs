@@ -36,9 +36,22 @@ async fn start(dir: &Path, flush_secs: f64) -> World {
         segment_bytes: 1 << 20,
         ..buffer::embedded::Config::default()
     };
-    let (log, batcher) = EmbeddedLog::open(log_config, Arc::default()).unwrap();
+    // Tasks of a flusher that was aborted let go of the folders when they are next run.
+    let mut log = None;
+    until(async || {
+        log = EmbeddedLog::open(log_config.clone(), Arc::default()).ok();
+        log.is_some()
+    })
+    .await;
+    let (log, batcher) = log.unwrap();
     let store_config = stores::embedded::Config { dir: dir.join("store"), ..stores::embedded::Config::default() };
-    let store = Arc::new(EmbeddedStore::open(store_config, Arc::default()).unwrap());
+    let mut store = None;
+    until(async || {
+        store = EmbeddedStore::open(store_config.clone(), Arc::default()).ok();
+        store.is_some()
+    })
+    .await;
+    let store = Arc::new(store.unwrap());
     let stores = Stores {
         history: store.clone(),
         latest: store.clone(),

@@ -108,7 +108,8 @@ async fn one_by_one(devices: u64, secs: u64) -> anyhow::Result<Figures> {
     let mongod = Mongod::start(&dir.path().join("mongod")).await?;
     let database = mongod.client().await?.database("weir");
     database.run_command(doc! { "create": "readings" }).await?;
-    let keys = doc! { "createIndexes": "readings", "indexes": [{ "key": { "w": 1, "d": 1, "t": 1 }, "name": "device" }] };
+    let keys =
+        doc! { "createIndexes": "readings", "indexes": [{ "key": { "w": 1, "d": 1, "t": 1 }, "name": "device" }] };
     database.run_command(keys).await?;
     let mut durable = WriteConcern::majority();
     durable.journal = Some(true);

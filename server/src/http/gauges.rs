@@ -58,7 +58,12 @@ impl Gauges {
             gauges.full_in.clone(),
         );
         let weir = registry.sub_registry_with_prefix("weir");
-        weir.register_with_unit("data_available", "Free space of the data folder", Unit::Bytes, gauges.available.clone());
+        weir.register_with_unit(
+            "data_available",
+            "Free space of the data folder",
+            Unit::Bytes,
+            gauges.available.clone(),
+        );
         weir.register(
             "books_imbalance_readings",
             "Readings accepted and neither stored, merged, pending nor in the dead letters, by sink",

@@ -64,7 +64,8 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
-    let parts::Parts { state, intake, sinks, readers, api, exporter } = parts::Parts::open(config, &data, advertised).await?;
+    let parts::Parts { state, intake, sinks, readers, api, exporter } =
+        parts::Parts::open(config, &data, advertised).await?;
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.

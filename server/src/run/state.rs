@@ -154,7 +154,10 @@ impl State {
         let (dead_letters, books) = stores.unzip();
         let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
         let data_dir = config.data_dir.clone();
-        Self { metrics, shared: Arc::new(Shared { roles, data_dir, log, sinks, dead_letters, books, stopping, started }) }
+        Self {
+            metrics,
+            shared: Arc::new(Shared { roles, data_dir, log, sinks, dead_letters, books, stopping, started }),
+        }
     }
 
     /// From now on the process is not ready.

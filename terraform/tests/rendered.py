@@ -1,4 +1,4 @@
-"""Applies a module with the real provider to an API server that only remembers, and looks at what it was sent.
+"""Applies a module with the real provider to an API server that only remembers (REMEMBERING_API), and looks at what it was sent.
 
 usage: rendered.py FOLDER [--expect-fault TEXT] [NAME=VALUE ...]
 
@@ -11,53 +11,11 @@ import os
 import pathlib
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import tempfile
 
 import kubernetes_validate
 
 VERSION = "1.33"
-objects = {}
-lock = threading.Lock()
-
-
-class Api(BaseHTTPRequestHandler):
-    """As much of the API as the provider asks for."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, code, body):
-        data = json.dumps(body).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def body(self):
-        return json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
-
-    def do_GET(self):
-        path = self.path.split("?")[0]
-        if path == "/version":
-            return self.answer(200, {"major": "1", "minor": "33", "gitVersion": "v1.33.0"})
-        with lock:
-            found = objects.get(path)
-        if found is None:
-            return self.answer(404, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
-        return self.answer(200, found)
-
-    def do_POST(self):
-        path, sent = self.path.split("?")[0], self.body()
-        meta = sent["metadata"]
-        kept = dict(sent)
-        kept["metadata"] = dict(meta, uid="00000000-0000-0000-0000-000000000000", resourceVersion="1", generation=1)
-        with lock:
-            objects[f"{path}/{meta['name']}"] = kept
-        return self.answer(201, kept)
 
 
 def restricted(pod, where):
@@ -116,13 +74,11 @@ def weir(kind, pod, where):
     return faults
 
 
-def check():
+def check(objects):
     faults = []
-    for path, sent in sorted(objects.items()):
+    for sent in objects:
         kind, name = sent["kind"], sent["metadata"]["name"]
         where = f"{kind} {name}"
-        if "selector" not in sent.get("spec", {}) and kind == "Service":
-            faults.append(f"{where}: selects nothing")
         try:
             kubernetes_validate.validate(sent, VERSION, strict=True)
         except kubernetes_validate.ValidationError as error:
@@ -135,15 +91,7 @@ def check():
     return faults
 
 
-def main():
-    arguments = sys.argv[1:]
-    folder, expected = pathlib.Path(arguments.pop(0)), None
-    if arguments[:1] == ["--expect-fault"]:
-        arguments.pop(0)
-        expected = arguments.pop(0)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    host = f"http://127.0.0.1:{server.server_port}"
+def apply(folder, host, arguments, sent):
     environment = dict(os.environ, KUBE_HOST=host, TF_IN_AUTOMATION="1")
     if any('variable "kubeconfig"' in file.read_text() for file in folder.glob("*.tf")):
         cluster = {"clusters": [{"name": "c", "cluster": {"server": host}}], "users": [{"name": "u", "user": {}}]}
@@ -151,17 +99,32 @@ def main():
         (folder / "kubeconfig.json").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **cluster}))
         arguments.append(f"kubeconfig={folder / 'kubeconfig.json'}")
     variables = [part for given in arguments for part in ("-var", given)]
-
-    def terraform(*words):
+    # What was made before is not there any more.
+    for old in folder.glob("terraform.tfstate*"):
+        old.unlink()
+    # Every provider comes from a folder: there is nothing to initialize but the modules.
+    for words in (["get"], ["apply", "-auto-approve", "-input=false", "-no-color", *variables]):
         run = subprocess.run(["terraform", *words], cwd=folder, env=environment, capture_output=True, text=True)
         if run.returncode:
-            sys.exit(f"terraform {' '.join(words)}:\n{run.stdout}{run.stderr}")
+            sys.exit(f"terraform {words[0]} in {folder}:\n{run.stdout[-4000:]}{run.stderr}")
+    return [json.loads(file.read_text()) for file in sorted(sent.glob("*.json"))]
 
-    # Every provider comes from a folder: there is nothing to initialize but the modules.
-    terraform("get")
-    terraform("apply", "-auto-approve", "-input=false", "-no-color", *variables)
-    kinds = sorted(sent["kind"] for sent in objects.values())
-    faults = check()
+
+def main():
+    arguments = sys.argv[1:]
+    folder, expected = pathlib.Path(arguments.pop(0)), None
+    if arguments[:1] == ["--expect-fault"]:
+        arguments.pop(0)
+        expected = arguments.pop(0)
+    sent = tempfile.TemporaryDirectory()
+    server = subprocess.Popen([os.environ["REMEMBERING_API"], sent.name], stdout=subprocess.PIPE, text=True)
+    try:
+        objects = apply(folder, f"http://{server.stdout.readline().strip()}", arguments, pathlib.Path(sent.name))
+    finally:
+        server.kill()
+        server.wait()
+    kinds = sorted(found["kind"] for found in objects)
+    faults = check(objects)
     if expected is not None:
         if not any(expected in fault for fault in faults):
             sys.exit(f"a fault that says {expected!r} was expected, found: {faults}")

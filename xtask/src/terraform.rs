@@ -30,6 +30,8 @@ struct Tools {
     /// Tells terraform to take the provider from the cache, and to ask no registry.
     settings: PathBuf,
     python: PathBuf,
+    /// An API server that only remembers.
+    api: PathBuf,
 }
 
 /// Does all of it. Without terraform it is skipped, by name; where CI is set it fails.
@@ -85,7 +87,12 @@ fn install() -> anyhow::Result<Tools> {
         run(Command::new("python3").args(["-m", "venv"]).arg(&venv)).context("python3 with venv is needed")?;
         run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PYTHON_PACKAGES]))
     })?;
-    Ok(Tools { settings, python })
+    let api = cache.join("remembering-api");
+    // Go keeps what it built before: this is quick the second time.
+    let mut build = Command::new("go");
+    build.args(["build", "-p", "1", "-o"]).arg(&api).arg(".").current_dir(Path::new(MODULE).join("tests/api"));
+    run(&mut build).context("an API server to try with is missing: install Go, which builds it")?;
+    Ok(Tools { settings, python, api })
 }
 
 impl Tools {
@@ -108,7 +115,11 @@ impl Tools {
         if let Some(fault) = fault {
             command.args(["--expect-fault", fault]);
         }
-        run(command.args(variables).env("TF_CLI_CONFIG_FILE", &self.settings).env("WEIR_KEYS", keys))
+        run(command
+            .args(variables)
+            .env("TF_CLI_CONFIG_FILE", &self.settings)
+            .env("WEIR_KEYS", keys)
+            .env("REMEMBERING_API", &self.api))
     }
 }
 

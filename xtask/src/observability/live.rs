@@ -21,9 +21,7 @@ const OF_PROMETHEUS: [&str; 2] = ["up", "ALERTS"];
 
 /// Counters that show themselves with the first fault of a store, or with a store that this load does not use: where they are
 /// registered.
-const NOT_HERE: [(&str, &str, &str); 4] = [
-    ("weir_flusher_refused_total", "flusher/src/metrics.rs", "register(\"refused\""),
-    ("weir_flusher_waits_total", "flusher/src/metrics.rs", "register(\"waits\""),
+const NOT_HERE: [(&str, &str, &str); 2] = [
     ("weir_mongodb_commands_total", "stores/src/mongodb/metrics.rs", "register(\"commands\""),
     ("weir_mongodb_failures_total", "stores/src/mongodb/metrics.rs", "register(\"failures\""),
 ];

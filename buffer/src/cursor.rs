@@ -16,6 +16,28 @@ pub struct Cursor {
     /// What became of the records below `done_to`, by tenant. For every sink the sums over all tenants and kinds make
     /// `done_to` less the offset at which the log began.
     pub tallies: BTreeMap<String, Tally>,
+    /// Of what was stored, how much lies in which hour, by tenant; only of sinks whose stores can be asked for that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hours: BTreeMap<String, Hours>,
+}
+
+/// Readings stored by the hour of their ordering time, in hours since 1970; the latest [`HOURS`] hours that hold any. Those before
+/// the first are left out once there are so many: an hour that is here is here with all its readings.
+pub type Hours = BTreeMap<i64, u64>;
+
+/// Hours that are kept apart.
+pub const HOURS: usize = 96;
+
+/// Adds an hour's readings.
+pub fn add_hour(hours: &mut Hours, hour: i64, count: u64) {
+    let full_from = (hours.len() >= HOURS).then(|| hours.first_key_value().map_or(i64::MIN, |(first, _)| *first));
+    if full_from.is_some_and(|first| hour < first) {
+        return;
+    }
+    *hours.entry(hour).or_default() += count;
+    if hours.len() > HOURS {
+        hours.pop_first();
+    }
 }
 
 /// What became of the records that a sink has passed.
@@ -79,4 +101,25 @@ pub(crate) fn check_move(
         return Err(CursorError::Backwards { sink: sink.to_owned(), from, to: to.done_to });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_that_is_kept_has_all_its_readings() {
+        let (mut kept, mut all) = (Hours::new(), Hours::new());
+        let mut random = 1_u64;
+        for n in 0..5_000_i64 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            // Mostly the newest, now and then one of long ago.
+            let hour = n / 20 - i64::try_from(random >> 33).unwrap() % if n % 7 == 0 { 200 } else { 3 };
+            add_hour(&mut kept, hour, 2);
+            *all.entry(hour).or_default() += 2;
+        }
+        assert_eq!(kept.len(), HOURS);
+        assert!(kept.iter().all(|(hour, count)| all[hour] == *count), "{kept:?}");
+        assert!(kept.keys().eq(all.keys().skip(all.len() - HOURS)), "the latest ones");
+    }
 }

@@ -145,5 +145,11 @@ async fn a_block_that_somebody_deletes_from_mongodb_is_missed_there() -> anyhow:
     ensure!(!output.status.success(), "a store without a block is not clean");
     let reports: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     ensure!(reports[0]["findings"]["counts"]["missing"].as_u64() >= Some(1), "{reports}");
+    // The books know of which hour.
+    let books = Command::new(program("weir")?).args(["books", "--check", "--server", &weir.url()]).output()?;
+    let text = String::from_utf8_lossy(&books.stdout);
+    let hour = text.lines().find(|line| line.contains(":00:00") && line.contains("false"));
+    ensure!(!books.status.success() && hour.is_some(), "{text}");
+    println!("{text}");
     weir.stop()
 }

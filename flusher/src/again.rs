@@ -1,12 +1,14 @@
 //! Readings that a store refused, given to that store again: after a person has repaired what it was about.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{DeviceKey, Nanos};
 use serde_json::Value as Json;
-use stores::contract::{Deadletter, Result, StoreError};
+use stores::contract::{DeadLetters, Deadletter, Result, StoreError};
 use stores::{Block, BlockId, Column, ColumnData};
 
+use crate::sink::hour_of;
 use crate::{HISTORY, POINTS, Stores};
 
 /// Marks the blocks of readings that were given again: no range has so many parts.
@@ -76,6 +78,34 @@ fn block(letter: &Deadletter, place: Option<u64>) -> Result<Block> {
         device_timed: if told.is_some() { Vec::new() } else { vec![false] },
         columns,
     })
+}
+
+/// Readings of a sink that were replayed, by tenant and hour.
+///
+/// # Errors
+/// As [`DeadLetters::list`].
+pub(crate) async fn by_hour(letters: &dyn DeadLetters, sink: &str) -> Result<BTreeMap<(Arc<str>, i64), u64>> {
+    const PAGE: usize = 1_000;
+    let mut found = BTreeMap::new();
+    for (tenant, count) in letters.count_replayed(sink).await? {
+        let mut last: Option<Deadletter> = None;
+        while count > 0 {
+            let after = last.as_ref().map(|letter| (&*letter.log, letter.offset, &*letter.stage));
+            let page = letters.list(&tenant, after, PAGE).await?;
+            for letter in page.iter().filter(|letter| letter.stage == sink && letter.replayed.is_some()) {
+                let hour = block(letter, None).ok().and_then(|block| block.times.first().map(|time| hour_of(*time)));
+                if let Some(hour) = hour {
+                    *found.entry((Arc::clone(&tenant), hour)).or_default() += 1;
+                }
+            }
+            let full = page.len() == PAGE;
+            last = page.into_iter().last();
+            if !full {
+                break;
+            }
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use buffer::{Cursor, Log};
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::books::{Account, Ledger};
+use crate::books::{Account, Ledger, kept_from};
 use crate::census::Census;
 use crate::common::Common;
 use crate::config::Pace;
@@ -167,11 +167,12 @@ impl Builder {
             metrics: Arc::clone(&metrics),
         };
         let Stores { history, dead_letters, points, .. } = stores;
+        let kept_from = kept_from(config.history.retention_secs, Arc::clone(&clock));
         let handle = Handle {
             letters: Arc::new(letters),
             latest: Arc::new(View { map, sources: self.states, wait }),
             tail: Arc::new(tail),
-            books: Arc::new(Ledger { accounts: self.accounts, history, dead_letters, points, gates }),
+            books: Arc::new(Ledger { accounts: self.accounts, history, dead_letters, points, gates, kept_from }),
             sinks: Arc::new(self.sinks),
             metrics,
             clock,

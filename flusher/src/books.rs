@@ -1,18 +1,20 @@
 //! The books: what was accepted, and where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use buffer::cursor::{HOURS, Hours};
 use buffer::{Cursor, Log, Tally};
 use model::TimeRange;
-use stores::contract::{BookLine, Books, DeadLetters, History, Points, Result, StoreError};
+use stores::contract::{BookLine, Books, DeadLetters, History, HourLine, Points, Result, StoreError};
 use tokio::sync::RwLock;
 
 use crate::census::{Census, Count, Counts, Stock};
+use crate::sink::{hour_of, times_of};
 use crate::status::Shared;
-use crate::{DEAD_LETTERS, HISTORY, LATEST, POINTS};
+use crate::{Clock, DEAD_LETTERS, HISTORY, LATEST, POINTS, again};
 
 /// How long the books may wait: for the count to reach the end, and for a flush that is under way.
 const WAIT: Duration = Duration::from_secs(10);
@@ -35,6 +37,22 @@ pub(crate) struct Ledger {
     pub(crate) points: Option<Arc<dyn Points>>,
     /// Held for reading while a store and its cursor do not agree.
     pub(crate) gates: [Arc<RwLock<()>>; 3],
+    /// The last hour of which something may have been deleted.
+    pub(crate) kept_from: KeptFrom,
+}
+
+/// The last hour that the retention reaches now, if there is one.
+pub(crate) type KeptFrom = Arc<dyn Fn() -> Option<i64> + Send + Sync>;
+
+/// Hours that are asked of a store.
+const CHECKED: usize = 48;
+
+/// What the retention of the history reaches.
+pub(crate) fn kept_from(retention_secs: Option<u64>, clock: Clock) -> KeptFrom {
+    Arc::new(move || {
+        let kept = i64::try_from(retention_secs?).ok()?.saturating_mul(1_000_000_000);
+        Some(hour_of(clock().saturating_sub(kept)))
+    })
 }
 
 /// By sink and tenant.
@@ -68,7 +86,7 @@ impl Books for Ledger {
         }
         fill(&mut lines, DEAD_LETTERS, self.dead_letters.count().await?);
         // The points may take their time: nobody else waits for it.
-        drop(held);
+        let held = Some(held);
         match count_points(self.points.as_deref()).await {
             Ok(Some(counts)) => {
                 fill(&mut lines, POINTS, counts);
@@ -77,6 +95,9 @@ impl Books for Ledger {
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "the store of points cannot be counted; its books are not checked"),
         }
+        let kept_from = (self.kept_from)();
+        check_hours(&mut lines, &*self.history, self.points.as_deref(), &*self.dead_letters, kept_from).await?;
+        drop(held);
         Ok(lines.into_values().collect())
     }
 }
@@ -125,7 +146,62 @@ pub(crate) fn line<'a>(lines: &'a mut Lines, sink: &'static str, tenant: &Arc<st
         dead_lettered: 0,
         held: None,
         expected: 0,
+        hours: Vec::new(),
     })
+}
+
+/// Joins the hours of a log to those of a line. Hours before the first of a log that keeps no more of them are not known of all logs.
+pub(crate) fn add_hours<'a>(line: &mut BookLine, hours: impl ExactSizeIterator<Item = (&'a i64, &'a u64)>) {
+    let mut sums: Hours = line.hours.iter().map(|hour| (hour.hour, hour.expected)).collect();
+    let (mut first, full) = (i64::MIN, |count: usize| count >= HOURS);
+    if full(sums.len()) {
+        first = sums.first_key_value().map_or(first, |(hour, _)| *hour);
+    }
+    let was_full = full(hours.len());
+    for (at, (hour, count)) in hours.enumerate() {
+        if at == 0 && was_full {
+            first = first.max(*hour);
+        }
+        *sums.entry(*hour).or_default() += count;
+    }
+    let known = sums.into_iter().filter(|(hour, _)| *hour >= first).rev().take(HOURS);
+    line.hours = known.map(|(hour, expected)| HourLine { hour, expected, held: None }).collect();
+    line.hours.reverse();
+}
+
+/// Asks the stores what they hold of each hour.
+pub(crate) async fn check_hours(
+    lines: &mut Lines,
+    history: &dyn History,
+    points: Option<&dyn Points>,
+    letters: &dyn DeadLetters,
+    kept_from: Option<i64>,
+) -> Result<()> {
+    for sink in [HISTORY, POINTS] {
+        let replayed = again::by_hour(letters, sink).await?;
+        for ((tenant, hour), count) in replayed {
+            let line = line(lines, sink, &tenant);
+            if let Some(known) = line.hours.iter_mut().find(|known| known.hour == hour) {
+                known.expected += count;
+            }
+        }
+        let of_sink = || lines.iter().filter(|((of, _), line)| *of == sink && line.held.is_some());
+        let asked: BTreeSet<i64> = of_sink().flat_map(|(_, line)| line.hours.iter().map(|known| known.hour)).collect();
+        for hour in asked.into_iter().rev().take(CHECKED).filter(|hour| kept_from.is_none_or(|from| *hour > from)) {
+            let counts = match (sink, points) {
+                (HISTORY, _) => history.count_between(times_of(hour)).await?,
+                // It may have gone away since it counted all of them.
+                (_, Some(points)) => points.count(times_of(hour)).await.ok(),
+                _ => None,
+            };
+            let Some(counts) = counts else { break };
+            for ((_, tenant), line) in lines.iter_mut().filter(|((of, _), line)| *of == sink && line.held.is_some()) {
+                let held = counts.iter().find(|(of, _)| of == tenant).map_or(0, |(_, count)| *count);
+                line.hours.iter_mut().filter(|known| known.hour == hour).for_each(|known| known.held = Some(held));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The cursors of a log that count in the books.
@@ -195,6 +271,9 @@ pub(crate) fn enter(cursors: &Cursors, stock: &Stock, lines: &mut Lines) {
             line.dead_lettered += tally.dead_lettered;
             line.pending += both(count_of(pending, tenant));
             line.expected += tally.stored;
+            if let Some(hours) = cursor.hours.get(&**tenant) {
+                add_hours(line, hours.iter());
+            }
         }
         let lettered = of(letters, tenant).dead_lettered;
         let pending = count_of(after_letters, tenant).letters;

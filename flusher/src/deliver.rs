@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use buffer::cursor::add_hour;
 use buffer::{Cursor, CursorError, Log};
 use stores::contract::{DeadLetters, Deadletter};
 use tokio::sync::RwLock;
 
 use crate::config::Retry;
 use crate::metrics::{AnswerLabel, Metrics, SinkLabel};
-use crate::sink::{Blame, Part, Sink, Tallies, add, tally};
+use crate::sink::{Blame, HourTallies, Part, Sink, Tallies, add, hour_of, tally};
 use crate::status::Shared;
 use crate::traces::{Carried, Flush, Traces, Trouble};
 use crate::verdict::{Backoff, Verdict, verdict};
@@ -55,7 +56,7 @@ impl<S: Sink> Delivery<S> {
             cursor.sealed_to = to;
             self.move_cursor(&cursor).await?;
         }
-        let tallies = loop {
+        let (tallies, hours) = loop {
             let tallies = self.write_all(&batch).await;
             // What a failed sync may have lost is written again before the next one.
             if self.until_taken(&Step::Sync, true).await.is_ok() {
@@ -69,6 +70,11 @@ impl<S: Sink> Delivery<S> {
         cursor.done_to = to;
         cursor.sealed_to = to;
         add(&mut cursor.tallies, &tallies);
+        for (tenant, hours) in hours {
+            let kept = cursor.hours.entry(tenant).or_default();
+            // The latest first: what is older than what is kept does not push it out on the way.
+            hours.into_iter().rev().for_each(|(hour, count)| add_hour(kept, hour, count));
+        }
         self.move_cursor(&cursor).await?;
         self.sink.finish(to);
         drop(gate);
@@ -85,17 +91,21 @@ impl<S: Sink> Delivery<S> {
         Ok(())
     }
 
-    async fn write_all(&self, batch: &Arc<S::Batch>) -> Tallies {
-        let mut tallies = Tallies::new();
+    async fn write_all(&self, batch: &Arc<S::Batch>) -> (Tallies, HourTallies) {
+        let (mut tallies, mut hours) = (Tallies::new(), HourTallies::new());
         let mut index = 0;
         while let Some(mut part) = self.cut(batch, index).await {
             let items = std::mem::take(&mut part.items);
             self.metrics.items.get_or_create(&SinkLabel { sink: self.shared.sink }).inc_by(items.len() as u64);
-            self.write_part(items, &mut part.tallies).await;
+            self.write_part(items, &mut part).await;
             add(&mut tallies, &part.tallies);
+            for (tenant, counts) in part.hours {
+                let held = hours.entry(tenant).or_default();
+                counts.into_iter().for_each(|(hour, count)| *held.entry(hour).or_default() += count);
+            }
             index += 1;
         }
-        tallies
+        (tallies, hours)
     }
 
     async fn cut(&self, batch: &Arc<S::Batch>, index: usize) -> Option<Part<S::Item>> {
@@ -111,7 +121,7 @@ impl<S: Sink> Delivery<S> {
     }
 
     /// Writes items; those that the store refuses for good are found by halving and become what the sink says.
-    async fn write_part(&self, items: Vec<S::Item>, tallies: &mut Tallies) {
+    async fn write_part(&self, items: Vec<S::Item>, part: &mut Part<S::Item>) {
         let mut groups = vec![items];
         while let Some(group) = groups.pop() {
             if group.is_empty() {
@@ -126,17 +136,22 @@ impl<S: Sink> Delivery<S> {
             } else if let Some((first, second)) = self.sink.halve(&group[0]) {
                 groups.extend([vec![second], vec![first]]);
             } else {
-                self.leave_out(&group[0], &reason, tallies).await;
+                self.leave_out(&group[0], &reason, part).await;
             }
         }
     }
 
-    async fn leave_out(&self, item: &S::Item, reason: &str, tallies: &mut Tallies) {
+    async fn leave_out(&self, item: &S::Item, reason: &str, part: &mut Part<S::Item>) {
         self.trouble.refused();
         self.metrics.refused.get_or_create(&SinkLabel { sink: self.shared.sink }).inc();
         match self.sink.blame(item, reason) {
             Blame::Letter(letter) => {
-                let counts = tally(tallies, &letter.tenant);
+                let hour = self.sink.time_of(item).map(hour_of);
+                let held = part.hours.get_mut(&*letter.tenant).zip(hour).and_then(|(hours, hour)| hours.get_mut(&hour));
+                if let Some(held) = held {
+                    *held = held.saturating_sub(1);
+                }
+                let counts = tally(&mut part.tallies, &letter.tenant);
                 if counts.stored > 0 {
                     counts.stored -= 1;
                 } else {

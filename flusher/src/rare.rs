@@ -7,7 +7,7 @@ use buffer::frame::{Frame, Record};
 use parking_lot::Mutex;
 use stores::contract::{DeadLetters, Deadletter, Retained, RetainedMessage};
 
-use crate::sink::{Blame, Load, Part, Sink, Tallies, count_passed, tenant_of};
+use crate::sink::{Blame, HourTallies, Load, Part, Sink, Tallies, count_passed, tenant_of};
 
 /// Records written at a time.
 const PART_RECORDS: usize = 1_000;
@@ -86,10 +86,8 @@ impl<D: Drain> Sink for Rare<D> {
 
     fn cut(&self, batch: &Kept<D::Item>, index: usize) -> Option<Part<D::Item>> {
         match batch.items.chunks(PART_RECORDS).nth(index) {
-            Some(items) if index > 0 => Some(Part { items: items.to_vec(), tallies: Tallies::new() }),
-            items if index == 0 => {
-                Some(Part { items: items.unwrap_or_default().to_vec(), tallies: batch.tallies.clone() })
-            }
+            Some(items) if index > 0 => Some(part(items, Tallies::new())),
+            items if index == 0 => Some(part(items.unwrap_or_default(), batch.tallies.clone())),
             _ => None,
         }
     }
@@ -114,6 +112,10 @@ impl<D: Drain> Sink for Rare<D> {
     fn finish(&self, _: u64) {
         self.state.lock().closed_bytes = 0;
     }
+}
+
+fn part<I: Clone>(items: &[I], tallies: Tallies) -> Part<I> {
+    Part { items: items.to_vec(), tallies, hours: HourTallies::new() }
 }
 
 /// Messages that could not be read.

@@ -4,12 +4,29 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use buffer::Tally;
+use buffer::cursor::Hours;
 use buffer::frame::{Frame, Record};
-use model::DEFAULT_TENANT;
+use model::{DEFAULT_TENANT, Nanos, TimeRange};
 use stores::contract::Deadletter;
 
 /// What became of records, by tenant.
 pub(crate) type Tallies = BTreeMap<String, Tally>;
+
+/// Readings stored, by tenant and hour of their ordering time.
+pub(crate) type HourTallies = BTreeMap<String, Hours>;
+
+const HOUR: Nanos = 3_600 * 1_000_000_000;
+
+/// The hour of an ordering time, in hours since 1970.
+pub(crate) fn hour_of(time: Nanos) -> i64 {
+    time.div_euclid(HOUR)
+}
+
+/// The ordering times of an hour.
+pub(crate) fn times_of(hour: i64) -> TimeRange {
+    let start = hour.saturating_mul(HOUR);
+    TimeRange { start, end: start.saturating_add(HOUR) }
+}
 
 /// A projection of one log. It takes records in order, and now and then delivers what it took as one batch while it
 /// goes on taking.
@@ -48,6 +65,11 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// What becomes of an item that the store refuses and that cannot be split.
     fn blame(&self, item: &Self::Item, reason: &str) -> Blame;
 
+    /// The ordering time of an item that cannot be split, where hours are counted.
+    fn time_of(&self, _: &Self::Item) -> Option<Nanos> {
+        None
+    }
+
     /// Lets go of the closed batch: it is durable in the store and the cursor has passed it, up to `done_to`.
     fn finish(&self, done_to: u64);
 }
@@ -70,6 +92,8 @@ pub(crate) struct Part<I> {
     pub(crate) items: Vec<I>,
     /// What becomes of the records when all items are written.
     pub(crate) tallies: Tallies,
+    /// Of what is stored, how much lies in which hour; only of sinks whose stores can be asked for that.
+    pub(crate) hours: HourTallies,
 }
 
 /// What becomes of an item that a store refuses.

@@ -65,6 +65,12 @@ pub trait History: Send + Sync + 'static {
     /// another when blocks were merged, count as held: they were stored.
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>>;
 
+    /// Readings held between two ordering times, by tenant, as they stand in the store; `None` for a store that finds equal readings
+    /// only later, so that this would be no measure of what it was given.
+    async fn count_between(&self, _: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
+        Ok(None)
+    }
+
     /// Deletes what is older than the retention; returns the number of readings deleted.
     async fn expire(&self, before: Nanos) -> Result<u64>;
 
@@ -273,6 +279,19 @@ pub struct BookLine {
     pub held: Option<u64>,
     /// What it should count.
     pub expected: u64,
+    /// The same by the hour of the readings' time, for stores that can be asked for that; the latest hours.
+    pub hours: Vec<HourLine>,
+}
+
+/// What a store should hold of an hour, and holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HourLine {
+    /// Hours since 1970.
+    pub hour: i64,
+    /// What it should count.
+    pub expected: u64,
+    /// What it counts, when it was asked.
+    pub held: Option<u64>,
 }
 
 /// The books.

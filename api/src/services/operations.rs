@@ -1,12 +1,13 @@
 //! `OperationsService`.
 
 use proto::v1::operations_service_server::OperationsService;
-use proto::v1::{BookLine, Books, GetBooksRequest, GetStatusRequest, LogStatus, Status as ServerStatus};
+use proto::v1::{BookHour, BookLine, Books, GetBooksRequest, GetStatusRequest, LogStatus, Status as ServerStatus};
+use stores::contract::HourLine;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
 use crate::auth::Caller;
-use crate::convert::count;
+use crate::convert::{count, timestamp};
 use crate::errors;
 
 /// The service.
@@ -14,7 +15,19 @@ pub(crate) struct OperationsApi(pub(crate) Shared);
 
 fn balances(line: &stores::contract::BookLine) -> bool {
     let accounted = line.stored + line.merged + line.pending + line.dead_lettered;
-    accounted == line.accepted && line.held.is_none_or(|held| held == line.expected)
+    let hours = || line.hours.iter().all(|hour| hour.held.is_none_or(|held| held == hour.expected));
+    accounted == line.accepted && line.held.is_none_or(|held| held == line.expected) && hours()
+}
+
+/// Those that were asked for.
+fn hours(hours: &[HourLine]) -> Vec<BookHour> {
+    let asked = hours.iter().filter_map(|hour| Some((hour, hour.held?)));
+    let line = |(hour, held): (&HourLine, u64)| BookHour {
+        start_time: Some(timestamp(hour.hour.saturating_mul(3_600_000_000_000))),
+        expected_count: count(hour.expected),
+        held_count: count(held),
+    };
+    asked.map(line).collect()
 }
 
 #[tonic::async_trait]
@@ -36,6 +49,7 @@ impl OperationsService for OperationsApi {
             dead_lettered_count: count(line.dead_lettered),
             held_count: line.held.map(count),
             expected_count: count(line.expected),
+            hours: hours(&line.hours),
         });
         Ok(Response::new(Books { lines: lines.collect(), balanced }))
     }

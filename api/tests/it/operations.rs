@@ -8,6 +8,7 @@ use crate::world::{PARENT, World};
 
 fn line(tenant: &str, stored: u64, held: u64) -> BookLine {
     BookLine {
+        hours: Vec::new(),
         tenant: tenant.into(),
         sink: "history".into(),
         accepted: 10,

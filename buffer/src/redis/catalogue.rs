@@ -11,7 +11,7 @@ use super::error::words;
 use super::keys::{Common, Keys};
 use super::{HEARTBEAT, Redis, Shared, cursors, follow, millis, scripts};
 use crate::catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};
-use crate::cursor::{Cursor, Tally};
+use crate::cursor::{Cursor, Hours, Tally, add_hour};
 use crate::log::Log;
 
 /// What the step that closes a log says.
@@ -131,17 +131,26 @@ fn counts(sink: &str, cursor: &Cursor) -> Vec<(String, u64)> {
         kinds.map(|(kind, count)| (field(tenant, kind), count))
     });
     let done = (field("", "done_to"), cursor.done_to);
-    tallies.chain([done]).filter(|(_, count)| *count > 0).collect()
+    let hours = cursor
+        .hours
+        .iter()
+        .flat_map(|(tenant, hours)| hours.iter().map(|(hour, count)| (field(tenant, &format!("hour {hour}")), *count)));
+    tallies.chain([done]).chain(hours).filter(|(_, count)| *count > 0).collect()
 }
 
 /// The reverse of [`counts`], for all sinks.
 fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
     let mut found: BTreeMap<String, Cursor> = BTreeMap::new();
+    let mut all_hours: BTreeMap<(String, String), Hours> = BTreeMap::new();
     for (field, count) in fields {
         let [sink, tenant, kind]: [String; 3] = serde_json::from_str(&field).ok()?;
-        let cursor = found.entry(sink).or_default();
+        let cursor = found.entry(sink.clone()).or_default();
         if kind == "done_to" {
             (cursor.done_to, cursor.sealed_to) = (count, count);
+            continue;
+        }
+        if let Some(hour) = kind.strip_prefix("hour ") {
+            all_hours.entry((sink, tenant)).or_insert_with(Hours::new).insert(hour.parse().ok()?, count);
             continue;
         }
         let tally = cursor.tallies.entry(tenant).or_default();
@@ -153,6 +162,10 @@ fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
             "missed" => &mut tally.missed,
             _ => return None,
         } = count;
+    }
+    for ((sink, tenant), hours) in all_hours {
+        let kept = found.entry(sink).or_default().hours.entry(tenant).or_default();
+        hours.into_iter().for_each(|(hour, count)| add_hour(kept, hour, count));
     }
     Some(found)
 }

@@ -20,7 +20,9 @@ fn holder(name: &str) -> Holder {
 
 fn cursor(to: u64, lease: &Lease) -> Cursor {
     let tally = Tally { stored: to, ..Tally::default() };
-    Cursor { done_to: to, sealed_to: to, epoch: lease.epoch, tallies: BTreeMap::from([("acme".to_owned(), tally)]) }
+    let hours = BTreeMap::from([("acme".to_owned(), BTreeMap::from([(7, tally.stored)]))]);
+    let tallies = BTreeMap::from([("acme".to_owned(), tally)]);
+    Cursor { done_to: to, sealed_to: to, epoch: lease.epoch, tallies, hours }
 }
 
 async fn claimed(redis: &Redis, log: &str, name: &str, time: Duration) -> Lease {
@@ -108,6 +110,7 @@ async fn a_drained_log_without_a_writer_is_removed_and_its_tallies_kept() {
         assert_eq!(redis.list().await.unwrap(), []);
         let settled = redis.settled().await.unwrap();
         assert_eq!(settled["history"].tallies["acme"].stored, 50 * round);
+        assert_eq!(settled["history"].hours["acme"], BTreeMap::from([(7, 50 * round)]));
         assert_eq!((settled["points"].done_to, settled["points"].epoch), (50 * round, 0));
     }
     let left = server.command(&["EVAL", "return #redis.call('KEYS', 'weir:{test.*')", "0"]);

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::member::Member;
 use super::readers::Reading;
 use super::wire;
-use crate::books::{Cursors, Lines, count_points, enter, expect_replayed, fill, line};
+use crate::books::{Cursors, Lines, add_hours, check_hours, count_points, enter, expect_replayed, fill, line};
 use crate::census::{Counts, Stock, bump, count_records};
 use crate::{DEAD_LETTERS, HISTORY, POINTS, scan};
 
@@ -44,7 +44,7 @@ impl Books for FleetBooks {
         let begun = Instant::now();
         let stores = &self.0.stores;
         let mut checked: BTreeMap<&'static str, Vec<(Arc<str>, u64)>> = BTreeMap::new();
-        let mut lines = Lines::new();
+        let (mut lines, mut seen) = (Lines::new(), AllCursors::new());
         while begun.elapsed() < QUIET && checked.is_empty() {
             let before = self.cursors().await?;
             lines = self.lines().await?;
@@ -63,6 +63,7 @@ impl Books for FleetBooks {
                 checked.insert(HISTORY, history);
                 checked.insert(DEAD_LETTERS, letters);
                 checked.extend(points.filter(|_| quiet(POINTS)).map(|points| (POINTS, points)));
+                seen = after;
             }
         }
         if checked.is_empty() {
@@ -73,6 +74,13 @@ impl Books for FleetBooks {
             if sink != DEAD_LETTERS {
                 expect_replayed(&mut lines, sink, &*stores.dead_letters).await?;
             }
+        }
+        let kept_from = (self.0.kept_from)();
+        let points = stores.points.as_deref();
+        check_hours(&mut lines, &*stores.history, points, &*stores.dead_letters, kept_from).await?;
+        if self.cursors().await? != seen {
+            // Something was flushed while the hours were counted: they say nothing then.
+            lines.values_mut().flat_map(|line| &mut line.hours).for_each(|hour| hour.held = None);
         }
         Ok(lines.into_values().collect())
     }
@@ -154,6 +162,7 @@ fn add(lines: &mut Lines, told: &BookLine) {
     line.pending += told.pending;
     line.dead_lettered += told.dead_lettered;
     line.expected += told.expected;
+    add_hours(line, told.hours.iter().map(|hour| (&hour.hour, &hour.expected)));
 }
 
 /// What the sinks have passed, and nothing behind them.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::directory::{Directory, Listing};
 use super::peers::{self, Peers};
 use super::{FleetHandle, latest, ledger, letters, tail, wire};
+use crate::books::{KeptFrom, kept_from};
 use crate::flusher::system_clock;
 use crate::status::SinkStatus;
 use crate::{Config, Stores};
@@ -51,6 +52,7 @@ pub(super) struct Reading {
     /// How long a question waits for a log's end.
     pub(super) wait: Duration,
     names: watch::Sender<Arc<[String]>>,
+    pub(super) kept_from: KeptFrom,
 }
 
 /// Who answers for which logs.
@@ -75,6 +77,7 @@ impl Readers {
             local: source.local,
             wait: Duration::from_millis(config.history.query_wait_ms),
             names: watch::channel(Arc::default()).0,
+            kept_from: kept_from(config.history.retention_secs, system_clock()),
         })))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::{DeviceKey, Value};
 use proto::internal::v1 as wire;
-use stores::contract::{BookLine, LatestState, LatestValue};
+use stores::contract::{BookLine, HourLine, LatestState, LatestValue};
 use tonic::Status;
 
 use crate::status::{SinkState, SinkStatus};
@@ -69,6 +69,7 @@ pub(super) fn line(line: BookLine) -> wire::BookLine {
         pending: line.pending,
         dead_lettered: line.dead_lettered,
         expected: line.expected,
+        hours: line.hours.iter().map(|h| wire::BookHour { hour: h.hour, expected: h.expected }).collect(),
     }
 }
 
@@ -83,6 +84,7 @@ pub(super) fn read_line(line: wire::BookLine) -> BookLine {
         dead_lettered: line.dead_lettered,
         held: None,
         expected: line.expected,
+        hours: line.hours.iter().map(|h| HourLine { hour: h.hour, expected: h.expected, held: None }).collect(),
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use buffer::frame::Frame;
-use model::{DeviceKey, TimeRange};
+use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{Deadletter, History};
 
 use super::cut::{self, Cut, Names};
 use super::memtable::{Memtable, Row};
 use super::recent::{self, Recent};
-use crate::sink::{Blame, Load, Part, Sink, tally};
+use crate::sink::{Blame, HourTallies, Load, Part, Sink, hour_of, tally};
 
 /// Readings that are cut and written at a time.
 const PART_READINGS: usize = 131_072;
@@ -94,8 +94,11 @@ impl Sink for HistorySink {
     fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Cut>> {
         let (from, to) = part_bounds(batch, index, PART_READINGS)?;
         let recent = self.recent.lock();
-        let mut part =
-            Part { items: Vec::new(), tallies: if index == 0 { batch.passed().clone() } else { Default::default() } };
+        let mut part = Part {
+            items: Vec::new(),
+            tallies: if index == 0 { batch.passed().clone() } else { Default::default() },
+            hours: HourTallies::new(),
+        };
         let mut names = Names::default();
         for held in &batch.devices()[from..to] {
             let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
@@ -106,6 +109,7 @@ impl Sink for HistorySink {
             let counts = tally(&mut part.tallies, &held.device.tenant);
             counts.merged += merged;
             counts.stored += rows.len() as u64;
+            count_hours(&mut part.hours, &held.device.tenant, &rows);
             part.items.append(&mut cut::cut(&self.log, &held.device, &rows, &mut names));
         }
         Some(part)
@@ -140,6 +144,10 @@ impl Sink for HistorySink {
         }))
     }
 
+    fn time_of(&self, item: &Cut) -> Option<Nanos> {
+        item.block.times.first().copied()
+    }
+
     fn finish(&self, done_to: u64) {
         self.store.done(&self.log, done_to);
         let finished = self.tables.lock().sealed.take();
@@ -148,6 +156,18 @@ impl Sink for HistorySink {
         }
         // Freed outside the lock.
         drop(finished);
+    }
+}
+
+/// Counts rows, sorted by time, by their hours.
+pub(crate) fn count_hours(hours: &mut HourTallies, tenant: &str, rows: &[cut::Placed<'_>]) {
+    for same in rows.chunk_by(|a, b| hour_of(a.1.time) == hour_of(b.1.time)) {
+        let held = match hours.get_mut(tenant) {
+            Some(held) => held,
+            None => hours.entry(tenant.to_owned()).or_default(),
+        };
+        // All of them: what is kept is decided when they join the cursor.
+        *held.entry(hour_of(same[0].1.time)).or_default() += same.len() as u64;
     }
 }
 

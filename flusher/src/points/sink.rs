@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use buffer::frame::Frame;
+use model::Nanos;
 use parking_lot::Mutex;
 use stores::Block;
 use stores::contract::{Deadletter, Points};
@@ -12,8 +13,8 @@ use super::place;
 use crate::history::cut::{self, Cut, Names};
 use crate::history::letter;
 use crate::history::memtable::Memtable;
-use crate::history::sink::part_bounds;
-use crate::sink::{Blame, Load, Part, Sink, tally};
+use crate::history::sink::{count_hours, part_bounds};
+use crate::sink::{Blame, HourTallies, Load, Part, Sink, tally};
 
 /// Readings that are cut and written at a time.
 const PART_READINGS: usize = 50_000;
@@ -80,8 +81,11 @@ impl Sink for PointsSink {
 
     fn cut(&self, batch: &Memtable, index: usize) -> Option<Part<Item>> {
         let (from, to) = part_bounds(batch, index, PART_READINGS)?;
-        let mut part =
-            Part { items: Vec::new(), tallies: if index == 0 { batch.passed().clone() } else { Default::default() } };
+        let mut part = Part {
+            items: Vec::new(),
+            tallies: if index == 0 { batch.passed().clone() } else { Default::default() },
+            hours: HourTallies::new(),
+        };
         let mut names = Names::default();
         for held in &batch.devices()[from..to] {
             let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
@@ -89,6 +93,7 @@ impl Sink for PointsSink {
             let counts = tally(&mut part.tallies, &held.device.tenant);
             counts.merged += merged;
             counts.stored += rows.len() as u64;
+            count_hours(&mut part.hours, &held.device.tenant, &rows);
             let block = cut::build(&self.log, &held.device, &rows, 0, &mut names, |_| true);
             let offsets = rows.iter().map(|(offset, _)| *offset).collect();
             part.items.push(Item { places: place::places(&rows, self.separate), cut: Cut { block, offsets } });
@@ -126,6 +131,10 @@ impl Sink for PointsSink {
             reason: reason.to_owned(),
             replayed: None,
         }))
+    }
+
+    fn time_of(&self, item: &Item) -> Option<Nanos> {
+        item.cut.block.times.first().copied()
     }
 
     fn finish(&self, _: u64) {

@@ -127,6 +127,10 @@ impl Catalogue for FakeCatalogue {
             let sum = inner.settled.entry(sink).or_default();
             sum.done_to += cursor.done_to;
             cursor.tallies.iter().for_each(|(tenant, tally)| sum.tallies.entry(tenant.clone()).or_default().add(tally));
+            for (tenant, hours) in &cursor.hours {
+                let kept = sum.hours.entry(tenant.clone()).or_default();
+                hours.iter().for_each(|(hour, count)| buffer::cursor::add_hour(kept, *hour, *count));
+            }
         }
         Ok(true)
     }

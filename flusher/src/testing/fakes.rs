@@ -131,6 +131,15 @@ impl History for FakeHistory {
         Ok(counts.into_iter().collect())
     }
 
+    async fn count_between(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
+        let mut counts = BTreeMap::new();
+        for block in self.durable.lock().values() {
+            let within = block.times.iter().filter(|time| range.contains(**time)).count();
+            *counts.entry(Arc::clone(&block.id.device.tenant)).or_insert(0) += within as u64;
+        }
+        Ok(Some(counts.into_iter().collect()))
+    }
+
     async fn expire(&self, _: Nanos) -> Result<u64> {
         Ok(0)
     }

@@ -150,6 +150,10 @@ impl History for Sleepy<FakeHistory> {
         self.inner.count().await
     }
 
+    async fn count_between(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
+        self.inner.count_between(range).await
+    }
+
     async fn expire(&self, before: Nanos) -> Result<u64> {
         self.inner.expire(before).await
     }

@@ -107,3 +107,34 @@ async fn a_reading_that_the_store_lost_shows_in_the_checked_books() {
     assert!(lines.iter().any(|l| l.sink == HISTORY && l.held.unwrap() < l.expected));
     running.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn the_books_tell_in_which_hour_a_store_lacks_a_reading_and_know_of_restarts_and_refusals() {
+    const PER_HOUR: u64 = 3_600;
+    let mut world = World::new();
+    world.config.history.flush_secs = 0.02;
+    world.history.refuse(|block| {
+        numbers([block]).contains_key(&7_201).then(|| StoreError::Refused("value is cursed".to_owned()))
+    });
+    // A reading a second: hours 0 to 4, the last of them half.
+    world.log.append(|staged| (0..PER_HOUR * 3).for_each(|n| stage(staged, "default", n, 3)));
+    let running = world.start().await;
+    world.done_to(HISTORY, 3 * PER_HOUR).await;
+    running.kill().await;
+    world.log.append(|staged| (PER_HOUR * 3..PER_HOUR * 9 / 2).for_each(|n| stage(staged, "default", n, 3)));
+    let running = world.start().await;
+    world.done_to(HISTORY, PER_HOUR * 9 / 2).await;
+
+    let hours = async |running: &crate::testing::Running| -> Vec<(i64, u64, Option<u64>)> {
+        let lines = running.handle.books().books(true).await.unwrap();
+        line(&lines, HISTORY, "default").hours.iter().map(|h| (h.hour, h.expected, h.held)).collect()
+    };
+    let whole: Vec<_> =
+        [3_600, 3_600, 3_599, 3_600, 1_800].into_iter().zip(0..).map(|(n, h)| (h, n, Some(n))).collect();
+    assert_eq!(hours(&running).await, whole);
+    world.history.forget_one_block();
+    let found = hours(&running).await;
+    let wrong: Vec<_> = found.iter().filter(|(_, expected, held)| Some(*expected) != *held).collect();
+    assert!(!wrong.is_empty() && wrong.len() < found.len(), "{found:?}");
+    running.stop().await.unwrap();
+}

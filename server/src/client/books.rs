@@ -6,7 +6,7 @@ use proto::v1::operations_service_client::OperationsServiceClient;
 use proto::v1::{BookLine, GetBooksRequest};
 
 use super::output::{self, Table};
-use super::{cli, client, connect, names, refused};
+use super::{cli, client, connect, names, refused, time};
 
 pub(crate) async fn run(options: &cli::Books) -> anyhow::Result<ExitCode> {
     let mut client = client!(OperationsServiceClient<_>, connect(&options.common.server).await?);
@@ -33,6 +33,9 @@ pub(crate) async fn run(options: &cli::Books) -> anyhow::Result<ExitCode> {
         table.row(row);
     }
     table.print(options.common.format)?;
+    if options.check {
+        hours(&books.lines, options)?;
+    }
     if books.balanced {
         return Ok(ExitCode::SUCCESS);
     }
@@ -44,8 +47,30 @@ pub(crate) async fn run(options: &cli::Books) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// The hours of which a store holds something else than it should; with `--hours` all that were looked at.
+fn hours(lines: &[BookLine], options: &cli::Books) -> anyhow::Result<()> {
+    let mut table = Table::new(["sink", "hour", "balanced", "expected", "held"]);
+    for (line, hour) in lines.iter().flat_map(|line| line.hours.iter().map(move |hour| (line, hour))) {
+        let balanced = hour.expected_count == hour.held_count;
+        if options.hours || !balanced {
+            table.row([
+                line.sink.as_str().into(),
+                time::show_proto(hour.start_time.as_ref()).into(),
+                balanced.into(),
+                hour.expected_count.into(),
+                hour.held_count.into(),
+            ]);
+        }
+    }
+    if !table.is_empty() {
+        table.print(options.common.format)?;
+    }
+    Ok(())
+}
+
 /// `accepted = stored + merged + pending + dead-lettered`, and the store holds what it should.
 pub(crate) fn balances(line: &BookLine) -> bool {
     let told = line.stored_count + line.merged_count + line.pending_count + line.dead_lettered_count;
-    line.accepted_count == told && line.held_count.is_none_or(|held| held == line.expected_count)
+    let hours = line.hours.iter().all(|hour| hour.held_count == hour.expected_count);
+    line.accepted_count == told && line.held_count.is_none_or(|held| held == line.expected_count) && hours
 }

@@ -214,9 +214,12 @@ pub(crate) struct DeadLettersReplay {
 pub(crate) struct Books {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Also ask the stores what they really hold
+    /// Also ask the stores what they really hold, in all and of each of the latest hours
     #[arg(long)]
     pub(crate) check: bool,
+    /// Show every hour that was looked at, not only those that differ
+    #[arg(long, requires = "check")]
+    pub(crate) hours: bool,
 }
 
 /// `weir status`

@@ -156,6 +156,7 @@ mod tests {
             dead_lettered: 3,
             held: None,
             expected: stored,
+            hours: Vec::new(),
         };
         gauges.look_at_books(&[line("history", 106, 100), line("history", 16, 7), line("latest", 6, 0)]);
         assert_eq!((gauges.imbalance("history").get(), gauges.imbalance("latest").get()), (3, 0));

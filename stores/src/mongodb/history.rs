@@ -178,6 +178,18 @@ impl Inner {
         Err(busy("readings are being deleted; ask again"))
     }
 
+    /// Readings between two times, by tenant.
+    pub(super) async fn count_between(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
+        let TimeRange { start, end } = range;
+        let touched = doc! { "$match": { "t0": { "$lt": end }, "t1": { "$gte": start } } };
+        let inside = doc! { "$and": [{ "$gte": ["$t0", start] }, { "$lt": ["$t1", end] }] };
+        let within = doc! { "$and": [{ "$gte": ["$$t", start] }, { "$lt": ["$$t", end] }] };
+        let some = doc! { "$size": { "$filter": { "input": "$t", "as": "t", "cond": within } } };
+        let count = doc! { "$sum": { "$cond": [inside, "$n", some] } };
+        let pipeline = [touched, doc! { "$group": { "_id": "$w", "n": count } }];
+        Ok(self.sums(BLOCKS, pipeline, Some(BY_TIME)).await?.into_iter().collect())
+    }
+
     /// Readings that were deleted, by tenant.
     async fn expired(&self) -> Result<BTreeMap<Arc<str>, u64>> {
         self.sums(EXPIRED, [doc! { "$project": { "n": 1 } }], None).await

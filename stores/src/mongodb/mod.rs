@@ -222,6 +222,10 @@ impl History for MongoStore {
         self.0.count_readings().await
     }
 
+    async fn count_between(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
+        self.0.count_between(range).await.map(Some)
+    }
+
     async fn expire(&self, before: Nanos) -> Result<u64> {
         self.0.expire(before).await
     }

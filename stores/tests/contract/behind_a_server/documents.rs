@@ -89,3 +89,23 @@ async fn the_figures_count_what_was_written_and_what_was_there_already() {
     let inserts = weir_stores::mongodb::CommandLabel { command: "insert" };
     assert_eq!(metrics.commands.get_or_create(&inserts).get(), 4, "two for each write");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_between_two_times_are_counted_by_tenant_also_where_a_block_reaches_beyond() {
+    let mut world = shared_world!();
+    let store = world.open().await;
+    let other = model::DeviceKey::new("acme", "a").unwrap();
+    let blocks = vec![block(&device("a"), 0, 100), block(&device("b"), 50, 100), block(&other, 90, 20)];
+    store.write(blocks).await.unwrap();
+    let second = |n: i64| START + n * model::time::SECOND;
+    let mut counts = async |from: i64, to: i64| {
+        let mut found = store.count_between(TimeRange { start: second(from), end: second(to) }).await.unwrap().unwrap();
+        found.retain(|(_, count)| *count > 0);
+        found.sort();
+        found.into_iter().map(|(tenant, count)| (tenant.to_string(), count)).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(0, 1_000).await, [("acme".into(), 20), ("default".into(), 200)]);
+    assert_eq!(counts(60, 100).await, [("acme".into(), 10), ("default".into(), 80)]);
+    assert_eq!(counts(0, 50).await, [("default".into(), 50)]);
+    assert_eq!(counts(150, 1_000).await, []);
+}

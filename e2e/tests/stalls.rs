@@ -89,7 +89,7 @@ async fn devices_and_the_other_store_notice_nothing_of_a_mongodb_that_stalls() -
     if skipped("a_mongodb_that_stalls", &["redis-server", "mongod", "influxd"])? {
         return Ok(());
     }
-    let request = [("WEIR_MONGODB_REQUEST_TIMEOUT_MS", "1000")];
+    let request = [("WEIR_MONGODB_REQUEST_TIMEOUT_MS", "4000")];
     let site = Site::new(true, &request).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let run = site.play(&weir, "steady", &time())?;
@@ -116,7 +116,7 @@ async fn devices_and_the_other_store_notice_nothing_of_an_influxdb_that_stalls()
     if skipped("an_influxdb_that_stalls", &["redis-server", "mongod", "influxd"])? {
         return Ok(());
     }
-    let site = Site::new(true, &[("WEIR_INFLUXDB_REQUEST_TIMEOUT_MS", "1000")]).await?;
+    let site = Site::new(true, &[("WEIR_INFLUXDB_REQUEST_TIMEOUT_MS", "4000")]).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let run = site.play(&weir, "steady", &time())?;
     grown(&site.ledger(), 500)?;

@@ -89,7 +89,10 @@ pub(crate) async fn by_hour(letters: &dyn DeadLetters, sink: &str) -> Result<BTr
     let mut found = BTreeMap::new();
     for (tenant, count) in letters.count_replayed(sink).await? {
         let mut last: Option<Deadletter> = None;
-        while count > 0 {
+        if count == 0 {
+            continue;
+        }
+        loop {
             let after = last.as_ref().map(|letter| (&*letter.log, letter.offset, &*letter.stage));
             let page = letters.list(&tenant, after, PAGE).await?;
             for letter in page.iter().filter(|letter| letter.stage == sink && letter.replayed.is_some()) {

@@ -150,7 +150,7 @@ fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
             continue;
         }
         if let Some(hour) = kind.strip_prefix("hour ") {
-            all_hours.entry((sink, tenant)).or_insert_with(Hours::new).insert(hour.parse().ok()?, count);
+            all_hours.entry((sink, tenant)).or_default().insert(hour.parse().ok()?, count);
             continue;
         }
         let tally = cursor.tallies.entry(tenant).or_default();

@@ -98,7 +98,7 @@ async fn readings_between_two_times_are_counted_by_tenant_also_where_a_block_rea
     let blocks = vec![block(&device("a"), 0, 100), block(&device("b"), 50, 100), block(&other, 90, 20)];
     store.write(blocks).await.unwrap();
     let second = |n: i64| START + n * model::time::SECOND;
-    let mut counts = async |from: i64, to: i64| {
+    let counts = async |from: i64, to: i64| {
         let mut found = store.count_between(TimeRange { start: second(from), end: second(to) }).await.unwrap().unwrap();
         found.retain(|(_, count)| *count > 0);
         found.sort();

@@ -168,12 +168,16 @@ impl Fleet {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // First: what ends because it was told to is no fault.
+                biased;
                 () = stop.cancelled() => break,
-                ended = &mut upkeep => if !stop.is_cancelled() {
-                    return Err(ended.map_or_else(
-                        |error| Error::Ended { task: "upkeep of the stores".into(), reason: error.to_string() },
-                        |ended| ended.err().unwrap_or(Error::Ended { task: "upkeep of the stores".into(), reason: "it returned".into() }),
-                    ));
+                ended = &mut upkeep => {
+                    let task = "upkeep of the stores".to_owned();
+                    return Err(match ended {
+                        Ok(Err(error)) => error,
+                        Ok(Ok(())) => Error::Ended { task, reason: "it returned".into() },
+                        Err(error) => Error::Ended { task, reason: error.to_string() },
+                    });
                 },
                 _ = ticks.tick() => self.tick().await,
                 Some(job) = self.jobs.join_next() => self.finish(job),

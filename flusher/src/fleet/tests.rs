@@ -173,3 +173,15 @@ async fn a_log_whose_writer_ended_is_removed_and_stays_in_the_books() {
     a.task.await.unwrap().unwrap();
     check("with nobody at work").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordered_stop_is_no_fault_whatever_ends_first() {
+    for _ in 0..50 {
+        let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+        log(&world, &catalogue, "one");
+        let a = start(&world, &catalogue, "a");
+        until("a holds it", async || a.handle.0.members().len() == 1).await;
+        a.stop.cancel();
+        a.task.await.unwrap().unwrap();
+    }
+}

@@ -168,7 +168,7 @@ impl Form {
             Some(link) => link,
             None => {
                 // A server that takes connections and says nothing is away, too.
-                let limit = self.log.config.response_timeout();
+                let limit = self.log.config.connect_timeout() + self.log.config.response_timeout();
                 let connected = tokio::time::timeout(limit, self.connect()).await;
                 connected.map_err(|_| Refusal::Silent(limit))??
             }

@@ -27,7 +27,9 @@ locals {
       WEIR_FLEET_ADVERTISE       = "$(POD_IP):50052"
       WEIR_REDIS_NODE            = "$(POD_NAME)"
       WEIR_MONGODB_DATABASE      = var.database_name
-      WEIR_SHUTDOWN_TIMEOUT_SECS = tostring(floor(var.termination_grace_seconds / 6))
+      # Until no proxy sends new connections here; the rest of the grace is for the six parts that stop.
+      WEIR_SHUTDOWN_DELAY_MS     = "10000"
+      WEIR_SHUTDOWN_TIMEOUT_SECS = tostring(floor((var.termination_grace_seconds - 10) / 6))
     },
     var.influxdb == null ? {} : {
       WEIR_INFLUXDB_URL    = var.influxdb.url

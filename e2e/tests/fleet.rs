@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use weir_e2e::device::Device;
 use weir_e2e::services::skipped;
-use weir_e2e::site::{Site, grown};
+use weir_e2e::site::{Run, Site, grown};
 use weir_e2e::{Weir, read, wait_until};
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -263,5 +263,38 @@ async fn what_a_person_has_to_change_is_one_line_at_the_start_and_nothing_is_wai
         let error = format!("{:#}", error.with_context(|| format!("with {name} it must not start"))?);
         ensure!(error.contains(key), "{name}: {error}");
     }
+    Ok(())
+}
+
+/// The alert about the books rests on this.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_books_balance_whoever_looks_at_them_while_readings_come_in() -> anyhow::Result<()> {
+    if skipped("the_books_balance_whoever_looks", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let site = Site::new(false, &[("WEIR_HISTORY_FLUSH_INTERVAL_MS", "100")]).await?;
+    let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
+    let others = [site.start("flusher", "flusher", "127.0.0.1:0")?, site.start("api", "api", "127.0.0.1:0")?];
+    let mut command = std::process::Command::new(weir_e2e::program("weir-sim")?);
+    command.args(["bench", "--secs", "300", "--conns", "50", "--inflight", "5", "--rate", "5000", "--threads", "1"]);
+    command.args(["--broker", &ingest.mqtt.to_string()]).stdout(std::process::Stdio::null());
+    let mut load = Run(command.spawn()?);
+    let (begun, mut looks, mut taken) = (Instant::now(), 0, 0);
+    while looks < 100 || taken < 20_000 {
+        ensure!(begun.elapsed() < WAIT && load.0.try_wait()?.is_none(), "{looks} looks, {taken} readings");
+        for weir in &others {
+            let text = weir.get("/metrics")?;
+            let lines = || text.lines().filter(|line| line.starts_with("weir_books_imbalance_readings{"));
+            ensure!(
+                lines().count() >= 3 && lines().all(|line| line.ends_with(" 0")),
+                "{:?}",
+                lines().collect::<Vec<_>>()
+            );
+        }
+        let text = ingest.get("/metrics")?;
+        let count = text.lines().find_map(|line| line.strip_prefix("weir_ingest_readings_total "));
+        (looks, taken) = (looks + 1, count.context("a count")?.parse::<u64>()?);
+    }
+    println!("{looks} looks at the books of each while {taken} readings came in");
     Ok(())
 }

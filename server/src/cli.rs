@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Config(ConfigOptions),
     #[command(flatten)]
     Client(ClientCommand),
+    /// Ask the Weir of this machine over HTTP whether it is ready; fails when it is not
+    Health(HealthOptions),
     /// Look for what is wrong, and say what to do
     Doctor(DoctorOptions),
     /// Show what a payload becomes under the routes of the configuration
@@ -92,6 +94,17 @@ pub(crate) struct ConfigOptions {
     /// Check this file instead of printing the default
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
+}
+
+/// Options of `weir health`.
+#[derive(Debug, Args)]
+pub(crate) struct HealthOptions {
+    /// Where it answers HTTP [default: the HTTP address of the configuration]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) http: Option<String>,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// Options of `weir doctor`.

@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod data_dir;
 mod doctor;
+mod health;
 mod http;
 mod logs;
 mod map;
@@ -43,6 +44,7 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
         cli::Command::Config(options) => cli::config(&options).map(|()| ExitCode::SUCCESS),
         cli::Command::Map(options) => map::run(&options),
         cli::Command::Repair(options) => repair::run(&options),
+        cli::Command::Health(options) => health::run(&options),
         cli::Command::Doctor(options) => doctor::run(&options),
         cli::Command::Client(command) => client::run(command),
     }

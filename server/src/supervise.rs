@@ -53,8 +53,13 @@ impl Supervisor {
     /// Adds a part, which stops after those added before it. Returns the token that tells its tasks to stop.
     pub(crate) fn part(&mut self, name: &'static str, deadline: Duration) -> CancellationToken {
         let stop = CancellationToken::new();
-        self.parts.push(Part { name, deadline, stop: stop.clone(), finish: None });
+        self.part_that_ends_with(name, deadline, stop.clone());
         stop
+    }
+
+    /// As [`Supervisor::part`], of tasks that have their token already.
+    pub(crate) fn part_that_ends_with(&mut self, name: &'static str, deadline: Duration, stop: CancellationToken) {
+        self.parts.push(Part { name, deadline, stop, finish: None });
     }
 
     /// Runs a task of a part that was added.

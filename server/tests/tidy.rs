@@ -32,7 +32,7 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("http-body-util", &["simulators", "stores"], Dev::Yes),
     ("hyper", &["stores"], Dev::Yes),
     ("hyper-rustls", &["simulators", "stores"], Dev::No),
-    ("hyper-util", &["simulators", "stores"], Dev::Yes),
+    ("hyper-util", &["server", "simulators", "stores"], Dev::Yes),
     ("mongodb", &["e2e", "simulators", "stores"], Dev::Yes),
     ("opentelemetry", &["server"], Dev::No),
     ("opentelemetry-otlp", &["server"], Dev::No),

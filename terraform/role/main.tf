@@ -131,14 +131,14 @@ resource "kubernetes_deployment_v1" "this" {
             limits   = { cpu = var.common.resources.limits.cpu, memory = var.common.resources.limits.memory }
           }
 
-          # Waits for Redis and MongoDB at its start, and says so in its log.
+          # Answers before anything is opened; what it waits for then is in /health/ready.
           startup_probe {
             http_get {
               path = "/health"
               port = "http"
             }
-            period_seconds    = 5
-            failure_threshold = 120
+            period_seconds    = 2
+            failure_threshold = 30
           }
           liveness_probe {
             http_get {
@@ -346,14 +346,14 @@ resource "kubernetes_stateful_set_v1" "this" {
             limits   = { cpu = var.common.resources.limits.cpu, memory = var.common.resources.limits.memory }
           }
 
-          # Waits for Redis and MongoDB at its start, and says so in its log.
+          # Answers before anything is opened; what it waits for then is in /health/ready.
           startup_probe {
             http_get {
               path = "/health"
               port = "http"
             }
-            period_seconds    = 5
-            failure_threshold = 120
+            period_seconds    = 2
+            failure_threshold = 30
           }
           liveness_probe {
             http_get {

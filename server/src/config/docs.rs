@@ -30,6 +30,10 @@ pub(crate) const KEYS: &[(&str, &str)] = &[
     ),
     ("insecure", "Listen on addresses that others can reach although there is no authentication yet."),
     ("shutdown_timeout_secs", "Seconds that an ordered stop may take for each of its parts."),
+    (
+        "shutdown_delay_ms",
+        "Time from the signal, at which /health/ready begins to say no, to the first part that stops, in milliseconds: what a load balancer needs to notice.",
+    ),
     ("mqtt.address", "IP address and port. Port 0 takes a free one (see addresses.json in the data folder)."),
     ("mqtt.max_connections", "Connections at one time; more are refused."),
     ("mqtt.max_packet_bytes", "Largest packet, in bytes."),

@@ -3,6 +3,7 @@
 mod gauges;
 mod process;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client;
 use crate::data_dir::Addresses;
-use crate::run::state::State;
+use crate::run::start::Start;
+use crate::run::state::Metrics;
 use gauges::Gauges;
 use process::Process;
 
@@ -36,31 +38,36 @@ const LETTERS: usize = 5;
 /// Bytes of a dead letter's payload on the page.
 const PREVIEW: usize = 120;
 
-#[derive(Clone)]
+/// What is told.
+pub(crate) struct Site {
+    /// How far the start is: it is told of from the first moment on.
+    pub(crate) start: Start,
+    /// Everything that is counted.
+    pub(crate) metrics: Metrics,
+    /// Where the parts listen.
+    pub(crate) addresses: Addresses,
+    /// Where the files are.
+    pub(crate) data_dir: PathBuf,
+}
+
 struct App {
-    state: State,
-    addresses: Addresses,
-    registry: Arc<Registry>,
-    process: Arc<Mutex<Process>>,
-    gauges: Arc<Mutex<Gauges>>,
+    site: Site,
+    begun: Instant,
+    registry: Registry,
+    process: Mutex<Process>,
+    gauges: Mutex<Gauges>,
 }
 
 /// Serves until `stop`.
 ///
 /// # Errors
 /// When the listener breaks.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    state: State,
-    addresses: Addresses,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub(crate) async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) -> anyhow::Result<()> {
     let mut registry = Registry::default();
-    state.metrics.register(&mut registry);
-    let process = Process::new(&mut registry);
-    let gauges = Arc::new(Mutex::new(Gauges::new(&mut registry)));
-    let process = Arc::new(Mutex::new(process));
-    let app = App { state, addresses, registry: Arc::new(registry), process, gauges };
+    site.metrics.register(&mut registry);
+    let process = Mutex::new(Process::new(&mut registry));
+    let gauges = Mutex::new(Gauges::new(&mut registry));
+    let app = Arc::new(App { site, begun: Instant::now(), registry, process, gauges });
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/status.json", get(status))
@@ -81,26 +88,24 @@ async fn live() -> &'static str {
     "ok\n"
 }
 
-async fn ready(Shared(app): Shared<App>) -> Response {
-    let readiness = app.state.readiness();
+async fn ready(Shared(app): Shared<Arc<App>>) -> Response {
+    let readiness = app.site.start.readiness();
     let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, [(CACHE_CONTROL, "no-store")], Json(readiness)).into_response()
 }
 
-async fn metrics(Shared(app): Shared<App>) -> Response {
-    // Sets the sinks' lag too.
-    app.state.readiness();
-    app.process.lock().look(app.state.uptime());
-    // Those of the last look when they are not ready now.
-    let books = tokio::time::timeout(BOOKS, app.state.books()).await;
-    {
-        let mut gauges = app.gauges.lock();
-        if let Some(log) = app.state.log_state() {
-            gauges.look_at_log(log.used_bytes, log.capacity_bytes, Instant::now());
+async fn metrics(Shared(app): Shared<Arc<App>>) -> Response {
+    app.process.lock().look(app.begun.elapsed());
+    app.gauges.lock().look_at_disk(&app.site.data_dir);
+    if let Some(state) = app.site.start.state() {
+        // Sets the sinks' lag too.
+        state.readiness();
+        if let Some(log) = state.log_state() {
+            app.gauges.lock().look_at_log(log.used_bytes, log.capacity_bytes, Instant::now());
         }
-        gauges.look_at_disk(app.state.data_dir());
-        if let Ok(Ok(lines)) = books {
-            gauges.look_at_books(&lines);
+        // Those of the last look when they are not ready now.
+        if let Ok(Ok(lines)) = tokio::time::timeout(BOOKS, state.books()).await {
+            app.gauges.lock().look_at_books(&lines);
         }
     }
     let mut text = String::new();
@@ -116,17 +121,18 @@ async fn metrics(Shared(app): Shared<App>) -> Response {
     }
 }
 
-async fn status(Shared(app): Shared<App>) -> Response {
-    let mut object = client::status::json(&app.state.whole_status());
-    let metrics = &app.state.metrics;
-    object["addresses"] = serde_json::json!(app.addresses);
+async fn status(app: Shared<Arc<App>>) -> Response {
+    let Site { start, metrics, addresses, .. } = &app.site;
+    let Some(state) = start.state() else { return ready(app).await };
+    let mut object = client::status::json(&state.whole_status());
+    object["addresses"] = serde_json::json!(addresses);
     object["totals"] = serde_json::json!({
         "messages": metrics.broker.publishes.get(),
         "readings": metrics.ingest.readings.get(),
         "acknowledgements": metrics.broker.acknowledgements.get(),
         "received_bytes": metrics.broker.received.get(),
     });
-    object["books"] = match app.state.books().await {
+    object["books"] = match state.books().await {
         Ok(lines) => lines
             .iter()
             .map(|line| {
@@ -139,7 +145,7 @@ async fn status(Shared(app): Shared<App>) -> Response {
             .collect(),
         Err(error) => serde_json::json!({ "error": error.to_string() }),
     };
-    object["dead_letters"] = match app.state.newest_dead_letters(LETTERS).await {
+    object["dead_letters"] = match state.newest_dead_letters(LETTERS).await {
         Ok(letters) => letters
             .iter()
             .map(|letter| {

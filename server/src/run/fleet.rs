@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
 use super::parts::{self, Intake, Messages, Parts, Sinks};
-use super::patience::until_there;
 use super::replay::{Replayer, into_store};
+use super::start::Start;
 use super::state::{Metrics, SinkView, State};
 use super::stores::Stores;
 use super::{log, wire};
@@ -32,10 +32,15 @@ const RETAINED: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Names the key to change.
-pub(super) async fn open(config: &Config, data: &DataDir, advertised: String) -> anyhow::Result<Parts> {
-    let metrics = Metrics::default();
+pub(super) async fn open(
+    config: &Config,
+    data: &DataDir,
+    metrics: Metrics,
+    start: &Start,
+    advertised: String,
+) -> anyhow::Result<Parts> {
     let routes = wire::routes(config)?;
-    let redis = redis(config).await?;
+    let redis = redis(config, start).await?;
     let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
     // The log first: devices are let in as soon as it is there.
     let log = match config.has(Role::Ingest) {
@@ -59,7 +64,7 @@ pub(super) async fn open(config: &Config, data: &DataDir, advertised: String) ->
         return Ok(Parts { state, intake, sinks: Sinks::None, readers: None, api: None, exporter });
     }
 
-    let (stores, mongodb) = stores(config, &metrics).await?;
+    let (stores, mongodb) = stores(config, &metrics, start).await?;
     let settings = wire::flusher_config(config);
     let fleet = config.has(Role::Flusher).then(|| {
         let name = format!("{}@{}", config.redis.node, advertised);
@@ -115,17 +120,17 @@ fn token_secret(config: &Config, data: &DataDir) -> anyhow::Result<[u8; 32]> {
     Ok(Sha256::new_with_prefix(b"weir tokens ").chain_update(&config.fleet.secret).finalize().into())
 }
 
-async fn redis(config: &Config) -> Result<Redis, OpenError> {
+async fn redis(config: &Config, start: &Start) -> Result<Redis, OpenError> {
     let passing = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
-    until_there("Redis", passing, || Redis::connect(config.redis.log(&config.log))).await
+    start.wait_for("Redis", passing, || Redis::connect(config.redis.log(&config.log))).await
 }
 
 /// The stores; waits for MongoDB.
-async fn stores(config: &Config, metrics: &Metrics) -> anyhow::Result<(Stores, MongoStore)> {
+async fn stores(config: &Config, metrics: &Metrics, start: &Start) -> anyhow::Result<(Stores, MongoStore)> {
     let settings = config.mongodb.store().context("`mongodb.uri` is empty")?;
     let passing = |error: &StoreError| matches!(error, StoreError::Busy { .. });
     let attempt = || MongoStore::open(settings.clone(), Arc::clone(&metrics.mongodb));
-    let mongodb = until_there("MongoDB", passing, attempt).await.context("open MongoDB")?;
+    let mongodb = start.wait_for("MongoDB", passing, attempt).await.context("open MongoDB")?;
     Ok((Stores::of(config, mongodb.clone(), metrics).await?, mongodb))
 }
 
@@ -156,13 +161,14 @@ pub(super) async fn restore<I: broker::inbox::Inbox>(
     broker: Arc<broker::Broker<I>>,
     settings: stores::mongodb::Config,
     metrics: Arc<stores::mongodb::Metrics>,
+    start: Start,
 ) -> anyhow::Result<()> {
     let passing = |error: &StoreError| matches!(error, StoreError::Busy { .. });
     let attempt = || {
         let (settings, metrics) = (settings.clone(), Arc::clone(&metrics));
         async move { parts::retained(&MongoStore::open(settings, metrics).await?).await }
     };
-    let messages = until_there("MongoDB", passing, attempt).await.context("load the retained messages")?;
+    let messages = start.wait_for("MongoDB", passing, attempt).await.context("load the retained messages")?;
     tracing::info!(messages = messages.len(), "retained messages of earlier starts");
     broker.restore(messages);
     Ok(())

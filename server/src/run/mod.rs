@@ -4,9 +4,9 @@ mod fleet;
 mod limits;
 mod log;
 mod parts;
-mod patience;
 pub(crate) mod replay;
 mod sole;
+pub(crate) mod start;
 pub(crate) mod state;
 mod stores;
 pub(crate) mod wire;
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunOptions;
 use crate::client::output::remark;
@@ -64,13 +65,30 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
-    let parts::Parts { state, intake, sinks, readers, api, exporter } =
-        parts::Parts::open(config, &data, advertised).await?;
+    let (start, metrics) = (start::Start::default(), state::Metrics::default());
+    let http = {
+        let (start, metrics) = (start.clone(), metrics.clone());
+        let (addresses, data_dir) = (addresses, data.path().to_owned());
+        let stop = CancellationToken::new();
+        // Before the rest: whoever asks why nothing happens is told what is waited for.
+        let site = http::Site { start, metrics, addresses, data_dir };
+        (tokio::spawn(http::serve(listeners.http, site, stop.clone())), stop)
+    };
+    let mut signals = std::pin::pin!(stop_signal()?);
+    let opened = tokio::select! {
+        opened = parts::Parts::open(config, &data, metrics, &start, advertised) => opened?,
+        name = &mut signals => {
+            tracing::info!(signal = name, "stopped before it was ready");
+            return Ok(Ok(()));
+        }
+    };
+    let parts::Parts { state, intake, sinks, readers, api, exporter } = opened;
+    start.is_over(state.clone());
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
     if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
-        take_in(&mut supervisor, config, &state, intake, listener);
+        take_in(&mut supervisor, config, &state, &start, intake, listener);
     }
     match sinks {
         parts::Sinks::None => {}
@@ -109,8 +127,8 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
         });
     }
 
-    let stop = supervisor.part("http", HTTP_DEADLINE);
-    supervisor.spawn("http", "http", http::serve(listeners.http, state.clone(), addresses, stop));
+    supervisor.part_that_ends_with("http", HTTP_DEADLINE, http.1);
+    supervisor.spawn("http", "http", async move { http.0.await.context("serve http")? });
 
     // Last: what the others did while they stopped is told too.
     if let Some(exporter) = exporter {
@@ -118,15 +136,19 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
         supervisor.spawn("traces", "export of spans", exporter.run(stop));
     }
 
-    let signals = stop_signal()?;
     data.publish(&addresses)?;
     welcome(&addresses, &data);
     let stopping = state.clone();
+    let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {
             let name = signals.await;
             stopping.stop();
             tokio::spawn(end_at_second_signal());
+            if !delay.is_zero() {
+                tracing::info!(signal = name, milliseconds = delay.as_millis(), "not ready any more; stopping soon");
+                tokio::time::sleep(delay).await;
+            }
             name
         })
         .await;
@@ -142,6 +164,7 @@ fn take_in(
     supervisor: &mut Supervisor,
     config: &Config,
     state: &state::State,
+    start: &start::Start,
     intake: parts::Intake,
     listener: tokio::net::TcpListener,
 ) {
@@ -154,10 +177,10 @@ fn take_in(
     };
     let broker = broker::Broker::new(wire::broker_config(config), door, state.metrics.broker.clone(), here);
     if let Some((settings, metrics)) = later {
-        let (broker, stop) = (broker.clone(), stop.clone());
+        let (broker, stop, start) = (broker.clone(), stop.clone(), start.clone());
         supervisor.spawn("mqtt", "retained messages", async move {
             tokio::select! {
-                restored = fleet::restore(broker, settings, metrics) => restored?,
+                restored = fleet::restore(broker, settings, metrics, start) => restored?,
                 () = stop.cancelled() => {}
             }
             stop.cancelled().await;

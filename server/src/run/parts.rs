@@ -9,7 +9,8 @@ use flusher::fleet::Readers;
 use flusher::{Fleet, Flusher};
 
 use super::log::Leases;
-use super::state::State;
+use super::start::Start;
+use super::state::{Metrics, State};
 use super::{fleet, sole};
 use crate::config::Config;
 use crate::data_dir::DataDir;
@@ -53,15 +54,21 @@ pub(super) enum Sinks {
 }
 
 impl Parts {
-    /// Opens what the roles need.
+    /// Opens what the roles need; `advertised` is where other processes reach this one.
     ///
     /// # Errors
     /// Names the key to change.
-    pub(super) async fn open(config: &Config, data: &DataDir, fleet: Option<String>) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        config: &Config,
+        data: &DataDir,
+        metrics: Metrics,
+        start: &Start,
+        advertised: Option<String>,
+    ) -> anyhow::Result<Self> {
         if config.is_fleet() {
-            fleet::open(config, data, fleet.unwrap_or_default()).await
+            fleet::open(config, data, metrics, start, advertised.unwrap_or_default()).await
         } else {
-            sole::open(config, data).await
+            sole::open(config, data, metrics).await
         }
     }
 }

@@ -18,8 +18,7 @@ use crate::traces;
 ///
 /// # Errors
 /// Names the key to change.
-pub(super) async fn open(config: &Config, data: &DataDir) -> anyhow::Result<Parts> {
-    let metrics = Metrics::default();
+pub(super) async fn open(config: &Config, data: &DataDir, metrics: Metrics) -> anyhow::Result<Parts> {
     let routes = wire::routes(config)?;
     let log::Opened { log, batcher, claims, leases } = log::open(config, data, Arc::clone(&metrics.buffer)).await?;
     let stores = Stores::open(config, data, &metrics).await?;

@@ -1,6 +1,5 @@
 //! What the process knows of itself: readiness, status, metrics.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -70,7 +69,6 @@ pub(crate) struct State {
 
 struct Shared {
     roles: Vec<String>,
-    data_dir: PathBuf,
     /// The log that this process writes.
     log: Option<(Arc<dyn Log>, Batcher)>,
     sinks: SinkView,
@@ -109,7 +107,7 @@ impl SinkView {
 }
 
 /// Why something is not as it should be.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Reason {
     /// Which part.
     pub(crate) part: String,
@@ -117,8 +115,14 @@ pub(crate) struct Reason {
     pub(crate) reason: String,
 }
 
+impl Reason {
+    pub(super) fn new(part: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { part: part.into(), reason: reason.into() }
+    }
+}
+
 /// The answer of `/health/ready`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Readiness {
     /// Messages can be appended.
     pub(crate) ready: bool,
@@ -153,11 +157,7 @@ impl State {
         let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
         let (dead_letters, books) = stores.unzip();
         let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
-        let data_dir = config.data_dir.clone();
-        Self {
-            metrics,
-            shared: Arc::new(Shared { roles, data_dir, log, sinks, dead_letters, books, stopping, started }),
-        }
+        Self { metrics, shared: Arc::new(Shared { roles, log, sinks, dead_letters, books, stopping, started }) }
     }
 
     /// From now on the process is not ready.
@@ -169,23 +169,23 @@ impl State {
     pub(crate) fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         if self.shared.stopping.load(Ordering::Relaxed) {
-            reasons.push(Reason { part: "weir".into(), reason: "it is stopping".into() });
+            reasons.push(Reason::new("weir", "it is stopping"));
         }
         if let Some((log, batcher)) = &self.shared.log {
             if let Err(reason) = batcher.durable() {
-                reasons.push(Reason { part: "log".into(), reason: reason.to_string() });
+                reasons.push(Reason::new("log", reason.to_string()));
             } else if let Some(reason) = log.state().blocked {
-                reasons.push(Reason { part: "log".into(), reason });
+                reasons.push(Reason::new("log", reason));
             }
         }
         let ready = reasons.is_empty();
         if let SinkView::Fleet(Some(fleet), _) = &self.shared.sinks {
             let failures = fleet.failures().into_iter();
-            reasons.extend(failures.map(|(log, reason)| Reason { part: format!("log {log}"), reason }));
+            reasons.extend(failures.map(|(log, reason)| Reason::new(format!("log {log}"), reason)));
         }
         for sink in self.shared.sinks.here() {
             if let Some(reason) = trouble(&sink) {
-                reasons.push(Reason { part: format!("sink {}", sink.sink), reason });
+                reasons.push(Reason::new(format!("sink {}", sink.sink), reason));
             }
         }
         Readiness { ready, reasons }
@@ -249,16 +249,6 @@ impl State {
     /// How the log of this process is.
     pub(crate) fn log_state(&self) -> Option<buffer::log::State> {
         self.shared.log.as_ref().map(|(log, _)| log.state())
-    }
-
-    /// Where its files are.
-    pub(crate) fn data_dir(&self) -> &Path {
-        &self.shared.data_dir
-    }
-
-    /// How long the process runs.
-    pub(crate) fn uptime(&self) -> Duration {
-        self.shared.started.0.elapsed()
     }
 }
 

@@ -1,6 +1,6 @@
 use rustix::process::Signal;
 
-use crate::world::{World, err, out, run, wait, weir};
+use crate::world::{World, err, get, out, run, wait, weir};
 
 #[test]
 fn it_says_what_listens_where_and_what_to_type() {
@@ -34,6 +34,60 @@ fn an_ordered_stop_acknowledges_nothing_that_is_lost_and_exits_with_success() {
     assert_eq!(rows.lines().count(), 200, "{rows}");
     let books = world.answer(&["books", "--check", "--format", "csv"]);
     assert!(books.contains("history,200,200,0,0,0,true,200,200"), "stored by the last flush: {books}");
+}
+
+#[test]
+fn a_load_balancer_has_time_to_notice_a_stop_and_devices_are_taken_meanwhile() {
+    let mut world = World::start_with(&[("WEIR_SHUTDOWN_DELAY_MS", "600000")]);
+    let http = world.address("http").to_string();
+    let health = || run(&["health", "--http", &http]);
+    let output = health();
+    assert!(output.status.success() && out(&output) == "ready\n", "{}{}", out(&output), err(&output));
+    world.signal(Signal::TERM);
+    wait("it is not ready any more", || match world.get("/health/ready") {
+        (503, body) if body.contains("it is stopping") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let output = health();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(out(&output), "not ready\n  weir: it is stopping\n");
+    world.publish(&[("devices/d1/telemetry", "1")]);
+    world.signal(Signal::TERM);
+    assert_eq!(world.ended(), Some(1), "the second signal does not wait: {}", world.log());
+    let mut world = World::start_with(&[("WEIR_SHUTDOWN_DELAY_MS", "20")]);
+    world.signal(Signal::TERM);
+    assert_eq!(world.ended(), Some(0), "{}", world.log());
+    let output = health();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains(&format!("no weir answers at {http}")), "{}", err(&output));
+}
+
+#[test]
+fn while_it_waits_for_a_server_it_says_so_over_http_and_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut child = weir()
+        .args(["run", "--roles", "flusher", "--http", &http.to_string(), "--data-dir"])
+        .arg(dir.path().join("data"))
+        .envs([("WEIR_REDIS_URLS", "redis://127.0.0.1:1"), ("WEIR_MONGODB_URI", "mongodb://127.0.0.1:1")])
+        .env("WEIR_FLEET_ADDRESS", "127.0.0.1:0")
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait("it says what it waits for", || {
+        let output = run(&["health", "--http", &http.to_string()]);
+        let text = out(&output);
+        let said = text.starts_with("not ready\n  weir: it is starting\n  Redis: waiting for it: ")
+            && text.contains("127.0.0.1:1");
+        if said && output.status.code() == Some(1) { Ok(()) } else { Err(format!("{text}{}", err(&output))) }
+    });
+    assert_eq!(get(http, "/health"), (200, "ok\n".to_owned()), "nobody kills it for that");
+    let (code, metrics) = get(http, "/metrics");
+    assert!(code == 200 && metrics.contains("\nweir_uptime_seconds ") && metrics.ends_with("# EOF\n"), "{metrics}");
+    let (code, status) = get(http, "/status.json");
+    assert!(code == 503 && status.contains("Redis"), "{status}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -16,17 +16,17 @@ locals {
   settings = merge(
     {
       # Nothing of this is reached but through the network policy.
-      WEIR_INSECURE              = "true"
-      WEIR_LOGGING_FORMAT        = "json"
-      WEIR_DATA_DIR              = "/var/lib/weir"
-      WEIR_MQTT_ADDRESS          = "0.0.0.0:1883"
-      WEIR_MQTT_MAX_CONNECTIONS  = tostring(var.ingest.connections)
-      WEIR_GRPC_ADDRESS          = "0.0.0.0:50051"
-      WEIR_HTTP_ADDRESS          = "0.0.0.0:8080"
-      WEIR_FLEET_ADDRESS         = "0.0.0.0:50052"
-      WEIR_FLEET_ADVERTISE       = "$(POD_IP):50052"
-      WEIR_REDIS_NODE            = "$(POD_NAME)"
-      WEIR_MONGODB_DATABASE      = var.database_name
+      WEIR_INSECURE             = "true"
+      WEIR_LOGGING_FORMAT       = "json"
+      WEIR_DATA_DIR             = "/var/lib/weir"
+      WEIR_MQTT_ADDRESS         = "0.0.0.0:1883"
+      WEIR_MQTT_MAX_CONNECTIONS = tostring(var.ingest.connections)
+      WEIR_GRPC_ADDRESS         = "0.0.0.0:50051"
+      WEIR_HTTP_ADDRESS         = "0.0.0.0:8080"
+      WEIR_FLEET_ADDRESS        = "0.0.0.0:50052"
+      WEIR_FLEET_ADVERTISE      = "$(POD_IP):50052"
+      WEIR_REDIS_NODE           = "$(POD_NAME)"
+      WEIR_MONGODB_DATABASE     = var.database_name
       # Until no proxy sends new connections here; the rest of the grace is for the six parts that stop.
       WEIR_SHUTDOWN_DELAY_MS     = "10000"
       WEIR_SHUTDOWN_TIMEOUT_SECS = tostring(floor((var.termination_grace_seconds - 10) / 6))

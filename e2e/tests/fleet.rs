@@ -220,12 +220,20 @@ async fn devices_are_taken_while_mongodb_is_away_and_a_stranger_is_not_answered(
     let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
     publish(&mut Device::new("d1", ingest.mqtt), "d1", 0, 10)?;
     ensure!(ingest.get("/health/ready")?.contains("200 OK"), "ingest is ready without MongoDB");
+    // One that does everything takes them too.
+    let all = site.start("all", "all", "127.0.0.1:0")?;
+    publish(&mut Device::new("d2", all.mqtt), "d2", 0, 10)?;
     site.mongod.0.start_again()?;
     site.mongod.primary().await?;
     let flusher = site.start("flusher", "flusher", "127.0.0.1:0")?;
     let api = site.start("api", "api", "127.0.0.1:0")?;
     let channel = api.channel().await?;
     ensure!(read::all_readings(&channel, "d1").await?.len() == 10);
+    let asked = wait_until("the process that waited answers", WAIT, || async {
+        let channel = all.channel().await?;
+        Ok((read::all_readings(&channel, "d1").await?.len(), read::all_readings(&channel, "d2").await?.len()))
+    });
+    ensure!(asked.await? == (10, 10), "{}", site.logs_of(&["all"]));
 
     let addresses = std::fs::read_to_string(site.folder("flusher").join("data/addresses.json"))?;
     let addresses: serde_json::Value = serde_json::from_str(&addresses)?;
@@ -235,7 +243,7 @@ async fn devices_are_taken_while_mongodb_is_away_and_a_stranger_is_not_answered(
     let answer =
         stranger.status(proto::internal::v1::StatusRequest {}).await.err().context("it must not be answered")?;
     ensure!(answer.code() == tonic::Code::Unauthenticated, "{answer}");
-    for weir in [ingest, flusher, api] {
+    for weir in [ingest, flusher, api, all] {
         weir.stop()?;
     }
     Ok(())

@@ -5,8 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use weir_e2e::device::Device;
 use weir_e2e::services::{Mongod, skipped};
-use weir_e2e::{Weir, program, tail_of_log};
+use weir_e2e::{Weir, program, read, tail_of_log, wait_until};
 
 struct Run(Child);
 
@@ -110,17 +111,62 @@ async fn types_names_and_dead_letters_survive_mongodb() -> anyhow::Result<()> {
     weir.stop()
 }
 
-#[test]
-fn a_wrong_address_is_one_clear_line_at_the_start() -> anyhow::Result<()> {
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow::Result<()> {
+    if skipped("devices_do_not_wait_for_a_mongodb", &["mongod"])? {
+        return Ok(());
+    }
     let dir = tempfile::tempdir()?;
-    let environment = [
-        ("WEIR_MONGODB_URI", "mongodb://127.0.0.1:9/?replicaSet=x"),
-        ("WEIR_MONGODB_SERVER_SELECTION_TIMEOUT_MS", "300"),
-    ];
-    let error = Weir::start_with(dir.path(), "127.0.0.1:0", &environment).err().context("it must not start")?;
-    let error = format!("{error:#}");
-    ensure!(error.contains("mongodb.uri"), "{error}");
-    Ok(())
+    let mut mongod = Mongod::start(&dir.path().join("mongod")).await?;
+    mongod.0.kill()?;
+    let base = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
+    let publish = |weir: &Weir, from: u32| {
+        let mut device = Device::new("d1", weir.mqtt);
+        device.connect()?;
+        for n in from..from + 10 {
+            let payload = format!(r#"{{"ts":{},"n":{n}}}"#, base + u128::from(n));
+            device.send(n.into(), "devices/d1/telemetry", payload.as_bytes())?;
+        }
+        while device.in_flight() > 0 {
+            device.acknowledged()?;
+        }
+        anyhow::Ok(())
+    };
+    // The first start on a new folder, which a kill ends, and one that is stopped in order.
+    let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
+    publish(&weir, 0)?;
+    let ready = weir.get("/health/ready")?;
+    ensure!(ready.contains("200 OK") && ready.contains("MongoDB") && ready.contains("mongodb.uri"), "{ready}");
+    let begun = Instant::now();
+    let error = weir.cli(&["latest", "d1"]).err().context("nobody answers queries yet")?;
+    ensure!(begun.elapsed() < Duration::from_secs(10), "who asks is not kept waiting: {error:#}");
+    weir.kill()?;
+    let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
+    publish(&weir, 10)?;
+    weir.stop()?;
+    let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
+    publish(&weir, 20)?;
+    mongod.0.start_again()?;
+    mongod.primary().await?;
+    let found = wait_until("queries are answered", Duration::from_secs(60), || async {
+        read::all_readings(&weir.channel().await?, "d1").await
+    });
+    let found = found.await?.len();
+    ensure!(found == 30, "{found} readings\n{}", tail_of_log(dir.path()));
+    wait_until("readiness names nothing", Duration::from_secs(60), || async {
+        let ready = weir.get("/health/ready")?;
+        ensure!(ready.ends_with(r#"{"ready":true,"reasons":[]}"#), "{ready}");
+        Ok(())
+    })
+    .await?;
+    let books = wait_until("everything is stored", Duration::from_secs(60), || async {
+        let books = weir.cli(&["books", "--check", "--format", "csv"])?;
+        ensure!(books.contains("history,30,30,0,0,0,true,30,30"), "{books}");
+        Ok(books)
+    })
+    .await?;
+    println!("{books}");
+    weir.stop()
 }
 
 #[tokio::test(flavor = "multi_thread")]

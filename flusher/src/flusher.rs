@@ -173,6 +173,18 @@ pub(crate) fn system_clock() -> Clock {
     })
 }
 
+/// Registers every sink with these logs, so that nothing is trimmed before all have passed it: for a process whose stores do not
+/// answer yet. [`Flusher::start`] does it too.
+///
+/// # Errors
+/// [`Error::Cursor`].
+pub async fn register(claims: &[Claim], with_points: bool) -> Result<(), Error> {
+    for claim in claims {
+        Opened::register(claim.clone(), with_points).await?;
+    }
+    Ok(())
+}
+
 impl Flusher {
     /// Registers every sink with every log, so that nothing is trimmed before all have passed it, and loads the latest
     /// states. Nothing runs before [`Flusher::run`].

@@ -40,7 +40,7 @@ use std::sync::Arc;
 pub use again::store_again;
 pub use config::Config;
 pub use fleet::{Fleet, FleetHandle};
-pub use flusher::{Claim, Error, Flusher, Handle, Stores};
+pub use flusher::{Claim, Error, Flusher, Handle, Stores, register};
 pub use metrics::Metrics;
 pub use status::{SinkState, SinkStatus};
 pub use traces::Tracing;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rustix::fs::FlockOperation;
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 /// A data folder that belongs to this process while it lives.
@@ -141,7 +142,7 @@ impl DataDir {
             }),
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let mut secret = [0; 32];
-                File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut secret)).context("read /dev/urandom")?;
+                getrandom(&mut secret[..], GetRandomFlags::empty()).context("ask the system for random bytes")?;
                 replace(&path, &secret)?;
                 Ok(secret)
             }

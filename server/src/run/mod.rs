@@ -1,6 +1,7 @@
 //! `weir run`: from the configuration to a supervised process.
 
 mod fleet;
+mod later;
 mod limits;
 mod log;
 mod parts;
@@ -12,9 +13,11 @@ mod stores;
 pub(crate) mod wire;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +49,7 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     }
     limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let ended = runtime.block_on(serve(&loaded.config));
+    let ended = runtime.block_on(serve(loaded.config));
     // Blocking work that an answer no longer waits for must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended? {
@@ -59,76 +62,77 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
+async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
+    let config = Arc::new(config);
     let data = DataDir::open(&config.data_dir)?;
-    let listeners = wire::Listeners::bind(config).await?;
+    let listeners = wire::Listeners::bind(&config).await?;
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
     let (start, metrics) = (start::Start::default(), state::Metrics::default());
-    let http = {
+    let (http, http_stop) = {
         let (start, metrics) = (start.clone(), metrics.clone());
-        let (addresses, data_dir) = (addresses, data.path().to_owned());
+        let site = http::Site { start, metrics, addresses, data_dir: data.path().to_owned() };
         let stop = CancellationToken::new();
         // Before the rest: whoever asks why nothing happens is told what is waited for.
-        let site = http::Site { start, metrics, addresses, data_dir };
         (tokio::spawn(http::serve(listeners.http, site, stop.clone())), stop)
     };
     let mut signals = std::pin::pin!(stop_signal()?);
-    let opened = tokio::select! {
-        opened = parts::Parts::open(config, &data, metrics, &start, advertised) => opened?,
+    let opening = async {
+        let mut parts = parts::Parts::open(&config, &data, metrics, &start, advertised).await?;
+        let rest = tokio::select! {
+            rest = &mut parts.rest => Some(rest?),
+            () = start.waits(), if parts.intake.is_some() => None,
+        };
+        anyhow::Ok((parts, rest))
+    };
+    let (parts, rest) = tokio::select! {
+        opened = opening => opened?,
         name = &mut signals => {
             tracing::info!(signal = name, "stopped before it was ready");
             return Ok(Ok(()));
         }
     };
-    let parts::Parts { state, intake, sinks, readers, api, exporter } = opened;
-    start.is_over(state.clone());
+    let parts::Parts { state, intake, leases, exporter, rest: coming } = parts;
+    let whole = rest.is_some();
+    let coming = rest.map_or(coming, |rest| std::future::ready(Ok(rest)).boxed());
+    start.works(state.clone());
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
     if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
-        take_in(&mut supervisor, config, &state, &start, intake, listener);
+        take_in(&mut supervisor, &config, &state, &start, intake, listener);
     }
-    match sinks {
-        parts::Sinks::None => {}
-        parts::Sinks::Sole(flusher, leases) => {
-            let stop = supervisor.part("sinks", deadline);
-            supervisor.spawn("sinks", "flusher", async move { Ok(flusher.run(stop).await?) });
-            // Given back when the last flush is over.
-            let stop = supervisor.part("leases", deadline);
-            supervisor.spawn("leases", "leases of the logs", leases.keep(stop));
-        }
-        parts::Sinks::Fleet(fleet) => {
-            let handle = fleet.handle();
-            let stop = supervisor.part("sinks", deadline);
-            supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
-            // Others ask until the last flush is over.
-            let stop = supervisor.part("fleet", FLEET_DEADLINE);
-            let (listener, secret) =
-                (listeners.fleet.context("no listener for the fleet")?, config.fleet.secret.clone());
-            supervisor.spawn("fleet", "answers to the fleet", async move {
-                flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
-            });
-        }
+    let (later, outlets) = later::outlets();
+    let stop = supervisor.part("sinks", deadline);
+    supervisor.spawn("sinks", "flusher", later.open_and_flush(coming, start, stop));
+    if let Some(leases) = leases {
+        // Given back when the last flush is over.
+        let stop = supervisor.part("leases", deadline);
+        supervisor.spawn("leases", "leases of the logs", leases.keep(stop));
     }
-    if let Some(readers) = readers {
-        let stop = supervisor.part("logs", deadline);
-        supervisor.spawn("logs", "list of the logs", async move {
-            readers.watch(stop).await;
-            Ok(())
+    if let Some(listener) = listeners.fleet {
+        // Others ask until the last flush is over.
+        let stop = supervisor.part("fleet", FLEET_DEADLINE);
+        let secret = config.fleet.secret.clone();
+        supervisor.spawn("fleet", "answers to the fleet", async move {
+            let Some(handle) = outlets.fleet.wait(&listener, &stop).await else { return Ok(()) };
+            flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
         });
     }
-    if let (Some((backend, settings)), Some(listener)) = (api, listeners.grpc) {
+    let stop = supervisor.part("logs", deadline);
+    supervisor.spawn("logs", "list of the logs", outlets.readers.watch(stop));
+    if let Some(listener) = listeners.grpc {
         let stop = supervisor.part("grpc", deadline + Duration::from_millis(config.grpc.drain_timeout_ms));
         let metrics = state.metrics.api.clone();
         supervisor.spawn("grpc", "grpc services", async move {
+            let Some((backend, settings)) = outlets.api.wait(&listener, &stop).await else { return Ok(()) };
             Ok(api::serve(listener, backend, settings, metrics, stop).await?)
         });
     }
 
-    supervisor.part_that_ends_with("http", HTTP_DEADLINE, http.1);
-    supervisor.spawn("http", "http", async move { http.0.await.context("serve http")? });
+    supervisor.part_that_ends_with("http", HTTP_DEADLINE, http_stop);
+    supervisor.spawn("http", "http", async move { http.await.context("serve http")? });
 
     // Last: what the others did while they stopped is told too.
     if let Some(exporter) = exporter {
@@ -137,13 +141,12 @@ async fn serve(config: &Config) -> anyhow::Result<Result<(), EndError>> {
     }
 
     data.publish(&addresses)?;
-    welcome(&addresses, &data);
-    let stopping = state.clone();
+    welcome(&addresses, &data, whole);
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {
             let name = signals.await;
-            stopping.stop();
+            state.stop();
             tokio::spawn(end_at_second_signal());
             if !delay.is_zero() {
                 tracing::info!(signal = name, milliseconds = delay.as_millis(), "not ready any more; stopping soon");
@@ -180,7 +183,7 @@ fn take_in(
         let (broker, stop, start) = (broker.clone(), stop.clone(), start.clone());
         supervisor.spawn("mqtt", "retained messages", async move {
             tokio::select! {
-                restored = fleet::restore(broker, settings, metrics, start) => restored?,
+                restored = parts::restore(broker, settings, metrics, start) => restored?,
                 () = stop.cancelled() => {}
             }
             stop.cancelled().await;
@@ -221,9 +224,10 @@ async fn end_at_second_signal() {
     }
 }
 
-fn welcome(addresses: &Addresses, data: &DataDir) {
+fn welcome(addresses: &Addresses, data: &DataDir, whole: bool) {
     let Addresses { mqtt, grpc, http, fleet } = addresses;
-    let mut text = format!("Weir {} is ready.", env!("CARGO_PKG_VERSION"));
+    let is = if whole { "is ready" } else { "takes readings; whoever asks for them has to wait for MongoDB" };
+    let mut text = format!("Weir {} {is}.", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: String| text.push_str(&format!("\n  {name:6} {value}"));
     if let Some(mqtt) = mqtt {
         line("MQTT", mqtt.to_string());

@@ -1,9 +1,10 @@
 //! From a process that listens to one that works: what it waits for meanwhile, then what it is.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::state::{Readiness, Reason, State};
 
@@ -18,22 +19,33 @@ pub(crate) struct Start(Arc<Inner>);
 struct Inner {
     /// Servers that do not answer yet, and how they do not.
     waiting: Mutex<Vec<Reason>>,
-    state: OnceLock<State>,
+    begins_to_wait: Notify,
+    state: Mutex<Option<State>>,
 }
 
 impl Start {
-    /// Everything is open.
-    pub(super) fn is_over(&self, state: State) {
-        // There is one start.
-        drop(self.0.state.set(state));
+    /// From now on the process works: with all that it does, or with its log alone as long as a store does not answer.
+    pub(super) fn works(&self, state: State) {
+        *self.0.state.lock() = Some(state);
     }
 
-    /// None before everything is open.
-    pub(crate) fn state(&self) -> Option<&State> {
-        self.0.state.get()
+    /// None before the process works.
+    pub(crate) fn state(&self) -> Option<State> {
+        self.0.state.lock().clone()
     }
 
-    /// As [`State::readiness`], and not ready before everything is open.
+    /// Resolves when a server does not answer.
+    pub(super) async fn waits(&self) {
+        loop {
+            let change = self.0.begins_to_wait.notified();
+            if !self.0.waiting.lock().is_empty() {
+                return;
+            }
+            change.await;
+        }
+    }
+
+    /// As [`State::readiness`], and not ready before the process works.
     pub(crate) fn readiness(&self) -> Readiness {
         let mut readiness = match self.state() {
             Some(state) => state.readiness(),
@@ -61,19 +73,17 @@ impl Start {
         let mut wait = WAIT.0;
         let mut said = false;
         loop {
-            let outcome = attempt().await;
-            self.0.waiting.lock().retain(|reason| reason.part != server);
-            match outcome {
+            match attempt().await {
                 Err(error) if passing(&error) => {
-                    let words = format!("waiting for it: {error}");
-                    self.0.waiting.lock().push(Reason::new(server, words));
                     if !std::mem::replace(&mut said, true) {
-                        tracing::warn!(server, %error, "waiting for a server before the start");
+                        tracing::warn!(server, %error, "a server does not answer yet; waiting for it");
                     }
+                    self.waits_for(server, &error);
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(WAIT.1);
                 }
                 outcome => {
+                    self.note(server, None);
                     if said && outcome.is_ok() {
                         tracing::info!(server, "answers");
                     }
@@ -81,5 +91,17 @@ impl Start {
                 }
             }
         }
+    }
+
+    /// A server does not answer, and will be waited for.
+    pub(super) fn waits_for(&self, server: &str, why: &dyn std::fmt::Display) {
+        self.note(server, Some(format!("waiting for it: {why}")));
+        self.0.begins_to_wait.notify_one();
+    }
+
+    fn note(&self, server: &str, waits: Option<String>) {
+        let mut waiting = self.0.waiting.lock();
+        waiting.retain(|reason| reason.part != server);
+        waiting.extend(waits.map(|why| Reason::new(server, why)));
     }
 }

@@ -74,7 +74,7 @@ struct Shared {
     sinks: SinkView,
     dead_letters: Option<Arc<dyn DeadLetters>>,
     books: Option<Arc<dyn Books>>,
-    stopping: AtomicBool,
+    stopping: Arc<AtomicBool>,
     started: (Instant, SystemTime),
 }
 
@@ -131,33 +131,31 @@ pub(crate) struct Readiness {
 }
 
 impl State {
-    pub(crate) fn new(
-        config: &Config,
-        metrics: Metrics,
-        log: Option<(Arc<dyn Log>, Batcher)>,
+    /// Of a process that may write a log, and has to do with no store yet.
+    pub(crate) fn new(config: &Config, metrics: Metrics, log: Option<(Arc<dyn Log>, Batcher)>) -> Self {
+        let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
+        let (stopping, started) = (Arc::default(), (Instant::now(), SystemTime::now()));
+        let (sinks, dead_letters, books) = (SinkView::None, None, None);
+        Self { metrics, shared: Arc::new(Shared { roles, log, sinks, dead_letters, books, stopping, started }) }
+    }
+
+    /// With what the stores are asked through.
+    pub(crate) fn with_stores(
+        &self,
         sinks: SinkView,
         dead_letters: Arc<dyn DeadLetters>,
         books: Arc<dyn Books>,
     ) -> Self {
-        Self::make(config, metrics, log, sinks, Some((dead_letters, books)))
-    }
-
-    /// Of a process that only takes readings.
-    pub(crate) fn intake_only(config: &Config, metrics: Metrics, log: (Arc<dyn Log>, Batcher)) -> Self {
-        Self::make(config, metrics, Some(log), SinkView::None, None)
-    }
-
-    fn make(
-        config: &Config,
-        metrics: Metrics,
-        log: Option<(Arc<dyn Log>, Batcher)>,
-        sinks: SinkView,
-        stores: Option<(Arc<dyn DeadLetters>, Arc<dyn Books>)>,
-    ) -> Self {
-        let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
-        let (dead_letters, books) = stores.unzip();
-        let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
-        Self { metrics, shared: Arc::new(Shared { roles, log, sinks, dead_letters, books, stopping, started }) }
+        let shared = Shared {
+            roles: self.shared.roles.clone(),
+            log: self.shared.log.clone(),
+            sinks,
+            dead_letters: Some(dead_letters),
+            books: Some(books),
+            stopping: Arc::clone(&self.shared.stopping),
+            started: self.shared.started,
+        };
+        Self { metrics: self.metrics.clone(), shared: Arc::new(shared) }
     }
 
     /// From now on the process is not ready.

@@ -23,15 +23,11 @@ pub(super) struct Stores {
 }
 
 impl Stores {
-    /// Opens those that the configuration names: MongoDB when it has a URI, else the store in the data folder.
+    /// The store in the data folder, and InfluxDB when it is configured.
     ///
     /// # Errors
     /// Names the key to change.
-    pub(super) async fn open(config: &Config, data: &DataDir, metrics: &Metrics) -> anyhow::Result<Self> {
-        if let Some(mongodb) = config.mongodb.store() {
-            let store = MongoStore::open(mongodb, Arc::clone(&metrics.mongodb)).await.context("open MongoDB")?;
-            return Self::of(config, store, metrics).await;
-        }
+    pub(super) async fn embedded(config: &Config, data: &DataDir, metrics: &Metrics) -> anyhow::Result<Self> {
         let points = points(config, metrics).await?;
         let (settings, metrics) = (embedded(config, data), Arc::clone(&metrics.stores));
         let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, metrics)).await;

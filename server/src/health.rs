@@ -36,7 +36,7 @@ pub(crate) fn run(options: &HealthOptions) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", if readiness.ready { "ready" } else { "not ready" })?;
     for reason in &readiness.reasons {
-        writeln!(out, "  {}: {}", reason.part, reason.reason)?;
+        writeln!(out, "  {reason}")?;
     }
     Ok(if readiness.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -125,6 +125,9 @@ async fn status(app: Shared<Arc<App>>) -> Response {
     let Site { start, metrics, addresses, .. } = &app.site;
     let Some(state) = start.state() else { return ready(app).await };
     let mut object = client::status::json(&state.whole_status());
+    let reasons = start.readiness().reasons;
+    object["ready"] = reasons.is_empty().into();
+    object["reasons"] = reasons.iter().map(ToString::to_string).collect();
     object["addresses"] = serde_json::json!(addresses);
     object["totals"] = serde_json::json!({
         "messages": metrics.broker.publishes.get(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::stores::contract::{Deadletter, StoreError};
 use api::{Replay, ReplayError};
 use async_trait::async_trait;
-use buffer::redis::{OpenError, Redis};
+use buffer::redis::Redis;
 use buffer::{Batcher, Holder};
 use flusher::Fleet;
 use flusher::fleet::{ReaderSource, Readers};
@@ -37,7 +37,7 @@ pub(super) async fn open(
 ) -> anyhow::Result<Parts> {
     let routes = wire::routes(config)?;
     let secret = token_secret(config, data)?;
-    let redis = redis(config, start).await?;
+    let redis = log::redis(config, start).await?;
     let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
     let (mut log, mut intake) = (None, None);
     if config.has(Role::Ingest) {
@@ -144,11 +144,6 @@ fn token_secret(config: &Config, data: &DataDir) -> anyhow::Result<[u8; 32]> {
         return data.secret();
     }
     Ok(Sha256::new_with_prefix(b"weir tokens ").chain_update(&config.fleet.secret).finalize().into())
-}
-
-async fn redis(config: &Config, start: &Start) -> Result<Redis, OpenError> {
-    let passing = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
-    start.wait_for("Redis", passing, || Redis::connect(config.redis.log(&config.log))).await
 }
 
 /// The logs of the fleet, for live subscribers.

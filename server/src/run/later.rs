@@ -38,21 +38,8 @@ pub(super) fn outlets() -> (Later, Outlets) {
 }
 
 impl Later {
-    /// Waits for the parts, hands them out, and flushes until `stop`.
-    ///
-    /// # Errors
-    /// When a person has to change something; when a sink ends.
-    pub(super) async fn open_and_flush(
-        self,
-        coming: BoxFuture<'static, anyhow::Result<Rest>>,
-        start: Start,
-        stop: CancellationToken,
-    ) -> anyhow::Result<()> {
-        let rest = tokio::select! {
-            rest = coming => rest?,
-            // What was taken in meanwhile is in the log.
-            () = stop.cancelled() => return Ok(()),
-        };
+    /// Hands out what is there; what flushes is left.
+    pub(super) fn hand_out(self, rest: Rest, start: &Start) -> Sinks {
         start.works(rest.state);
         // Nobody waits for what the process has no role for.
         if let Some(readers) = rest.readers {
@@ -61,15 +48,27 @@ impl Later {
         if let Some(api) = rest.api {
             drop(self.api.send(api));
         }
-        match rest.sinks {
-            Sinks::None => stop.cancelled().await,
-            Sinks::Sole(flusher) => flusher.run(stop).await?,
-            Sinks::Fleet(fleet) => {
-                drop(self.fleet.send(fleet.handle()));
-                fleet.run(stop).await?;
-            }
+        if let Sinks::Fleet(fleet) = &rest.sinks {
+            drop(self.fleet.send(fleet.handle()));
         }
-        Ok(())
+        rest.sinks
+    }
+
+    /// Waits for the rest and hands it out; nothing is there to flush at a stop.
+    ///
+    /// # Errors
+    /// When a person has to change something.
+    pub(super) async fn open(
+        self,
+        coming: BoxFuture<'static, anyhow::Result<Rest>>,
+        start: &Start,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Sinks> {
+        tokio::select! {
+            rest = coming => Ok(self.hand_out(rest?, start)),
+            // What was taken in meanwhile is in the log.
+            () = stop.cancelled() => Ok(Sinks::None),
+        }
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use buffer::embedded::EmbeddedLog;
-use buffer::redis::Redis;
+use buffer::redis::{OpenError, Redis};
 use buffer::{Batcher, Catalogue, Holder, Lease, Log, Metrics};
 use flusher::Claim;
 use tokio_util::sync::CancellationToken;
 
+use super::start::Start;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 
@@ -34,9 +35,14 @@ pub(super) struct Leases {
 ///
 /// # Errors
 /// Names the key to change.
-pub(super) async fn open(config: &Config, data: &DataDir, metrics: Arc<Metrics>) -> anyhow::Result<Opened> {
+pub(super) async fn open(
+    config: &Config,
+    data: &DataDir,
+    metrics: Arc<Metrics>,
+    start: &Start,
+) -> anyhow::Result<Opened> {
     if config.redis.is_used() {
-        return on_redis(config, data, metrics).await;
+        return on_redis(config, data, metrics, start).await;
     }
     let settings = embedded(config, data);
     let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(settings, metrics)).await;
@@ -46,10 +52,19 @@ pub(super) async fn open(config: &Config, data: &DataDir, metrics: Arc<Metrics>)
     Ok(Opened { log, batcher, claims, leases: Leases { catalogue: None, held: Vec::new() } })
 }
 
+/// Redis, once it answers.
+///
+/// # Errors
+/// Names the key to change.
+pub(super) async fn redis(config: &Config, start: &Start) -> Result<Redis, OpenError> {
+    let passing = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
+    start.wait_for("Redis", passing, || Redis::connect(config.redis.log(&config.log))).await
+}
+
 /// A new log for this start, and the leases of all logs that nobody flushes: those of earlier starts hold what was not yet
 /// in the stores.
-async fn on_redis(config: &Config, data: &DataDir, metrics: Arc<Metrics>) -> anyhow::Result<Opened> {
-    let redis = Redis::connect(config.redis.log(&config.log)).await?;
+async fn on_redis(config: &Config, data: &DataDir, metrics: Arc<Metrics>, start: &Start) -> anyhow::Result<Opened> {
+    let redis = redis(config, start).await?;
     let (log, batcher) = append_to(&redis, config, data, metrics).await?;
     let own = log.id().to_owned();
     // By the node's name, so that its next start has at once what the one before left.

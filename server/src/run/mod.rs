@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +94,6 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     };
     let parts::Parts { state, intake, leases, exporter, rest: coming } = parts;
     let whole = rest.is_some();
-    let coming = rest.map_or(coming, |rest| std::future::ready(Ok(rest)).boxed());
     start.works(state.clone());
 
     let mut supervisor = Supervisor::default();
@@ -105,7 +103,16 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     }
     let (later, outlets) = later::outlets();
     let stop = supervisor.part("sinks", deadline);
-    supervisor.spawn("sinks", "flusher", later.open_and_flush(coming, start, stop));
+    match rest {
+        Some(rest) => {
+            let sinks = later.hand_out(rest, &start);
+            supervisor.spawn("sinks", "flusher", sinks.run(stop));
+        }
+        None => supervisor.spawn("sinks", "flusher", async move {
+            let sinks = later.open(coming, &start, &stop).await?;
+            sinks.run(stop).await
+        }),
+    }
     if let Some(leases) = leases {
         // Given back when the last flush is over.
         let stop = supervisor.part("leases", deadline);

@@ -10,6 +10,7 @@ use buffer::Batcher;
 use flusher::fleet::Readers;
 use flusher::{Fleet, Flusher};
 use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use super::log::Leases;
 use super::start::Start;
@@ -68,6 +69,21 @@ pub(super) enum Sinks {
     Sole(Flusher),
     /// One of several.
     Fleet(Fleet),
+}
+
+impl Sinks {
+    /// Flushes until `stop`, and once more.
+    ///
+    /// # Errors
+    /// When a sink ends.
+    pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        match self {
+            Self::None => stop.cancelled().await,
+            Self::Sole(flusher) => flusher.run(stop).await?,
+            Self::Fleet(fleet) => fleet.run(stop).await?,
+        }
+        Ok(())
+    }
 }
 
 impl Parts {

@@ -29,7 +29,8 @@ pub(super) async fn open(
 ) -> anyhow::Result<Parts> {
     let routes = wire::routes(config)?;
     let secret = data.secret()?;
-    let log::Opened { log, batcher, claims, leases } = log::open(config, data, Arc::clone(&metrics.buffer)).await?;
+    let log::Opened { log, batcher, claims, leases } =
+        log::open(config, data, Arc::clone(&metrics.buffer), start).await?;
     let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
     if let Some(tracer) = &tracer {
         batcher.trace(tracer.clone(), log.id());

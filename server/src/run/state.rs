@@ -121,6 +121,12 @@ impl Reason {
     }
 }
 
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.part, self.reason)
+    }
+}
+
 /// The answer of `/health/ready`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Readiness {
@@ -215,7 +221,7 @@ impl State {
             uptime: prost_types::Duration::try_from(started.elapsed()).ok(),
             roles: self.shared.roles.clone(),
             ready: readiness.reasons.is_empty(),
-            reasons: readiness.reasons.iter().map(|r| format!("{}: {}", r.part, r.reason)).collect(),
+            reasons: readiness.reasons.iter().map(ToString::to_string).collect(),
             connection_count: self.metrics.broker.connections.get(),
             logs: Vec::new(),
             sinks: sinks.iter().map(sink).collect(),

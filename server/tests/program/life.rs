@@ -64,13 +64,19 @@ fn a_load_balancer_has_time_to_notice_a_stop_and_devices_are_taken_meanwhile() {
 
 #[test]
 fn while_it_waits_for_a_server_it_says_so_over_http_and_can_be_stopped() {
+    waits_for_redis(&["run", "--roles", "flusher"], &[("WEIR_MONGODB_URI", "mongodb://127.0.0.1:1")]);
+    waits_for_redis(&["run", "--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0"], &[]);
+}
+
+fn waits_for_redis(arguments: &[&str], environment: &[(&str, &str)]) {
     let dir = tempfile::tempdir().unwrap();
     let http = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut child = weir()
-        .args(["run", "--roles", "flusher", "--http", &http.to_string(), "--data-dir"])
+        .args(arguments)
+        .args(["--http", &http.to_string(), "--data-dir"])
         .arg(dir.path().join("data"))
-        .envs([("WEIR_REDIS_URLS", "redis://127.0.0.1:1"), ("WEIR_MONGODB_URI", "mongodb://127.0.0.1:1")])
-        .env("WEIR_FLEET_ADDRESS", "127.0.0.1:0")
+        .envs(environment.iter().copied())
+        .envs([("WEIR_REDIS_URLS", "redis://127.0.0.1:1"), ("WEIR_FLEET_ADDRESS", "127.0.0.1:0")])
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();

@@ -74,8 +74,25 @@ def weir(kind, pod, where):
     return faults
 
 
+def shape(pod):
+    """A pod of Weir without what its role decides: name of the role, ports, and where its data lie."""
+    container = dict(pod["containers"][0])
+    container["env"] = [entry for entry in container["env"] if entry["name"] != "WEIR_ROLES"]
+    del container["ports"]
+    volumes = [volume for volume in pod["volumes"] if volume["name"] != "data"]
+    spread = [{**rule, "labelSelector": None} for rule in pod["topologySpreadConstraints"]]
+    return {**pod, "containers": [container, *pod["containers"][1:]], "volumes": volumes, "topologySpreadConstraints": spread}
+
+
 def check(objects):
     faults = []
+    # The language has no way to write a pod once for a Deployment and a StatefulSet.
+    pods = {f"{o['kind']} {o['metadata']['name']}": shape(o["spec"]["template"]["spec"]) for o in objects
+            if o["kind"] in ("Deployment", "StatefulSet") and o["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "weir"}
+    for where, pod in pods.items():
+        first, other = next(iter(pods.items()))
+        odd = sorted(key for key in pod.keys() | other.keys() if pod.get(key) != other.get(key))
+        faults.extend(f"{where}: {key} is not as in {first}" for key in odd)
     for sent in objects:
         kind, name = sent["kind"], sent["metadata"]["name"]
         where = f"{kind} {name}"

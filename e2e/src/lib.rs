@@ -7,6 +7,7 @@
 
 pub mod device;
 pub mod picture;
+pub mod play;
 pub mod read;
 pub mod services;
 pub mod site;

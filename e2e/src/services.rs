@@ -298,6 +298,22 @@ impl Influxd {
     }
 }
 
+impl Influxd {
+    /// Where its points are, as options of `weir-sim verify`.
+    pub fn options<'a>(&'a self, url: &'a str) -> [&'a str; 8] {
+        [
+            "--influxdb",
+            url,
+            "--influxdb-token",
+            &self.token,
+            "--influxdb-org",
+            &self.org,
+            "--influxdb-bucket",
+            &self.bucket,
+        ]
+    }
+}
+
 /// A Jaeger that keeps its traces in memory.
 #[derive(Debug)]
 pub struct Jaeger {

@@ -1,13 +1,12 @@
 //! Redis, MongoDB and perhaps InfluxDB, with any number of Weirs over them.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
+use crate::play::{self, Run};
 use crate::services::{Influxd, Mongod, Redis};
-use crate::{Weir, program, tail_of_log};
+use crate::{Weir, tail_of_log};
 
 /// The servers, and how each process is told of them.
 pub struct Site {
@@ -96,11 +95,8 @@ impl Site {
     /// # Errors
     /// When they do not start.
     pub fn play(&self, weir: &Weir, scenario: &str, time: &str) -> anyhow::Result<Run> {
-        let mut command = Command::new(program("weir-sim")?);
-        command.args(["run", scenario, "--time", time, "--drain", "120s", "--quiet", "--json"]);
-        command.args(["--broker", &weir.mqtt.to_string(), "--ledger"]).arg(self.ledger());
         let summary = std::fs::File::create(self.dir.path().join("summary.json"))?;
-        Ok(Run(command.stdin(Stdio::null()).stdout(summary).spawn()?))
+        play::play(weir, (scenario, time, "120s"), &self.ledger(), summary.into())
     }
 
     /// What the devices saw, once they are done.
@@ -121,40 +117,12 @@ impl Site {
     /// # Errors
     /// When it is not.
     pub fn verify(&self, api: &Weir) -> anyhow::Result<()> {
-        let mut command = Command::new(program("weir-sim")?);
-        command.args(["verify", "--within", "90s", "--server", &api.url(), "--ledger"]).arg(self.ledger());
-        command.args(["--mongodb", &self.mongod.uri()]);
-        if let Some(influxd) = &self.influxd {
-            command.args(["--influxdb", &influxd.url(), "--influxdb-token", &influxd.token]);
-            command.args(["--influxdb-org", &influxd.org, "--influxdb-bucket", &influxd.bucket]);
+        let uri = self.mongod.uri();
+        let mut directly = vec!["--mongodb", &uri];
+        let url = self.influxd.as_ref().map(Influxd::url);
+        if let (Some(influxd), Some(url)) = (&self.influxd, &url) {
+            directly.extend(influxd.options(url));
         }
-        let output = command.output()?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        println!("{text}");
-        ensure!(output.status.success() && text.contains("weir: ") && text.contains("mongodb: "), "{text}");
-        Ok(())
+        play::verify(api, &self.ledger(), "90s", &directly, &["weir", "mongodb"])
     }
-}
-
-/// A fleet at work. Ends with the value.
-pub struct Run(pub Child);
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-/// Waits until the ledger has so many bytes: devices get on.
-///
-/// # Errors
-/// When they do not.
-pub fn grown(ledger: &Path, bytes: u64) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
-        ensure!(begun.elapsed() < Duration::from_secs(20), "the run does not get on");
-        std::thread::yield_now();
-    }
-    Ok(())
 }

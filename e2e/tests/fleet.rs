@@ -4,11 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use weir_e2e::device::Device;
+use weir_e2e::play::{self, grown};
 use weir_e2e::services::skipped;
-use weir_e2e::site::{Run, Site, grown};
+use weir_e2e::site::Site;
 use weir_e2e::{Weir, read, wait_until};
 
 const WAIT: Duration = Duration::from_secs(60);
+/// Devices get on within this.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Publishes `count` readings of a device and waits for their acknowledgements.
 fn publish(device: &mut Device, name: &str, from: u64, count: u64) -> anyhow::Result<()> {
@@ -127,7 +130,7 @@ async fn nothing_is_lost_or_doubled_though_processes_and_servers_are_killed_in_r
         }
         let before = std::fs::metadata(site.ledger())?.len();
         // Each is up for a while: devices get on.
-        if let Err(error) = grown(&site.ledger(), before + 300 + (random >> 20) % 1_200) {
+        if let Err(error) = grown(&site.ledger(), before + 300 + (random >> 20) % 1_200, PATIENCE) {
             ensure!(run.0.try_wait()?.is_some(), "{error:#}\n{}", site.logs_of(&names));
         }
     }
@@ -156,7 +159,7 @@ async fn a_flusher_that_sleeps_past_its_lease_and_returns_changes_nothing() -> a
     let mut bytes = 0;
     for round in 0..3 {
         let (sleeper, other) = if round % 2 == 0 { (&a, "flusher-b") } else { (&b, "flusher-a") };
-        grown(&site.ledger(), bytes + 800)?;
+        grown(&site.ledger(), bytes + 800, PATIENCE)?;
         let taken = || -> anyhow::Result<usize> {
             let log = std::fs::read_to_string(site.folder(other).join("weir.log"))?;
             Ok(log.matches("flushes this log").count())
@@ -169,7 +172,7 @@ async fn a_flusher_that_sleeps_past_its_lease_and_returns_changes_nothing() -> a
         });
         let frozen = frozen.await;
         bytes = std::fs::metadata(site.ledger())?.len();
-        grown(&site.ledger(), bytes + 400)?;
+        grown(&site.ledger(), bytes + 400, PATIENCE)?;
         sleeper.thaw()?;
         frozen?;
     }
@@ -283,10 +286,8 @@ async fn the_books_balance_whoever_looks_at_them_while_readings_come_in() -> any
     let site = Site::new(false, &[("WEIR_HISTORY_FLUSH_INTERVAL_MS", "100")]).await?;
     let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
     let others = [site.start("flusher", "flusher", "127.0.0.1:0")?, site.start("api", "api", "127.0.0.1:0")?];
-    let mut command = std::process::Command::new(weir_e2e::program("weir-sim")?);
-    command.args(["bench", "--secs", "300", "--conns", "50", "--inflight", "5", "--rate", "5000", "--threads", "1"]);
-    command.args(["--broker", &ingest.mqtt.to_string()]).stdout(std::process::Stdio::null());
-    let mut load = Run(command.spawn()?);
+    let options = ["--conns", "50", "--inflight", "5", "--rate", "5000", "--threads", "1"];
+    let mut load = play::load(&ingest, &options)?;
     let (begun, mut looks, mut taken) = (Instant::now(), 0, 0);
     while looks < 100 || taken < 20_000 {
         ensure!(begun.elapsed() < WAIT && load.0.try_wait()?.is_none(), "{looks} looks, {taken} readings");

@@ -1,12 +1,13 @@
 //! Weir with points in InfluxDB beside the history.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use weir_e2e::play::{self, grown};
 use weir_e2e::services::{Influxd, skipped};
-use weir_e2e::{Weir, program, tail_of_log};
+use weir_e2e::{Weir, tail_of_log};
 
 /// Now and then a text comes where the field is a float.
 const FLIPS: &str = r#"
@@ -26,14 +27,8 @@ level = { model = "random_walk", start = 5.0, step = 0.1 }
 type_flip = 0.05
 "#;
 
-struct Run(Child);
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
+/// Devices get on within this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(dir: &Path, mqtt: &str, influxd: &Influxd, more: &[(&str, &str)]) -> anyhow::Result<Weir> {
     let url = influxd.url();
@@ -50,39 +45,8 @@ fn start(dir: &Path, mqtt: &str, influxd: &Influxd, more: &[(&str, &str)]) -> an
     Weir::start_with(dir, mqtt, &environment)
 }
 
-fn play(weir: &Weir, scenario: &str, time: &str, ledger: &Path) -> anyhow::Result<Run> {
-    let mut command = Command::new(program("weir-sim")?);
-    command.args(["run", scenario, "--time", time, "--drain", "90s", "--quiet", "--broker", &weir.mqtt.to_string()]);
-    Ok(Run(command.arg("--ledger").arg(ledger).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
-}
-
 fn verify(weir: &Weir, influxd: &Influxd, ledger: &Path) -> anyhow::Result<()> {
-    let output = Command::new(program("weir-sim")?)
-        .args(["verify", "--within", "60s", "--server", &weir.url(), "--influxdb", &influxd.url()])
-        .args([
-            "--influxdb-token",
-            &influxd.token,
-            "--influxdb-org",
-            &influxd.org,
-            "--influxdb-bucket",
-            &influxd.bucket,
-        ])
-        .arg("--ledger")
-        .arg(ledger)
-        .output()?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{text}");
-    ensure!(output.status.success() && text.contains("weir: ") && text.contains("influxdb: "), "{text}");
-    Ok(())
-}
-
-fn grown(ledger: &Path, bytes: u64) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
-        ensure!(begun.elapsed() < Duration::from_secs(60), "the run does not get on");
-        std::thread::yield_now();
-    }
-    Ok(())
+    play::verify(weir, ledger, "60s", &influxd.options(&influxd.url()), &["weir", "influxdb"])
 }
 
 #[test]
@@ -95,19 +59,19 @@ fn every_reading_becomes_one_point_though_influxdb_and_weir_are_killed_and_froze
     let weir = start(dir.path(), "127.0.0.1:0", &influxd, &[])?;
     let mqtt = weir.mqtt.to_string();
     let ledger = dir.path().join("ledger");
-    let mut run = play(&weir, "flaky-cellular", "0.5", &ledger)?;
-    grown(&ledger, 6_000)?;
+    let mut run = play::play(&weir, ("flaky-cellular", "0.5", "90s"), &ledger, Stdio::null())?;
+    grown(&ledger, 6_000, PATIENCE)?;
     influxd.server.kill()?;
-    grown(&ledger, 11_000).context("devices notice nothing while InfluxDB is dead")?;
+    grown(&ledger, 11_000, PATIENCE).context("devices notice nothing while InfluxDB is dead")?;
     let ready = weir.get("/health/ready")?;
     ensure!(ready.contains("sink points") && ready.contains("200 OK"), "readiness names the sink: {ready}");
     influxd.server.start_again()?;
-    grown(&ledger, 14_000)?;
+    grown(&ledger, 14_000, PATIENCE)?;
     weir.kill()?;
     let weir = start(dir.path(), &mqtt, &influxd, &[])?;
-    grown(&ledger, 18_000)?;
+    grown(&ledger, 18_000, PATIENCE)?;
     influxd.server.freeze()?;
-    grown(&ledger, 22_000).context("devices notice nothing while InfluxDB does not answer")?;
+    grown(&ledger, 22_000, PATIENCE).context("devices notice nothing while InfluxDB does not answer")?;
     influxd.server.thaw()?;
     let status = run.0.wait()?;
     ensure!(status.success(), "{status}\n{}", tail_of_log(dir.path()));
@@ -128,7 +92,7 @@ fn readings_of_a_wrong_type_become_dead_letters_of_influxdb_alone() -> anyhow::R
     let scenario = dir.path().join("flips.toml");
     std::fs::write(&scenario, FLIPS)?;
     let scenario = scenario.to_str().context("a path that is text")?;
-    let status = play(&weir, scenario, "1", &ledger)?.0.wait()?;
+    let status = play::play(&weir, (scenario, "1", "90s"), &ledger, Stdio::null())?.0.wait()?;
     ensure!(status.success(), "{status}");
     // Those that InfluxDB lacks are its dead letters; the history has them all.
     verify(&weir, &influxd, &ledger)?;

@@ -1,22 +1,17 @@
 //! Weir with the embedded log and MongoDB: an edge box.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use weir_e2e::device::Device;
+use weir_e2e::play::{self, grown};
 use weir_e2e::services::{Mongod, skipped};
 use weir_e2e::{Weir, program, read, tail_of_log, wait_until};
 
-struct Run(Child);
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
+/// Devices get on within this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn environment(mongod: &Mongod) -> Vec<(&'static str, String)> {
     vec![
@@ -34,31 +29,9 @@ fn start(dir: &Path, mqtt: &str, mongod: &Mongod) -> anyhow::Result<Weir> {
     Weir::start_with(dir, mqtt, &environment)
 }
 
-fn play(weir: &Weir, scenario: &str, time: &str, ledger: &Path) -> anyhow::Result<Run> {
-    let mut command = Command::new(program("weir-sim")?);
-    command.args(["run", scenario, "--time", time, "--drain", "90s", "--quiet", "--broker", &weir.mqtt.to_string()]);
-    Ok(Run(command.arg("--ledger").arg(ledger).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
-}
-
 /// Compares what was acknowledged with what Weir gives and with what MongoDB holds.
 fn verify(weir: &Weir, mongod: &Mongod, ledger: &Path) -> anyhow::Result<()> {
-    let output = Command::new(program("weir-sim")?)
-        .args(["verify", "--within", "60s", "--server", &weir.url(), "--mongodb", &mongod.uri(), "--ledger"])
-        .arg(ledger)
-        .output()?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{text}");
-    ensure!(output.status.success() && text.contains("weir: ") && text.contains("mongodb: "), "{text}");
-    Ok(())
-}
-
-fn grown(ledger: &Path, bytes: u64) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
-        ensure!(begun.elapsed() < Duration::from_secs(60), "the run does not get on");
-        std::thread::yield_now();
-    }
-    Ok(())
+    play::verify(weir, ledger, "60s", &["--mongodb", &mongod.uri()], &["weir", "mongodb"])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,20 +44,20 @@ async fn everything_lands_in_mongodb_though_it_and_weir_are_killed_and_frozen() 
     let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
     let mqtt = weir.mqtt.to_string();
     let ledger = dir.path().join("ledger");
-    let mut run = play(&weir, "flaky-cellular", "0.6", &ledger)?;
-    grown(&ledger, 6_000)?;
+    let mut run = play::play(&weir, ("flaky-cellular", "0.6", "90s"), &ledger, Stdio::null())?;
+    grown(&ledger, 6_000, PATIENCE)?;
     mongod.0.kill()?;
-    grown(&ledger, 12_000).context("devices notice nothing while MongoDB is dead")?;
+    grown(&ledger, 12_000, PATIENCE).context("devices notice nothing while MongoDB is dead")?;
     let ready = weir.get("/health/ready")?;
     ensure!(ready.contains("sink history"), "readiness names the sink: {ready}");
     mongod.0.start_again()?;
     mongod.primary().await?;
-    grown(&ledger, 17_000)?;
+    grown(&ledger, 17_000, PATIENCE)?;
     weir.kill()?;
     let weir = start(dir.path(), &mqtt, &mongod)?;
-    grown(&ledger, 22_000)?;
+    grown(&ledger, 22_000, PATIENCE)?;
     mongod.0.freeze()?;
-    grown(&ledger, 27_000).context("devices notice nothing while MongoDB does not answer")?;
+    grown(&ledger, 27_000, PATIENCE).context("devices notice nothing while MongoDB does not answer")?;
     mongod.0.thaw()?;
     let status = run.0.wait()?;
     ensure!(status.success(), "{status}\n{}", tail_of_log(dir.path()));
@@ -104,7 +77,7 @@ async fn types_names_and_dead_letters_survive_mongodb() -> anyhow::Result<()> {
     let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
     for scenario in ["garbage-device", "mixed-fleet", "clock-drift"] {
         let ledger = dir.path().join(scenario);
-        let status = play(&weir, scenario, "0.1", &ledger)?.0.wait()?;
+        let status = play::play(&weir, (scenario, "0.1", "90s"), &ledger, Stdio::null())?.0.wait()?;
         ensure!(status.success(), "{scenario}: {status}");
         verify(&weir, &mongod, &ledger).with_context(|| scenario.to_owned())?;
     }
@@ -180,7 +153,7 @@ async fn a_block_that_somebody_deletes_from_mongodb_is_missed_there() -> anyhow:
     let mongod = Mongod::start(&dir.path().join("mongod")).await?;
     let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
     let ledger = dir.path().join("ledger");
-    let status = play(&weir, "steady", "0.05", &ledger)?.0.wait()?;
+    let status = play::play(&weir, ("steady", "0.05", "90s"), &ledger, Stdio::null())?.0.wait()?;
     ensure!(status.success(), "{status}");
     verify(&weir, &mongod, &ledger)?;
     let blocks = mongod.client().await?.database("weir").collection::<mongodb::bson::Document>("blocks");

@@ -1,21 +1,16 @@
 //! Weir with its log on Redis.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use weir_e2e::play::{self, grown};
 use weir_e2e::services::{Mongod, Redis, skipped};
-use weir_e2e::{Weir, program, tail_of_log};
+use weir_e2e::{Weir, tail_of_log};
 
-struct Run(Child);
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
+/// Devices get on within this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(dir: &Path, mqtt: &str, redis: &Redis, mongod: Option<&Mongod>) -> anyhow::Result<Weir> {
     let mut environment = vec![
@@ -32,33 +27,10 @@ fn start(dir: &Path, mqtt: &str, redis: &Redis, mongod: Option<&Mongod>) -> anyh
     Weir::start_with(dir, mqtt, &environment)
 }
 
-fn play(weir: &Weir, time: &str, ledger: &Path) -> anyhow::Result<Run> {
-    let mut command = Command::new(program("weir-sim")?);
-    command.args(["run", "flaky-cellular", "--time", time, "--drain", "90s", "--quiet"]);
-    command.args(["--broker", &weir.mqtt.to_string(), "--ledger"]).arg(ledger);
-    Ok(Run(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
-}
-
 fn verify(weir: &Weir, mongod: Option<&Mongod>, ledger: &Path) -> anyhow::Result<()> {
-    let mut command = Command::new(program("weir-sim")?);
-    command.args(["verify", "--within", "60s", "--server", &weir.url(), "--ledger"]).arg(ledger);
-    if let Some(mongod) = mongod {
-        command.args(["--mongodb", &mongod.uri()]);
-    }
-    let output = command.output()?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{text}");
-    ensure!(output.status.success() && text.contains("weir: "), "{text}");
-    Ok(())
-}
-
-fn grown(ledger: &Path, bytes: u64) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
-        ensure!(begun.elapsed() < Duration::from_secs(60), "the run does not get on");
-        std::thread::yield_now();
-    }
-    Ok(())
+    let uri = mongod.map(Mongod::uri);
+    let directly: Vec<&str> = uri.iter().flat_map(|uri| ["--mongodb", uri]).collect();
+    play::verify(weir, ledger, "60s", &directly, &["weir"])
 }
 
 #[test]
@@ -71,17 +43,17 @@ fn nothing_is_lost_or_doubled_though_redis_and_weir_are_killed_and_frozen() -> a
     let weir = start(dir.path(), "127.0.0.1:0", &redis, None)?;
     let mqtt = weir.mqtt.to_string();
     let ledger = dir.path().join("ledger");
-    let mut run = play(&weir, "0.6", &ledger)?;
-    grown(&ledger, 6_000)?;
+    let mut run = play::play(&weir, ("flaky-cellular", "0.6", "90s"), &ledger, Stdio::null())?;
+    grown(&ledger, 6_000, PATIENCE)?;
     redis.0.kill()?;
-    grown(&ledger, 11_000).context("devices notice nothing while Redis is dead")?;
+    grown(&ledger, 11_000, PATIENCE).context("devices notice nothing while Redis is dead")?;
     redis.0.start_again()?;
-    grown(&ledger, 15_000)?;
+    grown(&ledger, 15_000, PATIENCE)?;
     weir.kill()?;
     let weir = start(dir.path(), &mqtt, &redis, None)?;
-    grown(&ledger, 19_000)?;
+    grown(&ledger, 19_000, PATIENCE)?;
     redis.0.freeze()?;
-    grown(&ledger, 24_000).context("devices notice nothing while Redis does not answer")?;
+    grown(&ledger, 24_000, PATIENCE).context("devices notice nothing while Redis does not answer")?;
     redis.0.thaw()?;
     let status = run.0.wait()?;
     ensure!(status.success(), "{status}\n{}", tail_of_log(dir.path()));
@@ -101,15 +73,15 @@ async fn redis_and_mongodb_together_hold_everything_over_kills_of_all_three() ->
     let weir = start(dir.path(), "127.0.0.1:0", &redis, Some(&mongod))?;
     let mqtt = weir.mqtt.to_string();
     let ledger = dir.path().join("ledger");
-    let mut run = play(&weir, "0.5", &ledger)?;
-    grown(&ledger, 5_000)?;
+    let mut run = play::play(&weir, ("flaky-cellular", "0.5", "90s"), &ledger, Stdio::null())?;
+    grown(&ledger, 5_000, PATIENCE)?;
     mongod.0.kill()?;
     redis.0.kill()?;
-    grown(&ledger, 9_000)?;
+    grown(&ledger, 9_000, PATIENCE)?;
     redis.0.start_again()?;
     mongod.0.start_again()?;
     mongod.primary().await?;
-    grown(&ledger, 13_000)?;
+    grown(&ledger, 13_000, PATIENCE)?;
     weir.kill()?;
     redis.0.kill()?;
     redis.0.start_again()?;

@@ -3,18 +3,21 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use mongodb::bson::doc;
+use weir_e2e::play::{self, Run, grown};
 use weir_e2e::services::skipped;
-use weir_e2e::site::{Site, grown};
+use weir_e2e::site::Site;
 use weir_e2e::{Weir, checked, wait_until};
 
 const WAIT: Duration = Duration::from_secs(90);
+/// Devices get on within this.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a server stalls: 75 s by hand.
 fn stall() -> Duration {
@@ -38,10 +41,11 @@ fn bytes_of(ledger: &Path) -> u64 {
     std::fs::metadata(ledger).map_or(0, |metadata| metadata.len())
 }
 
-async fn until_ready_names(weir: &Weir, sink: &str) -> anyhow::Result<String> {
-    wait_until(&format!("readiness names {sink}"), WAIT, || async {
+/// Waits until `/health/ready` says `words`; the whole answer.
+async fn until_ready_says(weir: &Weir, what: &str, words: &str) -> anyhow::Result<String> {
+    wait_until(what, WAIT, || async {
         let ready = weir.get("/health/ready")?;
-        ensure!(ready.contains(&format!("sink {sink}")), "{ready}");
+        ensure!(ready.contains(words), "{ready}");
         Ok(ready)
     })
     .await
@@ -62,7 +66,7 @@ fn outlast(weir: &Weir, site: &Site) -> anyhow::Result<()> {
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
     while begun.elapsed() < stall() {
         let before = bytes_of(&site.ledger());
-        grown(&site.ledger(), before + 200).context("devices notice nothing")?;
+        grown(&site.ledger(), before + 200, PATIENCE).context("devices notice nothing")?;
         let asked = Instant::now();
         weir.cli(&["latest", "room-001"]).context("latest values are answered")?;
         slowest = slowest.max(asked.elapsed());
@@ -72,7 +76,7 @@ fn outlast(weir: &Weir, site: &Site) -> anyhow::Result<()> {
 }
 
 /// Devices are done, none of them waited as long as `patience`, and everything landed once.
-fn done(site: &Site, mut run: weir_e2e::site::Run, weir: &Weir, patience: Duration) -> anyhow::Result<()> {
+fn done(site: &Site, mut run: Run, weir: &Weir, patience: Duration) -> anyhow::Result<()> {
     let status = run.0.wait()?;
     ensure!(status.success(), "{status}\n{}", site.logs_of(&["weir"]));
     let summary = site.summary()?;
@@ -93,14 +97,14 @@ async fn devices_and_the_other_store_notice_nothing_of_a_mongodb_that_stalls() -
     let site = Site::new(true, &request).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let run = site.play(&weir, "steady", &time())?;
-    grown(&site.ledger(), 500)?;
+    grown(&site.ledger(), 500, PATIENCE)?;
     wait_until("the first range is stored", WAIT, || async {
         ensure!(weir.cli(&["books"])?.contains("history"));
         Ok(())
     })
     .await?;
     site.mongod.0.freeze()?;
-    let ready = until_ready_names(&weir, "history").await?;
+    let ready = until_ready_says(&weir, "readiness names the sink", "sink history").await?;
     ensure!(ready.contains("200 OK") && !ready.contains("sink points"), "{ready}");
     outlast(&weir, &site)?;
     let (points, history) = (lag(&weir, "points")?, lag(&weir, "history")?);
@@ -119,10 +123,10 @@ async fn devices_and_the_other_store_notice_nothing_of_an_influxdb_that_stalls()
     let site = Site::new(true, &[("WEIR_INFLUXDB_REQUEST_TIMEOUT_MS", "4000")]).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let run = site.play(&weir, "steady", &time())?;
-    grown(&site.ledger(), 500)?;
+    grown(&site.ledger(), 500, PATIENCE)?;
     let influxd = site.influxd.as_ref().context("there is one")?;
     influxd.server.freeze()?;
-    let ready = until_ready_names(&weir, "points").await?;
+    let ready = until_ready_says(&weir, "readiness names the sink", "sink points").await?;
     ensure!(ready.contains("200 OK") && !ready.contains("sink history"), "{ready}");
     outlast(&weir, &site)?;
     let (points, history) = (lag(&weir, "points")?, lag(&weir, "history")?);
@@ -141,12 +145,13 @@ async fn devices_notice_nothing_of_a_redis_that_stalls() -> anyhow::Result<()> {
     let site = Site::new(false, &[]).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let run = site.play(&weir, "steady", &time())?;
-    grown(&site.ledger(), 500)?;
+    grown(&site.ledger(), 500, PATIENCE)?;
     site.redis.0.freeze()?;
     let begun = Instant::now();
     while begun.elapsed() < stall() {
         let before = bytes_of(&site.ledger());
-        grown(&site.ledger(), before + 200).context("devices notice nothing: the data folder takes their readings")?;
+        grown(&site.ledger(), before + 200, PATIENCE)
+            .context("devices notice nothing: the data folder takes their readings")?;
     }
     site.redis.0.thaw()?;
     // One answer is waited for.
@@ -162,7 +167,7 @@ async fn a_redis_out_of_memory_sends_readings_to_the_data_folder_and_gets_them_l
     let site = Site::new(false, &[]).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let run = site.play(&weir, "flaky-cellular", "0.4")?;
-    grown(&site.ledger(), 500)?;
+    grown(&site.ledger(), 500, PATIENCE)?;
     set_memory(&site, "1mb")?;
     wait_until("readings are spilled", WAIT, || async {
         let metrics = weir.get("/metrics")?;
@@ -174,7 +179,7 @@ async fn a_redis_out_of_memory_sends_readings_to_the_data_folder_and_gets_them_l
     })
     .await?;
     let before = bytes_of(&site.ledger());
-    grown(&site.ledger(), before + 300).context("devices go on")?;
+    grown(&site.ledger(), before + 300, PATIENCE).context("devices go on")?;
     set_memory(&site, "0")?;
     done(&site, run, &weir, WAIT)?;
     weir.stop()
@@ -190,7 +195,7 @@ async fn a_mongodb_that_steps_down_under_load_loses_and_doubles_nothing() -> any
     let run = site.play(&weir, "flaky-cellular", "0.3")?;
     let client = site.mongod.client().await?;
     for round in 1..4 {
-        grown(&site.ledger(), round * 1_500)?;
+        grown(&site.ledger(), round * 1_500, PATIENCE)?;
         let down = doc! { "replSetStepDown": 2, "secondaryCatchUpPeriodSecs": 0, "force": true };
         client.database("admin").run_command(down).await?;
         site.mongod.primary().await?;
@@ -237,43 +242,24 @@ async fn a_full_disk_of_redis_slows_devices_when_the_data_folder_is_full_too_and
     let small = [("WEIR_LOG_CAPACITY_BYTES", "2097152"), ("WEIR_HISTORY_FLUSH_INTERVAL_MS", "600000")];
     let mut site = Site::in_folder(dir, "", false, &small).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
-    let mut load = load(&weir, 200)?;
+    let load = play::load(&weir, &["--inflight", "20", "--conns", "200"])?;
     // With `appendfsync always` a Redis that cannot write ends itself.
     wait_until("Redis has ended", WAIT, || async {
         ensure!(TcpStream::connect(site.redis.0.address).is_err(), "Redis still listens");
         Ok(())
     })
     .await?;
-    wait_until("devices wait", WAIT, || async {
-        let ready = weir.get("/health/ready")?;
-        ensure!(ready.contains("503"), "{ready}");
-        Ok(())
-    })
-    .await?;
+    until_ready_says(&weir, "devices wait", "503").await?;
     let memory = resident(weir.pid())?;
     println!("memory with both full: {} MiB", memory >> 20);
     ensure!(memory < 200 << 20, "{memory} bytes");
     checked("mount", Command::new("mount").args(["-o", "remount,size=512m"]).arg(&disk).output()?)?;
     site.redis.0.kill().ok();
     site.redis.0.start_again()?;
-    wait_until("devices go on", WAIT, || async {
-        let ready = weir.get("/health/ready")?;
-        ensure!(ready.contains("200 OK"), "{ready}");
-        Ok(())
-    })
-    .await?;
-    load.kill()?;
-    load.wait()?;
+    until_ready_says(&weir, "devices go on", "200 OK").await?;
+    drop(load);
     balanced(&weir).await?;
     weir.stop()
-}
-
-/// Devices that publish as fast as they are answered.
-fn load(weir: &Weir, devices: u32) -> anyhow::Result<Child> {
-    let mut command = Command::new(weir_e2e::program("weir-sim")?);
-    command.args(["bench", "--secs", "300", "--inflight", "20", "--conns", &devices.to_string()]);
-    command.args(["--broker", &weir.mqtt.to_string()]).stdout(std::process::Stdio::null());
-    Ok(command.spawn()?)
 }
 
 /// Everything that was acknowledged is stored: the books say so, and the store.
@@ -300,7 +286,7 @@ async fn a_slow_mongodb_slows_devices_when_the_log_is_full_and_memory_stays_boun
     ];
     let site = Arc::new(Site::new(false, &small).await?);
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
-    let mut load = load(&weir, 200)?;
+    let load = play::load(&weir, &["--inflight", "20", "--conns", "200"])?;
     // Awake for a tenth of the time.
     let slow = Arc::new(AtomicBool::new(true));
     let throttle = {
@@ -317,12 +303,7 @@ async fn a_slow_mongodb_slows_devices_when_the_log_is_full_and_memory_stays_boun
             site.mongod.0.thaw().ok();
         })
     };
-    wait_until("devices wait", WAIT, || async {
-        let ready = weir.get("/health/ready")?;
-        ensure!(ready.contains("503"), "{ready}");
-        Ok(())
-    })
-    .await?;
+    until_ready_says(&weir, "devices wait", "503").await?;
     let (begun, mut most) = (Instant::now(), 0);
     while begun.elapsed() < stall() {
         most = most.max(resident(weir.pid())?);
@@ -332,14 +313,8 @@ async fn a_slow_mongodb_slows_devices_when_the_log_is_full_and_memory_stays_boun
     ensure!(most < 300 << 20, "{most} bytes");
     slow.store(false, Ordering::Relaxed);
     throttle.await?;
-    wait_until("devices go on", WAIT, || async {
-        let ready = weir.get("/health/ready")?;
-        ensure!(ready.contains("200 OK"), "{ready}");
-        Ok(())
-    })
-    .await?;
-    load.kill()?;
-    load.wait()?;
+    until_ready_says(&weir, "devices go on", "200 OK").await?;
+    drop(load);
     balanced(&weir).await?;
     weir.stop()
 }

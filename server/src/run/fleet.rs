@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::stores::contract::{Deadletter, StoreError};
+use ::stores::mongodb::MongoStore;
 use api::{Replay, ReplayError};
 use async_trait::async_trait;
 use buffer::redis::Redis;
@@ -14,7 +15,7 @@ use model::trace::Tracer;
 use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 
-use super::parts::{self, Intake, Messages, Parts, Rest, Sinks};
+use super::parts::{self, Intake, Parts, Rest, Sinks};
 use super::replay::{Replayer, into_store};
 use super::start::Start;
 use super::state::{Metrics, SinkView, State};
@@ -39,7 +40,7 @@ pub(super) async fn open(
     let secret = token_secret(config, data)?;
     let redis = log::redis(config, start).await?;
     let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
-    let (mut log, mut intake) = (None, None);
+    let (mut log, mut intake, mut mongodb) = (None, None, None);
     if config.has(Role::Ingest) {
         let (own, batcher) = log::append_to(&redis, config, data, Arc::clone(&metrics.buffer)).await?;
         if let Some(tracer) = &tracer {
@@ -47,7 +48,9 @@ pub(super) async fn open(
         }
         let door = ingest::Door::new(routes, wire::limits(config), batcher.clone(), Arc::clone(&metrics.ingest));
         let door = door.traced(tracer.clone());
-        let retained = Messages::of_mongodb(config, &metrics, start).await?;
+        let (store, retained) = parts::mongodb_soon(config, &metrics, start).await?.unzip();
+        mongodb = store;
+        let retained = retained.flatten();
         log = Some((own, batcher.clone()));
         intake = Some(Intake { door, batcher, retained });
     }
@@ -58,6 +61,8 @@ pub(super) async fn open(
         state: state.clone(),
         start: start.clone(),
         redis,
+        awaits_retained: intake.as_ref().is_some_and(|intake| intake.retained.is_none()),
+        mongodb,
         tracer,
         replay: intake.as_ref().map(|intake| (intake.door.clone(), intake.batcher.clone())),
         advertised,
@@ -73,6 +78,10 @@ struct WithStores {
     state: State,
     start: Start,
     redis: Redis,
+    /// If it answered already.
+    mongodb: Option<MongoStore>,
+    /// The broker begins without the retained messages.
+    awaits_retained: bool,
     tracer: Option<Tracer>,
     /// Where dead letters are taken in again, in a process that takes devices.
     replay: Option<(ingest::Door, Batcher)>,
@@ -84,11 +93,18 @@ struct WithStores {
 impl WithStores {
     /// Waits for MongoDB, in a process that needs it.
     async fn open(self) -> anyhow::Result<Rest> {
-        let Self { config, metrics, state, start, redis, tracer, replay, advertised, secret } = self;
-        if !config.has(Role::Flusher) && !config.has(Role::Api) {
-            return Ok(Rest { state, sinks: Sinks::None, readers: None, api: None });
+        let Self { config, metrics, state, start, redis, mongodb, tracer, replay, advertised, secret, .. } = self;
+        let takes_only = !config.has(Role::Flusher) && !config.has(Role::Api);
+        if takes_only && !self.awaits_retained {
+            return Ok(Rest { state, sinks: Sinks::None, readers: None, api: None, retained: None });
         }
-        let mongodb = parts::mongodb(&config, &metrics, &start).await?;
+        let (mongodb, retained) = match mongodb {
+            Some(mongodb) => (mongodb, None),
+            None => parts::mongodb(&config, &metrics, &start, self.awaits_retained).await?,
+        };
+        if takes_only {
+            return Ok(Rest { state, sinks: Sinks::None, readers: None, api: None, retained });
+        }
         let stores = Stores::of(&config, mongodb.clone(), &metrics).await?;
         let settings = wire::flusher_config(&config);
         let fleet = config.has(Role::Flusher).then(|| {
@@ -134,7 +150,7 @@ impl WithStores {
             (backend, api_config)
         });
         let sinks = fleet.map_or(Sinks::None, Sinks::Fleet);
-        Ok(Rest { state, sinks, readers: Some(readers), api })
+        Ok(Rest { state, sinks, readers: Some(readers), api, retained })
     }
 }
 

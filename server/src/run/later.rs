@@ -15,6 +15,7 @@ pub(super) struct Later {
     fleet: oneshot::Sender<FleetHandle>,
     readers: oneshot::Sender<Readers>,
     api: oneshot::Sender<(api::Backend, api::Config)>,
+    retained: oneshot::Sender<Vec<broker::Message>>,
 }
 
 /// Where they come out.
@@ -25,16 +26,22 @@ pub(super) struct Outlets {
     pub(super) readers: Outlet<Readers>,
     /// Answers third parties.
     pub(super) api: Outlet<(api::Backend, api::Config)>,
+    /// Retained messages of earlier starts.
+    pub(super) retained: Outlet<Vec<broker::Message>>,
 }
 
 /// Something that comes later, or not at all.
 pub(super) struct Outlet<T>(oneshot::Receiver<T>);
 
 pub(super) fn outlets() -> (Later, Outlets) {
-    let ((fleet, fleet_out), (readers, readers_out), (api, api_out)) =
-        (oneshot::channel(), oneshot::channel(), oneshot::channel());
-    let outlets = Outlets { fleet: Outlet(fleet_out), readers: Outlet(readers_out), api: Outlet(api_out) };
-    (Later { fleet, readers, api }, outlets)
+    let (fleet, readers, api, retained) = (outlet(), outlet(), outlet(), outlet());
+    let outlets = Outlets { fleet: fleet.1, readers: readers.1, api: api.1, retained: retained.1 };
+    (Later { fleet: fleet.0, readers: readers.0, api: api.0, retained: retained.0 }, outlets)
+}
+
+fn outlet<T>() -> (oneshot::Sender<T>, Outlet<T>) {
+    let (into, out) = oneshot::channel();
+    (into, Outlet(out))
 }
 
 impl Later {
@@ -47,6 +54,9 @@ impl Later {
         }
         if let Some(api) = rest.api {
             drop(self.api.send(api));
+        }
+        if let Some(retained) = rest.retained {
+            drop(self.retained.send(retained));
         }
         if let Sinks::Fleet(fleet) = &rest.sinks {
             drop(self.fleet.send(fleet.handle()));
@@ -73,39 +83,24 @@ impl Later {
 }
 
 impl<T> Outlet<T> {
-    /// Waits for it; whoever connects meanwhile is sent away at once. None at a stop.
-    pub(super) async fn wait(mut self, listener: &TcpListener, stop: &CancellationToken) -> Option<T> {
+    /// Waits for it; none at a stop. Why it does not come is said by who opens it.
+    pub(super) async fn get(self, stop: &CancellationToken) -> Option<T> {
+        tokio::select! {
+            biased;
+            Ok(there) = self.0 => Some(there),
+            () = stop.cancelled() => None,
+        }
+    }
+
+    /// As [`Outlet::get`]; whoever connects meanwhile is sent away at once.
+    pub(super) async fn get_behind(self, listener: &TcpListener, stop: &CancellationToken) -> Option<T> {
+        let mut there = std::pin::pin!(self.get(stop));
         loop {
             tokio::select! {
                 biased;
-                there = &mut self.0 => match there {
-                    Ok(there) => return Some(there),
-                    // Why it does not come is said by who opens it.
-                    Err(_) => break,
-                },
-                () = stop.cancelled() => return None,
+                there = &mut there => return there,
                 connection = listener.accept() => drop(connection),
             }
         }
-        stop.cancelled().await;
-        None
-    }
-}
-
-impl Outlet<Readers> {
-    /// Keeps the list of the logs until `stop`.
-    ///
-    /// # Errors
-    /// None.
-    pub(super) async fn watch(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let readers = tokio::select! {
-            readers = self.0 => readers.ok(),
-            () = stop.cancelled() => None,
-        };
-        match readers {
-            Some(readers) => readers.watch(stop).await,
-            None => stop.cancelled().await,
-        }
-        Ok(())
     }
 }

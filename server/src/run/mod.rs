@@ -96,12 +96,12 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     let whole = rest.is_some();
     start.works(state.clone());
 
+    let (later, outlets) = later::outlets();
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
     if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
-        take_in(&mut supervisor, &config, &state, &start, intake, listener);
+        take_in(&mut supervisor, &config, &state, intake, outlets.retained, listener);
     }
-    let (later, outlets) = later::outlets();
     let stop = supervisor.part("sinks", deadline);
     match rest {
         Some(rest) => {
@@ -123,17 +123,23 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
         let stop = supervisor.part("fleet", FLEET_DEADLINE);
         let secret = config.fleet.secret.clone();
         supervisor.spawn("fleet", "answers to the fleet", async move {
-            let Some(handle) = outlets.fleet.wait(&listener, &stop).await else { return Ok(()) };
+            let Some(handle) = outlets.fleet.get_behind(&listener, &stop).await else { return Ok(()) };
             flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
         });
     }
     let stop = supervisor.part("logs", deadline);
-    supervisor.spawn("logs", "list of the logs", outlets.readers.watch(stop));
+    supervisor.spawn("logs", "list of the logs", async move {
+        match outlets.readers.get(&stop).await {
+            Some(readers) => readers.watch(stop).await,
+            None => stop.cancelled().await,
+        }
+        Ok(())
+    });
     if let Some(listener) = listeners.grpc {
         let stop = supervisor.part("grpc", deadline + Duration::from_millis(config.grpc.drain_timeout_ms));
         let metrics = state.metrics.api.clone();
         supervisor.spawn("grpc", "grpc services", async move {
-            let Some((backend, settings)) = outlets.api.wait(&listener, &stop).await else { return Ok(()) };
+            let Some((backend, settings)) = outlets.api.get_behind(&listener, &stop).await else { return Ok(()) };
             Ok(api::serve(listener, backend, settings, metrics, stop).await?)
         });
     }
@@ -174,24 +180,21 @@ fn take_in(
     supervisor: &mut Supervisor,
     config: &Config,
     state: &state::State,
-    start: &start::Start,
     intake: parts::Intake,
+    later: later::Outlet<Vec<broker::Message>>,
     listener: tokio::net::TcpListener,
 ) {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let parts::Intake { door, batcher, retained } = intake;
     let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.drain_timeout_ms));
-    let (here, later) = match retained {
-        parts::Messages::Here(messages) => (Some(messages), None),
-        parts::Messages::Later(settings, metrics) => (None, Some((settings, metrics))),
-    };
-    let broker = broker::Broker::new(wire::broker_config(config), door, state.metrics.broker.clone(), here);
-    if let Some((settings, metrics)) = later {
-        let (broker, stop, start) = (broker.clone(), stop.clone(), start.clone());
+    let awaited = retained.is_none();
+    let broker = broker::Broker::new(wire::broker_config(config), door, state.metrics.broker.clone(), retained);
+    if awaited {
+        let (broker, stop) = (broker.clone(), stop.clone());
         supervisor.spawn("mqtt", "retained messages", async move {
-            tokio::select! {
-                restored = parts::restore(broker, settings, metrics, start) => restored?,
-                () = stop.cancelled() => {}
+            if let Some(messages) = later.get(&stop).await {
+                tracing::info!(messages = messages.len(), "retained messages of earlier starts");
+                broker.restore(messages);
             }
             stop.cancelled().await;
             Ok(())
@@ -233,7 +236,11 @@ async fn end_at_second_signal() {
 
 fn welcome(addresses: &Addresses, data: &DataDir, whole: bool) {
     let Addresses { mqtt, grpc, http, fleet } = addresses;
-    let is = if whole { "is ready" } else { "takes readings; whoever asks for them has to wait for MongoDB" };
+    let is = if whole || grpc.is_none() {
+        "is ready"
+    } else {
+        "takes readings; whoever asks for them has to wait for MongoDB"
+    };
     let mut text = format!("Weir {} {is}.", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: String| text.push_str(&format!("\n  {name:6} {value}"));
     if let Some(mqtt) = mqtt {

@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::traces::Exporter;
 
-/// How long a node waits for the retained messages of earlier starts before it goes on without them.
-const RETAINED: Duration = Duration::from_secs(5);
+/// How long a node waits for MongoDB before it goes on without it.
+const SOON: Duration = Duration::from_secs(5);
 
 /// What is opened before anything runs.
 pub(super) struct Parts {
@@ -44,21 +44,16 @@ pub(super) struct Rest {
     /// Look which logs there are.
     pub(super) readers: Option<Readers>,
     pub(super) api: Option<(api::Backend, api::Config)>,
+    /// Retained messages of earlier starts, when the broker began without them.
+    pub(super) retained: Option<Vec<broker::Message>>,
 }
 
 /// From devices into the log.
 pub(super) struct Intake {
     pub(super) door: ingest::Door,
     pub(super) batcher: Batcher,
-    pub(super) retained: Messages,
-}
-
-/// Retained messages of earlier starts.
-pub(super) enum Messages {
-    /// At hand.
-    Here(Vec<broker::Message>),
-    /// In MongoDB, which does not answer yet; the broker runs meanwhile.
-    Later(stores::mongodb::Config, Arc<stores::mongodb::Metrics>),
+    /// Those of earlier starts; none when they come with the rest.
+    pub(super) retained: Option<Vec<broker::Message>>,
 }
 
 /// From logs into the stores.
@@ -115,66 +110,45 @@ pub(super) async fn retained(store: &dyn Retained) -> Result<Vec<broker::Message
     Ok(store.load().await?.iter().map(message).collect())
 }
 
-impl Messages {
-    /// Those of a store that answers.
-    ///
-    /// # Errors
-    /// When they cannot be loaded.
-    pub(super) async fn load(store: &dyn Retained) -> anyhow::Result<Self> {
-        Ok(Self::Here(retained(store).await.context("load the retained messages")?))
-    }
+/// MongoDB, and the retained messages of earlier starts when they are wanted.
+pub(super) type Mongodb = (MongoStore, Option<Vec<broker::Message>>);
 
-    /// Those in MongoDB, or the way to them when it does not answer: devices are not made to wait for it.
-    ///
-    /// # Errors
-    /// When a person has to change something.
-    pub(super) async fn of_mongodb(config: &Config, metrics: &Metrics, start: &Start) -> anyhow::Result<Self> {
-        let settings = config.mongodb.store().context("`mongodb.uri` is empty")?;
-        let attempt = async {
-            let store = MongoStore::open(settings.clone(), Arc::clone(&metrics.mongodb)).await?;
-            retained(&store).await
-        };
-        match tokio::time::timeout(RETAINED, attempt).await {
-            Ok(Ok(messages)) => return Ok(Self::Here(messages)),
-            Ok(Err(error)) if !matches!(error, StoreError::Busy { .. }) => {
-                return Err(anyhow::Error::new(error).context("load the retained messages"));
-            }
-            Ok(Err(error)) => start.waits_for("MongoDB", &error),
-            Err(_) => start.waits_for("MongoDB", &format!("no answer within {RETAINED:?}")),
-        }
-        tracing::warn!("MongoDB does not answer yet: retained messages of earlier starts come when it does");
-        Ok(Self::Later(settings, Arc::clone(&metrics.mongodb)))
-    }
-}
-
-/// Brings retained messages when MongoDB answers.
+/// With the retained messages, if it answers soon: devices are not made to wait for it.
 ///
 /// # Errors
 /// When a person has to change something.
-pub(super) async fn restore<I: broker::inbox::Inbox>(
-    broker: Arc<broker::Broker<I>>,
-    settings: stores::mongodb::Config,
-    metrics: Arc<stores::mongodb::Metrics>,
-    start: Start,
-) -> anyhow::Result<()> {
-    let passing = |error: &StoreError| matches!(error, StoreError::Busy { .. });
-    let attempt = || {
-        let (settings, metrics) = (settings.clone(), Arc::clone(&metrics));
-        async move { retained(&MongoStore::open(settings, metrics).await?).await }
-    };
-    let messages = start.wait_for("MongoDB", passing, attempt).await.context("load the retained messages")?;
-    tracing::info!(messages = messages.len(), "retained messages of earlier starts");
-    broker.restore(messages);
-    Ok(())
+pub(super) async fn mongodb_soon(config: &Config, metrics: &Metrics, start: &Start) -> anyhow::Result<Option<Mongodb>> {
+    match tokio::time::timeout(SOON, open_mongodb(config, metrics, true)).await {
+        Ok(Ok(mongodb)) => return Ok(Some(mongodb)),
+        Ok(Err(error)) if !is_passing(&error) => return Err(anyhow::Error::new(error).context("open MongoDB")),
+        Ok(Err(error)) => start.waits_for("MongoDB", &error),
+        Err(_) => start.waits_for("MongoDB", &format!("no answer within {SOON:?}")),
+    }
+    tracing::warn!("MongoDB does not answer yet: retained messages of earlier starts come when it does");
+    Ok(None)
 }
 
-/// MongoDB, once it answers.
+/// Once it answers.
 ///
 /// # Errors
 /// When a person has to change something.
-pub(super) async fn mongodb(config: &Config, metrics: &Metrics, start: &Start) -> anyhow::Result<MongoStore> {
-    let settings = config.mongodb.store().context("`mongodb.uri` is empty")?;
-    let passing = |error: &StoreError| matches!(error, StoreError::Busy { .. });
-    let attempt = || MongoStore::open(settings.clone(), Arc::clone(&metrics.mongodb));
-    start.wait_for("MongoDB", passing, attempt).await.context("open MongoDB")
+pub(super) async fn mongodb(
+    config: &Config,
+    metrics: &Metrics,
+    start: &Start,
+    with_retained: bool,
+) -> anyhow::Result<Mongodb> {
+    let attempt = || open_mongodb(config, metrics, with_retained);
+    start.wait_for("MongoDB", is_passing, attempt).await.context("open MongoDB")
+}
+
+async fn open_mongodb(config: &Config, metrics: &Metrics, with_retained: bool) -> Result<Mongodb, StoreError> {
+    let settings = config.mongodb.store().ok_or_else(|| StoreError::Paused("`mongodb.uri` is empty".to_owned()))?;
+    let store = MongoStore::open(settings, Arc::clone(&metrics.mongodb)).await?;
+    let messages = if with_retained { Some(retained(&store).await?) } else { None };
+    Ok((store, messages))
+}
+
+fn is_passing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Busy { .. })
 }

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use buffer::Batcher;
 use flusher::{Claim, Flusher};
 use model::trace::Tracer;
 
 use super::log;
-use super::parts::{self, Intake, Messages, Parts, Rest, Sinks};
+use super::parts::{self, Intake, Parts, Rest, Sinks};
 use super::replay::Replayer;
 use super::start::Start;
 use super::state::{Metrics, SinkView, State};
@@ -39,12 +40,15 @@ pub(super) async fn open(
     let door = door.traced(tracer.clone());
     let (stores, retained) = if config.mongodb.uri.is_empty() {
         let stores = Stores::embedded(config, data, &metrics).await?;
-        let retained = Messages::load(&*stores.retained).await?;
-        (Some(stores), retained)
+        let retained = parts::retained(&*stores.retained).await.context("load the retained messages")?;
+        (Some(stores), Some(retained))
     } else {
         // Devices do not wait for MongoDB, and the log keeps what they send.
         flusher::register(&claims, config.influxdb.store()?.is_some()).await?;
-        (None, Messages::of_mongodb(config, &metrics, start).await?)
+        match parts::mongodb_soon(config, &metrics, start).await? {
+            Some((store, retained)) => (Some(Stores::of(config, store, &metrics).await?), retained),
+            None => (None, None),
+        }
     };
     let state = State::new(config, metrics.clone(), Some((log, batcher.clone())));
     let with_stores = WithStores {
@@ -69,7 +73,7 @@ struct WithStores {
     state: State,
     start: Start,
     claims: Vec<Claim>,
-    /// None where MongoDB holds the data.
+    /// None as long as MongoDB does not answer.
     stores: Option<Stores>,
     tracer: Option<Tracer>,
     /// Where dead letters are taken in again.
@@ -79,12 +83,15 @@ struct WithStores {
 }
 
 impl WithStores {
-    /// Waits for MongoDB where it holds the data.
+    /// Waits for MongoDB where that did not answer yet; then the broker began without the retained messages, too.
     async fn open(self) -> anyhow::Result<Rest> {
         let Self { config, metrics, state, start, claims, stores, tracer, replay: (door, batcher), secret } = self;
-        let stores = match stores {
-            Some(stores) => stores,
-            None => Stores::of(&config, parts::mongodb(&config, &metrics, &start).await?, &metrics).await?,
+        let (stores, retained) = match stores {
+            Some(stores) => (stores, None),
+            None => {
+                let (store, retained) = parts::mongodb(&config, &metrics, &start, true).await?;
+                (Stores::of(&config, store, &metrics).await?, retained)
+            }
         };
         let logs: Vec<Arc<dyn buffer::Log>> = claims.iter().map(|claim| Arc::clone(&claim.log)).collect();
         let settings = wire::flusher_config(&config);
@@ -107,6 +114,6 @@ impl WithStores {
             };
             (backend, api::Config { tracer, ..wire::api_config(&config, secret) })
         });
-        Ok(Rest { state, sinks: Sinks::Sole(flusher), readers: None, api })
+        Ok(Rest { state, sinks: Sinks::Sole(flusher), readers: None, api, retained })
     }
 }

@@ -6,13 +6,14 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use model::Nanos;
 use model::trace::{Carried, Kind, Span, TraceContext, Tracer};
 use stores::contract::Result as StoreResult;
 use tonic::Code;
+
+use crate::convert::now;
 
 /// Reads of one call that are told of one by one: a long stream makes many.
 const MOST_READS: u64 = 100;
@@ -123,9 +124,4 @@ pub(crate) async fn reading<T>(
 pub(crate) fn add(counter: &AtomicU64, count: u64) -> u64 {
     counter.fetch_add(count, Ordering::Relaxed);
     count
-}
-
-fn now() -> Nanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
 }

@@ -29,7 +29,7 @@ pub type Hours = BTreeMap<i64, u64>;
 pub const HOURS: usize = 96;
 
 /// Adds an hour's readings.
-pub fn add_hour(hours: &mut Hours, hour: i64, count: u64) {
+fn add_hour(hours: &mut Hours, hour: i64, count: u64) {
     let full_from = (hours.len() >= HOURS).then(|| hours.first_key_value().map_or(i64::MIN, |(first, _)| *first));
     if full_from.is_some_and(|first| hour < first) {
         return;
@@ -38,6 +38,11 @@ pub fn add_hour(hours: &mut Hours, hour: i64, count: u64) {
     if hours.len() > HOURS {
         hours.pop_first();
     }
+}
+
+/// Adds the readings of several hours: the latest first, so that what is older than what is kept does not push it out on the way.
+pub fn add_hours(kept: &mut Hours, more: &Hours) {
+    more.iter().rev().for_each(|(hour, count)| add_hour(kept, *hour, *count));
 }
 
 /// What became of the records that a sink has passed.

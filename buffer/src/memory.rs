@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -11,7 +10,7 @@ use tokio::sync::watch;
 use crate::batcher::{Append, AppendError, BatchConfig, Batcher};
 use crate::cursor::{self, Cursor};
 use crate::frame::{Frame, FrameBuilder};
-use crate::log::{CursorError, Log, ReadError, State};
+use crate::log::{CursorError, Log, ReadError, State, now};
 use crate::metrics::Metrics;
 use crate::ring::Ring;
 
@@ -49,8 +48,7 @@ struct Form(Arc<MemoryLog>);
 
 impl Append for Form {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        let frame = builder.build(*self.0.end.borrow(), 1, i64::try_from(now).unwrap_or(i64::MAX));
+        let frame = builder.build(*self.0.end.borrow(), 1, now());
         self.0.ring.lock().push(frame.clone());
         self.0.end.send_replace(frame.header().end_offset());
         Ok(frame)

@@ -1,11 +1,12 @@
 //! Spans of appends.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use model::Nanos;
 use model::trace::{Span, Tracer};
 
 use crate::frame::Frame;
+use crate::log::now;
 
 /// A frame with traced messages that is durable.
 #[derive(Debug)]
@@ -19,8 +20,7 @@ pub(crate) struct Appended {
 impl Appended {
     /// Durable since now; the write itself took `writing`.
     pub(crate) fn now(frame: &Frame, writing: Duration, spilled: bool) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        Self { frame: frame.clone(), writing, spilled, at: Nanos::try_from(now).unwrap_or(Nanos::MAX) }
+        Self { frame: frame.clone(), writing, spilled, at: now() }
     }
 }
 

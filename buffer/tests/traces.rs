@@ -2,28 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use model::trace::{Lost, Recorder, Sampling, Span, TraceContext, Tracer};
+use model::trace::{Sampling, Span, TraceContext, Tracer};
 use model::{DeviceKey, Schema, ValueRef};
-use parking_lot::Mutex;
 use weir_buffer::batcher::BatchConfig;
 use weir_buffer::frame::{Frame, FrameBuilder, ReadingHeader, Staged, Traced};
 use weir_buffer::memory::MemoryLog;
 
-#[derive(Debug, Default)]
-struct Kept(Mutex<Vec<Span>>);
-
-impl Recorder for Kept {
-    fn record(&self, span: Span) {
-        self.0.lock().push(span);
-    }
-
-    fn lost(&self, _: Lost, _: u64) {}
-}
+type Kept = Mutex<Vec<Span>>;
 
 fn context(number: u8) -> TraceContext {
     TraceContext { trace_id: [number; 16], span_id: [number; 8], flags: 1 }
@@ -82,11 +72,11 @@ fn an_append_is_a_child_of_the_publish_and_tells_log_and_offset() {
     batcher.submit(&mut staged(&[0, 0]), Waker::noop()).unwrap();
     let ticket = batcher.submit(&mut staged(&[0, 4, 4]), Waker::noop()).unwrap();
     let begun = Instant::now();
-    while batcher.durable().unwrap() < ticket || kept.0.lock().is_empty() {
+    while batcher.durable().unwrap() < ticket || kept.lock().unwrap().is_empty() {
         assert!(begun.elapsed() < Duration::from_secs(10), "no span");
         std::thread::yield_now();
     }
-    let spans = kept.0.lock().clone();
+    let spans = kept.lock().unwrap().clone();
     assert_eq!(spans.len(), 1, "{spans:?}");
     let span = &spans[0];
     assert_eq!((span.context.trace_id, span.parent, &*span.name), ([4; 16], Some([4; 8]), "append"));

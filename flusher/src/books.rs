@@ -96,7 +96,7 @@ impl Books for Ledger {
             Err(error) => tracing::warn!(%error, "the store of points cannot be counted; its books are not checked"),
         }
         let kept_from = (self.kept_from)();
-        check_hours(&mut lines, &*self.history, self.points.as_deref(), &*self.dead_letters, kept_from).await?;
+        check_hours(&mut lines, &*self.history, self.points.as_deref(), kept_from).await?;
         drop(held);
         Ok(lines.into_values().collect())
     }
@@ -120,11 +120,13 @@ pub(crate) fn fill(lines: &mut Lines, sink: &'static str, counts: Vec<(Arc<str>,
     }
 }
 
-/// Readings that were refused and that their store took later, by a replay.
+/// Readings that were refused and that their store took later, by a replay: in all, and of each hour.
 pub(crate) async fn expect_replayed(lines: &mut Lines, sink: &'static str, letters: &dyn DeadLetters) -> Result<()> {
-    for (tenant, count) in letters.count_replayed(sink).await? {
-        if count > 0 {
-            line(lines, sink, &tenant).expected += count;
+    for ((tenant, hour), count) in again::by_hour(letters, sink).await? {
+        let line = line(lines, sink, &tenant);
+        line.expected += count;
+        if let Some(known) = line.hours.iter_mut().find(|known| known.hour == hour) {
+            known.expected += count;
         }
     }
     Ok(())
@@ -174,17 +176,9 @@ pub(crate) async fn check_hours(
     lines: &mut Lines,
     history: &dyn History,
     points: Option<&dyn Points>,
-    letters: &dyn DeadLetters,
     kept_from: Option<i64>,
 ) -> Result<()> {
     for sink in [HISTORY, POINTS] {
-        let replayed = again::by_hour(letters, sink).await?;
-        for ((tenant, hour), count) in replayed {
-            let line = line(lines, sink, &tenant);
-            if let Some(known) = line.hours.iter_mut().find(|known| known.hour == hour) {
-                known.expected += count;
-            }
-        }
         let of_sink = || lines.iter().filter(|((of, _), line)| *of == sink && line.held.is_some());
         let asked: BTreeSet<i64> = of_sink().flat_map(|(_, line)| line.hours.iter().map(|known| known.hour)).collect();
         for hour in asked.into_iter().rev().take(CHECKED).filter(|hour| kept_from.is_none_or(|from| *hour > from)) {

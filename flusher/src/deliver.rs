@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use buffer::cursor::add_hour;
+use buffer::cursor::add_hours;
 use buffer::{Cursor, CursorError, Log};
 use stores::contract::{DeadLetters, Deadletter};
 use tokio::sync::RwLock;
@@ -71,9 +71,7 @@ impl<S: Sink> Delivery<S> {
         cursor.sealed_to = to;
         add(&mut cursor.tallies, &tallies);
         for (tenant, hours) in hours {
-            let kept = cursor.hours.entry(tenant).or_default();
-            // The latest first: what is older than what is kept does not push it out on the way.
-            hours.into_iter().rev().for_each(|(hour, count)| add_hour(kept, hour, count));
+            add_hours(cursor.hours.entry(tenant).or_default(), &hours);
         }
         self.move_cursor(&cursor).await?;
         self.sink.finish(to);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use buffer::Log;
+use model::Nanos;
 use stores::contract::{Books, DeadLetters, History, Latest, LatestView, Points, Retained, StoreError, Tail};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -166,11 +167,14 @@ fn status(shared: &Shared, census: &Census, log: &dyn Log, now: i64) -> SinkStat
 }
 
 /// The time of day.
+pub(crate) fn now() -> Nanos {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Tells it.
 pub(crate) fn system_clock() -> Clock {
-    Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-    })
+    Arc::new(now)
 }
 
 /// Registers every sink with these logs, so that nothing is trimmed before all have passed it: for a process whose stores do not

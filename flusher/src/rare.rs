@@ -7,7 +7,7 @@ use buffer::frame::{Frame, Record};
 use parking_lot::Mutex;
 use stores::contract::{DeadLetters, Deadletter, Retained, RetainedMessage};
 
-use crate::sink::{Blame, HourTallies, Load, Part, Sink, Tallies, count_passed, tenant_of};
+use crate::sink::{Blame, Load, Part, Sink, Tallies, count_passed, tenant_of};
 
 /// Records written at a time.
 const PART_RECORDS: usize = 1_000;
@@ -115,7 +115,7 @@ impl<D: Drain> Sink for Rare<D> {
 }
 
 fn part<I: Clone>(items: &[I], tallies: Tallies) -> Part<I> {
-    Part { items: items.to_vec(), tallies, hours: HourTallies::new() }
+    Part { items: items.to_vec(), ..Part::begin(tallies) }
 }
 
 /// Messages that could not be read.

@@ -96,6 +96,13 @@ pub(crate) struct Part<I> {
     pub(crate) hours: HourTallies,
 }
 
+impl<I> Part<I> {
+    /// Without an item, and with what became of records that are none.
+    pub(crate) fn begin(tallies: Tallies) -> Self {
+        Self { items: Vec::new(), tallies, hours: HourTallies::new() }
+    }
+}
+
 /// What becomes of an item that a store refuses.
 #[derive(Debug)]
 pub(crate) enum Blame {

@@ -4,12 +4,12 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use buffer::frame::{Frame, Traced};
 use model::Nanos;
 use model::trace::{Kind, Lost, Span, TraceContext, Tracer};
 
+use crate::flusher::now;
 use crate::status::Shared;
 
 /// Traced messages of one batch that are told of.
@@ -157,9 +157,4 @@ impl Flush {
         }
         span
     }
-}
-
-fn now() -> Nanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
 }

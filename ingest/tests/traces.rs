@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,12 @@ use buffer::batcher::BatchConfig;
 use buffer::frame::Traced;
 use buffer::memory::MemoryLog;
 use model::Value;
-use model::trace::{Lost, Recorder, Sampling, Span, TraceContext, Tracer};
-use parking_lot::Mutex;
+use model::trace::{Sampling, Span, TraceContext, Tracer};
 use weir_ingest::{Door, Limits, Routes};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-#[derive(Debug, Default)]
-struct Kept(Mutex<Vec<Span>>);
-
-impl Recorder for Kept {
-    fn record(&self, span: Span) {
-        self.0.lock().push(span);
-    }
-
-    fn lost(&self, _: Lost, _: u64) {}
-}
+type Kept = Mutex<Vec<Span>>;
 
 struct World {
     log: Arc<MemoryLog>,
@@ -69,7 +59,7 @@ impl World {
     }
 
     fn spans(&self) -> Vec<Span> {
-        self.kept.0.lock().clone()
+        self.kept.lock().unwrap().clone()
     }
 
     /// Hands everything to the log and returns its traced messages.

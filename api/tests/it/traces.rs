@@ -1,10 +1,9 @@
 //! Calls as traces.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use model::Value;
-use model::trace::{Lost, Recorder, Sampling, Span, TraceContext, Tracer};
-use parking_lot::Mutex;
+use model::trace::{Sampling, Span, TraceContext, Tracer};
 use proto::v1::{GetDeviceRequest, ListReadingsRequest, SeriesSelector, StreamReadingsRequest};
 use tonic::{Code, Request};
 
@@ -13,16 +12,7 @@ use crate::world::{BOUND, PARENT, World, key, own_device, range};
 
 const CALLER: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-#[derive(Debug, Default)]
-struct Kept(Mutex<Vec<Span>>);
-
-impl Recorder for Kept {
-    fn record(&self, span: Span) {
-        self.0.lock().push(span);
-    }
-
-    fn lost(&self, _: Lost, _: u64) {}
-}
+type Kept = Mutex<Vec<Span>>;
 
 async fn traced(sampling: Sampling) -> (World, Arc<Kept>) {
     let kept = Arc::new(Kept::default());
@@ -46,12 +36,12 @@ fn attribute(span: &Span, name: &str) -> Value {
 /// All spans, once the call's own is among them: it ends after its answer was sent.
 async fn ended(kept: &Kept) -> Vec<Span> {
     let all = async {
-        while !kept.0.lock().iter().any(|span| span.name.contains('/')) {
+        while !kept.lock().unwrap().iter().any(|span| span.name.contains('/')) {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(BOUND, all).await.expect("the call is told of");
-    kept.0.lock().drain(..).collect()
+    kept.lock().unwrap().drain(..).collect()
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::Nanos;
 
@@ -13,6 +12,7 @@ use super::segment::Segment;
 use super::spare::Spare;
 use crate::batcher::{Append, AppendError};
 use crate::frame::{Frame, FrameBuilder};
+use crate::log::now;
 
 /// The embedded form's writer.
 pub(crate) struct Form {
@@ -24,12 +24,6 @@ pub(crate) struct Form {
     last_time: Nanos,
     /// A frame that was built and found no room; the builder is empty then.
     waiting: Option<Frame>,
-}
-
-/// The time of day.
-pub(super) fn now() -> Nanos {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 impl Form {

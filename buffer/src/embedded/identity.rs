@@ -86,5 +86,5 @@ pub(super) fn read_or_make(dir: &Path, disk: &dyn Disk, empty: bool) -> Result<I
 
 /// Unique among logs, not secret: the time, and the process.
 fn unique() -> u64 {
-    super::append::now().unsigned_abs() ^ (u64::from(std::process::id()) << 48)
+    crate::log::now().unsigned_abs() ^ (u64::from(std::process::id()) << 48)
 }

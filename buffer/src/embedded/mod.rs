@@ -171,7 +171,7 @@ impl EmbeddedLog {
     /// True when the first segment need not be kept for late subscribers.
     fn retention_is_over(&self, shared: &Shared, passed: u64) -> bool {
         let kept = shared.segments.iter().take_while(|s| s.first_offset < passed).map(|s| s.capacity()).sum::<u64>();
-        let age = append::now().saturating_sub(shared.segments[1].first_time());
+        let age = crate::log::now().saturating_sub(shared.segments[1].first_time());
         kept > self.config.retain_bytes || age > self.config.retain_secs.saturating_mul(1_000_000_000).cast_signed()
     }
 }

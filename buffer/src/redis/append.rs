@@ -1,7 +1,7 @@
 //! The writer: one script for each frame, tried again until it is answered.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use model::Nanos;
 use redis::aio::MultiplexedConnection;
@@ -17,6 +17,7 @@ use super::settings::{self, Wait};
 use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
 use crate::batcher::{Append, AppendError};
 use crate::frame::{Frame, FrameBuilder};
+use crate::log::now;
 use crate::spill::{Blocker, Primary};
 
 /// What an entry takes on the server besides its frame, about.
@@ -51,12 +52,6 @@ struct Answer {
     used: u64,
     /// False when too few replicas had it in time.
     replicated: bool,
-}
-
-/// The time of day.
-fn now() -> Nanos {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-    i64::try_from(now).unwrap_or(i64::MAX)
 }
 
 /// Unique among writers, not secret: the time, and the process.

@@ -11,7 +11,7 @@ use super::error::words;
 use super::keys::{Common, Keys};
 use super::{HEARTBEAT, Redis, Shared, cursors, follow, millis, scripts};
 use crate::catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};
-use crate::cursor::{Cursor, Hours, Tally, add_hour};
+use crate::cursor::{Cursor, Hours, Tally, add_hours};
 use crate::log::Log;
 
 /// What the step that closes a log says.
@@ -165,7 +165,7 @@ fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
     }
     for ((sink, tenant), hours) in all_hours {
         let kept = found.entry(sink).or_default().hours.entry(tenant).or_default();
-        hours.into_iter().for_each(|(hour, count)| add_hour(kept, hour, count));
+        add_hours(kept, &hours);
     }
     Some(found)
 }

@@ -77,7 +77,7 @@ impl Books for FleetBooks {
         }
         let kept_from = (self.0.kept_from)();
         let points = stores.points.as_deref();
-        check_hours(&mut lines, &*stores.history, points, &*stores.dead_letters, kept_from).await?;
+        check_hours(&mut lines, &*stores.history, points, kept_from).await?;
         if self.cursors().await? != seen {
             // Something was flushed while the hours were counted: they say nothing then.
             lines.values_mut().flat_map(|line| &mut line.hours).for_each(|hour| hour.held = None);

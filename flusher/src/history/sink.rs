@@ -11,7 +11,7 @@ use stores::contract::{Deadletter, History};
 use super::cut::{self, Cut, Names};
 use super::memtable::{Memtable, Row};
 use super::recent::{self, Recent};
-use crate::sink::{Blame, HourTallies, Load, Part, Sink, hour_of, tally};
+use crate::sink::{Blame, HourTallies, Load, Part, Sink, Tallies, hour_of, tally};
 
 /// Readings that are cut and written at a time.
 const PART_READINGS: usize = 131_072;
@@ -94,11 +94,7 @@ impl Sink for HistorySink {
     fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Cut>> {
         let (from, to) = part_bounds(batch, index, PART_READINGS)?;
         let recent = self.recent.lock();
-        let mut part = Part {
-            items: Vec::new(),
-            tallies: if index == 0 { batch.passed().clone() } else { Default::default() },
-            hours: HourTallies::new(),
-        };
+        let mut part = Part::begin(if index == 0 { batch.passed().clone() } else { Tallies::new() });
         let mut names = Names::default();
         for held in &batch.devices()[from..to] {
             let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();

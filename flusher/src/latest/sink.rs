@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use stores::contract::{Latest, LatestState};
 
 use super::LatestMap;
-use crate::sink::{Blame, HourTallies, Load, Part, Sink, Tallies, count_passed, tally, tenant_of};
+use crate::sink::{Blame, Load, Part, Sink, Tallies, count_passed, tally, tenant_of};
 
 /// States written at a time.
 const PART_STATES: usize = 2_000;
@@ -100,7 +100,7 @@ impl Sink for LatestSink {
             None => return None,
         };
         let map = self.map.read();
-        Some(Part { items: places.iter().map(|place| map.at(*place)).collect(), tallies, hours: HourTallies::new() })
+        Some(Part { items: places.iter().map(|place| map.at(*place)).collect(), ..Part::begin(tallies) })
     }
 
     async fn write(&self, items: Vec<LatestState>) -> stores::contract::Result<()> {

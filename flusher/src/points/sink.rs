@@ -14,7 +14,7 @@ use crate::history::cut::{self, Cut, Names};
 use crate::history::letter;
 use crate::history::memtable::Memtable;
 use crate::history::sink::{count_hours, part_bounds};
-use crate::sink::{Blame, HourTallies, Load, Part, Sink, tally};
+use crate::sink::{Blame, Load, Part, Sink, Tallies, tally};
 
 /// Readings that are cut and written at a time.
 const PART_READINGS: usize = 50_000;
@@ -81,11 +81,7 @@ impl Sink for PointsSink {
 
     fn cut(&self, batch: &Memtable, index: usize) -> Option<Part<Item>> {
         let (from, to) = part_bounds(batch, index, PART_READINGS)?;
-        let mut part = Part {
-            items: Vec::new(),
-            tallies: if index == 0 { batch.passed().clone() } else { Default::default() },
-            hours: HourTallies::new(),
-        };
+        let mut part = Part::begin(if index == 0 { batch.passed().clone() } else { Tallies::new() });
         let mut names = Names::default();
         for held in &batch.devices()[from..to] {
             let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();

@@ -128,8 +128,7 @@ impl Catalogue for FakeCatalogue {
             sum.done_to += cursor.done_to;
             cursor.tallies.iter().for_each(|(tenant, tally)| sum.tallies.entry(tenant.clone()).or_default().add(tally));
             for (tenant, hours) in &cursor.hours {
-                let kept = sum.hours.entry(tenant.clone()).or_default();
-                hours.iter().for_each(|(hour, count)| buffer::cursor::add_hour(kept, *hour, *count));
+                buffer::cursor::add_hours(sum.hours.entry(tenant.clone()).or_default(), hours);
             }
         }
         Ok(true)

@@ -33,7 +33,6 @@ impl Recorder for Queue {
 
     fn lost(&self, why: Lost, count: u64) {
         let why = match why {
-            Lost::QueueFull => Dropped::QueueFull,
             Lost::BatchLimit => Dropped::BatchLimit,
         };
         self.metrics.dropped(why).inc_by(count);

@@ -84,6 +84,30 @@ async fn types_names_and_dead_letters_survive_mongodb() -> anyhow::Result<()> {
     weir.stop()
 }
 
+/// Publishes a retained message, or gives the one that a new subscriber gets.
+async fn mqtt(weir: &Weir, publish: Option<&str>) -> anyhow::Result<String> {
+    use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
+    const TOPIC: &str = "devices/d1/state";
+    let (client, mut events) = AsyncClient::new(MqttOptions::new("retained", "127.0.0.1", weir.mqtt.port()), 10);
+    match publish {
+        Some(text) => client.publish(TOPIC, QoS::AtLeastOnce, true, text).await?,
+        None => client.subscribe(TOPIC, QoS::AtLeastOnce).await?,
+    }
+    let answer = async {
+        loop {
+            match events.poll().await? {
+                Event::Incoming(Incoming::PubAck(_)) => return anyhow::Ok(String::new()),
+                Event::Incoming(Incoming::Publish(message)) => {
+                    ensure!(message.retain, "{message:?}");
+                    return Ok(String::from_utf8(message.payload.to_vec())?);
+                }
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answer).await.context("no answer over MQTT")?
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow::Result<()> {
     if skipped("devices_do_not_wait_for_a_mongodb", &["mongod"])? {
@@ -91,6 +115,9 @@ async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow
     }
     let dir = tempfile::tempdir()?;
     let mut mongod = Mongod::start(&dir.path().join("mongod")).await?;
+    let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
+    mqtt(&weir, Some("open")).await?;
+    weir.stop()?;
     mongod.0.kill()?;
     let base = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
     let publish = |weir: &Weir, from: u32| {
@@ -105,7 +132,8 @@ async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow
         }
         anyhow::Ok(())
     };
-    // The first start on a new folder, which a kill ends, and one that is stopped in order.
+    // A start that a kill ends, and one that is stopped in order.
+    std::fs::remove_dir_all(dir.path().join("data"))?;
     let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
     publish(&weir, 0)?;
     let ready = weir.get("/health/ready")?;
@@ -134,6 +162,7 @@ async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow
         Ok(())
     })
     .await?;
+    ensure!(mqtt(&weir, None).await? == "open", "what was retained before all this");
     let books = wait_until("everything is stored", Duration::from_secs(60), || async {
         let books = weir.cli(&["books", "--check", "--format", "csv"])?;
         ensure!(books.contains("history,30,30,0,0,0,true,30,30"), "{books}");

@@ -21,8 +21,8 @@ const BESIDE: [&str; 4] = ["LICENSE", "README.md", "deploy/weir.toml", "deploy/s
 /// What to build.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Profile of cargo; others than release are for trying the chore.
-    #[arg(long, default_value = "release")]
+    /// Cargo profile; profiles other than release-lto are for trying the chore.
+    #[arg(long, default_value = "release-lto")]
     profile: String,
 }
 

@@ -1,18 +1,20 @@
-//! Compiles `weir/v1/*.proto` into Rust and keeps the descriptors, comments included; and `weir/internal/v1/*.proto`. No protoc needed.
+//! Compiles `weir/v1/*.proto` and `weir/internal/v1/*.proto` into Rust, without a protoc, and keeps
+//! the descriptors of the former, comments included.
 
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "weir/v1/options.proto",
     "weir/v1/types.proto",
     "weir/v1/device_service.proto",
     "weir/v1/telemetry_service.proto",
     "weir/v1/dead_letter_service.proto",
+    "weir/v1/export_service.proto",
     "weir/v1/operations_service.proto",
 ];
 
-/// Not described to third parties.
+/// Files that are not part of the public API.
 const INTERNAL: [&str; 1] = ["weir/internal/v1/fleet.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

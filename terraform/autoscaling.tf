@@ -65,7 +65,7 @@ resource "kubernetes_horizontal_pod_autoscaler_v2" "this" {
           period_seconds = 60
         }
       }
-      # A pod of ingest hands its devices over and drains what it took while Redis was away, before the next one goes.
+      # A pod of ingest closes its connections and drains its spill before the next one is removed.
       scale_down {
         stabilization_window_seconds = 600
         select_policy                = "Min"

@@ -12,10 +12,10 @@ locals {
   namespace = var.create_namespace ? kubernetes_namespace_v1.this[0].metadata[0].name : var.namespace
   secret    = var.existing_secret != "" ? var.existing_secret : kubernetes_secret_v1.this[0].metadata[0].name
 
-  # Weir's configuration keys as environment variables: the one place that knows their names.
+  # Weir's configuration keys as environment variables: the only place with their names.
   settings = merge(
     {
-      # Nothing of this is reached but through the network policy.
+      # The network policy restricts access.
       WEIR_INSECURE             = "true"
       WEIR_LOGGING_FORMAT       = "json"
       WEIR_DATA_DIR             = "/var/lib/weir"
@@ -27,7 +27,7 @@ locals {
       WEIR_FLEET_ADVERTISE      = "$(POD_IP):50052"
       WEIR_REDIS_NODE           = "$(POD_NAME)"
       WEIR_MONGODB_DATABASE     = var.database_name
-      # Until no proxy sends new connections here; the rest of the grace is for the six parts that stop.
+      # Until no proxy sends new connections; the rest of the grace is for the six parts that stop.
       WEIR_SHUTDOWN_DELAY_MS     = "10000"
       WEIR_SHUTDOWN_TIMEOUT_SECS = tostring(floor((var.termination_grace_seconds - 10) / 6))
     },

@@ -17,7 +17,7 @@ resource "kubernetes_service_account_v1" "this" {
     labels    = local.labels
   }
 
-  # Weir asks nothing of Kubernetes.
+  # Weir does not use the Kubernetes API.
   automount_service_account_token = false
 }
 
@@ -42,11 +42,11 @@ resource "kubernetes_secret_v1" "this" {
   lifecycle {
     precondition {
       condition     = var.redis_url != "" && var.database_url != "" && var.fleet_secret != ""
-      error_message = "Give redis_url, database_url and fleet_secret, or name a Secret that holds them in existing_secret."
+      error_message = "Set redis_url, database_url and fleet_secret, or set existing_secret to a Secret that holds them."
     }
     precondition {
       condition     = var.influxdb == null || var.influxdb_token != ""
-      error_message = "Give influxdb_token, or name a Secret that holds it in existing_secret."
+      error_message = "Set influxdb_token, or set existing_secret to a Secret that holds it."
     }
   }
 }
@@ -59,7 +59,7 @@ module "ingest" {
   replicas = var.autoscaling.enabled ? null : var.ingest.replicas
   ports    = { "tcp-mqtt" = 1883, "http" = 8080 }
 
-  # Readings that were acknowledged while Redis was away are on this volume and nowhere else.
+  # Readings acknowledged while Redis was unavailable are only on this volume.
   storage = { size = var.ingest.storage, class = var.ingest.storage_class }
 }
 

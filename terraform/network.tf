@@ -1,4 +1,4 @@
-# Nothing but what is said below.
+# Denies everything that is not allowed below.
 resource "kubernetes_network_policy_v1" "deny" {
   metadata {
     name      = "${var.name}-deny"
@@ -14,7 +14,7 @@ resource "kubernetes_network_policy_v1" "deny" {
   }
 }
 
-# Names, the stores, and the collector of traces.
+# DNS, the stores, and the collector of traces.
 resource "kubernetes_network_policy_v1" "out" {
   metadata {
     name      = "${var.name}-out"
@@ -48,7 +48,7 @@ resource "kubernetes_network_policy_v1" "out" {
           }
         }
       }
-      # Stores in the cluster, whose addresses are those of pods.
+      # Stores in the cluster, which have addresses of pods.
       to {
         namespace_selector {}
       }
@@ -61,7 +61,7 @@ resource "kubernetes_network_policy_v1" "out" {
       }
     }
 
-    # The processes among each other.
+    # Connections between the processes.
     egress {
       to {
         pod_selector {

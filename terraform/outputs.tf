@@ -1,5 +1,5 @@
 output "namespace" {
-  description = "Namespace of everything."
+  description = "Namespace of all objects."
   value       = local.namespace
 }
 
@@ -9,17 +9,17 @@ output "mqtt_service" {
 }
 
 output "grpc_service" {
-  description = "Service for third parties, port 50051."
+  description = "Service for gRPC clients, port 50051."
   value       = kubernetes_service_v1.grpc.metadata[0].name
 }
 
 output "selector" {
-  description = "Labels of every pod; `app.kubernetes.io/component` tells the roles apart."
+  description = "Labels of every pod; `app.kubernetes.io/component` is the role."
   value       = local.selector
 }
 
 output "secret" {
-  description = "Secret that the pods read."
+  description = "Secret of the pods."
   value       = local.secret
-  # Its name, which tells nothing.
+  # The name is not sensitive.
 }

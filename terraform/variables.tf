@@ -1,97 +1,97 @@
 variable "namespace" {
-  description = "Namespace of everything. It has to be there, unless `create_namespace` is true."
+  description = "Namespace of all objects. It must exist unless `create_namespace` is true."
   type        = string
   default     = "weir"
 
   validation {
     condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.namespace))
-    error_message = "namespace: give a DNS label, as \"weir\" (lower-case letters, digits and dashes, 63 at most)."
+    error_message = "namespace: use a DNS label such as \"weir\" (at most 63 lower-case letters, digits and dashes)."
   }
 }
 
 variable "create_namespace" {
-  description = "Makes the namespace, held to the `restricted` pod security standard."
+  description = "Creates the namespace with the pod security standard `restricted`."
   type        = bool
   default     = true
 }
 
 variable "name" {
-  description = "Begins the name of every object, so that two installations can share a namespace."
+  description = "Prefix of the names of all objects, so that two installations can share a namespace."
   type        = string
   default     = "weir"
 
   validation {
     condition     = can(regex("^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", var.name))
-    error_message = "name: give a DNS label that begins with a letter and has 40 characters at most, as \"weir\"."
+    error_message = "name: use a DNS label of at most 40 characters that begins with a letter, such as \"weir\"."
   }
 }
 
 variable "image" {
-  description = "Container image without its tag, as \"registry.example/weir\": the target `weir` of deploy/Dockerfile."
+  description = "Container image without its tag, for example \"registry.example/weir\": the target `weir` of deploy/Dockerfile."
   type        = string
   default     = "weir"
 
   validation {
     condition     = length(var.image) > 0 && !can(regex("[:@][^/]*$", var.image))
-    error_message = "image: give the image without a tag or digest; the tag is `image_tag`."
+    error_message = "image: use the image without a tag or digest; the tag is `image_tag`."
   }
 }
 
 variable "image_tag" {
-  description = "Tag of the image. Not `latest`: a restart must not bring another release."
+  description = "Tag of the image. Not `latest`: a restart must not change the release."
   type        = string
 
   validation {
     condition     = can(regex("^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$", var.image_tag)) && var.image_tag != "latest"
-    error_message = "image_tag: name a release, as \"0.1.0\"; \"latest\" would bring another release with any restart."
+    error_message = "image_tag: use a release such as \"0.1.0\"; with \"latest\" a restart could change the release."
   }
 }
 
 variable "image_pull_secrets" {
-  description = "Names of Secrets with which the image is pulled."
+  description = "Names of Secrets for pulling the image."
   type        = list(string)
   default     = []
 }
 
 variable "existing_secret" {
-  description = "Name of a Secret in the namespace with the keys `redis-url`, `database-url`, `fleet-secret`, and `influxdb-token` when InfluxDB is used. Empty: one is made from the variables below."
+  description = "Name of a Secret in the namespace with the keys `redis-url`, `database-url`, `fleet-secret`, and `influxdb-token` if InfluxDB is used. Empty: a Secret is created from the variables below."
   type        = string
   default     = ""
 }
 
 variable "redis_url" {
-  description = "Redis that carries the logs, as redis://user:password@host:6379 or rediss:// for TLS. Not used with `existing_secret`."
+  description = "Redis for the logs: redis://user:password@host:6379, or rediss:// for TLS. Not used with `existing_secret`."
   type        = string
   default     = ""
   sensitive   = true
 
   validation {
     condition     = var.redis_url == "" || can(regex("^rediss?://", var.redis_url))
-    error_message = "redis_url: give redis://host:6379, or rediss://host:6379 for TLS."
+    error_message = "redis_url: use redis://host:6379, or rediss://host:6379 for TLS."
   }
 }
 
 variable "database_url" {
-  description = "MongoDB that holds the data, as mongodb://user:password@host/?replicaSet=rs0 or mongodb+srv://. Not used with `existing_secret`."
+  description = "MongoDB for the data: mongodb://user:password@host/?replicaSet=rs0 or mongodb+srv://. Not used with `existing_secret`."
   type        = string
   default     = ""
   sensitive   = true
 
   validation {
     condition     = var.database_url == "" || can(regex("^mongodb(\\+srv)?://", var.database_url))
-    error_message = "database_url: give MongoDB's connection string, as mongodb://user:password@host/?replicaSet=rs0."
+    error_message = "database_url: use a connection string of MongoDB such as mongodb://user:password@host/?replicaSet=rs0."
   }
 }
 
 variable "fleet_secret" {
-  description = "Long random text that the processes know each other by. Not used with `existing_secret`."
+  description = "Long random text that authenticates the processes to each other. Not used with `existing_secret`."
   type        = string
   default     = ""
   sensitive   = true
 
   validation {
     condition     = var.fleet_secret == "" || length(var.fleet_secret) >= 16
-    error_message = "fleet_secret: give at least 16 random characters, as from `openssl rand -hex 32`."
+    error_message = "fleet_secret: use at least 16 random characters, for example from `openssl rand -hex 32`."
   }
 }
 
@@ -102,7 +102,7 @@ variable "database_name" {
 }
 
 variable "influxdb" {
-  description = "InfluxDB 2 that gets points besides: `url`, `org`, `bucket`; the token is the key `influxdb-token` of the Secret. Null: none."
+  description = "Export to InfluxDB 2: `url`, `org`, `bucket`; the token is the key `influxdb-token` of the Secret. Null: none."
   type = object({
     url    = string
     org    = string
@@ -112,30 +112,30 @@ variable "influxdb" {
 
   validation {
     condition     = var.influxdb == null || can(regex("^https?://", var.influxdb.url))
-    error_message = "influxdb.url: give http://host:8086 or https://host."
+    error_message = "influxdb.url: use http://host:8086 or https://host."
   }
 }
 
 variable "influxdb_token" {
-  description = "Token that may write to the bucket, and read it. Not used with `existing_secret`."
+  description = "Token with read and write access to the bucket. Not used with `existing_secret`."
   type        = string
   default     = ""
   sensitive   = true
 }
 
 variable "settings" {
-  description = "Further settings of Weir as environment variables, as { WEIR_HISTORY_RETENTION_SECS = \"31536000\" }."
+  description = "Additional settings of Weir as environment variables, for example { WEIR_HISTORY_RETENTION_SECS = \"31536000\" }."
   type        = map(string)
   default     = {}
 
   validation {
     condition     = alltrue([for name in keys(var.settings) : can(regex("^WEIR_[A-Z0-9_]+$", name))])
-    error_message = "settings: every name begins with WEIR_, as WEIR_LOG_CAPACITY_BYTES; `weir config` lists the keys."
+    error_message = "settings: every name begins with WEIR_, for example WEIR_LOG_CAPACITY_BYTES; `weir config` lists the keys."
   }
 }
 
 variable "ingest" {
-  description = "The role that takes devices: `replicas`, most replicas with autoscaling, `storage` and `storage_class` of the volume that takes readings while Redis is away, and `connections` of one pod."
+  description = "The role for devices: `replicas`, maximum replicas with autoscaling, `storage` and `storage_class` of the volume that holds readings while Redis is unavailable, and `connections` of one pod."
   type = object({
     replicas      = optional(number, 3)
     max_replicas  = optional(number, 10)
@@ -147,12 +147,12 @@ variable "ingest" {
 
   validation {
     condition     = var.ingest.replicas >= 1 && var.ingest.max_replicas >= var.ingest.replicas
-    error_message = "ingest: `replicas` is at least 1 and `max_replicas` not below it."
+    error_message = "ingest: `replicas` must be at least 1 and not above `max_replicas`."
   }
 }
 
 variable "flusher" {
-  description = "The role that writes to the stores: `replicas`, and most replicas with autoscaling (more than there are ingest pods have nothing to do)."
+  description = "The role that writes to the stores: `replicas`, and maximum replicas with autoscaling (not more than ingest pods are useful)."
   type = object({
     replicas     = optional(number, 3)
     max_replicas = optional(number, 10)
@@ -161,12 +161,12 @@ variable "flusher" {
 
   validation {
     condition     = var.flusher.replicas >= 1 && var.flusher.max_replicas >= var.flusher.replicas
-    error_message = "flusher: `replicas` is at least 1 and `max_replicas` not below it."
+    error_message = "flusher: `replicas` must be at least 1 and not above `max_replicas`."
   }
 }
 
 variable "api" {
-  description = "The role that answers third parties: `replicas`, and most replicas with autoscaling."
+  description = "The role for gRPC clients: `replicas`, and maximum replicas with autoscaling."
   type = object({
     replicas     = optional(number, 3)
     max_replicas = optional(number, 10)
@@ -175,12 +175,12 @@ variable "api" {
 
   validation {
     condition     = var.api.replicas >= 1 && var.api.max_replicas >= var.api.replicas
-    error_message = "api: `replicas` is at least 1 and `max_replicas` not below it."
+    error_message = "api: `replicas` must be at least 1 and not above `max_replicas`."
   }
 }
 
 variable "resources" {
-  description = "What each pod asks for and may use."
+  description = "Requests and limits of each pod."
   type = object({
     requests = optional(object({ cpu = optional(string, "0.2"), memory = optional(string, "256Mi") }), {})
     limits   = optional(object({ cpu = optional(string, "0.5"), memory = optional(string, "512Mi") }), {})
@@ -189,7 +189,7 @@ variable "resources" {
 }
 
 variable "autoscaling" {
-  description = "Adds pods of a role when they use more than `cpu_percent` of the CPU they ask for; flushers also by `flusher_lag_seconds`, the average of the external metric `weir_flusher_lag_seconds`, where a metrics adapter provides it (null: not)."
+  description = "Adds pods to a role when they use more than `cpu_percent` of their requested CPU; flushers also by `flusher_lag_seconds`, the average of the external metric `weir_flusher_lag_seconds`, if a metrics adapter provides it (null: not used)."
   type = object({
     enabled             = optional(bool, true)
     cpu_percent         = optional(number, 70)
@@ -199,23 +199,23 @@ variable "autoscaling" {
 
   validation {
     condition     = var.autoscaling.cpu_percent >= 10 && var.autoscaling.cpu_percent <= 100
-    error_message = "autoscaling.cpu_percent: give 10 to 100."
+    error_message = "autoscaling.cpu_percent: use 10 to 100."
   }
 }
 
 variable "termination_grace_seconds" {
-  description = "How long a pod has to hand its devices over and to flush once more. 50,000 connections need 180 seconds."
+  description = "Time for a pod to close its connections and for the last flush. 50,000 connections need 180 seconds."
   type        = number
   default     = 180
 
   validation {
     condition     = var.termination_grace_seconds >= 30
-    error_message = "termination_grace_seconds: give at least 30; what is not flushed by then is flushed by another pod."
+    error_message = "termination_grace_seconds: use at least 30; another pod flushes what remains."
   }
 }
 
 variable "mqtt_service" {
-  description = "How devices reach the ingest pods: `type` ClusterIP, NodePort or LoadBalancer, and `annotations` for the cloud's load balancer."
+  description = "Service of the ingest pods for devices: `type` ClusterIP, NodePort or LoadBalancer, and `annotations` for the cloud's load balancer."
   type = object({
     type        = optional(string, "ClusterIP")
     annotations = optional(map(string), {})
@@ -224,12 +224,12 @@ variable "mqtt_service" {
 
   validation {
     condition     = contains(["ClusterIP", "NodePort", "LoadBalancer"], var.mqtt_service.type)
-    error_message = "mqtt_service.type: give ClusterIP, NodePort or LoadBalancer."
+    error_message = "mqtt_service.type: use ClusterIP, NodePort or LoadBalancer."
   }
 }
 
 variable "network" {
-  description = "Who may reach what: CIDRs of `devices` (MQTT) and `clients` (gRPC), namespaces that `monitor` (metrics), CIDRs and ports of the `stores`."
+  description = "Allowed connections: CIDRs of `devices` (MQTT) and `clients` (gRPC), namespaces that `monitor` (metrics), CIDRs and ports of the `stores`."
   type = object({
     devices     = optional(list(string), ["0.0.0.0/0"])
     clients     = optional(list(string), ["0.0.0.0/0"])
@@ -241,12 +241,12 @@ variable "network" {
 
   validation {
     condition     = alltrue([for cidr in concat(var.network.devices, var.network.clients, var.network.stores) : can(cidrhost(cidr, 0))])
-    error_message = "network: give CIDRs, as \"10.0.0.0/8\"."
+    error_message = "network: use CIDRs such as \"10.0.0.0/8\"."
   }
 }
 
 variable "labels" {
-  description = "Further labels of every object."
+  description = "Additional labels of all objects."
   type        = map(string)
   default     = {}
 }

@@ -1,4 +1,4 @@
-//! What the services read from.
+//! The ports that the services query.
 
 use std::sync::Arc;
 
@@ -7,41 +7,46 @@ use proto::v1;
 use stores::contract::{Books, DeadLetters, Deadletter, History, LatestView, StoreError, Tail};
 use tokio::sync::watch;
 
-/// Everything that the services ask. Cheap to clone.
+use crate::exports::Exports;
+
+/// The data sources of the services. Cheap to clone.
 #[derive(Clone)]
 pub struct Backend {
-    /// What the history sink has stored.
+    /// Stored history.
     pub history: Arc<dyn History>,
-    /// What it has not stored yet.
+    /// Readings that are not in the history yet.
     pub tail: Arc<dyn Tail>,
     /// Latest state of each device.
     pub latest: Arc<dyn LatestView>,
     /// Dead letters.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// The logs, for those who follow them.
+    /// The logs, for live subscriptions.
     pub logs: Arc<dyn Logs>,
     /// The books.
     pub books: Arc<dyn Books>,
-    /// Takes dead letters in again.
+    /// Replays dead letters.
     pub replay: Arc<dyn Replay>,
-    /// What the process knows of itself.
+    /// Lists and controls the exports.
+    pub exports: Arc<dyn Exports>,
+    /// Status of the process.
     pub status: Arc<dyn StatusSource>,
 }
 
-/// The logs, which may come and go.
+/// The logs of the installation, which may be added and removed.
 #[async_trait]
 pub trait Logs: Send + Sync + 'static {
-    /// All there are now.
+    /// Opens all current logs.
     ///
     /// # Errors
     /// [`StoreError::Busy`] when they cannot be reached.
     async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError>;
 
-    /// Their names; changes when one came or went, and may be empty before the first look. Never changes again once closed.
+    /// Names of the logs. Changes when a log is added or removed; may be empty before the first
+    /// listing. Never changes again once closed.
     fn names(&self) -> watch::Receiver<Arc<[String]>>;
 }
 
-/// Logs that are there as long as the process.
+/// A fixed set of logs.
 #[async_trait]
 impl Logs for Vec<Arc<dyn buffer::Log>> {
     async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError> {
@@ -53,31 +58,31 @@ impl Logs for Vec<Arc<dyn buffer::Log>> {
     }
 }
 
-/// Why a dead letter was not taken in again.
+/// Failure of a replay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    /// It would be a dead letter again, for this reason; nothing was appended.
+    /// The message would become a dead letter again, for this reason; nothing was appended.
     #[error("still refused: {0}")]
     Refused(String),
-    /// The log takes nothing now.
+    /// The log does not accept records now.
     #[error("cannot be stored now: {0}")]
     Unavailable(String),
 }
 
-/// Takes dead letters in again.
+/// Replays dead letters.
 #[async_trait]
 pub trait Replay: Send + Sync + 'static {
-    /// Reads the letter's payload as if it were published to its topic now and returns when its readings are durable in
-    /// the log. Does not mark the letter.
+    /// Processes the payload as if it were published to its topic now, and returns when its
+    /// readings are durable in the log. Does not mark the letter.
     ///
     /// # Errors
     /// [`ReplayError`].
     async fn replay(&self, letter: &Deadletter) -> Result<(), ReplayError>;
 }
 
-/// What a server knows of itself.
+/// Source of a server's status.
 #[async_trait]
 pub trait StatusSource: Send + Sync + 'static {
-    /// Everything but [`v1::Status::logs`], which the service fills from [`Backend::logs`].
+    /// The status without [`v1::Status::logs`], which the service fills in from [`Backend::logs`].
     async fn status(&self) -> v1::Status;
 }

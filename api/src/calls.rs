@@ -1,7 +1,8 @@
 //! The layer around every call: permission, deadline, metrics.
 //!
-//! tonic's interceptors see neither the method nor the end of a stream, so this is a tower layer. The deadline covers
-//! the stream too: when it passes, the stream's source is dropped and the call ends with DEADLINE_EXCEEDED.
+//! tonic's interceptors see neither the method nor the end of a stream, so this is a tower layer.
+//! The deadline covers the stream too: when it passes, the stream's source is dropped and the call
+//! ends with DEADLINE_EXCEEDED.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,7 +24,7 @@ use crate::auth::{Caller, Principal, Rule, Rules};
 use crate::traces::Call;
 use crate::{errors, metrics};
 
-/// Makes [`Calls`].
+/// The layer that wraps a service in [`Calls`].
 #[derive(Debug, Clone)]
 pub(crate) struct CallsLayer {
     rules: Arc<Rules>,
@@ -37,12 +38,13 @@ impl CallsLayer {
         Self { rules: Arc::new(rules), metrics, call_timeout, tracer: None }
     }
 
-    /// The same, telling `tracer` of the calls that are traced.
+    /// Records traced calls with `tracer`.
     pub(crate) fn traced(self, tracer: Option<Tracer>) -> Self {
         Self { tracer, ..self }
     }
 
-    /// When a call must have ended: as the client says, and calls that are no streams not later than the limit.
+    /// The time at which a call must have ended: the client's deadline; for calls that are not
+    /// streams, the limit of the server if that is earlier.
     fn deadline(&self, headers: &HeaderMap, rule: &Rule) -> Option<Instant> {
         let asked = headers.get("grpc-timeout").and_then(|v| v.to_str().ok()).and_then(parse_timeout);
         let limit = (!rule.streaming).then_some(self.call_timeout);
@@ -50,7 +52,7 @@ impl CallsLayer {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        // A deadline beyond what the clock can tell is none.
+        // A deadline beyond the range of the clock is not a deadline.
         least.and_then(|wait| Instant::now().checked_add(wait))
     }
 }
@@ -63,7 +65,7 @@ impl<S> Layer<S> for CallsLayer {
     }
 }
 
-/// A service with the checks around it.
+/// A service behind the checks.
 #[derive(Debug, Clone)]
 pub(crate) struct Calls<S> {
     inner: S,
@@ -88,7 +90,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Answer<S::Error> {
         let path = request.uri().path().to_owned();
-        // Health and reflection are for everyone; a path that no service has is answered UNIMPLEMENTED by the router.
+        // Health and reflection are public; the router answers UNIMPLEMENTED for unknown paths.
         let Some(rule) = self.shared.rules.get(&path).cloned() else { return Box::pin(self.inner.call(request)) };
         let metrics = self.shared.metrics.clone();
         let method = path.trim_start_matches("/weir.v1.").to_owned();
@@ -123,7 +125,7 @@ where
     }
 }
 
-/// Watches an answer to its end.
+/// Wraps an answer, so that its end is counted and its deadline holds.
 fn watch(answer: Response<Body>, mut end: CallEnd, deadline: Option<Instant>) -> Response<Body> {
     end.code = code_in(answer.headers());
     let sleep = deadline.map(tokio::time::sleep_until);
@@ -134,7 +136,8 @@ fn code_in(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// Counts a call when it is dropped: a call whose client went away has no code and counts as cancelled.
+/// Counts a call when it is dropped: a call without a code, because its client has gone, counts as
+/// cancelled.
 #[derive(Debug)]
 struct CallEnd {
     method: String,
@@ -154,7 +157,7 @@ impl Drop for CallEnd {
 }
 
 pin_project! {
-    /// A body that ends at a deadline and knows how the call ended.
+    /// A body that ends at a deadline and records the code of the call.
     struct Watched {
         #[pin]
         inner: Body,
@@ -228,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_the_protocol_says() {
+    fn timeouts_are_parsed_by_the_rules_of_the_protocol() {
         assert_eq!(parse_timeout("100m"), Some(Duration::from_millis(100)));
         assert_eq!(parse_timeout("2H"), Some(Duration::from_secs(7200)));
         for bad in ["", "m", "100", "123456789S", "-1S", "1x", "+1S"] {

@@ -3,30 +3,58 @@
 use std::fmt;
 use std::time::Duration;
 
+use model::setting::duration_ms;
 use model::trace::Tracer;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-/// How the services serve.
+/// Configuration of the services.
 #[derive(Clone)]
 pub struct Config {
-    /// Signs resume tokens. The same on every node of an installation and across restarts; a client whose token was
-    /// signed with another one is told to start anew.
+    /// Signs resume tokens. Must be the same on every node of an installation and across restarts:
+    /// a token signed with another secret is refused, and its client has to start again.
     pub token_secret: [u8; 32],
-    /// Largest request, in bytes.
+    /// Maximum size of a request, in bytes.
     pub max_request_bytes: usize,
-    /// Largest answer, in bytes. Services cut their answers far below it.
+    /// Maximum size of an answer, in bytes. Services keep their answers far below it.
     pub max_response_bytes: usize,
+    /// Limits that an operator sets.
+    pub limits: Limits,
+    /// Time between HTTP/2 pings on a connection; a connection that does not answer within 20 s is
+    /// closed.
+    pub keepalive_interval: Duration,
+    /// Records the spans of traced calls; without one, no call is traced.
+    pub tracer: Option<Tracer>,
+}
+
+/// Limits that an operator sets: keys of `[grpc]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Limits {
     /// Calls at one time on one connection.
     pub max_concurrent_calls: u32,
-    /// Streams (StreamReadings, Subscribe) at one time, over all connections.
+    /// Streams (StreamReadings, Subscribe) at one time over all connections.
     pub max_streams: usize,
-    /// Longest time a call that is no stream may take, also when the client sets no deadline.
+    /// Longest time of a call that is not a stream, in milliseconds, also when the client sets no
+    /// deadline.
+    #[serde(rename = "call_timeout_ms", with = "duration_ms")]
+    #[schemars(with = "u64")]
     pub call_timeout: Duration,
-    /// Time between HTTP/2 pings on a connection; one that does not answer within 20 s is closed.
-    pub keepalive_interval: Duration,
-    /// Time that calls in progress have to end after shutdown was asked for.
+    /// Time that calls in progress have at a stop, in milliseconds.
+    #[serde(rename = "drain_timeout_ms", with = "duration_ms")]
+    #[schemars(with = "u64")]
     pub drain_timeout: Duration,
-    /// Takes the spans of traced calls; none traces no call.
-    pub tracer: Option<Tracer>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_concurrent_calls: 256,
+            max_streams: 1024,
+            call_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
 }
 
 impl Config {
@@ -36,11 +64,8 @@ impl Config {
             token_secret,
             max_request_bytes: 1 << 20,
             max_response_bytes: 16 << 20,
-            max_concurrent_calls: 256,
-            max_streams: 1024,
-            call_timeout: Duration::from_secs(60),
+            limits: Limits::default(),
             keepalive_interval: Duration::from_secs(60),
-            drain_timeout: Duration::from_secs(5),
             tracer: None,
         }
     }
@@ -48,6 +73,6 @@ impl Config {
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config").field("max_streams", &self.max_streams).finish_non_exhaustive()
+        f.debug_struct("Config").field("limits", &self.limits).finish_non_exhaustive()
     }
 }

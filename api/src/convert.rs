@@ -1,8 +1,9 @@
-//! Between our types and those of the API.
+//! Conversions between the model and the API.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+pub(crate) use model::clock::now;
 use model::{Kind, Nanos, TimeRange, Value, ValueRef};
 use proto::v1;
 use stores::contract::LatestState;
@@ -10,13 +11,7 @@ use tonic::Status;
 
 use crate::{errors, names};
 
-/// The time of day.
-pub(crate) fn now() -> Nanos {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Nanos::try_from(since.as_nanos()).unwrap_or(Nanos::MAX)
-}
-
-/// A time.
+/// Converts a time.
 pub(crate) fn timestamp(nanos: Nanos) -> prost_types::Timestamp {
     let within = nanos.rem_euclid(1_000_000_000);
     prost_types::Timestamp {
@@ -25,7 +20,7 @@ pub(crate) fn timestamp(nanos: Nanos) -> prost_types::Timestamp {
     }
 }
 
-/// A length of time.
+/// Converts a duration.
 pub(crate) fn duration(nanos: Nanos) -> prost_types::Duration {
     prost_types::Duration {
         seconds: nanos / 1_000_000_000,
@@ -33,7 +28,7 @@ pub(crate) fn duration(nanos: Nanos) -> prost_types::Duration {
     }
 }
 
-/// Nanoseconds of a time that a caller gave.
+/// Reads a time of a request.
 pub(crate) fn nanos(field: &str, time: &prost_types::Timestamp) -> Result<Nanos, Status> {
     if !(0..1_000_000_000).contains(&time.nanos) {
         return Err(errors::invalid(field, "nanos must be 0..999999999"));
@@ -42,7 +37,7 @@ pub(crate) fn nanos(field: &str, time: &prost_types::Timestamp) -> Result<Nanos,
     whole.ok_or_else(|| errors::invalid(field, "must be between the years 1678 and 2261"))
 }
 
-/// Nanoseconds of a length of time that a caller gave; not negative.
+/// Reads a duration of a request; it must not be negative.
 pub(crate) fn length(field: &str, length: &prost_types::Duration) -> Result<Nanos, Status> {
     let whole = length.seconds.checked_mul(1_000_000_000).and_then(|n| n.checked_add(i64::from(length.nanos)));
     match whole {
@@ -52,7 +47,7 @@ pub(crate) fn length(field: &str, length: &prost_types::Duration) -> Result<Nano
     }
 }
 
-/// As [`length`], as a [`Duration`] inside `min..=max`; `default` when not given.
+/// Reads a duration of a request that must lie in `min..=max`; `default` when it is not set.
 pub(crate) fn wait(
     field: &str,
     given: Option<&prost_types::Duration>,
@@ -68,7 +63,7 @@ pub(crate) fn wait(
     }
 }
 
-/// A range; an end that is not set is open.
+/// Reads a range; an end that is not set is open.
 pub(crate) fn range(range: Option<&v1::TimeRange>) -> Result<TimeRange, Status> {
     let Some(range) = range else { return Ok(TimeRange::ALL) };
     let start = range.start_time.as_ref().map_or(Ok(Nanos::MIN), |t| nanos("range.start_time", t))?;
@@ -79,13 +74,13 @@ pub(crate) fn range(range: Option<&v1::TimeRange>) -> Result<TimeRange, Status> 
     Ok(TimeRange { start, end })
 }
 
-/// A range with both ends.
+/// Reads a range that must have both ends.
 pub(crate) fn closed_range(given: Option<&v1::TimeRange>) -> Result<TimeRange, Status> {
     let both = given.is_some_and(|r| r.start_time.is_some() && r.end_time.is_some());
     if both { range(given) } else { Err(errors::invalid("range", "start_time and end_time are required")) }
 }
 
-/// A value.
+/// Converts a value.
 pub(crate) fn value(value: ValueRef<'_>) -> v1::Value {
     use v1::value::Kind;
     let kind = match value {
@@ -106,13 +101,13 @@ fn value_type(kind: Kind) -> v1::ValueType {
     }
 }
 
-/// A reading that came out of a log; `None` when it has none of the metrics wanted.
+/// Converts a reading of a log; `None` when it has none of the selected metrics.
 pub(crate) fn reading(
     name: String,
     reading: &buffer::frame::ReadingRef<'_>,
     metrics: &crate::glob::Metrics,
 ) -> Option<v1::Reading> {
-    let values = reading.values().filter(|(metric, _)| metrics.takes(metric));
+    let values = reading.values().filter(|(metric, _)| metrics.selects(metric));
     let values: HashMap<String, v1::Value> = values.map(|(metric, v)| (metric.to_owned(), value(v))).collect();
     (!values.is_empty() || metrics.is_all()).then(|| v1::Reading {
         device: name,
@@ -125,7 +120,7 @@ pub(crate) fn reading(
     })
 }
 
-/// A device as its latest state tells of it.
+/// Converts the latest state of a device into a device.
 pub(crate) fn device(state: &LatestState) -> v1::Device {
     let metrics =
         state.values.iter().map(|v| v1::Metric { name: v.name.to_string(), r#type: value_type(v.value.kind()).into() });
@@ -139,9 +134,9 @@ pub(crate) fn device(state: &LatestState) -> v1::Device {
     }
 }
 
-/// The newest values of a device.
+/// Converts the latest state of a device, reduced to the selected metrics.
 pub(crate) fn latest(state: &LatestState, metrics: &crate::glob::Metrics) -> v1::LatestState {
-    let values = state.values.iter().filter(|v| metrics.takes(&v.name));
+    let values = state.values.iter().filter(|v| metrics.selects(&v.name));
     let values = values.map(|v| v1::LatestValue {
         metric: v.name.to_string(),
         value: Some(owned_value(&v.value)),
@@ -156,17 +151,17 @@ pub(crate) fn latest(state: &LatestState, metrics: &crate::glob::Metrics) -> v1:
     }
 }
 
-/// A value.
+/// Converts an owned value.
 pub(crate) fn owned_value(v: &Value) -> v1::Value {
     value(v.as_ref())
 }
 
-/// A count.
+/// Converts a count.
 pub(crate) fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// A page size that a caller gave: 0 is `default`, more than `max` is `max` (AIP-158).
+/// Reads a page size: 0 stands for `default`, and more than `max` for `max` (AIP-158).
 pub(crate) fn page_size(given: i32, default: usize, max: usize) -> Result<usize, Status> {
     match usize::try_from(given) {
         Ok(0) => Ok(default),

@@ -1,5 +1,5 @@
-//! Every error that the services answer with: a code, a message for a person, and a `google.rpc.ErrorInfo` of domain
-//! `weir.dev` whose reason a program can rely on.
+//! The errors that the services return: a code, a message for people, and a `google.rpc.ErrorInfo`
+//! of domain `weir.dev` whose reason programs can rely on.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// Domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "weir.dev";
 
-/// When to try again, where nobody said.
+/// Pause before a retry where the cause gives none.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 fn status(code: Code, reason: &str, message: impl Into<String>, metadata: &[(&str, &str)]) -> Status {
@@ -26,7 +26,7 @@ fn details(reason: &str, metadata: &[(&str, &str)]) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
-/// A field of the request is not as it must be.
+/// A field of the request is invalid.
 pub(crate) fn invalid(field: &str, description: impl Into<String>) -> Status {
     invalid_as("FIELD_INVALID", field, description)
 }
@@ -44,28 +44,34 @@ pub(crate) fn token(field: &str, description: &str) -> Status {
     invalid_as("TOKEN_INVALID", field, description)
 }
 
-/// The same answer for what the caller may not see and for what is not there (AIP-211).
+/// A resource that the caller may not see, or that does not exist: the answer is the same for both
+/// (AIP-211).
 pub(crate) fn denied(permission: &str, resource: &str) -> Status {
     let message = format!("permission `{permission}` denied on `{resource}` (or it does not exist)");
     status(Code::PermissionDenied, "PERMISSION_DENIED", message, &[("permission", permission), ("resource", resource)])
 }
 
-/// The caller may see the collection, and this is not in it.
+/// A resource that is not in a collection that the caller may see.
 pub(crate) fn not_found(reason: &str, resource: &str) -> Status {
-    status(Code::NotFound, reason, format!("`{resource}` does not exist"), &[("resource", resource)])
+    missing(reason, resource, format!("`{resource}` does not exist"))
 }
 
-/// The place to start from is no longer in the log.
+/// As [`not_found`], with a message of its own.
+pub(crate) fn missing(reason: &str, resource: &str, message: impl Into<String>) -> Status {
+    status(Code::NotFound, reason, message, &[("resource", resource)])
+}
+
+/// The requested position is no longer in the log.
 pub(crate) fn not_retained(log: &str, start: u64, hint: &str) -> Status {
     let message = format!(
-        "log {log} no longer holds this place (it starts at offset {start}): {hint}; read the history with \
-         StreamReadings and go on with its live_token"
+        "log {log} no longer holds the requested position (it starts at offset {start}): {hint}; read the history \
+         with StreamReadings and continue with its live_token"
     );
     let start = start.to_string();
     status(Code::OutOfRange, "PLACE_NOT_RETAINED", message, &[("log", log), ("start_offset", &start)])
 }
 
-/// Too many of something at one time.
+/// A limit on things open at one time is reached.
 pub(crate) fn exhausted(what: &str, limit: usize) -> Status {
     let message = format!("{limit} {what} are open already: try again later");
     let mut details = details("TOO_MANY_STREAMS", &[("limit", &limit.to_string())]);
@@ -76,7 +82,7 @@ pub(crate) fn exhausted(what: &str, limit: usize) -> Status {
     status
 }
 
-/// The server stops.
+/// The server is stopping.
 pub(crate) fn stopping() -> Status {
     retry(Code::Unavailable, "SERVER_STOPPING", "the server is stopping: connect again", None)
 }
@@ -86,18 +92,21 @@ pub(crate) fn deadline() -> Status {
     status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the call took longer than its deadline", &[])
 }
 
-/// A fault of the server itself.
+/// A fault of the server.
 pub(crate) fn internal(what: &str) -> Status {
     tracing::error!(what, "internal error");
     status(Code::Internal, "INTERNAL", what, &[])
 }
 
-/// What a store's refusal means to a caller.
+/// Converts the error of a store.
 pub(crate) fn store(error: StoreError) -> Status {
     match error {
         StoreError::Busy { reason, retry_after } => retry(Code::Unavailable, "STORE_BUSY", reason, retry_after),
-        StoreError::Moved => retry(Code::Unavailable, "STORE_BUSY", "blocks kept moving while they were read", None),
-        StoreError::Paused(reason) => status(Code::FailedPrecondition, "STORE_PAUSED", reason, &[]),
+        StoreError::Moved => {
+            retry(Code::Unavailable, "STORE_BUSY", "blocks kept moving while they were read: try again", None)
+        }
+        StoreError::Aborted(reason) => retry(Code::Unavailable, "STORE_BUSY", reason, None),
+        StoreError::NeedsOperator(reason) => status(Code::FailedPrecondition, "STORE_PAUSED", reason, &[]),
         StoreError::TooLarge(reason) => status(Code::InvalidArgument, "TOO_LARGE", reason, &[]),
         StoreError::Refused(reason) => status(Code::FailedPrecondition, "STORE_REFUSED", reason, &[]),
         StoreError::Damaged(reason) => {
@@ -107,7 +116,7 @@ pub(crate) fn store(error: StoreError) -> Status {
     }
 }
 
-/// What a log's refusal means to a caller.
+/// Converts the error of a log.
 pub(crate) fn log(id: &str, error: ReadError) -> Status {
     match error {
         ReadError::Trimmed { start, .. } => not_retained(id, start, "it was trimmed"),
@@ -119,7 +128,7 @@ pub(crate) fn log(id: &str, error: ReadError) -> Status {
     }
 }
 
-/// Try again later.
+/// A temporary failure: the caller retries.
 pub(crate) fn unavailable(reason: &str, message: impl Into<String>) -> Status {
     retry(Code::Unavailable, reason, message, None)
 }
@@ -133,7 +142,7 @@ fn retry(code: Code, reason: &str, message: impl Into<String>, after: Option<Dur
     status
 }
 
-/// Tells clients that retry by themselves how long to wait.
+/// Adds the pause that clients with automatic retries wait for.
 fn push_back(status: &mut Status, after: Duration) {
     status
         .metadata_mut()

@@ -1,10 +1,12 @@
-//! The gRPC services that third parties read through.
+//! The gRPC services for third parties.
 //!
-//! Receives: calls of `weir.v1` over gRPC and gRPC-Web; a [`Backend`] to ask.
-//! Promises: whatever was acknowledged before a call began is in its answer; a page, a stream and a resume end where the
-//! next one begins, without a hole; every error says what the caller can do, in words and in `google.rpc.ErrorInfo`.
-//! Hands on: latest states, history, live events, dead letters, books and status.
-//! Never: holds state of its own beyond a call; serves a method that has no authorization rule; skips in silence.
+//! Receives: calls of `weir.v1` over gRPC and gRPC-Web; a [`Backend`] to query.
+//! Promises: everything acknowledged before a call began is in its answer; a page, a stream and a
+//! resumed stream end exactly where the next one begins; every error carries advice for the caller,
+//! in words and as `google.rpc.ErrorInfo`.
+//! Hands on: latest states, history, live events, dead letters, exports, books and status.
+//! Never: holds state of its own beyond a call; serves a method that has no authorization rule;
+//! skips in silence.
 
 pub mod auth;
 mod backend;
@@ -12,6 +14,7 @@ mod calls;
 mod config;
 mod convert;
 pub mod errors;
+mod exports;
 mod filter;
 mod glob;
 pub mod metrics;
@@ -25,6 +28,7 @@ mod token;
 mod traces;
 
 pub use backend::{Backend, Logs, Replay, ReplayError, StatusSource};
-pub use config::Config;
+pub use config::{Config, Limits};
+pub use exports::{ExportError, ExportLogStatus, ExportState, ExportStatus, Exports, Rewound};
 pub use metrics::Metrics;
 pub use serve::{Error, serve};

@@ -1,4 +1,4 @@
-//! Metrics of the API: per call and per message, never per reading.
+//! Metrics of the API, counted per call and per message, never per reading.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
-/// Labels of a finished call. Bounded: the methods that the server has, and the codes of gRPC.
+/// Labels of a finished call. Bounded by the methods of the server and the codes of gRPC.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Call {
     method: String,
     code: String,
 }
 
-/// A method that the server has.
+/// Label of a method of the server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Method {
     method: String,
 }
 
-/// What the services count. Cheap to clone.
+/// Metrics of the services. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     calls: Family<Call, Counter>,
@@ -40,7 +40,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All zero.
+    /// Creates metrics that are all zero.
     pub fn new() -> Self {
         Self {
             calls: Family::default(),
@@ -51,30 +51,30 @@ impl Metrics {
         }
     }
 
-    /// Shows them in a registry.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("weir_api_calls", "Calls ended, by method and gRPC code", self.calls.clone());
+        registry.register("weir_api_calls", "Finished calls, by method and gRPC code", self.calls.clone());
         registry.register_with_unit(
             "weir_api_call",
             "Time from a call to the start of its answer",
             Unit::Seconds,
             self.seconds.clone(),
         );
-        registry.register("weir_api_streams_open", "Streams open now", self.streams_open.clone());
+        registry.register("weir_api_streams_open", "Open streams", self.streams_open.clone());
         registry.register("weir_api_rows_sent", "Readings sent in answers", self.rows_sent.clone());
         registry.register(
             "weir_api_slow_consumers",
-            "Subscribers that fell behind what the log holds",
+            "Subscriptions closed because the log no longer held their next record",
             self.slow_consumers.clone(),
         );
     }
 
-    /// A call has ended.
+    /// Counts a call that has ended.
     pub(crate) fn ended(&self, method: &str, code: Code) {
         self.calls.get_or_create(&Call { method: method.to_owned(), code: format!("{code:?}") }).inc();
     }
 
-    /// A call's answer has begun.
+    /// Counts the start of an answer.
     pub(crate) fn answered(&self, method: &str, after: Duration) {
         self.seconds.get_or_create(&Method { method: method.to_owned() }).observe(after.as_secs_f64());
     }

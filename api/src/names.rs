@@ -1,10 +1,12 @@
-//! Resource names: `tenants/{tenant}`, `tenants/{tenant}/devices/{device}`, `tenants/{tenant}/deadLetters/{letter}`.
+//! Resource names: `tenants/{tenant}`, `tenants/{tenant}/devices/{device}`,
+//! `tenants/{tenant}/deadLetters/{letter}`, `exports/{export}`.
 //!
-//! Ids are percent-encoded but for letters, digits and `-._~`, so that an id may hold `/`.
+//! In ids, all characters but letters, digits and `-._~` are percent-encoded, so that an id may
+//! contain `/`.
 
 use std::fmt::Write;
 
-/// Tenant segment that stands for the caller's own.
+/// Tenant segment that stands for the caller's own tenant.
 pub const OWN: &str = "-";
 
 /// Name of a tenant.
@@ -27,7 +29,18 @@ pub fn dead_letter(tenant: &str, log: &str, offset: u64, stage: &str) -> String 
     format!("tenants/{}/deadLetters/{}:{offset}:{}", encode(tenant), encode(log), encode(stage))
 }
 
-/// The last segment of a device name, decoded: what people call the device. `None` when `name` is not a device name.
+/// Name of an export.
+pub fn export(name: &str) -> String {
+    format!("exports/{}", encode(name))
+}
+
+/// The configured name in the resource name of an export, decoded. `None` when `name` is not one.
+pub fn export_name(name: &str) -> Option<String> {
+    let id = name.strip_prefix("exports/")?;
+    if id.is_empty() || id.contains('/') { None } else { decode(id) }
+}
+
+/// The device id in a device name, decoded. `None` when `name` is not a device name.
 pub fn device_id(name: &str) -> Option<String> {
     let (_, id) = split_device(name)?;
     decode(id)
@@ -50,7 +63,8 @@ fn encode_into(out: &mut String, id: &str) {
     }
 }
 
-/// Undoes [`encode`]. `None` when a `%` is not followed by two hexadecimal digits or the bytes are not UTF-8.
+/// Reverses [`encode`]. `None` when a `%` is not followed by two hexadecimal digits or the bytes
+/// are not UTF-8.
 pub fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

@@ -1,4 +1,4 @@
-//! Which devices and metrics a call is about.
+//! The devices and metrics that a call selects.
 
 use std::sync::Arc;
 
@@ -12,21 +12,21 @@ use crate::filter::Filter;
 use crate::glob::Metrics;
 use crate::services::{Shared, device_filter, scan};
 
-/// Devices that a call may name.
+/// Maximum number of devices that a call names.
 const MAX_NAMED: usize = 500;
-/// Devices looked up at one time while a filter is walked.
+/// Devices read at one time while a filter is applied.
 const STEP: usize = 500;
 
-/// Which devices.
+/// The selected devices.
 #[derive(Debug, Clone)]
 pub(crate) enum Devices {
-    /// These, in this order, each once.
+    /// Devices by name, in this order, each once.
     Named(Vec<DeviceKey>),
-    /// Those that a filter takes, by id.
+    /// Devices that match a filter, ordered by id.
     Filtered(Filter),
 }
 
-/// Which devices and metrics.
+/// The selected devices and metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct Selector {
     pub(crate) tenant: Arc<str>,
@@ -61,7 +61,7 @@ impl Selector {
     }
 }
 
-/// Walks the devices of a selector in a fixed order, without holding them all.
+/// Iterates over the devices of a selector in a fixed order, without holding all of them.
 #[derive(Debug)]
 pub(crate) struct Walk {
     tenant: Arc<str>,
@@ -75,7 +75,7 @@ enum Source {
 }
 
 impl Walk {
-    /// From the first device, or from the device `from` on, itself included.
+    /// Starts at the first device, or at the device `from`.
     pub(crate) fn new(selector: &Selector, from: Option<&str>) -> Self {
         let source = match &selector.devices {
             Devices::Named(devices) => {
@@ -95,7 +95,7 @@ impl Walk {
         Self { tenant: Arc::clone(&selector.tenant), source }
     }
 
-    /// The next device.
+    /// Returns the next device; `None` after the last one.
     pub(crate) async fn next(&mut self, shared: &Shared) -> Result<Option<DeviceKey>, Status> {
         match &mut self.source {
             Source::Named(devices) => Ok(devices.next()),

@@ -1,9 +1,10 @@
-//! Puts the services on a listener.
+//! Serves the services on a listener.
 
 use std::time::Duration;
 
 use proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use proto::v1::device_service_server::DeviceServiceServer;
+use proto::v1::export_service_server::ExportServiceServer;
 use proto::v1::operations_service_server::OperationsServiceServer;
 use proto::v1::telemetry_service_server::TelemetryServiceServer;
 use tokio::net::TcpListener;
@@ -16,30 +17,30 @@ use tonic_web::GrpcWebLayer;
 use crate::auth::{RuleError, Rules};
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
-use crate::services::{DeadLetterApi, DeviceApi, OperationsApi, Shared, TelemetryApi};
+use crate::services::{DeadLetterApi, DeviceApi, ExportApi, OperationsApi, Shared, TelemetryApi};
 use crate::{Backend, Config};
 
-/// Time that a connection has to answer a ping.
+/// Time within which a connection must answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Largest headers of a call, in bytes.
+/// Maximum size of the headers of a call, in bytes.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
-/// Why the services do not run.
+/// Failure of the services.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The authorization rules are not complete.
+    /// The authorization rules are incomplete.
     #[error(transparent)]
     Rules(#[from] RuleError),
-    /// The descriptors cannot be shown.
+    /// Reflection cannot be offered.
     #[error("cannot offer reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The listener broke.
+    /// The transport has failed.
     #[error("cannot serve the api: {0}")]
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves gRPC and gRPC-Web until `shutdown` is cancelled, then ends open streams, lets calls in progress end within
-/// [`Config::drain_timeout`], and returns.
+/// Serves gRPC and gRPC-Web until `shutdown` is cancelled; then ends open streams, waits for calls
+/// in progress for at most [`Limits::drain_timeout`](crate::Limits::drain_timeout), and returns.
 ///
 /// # Errors
 /// [`Error`].
@@ -51,22 +52,23 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let rules = Rules::read(proto::FILE_DESCRIPTOR_SET)?;
-    let calls = CallsLayer::new(rules, metrics.clone(), config.call_timeout).traced(config.tracer.clone());
+    let calls = CallsLayer::new(rules, metrics.clone(), config.limits.call_timeout).traced(config.tracer.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<DeviceServiceServer<DeviceApi>>().await;
     reporter.set_serving::<TelemetryServiceServer<TelemetryApi>>().await;
     reporter.set_serving::<DeadLetterServiceServer<DeadLetterApi>>().await;
+    reporter.set_serving::<ExportServiceServer<ExportApi>>().await;
     reporter.set_serving::<OperationsServiceServer<OperationsApi>>().await;
     let describe = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    // Many clients know only the older of the two.
+    // Many clients support only the older version.
     let (reflection, older_reflection) = (describe().build_v1()?, describe().build_v1alpha()?);
-    let (keepalive, drain_timeout) = (config.keepalive_interval, config.drain_timeout);
+    let (keepalive, drain_timeout) = (config.keepalive_interval, config.limits.drain_timeout);
     let (calls_at_once, request_bytes, response_bytes) =
-        (config.max_concurrent_calls, config.max_request_bytes, config.max_response_bytes);
+        (config.limits.max_concurrent_calls, config.max_request_bytes, config.max_response_bytes);
     let shared = Shared::new(backend, config, metrics, shutdown.clone());
 
     macro_rules! tuned {
@@ -89,6 +91,7 @@ pub async fn serve(
         .add_service(tuned!(DeviceServiceServer, DeviceApi))
         .add_service(tuned!(TelemetryServiceServer, TelemetryApi))
         .add_service(tuned!(DeadLetterServiceServer, DeadLetterApi))
+        .add_service(tuned!(ExportServiceServer, ExportApi))
         .add_service(tuned!(OperationsServiceServer, OperationsApi))
         .add_service(health)
         .add_service(reflection)

@@ -1,10 +1,10 @@
-//! Page tokens and resume tokens: opaque, versioned, bound to the query they came from.
+//! Page tokens and resume tokens: opaque, versioned, bound to their query.
 //!
 //! ```text
-//! 0 version u8   1 kind u8   2 hash of the query u64   10 place, by kind   [last 16 bytes of a signed token: HMAC-SHA-256
+//! 0 version u8   1 kind u8   2 hash of the query u64   10 position, by kind   [last 16 bytes of a signed token: HMAC-SHA-256
 //! over everything before, cut to 128 bits]
 //! ```
-//! A token names a place, it grants no rights: whoever shows one is authorized like anyone else.
+//! A token names a position and grants no rights: a call with a token is authorized like any other.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,10 +16,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 const VERSION: u8 = 1;
 const HEAD: usize = 10;
 const TAG: usize = 16;
-/// No token is longer.
+/// Maximum size of a token.
 const MAX_BYTES: usize = 4096;
 
-/// What a token belongs to: each kind of place has its own.
+/// Kind of call that a token belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -42,7 +42,8 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    /// Of a request whose tokens and page size were cleared and whose tenant was resolved.
+    /// The query of a request whose tokens and page size were cleared and whose tenant was
+    /// resolved.
     pub(crate) fn new(kind: Kind, request: &impl Message) -> Self {
         Self { kind, hash: xxh3_64_with_seed(&request.encode_to_vec(), kind as u64) }
     }
@@ -54,17 +55,17 @@ impl Query {
         writer
     }
 
-    /// A page token for the place that `write` writes.
+    /// Makes a page token for the position that `write` writes.
     pub(crate) fn page(self, write: impl FnOnce(&mut Writer)) -> String {
         let mut writer = self.open();
         write(&mut writer);
         URL_SAFE_NO_PAD.encode(writer.0)
     }
 
-    /// The place in a page token; `None` for an empty token, the first page.
+    /// Reads the position in a page token; `None` for an empty token, the first page.
     ///
     /// # Errors
-    /// A text for the caller.
+    /// A message for the caller.
     pub(crate) fn read_page<T>(
         self,
         token: &str,
@@ -77,7 +78,7 @@ impl Query {
         self.read(&bytes.ok_or(MALFORMED)?, read).map(Some)
     }
 
-    /// A signed token for the place that `write` writes.
+    /// Makes a signed token for the position that `write` writes.
     pub(crate) fn signed(self, secret: &[u8; 32], write: impl FnOnce(&mut Writer)) -> Vec<u8> {
         let mut writer = self.open();
         write(&mut writer);
@@ -86,10 +87,10 @@ impl Query {
         writer.0
     }
 
-    /// The place in a signed token; `None` for an empty one.
+    /// Reads the position in a signed token; `None` for an empty one.
     ///
     /// # Errors
-    /// A text for the caller.
+    /// A message for the caller.
     pub(crate) fn read_signed<T>(
         self,
         secret: &[u8; 32],
@@ -110,7 +111,7 @@ impl Query {
     fn read<T>(self, bytes: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Result<T, &'static str> {
         let (head, rest) = bytes.split_at_checked(HEAD).ok_or(MALFORMED)?;
         if head[0] != VERSION {
-            return Err("comes from another release: start from the beginning");
+            return Err("belongs to another release: start from the beginning");
         }
         let hash = u64::from_le_bytes(head[2..].try_into().expect("eight bytes"));
         if head[1] != self.kind as u8 || hash != self.hash {
@@ -122,8 +123,8 @@ impl Query {
     }
 }
 
-const MALFORMED: &str = "is not a token of this server: use it as it came";
-const UNSIGNED: &str = "was not made by this installation, or was changed: start from the beginning";
+const MALFORMED: &str = "is not a token of this server: pass it back unchanged";
+const UNSIGNED: &str = "was not issued by this installation or was changed: start from the beginning";
 
 fn mac(secret: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
@@ -131,7 +132,7 @@ fn mac(secret: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     mac
 }
 
-/// Writes a place.
+/// Writes a position.
 #[derive(Debug)]
 pub(crate) struct Writer(Vec<u8>);
 
@@ -151,7 +152,7 @@ impl Writer {
     }
 }
 
-/// Reads a place; `None` when the bytes run out.
+/// Reads a position; methods return `None` when the bytes run out.
 #[derive(Debug)]
 pub(crate) struct Reader<'a>(&'a [u8]);
 

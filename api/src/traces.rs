@@ -1,6 +1,8 @@
-//! Calls as traces: a span for the call, and one for each thing it asked of the tail and the stores.
+//! Calls as traces: a span for each call, and a child span for each of its reads from the tail and
+//! the stores.
 //!
-//! Which call it is that reads travels with the task, so that what reads need not know of it; a call that is not traced has none.
+//! A task-local variable holds the traced call, so that the code that reads takes no parameter for
+//! it.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -15,14 +17,14 @@ use tonic::Code;
 
 use crate::convert::now;
 
-/// Reads of one call that are told of one by one: a long stream makes many.
+/// Maximum number of reads of one call that get a span of their own: a long stream makes many.
 const MOST_READS: u64 = 100;
 
 tokio::task_local! {
     static CALL: Arc<Call>;
 }
 
-/// A call that is traced.
+/// A traced call.
 #[derive(Debug)]
 pub(crate) struct Call {
     tracer: Tracer,
@@ -34,21 +36,22 @@ pub(crate) struct Call {
     counts: Counts,
 }
 
-/// What a call read.
+/// Counts of the data that a call read.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// Devices looked at.
+    /// Devices read.
     pub(crate) devices: AtomicU64,
     /// Blocks fetched from the store.
     pub(crate) blocks: AtomicU64,
     /// Rows in them.
     pub(crate) rows: AtomicU64,
-    /// Rows that were not in the store yet.
+    /// Rows not yet in the store.
     pub(crate) tail_rows: AtomicU64,
 }
 
 impl Call {
-    /// The call of `path`, as `/weir.v1.TelemetryService/ListReadings`, unless it is not traced. A context in its headers decides.
+    /// Begins the span of a call of `path`, such as `/weir.v1.TelemetryService/ListReadings`.
+    /// Returns `None` when the call is not sampled; a trace context in its headers decides that.
     pub(crate) fn begin(tracer: Option<&Tracer>, tenant: &str, path: &str, headers: &HeaderMap) -> Option<Arc<Self>> {
         let tracer = tracer?;
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -66,7 +69,7 @@ impl Call {
         }))
     }
 
-    /// The call ended with this code.
+    /// Ends the span with this code.
     pub(crate) fn end(&self, code: Code) {
         let Counts { devices, blocks, rows, tail_rows } = &self.counts;
         let (service, method) = self.name.split_once('/').unwrap_or((&self.name, ""));
@@ -87,18 +90,19 @@ impl Call {
         self.tracer.record(span);
     }
 
-    /// Does something of this call at once.
+    /// Runs a function as part of this call.
     pub(crate) fn within<T>(self: &Arc<Self>, act: impl FnOnce() -> T) -> T {
         CALL.sync_scope(Arc::clone(self), act)
     }
 
-    /// Does something of this call.
+    /// Runs a future as part of this call.
     pub(crate) fn during<F: Future>(self: Arc<Self>, act: F) -> impl Future<Output = F::Output> {
         CALL.scope(self, act)
     }
 }
 
-/// Does what a call asks of a tail or a store; `count` counts what came and returns how many rows that was.
+/// Awaits a read from a tail or a store, within a span if the call is traced. `count` adds the
+/// result to the counts and returns its number of rows.
 pub(crate) async fn reading<T>(
     name: &'static str,
     read: impl Future<Output = StoreResult<T>>,
@@ -120,7 +124,7 @@ pub(crate) async fn reading<T>(
     answer
 }
 
-/// Adds to a count of [`Counts`], and returns what was added.
+/// Adds to a counter of [`Counts`] and returns the amount.
 pub(crate) fn add(counter: &AtomicU64, count: u64) -> u64 {
     counter.fetch_add(count, Ordering::Relaxed);
     count

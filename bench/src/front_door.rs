@@ -1,4 +1,4 @@
-//! Weir beside the null broker, in turn, under the same loads.
+//! Compares Weir with the null broker under the same loads.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,24 +8,24 @@ use serde::Deserialize;
 
 use crate::process::{self, Running};
 
-/// What to measure.
+/// Options of the comparison.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// Seconds for each load and server.
     #[arg(long, default_value_t = 10.0)]
     secs: f64,
-    /// Rounds; the median is printed.
+    /// Number of rounds; the median is printed.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Silent connections for the memory figure.
+    /// Idle connections for the memory figure.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
-    /// Folder for Weir's data; a temporary one by default. It must lie on the disk that is to be measured.
+    /// Folder for Weir's data, on the disk to measure; a temporary one by default.
     #[arg(long)]
     data_dir: Option<std::path::PathBuf>,
 }
 
-/// What the load generator prints.
+/// Output of the load generator.
 #[derive(Debug, Clone, Deserialize)]
 struct Figures {
     per_second: f64,
@@ -106,7 +106,7 @@ fn measure(server: &Running, arguments: &[&str], secs: f64) -> anyhow::Result<Fi
     serde_json::from_slice(&output.stdout).context("the load generator prints one line of JSON")
 }
 
-/// Memory of silent connections: the difference between many and one.
+/// Memory of idle connections: the difference between many and one.
 fn idle(options: &Options, base: &Path) -> anyhow::Result<()> {
     let dir = base.join("idle");
     std::fs::create_dir_all(&dir)?;

@@ -1,9 +1,9 @@
-//! Side-by-side measurements: Weir beside the least that any broker has to do.
+//! Side-by-side measurements of Weir and the minimal work of any broker.
 //!
-//! Receives: the release binaries of this workspace, from the folder it lies in itself.
-//! Promises: what is compared runs in the same minute on the same machine with the same load.
-//! Hands on: tables for people.
-//! Never: judges; a figure is printed, not asserted.
+//! Receives: the release binaries of this workspace, from its own folder.
+//! Promises: compared programs run in the same minute on the same machine with the same load.
+//! Hands on: printed tables.
+//! Never: asserts a figure.
 
 mod front_door;
 mod null_broker;
@@ -21,11 +21,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Weir and the null broker in turn under several loads, then idle connections, start-up time and binary size.
+    /// Compare Weir with the null broker under several loads, then measure idle connections,
+    /// start-up time and binary size.
     FrontDoor(front_door::Options),
-    /// A server that reads PUBLISH, writes PUBACK and does nothing else: the floor for taking readings in.
+    /// Run a server that only answers PUBLISH with PUBACK: the lower bound of ingestion.
     NullBroker {
-        /// Where to listen.
+        /// Address to listen on.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: std::net::SocketAddr,
     },

@@ -1,4 +1,4 @@
-//! The floor: PUBLISH in, PUBACK out, nothing kept.
+//! The lower bound: a broker that only answers PUBLISH with PUBACK.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ pub(crate) fn run(listen: SocketAddr) -> anyhow::Result<()> {
         loop {
             let (stream, _) = listener.accept().await?;
             tokio::spawn(async move {
-                // A connection that breaks ends; there is nobody to tell.
+                // An error ends the connection.
                 serve(stream).await.ok();
             });
         }
@@ -33,8 +33,8 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
         }
         filled += read;
         let mut at = 0;
-        while let Some((header, length)) = packet(&input[at..filled]) {
-            let body = &input[at + header..at + length];
+        while let Some(found) = mqtt_client::framing(&input[at..filled]).map_err(io::Error::other)? {
+            let Some(body) = input[..filled].get(at + found.header_bytes..at + found.total_bytes) else { break };
             match input[at] >> 4 {
                 1 => out.extend_from_slice(&[0x20, 2, 0, 0]),
                 3 if input[at] & 6 == 2 => {
@@ -44,7 +44,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
                 12 => out.extend_from_slice(&[0xD0, 0]),
                 _ => {}
             }
-            at += length;
+            at += found.total_bytes;
         }
         input.copy_within(at..filled, 0);
         filled -= at;
@@ -53,17 +53,4 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
             out.clear();
         }
     }
-}
-
-/// Bytes of the fixed header and of the whole packet, once all of it is there.
-fn packet(bytes: &[u8]) -> Option<(usize, usize)> {
-    let mut length = 0;
-    for (i, byte) in bytes.iter().skip(1).take(4).enumerate() {
-        length |= usize::from(byte & 127) << (7 * i);
-        if byte & 128 == 0 {
-            let total = 2 + i + length;
-            return (bytes.len() >= total).then_some((2 + i, total));
-        }
-    }
-    None
 }

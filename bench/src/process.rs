@@ -1,4 +1,4 @@
-//! The programs that are measured, as child processes that end with us.
+//! Measured programs as child processes.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// A child that is ended when dropped.
+/// A child process that is killed when dropped.
 pub(crate) struct Running {
     pub(crate) child: Child,
     pub(crate) mqtt: SocketAddr,
@@ -17,7 +17,7 @@ pub(crate) struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone after this.
+        // An error means that it has already ended.
         self.child.kill().ok();
         self.child.wait().ok();
     }
@@ -44,7 +44,7 @@ pub(crate) fn null_broker() -> anyhow::Result<Running> {
 pub(crate) fn weir(dir: &std::path::Path) -> anyhow::Result<Running> {
     let begun = Instant::now();
     let addresses = dir.join("addresses.json");
-    // Left by an earlier start on the same data.
+    // A file of an earlier start on the same data.
     std::fs::remove_file(&addresses).ok();
     let log = std::fs::File::create(dir.with_extension("log"))?;
     let mut child = Command::new(program("weir")?)

@@ -1,30 +1,31 @@
-//! Settings of the broker.
+//! Settings.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Settings of the broker.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Settings of the broker: keys of `[mqtt]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Config {
-    /// Connections at one time; more are refused with a reason.
+    /// Maximum number of connections; further ones are refused with a reason.
     pub max_connections: usize,
-    /// Largest packet taken.
+    /// Largest packet, in bytes.
     pub max_packet_bytes: u32,
-    /// QoS 1 and 2 messages of one connection that may wait for their acknowledgement.
+    /// Unacknowledged QoS 1 and 2 messages of one connection.
     pub receive_maximum: u16,
-    /// Time in which a new connection has to send CONNECT.
+    /// Time for a new connection to send its CONNECT, in milliseconds.
     pub connect_timeout_ms: u64,
-    /// Longest keep-alive; 0 leaves it to the client.
+    /// Longest keep-alive, in seconds; 0 leaves it to the client.
     pub max_keep_alive_secs: u16,
-    /// Longest time that a session outlives its connection.
+    /// Longest time that a session is kept after its connection ends, in seconds.
     pub max_session_expiry_secs: u32,
-    /// Topic aliases a client may set.
+    /// Topic aliases that a client may set.
     pub topic_alias_maximum: u16,
-    /// Messages that may wait for one subscriber, connected or not.
+    /// Messages queued for one subscriber that is disconnected or slow.
     pub max_queued_messages: usize,
-    /// Retained messages held.
+    /// Maximum number of retained messages.
     pub max_retained_messages: usize,
-    /// Time for connections to be answered and closed when stopping.
+    /// Time for connections to receive their last acknowledgements at a stop, in milliseconds.
     pub drain_timeout_ms: u64,
 }
 

@@ -1,23 +1,36 @@
 //! MQTT in, PUBACK out.
 //!
-//! Receives: TCP connections of MQTT 3.1.1 and 5 clients; an [`inbox::Inbox`] for what they publish.
-//! Promises: PUBACKs leave a connection in receipt order, each only after the inbox called its message durable.
-//! Hands on: every PUBLISH to the inbox; messages to subscribers.
-//! Never: knows what a reading is, or what stands behind the inbox; acknowledges from memory what is telemetry.
+//! Receives: TCP connections of MQTT 3.1.1 and 5 clients; a [`door::Inbox`] for the messages that
+//! they publish.
+//! Promises: PUBACKs leave a connection in receipt order, each only after its message is durable.
+//! Hands on: every PUBLISH to the inbox; messages to the subscribers of the same tenant.
+//! Never: knows a reading, or the log behind the inbox; acknowledges telemetry from memory.
 
-pub mod codec;
+#[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
+mod codec;
 mod config;
 mod connection;
-pub mod inbox;
 mod listener;
-pub mod message;
-pub mod metrics;
-pub mod retained;
+mod message;
+mod metrics;
+mod retained;
 mod route;
 mod session;
 mod sessions;
-pub mod trie;
+mod tenant;
+#[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
+mod trie;
 mod will;
+
+/// Internals for the fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use crate::codec::{
+        DecodeError, Framing, Version, acks, check_flags, connect, encode, framing, packet_type, properties, publish,
+        reason, subscribe,
+    };
+    pub use crate::trie::{Entry, MAX_LEVELS, Trie};
+}
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,47 +40,53 @@ use tokio_util::task::TaskTracker;
 
 pub use config::Config;
 pub use listener::bind;
-pub use message::Message;
+pub use message::RetainedMessage;
 pub use metrics::Metrics;
 
-use inbox::Inbox;
-use retained::Retained;
-use session::Session;
-use sessions::Sessions;
-use trie::Trie;
+use door::{Gatekeeper, Inbox, OneTenant};
+use tenant::Tenants;
 
-/// The broker: what all connections share.
+/// The broker: the state that all connections share.
 pub struct Broker<I: Inbox> {
     config: Config,
     inbox: I,
     metrics: Arc<Metrics>,
-    trie: Trie<Arc<Session>>,
-    retained: Retained,
-    sessions: Sessions,
+    gatekeeper: Box<dyn Gatekeeper>,
+    tenants: Tenants,
     connections: AtomicUsize,
     last_number: AtomicU64,
     tasks: TaskTracker,
-    /// The process stops: connections drain, wills that wait are published.
+    /// The process is stopping: connections drain, pending will messages are published.
     stopping: CancellationToken,
-    /// What has not drained in time is given up.
+    /// Connections that have not drained in time are dropped.
     abandon: CancellationToken,
 }
 
 impl<I: Inbox> Broker<I> {
-    /// A broker that hands everything to `inbox`, with the retained messages of earlier starts; without them, [`Broker::restore`]
-    /// brings them.
-    pub fn new(config: Config, inbox: I, metrics: Arc<Metrics>, retained: Option<Vec<Message>>) -> Arc<Self> {
-        let retained = match retained {
-            Some(messages) => Retained::new(messages, config.max_retained_messages),
-            None => Retained::awaiting(config.max_retained_messages),
-        };
+    /// Returns a broker for one tenant that hands everything to `inbox`, with the retained messages
+    /// of earlier starts; with None, [`Broker::restore`] brings them.
+    pub fn new(config: Config, inbox: I, metrics: Arc<Metrics>, retained: Option<Vec<RetainedMessage>>) -> Arc<Self> {
+        Self::with_gatekeeper(config, inbox, Box::new(OneTenant::default()), metrics, retained)
+    }
+
+    /// As [`Broker::new`], with a `gatekeeper` that decides the tenant of each client.
+    pub fn with_gatekeeper(
+        config: Config,
+        inbox: I,
+        gatekeeper: Box<dyn Gatekeeper>,
+        metrics: Arc<Metrics>,
+        retained: Option<Vec<RetainedMessage>>,
+    ) -> Arc<Self> {
+        let tenants = Tenants::awaiting(config.max_retained_messages);
+        if let Some(messages) = retained {
+            tenants.restore(messages);
+        }
         Arc::new(Self {
             config,
             inbox,
             metrics,
-            trie: Trie::default(),
-            retained,
-            sessions: Sessions::default(),
+            gatekeeper,
+            tenants,
             connections: AtomicUsize::new(0),
             last_number: AtomicU64::new(0),
             tasks: TaskTracker::new(),
@@ -76,12 +95,13 @@ impl<I: Inbox> Broker<I> {
         })
     }
 
-    /// Takes the retained messages of earlier starts that were not at hand at this one.
-    pub fn restore(&self, messages: Vec<Message>) {
-        self.retained.restore(messages);
+    /// Adds the retained messages of earlier starts that were not available at this one. Topics
+    /// that were set or cleared since stay as they are.
+    pub fn restore(&self, messages: Vec<RetainedMessage>) {
+        self.tenants.restore(messages);
     }
 
-    /// Connections now.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Accepting connections, and ending them all.
+//! Accepting connections, and closing all of them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
 use crate::connection;
-use crate::inbox::Inbox;
 use crate::session::Link;
+use door::Inbox;
 
-/// Connections that may wait to be accepted: a fleet that comes back comes back at once.
+/// Connections that may wait to be accepted: a fleet reconnects all at once.
 const BACKLOG: i32 = 4096;
 const SWEEP: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -22,7 +22,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Binds an address for [`Broker::run`].
 ///
 /// # Errors
-/// The system's.
+/// The errors of the operating system.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let domain = if address.is_ipv4() { socket2::Domain::IPV4 } else { socket2::Domain::IPV6 };
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
@@ -34,11 +34,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl<I: Inbox> Broker<I> {
-    /// Serves until `shutdown`; then every connection is sent the acknowledgements that are due, told why, and closed. Returns
-    /// when all have ended; those that have not within the drain time are cut off.
+    /// Serves until `shutdown`; then sends every connection its acknowledgements and the reason,
+    /// and closes it. Returns when all connections are closed; those that do not drain in time are
+    /// dropped.
     ///
     /// # Errors
-    /// None at present: whatever accepting a connection fails of is waited for.
+    /// None at present: a failure to accept a connection is logged, and accepting goes on.
     pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
@@ -53,25 +54,33 @@ impl<I: Inbox> Broker<I> {
         }
         drop(listener);
         self.tasks.close();
-        // In this order: a connection that comes about meanwhile sees the one or hears the other.
+        // In this order: a connection that is being opened sees the token, or its session gets the
+        // signal.
         self.stopping.cancel();
-        for session in self.sessions.all() {
-            session.signal(Link::STOP);
+        for tenant in self.tenants.all() {
+            for session in tenant.sessions.all() {
+                session.signal(Link::STOP);
+            }
         }
         let drain = Duration::from_millis(self.config.drain_timeout_ms);
         let drained = tokio::time::timeout(drain, self.tasks.wait()).await.is_ok();
         self.abandon.cancel();
         if !drained {
-            tracing::warn!("{} connections were not drained within {drain:?}", self.connections());
+            tracing::warn!("{} connections did not drain within {drain:?}: dropping them", self.connections());
             self.tasks.wait().await;
         }
         Ok(())
     }
 
     fn sweep(&self) {
-        self.expire_sessions();
-        self.metrics.subscriptions.set(self.trie.len() as i64);
-        self.metrics.retained.set(self.retained.len() as i64);
+        let mut subscriptions = 0;
+        for tenant in self.tenants.all() {
+            self.expire_sessions(&tenant);
+            subscriptions += tenant.trie.len();
+        }
+        self.tenants.make_room();
+        self.metrics.subscriptions.set(subscriptions as i64);
+        self.metrics.retained.set(self.tenants.retained() as i64);
     }
 
     fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
@@ -87,10 +96,10 @@ impl<I: Inbox> Broker<I> {
         });
     }
 
-    /// Too many open files and the like pass: they must not end the door.
+    /// Passing faults, such as too many open files, must not end the listener.
     async fn survive(&self, error: &io::Error) {
         self.metrics.accept_errors.inc();
-        tracing::warn!("accept a connection: {error}; {} are open", self.connections());
+        tracing::warn!("cannot accept a connection: {error}; {} are open", self.connections());
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }

@@ -1,42 +1,55 @@
-//! A message on its way to subscribers.
+//! Messages on their way to subscribers, and retained messages of earlier starts.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::codec::properties::{self, id};
 
-/// A message, shared by everyone it goes to.
+/// A retained message of an earlier start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
+pub struct RetainedMessage {
+    /// Tenant of the client that published it.
+    pub tenant: Arc<str>,
     /// Topic name.
-    pub topic: Box<str>,
+    pub topic: String,
     /// Payload.
-    pub payload: Box<[u8]>,
+    pub payload: Vec<u8>,
     /// QoS it was published with.
     pub qos: u8,
-    /// It was published to be kept.
-    pub retain: bool,
+    /// MQTT 5 properties, encoded.
+    pub properties: Vec<u8>,
+}
+
+/// A message, shared by all subscribers that it goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) topic: Box<str>,
+    pub(crate) payload: Box<[u8]>,
+    /// QoS it was published with.
+    pub(crate) qos: u8,
+    pub(crate) retain: bool,
     /// MQTT 5 properties as sent.
-    pub properties: Box<[u8]>,
+    pub(crate) properties: Box<[u8]>,
     /// Not sent after this.
-    pub expires: Option<Instant>,
+    pub(crate) expires: Option<Instant>,
 }
 
 impl Message {
-    /// A copy of a message, with its life counted from now.
-    pub fn new(topic: &str, payload: &[u8], qos: u8, retain: bool, own: &[u8]) -> Self {
+    /// Copies a message; its expiry counts from now.
+    pub(crate) fn new(topic: &str, payload: &[u8], qos: u8, retain: bool, own: &[u8]) -> Self {
         let expires = properties::number(own, id::MESSAGE_EXPIRY)
             .and_then(|secs| Instant::now().checked_add(Duration::from_secs(u64::from(secs))));
         Self { topic: topic.into(), payload: payload.into(), qos, retain, properties: own.into(), expires }
     }
 
-    /// Seconds left to live: none when it lives for ever, 0 when it is over.
-    pub fn seconds_left(&self) -> Option<u32> {
+    /// Seconds until it expires: None when it never does, 0 when it has.
+    pub(crate) fn seconds_left(&self) -> Option<u32> {
         let left = self.expires?.saturating_duration_since(Instant::now());
         Some(u32::try_from(left.as_secs() + u64::from(left.subsec_nanos() > 0)).unwrap_or(u32::MAX))
     }
 
     /// Bytes that it takes in a queue.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.topic.len() + self.payload.len() + self.properties.len()
     }
 }

@@ -1,4 +1,4 @@
-//! The broker's figures. On the way of a message there are atomic additions only.
+//! Metrics. A message costs atomic additions only.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -7,43 +7,35 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::inbox::Verdict;
+use door::Verdict;
 
-/// A reason, of a bounded set.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Reason {
-    /// Which.
-    pub reason: &'static str,
-}
+type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// A kind of message.
+/// The labels of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Kind {
-    /// QoS it came with.
-    pub qos: &'static str,
-    /// What became of it.
-    pub verdict: &'static str,
+struct Kind {
+    qos: &'static str,
+    verdict: &'static str,
 }
 
 const QOS: [&str; 3] = ["0", "1", "2"];
 const VERDICTS: [&str; 3] = ["staged", "quarantined", "plain"];
 
-/// Figures of the broker.
+/// The broker's metrics.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Connected now.
+    /// Open connections.
     pub connections: Gauge,
-    /// Connected ever.
+    /// Connections accepted.
     pub connects: Counter,
-    /// Ended, by reason.
-    pub disconnects: Family<Reason, Counter>,
+    disconnects: ByReason,
     /// Connections that could not be accepted.
     pub accept_errors: Counter,
-    /// PUBLISH packets from clients, also those that repeat a QoS 2 message.
+    /// PUBLISH packets from clients, including those that repeat a QoS 2 message.
     pub publishes: Counter,
     /// PUBACK and PUBREC packets sent.
     pub acknowledgements: Counter,
-    /// Time from handing a batch to the log until its acknowledgements are written; a sample.
+    /// Time from submitting a batch to the log until its acknowledgements are written; sampled.
     pub acknowledgement_time: Histogram,
     /// Bytes read from sockets.
     pub received: Counter,
@@ -51,18 +43,17 @@ pub struct Metrics {
     pub sent: Counter,
     /// Messages sent to subscribers.
     pub delivered: Counter,
-    /// Messages not sent to a subscriber, by reason.
-    pub dropped: Family<Reason, Counter>,
-    /// Sessions held, connected or not.
+    dropped: ByReason,
+    /// Sessions, connected or not.
     pub sessions: Gauge,
-    /// Subscriptions held.
+    /// Subscriptions.
     pub subscriptions: Gauge,
-    /// Retained messages held.
+    /// Retained messages.
     pub retained: Gauge,
-    /// Times a connection began to wait because the log was full.
+    /// Times that a connection began to wait because the log was full.
     pub waits: Counter,
     messages: Family<Kind, Counter>,
-    /// Those of `messages`, by QoS and verdict: no look-up for a message.
+    /// The counters of `messages` by QoS and verdict, so that a message costs no look-up.
     by_kind: [[Counter; 3]; 3],
 }
 
@@ -73,7 +64,7 @@ impl Default for Metrics {
         Self {
             connections: Gauge::default(),
             connects: Counter::default(),
-            disconnects: Family::default(),
+            disconnects: ByReason::default(),
             accept_errors: Counter::default(),
             publishes: Counter::default(),
             acknowledgements: Counter::default(),
@@ -82,7 +73,7 @@ impl Default for Metrics {
             received: Counter::default(),
             sent: Counter::default(),
             delivered: Counter::default(),
-            dropped: Family::default(),
+            dropped: ByReason::default(),
             sessions: Gauge::default(),
             subscriptions: Gauge::default(),
             retained: Gauge::default(),
@@ -94,44 +85,49 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a message from a client.
     pub(crate) fn count_message(&self, qos: u8, verdict: Verdict) {
-        self.messages_of(qos, verdict).inc();
-    }
-
-    /// The count of one kind of message.
-    pub fn messages_of(&self, qos: u8, verdict: Verdict) -> &Counter {
         let verdict = match verdict {
             Verdict::Staged => 0,
             Verdict::Quarantined => 1,
             Verdict::Plain => 2,
         };
-        &self.by_kind[usize::from(qos.min(2))][verdict]
+        self.by_kind[usize::from(qos.min(2))][verdict].inc();
     }
 
-    /// Puts them into a registry, under `weir_broker_…`.
+    /// Returns the counter of connections closed for a reason, of a bounded set.
+    pub fn disconnects(&self, reason: &'static str) -> Counter {
+        self.disconnects.get_or_create_owned(&[("reason", reason)])
+    }
+
+    /// Returns the counter of messages dropped on the way to a subscriber for a reason, of a
+    /// bounded set.
+    pub fn dropped(&self, reason: &'static str) -> Counter {
+        self.dropped.get_or_create_owned(&[("reason", reason)])
+    }
+
+    /// Registers the metrics as `weir_broker_…`.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("weir_broker");
-        r.register("connections", "Connections now", self.connections.clone());
+        r.register("connections", "Open connections", self.connections.clone());
         r.register("connects", "Connections accepted", self.connects.clone());
-        r.register("disconnects", "Connections ended, by reason", self.disconnects.clone());
+        r.register("disconnects", "Connections closed, by reason", self.disconnects.clone());
         r.register("accept_errors", "Connections that could not be accepted", self.accept_errors.clone());
         r.register("publishes", "PUBLISH packets from clients", self.publishes.clone());
-        r.register("messages", "Messages from clients, by QoS and what became of them", self.messages.clone());
+        r.register("messages", "Messages from clients, by QoS and verdict", self.messages.clone());
         r.register("acknowledgements", "PUBACK and PUBREC packets sent", self.acknowledgements.clone());
         r.register_with_unit(
             "acknowledgement",
-            "Time from the log's taking a batch to its acknowledgements, sampled",
+            "Time from submitting a batch to the log until its acknowledgements are written, sampled",
             Unit::Seconds,
             self.acknowledgement_time.clone(),
         );
         r.register_with_unit("received", "Bytes read from sockets", Unit::Bytes, self.received.clone());
         r.register_with_unit("sent", "Bytes written to sockets", Unit::Bytes, self.sent.clone());
         r.register("delivered", "Messages sent to subscribers", self.delivered.clone());
-        r.register("dropped", "Messages not sent to a subscriber, by reason", self.dropped.clone());
-        r.register("sessions", "Sessions held", self.sessions.clone());
-        r.register("subscriptions", "Subscriptions held", self.subscriptions.clone());
-        r.register("retained", "Retained messages held", self.retained.clone());
-        r.register("full_waits", "Times a connection began to wait because the log was full", self.waits.clone());
+        r.register("dropped", "Messages dropped on the way to a subscriber, by reason", self.dropped.clone());
+        r.register("sessions", "Sessions, connected or not", self.sessions.clone());
+        r.register("subscriptions", "Subscriptions", self.subscriptions.clone());
+        r.register("retained", "Retained messages", self.retained.clone());
+        r.register("full_waits", "Times that a connection began to wait because the log was full", self.waits.clone());
     }
 }

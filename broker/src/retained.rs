@@ -1,31 +1,54 @@
-//! Retained messages: the last one of each topic that was published to be kept.
+//! Retained messages: the last message of each topic that was published with the retain flag.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::message::Message;
 
-/// Topics looked at before the lock is let go: publishers wait for it.
+/// Topics visited before the lock is released: publishers wait for it.
 const STEP: usize = 1024;
-/// Topics looked at for a message that is over, each time room is asked for in a full store.
+/// Topics visited by one sweep for expired messages.
 const SWEEP: usize = 16;
 
-/// The retained messages, in memory; what survives a restart is given at the start and told to the inbox.
+/// Room for the retained messages of all tenants.
 #[derive(Debug)]
-pub struct Retained {
-    held: Mutex<Held>,
+pub(crate) struct Room {
+    held: AtomicUsize,
     capacity: usize,
+}
+
+impl Room {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { held: AtomicUsize::new(0), capacity }
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.held() >= self.capacity
+    }
+}
+
+/// One tenant's retained messages, in memory. Those of earlier starts are restored; new ones are
+/// also given to the inbox, which stores them.
+#[derive(Debug)]
+pub(crate) struct Retained {
+    held: Mutex<Held>,
+    room: Arc<Room>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
     by_topic: BTreeMap<Box<str>, Arc<Message>>,
-    /// Where the sweep for messages that are over goes on.
+    /// Position of the sweep for expired messages.
     swept_to: Box<str>,
-    /// Topics that were cleared before the messages of earlier starts came; none when they are here.
+    /// Topics cleared before the messages of earlier starts were restored; None once they are.
     cleared: Option<BTreeSet<Box<str>>>,
 }
 
@@ -41,73 +64,75 @@ impl Held {
         }
     }
 
-    /// Removes what is over among the next topics, round and round.
+    /// Removes expired messages among the next topics, round and round.
     fn sweep(&mut self) {
         let next = self.by_topic.range::<str, _>((Excluded(&*self.swept_to), Unbounded)).take(SWEEP);
-        let next: Vec<_> = next.map(|(topic, message)| (topic.clone(), is_over(message))).collect();
+        let next: Vec<_> = next.map(|(topic, message)| (topic.clone(), is_expired(message))).collect();
         self.swept_to = next.last().map(|(topic, _)| topic.clone()).unwrap_or_default();
-        for (topic, _) in next.iter().filter(|(_, over)| *over) {
+        for (topic, _) in next.iter().filter(|(_, expired)| *expired) {
             self.by_topic.remove(topic);
         }
     }
 }
 
-fn is_over(message: &Message) -> bool {
+fn is_expired(message: &Message) -> bool {
     message.seconds_left() == Some(0)
 }
 
 impl Retained {
-    /// With these messages, of which a later one takes the place of an earlier one. New topics are taken up to `capacity`.
-    pub fn new(messages: impl IntoIterator<Item = Message>, capacity: usize) -> Self {
-        let mut held = Held::default();
-        messages.into_iter().for_each(|message| held.set(&Arc::new(message)));
-        Self { held: Mutex::new(held), capacity }
+    /// No messages. With `awaiting`, those of earlier starts are restored later.
+    pub(crate) fn new(room: Arc<Room>, awaiting: bool) -> Self {
+        let held = Held { cleared: awaiting.then(BTreeSet::new), ..Held::default() };
+        Self { held: Mutex::new(held), room }
     }
 
-    /// Without the messages of earlier starts, which [`Retained::restore`] brings.
-    pub fn awaiting(capacity: usize) -> Self {
-        let held = Held { cleared: Some(BTreeSet::new()), ..Held::default() };
-        Self { held: Mutex::new(held), capacity }
-    }
-
-    /// The messages of earlier starts. What was set or cleared since this start stays so.
-    pub fn restore(&self, messages: impl IntoIterator<Item = Message>) {
-        let mut held = self.held.lock();
-        let cleared = held.cleared.take().unwrap_or_default();
-        for message in messages {
-            if !held.by_topic.contains_key(&message.topic) && !cleared.contains(&message.topic) {
+    /// Adds the messages of earlier starts, of which a later one replaces an earlier one. A topic
+    /// that was set or cleared since this start stays as it is.
+    pub(crate) fn restore(&self, messages: impl IntoIterator<Item = Message>) {
+        self.change(|held| {
+            let cleared = held.cleared.take().unwrap_or_default();
+            let since = std::mem::take(&mut held.by_topic);
+            for message in messages.into_iter().filter(|message| !cleared.contains(&message.topic)) {
                 held.set(&Arc::new(message));
             }
-        }
+            held.by_topic.extend(since);
+        });
     }
 
-    /// Messages held.
-    pub fn len(&self) -> usize {
-        self.held.lock().by_topic.len()
-    }
-
-    /// True when none is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// True when a message for this topic can be taken. A full store looks for messages that are over, a few at each call.
-    pub fn has_room(&self, topic: &str) -> bool {
+    /// Changes the messages, and the count of all tenants with them.
+    fn change<R>(&self, change: impl FnOnce(&mut Held) -> R) -> R {
         let mut held = self.held.lock();
-        if held.by_topic.len() >= self.capacity {
-            held.sweep();
+        let before = held.by_topic.len();
+        let changed = change(&mut held);
+        let after = held.by_topic.len();
+        // Adds the difference, which wraps around when there are fewer.
+        self.room.held.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+        changed
+    }
+
+    /// True when a message for this topic is accepted. A full store first removes a few expired
+    /// messages.
+    pub(crate) fn has_room(&self, topic: &str) -> bool {
+        if self.room.is_full() {
+            self.sweep();
         }
-        held.by_topic.len() < self.capacity || held.by_topic.contains_key(topic)
+        !self.room.is_full() || self.held.lock().by_topic.contains_key(topic)
+    }
+
+    /// Removes expired messages among the next topics.
+    pub(crate) fn sweep(&self) {
+        self.change(Held::sweep);
     }
 
     /// Keeps a message in place of the one before; an empty payload clears the topic.
-    pub fn set(&self, message: &Arc<Message>) {
-        self.held.lock().set(message);
+    pub(crate) fn set(&self, message: &Arc<Message>) {
+        self.change(|held| held.set(message));
     }
 
-    /// The messages that a filter takes and that are not over, in the order of their topics. Looks only at topics that begin as
-    /// the filter does. What is set meanwhile may be among them or not.
-    pub fn matching(&self, filter: &str) -> Vec<Arc<Message>> {
+    /// Returns the messages that match a filter and have not expired, in the order of their topics.
+    /// Visits only topics that begin as the filter does. Messages set meanwhile may be among them
+    /// or not.
+    pub(crate) fn matching(&self, filter: &str) -> Vec<Arc<Message>> {
         let fixed = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);
         // `a/#` takes `a` as well.
         let fixed = if filter.ends_with('#') { fixed.strip_suffix('/').unwrap_or(fixed) } else { fixed };
@@ -119,7 +144,7 @@ impl Retained {
             let mut last = None;
             let step = held.by_topic.range::<str, _>((bound, Unbounded)).take(STEP);
             for (seen, (topic, message)) in step.take_while(|(topic, _)| topic.starts_with(fixed)).enumerate() {
-                if model::topic::matches(filter, topic) && !is_over(message) {
+                if model::topic::matches(filter, topic) && !is_expired(message) {
                     found.push(Arc::clone(message));
                 }
                 last = (seen + 1 == STEP).then(|| topic.clone());
@@ -136,13 +161,19 @@ impl Retained {
 mod tests {
     use super::*;
 
+    fn retained(messages: impl IntoIterator<Item = Message>, capacity: usize) -> Retained {
+        let retained = Retained::new(Arc::new(Room::new(capacity)), false);
+        retained.restore(messages);
+        retained
+    }
+
     fn message(topic: &str, payload: &str) -> Arc<Message> {
         Arc::new(Message::new(topic, payload.as_bytes(), 1, true, &[]))
     }
 
     #[test]
-    fn the_last_message_of_a_topic_is_kept_and_an_empty_one_clears() {
-        let retained = Retained::new([], 10);
+    fn the_last_message_of_a_topic_is_kept_and_an_empty_one_clears_it() {
+        let retained = retained([], 10);
         retained.set(&message("a/b", "1"));
         retained.set(&message("a/b", "2"));
         retained.set(&message("a", "3"));
@@ -159,8 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_come_late_change_nothing_that_was_set_or_cleared_since() {
-        let retained = Retained::awaiting(10);
+    fn restored_messages_do_not_replace_topics_that_were_set_or_cleared_since() {
+        let retained = Retained::new(Arc::new(Room::new(10)), true);
         retained.set(&message("set", "new"));
         retained.set(&message("cleared", "new"));
         retained.set(&message("cleared", ""));
@@ -170,9 +201,9 @@ mod tests {
     }
 
     #[test]
-    fn more_topics_than_one_step_looks_at_are_all_found() {
+    fn more_topics_than_one_step_visits_are_all_found() {
         let all: Vec<_> = (0..3 * STEP).map(|i| Message::new(&format!("d/{i:05}/state"), b"1", 1, true, &[])).collect();
-        let retained = Retained::new(all, 0);
+        let retained = retained(all, 0);
         assert_eq!(retained.matching("d/+/state").len(), 3 * STEP);
         assert_eq!(retained.matching("d/#").len(), 3 * STEP);
         assert_eq!(retained.matching("d/00007/+").len(), 1);
@@ -180,25 +211,39 @@ mod tests {
     }
 
     #[test]
-    fn a_full_store_makes_room_by_dropping_what_is_over() {
+    fn a_full_store_makes_room_by_dropping_expired_messages() {
         // A message expiry of 0 seconds.
         let over = |i| Message::new(&format!("over/{i:02}"), b"1", 1, true, &[0x02, 0, 0, 0, 0]);
-        let retained = Retained::new((0..20).map(over).chain([Message::new("lasts", b"1", 1, true, &[])]), 21);
+        let retained = retained((0..20).map(over).chain([Message::new("lasts", b"1", 1, true, &[])]), 21);
         assert!(retained.has_room("new"));
-        while retained.len() > 1 {
-            let before = retained.len();
-            retained.held.lock().sweep();
-            retained.held.lock().sweep();
-            assert!(retained.len() < before, "two rounds of the sweep come by everything");
+        while retained.room.held() > 1 {
+            let before = retained.room.held();
+            retained.sweep();
+            retained.sweep();
+            assert!(retained.room.held() < before, "two rounds of the sweep come by everything");
         }
         assert_eq!(retained.matching("#").len(), 1);
     }
 
     #[test]
-    fn a_full_store_takes_topics_that_it_holds_and_no_others() {
-        let retained = Retained::new([Message::new("a", b"1", 1, true, &[])], 1);
+    fn a_full_store_accepts_messages_only_for_topics_that_it_holds() {
+        let retained = retained([Message::new("a", b"1", 1, true, &[])], 1);
         assert!(retained.has_room("a") && !retained.has_room("b"));
         retained.set(&message("a", ""));
         assert!(retained.has_room("b"));
+    }
+
+    #[test]
+    fn tenants_share_the_room_and_nothing_else() {
+        let room = Arc::new(Room::new(3));
+        let (a, b) = (Retained::new(Arc::clone(&room), false), Retained::new(Arc::clone(&room), false));
+        a.set(&message("x", "1"));
+        a.set(&message("y", "1"));
+        b.set(&message("x", "2"));
+        assert_eq!((room.held(), a.matching("#").len(), b.matching("#").len()), (3, 2, 1));
+        assert!(!a.has_room("z") && !b.has_room("y") && b.has_room("x"));
+        a.set(&message("x", ""));
+        assert_eq!((room.held(), b.matching("x").len()), (2, 1));
+        assert!(b.has_room("y"));
     }
 }

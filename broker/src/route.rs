@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use crate::Broker;
 use crate::codec::subscribe::Options;
-use crate::inbox::Inbox;
 use crate::message::Message;
-use crate::metrics::Reason;
 use crate::session::{Push, Queued, Session};
+use crate::tenant::Tenant;
+use door::Inbox;
 
 impl<I: Inbox> Broker<I> {
-    /// Puts a message into the queue of everyone who subscribes to it, once for each, and keeps it when it is to be kept.
-    /// Returns how many take it.
-    pub(crate) fn route(&self, message: &Arc<Message>, from: &str) -> usize {
+    /// Puts a message into the queue of each of the tenant's subscribers, once for each, and keeps
+    /// a retained one. Returns the number of subscribers.
+    pub(crate) fn route(&self, tenant: &Tenant, message: &Arc<Message>, from: &str) -> usize {
         if message.retain {
-            self.retained.set(message);
+            tenant.retained.set(message);
         }
         let mut takers: Vec<(Arc<Session>, Queued)> = Vec::new();
-        self.trie.matches(&message.topic, |entry| {
+        tenant.trie.matches(&message.topic, |entry| {
             if entry.options.no_local && *entry.client == *from {
                 return;
             }
@@ -37,20 +37,28 @@ impl<I: Inbox> Broker<I> {
         count
     }
 
-    /// True when a message that asks to be kept is: false, and counted, when there are as many as may be.
-    pub(crate) fn keeps(&self, topic: &str, retain: bool) -> bool {
-        let keeps = retain && self.retained.has_room(topic);
+    /// True when a message with the retain flag is kept. One that is not, because the limit is
+    /// reached, is counted.
+    pub(crate) fn keeps(&self, tenant: &Tenant, topic: &str, retain: bool) -> bool {
+        let keeps = retain && tenant.retained.has_room(topic);
         if retain && !keeps {
             self.count_dropped("retained_full");
         }
         keeps
     }
 
-    /// Sends what is retained for a filter to a new subscription. The queue takes all of it: each is held once, however many wait
-    /// for it.
-    pub(crate) fn send_retained(&self, session: &Session, filter: &str, options: Options, id: Option<u32>) {
+    /// Sends the retained messages that match a filter to a new subscription. The queue takes all
+    /// of them: each is held once, in however many queues it waits.
+    pub(crate) fn send_retained(
+        &self,
+        tenant: &Tenant,
+        session: &Session,
+        filter: &str,
+        options: Options,
+        id: Option<u32>,
+    ) {
         let capacity = self.config.max_queued_messages + self.config.max_retained_messages;
-        for message in self.retained.matching(filter) {
+        for message in tenant.retained.matching(filter) {
             let qos = message.qos.min(options.qos);
             let queued = Queued { message, qos, retain: true, subscription_ids: id.into_iter().collect() };
             self.push(session, queued, capacity);
@@ -66,11 +74,12 @@ impl<I: Inbox> Broker<I> {
     }
 
     pub(crate) fn count_dropped(&self, reason: &'static str) {
-        self.metrics.dropped.get_or_create(&Reason { reason }).inc();
+        self.metrics.dropped(reason).inc();
     }
 }
 
-/// Makes overlapping subscriptions of one client one message, with the highest QoS and all ids.
+/// Merges the messages of overlapping subscriptions of one client into one, with the highest QoS
+/// and all subscription ids.
 fn merge(takers: &mut Vec<(Arc<Session>, Queued)>) {
     if takers.len() < 2 {
         return;

@@ -1,6 +1,7 @@
-//! What outlives a connection: subscriptions, messages that wait for the subscriber, packet ids of QoS 2.
+//! Sessions, which outlive connections: subscriptions, queued messages, packet ids of QoS 2.
 //!
-//! Locks are taken in this order: all sessions, one session's state, the trie. Nobody who holds the trie takes a state.
+//! Locks are taken in this order: a tenant's sessions, one session's state, the trie. With the trie
+//! held, no state is taken.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use tokio::sync::oneshot;
 
 use crate::message::Message;
 
-/// Bytes of messages that may wait for one subscriber: topics, payloads and properties.
+/// Bytes of topics, payloads and properties that may be queued for one subscriber.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
 
-/// A message for one subscriber.
+/// A message in one subscriber's queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Queued {
     pub(crate) message: Arc<Message>,
@@ -25,7 +26,7 @@ pub(crate) struct Queued {
     pub(crate) subscription_ids: Vec<u32>,
 }
 
-/// How others reach the connection that owns a session.
+/// The way to signal the connection that owns a session.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     signals: AtomicU8,
@@ -40,7 +41,7 @@ impl Link {
     /// The process stops.
     pub(crate) const STOP: u8 = 4;
 
-    /// Tells the connection to look.
+    /// Signals the connection and wakes it.
     pub(crate) fn signal(&self, signal: u8) {
         self.remember(signal);
         if let Some(waker) = &*self.waker.lock() {
@@ -48,33 +49,32 @@ impl Link {
         }
     }
 
-    /// Lets the connection look at its next turn, which it takes anyway.
+    /// Signals the connection without waking it: its next turn comes anyway.
     pub(crate) fn remember(&self, signal: u8) {
         self.signals.fetch_or(signal, Ordering::Release);
     }
 
-    /// What was told since the last call.
+    /// Returns the signals since the last call.
     pub(crate) fn take(&self) -> u8 {
         if self.signals.load(Ordering::Relaxed) == 0 { 0 } else { self.signals.swap(0, Ordering::Acquire) }
     }
 
-    /// Calls `waker` from now on.
+    /// Wakes `waker` from now on.
     pub(crate) fn listen(&self, waker: &Waker) {
         *self.waker.lock() = Some(waker.clone());
         self.remember(Self::ATTENTION);
     }
 }
 
-/// Where a QoS 2 message is whose PUBREL has not come.
+/// The state of a QoS 2 message whose PUBREL has not arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Receipt {
-    /// On its way into the log; connection number so-and-so waits for it.
+    /// On its way into the log; the connection of this number waits for it.
     Staged(u64),
     /// Durable.
     Stored,
 }
 
-/// A session.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) client: Arc<str>,
@@ -85,27 +85,29 @@ pub(crate) struct Session {
 pub(crate) struct State {
     /// The connection that owns it.
     pub(crate) link: Option<Arc<Link>>,
-    /// It has ended: nothing goes in any more.
+    /// The session has ended and accepts no more messages.
     over: bool,
     pub(crate) queue: VecDeque<Queued>,
     queued_bytes: usize,
-    /// Messages at QoS 1 that the client has not acknowledged, in order.
+    /// QoS 1 messages that the client has not acknowledged, in order.
     pub(crate) in_flight: VecDeque<(u16, Queued)>,
-    /// How many at the front of `in_flight` the present connection has sent; the others go first, marked DUP.
+    /// Messages at the front of `in_flight` that the present connection has sent; the rest are sent
+    /// before the queue, marked DUP.
     pub(crate) on_the_wire: usize,
     last_id: u16,
     /// QoS 2 messages from the client that it has not released.
     pub(crate) unreleased: BTreeMap<u16, Receipt>,
     pub(crate) subscriptions: BTreeSet<String>,
     pub(crate) expiry_secs: u32,
-    /// When it ends, while nobody owns it.
+    /// End of a session that no connection owns.
     pub(crate) expires: Option<Instant>,
-    /// A will that waits: a word takes it back, the end of the sender publishes it.
+    /// Pending delayed will. Sending on the channel cancels it; dropping the sender publishes it
+    /// now.
     pub(crate) will: Option<oneshot::Sender<()>>,
 }
 
 impl State {
-    /// The next packet id that is free.
+    /// Returns the next free packet id.
     pub(crate) fn next_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
@@ -115,14 +117,14 @@ impl State {
         }
     }
 
-    /// The message that waits longest.
+    /// Removes the message at the front of the queue.
     pub(crate) fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         self.queued_bytes -= queued.message.bytes();
         Some(queued)
     }
 
-    /// Takes the message with this packet id out of those in flight.
+    /// Removes the message with this packet id from those in flight.
     pub(crate) fn acknowledged(&mut self, packet_id: u16) {
         let sent = self.in_flight.iter().take(self.on_the_wire);
         if let Some(at) = sent.into_iter().position(|(id, _)| *id == packet_id) {
@@ -131,12 +133,11 @@ impl State {
         }
     }
 
-    /// True when it has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Ends it. Returns the subscriptions that it had.
+    /// Ends the session and returns its subscriptions.
     pub(crate) fn end(&mut self) -> BTreeSet<String> {
         let before = std::mem::take(self);
         self.over = true;
@@ -144,13 +145,13 @@ impl State {
     }
 }
 
-/// What became of a message for a subscriber.
+/// The outcome of queueing a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Push {
     Queued,
     Full,
     Offline,
-    /// The session has ended meanwhile.
+    /// The session has ended.
     Over,
 }
 
@@ -164,14 +165,14 @@ impl Session {
         self.state.lock()
     }
 
-    /// The state, for the connection that owns the session; none when another does.
+    /// Returns the state, if the connection behind `link` owns the session.
     pub(crate) fn owned_by(&self, link: &Arc<Link>) -> Option<MutexGuard<'_, State>> {
         let state = self.state.lock();
         let own = state.link.as_ref().is_some_and(|owner| Arc::ptr_eq(owner, link));
         own.then_some(state)
     }
 
-    /// Puts a message into the queue, never waiting: a slow subscriber slows nobody.
+    /// Queues a message without waiting: a slow subscriber slows no publisher.
     pub(crate) fn push(&self, queued: Queued, capacity: usize) -> Push {
         let link = {
             let mut state = self.state.lock();
@@ -195,7 +196,7 @@ impl Session {
         Push::Queued
     }
 
-    /// Tells the connection that owns it, when one does.
+    /// Signals the connection that owns the session, if there is one.
     pub(crate) fn signal(&self, signal: u8) {
         let link = self.state.lock().link.clone();
         if let Some(link) = link {
@@ -203,9 +204,10 @@ impl Session {
         }
     }
 
-    /// A QoS 2 message that connection `number` staged is durable, or is not going to be; its packet id is kept, or not. When
-    /// another connection than the one behind `link` owns the session by now, the client may have sent it again there.
-    pub(crate) fn settle(&self, packet_id: u16, number: u64, keep: bool, link: &Arc<Link>) {
+    /// Ends the wait of connection `number` for a QoS 2 message: its packet id is kept when the
+    /// message is durable, and released otherwise. If another connection owns the session by now,
+    /// that one is woken: the client may have sent the message again.
+    pub(crate) fn end_receipt(&self, packet_id: u16, number: u64, keep: bool, link: &Arc<Link>) {
         let owner = {
             let mut state = self.state.lock();
             if state.unreleased.get(&packet_id) != Some(&Receipt::Staged(number)) {

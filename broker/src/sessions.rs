@@ -1,4 +1,4 @@
-//! All sessions by client id: taking one up, leaving it, letting it expire.
+//! A tenant's sessions by client id: taking one up, leaving it, letting it expire.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,10 +7,11 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::Broker;
-use crate::inbox::Inbox;
 use crate::session::{Link, Session, State};
+use crate::tenant::Tenant;
+use door::Inbox;
 
-/// All sessions.
+/// A tenant's sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions(Mutex<HashMap<Arc<str>, Arc<Session>, foldhash::fast::RandomState>>);
 
@@ -21,30 +22,32 @@ impl Sessions {
 }
 
 impl<I: Inbox> Broker<I> {
-    /// Makes the connection behind `link` the owner of the client's session; who owned it before is told. With `clean` nothing of
-    /// it is kept. True when there was one to go on with.
+    /// Makes the connection behind `link` the owner of the client's session, and closes the
+    /// connection that owned it before. With `clean` the session starts empty. True when an
+    /// existing session continues.
     pub(crate) fn take_session(
         &self,
+        tenant: &Tenant,
         client: &Arc<str>,
         link: &Arc<Link>,
         clean: bool,
         expiry_secs: u32,
     ) -> (Arc<Session>, bool) {
-        let mut sessions = self.sessions.0.lock();
+        let mut sessions = tenant.sessions.0.lock();
         if let Some(held) = sessions.get(client) {
             let mut state = held.state();
             if let Some(owner) = state.link.take() {
                 owner.signal(Link::TAKEN_OVER);
             }
             if clean || state.expires.is_some_and(|at| at <= Instant::now()) {
-                self.end_session(&mut state, client);
+                tenant.end_session(&mut state, client);
             } else {
                 state.link = Some(Arc::clone(link));
                 state.expiry_secs = expiry_secs;
                 state.expires = None;
                 state.on_the_wire = 0;
                 if let Some(will) = state.will.take() {
-                    // It may have been published this very moment.
+                    // The receiver is gone when the will was published at this very moment.
                     will.send(()).ok();
                 }
                 drop(state);
@@ -52,40 +55,46 @@ impl<I: Inbox> Broker<I> {
             }
         }
         let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs));
-        sessions.insert(Arc::clone(client), Arc::clone(&session));
-        self.metrics.sessions.set(sessions.len() as i64);
+        if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
+            self.metrics.sessions.inc();
+        }
         (session, false)
     }
 
-    /// The connection behind `link` has ended: its session waits for the next, or goes.
-    pub(crate) fn leave_session(&self, session: &Session, link: &Arc<Link>) {
-        let mut sessions = self.sessions.0.lock();
+    /// Ends the ownership of the connection behind `link`: its session waits for the next one, or
+    /// ends.
+    pub(crate) fn leave_session(&self, tenant: &Tenant, session: &Session, link: &Arc<Link>) {
+        let mut sessions = tenant.sessions.0.lock();
         let Some(mut state) = session.owned_by(link) else { return };
         state.link = None;
         if state.expiry_secs == 0 {
-            self.end_session(&mut state, &session.client);
-            sessions.remove(&session.client);
+            tenant.end_session(&mut state, &session.client);
+            if sessions.remove(&session.client).is_some() {
+                self.metrics.sessions.dec();
+            }
         } else {
             state.expires = Instant::now().checked_add(Duration::from_secs(u64::from(state.expiry_secs)));
         }
-        self.metrics.sessions.set(sessions.len() as i64);
     }
 
-    /// Removes the sessions that are over.
-    pub(crate) fn expire_sessions(&self) {
+    /// Removes a tenant's expired sessions.
+    pub(crate) fn expire_sessions(&self, tenant: &Tenant) {
         let now = Instant::now();
-        let mut sessions = self.sessions.0.lock();
+        let mut sessions = tenant.sessions.0.lock();
+        let before = sessions.len();
         sessions.retain(|client, session| {
             let mut state = session.state();
-            let over = state.link.is_none() && state.expires.is_some_and(|at| at <= now);
-            if over {
-                self.end_session(&mut state, client);
+            let expired = state.link.is_none() && state.expires.is_some_and(|at| at <= now);
+            if expired {
+                tenant.end_session(&mut state, client);
             }
-            !over
+            !expired
         });
-        self.metrics.sessions.set(sessions.len() as i64);
+        self.metrics.sessions.dec_by((before - sessions.len()) as i64);
     }
+}
 
+impl Tenant {
     fn end_session(&self, state: &mut State, client: &str) {
         for filter in state.end() {
             self.trie.remove(&filter, client);

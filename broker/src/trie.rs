@@ -1,7 +1,8 @@
 //! Subscriptions by topic filter: matching costs O(levels), not O(filters).
 //!
-//! The tree is walked by recursion, so its depth is bounded: [`crate::codec::subscribe`] refuses filters of more than
-//! [`MAX_LEVELS`] levels. A topic may be longer, the walk ends where the tree does.
+//! The tree is walked by recursion, so its depth is bounded: [`crate::codec::subscribe`] refuses
+//! filters of more than [`MAX_LEVELS`] levels. A topic may be longer: the walk ends where the tree
+//! does.
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
@@ -13,7 +14,7 @@ use parking_lot::RwLock;
 
 use crate::codec::subscribe::Options;
 
-/// Levels that a filter may have.
+/// Maximum number of levels of a filter.
 pub const MAX_LEVELS: usize = 128;
 
 /// One subscription of a subscriber.
@@ -21,15 +22,15 @@ pub const MAX_LEVELS: usize = 128;
 pub struct Entry<S> {
     /// Client id.
     pub client: Arc<str>,
-    /// Where its messages go.
+    /// Receiver of its messages.
     pub subscriber: S,
-    /// What it asked for.
+    /// Options of the subscription.
     pub options: Options,
-    /// Sent along with each message.
+    /// Subscription id, sent with each message.
     pub id: Option<u32>,
 }
 
-/// All subscriptions. Readers do not wait for one another.
+/// All subscriptions of a tenant. Readers do not wait for one another.
 #[derive(Debug)]
 pub struct Trie<S> {
     root: RwLock<Node<S>>,
@@ -41,7 +42,7 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 #[derive(Debug)]
 struct Node<S> {
     children: Map<Box<str>, Node<S>>,
-    /// By client id: a whole fleet may subscribe to one filter.
+    /// By client id: thousands of clients may subscribe to one filter.
     here: Map<Arc<str>, Entry<S>>,
     shared: Vec<Group<S>>,
 }
@@ -55,7 +56,7 @@ struct Group<S> {
 }
 
 impl<S> Group<S> {
-    /// The member whose turn it is.
+    /// Returns the member whose turn it is.
     fn next(&self) -> Option<&Entry<S>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.members.get(turn % self.members.len().max(1))
@@ -67,7 +68,7 @@ impl<S> Node<S> {
         self.here.is_empty() && self.shared.is_empty() && self.children.is_empty()
     }
 
-    /// The group of this name, made when it is new.
+    /// Returns the group of this name, after creating it if necessary.
     fn group(&mut self, name: &str) -> &mut Group<S> {
         let at = self.shared.iter().position(|g| *g.name == *name).unwrap_or_else(|| {
             self.shared.push(Group { name: name.into(), members: Vec::new(), turn: AtomicUsize::new(0) });
@@ -76,7 +77,7 @@ impl<S> Node<S> {
         &mut self.shared[at]
     }
 
-    /// Removes a client's entry. True when it was there.
+    /// Removes a client's entry. True when there was one.
     fn take(&mut self, group: Option<&str>, client: &str) -> bool {
         let Some(name) = group else { return self.here.remove(client).is_some() };
         let Some(at) = self.shared.iter().position(|g| *g.name == *name) else { return false };
@@ -103,7 +104,7 @@ impl<S> Default for Trie<S> {
     }
 }
 
-/// `$share/GROUP/FILTER` as group and filter.
+/// Splits `$share/GROUP/FILTER` into group and filter.
 fn split(filter: &str) -> (Option<&str>, &str) {
     match filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')) {
         Some((group, filter)) => (Some(group), filter),
@@ -112,18 +113,18 @@ fn split(filter: &str) -> (Option<&str>, &str) {
 }
 
 impl<S: Clone> Trie<S> {
-    /// Subscriptions held.
+    /// Returns the number of subscriptions.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// True when nobody subscribes: one atomic load.
+    /// True when there are no subscriptions: one atomic load.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Adds a subscription, or replaces the one of the same client and filter. True when it is new. The filter is a checked one
-    /// of at most [`MAX_LEVELS`] levels.
+    /// Adds a subscription, or replaces the one of the same client and filter. True when it is new.
+    /// The filter has been checked and has at most [`MAX_LEVELS`] levels.
     pub fn insert(&self, filter: &str, entry: Entry<S>) -> bool {
         let (group, levels) = split(filter);
         debug_assert!(levels.split('/').count() <= MAX_LEVELS, "the codec refuses deeper filters");
@@ -154,7 +155,7 @@ impl<S: Clone> Trie<S> {
         new
     }
 
-    /// Removes a subscription. True when it was there.
+    /// Removes a subscription. True when there was one.
     pub fn remove(&self, filter: &str, client: &str) -> bool {
         let (group, levels) = split(filter);
         let gone = remove(&mut self.root.write(), levels.split('/'), group, client);
@@ -164,32 +165,8 @@ impl<S: Clone> Trie<S> {
         gone
     }
 
-    /// Gives a client's subscription another receiver.
-    pub fn replace(&self, filter: &str, client: &str, subscriber: &S) {
-        let (group, levels) = split(filter);
-        let mut root = self.root.write();
-        let mut node = &mut *root;
-        for level in levels.split('/') {
-            match node.children.get_mut(level) {
-                Some(child) => node = child,
-                None => return,
-            }
-        }
-        let held = match group {
-            None => node.here.get_mut(client),
-            Some(name) => node
-                .shared
-                .iter_mut()
-                .filter(|g| *g.name == *name)
-                .flat_map(|g| &mut g.members)
-                .find(|e| *e.client == *client),
-        };
-        if let Some(entry) = held {
-            entry.subscriber = subscriber.clone();
-        }
-    }
-
-    /// Calls `found` for each subscription that takes `topic`; of a shared group, for one member in turn.
+    /// Calls `found` for each subscription that matches `topic`; of a shared group, for one member
+    /// in turn.
     pub fn matches(&self, topic: &str, mut found: impl FnMut(&Entry<S>)) {
         if self.is_empty() {
             return;
@@ -202,7 +179,8 @@ impl<S: Clone> Trie<S> {
         });
     }
 
-    /// True when a subscription takes `topic`. No group's turn passes, and the first one found is enough.
+    /// True when a subscription matches `topic`. Stops at the first one, and no group's turn
+    /// passes.
     pub fn any(&self, topic: &str) -> bool {
         if self.is_empty() {
             return false;
@@ -219,8 +197,8 @@ impl<S: Clone> Trie<S> {
     }
 }
 
-/// Visits every node whose filter takes the rest of a topic, until `visit` breaks off. `top` is true for the first level of a
-/// `$` topic, which no wildcard takes.
+/// Visits every node whose filter matches the rest of a topic, until `visit` breaks. `top` is true
+/// for the first level of a `$` topic, which no wildcard matches.
 fn walk<S, B>(
     node: &Node<S>,
     rest: &str,
@@ -240,7 +218,7 @@ fn walk<S, B>(
             Some(tail) => walk(child, tail, false, visit)?,
             None => {
                 visit(child)?;
-                // `a/#` takes `a` too.
+                // `a/#` matches `a` too.
                 if let Some(all) = child.children.get("#") {
                     visit(all)?;
                 }
@@ -296,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn asking_whether_somebody_subscribes_takes_nobodys_turn() {
+    fn asking_for_any_subscription_takes_no_members_turn() {
         let trie = Trie::default();
         for client in ["a", "b"] {
             trie.insert("$share/g/x", entry(client));
@@ -310,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deepest_filter_taken_fits_a_small_stack() {
+    fn the_deepest_filter_that_is_accepted_fits_a_small_stack() {
         let filter = vec!["+"; MAX_LEVELS].join("/");
         let topic = vec!["x"; 30_000].join("/");
         let worker = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {

@@ -1,89 +1,81 @@
-//! Wills: published for a client whose connection broke.
+//! Will messages: published for a client whose connection broke.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::Broker;
 use crate::codec::connect::Will;
-use crate::inbox::{Client, Inbox, Intake, Publish, Verdict};
 use crate::message::Message;
-use crate::metrics::Reason;
 use crate::session::{Link, Session};
+use crate::tenant::Tenant;
+use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
 
 impl<I: Inbox> Broker<I> {
-    /// Publishes a will after its delay, or when the session ends before, unless the client is back by then. To be called while
-    /// the connection behind `link` still owns the session, or has lost it.
-    pub(crate) fn leave_will(self: &Arc<Self>, will: Will, client: Client, session: &Session, link: &Arc<Link>) {
-        let mut back = None;
+    /// Publishes a will message after its delay, or when the session ends before, unless the client
+    /// has reconnected by then. Called while the connection behind `link` owns the session, or has
+    /// lost it.
+    pub(crate) fn leave_will(
+        self: &Arc<Self>,
+        will: Will,
+        sender: Sender,
+        tenant: Arc<Tenant>,
+        session: &Session,
+        link: &Arc<Link>,
+    ) {
+        let mut pending = None;
         let mut delay = Duration::ZERO;
         match session.owned_by(link) {
             Some(mut state) => {
                 delay = Duration::from_secs(u64::from(will.delay_secs.min(state.expiry_secs)));
                 if !delay.is_zero() {
-                    let (taken_back, waits) = oneshot::channel();
-                    state.will = Some(taken_back);
-                    back = Some(waits);
+                    let (cancel, cancelled) = oneshot::channel();
+                    state.will = Some(cancel);
+                    pending = Some(cancelled);
                 }
             }
-            // The client is back, and its session goes on: a delayed will is not sent.
+            // The client has reconnected and its session continues: a delayed will is not
+            // published.
             None if will.delay_secs > 0 && !session.state().is_over() => return,
             None => {}
         }
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Some(back) = back {
+            if let Some(cancelled) = pending {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
-                    taken_back = back => if taken_back.is_ok() { return },
-                    // Sessions end with the process.
+                    cancelled = cancelled => if cancelled.is_ok() { return },
+                    // Sessions end with the process, and wills are due at the end of a session.
                     () = broker.stopping.cancelled() => {}
                 }
             }
             let published = tokio::select! {
-                published = broker.publish_will(&will, &client) => published.map_err(|error| error.to_string()),
-                () = broker.abandon.cancelled() => Err("the process stops".to_owned()),
+                published = broker.publish_will(&will, &sender, &tenant) => published.map_err(|error| error.to_string()),
+                () = broker.abandon.cancelled() => Err("the process is stopping".to_owned()),
             };
             if let Err(error) = published {
-                broker.metrics.dropped.get_or_create(&Reason { reason: "will_not_stored" }).inc();
-                tracing::warn!("publish the will of client {} to {}: {error}", client.id, will.topic);
+                broker.count_dropped("will_not_stored");
+                tracing::warn!("cannot publish the will message of client {} to {}: {error}", sender.client, will.topic);
             }
         });
     }
 
-    /// A will for a telemetry topic is telemetry, and one to be kept is stored: both are durable before they are sent.
-    async fn publish_will(&self, will: &Will, client: &Client) -> Result<(), crate::inbox::Failed> {
-        let publish = Publish {
-            topic: &will.topic,
-            payload: &will.payload,
-            qos: will.qos,
-            dup: false,
-            retain: will.retain,
-            packet_id: 0,
-            properties: &will.properties,
-        };
-        let mut intake = self.inbox.open(client);
-        let verdict = intake.publish(&publish);
-        let keep = self.keeps(&will.topic, will.retain);
+    /// A will message may be telemetry, or retained: then it is durable before subscribers get it.
+    async fn publish_will(&self, will: &Will, sender: &Sender, tenant: &Tenant) -> Result<(), Failed> {
+        let (topic, payload, properties) = (&*will.topic, &*will.payload, &*will.properties);
+        let delivery = Delivery { retain: will.retain, ..Delivery::default() };
+        let mut intake = self.inbox.open(sender);
+        let verdict = intake.take(&door::Message { topic, payload, delivery });
+        let keep = self.keeps(tenant, topic, will.retain);
         if keep {
-            intake.retain(&publish);
+            intake.retain(&Retained { topic, payload, qos: will.qos, properties });
         }
         if verdict != Verdict::Plain || keep {
-            let ticket = poll_fn(|cx| intake.poll_submit(cx)).await?;
-            // The submit left this task's waker with the log.
-            let stored = &mut intake;
-            poll_fn(move |_| match stored.durable() {
-                Ok(durable) if durable >= ticket => Poll::Ready(Ok(())),
-                Ok(_) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            })
-            .await?;
+            door::store(&mut intake).await?;
         }
-        let message = Message::new(&will.topic, &will.payload, will.qos, keep, &will.properties);
-        self.route(&Arc::new(message), &client.id);
+        let message = Message::new(topic, payload, will.qos, keep, properties);
+        self.route(tenant, &Arc::new(message), &sender.client);
         Ok(())
     }
 }

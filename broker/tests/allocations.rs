@@ -1,4 +1,4 @@
-//! The way of a PUBLISH through the broker allocates nothing once a connection is under way.
+//! A PUBLISH costs no allocation in the broker once its connection is established.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use tokio_util::sync::CancellationToken;
-use weir_broker::inbox::{Client, Failed, Inbox, Intake, Publish, Ticket, Verdict};
 use weir_broker::{Broker, Config, Metrics, bind};
 
 /// A log that is durable at once, and allocates nothing itself.
@@ -19,18 +19,18 @@ struct Instantly(Arc<AtomicU64>);
 impl Inbox for Instantly {
     type Intake = Self;
 
-    fn open(&self, _client: &Client) -> Self {
+    fn open(&self, _sender: &Sender) -> Self {
         self.clone()
     }
 }
 
 impl Intake for Instantly {
-    fn publish(&mut self, publish: &Publish<'_>) -> Verdict {
-        assert_eq!((publish.topic, publish.payload), ("devices/a/telemetry", &b"21.5"[..]));
+    fn take(&mut self, message: &Message<'_>) -> Verdict {
+        assert_eq!((message.topic, message.payload), ("devices/a/telemetry", &b"21.5"[..]));
         Verdict::Staged
     }
 
-    fn retain(&mut self, _publish: &Publish<'_>) {}
+    fn retain(&mut self, _message: &Retained<'_>) {}
 
     fn poll_submit(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
         Poll::Ready(Ok(Ticket(self.0.fetch_add(1, Ordering::Relaxed) + 1)))
@@ -43,7 +43,7 @@ impl Intake for Instantly {
 
 const WINDOW: usize = 50;
 
-/// Publishes windows of messages until told to stop, in pieces that cut packets anywhere.
+/// Publishes windows of messages until `stop`, in pieces that split packets anywhere.
 fn publish_on(address: SocketAddr, connect: &[u8], packet: &[u8], id_at: usize, stop: &AtomicBool) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();

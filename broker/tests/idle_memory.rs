@@ -1,4 +1,4 @@
-//! What a connection costs that does nothing. Prints; the figure depends on the allocator.
+//! Memory of an idle connection. Only printed: the figure depends on the allocator.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use tokio_util::sync::CancellationToken;
-use weir_broker::inbox::{Client, Failed, Inbox, Intake, Publish, Ticket, Verdict};
 use weir_broker::{Broker, Config, Metrics, bind};
 
 #[derive(Clone)]
@@ -17,17 +17,17 @@ struct Nothing;
 impl Inbox for Nothing {
     type Intake = Self;
 
-    fn open(&self, _client: &Client) -> Self {
+    fn open(&self, _sender: &Sender) -> Self {
         Self
     }
 }
 
 impl Intake for Nothing {
-    fn publish(&mut self, _publish: &Publish<'_>) -> Verdict {
+    fn take(&mut self, _message: &Message<'_>) -> Verdict {
         Verdict::Staged
     }
 
-    fn retain(&mut self, _publish: &Publish<'_>) {}
+    fn retain(&mut self, _message: &Retained<'_>) {}
 
     fn poll_submit(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
         Poll::Ready(Ok(Ticket(1)))
@@ -54,7 +54,7 @@ fn connect(address: std::net::SocketAddr, n: usize) -> TcpStream {
 }
 
 #[test]
-fn idle_connections_print_what_they_cost() {
+fn idle_connections_print_their_memory() {
     // Both ends are in this process: within the usual limit of 1,024 open files.
     const COUNT: usize = 400;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -1,7 +1,7 @@
-//! What the log takes on this machine: the one in files, or the one on a Redis.
+//! Measures the throughput of the log on this machine, in files or on a Redis.
 //!
-//! `cargo run --release -p weir-buffer --example append -- [TASKS] [RECORDS PER SUBMIT] [SECONDS] [DIR or redis://HOST:PORT]
-//! [REPLICAS]`
+//! `cargo run --release -p weir-buffer --example append -- [TASKS] [RECORDS PER SUBMIT] [SECONDS]
+//! [DIR or redis://HOST:PORT] [REPLICAS]`
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,7 +89,7 @@ async fn follow(log: Arc<dyn Log>, frames: Arc<AtomicU64>) {
     }
 }
 
-/// Submits again and again, and returns how long each submit took to be durable.
+/// Submits repeatedly and returns the time until each submit was durable.
 async fn produce(batcher: Batcher, task: u64, group: u64, until: Instant) -> Vec<Duration> {
     let device = Arc::new(DeviceKey::new("default", &format!("device-{task}")).expect("an id"));
     let schema = Arc::new(Schema::new(["temperature", "humidity", "pressure"]));

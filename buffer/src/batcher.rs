@@ -1,7 +1,7 @@
 //! Group commit: many producers, one writer thread, one durable append per batch.
 //!
-//! While the writer is in one append, everyone's records collect in the open batch; the next append takes all of them.
-//! A lone submit on an idle log is written at once. Nothing waits for a timer.
+//! During an append, new records collect in the open batch, which the next append writes as a
+//! whole. A single submit on an idle log is written at once. Nothing waits for a timer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,27 +21,27 @@ use crate::recent::Recent;
 use crate::traces::{Appended, Appends};
 
 /// Number of a batch, from 1; batches become durable in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Ticket(pub u64);
+pub use model::Ticket;
 
-/// How batches are formed.
+/// Limits of batches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchConfig {
-    /// Records in one frame at most; 32,768 whatever is said here.
+    /// Maximum number of records in a frame, limited to 32,768.
     pub max_records: u32,
-    /// Bytes that may wait for the writer, beyond which producers wait; and of one frame. 16 MiB whatever is said here.
+    /// Maximum number of bytes that wait for the writer, beyond which producers wait, and of a
+    /// frame. Limited to 16 MiB.
     pub max_bytes: usize,
 }
 
 impl BatchConfig {
-    /// Within these limits every frame can be read, with the longest device ids, too.
+    /// Within these limits every frame can be read, even with the longest device ids.
     fn limited(self) -> Self {
         Self { max_records: self.max_records.clamp(1, 32_768), max_bytes: self.max_bytes.clamp(1, 16 << 20) }
     }
 }
 
-const _: () = assert!((16 << 20) + 32_768 * FrameBuilder::DEVICE_BYTES + (1 << 10) < MAX_BODY_BYTES);
+const _: () = assert!((16 << 20) + 32_768 * FrameBuilder::OWNER_BYTES + (1 << 10) < MAX_BODY_BYTES);
 
 impl Default for BatchConfig {
     fn default() -> Self {
@@ -49,66 +49,69 @@ impl Default for BatchConfig {
     }
 }
 
-/// Why nothing was taken.
+/// The reason why a submit was refused.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SubmitError {
-    /// No room now: what was staged stays staged, the waker is called when there may be room.
+    /// The batch is full: staged records stay staged, and the waker is called when there may be
+    /// room.
     #[error("the log is full")]
     Full,
-    /// Nothing is taken any more.
-    #[error("the log takes nothing any more: {0}")]
+    /// The log has failed.
+    #[error("the log has failed and accepts no more records: {0}")]
     Failed(Arc<str>),
 }
 
-/// What a form of the log does with a batch. Runs on the writer thread and may block.
-pub trait Append: Send {
-    /// Makes a frame of everything in `builder` and stores it. Durable when it returns, and the builder empty.
+/// Stores the batches of a log. Runs on the writer thread and may block.
+pub trait LogBackend: Send {
+    /// Stores the records in `builder` as a frame. When it returns, the frame is durable and the
+    /// builder is empty.
     ///
     /// # Errors
-    /// [`AppendError`]; after `Full` it is called again with the same builder until it succeeds.
+    /// [`AppendError`]; after `Retry` the caller repeats it with the same builder until it
+    /// succeeds.
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError>;
 
-    /// Recent frames, oldest first, to look resent messages up in.
+    /// Recent frames, oldest first, for detecting resent messages.
     fn recent(&self) -> Vec<Frame>;
 
-    /// Frames that other writers appended since this was called last, or lately when `anew`. Called for every batch that
-    /// holds resent messages: their senders may have been on another node before.
+    /// Frames that other writers appended since the last call, or recently when `anew`. Called for
+    /// every batch with resent messages, whose senders may have been connected to another node.
     fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
         let _ = anew;
         Vec::new()
     }
 
-    /// Called when the log takes nothing or takes records again, with the reason.
+    /// Called when appends become blocked, with the reason, or unblocked.
     fn blocked(&self, reason: Option<&str>);
 
-    /// Nothing comes after this.
+    /// Ends the backend; no append follows.
     ///
     /// # Errors
-    /// When what was durable cannot be marked as complete; nothing is lost by that.
+    /// When the end of the log cannot be recorded; no record is lost.
     fn close(&mut self) -> Result<(), AppendError> {
         Ok(())
     }
 }
 
-/// Why an append did not happen.
+/// The reason why an append failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
-    /// No space: the batch is kept and tried again until there is.
+    /// No space, or the server is unavailable: the batch is kept and retried until it succeeds.
     #[error("{0}")]
-    Full(String),
-    /// It is not known what is on disk: never tried again.
+    Retry(String),
+    /// The state of the disk is unknown: the append is never retried.
     #[error("{0}")]
     Fatal(String),
 }
 
-/// The way into a log. Cheap to clone; the last one dropped closes it.
+/// Submits records to a log. Cheap to clone; dropping the last clone closes the log.
 #[derive(Clone)]
 pub struct Batcher {
     shared: Arc<Shared>,
     writer: Arc<Handle>,
 }
 
-/// The writer thread; ends with the last batcher.
+/// Handle of the writer thread, which ends with the last batcher.
 struct Handle {
     shared: Arc<Shared>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -118,7 +121,7 @@ impl Handle {
     fn close(&self) {
         self.shared.state.lock().closing = true;
         self.shared.work.notify_all();
-        // Held while waiting, so that every caller returns after the end.
+        // Held while waiting, so that every caller returns only after the end.
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
@@ -147,10 +150,10 @@ struct State {
     open: FrameBuilder,
     ticket: u64,
     waiting: Vec<Waker>,
-    /// By task, so that one that asks again and again is kept once.
+    /// Wakers by task, so that a task that polls repeatedly is kept once.
     for_room: HashMap<(usize, usize), Waker>,
     closing: bool,
-    /// The writer sleeps: the next submit must wake it.
+    /// True while the writer sleeps: the next submit must wake it.
     idle: bool,
 }
 
@@ -161,11 +164,11 @@ impl fmt::Debug for Batcher {
 }
 
 impl Batcher {
-    /// Starts the writer thread over a form of the log.
+    /// Starts the writer thread for a backend.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(config: BatchConfig, metrics: Arc<Metrics>, form: impl Append + 'static) -> std::io::Result<Self> {
+    /// When the thread cannot be started.
+    pub fn start(config: BatchConfig, metrics: Arc<Metrics>, form: impl LogBackend + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 open: FrameBuilder::default(),
@@ -190,10 +193,11 @@ impl Batcher {
         Ok(Self { shared, writer })
     }
 
-    /// Adds everything staged to the open batch, as one step. The waker is called when the batch is durable, or failed.
+    /// Adds all staged records to the open batch in one step. The waker is called when the batch is
+    /// durable or has failed.
     ///
     /// # Errors
-    /// [`SubmitError`]; `staged` is then untouched.
+    /// [`SubmitError`]; `staged` is then unchanged.
     pub fn submit(&self, staged: &mut Staged, waker: &Waker) -> Result<Ticket, SubmitError> {
         if let Some(reason) = self.shared.failed.get() {
             return Err(SubmitError::Failed(Arc::clone(reason)));
@@ -222,7 +226,8 @@ impl Batcher {
         Ok(ticket)
     }
 
-    /// From now on traced messages that become durable are told of, as appended to this log. The first call counts.
+    /// Records spans of traced messages that become durable in this log from now on. Only the first
+    /// call has an effect.
     pub fn trace(&self, tracer: Tracer, log: &str) {
         self.shared.traces.get_or_init(|| Appends::new(tracer, log));
     }
@@ -230,7 +235,7 @@ impl Batcher {
     /// The highest ticket that is durable.
     ///
     /// # Errors
-    /// The reason, once the log takes nothing any more.
+    /// The reason, once the log has failed.
     pub fn durable(&self) -> Result<Ticket, Arc<str>> {
         match self.shared.failed.get() {
             Some(reason) => Err(Arc::clone(reason)),
@@ -238,7 +243,7 @@ impl Batcher {
         }
     }
 
-    /// Writes what is open and ends the writer thread. Returns when it has ended.
+    /// Writes the open batch and ends the writer thread. Returns when the thread has ended.
     pub fn close(&self) {
         self.writer.close();
     }
@@ -249,19 +254,20 @@ struct Writer<A> {
     form: A,
     recent: Recent,
     spare: FrameBuilder,
-    /// Who waits for the batch in hand.
+    /// Wakers of the current batch.
     waiting: Vec<Waker>,
-    /// Frames with traced messages that nobody was told of.
+    /// Frames with traced messages whose spans are not recorded yet.
     appended: Vec<Appended>,
 }
 
-impl<A: Append> Writer<A> {
+impl<A: LogBackend> Writer<A> {
     fn new(shared: Arc<Shared>, form: A) -> Self {
         let (recent, spare) = (Recent::default(), FrameBuilder::default());
         Self { shared, form, recent, spare, waiting: Vec::new(), appended: Vec::new() }
     }
 
-    /// Runs until closed or failed; a panic is a failure like any other, told to everybody who waits.
+    /// Runs until the log is closed or has failed. A panic counts as a failure; all waiting tasks
+    /// are woken.
     fn run_to_the_end(mut self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run())) {
             let what = panic.downcast_ref::<String>().map(String::as_str);
@@ -284,7 +290,7 @@ impl<A: Append> Writer<A> {
             }
             self.shared.durable.store(ticket, Ordering::Release);
             self.waiting.drain(..).for_each(Waker::wake);
-            // Nobody waits for this.
+            // No task waits for this.
             if let Some(traces) = self.shared.traces.get() {
                 self.appended.drain(..).for_each(|appended| traces.tell(&appended));
             }
@@ -295,7 +301,7 @@ impl<A: Append> Writer<A> {
         }
     }
 
-    /// Waits for records and takes the open batch; none when closed.
+    /// Waits for records and takes the open batch; None when the log is closed.
     fn next(&mut self) -> Option<(FrameBuilder, u64)> {
         let mut state = self.shared.state.lock();
         while state.open.is_empty() {
@@ -309,7 +315,7 @@ impl<A: Append> Writer<A> {
         let batch = std::mem::replace(&mut state.open, std::mem::take(&mut self.spare));
         let ticket = state.ticket;
         state.ticket += 1;
-        // Both keep their memory.
+        // Both keep their allocations.
         std::mem::swap(&mut self.waiting, &mut state.waiting);
         let for_room = std::mem::take(&mut state.for_room);
         drop(state);
@@ -317,7 +323,7 @@ impl<A: Append> Writer<A> {
         Some((batch, ticket))
     }
 
-    /// Drops what was stored before, then appends the rest: one frame, or several when it is large.
+    /// Drops resent records, then appends the rest as one frame, or as several when it is large.
     fn commit(&mut self, batch: &mut FrameBuilder) -> Result<(), String> {
         if batch.has_resent() {
             let elsewhere = self.form.recent_elsewhere(!self.recent.is_active());
@@ -336,7 +342,7 @@ impl<A: Append> Writer<A> {
         Ok(())
     }
 
-    /// One frame, waiting for space as long as it takes.
+    /// Appends one frame, retrying until there is space.
     fn append(&mut self, part: &mut FrameBuilder) -> Result<(), String> {
         let mut pause = Duration::from_millis(20);
         let mut blocked = false;
@@ -357,7 +363,7 @@ impl<A: Append> Writer<A> {
                     return Ok(());
                 }
                 Err(AppendError::Fatal(reason)) => return Err(reason),
-                Err(AppendError::Full(reason)) => {
+                Err(AppendError::Retry(reason)) => {
                     if !blocked {
                         tracing::warn!("the log takes no records: {reason}");
                         self.form.blocked(Some(&reason));
@@ -372,20 +378,20 @@ impl<A: Append> Writer<A> {
         }
     }
 
-    /// True when the log is being closed.
+    /// Waits before a retry. True when the log is being closed.
     fn pause(&self, time: Duration) -> bool {
         let mut state = self.shared.state.lock();
         if !state.closing {
-            // Whether it was woken or the time is over makes no difference.
+            // A wake-up and a time-out are handled alike.
             self.shared.work.wait_for(&mut state, time);
         }
         state.closing
     }
 
     fn fail(&self, reason: &str) {
-        tracing::error!("the log takes nothing any more: {reason}");
+        tracing::error!("the log has failed and accepts no more records: {reason}");
         self.form.blocked(Some(reason));
-        // It fails once: the thread ends after this.
+        // A log fails once: the thread ends after this.
         self.shared.failed.set(reason.into()).ok();
     }
 }

@@ -1,10 +1,11 @@
-//! The log: what was acknowledged and is not yet in every store.
+//! The log: acknowledged records that are not yet in every store.
 //!
 //! Receives: staged records from many producers ([`frame::Staged`]), cursor moves from sinks.
-//! Promises: a `Ticket` is durable only after its frame survived an fsync; records are read back in order,
-//! whole, or a loud error names file and offset; nothing is trimmed that a cursor has not passed.
-//! Hands on: [`frame::Frame`]s to whoever reads.
-//! Never: answers "durable" from memory; retries an fsync; drops when full.
+//! Promises: a `Ticket` is durable only after its frame survived an fsync; records are read in
+//! order and complete, or an error names file and offset; only records that all cursors have passed
+//! are trimmed.
+//! Hands on: [`frame::Frame`]s to readers.
+//! Never: reports memory as durable; retries an fsync; drops records when full.
 
 pub mod batcher;
 pub mod catalogue;
@@ -21,7 +22,7 @@ pub mod spill;
 mod traces;
 
 pub use batcher::{Batcher, SubmitError, Ticket};
-pub use catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};
+pub use catalogue::{Catalogue, CatalogueError, ExportSetting, Holder, Lease, LogInfo, Rewind, SingleLog};
 pub use cursor::{Cursor, Tally};
 pub use log::{CursorError, Log, ReadError, State};
 pub use metrics::Metrics;

@@ -1,4 +1,4 @@
-//! The log as its readers see it.
+//! The reading side of a log.
 
 use std::collections::BTreeMap;
 
@@ -8,57 +8,71 @@ use tokio::sync::watch;
 use crate::cursor::Cursor;
 use crate::frame::Frame;
 
-/// Why a read failed.
+pub(crate) use model::clock::now;
+
+/// Error of a read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The offset was trimmed.
     #[error("offset {offset} is no longer in the log, which starts at {start}")]
     Trimmed {
-        /// Asked for.
+        /// Requested offset.
         offset: u64,
-        /// First one there.
+        /// First available offset.
         start: u64,
     },
-    /// Bytes that were written are not there any more as they were.
+    /// Stored bytes differ from what was written.
     #[error("log is damaged: {0}")]
     Damaged(String),
-    /// The device or the server does not answer.
+    /// The disk or the server does not respond.
     #[error("cannot read the log: {0}")]
     Unavailable(String),
 }
 
-/// Why a cursor was not moved.
+/// The reason why a cursor was not moved.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
     /// Another holder has a higher epoch.
     #[error("cursor of sink {sink} belongs to epoch {held}, not {tried}")]
     Fenced {
-        /// Whose.
+        /// Name of the sink.
         sink: String,
-        /// In force.
+        /// Current epoch.
         held: u64,
-        /// Given.
+        /// Epoch of the caller.
         tried: u64,
     },
-    /// A cursor never goes back (`done_to`), nor past the durable end.
+    /// A cursor never moves back (`done_to`) nor past the durable end.
     #[error("cursor of sink {sink} cannot move from {from} to {to}")]
     Backwards {
-        /// Whose.
+        /// Name of the sink.
         sink: String,
-        /// Where it is.
+        /// Current offset.
         from: u64,
-        /// Where it was told to go.
+        /// Requested offset.
         to: u64,
     },
-    /// Not written.
+    /// A rewind must stay within the log.
+    #[error("cannot rewind sink {sink} to {to}: the log holds {start} to {end}")]
+    Outside {
+        /// Name of the sink.
+        sink: String,
+        /// Requested offset.
+        to: u64,
+        /// First offset that can be read.
+        start: u64,
+        /// Offset after the last durable record.
+        end: u64,
+    },
+    /// The cursors could not be written.
     #[error("cannot write the cursors: {0}")]
     Unavailable(String),
 }
 
-/// A log's reading side. Offsets count records from the log's beginning, without holes.
+/// The reading side of a log. Offsets count records from the beginning of the log, without gaps.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
-    /// Its name, unique among all logs that one store ever sees; part of block ids.
+    /// Id of the log, unique among all logs of a store at any time; part of block ids.
     fn id(&self) -> &str;
 
     /// First offset that can be read.
@@ -67,75 +81,83 @@ pub trait Log: Send + Sync + 'static {
     /// Offset after the last durable record.
     fn end(&self) -> u64;
 
-    /// The end as the log itself has it now, where another process writes it and [`Log::end`] follows a moment later; and the
-    /// time until which that is known to be all. When the log cannot be asked: the last end that is known, and since when.
+    /// The current end of the log, read from the server when another process writes it and
+    /// [`Log::end`] follows with a delay; and the time until which it is complete. When the server
+    /// is unavailable: the last known end and its time.
     async fn confirm_end(&self) -> (u64, model::Nanos) {
         (self.end(), now())
     }
 
-    /// Tells of every change of [`Log::end`]. Closed when the log is.
+    /// Notifies of changes of [`Log::end`]. Closed with the log.
     fn watch_end(&self) -> watch::Receiver<u64>;
 
-    /// Whole frames from the one that holds `from`, at least one unless `from` is the end, about `max_bytes` of them.
-    /// The first may begin below `from`: skip what lies before.
+    /// Reads whole frames from the one with `from`, at least one unless `from` is the end, about
+    /// `max_bytes` in total. The first may begin below `from`: skip earlier records.
     ///
     /// # Errors
     /// [`ReadError`].
     async fn read(&self, from: u64, max_bytes: usize) -> Result<Vec<Frame>, ReadError>;
 
-    /// Every sink's cursor.
+    /// Cursors of all sinks.
     ///
     /// # Errors
     /// [`CursorError::Unavailable`].
     async fn cursors(&self) -> Result<BTreeMap<String, Cursor>, CursorError>;
 
-    /// Makes `cursor` the sink's, durably. The first move of a sink registers it: from then on the log keeps what the
-    /// sink has not passed.
+    /// Sets the cursor of a sink durably. The first call registers the sink: from then on the log
+    /// keeps records that the sink has not passed.
     ///
     /// # Errors
-    /// [`CursorError`]; the cursor in force is then the old one.
+    /// [`CursorError`]; the cursor is then unchanged.
     async fn move_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError>;
 
-    /// Takes a sink off the log, durably, for one that is no longer configured: from then on the log keeps nothing for it,
-    /// and its tallies are gone. Nothing happens when it is not registered.
+    /// Like [`Log::move_cursor`], but the cursor may also move back to [`Log::start`], when an
+    /// operator wants records delivered again. Records from the cursor on are not trimmed
+    /// meanwhile.
     ///
     /// # Errors
-    /// [`CursorError`]; the sink is then still registered. [`CursorError::Fenced`] for an epoch below the cursor's.
+    /// [`CursorError`]; the cursor is then unchanged. [`CursorError::Outside`] for an offset that
+    /// cannot be read.
+    async fn rewind_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        let _ = cursor;
+        Err(CursorError::Unavailable(format!("this log cannot rewind sink {sink}")))
+    }
+
+    /// Removes a sink that is no longer configured, durably: the log no longer keeps records for
+    /// it, and its tallies are deleted. An unregistered sink is ignored.
+    ///
+    /// # Errors
+    /// [`CursorError`]; the sink is then still registered. [`CursorError::Fenced`] for an epoch
+    /// below the cursor's.
     async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {
         let _ = epoch;
         Err(CursorError::Unavailable(format!("this log cannot take sink {sink} off: configure the sink again")))
     }
 
-    /// Offset of the first record received at or after `time` among those that can be read; the end when none was.
+    /// Offset of the first readable record received at or after `time`, or the end.
     ///
     /// # Errors
     /// [`ReadError`].
     async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError>;
 
-    /// Gives back the space of what every registered sink has passed, keeping as much as the log's retention says.
-    /// Returns the new start. Called by whoever moves cursors, after it did.
+    /// Frees the space of records that every registered sink has passed, except for the retention.
+    /// Returns the new start. To be called after cursors moved.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`].
     async fn trim(&self) -> Result<u64, ReadError>;
 
-    /// How full it is and whether it takes records.
+    /// Fill level of the log, and whether it accepts records.
     fn state(&self) -> State;
 }
 
-/// The time of day.
-pub(crate) fn now() -> model::Nanos {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// How a log is.
+/// Status of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// Bytes in use.
     pub used_bytes: u64,
-    /// Bytes it may use.
+    /// Capacity in bytes.
     pub capacity_bytes: u64,
-    /// Why it takes no records now, if it does not: "disk full in DIR", "fsync failed: …".
+    /// The reason when it does not accept records: "disk full in DIR", "fsync failed: …".
     pub blocked: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! A log in memory, for tests and for nothing else: it calls durable what a crash loses.
+//! A log in memory, only for tests: a crash loses records that it reports as durable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::batcher::{Append, AppendError, BatchConfig, Batcher};
+use crate::batcher::{AppendError, BatchConfig, Batcher, LogBackend};
 use crate::cursor::{self, Cursor};
 use crate::frame::{Frame, FrameBuilder};
 use crate::log::{CursorError, Log, ReadError, State, now};
@@ -26,10 +26,10 @@ pub struct MemoryLog {
 }
 
 impl MemoryLog {
-    /// An empty log and the way into it.
+    /// Creates an empty log and its batcher.
     ///
     /// # Errors
-    /// When the system gives no thread for the writer.
+    /// When the thread of the writer cannot be started.
     pub fn open(id: &str, batch: BatchConfig) -> std::io::Result<(Arc<Self>, Batcher)> {
         let log = Arc::new(Self {
             id: id.to_owned(),
@@ -39,14 +39,14 @@ impl MemoryLog {
             end: watch::channel(0).0,
             blocked: Mutex::default(),
         });
-        let batcher = Batcher::start(batch, Arc::new(Metrics::default()), Form(Arc::clone(&log)))?;
+        let batcher = Batcher::start(batch, Arc::new(Metrics::default()), MemoryWriter(Arc::clone(&log)))?;
         Ok((log, batcher))
     }
 }
 
-struct Form(Arc<MemoryLog>);
+struct MemoryWriter(Arc<MemoryLog>);
 
-impl Append for Form {
+impl LogBackend for MemoryWriter {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         let frame = builder.build(*self.0.end.borrow(), 1, now());
         self.0.ring.lock().push(frame.clone());
@@ -96,6 +96,14 @@ impl Log for MemoryLog {
     async fn move_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
         let mut cursors = self.cursors.lock();
         cursor::check_move(sink, cursors.get(sink), &cursor, self.end())?;
+        cursors.insert(sink.to_owned(), cursor);
+        Ok(())
+    }
+
+    async fn rewind_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        // Locked in the same order as in `trim`.
+        let mut cursors = self.cursors.lock();
+        cursor::check_rewind(sink, cursors.get(sink), &cursor, self.start(), self.end())?;
         cursors.insert(sink.to_owned(), cursor);
         Ok(())
     }

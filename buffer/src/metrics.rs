@@ -1,4 +1,4 @@
-//! The log's figures. The writer thread alone writes the histograms, once for each batch.
+//! Metrics of the log. Only the writer thread updates the histograms, once for each batch.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::frame::Frame;
 
-/// Figures of one log.
+/// Metrics of one log.
 #[derive(Debug)]
 pub struct Metrics {
     pub(crate) records: Counter,
@@ -44,7 +44,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Puts them into a registry, under `weir_buffer_…`.
+    /// Registers the metrics under `weir_buffer_…`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("weir_buffer");
         registry.register("records", "Records appended durably", self.records.clone());

@@ -1,15 +1,16 @@
-//! What was appended lately, by identity: a device that lost its PUBACK sends again what is in the log already.
+//! Recently appended records by identity: a device that lost a PUBACK resends a message that is
+//! already in the log.
 //!
-//! The index costs nothing until the first message comes that may have been sent before; it is then built from the
-//! recent frames, kept up to date, and given up when no such message was seen for many frames.
+//! The index costs nothing until the first resent message; it is then built from the recent frames,
+//! updated, and dropped when no message was resent for many frames.
 
 use std::collections::HashSet;
 
 use crate::frame::{Frame, FrameBuilder, Record};
 
-/// Identities in each of the two halves of the index: 16 bytes each.
+/// Identities in each of the two halves of the index, 16 bytes each.
 const HALF: usize = 1 << 20;
-/// Frames without a resent message after which the index is given up.
+/// Frames without a resent message after which the index is dropped.
 const QUIET_FRAMES: u32 = 100_000;
 
 #[derive(Debug, Default)]
@@ -21,13 +22,13 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// True while it takes note of what is appended.
+    /// True while appended records are indexed.
     pub(crate) fn is_active(&self) -> bool {
         self.active
     }
 
-    /// Drops the resent records of `batch` that are in the log, in the frames of other logs, or in the batch before them.
-    /// Returns how many.
+    /// Drops resent records of `batch` that are in the log, in frames of other logs, or earlier in
+    /// the batch. Returns their number.
     pub(crate) fn drop_known(
         &mut self,
         batch: &mut FrameBuilder,
@@ -49,7 +50,7 @@ impl Recent {
         })
     }
 
-    /// Takes note of a frame that was appended.
+    /// Indexes an appended frame.
     pub(crate) fn add(&mut self, frame: &Frame) {
         if !self.active {
             return;

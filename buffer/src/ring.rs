@@ -1,4 +1,4 @@
-//! The last frames, in memory: sinks that keep up never read the disk.
+//! The newest frames in memory: sinks that keep up never read the disk.
 
 use std::collections::VecDeque;
 
@@ -34,7 +34,7 @@ impl Ring {
         self.frames.front().map(|f| f.header().first_offset)
     }
 
-    /// Frames from the one that holds `from`; none when that is older than the ring.
+    /// Frames from the one with `from` on; None when it is older than the ring.
     pub(crate) fn read(&self, from: u64, max_bytes: usize) -> Option<Vec<Frame>> {
         if self.first_offset().is_none_or(|first| from < first) {
             return None;

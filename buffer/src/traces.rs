@@ -8,7 +8,7 @@ use model::trace::{Span, Tracer};
 use crate::frame::Frame;
 use crate::log::now;
 
-/// A frame with traced messages that is durable.
+/// A durable frame with traced messages.
 #[derive(Debug)]
 pub(crate) struct Appended {
     frame: Frame,
@@ -18,13 +18,13 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    /// Durable since now; the write itself took `writing`.
+    /// Creates the value for a frame that is durable now and whose write took `writing`.
     pub(crate) fn now(frame: &Frame, writing: Duration, spilled: bool) -> Self {
         Self { frame: frame.clone(), writing, spilled, at: now() }
     }
 }
 
-/// Tells of the appends of one log.
+/// Records spans of the appends to one log.
 #[derive(Debug)]
 pub(crate) struct Appends {
     tracer: Tracer,

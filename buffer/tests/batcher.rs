@@ -1,4 +1,4 @@
-//! Group commit over a form that the test holds in its hand.
+//! Group commit with a backend that the test controls.
 
 mod common;
 
@@ -8,12 +8,12 @@ use std::task::{Wake, Waker};
 
 use common::{Bell, all, append, numbers, stage};
 use parking_lot::{Condvar, Mutex};
-use weir_buffer::batcher::{Append, AppendError, BatchConfig, Batcher};
+use weir_buffer::batcher::{AppendError, BatchConfig, Batcher, LogBackend};
 use weir_buffer::frame::{Frame, FrameBuilder, HEADER_BYTES};
 use weir_buffer::memory::MemoryLog;
 use weir_buffer::{SubmitError, Ticket};
 
-/// What the next appends do.
+/// Behaviour of the next appends.
 #[derive(Clone, Copy, PartialEq)]
 enum Way {
     Wait,
@@ -40,7 +40,7 @@ impl Hand {
     }
 
     fn batcher(self: &Arc<Self>, config: BatchConfig) -> Batcher {
-        Batcher::start(config, Arc::default(), Form(Arc::clone(self))).expect("a thread")
+        Batcher::start(config, Arc::default(), HandWriter(Arc::clone(self))).expect("a thread")
     }
 
     fn go(&self, way: Way) {
@@ -48,7 +48,7 @@ impl Hand {
         self.changed.notify_all();
     }
 
-    /// Waits until so many appends have begun.
+    /// Waits until this number of appends have begun.
     fn wait_for_appends(&self, count: usize) {
         let begun = std::time::Instant::now();
         while self.begun.load(Ordering::SeqCst) < count {
@@ -58,9 +58,9 @@ impl Hand {
     }
 }
 
-struct Form(Arc<Hand>);
+struct HandWriter(Arc<Hand>);
 
-impl Append for Form {
+impl LogBackend for HandWriter {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         self.0.begun.fetch_add(1, Ordering::SeqCst);
         let mut way = self.0.way.lock();
@@ -69,7 +69,7 @@ impl Append for Form {
         }
         match *way {
             Way::Panic => panic!("as the test wished"),
-            Way::Full => return Err(AppendError::Full("the test wants no more".into())),
+            Way::Full => return Err(AppendError::Retry("the test wants no more".into())),
             _ => {}
         }
         let mut frames = self.0.frames.lock();
@@ -95,7 +95,7 @@ impl Wake for Count {
 }
 
 #[test]
-fn what_comes_in_during_an_append_is_in_the_next_one() {
+fn records_submitted_during_an_append_are_in_the_next_one() {
     let hand = Hand::new(Way::Wait);
     let batcher = hand.batcher(BatchConfig::default());
     let waker = Waker::from(Arc::new(Bell::default()));
@@ -131,7 +131,7 @@ fn a_large_batch_becomes_several_frames_and_one_ticket() {
 }
 
 #[test]
-fn a_panic_of_the_writer_is_told_to_everybody_who_waits() {
+fn a_panic_of_the_writer_wakes_all_waiting_tasks() {
     let hand = Hand::new(Way::Wait);
     let batcher = hand.batcher(BatchConfig::default());
     let producers: Vec<_> = (0..4)
@@ -150,7 +150,7 @@ fn a_panic_of_the_writer_is_told_to_everybody_who_waits() {
 }
 
 #[test]
-fn a_task_that_asks_for_room_again_and_again_is_woken_once() {
+fn a_task_that_polls_for_room_repeatedly_is_woken_once() {
     let hand = Hand::new(Way::Wait);
     let batcher = hand.batcher(BatchConfig { max_bytes: 100, ..BatchConfig::default() });
     batcher.submit(&mut stage([0], false), Waker::noop()).unwrap();
@@ -181,7 +181,7 @@ fn a_log_that_is_full_can_be_closed_and_acknowledges_nothing() {
 }
 
 #[tokio::test]
-async fn closing_writes_what_is_open() {
+async fn closing_writes_the_open_batch() {
     let (log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
     let waker = Waker::from(Arc::new(Bell::default()));
     for n in 0..50 {

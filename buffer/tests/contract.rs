@@ -1,4 +1,4 @@
-//! What every form of the log owes its users.
+//! The contract of every form of the log.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
@@ -16,7 +16,7 @@ use weir_buffer::memory::MemoryLog;
 use weir_buffer::redis::Redis;
 use weir_buffer::{Batcher, Catalogue, Cursor, CursorError, Log, Metrics, ReadError};
 
-/// Small segments, a tiny ring: reads come from the disk, too.
+/// Small segments and a tiny ring, so that reads also use the disk.
 fn small(dir: &std::path::Path) -> Config {
     Config {
         dir: dir.join("log"),
@@ -28,7 +28,7 @@ fn small(dir: &std::path::Path) -> Config {
     }
 }
 
-/// Runs a test on all forms.
+/// Runs a test on all forms of the log.
 async fn on_all<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> F) {
     let (log, batcher) = MemoryLog::open("memory", BatchConfig::default()).unwrap();
     test(log, batcher).await;
@@ -38,13 +38,14 @@ async fn on_all<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> 
     let Some(server) = Server::start(&[]) else { return };
     let (log, batcher) = server.log().await;
     test(log, batcher).await;
-    // As another process sees it, on another server: the logs of one know each other's messages.
+    // The view of another process, on another server, because logs on one server detect each
+    // other's messages.
     let server = Server::start(&[]).unwrap();
     let (log, batcher) = server.log().await;
     let elsewhere = Redis::connect(server.config()).await.unwrap();
     let reader = elsewhere.open(log.id()).await.unwrap();
     test(reader, batcher).await;
-    // With a spill before it.
+    // With a spill.
     let server = Server::start(&[]).unwrap();
     let spill = weir_buffer::spill::Config { dir: dir.path().join("spill"), ..Default::default() };
     let redis = Redis::connect(server.config()).await.unwrap();
@@ -52,7 +53,7 @@ async fn on_all<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> 
     test(log, batcher).await;
 }
 
-/// Waits until the log's readers see so many records: at once, but for those in another process.
+/// Waits until readers of the log see this number of records: immediate except in another process.
 async fn reached(log: &dyn Log, end: u64) {
     let mut watch = log.watch_end();
     let seen = tokio::time::timeout(std::time::Duration::from_secs(20), watch.wait_for(|seen| *seen >= end)).await;
@@ -60,7 +61,7 @@ async fn reached(log: &dyn Log, end: u64) {
 }
 
 #[tokio::test]
-async fn records_come_back_in_order_and_without_holes() {
+async fn records_are_read_in_order_and_without_gaps() {
     on_all(async |log, batcher| {
         for n in 0..300 {
             append(&batcher, stage([3 * n, 3 * n + 1, 3 * n + 2], false)).unwrap();
@@ -76,7 +77,7 @@ async fn records_come_back_in_order_and_without_holes() {
 }
 
 #[tokio::test]
-async fn the_end_is_told_of() {
+async fn changes_of_the_end_are_notified() {
     on_all(async |log, batcher| {
         let mut watch = log.watch_end();
         append(&batcher, stage([1], false)).unwrap();
@@ -95,6 +96,32 @@ async fn a_resent_record_that_is_there_already_is_dropped_and_others_stay() {
         append(&batcher, stage([4], true)).unwrap();
         reached(&*log, 5).await;
         assert_eq!(all(&*log).await, [1, 2, 3, 4, 1]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_operator_may_set_a_cursor_back_to_what_the_log_still_holds() {
+    on_all(async |log, batcher| {
+        for n in 0..400 {
+            append(&batcher, stage([n], false)).unwrap();
+        }
+        reached(&*log, 400).await;
+        let cursor =
+            |to: u64, epoch, generation| Cursor { done_to: to, sealed_to: to, epoch, generation, ..Cursor::default() };
+        log.move_cursor("a", cursor(300, 2, 0)).await.unwrap();
+        let start = log.trim().await.unwrap();
+        assert!(start > 0 && start <= 300, "{start}");
+        assert!(matches!(log.rewind_cursor("a", cursor(300, 1, 1)).await, Err(CursorError::Fenced { .. })));
+        for outside in [start - 1, 401] {
+            let error = log.rewind_cursor("a", cursor(outside, 2, 1)).await.unwrap_err();
+            assert_eq!(error, CursorError::Outside { sink: "a".to_owned(), to: outside, start, end: 400 });
+        }
+        log.rewind_cursor("a", cursor(start, 2, 1)).await.unwrap();
+        assert_eq!(log.cursors().await.unwrap()["a"], cursor(start, 2, 1));
+        assert_eq!(log.trim().await.unwrap(), start, "what is delivered again is kept");
+        log.move_cursor("a", cursor(400, 2, 1)).await.unwrap();
+        assert!(log.trim().await.unwrap() > start);
     })
     .await;
 }
@@ -157,7 +184,7 @@ async fn many_producers_each_keep_their_order() {
 }
 
 #[tokio::test]
-async fn an_embedded_log_goes_on_where_it_was() {
+async fn an_embedded_log_continues_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..5_i64 {
         let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
@@ -165,7 +192,7 @@ async fn an_embedded_log_goes_on_where_it_was() {
         for n in 0..60 {
             append(&batcher, stage([round * 60 + n], false)).unwrap();
         }
-        // What was stored before a restart is recognised after it, within the recent part.
+        // Recent records of before a restart are detected as resent after it.
         append(&batcher, stage([round * 60 + 59], true)).unwrap();
         log.move_cursor("a", Cursor { epoch: 7, ..Cursor::default() }).await.unwrap();
         batcher.close();

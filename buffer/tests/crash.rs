@@ -1,6 +1,6 @@
 //! Many rounds of append, crash and recovery on one log, by kill and by power failure, at any step.
 //!
-//! `WEIR_SEED=N cargo test -p weir-buffer --test crash` plays one history again.
+//! `WEIR_SEED=N cargo test -p weir-buffer --test crash` replays one history.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
@@ -20,20 +20,21 @@ fn config(dir: &Path) -> Config {
     Config { dir: dir.join("log"), segment_bytes: 8 << 10, ring_bytes: 1 << 10, retain_bytes: 0, ..Config::default() }
 }
 
-/// What the world outside knows of the log.
+/// Knowledge of the log outside of the process.
 #[derive(Default)]
 struct Known {
-    /// Every record submitted, by offset; what lies past `durable` may be there or not.
+    /// Submitted records by offset; those past `durable` may be stored or not.
     submitted: Vec<i64>,
     durable: u64,
     cursor: Cursor,
-    /// The cursor may be this one: its move was broken off.
+    /// A possible cursor, when its move was interrupted.
     moving: Option<Cursor>,
     next: i64,
 }
 
 impl Known {
-    /// The log holds every record that was acknowledged, then perhaps some that were not, and nothing else.
+    /// Asserts that the log holds all acknowledged records, then possibly some unacknowledged ones,
+    /// and no others.
     async fn check(&mut self, log: &EmbeddedLog) {
         let (start, end) = (usize::try_from(log.start()).unwrap(), usize::try_from(log.end()).unwrap());
         assert!(log.end() >= self.durable, "{} of {} acknowledged records are there", log.end(), self.durable);
@@ -47,7 +48,7 @@ impl Known {
         (self.durable, self.cursor, self.moving) = (log.end(), cursor, None);
     }
 
-    /// Works on the log until the process dies or has done enough.
+    /// Uses the log until the process dies or the steps are done.
     async fn work(&mut self, disk: &Arc<CrashDisk>, dir: &Path, random: &mut Random) {
         let opened = EmbeddedLog::open_on(config(dir), Arc::default(), disk.clone());
         let (log, batcher) = match opened {
@@ -83,7 +84,7 @@ impl Known {
                 self.moving.get_or_insert(to);
             }
         }
-        // An error leaves the segment there: no harm.
+        // An error leaves the segment in place, which is harmless.
         log.trim().await.ok();
     }
 }

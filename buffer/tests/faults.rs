@@ -1,4 +1,4 @@
-//! A disk that fails, and images of a log that were damaged.
+//! A failing disk, and damaged images of a log.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
@@ -45,7 +45,7 @@ fn config(dir: &Path) -> Config {
 }
 
 #[tokio::test]
-async fn after_a_failed_fsync_nothing_is_acknowledged_any_more() {
+async fn after_a_failed_fsync_no_record_is_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(FailingDisk::default());
     let (log, batcher) = EmbeddedLog::open_on(config(dir.path()), Arc::default(), disk.clone()).unwrap();
@@ -124,7 +124,7 @@ async fn producers_wait_when_the_open_batch_is_full() {
     assert!(full);
 }
 
-/// A log of a few segments, ended as by kill -9; the folder, and what it holds.
+/// Creates a log of a few segments as after kill -9. Returns its contents.
 fn image(dir: &Path) -> Vec<i64> {
     let (log, batcher) = EmbeddedLog::open(config(dir), Arc::default()).unwrap();
     for n in 0..30 {
@@ -149,7 +149,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Opens a damaged copy: everything is there, or the error names a file of it.
+/// Opens a damaged copy: it is complete, or the error names one of its files.
 async fn all_or_loud(dir: &Path, wanted: &[i64], what: &str) -> bool {
     match EmbeddedLog::open(config(dir), Arc::default()) {
         Ok((log, batcher)) => {
@@ -167,7 +167,7 @@ async fn all_or_loud(dir: &Path, wanted: &[i64], what: &str) -> bool {
 }
 
 #[tokio::test]
-async fn every_damaged_region_gives_all_records_or_a_loud_refusal() {
+async fn every_damaged_region_yields_all_records_or_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let original = dir.path().join("original");
     let wanted = image(&original);
@@ -214,7 +214,7 @@ async fn a_missing_segment_is_damage() {
 }
 
 #[tokio::test]
-async fn an_append_that_did_not_finish_is_cut_whatever_part_of_it_was_written() {
+async fn an_unfinished_append_is_removed_for_every_subset_of_its_sectors() {
     let dir = tempfile::tempdir().unwrap();
     let (before, after) = (dir.path().join("before"), dir.path().join("after"));
     let config = |dir: &Path| Config { segment_bytes: 64 << 10, ..config(dir) };
@@ -231,7 +231,7 @@ async fn an_append_that_did_not_finish_is_cut_whatever_part_of_it_was_written() 
     let (old, new) = (std::fs::read(before.join(name)).unwrap(), std::fs::read(after.join(name)).unwrap());
     let changed: Vec<usize> = (0..old.len() / 512).filter(|s| old[s * 512..][..512] != new[s * 512..][..512]).collect();
     assert!(changed.len() > 4);
-    // Any subset of the sectors may have reached the medium: all prefixes, all but one, and some at random.
+    // Any subset of the sectors may be on the medium: all prefixes, all but one, and random ones.
     let mut random = 0x9E37_79B9_u64;
     for round in 0..64 + 2 * changed.len() {
         let kept: Vec<usize> = match round {
@@ -280,7 +280,7 @@ fn flip(path: &Path, at: usize) {
 }
 
 #[tokio::test]
-async fn repair_keeps_what_is_whole_before_the_damage() {
+async fn repair_keeps_complete_records_before_the_damage() {
     let dir = tempfile::tempdir().unwrap();
     image(dir.path());
     let before = log_id(dir.path());
@@ -301,7 +301,7 @@ fn log_id(dir: &Path) -> String {
 }
 
 #[tokio::test]
-async fn repair_changes_nothing_in_a_log_that_is_whole() {
+async fn repair_does_not_change_an_intact_log() {
     let dir = tempfile::tempdir().unwrap();
     image(dir.path());
     let before: Vec<_> = files(dir.path()).iter().map(|p| (p.clone(), std::fs::read(p).unwrap())).collect();
@@ -311,9 +311,9 @@ async fn repair_changes_nothing_in_a_log_that_is_whole() {
     assert!(before == after);
 }
 
-/// Whatever single region is damaged: after a repair the log opens, and what it holds is a beginning of what it held.
+/// After a repair of any damaged region the log opens with a prefix of its records.
 #[tokio::test]
-async fn a_repaired_log_opens_whatever_was_damaged() {
+async fn a_repaired_log_opens_after_damage_to_any_region() {
     let dir = tempfile::tempdir().unwrap();
     let original = dir.path().join("original");
     let wanted = image(&original);
@@ -358,7 +358,7 @@ async fn a_frame_of_a_later_release_is_named_and_neither_skipped_nor_cut() {
 }
 
 #[tokio::test]
-async fn what_was_damaged_while_the_log_was_open_is_noticed_when_it_is_read() {
+async fn damage_to_an_open_log_is_detected_by_a_read() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config { ring_bytes: 0, ..config(dir.path()) };
     let (log, batcher) = EmbeddedLog::open(config, Arc::default()).unwrap();
@@ -370,7 +370,7 @@ async fn what_was_damaged_while_the_log_was_open_is_noticed_when_it_is_read() {
 }
 
 #[test]
-fn a_capacity_that_leaves_no_room_to_work_in_is_refused() {
+fn a_capacity_that_is_too_small_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config { capacity_bytes: 12 << 10, ..config(dir.path()) };
     let error = EmbeddedLog::open(config, Arc::default()).unwrap_err();

@@ -1,4 +1,4 @@
-//! A sink that is taken off a log holds nothing back any more.
+//! A removed sink no longer keeps records in the log.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
@@ -15,7 +15,7 @@ fn at(done_to: u64, epoch: u64) -> Cursor {
     Cursor { done_to, sealed_to: done_to, epoch, ..Cursor::default() }
 }
 
-async fn takes_a_sink_off(log: &dyn Log, batcher: &Batcher) {
+async fn removes_a_sink(log: &dyn Log, batcher: &Batcher) {
     for n in 0..2_000 {
         append(batcher, stage([n], false)).unwrap();
     }
@@ -26,18 +26,18 @@ async fn takes_a_sink_off(log: &dyn Log, batcher: &Batcher) {
     assert_eq!(log.forget_cursor("goes", 1).await, Err(fenced));
     log.forget_cursor("goes", 2).await.unwrap();
     log.forget_cursor("goes", 2).await.unwrap();
-    assert!(log.trim().await.unwrap() > 1_000, "nobody wants it any more");
+    assert!(log.trim().await.unwrap() > 1_000, "no sink needs the records");
     assert_eq!(log.cursors().await.unwrap().keys().collect::<Vec<_>>(), ["stays"]);
 }
 
 #[tokio::test]
-async fn a_log_in_memory_lets_go_of_a_sink() {
+async fn a_log_in_memory_removes_a_sink() {
     let (log, batcher) = MemoryLog::open("memory", BatchConfig::default()).unwrap();
-    takes_a_sink_off(&*log, &batcher).await;
+    removes_a_sink(&*log, &batcher).await;
 }
 
 #[tokio::test]
-async fn an_embedded_log_lets_go_of_a_sink_for_good() {
+async fn an_embedded_log_removes_a_sink_durably() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config {
         dir: dir.path().join("log"),
@@ -47,7 +47,7 @@ async fn an_embedded_log_lets_go_of_a_sink_for_good() {
         ..Config::default()
     };
     let (log, batcher) = EmbeddedLog::open(config.clone(), Default::default()).unwrap();
-    takes_a_sink_off(&*log, &batcher).await;
+    removes_a_sink(&*log, &batcher).await;
     batcher.close();
     drop((log, batcher));
     let (log, _batcher) = EmbeddedLog::open(config, Default::default()).unwrap();

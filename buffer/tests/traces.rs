@@ -19,7 +19,8 @@ fn context(number: u8) -> TraceContext {
     TraceContext { trace_id: [number; 16], span_id: [number; 8], flags: 1 }
 }
 
-/// Stages readings: number of the context, or 0 for none; odd ones have a sequence, every third a claimed time.
+/// Stages readings by the number of their context, 0 for none; odd ones have a sequence, every
+/// third a claimed time.
 fn staged(readings: &[u8]) -> Staged {
     let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
     let schema = Arc::new(Schema::new(["t"]));
@@ -65,7 +66,7 @@ fn a_frame_knows_its_traced_messages_as_built_and_as_read() {
 }
 
 #[test]
-fn an_append_is_a_child_of_the_publish_and_tells_log_and_offset() {
+fn an_append_is_a_child_of_the_publish_with_log_and_offset() {
     let (_log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
     let kept = Arc::new(Kept::default());
     batcher.trace(Tracer::new(kept.clone(), Sampling::default()), "m");

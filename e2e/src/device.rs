@@ -1,12 +1,14 @@
-//! A small MQTT 3.1.1 device that does what careful firmware does: it keeps what was not acknowledged and sends it again, marked DUP,
-//! with the packet id it had.
+//! A small MQTT 3.1.1 device that behaves like careful firmware: it keeps unacknowledged messages
+//! and sends them again with DUP and their packet ids.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// A message on its way.
+use mqtt_client::{Ack, Connect, Packet, Publish, Version};
+
+/// An unacknowledged message.
 #[derive(Debug, Clone)]
 struct Message {
     id: u16,
@@ -15,7 +17,7 @@ struct Message {
     payload: Vec<u8>,
 }
 
-/// A device that loses nothing by itself.
+/// A device that keeps its messages until they are acknowledged.
 #[derive(Debug)]
 pub struct Device {
     client: String,
@@ -27,7 +29,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device with this client id; connects at its first message.
+    /// Creates a device with this client id. It connects at its first message.
     pub fn new(client: &str, broker: SocketAddr) -> Self {
         Self {
             client: client.to_owned(),
@@ -39,15 +41,15 @@ impl Device {
         }
     }
 
-    /// Messages not acknowledged yet.
+    /// Number of unacknowledged messages.
     pub fn in_flight(&self) -> usize {
         self.unacknowledged.len()
     }
 
-    /// Connects, unless it is, and sends again what was not acknowledged.
+    /// Connects unless it is connected, and sends unacknowledged messages again.
     ///
     /// # Errors
-    /// When the broker is away or refuses.
+    /// When the broker is unavailable or refuses the connection.
     pub fn connect(&mut self) -> io::Result<()> {
         if self.stream.is_some() {
             return Ok(());
@@ -55,17 +57,15 @@ impl Device {
         let mut stream = TcpStream::connect(self.broker)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let id = self.client.as_bytes();
-        let mut packet = vec![0x10, u8::try_from(12 + id.len()).map_err(io::Error::other)?, 0, 4];
-        // Clean session off, keep-alive off.
-        packet.extend_from_slice(b"MQTT\x04\0\0\0\0");
-        packet.push(u8::try_from(id.len()).map_err(io::Error::other)?);
-        packet.extend_from_slice(id);
-        stream.write_all(&packet)?;
+        let connect = Connect { client_id: &self.client, ..Connect::default() };
+        let mut out = Vec::new();
+        mqtt_client::connect(&mut out, &connect);
+        stream.write_all(&out)?;
         let mut answer = [0; 4];
         stream.read_exact(&mut answer)?;
-        if answer[0] != 0x20 || answer[3] != 0 {
-            return Err(io::Error::other(format!("CONNECT was answered with {answer:02x?}")));
+        let connack = mqtt_client::decode(&answer, Version::V4).map_err(io::Error::other)?;
+        if !matches!(connack, Some((Packet::Connack { reason: 0, .. }, 4))) {
+            return Err(io::Error::other(format!("the answer to CONNECT is {answer:02x?}")));
         }
         self.partial.clear();
         for message in &self.unacknowledged {
@@ -75,11 +75,11 @@ impl Device {
         Ok(())
     }
 
-    /// Sends a message at QoS 1; `number` is given back when it is acknowledged. Kept, and sent again after the next connect, also
-    /// when this fails.
+    /// Sends a message at QoS 1; `number` is returned when it is acknowledged. The message is kept
+    /// and sent again after the next connect, also when this fails.
     ///
     /// # Errors
-    /// When the connection breaks; it is then closed.
+    /// When the connection breaks; the device is then disconnected.
     pub fn send(&mut self, number: u64, topic: &str, payload: &[u8]) -> io::Result<()> {
         let message = Message { id: self.next_id, number, topic: topic.to_owned(), payload: payload.to_owned() };
         self.next_id = self.next_id.checked_add(1).unwrap_or(1);
@@ -92,11 +92,12 @@ impl Device {
         self.with_stream(|stream| stream.write_all(&bytes))
     }
 
-    /// Waits for at least one PUBACK. Returns the numbers that were acknowledged.
+    /// Waits for at least one PUBACK. Returns the numbers of acknowledged messages.
     ///
     /// # Errors
-    /// When the connection breaks or nothing comes for ten seconds; it is then closed. Also when an answer is not the PUBACK that is
-    /// due: acknowledgements come in the order of the messages.
+    /// When the connection breaks or nothing arrives within ten seconds; the device is then
+    /// disconnected. Also when a packet is not the expected PUBACK: acknowledgements arrive in the
+    /// order of the messages.
     pub fn acknowledged(&mut self) -> io::Result<Vec<u64>> {
         let mut input = [0; 4096];
         let read = self.with_stream(|stream| match stream.read(&mut input)? {
@@ -105,15 +106,21 @@ impl Device {
         })?;
         self.partial.extend_from_slice(&input[..read]);
         let mut numbers = Vec::new();
-        let whole = self.partial.len() / 4 * 4;
-        for packet in self.partial[..whole].chunks_exact(4) {
-            let id = u16::from_be_bytes([packet[2], packet[3]]);
-            match self.unacknowledged.pop_front() {
-                Some(message) if packet[..2] == [0x40, 2] && message.id == id => numbers.push(message.number),
-                due => return Err(io::Error::other(format!("got {packet:02x?}, due was {due:?}"))),
+        let mut used = 0;
+        while let Some((packet, length)) =
+            mqtt_client::decode(&self.partial[used..], Version::V4).map_err(io::Error::other)?
+        {
+            match (packet, self.unacknowledged.pop_front()) {
+                (Packet::Ack { ack: Ack::Puback, packet_id, .. }, Some(message)) if message.id == packet_id => {
+                    numbers.push(message.number);
+                }
+                (packet, due) => {
+                    return Err(io::Error::other(format!("received {packet:?} in place of the PUBACK for {due:?}")));
+                }
             }
+            used += length;
         }
-        self.partial.drain(..whole);
+        self.partial.drain(..used);
         Ok(numbers)
     }
 
@@ -131,17 +138,10 @@ impl Device {
     }
 }
 
-fn publish(message: &Message, again: bool) -> Vec<u8> {
-    let mut length = 4 + message.topic.len() + message.payload.len();
-    let mut out = vec![if again { 0x3A } else { 0x32 }];
-    while length >= 128 {
-        out.push((length % 128) as u8 | 128);
-        length /= 128;
-    }
-    out.push(length as u8);
-    out.extend_from_slice(&(message.topic.len() as u16).to_be_bytes());
-    out.extend_from_slice(message.topic.as_bytes());
-    out.extend_from_slice(&message.id.to_be_bytes());
-    out.extend_from_slice(&message.payload);
+fn publish(message: &Message, dup: bool) -> Vec<u8> {
+    let Message { id, topic, payload, .. } = message;
+    let mut out = Vec::new();
+    let publish = Publish { topic, payload, qos: 1, dup, packet_id: *id, ..Publish::default() };
+    mqtt_client::publish(&mut out, Version::V4, &publish);
     out
 }

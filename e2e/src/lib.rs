@@ -1,7 +1,7 @@
-//! Whole-path tests: the real program, unmodified clients, real kills.
+//! Whole-path tests with the real program, unmodified clients and real kills.
 //!
-//! Receives: the programs that `cargo build --bins` made; clients that `cargo xtask test` installed.
-//! Promises: each [`Weir`] is a world of its own (free ports, its own folder) and ends with its test.
+//! Receives: programs built by `cargo build --bins`; clients installed by `cargo xtask test`.
+//! Promises: each [`Weir`] has its own ports and its own folder and ends with its test.
 //! Hands on: helpers that wait for a state, with a bound and the last state in the error.
 //! Never: sleeps for a fixed time; retries until green.
 
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A running `weir run` with its data in a folder that outlives it.
+/// A running `weir run` with its data in a folder that outlasts it.
 pub struct Weir {
     child: Child,
     dir: PathBuf,
@@ -34,22 +34,22 @@ pub struct Weir {
 }
 
 impl Weir {
-    /// Starts it on free ports with its data in `dir`, and waits until it is ready.
+    /// Starts Weir on free ports with its data in `dir`, and waits until it is ready.
     ///
     /// # Errors
-    /// When it does not come up in 60 s, with the end of its log.
+    /// When it is not ready within 60 s; the error has the end of its log.
     pub fn start(dir: &Path) -> anyhow::Result<Self> {
         Self::start_with(dir, "127.0.0.1:0", &[])
     }
 
-    /// As [`Weir::start`], on a given MQTT address and with further environment.
+    /// Like [`Weir::start`], on a given MQTT address and with additional environment variables.
     ///
     /// # Errors
-    /// As [`Weir::start`].
+    /// Like [`Weir::start`].
     pub fn start_with(dir: &Path, mqtt: &str, environment: &[(&str, &str)]) -> anyhow::Result<Self> {
         let data = dir.join("data");
         let addresses = data.join("addresses.json");
-        // Left by an earlier start on the same data.
+        // A file of an earlier start on the same data.
         std::fs::remove_file(&addresses).ok();
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("weir.log"))?;
         let mut child = Command::new(program("weir")?)
@@ -77,7 +77,7 @@ impl Weir {
         };
         let addresses: serde_json::Value = serde_json::from_str(&text)?;
         let address = |key: &str| -> anyhow::Result<SocketAddr> {
-            // Not there without the role that listens.
+            // Absent without the role that listens.
             Ok(addresses[key].as_str().unwrap_or("0.0.0.0:0").parse()?)
         };
         Ok(Self { mqtt: address("mqtt")?, grpc: address("grpc")?, http: address("http")?, child, dir: dir.to_owned() })
@@ -88,27 +88,27 @@ impl Weir {
         format!("http://{}", self.grpc)
     }
 
-    /// A gRPC channel.
+    /// Opens a gRPC channel.
     ///
     /// # Errors
-    /// When it does not connect.
+    /// When the connection fails.
     pub async fn channel(&self) -> anyhow::Result<tonic::transport::Channel> {
         Ok(tonic::transport::Endpoint::from_shared(self.url())?.connect().await?)
     }
 
-    /// Runs a client command of the program itself; its standard output.
+    /// Runs a client command of the program. Returns its standard output.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// When it fails; the error has its output.
     pub fn cli(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = Command::new(program("weir")?).args(arguments).args(["--server", &self.url()]).output()?;
         checked(&format!("weir {arguments:?}"), output)
     }
 
-    /// What it answers to a GET, head and body.
+    /// Sends a GET request. Returns head and body of the response.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// When there is no response.
     pub fn get(&self, path: &str) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(self.http)?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: weir\r\nConnection: close\r\n\r\n")?;
@@ -117,10 +117,10 @@ impl Weir {
         Ok(answer)
     }
 
-    /// kill -9.
+    /// Kills the process with SIGKILL.
     ///
     /// # Errors
-    /// When it had ended already.
+    /// When it had already ended.
     pub fn kill(mut self) -> anyhow::Result<()> {
         ensure!(self.child.try_wait()?.is_none(), "weir had ended before:\n{}", tail_of_log(&self.dir));
         self.child.kill()?;
@@ -128,26 +128,26 @@ impl Weir {
         Ok(())
     }
 
-    /// SIGSTOP: it is there and does nothing.
+    /// Stops the process with SIGSTOP: it exists but does not run.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the signal cannot be sent.
     pub fn freeze(&self) -> anyhow::Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
     }
 
-    /// SIGCONT.
+    /// Continues the process with SIGCONT.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the signal cannot be sent.
     pub fn thaw(&self) -> anyhow::Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM and waits for the end of the process.
     ///
     /// # Errors
-    /// When it takes more than 60 s or ends with a failure.
+    /// When it takes more than 60 s or exits with an error.
     pub fn stop(mut self) -> anyhow::Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         let begun = Instant::now();
@@ -164,12 +164,12 @@ impl Weir {
     /// True while the process runs.
     ///
     /// # Errors
-    /// When that cannot be asked.
+    /// When the status is unavailable.
     pub fn runs(&mut self) -> anyhow::Result<bool> {
         Ok(self.child.try_wait()?.is_none())
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -177,20 +177,20 @@ impl Weir {
 
 impl Drop for Weir {
     fn drop(&mut self) {
-        // After `kill` or `stop` there is nothing left to end.
+        // An error means that `kill` or `stop` has ended it.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-/// The last lines of a Weir's log.
+/// The last lines of the log of a Weir.
 pub fn tail_of_log(dir: &Path) -> String {
     let text = std::fs::read_to_string(dir.join("weir.log")).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
-/// A program of this workspace, built for the same profile as the test.
+/// Path of a program of this workspace, built with the same profile as the test.
 ///
 /// # Errors
 /// When it was not built.
@@ -208,10 +208,10 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// The Python that has Eclipse Paho and gRPC.
+/// Path of a Python with Eclipse Paho, gRPC and kafka-python.
 ///
 /// # Errors
-/// When `cargo xtask test` did not say where.
+/// When `cargo xtask test` did not set the variable.
 pub fn python() -> anyhow::Result<PathBuf> {
     Ok(std::env::var_os("WEIR_TEST_PYTHON").context("WEIR_TEST_PYTHON is not set: run `cargo xtask test`")?.into())
 }
@@ -219,15 +219,15 @@ pub fn python() -> anyhow::Result<PathBuf> {
 /// The folder with MQTT.js.
 ///
 /// # Errors
-/// When `cargo xtask test` did not say where.
+/// When `cargo xtask test` did not set the variable.
 pub fn node_folder() -> anyhow::Result<PathBuf> {
     Ok(std::env::var_os("WEIR_TEST_NODE").context("WEIR_TEST_NODE is not set: run `cargo xtask test`")?.into())
 }
 
-/// Standard output of a command that must succeed.
+/// Runs a command that must succeed. Returns its standard output.
 ///
 /// # Errors
-/// With everything it said, when it did not.
+/// When it fails; the error has its output.
 pub fn checked(what: &str, output: Output) -> anyhow::Result<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
@@ -239,10 +239,10 @@ pub fn checked(what: &str, output: Output) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Runs `probe` until it says yes; the error carries the last answer.
+/// Runs `probe` until it succeeds.
 ///
 /// # Errors
-/// After `bound`.
+/// After `bound`; the error has the last one of `probe`.
 pub async fn wait_until<T, F: Future<Output = anyhow::Result<T>>>(
     what: &str,
     bound: Duration,

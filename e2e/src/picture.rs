@@ -1,5 +1,5 @@
-//! Draws a trace as Jaeger gave it: one bar for each span over a logarithmic axis, because a publish takes milliseconds and a flush
-//! comes seconds later.
+//! Draws a trace of Jaeger: one bar for each span on a logarithmic axis, because a publish takes
+//! milliseconds and a flush follows seconds later.
 
 use std::fmt::Write;
 
@@ -9,12 +9,12 @@ const LEFT: f64 = 210.0;
 const WIDTH: f64 = 700.0;
 const ROW: f64 = 30.0;
 const TOP: f64 = 56.0;
-/// The axis begins here, in microseconds.
+/// Beginning of the axis, in microseconds.
 const FIRST: f64 = 10.0;
 const TICKS: [(f64, &str); 6] =
     [(10.0, "0"), (100.0, "0.1 ms"), (1e3, "1 ms"), (1e4, "10 ms"), (1e5, "100 ms"), (1e6, "1 s")];
 
-/// An SVG of the spans of one trace, as `/api/traces` has them, in the order in which they began.
+/// Draws the spans of one trace of `/api/traces` as SVG, in the order of their beginnings.
 pub fn trace(title: &str, spans: &[Value]) -> String {
     let mut spans: Vec<&Value> = spans.iter().collect();
     spans.sort_by_key(|span| (micros(span, "startTime"), std::cmp::Reverse(micros(span, "duration"))));
@@ -50,7 +50,7 @@ pub fn trace(title: &str, spans: &[Value]) -> String {
         );
         let store = tag(span, "store").map_or(String::new(), |store| format!(" in {store}"));
         let note = format!("{}{store}", show(micros(span, "duration")));
-        // Beside the bar, where there is room for it.
+        // Beside the bar, on the side with room.
         let (at, anchor) = if x + width < 820.0 { (x + width + 6.0, "start") } else { (x - 6.0, "end") };
         line(
             &mut out,

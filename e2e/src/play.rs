@@ -1,4 +1,4 @@
-//! A fleet at work, and the oracle behind it.
+//! Simulated fleets and the verification of their readings.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use anyhow::ensure;
 
 use crate::{Weir, program};
 
-/// A fleet at work. Ends with the value.
+/// A running fleet. Ends when dropped.
 pub struct Run(pub Child);
 
 impl Drop for Run {
@@ -18,11 +18,12 @@ impl Drop for Run {
     }
 }
 
-/// Lets a scenario's devices loose on a Weir, `time` times as long as it says, and gives the last of them `drain`. The ledger says what was
-/// sent, the summary on standard output, as JSON, what the devices saw.
+/// Starts the devices of a scenario against a Weir, with its duration multiplied by `time` and
+/// `drain` for the last acknowledgements. The ledger records the messages; the summary of the
+/// devices is JSON on standard output.
 ///
 /// # Errors
-/// When they do not start.
+/// When the program does not start.
 pub fn play(
     weir: &Weir,
     (scenario, time, drain): (&str, &str, &str),
@@ -35,33 +36,35 @@ pub fn play(
     Ok(Run(command.stdin(Stdio::null()).stdout(summary).spawn()?))
 }
 
-/// Devices that publish as fast as they are answered, or as `options` of `weir-sim bench` say.
+/// Starts devices that publish as fast as they are acknowledged, or as `options` of
+/// `weir-sim bench` define.
 ///
 /// # Errors
-/// When they do not start.
+/// When the program does not start.
 pub fn load(weir: &Weir, options: &[&str]) -> anyhow::Result<Run> {
     let mut command = Command::new(program("weir-sim")?);
     command.args(["bench", "--secs", "300", "--broker", &weir.mqtt.to_string()]).args(options);
     Ok(Run(command.stdout(Stdio::null()).spawn()?))
 }
 
-/// Waits until the ledger has so many bytes: devices get on.
+/// Waits until the ledger has this many bytes, so that devices make progress.
 ///
 /// # Errors
-/// When they do not within `bound`.
+/// When it has fewer after `bound`.
 pub fn grown(ledger: &Path, bytes: u64, bound: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     while std::fs::metadata(ledger).map_or(0, |m| m.len()) < bytes {
-        ensure!(begun.elapsed() < bound, "the run does not get on");
+        ensure!(begun.elapsed() < bound, "the run makes no progress");
         std::thread::yield_now();
     }
     Ok(())
 }
 
-/// What was acknowledged is there once, through Weir, and in what `directly` names (options of `weir-sim verify`); each of `named` has to say so.
+/// Asserts that acknowledged readings are stored once, according to Weir and to the stores in
+/// `directly` (options of `weir-sim verify`); the report must contain each of `named`.
 ///
 /// # Errors
-/// When it is not, or not `within` the time.
+/// When they are not, or not `within` the time.
 pub fn verify(weir: &Weir, ledger: &Path, within: &str, directly: &[&str], named: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new(program("weir-sim")?);
     command.args(["verify", "--within", within, "--server", &weir.url(), "--ledger"]).arg(ledger).args(directly);

@@ -1,4 +1,4 @@
-//! Reading back through gRPC.
+//! Reads readings through gRPC.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use proto::v1::value::Kind;
 use proto::v1::{ListReadingsRequest, TimeRange};
 use tonic::transport::Channel;
 
-/// A reading as the api gives it: time in ns, sequence, values.
+/// A reading from the api.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Ordering time, nanoseconds since 1970.
     pub time: i64,
-    /// The device's counter.
+    /// The device's sequence.
     pub sequence: Option<u64>,
     /// Values by name.
     pub values: BTreeMap<String, Kind>,
 }
 
 impl Row {
-    /// An integer value.
+    /// The integer value of a name.
     ///
     /// # Errors
-    /// When there is none of that name and type.
+    /// When there is no integer of that name.
     pub fn int(&self, name: &str) -> anyhow::Result<i64> {
         match self.values.get(name) {
             Some(Kind::IntValue(v)) => Ok(*v),
@@ -32,14 +32,14 @@ impl Row {
     }
 }
 
-/// Every reading of a device, page by page, oldest first.
+/// Reads all readings of a device page by page, oldest first.
 ///
 /// # Errors
 /// When a call fails.
 pub async fn all_readings(channel: &Channel, device: &str) -> anyhow::Result<Vec<Row>> {
     let mut client = TelemetryServiceClient::new(channel.clone());
     let mut rows = Vec::new();
-    // A range holds at most 31 days for one page; the tests' data lie in 2015 and around now.
+    // A page covers at most 31 days; the data of the tests are of 2015 and of today.
     for (start, end) in ranges() {
         let mut page_token = String::new();
         loop {

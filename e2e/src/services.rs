@@ -1,4 +1,7 @@
-//! Real servers: redis-server, mongod as a replica set of one, influxd, Jaeger. Each on a free port, with its data in a given folder.
+//! Real servers: redis-server, mongod as a replica set of one member, influxd, Jaeger and Kafka,
+//! each on a free port with its data in a given folder.
+
+mod kafka;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -12,23 +15,25 @@ use mongodb::bson::doc;
 use mongodb::options::ClientOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Servers have this long to answer.
+pub use kafka::Kafka;
+
+/// Time-out of the start of a server.
 const WAIT: Duration = Duration::from_secs(60);
 const REPLICA_SET: &str = "weir";
 
-/// A server process. Ends with the value, unless [`Server::leave`] was called.
+/// A server process. Killed when dropped, unless [`Server::leave`] was called.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     program: PathBuf,
     arguments: Vec<String>,
     dir: PathBuf,
-    /// Where it listens.
+    /// Address of the server.
     pub address: SocketAddr,
     left: bool,
 }
 
-/// Finds a server program: in PATH, in the folder that `WEIR_SERVICES` names, in the usual one.
+/// Finds a server program in PATH, in the folder `WEIR_SERVICES`, or in the default folder.
 ///
 /// # Errors
 /// When it is in none of them.
@@ -42,10 +47,10 @@ pub fn find(name: &str) -> anyhow::Result<PathBuf> {
         .with_context(|| format!("{name} is missing: run `cargo xtask services install`"))
 }
 
-/// What a test does that needs a server which is not there: nothing, said by name; with `CI` set it fails.
+/// Skips a test whose server is missing, with a message; fails if `CI` is set.
 ///
 /// # Errors
-/// With `CI` set, when a program is missing.
+/// When a program is missing and `CI` is set.
 pub fn skipped(test: &str, programs: &[&str]) -> anyhow::Result<bool> {
     for program in programs {
         if let Err(error) = find(program) {
@@ -87,17 +92,17 @@ impl Server {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    /// kill -9.
+    /// Kills the process with SIGKILL.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the signal cannot be sent.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Starts it again on the same port with the same data. Returns when it listens.
+    /// Restarts the server on the same port with the same data. Returns when it listens.
     ///
     /// # Errors
     /// When it does not.
@@ -106,28 +111,28 @@ impl Server {
         self.listening()
     }
 
-    /// SIGSTOP: it is there and does not answer.
+    /// Stops the process with SIGSTOP: it exists but does not respond.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the signal cannot be sent.
     pub fn freeze(&self) -> anyhow::Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
     }
 
-    /// SIGCONT.
+    /// Continues the process with SIGCONT.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the signal cannot be sent.
     pub fn thaw(&self) -> anyhow::Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Lets it run on after this process.
+    /// Leaves the server running after this process.
     pub fn leave(mut self) {
         self.left = true;
     }
@@ -153,15 +158,15 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// A Redis whose every write is on disk when it is answered.
+/// A Redis that confirms writes only when they are on disk.
 #[derive(Debug)]
 pub struct Redis(pub Server);
 
 impl Redis {
-    /// Starts one; `more` are further arguments, as `--maxmemory 50mb`.
+    /// Starts a Redis; `more` are additional arguments such as `--maxmemory 50mb`.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub fn start(dir: &Path, more: &str) -> anyhow::Result<Self> {
         let server = Server::start("redis-server", dir, |port| {
             let mut arguments = words(&format!(
@@ -173,21 +178,21 @@ impl Redis {
         Ok(Self(server))
     }
 
-    /// For `redis.url`.
+    /// Value of `redis.url`.
     pub fn url(&self) -> String {
         format!("redis://{}", self.0.address)
     }
 }
 
-/// A MongoDB replica set of one.
+/// A MongoDB replica set of one member.
 #[derive(Debug)]
 pub struct Mongod(pub Server);
 
 impl Mongod {
-    /// Starts one and waits until it takes writes.
+    /// Starts a MongoDB and waits until it is writable.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let db = std::path::absolute(dir)?.display().to_string();
@@ -205,10 +210,10 @@ impl Mongod {
         Ok(mongod)
     }
 
-    /// Waits until it takes writes.
+    /// Waits until it is writable.
     ///
     /// # Errors
-    /// When it does not in a minute.
+    /// When it is not within a minute.
     pub async fn primary(&self) -> anyhow::Result<()> {
         let client = self.client().await?;
         crate::wait_until("a primary", WAIT, || async {
@@ -219,10 +224,10 @@ impl Mongod {
         .await
     }
 
-    /// A client to this very server.
+    /// A client of this member.
     ///
     /// # Errors
-    /// When the driver does not take the address.
+    /// When the driver rejects the address.
     pub async fn client(&self) -> anyhow::Result<mongodb::Client> {
         let mut options = ClientOptions::parse(format!("mongodb://{}", self.0.address)).await?;
         options.direct_connection = Some(true);
@@ -230,30 +235,30 @@ impl Mongod {
         Ok(mongodb::Client::with_options(options)?)
     }
 
-    /// For `mongodb.uri`.
+    /// Value of `mongodb.uri`.
     pub fn uri(&self) -> String {
         format!("mongodb://{}/?replicaSet={REPLICA_SET}", self.0.address)
     }
 }
 
-/// An InfluxDB 2 that was set up.
+/// An InfluxDB 2 with organization, bucket and token.
 #[derive(Debug)]
 pub struct Influxd {
-    /// The process.
+    /// Process of the server.
     pub server: Server,
-    /// May do everything.
+    /// Token with all permissions.
     pub token: String,
-    /// Organization.
+    /// Name of the organization.
     pub org: String,
-    /// Bucket, which keeps everything.
+    /// Name of the bucket, which has no retention.
     pub bucket: String,
 }
 
 impl Influxd {
-    /// Starts one and sets it up.
+    /// Starts an InfluxDB and sets it up.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub fn start(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let home = std::path::absolute(dir)?.display().to_string();
@@ -272,15 +277,15 @@ impl Influxd {
         Ok(influxd)
     }
 
-    /// For `influxdb.url`.
+    /// Value of `influxdb.url`.
     pub fn url(&self) -> String {
         format!("http://{}", self.server.address)
     }
 
-    /// What it answers to a POST.
+    /// Sends a POST request. Returns the body of the response.
     ///
     /// # Errors
-    /// When it refuses, with what it says.
+    /// When the status is not a success; the error has the response.
     pub fn post(&self, path: &str, content: &str, body: &str) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(self.server.address)?;
         write!(
@@ -299,7 +304,7 @@ impl Influxd {
 }
 
 impl Influxd {
-    /// Where its points are, as options of `weir-sim verify`.
+    /// Options of `weir-sim verify` for its points.
     pub fn options<'a>(&'a self, url: &'a str) -> [&'a str; 8] {
         [
             "--influxdb",
@@ -314,23 +319,23 @@ impl Influxd {
     }
 }
 
-/// A Jaeger that keeps its traces in memory.
+/// A Jaeger with traces in memory.
 #[derive(Debug)]
 pub struct Jaeger {
-    /// The process; its address is that of the UI and its API.
+    /// Process of the server; its address is that of the UI and the API.
     pub server: Server,
     otlp: SocketAddr,
 }
 
 impl Jaeger {
-    /// Starts one.
+    /// Starts a Jaeger.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub fn start(dir: &Path) -> anyhow::Result<Self> {
         let otlp = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let server = Server::start("jaeger-all-in-one", dir, |port| {
-            // What nobody asks for listens somewhere.
+            // Unused ports are chosen by the system.
             let unused = [
                 "admin.http",
                 "collector.grpc-server",
@@ -353,15 +358,15 @@ impl Jaeger {
         Ok(jaeger)
     }
 
-    /// For `tracing.endpoint`.
+    /// Value of `tracing.endpoint`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.otlp)
     }
 
-    /// What its API answers to a GET, as JSON.
+    /// Sends a GET request to its API. Returns the JSON of the response.
     ///
     /// # Errors
-    /// When it refuses, with what it says.
+    /// When the status is not a success; the error has the response.
     pub fn get(&self, path: &str) -> anyhow::Result<serde_json::Value> {
         let mut stream = TcpStream::connect(self.server.address)?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: jaeger\r\nAccept: application/json\r\n\r\n")?;

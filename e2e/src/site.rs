@@ -1,4 +1,4 @@
-//! Redis, MongoDB and perhaps InfluxDB, with any number of Weirs over them.
+//! Redis, MongoDB and optionally InfluxDB with any number of Weirs.
 
 use std::path::PathBuf;
 
@@ -8,34 +8,34 @@ use crate::play::{self, Run};
 use crate::services::{Influxd, Mongod, Redis};
 use crate::{Weir, tail_of_log};
 
-/// The servers, and how each process is told of them.
+/// Servers and the settings that processes share.
 pub struct Site {
-    /// The folder of everything.
+    /// Folder of all data.
     pub dir: tempfile::TempDir,
-    /// The logs.
+    /// Server of the logs.
     pub redis: Redis,
-    /// The data.
+    /// Server of the data.
     pub mongod: Mongod,
-    /// The points, if there are any.
+    /// Server of an export, if there is one.
     pub influxd: Option<Influxd>,
-    /// Settings of every Weir.
+    /// Environment of every Weir.
     pub environment: Vec<(String, String)>,
 }
 
 impl Site {
-    /// Starts them; `settings` go to every Weir.
+    /// Starts the servers; `settings` apply to every Weir.
     ///
     /// # Errors
-    /// When one does not come up.
+    /// When a server does not start.
     pub async fn new(with_influxdb: bool, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         Self::in_folder(dir, "", with_influxdb, settings).await
     }
 
-    /// As [`Site::new`], in a folder and with further arguments of redis-server.
+    /// Like [`Site::new`], in a given folder and with additional arguments of redis-server.
     ///
     /// # Errors
-    /// As [`Site::new`].
+    /// Like [`Site::new`].
     pub async fn in_folder(
         dir: tempfile::TempDir,
         redis: &str,
@@ -71,7 +71,7 @@ impl Site {
     /// Starts a process with these roles; `name` is its folder and its node.
     ///
     /// # Errors
-    /// When it does not come up.
+    /// When it does not start.
     pub fn start(&self, name: &str, roles: &str, mqtt: &str) -> anyhow::Result<Weir> {
         let dir = self.folder(name);
         std::fs::create_dir_all(&dir)?;
@@ -80,42 +80,42 @@ impl Site {
         Weir::start_with(&dir, mqtt, &all.collect::<Vec<_>>()).with_context(|| format!("start {name} as {roles}"))
     }
 
-    /// A process's folder.
+    /// Folder of a process.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// The last lines of each.
+    /// The last log lines of all processes.
     pub fn logs_of(&self, names: &[&str]) -> String {
         names.iter().map(|name| format!("--- {name}\n{}\n", tail_of_log(&self.folder(name)))).collect()
     }
 
-    /// Lets a scenario's devices loose on a Weir.
+    /// Starts the devices of a scenario against a Weir.
     ///
     /// # Errors
-    /// When they do not start.
+    /// When the program does not start.
     pub fn play(&self, weir: &Weir, scenario: &str, time: &str) -> anyhow::Result<Run> {
         let summary = std::fs::File::create(self.dir.path().join("summary.json"))?;
         play::play(weir, (scenario, time, "120s"), &self.ledger(), summary.into())
     }
 
-    /// What the devices saw, once they are done.
+    /// Waits for the end of the devices. Returns their summary.
     ///
     /// # Errors
-    /// When they are not.
+    /// When they fail.
     pub fn summary(&self) -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&std::fs::read_to_string(self.dir.path().join("summary.json"))?)?)
     }
 
-    /// What was sent.
+    /// Path of the ledger.
     pub fn ledger(&self) -> PathBuf {
         self.dir.path().join("ledger")
     }
 
-    /// Everything acknowledged is there once, through the api and in the stores themselves.
+    /// Asserts that acknowledged readings are stored once, according to the api and to the stores.
     ///
     /// # Errors
-    /// When it is not.
+    /// When they are not.
     pub fn verify(&self, api: &Weir) -> anyhow::Result<()> {
         let uri = self.mongod.uri();
         let mut directly = vec!["--mongodb", &uri];

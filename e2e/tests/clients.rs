@@ -1,4 +1,5 @@
-//! Unmodified clients of others: published, acknowledged, mirrored to subscribers, read back.
+//! Unmodified third-party clients: messages are acknowledged, delivered to subscribers, and can be
+//! queried.
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,7 +13,8 @@ fn script(name: &str) -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
 }
 
-/// All of them but those at QoS 0, which promise nothing, must be there; in a quiet test those are too.
+/// Asserts that all messages are stored, including those at QoS 0, which are not lost in a quiet
+/// test.
 async fn assert_stored(weir: &Weir, device: &str, count: usize) -> anyhow::Result<()> {
     let channel = weir.channel().await?;
     wait_until("every reading is there", Duration::from_secs(10), async || {
@@ -39,7 +41,7 @@ async fn mosquitto_clients_publish_and_subscribe_in_both_versions() -> anyhow::R
             checked("mosquitto_pub", Command::new("mosquitto_pub").args(arguments).output()?)?;
         }
         assert_stored(&weir, version, 6).await?;
-        // A retained message reaches a later subscriber.
+        // A later subscriber receives the retained message.
         let state = format!("state/{version}");
         let retain = ["-h", "127.0.0.1", "-p", &port, "-V", version, "-t", &state, "-q", "1", "-r", "-m", "on"];
         checked("mosquitto_pub", Command::new("mosquitto_pub").args(retain).output()?)?;

@@ -1,4 +1,5 @@
-//! A full disk stops the acknowledgements, not the process; nothing acknowledged is lost, and it goes on when there is space.
+//! A full disk stops acknowledgements, but not the process; no acknowledged reading is lost, and
+//! Weir continues when there is space.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use anyhow::{Context, ensure};
 use weir_e2e::device::Device;
 use weir_e2e::{Weir, checked, read, wait_until};
 
-/// A small file system of its own; gone with the test.
+/// A small file system for one test.
 struct SmallDisk {
     dir: PathBuf,
 }
@@ -25,7 +26,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a process that a failed test left behind may still hold it.
+        // A lazy unmount, because a process of a failed test may still use it.
         Command::new("umount").arg("-l").arg(&self.dir).status().ok();
     }
 }
@@ -41,13 +42,13 @@ async fn a_full_disk_stops_acknowledgements_and_loses_nothing() -> anyhow::Resul
             return Ok(());
         }
     };
-    // History never flushes here, so that the log alone fills the disk.
+    // The history is never flushed here, so that the log alone fills the disk.
     let environment = [("WEIR_LOG_SEGMENT_BYTES", "4194304"), ("WEIR_HISTORY_FLUSH_INTERVAL_MS", "600000")];
     let mut weir = Weir::start_with(&disk.dir, "127.0.0.1:0", &environment)?;
     let ballast = disk.dir.join("ballast");
     fill(&ballast)?;
 
-    // Publish until no answer comes.
+    // Publish until acknowledgements stop.
     let mqtt = weir.mqtt;
     let publisher = std::thread::spawn(move || -> anyhow::Result<(Device, u64, u64)> {
         let mut device = Device::new("d", mqtt);
@@ -61,7 +62,7 @@ async fn a_full_disk_stops_acknowledgements_and_loses_nothing() -> anyhow::Resul
             }
             match device.acknowledged() {
                 Ok(numbers) => acknowledged += numbers.len() as u64,
-                // Ten seconds without an answer.
+                // Ten seconds without an acknowledgement.
                 Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
                     return Ok((device, sent, acknowledged));
                 }
@@ -78,13 +79,13 @@ async fn a_full_disk_stops_acknowledgements_and_loses_nothing() -> anyhow::Resul
     ensure!(ready.to_lowercase().contains("space") || ready.contains("full"), "readiness does not say why: {ready}");
     println!("{}", ready.lines().last().context("an answer")?);
 
-    // Space again: everything sent is acknowledged without a restart.
+    // With free space, all messages are acknowledged without a restart.
     std::fs::remove_file(&ballast)?;
     let begun = Instant::now();
     device.connect()?;
     while device.in_flight() > 0 {
         ensure!(begun.elapsed() < Duration::from_secs(60), "{} are still not acknowledged", device.in_flight());
-        // The connection was closed by the time-out above or is cut here: it sends again.
+        // The device reconnects and sends again.
         if device.acknowledged().is_err() {
             device.connect()?;
         }
@@ -105,7 +106,7 @@ async fn a_full_disk_stops_acknowledgements_and_loses_nothing() -> anyhow::Resul
     weir.stop()
 }
 
-/// Takes all but a little of the space.
+/// Fills the file system except for a small rest.
 fn fill(path: &Path) -> anyhow::Result<()> {
     let mut file = std::fs::File::create(path)?;
     let block = vec![1; 64 << 10];

@@ -1,4 +1,4 @@
-//! What a newcomer does first, and that each way of reading sees it soon.
+//! The first steps of a new user: each way of reading returns a published reading soon.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 use weir_e2e::{Weir, checked, python};
 
-/// Publish to visible, from the issue and the goals.
+/// Bound of the time from publish to visible.
 const VISIBLE: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -19,7 +19,8 @@ async fn a_published_reading_is_seen_by_the_command_line_and_by_reflection() -> 
         checked("mosquitto_pub", Command::new("mosquitto_pub").args(arguments).output()?)?;
         Ok(Instant::now())
     };
-    // mosquitto_pub returns with the PUBACK: the very first look must see it, and soon. A generous bound would hide a poll.
+    // mosquitto_pub returns after the PUBACK: the first query must return the reading, and soon. A
+    // generous bound would hide polling.
     let published = publish(r#"{"temperature":21.5}"#)?;
     let latest = weir.cli(&["latest", "d1", "--format", "json"])?;
     println!("latest after {:?}", published.elapsed());
@@ -36,7 +37,7 @@ async fn a_published_reading_is_seen_by_the_command_line_and_by_reflection() -> 
     let reflected = checked("reflect.py", output)?;
     ensure!(reflected.contains("23.125"), "the reflecting client printed {reflected}");
 
-    ensure!(weir.cli(&["latest", "nobody"]).is_err(), "an unknown device is an error");
+    ensure!(weir.cli(&["latest", "unknown"]).is_err(), "an unknown device is an error");
     ensure!(weir.cli(&["devices"])?.contains("d1"), "the device is listed");
     weir.stop()
 }

@@ -1,4 +1,4 @@
-//! Roles in processes of their own, over one Redis and one MongoDB.
+//! Roles in separate processes over one Redis and one MongoDB.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use weir_e2e::site::Site;
 use weir_e2e::{Weir, read, wait_until};
 
 const WAIT: Duration = Duration::from_secs(60);
-/// Devices get on within this.
+/// Bound for progress of the devices.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Publishes `count` readings of a device and waits for their acknowledgements.
@@ -33,7 +33,7 @@ async fn what_ingest_acknowledged_is_read_through_the_api_at_once_with_and_witho
     if skipped("what_ingest_acknowledged_is_read", &["redis-server", "mongod"])? {
         return Ok(());
     }
-    // Nothing is flushed by itself.
+    // The flush interval is longer than the test.
     let slow = [("WEIR_HISTORY_FLUSH_INTERVAL_MS", "600000"), ("WEIR_LATEST_FLUSH_INTERVAL_MS", "600000")];
     let site = Site::new(false, &slow).await?;
     let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
@@ -88,7 +88,7 @@ async fn nothing_is_lost_or_doubled_though_processes_and_servers_are_killed_in_r
     if skipped("nothing_is_lost_or_doubled_though_processes", &["redis-server", "mongod", "influxd"])? {
         return Ok(());
     }
-    // Two minutes by hand.
+    // Manual runs take two minutes.
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     let secs = number("WEIR_TEST_CHAOS_SECS").unwrap_or(25);
     let seed = number("WEIR_TEST_CHAOS_SEED").unwrap_or(7);
@@ -105,7 +105,7 @@ async fn nothing_is_lost_or_doubled_though_processes_and_servers_are_killed_in_r
     let (begun, mut kills, mut random) = (Instant::now(), [0; 7], u64::from(seed));
     while begun.elapsed() < Duration::from_secs(secs.into()) && run.0.try_wait()?.is_none() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // Processes four times as often as servers.
+        // Processes are killed four times as often as servers.
         let place = [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6][(random >> 33) as usize % 15];
         kills[place] += 1;
         match place {
@@ -129,7 +129,7 @@ async fn nothing_is_lost_or_doubled_though_processes_and_servers_are_killed_in_r
             }
         }
         let before = std::fs::metadata(site.ledger())?.len();
-        // Each is up for a while: devices get on.
+        // Each runs for some time, so that devices make progress.
         if let Err(error) = grown(&site.ledger(), before + 300 + (random >> 20) % 1_200, PATIENCE) {
             ensure!(run.0.try_wait()?.is_some(), "{error:#}\n{}", site.logs_of(&names));
         }
@@ -214,7 +214,7 @@ async fn a_log_that_an_ingest_node_left_is_drained_and_removed_and_stays_in_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_are_taken_while_mongodb_is_away_and_a_stranger_is_not_answered() -> anyhow::Result<()> {
+async fn devices_are_acknowledged_while_mongodb_is_away_and_a_wrong_secret_is_refused() -> anyhow::Result<()> {
     if skipped("devices_are_taken_while_mongodb_is_away", &["redis-server", "mongod"])? {
         return Ok(());
     }
@@ -223,7 +223,7 @@ async fn devices_are_taken_while_mongodb_is_away_and_a_stranger_is_not_answered(
     let ingest = site.start("ingest", "ingest", "127.0.0.1:0")?;
     publish(&mut Device::new("d1", ingest.mqtt), "d1", 0, 10)?;
     ensure!(ingest.get("/health/ready")?.contains("200 OK"), "ingest is ready without MongoDB");
-    // One that does everything takes them too.
+    // A process with all roles accepts devices too.
     let all = site.start("all", "all", "127.0.0.1:0")?;
     publish(&mut Device::new("d2", all.mqtt), "d2", 0, 10)?;
     site.mongod.0.start_again()?;
@@ -253,8 +253,8 @@ async fn devices_are_taken_while_mongodb_is_away_and_a_stranger_is_not_answered(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_person_has_to_change_is_one_line_at_the_start_and_nothing_is_waited_for() -> anyhow::Result<()> {
-    if skipped("what_a_person_has_to_change", &["redis-server", "mongod"])? {
+async fn an_error_for_the_operator_ends_the_start_at_once_with_one_line() -> anyhow::Result<()> {
+    if skipped("an_error_for_the_operator", &["redis-server", "mongod"])? {
         return Ok(());
     }
     let mut site = Site::new(false, &[]).await?;
@@ -277,10 +277,10 @@ async fn what_a_person_has_to_change_is_one_line_at_the_start_and_nothing_is_wai
     Ok(())
 }
 
-/// The alert about the books rests on this.
+/// The alert about the books depends on this.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_books_balance_whoever_looks_at_them_while_readings_come_in() -> anyhow::Result<()> {
-    if skipped("the_books_balance_whoever_looks", &["redis-server", "mongod"])? {
+async fn the_books_balance_in_every_process_while_readings_are_ingested() -> anyhow::Result<()> {
+    if skipped("the_books_balance_in_every_process", &["redis-server", "mongod"])? {
         return Ok(());
     }
     let site = Site::new(false, &[("WEIR_HISTORY_FLUSH_INTERVAL_MS", "100")]).await?;

@@ -1,4 +1,4 @@
-//! Weir with points in InfluxDB beside the history.
+//! Weir with an export to InfluxDB.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use weir_e2e::play::{self, grown};
 use weir_e2e::services::{Influxd, skipped};
 use weir_e2e::{Weir, tail_of_log};
 
-/// Now and then a text comes where the field is a float.
+/// Some readings have a text where the field is a float.
 const FLIPS: &str = r#"
 name = "flips"
 seed = 5
@@ -27,7 +27,7 @@ level = { model = "random_walk", start = 5.0, step = 0.1 }
 type_flip = 0.05
 "#;
 
-/// Devices get on within this.
+/// Bound for progress of the devices.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(dir: &Path, mqtt: &str, influxd: &Influxd, more: &[(&str, &str)]) -> anyhow::Result<Weir> {
@@ -64,7 +64,7 @@ fn every_reading_becomes_one_point_though_influxdb_and_weir_are_killed_and_froze
     influxd.server.kill()?;
     grown(&ledger, 11_000, PATIENCE).context("devices notice nothing while InfluxDB is dead")?;
     let ready = weir.get("/health/ready")?;
-    ensure!(ready.contains("sink points") && ready.contains("200 OK"), "readiness names the sink: {ready}");
+    ensure!(ready.contains("sink influxdb") && ready.contains("200 OK"), "readiness names the sink: {ready}");
     influxd.server.start_again()?;
     grown(&ledger, 14_000, PATIENCE)?;
     weir.kill()?;
@@ -94,10 +94,10 @@ fn readings_of_a_wrong_type_become_dead_letters_of_influxdb_alone() -> anyhow::R
     let scenario = scenario.to_str().context("a path that is text")?;
     let status = play::play(&weir, (scenario, "1", "90s"), &ledger, Stdio::null())?.0.wait()?;
     ensure!(status.success(), "{status}");
-    // Those that InfluxDB lacks are its dead letters; the history has them all.
+    // Readings that InfluxDB lacks are its dead letters; the history has all of them.
     verify(&weir, &influxd, &ledger)?;
     let letters = weir.cli(&["dead-letters", "list", "--format", "json"])?;
-    let refused = letters.lines().filter(|line| line.contains("\"stage\":\"points\"")).count();
+    let refused = letters.lines().filter(|line| line.contains("\"stage\":\"influxdb\"")).count();
     ensure!((1..30).contains(&refused) && letters.contains("float"), "{refused} letters: {letters}");
     weir.stop()
 }
@@ -112,7 +112,7 @@ fn a_wrong_token_or_bucket_is_one_line_at_the_start_that_names_the_key() -> anyh
     let cases = [
         (("WEIR_INFLUXDB_TOKEN", "wrong"), "influxdb.token"),
         (("WEIR_INFLUXDB_BUCKET", "none"), "influxdb.bucket"),
-        (("WEIR_INFLUXDB_ORG", "nobody"), "influxdb.org"),
+        (("WEIR_INFLUXDB_ORG", "unknown"), "influxdb.org"),
         (("WEIR_INFLUXDB_TYPES", "a=number"), "influxdb.types"),
     ];
     for (number, (wrong, key)) in cases.into_iter().enumerate() {

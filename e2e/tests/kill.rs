@@ -1,4 +1,4 @@
-//! kill -9 under load, at random moments, with devices that send again what was not acknowledged.
+//! kill -9 under load, at random moments, with devices that send unacknowledged messages again.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use weir_e2e::{Weir, read};
 const KILLS: usize = 20;
 const DEVICES: usize = 6;
 
-/// What a device remembers of its messages.
+/// Messages of a device.
 #[derive(Debug, Default)]
 struct Ledger {
     sent: u64,
@@ -25,7 +25,7 @@ async fn twenty_kills_lose_no_acknowledged_reading_and_double_none() -> anyhow::
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
     println!("seed {seed}");
     let dir = tempfile::tempdir()?;
-    // A short flush, so that kills also hit the seal, the write and the trim.
+    // A short flush interval, so that kills also hit the seal, the write and the trim.
     let environment = [("WEIR_HISTORY_FLUSH_INTERVAL_MS", "300")];
     let mut weir = Weir::start_with(dir.path(), "127.0.0.1:0", &environment)?;
     let mqtt = weir.mqtt;
@@ -39,7 +39,7 @@ async fn twenty_kills_lose_no_acknowledged_reading_and_double_none() -> anyhow::
         .collect();
     let mut random = u64::from(seed) | 1;
     for kill in 0..KILLS {
-        // A while of progress, then a moment that nothing is in step with.
+        // Some progress, then a random moment.
         let goal = total.load(Ordering::Relaxed) + 500;
         let begun = Instant::now();
         random ^= random << 13;
@@ -77,7 +77,8 @@ async fn twenty_kills_lose_no_acknowledged_reading_and_double_none() -> anyhow::
     weir.stop()
 }
 
-/// Publishes until told to stop, then until everything is acknowledged. Odd devices send no time of their own.
+/// Publishes until `stop` is set, then waits until everything is acknowledged. Devices with odd
+/// numbers send no time.
 fn play(number: usize, mqtt: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -> anyhow::Result<Ledger> {
     let mut device = Device::new(&format!("client-{number}"), mqtt);
     let topic = format!("devices/d{number}/telemetry");
@@ -90,7 +91,7 @@ fn play(number: usize, mqtt: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -
         }
         ensure!(begun.elapsed() < Duration::from_secs(240), "device {number} is not done in time");
         if device.connect().is_err() {
-            // The broker is being started again: try at once, but let it have the processor.
+            // The broker is restarting: retry at once, but yield the processor.
             std::thread::yield_now();
             continue;
         }
@@ -103,7 +104,7 @@ fn play(number: usize, mqtt: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -
                 format!(r#"{{"n":{n},"temperature":21.5}}"#)
             };
             ledger.sent += 1;
-            // What is not sent now is sent again after the next connect.
+            // The device sends it again after the next connect.
             if device.send(n, &topic, payload.as_bytes()).is_err() {
                 break;
             }

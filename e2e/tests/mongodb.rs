@@ -10,7 +10,7 @@ use weir_e2e::play::{self, grown};
 use weir_e2e::services::{Mongod, skipped};
 use weir_e2e::{Weir, program, read, tail_of_log, wait_until};
 
-/// Devices get on within this.
+/// Bound for progress of the devices.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn environment(mongod: &Mongod) -> Vec<(&'static str, String)> {
@@ -29,7 +29,7 @@ fn start(dir: &Path, mqtt: &str, mongod: &Mongod) -> anyhow::Result<Weir> {
     Weir::start_with(dir, mqtt, &environment)
 }
 
-/// Compares what was acknowledged with what Weir gives and with what MongoDB holds.
+/// Compares acknowledged readings with Weir and with MongoDB.
 fn verify(weir: &Weir, mongod: &Mongod, ledger: &Path) -> anyhow::Result<()> {
     play::verify(weir, ledger, "60s", &["--mongodb", &mongod.uri()], &["weir", "mongodb"])
 }
@@ -84,7 +84,7 @@ async fn types_names_and_dead_letters_survive_mongodb() -> anyhow::Result<()> {
     weir.stop()
 }
 
-/// Publishes a retained message, or gives the one that a new subscriber gets.
+/// Publishes a retained message, or returns the one that a new subscriber receives.
 async fn mqtt(weir: &Weir, publish: Option<&str>) -> anyhow::Result<String> {
     use rumqttc::{AsyncClient, Event, Incoming, MqttOptions, QoS};
     const TOPIC: &str = "devices/d1/state";
@@ -132,7 +132,7 @@ async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow
         }
         anyhow::Ok(())
     };
-    // A start that a kill ends, and one that is stopped in order.
+    // A start that is killed, and one that is stopped by SIGTERM.
     std::fs::remove_dir_all(dir.path().join("data"))?;
     let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
     publish(&weir, 0)?;
@@ -141,8 +141,8 @@ async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow
     let page = weir.get("/status.json")?;
     ensure!(page.contains(r#""ready":false"#) && page.contains("MongoDB: waiting for it"), "{page}");
     let begun = Instant::now();
-    let error = weir.cli(&["latest", "d1"]).err().context("nobody answers queries yet")?;
-    ensure!(begun.elapsed() < Duration::from_secs(10), "who asks is not kept waiting: {error:#}");
+    let error = weir.cli(&["latest", "d1"]).err().context("queries are unavailable")?;
+    ensure!(begun.elapsed() < Duration::from_secs(10), "the caller does not wait: {error:#}");
     weir.kill()?;
     let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
     publish(&weir, 10)?;
@@ -174,8 +174,8 @@ async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_block_that_somebody_deletes_from_mongodb_is_missed_there() -> anyhow::Result<()> {
-    if skipped("a_block_that_somebody_deletes", &["mongod"])? {
+async fn a_block_deleted_from_mongodb_is_missing_in_the_books() -> anyhow::Result<()> {
+    if skipped("a_block_deleted_from_mongodb", &["mongod"])? {
         return Ok(());
     }
     let dir = tempfile::tempdir()?;
@@ -195,7 +195,7 @@ async fn a_block_that_somebody_deletes_from_mongodb_is_missed_there() -> anyhow:
     ensure!(!output.status.success(), "a store without a block is not clean");
     let reports: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     ensure!(reports[0]["findings"]["counts"]["missing"].as_u64() >= Some(1), "{reports}");
-    // The books know of which hour.
+    // The books name the hour.
     let books = Command::new(program("weir")?).args(["books", "--check", "--server", &weir.url()]).output()?;
     let text = String::from_utf8_lossy(&books.stdout);
     let hour = text.lines().find(|line| line.contains(":00:00") && line.contains("false"));

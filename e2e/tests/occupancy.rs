@@ -1,4 +1,4 @@
-//! Real input: 20,560 readings of a real room, in and out again, value by value.
+//! Real data: 20,560 readings of a room are stored and read back value by value.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use weir_e2e::{Weir, read};
 const FILES: [&str; 3] = ["datatest.txt", "datatraining.txt", "datatest2.txt"];
 const COLUMNS: [&str; 6] = ["Temperature", "Humidity", "Light", "CO2", "HumidityRatio", "Occupancy"];
 
-/// One line of the files: its time as written, and the texts of its values.
+/// One line of the files: the text of its time and of its values.
 struct Line {
     time: String,
     values: Vec<String>,
@@ -28,12 +28,13 @@ async fn a_real_room_is_read_back_value_by_value() -> anyhow::Result<()> {
     let lines = load(&folder)?;
     ensure!(lines.len() == 20_560, "the files hold {} readings", lines.len());
     let dir = tempfile::tempdir()?;
-    // Flushes happen while the replay runs, so that part is read from the store and part from the tail.
+    // Flushes happen during the replay, so that a part is read from the store and a part from the
+    // tail.
     let weir = Weir::start_with(dir.path(), "127.0.0.1:0", &[("WEIR_HISTORY_FLUSH_INTERVAL_MS", "500")])?;
     publish(&lines, weir.mqtt)?;
     compare(&lines, &read::all_readings(&weir.channel().await?, "room").await?)?;
 
-    // And again after a restart, when nothing is in memory.
+    // Again after a restart, when nothing is in memory.
     weir.stop()?;
     let weir = Weir::start(dir.path())?;
     compare(&lines, &read::all_readings(&weir.channel().await?, "room").await?)?;

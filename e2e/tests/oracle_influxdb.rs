@@ -1,4 +1,5 @@
-//! The oracle in front of a real InfluxDB: clean when the points are there, and each fault by its kind.
+//! The oracle with a real InfluxDB: it reports each kind of difference, and none when all points
+//! are stored.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -25,13 +26,13 @@ open = { model = "flag", probability = 0.5 }
 "mode, \"a\"=b" = { model = "choice", of = ["heat \\ \"x\"", "cool"] }
 "#;
 
-/// A reading as the simulator says it will send it.
+/// A reading from the plan of the simulator.
 struct Point {
     device: String,
     body: serde_json::Value,
 }
 
-/// Plays the scenario against a broker that keeps nothing; what was sent, by the simulator's own word.
+/// Plays the scenario against a broker without a store. Returns the planned readings.
 fn played(dir: &Path) -> anyhow::Result<Vec<Point>> {
     let (scenario, ledger) = (dir.join("points.toml"), dir.join("ledger"));
     std::fs::write(&scenario, SCENARIO)?;
@@ -63,7 +64,8 @@ fn played(dir: &Path) -> anyhow::Result<Vec<Point>> {
 }
 
 impl Point {
-    /// As line protocol: the sequence in the digits below the millisecond, numbers as floats.
+    /// Encodes the point as line protocol: the sequence in the digits below the millisecond,
+    /// numbers as floats.
     fn line(&self) -> anyhow::Result<String> {
         let (time, sequence) = (self.body["ts"].as_i64().context("ts")?, self.body["seq"].as_i64().context("seq")?);
         let fields =

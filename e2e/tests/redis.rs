@@ -9,7 +9,7 @@ use weir_e2e::play::{self, grown};
 use weir_e2e::services::{Mongod, Redis, skipped};
 use weir_e2e::{Weir, tail_of_log};
 
-/// Devices get on within this.
+/// Bound for progress of the devices.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(dir: &Path, mqtt: &str, redis: &Redis, mongod: Option<&Mongod>) -> anyhow::Result<Weir> {
@@ -94,7 +94,7 @@ async fn redis_and_mongodb_together_hold_everything_over_kills_of_all_three() ->
 }
 
 #[test]
-fn a_redis_that_would_lose_what_it_answered_is_refused_in_one_line() -> anyhow::Result<()> {
+fn a_redis_without_durable_writes_is_refused_in_one_line() -> anyhow::Result<()> {
     if skipped("a_redis_that_would_lose", &["redis-server"])? {
         return Ok(());
     }

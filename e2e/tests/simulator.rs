@@ -1,4 +1,4 @@
-//! The simulator against a real Weir: it finds nothing where nothing is wrong, and each thing that is.
+//! The simulator with a real Weir: it reports each kind of difference, and none in a correct store.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use weir_e2e::device::Device;
 use weir_e2e::{Weir, checked, program, read, wait_until};
 
-/// A scenario, the part of its devices and the part of its time that are played.
+/// A scenario with the played shares of its devices and its time.
 const SHIPPED: [(&str, &str, &str); 10] = [
     ("steady", "1", "0.1"),
     ("morning-burst", "0.5", "0.1"),
@@ -25,7 +25,7 @@ const SHIPPED: [(&str, &str, &str); 10] = [
     ("soak", "0.2", "0.0004"),
 ];
 
-/// A scenario with few readings, all of which can be named.
+/// A scenario with so few readings that a report lists all.
 const SMALL: &str = r#"
 name = "small"
 seed = 77
@@ -42,7 +42,7 @@ count = { model = "counter" }
 level = { model = "random_walk", start = 5.0, step = 0.1 }
 "#;
 
-/// Ends its process with the test.
+/// Kills its process when dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -110,7 +110,7 @@ fn a_broker_that_goes_away_and_comes_back_ends_in_a_verified_run() -> anyhow::Re
             .stdout(Stdio::null())
             .spawn()?,
     );
-    // Well into the run: the ledger has grown past its header and its first blocks.
+    // During the run: the ledger has grown beyond its header and first blocks.
     let begun = Instant::now();
     let grown = |least: u64| std::fs::metadata(&ledger).is_ok_and(|m| m.len() > least);
     while !grown(8_000) {
@@ -118,7 +118,8 @@ fn a_broker_that_goes_away_and_comes_back_ends_in_a_verified_run() -> anyhow::Re
         std::thread::yield_now();
     }
     weir.kill()?;
-    // In its place somebody who hangs up, until every device has tried and waited several times.
+    // In its place a listener that closes connections, until every device has retried several
+    // times.
     let elsewhere = TcpListener::bind(&mqtt)?;
     for _ in 0..400 {
         drop(elsewhere.accept()?);
@@ -154,7 +155,7 @@ fn readings_that_a_broker_acknowledged_and_dropped_are_missing() -> anyhow::Resu
 }
 
 #[test]
-fn readings_that_others_add_are_unexpected_and_doubled() -> anyhow::Result<()> {
+fn readings_of_other_writers_are_unexpected_and_doubled() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let (scenario, ledger) = (dir.path().join("small.toml"), dir.path().join("ledger"));
     std::fs::write(&scenario, SMALL)?;
@@ -169,7 +170,7 @@ fn readings_that_others_add_are_unexpected_and_doubled() -> anyhow::Result<()> {
     ensure!(report["findings"]["counts"].as_object().is_some_and(serde_json::Map::is_empty), "{report}");
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let mut other = Device::new("other", weir.mqtt);
-    // The same sequence with another time; a sequence that was never sent.
+    // The same sequence with another time, and a sequence that was never sent.
     for (number, payload) in
         [format!(r#"{{"ts":{now},"seq":3,"count":3}}"#), format!(r#"{{"ts":{now},"seq":900,"count":3}}"#)]
             .iter()
@@ -188,7 +189,7 @@ fn readings_that_others_add_are_unexpected_and_doubled() -> anyhow::Result<()> {
     weir.stop()
 }
 
-/// What `weir-sim verify` finds; its exit code has to say the same.
+/// Returns the report of `weir-sim verify`; its exit code must agree.
 fn verified(weir: &Weir, ledger: &Path, clean: bool) -> anyhow::Result<serde_json::Value> {
     let output =
         sim(&["verify", "--json", "--within", "200ms", "--server", &weir.url(), "--ledger"])?.arg(ledger).output()?;
@@ -211,7 +212,7 @@ async fn a_session_that_mosquitto_recorded_is_replayed() -> anyhow::Result<()> {
         .stdout(File::create(&recording)?)
         .spawn();
     let mut recorder = Process(recorder.context("mosquitto_sub")?);
-    // It has subscribed when it is given what is retained.
+    // The retained message arrives once the subscription is active.
     let retain = ["-p", &port, "-t", "devices/x/state", "-m", "here", "-r", "-q", "1"];
     checked("mosquitto_pub", Command::new("mosquitto_pub").args(retain).output()?)?;
     wait_until("the subscription", Duration::from_secs(20), || async {

@@ -1,4 +1,5 @@
-//! Servers that stall, step down, are full or slow, through the whole path. Every role is in one process here; `fleet` has them apart.
+//! Servers that stall, step down, are full or slow. All roles are in one process here; `fleet` has
+//! them in separate ones.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,21 +17,21 @@ use weir_e2e::site::Site;
 use weir_e2e::{Weir, checked, wait_until};
 
 const WAIT: Duration = Duration::from_secs(90);
-/// Devices get on within this.
+/// Bound for progress of the devices.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a server stalls: 75 s by hand.
+/// Duration of a stall; 75 s in manual runs.
 fn stall() -> Duration {
     let secs = std::env::var("WEIR_TEST_STALL_SECS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(secs.unwrap_or(8))
 }
 
-/// Parts of the minute that a scenario takes, so that it outlives the stall.
+/// Factor for the minute of a scenario, so that it outlasts the stall.
 fn time() -> String {
     format!("{}", (stall().as_secs_f64() + 8.0) / 60.0)
 }
 
-/// Memory of a process, in bytes.
+/// Resident memory of a process, in bytes.
 fn resident(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has memory")?;
@@ -41,7 +42,7 @@ fn bytes_of(ledger: &Path) -> u64 {
     std::fs::metadata(ledger).map_or(0, |metadata| metadata.len())
 }
 
-/// Waits until `/health/ready` says `words`; the whole answer.
+/// Waits until `/health/ready` contains `words`. Returns the whole response.
 async fn until_ready_says(weir: &Weir, what: &str, words: &str) -> anyhow::Result<String> {
     wait_until(what, WAIT, || async {
         let ready = weir.get("/health/ready")?;
@@ -51,7 +52,7 @@ async fn until_ready_says(weir: &Weir, what: &str, words: &str) -> anyhow::Resul
     .await
 }
 
-/// Records that a sink lags, from the status.
+/// Lag of a sink in records, from the status.
 fn lag(weir: &Weir, sink: &str) -> anyhow::Result<i64> {
     let answer = weir.get("/status.json")?;
     let body = answer.split_once("\r\n\r\n").context("an answer with a head")?.1;
@@ -61,7 +62,7 @@ fn lag(weir: &Weir, sink: &str) -> anyhow::Result<i64> {
     Ok(lags.sum())
 }
 
-/// Waits out a stall while devices get on and questions are answered.
+/// Waits for the end of a stall while devices make progress and queries are answered.
 fn outlast(weir: &Weir, site: &Site) -> anyhow::Result<()> {
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
     while begun.elapsed() < stall() {
@@ -75,7 +76,8 @@ fn outlast(weir: &Weir, site: &Site) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Devices are done, none of them waited as long as `patience`, and everything landed once.
+/// Asserts that devices are done, that none waited as long as `patience`, and that each reading is
+/// stored once.
 fn done(site: &Site, mut run: Run, weir: &Weir, patience: Duration) -> anyhow::Result<()> {
     let status = run.0.wait()?;
     ensure!(status.success(), "{status}\n{}", site.logs_of(&["weir"]));
@@ -89,7 +91,7 @@ fn done(site: &Site, mut run: Run, weir: &Weir, patience: Duration) -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_and_the_other_store_notice_nothing_of_a_mongodb_that_stalls() -> anyhow::Result<()> {
+async fn devices_and_the_other_store_are_not_affected_by_a_mongodb_that_stalls() -> anyhow::Result<()> {
     if skipped("a_mongodb_that_stalls", &["redis-server", "mongod", "influxd"])? {
         return Ok(());
     }
@@ -105,18 +107,18 @@ async fn devices_and_the_other_store_notice_nothing_of_a_mongodb_that_stalls() -
     .await?;
     site.mongod.0.freeze()?;
     let ready = until_ready_says(&weir, "readiness names the sink", "sink history").await?;
-    ensure!(ready.contains("200 OK") && !ready.contains("sink points"), "{ready}");
+    ensure!(ready.contains("200 OK") && !ready.contains("sink influxdb"), "{ready}");
     outlast(&weir, &site)?;
-    let (points, history) = (lag(&weir, "points")?, lag(&weir, "history")?);
-    println!("lag: points {points}, history {history}");
-    ensure!(points < 400 && history > points, "InfluxDB keeps up: {points}, {history}");
+    let (influxdb, history) = (lag(&weir, "influxdb")?, lag(&weir, "history")?);
+    println!("lag: influxdb {influxdb}, history {history}");
+    ensure!(influxdb < 400 && history > influxdb, "InfluxDB keeps up: {influxdb}, {history}");
     site.mongod.0.thaw()?;
     done(&site, run, &weir, stall() / 4)?;
     weir.stop()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_and_the_other_store_notice_nothing_of_an_influxdb_that_stalls() -> anyhow::Result<()> {
+async fn devices_and_the_other_store_are_not_affected_by_an_influxdb_that_stalls() -> anyhow::Result<()> {
     if skipped("an_influxdb_that_stalls", &["redis-server", "mongod", "influxd"])? {
         return Ok(());
     }
@@ -126,19 +128,19 @@ async fn devices_and_the_other_store_notice_nothing_of_an_influxdb_that_stalls()
     grown(&site.ledger(), 500, PATIENCE)?;
     let influxd = site.influxd.as_ref().context("there is one")?;
     influxd.server.freeze()?;
-    let ready = until_ready_says(&weir, "readiness names the sink", "sink points").await?;
+    let ready = until_ready_says(&weir, "readiness names the sink", "sink influxdb").await?;
     ensure!(ready.contains("200 OK") && !ready.contains("sink history"), "{ready}");
     outlast(&weir, &site)?;
-    let (points, history) = (lag(&weir, "points")?, lag(&weir, "history")?);
-    println!("lag: points {points}, history {history}");
-    ensure!(history < 800 && points > history, "MongoDB keeps up: {points}, {history}");
+    let (influxdb, history) = (lag(&weir, "influxdb")?, lag(&weir, "history")?);
+    println!("lag: influxdb {influxdb}, history {history}");
+    ensure!(history < 800 && influxdb > history, "MongoDB keeps up: {influxdb}, {history}");
     influxd.server.thaw()?;
     done(&site, run, &weir, stall() / 4)?;
     weir.stop()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn devices_notice_nothing_of_a_redis_that_stalls() -> anyhow::Result<()> {
+async fn devices_are_not_affected_by_a_redis_that_stalls() -> anyhow::Result<()> {
     if skipped("a_redis_that_stalls", &["redis-server", "mongod"])? {
         return Ok(());
     }
@@ -154,7 +156,7 @@ async fn devices_notice_nothing_of_a_redis_that_stalls() -> anyhow::Result<()> {
             .context("devices notice nothing: the data folder takes their readings")?;
     }
     site.redis.0.thaw()?;
-    // One answer is waited for.
+    // A device waits for at most one time-out.
     done(&site, run, &weir, stall() / 2)?;
     weir.stop()
 }
@@ -204,7 +206,7 @@ async fn a_mongodb_that_steps_down_under_load_loses_and_doubles_nothing() -> any
     weir.stop()
 }
 
-/// What Redis may use.
+/// Sets the memory limit of Redis.
 fn set_memory(site: &Site, most: &str) -> anyhow::Result<()> {
     let mut redis = TcpStream::connect(site.redis.0.address)?;
     write!(redis, "CONFIG SET maxmemory {most}\r\n")?;
@@ -214,7 +216,7 @@ fn set_memory(site: &Site, most: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A tmpfs of its own; gone with the test.
+/// A tmpfs for one test.
 struct SmallDisk<'a>(&'a Path);
 
 impl Drop for SmallDisk<'_> {
@@ -243,7 +245,7 @@ async fn a_full_disk_of_redis_slows_devices_when_the_data_folder_is_full_too_and
     let mut site = Site::in_folder(dir, "", false, &small).await?;
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let load = play::load(&weir, &["--inflight", "20", "--conns", "200"])?;
-    // With `appendfsync always` a Redis that cannot write ends itself.
+    // With `appendfsync always` a Redis that cannot write exits.
     wait_until("Redis has ended", WAIT, || async {
         ensure!(TcpStream::connect(site.redis.0.address).is_err(), "Redis still listens");
         Ok(())
@@ -262,7 +264,7 @@ async fn a_full_disk_of_redis_slows_devices_when_the_data_folder_is_full_too_and
     weir.stop()
 }
 
-/// Everything that was acknowledged is stored: the books say so, and the store.
+/// Asserts that all acknowledged readings are stored, according to the books and to the store.
 async fn balanced(weir: &Weir) -> anyhow::Result<()> {
     wait_until("the books balance", WAIT, || async {
         let books = weir.cli(&["books", "--check", "--format", "csv"])?;
@@ -287,7 +289,7 @@ async fn a_slow_mongodb_slows_devices_when_the_log_is_full_and_memory_stays_boun
     let site = Arc::new(Site::new(false, &small).await?);
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
     let load = play::load(&weir, &["--inflight", "20", "--conns", "200"])?;
-    // Awake for a tenth of the time.
+    // Running for a tenth of the time.
     let slow = Arc::new(AtomicBool::new(true));
     let throttle = {
         let (site, slow) = (Arc::clone(&site), Arc::clone(&slow));
@@ -342,18 +344,18 @@ async fn one_wrong_type_among_five_thousand_is_one_letter_and_lands_after_the_ma
         device.acknowledged()?;
     }
     let letters = wait_until("one dead letter", WAIT, || async {
-        ensure!(lag(&weir, "points")? == 0 && lag(&weir, "history")? == 0, "not all is stored");
+        ensure!(lag(&weir, "influxdb")? == 0 && lag(&weir, "history")? == 0, "not all is stored");
         let letters = weir.cli(&["dead-letters", "list", "--format", "json"])?;
         ensure!(letters.lines().filter(|line| line.contains("\"stage\"")).count() == 1, "{letters}");
         Ok(letters)
     })
     .await?;
     println!("{letters}");
-    ensure!(letters.contains("\"stage\":\"points\"") && letters.contains("level"), "{letters}");
+    ensure!(letters.contains("\"stage\":\"influxdb\"") && letters.contains("level"), "{letters}");
     balanced(&weir).await?;
     weir.stop()?;
 
-    // The mapping is repaired: a value that does not fit goes into a field beside it.
+    // The mapping is repaired: a value of another type goes into a side field.
     let mut site = site;
     site.environment.push(("WEIR_INFLUXDB_ON_CONFLICT".into(), "side_field".into()));
     let weir = site.start("weir", "all", "127.0.0.1:0")?;
@@ -368,6 +370,6 @@ async fn one_wrong_type_among_five_thousand_is_one_letter_and_lands_after_the_ma
     ensure!(found.lines().filter(|line| line.contains("high")).count() == 1, "{found}");
     balanced(&weir).await?;
     let letters = weir.cli(&["dead-letters", "list", "--filter", "replayed = false", "--format", "csv"])?;
-    ensure!(!letters.contains("points"), "{letters}");
+    ensure!(!letters.contains("influxdb"), "{letters}");
     weir.stop()
 }

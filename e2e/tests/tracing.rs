@@ -1,4 +1,4 @@
-//! A publish is one trace in a real Jaeger, from the device to the stores, and a query is another.
+//! A publish is one trace in a real Jaeger, from the device to the stores, and a query another.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -36,7 +36,7 @@ fn start(dir: &Path, endpoint: &str, more: &[(&str, &str)]) -> anyhow::Result<We
     Weir::start_with(dir, "127.0.0.1:0", &environment)
 }
 
-/// Publishes over MQTT 5 with a user property, and waits for the PUBACK.
+/// Publishes over MQTT 5 with a user property and waits for the PUBACK.
 async fn publish(weir: &Weir, topic: &str, property: Option<(&str, &str)>) -> anyhow::Result<()> {
     publish_payload(weir, topic, property, r#"{"temperature":21.5}"#).await
 }
@@ -62,7 +62,7 @@ async fn publish_payload(
     tokio::time::timeout(BOUND, acknowledged).await.context("no PUBACK")?
 }
 
-/// The spans of a trace, once all of `names` are among them.
+/// Waits for a trace with spans of all `names`. Returns its spans.
 async fn spans(jaeger: &Jaeger, trace: &str, names: &[&str]) -> anyhow::Result<Vec<Value>> {
     wait_until("the trace is whole", BOUND, || async {
         let answer = jaeger.get(&format!("/api/traces/{trace}"))?;
@@ -87,13 +87,13 @@ fn tag<'a>(span: &'a Value, key: &str) -> anyhow::Result<&'a Value> {
     Ok(&tag.with_context(|| format!("no {key} in {span}"))?["value"])
 }
 
-/// The span id of the parent.
+/// Span id of the parent.
 fn parent(span: &Value) -> Option<&str> {
     let of = span["references"].as_array()?.iter().find(|to| to["refType"] == "CHILD_OF")?;
     of["spanID"].as_str()
 }
 
-/// The number behind a line of `/metrics`.
+/// The value of a line of `/metrics`.
 fn metric(weir: &Weir, line: &str) -> anyhow::Result<u64> {
     let text = weir.get("/metrics")?;
     let found = text.lines().find_map(|l| l.strip_prefix(line)).with_context(|| format!("no {line}"))?;
@@ -125,7 +125,7 @@ async fn a_publish_is_one_trace_from_the_device_to_mongodb_and_influxdb() -> any
     let weir = start(dir.path(), &jaeger.endpoint(), &stores)?;
     publish(&weir, "devices/plain/telemetry", None).await?;
     publish(&weir, "devices/d1/telemetry", Some(("traceparent", &traceparent()))).await?;
-    let whole = ["publish", "append", "store history", "store points", "store latest"];
+    let whole = ["publish", "append", "store history", "store influxdb", "store latest"];
     let trace = spans(&jaeger, TRACE, &whole).await?;
     ensure!(trace.len() == whole.len(), "{trace:?}");
     if let Some(file) = std::env::var_os("WEIR_TEST_PICTURE") {
@@ -134,7 +134,7 @@ async fn a_publish_is_one_trace_from_the_device_to_mongodb_and_influxdb() -> any
     let publish_span = named(&trace, "publish")?;
     ensure!(parent(publish_span) == Some(DEVICES_SPAN), "{publish_span}");
     ensure!(tag(publish_span, "weir.device")? == "d1" && tag(publish_span, "mqtt.version")? == 5, "{publish_span}");
-    for (name, store) in [("store history", "mongodb"), ("store points", "influxdb"), ("store latest", "mongodb")] {
+    for (name, store) in [("store history", "mongodb"), ("store influxdb", "influxdb"), ("store latest", "mongodb")] {
         let span = named(&trace, name)?;
         ensure!(parent(span) == publish_span["spanID"].as_str(), "{name} is a part of the publish: {span}");
         ensure!(tag(span, "store")? == store && tag(span, "weir.verdict")? == "done", "{span}");
@@ -142,7 +142,7 @@ async fn a_publish_is_one_trace_from_the_device_to_mongodb_and_influxdb() -> any
     }
     let append = named(&trace, "append")?;
     ensure!(tag(append, "weir.offset")? == 1 && parent(append) == publish_span["spanID"].as_str(), "{append}");
-    // The flush is a trace of its own that the reading's trace leads to.
+    // The flush is a separate trace, linked to the reading's trace.
     let store = named(&trace, "store history")?;
     let links = store["references"].as_array().into_iter().flatten();
     let flush = links.filter(|to| to["refType"] == "FOLLOWS_FROM").find_map(|to| to["traceID"].as_str());
@@ -151,7 +151,7 @@ async fn a_publish_is_one_trace_from_the_device_to_mongodb_and_influxdb() -> any
     ensure!(back.as_array().into_iter().flatten().any(|to| to["traceID"] == TRACE), "{back}");
     weir.stop()?;
 
-    // Without a context a share is traced, over MQTT 3.1.1 too.
+    // Without a context a share is traced, including MQTT 3.1.1.
     let mut everything = stores.to_vec();
     everything.push(("WEIR_TRACING_RATIO", "1"));
     let weir = start(dir.path(), &jaeger.endpoint(), &everything)?;
@@ -246,20 +246,20 @@ async fn a_jaeger_that_goes_and_comes_costs_one_warning_and_some_spans() -> anyh
     }
     jaeger.server.start_again()?;
     let begun = Instant::now();
-    // The first may find the collector not listening yet.
+    // The first export may fail because the collector is not listening yet.
     let other = TRACE.replacen('4', "5", 1);
     while jaeger.get(&format!("/api/traces/{other}")).is_err() {
         ensure!(begun.elapsed() < BOUND, "no trace after Jaeger came back");
         publish(&weir, "devices/d1/telemetry", Some(("traceparent", &format!("00-{other}-{DEVICES_SPAN}-01")))).await?;
     }
     ensure!(lines_with(dir.path(), "spans cannot be exported")? == 1, "one warning");
-    ensure!(lines_with(dir.path(), "the collector takes spans again")? == 1, "and one when it is over");
+    ensure!(lines_with(dir.path(), "the collector accepts spans again")? == 1, "and one when it is over");
     weir.stop()
 }
 
 #[test]
-fn a_wrong_address_and_a_full_queue_touch_no_reading_and_are_said_once() -> anyhow::Result<()> {
-    // Nobody listens; somebody listens and never answers; somebody answers in another language.
+fn a_wrong_address_and_a_full_queue_affect_no_reading_and_are_logged_once() -> anyhow::Result<()> {
+    // No listener, a listener that never responds, and one that speaks another protocol.
     let refused = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let silent = TcpListener::bind("127.0.0.1:0")?;
     let other = TcpListener::bind("127.0.0.1:0")?;

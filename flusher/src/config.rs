@@ -1,7 +1,10 @@
-//! What a person may set.
+//! Settings of the sinks.
 
 use std::time::Duration;
 
+use model::Backoff;
+use model::setting::{secs_as_ms, zero_is_none};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Settings of all sinks.
@@ -12,58 +15,60 @@ pub struct Config {
     pub history: History,
     /// The latest-state sink.
     pub latest: Latest,
-    /// The sink of points, when a store of points is configured.
-    pub points: Points,
-    /// What happens when a store does not take a write.
+    /// How writes that a store does not accept are tried again.
     pub retry: Retry,
-    /// How long the last flush of an ordered stop may take. What is not flushed by then stays in the log.
+    /// How long the last flush of an ordered stop may take. Records that are not flushed by then
+    /// stay in the log.
     pub stop_secs: u64,
 }
 
 /// Settings of the history sink.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct History {
-    /// A range is sealed and written this long after its first record. Longer makes fewer and larger blocks.
+    /// A range is written this long after its first reading, in milliseconds. Queries see readings
+    /// before that.
+    ///
+    /// Longer makes fewer and larger blocks.
+    #[serde(rename = "flush_interval_ms", with = "secs_as_ms")]
+    #[schemars(with = "u64")]
     pub flush_secs: f64,
-    /// A range is sealed earlier when it holds this many records.
+    /// A range is written earlier when it has this many readings.
     pub flush_records: u64,
-    /// A range is sealed earlier when it takes this much memory.
+    /// A range is written earlier when it takes this much memory, in bytes.
     pub flush_bytes: u64,
-    /// Memory for what is not written yet. Beyond it the rest waits in the log, where queries read it more slowly.
+    /// Memory for readings that are not written yet, in bytes; the rest waits in the log.
+    ///
+    /// Queries read the log more slowly.
     pub max_unflushed_bytes: u64,
-    /// Readings older than this are deleted; nothing is when unset.
+    /// Readings older than this many seconds are deleted; 0 keeps everything.
+    #[serde(with = "zero_is_none")]
+    #[schemars(with = "u64")]
     pub retention_secs: Option<u64>,
-    /// How long a query may wait for the sink to take in what became durable just before the query.
+    /// How long a query may wait for the sink to take in what became durable just before the query;
+    /// not a key.
+    #[serde(skip)]
     pub query_wait_ms: u64,
 }
 
 /// Settings of the latest-state sink.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Latest {
-    /// New readings are taken in this often when nobody asks; a query takes them in at once.
+    /// New readings are taken in this often while no query waits, in milliseconds; a query takes
+    /// them in at once.
+    #[serde(rename = "follow_interval_ms")]
     pub follow_ms: u64,
-    /// Changed states are written this often. A restart reads again what came in since.
+    /// Changed states are written this often, in milliseconds.
+    ///
+    /// A restart reads again what came in since.
+    #[serde(rename = "flush_interval_ms", with = "secs_as_ms")]
+    #[schemars(with = "u64")]
     pub flush_secs: f64,
-    /// How long a query may wait for the sink to take in what became durable just before the query.
+    /// How long a query may wait for the sink to take in what became durable just before the query;
+    /// not a key.
+    #[serde(skip)]
     pub query_wait_ms: u64,
-}
-
-/// Settings of the sink of points.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Points {
-    /// Points are written this long after the first reading of a batch.
-    pub flush_secs: f64,
-    /// A batch is written earlier when it holds this many readings.
-    pub flush_records: u64,
-    /// Memory for what is not written yet. Beyond it the rest waits in the log.
-    pub max_unflushed_bytes: u64,
-    /// Readings without a sequence whose device time is in whole milliseconds get a place within their millisecond, made
-    /// from what was sent, so that two of one device and time both become points. When false they keep their time to the
-    /// nanosecond, and such readings become one point.
-    pub separate_equal_times: bool,
 }
 
 /// How a write is tried again. Each wait is drawn at random from its upper half.
@@ -74,19 +79,13 @@ pub struct Retry {
     pub first_ms: u64,
     /// Longest wait.
     pub max_ms: u64,
-    /// How often a paused sink looks whether a person has repaired the cause.
+    /// A paused sink tries again this often, in case an operator has removed the cause.
     pub paused_secs: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            history: History::default(),
-            latest: Latest::default(),
-            points: Points::default(),
-            retry: Retry::default(),
-            stop_secs: 10,
-        }
+        Self { history: History::default(), latest: Latest::default(), retry: Retry::default(), stop_secs: 10 }
     }
 }
 
@@ -109,9 +108,9 @@ impl Default for Latest {
     }
 }
 
-impl Default for Points {
-    fn default() -> Self {
-        Self { flush_secs: 1.0, flush_records: 100_000, max_unflushed_bytes: 128 << 20, separate_equal_times: true }
+impl Retry {
+    pub(crate) fn backoff(&self) -> Backoff {
+        Backoff::new(Duration::from_millis(self.first_ms), Duration::from_millis(self.max_ms))
     }
 }
 
@@ -121,21 +120,21 @@ impl Default for Retry {
     }
 }
 
-/// When a sink follows and when it delivers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Pace {
-    /// Least time between two looks at the log when nobody asks.
-    pub(crate) follow: Duration,
+/// When a sink follows its log and when it delivers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// Least time between two reads of the log when no query waits.
+    pub follow: Duration,
     /// Delivered this long after the first record that has to be.
-    pub(crate) deliver: Duration,
+    pub deliver: Duration,
     /// The cursor moves over records that the sink does not keep this long after the first.
-    pub(crate) skip: Duration,
+    pub skip: Duration,
     /// Delivered earlier with this many records.
-    pub(crate) records: u64,
+    pub records: u64,
     /// Delivered earlier with this much memory.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Nothing more is taken in while this much memory waits.
-    pub(crate) max_bytes: u64,
+    pub max_bytes: u64,
 }
 
 impl History {
@@ -166,22 +165,29 @@ impl Latest {
     }
 }
 
-impl Points {
-    pub(crate) fn pace(&self) -> Pace {
-        let flush = Duration::from_secs_f64(self.flush_secs.max(0.001));
-        Pace {
-            follow: Duration::from_millis(100).min(flush),
-            deliver: flush,
-            skip: flush,
-            records: self.flush_records.max(1),
-            bytes: self.max_unflushed_bytes.max(2) / 2,
-            max_bytes: self.max_unflushed_bytes.max(1),
-        }
+impl Default for Pace {
+    /// Of an export.
+    fn default() -> Self {
+        Self::export(Duration::from_secs(1), 100_000, 128 << 20)
     }
 }
 
 impl Pace {
-    /// For a sink whose records are rare and wanted soon.
+    /// For an export: a batch is delivered `flush` after its first reading, earlier with `records`;
+    /// beyond `max_bytes` of memory, readings wait in the log.
+    pub fn export(flush: Duration, records: u64, max_bytes: u64) -> Self {
+        let flush = flush.max(Duration::from_millis(1));
+        Self {
+            follow: Duration::from_millis(100).min(flush),
+            deliver: flush,
+            skip: flush,
+            records: records.max(1),
+            bytes: max_bytes.max(2) / 2,
+            max_bytes: max_bytes.max(1),
+        }
+    }
+
+    /// For a sink whose records are rare and needed soon.
     pub(crate) fn rare(deliver: Duration) -> Self {
         Self {
             follow: deliver / 2,

@@ -1,27 +1,29 @@
-//! All sinks of all logs, as one thing to start and stop.
+//! All sinks of all logs, started and stopped together.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use buffer::Log;
 use model::Nanos;
-use stores::contract::{Books, DeadLetters, History, Latest, LatestView, Points, Retained, StoreError, Tail};
+pub(crate) use model::clock::now;
+use model::trace::Tracer;
+use stores::contract::{Books, DeadLetters, History, Latest, LatestView, Retained, Store, Tail};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::Clock;
-use crate::assemble::{Builder, Opened};
-use crate::books::Ledger;
-use crate::census::Census;
-use crate::common::Common;
+use crate::accounting::accepted::{Accepted, Lag};
+use crate::accounting::books::Ledger;
 use crate::config::Config;
-use crate::history::HistoryTail;
-use crate::latest::View;
-use crate::letters::LettersView;
+use crate::context::Context;
+use crate::engine::assemble::{Builder, Opened};
+use crate::engine::control::Controls;
+use crate::engine::traces::Traces;
 use crate::metrics::Metrics;
+use crate::readers::latest::StatesView;
+use crate::readers::letters::LettersView;
+use crate::readers::tail::HistoryTail;
 use crate::status::{Shared, SinkStatus};
-use crate::traces::{Traces, Tracing};
+use crate::{Clock, Projections};
 
 /// A log and the lease under which it is flushed.
 #[derive(Clone)]
@@ -33,47 +35,60 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// A log that nobody else can have.
+    /// A log that no other process can hold.
     pub fn sole(log: Arc<dyn Log>) -> Self {
         Self { log, epoch: 1 }
     }
 }
 
-/// Where everything goes.
+/// The stores that every process has.
 #[derive(Clone)]
 pub struct Stores {
+    /// Name of the store in spans: `embedded`, `mongodb`.
+    pub name: &'static str,
     /// Readings.
     pub history: Arc<dyn History>,
     /// Latest states.
     pub latest: Arc<dyn Latest>,
-    /// What could not be read, and what a store refused.
+    /// Messages that could not be read, and readings that a store refused.
     pub dead_letters: Arc<dyn DeadLetters>,
     /// Retained messages.
     pub retained: Arc<dyn Retained>,
-    /// Readings as points, where they are wanted.
-    pub points: Option<Arc<dyn Points>>,
 }
 
-/// Why the sinks do not start, or ended.
+impl Stores {
+    /// One store that holds everything.
+    pub fn of<S: Store>(store: Arc<S>) -> Self {
+        Self {
+            name: store.name(),
+            history: store.clone(),
+            latest: store.clone(),
+            dead_letters: store.clone(),
+            retained: store,
+        }
+    }
+}
+
+/// The reason why the sinks do not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The cursors of a log cannot be used.
     #[error("cannot start the sinks of log {log}: {reason}")]
     Cursor {
-        /// Which.
+        /// Id of the log.
         log: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The latest states cannot be loaded.
-    #[error("cannot load the latest states: {0}")]
-    Load(#[from] StoreError),
+    /// Two projections have the same name.
+    #[error("two projections have the name {0:?}: give every export a name of its own")]
+    SameName(String),
     /// A task ended that must not.
     #[error("{task} ended: {reason}")]
     Ended {
-        /// Its name.
+        /// Name of the task.
         task: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -85,21 +100,35 @@ pub struct Flusher {
     traces: Traces,
 }
 
-/// A part of the sinks that runs by itself.
+/// A part of the sinks that runs on its own.
 pub(crate) struct Task {
-    pub(crate) name: String,
-    pub(crate) start: Start,
+    name: String,
+    start: Start,
 }
 
-pub(crate) type Start = Box<dyn FnOnce(&mut JoinSet<Result<(), String>>, CancellationToken) -> Id + Send>;
+/// Starts a task in a set.
+type Start = Box<dyn FnOnce(&mut JoinSet<Result<(), String>>, CancellationToken) -> Id + Send>;
 
-/// A sink, and what tells how far it is behind.
-pub(crate) type Watched = (Arc<Shared>, Arc<Census>, Arc<dyn Log>);
+impl Task {
+    pub(crate) fn new<F>(name: String, start: impl FnOnce(CancellationToken) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        Self { name, start: Box::new(move |set, stop| set.spawn(start(stop)).id()) }
+    }
+}
 
-/// What the rest of the process asks of the sinks. Cheap to clone.
+/// A sink, and how far it is behind.
+pub(crate) struct Watched {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) accepted: Arc<Accepted>,
+    pub(crate) log: Arc<dyn Log>,
+}
+
+/// Readers of the sinks, for the rest of the process. Cheap to clone.
 #[derive(Clone)]
 pub struct Handle {
-    pub(crate) latest: Arc<View>,
+    pub(crate) latest: Arc<StatesView>,
     pub(crate) tail: Arc<HistoryTail>,
     pub(crate) letters: Arc<LettersView>,
     pub(crate) books: Arc<Ledger>,
@@ -114,12 +143,12 @@ impl Handle {
         Arc::clone(&self.latest) as Arc<dyn LatestView>
     }
 
-    /// The readings that are not in the store yet.
+    /// The readings that are not stored yet.
     pub fn tail(&self) -> Arc<dyn Tail> {
         Arc::clone(&self.tail) as Arc<dyn Tail>
     }
 
-    /// The dead letters, those that are not in the store yet included.
+    /// The dead letters, including those that are not stored yet.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
         Arc::clone(&self.letters) as Arc<dyn DeadLetters>
     }
@@ -129,102 +158,79 @@ impl Handle {
         Arc::clone(&self.books) as Arc<dyn Books>
     }
 
-    /// How each sink of each log is. Sets the lag gauges too.
+    /// The state of each export on each log.
+    pub fn exports(&self) -> Vec<SinkStatus> {
+        self.statuses().into_iter().filter(SinkStatus::is_export).collect()
+    }
+
+    /// The state of each sink of each log. Sets the lag gauges too.
     pub fn status(&self) -> Vec<SinkStatus> {
         let statuses = self.statuses();
-        self.metrics.observe(&statuses);
+        self.metrics.observe(&self.books.projections, &statuses);
         statuses
     }
 
     pub(crate) fn statuses(&self) -> Vec<SinkStatus> {
         let now = (self.clock)();
-        let statuses: Vec<_> =
-            self.sinks.iter().map(|(shared, census, log)| status(shared, census, &**log, now)).collect();
-        for (_, census, log) in self.sinks.iter() {
+        let statuses: Vec<_> = self.sinks.iter().map(|sink| sink.status(now)).collect();
+        for Watched { accepted, log, .. } in self.sinks.iter() {
             let passed = statuses.iter().filter(|s| s.log == log.id()).map(|s| s.done_to).min();
-            census.forget_below(passed.unwrap_or(0));
+            accepted.forget_below(passed.unwrap_or(0));
         }
         statuses
     }
 }
 
-fn status(shared: &Shared, census: &Census, log: &dyn Log, now: i64) -> SinkStatus {
-    let done_to = shared.done_to();
-    let lag_records = log.end().saturating_sub(done_to);
-    let lag = if lag_records == 0 { crate::census::Lag::default() } else { census.lag(done_to) };
-    #[expect(clippy::cast_precision_loss, reason = "an age for people and gauges")]
-    let lag_seconds = lag.since.map_or(0.0, |since| (now - since).max(0) as f64 / 1e9);
-    let log = shared.log.to_string();
-    SinkStatus {
-        log,
-        sink: shared.sink,
-        state: shared.state(),
-        done_to,
-        lag_records,
-        lag_bytes: lag.bytes,
-        lag_seconds,
+impl Watched {
+    fn status(&self, now: Nanos) -> SinkStatus {
+        let Self { shared, accepted, log } = self;
+        let done_to = shared.done_to();
+        let lag_records = log.end().saturating_sub(done_to);
+        let lag = if lag_records == 0 { Lag::default() } else { accepted.lag(done_to) };
+        #[expect(clippy::cast_precision_loss, reason = "an age for people and gauges")]
+        let lag_seconds = lag.since.map_or(0.0, |since| (now - since).max(0) as f64 / 1e9);
+        SinkStatus {
+            log: shared.log.to_string(),
+            sink: Arc::clone(shared.name()),
+            kind: shared.projection.kind.into(),
+            state: shared.state(),
+            paused: shared.is_paused_by_operator(),
+            refused: shared.refused(),
+            done_to,
+            lag_records,
+            lag_bytes: lag.bytes,
+            lag_seconds,
+        }
     }
 }
 
-/// The time of day.
-pub(crate) fn now() -> Nanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// Tells it.
+/// The clock of the system.
 pub(crate) fn system_clock() -> Clock {
     Arc::new(now)
 }
 
-/// Registers every sink with these logs, so that nothing is trimmed before all have passed it: for a process whose stores do not
-/// answer yet. [`Flusher::start`] does it too.
-///
-/// # Errors
-/// [`Error::Cursor`].
-pub async fn register(claims: &[Claim], with_points: bool) -> Result<(), Error> {
-    for claim in claims {
-        Opened::register(claim.clone(), with_points).await?;
-    }
-    Ok(())
-}
-
 impl Flusher {
-    /// Registers every sink with every log, so that nothing is trimmed before all have passed it, and loads the latest
-    /// states. Nothing runs before [`Flusher::run`].
+    /// Registers every projection with every log, so that nothing is trimmed before all have passed
+    /// it. No store is asked: one that is away is waited for by the sinks alone. Nothing runs
+    /// before [`Flusher::run`].
     ///
     /// # Errors
-    /// [`Error`] when a cursor is not inside its log, belongs to another holder, or cannot be read; when the latest
-    /// states cannot be loaded.
+    /// [`Error::Cursor`] when a cursor is not inside its log, belongs to another holder, or cannot
+    /// be read.
     pub async fn start(
         config: Config,
         claims: Vec<Claim>,
+        projections: Projections,
         stores: Stores,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
-        Self::start_at(config, claims, stores, metrics, system_clock()).await
-    }
-
-    /// As [`Flusher::start`], with a clock of the caller.
-    ///
-    /// # Errors
-    /// As [`Flusher::start`].
-    pub async fn start_at(
-        config: Config,
-        claims: Vec<Claim>,
-        stores: Stores,
-        metrics: Arc<Metrics>,
-        clock: Clock,
-    ) -> Result<Self, Error> {
-        let mut logs = Vec::new();
+        let context = Context::new(config, projections, stores, metrics, Controls::none());
+        let mut builder = Builder::new(context.clone());
         for claim in claims {
-            logs.push(Opened::register(claim, stores.points.is_some()).await?);
+            builder.add_log(Opened::register(&context, claim).await?);
         }
-        let common = Common::new(config, stores, metrics, clock);
-        common.load_states().await?;
-        let mut builder = Builder::new(common);
-        logs.into_iter().for_each(|log| builder.add_log(log));
         builder.add_upkeep();
+        builder.add_loading();
         Ok(builder.finish())
     }
 
@@ -232,21 +238,22 @@ impl Flusher {
         Self { handle, tasks, traces }
     }
 
-    /// From now on flushes that hold traced messages are told of. The first call counts.
-    pub fn trace(&self, tracing: Tracing) {
-        self.traces.get_or_init(|| tracing);
+    /// Records spans of flushes that hold traced messages, from now on. The first call counts.
+    pub fn trace(&self, tracer: Tracer) {
+        self.traces.get_or_init(|| tracer);
     }
 
-    /// What the rest of the process asks of the sinks. Answers while [`Flusher::run`] runs.
+    /// Readers of the sinks, for the rest of the process. They answer while [`Flusher::run`] runs.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Runs every sink until `shutdown`, then flushes once more, for as long as the configuration allows. Call it
-    /// after the log takes no more records.
+    /// Runs every sink until `shutdown`, then flushes once more, for as long as the configuration
+    /// allows. Call it after the log takes no more records.
     ///
     /// # Errors
-    /// [`Error::Ended`], naming the first task that ended for a reason of its own; the others are then aborted.
+    /// [`Error::Ended`] with the first task that ended for a reason of its own; the others are then
+    /// aborted.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let mut set = JoinSet::new();
         let mut names = HashMap::new();

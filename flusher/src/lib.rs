@@ -1,62 +1,56 @@
-//! Sinks follow the log, each with its own cursor.
+//! Projections of the log: sinks that follow it into the stores, each with its own cursor.
 //!
-//! Receives: logs ([`buffer::Log`]), stores (the traits of [`stores::contract`]).
-//! Promises: every record reaches every store exactly once or the dead letters; a cursor moves only over what its store
-//! holds durably; a range that was begun is cut again just so after a crash; a store that is away stops no other sink.
-//! Hands on: the latest states, the unflushed tail, the books, and how each sink is.
-//! Never: drops a record; trims what some sink has not passed; keeps more in memory than it is allowed.
+//! Receives: logs ([`buffer::Log`]), stores (the traits of [`stores::contract`]), a list of
+//! [`Projection`]s.
+//! Promises: every record reaches every store exactly once or the dead letters; a cursor moves
+//! only over what its store holds durably; after a crash, a sealed range is split into exactly
+//! the same blocks; a store that is away stops no other sink.
+//! Hands on: the latest states, the unflushed tail, the books, the status of each sink.
+//! Never: drops a record; trims what some sink has not passed; keeps more in memory than it is
+//! allowed.
 
-mod again;
-mod assemble;
-mod books;
-mod census;
-mod common;
+mod accounting;
 pub mod config;
-mod deliver;
-mod driver;
+mod context;
+mod engine;
 pub mod fleet;
 mod flusher;
-mod history;
-mod latest;
-mod letters;
-mod maintenance;
 mod metrics;
-mod points;
-mod progress;
-mod rare;
-mod register;
-mod scan;
+mod projection;
+pub mod projections;
+mod readers;
 mod sink;
+mod sinks;
 mod status;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
-mod traces;
-mod verdict;
+mod upkeep;
 
 use std::sync::Arc;
 
-pub use again::store_again;
-pub use config::Config;
+pub use accounting::replay::{ReplayInto, replay_into_store};
+pub use accounting::tallies::{HourTallies, Tallies};
+pub use accounting::{Accounting, Countable};
+pub use config::{Config, Pace};
 pub use fleet::{Fleet, FleetHandle};
-pub use flusher::{Claim, Error, Flusher, Handle, Stores, register};
+pub use flusher::{Claim, Error, Flusher, Handle, Stores};
 pub use metrics::Metrics;
+pub use projection::{LogContext, Projection, Projections, StartAt};
+pub use sink::{Load, Part, Refusal, Sink};
 pub use status::{SinkState, SinkStatus};
-pub use traces::Tracing;
 
-/// Name of the history sink.
+/// Name of the history projection.
 pub const HISTORY: &str = "history";
-/// Name of the latest-state sink.
+/// Name of the latest-state projection.
 pub const LATEST: &str = "latest";
-/// Name of the dead-letter sink.
+/// Name of the dead-letter projection.
 pub const DEAD_LETTERS: &str = "dead_letters";
-/// Name of the sink of retained messages.
+/// Name of the projection of retained messages.
 pub const RETAINED: &str = "retained";
-/// Name of the sink of points, which is there only when its store is configured.
-pub const POINTS: &str = "points";
-/// Those that are always there.
-pub const SINKS: [&str; 4] = [HISTORY, LATEST, DEAD_LETTERS, RETAINED];
+/// Stage of a dead letter that is a message which could not be read.
+pub const INGEST: &str = "ingest";
 
-/// Tells the time of day. Tests hold it.
+/// Returns the time of day. Tests control it.
 pub type Clock = Arc<dyn Fn() -> model::Nanos + Send + Sync>;

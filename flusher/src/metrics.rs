@@ -1,30 +1,52 @@
-//! What the sinks tell about themselves. Touched per batch, never per reading.
+//! Metrics of the sinks. Touched per batch, never per reading.
 
+use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::Projections;
 use crate::status::{SinkState, SinkStatus};
 
-/// Which sink.
+/// The sink that a figure belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct SinkLabel {
-    /// Its name.
-    pub sink: &'static str,
+    sink: Name,
 }
 
-/// What a store's answer was taken for.
+/// The meaning of a store's answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct AnswerLabel {
-    /// The sink's name.
-    pub sink: &'static str,
-    /// `done`, `retry`, `pause`, `halt` or `split`.
-    pub verdict: &'static str,
+    sink: Name,
+    /// `done`, `retry`, `pause`, `halt`, `split` or `again`.
+    verdict: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Name(Arc<str>);
+
+impl EncodeLabelValue for Name {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        encoder.write_str(&self.0)
+    }
+}
+
+impl SinkLabel {
+    pub(crate) fn new(sink: &Arc<str>) -> Self {
+        Self { sink: Name(Arc::clone(sink)) }
+    }
+}
+
+impl AnswerLabel {
+    pub(crate) fn new(sink: &Arc<str>, verdict: &'static str) -> Self {
+        Self { sink: Name(Arc::clone(sink)), verdict }
+    }
 }
 
 /// Counters and gauges of all sinks.
@@ -93,15 +115,19 @@ impl Metrics {
         registry.register_with_unit("flush", "Time to write one batch", Unit::Seconds, self.flush.clone());
         registry.register("items", "Blocks, states, letters or messages written", self.items.clone());
         registry.register("records", "Records passed", self.records.clone());
-        registry.register("merged", "Readings equal to one stored already", self.merged.clone());
+        registry.register("merged", "Readings equal to one that is stored already", self.merged.clone());
         registry.register("refused", "Items that the store refused for good", self.refused.clone());
-        registry.register("answers", "Answers of the store, by what they mean", self.answers.clone());
+        registry.register("answers", "Answers of the store, by verdict", self.answers.clone());
         registry.register("waits", "Waits before a write was tried again", self.waits.clone());
-        registry.register("paused", "1 while the sink waits for a person", self.paused.clone());
-        registry.register("unflushed_records", "Records taken and not delivered", self.unflushed_records.clone());
+        registry.register("paused", "1 while the sink is paused: an operator has to act", self.paused.clone());
+        registry.register(
+            "unflushed_records",
+            "Records that the sink has taken and not delivered",
+            self.unflushed_records.clone(),
+        );
         registry.register_with_unit(
             "unflushed",
-            "Memory of what is taken and not delivered",
+            "Memory of the records that the sink has taken and not delivered",
             Unit::Bytes,
             self.unflushed_bytes.clone(),
         );
@@ -113,37 +139,34 @@ impl Metrics {
         registry.register("expired", "Readings deleted by retention", self.expired.clone());
     }
 
-    /// Makes what a sink counts begin at nought, so that the first event is a change.
-    pub(crate) fn begin(&self, sink: &'static str) {
-        let label = SinkLabel { sink };
+    /// Starts the counters of a sink at zero, so that its first event is a change.
+    pub(crate) fn begin(&self, sink: &Arc<str>) {
+        let label = SinkLabel::new(sink);
         for family in [&self.items, &self.records, &self.merged, &self.refused, &self.waits] {
             drop(family.get_or_create(&label));
         }
         drop(self.flush.get_or_create(&label));
-        for verdict in ["done", "retry", "pause", "halt", "split"] {
-            drop(self.answers.get_or_create(&AnswerLabel { sink, verdict }));
+        for verdict in ["done", "retry", "pause", "halt", "split", "again"] {
+            drop(self.answers.get_or_create(&AnswerLabel::new(sink, verdict)));
         }
     }
 
-    /// Sets the gauges that are computed when somebody looks; several logs add up, the oldest age counts.
-    pub(crate) fn observe(&self, statuses: &[SinkStatus]) {
-        for sink in crate::SINKS.into_iter().chain([crate::POINTS]) {
-            let label = SinkLabel { sink };
-            let of_sink = || statuses.iter().filter(|s| s.sink == sink);
-            if sink == crate::POINTS && of_sink().next().is_none() {
-                continue;
-            }
+    /// Sets the gauges that are computed on demand. Several logs add up; the oldest age counts.
+    pub(crate) fn observe(&self, projections: &Projections, statuses: &[SinkStatus]) {
+        for projection in projections.iter() {
+            let label = SinkLabel::new(&projection.name);
+            let of_sink = || statuses.iter().filter(|s| s.sink == projection.name);
             let records: u64 = of_sink().map(|s| s.lag_records).sum();
             self.lag_records.get_or_create(&label).set(signed(records));
             self.lag_bytes.get_or_create(&label).set(signed(of_sink().map(|s| s.lag_bytes).sum()));
             self.lag_seconds.get_or_create(&label).set(of_sink().map(|s| s.lag_seconds).fold(0.0, f64::max));
-            let paused = of_sink().filter(|s| matches!(s.state, SinkState::Paused { .. })).count();
+            let paused = of_sink().filter(|s| !s.paused && matches!(s.state, SinkState::Paused { .. })).count();
             self.paused.get_or_create(&label).set(i64::from(paused > 0));
         }
     }
 }
 
-/// For a gauge.
+/// The value for a gauge.
 pub(crate) fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }

@@ -1,30 +1,32 @@
-//! How each sink is, for readiness and for people.
+//! The state of each sink, for readiness and for operators.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use buffer::Cursor;
 use parking_lot::Mutex;
 
-use crate::progress::Progress;
+use crate::Projection;
+use crate::engine::progress::{LogPosition, Progress};
 
-/// How a sink is.
+/// The state of a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkState {
     /// It follows and delivers.
     Running,
-    /// The store does not take its writes now; it goes on trying.
+    /// The store does not accept its writes now; it keeps trying.
     Retrying {
-        /// What the store says.
+        /// The store's reason.
         reason: String,
-        /// For how long.
+        /// Since when.
         lasting: Duration,
     },
-    /// A person has to do something; everything is kept.
+    /// An operator has to act; everything is kept in the log.
     Paused {
-        /// What the store says.
+        /// The store's reason.
         reason: String,
-        /// For how long.
+        /// Since when.
         lasting: Duration,
     },
     /// It has stopped: at the end of the process, or because another holder has the log.
@@ -39,10 +41,16 @@ pub enum SinkState {
 pub struct SinkStatus {
     /// [`buffer::Log::id`].
     pub log: String,
-    /// `history`, `latest`, `dead_letters`, `retained` or `points`.
-    pub sink: &'static str,
-    /// How it is.
+    /// Name of the projection.
+    pub sink: Arc<str>,
+    /// Its kind: `history`, `latest`, `dead_letters`, `retained`, or the type of an export.
+    pub kind: Arc<str>,
+    /// Its state.
     pub state: SinkState,
+    /// An operator has paused the export.
+    pub paused: bool,
+    /// Readings that the store refused for good, in this log.
+    pub refused: u64,
     /// Durable in the store below this offset.
     pub done_to: u64,
     /// Records in the log that are not durable in the store.
@@ -53,14 +61,21 @@ pub struct SinkStatus {
     pub lag_seconds: f64,
 }
 
-/// What a sink's driver shares with everybody else.
-#[derive(Debug)]
+impl SinkStatus {
+    /// True for an export, false for a standard projection.
+    pub fn is_export(&self) -> bool {
+        ![crate::HISTORY, crate::LATEST, crate::DEAD_LETTERS, crate::RETAINED].contains(&&*self.kind)
+    }
+}
+
+/// The state of a sink that its driver shares with readers.
 pub(crate) struct Shared {
     pub(crate) log: Arc<str>,
-    pub(crate) sink: &'static str,
+    pub(crate) projection: Arc<Projection>,
     pub(crate) progress: Progress,
     cursor: Mutex<Cursor>,
     state: Mutex<Inner>,
+    paused: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -72,14 +87,20 @@ enum Inner {
 }
 
 impl Shared {
-    pub(crate) fn new(log: &str, sink: &'static str, cursor: Cursor) -> Self {
+    pub(crate) fn new(log: &str, projection: Arc<Projection>, cursor: Cursor) -> Self {
         Self {
             log: log.into(),
-            sink,
+            projection,
             progress: Progress::new(cursor.done_to),
             cursor: Mutex::new(cursor),
             state: Mutex::new(Inner::Running),
+            paused: AtomicBool::new(false),
         }
+    }
+
+    /// Name of the projection.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.projection.name
     }
 
     /// The cursor as last made durable.
@@ -97,12 +118,12 @@ impl Shared {
         self.progress.set_delivered(done_to);
     }
 
-    /// Says that all is well; true when it was not.
+    /// Notes that the store accepts writes; true when it did not before.
     pub(crate) fn running(&self) -> bool {
         !matches!(std::mem::replace(&mut *self.state.lock(), Inner::Running), Inner::Running)
     }
 
-    /// Says that it tries again; true when that is news.
+    /// Notes that a write is tried again; true when that is news.
     pub(crate) fn retrying(&self, reason: &str) -> bool {
         let mut state = self.state.lock();
         let (news, since) = match &*state {
@@ -114,7 +135,7 @@ impl Shared {
         news
     }
 
-    /// Says that a person is needed; true when that is news.
+    /// Notes that an operator is needed; true when that is news.
     pub(crate) fn paused(&self, reason: &str) -> bool {
         let mut state = self.state.lock();
         let (news, since) = match &*state {
@@ -126,10 +147,24 @@ impl Shared {
         news
     }
 
+    /// Notes whether an operator has paused the export.
+    pub(crate) fn set_paused_by_operator(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_paused_by_operator(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Readings that the store refused for good.
+    pub(crate) fn refused(&self) -> u64 {
+        self.cursor.lock().tallies.values().map(|tally| tally.refused).sum()
+    }
+
     pub(crate) fn ended(&self, reason: &str) {
         *self.state.lock() = Inner::Ended(reason.to_owned());
-        let place = self.progress.place();
-        self.progress.set(crate::progress::Place { ended: true, ..place });
+        let position = self.progress.position();
+        self.progress.set(LogPosition { ended: true, ..position });
     }
 
     pub(crate) fn state(&self) -> SinkState {

@@ -1,4 +1,4 @@
-//! The sink of points between the embedded log and a real InfluxDB.
+//! An export between the embedded log and a real InfluxDB.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -22,10 +22,12 @@ use stores::embedded::EmbeddedStore;
 use stores::influxdb::InfluxDb;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weir_flusher::{Claim, Config, Flusher, Handle, Metrics, POINTS, Stores};
+use weir_flusher::projections::{ExportFilter, ExportSpec, export, standard};
+use weir_flusher::{Claim, Config, Flusher, Handle, Metrics, Pace, Projections, StartAt, Stores};
 
 const T: i64 = 1_750_000_000_000_000_000;
 const DEVICES: u64 = 20;
+const INFLUXDB: &str = "influxdb";
 
 struct World {
     log: Arc<EmbeddedLog>,
@@ -54,19 +56,22 @@ async fn start(dir: &Path, server: &Influxd) -> World {
         timeout_secs: 5.0,
         ..stores::influxdb::Config::default()
     };
-    let stores = Stores {
-        history: store.clone(),
-        latest: store.clone(),
-        dead_letters: store.clone(),
-        retained: store.clone(),
-        points: Some(Arc::new(InfluxDb::new(points, Arc::default()).unwrap())),
-    };
     let mut config = Config::default();
     config.history.flush_secs = 0.5;
-    config.points.flush_secs = 0.1;
     config.retry.max_ms = 200;
     let claims = vec![Claim::sole(log.clone() as Arc<dyn Log>)];
-    let flusher = Flusher::start(config, claims, stores, Arc::new(Metrics::default())).await.unwrap();
+    let stores = Stores::of(store.clone());
+    let mut all = standard(&config, &stores);
+    all.push(export(ExportSpec {
+        name: INFLUXDB.into(),
+        kind: "influxdb",
+        store: Arc::new(InfluxDb::new(points, Arc::default()).unwrap()),
+        filter: ExportFilter::default(),
+        pace: Pace::export(Duration::from_millis(100), 100_000, 128 << 20),
+        start: StartAt::Joining,
+    }));
+    let projections = Projections::new(all).unwrap();
+    let flusher = Flusher::start(config, claims, projections, stores, Arc::new(Metrics::default())).await.unwrap();
     let (handle, stop) = (flusher.handle(), CancellationToken::new());
     let task = tokio::spawn(flusher.run(stop.clone()));
     World { log, batcher, store, handle, stop, task }
@@ -119,14 +124,15 @@ async fn all_done(world: &World, to: u64) {
     until(async || world.handle.status().iter().all(|status| status.done_to == to)).await;
 }
 
-/// The line of the points, after all lines were found to balance and to agree with what the stores count.
+/// The line of the export, after all lines were found to balance and to agree with what the stores
+/// count.
 async fn checked(world: &World) -> stores::contract::BookLine {
     let lines = world.handle.books().books(true).await.unwrap();
     for line in &lines {
-        assert_eq!(line.accepted, line.stored + line.merged + line.pending + line.dead_lettered, "{line:?}");
+        assert!(line.balances(), "{line:?}");
         assert!(line.held.is_none_or(|held| held == line.expected), "{line:?}");
     }
-    let line = lines.into_iter().find(|line| line.sink == POINTS).unwrap();
+    let line = lines.into_iter().find(|line| line.sink == INFLUXDB).unwrap();
     assert!(line.held.is_some(), "InfluxDB was asked");
     line
 }
@@ -143,7 +149,7 @@ async fn one_wrong_type_among_five_thousand_is_one_dead_letter_with_its_reason()
     assert_eq!((line.stored, line.dead_lettered, line.held), (4_999, 1, Some(4_999)));
     let letters = world.store.list("plant", None, 10).await.unwrap();
     assert_eq!(letters.len(), 1, "history takes every type");
-    assert_eq!((letters[0].offset, &*letters[0].stage), (3_217, POINTS));
+    assert_eq!((letters[0].offset, &*letters[0].stage), (3_217, INFLUXDB));
     let reason = &letters[0].reason;
     assert!(reason.starts_with("a text (far) does not fit field \"x\", which is float since 20"), "{reason}");
     let payload = format!(r#"{{"ts":{},"x":"far"}}"#, T + 3_200 * 1_000_000);
@@ -158,7 +164,7 @@ async fn after_kills_of_influxd_and_of_the_sinks_it_holds_each_reading_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut world = start(dir.path(), &server).await;
     let value = |n| ValueRef::Float(n as f64);
-    let points_at = |world: &World| world.handle.status().iter().find(|s| s.sink == POINTS).unwrap().done_to;
+    let points_at = |world: &World| world.handle.status().iter().find(|s| *s.sink == *INFLUXDB).unwrap().done_to;
     for round in 0..3 {
         let from = round * 20_000;
         append(&world, from, from + 10_000, value).await;
@@ -167,7 +173,7 @@ async fn after_kills_of_influxd_and_of_the_sinks_it_holds_each_reading_once() {
         append(&world, from + 10_000, from + 20_000, value).await;
         // The history goes on without it.
         until(async || {
-            world.handle.status().iter().any(|s| s.sink == weir_flusher::HISTORY && s.done_to == from + 20_000)
+            world.handle.status().iter().any(|s| *s.sink == *weir_flusher::HISTORY && s.done_to == from + 20_000)
         })
         .await;
         if round == 1 {

@@ -1,25 +1,26 @@
-//! Time per message from PUBLISH to staged record: `cargo run --release -p weir-ingest --example decode`.
+//! Time per message from PUBLISH to staged record: `cargo run --release -p weir-ingest --example
+//! decode`.
 //!
-//! The log behind it throws everything away; handing it over is not part of the time.
+//! The log behind it discards all records; submitting is not part of the time.
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use broker::inbox::{Client, Inbox, Intake, Publish};
 use buffer::Batcher;
-use buffer::batcher::{Append, AppendError, BatchConfig};
+use buffer::batcher::{AppendError, BatchConfig, LogBackend};
 use buffer::frame::{Frame, FrameBuilder};
-use model::trace::{Lost, Recorder, Sampling, Span, Tracer};
-use weir_ingest::{Door, Limits, Route, Routes};
+use door::{Delivery, Inbox, Intake, Message, Sender};
+use model::trace::{Carried, Lost, Recorder, Sampling, Span, Tracer};
+use weir_ingest::{Limits, Route, Routes, TelemetryInbox};
 
 const MESSAGES: u32 = 1_000_000;
 const TURN: u32 = 64;
 
 #[derive(Debug)]
-struct Nobody;
+struct Discard;
 
-impl Recorder for Nobody {
+impl Recorder for Discard {
     fn record(&self, _: Span) {}
 
     fn lost(&self, _: Lost, _: u64) {}
@@ -27,7 +28,7 @@ impl Recorder for Nobody {
 
 struct Nowhere;
 
-impl Append for Nowhere {
+impl LogBackend for Nowhere {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         Ok(builder.build(0, 0, 0))
     }
@@ -63,7 +64,7 @@ fn main() {
         ("4 numbers, unsampled context", 1.0, Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")),
         ("4 numbers, sampled context", 0.0, Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")),
     ] {
-        let tracer = Tracer::new(Arc::new(Nobody), Sampling { ratio, ..Sampling::default() });
+        let tracer = Tracer::new(Arc::new(Discard), Sampling { ratio, ..Sampling::default() });
         measure_traced(what, &[], Some(tracer), context, number);
     }
     measure("4 numbers, include", &[wanted], number);
@@ -76,7 +77,7 @@ fn measure(what: &str, routes: &[Route], payload: impl Fn(u32) -> String) {
     measure_traced(what, routes, None, None, payload);
 }
 
-/// With the spans made and thrown away, and a `traceparent` in each message.
+/// With spans that are made and discarded, and a `traceparent` in each message.
 fn measure_traced(
     what: &str,
     routes: &[Route],
@@ -84,12 +85,13 @@ fn measure_traced(
     context: Option<&str>,
     payload: impl Fn(u32) -> String,
 ) {
-    let properties = context.map_or(Vec::new(), |text| [b"\x26\0\x0btraceparent\0\x37", text.as_bytes()].concat());
     let batcher = Batcher::start(BatchConfig::default(), Arc::default(), Nowhere).expect("a thread");
-    let door = Door::new(Routes::new(routes).expect("good routes"), Limits::default(), batcher, Arc::default());
-    let door = door.traced(tracer);
+    let routes = Routes::new(routes).expect("good routes");
+    let inbox = TelemetryInbox::new(routes, Limits::default(), batcher, Arc::default()).traced(tracer);
     let peer = "127.0.0.1:1".parse().expect("an address");
-    let mut intake = door.open(&Client { tenant: "default".into(), id: "example".into(), user: None, peer, v5: true });
+    let sender = Sender { tenant: "default".into(), client: "example".into(), user: None, peer, protocol: "mqtt" };
+    let mut intake = inbox.open(&sender);
+    let delivery = Delivery { id: Some(1), trace: context.map(Carried::Traceparent), ..Delivery::default() };
     let payloads: Vec<String> = (0..1000).map(payload).collect();
     let mut spent = Duration::ZERO;
     let mut waking = Context::from_waker(Waker::noop());
@@ -97,16 +99,8 @@ fn measure_traced(
         let begun = Instant::now();
         for n in 0..TURN {
             let payload = &payloads[((turn * TURN + n) % 1000) as usize];
-            intake.publish(&Publish {
-                topic: "devices/d1/telemetry",
-                payload: payload.as_bytes(),
-                qos: 1,
-                dup: false,
-                retain: false,
-                packet_id: 1,
-                properties: &properties,
-            });
-            if let Some(span) = intake.traced() {
+            intake.take(&Message { topic: "devices/d1/telemetry", payload: payload.as_bytes(), delivery });
+            if let Some(span) = intake.take_span() {
                 intake.answered(span);
             }
         }

@@ -1,4 +1,4 @@
-//! How many devices a tenant may have.
+//! The limit on the devices of a tenant.
 
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use crate::decode::{Class, Refusal};
 
 type Ids = HashSet<Arc<str>, foldhash::fast::RandomState>;
 
-/// The devices of each tenant that have sent. Asked once per connection and device, not per message.
+/// The devices of each tenant that have sent a message. Consulted once for each connection and
+/// device, not for each message.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// 0: no limit, and nothing is remembered.
+    /// 0 means no limit, and no device is remembered.
     max_devices: usize,
     known: Mutex<HashMap<Arc<str>, Ids, foldhash::fast::RandomState>>,
 }
@@ -23,7 +24,7 @@ impl Admission {
         Self { max_devices, known: Mutex::default() }
     }
 
-    /// Takes a device, new or known, unless its tenant has as many as it may have.
+    /// Admits a device that is known, or new while its tenant is below the limit.
     pub(crate) fn admit(&self, device: &DeviceKey) -> Result<(), Refusal> {
         if self.max_devices == 0 {
             return Ok(());
@@ -34,8 +35,10 @@ impl Admission {
             return Ok(());
         }
         if ids.len() >= self.max_devices {
-            let reason =
-                format!("device {} would be one more than the {} this tenant may have", device.id, self.max_devices);
+            let reason = format!(
+                "device {} is refused: the tenant has reached its limit of {} devices",
+                device.id, self.max_devices
+            );
             return Err(Refusal::new(Class::Admission, reason));
         }
         ids.insert(Arc::clone(&device.id));
@@ -48,13 +51,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_too_many_is_refused_and_known_ones_still_send() {
+    fn a_device_beyond_the_limit_is_refused_and_known_devices_still_send() {
         let admission = Admission::new(2);
         let device = |tenant: &str, id: &str| DeviceKey::new(tenant, id).unwrap();
         assert_eq!(admission.admit(&device("a", "1")), Ok(()));
         assert_eq!(admission.admit(&device("a", "2")), Ok(()));
         assert_eq!(admission.admit(&device("a", "3")).unwrap_err().class, Class::Admission);
         assert_eq!(admission.admit(&device("a", "1")), Ok(()));
-        assert_eq!(admission.admit(&device("b", "3")), Ok(()), "another tenant has its own");
+        assert_eq!(admission.admit(&device("b", "3")), Ok(()), "the limit counts for each tenant");
     }
 }

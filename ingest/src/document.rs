@@ -1,16 +1,16 @@
-//! Messages of routes that look around in their payload.
+//! Messages of routes that find values by path, condition or template in the payload.
 
+use crate::binding::Candidate;
 use crate::decode::flat::ARRAY_AT_THE_TOP;
 use crate::decode::tree::{self, Node};
 use crate::decode::{Class, Refusal, Scratch, Slot, Span};
 use crate::limits::Limits;
 use crate::presence;
 use crate::reader::is_json;
-use crate::routes::{Compiled, Place, Presence, Role, TimeSource};
+use crate::routes::{Compiled, PathContext, Presence, Role, TimeSource};
 use crate::select;
-use crate::target::Candidate;
 
-/// Reads the rows of a message. False when the route's conditions do not hold.
+/// Reads the rows of a message. False when the conditions of the route are not met.
 pub(crate) fn rows(
     payload: &[u8],
     number: usize,
@@ -21,7 +21,7 @@ pub(crate) fn rows(
     let route = &candidate.route;
     let document = if is_json(payload, route.format) { tree::json(payload, limits)? } else { tree::value(payload)? };
     let top = [&document];
-    let place = Place { document: &document, chain: &top };
+    let place = PathContext { document: &document, chain: &top };
     if !route.when.payload_holds(place, true) {
         return Ok(false);
     }
@@ -37,7 +37,7 @@ pub(crate) fn rows(
     let all = rows.len();
     let mut taken = 0;
     for chain in &rows {
-        let place = Place { document: &document, chain };
+        let place = PathContext { document: &document, chain };
         if route.when.payload_holds(place, false) {
             row(place, number, candidate, limits, scratch)?;
             taken += 1;
@@ -46,10 +46,10 @@ pub(crate) fn rows(
     Ok(taken > 0 || all == 0)
 }
 
-/// Each row behind the objects around it.
-fn find_rows<'t>(route: &Compiled, place: Place<'t>, limits: &Limits) -> Result<Vec<Vec<&'t Node<'t>>>, Refusal> {
+/// Returns the rows, each with the objects around it, outermost first.
+fn find_rows<'t>(route: &Compiled, place: PathContext<'t>, limits: &Limits) -> Result<Vec<Vec<&'t Node<'t>>>, Refusal> {
     let mut rows: Vec<Vec<&Node<'_>>> = Vec::new();
-    // One more than may be, so that too many are noticed and not many more are held.
+    // One more than the limit, so that an excess is noticed and not held.
     let room = limits.max_readings + 1;
     if route.each.is_empty() {
         match place.document {
@@ -81,7 +81,7 @@ fn find_rows<'t>(route: &Compiled, place: Place<'t>, limits: &Limits) -> Result<
 }
 
 fn row(
-    place: Place<'_>,
+    place: PathContext<'_>,
     number: usize,
     candidate: &Candidate,
     limits: &Limits,
@@ -127,9 +127,9 @@ fn row(
     device(place, candidate, at, scratch)
 }
 
-/// The first time that is there, and the node that holds it.
+/// Returns the first time that is present, and the node that holds it.
 fn time_of<'t>(
-    place: Place<'t>,
+    place: PathContext<'t>,
     candidate: &Candidate,
     scratch: &mut Scratch,
 ) -> (Option<(Slot, Span)>, Option<&'t Node<'t>>) {
@@ -153,7 +153,7 @@ fn time_of<'t>(
     (None, None)
 }
 
-fn device(place: Place<'_>, candidate: &Candidate, at: usize, scratch: &mut Scratch) -> Result<(), Refusal> {
+fn device(place: PathContext<'_>, candidate: &Candidate, at: usize, scratch: &mut Scratch) -> Result<(), Refusal> {
     if candidate.device.is_none() {
         let id = candidate.route.device.render(&candidate.captures, Some(place));
         let id = id.map_err(|what| Refusal::new(Class::Device, format!("no device id: {what}")))?;
@@ -164,7 +164,7 @@ fn device(place: Place<'_>, candidate: &Candidate, at: usize, scratch: &mut Scra
 
 fn presence_row(
     presence: &Presence,
-    place: Place<'_>,
+    place: PathContext<'_>,
     number: usize,
     candidate: &Candidate,
     limits: &Limits,

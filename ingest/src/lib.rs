@@ -1,17 +1,18 @@
 //! From a payload to readings in the log.
 //!
-//! Receives: every PUBLISH, through [`broker::inbox`].
-//! Promises: a message is taken whole or not at all; what cannot be read is kept as it came, with the reason.
+//! Receives: messages from doors, through [`door::Inbox`].
+//! Promises: a message is stored whole or not at all; one that cannot be read is kept as it was
+//! sent, with the reason.
 //! Hands on: staged records to the log's batcher.
-//! Never: acknowledges anything; changes a value's type or digits unless a route says so; builds a tree of a message of
-//! a plain route.
+//! Never: acknowledges a message; knows a protocol; changes a value's type or digits unless a route
+//! asks for it; builds a tree for a message of a plain route.
 
 mod admission;
-mod clock;
+mod binding;
 mod decode;
 mod document;
 mod identity;
-mod intake;
+mod inbox;
 mod limits;
 pub mod map;
 pub mod metrics;
@@ -21,14 +22,12 @@ pub mod routes;
 mod rules;
 mod schemas;
 mod select;
-mod target;
 mod traces;
 
-pub use clock::{Clock, SystemClock};
 pub use decode::Class;
-pub use intake::{Door, Intake};
+pub use inbox::{ConnectionIngest, TelemetryInbox};
 pub use limits::Limits;
-pub use map::{MapOutcome, Message, map, replay};
+pub use map::{MapOutcome, StoredMessage, map, replay};
 pub use metrics::Metrics;
 pub use routes::{Route, RouteError, Routes};
 pub use rules::Rules;

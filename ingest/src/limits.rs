@@ -1,30 +1,31 @@
-//! How much is taken.
+//! Limits on the contents of a message.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The deepest that any configuration allows, so that no document exhausts a stack.
+/// Maximum depth in any configuration, so that no document exhausts a stack.
 const DEEPEST: usize = 128;
 
-/// Limits on what a message holds; beyond one it becomes a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Limits on the contents of a message; a message beyond one becomes a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Limits {
-    /// Objects and arrays inside one another; 128 at most.
-    pub max_depth: usize,
-    /// Values of one reading.
-    pub max_values: usize,
-    /// Readings in one message.
-    pub max_readings: usize,
-    /// Length of a value's whole name.
-    pub max_name_bytes: usize,
-    /// Length of a text value.
-    pub max_string_bytes: usize,
-    /// A device time further ahead than this is not used to order the reading; it is kept beside.
+    /// A device time further ahead than this, in seconds, is kept but does not order the reading.
     pub max_clock_ahead_secs: u64,
+    /// Nesting of a JSON payload; 128 at most.
+    pub max_depth: usize,
+    /// Maximum number of values of one reading.
+    pub max_values: usize,
+    /// Readings of one message.
+    pub max_readings: usize,
+    /// Length of a value's name, in bytes.
+    pub max_name_bytes: usize,
+    /// Length of a text value, in bytes.
+    pub max_string_bytes: usize,
 }
 
 impl Limits {
-    /// The depth in force.
+    /// Returns the depth in force.
     pub(crate) fn depth(&self) -> usize {
         self.max_depth.min(DEEPEST)
     }

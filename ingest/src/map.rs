@@ -1,42 +1,44 @@
-//! What a message would become, and dead letters read again.
+//! The outcome of a message without a connection: for `weir map`, and for dead letters that are
+//! replayed.
 
 use std::sync::Arc;
 
-use broker::inbox::Publish;
 use buffer::frame::{FrameBuilder, Record, Staged};
+use door::{Delivery, Message};
 use model::{Nanos, Reading};
 
-use crate::reader::{Outcome, Reader};
+use crate::reader::{Outcome, PayloadReader};
 use crate::rules::Rules;
 
-/// What a message becomes.
+/// The outcome of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MapOutcome {
-    /// No route takes it.
+    /// No route matches it.
     Plain,
-    /// Readings; none when it holds no value.
+    /// Readings; empty when the message has no value.
     Readings(Vec<Reading>),
-    /// It cannot be read: why and where.
+    /// The message cannot be read: the reason, with the position.
     Refused(String),
 }
 
-/// A message from outside a connection.
+/// A message that comes from no connection: from the dead letters, or from an operator.
 #[derive(Debug, Clone, Copy)]
-pub struct Message<'a> {
-    /// Whose.
+pub struct StoredMessage<'a> {
+    /// Tenant of the sender.
     pub tenant: &'a str,
-    /// MQTT client id of the sender.
+    /// Client id of the sender.
     pub client: &'a str,
-    /// Where it was published.
+    /// Topic name.
     pub topic: &'a str,
-    /// As sent.
+    /// The payload as sent.
     pub payload: &'a [u8],
-    /// When it was taken.
+    /// Receive time.
     pub received: Nanos,
 }
 
-/// What these rules, or the rules of a [`crate::Door`], make of a message. Nothing is stored or counted.
-pub fn map(rules: &impl AsRef<Rules>, message: &Message<'_>) -> MapOutcome {
+/// Reads a message with these rules, or the rules of a [`crate::TelemetryInbox`]. Nothing is stored
+/// or counted.
+pub fn map(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> MapOutcome {
     let mut staged = match replay(rules, message) {
         Err(outcome) => return outcome,
         Ok(staged) => staged,
@@ -51,23 +53,17 @@ pub fn map(rules: &impl AsRef<Rules>, message: &Message<'_>) -> MapOutcome {
     MapOutcome::Readings(readings.collect())
 }
 
-/// Reads a message again with the present rules, as received when it first was. Its records are marked as sent again and have
-/// the same identity every time, so that a second replay is recognised in the log.
+/// Reads a message again with the present rules, under its old receive time. Its records are marked
+/// as resent and have the same identity every time, so that a second replay is recognised in the
+/// log.
 ///
 /// # Errors
-/// The outcome, when there is nothing to stage: [`MapOutcome::Plain`], or [`MapOutcome::Refused`].
-pub fn replay(rules: &impl AsRef<Rules>, message: &Message<'_>) -> Result<Staged, MapOutcome> {
-    let mut reader = Reader::new(rules.as_ref(), &Arc::from(message.tenant), &Arc::from(message.client));
-    let publish = Publish {
-        topic: message.topic,
-        payload: message.payload,
-        qos: 0,
-        dup: true,
-        retain: false,
-        packet_id: 0,
-        properties: &[],
-    };
-    match reader.read(&publish, message.received) {
+/// The outcome without records: [`MapOutcome::Plain`] or [`MapOutcome::Refused`].
+pub fn replay(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> Result<Staged, MapOutcome> {
+    let mut reader = PayloadReader::new(rules.as_ref(), &Arc::from(message.tenant), &Arc::from(message.client));
+    let delivery = Delivery { resent: true, ..Delivery::default() };
+    let sent = Message { topic: message.topic, payload: message.payload, delivery };
+    match reader.read(&sent, message.received) {
         Outcome::Plain => Err(MapOutcome::Plain),
         Outcome::Staged(_) => Ok(std::mem::take(&mut reader.staged)),
         Outcome::Refused(refusal) => Err(MapOutcome::Refused(refusal.reason)),

@@ -1,4 +1,4 @@
-//! What came in, by what became of it.
+//! Metrics of messages by their outcome.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,7 +8,7 @@ use crate::decode::Class;
 
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// Figures of the way from payloads to readings.
+/// Metrics of the way from payloads to readings.
 #[derive(Debug)]
 pub struct Metrics {
     /// Messages read.
@@ -19,15 +19,15 @@ pub struct Metrics {
     pub values: Counter,
     /// Readings without a value.
     pub empty: Counter,
-    /// Values sent as null, as a number that is none, or as what their route cannot use.
+    /// Values sent as null or NaN, or that their route cannot convert.
     pub nulls: Counter,
     /// Messages that could not be read.
     pub dead_letters: Counter,
-    /// Messages that no route takes.
+    /// Messages that no route matches.
     pub plain: Counter,
-    /// Readings whose device time lies too far ahead.
+    /// Readings whose device time is too far in the future.
     pub clock_ahead: Counter,
-    /// Readings of a shape that their connection did not remember.
+    /// Readings of a shape new to their connection.
     pub schema_misses: Counter,
     refused: ByReason,
 }
@@ -36,7 +36,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let refused = ByReason::default();
         for class in Class::ALL {
-            // So that every reason is there from the start, at 0.
+            // Every reason is exported from the start, at 0.
             drop(refused.get_or_create(&[("reason", class.name())]));
         }
         Self {
@@ -55,22 +55,22 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Puts them into a registry, under `weir_ingest_…`.
+    /// Registers the metrics as `weir_ingest_…`.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("weir_ingest");
         r.register("messages", "Telemetry messages read", self.messages.clone());
         r.register("readings", "Readings staged for the log", self.readings.clone());
         r.register("values", "Values of readings staged for the log", self.values.clone());
-        r.register("empty", "Readings that held no value", self.empty.clone());
-        r.register("nulls", "Values that were none", self.nulls.clone());
+        r.register("empty", "Readings without a value", self.empty.clone());
+        r.register("nulls", "Values sent as null or NaN, or that their route cannot convert", self.nulls.clone());
         r.register("dead_letters", "Messages that could not be read", self.dead_letters.clone());
         r.register("refused", "Messages that could not be read, by reason", self.refused.clone());
-        r.register("plain", "Messages that no route takes", self.plain.clone());
-        r.register("clock_ahead", "Readings whose device time was too far ahead", self.clock_ahead.clone());
+        r.register("plain", "Messages that no route matches", self.plain.clone());
+        r.register("clock_ahead", "Readings whose device time was too far in the future", self.clock_ahead.clone());
         r.register("schema_misses", "Readings of a shape new to their connection", self.schema_misses.clone());
     }
 
-    /// How many messages were refused for a reason of this kind.
+    /// Returns the number of messages refused for a reason of this class.
     pub fn refused(&self, class: Class) -> u64 {
         self.refused.get_or_create(&[("reason", class.name())]).get()
     }
@@ -81,7 +81,7 @@ impl Metrics {
     }
 }
 
-/// What one connection counted since its last turn.
+/// Counts of one connection since its last turn.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) messages: u64,
@@ -95,7 +95,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Adds it to the figures and begins anew.
+    /// Adds the counts to the metrics and resets them.
     pub(crate) fn flush(&mut self, metrics: &Metrics) {
         let Self { messages, readings, values, empty, nulls, plain, clock_ahead, schema_misses } = std::mem::take(self);
         for (counter, count) in [

@@ -1,11 +1,11 @@
-//! Whether a device is online, as its message says it.
+//! Presence messages: whether a device is online.
 
 use crate::decode::tree::Node;
 use crate::decode::{Class, Refusal};
-use crate::routes::{Captures, Place, Presence};
+use crate::routes::{Captures, PathContext, Presence};
 
-/// True for online. An empty payload, which withdraws a retained message, is offline.
-pub(crate) fn read(presence: &Presence, captures: &Captures, place: Place<'_>) -> Result<bool, Refusal> {
+/// Returns true for online. An empty payload, which clears a retained message, means offline.
+pub(crate) fn read(presence: &Presence, captures: &Captures, place: PathContext<'_>) -> Result<bool, Refusal> {
     if *place.document == Node::Absent {
         return Ok(false);
     }
@@ -17,6 +17,9 @@ pub(crate) fn read(presence: &Presence, captures: &Captures, place: Place<'_>) -
     } else if presence.offline.contains(&word) {
         Ok(false)
     } else {
-        Err(Refusal::new(Class::Presence, format!("state {state:.80?} means neither online nor offline")))
+        Err(Refusal::new(
+            Class::Presence,
+            format!("state {state:.80?} is neither online nor offline: add it to `online` or `offline` of the route"),
+        ))
     }
 }

@@ -2,95 +2,97 @@
 
 use std::sync::Arc;
 
-use broker::inbox::Publish;
-use buffer::frame::{DeadLetterRef, ReadingHeader, Staged};
+use buffer::frame::{DeadLetterRef, ReadingHeader, RetainedRef, Staged};
+use door::{Delivery, Message, Retained};
 use model::trace::Span;
 use model::{DeviceKey, Nanos, time};
 
-use crate::decode::{Class, Refusal, Row, Scratch, flat, plain, time as device_time};
+use crate::binding::{Candidate, TopicBinding, TopicBindings};
+use crate::decode::{Class, Refusal, Scratch, ScratchRow, flat, plain, time as device_time};
 use crate::metrics::Tally;
 use crate::routes::{Format, RetainedMessages, Role};
 use crate::rules::{Rules, Shared};
-use crate::target::{Candidate, Target, Targets};
 use crate::traces::Traces;
 use crate::{document, identity, schemas, select};
 
 /// Reads messages into its [`Staged`].
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct PayloadReader {
     rules: Arc<Shared>,
+    tenant: Arc<str>,
     client: Arc<str>,
     pub(crate) staged: Staged,
     tally: Tally,
     scratch: Scratch,
-    plans: Vec<Plan>,
+    planned: Vec<PlannedReading>,
     cache: schemas::Cache,
-    targets: Targets,
-    /// None when nothing is traced.
+    bindings: TopicBindings,
+    /// None when tracing is off.
     pub(crate) traces: Option<Box<Traces>>,
-    /// Of the message read last, when it is traced.
+    /// The span of the last message, if it is traced.
     pub(crate) traced: Option<Box<Span>>,
 }
 
-/// What was found out about a row before anything of its message is staged.
+/// A row that will be staged, once all rows of its message are known to be valid.
 #[derive(Debug)]
-struct Plan {
+struct PlannedReading {
     device: Arc<DeviceKey>,
     time: Nanos,
     device_timed: bool,
     claimed: Option<Nanos>,
 }
 
-/// What a message became.
+/// The outcome of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// No route takes it.
+    /// No route matches it.
     Plain,
-    /// So many readings were staged.
+    /// This many readings were staged.
     Staged(u32),
     /// Nothing was staged.
     Refused(Refusal),
 }
 
-impl Reader {
+impl PayloadReader {
     pub(crate) fn new(rules: &Rules, tenant: &Arc<str>, client: &Arc<str>) -> Self {
         Self {
             rules: Arc::clone(&rules.shared),
+            tenant: Arc::clone(tenant),
             client: Arc::clone(client),
             staged: Staged::default(),
             tally: Tally::default(),
             scratch: Scratch::default(),
-            plans: Vec::new(),
+            planned: Vec::new(),
             cache: schemas::Cache::default(),
-            targets: Targets::new(Arc::clone(tenant), Arc::clone(client)),
+            bindings: TopicBindings::new(Arc::clone(tenant), Arc::clone(client)),
             traces: None,
             traced: None,
         }
     }
 
-    /// Adds what was counted to the figures.
+    /// Adds the counts to the metrics.
     pub(crate) fn flush_tally(&mut self) {
         self.tally.flush(&self.rules.metrics);
     }
 
-    /// Stages the readings of a message, all of them or none. The first is received at `received`, each further one a nanosecond
-    /// later.
-    pub(crate) fn read(&mut self, publish: &Publish<'_>, received: Nanos) -> Outcome {
-        let target = self.targets.find(publish.topic, &self.rules);
-        if target.candidates.is_empty() {
+    /// Stages the readings of a message, all or none. The first has the receive time `received`,
+    /// each further one a nanosecond more.
+    pub(crate) fn read(&mut self, message: &Message<'_>, received: Nanos) -> Outcome {
+        let binding = self.bindings.find(message.topic, &self.rules);
+        if binding.candidates.is_empty() {
             self.tally.plain += 1;
             return Outcome::Plain;
         }
         self.scratch.clear();
-        match self.rows(publish, &target).and_then(|taken| self.plan(&target, received).map(|()| taken)) {
+        match self.rows(message, &binding).and_then(|taken| self.plan(&binding, received).map(|()| taken)) {
             Ok(true) => {
                 self.tally.messages += 1;
                 self.tally.nulls += self.scratch.absent;
                 if let Some(traces) = &mut self.traces {
-                    let device = self.plans.first().map(|plan| &*plan.device);
-                    self.traced = traces.begin(publish, device, received);
+                    let device = self.planned.first().map(|plan| &*plan.device);
+                    self.traced = traces.begin(message, device, received);
                 }
-                Outcome::Staged(self.stage(publish, &target, received))
+                Outcome::Staged(self.stage(message, &binding, received))
             }
             Ok(false) => {
                 self.tally.plain += 1;
@@ -100,51 +102,64 @@ impl Reader {
         }
     }
 
-    /// Keeps a message that cannot be read.
-    pub(crate) fn quarantine(&mut self, publish: &Publish<'_>, received: Nanos, refusal: &Refusal) {
-        let target = self.targets.find(publish.topic, &self.rules);
-        let device = target.candidates.iter().find_map(|c| c.device.as_ref()?.as_ref().ok());
-        let message = unrepeated(identity::chain(target.hash, publish.payload), publish, received);
+    /// Stages a retained message; an empty payload clears the topic.
+    pub(crate) fn retain(&mut self, message: &Retained<'_>, received: Nanos) {
+        self.staged.retained(&RetainedRef {
+            tenant: &self.tenant,
+            received,
+            qos: message.qos,
+            topic: message.topic,
+            payload: message.payload,
+            properties: message.properties,
+        });
+    }
+
+    /// Stages a message that cannot be read, as a dead letter.
+    pub(crate) fn quarantine(&mut self, message: &Message<'_>, received: Nanos, refusal: &Refusal) {
+        let binding = self.bindings.find(message.topic, &self.rules);
+        let device = binding.candidates.iter().find_map(|c| c.device.as_ref()?.as_ref().ok());
+        let hash = unrepeated(identity::chain(binding.hash, message.payload), &message.delivery, received);
         let letter = DeadLetterRef {
+            tenant: &self.tenant,
             device,
             received,
-            identity: identity::untimed(message, "", 0, &self.client, publish.packet_id),
+            identity: identity::untimed(hash, "", 0, &self.client, message.delivery.id),
             reason: &refusal.reason,
-            topic: publish.topic,
+            topic: message.topic,
             client: &self.client,
-            payload: publish.payload,
+            payload: message.payload,
         };
-        self.staged.dead_letter(device, &letter, publish.dup);
+        self.staged.dead_letter(&letter, message.delivery.resent);
         self.rules.metrics.refuse(refusal.class);
         if let Some(traces) = &mut self.traces {
-            self.traced = traces.begin_refused(publish, device.map(|device| &**device), received, refusal);
+            self.traced = traces.begin_refused(message, device.map(|device| &**device), received, refusal);
         }
         let trace_id = self.traced.as_ref().map(|span| tracing::field::display(span.context.trace()));
         tracing::debug!(
             trace_id,
-            "message of client {} on {} cannot be read: {}",
+            "cannot read a message of client {} on {}: {}",
             self.client,
-            publish.topic,
+            message.topic,
             refusal.reason
         );
     }
 
-    /// Reads the rows of every route that takes the message. False when none does.
-    fn rows(&mut self, publish: &Publish<'_>, target: &Target) -> Result<bool, Refusal> {
+    /// Reads the rows of every route that matches the message. False when none does.
+    fn rows(&mut self, message: &Message<'_>, binding: &TopicBinding) -> Result<bool, Refusal> {
         let mut taken = false;
-        for (place, candidate) in target.candidates.iter().enumerate() {
+        for (place, candidate) in binding.candidates.iter().enumerate() {
             let route = &candidate.route;
-            if publish.retain && route.retained == RetainedMessages::Skip {
+            if message.delivery.retain && route.retained == RetainedMessages::Skip {
                 continue;
             }
             let from = self.scratch.rows.len();
             let holds = match &route.role {
                 Role::Ignored if !route.when.reads_payload() => return Ok(taken),
                 Role::Streamed => {
-                    self.stream(publish.payload, place, candidate)?;
+                    self.stream(message.payload, place, candidate)?;
                     true
                 }
-                _ => document::rows(publish.payload, place, candidate, &self.rules.limits, &mut self.scratch)?,
+                _ => document::rows(message.payload, place, candidate, &self.rules.limits, &mut self.scratch)?,
             };
             if !holds {
                 continue;
@@ -181,18 +196,18 @@ impl Reader {
         Ok(())
     }
 
-    /// Finds out everything that can be refused, for all rows.
-    fn plan(&mut self, target: &Target, received: Nanos) -> Result<(), Refusal> {
-        self.plans.clear();
+    /// Checks everything that can be refused, for all rows.
+    fn plan(&mut self, binding: &TopicBinding, received: Nanos) -> Result<(), Refusal> {
+        self.planned.clear();
         let ahead = i64::try_from(self.rules.limits.max_clock_ahead_secs).unwrap_or(i64::MAX);
         let latest = received.saturating_add(ahead.saturating_mul(time::SECOND));
         for row in &self.scratch.rows {
-            let candidate = &target.candidates[row.candidate];
+            let candidate = &binding.candidates[row.candidate];
             let route = &candidate.route;
             let device = match (&candidate.device, row.device) {
                 (Some(device), _) => device.clone()?,
-                (None, Some(id)) => self.targets.device(self.scratch.text(id), &self.rules)?,
-                (None, None) => return Err(Refusal::new(Class::Device, "the payload names no device")),
+                (None, Some(id)) => self.bindings.device(self.scratch.text(id), &self.rules)?,
+                (None, None) => return Err(Refusal::new(Class::Device, "the payload has no device id")),
             };
             let claimed = match row.time {
                 Some((slot, name)) => {
@@ -202,20 +217,21 @@ impl Reader {
                 None => None,
             };
             let usable = claimed.filter(|t| *t <= latest);
-            let plan = Plan {
+            let plan = PlannedReading {
                 device,
                 time: usable.unwrap_or(received),
                 device_timed: usable.is_some(),
                 claimed: claimed.filter(|t| *t > latest),
             };
-            self.plans.push(plan);
+            self.planned.push(plan);
         }
         Ok(())
     }
 
-    fn stage(&mut self, publish: &Publish<'_>, target: &Target, received: Nanos) -> u32 {
-        let message = identity::chain(target.hash, publish.payload);
-        let unrepeated = unrepeated(message, publish, received);
+    fn stage(&mut self, message: &Message<'_>, binding: &TopicBinding, received: Nanos) -> u32 {
+        let delivery = &message.delivery;
+        let hash = identity::chain(binding.hash, message.payload);
+        let unrepeated = unrepeated(hash, delivery, received);
         let trace = self.traced.as_ref().map(|span| span.context.to_bytes());
         let mut count = 0_u32;
         for row in 0..self.scratch.rows.len() {
@@ -223,13 +239,13 @@ impl Reader {
                 self.tally.empty += 1;
                 continue;
             };
-            let (plan, row) = (&self.plans[row], self.scratch.rows[row]);
+            let (plan, row) = (&self.planned[row], self.scratch.rows[row]);
             let (device, place) = (&*plan.device.id, u64::from(count));
-            // Also when the device's time is too far ahead to be used.
+            // Also if the device time is too far in the future to be used.
             let identity = if row.time.is_some() {
-                identity::timed(message, device, place)
+                identity::timed(hash, device, place)
             } else {
-                identity::untimed(unrepeated, device, place, &self.client, publish.packet_id)
+                identity::untimed(unrepeated, device, place, &self.client, delivery.id)
             };
             let received = received + Nanos::from(count);
             let header = ReadingHeader {
@@ -240,7 +256,7 @@ impl Reader {
                 device_timed: plan.device_timed,
                 claimed_time: plan.claimed,
                 trace: trace.as_ref(),
-                resent: publish.dup,
+                resent: delivery.resent,
             };
             let scratch = &self.scratch;
             let values = scratch.live(row).map(|field| Some(scratch.value(field.value)));
@@ -249,13 +265,14 @@ impl Reader {
             self.staged.reading(&plan.device, &schema, &header, values);
             count += 1;
         }
-        self.plans.clear();
+        self.planned.clear();
         self.tally.readings += u64::from(count);
         count
     }
 
-    /// The schema of a row's live fields, of which no two have one name when this returns. None when there is none.
-    fn schema(&mut self, row: Row) -> Option<Arc<model::Schema>> {
+    /// Returns the schema of a row's live fields, or None when there is no field. On return no two
+    /// live fields have the same name.
+    fn schema(&mut self, row: ScratchRow) -> Option<Arc<model::Schema>> {
         let scratch = &mut self.scratch;
         scratch.live(row).next()?;
         let found = self.cache.get(scratch.live(row).map(|field| scratch.name(field)));
@@ -267,12 +284,13 @@ impl Reader {
     }
 }
 
-/// At QoS 0 nothing is sent again, so two equal messages are two.
-fn unrepeated(message: u64, publish: &Publish<'_>, received: Nanos) -> u64 {
-    if publish.qos == 0 { identity::chain_number(message, received.cast_unsigned()) } else { message }
+/// Returns the hash of a message. The hash of a message that is never sent again includes its
+/// receive time: two equal ones are two.
+fn unrepeated(hash: u64, delivery: &Delivery<'_>, received: Nanos) -> u64 {
+    if delivery.id.is_none() { identity::chain_number(hash, received.cast_unsigned()) } else { hash }
 }
 
-/// Whether a payload is to be read as JSON.
+/// True when a payload is read as JSON.
 pub(crate) fn is_json(payload: &[u8], format: Format) -> bool {
     match format {
         Format::Json => true,

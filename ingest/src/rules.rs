@@ -1,4 +1,4 @@
-//! What all connections share.
+//! The rules that all connections share.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use crate::routes::Routes;
 use crate::schemas::Schemas;
 
-/// Everything that decides what a message becomes. Cheap to clone.
+/// Routes and limits: everything that decides the outcome of a message. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub(crate) shared: Arc<Shared>,
@@ -24,13 +24,13 @@ pub(crate) struct Shared {
 }
 
 impl Rules {
-    /// Rules of these routes and limits; a tenant has any number of devices.
+    /// Returns rules without a limit on the devices of a tenant.
     pub fn new(routes: Routes, limits: Limits, metrics: Arc<Metrics>) -> Self {
         Self::with_max_devices(routes, limits, metrics, 0)
     }
 
-    /// Rules under which a message of one device more than `max_devices` of a tenant, counted since the start, becomes a
-    /// dead letter. 0 is no limit.
+    /// Returns rules under which a tenant has at most `max_devices` devices, counted since the
+    /// start; messages of further devices become dead letters. 0 means no limit.
     pub fn with_max_devices(routes: Routes, limits: Limits, metrics: Arc<Metrics>, max_devices: usize) -> Self {
         let admission = Admission::new(max_devices);
         Self { shared: Arc::new(Shared { routes, limits, metrics, schemas: Schemas::default(), admission }) }

@@ -1,4 +1,4 @@
-//! One schema for all readings that have the same names in the same order.
+//! Schemas, shared by all readings that have the same names in the same order.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use hashbrown::HashSet;
 use model::Schema;
 use parking_lot::Mutex;
 
-/// Schemas shared by all connections; asked only when a reading differs from the ones before.
+/// Maximum number of schemas shared by all connections.
 const SHARED: usize = 10_000;
-/// Schemas that one connection remembers.
+/// Maximum number of schemas that one connection remembers.
 const OWN: usize = 16;
 
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl Schemas {
             return Arc::clone(found);
         }
         if held.len() >= SHARED {
-            // Rare, and harmless: equal schemas may then exist twice.
+            // Rare and harmless: equal schemas may then exist twice.
             held.clear();
         }
         let new = Arc::new(schema);
@@ -30,18 +30,18 @@ impl Schemas {
     }
 }
 
-/// The schemas a connection used last, the newest at the end. No name stands twice in any of them.
+/// The schemas that a connection used last, the newest at the end. The names of each are distinct.
 #[derive(Debug, Default)]
 pub(crate) struct Cache(Vec<Arc<Schema>>);
 
 impl Cache {
-    /// The remembered schema of these names.
+    /// Returns the remembered schema of these names.
     pub(crate) fn get<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Option<Arc<Schema>> {
         let same = |schema: &&Arc<Schema>| schema.names().iter().map(|n| &**n).eq(names.clone());
         self.0.iter().rev().find(same).map(Arc::clone)
     }
 
-    /// Remembers the schema of these names; none of them stands twice.
+    /// Returns the schema of these names, which are distinct, and remembers it.
     pub(crate) fn remember<'a>(
         &mut self,
         names: impl Iterator<Item = &'a str> + Clone,

@@ -1,4 +1,4 @@
-//! From what a message holds to what of it is stored.
+//! Selection of the values of a message that are stored.
 
 use model::ValueRef;
 
@@ -7,10 +7,10 @@ use crate::decode::{Refusal, Scratch, Slot, long_name};
 use crate::limits::Limits;
 use crate::routes::{Compiled, Shaped, Strings, TimeSource};
 
-/// What ThingsBoard's clients wrap values in, beside `ts`.
+/// Prefix of values in messages of ThingsBoard clients: `{"ts": …, "values": {…}}`.
 const WRAPPER: &str = "values.";
 
-/// Takes the first time that a row has out of its values.
+/// Moves the first time of a row out of its values.
 pub(crate) fn take_time(sources: &[TimeSource], at: usize, scratch: &mut Scratch) {
     let row = scratch.rows[at];
     let found = sources.iter().find_map(|source| match source {
@@ -23,7 +23,7 @@ pub(crate) fn take_time(sources: &[TimeSource], at: usize, scratch: &mut Scratch
     }
 }
 
-/// Takes `seq` out of a row's values, if it is a counter.
+/// Moves `seq` out of a row's values, if it is a counter.
 pub(crate) fn take_seq(at: usize, scratch: &mut Scratch) {
     if let Some(field) = scratch.find(scratch.rows[at], "seq")
         && let Slot::Int(n) = scratch.fields[field].value
@@ -34,7 +34,7 @@ pub(crate) fn take_seq(at: usize, scratch: &mut Scratch) {
     }
 }
 
-/// `{"ts": …, "values": {…}}`: when there is nothing else, the wrapper is not part of the names.
+/// Removes the prefix `values.` from the names of a row with a time, if all of them have it.
 pub(crate) fn unwrap_values(at: usize, scratch: &mut Scratch) {
     let row = scratch.rows[at];
     if row.time.is_none() || !scratch.live(row).all(|field| scratch.own_name(field).starts_with(WRAPPER)) {

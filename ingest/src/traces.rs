@@ -1,50 +1,47 @@
-//! Which messages of a connection are traced, and the spans of their way in.
+//! Sampling of messages, and their spans.
 
 use std::sync::Arc;
 
-use broker::codec::properties::{self, Value, id};
-use broker::inbox::{Client, Publish};
-use model::trace::{Carried, Kind, Sampler, Span, Tracer};
+use door::{Message, Sender};
+use model::trace::{Kind, Sampler, Span, Tracer};
 use model::{DeviceKey, Nanos};
 
 use crate::decode::Refusal;
 
-/// Decides for one connection.
+/// The sampler of one connection.
 #[derive(Debug)]
 pub(crate) struct Traces {
     sampler: Sampler,
     tenant: Arc<str>,
     client: Arc<str>,
-    version: u64,
+    protocol: &'static str,
 }
 
 impl Traces {
-    pub(crate) fn new(tracer: &Tracer, client: &Client) -> Self {
+    pub(crate) fn new(tracer: &Tracer, sender: &Sender) -> Self {
         Self {
-            sampler: tracer.sampler(&client.tenant),
-            tenant: Arc::clone(&client.tenant),
-            client: Arc::clone(&client.id),
-            version: if client.v5 { 5 } else { 4 },
+            sampler: tracer.sampler(&sender.tenant),
+            tenant: Arc::clone(&sender.tenant),
+            client: Arc::clone(&sender.client),
+            protocol: sender.protocol,
         }
     }
 
-    /// The span of a message that was just received, unless it is not traced. A context in its user properties decides.
+    /// Returns the span of a received message, if it is traced. A context that came with the
+    /// message decides.
     pub(crate) fn begin(
         &mut self,
-        publish: &Publish<'_>,
+        message: &Message<'_>,
         device: Option<&DeviceKey>,
         received: Nanos,
     ) -> Option<Box<Span>> {
-        let carried = if publish.properties.is_empty() { None } else { carried(publish.properties) };
-        let (context, parent) = self.sampler.sample(carried, device.map(|device| &*device.id))?;
+        let (context, parent) = self.sampler.sample(message.delivery.trace, device.map(|device| &*device.id))?;
         let mut span = Span::new(context, parent, "publish", received)
             .kind(Kind::Consumer)
-            .text("messaging.system", "mqtt")
-            .text("messaging.destination.name", publish.topic)
+            .text("messaging.system", self.protocol)
+            .text("messaging.destination.name", message.topic)
             .text("messaging.client.id", &self.client)
-            .number("messaging.message.body.size", publish.payload.len() as u64)
-            .number("mqtt.version", self.version)
-            .number("mqtt.qos", u64::from(publish.qos))
+            .number("messaging.message.body.size", message.payload.len() as u64)
             .text("weir.tenant", &self.tenant);
         if let Some(device) = device {
             span = span.text("weir.device", &device.id);
@@ -55,26 +52,19 @@ impl Traces {
     /// As [`Traces::begin`], for a message that cannot be read.
     pub(crate) fn begin_refused(
         &mut self,
-        publish: &Publish<'_>,
+        message: &Message<'_>,
         device: Option<&DeviceKey>,
         received: Nanos,
         refusal: &Refusal,
     ) -> Option<Box<Span>> {
-        let mut span = self.begin(publish, device, received)?;
+        let mut span = self.begin(message, device, received)?;
         span.error = Some(refusal.reason.to_string());
         Some(span)
     }
 
-    /// The message was answered.
+    /// Records the span of a message that was acknowledged.
     pub(crate) fn end(&self, mut span: Span, now: Nanos) {
         span.end = now.max(span.start);
         self.sampler.tracer().record(span);
     }
-}
-
-fn carried(own: &[u8]) -> Option<Carried<'_>> {
-    Carried::find(properties::iterate(own).filter_map(|property| match property.value {
-        Value::Pair(name, text) if property.id == id::USER => Some((name, text)),
-        _ => None,
-    }))
 }

@@ -1,4 +1,4 @@
-//! The guide says what is so.
+//! The examples of the guide hold.
 
 use weir_ingest::{Route, Routes};
 

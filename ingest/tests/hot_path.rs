@@ -3,47 +3,43 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use broker::inbox::{Client, Inbox, Intake, Publish, Verdict};
 use buffer::Log;
 use buffer::batcher::BatchConfig;
 use buffer::memory::MemoryLog;
-use weir_ingest::{Door, Limits, Routes};
+use door::{Delivery, Inbox, Intake, Message, Sender, Verdict};
+use weir_ingest::{ConnectionIngest, Limits, Routes, TelemetryInbox};
+
+fn sender() -> Sender {
+    let peer = "127.0.0.1:1".parse().expect("an address");
+    Sender { tenant: "default".into(), client: "c".into(), user: None, peer, protocol: "mqtt" }
+}
+
+/// At QoS 1.
+fn message<'a>(topic: &'a str, payload: &'a str, id: u64) -> Message<'a> {
+    Message { topic, payload: payload.as_bytes(), delivery: Delivery { id: Some(id), ..Delivery::default() } }
+}
 
 #[test]
 fn a_message_of_a_known_shape_allocates_nothing() {
     let (log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
-    let door = Door::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default());
-    let client = Client {
-        tenant: "default".into(),
-        id: "c".into(),
-        user: None,
-        peer: "127.0.0.1:1".parse().unwrap(),
-        v5: false,
-    };
-    let mut intake = door.open(&client);
+    let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default());
+    let mut intake = inbox.open(&sender());
     let payloads: Vec<String> = (0..100)
         .map(|n| {
             format!(r#"{{"ts":{},"seq":{n},"temperature":21.5,"humidity":45.25,"battery":99}}"#, 1_700_000_000 + n)
         })
         .collect();
-    let publish = |intake: &mut weir_ingest::Intake, payload: &str, packet_id: u16| {
-        let publish = Publish {
-            topic: "devices/d1/telemetry",
-            payload: payload.as_bytes(),
-            qos: 1,
-            dup: false,
-            retain: false,
-            packet_id,
-            properties: &[],
-        };
-        assert_eq!(intake.publish(&publish), Verdict::Staged);
+    let publish = |intake: &mut ConnectionIngest, payload: &str, id: u64| {
+        assert_eq!(intake.take(&message("devices/d1/telemetry", payload, id)), Verdict::Staged);
     };
     payloads.iter().for_each(|p| publish(&mut intake, p, 1));
-    // The staging area grows to its size in the first round; what is staged is handed over in between.
+    // The staging area grows to its size in the first round; what is staged is handed over in
+    // between.
     let mut context = Context::from_waker(Waker::noop());
     assert!(matches!(intake.poll_submit(&mut context), Poll::Ready(Ok(_))));
     let counted = allocation_counter::measure(|| payloads.iter().for_each(|p| publish(&mut intake, p, 2)));
-    // The lists of devices and schemas of a batch begin anew with each: two allocations for the hundred, none for each.
+    // The lists of devices and schemas of a batch begin anew with each: two allocations for the
+    // hundred, none for each.
     assert!(counted.count_total <= 4, "{} allocations for 100 messages", counted.count_total);
     assert!(matches!(intake.poll_submit(&mut context), Poll::Ready(Ok(_))));
     let end = Arc::clone(&log);
@@ -57,9 +53,8 @@ fn a_message_of_a_known_shape_allocates_nothing() {
 #[test]
 fn a_gateway_with_known_topics_and_shapes_allocates_nothing() {
     let (_log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
-    let door = Door::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default());
-    let peer = "127.0.0.1:1".parse().unwrap();
-    let mut intake = door.open(&Client { tenant: "default".into(), id: "c".into(), user: None, peer, v5: true });
+    let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default());
+    let mut intake = inbox.open(&sender());
     let topics: Vec<String> = (0..20).map(|n| format!("devices/d{n}/telemetry")).collect();
     let payloads = [
         r#"{"t":21.5,"nested":{"on":true,"list":[1,2.5,null]},"text":"a\u00e9\n"}"#,
@@ -67,18 +62,9 @@ fn a_gateway_with_known_topics_and_shapes_allocates_nothing() {
         "17.25",
         r#"{"ts":1735689600,"values":{"a":1e-7,"b":123456789012345678901}}"#,
     ];
-    let round = |intake: &mut weir_ingest::Intake| {
+    let round = |intake: &mut ConnectionIngest| {
         for (topic, payload) in topics.iter().flat_map(|topic| payloads.iter().map(move |p| (topic, p))) {
-            let publish = Publish {
-                topic,
-                payload: payload.as_bytes(),
-                qos: 1,
-                dup: false,
-                retain: false,
-                packet_id: 1,
-                properties: &[],
-            };
-            assert_eq!(intake.publish(&publish), Verdict::Staged);
+            assert_eq!(intake.take(&message(topic, payload, 1)), Verdict::Staged);
         }
     };
     round(&mut intake);

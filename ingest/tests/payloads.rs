@@ -7,12 +7,12 @@ use std::sync::Arc;
 use buffer::batcher::BatchConfig;
 use buffer::memory::MemoryLog;
 use model::{Reading, Value};
-use weir_ingest::map::{MapOutcome, Message, map};
-use weir_ingest::{Door, Limits, Route, Routes};
+use weir_ingest::map::{MapOutcome, StoredMessage, map};
+use weir_ingest::{Limits, Route, Routes, TelemetryInbox};
 
 const NOW: i64 = 1_760_000_000_000_000_000;
 
-fn door(routes: &str) -> Door {
+fn inbox(routes: &str) -> TelemetryInbox {
     #[derive(serde::Deserialize, Default)]
     #[serde(default)]
     struct File {
@@ -20,11 +20,11 @@ fn door(routes: &str) -> Door {
     }
     let file: File = toml::from_str(routes).unwrap();
     let (_, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
-    Door::new(Routes::new(&file.route).unwrap(), Limits::default(), batcher, Arc::default())
+    TelemetryInbox::new(Routes::new(&file.route).unwrap(), Limits::default(), batcher, Arc::default())
 }
 
 fn outcome(routes: &str, topic: &str, payload: &[u8]) -> MapOutcome {
-    map(&door(routes), &Message { tenant: "default", client: "c", topic, payload, received: NOW })
+    map(&inbox(routes), &StoredMessage { tenant: "default", client: "c", topic, payload, received: NOW })
 }
 
 fn readings(routes: &str, topic: &str, payload: &str) -> Vec<Reading> {
@@ -159,7 +159,7 @@ fn a_name_that_stands_twice_has_its_last_value() {
 }
 
 #[test]
-fn a_sequence_that_is_no_counter_is_a_value() {
+fn a_sequence_that_is_not_a_counter_is_a_value() {
     assert_eq!(one("", TOPIC, r#"{"seq":7,"v":1}"#).seq, Some(7));
     let reading = one("", TOPIC, r#"{"seq":"x","v":1}"#);
     assert_eq!((reading.seq, values(&reading).len()), (None, 2));
@@ -175,7 +175,7 @@ fn a_clock_too_far_ahead_does_not_order_the_reading_and_is_kept() {
 }
 
 #[test]
-fn what_cannot_be_read_says_why_and_where() {
+fn an_unreadable_payload_is_refused_with_reason_and_position() {
     for (payload, reason) in [
         (r#"{"a":1"#, "column"),
         (r#"{"a":1} x"#, "trailing"),
@@ -195,7 +195,7 @@ fn what_cannot_be_read_says_why_and_where() {
 }
 
 #[test]
-fn what_is_no_text_is_refused_as_a_bare_value() {
+fn a_bare_value_that_is_not_text_is_refused() {
     for payload in [&b"\xff\xd8\xff\xe0\x00\x10JFIF"[..], b"x\x9c\x01\x02", b"a\0b"] {
         let outcome = outcome("", TOPIC, payload);
         assert!(matches!(&outcome, MapOutcome::Refused(reason) if reason.starts_with("not text")), "{outcome:?}");

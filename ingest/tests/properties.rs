@@ -1,4 +1,4 @@
-//! What holds for any payload.
+//! Properties that hold for any payload.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -7,17 +7,18 @@ use std::sync::Arc;
 use model::{Reading, Value};
 use proptest::prelude::*;
 use serde_json::{Map, Number, Value as Json};
-use weir_ingest::{Limits, MapOutcome, Message, Route, Routes, Rules, map};
+use weir_ingest::{Limits, MapOutcome, Route, Routes, Rules, StoredMessage, map};
 
 fn outcome(rules: &Rules, topic: &str, payload: &[u8]) -> MapOutcome {
-    map(rules, &Message { tenant: "default", client: "c", topic, payload, received: 1_760_000_000_000_000_000 })
+    map(rules, &StoredMessage { tenant: "default", client: "c", topic, payload, received: 1_760_000_000_000_000_000 })
 }
 
 fn default_rules() -> Rules {
     Rules::new(Routes::new(&[]).unwrap(), Limits::default(), Arc::default())
 }
 
-/// The default routes, read with a tree: `value` finds the document, so names and values are the same.
+/// The default routes, read with a tree: `value` finds the document, so names and values are the
+/// same.
 fn tree_rules() -> Rules {
     let route = Route { topic: "devices/{device}/telemetry".into(), root: "$".into(), ..Route::default() };
     Rules::new(Routes::new(&[route]).unwrap(), Limits::default(), Arc::default())
@@ -53,7 +54,7 @@ fn document() -> impl Strategy<Value = Map<String, Json>> {
     prop::collection::vec(("[A-Z]{1,5}[0-9]", json()), 1..8).prop_map(|members| members.into_iter().collect())
 }
 
-/// What a document holds, by a reader that shares nothing with the product.
+/// The values of a document, by a reader that shares no code with the product.
 fn flatten(name: &str, json: &Json, out: &mut Vec<(String, Value)>) {
     match json {
         Json::Null => {}
@@ -93,7 +94,8 @@ proptest! {
             flatten(key, member, &mut wanted);
         }
         prop_assume!(wanted.iter().all(|(name, _)| name.len() <= 128));
-        // A nested name may be the same as a plain one with a dot or with digits; then the last counts.
+        // A nested name may be the same as a plain one with a dot or with digits; then the last
+        // counts.
         let mut names: Vec<&String> = wanted.iter().map(|(name, _)| name).collect();
         names.sort_unstable();
         names.dedup();
@@ -118,7 +120,8 @@ proptest! {
         outcome(&tree_rules(), "devices/d/telemetry", &payload);
     }
 
-    /// JSON-like text, often broken: the streaming reader, the tree reader and serde agree on what is JSON.
+    /// JSON-like text, often broken: the streaming reader, the tree reader and serde agree on what
+    /// is JSON.
     #[test]
     fn all_readers_agree_on_what_is_json(text in r#"\{"a":[-+0-9.eE\[\]{}",:tfnul\\ ]{0,12}\}"#) {
         let streamed = outcome(&default_rules(), "devices/d/telemetry", text.as_bytes());

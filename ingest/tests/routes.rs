@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use model::{Reading, Value};
-use weir_ingest::{Limits, MapOutcome, Message, Route, Routes, Rules, map};
+use weir_ingest::{Limits, MapOutcome, Route, Routes, Rules, StoredMessage, map};
 
 /// 2025-10-09T08:53:20Z
 const NOW: i64 = 1_760_000_000_000_000_000;
@@ -22,7 +22,7 @@ fn rules(routes: &str) -> Rules {
 }
 
 fn outcome(routes: &str, topic: &str, payload: &str) -> MapOutcome {
-    let message = Message { tenant: "default", client: "c1", topic, payload: payload.as_bytes(), received: NOW };
+    let message = StoredMessage { tenant: "default", client: "c1", topic, payload: payload.as_bytes(), received: NOW };
     map(&rules(routes), &message)
 }
 
@@ -46,7 +46,8 @@ fn refused(routes: &str, topic: &str, payload: &str) -> String {
     }
 }
 
-/// Device, seconds and values in one comparable text: `d1 1700000000 a=1 b=true`; `-` for no time of its own.
+/// Device, seconds and values in one comparable text: `d1 1700000000 a=1 b=true`; `-` for no time
+/// of its own.
 fn line(reading: &Reading) -> String {
     use std::fmt::Write;
     let mut out = reading.device.id.to_string();
@@ -69,7 +70,7 @@ fn lines(routes: &str, topic: &str, payload: &str) -> Vec<String> {
 }
 
 #[test]
-fn tasmota_tells_sensors_states_and_presence() {
+fn tasmota_sensors_states_and_presence_are_read() {
     let routes = r#"
         [[route]]
         topic = "tele/{device}/LWT"
@@ -207,7 +208,7 @@ fn lorawan_servers_wrap_the_payload() {
 }
 
 #[test]
-fn owntracks_tells_its_kinds_apart_by_the_payload() {
+fn owntracks_kinds_are_distinguished_by_the_payload() {
     let routes = r#"
         [[route]]
         topic = "owntracks/{user}/{phone}"
@@ -333,7 +334,7 @@ fn a_bad_row_of_one_route_refuses_the_message_of_all() {
 }
 
 #[test]
-fn strings_become_numbers_only_when_they_can_be_nothing_else() {
+fn strings_become_numbers_only_when_they_cannot_be_anything_else() {
     let routes = r#"
         [[route]]
         topic = "s/{device}"
@@ -361,7 +362,7 @@ fn strings_become_numbers_only_when_they_can_be_nothing_else() {
 }
 
 #[test]
-fn what_cannot_have_its_type_is_not_stored() {
+fn a_value_that_cannot_have_its_type_is_not_stored() {
     let routes = r#"
         [[route]]
         topic = "f/{device}"
@@ -397,7 +398,8 @@ fn times_have_formats_and_zones() {
     let parts = "time = \"{$.day}T{$.clock}\"\nzone = \"Europe/Berlin\"";
     assert_eq!(time(parts, r#"{"day":"2025-10-09","clock":"10:00:00","v":1}"#), 1_759_996_800 * SECOND);
     assert_eq!(time("time = \"at\"\ntime_format = \"s\"", r#"{"at":"1759996800","v":1}"#), 1_759_996_800 * SECOND);
-    // Berlin, 2024-10-27: 02:30 comes twice, the earlier is 00:30 UTC. 2025-03-30: 02:30 never comes; before the gap it is +01:00.
+    // Berlin, 2024-10-27: 02:30 comes twice, the earlier is 00:30 UTC. 2025-03-30: 02:30 never
+    // comes; before the gap it is +01:00.
     let zone = "zone = \"Europe/Berlin\"";
     assert_eq!(time(zone, r#"{"ts":"2024-10-27 02:30:00","v":1}"#), 1_729_989_000 * SECOND);
     assert_eq!(time(zone, r#"{"ts":"2025-03-30T02:30:00","v":1}"#), 1_743_298_200 * SECOND);
@@ -417,15 +419,15 @@ fn faults_in_a_route_are_named_at_the_start() {
         Routes::new(&file.route).unwrap_err().to_string()
     };
     for (route, wanted) in [
-        ("device = \"{nobody}\"", "route 1, key `device`: `{nobody}` is not captured"),
+        ("device = \"{missing}\"", "route 1, key `device`: `{missing}` is not captured"),
         ("prefix = \"{$.a[}\"", "key `prefix`: path `$.a[`"),
         ("field = \"{x|reverse}\"", "`reverse`"),
         ("each = \"devices\"", "key `each`: path `devices`"),
         ("root = \"$.a..b\"", "key `root`"),
         ("value = \"$[x]\"", "key `value`"),
         ("time = \"{y}\"", "key `time`: `{y}`"),
-        ("time_format = \"seconds\"", "key `time_format`: `seconds` is none of"),
-        ("zone = \"Mars/Phobos\"", "key `zone`: `Mars/Phobos` is no time zone"),
+        ("time_format = \"seconds\"", "key `time_format`: `seconds` is not a time format"),
+        ("zone = \"Mars/Phobos\"", "key `zone`: `Mars/Phobos` is not a time zone"),
         ("when = { y = 1 }", "key `when`: `y` is neither"),
         ("state = \"$.x\"", "key `state`"),
         ("fields = { v = { type = \"bool\", scale = 2.0 } }", "key `fields`: `v` is scaled"),
@@ -438,7 +440,7 @@ fn faults_in_a_route_are_named_at_the_start() {
 }
 
 #[test]
-fn a_route_behind_one_that_takes_all_is_a_fault_unless_that_one_lets_go() {
+fn a_route_that_is_never_reached_is_a_fault_unless_the_earlier_one_continues() {
     let check = |first: &str| {
         let text = format!("[[route]]\ntopic = \"a/{{device...}}\"\n{first}\n[[route]]\ntopic = \"a/{{device}}/x\"");
         let file: File = toml::from_str(&text).unwrap();

@@ -1,19 +1,19 @@
-//! Which messages are traced, and what their spans tell.
+//! Sampling of messages, and the contents of their spans.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use broker::inbox::{Client, Inbox, Intake, Publish, Verdict};
 use buffer::Log;
 use buffer::batcher::BatchConfig;
 use buffer::frame::Traced;
 use buffer::memory::MemoryLog;
+use door::{Delivery, Inbox, Intake, Message, Sender, Verdict};
 use model::Value;
-use model::trace::{Sampling, Span, TraceContext, Tracer};
-use weir_ingest::{Door, Limits, Routes};
+use model::trace::{Carried, Sampling, Span, TraceContext, Tracer};
+use weir_ingest::{ConnectionIngest, Limits, Routes, TelemetryInbox};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -21,7 +21,7 @@ type Kept = Mutex<Vec<Span>>;
 
 struct World {
     log: Arc<MemoryLog>,
-    intake: weir_ingest::Intake,
+    intake: ConnectionIngest,
     kept: Arc<Kept>,
 }
 
@@ -30,31 +30,22 @@ impl World {
         let (log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
         let kept = Arc::new(Kept::default());
         let tracer = Tracer::new(kept.clone(), sampling);
-        let door =
-            Door::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default()).traced(Some(tracer));
+        let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default())
+            .traced(Some(tracer));
         let peer = "127.0.0.1:1".parse().unwrap();
-        let client = Client { tenant: "default".into(), id: "c".into(), user: None, peer, v5: true };
-        Self { log, intake: door.open(&client), kept }
+        let sender = Sender { tenant: "default".into(), client: "c".into(), user: None, peer, protocol: "mqtt" };
+        Self { log, intake: inbox.open(&sender), kept }
     }
 
-    /// Publishes as the broker does, the answer included.
+    /// Publishes as a door does, the answer included.
     fn publish(&mut self, topic: &str, payload: &str, own: &[(&str, &str)]) -> Verdict {
-        let mut properties = Vec::new();
-        for (name, text) in own {
-            properties.push(0x26);
-            for part in [name, text] {
-                properties.extend_from_slice(&u16::try_from(part.len()).unwrap().to_be_bytes());
-                properties.extend_from_slice(part.as_bytes());
-            }
-        }
-        let payload = payload.as_bytes();
-        let publish =
-            Publish { topic, payload, qos: 1, dup: false, retain: false, packet_id: 1, properties: &properties };
-        let verdict = self.intake.publish(&publish);
-        if let Some(span) = self.intake.traced() {
+        assert!(self.intake.is_traced());
+        let delivery = Delivery { id: Some(1), trace: Carried::find(own.iter().copied()), ..Delivery::default() };
+        let verdict = self.intake.take(&Message { topic, payload: payload.as_bytes(), delivery });
+        if let Some(span) = self.intake.take_span() {
             self.intake.answered(span);
         }
-        assert!(self.intake.traced().is_none(), "given once");
+        assert!(self.intake.take_span().is_none(), "given once");
         verdict
     }
 
@@ -81,7 +72,7 @@ impl World {
 }
 
 #[test]
-fn a_context_in_the_user_properties_goes_with_every_reading_into_the_log() {
+fn a_context_that_comes_with_a_message_goes_with_every_reading_into_the_log() {
     let mut world = World::new(Sampling::default());
     world.publish("devices/d1/telemetry", r#"{"t":1}"#, &[]);
     let two = r#"[{"t":1},{"t":2}]"#;
@@ -102,7 +93,8 @@ fn a_context_in_the_user_properties_goes_with_every_reading_into_the_log() {
     ] {
         assert_eq!(attribute(name), Value::Str(text.into()));
     }
-    assert_eq!((attribute("mqtt.version"), attribute("messaging.message.body.size")), (Value::Int(5), Value::Int(17)));
+    assert_eq!(attribute("messaging.system"), Value::Str("mqtt".into()));
+    assert_eq!(attribute("messaging.message.body.size"), Value::Int(17));
     assert!(&*spans[0].name == "publish" && spans[0].end >= spans[0].start && spans[0].error.is_none());
     let traced = world.logged(5);
     let places: Vec<_> = traced.iter().map(|t| (t.context, t.first, t.last)).collect();
@@ -134,30 +126,19 @@ fn a_listed_device_is_traced_and_no_other() {
 }
 
 #[test]
-fn what_is_not_traced_allocates_nothing_though_tracing_is_on() {
+fn a_message_that_is_not_traced_allocates_nothing_though_tracing_is_on() {
     let sampling = Sampling { ratio: 1e-12, devices: ["other".to_owned()].into(), ..Sampling::default() };
     let mut world = World::new(sampling);
     let unsampled = PARENT.replace("-01", "-00");
-    let mut properties = vec![0x26, 0, 11];
-    properties.extend_from_slice(b"traceparent\0\x37");
-    properties.extend_from_slice(unsampled.as_bytes());
-    let mut publish = |properties: &[u8]| {
-        let payload = br#"{"t":21.5}"#;
-        let publish = Publish {
-            topic: "devices/d1/telemetry",
-            payload,
-            qos: 1,
-            dup: false,
-            retain: false,
-            packet_id: 1,
-            properties,
-        };
-        assert_eq!(world.intake.publish(&publish), Verdict::Staged);
-        assert!(world.intake.traced().is_none());
+    let unsampled = Some(Carried::Traceparent(&unsampled));
+    let mut publish = |trace: Option<Carried<'_>>| {
+        let delivery = Delivery { id: Some(1), trace, ..Delivery::default() };
+        let message = Message { topic: "devices/d1/telemetry", payload: br#"{"t":21.5}"#, delivery };
+        assert_eq!(world.intake.take(&message), Verdict::Staged);
+        assert!(world.intake.take_span().is_none());
     };
-    (0..200).for_each(|_| publish(&properties));
+    (0..200).for_each(|_| publish(unsampled));
     // The staging area doubles at some point: a few allocations for the hundred, none for each.
-    let counted =
-        allocation_counter::measure(|| (0..50).for_each(|n| publish(if n % 2 == 0 { &properties } else { &[] })));
+    let counted = allocation_counter::measure(|| (0..50).for_each(|n| publish(unsampled.filter(|_| n % 2 == 0))));
     assert!(counted.count_total <= 2, "{} allocations for 50 messages", counted.count_total);
 }

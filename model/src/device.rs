@@ -1,25 +1,27 @@
-//! Who sent a reading.
+//! Devices and tenants.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest device or tenant id, in bytes.
+/// Maximum length of a device or tenant id, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
 /// A device of a tenant. Cheap to clone; ordered by tenant, then device id.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceKey {
-    /// Tenant, from the credential, never from a payload.
+    /// Tenant, from the credential and never from a payload.
     pub tenant: Arc<str>,
-    /// Device id inside the tenant. May hold `/` (a route's `{device...}` takes several topic levels).
+    /// Device id within the tenant. May contain `/`, since a route's `{device...}` matches several
+    /// topic levels.
     pub id: Arc<str>,
 }
 
 impl DeviceKey {
-    /// A checked key.
+    /// Creates a checked key.
     ///
     /// # Errors
-    /// [`IdError`] when either id is empty, longer than [`MAX_ID_BYTES`], or holds a control character, `+` or `#`.
+    /// [`IdError`] when either id is empty, longer than [`MAX_ID_BYTES`], or contains a control
+    /// character, `+` or `#`.
     pub fn new(tenant: &str, id: &str) -> Result<Self, IdError> {
         check_id(tenant)?;
         check_id(id)?;
@@ -39,17 +41,17 @@ impl fmt::Display for DeviceKey {
     }
 }
 
-/// Why a tenant or device id is not one.
+/// The reason why a tenant or device id is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Nothing there.
+    /// The id is empty.
     #[error("id is empty")]
     Empty,
-    /// Over [`MAX_ID_BYTES`].
+    /// The id is longer than [`MAX_ID_BYTES`].
     #[error("id is longer than {MAX_ID_BYTES} bytes")]
     TooLong,
-    /// A character no id may hold.
-    #[error("id holds {0:?}, which is not allowed")]
+    /// The id contains a forbidden character.
+    #[error("id contains {0:?}, which is not allowed")]
     Character(char),
 }
 

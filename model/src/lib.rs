@@ -1,21 +1,31 @@
-//! What a reading, a value, a device and a topic are.
+//! Readings, values, devices and topics.
 //!
-//! Receives: nothing; every other crate builds these.
-//! Promises: plain data with checked construction; no IO, no clock, no async.
-//! Hands on: [`Value`], [`Reading`], [`DeviceKey`], [`Schema`], [`topic`] rules, [`time`] rules, the words of [`trace`].
-//! Never: reads a file, a socket or the time of day.
+//! Receives: nothing; other crates construct the types.
+//! Promises: plain data with checked construction; no IO, no async; only [`clock`] reads the time
+//! of day.
+//! Hands on: [`Value`], [`Reading`], [`DeviceKey`], [`Schema`], rules of [`topic`] and [`time`],
+//! types of [`trace`], one [`clock`].
+//! Never: reads a file or a socket.
 
+pub mod backoff;
+pub mod clock;
 pub mod device;
+pub mod glob;
 pub mod reading;
+pub mod setting;
+mod ticket;
 pub mod time;
 pub mod topic;
 pub mod trace;
 pub mod value;
 
+pub use backoff::Backoff;
+pub use clock::{Clock, SystemClock};
 pub use device::{DeviceKey, IdError};
 pub use reading::{Reading, Schema};
+pub use ticket::Ticket;
 pub use time::{Nanos, TimeRange};
 pub use value::{Kind, Value, ValueRef};
 
-/// The tenant of every connection until credentials name one.
+/// The tenant of connections without a credential.
 pub const DEFAULT_TENANT: &str = "default";

@@ -1,4 +1,4 @@
-//! Times and ranges of them, in nanoseconds since 1970-01-01 UTC.
+//! Times and time ranges, in nanoseconds since 1970-01-01 UTC.
 
 /// Nanoseconds since 1970-01-01T00:00:00Z.
 pub type Nanos = i64;
@@ -6,41 +6,42 @@ pub type Nanos = i64;
 /// One second.
 pub const SECOND: Nanos = 1_000_000_000;
 
-/// The first device time that is taken: 1970-01-01.
+/// The first accepted device time: 1970-01-01.
 pub const EARLIEST: Nanos = 0;
 
-/// The first device time that is refused again: 2038-01-19T03:14:08Z. One time past it stops the TTL deletion of a
-/// whole MongoDB collection.
+/// The end of accepted device times, exclusive: 2038-01-19T03:14:08Z. A later time stops the TTL
+/// deletion of a whole MongoDB collection.
 pub const LATEST: Nanos = 2_147_483_648 * SECOND;
 
 /// Half-open: `start <= t < end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TimeRange {
-    /// Inclusive.
+    /// First time, inclusive.
     pub start: Nanos,
-    /// Exclusive.
+    /// End, exclusive.
     pub end: Nanos,
 }
 
 impl TimeRange {
-    /// Every time.
+    /// The range of all times.
     pub const ALL: Self = Self { start: Nanos::MIN, end: Nanos::MAX };
 
-    /// True when `t` lies inside.
+    /// True when `t` is in the range.
     pub fn contains(self, t: Nanos) -> bool {
         self.start <= t && t < self.end
     }
 
-    /// True when some time lies in both this range and the closed span `first..=last`.
+    /// True when the range overlaps the closed span `first..=last`.
     pub fn touches(self, first: Nanos, last: Nanos) -> bool {
         first < self.end && last >= self.start
     }
 }
 
-/// A bare number as a time, its unit read from its size: up to 1e11 seconds, up to 1e14 milliseconds, up to 1e17
-/// microseconds, else nanoseconds. (1e11 s is the year 5138; 1e11 ms is 1973.)
+/// Converts a number to a time, with a unit chosen by its magnitude: up to 1e11 seconds, up to 1e14
+/// milliseconds, up to 1e17 microseconds, else nanoseconds. (1e11 s is the year 5138; 1e11 ms is
+/// 1973.)
 ///
-/// `None` when it is not finite or overflows.
+/// Returns `None` when it is not finite or overflows.
 pub fn from_number(n: f64) -> Option<Nanos> {
     let scale = match n.abs() {
         a if !a.is_finite() => return None,
@@ -54,7 +55,7 @@ pub fn from_number(n: f64) -> Option<Nanos> {
     (nanos.abs() < 9.2e18).then_some(nanos.round() as Nanos)
 }
 
-/// As [`from_number`], without passing through floating point.
+/// Like [`from_number`], without floating point.
 pub fn from_integer(n: i64) -> Option<Nanos> {
     let scale = match n.unsigned_abs() {
         a if a < 100_000_000_000 => 1_000_000_000,

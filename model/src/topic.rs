@@ -1,21 +1,21 @@
 //! MQTT topic names and filters (MQTT 5.0, section 4.7).
 
-/// Why a topic name or filter is not one.
+/// The reason why a topic name or filter is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
-    /// Names and filters have at least one character.
+    /// Names and filters need at least one character.
     #[error("topic is empty")]
     Empty,
-    /// The length is sent in two bytes.
+    /// The length field has two bytes.
     #[error("topic is longer than 65,535 bytes")]
     TooLong,
     /// U+0000 is not allowed.
-    #[error("topic holds U+0000")]
+    #[error("topic contains U+0000")]
     Null,
-    /// A name to publish to holds no wildcard.
-    #[error("topic name holds a wildcard")]
+    /// A topic name contains no wildcard.
+    #[error("topic name contains a wildcard")]
     Wildcard,
-    /// `#` stands alone in the last level, `+` alone in its level.
+    /// `#` must be the whole last level, `+` a whole level.
     #[error("`+` and `#` must fill a whole level, and `#` the last one")]
     MisplacedWildcard,
     /// `$share/{group}/{filter}` with a group and a filter.
@@ -23,10 +23,10 @@ pub enum TopicError {
     Share,
 }
 
-/// Checks a topic name that is published to.
+/// Checks a topic name.
 ///
 /// # Errors
-/// [`TopicError`] says which rule it breaks.
+/// [`TopicError`] names the violated rule.
 pub fn check_name(topic: &str) -> Result<(), TopicError> {
     check_length(topic)?;
     match topic.bytes().find(|b| matches!(b, 0 | b'+' | b'#')) {
@@ -36,10 +36,10 @@ pub fn check_name(topic: &str) -> Result<(), TopicError> {
     }
 }
 
-/// Checks a topic filter that is subscribed to; `$share/…` is judged by the filter inside it.
+/// Checks a topic filter; for `$share/…`, the filter inside it.
 ///
 /// # Errors
-/// [`TopicError`] says which rule it breaks.
+/// [`TopicError`] names the violated rule.
 pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     check_length(filter)?;
     let filter = match filter.strip_prefix("$share/") {
@@ -66,7 +66,8 @@ pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     Ok(())
 }
 
-/// True when `filter` (checked, not shared) takes `topic` (checked). A leading wildcard does not take a `$` topic.
+/// True when `filter` (checked, not shared) matches `topic` (checked). A leading wildcard does not
+/// match a `$` topic.
 pub fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;

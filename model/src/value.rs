@@ -1,8 +1,8 @@
-//! What a device measured.
+//! Measured values.
 
 use std::fmt;
 
-/// A measured value. The type a device sent is kept.
+/// A measured value, with the type that the device sent.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// Floating point; finite.
@@ -11,7 +11,7 @@ pub enum Value {
     Int(i64),
     /// Boolean.
     Bool(bool),
-    /// Text. Integers outside `i64` arrive as text too, so that no digit is lost.
+    /// Text. Integers outside of `i64` are text too, so that no digit is lost.
     Str(Box<str>),
 }
 
@@ -43,7 +43,7 @@ pub enum Kind {
 }
 
 impl Value {
-    /// Borrows it.
+    /// Borrows the value.
     pub fn as_ref(&self) -> ValueRef<'_> {
         match self {
             Self::Float(v) => ValueRef::Float(*v),
@@ -53,14 +53,14 @@ impl Value {
         }
     }
 
-    /// Its type.
+    /// Type of the value.
     pub fn kind(&self) -> Kind {
         self.as_ref().kind()
     }
 }
 
 impl ValueRef<'_> {
-    /// Owns it.
+    /// Converts to an owned value.
     pub fn to_owned(self) -> Value {
         match self {
             Self::Float(v) => Value::Float(v),
@@ -70,7 +70,7 @@ impl ValueRef<'_> {
         }
     }
 
-    /// Its type.
+    /// Type of the value.
     pub fn kind(self) -> Kind {
         match self {
             Self::Float(_) => Kind::Float,
@@ -80,7 +80,7 @@ impl ValueRef<'_> {
         }
     }
 
-    /// As a number: integers and booleans (0, 1) count, text does not.
+    /// Converts integers, floats and booleans (0, 1) to a number; None for text.
     pub fn as_f64(self) -> Option<f64> {
         match self {
             Self::Float(v) => Some(v),

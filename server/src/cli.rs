@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::client::cli::ClientCommand;
 use crate::config::{self, Role, Sources};
 
-/// Takes telemetry over MQTT, acknowledges what is safe on disk, answers over gRPC.
+/// Takes telemetry over MQTT, acknowledges it once it is safe on disk, serves it over gRPC.
 ///
 /// Without a command: `weir run`.
 #[derive(Debug, Parser)]
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     pub(crate) run: RunOptions,
 }
 
-/// What to do.
+/// Commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start Weir
@@ -29,9 +29,9 @@ pub(crate) enum Command {
     Config(ConfigOptions),
     #[command(flatten)]
     Client(ClientCommand),
-    /// Ask the Weir of this machine over HTTP whether it is ready; fails when it is not
+    /// Check over HTTP whether the Weir of this machine is ready; fails when it is not
     Health(HealthOptions),
-    /// Look for what is wrong, and say what to do
+    /// Look for problems and print what to do about them
     Doctor(DoctorOptions),
     /// Show what a payload becomes under the routes of the configuration
     Map(MapOptions),
@@ -57,7 +57,7 @@ pub(crate) struct RunOptions {
     /// Address for health, metrics and the status page [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<String>,
-    /// What this process does [default: all]
+    /// Roles of this process [default: all]
     #[arg(long, value_name = "ROLES", value_delimiter = ',')]
     pub(crate) roles: Vec<Role>,
     /// Listen on addresses that others can reach although there is no authentication yet
@@ -66,7 +66,7 @@ pub(crate) struct RunOptions {
 }
 
 impl RunOptions {
-    /// Where the configuration comes from.
+    /// Sources of the configuration.
     pub(crate) fn sources(&self) -> anyhow::Result<Sources> {
         let mut sources = Sources::of_process(self.config.clone());
         let mut flag = |key, value: Option<String>| {
@@ -99,7 +99,7 @@ pub(crate) struct ConfigOptions {
 /// Options of `weir health`.
 #[derive(Debug, Args)]
 pub(crate) struct HealthOptions {
-    /// Where it answers HTTP [default: the HTTP address of the configuration]
+    /// Address of HTTP [default: the HTTP address of the configuration]
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<String>,
     /// Configuration file; ./weir.toml is read when it is there
@@ -112,7 +112,7 @@ pub(crate) struct HealthOptions {
 pub(crate) struct DoctorOptions {
     #[command(flatten)]
     pub(crate) run: RunOptions,
-    /// The server to ask [default: the gRPC address of the configuration]
+    /// Server to query [default: the gRPC address of the configuration]
     #[arg(long, value_name = "URL", env = "WEIR_SERVER")]
     pub(crate) server: Option<String>,
 }
@@ -158,7 +158,7 @@ pub(crate) fn config(options: &ConfigOptions) -> anyhow::Result<()> {
         None => out.write_all(config::sample().as_bytes())?,
         Some(path) => {
             let loaded = config::load(&Sources { file: Some(path.clone()), ..Sources::default() })?;
-            crate::run::wire::routes(&loaded.config)?;
+            crate::run::settings::routes(&loaded.config)?;
             writeln!(out, "{} is good", path.display())?;
         }
     }

@@ -1,4 +1,4 @@
-//! The folder that holds everything: who has it, where things are in it.
+//! The folder that holds everything: its lock and its paths.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -10,14 +10,14 @@ use rustix::fs::FlockOperation;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
-/// A data folder that belongs to this process while it lives.
+/// A data folder, locked for this process.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
     _lock: File,
 }
 
-/// Where a running Weir listens, as it stands in `addresses.json`.
+/// Addresses of a running Weir: the content of `addresses.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     /// Devices.
@@ -33,10 +33,10 @@ pub(crate) struct Addresses {
     pub(crate) fleet: Option<SocketAddr>,
 }
 
-/// Why a folder cannot be had.
+/// Errors of [`DataDir::open`].
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// Another process has it.
+    /// Another process has locked it.
     #[error("{} is in use by another weir (process {process}): stop that one, or give another --data-dir", path.display())]
     InUse {
         /// The folder.
@@ -44,18 +44,18 @@ pub(crate) enum OpenError {
         /// Process id, as far as it is known.
         process: String,
     },
-    /// The file system says no.
+    /// The file system refuses.
     #[error("cannot use {} for data: {source}; give another --data-dir or its owner the right to write", path.display())]
     Io {
         /// The folder.
         path: PathBuf,
-        /// What it says.
+        /// Its error.
         source: std::io::Error,
     },
 }
 
 impl DataDir {
-    /// Creates the folder if it is missing and takes it for this process.
+    /// Creates the folder if it is missing and locks it for this process.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -72,16 +72,16 @@ impl DataDir {
             .map_err(failed)?;
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut process = String::new();
-            // Who it is only helps; the message stands without it.
+            // The message is useful without the process id, too.
             if lock.read_to_string(&mut process).is_err() || process.trim().is_empty() {
                 process = "unknown".to_owned();
             }
             return Err(OpenError::InUse { path, process: process.trim().to_owned() });
         }
-        // Nor does a full disk keep Weir from starting: it says why it is not ready.
+        // A full disk does not keep Weir from starting: /health/ready reports it.
         let noted = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
         if let Err(error) = noted {
-            tracing::warn!(%error, "cannot note the process id in the lock file");
+            tracing::warn!(%error, "cannot write the process id to the lock file");
         }
         // Left by a process that was killed.
         match std::fs::remove_file(path.join("addresses.json")) {
@@ -101,9 +101,14 @@ impl DataDir {
         log_in(&self.path)
     }
 
-    /// The log's files for when its server is away.
+    /// Folder of the log's files while Redis is unavailable.
     pub(crate) fn spill(&self) -> PathBuf {
         self.path.join("spill")
+    }
+
+    /// File with the settings of the exports that an operator changed.
+    pub(crate) fn exports(&self) -> PathBuf {
+        self.path.join("exports.json")
     }
 
     /// The store's folder.
@@ -111,7 +116,7 @@ impl DataDir {
         self.path.join("store")
     }
 
-    /// Writes `addresses.json`, whole or not at all: who reads it finds every listener open.
+    /// Writes `addresses.json` atomically. Every listener in it is open.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -120,17 +125,17 @@ impl DataDir {
         replace(&self.path.join("addresses.json"), text.as_bytes())
     }
 
-    /// Forgets the addresses: nobody listens there any more.
+    /// Removes `addresses.json`, once nothing listens there.
     pub(crate) fn withdraw(&self) {
         if let Err(error) = std::fs::remove_file(self.path.join("addresses.json")) {
-            tracing::debug!(%error, "addresses.json is not removed");
+            tracing::debug!(%error, "cannot remove addresses.json");
         }
     }
 
-    /// The installation's secret, made at the first start.
+    /// The installation's secret, created at the first start.
     ///
     /// # Errors
-    /// When it can neither be read nor made.
+    /// When it can be neither read nor created.
     pub(crate) fn secret(&self) -> anyhow::Result<[u8; 32]> {
         let path = self.path.join("secret");
         match std::fs::read(&path) {
@@ -156,7 +161,7 @@ pub(crate) fn log_in(data_dir: &Path) -> PathBuf {
     data_dir.join("log")
 }
 
-/// Replaces a file in one step that survives a crash.
+/// Replaces a file atomically and durably.
 fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let temporary = path.with_extension("new");
@@ -169,7 +174,7 @@ fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A new file that only its owner reads.
+/// Creates a file that only its owner can read.
 fn private(path: &Path) -> std::io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
@@ -180,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_in_use_names_the_process_that_has_it() {
+    fn a_folder_in_use_is_refused_with_the_id_of_its_process() {
         let dir = tempfile::tempdir().unwrap();
         let held = DataDir::open(dir.path()).unwrap();
         let error = DataDir::open(dir.path()).unwrap_err().to_string();

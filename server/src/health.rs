@@ -1,4 +1,5 @@
-//! `weir health`: what `/health/ready` says, where there is neither shell nor HTTP client, as in a container.
+//! `weir health`: prints the answer of `/health/ready`, for containers without a shell and an HTTP
+//! client.
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,23 +16,23 @@ use crate::cli::HealthOptions;
 use crate::config::{self, Sources};
 use crate::run::state::Readiness;
 
-/// A process that is well answers sooner.
+/// Time within which a healthy process answers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// No answer is longer.
+/// Maximum size of an answer.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// Prints what it says; fails when it is not ready.
+/// Prints the readiness; the exit code is a failure when the process is not ready.
 ///
 /// # Errors
-/// When nobody answers.
+/// When no process answers.
 pub(crate) fn run(options: &HealthOptions) -> anyhow::Result<ExitCode> {
     let address = address(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
     let readiness = match asked {
         Ok(readiness) => readiness?,
-        Err(_) => bail!("{address} gives no answer within {PATIENCE:?}"),
+        Err(_) => bail!("{address} does not answer within {PATIENCE:?}: check the log of the process"),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", if readiness.ready { "ready" } else { "not ready" })?;
@@ -41,15 +42,17 @@ pub(crate) fn run(options: &HealthOptions) -> anyhow::Result<ExitCode> {
     Ok(if readiness.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where a process with this configuration is reached from its own machine.
+/// The address at which a process with this configuration answers on its own machine.
 fn address(options: &HealthOptions) -> anyhow::Result<SocketAddr> {
     let mut sources = Sources::of_process(options.config.clone());
     sources.flags.extend(options.http.clone().map(|address| ("http.address", address)));
     let text = config::load(&sources)?.config.http.address;
-    let address: SocketAddr = text.parse().with_context(|| format!("http.address {text:?} is no address and port"))?;
+    let address: SocketAddr = text.parse().with_context(|| {
+        format!("cannot parse http.address {text:?} as an address and a port: use the form 127.0.0.1:8080")
+    })?;
     if address.port() == 0 {
         bail!(
-            "http.address {text} is any free port: name the one it took with --http (see addresses.json in the data folder)"
+            "http.address {text} stands for any free port: set the actual one with --http (see addresses.json in the data folder)"
         );
     }
     Ok(match address.ip() {
@@ -60,11 +63,13 @@ fn address(options: &HealthOptions) -> anyhow::Result<SocketAddr> {
 }
 
 async fn ask(address: SocketAddr) -> anyhow::Result<Readiness> {
-    let silent =
-        || format!("no weir answers at {address}: start one with `weir run`, or name another address with --http");
+    let silent = || {
+        format!("no weir process answers at {address}: start one with `weir run`, or set another address with --http")
+    };
     let uri = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/health/ready").build()?;
     let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
     let answer = client.get(uri).await.with_context(silent)?;
     let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.with_context(silent)?;
-    serde_json::from_slice(&body).with_context(|| format!("what listens on {address} is no weir"))
+    serde_json::from_slice(&body)
+        .with_context(|| format!("the program that listens on {address} is not weir: set another address with --http"))
 }

@@ -1,9 +1,11 @@
-//! The program `weir`: everything in one process, and the commands that ask it.
+//! The program `weir`: everything in one process, and the commands that query it.
 //!
 //! Receives: the command line, the environment, a configuration file, signals.
-//! Promises: the end of any part outside of an ordered stop ends the process with a failure and names the part in its
-//! last log line; an ordered stop drains each part within its deadline; errors are one line that says what to do.
-//! Hands on: listeners to the broker and the services, stores to the flusher, one configuration to each of them.
+//! Promises: the end of any part outside of an ordered stop ends the process with a failure and
+//! names the part in its last log line; an ordered stop drains each part within its deadline;
+//! errors are one line that gives the remedy.
+//! Hands on: listeners to the broker and the services, stores to the flusher, one configuration to
+//! each of them.
 //! Never: decides what a reading is, when it is durable or how it is stored.
 
 mod cli;
@@ -11,6 +13,7 @@ mod client;
 mod config;
 mod data_dir;
 mod doctor;
+mod exports;
 mod health;
 mod http;
 mod logs;
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if client::output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to tell when standard error is gone too.
+            // Standard error may be closed, too.
             drop(client::output::complain(&error));
             ExitCode::FAILURE
         }

@@ -1,4 +1,4 @@
-//! `weir map`: what a payload becomes under the routes of the configuration.
+//! `weir map`: the readings of a payload under the configured routes.
 
 use std::io::Read;
 use std::path::Path;
@@ -6,37 +6,34 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use buffer::memory::MemoryLog;
-use ingest::{Door, MapOutcome};
+use ingest::{MapOutcome, Rules};
 use model::{Reading, Value};
 
 use crate::cli::MapOptions;
 use crate::client::output::{Cell, Table, remark};
 use crate::client::time;
 use crate::config::{self, Sources};
-use crate::run::wire;
+use crate::run::settings;
 
-/// Prints the readings; fails when there are none.
+/// Prints the readings. The exit code is a failure when the message would not become readings.
 ///
 /// # Errors
-/// When the configuration is wrong or the payload cannot be had.
+/// If the configuration is invalid or the payload cannot be read.
 pub(crate) fn run(options: &MapOptions) -> anyhow::Result<ExitCode> {
     let config = config::load(&Sources::of_process(options.config.clone()))?.config;
     let payload = payload(options)?;
     model::topic::check_name(&options.topic).with_context(|| format!("--topic {:?}", options.topic))?;
-    let message = ingest::map::Message {
+    let message = ingest::StoredMessage {
         tenant: model::DEFAULT_TENANT,
         client: "map",
         topic: &options.topic,
         payload: &payload,
         received: time::now(),
     };
-    // The door needs a log behind it; nothing is appended.
-    let (_log, batcher) = MemoryLog::open("map", buffer::batcher::BatchConfig::default())?;
-    let door = Door::new(wire::routes(&config)?, wire::limits(&config), batcher, Arc::default());
-    match ingest::map(&door, &message) {
+    let rules = Rules::new(settings::routes(&config)?, config.ingest.clone(), Arc::default());
+    match ingest::map(&rules, &message) {
         MapOutcome::Plain => {
-            remark("no route takes this topic: a plain message for subscribers");
+            remark("no route matches this topic: a plain message for subscribers");
             Ok(ExitCode::FAILURE)
         }
         MapOutcome::Refused(reason) => {
@@ -44,7 +41,7 @@ pub(crate) fn run(options: &MapOptions) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
         MapOutcome::Readings(readings) if readings.is_empty() => {
-            remark("no value in it: acknowledged, and nothing is stored");
+            remark("no value: the message is acknowledged and nothing is stored");
             Ok(ExitCode::SUCCESS)
         }
         MapOutcome::Readings(readings) => {
@@ -71,9 +68,9 @@ fn table(readings: &[Reading]) -> Table {
     let mut table = Table::new(["device", "time", "seq", "name", "type", "value", "note"]);
     for reading in readings {
         let note = match (reading.claimed_time, reading.device_timed) {
-            (Some(claimed), _) => format!("the device said {}", time::show(claimed)),
+            (Some(claimed), _) => format!("device time {}", time::show(claimed)),
             (None, true) => String::new(),
-            (None, false) => "time of receipt".to_owned(),
+            (None, false) => "receive time".to_owned(),
         };
         for (name, value) in &reading.values {
             let (kind, cell) = match value {

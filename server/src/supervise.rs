@@ -1,8 +1,8 @@
-//! Which parts the process has, what happens when one ends, and in which order they stop.
+//! The parts of the process, the end of one of them, and the order in which they stop.
 //!
-//! Every task is critical: the first to end outside of an ordered stop, for any reason, a panic included, ends the
-//! process. Parts stop in the order in which they were added, each within its deadline; what is still pending then is
-//! named and left behind.
+//! Every task is critical: the first to end outside of an ordered stop, for any reason, a panic
+//! included, ends the process. Parts stop in the order in which they were added, each within its
+//! deadline; tasks that are still pending then are named and abandoned.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -36,12 +36,12 @@ struct Part {
 /// How the supervision ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EndError {
-    /// A task ended though nobody asked.
+    /// A task ended although no stop was requested.
     #[error("{task} has ended: {reason}")]
     Ended {
         /// Its name.
         task: &'static str,
-        /// Why, as far as it said.
+        /// Its error, or `it returned`.
         reason: String,
     },
     /// Parts that did not stop in time or not in order.
@@ -50,14 +50,15 @@ pub(crate) enum EndError {
 }
 
 impl Supervisor {
-    /// Adds a part, which stops after those added before it. Returns the token that tells its tasks to stop.
+    /// Adds a part, which stops after those added before it. Returns the token that stops its
+    /// tasks.
     pub(crate) fn part(&mut self, name: &'static str, deadline: Duration) -> CancellationToken {
         let stop = CancellationToken::new();
         self.part_that_ends_with(name, deadline, stop.clone());
         stop
     }
 
-    /// As [`Supervisor::part`], of tasks that have their token already.
+    /// As [`Supervisor::part`], for tasks that have their token already.
     pub(crate) fn part_that_ends_with(&mut self, name: &'static str, deadline: Duration, stop: CancellationToken) {
         self.parts.push(Part { name, deadline, stop, finish: None });
     }
@@ -74,7 +75,7 @@ impl Supervisor {
         self.running.insert(handle.id(), Task { name, part });
     }
 
-    /// What a part still does when its tasks have ended.
+    /// Sets the last step of a part, after its tasks have ended.
     pub(crate) fn finish(
         &mut self,
         part: &'static str,
@@ -87,7 +88,8 @@ impl Supervisor {
     /// Runs until `signal` or until a task ends, then stops part after part.
     ///
     /// # Errors
-    /// [`EndError::Ended`] names the task that ended by itself; [`EndError::Unclean`] what did not stop well.
+    /// [`EndError::Ended`] names the task that ended by itself; [`EndError::Unclean`] the parts
+    /// that failed to stop.
     pub(crate) async fn run(mut self, signal: impl Future<Output = &'static str>) -> Result<(), EndError> {
         let mut signal = std::pin::pin!(signal);
         let first = tokio::select! {
@@ -147,7 +149,7 @@ impl Supervisor {
             let Some(ended) = self.tasks.join_next_with_id().await else { return };
             let (task, outcome) = self.take(ended);
             if let Err(reason) = outcome {
-                tracing::error!(task = task.name, reason, "ended badly");
+                tracing::error!(task = task.name, reason, "failed at the stop");
                 unclean.push(format!("{}: {reason}", task.name));
             }
         }
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_does_not_stop_is_named_and_left_behind() {
+    async fn a_part_that_does_not_stop_is_named_and_abandoned() {
         let log = Arc::new(Mutex::new(Vec::new()));
         let mut supervisor = Supervisor::default();
         supervisor.part("stuck part", Duration::from_secs(1));

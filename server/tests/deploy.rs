@@ -1,18 +1,18 @@
-//! Every alert has its page, every page its alert.
+//! Every alert has a runbook, and every runbook an alert.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What a person looks for at night, in this order.
+/// Headings of a runbook, in this order.
 const SECTIONS: [&str; 4] = ["## What it means", "## What you see", "## What to do", "## Whom to wake"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
-/// Alerts with the pages that their rules name.
+/// Alerts with the runbooks in their rules.
 fn alerts() -> BTreeMap<String, BTreeSet<String>> {
     let mut alerts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for entry in std::fs::read_dir(root().join("deploy/prometheus/rules")).unwrap() {
@@ -63,7 +63,7 @@ fn weir(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Every word of a text that begins with `WEIR_`.
+/// All words of a text that begin with `WEIR_`.
 fn variables(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
     words.filter(|word| word.starts_with("WEIR_")).collect()
@@ -74,7 +74,7 @@ fn the_configuration_of_the_service_loads_also_with_every_store_switched_on() {
     let file = root().join("deploy/weir.toml");
     weir(&["config", "--check", file.to_str().unwrap()]);
     let text = std::fs::read_to_string(&file).unwrap();
-    // Settings stand behind a `#` without a blank, remarks behind one with.
+    // Settings follow a `#` without a blank, comments one with a blank.
     let switched_on = |line: &str| match line.strip_prefix('#') {
         Some(setting) if !setting.starts_with(' ') => format!("{setting}\n"),
         _ => format!("{line}\n"),
@@ -91,12 +91,12 @@ fn the_configuration_of_the_service_loads_also_with_every_store_switched_on() {
 fn variables_that_the_container_files_set_are_read() {
     let sample = weir(&["config"]);
     let known = variables(&sample);
-    // Read by the compose file itself.
+    // Variables of the compose file itself.
     let own = BTreeSet::from(["WEIR_DEMO_TOKEN"]);
     for file in ["deploy/compose.yaml", "deploy/Dockerfile", "deploy/weir.toml"] {
         let text = std::fs::read_to_string(root().join(file)).unwrap();
         let set = variables(&text);
         let unknown: Vec<&&str> = set.difference(&known).filter(|name| !own.contains(**name)).collect();
-        assert!(unknown.is_empty(), "{file} sets {unknown:?}, which nobody reads");
+        assert!(unknown.is_empty(), "{file} sets {unknown:?}, which Weir does not read");
     }
 }

@@ -10,7 +10,7 @@ use weir_simulators::oracle::{Place, Targets};
 use weir_simulators::replay::{Columns, Replay};
 use weir_simulators::scenario::{Version, parse_duration};
 
-/// Plays devices against any MQTT broker, and says what landed.
+/// Simulates devices against any MQTT broker and verifies which readings were stored.
 #[derive(Parser)]
 #[command(name = "weir-sim", version)]
 pub(crate) struct Arguments {
@@ -20,27 +20,28 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Plays a scenario; with --server checks afterwards what landed.
+    /// Play a scenario; with --server, verify the stored readings afterwards.
     Run(RunOptions),
-    /// Checks what landed of a run, by its ledger. Fails when anything is wrong.
+    /// Verify the stored readings of a run by its ledger. Fails if there are differences.
     Verify(VerifyOptions),
-    /// Plays a CSV file, or a session recorded with `mosquitto_sub -F '%j'`.
+    /// Play a CSV file, or a session recorded with `mosquitto_sub -F '%j'`.
     Replay(ReplayOptions),
-    /// Measures throughput and PUBACK latency.
+    /// Measure throughput and PUBACK latency.
     Bench(Load),
-    /// Lists the shipped scenarios, or prints one, to begin one's own with.
+    /// List the built-in scenarios, or print one as a template.
     Scenarios {
-        /// Which.
+        /// Scenario to print.
         name: Option<String>,
     },
-    /// Prints what the devices of a scenario send, without sending it: seconds after the start, topic, payload.
+    /// Print the messages of a scenario without sending them: seconds after the start, topic,
+    /// payload.
     Readings {
         #[command(flatten)]
         scenario: ScenarioOptions,
-        /// Time of the start, nanoseconds since 1970.
+        /// Start time, nanoseconds since 1970.
         #[arg(long, default_value_t = 1_767_225_600_000_000_000)]
         start_nanos: i64,
-        /// Messages of each device at most.
+        /// Maximum number of messages of each device.
         #[arg(long, default_value_t = usize::MAX)]
         limit: usize,
     },
@@ -48,44 +49,44 @@ pub(crate) enum Command {
 
 #[derive(Args)]
 pub(crate) struct ScenarioOptions {
-    /// A shipped scenario, or a TOML file.
+    /// A built-in scenario, or a TOML file.
     pub(crate) scenario: String,
-    /// Part of the devices: 0.1 is a tenth. At least one of each group.
+    /// Share of the devices, for example 0.1; at least one of each group.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) devices: f64,
-    /// Part of the time: 0.1 is a tenth. Intervals stay as they are.
+    /// Share of the time, for example 0.1; intervals are unchanged.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) time: f64,
-    /// Another seed.
+    /// Seed in place of the scenario's.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// How long the last acknowledgements may take.
+    /// Maximum time for the last acknowledgements.
     #[arg(long, value_parser = parse_duration)]
     pub(crate) drain: Option<Duration>,
 }
 
 #[derive(Args)]
 pub(crate) struct PlayOptions {
-    /// The broker.
+    /// Address of the broker.
     #[arg(long, default_value = "127.0.0.1:1883")]
     pub(crate) broker: SocketAddr,
-    /// Connections from one source address 127.0.0.x, so that more fit than one address has ports.
+    /// Connections for each source address 127.0.0.x, to exceed the ports of one address.
     #[arg(long, default_value_t = 20_000)]
     pub(crate) per_source: usize,
-    /// Threads.
+    /// Number of threads.
     #[arg(long, default_value_t = 2)]
     pub(crate) threads: usize,
-    /// Shows no progress.
+    /// Hide the progress.
     #[arg(long)]
     pub(crate) quiet: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct Output {
-    /// The summary as one line of JSON.
+    /// Print the summary as one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Writes a report with charts, one HTML page.
+    /// Write a report with charts to this HTML file.
     #[arg(long)]
     pub(crate) report: Option<PathBuf>,
 }
@@ -96,7 +97,7 @@ pub(crate) struct RunOptions {
     pub(crate) scenario: ScenarioOptions,
     #[command(flatten)]
     pub(crate) play: PlayOptions,
-    /// Keeps what was sent and acknowledged in this new file, for `weir-sim verify`.
+    /// Record sent and acknowledged messages in this new file, for `weir-sim verify`.
     #[arg(long)]
     pub(crate) ledger: Option<PathBuf>,
     #[command(flatten)]
@@ -107,46 +108,48 @@ pub(crate) struct RunOptions {
 
 #[derive(Args)]
 pub(crate) struct VerifyOptions {
-    /// What was sent and acknowledged.
+    /// Ledger of the run.
     #[arg(long)]
     pub(crate) ledger: PathBuf,
     #[command(flatten)]
     pub(crate) targets: TargetOptions,
-    /// One line of JSON.
+    /// Print one line of JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
 #[derive(Args)]
 pub(crate) struct TargetOptions {
-    /// Weir's gRPC address, as http://127.0.0.1:50051.
+    /// gRPC address of Weir, for example http://127.0.0.1:50051.
     #[arg(long)]
     server: Option<String>,
-    /// Token for it.
+    /// Bearer token for Weir.
     #[arg(long, env = "WEIR_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// MongoDB's connection string, to look there without Weir: mongodb://127.0.0.1:27017/weir?replicaSet=rs0
+    /// Connection string of MongoDB, to verify it directly:
+    /// mongodb://127.0.0.1:27017/weir?replicaSet=rs0
     #[arg(long, env = "WEIR_MONGODB_URI", hide_env_values = true)]
     mongodb: Option<String>,
-    /// InfluxDB's address, to look there without Weir: http://127.0.0.1:8086
+    /// Address of InfluxDB, to verify it directly: http://127.0.0.1:8086
     #[arg(long, env = "WEIR_INFLUXDB_URL", requires_all = ["influxdb_token", "influxdb_org", "influxdb_bucket"])]
     influxdb: Option<String>,
-    /// A token that may read the bucket.
+    /// InfluxDB token with read access to the bucket.
     #[arg(long, env = "WEIR_INFLUXDB_TOKEN", hide_env_values = true)]
     influxdb_token: Option<String>,
-    /// Its organization.
+    /// InfluxDB organization.
     #[arg(long, env = "WEIR_INFLUXDB_ORG")]
     influxdb_org: Option<String>,
-    /// Its bucket.
+    /// InfluxDB bucket.
     #[arg(long, env = "WEIR_INFLUXDB_BUCKET")]
     influxdb_bucket: Option<String>,
-    /// Its measurement.
+    /// InfluxDB measurement.
     #[arg(long, env = "WEIR_INFLUXDB_MEASUREMENT", default_value = "telemetry")]
     influxdb_measurement: String,
-    /// Devices read at one time.
+    /// Devices to read concurrently.
     #[arg(long, default_value_t = 8)]
     parallel: usize,
-    /// A store that is not clean is looked at again for this long: databases get readings later.
+    /// Repeat the verification of a store with differences for this long: stores receive readings
+    /// later.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     within: Duration,
 }
@@ -180,37 +183,37 @@ pub(crate) enum MqttVersion {
 
 #[derive(Args)]
 pub(crate) struct ReplayOptions {
-    /// The file.
+    /// File to play.
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) play: PlayOptions,
     #[command(flatten)]
     pub(crate) output: Output,
-    /// How many times faster than it was recorded, or `max`.
+    /// Speed relative to the recording, or `max`.
     #[arg(long, default_value = "1", value_parser = speed)]
     speed: f64,
-    /// Quality of service: 0, 1 or 2.
+    /// QoS: 0, 1 or 2.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
     qos: u8,
     /// MQTT version.
     #[arg(long, value_enum, default_value = "5")]
     mqtt: MqttVersion,
-    /// Unacknowledged messages of one connection at most.
+    /// Maximum number of unacknowledged messages of a connection.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     in_flight: u16,
-    /// CSV: column with the time. Without it the first of ts, time, timestamp, date.
+    /// CSV: column of the time; by default the first of ts, time, timestamp, date.
     #[arg(long)]
     time_column: Option<String>,
-    /// CSV: column with the device.
+    /// CSV: column of the device.
     #[arg(long)]
     device_column: Option<String>,
-    /// CSV: the device, without a column for it.
+    /// CSV: device id, if there is no column for it.
     #[arg(long, default_value = "replay")]
     device: String,
-    /// CSV: where readings are published.
+    /// CSV: topic to publish to.
     #[arg(long, default_value = "devices/{device}/telemetry")]
     topic: String,
-    /// How long the last acknowledgements may take.
+    /// Maximum time for the last acknowledgements.
     #[arg(long, default_value = "60s", value_parser = parse_duration)]
     drain: Duration,
 }
@@ -240,5 +243,5 @@ fn speed(text: &str) -> Result<f64, String> {
     if text == "max" {
         return Ok(f64::INFINITY);
     }
-    text.parse().map_err(|_| format!("{text:?} is no speed: give a number, as 10, or max"))
+    text.parse().map_err(|_| format!("cannot parse {text:?} as a speed: use a number such as 10, or max"))
 }

@@ -1,10 +1,10 @@
-//! A fleet of devices, to try a broker with, and an oracle that says what landed.
+//! A simulated fleet of devices, and an oracle that verifies stored readings.
 //!
 //! Receives: a scenario and the address of any MQTT broker; a ledger and the addresses of stores.
-//! Promises: the same scenario, seed and start give the same readings; what it counts as acknowledged was acknowledged; what it
-//! calls clean was compared value by value.
+//! Promises: the same scenario, seed and start give the same readings; a message counts as
+//! acknowledged only if it was; a store counts as clean only after a comparison of all values.
 //! Hands on: ledgers, summaries, reports, findings.
-//! Never: knows which broker it talks to; trusts a store's own word about what it holds.
+//! Never: depends on a particular broker; relies on counts that a store reports.
 
 pub mod bench;
 pub mod fleet;

@@ -1,4 +1,4 @@
-//! `weir-sim`: plays devices against an MQTT broker, and says what landed.
+//! `weir-sim`: simulates devices against an MQTT broker and verifies stored readings.
 
 mod cli;
 
@@ -31,7 +31,11 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Scenarios { name } => {
             match name {
                 None => SHIPPED.iter().for_each(|(name, _)| println!("{name}\t{}", about(name))),
-                Some(name) => print!("{}", scenario::shipped(&name).with_context(|| format!("none is named {name}"))?),
+                Some(name) => print!(
+                    "{}",
+                    scenario::shipped(&name)
+                        .with_context(|| format!("there is no built-in scenario {name}: see `weir-sim scenarios`"))?
+                ),
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -100,13 +104,13 @@ fn check(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<StoreReport>> {
 
 fn verify(options: &VerifyOptions) -> anyhow::Result<ExitCode> {
     let targets = options.targets.targets();
-    anyhow::ensure!(!targets.is_empty(), "nothing to ask: give --server http://127.0.0.1:50051");
+    anyhow::ensure!(!targets.is_empty(), "no store to verify: use --server http://127.0.0.1:50051");
     let reports = check(&options.ledger, &targets)?;
     if options.json {
         println!("{}", serde_json::to_string(&reports)?);
     } else {
         let ledger = Ledger::read(&options.ledger)?;
-        let ended = if ledger.complete { "" } else { " (the run broke off)" };
+        let ended = if ledger.complete { "" } else { " (the run was interrupted)" };
         println!("{}: {} messages sent{ended}", ledger.header.scenario.name, ledger.messages());
         reports.iter().for_each(|report| print!("{report}"));
     }
@@ -124,7 +128,7 @@ fn readings(scenario: &ScenarioOptions, start: i64, limit: usize) -> anyhow::Res
                 format_args!("{:.3}\t{}\t{payload}\n", message.due.as_secs_f64(), message.topic),
             );
             match line {
-                // Whoever reads has seen enough.
+                // The reader has closed the pipe.
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
                 other => other?,
             }

@@ -1,5 +1,5 @@
-//! Bytes per stored reading: a device at 1 Hz with a counter and three values of two decimals that walk at random, its receive
-//! times some milliseconds behind its own, in blocks as they are flushed and as they are after merging.
+//! Bytes per stored reading, in flushed blocks and after merging: a device at 1 Hz with a counter
+//! and three random walks of two decimals, received some milliseconds later.
 //!
 //! `cargo run --release -p weir-stores --example bytes`
 

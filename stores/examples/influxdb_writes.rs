@@ -1,17 +1,19 @@
-//! What a reading costs InfluxDB: writes readings of many devices as the sink of points does, and says how fast, and how much
-//! processor time the server took. `cargo run --release -p weir-stores --example influxdb_writes -- URL TOKEN ORG BUCKET
-//! [PID of influxd]`, into an empty bucket.
+//! The cost of a reading in InfluxDB: writes readings of many devices as the export does, and
+//! prints the rate and the processor time of the server.
+//!
+//! `cargo run --release -p weir-stores --example influxdb_writes -- URL TOKEN ORG BUCKET [PID]`,
+//! with an empty bucket and the process id of influxd.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use model::{DeviceKey, TimeRange};
-use weir_stores::contract::Points;
+use weir_stores::contract::{DeviceBatch, Export};
 use weir_stores::influxdb::{Config, InfluxDb, Metrics};
 use weir_stores::{Block, BlockId, Column, ColumnData};
 
 const DEVICES: usize = 10_000;
-/// Readings of a device in one write, and writes.
+/// Readings of a device in one write.
 const ROWS: usize = 5;
 const WRITES: usize = 20;
 const START: i64 = 1_750_000_000_000_000_000;
@@ -44,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             points.check().await?;
             let (begun, before) = (Instant::now(), processor_seconds(pid));
             for write in 0..WRITES {
-                points.write((0..DEVICES).map(|device| block(device, write)).collect()).await?;
+                points.write("log", (0..DEVICES).map(|device| batch(device, write)).collect()).await?;
             }
             let (took, used) = (begun.elapsed().as_secs_f64(), processor_seconds(pid) - before);
             let lines = metrics.lines.get();
@@ -65,7 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Three values per reading, one reading a second.
-fn block(device: usize, write: usize) -> Block {
+fn batch(device: usize, write: usize) -> DeviceBatch {
     let at = |row: usize| i64::try_from(write * ROWS + row).unwrap_or_default();
     let times: Vec<i64> = (0..ROWS).map(|row| START + at(row) * 1_000 * MILLI).collect();
     let values = |scale: f64| {
@@ -74,7 +76,7 @@ fn block(device: usize, write: usize) -> Block {
         )
     };
     let columns = [("humidity", values(0.3)), ("pressure", values(0.7)), ("temperature", values(0.1))];
-    Block {
+    let block = Block {
         id: BlockId {
             device: DeviceKey { tenant: "plant".into(), id: format!("device-{device:05}").into() },
             log: "log".into(),
@@ -87,7 +89,8 @@ fn block(device: usize, write: usize) -> Block {
         claimed: Vec::new(),
         device_timed: Vec::new(),
         columns: columns.map(|(name, data)| Column { name: name.into(), present: Vec::new(), data }).into(),
-    }
+    };
+    DeviceBatch { block, offsets: (0..ROWS as u64).collect(), traces: Vec::new() }
 }
 
 /// User and system time of a process, in ticks of a hundredth of a second.

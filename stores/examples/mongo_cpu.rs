@@ -1,10 +1,11 @@
-//! What a reading costs mongod: blocks of 15 readings of 10,000 devices, beside one insert for each reading, beside the latest
-//! states of the same devices. Three values a reading; everything acknowledged by a majority and journalled.
+//! The cost of a reading in mongod: blocks of 15 readings of 10,000 devices, compared with one
+//! insert for each reading, and the latest states of the same devices. Three values a reading;
+//! every write is acknowledged by a majority and journalled.
 //!
 //! `cargo run --release -p weir-stores --example mongo_cpu -- mongodb://127.0.0.1:27017`
 //!
-//! The server is one of its own, started with `--replSet` (it is initiated when it is new): its processor time, its commands and its
-//! documents are all counted.
+//! The server must be used by nothing else and started with `--replSet` (a new one is initiated):
+//! all its processor time, commands and documents are counted.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,20 +16,19 @@ use mongodb::options::{ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
 use weir_stores::contract::{History, Latest, LatestState, LatestValue};
 use weir_stores::mongodb::{Config, MongoStore};
-use weir_stores::query::Window;
 use weir_stores::{Block, BlockId, Column, ColumnData};
 
 const START: Nanos = 1_700_000_000 * model::time::SECOND;
 const DEVICES: usize = 10_000;
 const ROWS: usize = 15;
 const ROUNDS: usize = 8;
-/// Readings that are inserted one by one, and how many at a time.
+/// Readings that are inserted one by one.
 const SINGLE: usize = 40_000;
 const AT_A_TIME: usize = 16;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What the server has done so far.
+/// Work of the server so far.
 struct Done {
     cpu_micros: i64,
     commands: i64,
@@ -43,7 +43,7 @@ fn number(document: &Document, path: &[&str]) -> i64 {
 }
 
 async fn look(database: &Database) -> Outcome<Done> {
-    // What is not on its place yet would be paid for later.
+    // Unwritten pages would be counted later.
     database.run_command(doc! { "fsync": 1 }).await?;
     let status = database.run_command(doc! { "serverStatus": 1 }).await?;
     let commands = |name: &str| number(&status, &["metrics", "commands", name, "total"]);
@@ -137,7 +137,7 @@ async fn insert_single(database: Database, from: usize) -> Outcome<()> {
     Ok(())
 }
 
-/// One of three values of one device, by the minute: from its blocks, and aggregated by the server.
+/// One of three values of one device.
 async fn read(store: &MongoStore, admin: &Database) -> Outcome<()> {
     const BLOCKS: usize = 4_000;
     let (device, all) = (key(DEVICES), TimeRange::ALL);
@@ -147,15 +147,10 @@ async fn read(store: &MongoStore, admin: &Database) -> Outcome<()> {
     store.fetch(&device, &metas, Some(&["humidity".into()])).await?;
     let after = look(admin).await?;
     report("readings read in blocks", BLOCKS * ROWS, &before, &after);
-    let minutes = Window::fixed(60 * model::time::SECOND, "")?;
-    if store.aggregate(&device, all, "humidity", &minutes).await?.is_none_or(|windows| windows.is_empty()) {
-        return Err("nothing was aggregated".into());
-    }
-    report("readings aggregated", BLOCKS * ROWS, &after, &look(admin).await?);
     Ok(())
 }
 
-/// Makes a new server a replica set of one.
+/// Initiates a new server as a replica set of one.
 async fn initiate(uri: &str) -> Outcome<()> {
     let mut options = ClientOptions::parse(uri).await?;
     options.direct_connection = Some(true);
@@ -179,7 +174,7 @@ async fn main() -> Outcome<()> {
     let client = Client::with_uri_str(&uri).await?;
     let (data, admin) = (client.database(&config.database), client.database("admin"));
     data.drop().await?;
-    let store = MongoStore::open(config, Arc::default()).await?;
+    let store = MongoStore::new(config, Arc::default());
 
     let mut before = look(&admin).await?;
     for round in 0..ROUNDS {

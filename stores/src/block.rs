@@ -4,23 +4,34 @@ use std::sync::Arc;
 
 use model::{DeviceKey, Kind, Nanos, ValueRef};
 
-/// What makes a block one and the same when written again.
+/// Time that one partition covers: a week. The smaller, the finer the retention; the larger, the
+/// fewer files.
+pub const PARTITION: Nanos = 7 * 24 * 3600 * model::time::SECOND;
+
+/// Returns the partition of a time. All rows of a block lie in one, so that a store may keep
+/// partitions apart and delete them whole.
+pub fn partition_of(time: Nanos) -> i64 {
+    time.div_euclid(PARTITION)
+}
+
+/// The identity of a block: a block that is written again has the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId {
-    /// Who.
+    /// The device.
     pub device: DeviceKey,
     /// [`buffer::Log::id`](../../buffer) of the log the readings came in.
     pub log: Arc<str>,
     /// Offset of the first reading in that log.
     pub first_offset: u64,
-    /// Tells blocks apart that begin at one offset: a block that a store refused is halved, and halved again.
+    /// Distinguishes blocks that begin at one offset: a block that a store refuses is halved, and
+    /// halved again.
     pub part: u16,
 }
 
 /// Readings of one device as columns, rows sorted by (time, seq). Immutable.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block {
-    /// Its identity.
+    /// The identity.
     pub id: BlockId,
     /// Ordering times, one per row, ascending.
     pub times: Vec<Nanos>,
@@ -30,9 +41,9 @@ pub struct Block {
     pub seqs: Vec<Option<u64>>,
     /// Device times that were too far ahead to be used, one per row; empty when no row has one.
     pub claimed: Vec<Option<Nanos>>,
-    /// One bit per row: the time came from the device; empty when all did.
+    /// One bit per row: the time is the device's own; empty when all are.
     pub device_timed: Vec<bool>,
-    /// Named columns. A name stands once for each type it had.
+    /// Named columns. A name occurs once for each type it had.
     pub columns: Vec<Column>,
 }
 
@@ -61,7 +72,7 @@ pub enum ColumnData {
 }
 
 impl ColumnData {
-    /// Their type.
+    /// Returns the type.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Float(_) => Kind::Float,
@@ -71,7 +82,7 @@ impl ColumnData {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         match self {
             Self::Float(v) => v.len(),
@@ -86,7 +97,7 @@ impl ColumnData {
         self.len() == 0
     }
 
-    /// The value at `index`.
+    /// Returns the value at `index`.
     pub fn get(&self, index: usize) -> Option<ValueRef<'_>> {
         match self {
             Self::Float(v) => v.get(index).map(|v| ValueRef::Float(*v)),
@@ -100,7 +111,7 @@ impl ColumnData {
 /// A block's place and extent, without its columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockMeta {
-    /// Where the store keeps it; opaque, valid until the block is merged or its partition expires.
+    /// Its place in the store; opaque, valid until the block is merged or its partition expires.
     pub place: Box<[u8]>,
     /// First ordering time.
     pub first_time: Nanos,

@@ -1,10 +1,10 @@
-//! The stores' figures.
+//! Metrics of the embedded store.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Figures of the embedded store.
+/// Metrics of the embedded store.
 #[derive(Debug, Default)]
 pub struct Metrics {
     /// Blocks written.
@@ -13,7 +13,7 @@ pub struct Metrics {
     pub readings: Counter,
     /// Encoded bytes written.
     pub bytes: Counter,
-    /// Blocks that were there already.
+    /// Blocks that were stored already.
     pub repeated: Counter,
     /// Blocks merged into larger ones.
     pub merged: Counter,
@@ -24,13 +24,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Puts them into a registry, under `weir_store_…`.
+    /// Adds the metrics to a registry, under `weir_store_…`.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("weir_store");
         r.register("blocks", "Blocks written", self.blocks.clone());
         r.register("readings", "Readings written", self.readings.clone());
         r.register_with_unit("written", "Encoded bytes written", Unit::Bytes, self.bytes.clone());
-        r.register("repeated_blocks", "Blocks that were there already", self.repeated.clone());
+        r.register("repeated_blocks", "Blocks that were stored already", self.repeated.clone());
         r.register("merged_blocks", "Blocks merged into larger ones", self.merged.clone());
         r.register("fetched_blocks", "Blocks read", self.fetched.clone());
         r.register("partitions", "Partition files", self.partitions.clone());

@@ -1,4 +1,4 @@
-//! kill -9 of a process that writes: what was written when it said so is there, whole and once.
+//! kill -9 of a process that writes: blocks that it reported as written are stored, whole and once.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -51,7 +51,7 @@ async fn child(dir: &Path, from: i64) {
 }
 
 #[tokio::test]
-async fn what_was_synced_before_a_kill_is_there_whole_and_once() {
+async fn blocks_synced_before_a_kill_are_stored_whole_and_once() {
     if let Some(what) = std::env::var_os(CHILD) {
         let what = what.into_string().expect("text");
         let (from, dir) = what.split_once(':').expect("two parts");
@@ -62,7 +62,7 @@ async fn what_was_synced_before_a_kill_is_there_whole_and_once() {
     let mut durable = -1;
     for _ in 0..12 {
         let mut child = Command::new(std::env::current_exe().expect("our own path"))
-            .args(["--exact", "what_was_synced_before_a_kill_is_there_whole_and_once", "--nocapture"])
+            .args(["--exact", "blocks_synced_before_a_kill_are_stored_whole_and_once", "--nocapture"])
             .env(CHILD, format!("{}:{}", durable + 1, dir.path().display()))
             .stdout(Stdio::piped())
             .spawn()

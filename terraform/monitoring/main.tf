@@ -1,4 +1,4 @@
-# A module of its own: the kind has to be known to the cluster before a plan is made.
+# A separate module, because the cluster has to know the kind before a plan is made.
 terraform {
   required_version = ">= 1.9"
 
@@ -27,19 +27,19 @@ variable "selector" {
 }
 
 variable "labels" {
-  description = "Labels by which Prometheus finds the monitor, as { release = \"prometheus\" }."
+  description = "Labels by which Prometheus finds the monitor, for example { release = \"prometheus\" }."
   type        = map(string)
   default     = {}
 }
 
 variable "interval" {
-  description = "How often metrics are read."
+  description = "Scrape interval."
   type        = string
   default     = "15s"
 
   validation {
     condition     = can(regex("^[0-9]+(ms|s|m)$", var.interval))
-    error_message = "interval: give a duration, as \"15s\"."
+    error_message = "interval: use a duration such as \"15s\"."
   }
 }
 

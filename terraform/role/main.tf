@@ -33,7 +33,7 @@ resource "kubernetes_deployment_v1" "this" {
       metadata {
         labels = local.labels
         annotations = {
-          # A change of a setting restarts the pods.
+          # Changed settings restart the pods.
           "weir.dev/settings" = sha256(jsonencode([local.settings, var.common.secret]))
         }
       }
@@ -80,7 +80,7 @@ resource "kubernetes_deployment_v1" "this" {
           image_pull_policy = "IfNotPresent"
           args              = ["run"]
 
-          # Before those that name them.
+          # Before variables that refer to them.
           env {
             name = "POD_NAME"
             value_from {
@@ -131,7 +131,7 @@ resource "kubernetes_deployment_v1" "this" {
             limits   = { cpu = var.common.resources.limits.cpu, memory = var.common.resources.limits.memory }
           }
 
-          # Answers before anything is opened; what it waits for then is in /health/ready.
+          # Responds from the beginning of a start; /health/ready has what it waits for.
           startup_probe {
             http_get {
               path = "/health"
@@ -160,7 +160,7 @@ resource "kubernetes_deployment_v1" "this" {
           }
 
           security_context {
-            # On the container too: the provider sends `false` otherwise.
+            # Also on the container, because the provider sends `false` otherwise.
             run_as_non_root            = true
             run_as_user                = 65532
             allow_privilege_escalation = false
@@ -224,7 +224,7 @@ resource "kubernetes_stateful_set_v1" "this" {
       }
     }
 
-    # What a pod took while Redis was away is drained by the next pod of its name.
+    # The next pod of the same name drains the spill of this pod.
     persistent_volume_claim_retention_policy {
       when_deleted = "Retain"
       when_scaled  = "Retain"
@@ -248,7 +248,7 @@ resource "kubernetes_stateful_set_v1" "this" {
       metadata {
         labels = local.labels
         annotations = {
-          # A change of a setting restarts the pods.
+          # Changed settings restart the pods.
           "weir.dev/settings" = sha256(jsonencode([local.settings, var.common.secret]))
         }
       }
@@ -295,7 +295,7 @@ resource "kubernetes_stateful_set_v1" "this" {
           image_pull_policy = "IfNotPresent"
           args              = ["run"]
 
-          # Before those that name them.
+          # Before variables that refer to them.
           env {
             name = "POD_NAME"
             value_from {
@@ -346,7 +346,7 @@ resource "kubernetes_stateful_set_v1" "this" {
             limits   = { cpu = var.common.resources.limits.cpu, memory = var.common.resources.limits.memory }
           }
 
-          # Answers before anything is opened; what it waits for then is in /health/ready.
+          # Responds from the beginning of a start; /health/ready has what it waits for.
           startup_probe {
             http_get {
               path = "/health"
@@ -375,7 +375,7 @@ resource "kubernetes_stateful_set_v1" "this" {
           }
 
           security_context {
-            # On the container too: the provider sends `false` otherwise.
+            # Also on the container, because the provider sends `false` otherwise.
             run_as_non_root            = true
             run_as_user                = 65532
             allow_privilege_escalation = false
@@ -407,7 +407,7 @@ resource "kubernetes_stateful_set_v1" "this" {
     }
   }
 
-  # True errors after each update.
+  # Without it each update reports errors.
   wait_for_rollout = false
 }
 

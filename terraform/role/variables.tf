@@ -1,5 +1,5 @@
 variable "common" {
-  description = "What all roles have in common."
+  description = "Settings shared by all roles."
   type = object({
     name               = string
     namespace          = string
@@ -20,17 +20,17 @@ variable "common" {
 }
 
 variable "role" {
-  description = "What the pods do: ingest, flusher or api."
+  description = "Role of the pods: ingest, flusher or api."
   type        = string
 
   validation {
     condition     = contains(["ingest", "flusher", "api"], var.role)
-    error_message = "role: give ingest, flusher or api."
+    error_message = "role: use ingest, flusher or api."
   }
 }
 
 variable "replicas" {
-  description = "Pods; null leaves it to an autoscaler."
+  description = "Number of pods; null leaves it to an autoscaler."
   type        = number
   default     = null
 }
@@ -41,7 +41,7 @@ variable "ports" {
 }
 
 variable "storage" {
-  description = "Volume that outlives a pod: the pods are then those of a StatefulSet. Null: a Deployment."
+  description = "Persistent volume of a pod, which makes the pods a StatefulSet. Null: a Deployment."
   type = object({
     size  = string
     class = optional(string)

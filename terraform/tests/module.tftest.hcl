@@ -15,17 +15,17 @@ run "defaults_are_those_of_the_case_study" {
       for scaler in values(kubernetes_horizontal_pod_autoscaler_v2.this) :
       scaler.spec[0].min_replicas == 3 && scaler.spec[0].metric[0].resource[0].target[0].average_utilization == 70
     ])
-    error_message = "three replicas, and more above 70 % of CPU"
+    error_message = "three replicas, and more above 70 % of the CPU"
   }
 
   assert {
     condition     = length(kubernetes_horizontal_pod_autoscaler_v2.this["flusher"].spec[0].metric) == 1
-    error_message = "the lag counts only where it is asked for"
+    error_message = "the lag is used only when it is configured"
   }
 
   assert {
     condition     = output.mqtt_service == "weir-mqtt" && output.grpc_service == "weir-grpc" && output.namespace == "weir"
-    error_message = "outputs name what was made"
+    error_message = "outputs name the created objects"
   }
 }
 
@@ -54,7 +54,7 @@ run "a_secret_that_is_there_is_taken" {
 
   assert {
     condition     = length(kubernetes_secret_v1.this) == 0 && output.secret == "stores"
-    error_message = "none is made"
+    error_message = "no Secret is created"
   }
 }
 

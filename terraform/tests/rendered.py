@@ -86,7 +86,7 @@ def shape(pod):
 
 def check(objects):
     faults = []
-    # The language has no way to write a pod once for a Deployment and a StatefulSet.
+    # Terraform cannot share a pod between a Deployment and a StatefulSet.
     pods = {f"{o['kind']} {o['metadata']['name']}": shape(o["spec"]["template"]["spec"]) for o in objects
             if o["kind"] in ("Deployment", "StatefulSet") and o["metadata"].get("labels", {}).get("app.kubernetes.io/name") == "weir"}
     for where, pod in pods.items():
@@ -116,10 +116,10 @@ def apply(folder, host, arguments, sent):
         (folder / "kubeconfig.json").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **cluster}))
         arguments.append(f"kubeconfig={folder / 'kubeconfig.json'}")
     variables = [part for given in arguments for part in ("-var", given)]
-    # What was made before is not there any more.
+    # Objects of an earlier run are gone.
     for old in folder.glob("terraform.tfstate*"):
         old.unlink()
-    # Every provider comes from a folder: there is nothing to initialize but the modules.
+    # Every provider comes from a folder: only modules need to be initialized.
     for words in (["get"], ["apply", "-auto-approve", "-input=false", "-no-color", *variables]):
         run = subprocess.run(["terraform", *words], cwd=folder, env=environment, capture_output=True, text=True)
         if run.returncode:

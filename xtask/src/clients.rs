@@ -1,4 +1,4 @@
-//! The unmodified clients that the tests talk to Weir with.
+//! Unmodified clients for the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,19 +7,20 @@ use anyhow::Context;
 
 use crate::run;
 
-/// Pinned: a test that breaks should break because of us.
-const PYTHON_PACKAGES: [&str; 4] = ["paho-mqtt==2.1.0", "grpcio", "grpcio-reflection", "pyarrow"];
+/// Pinned, so that only changes of Weir break tests.
+const PYTHON_PACKAGES: [&str; 5] =
+    ["paho-mqtt==2.1.0", "grpcio", "grpcio-reflection", "pyarrow", "kafka-python[lz4,zstd]==3.0.12"];
 const NODE_PACKAGES: [&str; 1] = ["mqtt@5"];
 
-/// Where the clients are.
+/// Locations of the clients.
 pub(crate) struct Clients {
-    /// A Python with Eclipse Paho, gRPC with reflection, and a Parquet reader.
+    /// Python with Eclipse Paho, gRPC with reflection, a Parquet reader, and kafka-python.
     pub(crate) python: PathBuf,
-    /// A folder with `node_modules` that holds MQTT.js.
+    /// Folder with MQTT.js in `node_modules`.
     pub(crate) node: PathBuf,
 }
 
-/// Puts the clients under the user's cache folder; what is there already is kept.
+/// Installs missing clients into the user's cache folder.
 pub(crate) fn install() -> anyhow::Result<Clients> {
     let cache = cache()?.join("weir/clients");
     debian("mosquitto_pub", "mosquitto-clients")?;
@@ -32,7 +33,7 @@ pub(crate) fn cache() -> anyhow::Result<PathBuf> {
     std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for what the chores need")
+        .context("neither XDG_CACHE_HOME nor HOME is set: set one of them for the cache folder")
 }
 
 pub(crate) fn debian(program: &str, package: &str) -> anyhow::Result<()> {
@@ -50,7 +51,7 @@ pub(crate) fn debian(program: &str, package: &str) -> anyhow::Result<()> {
 
 pub(crate) fn there(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    // Debian puts servers where only root's PATH looks.
+    // Debian installs servers into folders that only root's PATH has.
     std::env::split_paths(&paths).chain(["/usr/sbin".into()]).any(|dir| dir.join(program).is_file())
 }
 
@@ -75,7 +76,7 @@ fn node(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(dir.to_owned())
 }
 
-/// Does `install` unless it was done before for the same `wanted`.
+/// Runs `install` unless it was done before for the same `wanted`.
 pub(crate) fn marked(dir: &Path, wanted: &str, install: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mark = dir.join("installed.txt");
     if std::fs::read_to_string(&mark).is_ok_and(|have| have == wanted) {

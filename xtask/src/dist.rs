@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: what is given away. Static programs for x86-64 Linux, a bill of materials, checksums, one archive.
+//! `cargo xtask dist`: the release files. Static programs for x86-64 Linux, a bill of materials,
+//! checksums, one archive.
 
 mod bill;
 mod elf;
@@ -15,18 +16,18 @@ use crate::{cargo, run};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 const PROGRAMS: [&str; 2] = ["weir", "weir-sim"];
-/// What lies beside the programs in the archive.
+/// Files in the archive beside the programs.
 const BESIDE: [&str; 4] = ["LICENSE", "README.md", "deploy/weir.toml", "deploy/systemd/weir.service"];
 
-/// What to build.
+/// Options of the build.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Cargo profile; profiles other than release-lto are for trying the chore.
+    /// Cargo profile; profiles other than release-lto are for testing this chore.
     #[arg(long, default_value = "release-lto")]
     profile: String,
 }
 
-/// Builds and packs into `dist` of the target folder.
+/// Builds and packs the release into `dist` in the target folder.
 pub(crate) fn run_chore(options: &Options) -> anyhow::Result<()> {
     let metadata = bill::metadata(TARGET)?;
     let target = PathBuf::from(metadata["target_directory"].as_str().context("cargo has a target folder")?);
@@ -36,7 +37,7 @@ pub(crate) fn run_chore(options: &Options) -> anyhow::Result<()> {
     }
     std::fs::create_dir_all(&dist)?;
     build(&options.profile, &target)?;
-    // Cargo's folder of its profile `dev` has another name.
+    // The folder of the profile `dev` has another name.
     let built = target.join(TARGET).join(if options.profile == "dev" { "debug" } else { &options.profile });
     for program in PROGRAMS {
         let path = dist.join(program);
@@ -60,7 +61,7 @@ fn build(profile: &str, target: &Path) -> anyhow::Result<()> {
     let mut command = cargo();
     command.args(["build", "--locked", "--target", TARGET, "--profile", profile, "--bins"]);
     command.args(["--package", "weir-server", "--package", "weir-simulators"]);
-    // The folders of this machine do not belong into a program.
+    // Removes the folders of this machine from the programs.
     let here = std::env::current_dir()?;
     let mut flags = format!("--remap-path-prefix={}=weir", here.display());
     write!(flags, "\u{1f}--remap-path-prefix={}=target", target.display())?;
@@ -75,14 +76,14 @@ fn build(profile: &str, target: &Path) -> anyhow::Result<()> {
     run(&mut command)
 }
 
-/// Of the commit that is built, so that the same commit makes the same files.
+/// A field of the built commit, so that the same commit yields the same files.
 fn commit(format: &[&str]) -> anyhow::Result<String> {
     let output = Command::new("git").args(["log", "-1"]).args(format).output().context("git")?;
-    ensure!(output.status.success(), "git log fails: the time of the commit goes into what is built");
+    ensure!(output.status.success(), "git log fails: the build needs the time of the commit");
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// One archive with everything, the same bytes for the same contents.
+/// Writes one archive; the same contents yield the same bytes.
 fn archive(dist: &Path, name: &str) -> anyhow::Result<()> {
     let folder = dist.join(name);
     std::fs::create_dir(&folder)?;
@@ -94,7 +95,7 @@ fn archive(dist: &Path, name: &str) -> anyhow::Result<()> {
     let time = format!("--mtime=@{}", commit(&["--format=%ct"])?);
     run(Command::new("tar")
         .args(["--create", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX"])
-        // Without the time of packing.
+        // Without the current time.
         .args([&time, "--use-compress-program=gzip -9 --no-name", "--file"])
         .arg(dist.join(format!("{name}.tar.gz")))
         .arg("--directory")
@@ -103,7 +104,7 @@ fn archive(dist: &Path, name: &str) -> anyhow::Result<()> {
     std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))
 }
 
-/// `SHA256SUMS`, as `sha256sum --check` reads it.
+/// Writes `SHA256SUMS` for `sha256sum --check`.
 fn checksums(dist: &Path) -> anyhow::Result<()> {
     let entries = std::fs::read_dir(dist)?.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?;
     let mut lines = Vec::new();

@@ -1,9 +1,10 @@
 //! Project chores: `cargo xtask CHORE`.
 //!
 //! Receives: the name of a chore.
-//! Promises: installs what a chore needs into a cache folder outside the checkout, or says what is missing.
-//! Hands on: exit status 0 only when everything it ran succeeded.
-//! Never: skips a check in silence.
+//! Promises: installs the tools of a chore into a cache folder outside the checkout, or reports
+//! missing ones.
+//! Hands on: exit status 0 only when all commands succeeded.
+//! Never: skips a check silently.
 
 mod check;
 mod clients;
@@ -25,28 +26,30 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Installs the clients that the tests use, then runs every test.
+    /// Install the clients of the tests, then run every test.
     Test {
-        /// Passed on to `cargo test`.
+        /// Arguments for `cargo test`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Formatting, lints and documentation, warnings denied.
+    /// Check formatting, lints and documentation, with warnings denied.
     Check,
-    /// Checks rules, dashboards and alerts against a running Weir, Prometheus, Alertmanager and InfluxDB.
+    /// Check rules, dashboards and alerts against a running Weir, Prometheus, Alertmanager and
+    /// InfluxDB.
     Observability,
-    /// Checks the Terraform module with the real provider, and what it sends to a cluster.
+    /// Check the Terraform module with the real provider, including the objects it creates.
     Terraform,
-    /// Builds the static program with its bill of materials and checksums into target/dist.
+    /// Build static programs with a bill of materials and checksums into target/dist.
     Dist(dist::Options),
-    /// Real servers to try Weir with: redis-server, mongod (a replica set of one), influxd.
+    /// Manage servers for manual tests: redis-server, mongod (a replica set of one member),
+    /// influxd, Kafka.
     Services {
         #[command(subcommand)]
         what: Services,
     },
-    /// Runs each fuzz target (needs a nightly toolchain; installs cargo-fuzz).
+    /// Run each fuzz target (needs a nightly toolchain; installs cargo-fuzz).
     Fuzz {
-        /// Seconds for each target.
+        /// Seconds for each fuzz target.
         #[arg(long, default_value_t = 60)]
         secs: u32,
     },
@@ -54,17 +57,18 @@ enum Chore {
 
 #[derive(Subcommand)]
 enum Services {
-    /// Puts the programs that are missing into a cache folder.
+    /// Install missing programs into a cache folder.
     Install,
-    /// Starts them on free ports and prints the variables that Weir takes: `eval "$(cargo xtask services up)"`.
+    /// Start the servers on free ports and print variables for Weir:
+    /// `eval "$(cargo xtask services up)"`.
     Up {
-        /// Their data.
+        /// Folder of their data.
         #[arg(default_value = "target/services")]
         dir: std::path::PathBuf,
     },
-    /// Ends them; their data stays.
+    /// Stop the servers; their data remains.
     Down {
-        /// Their data.
+        /// Folder of their data.
         #[arg(default_value = "target/services")]
         dir: std::path::PathBuf,
     },
@@ -86,7 +90,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Runs a command, its output shown.
+/// Runs a command and shows its output.
 pub(crate) fn run(command: &mut std::process::Command) -> anyhow::Result<()> {
     use anyhow::Context;
     let shown = format!("{command:?}");
@@ -95,7 +99,7 @@ pub(crate) fn run(command: &mut std::process::Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `cargo`, the one that runs us.
+/// The `cargo` that runs this program.
 pub(crate) fn cargo() -> std::process::Command {
     std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }

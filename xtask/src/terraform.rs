@@ -1,4 +1,5 @@
-//! `cargo xtask terraform`: the module for Kubernetes is formatted, valid, tested, and what the provider sends is what a cluster takes.
+//! `cargo xtask terraform`: checks that the module for Kubernetes is formatted, valid and tested,
+//! and that a cluster accepts the objects that the provider sends.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,15 +8,15 @@ use anyhow::{Context, ensure};
 
 use crate::{cargo, clients, run};
 
-/// Where the module lies.
+/// Folder of the module.
 const MODULE: &str = "terraform";
-/// Folders that are planned by themselves.
+/// Folders with their own plan.
 const ROOTS: [&str; 4] = ["", "monitoring", "examples/local", "examples/managed"];
-/// Release 3.2.1 of the provider and a little.
+/// Release 3.2.1 of the provider and a few later commits.
 const PROVIDER: &str = "github.com/hashicorp/terraform-provider-kubernetes@v1.13.4-0.20260821094251-3a33fb6cc605";
-/// Brings the schemas of Kubernetes with it.
+/// A package with the schemas of Kubernetes.
 const PYTHON_PACKAGES: &str = "kubernetes-validate==1.37.0";
-/// What the module is given for the look at what is sent.
+/// Variables of the module for the check of created objects.
 const VARIABLES: [&str; 6] = [
     "image_tag=0.1.0",
     "redis_url=redis://redis:6379",
@@ -25,16 +26,16 @@ const VARIABLES: [&str; 6] = [
     r#"influxdb={"url"="http://influxdb:8086","org"="weir","bucket"="weir"}"#,
 ];
 
-/// The programs.
+/// Programs for the checks.
 struct Tools {
-    /// Tells terraform to take the provider from the cache, and to ask no registry.
+    /// Configuration of terraform: the provider comes from the cache, not from a registry.
     settings: PathBuf,
     python: PathBuf,
-    /// An API server that only remembers.
+    /// Path of the recording API server.
     api: PathBuf,
 }
 
-/// Does all of it. Without terraform it is skipped, by name; where CI is set it fails.
+/// Runs all checks. Without terraform they are skipped with a message, or fail if CI is set.
 pub(crate) fn check() -> anyhow::Result<()> {
     if !clients::there("terraform") {
         ensure!(std::env::var_os("CI").is_none(), "terraform must be in PATH when CI is set");
@@ -44,8 +45,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let tools = install()?;
     run(Command::new("terraform").args(["fmt", "-check", "-recursive", MODULE])).context("run `terraform fmt`")?;
     documented()?;
-    // What terraform leaves behind stays out of the checkout.
-    let scratch = tempfile::tempdir().context("a folder for what is planned")?;
+    // Files of terraform stay out of the checkout.
+    let scratch = tempfile::tempdir().context("a temporary folder")?;
     let copy = scratch.path().join(MODULE);
     run(Command::new("cp").args(["-r", MODULE]).arg(&copy))?;
     for root in ROOTS {
@@ -57,11 +58,12 @@ pub(crate) fn check() -> anyhow::Result<()> {
     let keys = keys()?;
     tools.rendered(&copy, &keys, &VARIABLES, None)?;
     tools.rendered(&copy.join("examples/local"), &keys, &[], None)?;
-    // The check can fail: pods that may run as root are found, and one that differs from the others.
+    // The check can fail: it finds pods that may run as root, and a pod that differs from the
+    // others.
     let role = copy.join("role/main.tf");
     let text = std::fs::read_to_string(&role)?;
     let (good, root) = ("run_as_non_root            = true", "run_as_non_root            = false");
-    ensure!(text.contains(good), "{} says nothing of run_as_non_root", role.display());
+    ensure!(text.contains(good), "{} does not contain run_as_non_root", role.display());
     for (faulty, fault) in [
         (text.replace(good, root), "runAsNonRoot is not true"),
         (text.replacen("failure_threshold = 6", "failure_threshold = 7", 1), "containers is not as in"),
@@ -69,7 +71,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
         std::fs::write(&role, faulty)?;
         tools.rendered(&copy, &keys, &VARIABLES, Some(fault))?;
     }
-    println!("terraform: all good");
+    println!("terraform: all checks passed");
     Ok(())
 }
 
@@ -79,7 +81,7 @@ fn install() -> anyhow::Result<Tools> {
     clients::marked(&programs, PROVIDER, || {
         std::fs::create_dir_all(&programs)?;
         println!("building the Kubernetes provider into {}", programs.display());
-        // One package at a time: some of them take much memory.
+        // One package at a time, because some need much memory.
         run(Command::new("go").args(["install", "-p", "1", PROVIDER]).env("GOBIN", &programs))
             .context("the Kubernetes provider is missing: install Go, which builds it")
     })?;
@@ -93,10 +95,10 @@ fn install() -> anyhow::Result<Tools> {
         run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PYTHON_PACKAGES]))
     })?;
     let api = cache.join("remembering-api");
-    // Go keeps what it built before: this is quick the second time.
+    // Go caches the build.
     let mut build = Command::new("go");
     build.args(["build", "-p", "1", "-o"]).arg(&api).arg(".").current_dir(Path::new(MODULE).join("tests/api"));
-    run(&mut build).context("an API server to try with is missing: install Go, which builds it")?;
+    run(&mut build).context("the recording API server is missing: install Go, which builds it")?;
     Ok(Tools { settings, python, api })
 }
 
@@ -113,7 +115,7 @@ impl Tools {
         Ok(())
     }
 
-    /// Applies a folder to an API server that only remembers, and looks at what it was sent.
+    /// Applies a folder to the recording API server and checks the objects it received.
     fn rendered(&self, folder: &Path, keys: &str, variables: &[&str], fault: Option<&str>) -> anyhow::Result<()> {
         let mut command = Command::new(&self.python);
         command.arg(Path::new(MODULE).join("tests/rendered.py")).arg(folder);
@@ -128,17 +130,17 @@ impl Tools {
     }
 }
 
-/// The variables that Weir knows, as `weir config` prints them.
+/// The environment variables in the output of `weir config`.
 fn keys() -> anyhow::Result<String> {
     let output = cargo().args(["run", "--quiet", "--package", "weir-server", "--", "config"]).output()?;
     ensure!(output.status.success(), "weir config: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout)?;
     let keys: Vec<&str> = text.lines().filter_map(|line| Some(line.rsplit_once("# WEIR_")?.1)).collect();
-    ensure!(keys.len() > 50, "weir config names {} variables", keys.len());
+    ensure!(keys.len() > 50, "weir config has only {} variables", keys.len());
     Ok(keys.iter().map(|key| format!("WEIR_{key}")).collect::<Vec<_>>().join(" "))
 }
 
-/// Every variable and output has its line in the README beside it.
+/// Checks that every variable and output is in the README of its folder.
 fn documented() -> anyhow::Result<()> {
     let mut lacking = Vec::new();
     for root in ["", "monitoring"] {

@@ -6,11 +6,11 @@ use anyhow::Context;
 
 use crate::{cargo, clients, run, services};
 
-/// Every test of the workspace, against real processes and unmodified clients.
+/// Runs every test of the workspace, with real processes and unmodified clients.
 pub(crate) fn workspace(arguments: &[String]) -> anyhow::Result<()> {
     let clients = clients::install()?;
     let services = services::install()?;
-    // The whole-path tests start the programs themselves.
+    // The whole-path tests start these programs.
     run(cargo().args(["build", "--workspace", "--bins"]))?;
     run(cargo()
         .args(["test", "--workspace"])
@@ -20,7 +20,7 @@ pub(crate) fn workspace(arguments: &[String]) -> anyhow::Result<()> {
         .env("WEIR_TEST_NODE", clients.node))
 }
 
-/// Runs each fuzz target for a while.
+/// Runs each fuzz target for some time.
 pub(crate) fn fuzz(secs: u32) -> anyhow::Result<()> {
     if !cargo().args(["fuzz", "--version"]).output().is_ok_and(|o| o.status.success()) {
         run(cargo().args(["install", "cargo-fuzz", "--locked"])).context("install cargo-fuzz")?;

@@ -1,9 +1,10 @@
-//! Who may call what.
+//! Authorization of calls.
 //!
-//! Each method carries a rule in its proto option ([`Rules`] reads them from the descriptors; a method without one keeps
-//! the server from starting). The layer in `calls` checks the permission before a service sees the request, and
-//! leaves a `Caller` with it. A service gets the tenant that it works for from nowhere else: `Caller::tenant` and
-//! `Caller::device` check the resource that the rule's field names.
+//! Each method carries a rule in its proto option. [`Rules`] reads them from the descriptors; the
+//! server does not start while a method has none. The layer in `calls` checks the permission before
+//! the request reaches a service, and attaches a `Caller` to it. `Caller::tenant` and
+//! `Caller::device` check the resource that the field of the rule names; a service gets its tenant
+//! from nowhere else.
 
 mod rules;
 
@@ -16,20 +17,20 @@ pub use rules::{Rule, RuleError, Rules, Scope};
 
 use crate::{errors, names};
 
-/// Who calls. Until there are credentials everybody is the same: the local one, of tenant `default`, who may do
-/// everything in it.
+/// The identity of a caller. Until there are credentials, every caller is the local principal: it
+/// belongs to the tenant `default` and holds every permission.
 #[derive(Debug, Clone)]
 pub(crate) struct Principal {
     tenant: Arc<str>,
 }
 
 impl Principal {
-    /// Whoever reaches the server without credentials.
+    /// The principal of a call without credentials.
     pub(crate) fn local() -> Self {
         Self { tenant: model::DEFAULT_TENANT.into() }
     }
 
-    /// Whose it is.
+    /// The tenant that it belongs to.
     pub(crate) fn tenant(&self) -> &str {
         &self.tenant
     }
@@ -53,14 +54,14 @@ impl Caller {
         Self { principal, rule }
     }
 
-    /// The caller that the layer left with a request.
+    /// The caller that the layer attached to a request.
     pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let caller = request.extensions().get::<Self>().cloned();
         caller.ok_or_else(|| errors::internal("a call reached a service without authorization"))
     }
 
-    /// The tenant that `name` names, when it is the caller's; and writes its full name into `name`, so that requests
-    /// that mean the same are the same.
+    /// Returns the tenant that `name` names if it is the caller's own, and replaces `name` by its
+    /// full form, so that equivalent requests become equal.
     pub(crate) fn tenant(&self, name: &mut String) -> Result<Arc<str>, Status> {
         let field = &*self.rule.field;
         let tenant = names::split_tenant(name).ok_or_else(|| errors::invalid(field, "must be `tenants/{tenant}`"))?;
@@ -69,7 +70,8 @@ impl Caller {
         Ok(own)
     }
 
-    /// The device that `name` names, when it belongs to the caller's tenant; and writes its full name into `name`.
+    /// Returns the device that `name` names if it belongs to the caller's tenant, and replaces
+    /// `name` by its full form.
     pub(crate) fn device(&self, field: &str, name: &mut String) -> Result<DeviceKey, Status> {
         let shape = || errors::invalid(field, "must be `tenants/{tenant}/devices/{device}`, percent-encoded");
         let (tenant, id) = names::split_device(name).ok_or_else(shape)?;
@@ -80,7 +82,7 @@ impl Caller {
         Ok(DeviceKey { tenant, id: id.into() })
     }
 
-    /// The caller's tenant, when that is what a name's segment says.
+    /// Returns the caller's tenant if the tenant segment of a name stands for it.
     pub(crate) fn own(&self, segment: &str, name: &str) -> Result<Arc<str>, Status> {
         let own = &self.principal.tenant;
         if segment == names::OWN || names::decode(segment).as_deref() == Some(own) {

@@ -1,4 +1,4 @@
-//! The rules, from the options of the methods.
+//! The authorization rules, read from the options of the methods.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ const PACKAGE: &str = "weir.v1";
 /// Where a call finds the resource that is authorized; `weir.v1.AuthScope`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// None.
+    /// No resource: the method is public.
     Public,
     /// A tenant.
     Tenant,
@@ -21,32 +21,32 @@ pub enum Scope {
     Installation,
 }
 
-/// Who may call a method.
+/// The authorization rule of a method.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Place of the method among all, for metrics.
+    /// Index of the method among all methods, for metrics.
     pub index: usize,
     /// The permission that the caller needs.
     pub permission: Arc<str>,
-    /// How the resource is found.
+    /// The kind of resource that is authorized.
     pub scope: Scope,
-    /// The field that names it.
+    /// The request field that names the resource.
     pub field: Arc<str>,
-    /// The server answers with a stream.
+    /// True when the server answers with a stream.
     pub streaming: bool,
 }
 
-/// Why the rules are not complete. The server does not start then.
+/// A method without a usable rule. The server does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("method {method} cannot be served: {problem}")]
 pub struct RuleError {
-    /// Full name.
+    /// Full name of the method.
     pub method: String,
-    /// What is wrong with its rule.
+    /// Problem of its rule.
     pub problem: String,
 }
 
-/// The rule of each method, by its HTTP path `/weir.v1.Service/Method`.
+/// The rule of each method, by its path `/weir.v1.Service/Method`.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
     by_path: BTreeMap<Box<str>, Rule>,
@@ -78,7 +78,7 @@ impl Rules {
         self.by_path.get(path)
     }
 
-    /// Every path and its rule, by path.
+    /// All paths with their rules, ordered by path.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
         self.by_path.iter().map(|(path, rule)| (&**path, rule))
     }
@@ -121,7 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Adding a method or changing who may call one must show in a review: the table is written out.
+    /// A new method or a changed permission must show in a review, so the table is a file.
     #[test]
     fn the_permissions_are_those_of_the_golden_table() {
         let rules = Rules::read(proto::FILE_DESCRIPTOR_SET).expect("every method has a rule");

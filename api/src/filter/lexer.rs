@@ -1,9 +1,9 @@
-//! Cuts a filter into words and signs.
+//! Splits a filter into tokens.
 
 use super::FilterError;
 use super::value::Comparator;
 
-/// A piece of a filter.
+/// A token of a filter.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Token {
     Word(String),
@@ -15,7 +15,7 @@ pub(super) enum Token {
     Minus,
 }
 
-/// A piece and the column it begins at, from 1.
+/// A token and the column at which it begins, from 1.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Spot {
     pub(super) token: Token,
@@ -47,7 +47,7 @@ pub(super) fn cut(text: &str) -> Result<Vec<Spot>, FilterError> {
             ('!', Some('=')) => (Token::Comparator(Comparator::NotEqual), 2),
             ('=', _) => (Token::Comparator(Comparator::Equal), 1),
             (':', _) => (Token::Comparator(Comparator::Has), 1),
-            ('!', _) => return Err(FilterError { column, problem: "`!` alone means nothing: use NOT or !=".into() }),
+            ('!', _) => return Err(FilterError { column, problem: "`!` alone has no meaning: use NOT or !=".into() }),
             ('"' | '\'', _) => quoted(&chars[at..], column)?,
             ('-', _) if !after_comparator(&spots) => (Token::Minus, 1),
             _ => word(&chars[at..], after_comparator(&spots)),
@@ -62,7 +62,7 @@ fn after_comparator(spots: &[Spot]) -> bool {
     matches!(spots.last(), Some(Spot { token: Token::Comparator(_), .. }))
 }
 
-/// A word. As an argument it may hold `:`, so that times need no quotes.
+/// Reads a word. As an argument it may contain `:`, so that times need no quotes.
 fn word(chars: &[char], argument: bool) -> (Token, usize) {
     let word: String = chars.iter().take_while(|c| !ends_word(**c) || (argument && **c == ':')).collect();
     let length = word.chars().count();
@@ -83,11 +83,14 @@ fn quoted(chars: &[char], column: usize) -> Result<(Token, usize), FilterError> 
                     at += 1;
                 }
                 _ => {
-                    return Err(FilterError { column: column + at - 1, problem: "`\\` takes \", ' or \\ only".into() });
+                    return Err(FilterError {
+                        column: column + at - 1,
+                        problem: "`\\` must be followed by \", ' or \\".into(),
+                    });
                 }
             },
             c => text.push(c),
         }
     }
-    Err(FilterError { column, problem: "the quote is never closed".into() })
+    Err(FilterError { column, problem: "this quote is never closed".into() })
 }

@@ -1,17 +1,17 @@
-//! Filters in the language of AIP-160, the part of it that lists of flat things need.
+//! Filters in the part of the AIP-160 language that flat resources need.
 //!
 //! ```text
 //! filter      = [expression]
 //! expression  = sequence {"AND" sequence}
-//! sequence    = factor {factor}                   words side by side: all must hold
+//! sequence    = factor {factor}                   adjacent factors: all must hold
 //! factor      = term {"OR" term}                  OR binds more strongly than AND
 //! term        = ["NOT" | "-"] simple
 //! simple      = "(" expression ")" | restriction
-//! restriction = word [comparator argument]        a bare word looks into the text of the thing
+//! restriction = word [comparator argument]        a bare word searches the text of the subject
 //! comparator  = "<=" | "<" | ">=" | ">" | "!=" | "=" | ":"
 //! argument    = word | string                     string: "…" or '…', with \" \' \\
 //! ```
-//! Fields and the types of their values are checked when the filter is read, so that a filter that was read cannot fail.
+//! Fields and types are checked when a filter is parsed, so that evaluating it cannot fail.
 
 mod lexer;
 mod parser;
@@ -25,35 +25,34 @@ use crate::errors;
 pub(crate) use value::{Actual, Type};
 use value::{Comparator, Operand};
 
-/// Longest filter, in bytes.
+/// Maximum length of a filter, in bytes.
 const MAX_BYTES: usize = 2048;
 
 /// The fields that a filter may name, with their types.
 pub(crate) type Fields = &'static [(&'static str, Type)];
 
-/// A filter, read and checked.
+/// A parsed and checked filter.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Filter {
-    /// Takes everything: the empty filter.
+    /// Matches everything: the empty filter.
     Everything,
-    /// All of these.
+    /// Matches when all of these do.
     All(Vec<Filter>),
-    /// Any of these.
+    /// Matches when any of these does.
     Any(Vec<Filter>),
-    /// Not this.
     Not(Box<Filter>),
     /// A field compared with a value.
     Compare(&'static str, Comparator, Operand),
-    /// A bare word, to be found in the text of the thing.
+    /// A bare word that the text of the subject must contain.
     Contains(String),
 }
 
-/// Something a filter can be asked about.
+/// A resource that a filter can be applied to.
 pub(crate) trait Subject {
-    /// The values of a field: one, or several for a list.
+    /// The values of a field: one, several for a list, none when it is absent.
     fn field(&self, name: &'static str) -> Vec<Actual<'_>>;
 
-    /// The text that bare words look into.
+    /// The text that bare words search.
     fn text(&self) -> &str;
 }
 
@@ -61,7 +60,7 @@ impl Filter {
     /// Reads a filter over `fields` from the request field `field`.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT that points at the column.
+    /// INVALID_ARGUMENT with the column.
     pub(crate) fn read(field: &str, text: &str, fields: Fields) -> Result<Self, tonic::Status> {
         if text.len() > MAX_BYTES {
             return Err(errors::invalid_as("FILTER_INVALID", field, format!("is longer than {MAX_BYTES} bytes")));
@@ -71,15 +70,16 @@ impl Filter {
         })
     }
 
-    /// True when the filter takes `subject`.
-    pub(crate) fn takes(&self, subject: &impl Subject) -> bool {
+    /// True when `subject` matches.
+    pub(crate) fn matches(&self, subject: &impl Subject) -> bool {
         match self {
             Self::Everything => true,
-            Self::All(all) => all.iter().all(|f| f.takes(subject)),
-            Self::Any(any) => any.iter().any(|f| f.takes(subject)),
-            Self::Not(inner) => !inner.takes(subject),
+            Self::All(all) => all.iter().all(|f| f.matches(subject)),
+            Self::Any(any) => any.iter().any(|f| f.matches(subject)),
+            Self::Not(inner) => !inner.matches(subject),
             Self::Compare(field, comparator, operand) => {
-                // As AIP-160 says of lists: true when any element fits. An absent value fits nothing, not even `!=`.
+                // AIP-160: a list matches when any element does. An absent value matches nothing,
+                // not even `!=`.
                 subject.field(field).iter().any(|actual| value::holds(*comparator, *actual, operand))
             }
             Self::Contains(word) => subject.text().contains(word.as_str()),
@@ -87,7 +87,7 @@ impl Filter {
     }
 }
 
-/// Why a filter cannot be read.
+/// A syntax or type error in a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FilterError {
     /// Character, from 1.

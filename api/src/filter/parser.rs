@@ -1,10 +1,10 @@
-//! Reads a filter by recursive descent.
+//! Parses a filter by recursive descent.
 
 use super::lexer::{Spot, Token, cut};
 use super::value::{self, Comparator};
 use super::{Fields, Filter, FilterError};
 
-/// Parentheses and NOTs inside each other, at most.
+/// Maximum depth of nested parentheses and NOTs.
 const MAX_DEPTH: usize = 32;
 
 pub(super) fn parse(text: &str, fields: Fields) -> Result<Filter, FilterError> {
@@ -41,7 +41,7 @@ impl Parser {
         Err(FilterError { column: self.column(), problem: problem.into() })
     }
 
-    /// Takes the keyword when it is next.
+    /// Consumes the keyword if it is next.
     fn keyword(&mut self, keyword: &str) -> bool {
         let found = matches!(self.peek(), Some(Token::Word(word)) if word == keyword);
         self.at += usize::from(found);
@@ -127,7 +127,7 @@ impl Parser {
     fn comparison(&mut self, name: &str, column: usize, comparator: Comparator) -> Result<Filter, FilterError> {
         let Some((field, kind)) = self.fields.iter().find(|(field, _)| *field == name) else {
             let known: Vec<&str> = self.fields.iter().map(|(field, _)| *field).collect();
-            let problem = format!("there is no field `{name}`; there are {}", known.join(", "));
+            let problem = format!("there is no field `{name}`: use one of {}", known.join(", "));
             return Err(FilterError { column, problem });
         };
         let (text, quoted) = match self.peek() {

@@ -7,7 +7,6 @@ use model::Nanos;
 
 use crate::glob::Glob;
 
-/// A comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparator {
     Less,
@@ -16,11 +15,11 @@ pub(crate) enum Comparator {
     GreaterOrEqual,
     Equal,
     NotEqual,
-    /// `:`, has.
+    /// `:`, contains.
     Has,
 }
 
-/// Type of a field.
+/// The type of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type {
     Text,
@@ -30,25 +29,25 @@ pub(crate) enum Type {
     Boolean,
     /// RFC 3339.
     Time,
-    /// Seconds, as `2.5s`.
+    /// Seconds, such as `2.5s`.
     Length,
 }
 
 /// The value that a field is compared with.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Operand {
-    /// For equality, with wildcards.
+    /// Text with wildcards, for equality.
     Pattern(Glob),
-    /// For order, and for `:` on texts.
+    /// Text, for order and for `:`.
     Text(String),
     Number(f64),
     Boolean(bool),
     Nanos(Nanos),
-    /// `*`: any value at all.
+    /// `*`: any value.
     Present,
 }
 
-/// The value that a field has.
+/// The value of a field.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Actual<'a> {
     Text(&'a str),
@@ -57,10 +56,10 @@ pub(crate) enum Actual<'a> {
     Nanos(Nanos),
 }
 
-/// Reads the value that a field of type `kind` is compared with.
+/// Parses the value that a field of type `kind` is compared with.
 ///
 /// # Errors
-/// What is wrong with it, for a person.
+/// The problem, for the caller.
 pub(super) fn operand(kind: Type, comparator: Comparator, text: &str, quoted: bool) -> Result<Operand, String> {
     use Comparator::{Equal, Has, NotEqual};
     if comparator == Has && text == "*" && !quoted {
@@ -68,7 +67,7 @@ pub(super) fn operand(kind: Type, comparator: Comparator, text: &str, quoted: bo
     }
     let ordered = !matches!(comparator, Equal | NotEqual | Has);
     match kind {
-        Type::Texts if ordered => Err("a list has no order: use `:`".into()),
+        Type::Texts if ordered => Err("a list has no order: use `:` instead".into()),
         Type::Text if ordered => Ok(Operand::Text(text.to_owned())),
         Type::Text if comparator == Has && !text.contains('*') => Ok(Operand::Text(text.to_owned())),
         Type::Text | Type::Texts => Ok(Operand::Pattern(Glob::new(text))),
@@ -84,7 +83,7 @@ pub(super) fn operand(kind: Type, comparator: Comparator, text: &str, quoted: bo
 }
 
 fn time(text: &str) -> Result<Nanos, String> {
-    let problem = || format!("`{text}` is not a time such as 2026-01-31T12:00:00Z");
+    let problem = || format!("`{text}` is not a time: use RFC 3339 such as 2026-01-31T12:00:00Z");
     let time: Timestamp = text.parse().map_err(|_| problem())?;
     Nanos::try_from(time.as_nanosecond()).map_err(|_| problem())
 }
@@ -94,11 +93,11 @@ fn length(text: &str) -> Result<Nanos, String> {
     match seconds {
         #[expect(clippy::cast_possible_truncation, reason = "checked to be far inside of i64")]
         Some(seconds) if seconds.abs() < 9e9 => Ok((seconds * 1e9).round() as Nanos),
-        _ => Err(format!("`{text}` is not a length of time such as 2.5s")),
+        _ => Err(format!("`{text}` is not a duration: use seconds such as 2.5s")),
     }
 }
 
-/// True when `actual` compares so with `operand`.
+/// True when the comparison of `actual` with `operand` holds.
 pub(super) fn holds(comparator: Comparator, actual: Actual<'_>, operand: &Operand) -> bool {
     let order = match (actual, operand) {
         (_, Operand::Present) => return true,

@@ -10,16 +10,17 @@ use proto::v1::column::Values;
 use super::merge::{RowAt, Slice};
 use crate::convert;
 
-/// How much is told of each row.
+/// Detail of each row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Details {
     /// Time and values.
     No,
-    /// All that is known.
+    /// Every field.
     Yes,
 }
 
-/// How many of `rows` fill about `budget` bytes as columns, at least one unless there are none; and their bytes.
+/// Number of `rows` that fill about `budget` bytes as columns, at least one unless there are none;
+/// and their bytes.
 pub(crate) fn take_rows(slice: &Slice, rows: &[RowAt], budget: usize) -> (usize, usize) {
     let mut bytes = 0;
     for (i, at) in rows.iter().enumerate() {
@@ -41,7 +42,7 @@ fn value_bytes(value: ValueRef<'_>) -> usize {
     }
 }
 
-/// Rows, in ascending order, as one chunk of `device`, the resource name.
+/// Converts rows in ascending order into one chunk of `device`, a resource name.
 pub(crate) fn chunk(slice: &Slice, rows: &[RowAt], device: &str, details: Details) -> v1::ReadingChunk {
     let base = rows.first().map_or(0, |at| slice.time(*at));
     let mut before = base;
@@ -85,7 +86,7 @@ fn add_details(chunk: &mut v1::ReadingChunk, slice: &Slice, rows: &[RowAt]) {
     }
 }
 
-/// Collects values into columns, one for each name and type, in the order in which they first came.
+/// Collects values into columns, one for each name and type, in order of first appearance.
 #[derive(Default)]
 struct Builder {
     rows: usize,

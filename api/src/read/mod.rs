@@ -1,8 +1,8 @@
-//! Reads a device's history: what is stored and what is not stored yet, as one (P3).
+//! Reads the history of a device: stored readings and those not yet flushed, merged (P3).
 //!
-//! The tail is asked first, then the store: a reading that moves from one to the other in between is seen twice and
-//! counted once. The history is swept slice by slice in order of time, so that a long range needs no more memory than a
-//! short one: each slice is cut where the next unread block begins.
+//! The tail is read before the store: a reading that moves from one to the other in between is seen
+//! twice and returned once. The history is read slice by slice in order of time, so that a long
+//! range needs no more memory than a short one: each slice ends where the next unread block begins.
 
 mod columns;
 mod merge;
@@ -25,19 +25,19 @@ pub(crate) use columns::{Details, chunk, take_rows};
 pub(crate) use merge::{Position, Slice};
 pub(crate) use rows::reading;
 
-/// Rows in a slice, about, where the caller reads everything.
+/// Approximate rows of a slice when the caller reads everything.
 pub(crate) const SLICE_ROWS: usize = 32_768;
-/// How often blocks may move away between being found and being read.
+/// Maximum number of times that blocks may move between being found and being read.
 const MOVES: usize = 16;
 
-/// Which way.
+/// Order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     Ascending,
     Descending,
 }
 
-/// How complete what was read is.
+/// Completeness of the data read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Freshness {
     pub(crate) complete_until: Nanos,
@@ -45,10 +45,10 @@ pub(crate) struct Freshness {
 }
 
 impl Freshness {
-    /// Of nothing.
+    /// Completeness of an empty read.
     pub(crate) const COMPLETE: Self = Self { complete_until: Nanos::MAX, unflushed: false };
 
-    /// Of both.
+    /// Completeness of both reads together.
     pub(crate) fn and(self, other: Self) -> Self {
         Self {
             complete_until: self.complete_until.min(other.complete_until),
@@ -57,7 +57,7 @@ impl Freshness {
     }
 
     pub(crate) fn to_proto(self) -> proto::v1::Freshness {
-        // With no device at all, the answer is complete as of now.
+        // Without any device, the answer is complete as of now.
         let until = if self.complete_until == Nanos::MAX { crate::convert::now() } else { self.complete_until };
         proto::v1::Freshness {
             complete_until_time: Some(crate::convert::timestamp(until)),
@@ -66,7 +66,7 @@ impl Freshness {
     }
 }
 
-/// Sweeps the history of one device in order of time.
+/// Reads the history of one device in order of time.
 pub(crate) struct Sweep {
     backend: Backend,
     device: DeviceKey,
@@ -74,17 +74,17 @@ pub(crate) struct Sweep {
     names: Option<Vec<Arc<str>>>,
     order: Order,
     slice_rows: usize,
-    /// What is left to read.
+    /// The part of the range that was not read yet.
     range: TimeRange,
     metas: VecDeque<BlockMeta>,
-    /// Blocks that reach from the slice before into the next.
+    /// Blocks of the previous slice that extend into the next one.
     carried: Vec<Arc<Block>>,
     tail: Vec<Arc<Block>>,
     freshness: Freshness,
 }
 
 impl Sweep {
-    /// Asks the tail, then finds the blocks.
+    /// Reads the tail, then finds the blocks of the store.
     pub(crate) async fn open(
         backend: &Backend,
         device: &DeviceKey,
@@ -119,12 +119,12 @@ impl Sweep {
         Ok(sweep)
     }
 
-    /// How complete the answer is.
+    /// Completeness of the answer.
     pub(crate) fn freshness(&self) -> Freshness {
         self.freshness
     }
 
-    /// The next slice of rows in order; `None` at the end. A slice may be empty.
+    /// Reads the next slice of rows in order; `None` at the end. A slice may be empty.
     pub(crate) async fn next(&mut self) -> Result<Option<Slice>, Status> {
         for _ in 0..MOVES {
             if self.range.start >= self.range.end {
@@ -133,7 +133,7 @@ impl Sweep {
             match self.slice().await {
                 Ok(slice) => return Ok(Some(slice)),
                 Err(StoreError::Moved) => {
-                    // What was carried over is in the blocks that are found now.
+                    // The blocks found now include those carried over.
                     self.carried.clear();
                     self.find().await.map_err(errors::store)?;
                 }
@@ -182,7 +182,8 @@ impl Sweep {
         Ok(Slice::new(blocks, range, self.order, !self.metrics.is_all()))
     }
 
-    /// How many blocks the next slice reads and which times it covers: up to where the first unread block begins.
+    /// Number of blocks that the next slice reads, and the times it covers: up to the start of the
+    /// first unread block.
     fn plan(&self) -> (usize, TimeRange) {
         let TimeRange { start, end } = self.range;
         let mut rows = 0;
@@ -202,10 +203,10 @@ impl Sweep {
         (self.metas.len(), self.range)
     }
 
-    /// The block with the columns that are wanted only.
+    /// The block reduced to the selected columns.
     fn wanted(&self, mut block: Block) -> Arc<Block> {
         if !self.metrics.is_all() {
-            block.columns.retain(|column| self.metrics.takes(&column.name));
+            block.columns.retain(|column| self.metrics.selects(&column.name));
         }
         Arc::new(block)
     }

@@ -1,11 +1,11 @@
-//! Rows as the API sends them one by one.
+//! Rows as readings of the API.
 
 use proto::v1;
 
 use super::merge::{RowAt, Slice};
 use crate::convert;
 
-/// A row as a reading of `device`, the resource name.
+/// Converts a row into a reading of `device`, a resource name.
 pub(crate) fn reading(slice: &Slice, at: RowAt, device: &str) -> v1::Reading {
     v1::Reading {
         device: device.to_owned(),

@@ -18,13 +18,13 @@ use crate::filter::{Actual, Fields, Filter, Subject, Type};
 use crate::token::{Kind, Query, Reader, Writer};
 use crate::{convert, errors, names};
 
-/// Letters asked for at one time.
+/// Letters read from the store at one time.
 const STEP: usize = 200;
-/// Letters looked at for one page, at most.
+/// Maximum number of letters examined for one page.
 const SCAN: usize = 5_000;
-/// Payload bytes in a page, at most.
+/// Maximum bytes of a page.
 const PAGE_BYTES: usize = 1 << 20;
-/// Letters named in a replay, and letters taken in by one call with a filter.
+/// Maximum number of letters that one call replays.
 const MAX_REPLAY: usize = 1_000;
 
 const FIELDS: Fields = &[
@@ -56,20 +56,20 @@ impl Subject for Deadletter {
     }
 }
 
-/// A letter's place in the order of letters.
-type Place = (String, u64, String);
+/// Position of a letter in the list: log, offset, stage.
+type PagePosition = (String, u64, String);
 
-fn place(letter: &Deadletter) -> Place {
+fn position(letter: &Deadletter) -> PagePosition {
     (letter.log.to_string(), letter.offset, letter.stage.clone())
 }
 
-fn write_place(writer: &mut Writer, (log, offset, stage): &Place) {
+fn write_position(writer: &mut Writer, (log, offset, stage): &PagePosition) {
     writer.text(log);
     writer.u64(*offset);
     writer.text(stage);
 }
 
-fn read_place(reader: &mut Reader<'_>) -> Option<Place> {
+fn read_position(reader: &mut Reader<'_>) -> Option<PagePosition> {
     Some((reader.text()?, reader.u64()?, reader.text()?))
 }
 
@@ -91,28 +91,29 @@ fn to_proto(letter: Deadletter) -> DeadLetter {
     }
 }
 
-/// The service.
+/// Implementation of `DeadLetterService`.
 pub(crate) struct DeadLetterApi(pub(crate) Shared);
 
 impl DeadLetterApi {
-    /// Letters that a filter takes, and the place to go on after when there may be more.
+    /// Returns letters that match a filter, and the position to continue after while there may be
+    /// more.
     async fn scan(
         &self,
         tenant: &str,
         filter: &Filter,
-        mut after: Option<Place>,
+        mut after: Option<PagePosition>,
         limit: usize,
-    ) -> Result<(Vec<Deadletter>, Option<Place>), Status> {
+    ) -> Result<(Vec<Deadletter>, Option<PagePosition>), Status> {
         let mut found = Vec::new();
-        let (mut looked_at, mut bytes) = (0, 0);
+        let (mut examined, mut bytes) = (0, 0);
         loop {
             let from = after.as_ref().map(|(log, offset, stage)| (log.as_str(), *offset, stage.as_str()));
             let letters = self.0.backend.dead_letters.list(tenant, from, STEP).await.map_err(errors::store)?;
             let last = letters.len() < STEP;
-            looked_at += letters.len();
+            examined += letters.len();
             for letter in letters {
-                let at = place(&letter);
-                if filter.takes(&letter) {
+                let at = position(&letter);
+                if filter.matches(&letter) {
                     bytes += letter.payload.len() + letter.topic.len() + letter.reason.len() + 200;
                     if bytes > PAGE_BYTES && !found.is_empty() {
                         return Ok((found, after));
@@ -127,14 +128,14 @@ impl DeadLetterApi {
             if last {
                 return Ok((found, None));
             }
-            if looked_at >= SCAN {
+            if examined >= SCAN {
                 return Ok((found, after));
             }
         }
     }
 
     async fn by_name(&self, caller: &Caller, field: &str, given: &str) -> Result<Deadletter, Status> {
-        let shape = || errors::invalid(field, "must be the name of a dead letter as it was listed");
+        let shape = || errors::invalid(field, "must be a name that ListDeadLetters returned");
         let (tenant, id) = names::split_child(given, "deadLetters").ok_or_else(shape)?;
         let tenant = caller.own(tenant, given)?;
         let (log, offset, stage) = names::split_letter(id).ok_or_else(shape)?;
@@ -142,7 +143,7 @@ impl DeadLetterApi {
         letter.ok_or_else(|| errors::not_found("DEAD_LETTER_NOT_FOUND", given))
     }
 
-    /// Takes one in again; `Ok(Some(reason))` when it is still refused.
+    /// Replays a letter; `Ok(Some(reason))` when it is refused again.
     async fn replay(&self, letter: &Deadletter) -> Result<Option<String>, Status> {
         match self.0.backend.replay.replay(letter).await {
             Ok(()) => {}
@@ -177,10 +178,10 @@ impl DeadLetterApi {
         let filter = Filter::read("filter", given, FIELDS)?;
         let filter = Filter::All(vec![filter, Filter::read("filter", "replayed = false", FIELDS)?]);
         let query = Query::new(Kind::Replay, &request);
-        let after = query.read_page(page_token, read_place).map_err(|e| errors::token("page_token", e))?;
+        let after = query.read_page(page_token, read_position).map_err(|e| errors::token("page_token", e))?;
         let (letters, after) = self.scan(tenant, &filter, after, MAX_REPLAY).await?;
         let mut answer = self.replay_all(&letters).await?;
-        answer.next_page_token = after.map(|at| query.page(|w| write_place(w, &at))).unwrap_or_default();
+        answer.next_page_token = after.map(|at| query.page(|w| write_position(w, &at))).unwrap_or_default();
         Ok(answer)
     }
 }
@@ -198,11 +199,11 @@ impl DeadLetterService for DeadLetterApi {
         let page_token = std::mem::take(&mut request.page_token);
         let filter = Filter::read("filter", &request.filter, FIELDS)?;
         let query = Query::new(Kind::Letters, &request);
-        let after = query.read_page(&page_token, read_place).map_err(|e| errors::token("page_token", e))?;
+        let after = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
         let (letters, after) = self.scan(&tenant, &filter, after, page_size).await?;
         Ok(Response::new(ListDeadLettersResponse {
             dead_letters: letters.into_iter().map(to_proto).collect(),
-            next_page_token: after.map(|at| query.page(|w| write_place(w, &at))).unwrap_or_default(),
+            next_page_token: after.map(|at| query.page(|w| write_position(w, &at))).unwrap_or_default(),
         }))
     }
 
@@ -229,7 +230,7 @@ impl DeadLetterService for DeadLetterApi {
         if request.names.is_empty() {
             return self.replay_filtered(&tenant, request, &page_token).await.map(Response::new);
         }
-        // All names are looked up before the first is replayed, so that a wrong one changes nothing.
+        // All names are resolved before the first replay, so that a wrong one changes nothing.
         let mut letters = Vec::with_capacity(request.names.len());
         for (i, given) in request.names.iter().enumerate() {
             letters.push(self.by_name(&caller, &format!("names[{i}]"), given).await?);

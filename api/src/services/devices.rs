@@ -14,9 +14,9 @@ use crate::filter::{Actual, Fields, Filter, Subject, Type};
 use crate::token::{Kind, Query};
 use crate::traces;
 
-/// States looked at for one page, at most: a page of a filter that takes little is short, not slow.
+/// Maximum number of states examined for one page: a selective filter makes pages short, not slow.
 const SCAN: usize = 20_000;
-/// States asked for at one time.
+/// States read at one time.
 const STEP: usize = 1_000;
 
 /// Fields of a device filter.
@@ -54,7 +54,8 @@ impl Subject for LatestState {
     }
 }
 
-/// States of a tenant that a filter takes, and the device id to go on after when there may be more.
+/// Returns states of a tenant that match a filter, and the device id to continue after while there
+/// may be more.
 pub(crate) async fn scan(
     shared: &Shared,
     tenant: &str,
@@ -64,17 +65,17 @@ pub(crate) async fn scan(
 ) -> Result<(Vec<LatestState>, Option<String>), Status> {
     let mut found = Vec::new();
     let mut after = after;
-    let mut looked_at = 0;
+    let mut examined = 0;
     loop {
         let step = if *filter == Filter::Everything { limit - found.len() } else { STEP };
         let asked = shared.backend.latest.list(tenant, after.as_deref(), step);
         let count = |states: &Vec<_>, counts: &traces::Counts| traces::add(&counts.devices, states.len() as u64);
         let states = traces::reading("list latest", asked, count).await.map_err(errors::store)?;
         let last = states.len() < step;
-        looked_at += states.len();
+        examined += states.len();
         for state in states {
             after = Some(state.device.id.to_string());
-            if filter.takes(&state) {
+            if filter.matches(&state) {
                 found.push(state);
                 if found.len() == limit {
                     return Ok((found, after));
@@ -84,13 +85,13 @@ pub(crate) async fn scan(
         if last {
             return Ok((found, None));
         }
-        if looked_at >= SCAN {
+        if examined >= SCAN {
             return Ok((found, after));
         }
     }
 }
 
-/// The service.
+/// Implementation of `DeviceService`.
 pub(crate) struct DeviceApi(pub(crate) Shared);
 
 #[tonic::async_trait]

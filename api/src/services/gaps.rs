@@ -11,10 +11,10 @@ use crate::select::{Selector, Walk};
 use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors, names};
 
-/// Where the next page goes on: the end of the last gap, as if a reading stood there.
-type Place = (String, Nanos);
+/// Start of the next page: device, and the end of the last gap, as if a reading stood there.
+type PagePosition = (String, Nanos);
 
-fn read_place(reader: &mut Reader<'_>) -> Option<Place> {
+fn read_position(reader: &mut Reader<'_>) -> Option<PagePosition> {
     Some((reader.text()?, reader.i64()?))
 }
 
@@ -36,8 +36,8 @@ pub(super) async fn query(
         return Err(errors::invalid("min_gap", "is required and must be above 0"));
     }
     let query = Query::new(Kind::Gaps, &request);
-    let from = query.read_page(&page_token, read_place).map_err(|e| errors::token("page_token", e))?;
-    // What has not happened yet is no gap.
+    let from = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
+    // The future is not a gap.
     range.end = range.end.min(convert::now());
     let mut walk = Walk::new(&selector, from.as_ref().map(|(id, _)| id.as_str()));
     let mut search = Search { shared, selector: &selector, min_gap, found: Vec::new(), size: page_size };
@@ -45,14 +45,14 @@ pub(super) async fn query(
     let mut next = None;
     while let Some(device) = walk.next(shared).await? {
         let begin = from.as_ref().filter(|(id, _)| **id == *device.id).map_or(range.start, |(_, time)| *time);
-        let (place, fresh) = search.device(&device, TimeRange { start: begin, end: range.end }).await?;
+        let (position, fresh) = search.device(&device, TimeRange { start: begin, end: range.end }).await?;
         freshness = freshness.and(fresh);
-        if let Some(time) = place {
+        if let Some(time) = position {
             next = Some((device.id.to_string(), time));
             break;
         }
     }
-    let token = |(id, time): Place| {
+    let token = |(id, time): PagePosition| {
         query.page(|writer| {
             writer.text(&id);
             writer.i64(time);
@@ -74,7 +74,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Looks through a device; returns where to go on when the page is full.
+    /// Searches a device; returns the time to continue from when the page is full.
     async fn device(&mut self, device: &DeviceKey, range: TimeRange) -> Result<(Option<Nanos>, Freshness), Status> {
         let metrics = &self.selector.metrics;
         let mut sweep = Sweep::open(&self.shared.backend, device, range, metrics, Order::Ascending, SLICE_ROWS).await?;

@@ -16,7 +16,7 @@ use crate::select::{Devices, Selector};
 use crate::token::{Kind, Query};
 use crate::traces;
 
-/// Devices in an answer, at most.
+/// Maximum number of devices in an answer.
 const MAX_DEVICES: usize = 500;
 
 pub(super) async fn batch_get(

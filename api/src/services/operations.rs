@@ -10,16 +10,10 @@ use crate::auth::Caller;
 use crate::convert::{count, timestamp};
 use crate::errors;
 
-/// The service.
+/// Implementation of `OperationsService`.
 pub(crate) struct OperationsApi(pub(crate) Shared);
 
-fn balances(line: &stores::contract::BookLine) -> bool {
-    let accounted = line.stored + line.merged + line.pending + line.dead_lettered;
-    let hours = || line.hours.iter().all(|hour| hour.held.is_none_or(|held| held == hour.expected));
-    accounted == line.accepted && line.held.is_none_or(|held| held == line.expected) && hours()
-}
-
-/// Those that were asked for.
+/// The hours whose count the store was asked for.
 fn hours(hours: &[HourLine]) -> Vec<BookHour> {
     let asked = hours.iter().filter_map(|hour| Some((hour, hour.held?)));
     let line = |(hour, held): (&HourLine, u64)| BookHour {
@@ -39,8 +33,8 @@ impl OperationsService for OperationsApi {
         let mut lines = self.0.backend.books.books(request.check).await.map_err(errors::store)?;
         lines.retain(|line| line.tenant == tenant);
         lines.sort_by(|a, b| a.sink.cmp(&b.sink));
-        let balanced = lines.iter().all(balances);
         let lines = lines.into_iter().map(|line| BookLine {
+            balanced: line.balances() && line.agrees(),
             sink: line.sink,
             accepted_count: count(line.accepted),
             stored_count: count(line.stored),
@@ -51,7 +45,8 @@ impl OperationsService for OperationsApi {
             expected_count: count(line.expected),
             hours: hours(&line.hours),
         });
-        Ok(Response::new(Books { lines: lines.collect(), balanced }))
+        let lines: Vec<BookLine> = lines.collect();
+        Ok(Response::new(Books { balanced: lines.iter().all(|line| line.balanced), lines }))
     }
 
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<ServerStatus>, Status> {

@@ -11,7 +11,7 @@ use crate::read::{self, Order, Position, Sweep};
 use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors};
 
-/// Bytes in a page, at most, but for its last reading.
+/// Maximum bytes of a page, apart from its last reading.
 const PAGE_BYTES: usize = 1 << 20;
 
 pub(super) async fn list(
@@ -69,7 +69,7 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// Fills the page; returns where the next one begins when there is more.
+    /// Fills the page; returns the start of the next one if there is more.
     async fn fill(&mut self, sweep: &mut Sweep, from: Option<Position>) -> Result<Option<Position>, Status> {
         let mut skip = from.map_or(0, |position| position.sent);
         while let Some(slice) = sweep.next().await? {

@@ -7,7 +7,7 @@ use model::{DeviceKey, TimeRange};
 use proto::v1::{ReadingChunk, StreamReadingsRequest, StreamReadingsResponse};
 use tonic::Status;
 
-use super::{Shared, StreamPlace};
+use super::{Shared, StreamPermit};
 use crate::auth::Caller;
 use crate::read::{self, Details, Freshness, Order, Position, Slice, Sweep};
 use crate::select::{Selector, Walk};
@@ -15,21 +15,22 @@ use crate::subscribe;
 use crate::token::{Kind, Query, Reader, Writer};
 use crate::{convert, errors, names};
 
-/// Bytes of rows in one message, about: leaves room below 256 KiB for what is not counted.
+/// Approximate bytes of rows in one message: leaves room below 256 KiB for the parts not counted.
 const MESSAGE_BYTES: usize = 224 << 10;
-/// Bytes that a chunk takes beside its rows, about.
+/// Approximate bytes of a chunk besides its rows.
 const CHUNK_BYTES: usize = 200;
 
-/// What the caller reads.
+/// The stream of an answer.
 pub(crate) type Chunks = Pin<Box<dyn Stream<Item = Result<StreamReadingsResponse, Status>> + Send>>;
 
-/// Everything up to here was sent. Carries what the last message tells of the whole stream.
+/// Position of the stream, kept in its resume token, and the state that the last message reports.
 #[derive(Debug, Clone)]
 struct Progress {
     device: Option<String>,
     position: Option<Position>,
     freshness: Freshness,
-    /// Ends of the logs when the stream was first opened: what came later may not be in the answer.
+    /// Ends of the logs when the stream was first opened: later records may be missing from the
+    /// answer.
     ends: Vec<(String, u64)>,
 }
 
@@ -41,7 +42,7 @@ impl Progress {
         writer.u64(position.sent);
         writer.i64(self.freshness.complete_until);
         writer.u64(u64::from(self.freshness.unflushed));
-        subscribe::write_places(writer, self.ends.iter().map(|(log, end)| (log.as_str(), *end)));
+        subscribe::write_positions(writer, self.ends.iter().map(|(log, end)| (log.as_str(), *end)));
     }
 
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
@@ -49,7 +50,7 @@ impl Progress {
         let position = Position { time: reader.i64()?, sent: reader.u64()? };
         let position = Some(position).filter(|position| position.sent > 0);
         let freshness = Freshness { complete_until: reader.i64()?, unflushed: reader.u64()? != 0 };
-        Some(Self { device, position, freshness, ends: subscribe::read_places(reader)? })
+        Some(Self { device, position, freshness, ends: subscribe::read_positions(reader)? })
     }
 }
 
@@ -90,7 +91,7 @@ pub(super) async fn open(
         range,
         query,
         over: false,
-        _place: shared.open_stream()?,
+        _permit: shared.open_stream()?,
         shared: shared.clone(),
     };
     Ok(Box::pin(stream::unfold(export, |mut export| async move {
@@ -116,22 +117,22 @@ struct Export {
     progress: Progress,
     left: u64,
     over: bool,
-    _place: StreamPlace,
+    _permit: StreamPermit,
 }
 
-/// The device that is read.
+/// The device being read.
 struct Current {
     key: DeviceKey,
     name: String,
     sweep: Sweep,
-    /// A slice and the first of its rows that was not sent.
+    /// A slice and the index of its first row that was not sent.
     slice: Option<(Slice, usize)>,
-    /// Rows of the first time to leave out: they were sent before a resume.
+    /// Rows to skip: they were sent before the stream was resumed.
     skip: Option<Position>,
 }
 
 impl Export {
-    /// The next message: full, or the last one.
+    /// Makes the next message: full, or the last one.
     async fn message(&mut self) -> Result<StreamReadingsResponse, Status> {
         let mut chunks = Vec::new();
         let mut bytes = 0;
@@ -155,7 +156,7 @@ impl Export {
         let resume_token = self.query.signed(secret, |writer| self.progress.write(writer));
         let live = self.live.filter(|_| self.over).map(|query| {
             let ends = self.progress.ends.iter().map(|(log, end)| (log.as_str(), *end));
-            query.signed(secret, |writer| subscribe::write_places(writer, ends))
+            query.signed(secret, |writer| subscribe::write_positions(writer, ends))
         });
         Ok(StreamReadingsResponse {
             chunks,
@@ -165,7 +166,8 @@ impl Export {
         })
     }
 
-    /// The next chunk of at most about `budget` bytes, and its size; `None` when every device is read.
+    /// Makes the next chunk of at most about `budget` bytes, and returns it with its size; `None`
+    /// when every device is read.
     async fn chunk(&mut self, budget: usize) -> Result<Option<(ReadingChunk, usize)>, Status> {
         loop {
             let Some(current) = &mut self.current else {
@@ -206,7 +208,7 @@ impl Export {
     }
 
     async fn open_device(&mut self, key: DeviceKey) -> Result<Current, Status> {
-        // A resumed stream begins inside of the device that it was in.
+        // A resumed stream begins inside the device at which it stopped.
         let same = self.progress.device.as_deref() == Some(&*key.id);
         let skip = if same { self.progress.position } else { None };
         self.progress.position = skip;
@@ -219,12 +221,12 @@ impl Export {
     }
 }
 
-/// How many rows at the start of a slice were sent before.
+/// Number of rows at the start of a slice that were sent before.
 fn skipped(slice: &Slice, skip: &mut Option<Position>) -> usize {
     let Some(position) = skip else { return 0 };
     let at_time = slice.rows().iter().take_while(|at| slice.time(**at) == position.time).count();
     let skipped = at_time.min(usize::try_from(position.sent).unwrap_or(usize::MAX));
-    // A slice that holds later rows holds all of that time.
+    // A slice with later rows holds all rows of that time.
     if at_time < slice.rows().len() {
         *skip = None;
     } else {

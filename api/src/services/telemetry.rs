@@ -1,4 +1,4 @@
-//! `TelemetryService`: hands each call to the file that answers it.
+//! `TelemetryService`: passes each call to the module that answers it.
 
 use proto::v1::telemetry_service_server::TelemetryService;
 use proto::v1::{
@@ -11,7 +11,7 @@ use super::{Shared, aggregates, gaps, latest, readings, stream};
 use crate::auth::Caller;
 use crate::subscribe;
 
-/// The service.
+/// Implementation of `TelemetryService`.
 pub(crate) struct TelemetryApi(pub(crate) Shared);
 
 #[tonic::async_trait]

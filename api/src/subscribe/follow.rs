@@ -1,4 +1,4 @@
-//! Follows the logs from a place on and picks the events that are wanted.
+//! Follows the logs from given positions and picks the selected events.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,154 +11,161 @@ use proto::v1::event::Payload;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::start::Wanted;
+use super::start::Selection;
 use crate::token::Writer;
 use crate::{convert, errors, names};
 
 /// Bytes of frames read at one time.
 const READ_BYTES: usize = 256 << 10;
-/// Bytes of values in a batch, about.
+/// Approximate limit of the bytes of values in a batch.
 const BATCH_BYTES: usize = 1 << 20;
-/// Bytes that an event takes beside its values, about.
+/// Approximate bytes of an event besides its values.
 const EVENT_BYTES: usize = 120;
 
-/// A place in one log.
-pub(crate) struct Place {
+/// A position in one log.
+pub(crate) struct LogPosition {
     log: Arc<dyn Log>,
     end: watch::Receiver<u64>,
-    /// Offset of the next record to look at.
+    /// Offset of the next record to examine.
     next: u64,
-    /// Frames read and not yet looked through.
+    /// Frames read and not yet examined.
     frames: VecDeque<Frame>,
 }
 
-impl Place {
+impl LogPosition {
     pub(crate) fn new(log: &Arc<dyn Log>, next: u64) -> Self {
         Self { log: Arc::clone(log), end: log.watch_end(), next, frames: VecDeque::new() }
     }
 }
 
-/// How far a pull came.
+/// Result of a pull.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pull {
-    /// The batch holds as much as it may.
+    /// The batch is full.
     Full,
-    /// There may be more at once.
+    /// More may be available at once.
     More,
-    /// There is nothing more for now.
+    /// Nothing more is available for now.
     Empty,
-    /// What comes next is no longer in the log.
+    /// The next record is no longer in the log.
     Trimmed,
 }
 
 /// Follows all logs.
 pub(crate) struct Follow {
-    places: Vec<Place>,
-    wanted: Wanted,
+    positions: Vec<LogPosition>,
+    selection: Selection,
     names: watch::Receiver<Arc<[String]>>,
 }
 
-/// What a wait for news brought.
+/// Result of a wait for changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum Change {
     /// A log has grown.
     Grown,
-    /// A log came or went: [`Follow::renew`].
+    /// A log was added or removed: call [`Follow::renew`].
     Logs,
     /// A log was closed.
     Closed,
 }
 
 impl Follow {
-    pub(crate) fn new(places: Vec<Place>, wanted: Wanted, names: watch::Receiver<Arc<[String]>>) -> Self {
-        Self { places, wanted, names }
+    pub(crate) fn new(
+        positions: Vec<LogPosition>,
+        selection: Selection,
+        names: watch::Receiver<Arc<[String]>>,
+    ) -> Self {
+        Self { positions, selection, names }
     }
 
-    /// Follows these logs from now on: new ones from their beginning, those that went as far as they are not read yet.
+    /// Follows these logs from now on: new logs from their beginning, removed logs until they are
+    /// read to their end.
     pub(crate) fn renew(&mut self, logs: &[Arc<dyn Log>]) {
-        self.places.retain(|place| place.next < place.log.end() || logs.iter().any(|log| log.id() == place.log.id()));
+        self.positions.retain(|position| {
+            position.next < position.log.end() || logs.iter().any(|log| log.id() == position.log.id())
+        });
         for log in logs {
-            if !self.places.iter().any(|place| place.log.id() == log.id()) {
-                self.places.push(Place::new(log, 0));
+            if !self.positions.iter().any(|position| position.log.id() == log.id()) {
+                self.positions.push(LogPosition::new(log, 0));
             }
         }
     }
 
-    /// Writes the places into a token.
+    /// Writes the positions into a token.
     pub(crate) fn write(&self, writer: &mut Writer) {
-        write_places(writer, self.places.iter().map(|place| (place.log.id(), place.next)));
+        write_positions(writer, self.positions.iter().map(|position| (position.log.id(), position.next)));
     }
 
-    /// Adds what comes next, up to `max` events; reads each log at most once.
+    /// Adds the next events, up to `max` in all; reads each log at most once.
     pub(crate) async fn pull(&mut self, events: &mut Vec<Event>, max: usize) -> Result<Pull, Status> {
         let mut more = false;
-        // Each log is the first one in turn, so that a busy one does not hold up the others.
-        if self.places.len() > 1 {
-            self.places.rotate_left(1);
+        // The logs take turns at being first, so that a busy one does not starve the others.
+        if self.positions.len() > 1 {
+            self.positions.rotate_left(1);
         }
-        for place in &mut self.places {
-            let end = *place.end.borrow_and_update();
-            if place.frames.is_empty() && place.next < end {
-                match place.log.read(place.next, READ_BYTES).await {
-                    Ok(frames) => place.frames.extend(frames),
+        for position in &mut self.positions {
+            let end = *position.end.borrow_and_update();
+            if position.frames.is_empty() && position.next < end {
+                match position.log.read(position.next, READ_BYTES).await {
+                    Ok(frames) => position.frames.extend(frames),
                     Err(ReadError::Trimmed { .. }) => return Ok(Pull::Trimmed),
-                    Err(error) => return Err(errors::log(place.log.id(), error)),
+                    Err(error) => return Err(errors::log(position.log.id(), error)),
                 }
-                // Reads from the ring never wait: leave room for others.
+                // Reads from the ring never wait: yield to other tasks.
                 tokio::task::yield_now().await;
             }
-            if place.drain(&self.wanted, events, max) {
+            if position.drain(&self.selection, events, max) {
                 return Ok(Pull::Full);
             }
-            more |= place.next < end;
+            more |= position.next < end;
         }
         Ok(if more { Pull::More } else { Pull::Empty })
     }
 
-    /// The next wait ends with [`News::Logs`].
-    pub(crate) fn look_again(&mut self) {
+    /// Makes the next wait end with [`Change::Logs`].
+    pub(crate) fn mark_changed(&mut self) {
         self.names.mark_changed();
     }
 
-    /// Returns when there is something new.
-    pub(crate) async fn news(&mut self) -> News {
-        let Self { places, names, .. } = self;
+    /// Returns when something has changed.
+    pub(crate) async fn changed(&mut self) -> Change {
+        let Self { positions, names, .. } = self;
         let grown = async {
-            if places.is_empty() {
+            if positions.is_empty() {
                 return future::pending().await;
             }
-            let changes = places.iter_mut().map(|place| Box::pin(place.end.changed()));
+            let changes = positions.iter_mut().map(|position| Box::pin(position.end.changed()));
             future::select_all(changes).await.0
         };
         tokio::select! {
             biased;
-            Ok(()) = names.changed() => News::Logs,
-            grown = grown => if grown.is_ok() { News::Grown } else { News::Closed },
+            Ok(()) = names.changed() => Change::Logs,
+            grown = grown => if grown.is_ok() { Change::Grown } else { Change::Closed },
         }
     }
 }
 
-/// Writes places in logs into a token.
-pub(crate) fn write_places<'a>(writer: &mut Writer, places: impl ExactSizeIterator<Item = (&'a str, u64)>) {
-    writer.u64(places.len() as u64);
-    for (log, next) in places {
+/// Writes positions in logs into a token.
+pub(crate) fn write_positions<'a>(writer: &mut Writer, positions: impl ExactSizeIterator<Item = (&'a str, u64)>) {
+    writer.u64(positions.len() as u64);
+    for (log, next) in positions {
         writer.text(log);
         writer.u64(next);
     }
 }
 
-impl Place {
-    /// Looks through the frames at hand; true when the batch is full.
-    fn drain(&mut self, wanted: &Wanted, events: &mut Vec<Event>, max: usize) -> bool {
+impl LogPosition {
+    /// Examines the frames at hand; true when the batch is full.
+    fn drain(&mut self, selection: &Selection, events: &mut Vec<Event>, max: usize) -> bool {
         let mut bytes = 0;
         while let Some(frame) = self.frames.front() {
-            if frame.devices().iter().any(|device| wanted.takes(device)) {
+            if frame.devices().iter().any(|device| selection.selects(device)) {
                 let from = self.next;
                 for (offset, record) in frame.records().skip_while(|(offset, _)| *offset < from) {
                     if events.len() >= max || bytes >= BATCH_BYTES {
                         return true;
                     }
-                    if let Some(event) = event(self.log.id(), offset, record, wanted, &mut bytes) {
+                    if let Some(event) = event(self.log.id(), offset, record, selection, &mut bytes) {
                         events.push(event);
                     }
                     self.next = offset + 1;
@@ -171,13 +178,13 @@ impl Place {
     }
 }
 
-fn event(log: &str, offset: u64, record: Record<'_>, wanted: &Wanted, bytes: &mut usize) -> Option<Event> {
+fn event(log: &str, offset: u64, record: Record<'_>, selection: &Selection, bytes: &mut usize) -> Option<Event> {
     let Record::Reading(reading) = record else { return None };
-    if !wanted.takes(reading.device) {
+    if !selection.selects(reading.device) {
         return None;
     }
     let name = names::device(&reading.device.tenant, &reading.device.id);
-    let reading = convert::reading(name, &reading, wanted.metrics())?;
+    let reading = convert::reading(name, &reading, selection.metrics())?;
     *bytes += EVENT_BYTES + prost::Message::encoded_len(&reading);
     Some(Event { event_id: format!("{log}:{offset}"), payload: Some(Payload::Reading(reading)) })
 }

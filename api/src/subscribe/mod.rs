@@ -1,8 +1,9 @@
 //! `Subscribe`: live events from the tail of the logs.
 //!
-//! The stream is pulled: HTTP/2's window decides when the next message is made, and until then nothing is read from the
-//! log, so a slow reader costs its place in the log and nothing else. Readers that keep up share the decoded frames of
-//! the log's ring. A reader whose place was trimmed is told so and the stream ends; nothing is skipped in silence.
+//! The stream is pulled: the HTTP/2 window decides when the next message is made, and until then
+//! nothing is read from the log, so a slow reader costs no memory. Readers that keep up share the
+//! decoded frames of the log's ring. When the position of a reader has been trimmed, the stream
+//! ends with a `Closing` message; no event is skipped in silence.
 
 mod follow;
 mod snapshot;
@@ -21,22 +22,22 @@ use tonic::Status;
 use crate::auth::Caller;
 use crate::convert;
 use crate::errors;
-use crate::services::{Shared, StreamPlace};
+use crate::services::{Shared, StreamPermit};
 use crate::token::{Kind, Query};
-use follow::{Follow, News, Pull};
+use follow::{Change, Follow, Pull};
 use snapshot::Snapshot;
 
-pub(crate) use follow::write_places;
-use start::Wanted;
-pub(crate) use start::read_places;
+pub(crate) use follow::write_positions;
+use start::Selection;
+pub(crate) use start::read_positions;
 
-/// After logs could not be opened.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Pause before logs that could not be opened are opened again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// What a subscriber reads.
+/// The stream of an answer.
 pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
 
-/// The query of a live stream: only the tenant and the selector count.
+/// The query that tokens of a live stream belong to: only the tenant and the selector count.
 pub(crate) fn query(parent: &str, selector: &proto::v1::SeriesSelector) -> Query {
     let request =
         SubscribeRequest { parent: parent.to_owned(), selector: Some(selector.clone()), ..Default::default() };
@@ -52,22 +53,22 @@ pub(crate) async fn subscribe(
     let tenant = caller.tenant(&mut request.parent)?;
     let pace = Pace::read(&request)?;
     let selector = request.selector.get_or_insert_default();
-    let wanted = Wanted::read(caller, tenant, selector)?;
+    let selection = Selection::read(caller, tenant, selector)?;
     let query = query(&request.parent, selector);
-    let place = shared.open_stream()?;
+    let permit = shared.open_stream()?;
     let snapshot = matches!(request.start, Some(proto::v1::subscribe_request::Start::Snapshot(true)));
-    // Before the logs are opened: one that is made in between is news.
+    // Subscribed before the logs are opened, so that a log created in between is noticed.
     let names = shared.backend.logs.names();
-    let places = start::places(shared, query, request.start).await?;
+    let positions = start::positions(shared, query, request.start).await?;
     let live = Live {
-        snapshot: snapshot.then(|| Snapshot::new(&wanted)),
-        follow: Follow::new(places, wanted, names),
+        snapshot: snapshot.then(|| Snapshot::new(&selection)),
+        follow: Follow::new(positions, selection, names),
         shared: shared.clone(),
         query,
         beat_at: Instant::now() + pace.heartbeat,
         pace,
         over: false,
-        _place: place,
+        _permit: permit,
     };
     Ok(Box::pin(stream::unfold(live, |mut live| async move {
         let message = live.next().await?;
@@ -76,7 +77,7 @@ pub(crate) async fn subscribe(
     })))
 }
 
-/// How often it speaks.
+/// Timing and size of the messages.
 #[derive(Debug, Clone, Copy)]
 struct Pace {
     max_events: usize,
@@ -116,10 +117,10 @@ struct Live {
     follow: Follow,
     beat_at: Instant,
     over: bool,
-    _place: StreamPlace,
+    _permit: StreamPermit,
 }
 
-/// What ended a wait.
+/// Reason for the end of a wait.
 enum Woken {
     Data,
     Logs,
@@ -128,7 +129,7 @@ enum Woken {
 }
 
 impl Live {
-    /// The next message; `None` after the last one.
+    /// Makes the next message; `None` after the last one.
     async fn next(&mut self) -> Option<Result<SubscribeResponse, Status>> {
         if self.over {
             return None;
@@ -152,14 +153,16 @@ impl Live {
         let mut send_at: Option<Instant> = None;
         let mut beat = false;
         loop {
-            // Taken before the look at the log: what is durable by now is sent before a heartbeat that says so.
+            // Taken before the log is read: a heartbeat with this time follows everything durable
+            // by then.
             let seen_at = convert::now();
             let pull = self.follow.pull(&mut events, self.pace.max_events).await?;
             match pull {
                 Pull::Trimmed if events.is_empty() => return Ok(self.closing("SLOW_CONSUMER", Duration::ZERO)),
                 Pull::Full | Pull::Trimmed => return Ok(self.batch(events, false, true)),
                 Pull::More if events.is_empty() && Instant::now() >= self.beat_at => {
-                    // Much is read and little of it wanted: the token moves on, the watermark does not.
+                    // Many records were read and none selected: the token advances, the watermark
+                    // does not.
                     return Ok(self.heartbeat(None));
                 }
                 Pull::More => continue,
@@ -175,7 +178,7 @@ impl Live {
                 Woken::Drain if events.is_empty() => return Ok(self.closing("DRAIN", Duration::from_secs(1))),
                 Woken::Drain => return Ok(self.batch(events, false, true)),
                 Woken::Time if !events.is_empty() => return Ok(self.batch(events, false, true)),
-                // Look once more, so that the watermark is not as old as the wait was long.
+                // Reads once more, so that the watermark is not as old as the wait was long.
                 Woken::Time => beat = true,
             }
         }
@@ -185,10 +188,10 @@ impl Live {
         tokio::select! {
             biased;
             () = self.shared.draining.cancelled() => Woken::Drain,
-            news = self.follow.news() => match news {
-                News::Grown => Woken::Data,
-                News::Logs => Woken::Logs,
-                News::Closed => Woken::Drain,
+            change = self.follow.changed() => match change {
+                Change::Grown => Woken::Data,
+                Change::Logs => Woken::Logs,
+                Change::Closed => Woken::Drain,
             },
             () = tokio::time::sleep_until(until) => Woken::Time,
         }
@@ -198,9 +201,9 @@ impl Live {
         match self.shared.backend.logs.open().await {
             Ok(logs) => self.follow.renew(&logs),
             Err(error) => {
-                tracing::warn!(%error, "logs came or went and cannot be opened now; looking again");
-                tokio::time::sleep(LOOK_AGAIN).await;
-                self.follow.look_again();
+                tracing::warn!(%error, "cannot open the logs after a change; retrying");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                self.follow.mark_changed();
             }
         }
     }

@@ -9,33 +9,33 @@ use proto::v1::{Event, Reading};
 use stores::contract::{LatestState, LatestValue};
 use tonic::Status;
 
-use super::start::Wanted;
+use super::start::Selection;
 use crate::services::Shared;
 use crate::{convert, errors, names};
 
-/// Devices in a page.
+/// Devices in one page.
 const STEP: usize = 200;
 
-/// Walks the latest states.
+/// Reads the latest states page by page.
 pub(crate) struct Snapshot {
-    wanted: Wanted,
+    selection: Selection,
     after: Option<Arc<str>>,
-    /// Devices left to ask for, when they are known by name.
+    /// Devices not read yet, when the selection names all of them.
     named: Option<Vec<DeviceKey>>,
 }
 
-/// A part of the snapshot.
+/// A page of the snapshot.
 pub(crate) struct Page {
     pub(crate) events: Vec<Event>,
     pub(crate) last: bool,
 }
 
 impl Snapshot {
-    pub(crate) fn new(wanted: &Wanted) -> Self {
-        Self { wanted: wanted.clone(), after: None, named: wanted.named() }
+    pub(crate) fn new(selection: &Selection) -> Self {
+        Self { selection: selection.clone(), after: None, named: selection.named() }
     }
 
-    /// The next part.
+    /// Reads the next page.
     pub(crate) async fn page(&mut self, shared: &Shared) -> Result<Page, Status> {
         let latest = &shared.backend.latest;
         let (states, last) = match &mut self.named {
@@ -46,21 +46,22 @@ impl Snapshot {
             }
             None => {
                 let after = self.after.take();
-                let states = latest.list(self.wanted.tenant(), after.as_deref(), STEP).await.map_err(errors::store)?;
+                let states =
+                    latest.list(self.selection.tenant(), after.as_deref(), STEP).await.map_err(errors::store)?;
                 self.after = states.last().map(|state| Arc::clone(&state.device.id));
                 let last = states.len() < STEP;
                 (states, last)
             }
         };
-        let wanted = states.iter().filter(|state| self.wanted.takes(&state.device));
-        Ok(Page { events: wanted.flat_map(|state| events(state, &self.wanted)).collect(), last })
+        let selection = states.iter().filter(|state| self.selection.selects(&state.device));
+        Ok(Page { events: selection.flat_map(|state| events(state, &self.selection)).collect(), last })
     }
 }
 
 /// The newest values of a device as readings: one for each time and sequence.
-fn events(state: &LatestState, wanted: &Wanted) -> Vec<Event> {
+fn events(state: &LatestState, selection: &Selection) -> Vec<Event> {
     let mut readings: BTreeMap<_, Vec<&LatestValue>> = BTreeMap::new();
-    for value in state.values.iter().filter(|v| wanted.metrics().takes(&v.name)) {
+    for value in state.values.iter().filter(|v| selection.metrics().selects(&v.name)) {
         readings.entry((value.time, value.seq, value.received)).or_default().push(value);
     }
     let device = names::device(&state.device.tenant, &state.device.id);

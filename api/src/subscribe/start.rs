@@ -1,4 +1,4 @@
-//! What a subscriber wants and where it starts.
+//! The selection of a subscriber and the positions at which it starts.
 
 use std::sync::Arc;
 
@@ -8,35 +8,35 @@ use proto::v1::SeriesSelector;
 use proto::v1::subscribe_request::Start;
 use tonic::Status;
 
-use super::follow::Place;
+use super::follow::LogPosition;
 use crate::auth::Caller;
 use crate::glob::{Glob, Metrics};
 use crate::services::Shared;
 use crate::token::{Query, Reader};
 use crate::{convert, errors, names};
 
-/// Devices or patterns that a subscriber may name.
+/// Maximum number of devices and patterns in a request.
 const MAX_NAMED: usize = 500;
 
-/// Which events.
+/// The selected events.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted(Arc<Inner>);
+pub(crate) struct Selection(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     tenant: Arc<str>,
-    /// Every device of the tenant.
+    /// True when every device of the tenant is selected.
     all: bool,
     exact: HashSet<Arc<str>>,
     globs: Vec<Glob>,
     metrics: Metrics,
 }
 
-impl Wanted {
+impl Selection {
     /// Reads a selector and writes full names into it.
     pub(crate) fn read(caller: &Caller, tenant: Arc<str>, given: &mut SeriesSelector) -> Result<Self, Status> {
         if !given.device_filter.is_empty() {
-            let hint = "is not taken here: name devices, with `*` for any characters";
+            let hint = "is not supported by Subscribe: use selector.devices, in which `*` matches any characters";
             return Err(errors::invalid("selector.device_filter", hint));
         }
         if given.devices.len() > MAX_NAMED {
@@ -63,14 +63,14 @@ impl Wanted {
         &self.0.metrics
     }
 
-    /// True when events of this device are wanted.
-    pub(crate) fn takes(&self, device: &DeviceKey) -> bool {
+    /// True when events of this device are selected.
+    pub(crate) fn selects(&self, device: &DeviceKey) -> bool {
         let Inner { tenant, all, exact, globs, .. } = &*self.0;
         device.tenant == *tenant
             && (*all || exact.contains(&*device.id) || globs.iter().any(|glob| glob.matches(&device.id)))
     }
 
-    /// The devices, when they are known without looking.
+    /// The devices, when the selection names all of them.
     pub(crate) fn named(&self) -> Option<Vec<DeviceKey>> {
         let Inner { tenant, all, exact, globs, .. } = &*self.0;
         let key = |id: &Arc<str>| DeviceKey { tenant: Arc::clone(tenant), id: Arc::clone(id) };
@@ -80,7 +80,7 @@ impl Wanted {
     }
 }
 
-/// A device name with wildcards in its id; `%2A` is a star itself.
+/// Reads a device name with wildcards in its id; `%2A` is a literal star.
 fn read_glob(caller: &Caller, field: &str, name: &mut String) -> Result<Glob, Status> {
     let shape = || errors::invalid(field, "must be `tenants/{tenant}/devices/{pattern}`, percent-encoded but for `*`");
     let (tenant, pattern) = names::split_device(name).ok_or_else(shape)?;
@@ -92,65 +92,70 @@ fn read_glob(caller: &Caller, field: &str, name: &mut String) -> Result<Glob, St
     Ok(Glob::from_parts(parts))
 }
 
-/// Where to start in each log.
-pub(crate) async fn places(shared: &Shared, query: Query, start: Option<Start>) -> Result<Vec<Place>, Status> {
+/// The positions at which the stream starts, one for each log.
+pub(crate) async fn positions(shared: &Shared, query: Query, start: Option<Start>) -> Result<Vec<LogPosition>, Status> {
     match start {
         None | Some(Start::Snapshot(_)) => {
             let logs = shared.backend.logs.open().await.map_err(errors::store)?;
-            Ok(logs.iter().map(|log| Place::new(log, log.end())).collect())
+            Ok(logs.iter().map(|log| LogPosition::new(log, log.end())).collect())
         }
         Some(Start::StartTime(time)) => {
             let time = convert::nanos("start_time", &time)?;
             at_time(shared, time).await
         }
         Some(Start::ResumeToken(token)) => {
-            let places = query.read_signed(&shared.config.token_secret, &token, read_places);
-            let places = places.map_err(|e| errors::token("resume_token", e))?;
-            let places = places.ok_or_else(|| errors::token("resume_token", "is empty"))?;
-            resumed(shared, &places).await
+            let positions = query.read_signed(&shared.config.token_secret, &token, read_positions);
+            let positions = positions.map_err(|e| errors::token("resume_token", e))?;
+            let positions = positions.ok_or_else(|| errors::token("resume_token", "is empty"))?;
+            resumed(shared, &positions).await
         }
     }
 }
 
-async fn at_time(shared: &Shared, time: model::Nanos) -> Result<Vec<Place>, Status> {
+async fn at_time(shared: &Shared, time: model::Nanos) -> Result<Vec<LogPosition>, Status> {
     let now = convert::now();
     let logs = shared.backend.logs.open().await.map_err(errors::store)?;
-    let mut places = Vec::with_capacity(logs.len());
+    let mut positions = Vec::with_capacity(logs.len());
     for log in &logs {
         let offset = log.offset_at(time).await.map_err(|error| errors::log(log.id(), error))?;
         let start = log.start();
-        // The first record that is left is already later: what was before it may have been wanted.
+        // The first record still held was received later: earlier ones may have been trimmed.
         if offset <= start && start > 0 && time < now {
-            return Err(errors::not_retained(log.id(), start, "start_time lies before what it keeps"));
+            return Err(errors::not_retained(log.id(), start, "start_time lies before its first record"));
         }
-        places.push(Place::new(log, offset));
+        positions.push(LogPosition::new(log, offset));
     }
-    Ok(places)
+    Ok(positions)
 }
 
-/// Reads what [`super::write_places`] wrote.
-pub(crate) fn read_places(reader: &mut Reader<'_>) -> Option<Vec<(String, u64)>> {
+/// Reads the positions that [`super::write_positions`] wrote.
+pub(crate) fn read_positions(reader: &mut Reader<'_>) -> Option<Vec<(String, u64)>> {
     let count = reader.u64()?;
     (0..count).map(|_| Some((reader.text()?, reader.u64()?))).collect()
 }
 
-async fn resumed(shared: &Shared, tokens: &[(String, u64)]) -> Result<Vec<Place>, Status> {
+async fn resumed(shared: &Shared, tokens: &[(String, u64)]) -> Result<Vec<LogPosition>, Status> {
     let logs = shared.backend.logs.open().await.map_err(errors::store)?;
     if let Some((gone, _)) = tokens.iter().find(|(id, _)| !logs.iter().any(|log| log.id() == id)) {
         return Err(errors::not_retained(gone, 0, "the log is gone"));
     }
-    let mut places = Vec::with_capacity(logs.len());
+    let mut positions = Vec::with_capacity(logs.len());
     for log in &logs {
-        // A log that the token does not know is newer than the token: all of it is news.
+        // A log that the token does not name is newer than the token: it is read from its
+        // beginning.
         let next = tokens.iter().find(|(id, _)| id == log.id()).map_or(0, |(_, next)| *next);
         let (start, (end, _)) = (log.start(), log.confirm_end().await);
         if next < start {
             return Err(errors::not_retained(log.id(), start, "it was trimmed"));
         }
         if next > end {
-            return Err(errors::not_retained(log.id(), start, "the place lies beyond its end: the log is another one"));
+            return Err(errors::not_retained(
+                log.id(),
+                start,
+                "the position lies beyond its end: it is a different log of the same name",
+            ));
         }
-        places.push(Place::new(log, next));
+        positions.push(LogPosition::new(log, next));
     }
-    Ok(places)
+    Ok(positions)
 }

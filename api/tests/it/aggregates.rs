@@ -60,7 +60,7 @@ async fn each_function_is_computed_over_store_and_tail() {
     use AggregateFunction as F;
     let world = World::start().await;
     let at = |minute: i64, v: f64| row(NEW_YEAR + minute * 60 * SECOND, "t", v);
-    world.history.put(block(&key("d"), 0, &[at(0, 1.0), at(30, 3.0)]));
+    world.history.put_block(block(&key("d"), 0, &[at(0, 1.0), at(30, 3.0)]));
     world.tail.put(block(&key("d"), 1, &[at(30, 3.0), at(45, 2.0), at(90, 8.0)]));
     let of = [
         F::Count,
@@ -95,8 +95,8 @@ async fn pages_of_buckets_make_the_whole() {
         let values = |i: i64| vec![("t", Value::Float(i as f64)), ("h", Value::Int(i))];
         let rows: Vec<Row> =
             (0..100).map(|i| Row { time: NEW_YEAR + i * HOUR / 2, seq: None, values: values(i) }).collect();
-        world.history.put(block(&key(id), 0, &rows));
-        world.latest.device(id, 0, 1, &["t"]);
+        world.history.put_block(block(&key(id), 0, &rows));
+        world.device(id, 0, 1, &["t"]);
     }
     let request =
         QueryAggregatesRequest { selector: None, page_size: 10_000, ..request("", 100, &[AggregateFunction::Mean]) };
@@ -113,7 +113,7 @@ async fn pages_of_buckets_make_the_whole() {
 async fn empty_buckets_are_filled_as_asked() {
     let world = World::start().await;
     let at = |hour: i64, v: f64| row(NEW_YEAR + hour * HOUR, "t", v);
-    world.history.put(block(&key("d"), 0, &[at(1, 10.0), at(2, 20.0), at(5, 50.0), at(6, 60.0)]));
+    world.history.put_block(block(&key("d"), 0, &[at(1, 10.0), at(2, 20.0), at(5, 50.0), at(6, 60.0)]));
     let base = request("d", 8, &[AggregateFunction::Mean]);
     let filled = async |fill: FillMode, max_fill: Option<i64>| -> (Vec<i64>, Vec<Option<f64>>, Vec<bool>) {
         let request = QueryAggregatesRequest { fill: fill.into(), max_fill: max_fill.map(seconds), ..base.clone() };
@@ -145,7 +145,7 @@ async fn calendar_days_follow_the_clocks_of_their_zone() {
     // 2026-03-28T23:00Z is midnight of the 29th in Berlin, a day of 23 hours.
     let midnight = 1_774_738_800 * SECOND;
     let rows: Vec<Row> = (0..48).map(|h| row(midnight + h * HOUR, "t", 1.0)).collect();
-    world.history.put(block(&key("d"), 0, &rows));
+    world.history.put_block(block(&key("d"), 0, &rows));
     let request = QueryAggregatesRequest {
         bucket: None,
         bucket_calendar: "P1D".into(),
@@ -162,7 +162,7 @@ async fn calendar_days_follow_the_clocks_of_their_zone() {
 async fn a_bucket_that_reaches_over_the_range_or_into_the_future_is_partial() {
     let world = World::start().await;
     let now = now();
-    world.history.put(block(&key("d"), 0, &[row(now - 1, "t", 1.0), row(now, "t", 2.0)]));
+    world.history.put_block(block(&key("d"), 0, &[row(now - 1, "t", 1.0), row(now, "t", 2.0)]));
     let whole = QueryAggregatesRequest {
         bucket: None,
         range: Some(range(now - HOUR, now + 24 * HOUR)),
@@ -218,9 +218,9 @@ async fn gaps(world: &World, mut request: QueryGapsRequest) -> Vec<Gap> {
 async fn gaps_are_the_times_without_data_page_by_page() {
     let world = World::start().await;
     let at = |hour: i64| row(NEW_YEAR + hour * HOUR, "t", 0.0);
-    world.history.put(block(&key("a"), 0, &[at(0), at(1), at(5)]));
+    world.history.put_block(block(&key("a"), 0, &[at(0), at(1), at(5)]));
     world.tail.put(block(&key("a"), 1, &[at(6), at(20)]));
-    world.history.put(block(&key("b"), 0, &(0..=24).map(at).collect::<Vec<_>>()));
+    world.history.put_block(block(&key("b"), 0, &(0..=24).map(at).collect::<Vec<_>>()));
     let request = QueryGapsRequest {
         parent: PARENT.into(),
         selector: Some(SeriesSelector { devices: ["a", "b", "c"].map(own_device).into(), ..Default::default() }),
@@ -247,10 +247,10 @@ async fn gaps_are_the_times_without_data_page_by_page() {
 }
 
 #[tokio::test]
-async fn the_future_is_no_gap() {
+async fn the_future_is_not_a_gap() {
     let world = World::start().await;
     let now = now();
-    world.history.put(block(&key("d"), 0, &[row(now - SECOND, "t", 0.0)]));
+    world.history.put_block(block(&key("d"), 0, &[row(now - SECOND, "t", 0.0)]));
     let request = QueryGapsRequest {
         parent: PARENT.into(),
         selector: Some(SeriesSelector { devices: vec![own_device("d")], ..Default::default() }),

@@ -1,4 +1,5 @@
-//! What holds for every call: tenants, deadlines, cancellation, limits, reflection, health, gRPC-Web.
+//! Behaviour common to all calls: tenants, deadlines, cancellation, limits, reflection, health,
+//! gRPC-Web.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::world::{BOUND, PARENT, World, assert_status, own_device};
 
-/// The answer of every call that names `tenant`, or a device or letter of it.
+/// The answers of all calls that name `tenant`, or a device or dead letter of it.
 async fn all_calls(world: &World, tenant: &str) -> Vec<Status> {
     let parent = format!("tenants/{tenant}");
     let device = format!("{parent}/devices/d");
@@ -68,7 +69,7 @@ async fn all_calls(world: &World, tenant: &str) -> Vec<Status> {
 }
 
 #[tokio::test]
-async fn another_tenant_is_answered_the_same_everywhere_whether_it_exists_or_not() {
+async fn calls_for_another_tenant_get_the_same_answer_whether_it_exists_or_not() {
     let world = World::start().await;
     for status in all_calls(&world, "other").await {
         assert_status(&status, Code::PermissionDenied, "PERMISSION_DENIED");
@@ -84,7 +85,7 @@ async fn another_tenant_is_answered_the_same_everywhere_whether_it_exists_or_not
 #[tokio::test]
 async fn a_call_ends_at_its_deadline() {
     let world = World::start().await;
-    world.history.hangs.store(true, Ordering::SeqCst);
+    world.history.faults().hangs.store(true, Ordering::SeqCst);
     // Over gRPC-Web: tonic's client would answer by a timer of its own.
     let request = ListReadingsRequest { parent: own_device("d"), ..Default::default() };
     let answer = web(&world, "TelemetryService/ListReadings", "grpc-timeout: 100m\r\n", &request).await;
@@ -102,16 +103,16 @@ async fn a_call_ends_at_its_deadline() {
 
 #[tokio::test]
 async fn a_call_without_a_deadline_ends_at_the_servers() {
-    let world = World::with(|config| config.call_timeout = Duration::from_millis(100)).await;
-    world.history.hangs.store(true, Ordering::SeqCst);
+    let world = World::with(|config| config.limits.call_timeout = Duration::from_millis(100)).await;
+    world.history.faults().hangs.store(true, Ordering::SeqCst);
     let request = ListReadingsRequest { parent: own_device("d"), ..Default::default() };
     let status = world.telemetry().list_readings(request).await.expect_err("it hangs");
     assert_status(&status, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
 }
 
 #[tokio::test]
-async fn streams_are_limited_and_one_that_is_dropped_makes_room() {
-    let world = World::with(|config| config.max_streams = 1).await;
+async fn streams_are_limited_and_a_dropped_one_frees_its_place() {
+    let world = World::with(|config| config.limits.max_streams = 1).await;
     let request = SubscribeRequest { parent: PARENT.into(), ..Default::default() };
     let first = world.telemetry().subscribe(request.clone()).await.unwrap();
     let status = world.telemetry().subscribe(request.clone()).await.expect_err("one too many");
@@ -162,7 +163,7 @@ async fn reflection_lists_every_service() {
     let answer = answers.message().await.unwrap().unwrap();
     let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else { panic!("{answer:?}") };
     let names: Vec<&str> = list.service.iter().map(|s| s.name.as_str()).collect();
-    for service in ["DeviceService", "TelemetryService", "DeadLetterService", "OperationsService"] {
+    for service in ["DeviceService", "TelemetryService", "DeadLetterService", "ExportService", "OperationsService"] {
         assert!(names.contains(&format!("weir.v1.{service}").as_str()), "{names:?}");
     }
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
@@ -179,7 +180,7 @@ async fn health_says_serving() {
 }
 
 #[tokio::test]
-async fn a_path_that_no_service_has_is_unimplemented() {
+async fn an_unknown_path_is_unimplemented() {
     let world = World::start().await;
     let mut client = tonic::client::Grpc::new(world.channel.clone());
     client.ready().await.unwrap();
@@ -192,7 +193,7 @@ async fn a_path_that_no_service_has_is_unimplemented() {
 #[tokio::test]
 async fn a_browser_calls_over_plain_http_1() {
     let world = World::start().await;
-    world.latest.device("d1", 1_000, 3, &["t"]);
+    world.device("d1", 1_000, 3, &["t"]);
     let answer = web(&world, "DeviceService/GetDevice", "", &GetDeviceRequest { name: own_device("d1") }).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("application/grpc-web"), "{answer}");

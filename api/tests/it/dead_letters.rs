@@ -78,7 +78,7 @@ async fn a_page_of_large_letters_ends_early() {
 }
 
 #[tokio::test]
-async fn letters_are_replayed_by_name_and_those_still_refused_say_why() {
+async fn letters_are_replayed_by_name_and_refused_ones_carry_the_reason() {
     let world = world([letter(1, "{}"), letter(2, "hopeless")]).await;
     let names: Vec<String> = (1..=2).map(|i| format!("tenants/-/deadLetters/log1:{i}:ingest")).collect();
     let answer = world.dead_letters().replay_dead_letters(replay(names.clone(), "")).await.unwrap().into_inner();
@@ -112,7 +112,7 @@ async fn a_filter_replays_each_letter_once_over_all_pages() {
 }
 
 #[tokio::test]
-async fn a_replay_into_a_full_log_is_to_be_tried_again() {
+async fn a_replay_into_a_full_log_is_unavailable() {
     let world = world([letter(1, "full")]).await;
     let status = world.dead_letters().replay_dead_letters(replay(vec![], "*")).await.expect_err("full");
     assert_status(&status, Code::Unavailable, "LOG_UNAVAILABLE");

@@ -29,9 +29,9 @@ async fn list(world: &World, filter: &str, page_size: i32) -> Vec<Device> {
 }
 
 #[tokio::test]
-async fn a_device_is_what_its_latest_state_says() {
+async fn a_device_is_built_from_its_latest_state() {
     let world = World::start().await;
-    world.latest.device("hall/3", SEEN, 42, &["humidity", "temperature"]);
+    world.device("hall/3", SEEN, 42, &["humidity", "temperature"]);
     for name in [own_device("hall/3"), device_name("hall/3"), "tenants/-/devices/hall%2f3".into()] {
         let device = world.devices().get_device(GetDeviceRequest { name }).await.unwrap().into_inner();
         assert_eq!(device.name, "tenants/default/devices/hall%2F3");
@@ -59,7 +59,7 @@ async fn a_device_that_never_sent_is_not_found_and_a_bad_name_is_invalid() {
 async fn pages_of_a_list_make_the_whole_list() {
     let world = World::start().await;
     let ids: Vec<String> = (0..105).map(|i| format!("d{i:03}")).collect();
-    ids.iter().for_each(|id| world.latest.device(id, SEEN, 1, &["t"]));
+    ids.iter().for_each(|id| world.device(id, SEEN, 1, &["t"]));
     for page_size in [1, 7, 105, 1000] {
         let listed: Vec<String> = list(&world, "", page_size).await.into_iter().map(|d| d.name).collect();
         let expected: Vec<String> = ids.iter().map(|id| device_name(id)).collect();
@@ -68,11 +68,11 @@ async fn pages_of_a_list_make_the_whole_list() {
 }
 
 #[tokio::test]
-async fn a_filter_lists_the_devices_it_takes() {
+async fn a_filter_lists_the_devices_that_match() {
     let world = World::start().await;
     for i in 0..2500 {
         let metrics: &[&str] = if i % 1000 == 7 { &["t", "rare"] } else { &["t"] };
-        world.latest.device(&format!("d{i:04}"), SEEN + i, u64::try_from(i).unwrap(), metrics);
+        world.device(&format!("d{i:04}"), SEEN + i, u64::try_from(i).unwrap(), metrics);
     }
     let ids = async |filter: &str| -> Vec<String> {
         let devices = list(&world, filter, 2).await;
@@ -87,7 +87,7 @@ async fn a_filter_lists_the_devices_it_takes() {
 #[tokio::test]
 async fn wrong_list_requests_name_the_field() {
     let world = World::start().await;
-    (0..3).for_each(|i| world.latest.device(&format!("d{i}"), SEEN, 1, &["t"]));
+    (0..3).for_each(|i| world.device(&format!("d{i}"), SEEN, 1, &["t"]));
     let fails = async |request: ListDevicesRequest| world.devices().list_devices(request).await.expect_err("an error");
     let base = ListDevicesRequest { parent: PARENT.into(), ..Default::default() };
     let status = fails(ListDevicesRequest { filter: "color = red".into(), ..base.clone() }).await;
@@ -104,10 +104,10 @@ async fn wrong_list_requests_name_the_field() {
 }
 
 #[tokio::test]
-async fn latest_values_come_in_the_order_asked_for_with_those_that_are_missing() {
+async fn latest_values_are_returned_in_the_requested_order_with_the_missing_devices() {
     let world = World::start().await;
-    world.latest.device("a", SEEN, 1, &["battery", "temp.in", "temp.out"]);
-    world.latest.device("b", SEEN, 1, &["battery"]);
+    world.device("a", SEEN, 1, &["battery", "temp.in", "temp.out"]);
+    world.device("b", SEEN, 1, &["battery"]);
     let request = BatchGetLatestRequest {
         parent: PARENT.into(),
         selector: Some(SeriesSelector {
@@ -127,9 +127,9 @@ async fn latest_values_come_in_the_order_asked_for_with_those_that_are_missing()
 }
 
 #[tokio::test]
-async fn latest_values_of_a_filter_come_in_pages() {
+async fn latest_values_of_a_filter_are_returned_in_pages() {
     let world = World::start().await;
-    (0..12).for_each(|i| world.latest.device(&format!("d{i:02}"), SEEN, i, &["t"]));
+    (0..12).for_each(|i| world.device(&format!("d{i:02}"), SEEN, i, &["t"]));
     let selector = SeriesSelector { device_filter: "reading_count >= 3".into(), ..Default::default() };
     let mut seen = Vec::new();
     let mut page_token = String::new();

@@ -1,17 +1,14 @@
-//! Stores in memory whose answers the tests decide.
+//! Ports whose answers the tests control, besides the stores in memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use api::{Replay, ReplayError, StatusSource};
+use api::{ExportError, ExportStatus, Exports, Replay, ReplayError, Rewound, StatusSource};
 use async_trait::async_trait;
 use model::{DeviceKey, Nanos, TimeRange, Value, ValueRef};
 use parking_lot::Mutex;
-use stores::contract::{
-    BookLine, Books, DeadLetters, Deadletter, History, LatestState, LatestView, Result, StoreError, Tail, TailAnswer,
-};
-use stores::{Block, BlockId, BlockMeta, Column, ColumnData};
+use stores::contract::{BookLine, Books, Deadletter, LatestState, Result, Tail, TailAnswer};
+use stores::testing::MemoryStore;
+use stores::{Block, BlockId, Column, ColumnData};
 
 /// A row to make blocks of.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +22,7 @@ pub(crate) fn row(time: Nanos, name: &'static str, value: f64) -> Row {
     Row { time, seq: None, values: vec![(name, Value::Float(value))] }
 }
 
-/// A block of rows that the device timed; received one nanosecond later.
+/// A block of rows with device times, received one nanosecond later.
 pub(crate) fn block(device: &DeviceKey, first_offset: u64, rows: &[Row]) -> Block {
     let id = BlockId { device: device.clone(), log: "log1".into(), first_offset, part: 0 };
     let mut names: Vec<(&str, model::Kind)> = Vec::new();
@@ -79,103 +76,13 @@ fn touches(block: &Block, device: &DeviceKey, range: TimeRange) -> bool {
         && matches!((block.times.first(), block.times.last()), (Some(a), Some(b)) if range.touches(*a, *b))
 }
 
-#[derive(Default)]
-pub(crate) struct FakeHistory {
-    blocks: Mutex<BTreeMap<u64, Block>>,
-    next: Mutex<u64>,
-    /// So many fetches say that blocks have moved.
-    pub(crate) moves: AtomicU32,
-    /// Rows of the largest fetch.
-    pub(crate) largest_fetch: AtomicU32,
-    /// Answers with this instead.
-    pub(crate) error: Mutex<Option<StoreError>>,
-    /// Never answers.
-    pub(crate) hangs: AtomicBool,
-}
-
-impl FakeHistory {
-    pub(crate) fn put(&self, block: Block) {
-        let mut next = self.next.lock();
-        *next += 1;
-        self.blocks.lock().insert(*next, block);
-    }
-
-    /// Replaces everything by one merged block; places found before are no more.
-    pub(crate) fn merge_all(&self) {
-        let mut next = self.next.lock();
-        let mut blocks = self.blocks.lock();
-        let all: Vec<Block> = std::mem::take(&mut *blocks).into_values().collect();
-        *next += 1;
-        blocks.extend(stores::query::merge_blocks(&all).map(|merged| (*next, merged)));
-    }
-}
-
-#[async_trait]
-impl History for FakeHistory {
-    async fn write(&self, blocks: Vec<Block>) -> Result<()> {
-        blocks.into_iter().for_each(|block| self.put(block));
-        Ok(())
-    }
-
-    async fn sync(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn done(&self, _log: &str, _below: u64) {}
-
-    async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
-        if self.hangs.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
-        if let Some(error) = &*self.error.lock() {
-            return Err(error.clone());
-        }
-        let blocks = self.blocks.lock();
-        let meta = |(place, block): (&u64, &Block)| BlockMeta {
-            place: place.to_le_bytes().into(),
-            first_time: block.times[0],
-            last_time: *block.times.last().unwrap(),
-            rows: u32::try_from(block.times.len()).unwrap(),
-        };
-        let mut metas: Vec<BlockMeta> = blocks.iter().filter(|(_, b)| touches(b, device, range)).map(meta).collect();
-        metas.sort_by_key(|m| m.first_time);
-        Ok(metas)
-    }
-
-    async fn fetch(&self, _device: &DeviceKey, metas: &[BlockMeta], names: Option<&[Arc<str>]>) -> Result<Vec<Block>> {
-        if self.moves.load(Ordering::SeqCst) > 0 {
-            self.moves.fetch_sub(1, Ordering::SeqCst);
-            return Err(StoreError::Moved);
-        }
-        self.largest_fetch.fetch_max(metas.iter().map(|m| m.rows).sum(), Ordering::SeqCst);
-        let blocks = self.blocks.lock();
-        let place = |m: &BlockMeta| u64::from_le_bytes(m.place[..].try_into().unwrap());
-        metas
-            .iter()
-            .map(|m| blocks.get(&place(m)).cloned().map(|b| project(b, names)).ok_or(StoreError::Moved))
-            .collect()
-    }
-
-    async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
-        Ok(Vec::new())
-    }
-
-    async fn expire(&self, _before: Nanos) -> Result<u64> {
-        Ok(0)
-    }
-
-    async fn merge(&self) -> Result<bool> {
-        Ok(false)
-    }
-}
-
 pub(crate) struct FakeTail {
-    history: Arc<FakeHistory>,
+    history: Arc<MemoryStore>,
     blocks: Mutex<Vec<Block>>,
 }
 
 impl FakeTail {
-    pub(crate) fn new(history: Arc<FakeHistory>) -> Self {
+    pub(crate) fn new(history: Arc<MemoryStore>) -> Self {
         Self { history, blocks: Mutex::default() }
     }
 
@@ -187,7 +94,7 @@ impl FakeTail {
     pub(crate) fn flush(&self) {
         let blocks = self.blocks.lock().clone();
         let count = blocks.len();
-        blocks.into_iter().for_each(|block| self.history.put(block));
+        blocks.into_iter().for_each(|block| self.history.put_block(block));
         self.blocks.lock().drain(..count);
     }
 }
@@ -201,90 +108,28 @@ impl Tail for FakeTail {
     }
 }
 
-#[derive(Default)]
-pub(crate) struct FakeLatest {
-    states: Mutex<BTreeMap<DeviceKey, LatestState>>,
-}
-
-impl FakeLatest {
-    pub(crate) fn put(&self, state: LatestState) {
-        self.states.lock().insert(state.device.clone(), state);
-    }
-
-    /// A device with one value for each name, of increasing times from `seen` on.
-    pub(crate) fn device(&self, id: &str, seen: Nanos, readings: u64, names: &[&str]) {
-        let value = |(i, name): (usize, &&str)| stores::contract::LatestValue {
-            name: (*name).into(),
-            value: Value::Float(i as f64),
-            time: seen + i as i64,
-            seq: None,
-            received: seen + 100,
-        };
-        self.put(LatestState {
-            device: crate::world::key(id),
-            first_seen: seen,
-            last_seen: seen + 100,
-            readings,
-            clock_skew: -2_000_000_000,
-            values: names.iter().enumerate().map(value).collect(),
-        });
-    }
-}
-
-#[async_trait]
-impl LatestView for FakeLatest {
-    async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
-        let states = self.states.lock();
-        Ok(devices.iter().map(|device| states.get(device).cloned()).collect())
-    }
-
-    async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
-        let states = self.states.lock();
-        let of = states.values().filter(|s| &*s.device.tenant == tenant && after.is_none_or(|a| &*s.device.id > a));
-        Ok(of.take(limit).cloned().collect())
-    }
-}
-
-#[derive(Default)]
-pub(crate) struct FakeLetters {
-    letters: Mutex<BTreeMap<(String, u64, String), Deadletter>>,
-}
-
-#[async_trait]
-impl DeadLetters for FakeLetters {
-    async fn put(&self, letters: Vec<Deadletter>) -> Result<()> {
-        let key = |l: &Deadletter| (l.log.to_string(), l.offset, l.stage.clone());
-        self.letters.lock().extend(letters.into_iter().map(|l| (key(&l), l)));
-        Ok(())
-    }
-
-    async fn list(&self, tenant: &str, after: Option<(&str, u64, &str)>, limit: usize) -> Result<Vec<Deadletter>> {
-        let after = after.map(|(log, offset, stage)| (log.to_owned(), offset, stage.to_owned()));
-        let letters = self.letters.lock();
-        let of = letters.iter().filter(|(k, l)| &*l.tenant == tenant && after.as_ref().is_none_or(|a| *k > a));
-        Ok(of.map(|(_, l)| l.clone()).take(limit).collect())
-    }
-
-    async fn get(&self, tenant: &str, log: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>> {
-        let found = self.letters.lock().get(&(log.to_owned(), offset, stage.to_owned())).cloned();
-        Ok(found.filter(|letter| &*letter.tenant == tenant))
-    }
-
-    async fn mark_replayed(&self, _tenant: &str, log: &str, offset: u64, stage: &str, at: Nanos) -> Result<()> {
-        if let Some(letter) = self.letters.lock().get_mut(&(log.to_owned(), offset, stage.to_owned())) {
-            letter.replayed = Some(at);
-        }
-        Ok(())
-    }
-
-    async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
-        Ok(Vec::new())
+/// The state of a device with one value for each name, of increasing times from `seen` on.
+pub(crate) fn state(id: &str, seen: Nanos, readings: u64, names: &[&str]) -> LatestState {
+    let value = |(i, name): (usize, &&str)| stores::contract::LatestValue {
+        name: (*name).into(),
+        value: Value::Float(i as f64),
+        time: seen + i as i64,
+        seq: None,
+        received: seen + 100,
+    };
+    LatestState {
+        device: crate::world::key(id),
+        first_seen: seen,
+        last_seen: seen + 100,
+        readings,
+        clock_skew: -2_000_000_000,
+        values: names.iter().enumerate().map(value).collect(),
     }
 }
 
 #[derive(Default)]
 pub(crate) struct FakeReplay {
-    /// Offsets of the letters taken in.
+    /// Offsets of the replayed letters.
     pub(crate) taken: Mutex<Vec<u64>>,
 }
 
@@ -315,6 +160,48 @@ impl Books for FakeBooks {
             lines.iter_mut().for_each(|line| line.held = None);
         }
         Ok(lines)
+    }
+}
+
+/// Exports whose logs begin at [`FakeExports::log_starts`].
+#[derive(Default)]
+pub(crate) struct FakeExports {
+    pub(crate) exports: Mutex<Vec<ExportStatus>>,
+    pub(crate) log_starts: Mutex<Nanos>,
+    /// Returned instead of an answer.
+    pub(crate) error: Mutex<Option<ExportError>>,
+}
+
+impl FakeExports {
+    fn change(&self, name: &str, change: impl FnOnce(&mut ExportStatus)) -> std::result::Result<(), ExportError> {
+        let mut exports = self.exports.lock();
+        let known = exports.iter().map(|export| export.name.to_string()).collect();
+        let found = exports.iter_mut().find(|export| &*export.name == name);
+        found.map(change).ok_or(ExportError::Unknown { name: name.to_owned(), known })
+    }
+}
+
+#[async_trait]
+impl Exports for FakeExports {
+    async fn list(&self) -> std::result::Result<Vec<ExportStatus>, ExportError> {
+        match &*self.error.lock() {
+            Some(error) => Err(error.clone()),
+            None => Ok(self.exports.lock().clone()),
+        }
+    }
+
+    async fn pause(&self, name: &str) -> std::result::Result<(), ExportError> {
+        self.change(name, |export| export.paused = true)
+    }
+
+    async fn resume(&self, name: &str) -> std::result::Result<(), ExportError> {
+        self.change(name, |export| export.paused = false)
+    }
+
+    async fn rewind(&self, name: &str, to: Nanos) -> std::result::Result<Rewound, ExportError> {
+        self.change(name, |export| export.logs.iter_mut().for_each(|log| log.done_to = 0))?;
+        let start = *self.log_starts.lock();
+        Ok(Rewound { begins: to.max(start), truncated: to < start })
     }
 }
 

@@ -1,4 +1,5 @@
-//! Readings: pages, streams, and that nothing is missed or doubled on the way from the log to the store.
+//! Readings: pages, streams, and that no reading is missing or duplicated on its way from the log
+//! to the store.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -84,7 +85,7 @@ fn rows_of(chunk: &ReadingChunk) -> Vec<Flat> {
 }
 
 #[tokio::test]
-async fn a_reading_comes_back_as_it_was_stored() {
+async fn a_reading_is_returned_as_it_was_stored() {
     let world = World::start().await;
     let values = vec![
         ("t", Value::Float(21.5)),
@@ -95,7 +96,7 @@ async fn a_reading_comes_back_as_it_was_stored() {
     let mut stored = block(&key("d"), 0, &[Row { time: 5, seq: Some(9), values }]);
     stored.claimed = vec![Some(77)];
     stored.device_timed = vec![false];
-    world.history.put(stored);
+    world.history.put_block(stored);
     let answer = page(&world, request("d")).await;
     let [reading] = &answer.readings[..] else { panic!("{answer:?}") };
     assert_eq!((reading.device.as_str(), reading.sequence), (device_name("d").as_str(), Some(9)));
@@ -110,9 +111,9 @@ async fn a_reading_comes_back_as_it_was_stored() {
 }
 
 #[tokio::test]
-async fn store_and_tail_are_one_and_what_is_in_both_comes_once() {
+async fn store_and_tail_are_merged_and_readings_in_both_are_returned_once() {
     let world = World::start().await;
-    world.history.put(block(&key("d"), 0, &[row(10, "t", 1.0), row(30, "t", 3.0)]));
+    world.history.put_block(block(&key("d"), 0, &[row(10, "t", 1.0), row(30, "t", 3.0)]));
     world.tail.put(block(&key("d"), 1, &[row(20, "t", 2.0), row(30, "t", 3.0), row(40, "t", 4.0)]));
     world.tail.put(block(&key("other"), 1, &[row(25, "t", 2.0)]));
     let answer = page(&world, request("d")).await;
@@ -124,9 +125,9 @@ async fn store_and_tail_are_one_and_what_is_in_both_comes_once() {
 }
 
 #[tokio::test]
-async fn different_readings_of_one_time_all_come() {
+async fn different_readings_of_one_time_are_all_returned() {
     let world = World::start().await;
-    world.history.put(block(&key("d"), 0, &[row(10, "t", 1.0), row(10, "t", 2.0)]));
+    world.history.put_block(block(&key("d"), 0, &[row(10, "t", 1.0), row(10, "t", 2.0)]));
     world.tail.put(block(&key("d"), 1, &[row(10, "t", 2.0), row(10, "h", 1.0)]));
     assert_eq!(times(&page(&world, request("d")).await.readings), [10, 10, 10]);
 }
@@ -137,7 +138,7 @@ async fn pages_make_the_whole_in_both_orders() {
     // Overlapping blocks, several rows of one time, a part of it in the tail.
     let rows: Vec<Row> = (0..3000).map(|i| row(i / 3 * SECOND, "t", i as f64)).collect();
     for (i, part) in rows.chunks(500).enumerate() {
-        world.history.put(block(&key("d"), i as u64, part));
+        world.history.put_block(block(&key("d"), i as u64, part));
     }
     world.tail.put(block(&key("d"), 90, &rows[2400..]));
     let all = pages(&world, ListReadingsRequest { page_size: 10_000, ..request("d") }).await;
@@ -158,18 +159,21 @@ async fn a_page_reads_no_more_blocks_than_it_needs() {
     let world = World::start().await;
     for i in 0..100_i64 {
         let rows: Vec<Row> = (0..1000).map(|r| row((i * 1000 + r) * SECOND, "t", 0.0)).collect();
-        world.history.put(block(&key("d"), i as u64, &rows));
+        world.history.put_block(block(&key("d"), i as u64, &rows));
     }
     for order_by in ["measure_time", "measure_time desc"] {
         let answer =
             page(&world, ListReadingsRequest { order_by: order_by.into(), page_size: 10, ..request("d") }).await;
         assert_eq!(answer.readings.len(), 10);
     }
-    assert!(world.history.largest_fetch.load(Ordering::SeqCst) <= 2000);
+    assert!(world.history.faults().largest_fetch.load(Ordering::SeqCst) <= 2000);
     let request = StreamReadingsRequest { parent: PARENT.into(), selector: selector(&["d"]), ..Default::default() };
     let rows: usize = stream(&world, request).await.iter().flat_map(|m| &m.chunks).map(|c| rows_of(c).len()).sum();
     assert_eq!(rows, 100_000);
-    assert!(world.history.largest_fetch.load(Ordering::SeqCst) <= 40_000, "a long range is read piece by piece");
+    assert!(
+        world.history.faults().largest_fetch.load(Ordering::SeqCst) <= 40_000,
+        "a long range is read piece by piece"
+    );
 }
 
 fn selector(devices: &[&str]) -> Option<SeriesSelector> {
@@ -180,7 +184,7 @@ fn selector(devices: &[&str]) -> Option<SeriesSelector> {
 async fn metrics_leave_out_readings_without_them() {
     let world = World::start().await;
     let both = Row { time: 3, seq: None, values: vec![("temp", Value::Float(1.0)), ("hum", Value::Int(5))] };
-    world.history.put(block(&key("d"), 0, &[row(1, "temp", 1.0), row(2, "hum", 2.0), both]));
+    world.history.put_block(block(&key("d"), 0, &[row(1, "temp", 1.0), row(2, "hum", 2.0), both]));
     for metrics in [vec!["temp".to_owned()], vec!["te*".to_owned()]] {
         let answer = page(&world, ListReadingsRequest { metrics, ..request("d") }).await;
         assert_eq!(times(&answer.readings), [1, 3]);
@@ -189,11 +193,11 @@ async fn metrics_leave_out_readings_without_them() {
 }
 
 #[tokio::test]
-async fn blocks_that_move_are_found_again_without_a_double_or_a_hole() {
+async fn blocks_that_move_are_found_again_without_duplicates_or_gaps() {
     let world = World::start().await;
     for i in 0..80_i64 {
         let rows: Vec<Row> = (0..1000).map(|r| row((i * 500 + r) * SECOND, "t", (i * 500 + r) as f64)).collect();
-        world.history.put(block(&key("d"), i as u64, &rows));
+        world.history.put_block(block(&key("d"), i as u64, &rows));
     }
     let request = StreamReadingsRequest { parent: PARENT.into(), selector: selector(&["d"]), ..Default::default() };
     let mut messages = world.telemetry().stream_readings(request).await.unwrap().into_inner();
@@ -206,13 +210,13 @@ async fn blocks_that_move_are_found_again_without_a_double_or_a_hole() {
         }
     }
     assert_eq!(rows, (0..40_500).collect::<Vec<i64>>());
-    world.history.moves.store(u32::MAX, Ordering::SeqCst);
+    world.history.faults().moves.store(u32::MAX, Ordering::SeqCst);
     let status = world.telemetry().list_readings(self::request("d")).await.expect_err("they never stay");
     assert_status(&status, Code::Unavailable, "STORE_BUSY");
 }
 
 #[tokio::test]
-async fn what_is_durable_is_always_seen_once_while_it_is_flushed() {
+async fn durable_readings_are_returned_once_while_they_are_flushed() {
     let world = Arc::new(World::start().await);
     let written = Arc::new(std::sync::atomic::AtomicI64::new(0));
     let writer = {
@@ -246,7 +250,7 @@ async fn a_stream_holds_every_device_and_every_type_in_columns() {
     let world = World::start().await;
     for d in 0..50_i64 {
         let id = format!("d{d:02}");
-        world.latest.device(&id, 0, 1, &["t"]);
+        world.device(&id, 0, 1, &["t"]);
         let rows: Vec<Row> = (0..100)
             .map(|i| {
                 let mut values = vec![("t", Value::Float(i as f64 / 2.0))];
@@ -258,7 +262,7 @@ async fn a_stream_holds_every_device_and_every_type_in_columns() {
                 Row { time: i * SECOND + d, seq: Some(i as u64), values }
             })
             .collect();
-        world.history.put(block(&key(&id), 0, &rows[..60]));
+        world.history.put_block(block(&key(&id), 0, &rows[..60]));
         world.tail.put(block(&key(&id), 60, &rows[60..]));
     }
     let request = StreamReadingsRequest { parent: PARENT.into(), include_details: true, ..Default::default() };
@@ -284,14 +288,14 @@ async fn a_stream_holds_every_device_and_every_type_in_columns() {
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_after_any_of_its_tokens() {
+async fn a_stream_continues_after_any_of_its_tokens() {
     let world = World::start().await;
     for (d, id) in ["a", "b", "c"].into_iter().enumerate() {
-        world.latest.device(id, 0, 1, &["text"]);
+        world.device(id, 0, 1, &["text"]);
         let text = |i: i64| Value::Str(format!("{d}/{i}/{}", "x".repeat(100)).into());
         let rows: Vec<Row> =
             (0..5000).map(|i| Row { time: i / 7, seq: None, values: vec![("text", text(i))] }).collect();
-        world.history.put(block(&key(id), 0, &rows));
+        world.history.put_block(block(&key(id), 0, &rows));
     }
     for selector in [selector(&["c", "a", "b"]), None] {
         let request = StreamReadingsRequest { parent: PARENT.into(), selector, ..Default::default() };
@@ -316,8 +320,8 @@ async fn a_stream_goes_on_after_any_of_its_tokens() {
 async fn a_stream_ends_at_its_limit() {
     let world = World::start().await;
     let rows: Vec<Row> = (0..100).map(|i| row(i, "t", 0.0)).collect();
-    world.history.put(block(&key("a"), 0, &rows));
-    world.history.put(block(&key("b"), 0, &rows));
+    world.history.put_block(block(&key("a"), 0, &rows));
+    world.history.put_block(block(&key("b"), 0, &rows));
     let request = StreamReadingsRequest {
         parent: PARENT.into(),
         selector: selector(&["a", "b"]),
@@ -328,13 +332,13 @@ async fn a_stream_ends_at_its_limit() {
     let rows: usize = messages.iter().flat_map(|m| &m.chunks).map(|c| rows_of(c).len()).sum();
     assert_eq!(rows, 130);
     assert!(messages.last().unwrap().freshness.is_some());
-    assert!(messages.last().unwrap().live_token.is_empty(), "what the limit cut off would be a hole");
+    assert!(messages.last().unwrap().live_token.is_empty(), "the rows cut off by the limit would be missing");
 }
 
 #[tokio::test]
 async fn a_token_of_another_query_or_another_installation_is_refused() {
     let world = World::start().await;
-    world.history.put(block(&key("d"), 0, &[row(1, "t", 1.0), row(2, "t", 2.0)]));
+    world.history.put_block(block(&key("d"), 0, &[row(1, "t", 1.0), row(2, "t", 2.0)]));
     let first = page(&world, ListReadingsRequest { page_size: 1, ..request("d") }).await;
     let list = async |r: ListReadingsRequest| world.telemetry().list_readings(r).await.expect_err("an error");
     let other = ListReadingsRequest { page_token: first.next_page_token.clone(), ..request("e") };
@@ -355,16 +359,16 @@ async fn a_token_of_another_query_or_another_installation_is_refused() {
 }
 
 #[tokio::test]
-async fn what_a_store_says_becomes_an_error_that_says_what_to_do() {
+async fn errors_of_a_store_become_errors_with_advice() {
     let world = World::start().await;
     for (error, code, reason) in [
-        (StoreError::Busy { reason: "down".into(), retry_after: None }, Code::Unavailable, "STORE_BUSY"),
-        (StoreError::Paused("password".into()), Code::FailedPrecondition, "STORE_PAUSED"),
+        (StoreError::busy("down"), Code::Unavailable, "STORE_BUSY"),
+        (StoreError::NeedsOperator("password".into()), Code::FailedPrecondition, "STORE_PAUSED"),
         (StoreError::Damaged("blocks, key 7".into()), Code::DataLoss, "DATA_DAMAGED"),
         (StoreError::Refused("no".into()), Code::FailedPrecondition, "STORE_REFUSED"),
         (StoreError::TooLarge("no".into()), Code::InvalidArgument, "TOO_LARGE"),
     ] {
-        *world.history.error.lock() = Some(error);
+        world.history.faults().set_down(Some(error));
         let status = world.telemetry().list_readings(request("d")).await.expect_err("an error");
         assert_status(&status, code, reason);
         if code == Code::Unavailable {

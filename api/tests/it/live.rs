@@ -56,7 +56,7 @@ fn ids(events: &[Event]) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn from_now_on_each_event_comes_in_order_and_the_past_does_not() {
+async fn each_event_from_now_on_is_sent_in_order_and_none_from_before() {
     let world = World::start().await;
     world.append("d", "t", Value::Float(0.0)).await;
     let mut stream = subscribe(&world, request(None)).await;
@@ -69,7 +69,7 @@ async fn from_now_on_each_event_comes_in_order_and_the_past_does_not() {
 }
 
 #[tokio::test]
-async fn only_what_was_selected_comes() {
+async fn only_selected_events_are_sent() {
     let world = World::start().await;
     let selector = SeriesSelector {
         devices: vec![own_device("exact"), "tenants/-/devices/hall%2F*".into()],
@@ -93,7 +93,7 @@ async fn only_what_was_selected_comes() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_resumed_again_and_again_has_no_hole_and_no_double() {
+async fn a_stream_that_is_resumed_repeatedly_has_no_gaps_and_no_duplicates() {
     let world = World::start().await;
     let mut stream = subscribe(&world, SubscribeRequest { max_batch_events: 7, ..request(None) }).await;
     let mut seen = Vec::new();
@@ -114,7 +114,7 @@ async fn a_stream_that_is_resumed_again_and_again_has_no_hole_and_no_double() {
 }
 
 #[tokio::test]
-async fn a_start_time_begins_with_what_was_taken_then() {
+async fn a_start_time_begins_with_the_readings_accepted_then() {
     let world = World::start().await;
     world.append("d", "t", Value::Int(1)).await;
     let time = now();
@@ -126,11 +126,11 @@ async fn a_start_time_begins_with_what_was_taken_then() {
 }
 
 #[tokio::test]
-async fn a_snapshot_comes_first_and_its_token_goes_on_after_it() {
+async fn a_snapshot_is_sent_first_and_its_token_continues_after_it() {
     let world = World::start().await;
     world.append("d00", "t", Value::Int(1)).await;
     for i in 0..450 {
-        world.latest.device(&format!("d{i:03}"), 1000, 1, &["a", "b"]);
+        world.device(&format!("d{i:03}"), 1000, 1, &["a", "b"]);
     }
     let mut stream = subscribe(&world, request(Some(Start::Snapshot(true)))).await;
     let mut devices = std::collections::BTreeSet::new();
@@ -153,7 +153,7 @@ async fn a_snapshot_comes_first_and_its_token_goes_on_after_it() {
 #[tokio::test]
 async fn a_snapshot_of_named_devices_holds_only_them() {
     let world = World::start().await;
-    ["a", "b", "c"].iter().for_each(|id| world.latest.device(id, 1000, 1, &["t"]));
+    ["a", "b", "c"].iter().for_each(|id| world.device(id, 1000, 1, &["t"]));
     let selector = SeriesSelector { devices: ["c", "none", "a"].map(own_device).into(), ..Default::default() };
     let snapshot = SubscribeRequest { selector: Some(selector), ..request(Some(Start::Snapshot(true))) };
     let (events, token) = take(&mut subscribe(&world, snapshot).await, 2).await;
@@ -163,7 +163,7 @@ async fn a_snapshot_of_named_devices_holds_only_them() {
 }
 
 #[tokio::test]
-async fn history_goes_on_live_without_a_hole() {
+async fn history_continues_live_without_a_gap() {
     let world = World::start().await;
     world.append("d", "t", Value::Float(1.0)).await;
     world.tail.put(block(&key("d"), 0, &[row(1, "t", 1.0)]));
@@ -182,7 +182,7 @@ async fn history_goes_on_live_without_a_hole() {
 }
 
 #[tokio::test]
-async fn an_idle_stream_says_that_it_lives_and_how_far_it_is() {
+async fn an_idle_stream_sends_heartbeats_with_its_watermark() {
     let world = World::start().await;
     world.append("d", "t", Value::Int(1)).await;
     let selector = SeriesSelector { devices: vec![own_device("other")], ..Default::default() };
@@ -208,7 +208,7 @@ async fn trim(world: &World) -> u64 {
 }
 
 #[tokio::test]
-async fn a_place_that_was_trimmed_is_out_of_range() {
+async fn a_position_that_was_trimmed_is_out_of_range() {
     let world = World::start().await;
     let mut stream = subscribe(&world, request(None)).await;
     world.append("d", "t", Value::Int(1)).await;
@@ -239,7 +239,7 @@ async fn a_token_of_another_selector_is_refused() {
 }
 
 #[tokio::test]
-async fn a_reader_that_falls_behind_the_log_is_told_so() {
+async fn a_reader_that_falls_behind_the_log_gets_a_closing_message() {
     let world = World::start().await;
     let endpoint = Endpoint::from_shared(format!("http://{}", world.address)).unwrap();
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
@@ -270,7 +270,7 @@ async fn a_reader_that_falls_behind_the_log_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_says_so_and_its_token_works_later() {
+async fn a_stopping_server_sends_a_closing_message_whose_token_works_later() {
     let world = World::start().await;
     let mut stream = subscribe(&world, request(None)).await;
     world.append("d", "t", Value::Int(1)).await;

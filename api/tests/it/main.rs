@@ -1,6 +1,6 @@
 //! The services over real connections, each test with a server of its own.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends there")]
+#![expect(clippy::unwrap_used, reason = "a panic ends the test")]
 
 extern crate weir_api as api;
 
@@ -8,6 +8,7 @@ mod aggregates;
 mod calls;
 mod dead_letters;
 mod devices;
+mod exports;
 mod fakes;
 mod history;
 mod live;

@@ -22,7 +22,7 @@ fn line(tenant: &str, stored: u64, held: u64) -> BookLine {
 }
 
 #[tokio::test]
-async fn the_books_are_those_of_the_tenant_and_say_whether_they_balance() {
+async fn the_books_are_those_of_the_tenant_and_report_whether_they_balance() {
     let world = World::start().await;
     let books = async |check| {
         let request = GetBooksRequest { parent: PARENT.into(), check };
@@ -31,7 +31,7 @@ async fn the_books_are_those_of_the_tenant_and_say_whether_they_balance() {
     *world.books.lines.lock() = vec![line("default", 6, 6), line("other", 99, 0)];
     let good = books(true).await;
     assert_eq!((good.lines.len(), good.lines[0].stored_count, good.lines[0].held_count), (1, 6, Some(6)));
-    assert!(good.balanced);
+    assert!(good.balanced && good.lines[0].balanced);
     *world.books.lines.lock() = vec![line("default", 6, 5)];
     assert!(!books(true).await.balanced, "the store lost one");
     assert!(books(false).await.balanced, "the store was not asked");
@@ -40,7 +40,7 @@ async fn the_books_are_those_of_the_tenant_and_say_whether_they_balance() {
 }
 
 #[tokio::test]
-async fn the_status_tells_of_the_logs() {
+async fn the_status_lists_the_logs() {
     let world = World::start().await;
     world.append("d", "t", Value::Int(1)).await;
     let status = world.operations().get_status(GetStatusRequest {}).await.unwrap().into_inner();

@@ -18,7 +18,7 @@ async fn traced(sampling: Sampling) -> (World, Arc<Kept>) {
     let kept = Arc::new(Kept::default());
     let tracer = Tracer::new(kept.clone(), sampling);
     let world = World::with(|config| config.tracer = Some(tracer)).await;
-    world.history.put(block(&key("d"), 0, &[row(1, "t", 1.0), row(2, "t", 2.0)]));
+    world.history.put_block(block(&key("d"), 0, &[row(1, "t", 1.0), row(2, "t", 2.0)]));
     world.tail.put(block(&key("d"), 2, &[row(3, "t", 3.0)]));
     (world, kept)
 }
@@ -85,9 +85,9 @@ async fn a_stream_is_one_span_to_its_end_and_reads_within_it() {
 }
 
 #[tokio::test]
-async fn a_call_that_fails_says_so_and_a_ratio_begins_traces() {
+async fn a_failed_call_is_an_error_span_and_a_ratio_begins_traces() {
     let (world, kept) = traced(Sampling { ratio: 1.0, ..Sampling::default() }).await;
-    let status = world.devices().get_device(GetDeviceRequest { name: own_device("nobody") }).await.unwrap_err();
+    let status = world.devices().get_device(GetDeviceRequest { name: own_device("unknown") }).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
     let spans = ended(&kept).await;
     let call = spans.last().unwrap();

@@ -1,4 +1,4 @@
-//! A server on a port of its own, over stores that do as they are told.
+//! A server on a port of its own, over stores that the tests control.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -11,8 +11,10 @@ use buffer::{Batcher, Log};
 use model::{DeviceKey, Nanos, Schema, Value};
 use proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use proto::v1::device_service_client::DeviceServiceClient;
+use proto::v1::export_service_client::ExportServiceClient;
 use proto::v1::operations_service_client::OperationsServiceClient;
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
+use stores::testing::MemoryStore;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,19 +22,20 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::fakes::{FakeBooks, FakeHistory, FakeLatest, FakeLetters, FakeReplay, FakeStatus, FakeTail};
+use crate::fakes::{FakeBooks, FakeExports, FakeReplay, FakeStatus, FakeTail, state};
 
 pub(crate) const PARENT: &str = "tenants/-";
-/// No wait in these tests is longer.
+/// Maximum duration of a wait in these tests.
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
-    pub(crate) history: Arc<FakeHistory>,
+    pub(crate) history: Arc<MemoryStore>,
     pub(crate) tail: Arc<FakeTail>,
-    pub(crate) latest: Arc<FakeLatest>,
-    pub(crate) letters: Arc<FakeLetters>,
+    pub(crate) latest: Arc<MemoryStore>,
+    pub(crate) letters: Arc<MemoryStore>,
     pub(crate) replay: Arc<FakeReplay>,
     pub(crate) books: Arc<FakeBooks>,
+    pub(crate) exports: Arc<FakeExports>,
     pub(crate) log: Arc<MemoryLog>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
@@ -49,11 +52,11 @@ impl World {
 
     pub(crate) async fn with(tune: impl FnOnce(&mut Config)) -> Self {
         let (log, batcher) = MemoryLog::open("log1", buffer::batcher::BatchConfig::default()).unwrap();
-        let history = Arc::new(FakeHistory::default());
+        let history = Arc::new(MemoryStore::default());
         let tail = Arc::new(FakeTail::new(Arc::clone(&history)));
-        let latest = Arc::new(FakeLatest::default());
-        let (letters, replay) = (Arc::new(FakeLetters::default()), Arc::new(FakeReplay::default()));
-        let books = Arc::new(FakeBooks::default());
+        let latest = Arc::new(MemoryStore::default());
+        let (letters, replay) = (Arc::new(MemoryStore::default()), Arc::new(FakeReplay::default()));
+        let (books, exports) = (Arc::new(FakeBooks::default()), Arc::new(FakeExports::default()));
         let backend = Backend {
             history: history.clone(),
             tail: tail.clone(),
@@ -62,10 +65,11 @@ impl World {
             logs: Arc::new(vec![log.clone() as Arc<dyn buffer::Log>]),
             books: books.clone(),
             replay: replay.clone(),
+            exports: exports.clone(),
             status: Arc::new(FakeStatus),
         };
         let mut config = Config::new([9; 32]);
-        config.drain_timeout = Duration::from_secs(2);
+        config.limits.drain_timeout = Duration::from_secs(2);
         tune(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -79,6 +83,7 @@ impl World {
             letters,
             replay,
             books,
+            exports,
             log,
             metrics,
             shutdown,
@@ -87,6 +92,11 @@ impl World {
             channel,
             batcher,
         }
+    }
+
+    /// Puts the state of a device; see [`state`].
+    pub(crate) fn device(&self, id: &str, seen: Nanos, readings: u64, names: &[&str]) {
+        self.latest.put_state(state(id, seen, readings, names));
     }
 
     pub(crate) fn telemetry(&self) -> TelemetryServiceClient<Channel> {
@@ -105,7 +115,11 @@ impl World {
         OperationsServiceClient::new(self.channel.clone())
     }
 
-    /// Appends one reading to the log, durably.
+    pub(crate) fn export_service(&self) -> ExportServiceClient<Channel> {
+        ExportServiceClient::new(self.channel.clone())
+    }
+
+    /// Appends one reading to the log and waits until it is durable.
     pub(crate) async fn append(&self, device: &str, name: &str, value: Value) {
         let (device, schema) = (Arc::new(key(device)), Arc::new(Schema::new([name])));
         let time = now();
@@ -127,7 +141,7 @@ impl World {
         tokio::time::timeout(BOUND, end.wait_for(|end| *end >= wanted)).await.unwrap().unwrap();
     }
 
-    /// Everything that the metrics say.
+    /// The metrics as text.
     pub(crate) fn metrics_text(&self) -> String {
         let mut registry = prometheus_client::registry::Registry::default();
         self.metrics.register(&mut registry);
@@ -178,7 +192,7 @@ pub(crate) fn float(value: &proto::v1::Value) -> f64 {
     }
 }
 
-/// Checks an error's code and the reason in its details.
+/// Asserts the code of an error and the reason in its details.
 #[track_caller]
 pub(crate) fn assert_status(status: &Status, code: Code, reason: &str) {
     let details = status.get_error_details();

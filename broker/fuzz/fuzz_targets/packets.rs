@@ -1,13 +1,15 @@
-//! A stream of packets, as a connection reads it: no bytes make it panic or stand still, and what is taken survives being
-//! written again.
+//! A stream of packets, as a connection reads it: no bytes make it panic or stand still, and what
+//! is taken survives being written again.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weir_broker::codec::{
-    Framing, Version, acks, check_flags, client, connect, encode, framing, packet_type as kind, properties, publish,
-    subscribe,
+use weir_broker::fuzzing::{
+    Framing, Version, acks, check_flags, connect, encode, framing, packet_type as kind, properties, publish, subscribe,
 };
+
+#[path = "../../src/codec/tests/client.rs"]
+mod client;
 
 /// Any answer will do: the point is that there is one.
 fn answers<T>(_: T) {}
@@ -19,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
             let Some(body) = rest.get(found.header_bytes..found.total_bytes) else { break };
             if check_flags(&found).is_ok() {
                 from_client(&found, body, version);
-                from_server(&found, body, version);
+                from_server(&rest[..found.total_bytes], version);
             }
             rest = &rest[found.total_bytes..];
         }
@@ -51,13 +53,29 @@ fn from_client(found: &Framing, body: &[u8], version: Version) {
                 assert_eq!(subscribe::decode(&out[again.header_bytes..], version).as_ref(), Ok(&asked));
             }
         }
-        kind::UNSUBSCRIBE => answers(subscribe::decode_unsubscribe(body, version)),
-        kind::DISCONNECT => answers(acks::decode_disconnect(body, version)),
+        kind::UNSUBSCRIBE => {
+            if let Ok(asked) = subscribe::decode_unsubscribe(body, version) {
+                let filters: Vec<_> = asked.filters.iter().map(|filter| &**filter).collect();
+                let mut out = Vec::new();
+                client::unsubscribe(&mut out, version, asked.packet_id, &filters);
+                let again = framing(&out, usize::MAX).expect("well formed").expect("whole");
+                assert_eq!(subscribe::decode_unsubscribe(&out[again.header_bytes..], version).as_ref(), Ok(&asked));
+            }
+        }
+        kind::DISCONNECT => {
+            if let Ok(asked) = acks::decode_disconnect(body, version) {
+                let mut out = Vec::new();
+                client::disconnect(&mut out, version, asked.reason, asked.session_expiry_secs);
+                let again = framing(&out, usize::MAX).expect("well formed").expect("whole");
+                assert_eq!(acks::decode_disconnect(&out[again.header_bytes..], version).as_ref(), Ok(&asked));
+            }
+        }
         _ => {}
     }
 }
 
-/// A PUBLISH goes on to subscribers: its topic, payload and properties but alias and expiry arrive as they were.
+/// A PUBLISH goes on to subscribers: its topic, payload and properties but alias and expiry arrive
+/// as they were.
 fn write_again(read: &publish::Publish<'_>, version: Version) {
     if read.topic.is_empty() {
         return;
@@ -86,6 +104,6 @@ fn write_again(read: &publish::Publish<'_>, version: Version) {
     assert_eq!(kept(again.properties), kept(read.properties));
 }
 
-fn from_server(found: &Framing, body: &[u8], version: Version) {
-    answers(client::decode(found, body, version));
+fn from_server(packet: &[u8], version: Version) {
+    answers(client::decode(packet, version));
 }

@@ -1,12 +1,13 @@
-//! The tree of subscriptions against the rules for one filter. Input: lines; `+` subscribes, `-` unsubscribes, others are topics.
+//! The tree of subscriptions against the rules for one filter. Input: lines; `+` subscribes, `-`
+//! unsubscribes, others are topics.
 
 #![no_main]
 
 use std::collections::BTreeSet;
 
 use libfuzzer_sys::fuzz_target;
-use weir_broker::codec::subscribe::Options;
-use weir_broker::trie::{Entry, MAX_LEVELS, Trie};
+use weir_broker::fuzzing::subscribe::Options;
+use weir_broker::fuzzing::{Entry, MAX_LEVELS, Trie};
 use weir_model::topic::{check_filter, check_name, matches};
 
 fuzz_target!(|text: &str| {

@@ -1,12 +1,12 @@
 //! PUBACK, PUBREC, PUBREL, PUBCOMP (sections 3.4 to 3.7) and DISCONNECT (3.14) from a client.
 
-use super::properties::{self, Place, id};
+use super::properties::{self, Carrier, id};
 use super::{DecodeError, Reader, Version, reason};
 
-/// An answer to a PUBLISH, or the answer to that.
+/// A PUBACK, PUBREC, PUBREL or PUBCOMP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// Which message.
+    /// Packet id of the message.
     pub packet_id: u16,
     /// Reason code; 0x80 and above are failures.
     pub reason: u8,
@@ -23,7 +23,7 @@ pub fn decode(body: &[u8], version: Version) -> Result<Answer, DecodeError> {
     if version == Version::V5 && !reader.is_empty() {
         answer.reason = reader.u8()?;
         if !reader.is_empty() {
-            properties::read(&mut reader, Place::Answer)?;
+            properties::read(&mut reader, Carrier::Answer)?;
         }
     }
     reader.end()?;
@@ -33,13 +33,13 @@ pub fn decode(body: &[u8], version: Version) -> Result<Answer, DecodeError> {
 /// A DISCONNECT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disconnect {
-    /// 0x00 takes the will back, 0x04 does not.
+    /// 0x00 cancels the will message, 0x04 does not.
     pub reason: u8,
-    /// The session's new life, when given.
+    /// New session expiry, when given.
     pub session_expiry_secs: Option<u32>,
 }
 
-/// Reads the body of a DISCONNECT; reason and properties may each be left out.
+/// Reads the body of a DISCONNECT; reason and properties are optional.
 ///
 /// # Errors
 /// [`DecodeError`].
@@ -49,7 +49,7 @@ pub fn decode_disconnect(body: &[u8], version: Version) -> Result<Disconnect, De
     if version == Version::V5 && !reader.is_empty() {
         disconnect.reason = reader.u8()?;
         if !reader.is_empty() {
-            let own = properties::read(&mut reader, Place::Disconnect)?;
+            let own = properties::read(&mut reader, Carrier::Disconnect)?;
             disconnect.session_expiry_secs = properties::number(own, id::SESSION_EXPIRY);
         }
     }

@@ -1,51 +1,51 @@
 //! CONNECT (section 3.1).
 
-use super::properties::{self, Place, Value, id};
+use super::properties::{self, Carrier, Value, id};
 use super::{DecodeError, Reader, Version, reason};
 
 /// A CONNECT packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connect {
-    /// Version asked for.
+    /// Protocol version.
     pub version: Version,
-    /// Clean session, clean start.
+    /// Clean session (3.1.1) or clean start (5).
     pub clean: bool,
-    /// Seconds; 0 is off.
+    /// Keep-alive; 0 turns it off.
     pub keep_alive_secs: u16,
-    /// Client id; empty asks for one to be assigned.
+    /// Client id; empty when one is to be assigned.
     pub client: String,
-    /// What to publish when the connection breaks.
+    /// Will message, published when the connection breaks.
     pub will: Option<Will>,
     /// User name.
     pub user: Option<String>,
     /// Password.
     pub password: Option<Vec<u8>>,
-    /// Seconds that the session outlives the connection, when given.
+    /// Session expiry, when given.
     pub session_expiry_secs: Option<u32>,
-    /// Messages the client takes in flight.
+    /// Maximum number of messages in flight to the client.
     pub receive_maximum: u16,
-    /// Largest packet the client takes.
+    /// Maximum size of a packet to the client.
     pub maximum_packet_bytes: Option<u32>,
-    /// Topic aliases the client takes.
+    /// Topic aliases that the client accepts.
     pub topic_alias_maximum: u16,
-    /// The client wants reason strings.
+    /// The client asks for reason strings.
     pub problem_information: bool,
-    /// An authentication method was asked for.
+    /// Authentication method, when given.
     pub authentication_method: Option<String>,
 }
 
-/// A will.
+/// A will message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Will {
-    /// Where.
+    /// Topic name.
     pub topic: String,
-    /// What.
+    /// Payload.
     pub payload: Vec<u8>,
-    /// How.
+    /// QoS to publish it with.
     pub qos: u8,
-    /// To be kept.
+    /// Retain flag.
     pub retain: bool,
-    /// Seconds to wait for the client to come back.
+    /// Delay during which the client may reconnect.
     pub delay_secs: u32,
     /// Properties to forward, encoded.
     pub properties: Vec<u8>,
@@ -54,7 +54,7 @@ pub struct Will {
 /// Reads the body of a CONNECT.
 ///
 /// # Errors
-/// [`DecodeError`]; with [`reason::UNSUPPORTED_VERSION`] for a version that is not spoken.
+/// [`DecodeError`]; with [`reason::UNSUPPORTED_VERSION`] for a version other than 3.1.1 and 5.
 pub fn decode(body: &[u8]) -> Result<Connect, DecodeError> {
     let mut reader = Reader::new(body);
     let name = reader.text()?;
@@ -63,7 +63,10 @@ pub fn decode(body: &[u8]) -> Result<Connect, DecodeError> {
         ("MQTT", 4) => Version::V4,
         ("MQTT", 5) => Version::V5,
         ("MQTT" | "MQIsdp", _) => {
-            return Err(DecodeError { reason: reason::UNSUPPORTED_VERSION, what: "only MQTT 3.1.1 and 5 are spoken" });
+            return Err(DecodeError {
+                reason: reason::UNSUPPORTED_VERSION,
+                what: "unsupported protocol version: use MQTT 3.1.1 or 5",
+            });
         }
         _ => return Err(DecodeError::protocol("protocol name is not MQTT")),
     };
@@ -76,7 +79,7 @@ pub fn decode(body: &[u8]) -> Result<Connect, DecodeError> {
         return Err(DecodeError::malformed("password without a user name"));
     }
     let keep_alive_secs = reader.u16()?;
-    let own = if version == Version::V5 { properties::read(&mut reader, Place::Connect)? } else { &[] };
+    let own = if version == Version::V5 { properties::read(&mut reader, Carrier::Connect)? } else { &[] };
     let client = reader.text()?.to_owned();
     let will = if will { Some(read_will(&mut reader, version, will_qos, will_retain)?) } else { None };
     let user = if flags & 0x80 != 0 { Some(reader.text()?.to_owned()) } else { None };
@@ -104,10 +107,12 @@ pub fn decode(body: &[u8]) -> Result<Connect, DecodeError> {
 }
 
 fn read_will(reader: &mut Reader<'_>, version: Version, qos: u8, retain: bool) -> Result<Will, DecodeError> {
-    let own = if version == Version::V5 { properties::read(reader, Place::Will)? } else { &[] };
+    let own = if version == Version::V5 { properties::read(reader, Carrier::Will)? } else { &[] };
     let topic = reader.text()?;
-    model::topic::check_name(topic)
-        .map_err(|_| DecodeError { reason: reason::TOPIC_NAME_INVALID, what: "topic of the will is not one" })?;
+    model::topic::check_name(topic).map_err(|_| DecodeError {
+        reason: reason::TOPIC_NAME_INVALID,
+        what: "the topic of the will message is not a topic name",
+    })?;
     let payload = reader.binary()?;
     let forwarded = properties::iterate(own).filter(|p| p.id != id::WILL_DELAY).flat_map(|p| p.raw.iter().copied());
     Ok(Will {

@@ -1,28 +1,28 @@
-//! What a server sends.
+//! Packets that a server sends.
 
 use super::properties::id;
 use super::{Version, packet_type as kind, reason};
 
-/// What a CONNACK says besides its reason.
+/// Properties of a CONNACK.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConnackProperties<'a> {
-    /// Session expiry in force, when not the one asked for.
+    /// Session expiry, when it differs from the requested one.
     pub session_expiry_secs: Option<u32>,
-    /// Messages in flight that are taken.
+    /// Maximum number of messages in flight to the server.
     pub receive_maximum: Option<u16>,
-    /// Largest packet that is taken.
+    /// Maximum size of a packet to the server.
     pub maximum_packet_bytes: Option<u32>,
-    /// Client id that was made.
+    /// Assigned client id.
     pub assigned_client: Option<&'a str>,
-    /// Topic aliases that are taken.
+    /// Topic aliases that the server accepts.
     pub topic_alias_maximum: Option<u16>,
-    /// Keep-alive in force, when not the one asked for.
+    /// Keep-alive, when it differs from the requested one.
     pub server_keep_alive_secs: Option<u16>,
-    /// For a person.
+    /// Explanation of the reason.
     pub reason_string: Option<&'a str>,
 }
 
-/// CONNACK. For 3.1.1 the reason is the return code.
+/// Writes a CONNACK. For 3.1.1 the reason is the return code.
 pub fn connack(out: &mut Vec<u8>, version: Version, session_present: bool, reason: u8, own: &ConnackProperties<'_>) {
     if version == Version::V4 {
         out.extend_from_slice(&[kind::CONNACK << 4, 2, u8::from(session_present), reason]);
@@ -48,7 +48,7 @@ pub fn connack(out: &mut Vec<u8>, version: Version, session_present: bool, reaso
     packet(out, kind::CONNACK << 4, &body);
 }
 
-/// PUBACK, PUBREC or PUBCOMP, or PUBREL: `first` is the first byte of the packet.
+/// Writes a PUBACK, PUBREC, PUBREL or PUBCOMP; `first` is the first byte of the packet.
 pub fn answer(out: &mut Vec<u8>, version: Version, first: u8, packet_id: u16, reason: u8, text: Option<&str>) {
     let [high, low] = packet_id.to_be_bytes();
     match (version, reason, text) {
@@ -65,18 +65,18 @@ pub fn answer(out: &mut Vec<u8>, version: Version, first: u8, packet_id: u16, re
     }
 }
 
-/// SUBACK.
+/// Writes a SUBACK.
 pub fn suback(out: &mut Vec<u8>, version: Version, packet_id: u16, reasons: &[u8]) {
     let mut body = packet_id.to_be_bytes().to_vec();
     if version == Version::V5 {
         body.push(0);
     }
-    // 3.1.1 knows one failure.
+    // 3.1.1 has one failure code.
     body.extend(reasons.iter().map(|r| if version == Version::V4 && *r > 2 { 0x80 } else { *r }));
     packet(out, kind::SUBACK << 4, &body);
 }
 
-/// UNSUBACK.
+/// Writes an UNSUBACK.
 pub fn unsuback(out: &mut Vec<u8>, version: Version, packet_id: u16, reasons: &[u8]) {
     let mut body = packet_id.to_be_bytes().to_vec();
     if version == Version::V5 {
@@ -86,12 +86,12 @@ pub fn unsuback(out: &mut Vec<u8>, version: Version, packet_id: u16, reasons: &[
     packet(out, kind::UNSUBACK << 4, &body);
 }
 
-/// PINGRESP.
+/// Writes a PINGRESP.
 pub fn pingresp(out: &mut Vec<u8>) {
     out.extend_from_slice(&[kind::PINGRESP << 4, 0]);
 }
 
-/// DISCONNECT, which only MQTT 5 servers send: nothing for 3.1.1.
+/// Writes a DISCONNECT; nothing for 3.1.1, where servers send none.
 pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: u8, text: Option<&str>) {
     if version == Version::V4 {
         return;
@@ -104,26 +104,26 @@ pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: u8, text: Option<
     packet(out, kind::DISCONNECT << 4, &body);
 }
 
-/// What a PUBLISH to a subscriber says besides topic and payload.
+/// Flags and properties of a PUBLISH to a subscriber.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
-    /// QoS it is sent with.
+    /// QoS.
     pub qos: u8,
-    /// It was sent before.
+    /// The message was sent before.
     pub dup: bool,
-    /// It is a retained message.
+    /// Retain flag.
     pub retain: bool,
-    /// 0 at QoS 0.
+    /// Packet id; 0 at QoS 0.
     pub packet_id: u16,
     /// Properties to forward, encoded.
     pub properties: &'a [u8],
-    /// Seconds left to live, in place of what `properties` say.
+    /// Message expiry, in place of the one in `properties`.
     pub expiry_secs: Option<u32>,
-    /// Of the subscriptions that match.
+    /// Ids of the matching subscriptions.
     pub subscription_ids: &'a [u32],
 }
 
-/// PUBLISH. Returns its size.
+/// Writes a PUBLISH and returns its size.
 pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8], how: &Outgoing<'_>) -> usize {
     let begun = out.len();
     let mut list = Vec::new();
@@ -158,13 +158,13 @@ pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8],
     out.len() - begun
 }
 
-pub(super) fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
+fn packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.push(first);
     varint(out, body.len());
     out.extend_from_slice(body);
 }
 
-pub(super) fn varint(out: &mut Vec<u8>, mut value: usize) {
+fn varint(out: &mut Vec<u8>, mut value: usize) {
     while value >= 128 {
         out.push((value % 128) as u8 | 128);
         value /= 128;
@@ -181,14 +181,14 @@ fn varint_bytes(value: usize) -> usize {
     }
 }
 
-pub(super) fn short_text(out: &mut Vec<u8>, text: &str) {
-    // Names were checked when they came in; what we say ourselves is short.
+fn short_text(out: &mut Vec<u8>, text: &str) {
+    // Names were checked when they were received; the server's own texts are short.
     let length = u16::try_from(text.len()).expect("texts are shorter than 64 KiB");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-pub(super) fn text_property(list: &mut Vec<u8>, id: u8, text: Option<&str>) {
+fn text_property(list: &mut Vec<u8>, id: u8, text: Option<&str>) {
     if let Some(text) = text {
         list.push(id);
         short_text(list, text);

@@ -1,10 +1,12 @@
-//! MQTT 5 properties (section 2.2.2): which there are, of what type, and in which packets.
+//! MQTT 5 properties (section 2.2.2): their types, and the packets that may carry them.
+
+use model::trace::Carried;
 
 use super::{DecodeError, Reader};
 
 /// Property ids.
 pub mod id {
-    #![expect(missing_docs, reason = "the standard's own names")]
+    #![cfg_attr(feature = "fuzzing", expect(missing_docs, reason = "the standard's own names"))]
     pub const PAYLOAD_FORMAT: u8 = 0x01;
     pub const MESSAGE_EXPIRY: u8 = 0x02;
     pub const CONTENT_TYPE: u8 = 0x03;
@@ -19,8 +21,6 @@ pub mod id {
     pub const REQUEST_PROBLEM: u8 = 0x17;
     pub const WILL_DELAY: u8 = 0x18;
     pub const REQUEST_RESPONSE: u8 = 0x19;
-    pub const RESPONSE_INFORMATION: u8 = 0x1A;
-    pub const SERVER_REFERENCE: u8 = 0x1C;
     pub const REASON_STRING: u8 = 0x1F;
     pub const RECEIVE_MAXIMUM: u8 = 0x21;
     pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;
@@ -34,31 +34,23 @@ pub mod id {
     pub const SHARED_AVAILABLE: u8 = 0x2A;
 }
 
-/// Where properties stand; each place allows its own.
+/// The packet, or part of one, that carries properties, from a client; each allows its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Carrier {
     /// CONNECT.
     Connect,
-    /// The will inside CONNECT.
+    /// The will message inside CONNECT.
     Will,
-    /// PUBLISH from a client.
+    /// PUBLISH.
     Publish,
-    /// PUBLISH from a server.
-    Delivery,
-    /// CONNACK.
-    Connack,
-    /// PUBACK, PUBREC, PUBREL, PUBCOMP, SUBACK, UNSUBACK.
+    /// PUBACK, PUBREC, PUBREL, PUBCOMP.
     Answer,
     /// SUBSCRIBE.
     Subscribe,
     /// UNSUBSCRIBE.
     Unsubscribe,
-    /// DISCONNECT from a client.
+    /// DISCONNECT.
     Disconnect,
-    /// DISCONNECT from a server.
-    Dismissal,
-    /// AUTH.
-    Auth,
 }
 
 /// The value of a property.
@@ -74,19 +66,19 @@ pub enum Value<'a> {
     Pair(&'a str, &'a str),
 }
 
-/// A property with the bytes it was read from.
+/// A property, with the bytes that it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Property<'a> {
-    /// Its id.
+    /// Property id.
     pub id: u8,
-    /// Its value.
+    /// Value.
     pub value: Value<'a>,
     /// Id and value, as sent.
     pub raw: &'a [u8],
 }
 
-/// Reads the length and the properties behind it, checks every one, and returns their bytes.
-pub(crate) fn read<'a>(reader: &mut Reader<'a>, place: Place) -> Result<&'a [u8], DecodeError> {
+/// Reads the length of the properties, checks each, and returns their bytes.
+pub(crate) fn read<'a>(reader: &mut Reader<'a>, carrier: Carrier) -> Result<&'a [u8], DecodeError> {
     let length = reader.varint()?;
     let bytes = reader.take(length as usize)?;
     let mut seen = 0_u64;
@@ -94,12 +86,11 @@ pub(crate) fn read<'a>(reader: &mut Reader<'a>, place: Place) -> Result<&'a [u8]
     while !rest.is_empty() {
         let property = next(&mut rest)?;
         let bit = 1_u64 << (property.id & 63);
-        if !allowed(property.id, place) {
+        if !allowed(property.id, carrier) {
             return Err(DecodeError::protocol("a property is not allowed in this packet"));
         }
-        let repeats = property.id == id::USER || (property.id == id::SUBSCRIPTION_ID && place == Place::Delivery);
-        if seen & bit != 0 && !repeats {
-            return Err(DecodeError::protocol("a property stands twice"));
+        if seen & bit != 0 && property.id != id::USER {
+            return Err(DecodeError::protocol("a property is repeated"));
         }
         seen |= bit;
         check(&property)?;
@@ -111,13 +102,24 @@ pub(crate) fn read<'a>(reader: &mut Reader<'a>, place: Place) -> Result<&'a [u8]
     Ok(bytes)
 }
 
-/// The properties in bytes that were checked when their packet was read.
+/// Returns the properties in bytes that were checked when their packet was read.
 pub fn iterate(bytes: &[u8]) -> impl Iterator<Item = Property<'_>> {
     let mut rest = Reader::new(bytes);
     std::iter::from_fn(move || if rest.is_empty() { None } else { next(&mut rest).ok() })
 }
 
-/// The number of a property that stands at most once.
+/// Returns the trace context among the user properties.
+pub(crate) fn trace(bytes: &[u8]) -> Option<Carried<'_>> {
+    if bytes.is_empty() {
+        return None;
+    }
+    Carried::find(iterate(bytes).filter_map(|property| match property.value {
+        Value::Pair(name, text) if property.id == id::USER => Some((name, text)),
+        _ => None,
+    }))
+}
+
+/// Returns the value of a numeric property that occurs at most once.
 pub(crate) fn number(bytes: &[u8], wanted: u8) -> Option<u32> {
     iterate(bytes).find_map(|p| match p.value {
         Value::Number(n) if p.id == wanted => Some(n),
@@ -141,29 +143,22 @@ fn next<'a>(reader: &mut Reader<'a>) -> Result<Property<'a>, DecodeError> {
     Ok(Property { id, value, raw: &whole[..whole.len() - reader.rest().len()] })
 }
 
-fn allowed(property: u8, place: Place) -> bool {
+fn allowed(property: u8, carrier: Carrier) -> bool {
     match property {
         id::PAYLOAD_FORMAT | id::MESSAGE_EXPIRY | id::CONTENT_TYPE | id::RESPONSE_TOPIC | id::CORRELATION_DATA => {
-            matches!(place, Place::Publish | Place::Delivery | Place::Will)
+            matches!(carrier, Carrier::Publish | Carrier::Will)
         }
-        id::SUBSCRIPTION_ID => matches!(place, Place::Subscribe | Place::Delivery),
-        id::SESSION_EXPIRY => matches!(place, Place::Connect | Place::Connack | Place::Disconnect),
-        id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA => {
-            matches!(place, Place::Connect | Place::Connack | Place::Auth)
-        }
-        id::REQUEST_PROBLEM | id::REQUEST_RESPONSE => place == Place::Connect,
-        id::RECEIVE_MAXIMUM | id::TOPIC_ALIAS_MAXIMUM | id::MAXIMUM_PACKET_SIZE => {
-            matches!(place, Place::Connect | Place::Connack)
-        }
-        id::WILL_DELAY => place == Place::Will,
-        id::REASON_STRING => {
-            matches!(place, Place::Connack | Place::Answer | Place::Disconnect | Place::Dismissal | Place::Auth)
-        }
-        id::SERVER_REFERENCE => matches!(place, Place::Connack | Place::Dismissal),
-        id::TOPIC_ALIAS => matches!(place, Place::Publish | Place::Delivery),
+        id::SUBSCRIPTION_ID => carrier == Carrier::Subscribe,
+        id::SESSION_EXPIRY => matches!(carrier, Carrier::Connect | Carrier::Disconnect),
+        id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA => carrier == Carrier::Connect,
+        id::REQUEST_PROBLEM | id::REQUEST_RESPONSE => carrier == Carrier::Connect,
+        id::RECEIVE_MAXIMUM | id::TOPIC_ALIAS_MAXIMUM | id::MAXIMUM_PACKET_SIZE => carrier == Carrier::Connect,
+        id::WILL_DELAY => carrier == Carrier::Will,
+        id::REASON_STRING => matches!(carrier, Carrier::Answer | Carrier::Disconnect),
+        id::TOPIC_ALIAS => carrier == Carrier::Publish,
         id::USER => true,
-        // The others stand in CONNACK only.
-        _ => place == Place::Connack,
+        // The others are sent by servers only.
+        _ => false,
     }
 }
 
@@ -184,5 +179,5 @@ fn check(property: &Property<'_>) -> Result<(), DecodeError> {
         (id::RESPONSE_TOPIC, Value::Text(topic)) => model::topic::check_name(topic).is_err(),
         _ => false,
     };
-    if bad { Err(DecodeError::protocol("a property has a value that it may not have")) } else { Ok(()) }
+    if bad { Err(DecodeError::protocol("a property has an invalid value")) } else { Ok(()) }
 }

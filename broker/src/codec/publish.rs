@@ -1,24 +1,24 @@
 //! PUBLISH (section 3.3), in place.
 
-use super::properties::{self, Place, id};
+use super::properties::{self, Carrier, id};
 use super::{DecodeError, Framing, Reader, Version, reason};
 
-/// A PUBLISH, borrowed from the bytes it was read from.
+/// A PUBLISH, borrowed from the bytes that it was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Publish<'a> {
-    /// Topic name; empty when an alias stands for it.
+    /// Topic name; empty when only an alias was sent.
     pub topic: &'a str,
-    /// Number that stands for a topic.
+    /// Topic alias.
     pub alias: Option<u16>,
-    /// The payload.
+    /// Payload.
     pub payload: &'a [u8],
     /// 0, 1 or 2.
     pub qos: u8,
-    /// May have been sent before.
+    /// The message may have been sent before.
     pub dup: bool,
-    /// To be kept.
+    /// Retain flag.
     pub retain: bool,
-    /// 0 at QoS 0.
+    /// Packet id; 0 at QoS 0.
     pub packet_id: u16,
     /// Properties as sent, checked.
     pub properties: &'a [u8],
@@ -29,24 +29,6 @@ pub struct Publish<'a> {
 /// # Errors
 /// [`DecodeError`].
 pub fn decode<'a>(framing: &Framing, body: &'a [u8], version: Version) -> Result<Publish<'a>, DecodeError> {
-    decode_at(framing, body, version, Place::Publish)
-}
-
-/// Reads the body of a PUBLISH from a server, which may carry subscription ids.
-pub(super) fn decode_delivery<'a>(
-    framing: &Framing,
-    body: &'a [u8],
-    version: Version,
-) -> Result<Publish<'a>, DecodeError> {
-    decode_at(framing, body, version, Place::Delivery)
-}
-
-fn decode_at<'a>(
-    framing: &Framing,
-    body: &'a [u8],
-    version: Version,
-    place: Place,
-) -> Result<Publish<'a>, DecodeError> {
     let flags = framing.flags();
     let (dup, qos, retain) = (flags & 8 != 0, flags >> 1 & 3, flags & 1 != 0);
     if qos == 3 {
@@ -58,7 +40,7 @@ fn decode_at<'a>(
     let mut reader = Reader::new(body);
     let topic = reader.text()?;
     let packet_id = if qos > 0 { reader.packet_id()? } else { 0 };
-    let own = if version == Version::V5 { properties::read(&mut reader, place)? } else { &[] };
+    let own = if version == Version::V5 { properties::read(&mut reader, Carrier::Publish)? } else { &[] };
     let alias = if own.is_empty() { None } else { properties::number(own, id::TOPIC_ALIAS) };
     let alias = alias.and_then(|n| u16::try_from(n).ok());
     if alias == Some(0) {
@@ -66,11 +48,11 @@ fn decode_at<'a>(
     }
     if topic.is_empty() {
         if alias.is_none() {
-            return Err(DecodeError::protocol("PUBLISH has neither topic nor alias"));
+            return Err(DecodeError::protocol("PUBLISH has neither a topic nor an alias"));
         }
     } else {
         model::topic::check_name(topic)
-            .map_err(|_| DecodeError { reason: reason::TOPIC_NAME_INVALID, what: "topic name is not one" })?;
+            .map_err(|_| DecodeError { reason: reason::TOPIC_NAME_INVALID, what: "invalid topic name" })?;
     }
     Ok(Publish { topic, alias, payload: reader.rest(), qos, dup, retain, packet_id, properties: own })
 }

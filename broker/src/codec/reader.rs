@@ -1,4 +1,4 @@
-//! Big-endian fields from a slice; running out is an error, never a panic.
+//! Big-endian fields from a slice; a slice that is too short is an error, never a panic.
 
 use super::DecodeError;
 
@@ -46,12 +46,12 @@ impl<'a> Reader<'a> {
             if byte & 0x80 == 0 {
                 // As few bytes as possible (MQTT 5.0, section 1.5.5).
                 if byte == 0 && i > 0 {
-                    return Err(DecodeError::malformed("variable length integer is longer than it has to be"));
+                    return Err(DecodeError::malformed("variable length integer is longer than necessary"));
                 }
                 return Ok(value);
             }
         }
-        Err(DecodeError::malformed("variable length integer takes more than four bytes"))
+        Err(DecodeError::malformed("variable length integer is longer than four bytes"))
     }
 
     pub(crate) fn binary(&mut self) -> Result<&'a [u8], DecodeError> {

@@ -1,42 +1,43 @@
 //! SUBSCRIBE and UNSUBSCRIBE (sections 3.8 and 3.10).
 
-use super::properties::{self, Place, id};
+use super::properties::{self, Carrier, id};
 use super::{DecodeError, Reader, Version, reason};
 use crate::trie::MAX_LEVELS;
 
-/// When retained messages are sent to a new subscription.
+/// The condition for sending retained messages to a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RetainHandling {
-    /// At each subscribe.
+    /// At each SUBSCRIBE.
     #[default]
     Always,
-    /// When the subscription is new.
+    /// If the subscription is new.
     IfNew,
     /// Never.
     Never,
 }
 
-/// What was asked for with a filter.
+/// Options of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Highest QoS wanted.
+    /// Maximum QoS.
     pub qos: u8,
-    /// Not what the client published itself.
+    /// Messages of the client itself are not sent.
     pub no_local: bool,
-    /// Keep the retain flag of forwarded messages.
+    /// Forwarded messages keep their retain flag.
     pub retain_as_published: bool,
-    /// Retained messages.
+    /// Sending of retained messages.
     pub retain_handling: RetainHandling,
 }
 
 /// A SUBSCRIBE packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribe {
-    /// To answer.
+    /// Packet id.
     pub packet_id: u16,
-    /// Sent along with each message.
+    /// Subscription id, sent with each message.
     pub subscription_id: Option<u32>,
-    /// Filters of at most [`MAX_LEVELS`] levels, otherwise not yet checked: each is answered by itself.
+    /// Filters of at most [`MAX_LEVELS`] levels. They are not checked further: each has a reason
+    /// code of its own in the SUBACK.
     pub filters: Vec<(String, Options)>,
 }
 
@@ -47,7 +48,7 @@ pub struct Subscribe {
 pub fn decode(body: &[u8], version: Version) -> Result<Subscribe, DecodeError> {
     let mut reader = Reader::new(body);
     let packet_id = reader.packet_id()?;
-    let own = if version == Version::V5 { properties::read(&mut reader, Place::Subscribe)? } else { &[] };
+    let own = if version == Version::V5 { properties::read(&mut reader, Carrier::Subscribe)? } else { &[] };
     let mut filters = Vec::new();
     while !reader.is_empty() {
         let filter = reader.text()?.to_owned();
@@ -76,7 +77,7 @@ pub fn decode(body: &[u8], version: Version) -> Result<Subscribe, DecodeError> {
         filters.push((filter, options));
     }
     if filters.is_empty() {
-        return Err(DecodeError::protocol("SUBSCRIBE names no filter"));
+        return Err(DecodeError::protocol("SUBSCRIBE has no filter"));
     }
     Ok(Subscribe { packet_id, subscription_id: properties::number(own, id::SUBSCRIPTION_ID), filters })
 }
@@ -84,9 +85,9 @@ pub fn decode(body: &[u8], version: Version) -> Result<Subscribe, DecodeError> {
 /// An UNSUBSCRIBE packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsubscribe {
-    /// To answer.
+    /// Packet id.
     pub packet_id: u16,
-    /// Filters.
+    /// Topic filters.
     pub filters: Vec<String>,
 }
 
@@ -98,14 +99,14 @@ pub fn decode_unsubscribe(body: &[u8], version: Version) -> Result<Unsubscribe, 
     let mut reader = Reader::new(body);
     let packet_id = reader.packet_id()?;
     if version == Version::V5 {
-        properties::read(&mut reader, Place::Unsubscribe)?;
+        properties::read(&mut reader, Carrier::Unsubscribe)?;
     }
     let mut filters = Vec::new();
     while !reader.is_empty() {
         filters.push(reader.text()?.to_owned());
     }
     if filters.is_empty() {
-        return Err(DecodeError::protocol("UNSUBSCRIBE names no filter"));
+        return Err(DecodeError::protocol("UNSUBSCRIBE has no filter"));
     }
     Ok(Unsubscribe { packet_id, filters })
 }

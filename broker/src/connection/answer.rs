@@ -1,4 +1,4 @@
-//! Acknowledgements: in receipt order, each when its message is durable.
+//! Acknowledgements: in receipt order, each after its message is durable.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,37 +8,38 @@ use model::trace::Span;
 use super::end::End;
 use super::{Connection, Stream};
 use crate::codec::{Version, encode, packet_type, reason};
-use crate::inbox::{Inbox, Intake, Ticket};
 use crate::message::Message;
 use crate::session::Receipt;
+use door::{Inbox, Intake, Ticket};
 
-/// What a message waits for.
+/// The condition under which a message is acknowledged and routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// To be handed to the log.
+    /// Its submission to the log.
     Submit,
-    /// To be durable.
+    /// The durability of its ticket.
     Ticket(Ticket),
-    /// For the connection that it came by first, which has ended: the client has sent this QoS 2 message again.
+    /// The connection that received it first and has ended: the client has sent this QoS 2 message
+    /// again.
     Elsewhere,
 }
 
-/// A message whose sender waits, or that has to be routed when it is durable.
+/// A message to be acknowledged, or routed, when it is durable.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) wait: Wait,
     pub(super) packet_id: u16,
     pub(super) answer: Answer,
-    /// Goes to subscribers once it is durable.
+    /// For subscribers, once it is durable.
     pub(super) message: Option<Arc<Message>>,
-    /// Ends when the message is answered.
+    /// Ends when the message is acknowledged.
     pub(super) traced: Option<Box<Span>>,
 }
 
-/// What the sender is owed.
+/// The acknowledgement that the sender is owed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Nothing: QoS 0.
+    /// QoS 0.
     Nothing,
     /// QoS 1.
     Puback(u8),
@@ -47,7 +48,7 @@ pub(super) enum Answer {
 }
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
-    /// Answers everything that is durable. True when there was something.
+    /// Acknowledges every message that is durable. True when there was one.
     pub(super) fn answer(&mut self) -> Result<bool, End> {
         if self.pending.is_empty() {
             return Ok(false);
@@ -66,11 +67,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             let mut due = self.pending.pop_front().expect("it was there");
             let traced = due.traced.take();
-            let unheard = self.gone && due.answer != Answer::Nothing;
+            let too_late = self.gone && due.answer != Answer::Nothing;
             any = true;
-            count += u64::from(self.settle_one(due));
+            count += u64::from(self.answer_one(due));
             if let Some(mut span) = traced {
-                if unheard {
+                if too_late {
                     span.error = Some("the client had left before it was acknowledged".to_owned());
                 }
                 self.intake.answered(span);
@@ -86,16 +87,18 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(any)
     }
 
-    /// Routes and answers a message that is durable. True when there was an answer.
-    fn settle_one(&mut self, due: Pending) -> bool {
-        let takers = due.message.map_or(0, |message| self.broker.route(&message, &self.client.id));
+    /// Routes and acknowledges a message that is durable. True when an acknowledgement was written.
+    fn answer_one(&mut self, due: Pending) -> bool {
+        let subscribers =
+            due.message.map_or(0, |message| self.broker.route(&self.tenant, &message, &self.sender.client));
         let (first, code) = match due.answer {
             Answer::Nothing => return false,
             Answer::Puback(code) => (packet_type::PUBACK << 4, code),
             Answer::Pubrec(code) => {
-                // A failed PUBREC ends the exchange in MQTT 5: no PUBREL follows. 3.1.1 does not know of it.
+                // In MQTT 5 a failed PUBREC ends the exchange: no PUBREL follows. In 3.1.1 no
+                // PUBREC fails.
                 let keep = code < 0x80 || self.version == Version::V4;
-                self.session.settle(due.packet_id, self.number, keep, &self.link);
+                self.session.end_receipt(due.packet_id, self.number, keep, &self.link);
                 (packet_type::PUBREC << 4, code)
             }
         };
@@ -103,7 +106,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if self.gone {
             return false;
         }
-        let code = if code == reason::NO_MATCHING_SUBSCRIBERS && takers > 0 { reason::SUCCESS } else { code };
+        let code = if code == reason::NO_MATCHING_SUBSCRIBERS && subscribers > 0 { reason::SUCCESS } else { code };
         let text = (code >= 0x80 && self.problem_information)
             .then_some("the payload cannot be read; it is kept in the dead letters");
         encode::answer(&mut self.out, self.version, first, due.packet_id, code, text);
@@ -114,7 +117,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         match self.state()?.unreleased.get(&packet_id) {
             Some(Receipt::Stored) => Ok(true),
             Some(Receipt::Staged(_)) => Ok(false),
-            // It came to nothing, and there is no copy: the client has to send it once more.
+            // It was not stored, and there is no copy: the client has to send it once more.
             None => Err(End::Unstored),
         }
     }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use super::end::End;
 use super::{Connection, OUT_BYTES, Stream};
 use crate::codec::encode;
-use crate::inbox::Inbox;
 use crate::session::{Queued, State};
+use door::Inbox;
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
-    /// Sends what waits, as far as the client's window and the socket allow; first, marked DUP, what an earlier connection did not
-    /// get acknowledged. True when something was sent.
+    /// Sends queued messages as far as the client's window and the socket allow. Messages that an
+    /// earlier connection sent without an acknowledgement come first, marked DUP. True when
+    /// something was sent.
     pub(super) fn deliver(&mut self) -> Result<bool, End> {
         if self.draining {
             return Ok(false);
@@ -19,13 +20,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let mut state = session.owned_by(&self.link).ok_or(End::TakenOver)?;
         let mut sent = 0;
         while self.out.len() - self.written < OUT_BYTES {
-            let went = if state.on_the_wire < state.in_flight.len() {
+            let sent_one = if state.on_the_wire < state.in_flight.len() {
                 self.deliver_again(&mut state)
             } else {
                 self.deliver_next(&mut state)
             };
-            match went {
-                Some(went) => sent += u64::from(went),
+            match sent_one {
+                Some(yes) => sent += u64::from(yes),
                 None => break,
             }
         }
@@ -33,7 +34,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(sent > 0)
     }
 
-    /// None when nothing may be sent now; otherwise whether the client takes it.
+    /// Returns None when nothing may be sent now, and otherwise whether the message was sent.
     fn deliver_again(&mut self, state: &mut State) -> Option<bool> {
         if state.on_the_wire >= self.send_maximum {
             return None;
@@ -48,7 +49,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Some(fits)
     }
 
-    /// None when nothing may be sent now; otherwise whether it was sent.
+    /// Returns None when nothing may be sent now, and otherwise whether the message was sent.
     fn deliver_next(&mut self, state: &mut State) -> Option<bool> {
         let next = state.queue.front()?;
         if next.qos > 0 && state.in_flight.len() >= self.send_maximum {
@@ -68,7 +69,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Some(fits)
     }
 
-    /// False when the client does not take packets that large.
+    /// Returns false when the packet is larger than the client accepts.
     fn send(&mut self, queued: &Queued, packet_id: u16, dup: bool) -> bool {
         let begun = self.out.len();
         let how = encode::Outgoing {
@@ -90,7 +91,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         fits
     }
 
-    /// The client has a message at QoS 1.
+    /// Handles a PUBACK.
     pub(super) fn acknowledged(&mut self, packet_id: u16) -> Result<(), End> {
         self.state()?.acknowledged(packet_id);
         self.link.remember(crate::session::Link::ATTENTION);

@@ -1,7 +1,8 @@
-//! How connections end.
+//! Closing a connection.
 
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,34 +12,35 @@ use super::answer::{Answer, Wait};
 use super::{Connection, Stream};
 use crate::Broker;
 use crate::codec::{DecodeError, encode, reason};
-use crate::inbox::{Failed, Inbox};
-use crate::metrics::Reason;
+use door::{Failed, Inbox};
 
-/// Time to tell a peer why.
+/// Time to send a peer the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Time for what a client left behind to become durable. It was not acknowledged: the client sends it again.
-const SETTLE: Duration = Duration::from_secs(10);
+/// Time for the last messages of a client to become durable. They are not acknowledged: the client
+/// sends them again.
+const STORE: Duration = Duration::from_secs(10);
 
-/// Why a connection ends.
+/// The reason why a connection ends.
 #[derive(Debug)]
 pub(super) enum End {
     /// DISCONNECT; the will stays with reason 0x04.
     Client { with_will: bool },
-    /// The peer closed without a word.
+    /// The peer closed the socket.
     Closed,
     /// The socket broke.
     Io(io::Error),
-    /// The peer broke the rules.
+    /// The peer violated the protocol.
     Decode(DecodeError),
-    /// Nothing came for too long.
+    /// Nothing arrived for one and a half keep-alives.
     KeepAlive,
     /// The client has connected again.
     TakenOver,
-    /// The process stops.
+    /// The process is stopping.
     ShutDown,
-    /// The log takes nothing any more.
+    /// The log has failed.
     Failed(Failed),
-    /// A QoS 2 message that was sent again had not become durable where it came by first.
+    /// A QoS 2 message that was sent again had not become durable at the connection that received
+    /// it first.
     Unstored,
 }
 
@@ -72,14 +74,14 @@ impl End {
         }
     }
 
-    /// What an MQTT 5 client is told.
+    /// The reason code and the reason string for an MQTT 5 client.
     fn farewell(&self) -> Option<(u8, String)> {
         match self {
             Self::Client { .. } | Self::Closed | Self::Io(_) => None,
             Self::Decode(error) => Some((error.reason, error.what.to_owned())),
-            Self::KeepAlive => Some((reason::KEEP_ALIVE_TIMEOUT, "nothing came for 1.5 keep-alives".into())),
+            Self::KeepAlive => Some((reason::KEEP_ALIVE_TIMEOUT, "no packet arrived for 1.5 keep-alives".into())),
             Self::TakenOver => Some((reason::SESSION_TAKEN_OVER, "the client has connected again".into())),
-            Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server stops".into())),
+            Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
             Self::Unstored => {
                 Some((reason::IMPLEMENTATION_SPECIFIC, "a message was not stored: connect and send it again".into()))
@@ -89,85 +91,89 @@ impl End {
 }
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
-    /// Says farewell, sees to what the client left behind, leaves the will and the session.
+    /// Sends the reason, stores the last messages, and leaves the will message and the session.
     pub(super) async fn finish(mut self, end: End) {
         self.broker.count_end(end.label());
         match &end {
             End::Decode(error) => {
-                tracing::info!("closed client {} at {}: {}", self.client.id, self.client.peer, error.what);
+                tracing::info!("closed client {} at {}: {}", self.sender.client, self.sender.peer, error.what);
             }
-            End::Io(error) => tracing::debug!("connection of client {} broke: {error}", self.client.id),
-            End::Failed(error) => tracing::debug!("closed client {}: {error}", self.client.id),
+            End::Io(error) => tracing::debug!("connection of client {} failed: {error}", self.sender.client),
+            End::Failed(error) => tracing::debug!("closed client {}: {error}", self.sender.client),
             _ => {}
         }
         let farewell = end.farewell();
-        let listens = farewell.is_some();
-        // The peer may be gone, or not listen: that is its own affair.
-        tokio::time::timeout(FAREWELL, self.say(farewell)).await.ok();
+        let sent = farewell.is_some();
+        // The peer may be gone, or not read.
+        tokio::time::timeout(FAREWELL, self.send_last(farewell)).await.ok();
         if !matches!(end, End::Failed(_)) {
-            self.settle().await;
+            self.store_rest().await;
         }
         self.forget_unstored();
         if !matches!(end, End::Client { with_will: false })
             && let Some(will) = self.will.take()
         {
-            self.broker.leave_will(will, self.client.clone(), &self.session, &self.link);
+            let (sender, tenant) = (self.sender.clone(), Arc::clone(&self.tenant));
+            self.broker.leave_will(will, sender, tenant, &self.session, &self.link);
         }
-        self.broker.leave_session(&self.session, &self.link);
-        if listens {
-            self.hang_up().await;
+        self.broker.leave_session(&self.tenant, &self.session, &self.link);
+        if sent {
+            self.drain_socket().await;
         }
     }
 
-    /// Writes what waits and the reason, and closes our side.
-    async fn say(&mut self, farewell: Option<(u8, String)>) {
+    /// Writes pending bytes and the reason, and closes this side of the socket.
+    async fn send_last(&mut self, farewell: Option<(u8, String)>) {
         self.gone = true;
         if let Some((code, text)) = farewell {
             let text = self.problem_information.then_some(text);
             encode::disconnect(&mut self.out, self.version, code, text.as_deref());
             let rest = self.out.split_off(self.written);
             if let Err(error) = self.stream.write_all(&rest).await {
-                tracing::debug!("say farewell to client {}: {error}", self.client.id);
+                tracing::debug!("cannot send client {} the reason: {error}", self.sender.client);
             }
         }
         if let Err(error) = self.stream.shutdown().await {
-            tracing::debug!("close the connection of client {}: {error}", self.client.id);
+            tracing::debug!("cannot close the connection of client {}: {error}", self.sender.client);
         }
     }
 
-    /// Hands what is staged to the log, and to subscribers what was sent to them: a client may leave right after it has published.
-    async fn settle(&mut self) {
-        // Those are for the client's next connection to answer.
+    /// Submits staged messages and routes durable ones: a client may leave right after it has
+    /// published.
+    async fn store_rest(&mut self) {
+        // These are acknowledged by the client's next connection.
         self.pending.retain(|p| p.wait != Wait::Elsewhere);
-        let broker = std::sync::Arc::clone(&self.broker);
+        let broker = Arc::clone(&self.broker);
         tokio::select! {
-            settled = tokio::time::timeout(SETTLE, poll_fn(|cx| self.poll_settle(cx))) => {
-                if settled.is_err() {
-                    tracing::warn!("what client {} sent last did not become durable within {SETTLE:?}", self.client.id);
+            stored = tokio::time::timeout(STORE, poll_fn(|cx| self.poll_rest(cx))) => {
+                if stored.is_err() {
+                    tracing::warn!("the last messages of client {} did not become durable within {STORE:?}", self.sender.client);
                 }
             }
             () = broker.abandon.cancelled() => {}
         }
     }
 
-    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.staged && self.submit(cx).is_err() || self.answer().is_err() {
             return Poll::Ready(());
         }
         if self.staged || !self.pending.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     }
 
-    /// QoS 2 messages that did not become durable are not remembered: the client sends them again.
+    /// Releases the packet ids of QoS 2 messages that did not become durable: the client sends them
+    /// again.
     fn forget_unstored(&mut self) {
         for pending in self.pending.iter().filter(|p| matches!(p.answer, Answer::Pubrec(_))) {
-            self.session.settle(pending.packet_id, self.number, false, &self.link);
+            self.session.end_receipt(pending.packet_id, self.number, false, &self.link);
         }
     }
 
-    /// Reads on for a moment: closing with unread bytes would take from the peer what it was told last.
-    async fn hang_up(&mut self) {
-        let mut scrap = [0; 512];
-        let drained = async { while self.stream.read(&mut scrap).await.is_ok_and(|n| n > 0) {} };
+    /// Reads on for a moment: closing with unread bytes would reset the connection before the peer
+    /// has read the reason.
+    async fn drain_socket(&mut self) {
+        let mut discarded = [0; 512];
+        let drained = async { while self.stream.read(&mut discarded).await.is_ok_and(|n| n > 0) {} };
         tokio::select! {
             _ = tokio::time::timeout(FAREWELL, drained) => {}
             () = self.broker.abandon.cancelled() => {}
@@ -177,6 +183,6 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
 impl<I: Inbox> Broker<I> {
     pub(super) fn count_end(&self, reason: &'static str) {
-        self.metrics.disconnects.get_or_create(&Reason { reason }).inc();
+        self.metrics.disconnects(reason).inc();
     }
 }

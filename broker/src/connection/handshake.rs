@@ -12,18 +12,19 @@ use crate::Broker;
 use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
-use crate::inbox::{Client, Inbox, Ticket};
 use crate::session::Link;
+use door::{Credentials, Inbox, Intake, Sender, Ticket};
 
-/// Why a connection did not come about, as a metric label.
+/// The reason why a connection was refused, as a metric label.
 type Refused = &'static str;
 
-/// Messages at QoS 1 that are sent to a client and not acknowledged by it, at most.
+/// Maximum number of QoS 1 messages that are in flight to a client.
 const MAX_IN_FLIGHT: usize = 1024;
-/// How the body of an MQTT 5 CONNECT begins.
+/// The first bytes of the body of an MQTT 5 CONNECT.
 const V5_BEGINS: &[u8] = b"\0\x04MQTT\x05";
 
-/// Waits for CONNECT and takes the session up. The answer stands first in what the connection has to write.
+/// Reads CONNECT and takes up the session. The CONNACK is the first packet that the connection
+/// writes.
 pub(super) async fn open<I: Inbox, S: Stream>(
     broker: &Arc<Broker<I>>,
     mut stream: S,
@@ -36,7 +37,7 @@ pub(super) async fn open<I: Inbox, S: Stream>(
             tracing::info!("refused a connection from {peer}: {}", error.what);
             match error.reason {
                 _ if v5 => refuse(&mut stream, Version::V5, error.reason, error.what).await,
-                // 3.1.1 has a code for this one, and closes in silence otherwise.
+                // 3.1.1 has a return code for this reason only.
                 reason::UNSUPPORTED_VERSION => refuse(&mut stream, Version::V4, 1, "").await,
                 _ => {}
             }
@@ -46,12 +47,18 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     let version = connect.version;
     if full {
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
-        refuse(&mut stream, version, code, "the server has as many connections as it takes (mqtt.max_connections)")
-            .await;
+        refuse(
+            &mut stream,
+            version,
+            code,
+            "the server has reached its maximum number of connections (mqtt.max_connections)",
+        )
+        .await;
         return Err("max_connections");
     }
     if connect.authentication_method.is_some() {
-        refuse(&mut stream, version, reason::BAD_AUTHENTICATION_METHOD, "no authentication method is known").await;
+        refuse(&mut stream, version, reason::BAD_AUTHENTICATION_METHOD, "authentication methods are not supported")
+            .await;
         return Err("authentication_method");
     }
     if connect.client.is_empty() && version == Version::V4 && !connect.clean {
@@ -65,13 +72,13 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     Ok(connection)
 }
 
-/// A CONNECT that is none; whether it is one of MQTT 5.
+/// An invalid CONNECT.
 struct Malformed {
     error: DecodeError,
     v5: bool,
 }
 
-/// Reads until a whole CONNECT is there; returns the bytes that came behind it, too.
+/// Reads a whole CONNECT. Returns it with the bytes that followed.
 async fn read_connect<S: Stream>(
     stream: &mut S,
     max_packet_bytes: usize,
@@ -81,7 +88,7 @@ async fn read_connect<S: Stream>(
         match framing(&bytes, max_packet_bytes) {
             Err(error) => return Ok(Err(Malformed { error, v5: false })),
             Ok(Some(found)) if found.first != packet_type::CONNECT << 4 => {
-                let error = DecodeError { reason: reason::PROTOCOL_ERROR, what: "CONNECT has to come first" };
+                let error = DecodeError { reason: reason::PROTOCOL_ERROR, what: "the first packet has to be CONNECT" };
                 return Ok(Err(Malformed { error, v5: false }));
             }
             Ok(Some(found)) if bytes.len() >= found.total_bytes => {
@@ -102,12 +109,12 @@ async fn refuse<S: Stream>(stream: &mut S, version: Version, code: u8, text: &st
     let mut out = Vec::new();
     let own = ConnackProperties { reason_string: Some(text), ..ConnackProperties::default() };
     encode::connack(&mut out, version, false, code, &own);
-    // It is being refused: whether it hears why is its own affair.
+    // The client is refused anyway; it may have gone.
     stream.write_all(&out).await.ok();
 }
 
 impl<I: Inbox> Broker<I> {
-    /// A client id that no other connection has.
+    /// Returns a client id that no other connection has.
     fn make_client_id(&self) -> String {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
         format!("weir-{now:x}-{}", self.next_number())
@@ -123,16 +130,25 @@ impl<I: Inbox> Broker<I> {
         let config = &self.config;
         let v5 = asked.version == Version::V5;
         let number = self.next_number();
-        let client = Client {
-            tenant: model::DEFAULT_TENANT.into(),
-            id: assigned.unwrap_or(&asked.client).into(),
+        let credentials = Credentials {
+            client: &asked.client,
+            user: asked.user.as_deref(),
+            password: asked.password.as_deref(),
+            peer,
+        };
+        let sender = Sender {
+            tenant: self.gatekeeper.tenant(&credentials),
+            client: assigned.unwrap_or(&asked.client).into(),
             user: asked.user.as_deref().map(Into::into),
             peer,
-            v5,
+            protocol: "mqtt",
         };
+        let tenant = self.tenants.get(&sender.tenant);
+        let intake = self.inbox.open(&sender);
         let wanted = match asked.session_expiry_secs {
             Some(secs) => secs,
-            // 3.1.1 has no expiry: a session that is not clean is kept.
+            // 3.1.1 has no expiry: a session that is not clean is kept as long as the configuration
+            // allows.
             None if !v5 && !asked.clean => u32::MAX,
             None => 0,
         };
@@ -143,7 +159,7 @@ impl<I: Inbox> Broker<I> {
             (asked, most) => asked.min(most),
         };
         let link = Arc::<Link>::default();
-        let (session, present) = self.take_session(&client.id, &link, asked.clean, expiry);
+        let (session, present) = self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
         let own = ConnackProperties {
             session_expiry_secs: (v5 && expiry != wanted).then_some(expiry),
             receive_maximum: Some(config.receive_maximum),
@@ -159,8 +175,10 @@ impl<I: Inbox> Broker<I> {
         Connection {
             broker: Arc::clone(self),
             stream,
-            intake: self.inbox.open(&client),
-            client,
+            is_traced: intake.is_traced(),
+            intake,
+            sender,
+            tenant,
             number,
             version: asked.version,
             session,

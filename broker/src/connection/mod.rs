@@ -1,8 +1,9 @@
 //! One connection: a task that owns the socket.
 //!
-//! It is a state machine that is polled whenever the socket, the log or the session has something: each turn answers what is
-//! durable, sends what waits for the subscriber, writes once, and reads once. A silent connection holds no buffer: bytes are
-//! read into one that the thread shares, and only an unfinished packet is kept.
+//! It is a state machine, polled when the socket, the log or the session wakes it. Each turn
+//! acknowledges durable messages, sends queued messages to the subscriber, writes once, and reads
+//! once. An idle connection holds no buffer: all connections of a thread read into one, and only an
+//! unfinished packet is kept.
 
 mod answer;
 mod deliver;
@@ -28,25 +29,26 @@ use tokio::time::Sleep;
 use crate::Broker;
 use crate::codec::Version;
 use crate::codec::connect::Will;
-use crate::inbox::{Client, Inbox, Intake, Ticket};
 use crate::session::{Link, Session, State};
+use crate::tenant::Tenant;
 use answer::{Pending, Wait};
+use door::{Inbox, Intake, Sender, Ticket};
 use end::End;
 
-/// Bytes that may wait for a slow peer before nothing more is read from it.
+/// Bytes that may wait for a slow peer before reading from it stops.
 const OUT_BYTES: usize = 64 << 10;
-/// Bytes of a buffer that a connection holds on to between two messages; an idle one gives them back.
+/// Bytes of a buffer that a connection keeps between two messages; an idle connection frees them.
 const KEEP_BYTES: usize = 16 << 10;
-/// Turns before other connections get theirs.
+/// Turns of one poll, before other tasks run.
 const TURNS: usize = 16;
-/// How often a connection without a keep-alive looks whether it is idle.
+/// Interval at which a connection without a keep-alive frees its buffers.
 const IDLE: Duration = Duration::from_secs(60);
-/// Least time between two looks at a keep-alive that is over while the client waits for us.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
-/// One in so many batches is timed.
+/// Minimum time between two checks of an expired keep-alive while the client waits for this side.
+const RECHECK: Duration = Duration::from_millis(500);
+/// One batch in this many is timed.
 const SAMPLED: u32 = 16;
 
-/// What MQTT is spoken over.
+/// The byte stream below MQTT.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
@@ -57,7 +59,8 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, 
         tracing::debug!("set TCP_NODELAY for {peer}: {error}");
     }
     let connect_timeout = Duration::from_millis(broker.config.connect_timeout_ms);
-    // Boxed: what the handshake takes, a connection does not hold for the rest of its life.
+    // Boxed, so that the connection does not hold the memory of the handshake for the rest of its
+    // life.
     let opening = Box::pin(handshake::open(broker, stream, peer, full));
     let opened = tokio::select! {
         opened = tokio::time::timeout(connect_timeout, opening) => opened,
@@ -78,44 +81,48 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, 
 struct Connection<I: Inbox, S> {
     broker: Arc<Broker<I>>,
     stream: S,
-    client: Client,
+    sender: Sender,
+    tenant: Arc<Tenant>,
     number: u64,
     version: Version,
     session: Arc<Session>,
     link: Arc<Link>,
     intake: I::Intake,
+    /// The intake reads trace contexts.
+    is_traced: bool,
     will: Option<Will>,
     /// An unfinished packet, or packets that wait for room in `pending`.
     partial: Vec<u8>,
-    /// `partial` may hold whole packets: they came together with CONNECT, or there was no room for them.
+    /// `partial` may hold whole packets: they came together with CONNECT, or there was no room for
+    /// them.
     stalled: bool,
     /// Bytes for the peer, from `written` on.
     out: Vec<u8>,
     written: usize,
     /// Messages to be acknowledged or routed, in receipt order.
     pending: VecDeque<Pending>,
-    /// How many of `pending` are to be acknowledged.
+    /// Number of messages in `pending` that are to be acknowledged.
     owed: usize,
-    /// The intake has something to submit.
+    /// The intake has staged records.
     staged: bool,
-    /// The log had no room for it.
+    /// The log had no room for them.
     full: bool,
     last_ticket: Ticket,
     batches: u32,
-    /// When a batch was submitted that is timed.
+    /// The batch that is timed, and the time of its submission.
     timed: Option<(Ticket, Instant)>,
     aliases: Vec<Option<Box<str>>>,
-    /// Messages at QoS 1 that the client takes in flight.
+    /// QoS 1 messages that the client accepts in flight.
     send_maximum: usize,
     maximum_packet_bytes: usize,
     problem_information: bool,
-    /// Silence after which the client is taken for dead.
+    /// Silence after which the connection is closed.
     patience: Option<Duration>,
     timer: Pin<Box<Sleep>>,
     last_heard: Instant,
     registered: bool,
     draining: bool,
-    /// Nobody reads answers any more.
+    /// The peer no longer reads acknowledgements.
     gone: bool,
 }
 
@@ -131,17 +138,17 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if !self.registered {
             self.registered = true;
             self.link.listen(cx.waker());
-            // Who stopped all connections may have done so before this one could hear it.
+            // The signal to stop may have been sent before this connection was registered.
             self.draining = self.broker.stopping.is_cancelled();
         }
         for _ in 0..TURNS {
-            let mut moved = self.heed()?;
+            let mut moved = self.handle_signals()?;
             moved |= self.answer()?;
             moved |= self.write(cx)?;
             if self.staged {
                 moved |= self.submit(cx)?;
             }
-            // The log being full is told to the device by not reading from it.
+            // A full log slows the device down: its socket is not read.
             if !self.is_behind() && !self.staged && !self.draining {
                 moved |= self.read(cx)?;
             }
@@ -149,15 +156,15 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 return Err(End::ShutDown);
             }
             if !moved {
-                return self.watch(cx);
+                return self.check_keep_alive(cx);
             }
         }
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Does what others have asked for. True when there was something to do.
-    fn heed(&mut self) -> Result<bool, End> {
+    /// Handles the signals of other tasks. True when there was something to do.
+    fn handle_signals(&mut self) -> Result<bool, End> {
         let signals = self.link.take();
         if signals & Link::TAKEN_OVER != 0 {
             return Err(End::TakenOver);
@@ -169,7 +176,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.deliver()
     }
 
-    /// The session's state, as long as this connection owns it.
+    /// Returns the session's state, as long as this connection owns the session.
     fn state(&self) -> Result<MutexGuard<'_, State>, End> {
         self.session.owned_by(&self.link).ok_or(End::TakenOver)
     }
@@ -178,7 +185,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.out.len() - self.written > OUT_BYTES
     }
 
-    /// Hands what is staged to the log. True when it was taken.
+    /// Submits staged records to the log. True when the log accepted them.
     fn submit(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         match self.intake.poll_submit(cx) {
             Poll::Pending => {
@@ -207,7 +214,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
-    /// Writes what waits, as far as the socket takes it. True when nothing waits any more.
+    /// Writes pending bytes, as far as the socket accepts them. True when all are written.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.out.is_empty() {
             return Ok(false);
@@ -224,33 +231,35 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),
             }
             if was_behind {
-                // Nothing was read from it, yet it lives.
+                // Its socket was not read meanwhile, but it accepts bytes.
                 self.last_heard = Instant::now();
             }
         }
         self.written = 0;
         self.out.clear();
         self.out.shrink_to(KEEP_BYTES);
-        // There is room for the subscriber's messages again.
+        // There is room again for the subscriber's messages.
         self.link.remember(Link::ATTENTION);
         Ok(true)
     }
 
-    /// Ends a connection from which nothing came for one and a half keep-alives; gives back what an idle one does not need.
-    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    /// Closes a connection after one and a half keep-alives of silence; frees the buffers of an
+    /// idle one.
+    fn check_keep_alive(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         while self.timer.as_mut().poll(cx).is_ready() {
-            self.give_back();
+            self.free_buffers();
             let now = Instant::now();
             let next = match self.patience {
                 None => now + IDLE,
                 Some(patience) => {
                     let due = self.last_heard + patience;
-                    // A client that waits for us, or that we do not read from, is not silent.
+                    // A client that waits for this side, or whose socket is not read, is not
+                    // silent.
                     let ours = self.staged || self.stalled || !self.pending.is_empty();
                     if due <= now && !ours {
                         return Err(End::KeepAlive);
                     }
-                    due.max(now + LOOK_AGAIN)
+                    due.max(now + RECHECK)
                 }
             };
             self.timer.as_mut().reset(next.into());
@@ -258,7 +267,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(())
     }
 
-    fn give_back(&mut self) {
+    fn free_buffers(&mut self) {
         if self.pending.is_empty() {
             self.pending = VecDeque::new();
         }

@@ -1,21 +1,24 @@
-//! What each packet does.
+//! Handling of each packet type.
 
 use std::sync::Arc;
+
+use model::trace::Span;
 
 use super::answer::{Answer, Pending, Wait};
 use super::end::End;
 use super::{Connection, Stream};
 use crate::codec::subscribe::RetainHandling;
 use crate::codec::{
-    DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, publish, reason, subscribe,
+    DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
+    subscribe,
 };
-use crate::inbox::{Inbox, Intake, Publish, Verdict};
 use crate::message::Message;
 use crate::session::Receipt;
 use crate::trie::Entry;
+use door::{Delivery, Inbox, Intake, Message as Received, Retained, Verdict};
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
-    /// Handles one packet; `body` is what stands behind its fixed header.
+    /// Handles one packet; `body` follows its fixed header.
     pub(super) fn packet(&mut self, framing: &Framing, body: &[u8]) -> Result<(), End> {
         check_flags(framing)?;
         match framing.packet_type() {
@@ -32,9 +35,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 Ok(())
             }
             kind::DISCONNECT => Err(self.disconnect(body)?),
-            // Nothing is sent at QoS 2, so nothing is answered to it.
-            kind::PUBREC | kind::PUBCOMP => Err(DecodeError::protocol("answer to a message that was not sent").into()),
-            kind::CONNECT => Err(DecodeError::protocol("CONNECT stands twice").into()),
+            // Nothing is sent at QoS 2.
+            kind::PUBREC | kind::PUBCOMP => {
+                Err(DecodeError::protocol("acknowledgement of a message that was not sent").into())
+            }
+            kind::CONNECT => Err(DecodeError::protocol("CONNECT was sent twice").into()),
             kind::AUTH => Err(DecodeError::protocol("AUTH without an authentication method").into()),
             _ => Err(DecodeError::protocol("a packet that only servers send").into()),
         }
@@ -55,7 +60,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
-    /// Where the topic is that an alias stands for; a topic that comes with it replaces it.
+    /// Returns the index of the topic behind an alias. A topic that comes with the alias replaces
+    /// it.
     fn resolve(&mut self, alias: u16, topic: &str) -> Result<usize, DecodeError> {
         let invalid = |what| DecodeError { reason: reason::TOPIC_ALIAS_INVALID, what };
         if alias > self.broker.config.topic_alias_maximum {
@@ -79,21 +85,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if packet.qos == 2 && !self.is_new(packet.packet_id)? {
             return Ok(());
         }
-        let message = Publish {
-            topic,
-            payload: packet.payload,
-            qos: packet.qos,
-            dup: packet.dup,
+        let delivery = Delivery {
+            id: (packet.qos > 0).then_some(packet.packet_id.into()),
+            resent: packet.dup,
             retain: packet.retain,
-            packet_id: packet.packet_id,
-            properties: packet.properties,
+            trace: if self.is_traced { properties::trace(packet.properties) } else { None },
         };
-        let verdict = self.intake.publish(&message);
-        let traced = self.intake.traced();
+        let verdict = self.intake.take(&Received { topic, payload: packet.payload, delivery });
+        let traced = self.intake.take_span().map(|span| self.describe(*span, packet.qos));
         self.broker.metrics.count_message(packet.qos, verdict);
-        let keep = self.broker.keeps(topic, packet.retain);
+        let keep = self.broker.keeps(&self.tenant, topic, packet.retain);
         if keep {
-            self.intake.retain(&message);
+            let (qos, payload, properties) = (packet.qos, packet.payload, packet.properties);
+            self.intake.retain(&Retained { topic, payload, qos, properties });
         }
         let code = match verdict {
             Verdict::Staged => reason::SUCCESS,
@@ -107,18 +111,24 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             _ => Answer::Pubrec(code),
         };
         self.staged |= verdict != Verdict::Plain || keep;
-        // A copy only when somebody wants one.
-        let wanted = keep || self.broker.trie.any(topic);
+        // A copy only when there is a subscriber.
+        let wanted = keep || self.tenant.trie.any(topic);
         let copy = wanted.then(|| Arc::new(Message::new(topic, packet.payload, packet.qos, keep, packet.properties)));
         if answer != Answer::Nothing || copy.is_some() || traced.is_some() {
-            // What is not staged waits for what came before it only.
+            // A message that is not staged waits for the messages before it only.
             let wait = if self.staged { Wait::Submit } else { Wait::Ticket(self.last_ticket) };
             self.owe(Pending { wait, packet_id: packet.packet_id, answer, message: copy, traced });
         }
         Ok(())
     }
 
-    /// MQTT 5 clients may not have more messages in flight than they were told; others wait.
+    /// Adds to a span what only the broker knows.
+    fn describe(&self, span: Span, qos: u8) -> Box<Span> {
+        let version = if self.version == Version::V5 { 5 } else { 4 };
+        Box::new(span.number("mqtt.version", version).number("mqtt.qos", qos.into()))
+    }
+
+    /// MQTT 5 clients may not exceed the receive maximum; 3.1.1 clients do not know it, and wait.
     fn check_window(&self, in_flight: usize) -> Result<(), DecodeError> {
         if self.version == Version::V5 && in_flight >= usize::from(self.broker.config.receive_maximum) {
             let what = "more messages in flight than the receive maximum";
@@ -127,7 +137,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(())
     }
 
-    /// False for a QoS 2 message that was sent again: it is stored or on its way, and answered in its turn.
+    /// False for a QoS 2 message that was sent again: it is stored or on its way, and is
+    /// acknowledged in its turn.
     fn is_new(&mut self, packet_id: u16) -> Result<bool, End> {
         let mut state = self.state()?;
         let wait = match state.unreleased.get(&packet_id) {
@@ -176,20 +187,21 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 reasons.push(reason::TOPIC_FILTER_INVALID);
                 continue;
             }
-            // Messages are sent at QoS 1 at most, and the client is told so.
+            // Messages are sent at QoS 1 at most; the SUBACK grants no more.
             options.qos = options.qos.min(1);
             reasons.push(options.qos);
             let entry = Entry {
-                client: Arc::clone(&self.client.id),
+                client: Arc::clone(&self.sender.client),
                 subscriber: Arc::clone(&self.session),
                 options,
                 id: packet.subscription_id,
             };
             let new = {
-                // With the state held: who takes the session over finds the filter in both places or in none.
+                // With the state held: a connection that takes over the session finds the filter in
+                // both places or in neither.
                 let mut state = self.state()?;
                 state.subscriptions.insert(filter.clone());
-                self.broker.trie.insert(&filter, entry)
+                self.tenant.trie.insert(&filter, entry)
             };
             let wanted = match options.retain_handling {
                 RetainHandling::Always => true,
@@ -202,7 +214,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         encode::suback(&mut self.out, self.version, packet.packet_id, &reasons);
         for (filter, options) in retained {
-            self.broker.send_retained(&self.session, &filter, options, packet.subscription_id);
+            self.broker.send_retained(&self.tenant, &self.session, &filter, options, packet.subscription_id);
         }
         Ok(())
     }
@@ -213,7 +225,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         for filter in packet.filters {
             let was = {
                 let mut state = self.state()?;
-                state.subscriptions.remove(&filter) && self.broker.trie.remove(&filter, &self.client.id)
+                state.subscriptions.remove(&filter) && self.tenant.trie.remove(&filter, &self.sender.client)
             };
             reasons.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION });
         }
@@ -226,7 +238,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if let Some(secs) = packet.session_expiry_secs {
             let mut state = self.state()?;
             if state.expiry_secs == 0 && secs > 0 {
-                return Err(DecodeError::protocol("a session that ends with its connection cannot be prolonged").into());
+                return Err(DecodeError::protocol(
+                    "the expiry of a session that ends with its connection cannot be changed",
+                )
+                .into());
             }
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
         }

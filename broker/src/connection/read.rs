@@ -10,17 +10,17 @@ use tokio::io::ReadBuf;
 use super::end::End;
 use super::{Connection, KEEP_BYTES, Stream};
 use crate::codec::{self, Framing};
-use crate::inbox::Inbox;
+use door::Inbox;
 
 const READ_BYTES: usize = 64 << 10;
 
 thread_local! {
-    /// One for all connections that the thread serves: it is used between two awaits only.
+    /// One for all connections of the thread: it is used between two awaits only.
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
-    /// Reads once and handles every whole packet. True when there was something to handle.
+    /// Reads once and handles every whole packet. True when there were bytes.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.stalled {
             if self.is_full() {
@@ -44,7 +44,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         })
     }
 
-    /// Handles the packets that were kept because there was no room for them.
+    /// Handles the packets that were kept for lack of room.
     fn resume(&mut self) -> Result<(), End> {
         let mut kept = std::mem::take(&mut self.partial);
         let used = self.packets(&kept)?;
@@ -53,7 +53,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(())
     }
 
-    /// Handles bytes as they came. Only a packet that is not whole is copied.
+    /// Handles received bytes. Only an unfinished packet is copied.
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), End> {
         let mut at = 0;
         if !self.partial.is_empty() {
@@ -72,20 +72,20 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(())
     }
 
-    /// Adds to the unfinished packet what it lacks; returns how many of `bytes` that took.
+    /// Completes the unfinished packet; returns the number of `bytes` that it took.
     fn complete(&mut self, bytes: &[u8]) -> Result<usize, End> {
         let most = self.broker.config.max_packet_bytes as usize;
         let mut at = 0;
         while at < bytes.len() {
-            let lacks = match codec::framing(&self.partial, most)? {
-                // Even its length is not there.
+            let missing = match codec::framing(&self.partial, most)? {
+                // Even its length is unfinished.
                 None => 1,
                 Some(found) => found.total_bytes - self.partial.len(),
             };
-            if lacks == 0 {
+            if missing == 0 {
                 break;
             }
-            let to = bytes.len().min(at + lacks);
+            let to = bytes.len().min(at + missing);
             self.partial.extend_from_slice(&bytes[at..to]);
             at = to;
         }
@@ -97,8 +97,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.partial = kept;
     }
 
-    /// Handles the whole packets at the start of `bytes`; returns how many bytes they took. Stops early, `stalled`, when as many
-    /// messages wait for their acknowledgement as may.
+    /// Handles the whole packets at the start of `bytes`; returns the number of bytes that they
+    /// took. Stops early, `stalled`, when the maximum number of messages is pending.
     fn packets(&mut self, bytes: &[u8]) -> Result<usize, End> {
         self.stalled = false;
         let mut at = 0;
@@ -118,7 +118,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(at)
     }
 
-    /// True when no further message may come in.
+    /// True when no further message is accepted.
     fn is_full(&self) -> bool {
         self.pending.len() >= 2 * usize::from(self.broker.config.receive_maximum)
     }

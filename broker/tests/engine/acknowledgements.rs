@@ -1,9 +1,11 @@
-//! When a publisher is answered, and in which order.
+//! Acknowledgements: their time and their order.
 
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use model::Value;
+use model::trace::TraceContext;
 use weir_broker::Config;
 
 use crate::world::*;
@@ -41,7 +43,7 @@ fn a_plain_message_is_not_acknowledged_ahead_of_telemetry() {
 }
 
 #[test]
-fn after_a_failed_append_nothing_is_acknowledged_and_the_client_is_told() {
+fn after_a_failed_append_nothing_is_acknowledged_and_the_client_gets_the_reason() {
     let world = World::new(false);
     let mut peer = world.v5("a", CLEAN, &[]);
     peer.publish("devices/a/telemetry", b"1", 1, 1, true);
@@ -83,7 +85,7 @@ fn a_full_log_stops_the_reading_of_the_socket() {
 }
 
 #[test]
-fn what_cannot_be_read_is_answered_with_0x99_on_mqtt_5_and_plainly_on_3_1_1() {
+fn unreadable_telemetry_is_answered_with_0x99_on_mqtt_5_and_with_success_on_3_1_1() {
     let world = World::new(true);
     let mut five = world.v5("a", CLEAN, &[]);
     five.publish("devices/a/telemetry", b"garbage", 1, 7, true);
@@ -164,7 +166,7 @@ fn a_qos_2_message_that_is_resent_to_a_new_connection_is_answered_when_it_is_dur
 }
 
 #[test]
-fn a_message_nobody_takes_is_answered_with_no_matching_subscribers() {
+fn a_message_without_a_subscriber_is_answered_with_no_matching_subscribers() {
     let world = World::new(true);
     let mut peer = world.v5("a", CLEAN, &[]);
     peer.publish("chat", b"x", 1, 1, true);
@@ -250,7 +252,7 @@ fn the_span_of_a_traced_message_ends_with_its_answer_at_every_quality_of_service
 }
 
 #[test]
-fn the_span_of_a_message_whose_client_left_says_so() {
+fn the_span_of_a_message_whose_client_left_has_an_error() {
     let world = World::new(false);
     world.log.traced.store(true, Ordering::SeqCst);
     let mut peer = world.v4("a", CLEAN);
@@ -261,4 +263,21 @@ fn the_span_of_a_message_whose_client_left_says_so() {
     world.log.release_to(1);
     wait(|| world.log.answered.lock().len() == 1);
     assert!(world.log.answered.lock()[0].error.is_some());
+}
+
+#[test]
+fn a_trace_context_in_the_user_properties_reaches_the_inbox_and_the_span_names_version_and_qos() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let world = World::new(true);
+    world.log.traced.store(true, Ordering::SeqCst);
+    let mut peer = world.v5("a", CLEAN, &[]);
+    let property = |name: &str, value: &str| [&[0x26][..], &text(name), &text(value)].concat();
+    let properties = [property("other", "x"), property("traceparent", PARENT)].concat();
+    peer.publish_properties(0x32, "devices/a/telemetry", b"1", 1, Some(&properties));
+    assert_eq!(peer.packet().0, 0x40);
+    wait(|| world.log.answered.lock().len() == 1);
+    let span = world.log.answered.lock()[0].clone();
+    assert_eq!(Some(span.context), TraceContext::from_traceparent(PARENT));
+    let attribute = |name| span.attributes.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone());
+    assert_eq!((attribute("mqtt.version"), attribute("mqtt.qos")), (Some(Value::Int(5)), Some(Value::Int(1))));
 }

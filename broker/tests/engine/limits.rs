@@ -39,7 +39,7 @@ fn garbage_closes_its_own_connection_only() {
 }
 
 #[test]
-fn at_shutdown_what_is_durable_is_acknowledged_and_clients_are_told() {
+fn at_shutdown_durable_messages_are_acknowledged_and_clients_get_the_reason() {
     let mut world = World::new(false);
     let mut peer = world.v5("a", CLEAN, &[]);
     peer.publish("devices/a/telemetry", b"1", 1, 1, true);
@@ -53,7 +53,7 @@ fn at_shutdown_what_is_durable_is_acknowledged_and_clients_are_told() {
 }
 
 #[test]
-fn a_client_that_never_says_connect_is_closed() {
+fn a_connection_without_connect_is_closed() {
     let world = World::with(true, Config { connect_timeout_ms: 200, ..Config::default() });
     assert!(world.client().is_closed());
 }
@@ -163,7 +163,7 @@ fn a_client_that_goes_on_sending_still_hears_why_it_is_closed() {
     }
     peer.0.write_all(&block).unwrap();
     wait(|| world.ended("receive_maximum") == 1);
-    // A connection that is reset takes from many clients what they were told last.
+    // Many clients never read the last packets of a connection that is reset.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(200) {
         peer.0.write_all(&block[..17]).expect("the connection is not reset under the client");

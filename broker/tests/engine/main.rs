@@ -7,4 +7,5 @@ mod clients;
 mod limits;
 mod sessions;
 mod subscribers;
+mod tenants;
 mod world;

@@ -1,4 +1,4 @@
-//! What outlives a connection.
+//! Sessions and will messages, which outlive a connection.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::world::*;
 
 #[test]
-fn a_session_that_is_kept_gets_what_was_published_meanwhile_and_again_what_it_did_not_acknowledge() {
+fn a_kept_session_receives_messages_published_meanwhile_and_unacknowledged_ones_again() {
     let world = World::new(true);
     let mut subscriber = world.v4("s", 0);
     subscriber.subscribe("news", 1, false);
@@ -74,7 +74,7 @@ fn subscriptions_of_a_session_that_is_taken_over_go_on() {
     assert!(new.is_closed());
     let mut five = world.v5("q", CLEAN, &[]);
     five.publish("n", b"x", 1, 1, true);
-    assert_eq!(five.packet(), (0x40, vec![0, 1, 0x10]), "nobody subscribes");
+    assert_eq!(five.packet(), (0x40, vec![0, 1, 0x10]), "no subscriber");
 }
 
 #[test]
@@ -84,7 +84,8 @@ fn a_delayed_will_is_taken_back_when_the_client_returns_in_time() {
     subscriber.subscribe("wills/#", 0, false);
     drop(world.with_will("back", true, LASTS, &delay(1), false));
     wait(|| world.ended("closed") == 1);
-    // It comes back and leaves politely before the delay is over: the will of before does not come either.
+    // It comes back and leaves politely before the delay is over: the will of before does not come
+    // either.
     let mut peer = world.v5("back", 0, LASTS);
     peer.send(0xE0, &[]);
     assert!(peer.is_closed());

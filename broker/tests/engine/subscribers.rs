@@ -1,4 +1,4 @@
-//! What subscribers get.
+//! Messages to subscribers.
 
 use std::io::Write;
 use std::sync::atomic::Ordering;
@@ -65,7 +65,7 @@ fn a_topic_alias_stands_for_its_topic() {
 }
 
 #[test]
-fn what_is_published_right_before_disconnect_reaches_subscribers() {
+fn messages_published_right_before_disconnect_reach_subscribers() {
     let world = World::new(false);
     let mut subscriber = world.v4("s", CLEAN);
     subscriber.subscribe("#", 0, false);
@@ -98,7 +98,7 @@ fn the_members_of_a_shared_group_get_messages_in_turn() {
 }
 
 #[test]
-fn a_subscriber_that_does_not_read_slows_nobody_and_gets_everything_when_it_does() {
+fn a_subscriber_that_does_not_read_slows_no_publisher_and_gets_all_messages_when_it_reads() {
     let world = World::new(true);
     let mut slow = world.v4("s", CLEAN);
     slow.subscribe("big", 0, false);
@@ -118,7 +118,7 @@ fn a_subscriber_that_does_not_read_slows_nobody_and_gets_everything_when_it_does
 }
 
 #[test]
-fn beyond_its_bound_the_queue_of_a_subscriber_takes_no_more_and_that_is_counted() {
+fn messages_beyond_the_bound_of_a_subscribers_queue_are_dropped_and_counted() {
     let world = World::with(true, Config { max_queued_messages: 3, ..Config::default() });
     world.v4("s", 0).subscribe("n", 1, false);
     let mut peer = world.v4("p", CLEAN);
@@ -191,7 +191,7 @@ fn no_local_retain_as_published_and_retain_handling_are_kept() {
 }
 
 #[test]
-fn a_message_that_is_over_is_not_sent_and_one_that_lives_says_how_long() {
+fn an_expired_message_is_not_sent_and_others_carry_the_time_left() {
     let world = World::new(true);
     world.v5("s", 0, &[0x11, 0, 0, 1, 0]).subscribe("n", 1, true);
     let mut peer = world.v5("p", CLEAN, &[]);

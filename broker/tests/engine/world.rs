@@ -1,4 +1,5 @@
-//! A broker over real sockets, with a log whose durability the test decides, and a client that writes what it is told.
+//! A broker over real sockets, a log whose durability the test controls, and a client that writes
+//! packets byte by byte.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,18 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use model::trace::{Span, TraceContext};
+use door::{Credentials, Failed, Gatekeeper, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
+use model::trace::{Carried, Span, TraceContext};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use weir_broker::inbox::{Client, Failed, Inbox, Intake, Publish, Ticket, Verdict};
-use weir_broker::metrics::Reason;
-use weir_broker::{Broker, Config, Metrics, bind};
+use weir_broker::{Broker, Config, Metrics, RetainedMessage, bind};
 
-/// What the test controls.
+/// A log that the test controls.
 #[derive(Default)]
 pub(crate) struct Log {
     pub(crate) taken: Mutex<Vec<(String, Vec<u8>, bool)>>,
     pub(crate) retained: Mutex<Vec<String>>,
+    /// Tenant and client id of every sender that was let in.
+    pub(crate) senders: Mutex<Vec<(String, String)>>,
     pub(crate) last: AtomicU64,
     pub(crate) durable: AtomicU64,
     /// Everything is durable at once.
@@ -47,35 +49,41 @@ impl Log {
 }
 
 #[derive(Clone)]
-pub(crate) struct Door(Arc<Log>);
+pub(crate) struct LogInbox(Arc<Log>);
 
-pub(crate) struct Way {
+pub(crate) struct LogIntake {
     log: Arc<Log>,
     traced: Option<Box<Span>>,
 }
 
-impl Inbox for Door {
-    type Intake = Way;
+impl Inbox for LogInbox {
+    type Intake = LogIntake;
 
-    fn open(&self, _client: &Client) -> Way {
-        Way { log: Arc::clone(&self.0), traced: None }
+    fn open(&self, sender: &Sender) -> LogIntake {
+        self.0.senders.lock().push((sender.tenant.to_string(), sender.client.to_string()));
+        LogIntake { log: Arc::clone(&self.0), traced: None }
     }
 }
 
-impl Intake for Way {
-    fn publish(&mut self, publish: &Publish<'_>) -> Verdict {
-        if !publish.topic.starts_with("devices/") {
+impl Intake for LogIntake {
+    fn take(&mut self, message: &Message<'_>) -> Verdict {
+        if !message.topic.starts_with("devices/") {
             return Verdict::Plain;
         }
         if self.log.traced.load(Ordering::SeqCst) {
-            let context = TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 1 };
+            let own = TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 1 };
+            let context = message.delivery.trace.and_then(Carried::read).unwrap_or(own);
             self.traced = Some(Box::new(Span::new(context, None, "publish", 0)));
         }
-        self.log.taken.lock().push((publish.topic.to_owned(), publish.payload.to_vec(), publish.dup));
-        if publish.payload == b"garbage" { Verdict::Quarantined } else { Verdict::Staged }
+        self.log.taken.lock().push((message.topic.to_owned(), message.payload.to_vec(), message.delivery.resent));
+        if message.payload == b"garbage" { Verdict::Quarantined } else { Verdict::Staged }
     }
 
-    fn traced(&mut self) -> Option<Box<Span>> {
+    fn is_traced(&self) -> bool {
+        self.log.traced.load(Ordering::SeqCst)
+    }
+
+    fn take_span(&mut self) -> Option<Box<Span>> {
         self.traced.take()
     }
 
@@ -83,8 +91,8 @@ impl Intake for Way {
         self.log.answered.lock().push(*span);
     }
 
-    fn retain(&mut self, publish: &Publish<'_>) {
-        self.log.retained.lock().push(publish.topic.to_owned());
+    fn retain(&mut self, message: &Retained<'_>) {
+        self.log.retained.lock().push(message.topic.to_owned());
     }
 
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
@@ -107,6 +115,15 @@ impl Intake for Way {
             return Err(Failed("fsync failed".into()));
         }
         Ok(Ticket(self.log.durable.load(Ordering::SeqCst)))
+    }
+}
+
+/// Admits every client; the user name is the tenant.
+struct ByUser;
+
+impl Gatekeeper for ByUser {
+    fn tenant(&self, credentials: &Credentials<'_>) -> Arc<str> {
+        credentials.user.unwrap_or("default").into()
     }
 }
 
@@ -134,6 +151,11 @@ impl World {
     }
 
     pub(crate) fn with(instant: bool, config: Config) -> Self {
+        Self::restored(instant, config, Vec::new())
+    }
+
+    /// With retained messages of an earlier start.
+    pub(crate) fn restored(instant: bool, config: Config, retained: Vec<RetainedMessage>) -> Self {
         let log = Arc::new(Log::default());
         log.instant.store(instant, Ordering::SeqCst);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -142,7 +164,9 @@ impl World {
         let (address, running) = {
             let _entered = runtime.enter();
             let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            let broker = Broker::new(config, Door(Arc::clone(&log)), Arc::clone(&metrics), Some(Vec::new()));
+            let inbox = LogInbox(Arc::clone(&log));
+            let gatekeeper = Box::new(ByUser);
+            let broker = Broker::with_gatekeeper(config, inbox, gatekeeper, Arc::clone(&metrics), Some(retained));
             (listener.local_addr().unwrap(), runtime.spawn(broker.run(listener, shutdown.clone())))
         };
         Self { log, address, shutdown, metrics, runtime, running: Some(running) }
@@ -160,15 +184,16 @@ impl World {
 
     /// Messages that were not sent to a subscriber, for this reason.
     pub(crate) fn dropped(&self, reason: &'static str) -> u64 {
-        self.metrics.dropped.get_or_create(&Reason { reason }).get()
+        self.metrics.dropped(reason).get()
     }
 
     /// Connections that ended, for this reason.
     pub(crate) fn ended(&self, reason: &'static str) -> u64 {
-        self.metrics.disconnects.get_or_create(&Reason { reason }).get()
+        self.metrics.disconnects(reason).get()
     }
 
-    /// A connected client with a will of QoS 0 on `wills/{id}`; `own` are its will's MQTT 5 properties.
+    /// A connected client with a will of QoS 0 on `wills/{id}`; `own` are its will's MQTT 5
+    /// properties.
     pub(crate) fn with_will(&self, id: &str, v5: bool, connect: &[u8], own: &[u8], clean: bool) -> Peer {
         let mut peer = self.client();
         let mut body = b"\0\x04MQTT".to_vec();
@@ -186,6 +211,27 @@ impl World {
         body.extend_from_slice(&text("gone"));
         peer.send(0x10, &body);
         assert_eq!(peer.packet().0, 0x20);
+        peer
+    }
+
+    /// A connected MQTT 5 client of a tenant, with CONNECT properties, and a will of QoS 0 when it
+    /// has a topic for one.
+    pub(crate) fn of(&self, tenant: &str, id: &str, flags: u8, properties: &[u8], will: Option<(&str, &[u8])>) -> Peer {
+        let mut peer = self.client();
+        let mut body = b"\0\x04MQTT\x05".to_vec();
+        body.extend_from_slice(&[0x80 | flags | u8::from(will.is_some()) << 2, 0, 0, properties.len() as u8]);
+        body.extend_from_slice(properties);
+        body.extend_from_slice(&text(id));
+        if let Some((topic, own)) = will {
+            body.push(own.len() as u8);
+            body.extend_from_slice(own);
+            body.extend_from_slice(&text(topic));
+            body.extend_from_slice(&text(&format!("will of {tenant}")));
+        }
+        body.extend_from_slice(&text(tenant));
+        peer.send(0x10, &body);
+        let (first, body) = peer.packet();
+        assert_eq!((first, body[1]), (0x20, 0));
         peer
     }
 
@@ -245,12 +291,25 @@ impl Peer {
     }
 
     pub(crate) fn publish_with(&mut self, first: u8, topic: &str, payload: &[u8], id: u16, v5: bool) {
+        self.publish_properties(first, topic, payload, id, v5.then_some(&[]));
+    }
+
+    /// With properties, on MQTT 5.
+    pub(crate) fn publish_properties(
+        &mut self,
+        first: u8,
+        topic: &str,
+        payload: &[u8],
+        id: u16,
+        properties: Option<&[u8]>,
+    ) {
         let mut body = text(topic);
         if first & 6 != 0 {
             body.extend_from_slice(&id.to_be_bytes());
         }
-        if v5 {
-            body.push(0);
+        if let Some(properties) = properties {
+            body.push(properties.len() as u8);
+            body.extend_from_slice(properties);
         }
         body.extend_from_slice(payload);
         self.send(first, &body);
@@ -278,7 +337,7 @@ impl Peer {
         assert_eq!(self.packet().0, 0x90);
     }
 
-    /// Answers a PINGREQ: whatever was sent before has been read by then.
+    /// Sends a PINGREQ and awaits the answer: all packets sent before have been read by then.
     pub(crate) fn ping(&mut self) {
         self.send(0xC0, &[]);
         assert_eq!(self.packet(), (0xD0, vec![]));
@@ -303,7 +362,7 @@ impl Peer {
         (first, body)
     }
 
-    /// True when the broker has closed, whatever it said before.
+    /// True when the broker has closed the connection. Packets before the end are skipped.
     pub(crate) fn is_closed(&mut self) -> bool {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {

@@ -1,5 +1,6 @@
-//! Bytes as a frame: first as they come, then under a header and a checksum that are right, so that the contents are
-//! reached. No bytes make the decoder panic, and what it takes can be walked to the end.
+//! Decodes bytes as a frame, first unchanged, then with a valid header and checksum, so that the
+//! contents are reached. No input makes the decoder panic, and decoded frames can be read to the
+//! end.
 
 #![no_main]
 
@@ -14,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-/// A frame of this body, which need not make sense.
+/// A frame with this body, which may be invalid.
 fn sealed(count: u32, body: &[u8]) -> Bytes {
     let length = u32::try_from(body.len()).expect("fuzzed inputs are short").to_le_bytes();
     let mut out = vec![0; HEADER_BYTES];

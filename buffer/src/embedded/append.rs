@@ -10,27 +10,27 @@ use super::EmbeddedLog;
 use super::recover::{END_FILE, encode_end};
 use super::segment::Segment;
 use super::spare::Spare;
-use crate::batcher::{Append, AppendError};
+use crate::batcher::{AppendError, LogBackend};
 use crate::frame::{Frame, FrameBuilder};
 use crate::log::now;
 
-/// The embedded form's writer.
-pub(crate) struct Form {
-    /// Dropped before the log and its lock.
+/// Writer of the embedded log.
+pub(crate) struct EmbeddedWriter {
+    /// Dropped before the log and its lock, in this order.
     spare: Spare,
     log: Arc<EmbeddedLog>,
     incarnation: u64,
     end_file: File,
     last_time: Nanos,
-    /// A frame that was built and found no room; the builder is empty then.
+    /// A frame that found no room; the builder is empty then.
     waiting: Option<Frame>,
 }
 
-impl Form {
+impl EmbeddedWriter {
     pub(super) fn new(log: Arc<EmbeddedLog>, incarnation: u64) -> io::Result<Self> {
         let end_path = log.config.dir.join(END_FILE);
         let end_file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&end_path)?;
-        // The name of this file, and those that a process that was killed gave to segments.
+        // Makes the name of this file durable, and names of segments by a killed process.
         log.disk.sync_folder_of(&end_path)?;
         let mut spare = Spare::start(log.config.dir.join("spare"), Arc::clone(&log.disk))?;
         spare.order(log.config.segment_for(0));
@@ -38,8 +38,8 @@ impl Form {
         Ok(Self { log, incarnation, spare, end_file, last_time, waiting: None })
     }
 
-    /// Appends a frame that was made for another place. Kept until it is stored when there is no room: call again with
-    /// [`Append::append`] and an empty builder.
+    /// Appends a frame that was made for another log. Without room it is kept: retry with
+    /// [`LogBackend::append`] and an empty builder.
     pub(crate) fn append_frame(&mut self, frame: &Frame) -> Result<Frame, AppendError> {
         let moved = frame.moved_to(*self.log.end.borrow(), self.incarnation);
         self.last_time = self.last_time.max(moved.header().appended);
@@ -47,7 +47,7 @@ impl Form {
         self.append(&mut FrameBuilder::default())
     }
 
-    /// The segment that has room for the frame: the last one, or a new one.
+    /// Returns a segment with room for the frame: the last one, or a new one.
     fn segment_for(&mut self, frame: &Frame) -> Result<Arc<Segment>, AppendError> {
         let bytes = frame.bytes().len() as u64;
         let last = {
@@ -65,13 +65,13 @@ impl Form {
                 config.capacity_bytes
             ))?;
         }
-        // The first error may be of long ago, when the file was ordered.
+        // The first error may be an old one, of the time when the file was requested.
         let (file, capacity) = match self.spare.take(wanted).or_else(|_| self.spare.take(wanted)) {
             Ok(made) => made,
             Err(error) => {
                 let reason = format!("no space for the log in {}: {error}", config.dir.display());
                 self.free(&reason)?;
-                self.spare.take(wanted).map_err(|_| AppendError::Full(reason))?
+                self.spare.take(wanted).map_err(|_| AppendError::Retry(reason))?
             }
         };
         let path = Segment::path(&config.dir, frame.header().first_offset);
@@ -86,14 +86,14 @@ impl Form {
         Ok(segment)
     }
 
-    /// Takes space from what is kept for late subscribers; `reason` when there is none to take.
+    /// Frees space kept for late subscribers; returns `reason` when there is none.
     fn free(&self, reason: &str) -> Result<(), AppendError> {
         let before = self.log.used_bytes();
         let freed = self.log.drop_segments(true).map(|_| self.log.used_bytes() < before);
         match freed {
             Ok(true) => Ok(()),
-            Ok(false) => Err(AppendError::Full(reason.to_owned())),
-            Err(error) => Err(AppendError::Full(format!("{reason}; deleting a segment failed: {error}"))),
+            Ok(false) => Err(AppendError::Retry(reason.to_owned())),
+            Err(error) => Err(AppendError::Retry(format!("{reason}; deleting a segment failed: {error}"))),
         }
     }
 
@@ -107,7 +107,7 @@ impl Form {
         self.log.disk.write_at(&segment.file, frame.bytes(), place).map_err(|error| fatal("write", &error))?;
         self.log.disk.sync(&segment.file).map_err(|error| fatal("fsync", &error))?;
         segment.note(header.first_offset, header.appended, place, frame.bytes().len() as u64);
-        // Not synced: a lower bound is all that is asked of it.
+        // Not synced, because a lower bound suffices.
         if let Err(error) = self.log.disk.write_at(&self.end_file, &encode_end(header.end_offset()), 0) {
             tracing::warn!("note the durable end in {}: {error}", self.log.config.dir.join(END_FILE).display());
         }
@@ -117,12 +117,12 @@ impl Form {
     }
 }
 
-impl Append for Form {
+impl LogBackend for EmbeddedWriter {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         let frame = match self.waiting.take() {
             Some(frame) => frame,
             None => {
-                // Append times never go back, so that they can be searched.
+                // Append times never decrease, so that they can be searched.
                 self.last_time = self.last_time.max(now());
                 builder.build(*self.log.end.borrow(), self.incarnation, self.last_time)
             }

@@ -2,28 +2,39 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::recover::OpenError;
 use crate::batcher::BatchConfig;
 
-/// Settings of the embedded log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Settings of the embedded log: keys of `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Config {
-    /// Where its files are.
+    /// Folder of its files; not a key.
+    #[serde(skip)]
     pub dir: PathBuf,
-    /// Size of a segment file; rounded up to 4 KiB. A frame that is larger gets a segment of its own size.
+    /// Size of one file of the log, in bytes. Filled with zeros before it is used.
+    ///
+    /// Rounded up to 4 KiB. A frame that is larger gets a segment of its own size.
     pub segment_bytes: u64,
-    /// Segments in all, at least two of them: when full of what a sink has not stored, devices wait.
+    /// Size of the whole log, in bytes, at least two files. When it is full of records that are not
+    /// yet in every store, devices wait.
     pub capacity_bytes: u64,
-    /// Newest frames kept in memory, for sinks that keep up and to recognise resent messages.
+    /// Size of the newest part of the log that is also kept in memory, in bytes.
+    ///
+    /// For sinks that keep up and to recognise resent messages.
     pub ring_bytes: usize,
-    /// Records that every sink has stored are kept for subscribers that come back, up to so much ...
+    /// Keep at most this many bytes of flushed records for subscribers that come back.
     pub retain_bytes: u64,
-    /// ... and so long. Space that new records need goes first.
+    /// Keep flushed records for at most this many seconds; 0 means that only `retain_bytes` limits
+    /// them.
+    ///
+    /// Space that new records need is freed in any case.
     pub retain_secs: u64,
-    /// How batches are formed.
+    /// Forming of batches; not a key.
+    #[serde(skip)]
     pub batch: BatchConfig,
 }
 
@@ -36,7 +47,7 @@ impl Config {
         Ok(())
     }
 
-    /// Size of a segment that has to hold `bytes`.
+    /// Size of a segment for a frame of `bytes`.
     pub(super) fn segment_for(&self, bytes: u64) -> u64 {
         self.segment_bytes.max(bytes).max(1).next_multiple_of(4096)
     }

@@ -22,7 +22,7 @@ struct Contents {
     cursors: Cursors,
 }
 
-/// The cursors and the file that holds them.
+/// The cursors and their file.
 #[derive(Debug, Clone)]
 pub(super) struct CursorFile {
     path: PathBuf,
@@ -43,9 +43,9 @@ impl CursorFile {
         self.cursors.lock().clone()
     }
 
-    /// Blocks on the disk.
+    /// Blocks on disk IO.
     pub(super) fn move_to(&self, sink: &str, to: Cursor, end: u64, disk: &dyn Disk) -> Result<(), CursorError> {
-        // Held across the write: moves happen one after the other, each whole.
+        // Held across the write: moves are sequential and complete.
         let mut cursors = self.cursors.lock();
         cursor::check_move(sink, cursors.get(sink), &to, end)?;
         let mut next = cursors.clone();
@@ -53,7 +53,23 @@ impl CursorFile {
         self.replace(&mut cursors, next, disk)
     }
 
-    /// Blocks on the disk.
+    /// Like [`CursorFile::move_to`], also backwards within a log from `start` to `end`. Blocks on
+    /// disk IO.
+    pub(super) fn rewind(
+        &self,
+        sink: &str,
+        to: Cursor,
+        (start, end): (u64, u64),
+        disk: &dyn Disk,
+    ) -> Result<(), CursorError> {
+        let mut cursors = self.cursors.lock();
+        cursor::check_rewind(sink, cursors.get(sink), &to, start, end)?;
+        let mut next = cursors.clone();
+        next.insert(sink.to_owned(), to);
+        self.replace(&mut cursors, next, disk)
+    }
+
+    /// Blocks on disk IO.
     pub(super) fn forget(&self, sink: &str, epoch: u64, disk: &dyn Disk) -> Result<(), CursorError> {
         let mut cursors = self.cursors.lock();
         cursor::check_forget(sink, cursors.get(sink), epoch)?;
@@ -72,7 +88,7 @@ impl CursorFile {
     }
 }
 
-/// A line with the checksum of what follows, then JSON.
+/// A line with the checksum of the rest, then JSON.
 fn encode(cursors: &Cursors) -> Vec<u8> {
     let contents = Contents { version: VERSION, cursors: cursors.clone() };
     let json = serde_json::to_string(&contents).expect("maps with text keys are JSON");
@@ -90,5 +106,19 @@ fn decode(bytes: &[u8]) -> Result<Cursors, String> {
     match contents.version {
         VERSION => Ok(contents.cursors),
         other => Err(format!("the cursor file has version {other}, this release reads {VERSION}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The golden file is of the first release and is never regenerated.
+    #[test]
+    fn cursor_files_of_version_1_are_read_and_written_as_they_were() {
+        let golden = include_bytes!("../../tests/golden/cursors-1.txt");
+        let cursors = BTreeMap::from(cursor::golden().map(|(sink, cursor)| (sink.to_owned(), cursor)));
+        assert_eq!(decode(golden), Ok(cursors.clone()));
+        assert_eq!(encode(&cursors), golden);
     }
 }

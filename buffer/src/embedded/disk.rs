@@ -1,4 +1,4 @@
-//! What the log does to a disk, behind a seam: tests make it fail.
+//! Disk operations of the log, behind a trait so that tests can inject failures.
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
@@ -6,41 +6,41 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// A disk.
+/// Operations on a disk.
 pub trait Disk: Debug + Send + Sync + 'static {
-    /// Writes at a place.
+    /// Writes at an offset.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of the system.
     fn write_at(&self, file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
         file.write_all_at(bytes, at)
     }
 
-    /// Returns when everything written to the file is on the medium.
+    /// Syncs the file: all writes are durable when it returns.
     ///
     /// # Errors
-    /// The system's. What was written is then lost or not: nobody knows.
+    /// The error of the system. It is then unknown which writes are durable.
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()
     }
 
-    /// Makes a file of zeros, on the medium when it returns. A partial file is removed on failure.
+    /// Creates a file of zeros, durable when it returns. A partial file is removed on failure.
     ///
     /// # Errors
-    /// The system's: above all that there is no space.
+    /// The error of the system, usually no space.
     fn create_zeroed(&self, path: &Path, bytes: u64) -> io::Result<File> {
         let made = zeroed(path, bytes);
         if made.is_err() {
-            // The first error is the one to tell.
+            // The first error is reported.
             std::fs::remove_file(path).ok();
         }
         made
     }
 
-    /// Replaces a file by `bytes`, on the medium when it returns.
+    /// Replaces a file with `bytes`, durable when it returns.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of the system.
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let temporary = path.with_extension("new");
         let mut file = File::create(&temporary)?;
@@ -49,19 +49,19 @@ pub trait Disk: Debug + Send + Sync + 'static {
         self.rename(&temporary, path)
     }
 
-    /// Renames, on the medium when it returns.
+    /// Renames a file, durable when it returns.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of the system.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)?;
         self.sync_folder_of(to)
     }
 
-    /// Removes a file unless it is gone, on the medium when it returns.
+    /// Removes a file if it exists, durable when it returns.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of the system.
     fn remove(&self, path: &Path) -> io::Result<()> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -70,16 +70,16 @@ pub trait Disk: Debug + Send + Sync + 'static {
         self.sync_folder_of(path)
     }
 
-    /// Returns when the names in the folder that holds `path` are on the medium.
+    /// Syncs the folder of `path`: its names are durable when it returns.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of the system.
     fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
         File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 
-/// The disk as it is.
+/// The real disk.
 #[derive(Debug, Clone, Copy)]
 pub struct RealDisk;
 

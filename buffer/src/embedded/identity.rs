@@ -1,4 +1,4 @@
-//! `log.json`: who the log is.
+//! `log.json`: the identity of the log.
 
 use std::io;
 use std::path::Path;
@@ -11,13 +11,13 @@ use super::recover::OpenError;
 const FILE: &str = "log.json";
 const VERSION: u32 = 1;
 
-/// Who the log is.
+/// Identity of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     version: u32,
-    /// Unique among all logs, and among what one log was before and after records of it were lost.
+    /// Unique among all logs; a log from which a repair removed records gets a new id.
     pub(super) id: String,
-    /// In the header of each of its frames.
+    /// Stored in the header of each of its frames.
     pub(super) incarnation: u64,
     /// CRC-32C of the id and the incarnation.
     check: u32,
@@ -33,11 +33,11 @@ impl Identity {
         Self::new(format!("{incarnation:016x}"), incarnation)
     }
 
-    /// Who the log is from now on, when records of it are gone: `old` as far as it can be read, and the incarnation that
-    /// is in its frames.
+    /// The identity of the log after a loss of records, from `old` if it is readable and from the
+    /// incarnation in its frames.
     pub(super) fn after(old: Option<Self>, incarnation: Option<u64>) -> Self {
         let incarnation = incarnation.unwrap_or_else(unique);
-        // Without the old id, a number that no repair has given: the time.
+        // Without the old id, the time is a number that no repair has used.
         let old = old.map_or_else(|| format!("{incarnation:016x}-{}", unique()), |old| old.id);
         let (stem, repairs) = old.split_once('-').unwrap_or((&old, "0"));
         let repairs = repairs.parse::<u64>().unwrap_or(0).saturating_add(1);
@@ -51,7 +51,7 @@ impl Identity {
     }
 }
 
-/// Reads it; none when there is no such file.
+/// Reads the identity; None when the file does not exist.
 pub(super) fn read(dir: &Path) -> Result<Option<Identity>, OpenError> {
     let path = dir.join(FILE);
     match std::fs::read(&path) {
@@ -71,7 +71,7 @@ pub(super) fn read(dir: &Path) -> Result<Option<Identity>, OpenError> {
     }
 }
 
-/// Reads it, or makes it when the log is `empty`.
+/// Reads the identity, or creates it when the log is `empty`.
 pub(super) fn read_or_make(dir: &Path, disk: &dyn Disk, empty: bool) -> Result<Identity, OpenError> {
     match read(dir)? {
         Some(identity) => Ok(identity),
@@ -84,7 +84,26 @@ pub(super) fn read_or_make(dir: &Path, disk: &dyn Disk, empty: bool) -> Result<I
     }
 }
 
-/// Unique among logs, not secret: the time, and the process.
+/// An id that is unique among logs but not secret: the time and the process.
 fn unique() -> u64 {
     crate::log::now().unsigned_abs() ^ (u64::from(std::process::id()) << 48)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedded::disk::RealDisk;
+
+    /// The golden file is of the first release and is never regenerated.
+    #[test]
+    fn identity_files_of_version_1_are_read_and_written_as_they_were() {
+        let golden = include_bytes!("../../tests/golden/log-1.json");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), golden).unwrap();
+        let identity = Identity::new("0123456789abcdef-2".to_owned(), 0x0123_4567_89AB_CDEF);
+        assert_eq!(read(dir.path()).unwrap(), Some(identity.clone()));
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        identity.write(dir.path(), &RealDisk).unwrap();
+        assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), golden);
+    }
 }

@@ -1,4 +1,4 @@
-//! One process has the log open.
+//! Lock of the log: only one process opens it.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,7 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::recover::OpenError;
 
-/// Held until dropped; the system drops it when the process dies.
+/// Held until dropped; the system releases it when the process dies.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 

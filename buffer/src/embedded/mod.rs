@@ -1,4 +1,4 @@
-//! The log in files of its own: no server, one writer.
+//! The embedded log: files, no server, one writer.
 //!
 //! ```text
 //! DIR/lock                    held by the process that has the log open
@@ -8,24 +8,26 @@
 //! DIR/N.seg                   frames from offset N on; pre-zeroed, so that an append changes no metadata
 //! DIR/spare                   a zeroed file on its way to become the next segment
 //! ```
-//! **Write.** One `pwrite` and one `fdatasync` for a batch. Frames start at multiples of 512 bytes, so no write touches a
-//! sector that holds an acknowledged frame. The next segment is zeroed in the background. An fsync that fails poisons the log:
-//! the kernel may have dropped the pages, so trying again would lie.
+//! **Write.** One `pwrite` and one `fdatasync` for a batch. Frames start at multiples of 512 bytes,
+//! so no write touches a sector with an acknowledged frame. The next segment is zeroed in the
+//! background. A failed fsync poisons the log: the kernel may have dropped the pages, so that a
+//! retry could succeed without writing them.
 //!
-//! **Recover.** Segments are walked in order, each frame's checksum is looked at. The walk ends at the first place that is
-//! no frame. It is the end of the log if nothing behind it is a frame and it is not below what was known to be durable (the
-//! `end` file, the cursors); bytes of an unfinished write there are zeroed, and said so. Anything else is damage: the log
-//! refuses to open and names file and offset. Whole frames that were written and not acknowledged are kept and synced before
-//! anybody reads them.
+//! **Recover.** Segments are read in order, and each frame's checksum is verified. The first
+//! position without a frame is the end of the log if no frame follows and it is not below the known
+//! durable end (the `end` file, the cursors); bytes of an unfinished write there are zeroed, and
+//! logged. Anything else is damage: the log does not open, and the error names file and offset.
+//! Complete frames that were not acknowledged are kept and synced before they can be read.
 //!
-//! What that can tell apart: damage to any frame that has another behind it, always. Damage to the last frame, after a
-//! clean end or kill -9: the `end` file names the exact end. After a power failure the `end` file may be as old as the
-//! kernel's write-back (30 s on Linux), and the last frame alone, damaged by something else than that failure, looks like a
-//! write that did not finish.
+//! Damage to a frame that is followed by another is always detected. Damage to the last frame is
+//! detected after a clean end or kill -9, because the `end` file has the exact end. After a power
+//! failure the `end` file may be as old as the kernel's write-back (30 s on Linux), and a last
+//! frame damaged by another cause looks like an unfinished write.
 //!
-//! **Delete.** A segment goes when every registered sink has passed it and the retention has, too; oldest first, so that a
-//! crash leaves no hole. Retention gives way when space runs out. The file is not used again: every segment starts as zeros,
-//! so that what is no frame is either zeros or unfinished.
+//! **Delete.** A segment is deleted when every registered sink and the retention have passed it,
+//! oldest first, so that a crash leaves no gap. When space runs out, the retention is ignored.
+//! Files are not reused: every segment starts as zeros, so that bytes that are not a frame are
+//! either zeros or an unfinished write.
 
 mod append;
 mod config;
@@ -53,7 +55,7 @@ use crate::log::{CursorError, Log, ReadError, State};
 use crate::metrics::Metrics;
 use crate::ring::Ring;
 
-pub(crate) use append::Form;
+pub(crate) use append::EmbeddedWriter;
 pub use config::Config;
 pub use disk::{Disk, RealDisk};
 pub use recover::OpenError;
@@ -62,7 +64,7 @@ pub use repair::{RepairReport, repair};
 use cursors::CursorFile;
 use segment::Segment;
 
-/// The log in files.
+/// The embedded log.
 #[derive(Debug)]
 pub struct EmbeddedLog {
     id: String,
@@ -72,34 +74,34 @@ pub struct EmbeddedLog {
     cursors: CursorFile,
     end: watch::Sender<u64>,
     metrics: Arc<Metrics>,
-    /// Held while segments are deleted: oldest first, one after the other, so that a crash leaves no hole.
+    /// Held while segments are deleted, oldest first, so that a crash leaves no gap.
     deleting: Mutex<()>,
     me: Weak<Self>,
     _lock: lock::Lock,
 }
 
-/// What the writer and the readers share.
+/// State shared by the writer and the readers.
 #[derive(Debug)]
 struct Shared {
-    /// By first offset; the last one is written to.
+    /// Segments by first offset; the last one is written to.
     segments: Vec<Arc<Segment>>,
     ring: Ring,
     blocked: Option<String>,
 }
 
 impl EmbeddedLog {
-    /// Opens or makes the log in `config.dir`, and starts its writer.
+    /// Opens or creates the log in `config.dir` and starts its writer.
     ///
     /// # Errors
-    /// [`OpenError`] names the file, and for damage the place in it.
+    /// [`OpenError`] with the file, and for damage the offset.
     pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<(Arc<Self>, Batcher), OpenError> {
         Self::open_on(config, metrics, Arc::new(RealDisk))
     }
 
-    /// As [`EmbeddedLog::open`], on a disk of the caller's.
+    /// Like [`EmbeddedLog::open`], on a given disk.
     ///
     /// # Errors
-    /// As [`EmbeddedLog::open`].
+    /// Like [`EmbeddedLog::open`].
     pub fn open_on(
         config: Config,
         metrics: Arc<Metrics>,
@@ -111,12 +113,12 @@ impl EmbeddedLog {
         Ok((log, batcher))
     }
 
-    /// As [`EmbeddedLog::open_on`], with the writer still in the caller's hand.
+    /// Like [`EmbeddedLog::open_on`], but returns the writer instead of starting it.
     pub(crate) fn open_form(
         config: Config,
         metrics: Arc<Metrics>,
         disk: Arc<dyn Disk>,
-    ) -> Result<(Arc<Self>, Form), OpenError> {
+    ) -> Result<(Arc<Self>, EmbeddedWriter), OpenError> {
         config.check()?;
         let recovered = recover::recover(&config, &*disk)?;
         let mut ring = Ring::new(config.ring_bytes);
@@ -133,7 +135,7 @@ impl EmbeddedLog {
             config,
             disk,
         });
-        let form = Form::new(Arc::clone(&log), recovered.identity.incarnation).map_err(OpenError::start)?;
+        let form = EmbeddedWriter::new(Arc::clone(&log), recovered.identity.incarnation).map_err(OpenError::start)?;
         Ok((log, form))
     }
 
@@ -141,12 +143,13 @@ impl EmbeddedLog {
         self.shared.lock().segments.iter().map(|s| s.capacity()).sum()
     }
 
-    /// The offset that every registered sink has passed; the log's start when none is registered.
+    /// The offset that every registered sink has passed, or the log's start without sinks.
     fn passed(&self) -> u64 {
         self.cursors.all().values().map(|c| c.done_to).min().unwrap_or_else(|| self.start())
     }
 
-    /// Deletes segments that are passed; with `urgent`, whatever the retention says. Returns the new start.
+    /// Deletes segments that all sinks have passed; with `urgent`, regardless of the retention.
+    /// Returns the new start.
     fn drop_segments(&self, urgent: bool) -> std::io::Result<u64> {
         let _one_at_a_time = self.deleting.lock();
         let passed = self.passed();
@@ -168,7 +171,7 @@ impl EmbeddedLog {
         }
     }
 
-    /// True when the first segment need not be kept for late subscribers.
+    /// True when the retention does not keep the first segment.
     fn retention_is_over(&self, shared: &Shared, passed: u64) -> bool {
         let kept = shared.segments.iter().take_while(|s| s.first_offset < passed).map(|s| s.capacity()).sum::<u64>();
         let age = crate::log::now().saturating_sub(shared.segments[1].first_time());
@@ -208,6 +211,18 @@ impl Log for EmbeddedLog {
         tokio::task::spawn_blocking(move || file.move_to(&sink, cursor, end, &*disk))
             .await
             .map_err(|error| CursorError::Unavailable(error.to_string()))?
+    }
+
+    async fn rewind_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        let unavailable = |reason: String| CursorError::Unavailable(reason);
+        let Some(log) = self.me.upgrade() else { return Err(unavailable("the log is closed".to_owned())) };
+        let sink = sink.to_owned();
+        let rewound = tokio::task::spawn_blocking(move || {
+            // No segment is deleted between the check and the write.
+            let _one_at_a_time = log.deleting.lock();
+            log.cursors.rewind(&sink, cursor, (log.start(), log.end()), &*log.disk)
+        });
+        rewound.await.map_err(|error| unavailable(error.to_string()))?
     }
 
     async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {

@@ -1,4 +1,4 @@
-//! Reading: from the ring where it reaches, else from the segments.
+//! Reads frames from the ring, or from segments if they are older.
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;

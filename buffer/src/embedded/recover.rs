@@ -1,4 +1,4 @@
-//! Opening: what is there, is it whole, where does it end.
+//! Opens the log: verifies its frames and finds its end.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -17,58 +17,59 @@ use super::lock::Lock;
 use super::segment::{SECTOR, Segment};
 use crate::frame::{self, Frame, FrameError, Header, VERSION_AT};
 
-/// Name of the file with the durable end.
+/// Name of the file that has the durable end.
 pub(super) const END_FILE: &str = "end";
 
-/// Why the log does not open.
+/// The reason why a log does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it open.
+    /// Another process has the log open.
     #[error("another process has the log in {0} open: stop it, or use another data folder")]
     Locked(PathBuf),
-    /// Bytes are not as they were written. Acknowledged records may be among them.
+    /// Bytes differ from what was written. Acknowledged records may be affected.
     #[error("the log is damaged: {file}, byte {offset}: {what}; `weir repair` keeps what is whole", file = file.display())]
     Damaged {
-        /// Where.
+        /// Path of the file.
         file: PathBuf,
-        /// Where in it.
+        /// Offset in the file.
         offset: u64,
-        /// What is wrong.
+        /// Description of the damage.
         what: String,
     },
-    /// A later release wrote this, or the byte with the version is damaged. Not for `weir repair`.
+    /// A later release wrote it, or the version byte is damaged. `weir repair` does not handle
+    /// this.
     #[error(
         "{file}, byte {offset}: format version {version}, this release reads up to {read}: start the release that wrote it",
         file = file.display(),
         read = frame::VERSION
     )]
     Version {
-        /// Where.
+        /// Path of the file.
         file: PathBuf,
-        /// Where in it.
+        /// Offset in the file.
         offset: u64,
-        /// Which.
+        /// Version found.
         version: u32,
     },
-    /// The configuration leaves no room to work in.
-    #[error("capacity_bytes of the log is {capacity}: give it {least} or more, or make its segments smaller")]
+    /// The configured capacity is too small.
+    #[error("capacity_bytes of the log is {capacity}: use at least {least}, or smaller segments")]
     Capacity {
-        /// As configured.
+        /// Configured capacity.
         capacity: u64,
-        /// What two segments take.
+        /// Size of two segments.
         least: u64,
     },
-    /// The system refuses.
+    /// A system call failed.
     #[error("cannot {what} {path}: {error}", path = path.display())]
     Io {
-        /// The act.
+        /// Operation.
         what: &'static str,
-        /// On what.
+        /// Path of the file.
         path: PathBuf,
-        /// Its words.
+        /// Error of the system.
         error: String,
     },
-    /// A thread or file could not be made.
+    /// A thread or file could not be created.
     #[error("cannot start the log's writer: {0}")]
     Start(String),
 }
@@ -88,18 +89,18 @@ impl OpenError {
     }
 }
 
-/// What was found.
+/// Result of the recovery.
 pub(super) struct Recovered {
     pub(super) identity: Identity,
     pub(super) segments: Vec<Arc<Segment>>,
     pub(super) cursors: CursorFile,
     pub(super) end: u64,
-    /// The last frames, oldest first, about as many bytes as the ring holds.
+    /// The last frames, oldest first, up to about the size of the ring.
     pub(super) recent: Vec<Frame>,
     pub(super) lock: Lock,
 }
 
-/// Opens everything and checks every frame.
+/// Opens all segments and verifies every frame.
 pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, OpenError> {
     let dir = &config.dir;
     std::fs::create_dir_all(dir).map_err(|error| OpenError::io("make", dir, &error))?;
@@ -134,15 +135,15 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
     Ok(Recovered { identity, segments, cursors, end, recent: walk.recent_frames()?, lock })
 }
 
-/// The place in the log while it is walked.
+/// Position in the log during the recovery.
 #[derive(Default)]
 struct Walk {
     incarnation: u64,
     ring_bytes: usize,
     expected: u64,
-    /// Where the last segment's frames ended.
+    /// End of the frames in the last segment.
     stopped: Option<(PathBuf, u64)>,
-    /// The last frames, each with its file and its place there.
+    /// The last frames with their files and offsets.
     recent: VecDeque<(PathBuf, u64, Bytes)>,
     recent_bytes: usize,
 }
@@ -175,7 +176,8 @@ impl Walk {
                 }
             }
         }
-        // A segment is left only when the next frame does not fit: with a later segment there, `recover` sees a hole.
+        // A segment ends only when the next frame does not fit: if there is a later segment,
+        // `recover` finds a gap.
         if !last || place < bytes.len() as u64 {
             self.stopped = Some((path.to_owned(), place));
         }
@@ -202,7 +204,7 @@ impl Walk {
 
     fn recent_frames(self) -> Result<Vec<Frame>, OpenError> {
         let frames = self.recent.into_iter().map(|(path, place, bytes)| {
-            // A copy: the frame would keep the whole file in memory.
+            // A copy, because the frame would keep the whole file in memory.
             Frame::decode(&Bytes::copy_from_slice(&bytes))
                 .map_err(|error| OpenError::damaged(&path, place, error.to_string()))
         });
@@ -210,7 +212,8 @@ impl Walk {
     }
 }
 
-/// A frame of another version, or one of this version whose version byte is damaged: the checksum tells.
+/// A frame of another version, or one of this version with a damaged version byte: the checksum
+/// decides.
 pub(super) fn other_version(path: &Path, place: u64, bytes: &[u8], version: u8) -> OpenError {
     let mut mended = bytes.to_vec();
     mended[VERSION_AT] = frame::VERSION;
@@ -220,7 +223,7 @@ pub(super) fn other_version(path: &Path, place: u64, bytes: &[u8], version: u8) 
     }
 }
 
-/// The place of a whole frame of this log at or past `expected`, on a sector behind `at`.
+/// Finds a complete frame of this log from offset `expected` on, on a sector after `at`.
 fn frame_after(bytes: &Bytes, at: usize, expected: u64, incarnation: u64) -> Option<usize> {
     let sector = SECTOR as usize;
     (at / sector * sector + sector..bytes.len()).step_by(sector).find(|place| {
@@ -230,8 +233,8 @@ fn frame_after(bytes: &Bytes, at: usize, expected: u64, incarnation: u64) -> Opt
     })
 }
 
-/// Makes the last segment as it was read: zeroes what an append that did not finish left behind the last frame, and syncs.
-/// A process that was killed may have written whole frames that are not on the medium yet; from now on they count.
+/// Zeroes bytes of an unfinished append after the last frame, and syncs the last segment: a killed
+/// process may have written complete frames that were not durable yet.
 fn settle(segment: &Segment, disk: &dyn Disk) -> Result<(), OpenError> {
     let path = &segment.path;
     let from = segment.end();
@@ -273,7 +276,7 @@ pub(super) fn segment_paths(dir: &Path) -> Result<Vec<(u64, PathBuf)>, OpenError
     Ok(found)
 }
 
-/// Sixteen bytes: the offset, its checksum, zeros.
+/// Encodes the offset in sixteen bytes: offset, checksum, zeros.
 pub(super) fn encode_end(end: u64) -> [u8; 16] {
     let mut out = [0; 16];
     out[..8].copy_from_slice(&end.to_le_bytes());
@@ -281,7 +284,7 @@ pub(super) fn encode_end(end: u64) -> [u8; 16] {
     out
 }
 
-/// The durable end as last noted; 0 when that cannot be read: it is a lower bound.
+/// Reads the recorded durable end, a lower bound; 0 when it is unreadable.
 pub(super) fn known_end(dir: &Path) -> u64 {
     let path = dir.join(END_FILE);
     let Ok(file) = File::open(&path) else { return 0 };

@@ -1,6 +1,7 @@
-//! `weir repair`: makes a damaged log open again, keeping every whole record before the damage.
+//! `weir repair`: makes a damaged log usable and keeps every complete record before the damage.
 //!
-//! What is cut is kept beside the log, in `*.damaged` files, and the range of records that went is reported.
+//! Removed bytes are kept beside the log in `*.damaged` files, and the range of removed records is
+//! reported.
 
 use std::fs::OpenOptions;
 use std::ops::Range;
@@ -17,28 +18,31 @@ use super::recover::{END_FILE, OpenError, known_end, other_version, segment_path
 use super::segment::SECTOR;
 use crate::frame::{FrameError, Header};
 
-/// What a repair did.
+/// Result of a repair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepairReport {
-    /// The log now ends here.
+    /// New end of the log.
     pub end: u64,
-    /// Offsets of acknowledged records that are gone, as far as is known: unless a store has them, they are lost.
+    /// Offsets of removed acknowledged records, as far as known; they are lost unless a store has
+    /// them.
     pub lost: Option<Range<u64>>,
-    /// Whole records that lay behind the damage and were cut with it; more may have been unreadable.
+    /// Complete records after the damage that were removed; others may have been unreadable.
     pub cut_records: u64,
-    /// Where the bytes that were cut are kept.
+    /// Files with the removed bytes.
     pub kept: Vec<PathBuf>,
-    /// True when the cursors said more than the log has: they were set aside, and the stores are written again.
+    /// True when cursors were past the end of the log: they were reset, and the stores are written
+    /// again.
     pub cursors_reset: bool,
-    /// The log's new id. It has one when records are gone, so that their offsets can be given again without being taken
-    /// for the old ones.
+    /// New id of the log, set when records were removed, so that their offsets can be assigned
+    /// again without ambiguity.
     pub new_id: Option<String>,
 }
 
-/// Cuts the log in `dir` at its first damage. Changes nothing in a log that is whole.
+/// Truncates the log in `dir` at its first damage. An intact log is not changed.
 ///
 /// # Errors
-/// [`OpenError`]: when another process has it open, a later release wrote it, or the system refuses.
+/// [`OpenError`] when another process has it open, a later release wrote it, or a system call
+/// fails.
 pub fn repair(dir: &Path) -> Result<RepairReport, OpenError> {
     let _lock = Lock::take(dir)?;
     let old = identity::read(dir);
@@ -67,7 +71,7 @@ pub fn repair(dir: &Path) -> Result<RepairReport, OpenError> {
         new_id: None,
     };
     if report.lost.is_some() || !found.cuts.is_empty() || old.is_none() {
-        // First of all: a repair that is broken off is begun again.
+        // First, so that an interrupted repair starts again.
         let identity = Identity::after(old, found.incarnation);
         identity.write(dir, &RealDisk)?;
         report.new_id = Some(identity.id);
@@ -88,16 +92,16 @@ pub fn repair(dir: &Path) -> Result<RepairReport, OpenError> {
     Ok(report)
 }
 
-/// What the segments hold.
+/// Contents of the segments.
 #[derive(Default)]
 struct Found {
     incarnation: Option<u64>,
-    /// Where the whole records end.
+    /// End of the complete records.
     end: u64,
-    /// End of the last whole frame anywhere.
+    /// End of the last complete frame in any segment.
     known: u64,
     cut_records: u64,
-    /// The walk is over.
+    /// True at the end of the scan.
     stopped: bool,
     cuts: Vec<Cut>,
 }
@@ -125,7 +129,7 @@ impl Found {
         Ok(())
     }
 
-    /// Walks whole frames in order; the place where they end.
+    /// Reads complete frames in order. Returns the offset after the last one.
     fn walk(&mut self, path: &Path, bytes: &Bytes) -> Result<usize, OpenError> {
         let mut place = 0;
         while place < bytes.len() {
@@ -150,7 +154,7 @@ impl Found {
     }
 }
 
-/// What has to go from a segment.
+/// Bytes to remove from a segment.
 struct Cut {
     path: PathBuf,
     place: u64,
@@ -175,7 +179,7 @@ impl Cut {
     }
 }
 
-/// `PATH.damaged-1`, or the first number that is free.
+/// Returns `PATH.damaged-1`, or the first unused number.
 fn unused(path: &Path) -> PathBuf {
     let name = |n: u32| {
         let mut name = path.as_os_str().to_owned();

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 
-/// Frames start at multiples of this: the unit that a disk writes whole.
+/// Alignment of frames: the unit that a disk writes atomically.
 pub(super) const SECTOR: u64 = 512;
-/// One frame in so many has its place remembered.
+/// Number of frames per entry of the offset index.
 const INDEX_STRIDE: u32 = 32;
 
-/// A segment file and what is known of its contents.
+/// A segment file with an index of its frames.
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) first_offset: u64,
@@ -24,10 +24,10 @@ pub(super) struct Segment {
 
 #[derive(Debug, Default)]
 struct Index {
-    /// (first offset, place) of some frames, ascending.
+    /// (first offset, position) of some frames, ascending.
     places: Vec<(u64, u64)>,
     skipped: u32,
-    /// Where the next frame goes.
+    /// Position of the next frame.
     end: u64,
 }
 
@@ -36,7 +36,7 @@ impl Segment {
         Self { first_offset, path, file, capacity, first_time: AtomicI64::new(i64::MAX), index: Mutex::default() }
     }
 
-    /// `DIR/N.seg`.
+    /// Path `DIR/N.seg`.
     pub(super) fn path(dir: &Path, first_offset: u64) -> PathBuf {
         dir.join(format!("{first_offset:020}.seg"))
     }
@@ -45,17 +45,17 @@ impl Segment {
         self.capacity
     }
 
-    /// Where the next frame goes.
+    /// Position of the next frame.
     pub(super) fn end(&self) -> u64 {
         self.index.lock().end
     }
 
-    /// Append time of its first frame; the largest time while it has none.
+    /// Append time of its first frame; the maximum without frames.
     pub(super) fn first_time(&self) -> i64 {
         self.first_time.load(Ordering::Relaxed)
     }
 
-    /// Takes note of a frame that lies at `place`.
+    /// Adds a frame at `place` to the index.
     pub(super) fn note(&self, first_offset: u64, appended: i64, place: u64, bytes: u64) {
         let mut index = self.index.lock();
         if index.places.is_empty() {
@@ -69,7 +69,7 @@ impl Segment {
         index.end = (place + bytes).next_multiple_of(SECTOR);
     }
 
-    /// A place at or before the frame that holds `offset`.
+    /// Returns a position at or before the frame with `offset`.
     pub(super) fn place_before(&self, offset: u64) -> u64 {
         let index = self.index.lock();
         let at = index.places.partition_point(|(first, _)| *first <= offset);

@@ -1,4 +1,4 @@
-//! Makes the next segment ahead of its time, in a thread of its own.
+//! Creates the next segment in advance, in a thread.
 
 use std::fs::File;
 use std::io;
@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 
 use super::disk::Disk;
 
-/// One zeroed file in waiting, or the attempt to make it.
+/// A zeroed file in advance, or the attempt to create it.
 #[derive(Debug)]
 pub(super) struct Spare {
-    /// None while it is dropped.
+    /// None during drop.
     orders: Option<SyncSender<u64>>,
     thread: Option<JoinHandle<()>>,
     made: Receiver<io::Result<(File, u64)>>,
@@ -36,23 +36,23 @@ impl Spare {
         Ok(Self { orders: Some(orders), thread: Some(thread), made, ordered: false, path })
     }
 
-    /// Has one made, unless that is under way.
+    /// Requests a file, unless one is requested already.
     pub(super) fn order(&mut self, bytes: u64) {
         if !self.ordered {
             self.ordered = self.orders.as_ref().is_some_and(|orders| orders.send(bytes).is_ok());
         }
     }
 
-    /// Waits for the file. Another has to be ordered after this.
+    /// Waits for the file. The next one has to be requested after this.
     ///
     /// # Errors
-    /// That of making it.
+    /// The error of its creation.
     pub(super) fn take(&mut self, bytes: u64) -> io::Result<(File, u64)> {
         self.order(bytes);
         let made = self.made.recv().map_err(|_| io::Error::other("the thread that makes segments has ended"))?;
         self.ordered = false;
         match made {
-            // Made before a larger one was needed: this one goes.
+            // Created before a larger one was needed: remove it.
             Ok((_, made)) if made < bytes => self.take(bytes),
             result => result,
         }
@@ -60,7 +60,7 @@ impl Spare {
 }
 
 impl Drop for Spare {
-    /// Waits for the thread: whoever opens the log next must be alone with the file.
+    /// Waits for the thread, so that the next owner of the log has exclusive access to the file.
     fn drop(&mut self) {
         self.orders = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {

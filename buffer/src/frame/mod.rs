@@ -1,4 +1,4 @@
-//! The frame: the readings that one durable append carries, in the bytes that every form of the log shares.
+//! The frame: the records of one durable append, in a binary format shared by all forms of the log.
 //!
 //! ```text
 //! header, 56 bytes, little endian
@@ -8,6 +8,7 @@
 //!  24 first offset u64             32 log incarnation u64
 //!  40 append time i64 ns           48 CRC-32C u32 of bytes 0..48 and the stored body     52 reserved u32, zero
 //! body
+//!   tenant count u32, then per tenant of a record that is not a reading: length u16, tenant
 //!   device count u32, then per device: tenant length u16, tenant, id length u16, id
 //!   schema count u32, then per schema: name count u16, then per name: length u16, name
 //!   records, see [`record`]
@@ -21,74 +22,74 @@ mod traced;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use model::{DeviceKey, Nanos, Schema};
+use model::{DeviceKey, Nanos};
 
 pub use record::{DeadLetterRef, ReadingRef, Record, RetainedRef};
 pub use staged::{FrameBuilder, ReadingHeader, Staged};
 pub use traced::Traced;
 
-/// The version this release writes.
-pub const VERSION: u8 = 1;
-/// Where the version stands, in every version.
+/// Format version of this release.
+pub const VERSION: u8 = 2;
+/// Offset of the version byte, in every version.
 pub const VERSION_AT: usize = 4;
-/// Bytes before the body.
+/// Length of the header.
 pub const HEADER_BYTES: usize = 56;
-/// A body is never longer; a header that says so is damage.
+/// Maximum length of a body; a header with a longer one is damaged.
 pub const MAX_BODY_BYTES: usize = 48 << 20;
 
 const MAGIC: [u8; 4] = *b"WEIR";
 const FLAG_LZ4: u8 = 1;
 
-/// Why bytes are not a frame.
+/// The reason why bytes are not a frame.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// Fewer bytes than the header or its lengths ask for.
-    #[error("frame is cut short: {have} bytes of {want}")]
+    /// Fewer bytes than the lengths in the header.
+    #[error("frame is truncated: {have} bytes of {want}")]
     Short {
-        /// Bytes there.
+        /// Available bytes.
         have: usize,
-        /// Bytes needed.
+        /// Required bytes.
         want: usize,
     },
     /// Not the start of a frame.
     #[error("no frame starts here")]
     Magic,
-    /// A later release wrote this. Never skipped.
-    #[error("frame has format version {0}, this release reads up to {VERSION}: start the release that wrote it")]
+    /// Written by another release. Never skipped.
+    #[error("frame has format version {0}, this release reads version {VERSION}: start the release that wrote it")]
     Version(u8),
-    /// The checksum says no.
+    /// The checksum does not match.
     #[error("checksum does not match")]
     Checksum,
-    /// The checksum is right and the contents are not: a fault in the writer.
+    /// The checksum matches but the contents are invalid: a defect of the writer.
     #[error("frame contents are malformed: {0}")]
     Malformed(&'static str),
 }
 
-/// A frame's header.
+/// Header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Bytes of body as stored.
+    /// Bytes of the stored body.
     pub body_bytes: u32,
-    /// Bytes of body once unpacked.
+    /// Bytes of the uncompressed body.
     pub raw_bytes: u32,
-    /// Records.
+    /// Number of records.
     pub count: u32,
     /// Offset of the first record.
     pub first_offset: u64,
-    /// Incarnation of the log that wrote it.
+    /// Incarnation of the log.
     pub incarnation: u64,
-    /// When it was appended, by the writer's clock.
+    /// Append time, by the writer's clock.
     pub appended: Nanos,
     compressed: bool,
     crc: u32,
 }
 
 impl Header {
-    /// Reads a header. Does not check the checksum: that covers the body too.
+    /// Reads a header. Does not verify the checksum, which covers the body too.
     ///
     /// # Errors
-    /// [`FrameError::Short`], [`FrameError::Magic`], [`FrameError::Version`], or [`FrameError::Malformed`] for lengths
-    /// that no writer makes.
+    /// [`FrameError::Short`], [`FrameError::Magic`], [`FrameError::Version`], or
+    /// [`FrameError::Malformed`] for impossible lengths.
     pub fn read(bytes: &[u8]) -> Result<Self, FrameError> {
         let short = FrameError::Short { have: bytes.len(), want: HEADER_BYTES };
         if bytes.len() < 8 {
@@ -125,10 +126,10 @@ impl Header {
         if sane { Ok(header) } else { Err(FrameError::Malformed("header fields are out of range")) }
     }
 
-    /// Reads a header and checks the checksum of the whole frame, without looking at what is in it.
+    /// Reads a header and verifies the checksum of the whole frame, without decoding its contents.
     ///
     /// # Errors
-    /// As [`Header::read`]; [`FrameError::Checksum`].
+    /// Like [`Header::read`], and [`FrameError::Checksum`].
     pub fn check(bytes: &[u8]) -> Result<Self, FrameError> {
         let header = Self::read(bytes)?;
         let total = header.frame_bytes();
@@ -142,7 +143,7 @@ impl Header {
         self.first_offset + u64::from(self.count)
     }
 
-    /// Bytes of the whole frame as stored.
+    /// Bytes of the whole stored frame.
     pub fn frame_bytes(&self) -> usize {
         HEADER_BYTES + self.body_bytes as usize
     }
@@ -164,23 +165,22 @@ impl Header {
     }
 }
 
-/// A frame, checked and with its dictionary resolved. Cheap to share.
+/// A verified frame with its dictionary resolved. Cheap to share.
 #[derive(Debug, Clone)]
 pub struct Frame {
     header: Header,
     stored: Bytes,
     records: Bytes,
-    devices: Arc<[Arc<DeviceKey>]>,
-    schemas: Arc<[Arc<Schema>]>,
-    /// With places in the frame as offsets.
+    dictionary: record::Dictionary,
+    /// Traced readings, with positions in the frame as offsets.
     traced: Option<Arc<[Traced]>>,
 }
 
 impl Frame {
-    /// Reads the frame at the start of `bytes`; what follows it is ignored.
+    /// Reads the frame at the start of `bytes`; following bytes are ignored.
     ///
     /// # Errors
-    /// [`FrameError`]; never panics, whatever the bytes.
+    /// [`FrameError`]; never panics.
     pub fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
         let header = Header::check(bytes)?;
         let stored = bytes.slice(..header.frame_bytes());
@@ -195,12 +195,12 @@ impl Frame {
             return Err(FrameError::Malformed("body is not as long as the header says"));
         }
         let mut cursor = record::Cursor::new(&body);
-        let (devices, schemas) = record::read_dictionary(&mut cursor)?;
+        let dictionary = record::read_dictionary(&mut cursor)?;
         let at = body.len() - cursor.rest().len();
-        record::check(cursor.rest(), header.count, devices.len(), &schemas)?;
+        record::check(cursor.rest(), header.count, &dictionary)?;
         let records = body.slice(at..);
         let traced = traced::find(&records);
-        Ok(Self { header, records, stored, devices: devices.into(), schemas: schemas.into(), traced })
+        Ok(Self { header, records, stored, dictionary, traced })
     }
 
     /// The header.
@@ -208,12 +208,13 @@ impl Frame {
         &self.header
     }
 
-    /// The bytes to store: header and body.
+    /// Header and body to store.
     pub fn bytes(&self) -> &Bytes {
         &self.stored
     }
 
-    /// The same records at another place: always the same bytes for the same place and incarnation.
+    /// Moves the records to another offset: the same offset and incarnation always yield the same
+    /// bytes.
     pub(crate) fn moved_to(&self, first_offset: u64, incarnation: u64) -> Self {
         let mut header = Header { first_offset, incarnation, ..self.header };
         let body = &self.stored[HEADER_BYTES..];
@@ -224,28 +225,28 @@ impl Frame {
         Self { header, stored: stored.into(), ..self.clone() }
     }
 
-    /// The traced messages whose readings are in this frame, in order.
+    /// Traced messages with readings in this frame, in order.
     pub fn traced(&self) -> impl Iterator<Item = Traced> {
         let from = self.header.first_offset;
         let all = self.traced.iter().flat_map(|traced| traced.iter());
         all.map(move |message| Traced { first: from + message.first, last: from + message.last, ..*message })
     }
 
-    /// Devices that records of this frame name.
+    /// Devices of the records in this frame.
     pub fn devices(&self) -> &[Arc<DeviceKey>] {
-        &self.devices
+        &self.dictionary.devices
     }
 
-    /// The records with their offsets, in order.
+    /// Records with their offsets, in order.
     pub fn records(&self) -> impl Iterator<Item = (u64, Record<'_>)> {
-        record::Records::new(&self.records, &self.devices, &self.schemas)
+        record::Records::new(&self.records, &self.dictionary)
             .enumerate()
             .map(|(i, record)| (self.header.first_offset + i as u64, record))
     }
 
-    /// The records, each with its position for [`Frame::record_at`], in order.
+    /// Records with their positions for [`Frame::record_at`], in order.
     pub fn positions(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
-        let mut walk = record::Records::new(&self.records, &self.devices, &self.schemas);
+        let mut walk = record::Records::new(&self.records, &self.dictionary);
         std::iter::from_fn(move || {
             let position = self.records.len() - walk.bytes_left();
             let record = walk.next()?;
@@ -253,10 +254,10 @@ impl Frame {
         })
     }
 
-    /// The record at a position that [`Frame::positions`] gave, without walking those before it.
+    /// The record at a position from [`Frame::positions`], without reading those before it.
     pub fn record_at(&self, position: u32) -> Option<Record<'_>> {
         let bytes = self.records.get(position as usize..)?;
-        record::Records::new(bytes, &self.devices, &self.schemas).next()
+        record::Records::new(bytes, &self.dictionary).next()
     }
 }
 

@@ -1,8 +1,9 @@
-//! One record of a frame, as bytes.
+//! Encoding of a record in a frame.
 //!
 //! ```text
 //!  0 length u32 of what follows   4 kind u8   5 flags u8   6 reserved u16
-//!  8 device u32 (dictionary)     12 schema u32 (dictionary; NONE unless a reading)
+//!  8 device u32 (dictionary), or NONE
+//! 12 schema u32 (dictionary) of a reading; tenant u32 (dictionary) of every other record
 //! 16 received i64 ns             24 time i64 ns             32 identity u64
 //! 40 reading:     [seq u64] [claimed time i64] [trace 25 bytes], as flagged, then per schema name a tagged value:
 //!                 0 absent | 1 f64 | 2 i64 | 3 false | 4 true | 5 length u32, text
@@ -17,7 +18,7 @@ use model::{DeviceKey, Nanos, Reading, Schema, ValueRef};
 use super::FrameError;
 
 pub(super) const FIXED_BYTES: usize = 40;
-/// In the schema or device place of a record that has none.
+/// Device number of a record without a device.
 pub(super) const NONE: u32 = u32::MAX;
 
 pub(super) const KIND_READING: u8 = 0;
@@ -28,40 +29,51 @@ pub(super) const DEVICE_TIMED: u8 = 1;
 pub(super) const HAS_SEQ: u8 = 2;
 pub(super) const HAS_CLAIMED: u8 = 4;
 pub(super) const HAS_TRACE: u8 = 8;
-/// The sender marked it as possibly sent before (MQTT DUP): the writer looks its identity up.
+/// The sender set MQTT DUP: the writer looks up its identity.
 pub(super) const RESENT: u8 = 16;
 
 pub use model::trace::TRACE_BYTES;
 
-/// One record.
+/// A record of a frame.
 #[derive(Debug, Clone, Copy)]
 pub enum Record<'a> {
     /// A reading.
     Reading(ReadingRef<'a>),
-    /// A message that could not be read.
+    /// An unreadable message.
     DeadLetter(DeadLetterRef<'a>),
-    /// A retained message was set, or cleared by an empty payload.
+    /// A retained message, or an empty payload that clears one.
     Retained(RetainedRef<'a>),
 }
 
-/// A reading inside a frame.
+impl<'a> Record<'a> {
+    /// Tenant of the record.
+    pub fn tenant(&self) -> &'a Arc<str> {
+        match self {
+            Self::Reading(reading) => &reading.device.tenant,
+            Self::DeadLetter(letter) => letter.tenant,
+            Self::Retained(message) => message.tenant,
+        }
+    }
+}
+
+/// A reading in a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadingRef<'a> {
-    /// Who.
+    /// Device that sent it.
     pub device: &'a Arc<DeviceKey>,
-    /// Names of the values.
+    /// Schema of the values.
     pub schema: &'a Arc<Schema>,
-    /// The time that orders it.
+    /// Ordering time.
     pub time: Nanos,
-    /// When Weir took it.
+    /// Time of receipt.
     pub received: Nanos,
-    /// Hash of what makes it one and the same message when sent again.
+    /// Hash that identifies the message when it is sent again.
     pub identity: u64,
-    /// The device's own counter.
+    /// The device's sequence.
     pub seq: Option<u64>,
-    /// `time` came from the device.
+    /// True when `time` is the device's.
     pub device_timed: bool,
-    /// The device's time, when too far ahead to be used.
+    /// The device's time, when it was too far ahead to be used.
     pub claimed_time: Option<Nanos>,
     /// Trace context of a sampled message.
     pub trace: Option<&'a [u8; TRACE_BYTES]>,
@@ -69,17 +81,17 @@ pub struct ReadingRef<'a> {
 }
 
 impl<'a> ReadingRef<'a> {
-    /// Names and values; a name whose value was absent is left out.
+    /// Names and values, without absent ones.
     pub fn values(&self) -> impl Iterator<Item = (&'a str, ValueRef<'a>)> + use<'a> {
         self.columns().enumerate_names(self.schema)
     }
 
-    /// One entry per schema name, in order; `None` where absent.
+    /// One entry for each name of the schema, in order; `None` for an absent value.
     pub fn columns(&self) -> Columns<'a> {
         Columns { cursor: Cursor::new(self.values), left: self.schema.names().len() }
     }
 
-    /// The encoded values: equal bytes under an equal schema are equal values.
+    /// The encoded values: with equal schemas, equal bytes are equal values.
     pub fn value_bytes(&self) -> &'a [u8] {
         self.values
     }
@@ -116,56 +128,68 @@ impl<'a> Iterator for Columns<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        // Every frame was checked when it was decoded or built.
+        // Frames are checked when they are decoded or built.
         self.cursor.value().ok()
     }
 }
 
-/// A message that could not be read, inside a frame.
+/// An unreadable message in a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadLetterRef<'a> {
-    /// Who, as far as is known.
+    /// The sender's tenant, from its credential.
+    pub tenant: &'a Arc<str>,
+    /// The device, if it is known.
     pub device: Option<&'a Arc<DeviceKey>>,
-    /// When Weir took it.
+    /// Time of receipt.
     pub received: Nanos,
-    /// Hash of what makes it one and the same message when sent again.
+    /// Hash that identifies the message when it is sent again.
     pub identity: u64,
-    /// Why, for a person.
+    /// Reason, for operators.
     pub reason: &'a str,
-    /// Where it was published.
+    /// Topic it was published to.
     pub topic: &'a str,
     /// MQTT client id of the sender.
     pub client: &'a str,
-    /// The payload as it came.
+    /// The unchanged payload.
     pub payload: &'a [u8],
 }
 
-/// A retained message, inside a frame.
+/// A retained message in a frame.
 #[derive(Debug, Clone, Copy)]
 pub struct RetainedRef<'a> {
-    /// When Weir took it.
+    /// The sender's tenant, from its credential.
+    pub tenant: &'a Arc<str>,
+    /// Time of receipt.
     pub received: Nanos,
-    /// Quality of service it was published with.
+    /// QoS of the PUBLISH.
     pub qos: u8,
-    /// Where it was published.
+    /// Topic it was published to.
     pub topic: &'a str,
-    /// The payload; empty clears.
+    /// The payload; an empty one clears the topic.
     pub payload: &'a [u8],
     /// MQTT 5 properties, encoded by the broker; empty for 3.1.1.
     pub properties: &'a [u8],
 }
 
-/// Walks checked records.
+/// Dictionary of a frame: entries that records refer to by number.
+#[derive(Debug, Clone)]
+pub(super) struct Dictionary {
+    /// Tenants of records that are not readings.
+    pub(super) tenants: Arc<[Arc<str>]>,
+    pub(super) devices: Arc<[Arc<DeviceKey>]>,
+    pub(super) schemas: Arc<[Arc<Schema>]>,
+}
+
+/// Iterates over checked records.
 #[derive(Debug, Clone)]
 pub(super) struct Records<'a> {
     cursor: Cursor<'a>,
-    devices: &'a [Arc<DeviceKey>],
-    schemas: &'a [Arc<Schema>],
+    dictionary: &'a Dictionary,
 }
 
 impl<'a> Records<'a> {
-    pub(super) fn new(bytes: &'a [u8], devices: &'a [Arc<DeviceKey>], schemas: &'a [Arc<Schema>]) -> Self {
-        Self { cursor: Cursor::new(bytes), devices, schemas }
+    pub(super) fn new(bytes: &'a [u8], dictionary: &'a Dictionary) -> Self {
+        Self { cursor: Cursor::new(bytes), dictionary }
     }
 
     pub(super) fn bytes_left(&self) -> usize {
@@ -180,129 +204,113 @@ impl<'a> Iterator for Records<'a> {
         if self.cursor.rest().is_empty() {
             return None;
         }
-        read(&mut self.cursor, self.devices, self.schemas).ok()
+        read(&mut self.cursor, self.dictionary).ok()
     }
 }
 
-/// Checks that `bytes` hold exactly `count` well-formed records.
-pub(super) fn check(bytes: &[u8], count: u32, devices: usize, schemas: &[Arc<Schema>]) -> Result<(), FrameError> {
+/// Checks that `bytes` are exactly `count` well-formed records.
+pub(super) fn check(bytes: &[u8], count: u32, dictionary: &Dictionary) -> Result<(), FrameError> {
     let mut cursor = Cursor::new(bytes);
-    let dummy: Vec<Arc<DeviceKey>> = Vec::new();
     for _ in 0..count {
-        let mut at = cursor.clone();
-        at.take(8)?;
-        let device = at.u32()?;
-        if device != NONE && device as usize >= devices {
-            return Err(FrameError::Malformed("record names a device that the dictionary lacks"));
+        if let Record::Reading(reading) = read(&mut cursor, dictionary)? {
+            let mut values = Cursor::new(reading.values);
+            for _ in reading.schema.names() {
+                values.value()?;
+            }
+            if !values.rest().is_empty() {
+                return Err(FrameError::Malformed("bytes after the last value"));
+            }
         }
-        read_checked(&mut cursor, &dummy, schemas, false)?;
     }
     if cursor.rest().is_empty() { Ok(()) } else { Err(FrameError::Malformed("bytes after the last record")) }
 }
 
-fn read<'a>(
-    cursor: &mut Cursor<'a>,
-    devices: &'a [Arc<DeviceKey>],
-    schemas: &'a [Arc<Schema>],
-) -> Result<Record<'a>, FrameError> {
-    read_checked(cursor, devices, schemas, true)?.ok_or(FrameError::Malformed("record names no device"))
-}
-
-/// Reads one record. With `resolve` false the devices are not looked up, every value is walked, and nothing is returned.
-fn read_checked<'a>(
-    cursor: &mut Cursor<'a>,
-    devices: &'a [Arc<DeviceKey>],
-    schemas: &'a [Arc<Schema>],
-    resolve: bool,
-) -> Result<Option<Record<'a>>, FrameError> {
+/// Reads one record without its values.
+fn read<'a>(cursor: &mut Cursor<'a>, dictionary: &'a Dictionary) -> Result<Record<'a>, FrameError> {
     let length = cursor.u32()? as usize;
     let mut body = Cursor::new(cursor.take(length)?);
     let kind = body.u8()?;
     let flags = body.u8()?;
     body.take(2)?;
     let device = body.u32()?;
-    let schema = body.u32()?;
+    let name = body.u32()? as usize;
     let received = body.i64()?;
     let time = body.i64()?;
     let identity = body.u64()?;
-    let record = match kind {
-        KIND_READING => {
-            let seq = if flags & HAS_SEQ != 0 { Some(body.u64()?) } else { None };
-            let claimed_time = if flags & HAS_CLAIMED != 0 { Some(body.i64()?) } else { None };
-            let trace = if flags & HAS_TRACE != 0 {
-                Some(body.take(TRACE_BYTES)?.try_into().expect("took that many"))
-            } else {
-                None
-            };
-            let schema = schemas.get(schema as usize).ok_or(FrameError::Malformed("record names no schema"))?;
-            let values = body.rest();
-            if !resolve {
-                if device == NONE {
-                    return Err(FrameError::Malformed("reading names no device"));
-                }
-                for _ in schema.names() {
-                    body.value()?;
-                }
-                return if body.rest().is_empty() {
-                    Ok(None)
-                } else {
-                    Err(FrameError::Malformed("bytes after the last value"))
-                };
-            }
-            let Some(device) = devices.get(device as usize) else { return Ok(None) };
-            let device_timed = flags & DEVICE_TIMED != 0;
-            Record::Reading(ReadingRef {
-                device,
-                schema,
-                time,
-                received,
-                identity,
-                seq,
-                device_timed,
-                claimed_time,
-                trace,
-                values,
-            })
+    let device = match device {
+        NONE => None,
+        place => {
+            let device = dictionary.devices.get(place as usize);
+            Some(device.ok_or(FrameError::Malformed("record names a device that the dictionary lacks"))?)
         }
+    };
+    if kind == KIND_READING {
+        let seq = if flags & HAS_SEQ != 0 { Some(body.u64()?) } else { None };
+        let claimed_time = if flags & HAS_CLAIMED != 0 { Some(body.i64()?) } else { None };
+        let trace = if flags & HAS_TRACE != 0 {
+            Some(body.take(TRACE_BYTES)?.try_into().expect("took that many"))
+        } else {
+            None
+        };
+        return Ok(Record::Reading(ReadingRef {
+            device: device.ok_or(FrameError::Malformed("reading names no device"))?,
+            schema: dictionary.schemas.get(name).ok_or(FrameError::Malformed("record names no schema"))?,
+            time,
+            received,
+            identity,
+            seq,
+            device_timed: flags & DEVICE_TIMED != 0,
+            claimed_time,
+            trace,
+            values: body.rest(),
+        }));
+    }
+    let tenant = dictionary.tenants.get(name).ok_or(FrameError::Malformed("record names no tenant"))?;
+    let record = match kind {
         KIND_DEAD_LETTER => {
-            let device = if device == NONE { None } else { devices.get(device as usize) };
             let (reason, topic, client, payload) = (body.text()?, body.text()?, body.text()?, body.blob()?);
-            Record::DeadLetter(DeadLetterRef { device, received, identity, reason, topic, client, payload })
+            Record::DeadLetter(DeadLetterRef { tenant, device, received, identity, reason, topic, client, payload })
         }
         KIND_RETAINED => {
             let qos = body.u8()?;
             let (topic, payload, properties) = (body.text()?, body.blob()?, body.blob()?);
-            Record::Retained(RetainedRef { received, qos, topic, payload, properties })
+            Record::Retained(RetainedRef { tenant, received, qos, topic, payload, properties })
         }
         _ => return Err(FrameError::Malformed("record of an unknown kind")),
     };
-    if !resolve && !body.rest().is_empty() {
+    if !body.rest().is_empty() {
         return Err(FrameError::Malformed("bytes after the record"));
     }
-    Ok(Some(record))
+    Ok(record)
 }
-
-type Dictionary = (Vec<Arc<DeviceKey>>, Vec<Arc<Schema>>);
 
 pub(super) fn read_dictionary(cursor: &mut Cursor<'_>) -> Result<Dictionary, FrameError> {
-    let count = cursor.u32()? as usize;
-    let mut devices = Vec::with_capacity(count.min(cursor.rest().len() / 4));
-    for _ in 0..count {
-        let tenant = cursor.short_text()?;
-        let id = cursor.short_text()?;
-        devices.push(Arc::new(DeviceKey { tenant: tenant.into(), id: id.into() }));
-    }
-    let count = cursor.u32()? as usize;
-    let mut schemas = Vec::with_capacity(count.min(cursor.rest().len() / 2));
-    for _ in 0..count {
-        let names = cursor.u16()?;
-        let names: Result<Vec<&str>, _> = (0..names).map(|_| cursor.short_text()).collect();
-        schemas.push(Arc::new(Schema::new(names?)));
-    }
-    Ok((devices, schemas))
+    let tenants = list(cursor, |cursor| Ok(cursor.short_text()?.into()))?;
+    let devices = list(cursor, |cursor| {
+        let (tenant, id) = (cursor.short_text()?, cursor.short_text()?);
+        Ok(Arc::new(DeviceKey { tenant: tenant.into(), id: id.into() }))
+    })?;
+    let schemas = list(cursor, |cursor| {
+        let names: Result<Vec<&str>, _> = (0..cursor.u16()?).map(|_| cursor.short_text()).collect();
+        Ok(Arc::new(Schema::new(names?)))
+    })?;
+    Ok(Dictionary { tenants, devices, schemas })
 }
 
-/// Reads little-endian fields from a slice; running out is an error, never a panic.
+fn list<T>(
+    cursor: &mut Cursor<'_>,
+    mut read: impl FnMut(&mut Cursor<'_>) -> Result<T, FrameError>,
+) -> Result<Arc<[T]>, FrameError> {
+    let count = cursor.u32()? as usize;
+    // An entry has at least two bytes: a wrong count reserves no more than the size of the frame.
+    let mut items = Vec::with_capacity(count.min(cursor.rest().len() / 2));
+    for _ in 0..count {
+        items.push(read(cursor)?);
+    }
+    Ok(items.into())
+}
+
+/// Reads little-endian fields from a slice; a short slice is an error, never a panic.
 #[derive(Debug, Clone)]
 pub(super) struct Cursor<'a>(&'a [u8]);
 

@@ -1,7 +1,7 @@
-//! Records on their way into a frame.
+//! Staged records and the frame builder.
 //!
-//! A connection writes its records into a [`Staged`] of its own, without a lock; a [`FrameBuilder`] takes them over in
-//! one copy and gives them places in the frame's dictionary.
+//! A connection writes records into its own [`Staged`] without a lock; a [`FrameBuilder`] copies
+//! them once and assigns numbers in the frame's dictionary.
 
 use std::sync::Arc;
 
@@ -14,49 +14,53 @@ use super::record::{
 };
 use super::{Frame, HEADER_BYTES, Header, MAX_BODY_BYTES, traced};
 
-/// What stands before the values of a reading.
+/// Fields before the values of a reading.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadingHeader<'a> {
-    /// The time that orders it.
+    /// Ordering time.
     pub time: Nanos,
-    /// When Weir took it.
+    /// Time of receipt.
     pub received: Nanos,
-    /// Hash of what makes it one and the same message when sent again.
+    /// Hash that identifies the message when it is sent again.
     pub identity: u64,
-    /// The device's own counter.
+    /// The device's sequence.
     pub seq: Option<u64>,
-    /// `time` came from the device.
+    /// True when `time` is the device's.
     pub device_timed: bool,
-    /// The device's time, when too far ahead to be used.
+    /// The device's time, when it was too far ahead to be used.
     pub claimed_time: Option<Nanos>,
     /// Trace context of a sampled message.
     pub trace: Option<&'a [u8; TRACE_BYTES]>,
-    /// The sender said that it may have sent this before.
+    /// The sender marked the message as possibly resent.
     pub resent: bool,
 }
 
-/// Records of one producer, not yet part of a frame. Reused: taking them over leaves it empty with its memory kept.
+/// Records of one producer that are not in a frame yet. Reused: after a submit it is empty and
+/// keeps its allocations.
 #[derive(Debug, Default)]
 pub struct Staged {
     records: Vec<u8>,
     count: u32,
+    tenants: Vec<Arc<str>>,
     devices: Vec<Arc<DeviceKey>>,
     schemas: Vec<Arc<Schema>>,
+    tenant_places: Vec<u32>,
     schema_places: Vec<u32>,
 }
 
 impl Staged {
-    /// Records staged.
+    /// Number of staged records.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Bytes of the records staged.
+    /// Bytes of the staged records.
     pub fn bytes(&self) -> usize {
         self.records.len()
     }
 
-    /// Adds a reading: `values` are in the order of `schema`, one for each name, `None` where absent.
+    /// Adds a reading: `values` has one entry for each name of `schema`, in order, `None` for an
+    /// absent value.
     pub fn reading<'v>(
         &mut self,
         device: &Arc<DeviceKey>,
@@ -91,11 +95,12 @@ impl Staged {
         self.end(at);
     }
 
-    /// Adds a message that could not be read.
-    pub fn dead_letter(&mut self, device: Option<&Arc<DeviceKey>>, letter: &record::DeadLetterRef<'_>, resent: bool) {
-        let device = device.map_or(NONE, |d| place(&mut self.devices, d));
+    /// Adds an unreadable message.
+    pub fn dead_letter(&mut self, letter: &record::DeadLetterRef<'_>, resent: bool) {
+        let tenant = place(&mut self.tenants, letter.tenant);
+        let device = letter.device.map_or(NONE, |d| place(&mut self.devices, d));
         let flags = if resent { RESENT } else { 0 };
-        let at = self.begin(KIND_DEAD_LETTER, flags, device, NONE, letter.received, letter.received, letter.identity);
+        let at = self.begin(KIND_DEAD_LETTER, flags, device, tenant, letter.received, letter.received, letter.identity);
         for field in [letter.reason.as_bytes(), letter.topic.as_bytes(), letter.client.as_bytes(), letter.payload] {
             record::write_blob(&mut self.records, field);
         }
@@ -104,7 +109,8 @@ impl Staged {
 
     /// Adds a retained message; an empty payload clears the topic.
     pub fn retained(&mut self, message: &record::RetainedRef<'_>) {
-        let at = self.begin(KIND_RETAINED, 0, NONE, NONE, message.received, message.received, 0);
+        let tenant = place(&mut self.tenants, message.tenant);
+        let at = self.begin(KIND_RETAINED, 0, NONE, tenant, message.received, message.received, 0);
         self.records.push(message.qos);
         for field in [message.topic.as_bytes(), message.payload, message.properties] {
             record::write_blob(&mut self.records, field);
@@ -112,9 +118,10 @@ impl Staged {
         self.end(at);
     }
 
-    /// Forgets everything staged.
+    /// Discards all staged records.
     pub fn clear(&mut self) {
         self.records.clear();
+        self.tenants.clear();
         self.devices.clear();
         self.schemas.clear();
         self.count = 0;
@@ -126,7 +133,7 @@ impl Staged {
         kind: u8,
         flags: u8,
         device: u32,
-        schema: u32,
+        name: u32,
         received: Nanos,
         time: Nanos,
         identity: u64,
@@ -136,7 +143,7 @@ impl Staged {
         fixed[4] = kind;
         fixed[5] = flags;
         fixed[8..12].copy_from_slice(&device.to_le_bytes());
-        fixed[12..16].copy_from_slice(&schema.to_le_bytes());
+        fixed[12..16].copy_from_slice(&name.to_le_bytes());
         fixed[16..24].copy_from_slice(&received.to_le_bytes());
         fixed[24..32].copy_from_slice(&time.to_le_bytes());
         fixed[32..40].copy_from_slice(&identity.to_le_bytes());
@@ -151,8 +158,8 @@ impl Staged {
     }
 }
 
-/// The place of `item` in `list`, where it is put unless it is among the last few.
-fn place<T>(list: &mut Vec<Arc<T>>, item: &Arc<T>) -> u32 {
+/// Returns the index of `item` in `list`; adds it unless it is among the last few.
+fn place<T: ?Sized>(list: &mut Vec<Arc<T>>, item: &Arc<T>) -> u32 {
     const LOOK_BACK: usize = 16;
     let from = list.len().saturating_sub(LOOK_BACK);
     let found = list[from..].iter().rposition(|held| Arc::ptr_eq(held, item)).map(|i| from + i);
@@ -163,39 +170,40 @@ fn place<T>(list: &mut Vec<Arc<T>>, item: &Arc<T>) -> u32 {
     u32::try_from(index).expect("a frame holds fewer than 2^32 names")
 }
 
-/// Collects staged records and makes a frame of them. Reused for frame after frame.
+/// Collects staged records into frames. Reused for consecutive frames.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
     records: Vec<u8>,
     count: u32,
+    tenants: Vec<Arc<str>>,
     devices: Vec<Arc<DeviceKey>>,
     schemas: Vec<Arc<Schema>>,
     schema_bytes: usize,
-    /// Some reading may carry a trace context.
+    /// True when a reading may have a trace context.
     has_traced: bool,
 }
 
 impl FrameBuilder {
-    /// Records collected.
+    /// Number of collected records.
     pub fn count(&self) -> u32 {
         self.count
     }
 
-    /// Bytes of the records collected and of the names of their values. The device ids, less than
-    /// [`FrameBuilder::DEVICE_BYTES`] for each record, come on top.
+    /// Bytes of the collected records and of the names of their values, without tenants and device
+    /// ids, which add at most [`FrameBuilder::OWNER_BYTES`] for each record.
     pub fn bytes(&self) -> usize {
         self.records.len() + self.schema_bytes
     }
 
-    /// What a device takes in a frame's dictionary, at most.
-    pub const DEVICE_BYTES: usize = 2 * (2 + model::device::MAX_ID_BYTES);
+    /// Maximum bytes of the tenant and the device of one record in a frame's dictionary.
+    pub const OWNER_BYTES: usize = 3 * (2 + model::device::MAX_ID_BYTES);
 
-    /// True when there is nothing to make a frame of.
+    /// True without records.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
-    /// Takes over everything staged, in order, and leaves `staged` empty.
+    /// Takes all staged records in order and leaves `staged` empty.
     pub fn absorb(&mut self, staged: &mut Staged) {
         let first_device = u32::try_from(self.devices.len()).expect("a frame holds fewer than 2^32 names");
         self.devices.append(&mut staged.devices);
@@ -207,19 +215,23 @@ impl FrameBuilder {
                 self.schema_bytes += schema_bytes(&schema);
             }
         }
+        staged.tenant_places.clear();
+        for tenant in staged.tenants.drain(..) {
+            staged.tenant_places.push(place(&mut self.tenants, &tenant));
+        }
         let (mut at, mut flags) = (0, 0);
         while at < staged.records.len() {
             let field = |from: usize| -> [u8; 4] { staged.records[from..from + 4].try_into().expect("four bytes") };
             let length = u32::from_le_bytes(field(at)) as usize;
             let device = u32::from_le_bytes(field(at + 8));
-            let schema = u32::from_le_bytes(field(at + 12));
+            let name = u32::from_le_bytes(field(at + 12));
             if device != NONE {
                 staged.records[at + 8..at + 12].copy_from_slice(&(first_device + device).to_le_bytes());
             }
-            if schema != NONE {
-                let place = staged.schema_places[schema as usize];
-                staged.records[at + 12..at + 16].copy_from_slice(&place.to_le_bytes());
-            }
+            let is_reading = staged.records[at + 4] == KIND_READING;
+            let places = if is_reading { &staged.schema_places } else { &staged.tenant_places };
+            let place = places[name as usize];
+            staged.records[at + 12..at + 16].copy_from_slice(&place.to_le_bytes());
             flags |= staged.records[at + 5];
             at += 4 + length;
         }
@@ -229,13 +241,13 @@ impl FrameBuilder {
         staged.clear();
     }
 
-    /// True when some record was marked as possibly sent before.
+    /// True when a record is marked as possibly resent.
     pub fn has_resent(&self) -> bool {
         self.raw().any(|(_, head)| head.flags & RESENT != 0)
     }
 
-    /// Drops the records for which `keep` says no. It is given each record's identity and whether the sender marked it
-    /// as possibly sent before. Returns how many were dropped.
+    /// Drops the records for which `keep` returns false. Its arguments are the record's identity
+    /// and the mark of a possible resend. Returns the number of dropped records.
     pub fn retain(&mut self, mut keep: impl FnMut(u64, bool) -> bool) -> u32 {
         let mut kept = Vec::with_capacity(self.records.len());
         let mut dropped = 0;
@@ -254,15 +266,16 @@ impl FrameBuilder {
         dropped
     }
 
-    /// Moves records from the front into a builder of their own: at least one if there is any, then as many as stay
-    /// within the limits, measured as [`FrameBuilder::bytes`] does.
+    /// Moves records from the front into a new builder: at least one, then as many as the limits
+    /// allow, measured like [`FrameBuilder::bytes`].
     pub fn take_front(&mut self, max_records: u32, max_bytes: usize) -> Self {
         let mut front = Self { has_traced: self.has_traced, ..Self::default() };
+        let mut tenants = vec![NONE; self.tenants.len()];
         let mut devices = vec![NONE; self.devices.len()];
         let mut schemas = vec![NONE; self.schemas.len()];
         for (bytes, head) in self.raw() {
-            let schema = schemas.get(head.schema as usize).filter(|place| **place == NONE);
-            let names = schema.map_or(0, |_| schema_bytes(&self.schemas[head.schema as usize]));
+            let is_new = head.is_reading && schemas[head.name as usize] == NONE;
+            let names = if is_new { schema_bytes(&self.schemas[head.name as usize]) } else { 0 };
             let over = front.count >= max_records || front.bytes() + bytes.len() + names > max_bytes;
             if front.count > 0 && over {
                 break;
@@ -271,8 +284,12 @@ impl FrameBuilder {
             front.records.extend_from_slice(bytes);
             let device = move_name(head.device, &mut devices, &self.devices, &mut front.devices);
             front.records[at + 8..at + 12].copy_from_slice(&device.to_le_bytes());
-            let schema = move_name(head.schema, &mut schemas, &self.schemas, &mut front.schemas);
-            front.records[at + 12..at + 16].copy_from_slice(&schema.to_le_bytes());
+            let name = if head.is_reading {
+                move_name(head.name, &mut schemas, &self.schemas, &mut front.schemas)
+            } else {
+                move_name(head.name, &mut tenants, &self.tenants, &mut front.tenants)
+            };
+            front.records[at + 12..at + 16].copy_from_slice(&name.to_le_bytes());
             front.schema_bytes += names;
             front.count += 1;
         }
@@ -286,6 +303,7 @@ impl FrameBuilder {
 
     fn clear(&mut self) {
         self.records.clear();
+        self.tenants.clear();
         self.devices.clear();
         self.schemas.clear();
         self.schema_bytes = 0;
@@ -301,14 +319,23 @@ impl FrameBuilder {
             rest = tail;
             let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
             let identity = u64::from_le_bytes(bytes[32..40].try_into().expect("eight bytes"));
-            Some((bytes, RawHead { flags: bytes[5], device: number(8), schema: number(12), identity }))
+            Some((
+                bytes,
+                RawHead {
+                    flags: bytes[5],
+                    is_reading: bytes[4] == KIND_READING,
+                    device: number(8),
+                    name: number(12),
+                    identity,
+                },
+            ))
         })
     }
 
-    /// Makes the frame and starts the next one.
+    /// Builds the frame and starts the next one.
     ///
     /// # Panics
-    /// When the frame would be longer than [`super::MAX_BODY_BYTES`]: nobody could read it.
+    /// When the frame would be longer than [`super::MAX_BODY_BYTES`] and could not be read.
     pub fn build(&mut self, first_offset: u64, incarnation: u64, appended: Nanos) -> Frame {
         let mut out = Vec::with_capacity(HEADER_BYTES + self.records.len() + 64 * self.devices.len() + 256);
         out.resize(HEADER_BYTES, 0);
@@ -318,6 +345,8 @@ impl FrameBuilder {
             out.extend_from_slice(text.as_bytes());
         };
         let count = |n: usize| u32::try_from(n).expect("a frame holds fewer than 2^32 names").to_le_bytes();
+        out.extend_from_slice(&count(self.tenants.len()));
+        self.tenants.iter().for_each(|tenant| short(&mut out, tenant));
         out.extend_from_slice(&count(self.devices.len()));
         for device in &self.devices {
             short(&mut out, &device.tenant);
@@ -354,8 +383,11 @@ impl FrameBuilder {
             header,
             records: stored.slice(records_at..),
             stored,
-            devices: self.devices.drain(..).collect(),
-            schemas: self.schemas.drain(..).collect(),
+            dictionary: record::Dictionary {
+                tenants: self.tenants.drain(..).collect(),
+                devices: self.devices.drain(..).collect(),
+                schemas: self.schemas.drain(..).collect(),
+            },
             traced,
         };
         self.clear();
@@ -365,8 +397,10 @@ impl FrameBuilder {
 
 struct RawHead {
     flags: u8,
+    is_reading: bool,
     device: u32,
-    schema: u32,
+    /// Number of the schema of a reading, or of the tenant of another record.
+    name: u32,
     identity: u64,
 }
 
@@ -375,8 +409,9 @@ fn schema_bytes(schema: &Schema) -> usize {
     2 + schema.names().iter().map(|name| 2 + name.len()).sum::<usize>()
 }
 
-/// The place in `to` of the name at `old` in `from`, where it is put the first time. `places` holds what was put where.
-fn move_name<T>(old: u32, places: &mut [u32], from: &[Arc<T>], to: &mut Vec<Arc<T>>) -> u32 {
+/// Returns the index in `to` of the entry at `old` in `from`, which is added once. `places` caches
+/// the indexes.
+fn move_name<T: ?Sized>(old: u32, places: &mut [u32], from: &[Arc<T>], to: &mut Vec<Arc<T>>) -> u32 {
     let Some(place) = places.get_mut(old as usize) else { return NONE };
     if *place == NONE {
         *place = u32::try_from(to.len()).expect("a frame holds fewer than 2^32 names");

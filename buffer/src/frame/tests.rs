@@ -26,7 +26,9 @@ fn sample() -> Frame {
         let mut staged = Staged::default();
         let values = [Some(ValueRef::Float(21.5)), None, Some(ValueRef::Str("eco")), Some(ValueRef::Int(-3))];
         staged.reading(&device, &schema, &header(time), values);
+        let tenant: Arc<str> = "default".into();
         let letter = DeadLetterRef {
+            tenant: &tenant,
             device: None,
             received: 1,
             identity: 2,
@@ -35,8 +37,10 @@ fn sample() -> Frame {
             client: "c",
             payload: b"{",
         };
-        staged.dead_letter(None, &letter, true);
-        staged.retained(&RetainedRef { received: 3, qos: 1, topic: "a/b", payload: b"x", properties: b"" });
+        staged.dead_letter(&letter, true);
+        let message =
+            RetainedRef { tenant: &tenant, received: 3, qos: 1, topic: "a/b", payload: b"x", properties: b"" };
+        staged.retained(&message);
         builder.absorb(&mut staged);
         assert_eq!(staged.count(), 0);
     }
@@ -84,10 +88,12 @@ fn every_cut_is_noticed() {
 }
 
 #[test]
-fn a_later_version_is_named_and_not_skipped() {
+fn another_version_is_named_and_not_skipped() {
     let mut bytes = sample().bytes().to_vec();
-    bytes[4] = 2;
-    assert_eq!(Frame::decode(&Bytes::from(bytes)).unwrap_err(), FrameError::Version(2));
+    for other in [1, 3] {
+        bytes[4] = other;
+        assert_eq!(Frame::decode(&Bytes::from(bytes.clone())).unwrap_err(), FrameError::Version(other));
+    }
 }
 
 #[test]
@@ -125,12 +131,14 @@ fn a_record_is_found_again_by_its_position() {
 fn a_builder_is_cut_into_frames_without_losing_order_or_names() {
     let devices: Vec<_> = (0..40).map(|n| Arc::new(DeviceKey::new("default", &format!("d{n}")).unwrap())).collect();
     let schemas: Vec<_> = (0..40).map(|n| Arc::new(Schema::new([format!("name{n}")]))).collect();
+    let tenants: Vec<Arc<str>> = (0..3).map(|n| format!("t{n}").into()).collect();
     let mut builder = FrameBuilder::default();
     for n in 0..200_i64 {
         let mut staged = Staged::default();
         let at = usize::try_from(n * 7 % 40).unwrap();
         staged.reading(&devices[at], &schemas[39 - at], &header(n), [Some(ValueRef::Int(n))]);
-        staged.retained(&RetainedRef { received: n, qos: 0, topic: "t", payload: b"", properties: b"" });
+        let (tenant, topic) = (&tenants[usize::try_from(n % 3).unwrap()], &*format!("t{}", n % 3));
+        staged.retained(&RetainedRef { tenant, received: n, qos: 0, topic, payload: b"", properties: b"" });
         builder.absorb(&mut staged);
     }
     let mut found = Vec::new();
@@ -145,6 +153,9 @@ fn a_builder_is_cut_into_frames_without_losing_order_or_names() {
         let frame = Frame::decode(built.bytes()).unwrap();
         assert!(frame.devices().len() <= frame.header().count as usize, "only the names that are needed");
         for (_, record) in frame.records() {
+            if let Record::Retained(message) = record {
+                assert_eq!(&**message.tenant, message.topic);
+            }
             let Record::Reading(r) = record else { continue };
             let at = usize::try_from(r.time * 7 % 40).unwrap();
             assert_eq!((&*r.device.id, &*r.schema.names()[0]), (&*format!("d{at}"), &*format!("name{}", 39 - at)));
@@ -153,4 +164,54 @@ fn a_builder_is_cut_into_frames_without_losing_order_or_names() {
     }
     assert_eq!(found, (0..200).collect::<Vec<_>>());
     assert!(builder.is_empty() && builder.bytes() == 0);
+}
+
+#[test]
+fn every_record_names_its_tenant_and_tenants_do_not_meet() {
+    let tenants: Vec<Arc<str>> = ["north", "south"].map(Arc::from).into();
+    let schema = Arc::new(Schema::new(["n"]));
+    let mut builder = FrameBuilder::default();
+    for tenant in &tenants {
+        // The same device id, topic and client in both.
+        let device = Arc::new(DeviceKey::new(tenant, "d1").unwrap());
+        let mut staged = Staged::default();
+        staged.reading(&device, &schema, &header(1), [Some(ValueRef::Int(1))]);
+        for device in [None, Some(&device)] {
+            let letter = DeadLetterRef {
+                tenant,
+                device,
+                received: 1,
+                identity: 2,
+                reason: tenant,
+                topic: "devices/d1/telemetry",
+                client: "c",
+                payload: b"{",
+            };
+            staged.dead_letter(&letter, false);
+        }
+        let topic = "devices/d1/state";
+        staged.retained(&RetainedRef {
+            tenant,
+            received: 3,
+            qos: 1,
+            topic,
+            payload: tenant.as_bytes(),
+            properties: b"",
+        });
+        builder.absorb(&mut staged);
+    }
+    let front = builder.take_front(3, usize::MAX).build(0, 1, 0);
+    let rest = builder.build(3, 1, 0);
+    let mut found = Vec::new();
+    for frame in [front, rest] {
+        for (_, record) in Frame::decode(frame.bytes()).unwrap().records() {
+            assert!(match record {
+                Record::Reading(_) => true,
+                Record::DeadLetter(letter) => letter.reason == &**letter.tenant,
+                Record::Retained(message) => message.payload == message.tenant.as_bytes(),
+            });
+            found.push(record.tenant().to_string());
+        }
+    }
+    assert_eq!(found, [["north"; 4], ["south"; 4]].concat());
 }

@@ -1,5 +1,5 @@
-//! Which readings of a frame belong to messages that are traced. Found once, when a frame is made or read, so that nobody who
-//! follows the log has to look at every record for it.
+//! Readings of traced messages in a frame. Found once, when a frame is built or read, so that
+//! readers of the log do not have to scan all records.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use model::trace::{TRACE_BYTES, TraceContext};
 
 use super::record::{FIXED_BYTES, HAS_CLAIMED, HAS_SEQ, HAS_TRACE, KIND_READING};
 
-/// A traced message, or as much of it as is in one frame.
+/// A traced message, or the part of it in one frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traced {
-    /// The span that took it in.
+    /// Context of the span of its receipt.
     pub context: TraceContext,
-    /// When its first reading here was received.
+    /// Time of receipt of its first reading here.
     pub received: Nanos,
     /// Offset of its first reading here.
     pub first: u64,
@@ -21,7 +21,8 @@ pub struct Traced {
     pub last: u64,
 }
 
-/// Those of checked records, with places in the frame as offsets; none when there are none.
+/// Finds the traced messages of checked records, with positions in the frame as offsets; None
+/// without any.
 pub(super) fn find(records: &[u8]) -> Option<Arc<[Traced]>> {
     let mut found: Vec<Traced> = Vec::new();
     let mut rest = records;
@@ -32,7 +33,7 @@ pub(super) fn find(records: &[u8]) -> Option<Arc<[Traced]>> {
             && let Some((context, received)) = read(record)
         {
             match found.last_mut() {
-                // The readings of a message follow each other.
+                // The readings of a message are consecutive.
                 Some(last) if last.context == context && last.last + 1 == place => last.last = place,
                 _ => found.push(Traced { context, received, first: place, last: place }),
             }

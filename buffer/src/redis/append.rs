@@ -1,4 +1,4 @@
-//! The writer: one script for each frame, tried again until it is answered.
+//! The writer: one script for each frame, retried until the server responds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,51 +15,51 @@ use super::keys::Common;
 use super::servers::{Servers, invoke};
 use super::settings::{self, Wait};
 use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
-use crate::batcher::{Append, AppendError};
+use crate::batcher::{AppendError, LogBackend};
 use crate::frame::{Frame, FrameBuilder};
 use crate::log::now;
 use crate::spill::{Blocker, Primary};
 
-/// What an entry takes on the server besides its frame, about.
+/// Approximate overhead of an entry on the server, in bytes.
 const OVERHEAD_BYTES: &str = "192";
 
-/// The writer's side of a log on Redis.
-pub(crate) struct Form {
+/// Writer of a log on Redis.
+pub(crate) struct RedisWriter {
     log: Arc<RedisLog>,
-    /// Of its own: connections live on the runtime that made them.
+    /// Separate connections, because they belong to the runtime that made them.
     servers: Arc<Servers>,
     incarnation: u64,
     last_time: Nanos,
-    /// A frame that was built and is not known to be durable; the builder is empty then.
+    /// A frame that may not be durable; the builder is empty then.
     waiting: Option<Frame>,
     link: Option<Link>,
     elsewhere: Elsewhere,
-    /// Of the writer's thread; made there.
+    /// Runtime of the writer's thread, created there.
     runtime: Option<Runtime>,
 }
 
 struct Link {
     connection: MultiplexedConnection,
     wait: Wait,
-    /// Another one, where replicas must have the data on disk: see [`nudge`].
+    /// A second connection, if replicas must have the data on disk: see [`nudge`].
     nudge: Option<MultiplexedConnection>,
 }
 
-/// What the server said of an append.
+/// Response of the server to an append.
 struct Answer {
     what: String,
     start: u64,
     used: u64,
-    /// False when too few replicas had it in time.
+    /// False when too few replicas confirmed in time.
     replicated: bool,
 }
 
-/// Unique among writers, not secret: the time, and the process.
+/// An id that is unique among writers but not secret: the time and the process.
 pub(super) fn unique() -> u64 {
     now().unsigned_abs() ^ (u64::from(std::process::id()) << 48)
 }
 
-/// Says again and again that the writer lives, until the log is dropped.
+/// Renews the heartbeat of the writer until the log is dropped.
 pub(super) fn keep_alive(log: &Arc<RedisLog>, incarnation: u64) {
     let weak = Arc::downgrade(log);
     let task = tokio::spawn(async move {
@@ -68,7 +68,7 @@ pub(super) fn keep_alive(log: &Arc<RedisLog>, incarnation: u64) {
             beat.tick().await;
             let Some(log) = weak.upgrade() else { return };
             match beat_once(&log, &log.servers, incarnation, HEARTBEAT).await {
-                // Sinks elsewhere may have made room meanwhile.
+                // Sinks in other processes may have made room.
                 Ok(true) => {
                     if let Err(error) = log.refresh().await {
                         tracing::debug!(log = log.id, "look at the log: {}", words(&error));
@@ -91,27 +91,27 @@ async fn beat_once(log: &RedisLog, servers: &Servers, incarnation: u64, time: Du
     servers.script(&scripts::BEAT, &keys, &arguments.each_ref().map(String::as_str)).await
 }
 
-impl Form {
+impl RedisWriter {
     pub(super) fn new(log: Arc<RedisLog>, common: Common, incarnation: u64) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::new(Arc::clone(&log.config))?);
         let elsewhere = Elsewhere::new(Arc::clone(&servers), Arc::clone(&log.config), common, log.id.clone());
         Ok(Self { log, servers, incarnation, last_time: 0, waiting: None, link: None, elsewhere, runtime: None })
     }
 
-    /// Appends the frame, which must begin at the log's end or be the last one in it.
+    /// Appends the frame, which must start at the log's end or be its last one.
     fn store_frame(&mut self, frame: &Frame) -> Result<(), AppendError> {
         let mut tried = false;
         let mut freed = false;
         loop {
             let answer = match self.block_on(async |form| form.ask(frame).await)? {
                 Ok(answer) => answer,
-                // Another connection, or another server, may answer; one that is silent has had its time.
+                // Another connection or another server may respond; a silent one has timed out.
                 Err(Refusal::Server(error))
                     if is_lost(&error) && !error.is_timeout() && !std::mem::replace(&mut tried, true) =>
                 {
                     continue;
                 }
-                Err(refusal) => return Err(AppendError::Full(refusal.words())),
+                Err(refusal) => return Err(AppendError::Retry(refusal.words())),
             };
             let RedisLog { id, config, .. } = &*self.log;
             match answer.what.as_str() {
@@ -120,14 +120,14 @@ impl Form {
                     return Ok(());
                 }
                 "stored" => {
-                    return Err(AppendError::Full(format!(
+                    return Err(AppendError::Retry(format!(
                         "fewer than {} replicas of redis have the data after {} ms (redis.replicas)",
                         config.replicas, config.replica_timeout_ms
                     )));
                 }
                 "full" if !std::mem::replace(&mut freed, true) => self.free()?,
                 "full" => {
-                    return Err(AppendError::Full(format!(
+                    return Err(AppendError::Retry(format!(
                         "log {id} is full: {} bytes that a sink has not stored yet (redis.max_bytes)",
                         answer.used
                     )));
@@ -152,17 +152,17 @@ impl Form {
         self.log.end.send_replace(frame.header().end_offset());
     }
 
-    /// Takes the space of what is kept only to recognise messages that are sent again.
+    /// Frees space kept only for detecting resent messages.
     fn free(&mut self) -> Result<(), AppendError> {
         let trimmed = self.block_on(async |form| form.log.trim_to(&form.servers, 0, 0).await)?;
-        trimmed.map(drop).map_err(|error| AppendError::Full(format!("redis is away: {}", words(&error))))
+        trimmed.map(drop).map_err(|error| AppendError::Retry(format!("redis is away: {}", words(&error))))
     }
 
     async fn ask(&mut self, frame: &Frame) -> Result<Answer, Refusal> {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => {
-                // A server that takes connections and says nothing is away, too.
+                // A server that accepts connections but does not respond is unavailable, too.
                 let limit = self.log.config.connect_timeout() + self.log.config.response_timeout();
                 let connected = tokio::time::timeout(limit, self.connect()).await;
                 connected.map_err(|_| Refusal::Silent(limit))??
@@ -173,7 +173,7 @@ impl Form {
             scripts::APPEND.load_async(&mut link.connection).await?;
             answer = link.append(&self.log, self.incarnation, frame).await;
         }
-        // After an error it is not known what the connection answers next.
+        // After an error the next response on the connection is unknown.
         match answer {
             Ok(answer) => {
                 self.link = Some(link);
@@ -199,14 +199,14 @@ impl Form {
         Ok(Link { connection, wait, nudge })
     }
 
-    /// Runs on the writer's thread, which has a small runtime of its own.
+    /// Runs a future on the writer's thread, which has its own small runtime.
     fn block_on<T>(&mut self, work: impl AsyncFnOnce(&mut Self) -> T) -> Result<T, AppendError> {
         let runtime = match self.runtime.take() {
             Some(runtime) => runtime,
             None => tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .map_err(|error| AppendError::Full(format!("no runtime for the log's writer: {error}")))?,
+                .map_err(|error| AppendError::Retry(format!("no runtime for the log's writer: {error}")))?,
         };
         let out = runtime.block_on(work(self));
         self.runtime = Some(runtime);
@@ -214,9 +214,9 @@ impl Form {
     }
 }
 
-/// Why there was no answer.
+/// The reason for a missing response.
 enum Refusal {
-    /// No connection is made in time.
+    /// The connection timed out.
     Silent(Duration),
     Server(RedisError),
     Settings(OpenError),
@@ -240,7 +240,7 @@ impl Refusal {
 }
 
 impl Link {
-    /// The append, and behind it on the same connection the wait for the replicas.
+    /// Sends the append and, on the same connection, the wait for the replicas.
     async fn append(&mut self, log: &RedisLog, incarnation: u64, frame: &Frame) -> RedisResult<Answer> {
         let header = frame.header();
         let mut script = invoke(&scripts::APPEND, &[&log.keys.meta, &log.keys.log, &log.keys.marks], &[]);
@@ -277,10 +277,10 @@ impl Link {
     }
 }
 
-/// Asks the replicas again and again how far they are, by a small write each time, until it is dropped.
+/// Makes replicas report their progress, by repeated small writes, until dropped.
 ///
-/// A replica answers what it has on disk at the moment at which it is asked, which is before it wrote what it was just
-/// sent; unasked, it answers once a second. A lone append would wait for that.
+/// A replica reports its position on disk at the time of a request, which is before it has written
+/// the latest data; without requests it reports once a second. A single append would wait for that.
 async fn nudge(
     connection: &mut Option<MultiplexedConnection>,
     key: &str,
@@ -292,16 +292,16 @@ async fn nudge(
         ask.cmd("HSET").arg(key).arg("nudge").arg("1").cmd("WAIT").arg(replicas).arg(time);
         while ask.query_async::<Vec<Value>>(connection).await.is_ok() {}
     }
-    // Without it the append only takes longer.
+    // Without it the append only takes more time.
     std::future::pending().await
 }
 
-impl Append for Form {
+impl LogBackend for RedisWriter {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         let frame = match self.waiting.take() {
             Some(frame) => frame,
             None => {
-                // Append times never go back, so that they can be searched.
+                // Append times never decrease, so that they can be searched.
                 self.last_time = self.last_time.max(now());
                 builder.build(*self.log.end.borrow(), self.incarnation, self.last_time)
             }
@@ -343,16 +343,16 @@ impl Append for Form {
     }
 
     fn close(&mut self) -> Result<(), AppendError> {
-        // No heartbeat after this one.
+        // This is the last heartbeat.
         drop(self.log.task.lock().take());
         let incarnation = self.incarnation;
         let ended =
             self.block_on(async |form| beat_once(&form.log, &form.servers, incarnation, Duration::ZERO).await)?;
-        ended.map(drop).map_err(|error| AppendError::Full(format!("redis is away: {}", words(&error))))
+        ended.map(drop).map_err(|error| AppendError::Retry(format!("redis is away: {}", words(&error))))
     }
 }
 
-impl Primary for Form {
+impl Primary for RedisWriter {
     fn id(&self) -> &str {
         &self.log.id
     }

@@ -1,4 +1,4 @@
-//! All logs there are, their leases, and their end.
+//! The catalogue of logs on Redis: leases and removal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use redis::RedisResult;
 use super::error::words;
 use super::keys::{Common, Keys};
 use super::{HEARTBEAT, Redis, Shared, cursors, follow, millis, scripts};
-use crate::catalogue::{Catalogue, CatalogueError, Holder, Lease, LogInfo};
+use crate::catalogue::{Catalogue, CatalogueError, ExportSetting, Holder, Lease, LogInfo};
 use crate::cursor::{Cursor, Hours, Tally, add_hours};
 use crate::log::Log;
 
-/// What the step that closes a log says.
+/// Result of closing a log.
 enum Settled {
-    /// It stays.
+    /// The log is still needed.
     Needed,
-    /// Nothing of it is left.
+    /// The log is gone.
     Gone,
-    /// Its end, and the cursors.
+    /// The log is closed: its end and its cursors.
     Closed(String, Vec<(String, String)>),
 }
 
@@ -41,7 +41,7 @@ impl Shared {
             let keys = self.keys(&id);
             let (servers, key) = (&self.servers, &keys.meta);
             if !servers.run::<bool>(key, redis::cmd("EXISTS").arg(key)).await? {
-                // Its maker died between two steps, or it is being removed: there is nothing in it.
+                // Its creator died between two steps, or it is being removed: it is empty.
                 self.servers.run::<()>(index, redis::cmd("HDEL").arg(index).arg(&id)).await?;
                 continue;
             }
@@ -67,7 +67,7 @@ impl Shared {
         Ok(alive)
     }
 
-    /// Deletes the keys of logs that left the list.
+    /// Deletes the keys of logs that were removed from the list.
     async fn sweep(&self) -> RedisResult<()> {
         let Common { removed, .. } = &self.common;
         let logs: Vec<String> = self.servers.run(removed, redis::cmd("SMEMBERS").arg(removed)).await?;
@@ -116,17 +116,19 @@ impl Shared {
     }
 }
 
-/// The counts of a cursor, each with the field in which all logs' are added up.
+/// Counts of a cursor with the fields of their sums over all logs.
 fn counts(sink: &str, cursor: &Cursor) -> Vec<(String, u64)> {
     let field = |tenant: &str, kind: &str| serde_json::json!([sink, tenant, kind]).to_string();
     let tallies = cursor.tallies.iter().flat_map(|(tenant, tally)| {
-        let Tally { stored, merged, dead_lettered, other, missed } = *tally;
+        let Tally { stored, merged, dead_lettered, other, missed, filtered, refused } = *tally;
         let kinds = [
             ("stored", stored),
             ("merged", merged),
             ("dead_lettered", dead_lettered),
             ("other", other),
             ("missed", missed),
+            ("filtered", filtered),
+            ("refused", refused),
         ];
         kinds.map(|(kind, count)| (field(tenant, kind), count))
     });
@@ -138,7 +140,7 @@ fn counts(sink: &str, cursor: &Cursor) -> Vec<(String, u64)> {
     tallies.chain([done]).chain(hours).filter(|(_, count)| *count > 0).collect()
 }
 
-/// The reverse of [`counts`], for all sinks.
+/// The inverse of [`counts`], for all sinks.
 fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
     let mut found: BTreeMap<String, Cursor> = BTreeMap::new();
     let mut all_hours: BTreeMap<(String, String), Hours> = BTreeMap::new();
@@ -160,6 +162,8 @@ fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
             "dead_lettered" => &mut tally.dead_lettered,
             "other" => &mut tally.other,
             "missed" => &mut tally.missed,
+            "filtered" => &mut tally.filtered,
+            "refused" => &mut tally.refused,
             _ => return None,
         } = count;
     }
@@ -230,7 +234,7 @@ impl Catalogue for Redis {
         }
         let mut open = self.shared.open.lock();
         open.retain(|_, log| log.strong_count() > 0);
-        // Somebody may have been faster.
+        // Another process may have been faster.
         if let Some(other) = open.get(log).and_then(std::sync::Weak::upgrade).filter(|log| !log.held.lock().gone) {
             return Ok(other);
         }
@@ -261,5 +265,26 @@ impl Catalogue for Redis {
         let fields: Vec<(String, u64)> =
             self.shared.servers.run(key, redis::cmd("HGETALL").arg(key)).await.map_err(unavailable)?;
         sums(fields).ok_or_else(|| CatalogueError::Damaged { log: key.clone(), reason: "it holds no counts".into() })
+    }
+
+    async fn export_settings(&self) -> Result<BTreeMap<String, ExportSetting>, CatalogueError> {
+        let key = &self.shared.common.exports;
+        let held: Vec<(String, String)> =
+            self.shared.servers.run(key, redis::cmd("HGETALL").arg(key)).await.map_err(unavailable)?;
+        let read = |(name, text): (String, String)| match serde_json::from_str(&text) {
+            Ok(setting) => Ok((name, setting)),
+            Err(error) => {
+                let path = format!("export {name} in {key}");
+                Err(CatalogueError::Settings { path, reason: error.to_string() })
+            }
+        };
+        held.into_iter().map(read).collect()
+    }
+
+    async fn set_export(&self, name: &str, setting: ExportSetting) -> Result<(), CatalogueError> {
+        let key = &self.shared.common.exports;
+        let text = serde_json::to_string(&setting).expect("a setting is JSON");
+        let mut set = redis::cmd("HSET");
+        self.shared.servers.run(key, set.arg(key).arg(name).arg(text)).await.map_err(unavailable)
     }
 }

@@ -4,73 +4,104 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use model::setting::empty_is_none;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::OpenError;
 use crate::batcher::BatchConfig;
 
-/// Settings of the log on Redis.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Settings of the log on Redis: keys of `[redis]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Config {
-    /// `redis://host:port` or `rediss://host:port` for TLS. Several only with `cluster` (some of its nodes) or with
-    /// `sentinel_master` (the sentinels). User and password may stand here or below.
+    /// Servers, as `["redis://host:6379"]`, or `rediss://` for TLS; several only with `cluster`
+    /// (some of its nodes) or `sentinel_master` (the sentinels). Empty: Redis is not used.
+    ///
+    /// User and password may stand here or in their own keys.
     pub urls: Vec<String>,
-    /// The urls name nodes of a Redis Cluster.
+    /// True when the urls are nodes of a Redis Cluster.
     pub cluster: bool,
-    /// The urls name sentinels, and this the master they watch.
+    /// Name of the master that the sentinels watch; the urls then name the sentinels.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
     pub sentinel_master: Option<String>,
-    /// User of the servers' ACL; none for the default user.
+    /// User of the servers; empty is the default user.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
     pub username: Option<String>,
     /// Password of the servers.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
     pub password: Option<Secret>,
-    /// User of the sentinels, when they ask for one.
+    /// User of the sentinels, if they require one.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
     pub sentinel_username: Option<String>,
-    /// Password of the sentinels, when they ask for one.
+    /// Password of the sentinels, if they require one.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
     pub sentinel_password: Option<Secret>,
-    /// PEM file with the certificate authority of `rediss://`; none for the system's.
+    /// PEM file with the certificate authority of `rediss://` servers; empty is the system's.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
     pub tls_ca_file: Option<PathBuf>,
-    /// What a durable append is.
+    /// `"always"`: servers whose settings can lose what they have acknowledged are refused.
+    /// `"relaxed"`: an append is as durable as the settings of the servers make it.
     pub durability: Durability,
-    /// Replicas that must hold an append before it is durable.
+    /// Replicas that must have an append before it is acknowledged.
     pub replicas: u32,
-    /// Time they get, after which the append is tried again.
+    /// Time to wait for the replicas, in milliseconds; the append is then retried.
     pub replica_timeout_ms: u64,
-    /// Time for a connection.
+    /// Longest time to make a connection, in milliseconds.
     pub connect_timeout_ms: u64,
-    /// Time for an answer. An append without an answer is tried again and recognised.
+    /// Longest time to wait for an answer, in milliseconds.
+    ///
+    /// An append without an answer is retried and recognised.
     pub response_timeout_ms: u64,
-    /// Bytes that a log may take of the server's memory: beyond, devices wait.
+    /// Memory of the server that the log of this node may use, in bytes; beyond it devices wait.
     pub max_bytes: u64,
-    /// Records that every sink has stored are kept up to so much, to recognise messages that are sent again ...
+    /// Flushed records are kept up to this many bytes, to recognise messages that are sent again.
+    /// Key of `[log]`.
+    #[serde(skip)]
     pub retain_bytes: u64,
-    /// ... and so long. A log that ended is kept as long, too.
+    /// Flushed records are kept for at most this many seconds, and so is a log that ended. Key of
+    /// `[log]`.
+    #[serde(skip)]
     pub retain_secs: u64,
-    /// Newest frames kept in memory, for sinks that keep up.
+    /// Bytes of the newest frames kept in memory, for sinks that keep up. Key of `[log]`.
+    #[serde(skip)]
     pub ring_bytes: usize,
-    /// First part of the names of the logs: who writes them.
+    /// Prefix of the names of the logs of this node; different for each node.
     pub node: String,
-    /// First part of every key.
+    /// Prefix of every key in Redis, so that two installations can share a server.
     pub prefix: String,
-    /// How batches are formed.
+    /// Forming of batches; not a key.
+    #[serde(skip)]
     pub batch: BatchConfig,
 }
 
-/// What a durable append is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Condition for an append to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// On the server's disk: settings of a server that promise less are refused.
+    /// On the server's disk: a server with weaker settings is refused.
     #[default]
     Always,
-    /// Whatever the server's settings promise.
+    /// As durable as the settings of the servers make it.
     Relaxed,
 }
 
-/// A password: not shown when printed for people.
+/// Password, hidden in `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +112,7 @@ impl fmt::Debug for Secret {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            urls: vec!["redis://127.0.0.1:6379".into()],
+            urls: Vec::new(),
             cluster: false,
             sentinel_master: None,
             username: None,
@@ -106,7 +137,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Looks for what can be told without a server.
+    /// Checks the settings without a server.
     pub(super) fn check(&self) -> Result<(), OpenError> {
         let several = self.urls.len() > 1 && !self.cluster && self.sentinel_master.is_none();
         let faults = [
@@ -144,7 +175,7 @@ impl Config {
         Duration::from_millis(self.connect_timeout_ms)
     }
 
-    /// With the time that replicas get.
+    /// Time-out including that of the replicas.
     pub(super) fn response_timeout(&self) -> Duration {
         let replicas = if self.replicas > 0 { self.replica_timeout_ms } else { 0 };
         Duration::from_millis(self.response_timeout_ms.saturating_add(replicas))
@@ -155,7 +186,7 @@ impl Config {
     }
 }
 
-/// Fit to stand in a key: no braces, they decide about the slot.
+/// True for a valid part of a key: without braces, which determine the slot.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
 }

@@ -1,5 +1,5 @@
-//! What other writers appended lately: a device that lost its PUBACK may come back to another node, or to this one after
-//! a restart, and send again what is in another log.
+//! Recently appended frames of other writers: a device that lost a PUBACK may reconnect to another
+//! node, or to this one after a restart, and resend a message that is in another log.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::read::{fetch, marks_before};
 use super::servers::Servers;
 use crate::frame::Frame;
 
-/// Bytes that are looked at in all, shared among the logs ...
+/// Bytes to read in total, divided among the logs ...
 const ALL_BYTES: usize = 64 << 20;
-/// ... and what each of them may have at least.
+/// ... and the minimum for each log.
 const LEAST_BYTES: usize = 1 << 20;
-/// Frames of one log at most.
+/// Maximum number of frames of one log.
 const FRAMES: usize = 256;
 
-/// The other logs, and how far they were looked at.
+/// The other logs and the positions read so far.
 pub(super) struct Elsewhere {
     servers: Arc<Servers>,
     config: Arc<Config>,
@@ -33,7 +33,7 @@ impl Elsewhere {
         Self { servers, config, common, own, seen: HashMap::new() }
     }
 
-    /// The newest frames that were not seen yet; `anew` forgets what was.
+    /// Reads the newest frames that were not read yet; `anew` starts over.
     pub(super) async fn look(&mut self, anew: bool) -> RedisResult<Vec<Frame>> {
         if anew {
             self.seen.clear();
@@ -59,10 +59,10 @@ impl Elsewhere {
         let Some(newest) = marks.first() else { return Ok(Vec::new()) };
         let enough = marks.iter().take_while(|mark| newest.bytes - mark.bytes <= bytes as u64).last();
         let oldest = enough.unwrap_or(newest);
-        // Frames that were trimmed meanwhile are not missed: every sink has them.
+        // Trimmed frames are not needed: every sink has them.
         let frames = fetch(&self.servers, &keys, oldest, newest).await?;
         self.seen.insert(log.to_owned(), newest.first + newest.count);
-        // What cannot be read is for the sinks to complain about.
+        // Sinks report unreadable frames.
         Ok(frames.into_iter().filter_map(Result::ok).collect())
     }
 }

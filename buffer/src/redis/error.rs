@@ -1,38 +1,38 @@
-//! What Redis answers, in words that say what can be done.
+//! Errors of Redis with advice.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// Why there is no log on Redis.
+/// The reason why a log on Redis does not open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The configuration contradicts itself.
+    /// The configuration is inconsistent.
     #[error("{0}")]
     Config(String),
-    /// The server cannot be reached: it may be there later.
+    /// The server cannot be reached now.
     #[error("{0}")]
     Unreachable(String),
-    /// The server does not let Weir in, or not do what it has to.
+    /// The server refuses access or a required command.
     #[error("{0}")]
     Denied(String),
-    /// The server may lose what it said it has.
+    /// The server may lose confirmed data.
     #[error("{0}")]
     Unsafe(String),
-    /// The spill's files.
+    /// Files of the spill.
     #[error("{0}")]
     Spill(String),
-    /// A thread could not be made.
+    /// A thread could not be started.
     #[error("cannot start the log's writer: {0}")]
     Start(String),
 }
 
-/// The code that the server's answer begins with, and the rest of it; of the first command that failed.
+/// The error code and the text of the first failed command.
 fn answer(error: &RedisError) -> Option<(String, String)> {
     let errors = error.clone().into_server_errors()?;
     let (_, first) = errors.first()?;
     Some((first.code().to_owned(), first.details().unwrap_or_default().to_owned()))
 }
 
-/// The server's or the system's words, short.
+/// Short text of a server or system error.
 pub(super) fn words(error: &RedisError) -> String {
     match answer(error) {
         Some((code, rest)) if code == "ERR" => rest,
@@ -41,12 +41,12 @@ pub(super) fn words(error: &RedisError) -> String {
     }
 }
 
-/// True when the server has no memory left for what makes logs longer.
+/// True when the server is out of memory for appends.
 pub(super) fn is_full(error: &RedisError) -> bool {
     answer(error).is_some_and(|(code, _)| code == "OOM")
 }
 
-/// True when another connection, or another server, may answer better.
+/// True when another connection or server may succeed.
 pub(super) fn is_lost(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_timeout()
@@ -63,17 +63,17 @@ pub(super) fn is_lost(error: &RedisError) -> bool {
         )
 }
 
-/// True when the server has not got the script.
+/// True when the server does not have the script.
 pub(super) fn is_no_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// An answer that does not have the form it should.
+/// An error for an unexpected response.
 pub(super) fn strange(what: &'static str) -> RedisError {
     RedisError::from((ErrorKind::UnexpectedReturnType, what))
 }
 
-/// Why the connection was refused, naming the key that is to be changed.
+/// The error of a refused connection, with the key to change.
 pub(super) fn refused(address: &str, error: &RedisError) -> OpenError {
     let words = words(error);
     let denied = error.kind() == ErrorKind::AuthenticationFailed

@@ -1,4 +1,4 @@
-//! The follower: learns of new frames and keeps them for the sinks of this process.
+//! The follower: reads new frames and caches them for the sinks of this process.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use super::{RedisLog, Task};
 use crate::log::{Log, now};
 use crate::ring::Ring;
 
-/// How long the server may keep a question for new frames, ms.
+/// Maximum time that the server waits for new frames, in ms.
 const BLOCK_MS: u64 = 1000;
-/// Frames in one answer.
+/// Frames in one response.
 const FRAMES: u32 = 16;
-/// Until the next attempt to reach the server.
+/// Wait before a retry.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Follows the log's end from where it is now, until the log is dropped or removed.
+/// Follows the log from its current end until it is dropped or removed.
 pub(super) async fn start(log: &Arc<RedisLog>) -> RedisResult<bool> {
     let asked = now();
     let mut ask = redis::cmd("HGET");
@@ -47,7 +47,7 @@ async fn follow(log: Weak<RedisLog>) {
             Err(error) => {
                 tracing::debug!(log = log.id, "follow the log: {}", words(&error));
                 connection = None;
-                // The log may be on another server now.
+                // The log may have moved to another server.
                 log.servers.forget(None);
                 drop(log);
                 tokio::time::sleep(PAUSE).await;
@@ -56,7 +56,7 @@ async fn follow(log: Weak<RedisLog>) {
     }
 }
 
-/// Waits for new frames, a bounded time. False when the log is gone.
+/// Waits for new frames for a bounded time. Returns false when the log is gone.
 async fn step(log: &RedisLog, held: &mut Option<MultiplexedConnection>) -> RedisResult<bool> {
     let mut connection = match held.take() {
         Some(connection) => connection,
@@ -66,7 +66,7 @@ async fn step(log: &RedisLog, held: &mut Option<MultiplexedConnection>) -> Redis
         }
     };
     let end = log.end();
-    // Entries behind this id begin at the end or later.
+    // Entries after this id start at the end or later.
     let after = if end == 0 { "0-0".to_owned() } else { format!("{}-{}", end - 1, u64::MAX) };
     let mut ask = redis::cmd("XREAD");
     ask.arg("COUNT").arg(FRAMES).arg("BLOCK").arg(BLOCK_MS).arg("STREAMS").arg(&log.keys.log).arg(after);
@@ -83,7 +83,7 @@ async fn step(log: &RedisLog, held: &mut Option<MultiplexedConnection>) -> Redis
         let mut held = log.held.lock();
         match frame {
             Ok(frame) if first == end => held.ring.push(frame),
-            // Whoever reads there is told what is wrong.
+            // Readers of that offset get the error.
             _ => held.ring = Ring::new(log.config.ring_bytes),
         }
         end = first + count;

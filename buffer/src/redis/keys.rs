@@ -1,4 +1,5 @@
-//! Names of the keys. What one script touches has one hash tag, so that it lies in one slot of a cluster.
+//! Names of keys. All keys of one script have the same hash tag, so that they are in one slot of a
+//! cluster.
 
 /// Keys of one log.
 #[derive(Debug, Clone)]
@@ -7,13 +8,14 @@ pub(super) struct Keys {
     pub(super) meta: String,
     /// Stream: the frames.
     pub(super) log: String,
-    /// Stream with the same ids: bytes so far and time of each frame, to look things up without moving frames.
+    /// Stream with the same ids: cumulative bytes and time of each frame, for searches without
+    /// reading frames.
     pub(super) marks: String,
     /// Hash: sink → epoch, done_to, sealed_to, tallies.
     pub(super) cursors: String,
-    /// Hash that runs out: who flushes the log.
+    /// Hash with an expiry: the holder of the lease.
     pub(super) lease: String,
-    /// Runs out unless the writer renews it.
+    /// Key with an expiry that the writer renews.
     pub(super) writer: String,
 }
 
@@ -31,21 +33,23 @@ impl Keys {
     }
 }
 
-/// Keys of all logs together.
+/// Keys shared by all logs.
 #[derive(Debug, Clone)]
 pub(super) struct Common {
-    /// Hash: node → the epoch given last.
+    /// Hash: node → the last assigned epoch.
     pub(super) epochs: String,
-    /// Hash: log → when it was made, ms.
+    /// Hash: log → time of its creation, ms.
     pub(super) index: String,
-    /// Hash: flusher → until when it is taken to run, ms, and its address.
+    /// Hash: flusher → expiry of its registration, ms, and its address.
     pub(super) flushers: String,
     /// Hash: (sink, tenant, kind) → records of removed logs.
     pub(super) settled: String,
     /// Set: removed logs whose keys are to be deleted.
     pub(super) removed: String,
-    /// Hash: removed log → its end, for the node that may have to know how far it came.
+    /// Hash: removed log → its end, for its node.
     pub(super) ends: String,
+    /// Hash: export → its setting, as JSON.
+    pub(super) exports: String,
 }
 
 impl Common {
@@ -58,11 +62,13 @@ impl Common {
             settled: key("settled"),
             removed: key("removed"),
             ends: key("ends"),
+            exports: key("exports"),
         }
     }
 }
 
-/// The cluster's slot of a key: CRC-16/XMODEM of the hash tag, modulo 16,384 (Redis Cluster specification).
+/// The cluster's slot of a key: CRC-16/XMODEM of the hash tag, modulo 16,384 (Redis Cluster
+/// specification).
 pub(super) fn slot(key: &str) -> u16 {
     let tag = key
         .split_once('{')

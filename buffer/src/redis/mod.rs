@@ -1,26 +1,29 @@
-//! The log on Redis Streams (or Valkey): for several nodes that share it.
+//! The log on Redis Streams (or Valkey), shared by several nodes.
 //!
 //! ```text
 //! PREFIX:{LOG}:log      stream, one entry for each frame: id FIRST-COUNT, field f = the frame's bytes
 //! PREFIX:{LOG}:marks    stream with the same ids: b = bytes up to and with this frame, t = when it was appended, ms
-//! PREFIX:{LOG}:meta     hash: who writes it, its end, its start, bytes, the last frame's hash, the last lease's epoch
+//! PREFIX:{LOG}:meta     hash: its writer, its end, its start, bytes, the last frame's hash, the last lease's epoch
 //! PREFIX:{LOG}:cursors  hash: sink → EPOCH DONE_TO SEALED_TO TALLIES (JSON)
-//! PREFIX:{LOG}:lease    hash that runs out: who flushes it        PREFIX:{LOG}:writer   runs out: its writer lives
-//! PREFIX:{logs}:…       epochs by node; the list of logs; what became of the logs that were removed
+//! PREFIX:{LOG}:lease    hash with an expiry: its flusher          PREFIX:{LOG}:writer   expires with its writer
+//! PREFIX:{logs}:…       epochs by node; the list of logs; tallies of removed logs
 //! ```
-//! **Write.** Each start of a writer makes a log of its own, `NODE.EPOCH`, so a log has one writer, ever. A frame is appended
-//! by a script that looks at the log's end: what is there already, with the same hash, was a retry and is answered the same.
-//! What the server does not answer is sent again until it does, over new connections. It is durable when the server
-//! answers, because the server's settings were looked at (`appendfsync always`) whenever the connection was made; with
-//! replicas, when these have it, too. A writer whose log was closed or taken stops.
+//! **Write.** Each start of a writer creates its own log, `NODE.EPOCH`, so a log has exactly one
+//! writer. A script appends a frame at the log's end: an existing frame with the same hash is a
+//! retry and gets the same response. Without a response the writer retries over new connections. A
+//! frame is durable when the server responds, because its settings (`appendfsync always`) are
+//! checked for every connection; with replicas, when these confirm it too. A writer whose log was
+//! closed or taken over stops.
 //!
-//! **Read.** A follower waits for new frames and keeps them in a ring: each frame crosses the network once for each
-//! process, however many sinks it has. Older ones are looked up in the marks. In the writer's process there is no follower.
+//! **Read.** A follower waits for new frames and keeps them in a ring: each frame is transferred
+//! once to each process, for any number of sinks. Older frames are found by the marks. The writer's
+//! process has no follower.
 //!
-//! **Delete.** As in the files' form, by frame instead of by segment. A log whose writer is gone is removed by the lease's
-//! holder when every sink is at its end and the retention is over; its tallies are added up elsewhere, once.
+//! **Delete.** As in the embedded log, by frame instead of by segment. The lease holder removes a
+//! log without a writer when every sink is at its end and the retention is over; its tallies are
+//! added to the sums once.
 //!
-//! **Full.** Scripts that make room work while the server is out of memory; the one that appends does not.
+//! **Full.** Scripts that free memory work while the server is out of memory; the append does not.
 
 mod append;
 mod catalogue;
@@ -57,12 +60,12 @@ use error::refused;
 use keys::{Common, Keys};
 use servers::Servers;
 
-/// A writer that was not heard of for so long is taken for dead.
+/// Time without a heartbeat after which a writer counts as dead.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// A log that its maker did not list goes by itself.
+/// Expiry of a log that its creator did not add to the list.
 const UNLISTED: Duration = Duration::from_secs(600);
 
-/// The logs on a Redis. Cheap to clone.
+/// Logs on a Redis. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Redis {
     shared: Arc<Shared>,
@@ -73,11 +76,11 @@ struct Shared {
     config: Arc<Config>,
     servers: Arc<Servers>,
     common: Common,
-    /// Logs open in this process: one reading side for all who use it.
+    /// Open logs of this process, one shared reader for each.
     open: Mutex<HashMap<String, Weak<RedisLog>>>,
 }
 
-/// A log on Redis, as its readers see it.
+/// The reading side of a log on Redis.
 pub struct RedisLog {
     id: String,
     keys: Keys,
@@ -86,26 +89,26 @@ pub struct RedisLog {
     held: Mutex<Held>,
     end: watch::Sender<u64>,
     metrics: Arc<Metrics>,
-    /// The follower, or what renews the writer's heartbeat.
+    /// Task of the follower, or of the writer's heartbeat.
     task: Mutex<Option<Task>>,
 }
 
-/// What is known of the log on the server.
+/// Known state of the log on the server.
 #[derive(Debug)]
 struct Held {
     ring: Ring,
     start: u64,
     used: u64,
     blocked: Option<String>,
-    /// This process appends: it knows the end.
+    /// True when this process appends and knows the end.
     written_here: bool,
-    /// When the server last told of the end.
+    /// Time of the last known end.
     confirmed: model::Nanos,
-    /// Nothing more comes: the log was removed.
+    /// True when the log was removed.
     gone: bool,
 }
 
-/// Ends with its owner.
+/// A task that is aborted when dropped.
 #[derive(Debug)]
 struct Task(JoinHandle<()>);
 
@@ -122,10 +125,10 @@ impl fmt::Debug for RedisLog {
 }
 
 impl Redis {
-    /// Connects, and looks at the settings of every server.
+    /// Connects and checks the settings of every server.
     ///
     /// # Errors
-    /// [`OpenError`], in one line that names the key to change.
+    /// [`OpenError`] with the key to change.
     pub async fn connect(config: Config) -> Result<Self, OpenError> {
         config.check()?;
         let config = Arc::new(config);
@@ -137,19 +140,19 @@ impl Redis {
         Ok(Self { shared: Arc::new(Shared { config, servers, common, open: Mutex::default() }) })
     }
 
-    /// Makes a log for this start of the node, and starts its writer.
+    /// Creates a log for this start of the node, and starts its writer.
     ///
     /// # Errors
     /// [`OpenError`].
     pub async fn create(&self, metrics: Arc<Metrics>) -> Result<(Arc<RedisLog>, Batcher), OpenError> {
-        let (log, form) = self.create_form(metrics).await?;
+        let (log, form) = self.create_writer(metrics).await?;
         let (batch, metrics) = (self.shared.config.batch.clone(), Arc::clone(&log.metrics));
         let batcher = Batcher::start(batch, metrics, form).map_err(|error| OpenError::Start(error.to_string()))?;
         Ok((log, batcher))
     }
 
-    /// As [`Redis::create`], with a spill for when the server is away or full. What was spilled before the last end is
-    /// drained into the new log.
+    /// Like [`Redis::create`], with a spill for times when the server is unavailable or full. An
+    /// existing spill is drained into the new log.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -165,11 +168,11 @@ impl Redis {
             Some(log) => self.shared.take(log).await.map_err(|error| self.shared.refused(&error))?,
             None => None,
         };
-        let (log, form) = self.create_form(Arc::clone(&metrics)).await?;
+        let (log, form) = self.create_writer(Arc::clone(&metrics)).await?;
         let (form, status) = opened.start(form, end, metrics).await.map_err(spill_error)?;
         let (batch, metrics) = (self.shared.config.batch.clone(), Arc::clone(&log.metrics));
         let batcher = Batcher::start(batch, metrics, form).map_err(|error| OpenError::Start(error.to_string()))?;
-        // Nobody asks for it again: all that is left is noted under the new log.
+        // It is no longer needed: the new log has the rest of the spill.
         if let Some(before) = before
             && let Err(error) = self.shared.forget_end(&before).await
         {
@@ -178,12 +181,12 @@ impl Redis {
         Ok((log, batcher, status))
     }
 
-    async fn create_form(&self, metrics: Arc<Metrics>) -> Result<(Arc<RedisLog>, append::Form), OpenError> {
+    async fn create_writer(&self, metrics: Arc<Metrics>) -> Result<(Arc<RedisLog>, append::RedisWriter), OpenError> {
         let made = self.make_log().await;
         let (id, incarnation) = made.map_err(|error| self.shared.refused(&error))?;
         let log = Arc::new(self.shared.log(&id, metrics));
         log.held.lock().written_here = true;
-        let form = append::Form::new(Arc::clone(&log), self.shared.common.clone(), incarnation)?;
+        let form = append::RedisWriter::new(Arc::clone(&log), self.shared.common.clone(), incarnation)?;
         append::keep_alive(&log, incarnation);
         self.shared.open.lock().insert(id, Arc::downgrade(&log));
         Ok((log, form))
@@ -219,7 +222,7 @@ impl Shared {
         refused(&self.config.urls_for_people(), error)
     }
 
-    /// Ends a log whose writer is dead. Its end; none when nothing is known of it any more.
+    /// Ends a log whose writer is dead. Returns its end, or None when the log is unknown.
     async fn take(&self, log: &str) -> redis::RedisResult<Option<u64>> {
         let keys = Keys::of(&self.config.prefix, log);
         let end: Option<String> = self.servers.script(&scripts::TAKE, &[&keys.meta, &keys.writer], &[]).await?;

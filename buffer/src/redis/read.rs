@@ -16,21 +16,21 @@ use crate::cursor::Cursor;
 use crate::frame::Frame;
 use crate::log::{CursorError, Log, ReadError, State, now};
 
-/// Frames that one read looks up at most.
+/// Maximum number of frames of one read.
 const FRAMES: usize = 256;
 
-/// An entry of the marks: where a frame is and how long.
+/// An entry of the marks: position and size of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) first: u64,
     pub(super) count: u64,
-    /// All bytes ever appended, up to and with this frame.
+    /// All bytes appended up to the end of this frame.
     pub(super) bytes: u64,
-    /// When it was appended, ms.
+    /// Append time, ms.
     time: i64,
 }
 
-/// Of a stream: its id, names and values.
+/// An entry of a stream: id, names and values.
 pub(super) type Entry = (String, Vec<(String, Vec<u8>)>);
 
 impl Mark {
@@ -58,14 +58,14 @@ pub(super) fn place(id: &str) -> RedisResult<(u64, u64)> {
     Ok((number(first)?, number(count)?))
 }
 
-/// Newest first, down to the frame that holds `from`.
+/// Reads marks backwards to the frame with `from`.
 pub(super) async fn marks_before(servers: &Servers, keys: &Keys, from: u64, limit: usize) -> RedisResult<Vec<Mark>> {
     let mut ask = redis::cmd("XREVRANGE");
     ask.arg(&keys.marks).arg("+").arg(format!("{from}-0")).arg("COUNT").arg(limit);
     servers.run::<Vec<Entry>>(&keys.marks, &ask).await?.into_iter().map(Mark::of).collect()
 }
 
-/// The frame that holds `from`, then those behind it.
+/// Reads marks from the frame with `from` on.
 async fn marks_from(servers: &Servers, keys: &Keys, from: u64, limit: usize) -> RedisResult<Vec<Mark>> {
     let mut holder = redis::cmd("XREVRANGE");
     holder.arg(&keys.marks).arg(format!("{from}-{}", u64::MAX)).arg("-").arg("COUNT").arg(1);
@@ -76,7 +76,7 @@ async fn marks_from(servers: &Servers, keys: &Keys, from: u64, limit: usize) -> 
     marks.into_iter().map(Mark::of).collect()
 }
 
-/// The frames from one to another.
+/// Reads the frames between two marks.
 pub(super) async fn fetch(
     servers: &Servers,
     keys: &Keys,
@@ -89,7 +89,7 @@ pub(super) async fn fetch(
     Ok(entries.into_iter().map(|entry| decode(&keys.log, entry)).collect())
 }
 
-/// The frame of an entry; what is wrong with it, and where, when it is none.
+/// Decodes the frame of an entry; the error names the entry and the fault.
 pub(super) fn decode(key: &str, (id, fields): Entry) -> Result<Frame, String> {
     let bytes = fields.into_iter().find(|(name, _)| name == "f").map(|(_, bytes)| Bytes::from(bytes));
     let bytes = bytes.ok_or_else(|| format!("{key}, entry {id}: it holds no frame"))?;
@@ -103,7 +103,7 @@ pub(super) fn decode(key: &str, (id, fields): Entry) -> Result<Frame, String> {
 }
 
 impl RedisLog {
-    /// Deletes what all sinks have passed beyond what is retained.
+    /// Deletes frames that all sinks have passed, except for the retention.
     pub(super) async fn trim_to(&self, servers: &Servers, retain_bytes: u64, retain_ms: u64) -> RedisResult<u64> {
         let keys = [&self.keys.meta, &self.keys.log, &self.keys.marks, &self.keys.cursors].map(String::as_str);
         let arguments = [retain_bytes.to_string(), retain_ms.to_string()];
@@ -132,7 +132,7 @@ impl RedisLog {
         }
     }
 
-    /// Why an offset below the end is not in the log.
+    /// The error for an offset below the end that is not in the log.
     async fn not_there(&self, offset: u64) -> ReadError {
         match self.refresh().await {
             Err(error) => unavailable(error),
@@ -142,7 +142,7 @@ impl RedisLog {
         }
     }
 
-    /// Looks at the log's start, and what it takes. False when there is no such log any more.
+    /// Reads the log's start and size. Returns false when the log no longer exists.
     pub(super) async fn refresh(&self) -> RedisResult<bool> {
         let mut ask = redis::cmd("HMGET");
         ask.arg(&self.keys.meta).arg("start").arg("bytes").arg("freed");
@@ -183,7 +183,7 @@ impl Log for RedisLog {
             self.servers.run(&self.keys.meta, ask.arg(&self.keys.meta).arg("end")).await;
         match end {
             Ok(Some(end)) => (end.max(self.end()), asked),
-            // Removed: nothing came behind what was known.
+            // Removed: no frames followed the known end.
             Ok(None) => (self.end(), asked),
             Err(_) => (self.end(), self.held.lock().confirmed),
         }
@@ -241,6 +241,25 @@ impl Log for RedisLog {
         }
     }
 
+    async fn rewind_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        let keys = [self.keys.meta.as_str(), &self.keys.cursors];
+        let numbers = [cursor.epoch, cursor.done_to].map(|number| number.to_string());
+        let value = cursors::encode(&cursor);
+        let arguments = [sink, &numbers[0], &numbers[1], &value];
+        let answer: RedisResult<(String, String, String)> =
+            self.servers.script(&scripts::REWIND, &keys, &arguments).await;
+        let unavailable = |error: redis::RedisError| CursorError::Unavailable(words(&error));
+        let (what, first, second) = answer.map_err(unavailable)?;
+        let (first, second) = (number(&first).map_err(unavailable)?, number(&second).map_err(unavailable)?);
+        let sink = sink.to_owned();
+        match what.as_str() {
+            "rewound" => Ok(()),
+            "fenced" => Err(CursorError::Fenced { sink, held: first, tried: cursor.epoch }),
+            "outside" => Err(CursorError::Outside { sink, to: cursor.done_to, start: first, end: second }),
+            _ => Err(CursorError::Unavailable(format!("log {} was removed", self.id))),
+        }
+    }
+
     async fn forget_cursor(&self, sink: &str, epoch: u64) -> Result<(), CursorError> {
         let keys = [self.keys.meta.as_str(), &self.keys.cursors];
         let tried = epoch.to_string();
@@ -259,7 +278,7 @@ impl Log for RedisLog {
     async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {
         self.refresh().await.map_err(unavailable)?;
         let (mut low, mut high) = (self.start(), self.end());
-        // Marks know milliseconds: the frames of that one are looked at themselves.
+        // Marks have milliseconds: frames of the same millisecond are read.
         while low < high {
             let middle = low + (high - low) / 2;
             let marks = marks_from(&self.servers, &self.keys, middle, 1).await.map_err(unavailable)?;

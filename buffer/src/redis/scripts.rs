@@ -1,9 +1,10 @@
-//! What must happen in one step, as Lua run by the server.
+//! Atomic steps as Lua scripts on the server.
 //!
-//! A log's hash `meta` holds: `version`; `writer`, the incarnation that may append; `end`, `start`; `bytes` appended ever and
-//! `freed` of them; `hash` and `time` (ms) of the last frame; `epoch` of the last lease; `closed`, when the writer said that
-//! it ends; `lonely`, since when it was missed (ms); `state`, once the log is being removed.
-//! Scripts that do not make the log longer are allowed when the server's memory is full: they are what makes room.
+//! The hash `meta` of a log has: `version`; `writer`, the incarnation that may append; `end`,
+//! `start`; `bytes`, all bytes appended, and `freed` of them; `hash` and `time` (ms) of the last
+//! frame; `epoch` of the last lease; `closed`, when the writer has ended; `lonely`, the time since
+//! when it is missing (ms); `state`, once the log is being removed. Scripts that do not extend the
+//! log are allowed when the server is out of memory, because they free it.
 
 use std::sync::LazyLock;
 
@@ -17,29 +18,31 @@ macro_rules! script {
 }
 
 script! {
-    /// Adds a frame at the end, or finds that it is there.
+    /// Appends a frame, or detects that it is already there.
     APPEND = "append.lua";
-    /// A number for a node's next log.
+    /// Assigns a number for the next log of a node.
     EPOCH = "epoch.lua";
-    /// Makes an empty log.
+    /// Creates an empty log.
     CREATE = "create.lua";
-    /// Says that the writer lives, or ends.
+    /// Renews the heartbeat of the writer, or ends it.
     BEAT = "beat.lua";
-    /// Ends the log of a writer that is dead, and says where.
+    /// Ends the log of a dead writer and returns its end.
     TAKE = "take.lua";
-    /// Moves a cursor as `cursor::check_move` says; a lease given since refuses it, too.
+    /// Moves a cursor according to `cursor::check_move`; a newer lease refuses it too.
     MOVE = "move.lua";
     FORGET = "forget.lua";
+    /// Sets a cursor within the log according to `cursor::check_rewind`.
+    REWIND = "rewind.lua";
     /// Deletes frames that every sink has passed.
     TRIM = "trim.lua";
-    /// Says that a flusher runs, and which do.
+    /// Registers a flusher and returns the running ones.
     ANNOUNCE = "announce.lua";
     /// Takes a lease.
     CLAIM = "claim.lua";
-    /// Prolongs a lease, or gives it back.
+    /// Renews or releases a lease.
     RENEW = "renew.lua";
-    /// Closes a log that nobody needs.
+    /// Closes a log that is no longer needed.
     SETTLE = "settle.lua";
-    /// Takes a log out of the list and adds up its tallies.
+    /// Removes a log from the list and adds its tallies to the sums.
     UNLIST = "unlist.lua";
 }

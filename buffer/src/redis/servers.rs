@@ -1,8 +1,9 @@
-//! Which server holds a key, and connections to it.
+//! Finds the server of a key and keeps connections.
 //!
-//! One server, the master that sentinels name, or the cluster's master of the key's slot: whatever it is, a command goes
-//! to one server over a plain connection. A connection that fails, or a server that says it is not the right one, makes us
-//! look again. Keys of a slot that is being moved answer errors until it has been: these are waited for like an outage.
+//! The server is a single one, the master of the sentinels, or the cluster's master of the key's
+//! slot: a command goes to one server over a plain connection. After a failed connection, or a
+//! redirect by the server, the servers are looked up again. Keys in a migrating slot return errors
+//! until the end of the migration, which counts as an outage.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Once};
@@ -23,11 +24,11 @@ use super::keys::slot;
 /// Host and port.
 pub(super) type Address = (String, u16);
 
-/// Connections to wherever the keys are.
+/// Connections to the servers of the keys.
 #[derive(Debug)]
 pub(super) struct Servers {
     config: Arc<Config>,
-    /// As configured: a server, some of a cluster, or sentinels.
+    /// Configured addresses: a server, some nodes of a cluster, or sentinels.
     seeds: Vec<ConnectionInfo>,
     certificates: TlsCertificates,
     state: Mutex<State>,
@@ -35,7 +36,8 @@ pub(super) struct Servers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Cluster: first and last slot, and their master. Otherwise one for all slots. Empty when not known.
+    /// First and last slot with their master; without a cluster one master for all slots. Empty
+    /// when unknown.
     masters: Vec<(u16, u16, Address)>,
     /// Shared connections.
     open: HashMap<Address, MultiplexedConnection>,
@@ -44,7 +46,7 @@ struct State {
 impl Servers {
     pub(super) fn new(config: Arc<Config>) -> Result<Self, OpenError> {
         static PROVIDER: Once = Once::new();
-        // An error says that somebody chose one before us.
+        // An error means that another task has installed a provider.
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let seeds = config.urls.iter().map(|url| seed(url, &config)).collect::<Result<_, _>>()?;
         let root_cert = match &config.tls_ca_file {
@@ -57,7 +59,7 @@ impl Servers {
         Ok(Self { config, seeds, certificates, state: Mutex::default() })
     }
 
-    /// Connects to every master there is; an error names the server and the key to change.
+    /// Connects to every master; an error names the server and the key to change.
     pub(super) async fn masters(&self) -> Result<Vec<(String, MultiplexedConnection)>, OpenError> {
         let named = self.seeds.iter().map(|seed| seed.addr().to_string()).collect::<Vec<_>>().join(", ");
         let masters = self.find().await.map_err(|error| refused(&named, &error))?;
@@ -73,7 +75,7 @@ impl Servers {
         Ok(found)
     }
 
-    /// A connection of one's own to the master of a key.
+    /// Opens a separate connection to the master of a key.
     pub(super) async fn dedicated(&self, key: &str, response: Duration) -> RedisResult<MultiplexedConnection> {
         let connected = match self.master(key).await {
             Ok(address) => self.connect(&address, response).await,
@@ -82,7 +84,7 @@ impl Servers {
         connected.inspect_err(|_| self.forget(None))
     }
 
-    /// Runs a command on the master of a key; once more when the connection was lost. Only for what can be done twice.
+    /// Runs an idempotent command on the master of a key; repeats it once after a lost connection.
     pub(super) async fn run<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> RedisResult<T> {
         let mut tried = false;
         loop {
@@ -116,7 +118,7 @@ impl Servers {
         }
     }
 
-    /// Looks the servers up anew before the next command; `address` is not to be spoken to over the old connection.
+    /// Looks up the servers again before the next command, and drops the connection to `address`.
     pub(super) fn forget(&self, address: Option<&Address>) {
         let mut state = self.state.lock();
         state.masters.clear();
@@ -196,14 +198,14 @@ impl Servers {
                 [host, port, ..] => (redis::from_redis_value_ref(host)?, redis::from_redis_value_ref(port)?),
                 _ => return Err(strange("a range of slots has no server")),
             };
-            // No host: the one that was asked.
+            // Without a host: the queried server.
             let host = host.filter(|host| !host.is_empty() && host != "?").unwrap_or_else(|| asked.0.clone());
             masters.push((from, to, (host, port)));
         }
         Ok(masters)
     }
 
-    /// A connection to a master, with the settings of the first url.
+    /// Opens a connection to a master with the settings of the first url.
     async fn connect(&self, address: &Address, response: Duration) -> RedisResult<MultiplexedConnection> {
         let seed = &self.seeds[0];
         let place = match seed.addr() {
@@ -229,7 +231,7 @@ impl Servers {
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.config.connect_timeout()))
             .set_response_timeout(Some(response));
-        // The connection's own limit covers a part of this only.
+        // The time-out of the connection covers only a part of this.
         let connecting = client.get_multiplexed_async_connection_with_config(&settings);
         tokio::time::timeout(self.config.connect_timeout() * 2, connecting)
             .await
@@ -237,7 +239,7 @@ impl Servers {
     }
 }
 
-/// A call of a script that the server has got.
+/// Calls a script that is loaded on the server.
 pub(super) fn invoke(script: &Script, keys: &[&str], arguments: &[&str]) -> Cmd {
     let mut command = redis::cmd("EVALSHA");
     command.arg(script.get_hash()).arg(keys.len()).arg(keys).arg(arguments);
@@ -246,13 +248,15 @@ pub(super) fn invoke(script: &Script, keys: &[&str], arguments: &[&str]) -> Cmd 
 
 fn seed(url: &str, config: &Config) -> Result<ConnectionInfo, OpenError> {
     let info = url.into_connection_info().map_err(|error| {
-        // The url may hold a password: it is not shown.
-        OpenError::Config(format!("redis.urls holds what is no redis://host:port or rediss://host:port: {error}"))
+        // The url may contain a password and is not shown.
+        OpenError::Config(format!(
+            "redis.urls has an entry that is not redis://host:port or rediss://host:port: {error}"
+        ))
     })?;
     let settings = with_user(info.redis_settings().clone(), config.username.as_deref(), config.password.as_ref());
     let tcp = TcpSettings::default()
         .set_nodelay(true)
-        // A server that vanished without a word is noticed, also by a connection that only waits.
+        // Detects a vanished server, even on an idle connection.
         .set_user_timeout(config.response_timeout() * 2);
     Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
 }

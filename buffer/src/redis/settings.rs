@@ -1,4 +1,4 @@
-//! Whether a server keeps what it says it has.
+//! Checks that a server keeps confirmed data.
 
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
@@ -6,18 +6,19 @@ use redis::aio::MultiplexedConnection;
 use super::config::{Config, Durability};
 use super::error::{OpenError, refused, words};
 
-/// How replicas are waited for.
+/// Wait for replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Not at all.
+    /// No wait.
     No,
-    /// Until they have it in memory.
+    /// Until replicas have the data in memory.
     Memory,
-    /// Until it is on the master's disk and theirs.
+    /// Until the data is on the disks of the master and the replicas.
     Disk,
 }
 
-/// Reads a server's settings and refuses those that lose what was acknowledged. Says how its replicas can be waited for.
+/// Reads a server's settings and refuses those that lose acknowledged data. Returns the supported
+/// wait for replicas.
 pub(super) async fn check(
     config: &Config,
     address: &str,
@@ -58,7 +59,7 @@ pub(super) async fn check(
     server.wait(config.replicas, address)
 }
 
-/// The first setting that loses data, its value, and how.
+/// The first setting that loses data, its value, and the reason.
 fn unsafe_setting(settings: &[(String, String)]) -> Option<(&'static str, &str, &'static str)> {
     let get = |key: &str| settings.iter().find(|(k, _)| k == key).map_or("unknown", |(_, value)| value.as_str());
     [
@@ -69,7 +70,7 @@ fn unsafe_setting(settings: &[(String, String)]) -> Option<(&'static str, &str, 
             get("no-appendfsync-on-rewrite") != "no",
             "acknowledged readings can be lost while the AOF is rewritten",
         ),
-        // The volatile policies cost no data, but leases and heartbeats.
+        // The volatile policies delete no data, but leases and heartbeats.
         ("maxmemory-policy", get("maxmemory-policy") != "noeviction", "keys are thrown away when its memory is full"),
     ]
     .into_iter()
@@ -107,8 +108,8 @@ impl Server {
         format!("{} {major}.{minor}.{patch}", if self.valkey { "valkey" } else { "redis" })
     }
 
-    /// Redis and Valkey have WAITAOF from 7.2 on; some releases answer it before the data is on disk (Redis 7.4.2 and
-    /// Valkey 8.0.2 release notes).
+    /// Redis and Valkey have WAITAOF from 7.2 on; some releases respond before the data is on disk
+    /// (Redis 7.4.2 and Valkey 8.0.2 release notes).
     fn wait(&self, replicas: u32, address: &str) -> Result<Wait, OpenError> {
         let hasty: &[[u32; 3]] = if self.valkey { &[[8, 0, 0], [8, 0, 1]] } else { &[[7, 4, 0], [7, 4, 1]] };
         match replicas {

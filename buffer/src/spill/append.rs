@@ -1,4 +1,4 @@
-//! The writer: to the primary, or to the spill.
+//! The writer: appends to the primary or to the spill.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -6,41 +6,41 @@ use std::time::Instant;
 
 use super::place::{self, Place};
 use super::{Mode, Primary, Shared};
-use crate::batcher::{Append, AppendError};
+use crate::batcher::{AppendError, LogBackend};
 use crate::embedded;
 use crate::frame::{Frame, FrameBuilder};
 use crate::log::Log;
 
-/// A primary with a spill beside it.
-pub(crate) struct Form<P: Primary> {
+/// A primary with a spill.
+pub(crate) struct SpillWriter<P: Primary> {
     shared: Arc<Shared<P>>,
-    spill: embedded::Form,
-    /// Since when the primary takes nothing.
+    spill: embedded::EmbeddedWriter,
+    /// Time since which the primary accepts nothing.
     refused: Option<Instant>,
-    /// Other logs are to be looked at anew as soon as they can be.
+    /// True when other logs are to be read again as soon as possible.
     look_anew: bool,
     drain: Option<JoinHandle<()>>,
 }
 
-impl<P: Primary> Form<P> {
-    pub(super) fn new(shared: Arc<Shared<P>>, spill: embedded::Form, drain: JoinHandle<()>) -> Self {
+impl<P: Primary> SpillWriter<P> {
+    pub(super) fn new(shared: Arc<Shared<P>>, spill: embedded::EmbeddedWriter, drain: JoinHandle<()>) -> Self {
         Self { shared, spill, refused: None, look_anew: false, drain: Some(drain) }
     }
 
     fn append_direct(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         let shared = Arc::clone(&self.shared);
-        // A server that does not answer takes its time to say so: that counts.
+        // The time-out of a server that does not respond counts.
         let begun = Instant::now();
         let mut primary = shared.primary.lock();
         match primary.append(builder) {
-            Err(AppendError::Full(reason)) => {
+            Err(AppendError::Retry(reason)) => {
                 let since = *self.refused.get_or_insert(begun);
                 if since.elapsed() < shared.patience() {
-                    return Err(AppendError::Full(reason));
+                    return Err(AppendError::Retry(reason));
                 }
                 match primary.take_waiting() {
                     Some(frame) => self.begin(&*primary, &frame, &reason),
-                    None => Err(AppendError::Full(reason)),
+                    None => Err(AppendError::Retry(reason)),
                 }
             }
             other => {
@@ -50,7 +50,7 @@ impl<P: Primary> Form<P> {
         }
     }
 
-    /// From here on appends are spilled, this frame first.
+    /// From here on appends are spilled, starting with this frame.
     fn begin(&mut self, primary: &P, frame: &Frame, reason: &str) -> Result<Frame, AppendError> {
         let shared = &self.shared;
         let place = Place { log: primary.id().to_owned(), from: shared.log.end(), to: frame.header().first_offset };
@@ -58,7 +58,7 @@ impl<P: Primary> Form<P> {
         tracing::warn!("appends go to the spill: {reason}");
         shared.metrics.spilling.set(1);
         self.refused = None;
-        // Before the drain can see the mode: it must find this frame, or nothing.
+        // Before the drain sees the mode: it must find this frame, or none.
         let stored = self.spill.append_frame(frame);
         *shared.mode.lock() = Mode::Spilling(place);
         shared.changed.notify_all();
@@ -72,16 +72,16 @@ impl<P: Primary> Form<P> {
                 self.shared.changed.notify_all();
                 Ok(frame)
             }
-            Err(AppendError::Full(reason)) => Err(AppendError::Full(format!("spill: {reason}"))),
+            Err(AppendError::Retry(reason)) => Err(AppendError::Retry(format!("spill: {reason}"))),
             Err(AppendError::Fatal(reason)) => Err(AppendError::Fatal(format!("spill: {reason}"))),
         }
     }
 }
 
-impl<P: Primary> Append for Form<P> {
+impl<P: Primary> LogBackend for SpillWriter<P> {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         let shared = Arc::clone(&self.shared);
-        // Held while spilling, so that the drain sees the end for what it is when it goes back to `Direct`.
+        // Held while spilling, so that the drain sees the correct end when it returns to `Direct`.
         let mode = shared.mode.lock();
         match &*mode {
             Mode::Direct => {
@@ -100,7 +100,7 @@ impl<P: Primary> Append for Form<P> {
     fn recent(&self) -> Vec<Frame> {
         let spilling = matches!(*self.shared.mode.lock(), Mode::Spilling(_));
         let mut frames = self.spill.recent();
-        // While the drain has the primary, what it moved is among the spill's frames.
+        // While the drain has the primary, moved frames are also in the spill.
         if !spilling {
             frames.extend(self.shared.primary.lock().recent());
         } else if let Some(primary) = self.shared.primary.try_lock() {
@@ -112,7 +112,7 @@ impl<P: Primary> Append for Form<P> {
     fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
         self.look_anew |= anew;
         if !matches!(*self.shared.mode.lock(), Mode::Direct) {
-            // The server that knows is away.
+            // The server is unavailable.
             return Vec::new();
         }
         let anew = std::mem::take(&mut self.look_anew);
@@ -130,7 +130,7 @@ impl<P: Primary> Append for Form<P> {
     }
 }
 
-impl<P: Primary> Form<P> {
+impl<P: Primary> SpillWriter<P> {
     fn end_drain(&mut self) {
         *self.shared.mode.lock() = Mode::Closed;
         self.shared.changed.notify_all();
@@ -142,7 +142,7 @@ impl<P: Primary> Form<P> {
     }
 }
 
-impl<P: Primary> Drop for Form<P> {
+impl<P: Primary> Drop for SpillWriter<P> {
     fn drop(&mut self) {
         self.end_drain();
     }

@@ -15,22 +15,22 @@ use crate::embedded::EmbeddedLog;
 use crate::frame::Frame;
 use crate::log::{CursorError, Log};
 
-/// Bytes moved between two moves of the cursor.
+/// Bytes drained between two moves of the cursor.
 const STEP_BYTES: usize = 4 << 20;
-/// What may be left when appends are held back until it is moved.
+/// Maximum rest for which appends are held back.
 const LAST_BYTES: usize = 1 << 20;
-/// Between attempts while the primary takes nothing.
+/// Wait between attempts while the primary accepts nothing.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How a step ended.
+/// Result of a step.
 enum Step {
-    /// There is more.
+    /// More frames remain.
     More,
-    /// So little is left that appends may be held back for it.
+    /// The rest is small enough to hold back appends.
     NearEnd,
-    /// The primary takes nothing now.
+    /// The primary accepts nothing now.
     Wait,
-    /// Never again.
+    /// The primary has failed.
     Failed(String),
 }
 
@@ -39,7 +39,7 @@ pub(super) fn start<P: Primary>(shared: Arc<Shared<P>>) -> std::io::Result<JoinH
     std::thread::Builder::new().name("spill-drain".into()).spawn(move || run(&shared, &runtime))
 }
 
-/// Durably notes that the primary holds everything below.
+/// Records durably that the primary has all frames below an offset.
 pub(super) async fn move_cursor(log: &EmbeddedLog, to: u64) -> Result<(), CursorError> {
     log.move_cursor(SINK, Cursor { done_to: to, sealed_to: to, ..Cursor::default() }).await
 }
@@ -65,7 +65,7 @@ fn run<P: Primary>(shared: &Shared<P>, runtime: &Runtime) {
             Step::Wait => {
                 let mut mode = shared.mode.lock();
                 if matches!(*mode, Mode::Spilling(_)) {
-                    // Whether it was woken or the time is over makes no difference.
+                    // A wake-up and a time-out are handled alike.
                     shared.changed.wait_for(&mut mode, PAUSE);
                 }
             }
@@ -99,7 +99,7 @@ fn step<P: Primary>(shared: &Shared<P>, runtime: &Runtime, place: &Place) -> Ste
     match moved {
         Ok(()) if bytes <= LAST_BYTES => Step::NearEnd,
         Ok(()) => Step::More,
-        Err(AppendError::Full(reason)) => {
+        Err(AppendError::Retry(reason)) => {
             tracing::debug!("the primary takes nothing: {reason}");
             Step::Wait
         }
@@ -109,14 +109,14 @@ fn step<P: Primary>(shared: &Shared<P>, runtime: &Runtime, place: &Place) -> Ste
 
 fn move_frames<P: Primary>(shared: &Shared<P>, place: &Place, frames: &[Frame]) -> Result<(), AppendError> {
     for frame in frames {
-        // Not for longer: the writer may want to say that it is blocked.
+        // Released early, because the writer may have to report that it is blocked.
         let mut primary = shared.primary.lock();
         let incarnation = primary.incarnation();
         primary.store(&frame.moved_to(place.of(frame.header().first_offset), incarnation))?;
         drop(primary);
         shared.drained.store(frame.header().end_offset(), Ordering::Release);
         if matches!(*shared.mode.lock(), Mode::Closed) {
-            return Err(AppendError::Full("the log is being closed".into()));
+            return Err(AppendError::Retry("the log is being closed".into()));
         }
     }
     Ok(())
@@ -124,14 +124,14 @@ fn move_frames<P: Primary>(shared: &Shared<P>, place: &Place, frames: &[Frame]) 
 
 fn pass<P: Primary>(shared: &Shared<P>, runtime: &Runtime, to: u64) -> Result<(), Step> {
     runtime.block_on(move_cursor(&shared.log, to)).map_err(|error| Step::Failed(error.to_string()))?;
-    // Space that cannot be given back now is given back later.
+    // Space that cannot be freed now is freed later.
     if let Err(error) = runtime.block_on(shared.log.trim()) {
         tracing::warn!("spill: {error}");
     }
     Ok(())
 }
 
-/// Moves the last frames while nothing can be appended, and goes back to `Direct`.
+/// Moves the last frames while appends are held back, and returns to `Direct`.
 fn finish<P: Primary>(shared: &Shared<P>, runtime: &Runtime, place: &Place) -> Step {
     let mut mode = shared.mode.lock();
     if !matches!(*mode, Mode::Spilling(_)) {
@@ -147,7 +147,7 @@ fn finish<P: Primary>(shared: &Shared<P>, runtime: &Runtime, place: &Place) -> S
         let moved = frame.moved_to(place.of(frame.header().first_offset), primary.incarnation());
         match primary.store(&moved) {
             Ok(()) => shared.drained.store(frame.header().end_offset(), Ordering::Release),
-            Err(AppendError::Full(_)) => return Step::Wait,
+            Err(AppendError::Retry(_)) => return Step::Wait,
             Err(AppendError::Fatal(reason)) => return Step::Failed(reason),
         }
     }

@@ -1,25 +1,27 @@
-//! The spill: where frames go while the server that carries the log is away or full, and back from there in order.
+//! The spill: files for frames while the server of the log is unavailable or full, drained in
+//! order.
 //!
 //! ```text
-//!            the primary takes nothing for longer than `patience_ms`
+//!            the primary accepts nothing for `patience_ms`
 //!  Direct ───────────────────────────────────────────────────────────▶ Spilling
 //!  appends go to the primary                     appends go to files of their own, durable there: devices get their PUBACK
 //!         ◀───────────────────────────────────────────────────────────  the drain moves them into the primary, in order
 //!            the drain has moved the last one, with appends held back for that moment
 //! ```
-//! **Places.** A frame's place in the primary follows from its place in the spill: `to + (offset - from)`. Both numbers and
-//! the primary's id stand in `DIR/drain.json`, which is durable before the first frame of an episode is spilled. The frame
-//! that the primary did not answer for is the first one: at its place it has the very bytes that the primary may hold
-//! already, and such an append is recognised and answered as done. Nothing else is appended to the primary before the
-//! spill is empty.
+//! **Offsets.** A frame's offset in the primary follows from its offset in the spill:
+//! `to + (offset - from)`. Both numbers and the primary's id are in `DIR/drain.json`, which is
+//! durable before the first frame of an episode is spilled. The first frame is the one without a
+//! response from the primary: with the same offset it has the same bytes that the primary may
+//! already hold, and such an append is detected as done. Nothing else is appended to the primary
+//! before the spill is empty.
 //!
-//! **Crash.** The spill's cursor moves when the primary holds the frames. After a crash at any point the primary's end says
-//! how many of them it holds: those below `from + (end - to)`. The rest goes into the log of the new start, after
-//! `drain.json` says so. If the primary knows nothing of the old log any more, the cursor counts; what is then drained twice
-//! has equal readings, which the stores merge.
+//! **Crash.** The spill's cursor moves when the primary has the frames. After a crash the primary's
+//! end shows which of them it has: those below `from + (end - to)`. The rest goes into the log of
+//! the new start, once `drain.json` is updated. If the primary no longer has the old log, the
+//! cursor decides; frames that are drained twice have equal readings, which the stores merge.
 //!
-//! **What it costs.** What is spilled is not seen by sinks and queries before it is drained. A node that starts while the
-//! server is away does not start.
+//! **Limits.** Sinks and queries do not see spilled records before they are drained. A node does
+//! not start while the server is unavailable.
 
 mod append;
 mod drain;
@@ -33,31 +35,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::batcher::{Append, AppendError};
+use crate::batcher::{AppendError, LogBackend};
 use crate::embedded::{self, EmbeddedLog, RealDisk};
 use crate::frame::Frame;
 use crate::log::{Log, State};
 use crate::metrics::Metrics;
 
-pub(crate) use append::Form;
+pub(crate) use append::SpillWriter;
 use place::Place;
 
-/// The cursor that the drain moves.
+/// Name of the drain's cursor.
 const SINK: &str = "drain";
 
-/// Settings of the spill.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Settings of the spill; one of them is a key of `[redis]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Config {
-    /// Where its files are.
+    /// Folder of its files; not a key.
+    #[serde(skip)]
     pub dir: PathBuf,
-    /// Bytes of files in all: when they are full, too, devices wait.
+    /// Maximum bytes of files in all; when they are full, too, devices wait. From `[log]`.
+    #[serde(skip)]
     pub capacity_bytes: u64,
-    /// Size of one file; two of them are there at all times.
+    /// Size of one file; two of them exist at all times. From `[log]`.
+    #[serde(skip)]
     pub segment_bytes: u64,
-    /// How long the server may take nothing before frames are spilled.
+    /// Time that Redis may accept nothing, in milliseconds, before readings go to the data folder;
+    /// they are moved to Redis when it is back.
+    #[serde(rename = "spill_patience_ms")]
     pub patience_ms: u64,
 }
 
@@ -67,16 +75,16 @@ impl Default for Config {
     }
 }
 
-/// Why there is no spill.
+/// The reason why a spill does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Its files.
+    /// Error of its files.
     #[error("spill: {0}")]
     Files(#[from] embedded::OpenError),
-    /// The note of what is to be drained where.
+    /// Error of `drain.json`.
     #[error("spill: {0}")]
     Place(String),
-    /// A thread could not be made.
+    /// A thread could not be started.
     #[error("cannot start the drain of the spill: {0}")]
     Start(std::io::Error),
 }
@@ -84,31 +92,31 @@ pub enum OpenError {
 /// See [`Primary::blocker`].
 pub(crate) type Blocker = Box<dyn Fn(Option<&str>) + Send + Sync>;
 
-/// A form of the log that can be retried frame by frame.
-pub(crate) trait Primary: Append + 'static {
+/// A log backend whose frames can be retried one by one.
+pub(crate) trait Primary: LogBackend + 'static {
     /// [`Log::id`].
     fn id(&self) -> &str;
 
-    /// Its end, as far as the writer knows.
+    /// End of the log known to the writer.
     fn end(&self) -> u64;
 
-    /// In the header of each of its frames.
+    /// Incarnation in the headers of its frames.
     fn incarnation(&self) -> u64;
 
-    /// Does what [`Append::blocked`] does, also while the form is in use.
+    /// Like [`LogBackend::blocked`], also while the backend is in use.
     fn blocker(&self) -> Blocker;
 
-    /// Takes back the frame of which it is not known whether it is durable.
+    /// Returns the frame that may not be durable.
     fn take_waiting(&mut self) -> Option<Frame>;
 
-    /// Appends a frame that begins at the end. What is there already with the same bytes is a success.
+    /// Appends a frame at the end. An existing frame with the same bytes is a success.
     ///
     /// # Errors
-    /// As [`Append::append`].
+    /// Like [`LogBackend::append`].
     fn store(&mut self, frame: &Frame) -> Result<(), AppendError>;
 }
 
-/// What there is to know of a spill from outside.
+/// Status of a spill.
 #[derive(Debug, Clone)]
 pub struct Status {
     log: Arc<EmbeddedLog>,
@@ -116,23 +124,23 @@ pub struct Status {
 }
 
 impl Status {
-    /// Records that are acknowledged, and not yet where sinks and queries see them.
+    /// Acknowledged records that are not drained yet.
     pub fn behind(&self) -> u64 {
         self.log.end().saturating_sub(self.drained.load(Ordering::Acquire))
     }
 
-    /// How full its files are.
+    /// Fill level of its files.
     pub fn state(&self) -> State {
         self.log.state()
     }
 }
 
-/// What the writer and the drain share.
+/// State shared by the writer and the drain.
 struct Shared<P> {
     log: Arc<EmbeddedLog>,
-    /// Held while it is in use, which may take long. In `Direct` the writer's, otherwise the drain's.
+    /// Locked while in use, which may take long: by the writer in `Direct`, otherwise by the drain.
     primary: Mutex<P>,
-    /// Held for moments, and while the last frames are drained.
+    /// Locked briefly, and while the last frames are drained.
     mode: Mutex<Mode>,
     changed: Condvar,
     drained: Arc<AtomicU64>,
@@ -145,11 +153,11 @@ struct Shared<P> {
 enum Mode {
     /// Appends go to the primary.
     Direct,
-    /// Appends go to the spill, and from there to these places.
+    /// Appends go to the spill, and from there to these offsets.
     Spilling(Place),
-    /// The primary takes nothing ever again.
+    /// The primary has failed.
     Failed(String),
-    /// The writer ended.
+    /// The writer has ended.
     Closed,
 }
 
@@ -159,7 +167,7 @@ impl<P> Shared<P> {
     }
 }
 
-/// Settings of the files.
+/// Settings of the spill's log.
 fn files(config: &Config) -> embedded::Config {
     embedded::Config {
         dir: config.dir.clone(),
@@ -172,11 +180,11 @@ fn files(config: &Config) -> embedded::Config {
     }
 }
 
-/// The files of a spill, before it is known what of them is still to be drained.
+/// The opened files of a spill, before the position of the drain is known.
 pub(crate) struct Opened {
     config: Config,
     log: Arc<EmbeddedLog>,
-    form: embedded::Form,
+    form: embedded::EmbeddedWriter,
     left: Option<Place>,
 }
 
@@ -187,17 +195,17 @@ impl Opened {
     /// [`OpenError`].
     pub(crate) fn open(config: Config) -> Result<Self, OpenError> {
         let left = place::read(&config.dir)?;
-        // Its figures are not the log's.
+        // Its metrics are separate from the log's.
         let (log, form) = EmbeddedLog::open_form(files(&config), Arc::default(), Arc::new(RealDisk))?;
         Ok(Self { config, log, form, left })
     }
 
-    /// The log that the files were last drained into: its end tells how far.
+    /// Id of the log that was last drained into; its end is the position of the drain.
     pub(crate) fn drained_into(&self) -> Option<&str> {
         self.left.as_ref().map(|place| place.log.as_str())
     }
 
-    /// Puts the spill before a log that was just made. `end` is that of [`Opened::drained_into`], if it is known.
+    /// Attaches the spill to a new log. `end` is that of [`Opened::drained_into`], if known.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -206,7 +214,7 @@ impl Opened {
         primary: P,
         end: Option<u64>,
         metrics: Arc<Metrics>,
-    ) -> Result<(Form<P>, Status), OpenError> {
+    ) -> Result<(SpillWriter<P>, Status), OpenError> {
         let Self { config, log, form, left } = self;
         let cursors = log.cursors().await.map_err(|error| OpenError::Place(error.to_string()))?;
         let passed = cursors.get(SINK).map_or(0, |cursor| cursor.done_to);
@@ -236,6 +244,6 @@ impl Opened {
             metrics,
         });
         let drain = drain::start(Arc::clone(&shared)).map_err(OpenError::Start)?;
-        Ok((Form::new(shared, form, drain), status))
+        Ok((SpillWriter::new(shared, form, drain), status))
     }
 }

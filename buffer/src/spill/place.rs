@@ -1,4 +1,4 @@
-//! `drain.json`: where the frames of the spill belong in the primary.
+//! `drain.json`: offsets of the spill's frames in the primary.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ const VERSION: u32 = 1;
 /// Offset `from` of the spill is offset `to` of the primary, and so on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
-    /// The primary's id.
+    /// Id of the primary.
     pub(super) log: String,
     pub(super) from: u64,
     pub(super) to: u64,
@@ -24,17 +24,18 @@ struct Contents {
     version: u32,
     #[serde(flatten)]
     place: Place,
-    /// CRC-32C of the rest.
+    /// CRC-32C of the other fields.
     check: u32,
 }
 
 impl Place {
-    /// The primary's offset of an offset of the spill.
+    /// Converts an offset of the spill to one of the primary.
     pub(super) fn of(&self, offset: u64) -> u64 {
         self.to + (offset - self.from)
     }
 
-    /// Up to where the primary holds what was spilled, by its end; none when that end cannot be.
+    /// The offset of the spill up to which the primary has its frames, from the primary's end; None
+    /// for an impossible end.
     pub(super) fn drained(&self, end: u64) -> Option<u64> {
         Some(self.from + end.checked_sub(self.to)?)
     }
@@ -53,7 +54,7 @@ pub(super) fn write(dir: &Path, place: &Place) -> Result<(), OpenError> {
     RealDisk.replace(&path, &json).map_err(|error| OpenError::Place(format!("write {}: {error}", path.display())))
 }
 
-/// None when nothing was ever spilled.
+/// Reads the file; None when it does not exist.
 pub(super) fn read(dir: &Path) -> Result<Option<Place>, OpenError> {
     let path = dir.join(FILE);
     let fault = |what: String| OpenError::Place(format!("{}: {what}", path.display()));
@@ -71,4 +72,22 @@ pub(super) fn read(dir: &Path) -> Result<Option<Place>, OpenError> {
         return Err(fault("its checksum does not match".into()));
     }
     Ok(Some(contents.place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The golden file is of the first release and is never regenerated.
+    #[test]
+    fn place_files_of_version_1_are_read_and_written_as_they_were() {
+        let golden = include_bytes!("../../tests/golden/drain-1.json");
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), golden).unwrap();
+        let place = Place { log: "node-a.7".to_owned(), from: 40, to: 1000 };
+        assert_eq!(read(dir.path()).unwrap(), Some(place.clone()));
+        std::fs::remove_file(dir.path().join(FILE)).unwrap();
+        write(dir.path(), &place).unwrap();
+        assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), golden);
+    }
 }

@@ -1,4 +1,4 @@
-//! The spill before a primary that the test holds in its hand.
+//! The spill with a simulated primary.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use model::{DeviceKey, Schema, ValueRef};
 use parking_lot::Mutex;
 
-use super::{Blocker, Config, Form, Opened, Primary, Status};
-use crate::batcher::{Append, AppendError};
+use super::{Blocker, Config, Opened, Primary, SpillWriter, Status};
+use crate::batcher::{AppendError, LogBackend};
 use crate::frame::{Frame, FrameBuilder, ReadingHeader, Record, Staged};
 
-/// What the primary's server holds: it outlives the process.
+/// State of the primary's server, which outlasts the process.
 #[derive(Default)]
 struct Server {
     logs: Vec<(String, Vec<Frame>)>,
     away: bool,
-    /// Stores, and does not answer.
+    /// Stores without a response.
     silent: bool,
-    /// The process is killed at this store: before it arrives, or before it is answered.
+    /// The process is killed at this store: before it arrives, or before the response.
     steps: Option<(u64, bool)>,
     dead: bool,
 }
@@ -46,7 +46,7 @@ impl Server {
             return Err(killed());
         }
         if self.away {
-            return Err(AppendError::Full("away".into()));
+            return Err(AppendError::Retry("away".into()));
         }
         let last = match &mut self.steps {
             Some((0, stored)) => Some(*stored),
@@ -75,7 +75,7 @@ impl Server {
             self.dead = true;
             return Err(killed());
         }
-        if self.silent { Err(AppendError::Full("no answer".into())) } else { Ok(()) }
+        if self.silent { Err(AppendError::Retry("no answer".into())) } else { Ok(()) }
     }
 }
 
@@ -87,7 +87,7 @@ struct Hand {
     waiting: Option<Frame>,
 }
 
-impl Append for Hand {
+impl LogBackend for Hand {
     fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
         let frame = self.waiting.take().unwrap_or_else(|| builder.build(self.end, self.incarnation(), 5));
         let stored = self.store(&frame);
@@ -132,7 +132,7 @@ impl Primary for Hand {
     }
 }
 
-fn open(dir: &Path, server: &Arc<Mutex<Server>>) -> (Form<Hand>, Status) {
+fn open(dir: &Path, server: &Arc<Mutex<Server>>) -> (SpillWriter<Hand>, Status) {
     let config = Config { dir: dir.to_owned(), segment_bytes: 16 << 10, patience_ms: 0, ..Config::default() };
     let opened = Opened::open(config).expect("the files are whole");
     let (end, id) = {
@@ -147,8 +147,8 @@ fn open(dir: &Path, server: &Arc<Mutex<Server>>) -> (Form<Hand>, Status) {
     runtime.block_on(opened.start(hand, end, Arc::default())).expect("it starts")
 }
 
-/// One append of one number, tried as often as the batcher would; false when the process is dead.
-fn append(form: &mut Form<Hand>, number: i64) -> bool {
+/// Appends one number with the batcher's retries; false when the process is dead.
+fn append(form: &mut SpillWriter<Hand>, number: i64) -> bool {
     let mut staged = Staged::default();
     let device = Arc::new(DeviceKey::new("default", "d1").expect("an id"));
     let header = ReadingHeader {
@@ -169,7 +169,7 @@ fn append(form: &mut Form<Hand>, number: i64) -> bool {
         match form.append(&mut builder) {
             Ok(_) => return true,
             Err(AppendError::Fatal(_)) => return false,
-            Err(AppendError::Full(_)) => assert!(begun.elapsed() < Duration::from_secs(20), "no append within 20 s"),
+            Err(AppendError::Retry(_)) => assert!(begun.elapsed() < Duration::from_secs(20), "no append within 20 s"),
         }
     }
 }
@@ -200,7 +200,7 @@ fn what_is_spilled_comes_back_in_order_before_what_follows() {
             let mut server = server.lock();
             (server.away, server.silent) = (false, false);
         }
-        // While it drains, too.
+        // Also during the drain.
         (0..20).for_each(|_| assert!(append(&mut form, next.next().expect("endless"))));
         wait_until("all is drained", || status.behind() == 0);
     }
@@ -209,7 +209,8 @@ fn what_is_spilled_comes_back_in_order_before_what_follows() {
     assert_eq!(server.lock().numbers(), (0..230).collect::<Vec<_>>());
 }
 
-/// Kills the process at every store in turn, before and after the server has it, and starts it again.
+/// Kills the process at every store in turn, before and after the server has stored it, and
+/// restarts it.
 #[test]
 fn a_crash_at_any_point_loses_and_doubles_nothing_that_was_acknowledged() {
     for step in 0..24 {
@@ -233,7 +234,7 @@ fn a_crash_at_any_point_loses_and_doubles_nothing_that_was_acknowledged() {
                 acknowledged += 1;
             }
             drop(form);
-            // Whoever was not killed is now; a second crash while draining what the first one left.
+            // A second crash while draining the spill of the first one.
             {
                 let mut server = server.lock();
                 (server.dead, server.steps) = (false, Some((step % 5, stored)));
@@ -248,7 +249,7 @@ fn a_crash_at_any_point_loses_and_doubles_nothing_that_was_acknowledged() {
             wait_until("all is drained", || status.behind() == 0);
             drop(form);
             let numbers = server.lock().numbers();
-            // The one in flight when the process died may be there or not.
+            // The frame in flight may be stored or not.
             let whole = |count: i64| numbers == (0..count).collect::<Vec<_>>();
             assert!(
                 whole(acknowledged) || whole(acknowledged + 1),

@@ -1,4 +1,4 @@
-//! A disk that stops at a given step, and that forgets what was not synced when the power fails.
+//! A disk that stops at a given step, and that loses unsynced writes in a power failure.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,7 +11,7 @@ use weir_buffer::embedded::Disk;
 
 const SECTOR: usize = 512;
 
-/// The disk. Everything is written through to real files, with what stood there before kept until it is synced.
+/// The disk. Writes go to real files; previous contents are kept until the file is synced.
 #[derive(Debug)]
 pub(crate) struct CrashDisk {
     state: Mutex<State>,
@@ -20,9 +20,9 @@ pub(crate) struct CrashDisk {
 #[derive(Debug)]
 struct State {
     random: Random,
-    /// Steps until the crash; none after it.
+    /// Steps until the crash; None after it.
     left: Option<u64>,
-    /// By inode: sectors written and not synced, as they were.
+    /// Previous contents of unsynced sectors, by inode.
     unsynced: HashMap<u64, (File, HashMap<u64, Vec<u8>>)>,
     /// Renames whose folder is not synced.
     renamed: Vec<(PathBuf, PathBuf)>,
@@ -38,7 +38,7 @@ impl CrashDisk {
         Self { state: Mutex::new(state) }
     }
 
-    /// The process runs again, and is killed at a later step.
+    /// Restarts the process, which is killed at a later step.
     pub(crate) fn restart(&self, steps: u64) {
         self.state.lock().left = Some(steps);
     }
@@ -47,7 +47,7 @@ impl CrashDisk {
         self.state.lock().left.is_none()
     }
 
-    /// Every sector that was not synced is either as written or as before; so is every name.
+    /// Simulates a power failure: every unsynced sector and name is either new or old.
     pub(crate) fn power_failure(&self) {
         let mut state = self.state.lock();
         let State { random, unsynced, renamed, .. } = &mut *state;
@@ -70,7 +70,7 @@ impl CrashDisk {
 }
 
 impl State {
-    /// True when this step is the last, and is left half done.
+    /// True when this step is the last one and stays incomplete.
     fn step(&mut self) -> io::Result<bool> {
         match self.left {
             None => Err(crashed()),
@@ -130,8 +130,8 @@ impl Disk for CrashDisk {
         Ok(())
     }
 
-    /// Happens in a thread of its own: not a step, so that a seed always gives the same crash. A dead process may do it,
-    /// too: what is in a spare file counts for nothing.
+    /// Runs in a separate thread and is not a step, so that a seed always yields the same crash. A
+    /// dead process may do it too, because a spare file has no contents.
     fn create_zeroed(&self, path: &Path, bytes: u64) -> io::Result<File> {
         std::fs::write(path, vec![0; usize::try_from(bytes).expect("a small file")])?;
         File::options().read(true).write(true).open(path)
@@ -189,7 +189,7 @@ impl Disk for CrashDisk {
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    /// From 0 to `limit`, without it.
+    /// A number from 0 to `limit`, exclusive.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

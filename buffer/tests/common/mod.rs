@@ -1,4 +1,4 @@
-//! What the tests of the log share.
+//! Helpers for tests of the log.
 
 use std::sync::Arc;
 use std::task::{Wake, Waker};
@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use weir_buffer::frame::{Frame, ReadingHeader, Record, Staged};
 use weir_buffer::{Batcher, Log, SubmitError, Ticket};
 
-/// Wakes a thread.
+/// A waker of a thread.
 #[derive(Default)]
 pub(crate) struct Bell {
     rung: Mutex<bool>,
@@ -33,7 +33,7 @@ impl Bell {
     }
 }
 
-/// Stages readings whose value `n` and identity are these numbers.
+/// Stages readings with these numbers as value `n` and as identity.
 pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Staged {
     let device = Arc::new(DeviceKey::new("default", "d1").expect("an id"));
     let schema = Arc::new(Schema::new(["n"]));
@@ -54,7 +54,7 @@ pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Sta
     staged
 }
 
-/// Submits and waits until it is durable.
+/// Submits and waits until the records are durable.
 pub(crate) fn append(batcher: &Batcher, mut staged: Staged) -> Result<Ticket, String> {
     let bell = Arc::new(Bell::default());
     let waker = Waker::from(Arc::clone(&bell));
@@ -71,7 +71,7 @@ pub(crate) fn append(batcher: &Batcher, mut staged: Staged) -> Result<Ticket, St
     Ok(ticket)
 }
 
-/// The numbers in some frames.
+/// The numbers in frames.
 pub(crate) fn numbers(frames: &[Frame]) -> Vec<i64> {
     let records = frames.iter().flat_map(|f| f.records().map(|(_, r)| r).collect::<Vec<_>>());
     records
@@ -82,7 +82,7 @@ pub(crate) fn numbers(frames: &[Frame]) -> Vec<i64> {
         .collect()
 }
 
-/// Everything in a log, read in small pieces.
+/// Reads a whole log in small pieces.
 pub(crate) async fn all(log: &dyn Log) -> Vec<i64> {
     let mut from = log.start();
     let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Real redis-servers for tests, each in a folder of its own, ended with the test.
+//! Real redis-servers for tests, each in its own folder, killed at the end of the test.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use weir_buffer::redis::{Config, Redis, RedisLog};
 
-/// Settings that Weir takes.
+/// Settings that Weir accepts.
 pub(crate) const SAFE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always", "--save", ""];
 
-/// Where the program is; none where tests are to be skipped.
+/// Path of the program; None when tests are to be skipped.
 pub(crate) fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let services = std::env::var_os("WEIR_SERVICES").map(PathBuf::from);
@@ -25,12 +25,12 @@ pub(crate) fn program() -> Option<PathBuf> {
     found
 }
 
-/// A port nobody listens on now.
+/// An unused port.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Waits until `done`, a bounded time.
+/// Waits until `done` for a bounded time.
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -39,7 +39,7 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A server.
+/// A redis-server process.
 pub(crate) struct Server {
     program: PathBuf,
     pub(crate) dir: tempfile::TempDir,
@@ -55,17 +55,17 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts one with [`SAFE`] settings and these; none when there is no program.
+    /// Starts a server with [`SAFE`] settings and these; None without the program.
     pub(crate) fn start(arguments: &[&str]) -> Option<Self> {
         Self::start_with(&[SAFE, arguments].concat())
     }
 
-    /// Starts one with these settings alone.
+    /// Starts a server with only these settings.
     pub(crate) fn start_with(arguments: &[&str]) -> Option<Self> {
         Self::start_prepared(arguments, |_| ())
     }
 
-    /// Starts one with what is put into its folder; a `sentinel.conf` is its configuration.
+    /// Starts a server with files in its folder; a `sentinel.conf` is its configuration.
     pub(crate) fn start_prepared(arguments: &[&str], prepare: impl Fn(&std::path::Path)) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
@@ -75,7 +75,7 @@ impl Server {
         Some(server)
     }
 
-    /// Starts it again, with what it has on disk.
+    /// Restarts the server with its data on disk.
     pub(crate) fn restart(&mut self) {
         self.kill();
         let log = std::fs::File::create(self.dir.path().join("output")).unwrap();
@@ -98,7 +98,7 @@ impl Server {
         });
     }
 
-    /// As `kill -9`.
+    /// Kills the server with SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
@@ -110,7 +110,7 @@ impl Server {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Small, quick, nothing retained.
+    /// Small and fast settings without retention.
     pub(crate) fn config(&self) -> Config {
         Config {
             urls: vec![self.url()],

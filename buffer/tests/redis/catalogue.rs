@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_buffer::redis::{Config, Redis};
-use weir_buffer::{Catalogue, Cursor, CursorError, Holder, Lease, Log, Tally};
+use weir_buffer::{Catalogue, Cursor, CursorError, ExportSetting, Holder, Lease, Log, Rewind, Tally};
 
 use crate::common::{all, append, stage};
 use crate::control::wait_for;
@@ -22,7 +22,7 @@ fn cursor(to: u64, lease: &Lease) -> Cursor {
     let tally = Tally { stored: to, ..Tally::default() };
     let hours = BTreeMap::from([("acme".to_owned(), BTreeMap::from([(7, tally.stored)]))]);
     let tallies = BTreeMap::from([("acme".to_owned(), tally)]);
-    Cursor { done_to: to, sealed_to: to, epoch: lease.epoch, tallies, hours }
+    Cursor { done_to: to, sealed_to: to, epoch: lease.epoch, tallies, hours, ..Cursor::default() }
 }
 
 async fn claimed(redis: &Redis, log: &str, name: &str, time: Duration) -> Lease {
@@ -51,8 +51,8 @@ async fn logs_are_listed_with_their_writers_and_holders() {
     assert_eq!(listed.iter().map(|log| log.holder.clone()).collect::<Vec<_>>(), [None, Some(holder("f1"))]);
     redis.release(&lease).await.unwrap();
     assert_eq!(redis.list().await.unwrap()[1].holder, None);
-    assert_eq!(redis.claim("nobody.1", &holder("f1"), LONG).await.unwrap(), None);
-    assert!(redis.open("nobody.1").await.is_err());
+    assert_eq!(redis.claim("unknown.1", &holder("f1"), LONG).await.unwrap(), None);
+    assert!(redis.open("unknown.1").await.is_err());
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_stalled_holder_that_wakes_up_moves_no_cursor() {
     let stale = redis.claim(log.id(), &holder("f1"), SHORT).await.unwrap().unwrap();
     log.move_cursor("history", cursor(10, &stale)).await.unwrap();
     let fresh = claimed(&redis, log.id(), "f2", LONG).await;
-    // Before the new holder has moved anything, too.
+    // Also before the new holder has moved a cursor.
     let refused = log.move_cursor("history", cursor(20, &stale)).await.unwrap_err();
     assert_eq!(refused, CursorError::Fenced { sink: "history".into(), held: fresh.epoch, tried: stale.epoch });
     log.move_cursor("history", cursor(30, &fresh)).await.unwrap();
@@ -118,7 +118,7 @@ async fn a_drained_log_without_a_writer_is_removed_and_its_tallies_kept() {
 }
 
 #[tokio::test]
-async fn a_log_is_kept_for_recognition_as_long_as_its_retention_says() {
+async fn a_log_is_kept_for_detecting_resends_until_its_retention_is_over() {
     let Some(server) = Server::start(&[]) else { return };
     let config = Config { retain_secs: 3600, retain_bytes: 1 << 20, ..server.config() };
     let redis = Redis::connect(config.clone()).await.unwrap();
@@ -137,7 +137,7 @@ async fn a_log_is_kept_for_recognition_as_long_as_its_retention_says() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_sent_again_to_another_node_is_recognised() {
+async fn a_message_resent_to_another_node_is_detected() {
     let Some(server) = Server::start(&[]) else { return };
     let node = |name: &str| Config { node: name.into(), ..server.config() };
     let first = Redis::connect(node("a")).await.unwrap();
@@ -146,13 +146,25 @@ async fn a_message_that_is_sent_again_to_another_node_is_recognised() {
     let (log, second_way) = second.create(Arc::default()).await.unwrap();
     append(&first_way, stage(0..10, false)).unwrap();
     append(&second_way, stage([5, 6, 20], true)).unwrap();
-    // Also what the first node appended after the second began to look.
+    // Also frames that the first node appended after the first look-up of the second.
     append(&first_way, stage(10..15, false)).unwrap();
     append(&second_way, stage([11, 20, 21], true)).unwrap();
     assert_eq!(all(&*log).await, [20, 21]);
-    // And by this node before it was started again.
+    // And frames of this node before its restart.
     second_way.close();
     let (after, way) = second.create(Arc::default()).await.unwrap();
     append(&way, stage([21, 22], true)).unwrap();
     assert_eq!(all(&*after).await, [22]);
+}
+
+#[tokio::test]
+async fn settings_of_exports_are_shared_and_stay() {
+    let Some(server) = Server::start(&[]) else { return };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let paused = ExportSetting { paused: true, rewind: Some(Rewind { generation: 2, to: -7 }) };
+    redis.set_export("events", paused).await.unwrap();
+    redis.set_export("archive", ExportSetting::default()).await.unwrap();
+    let other = Redis::connect(server.config()).await.unwrap();
+    let wanted = [("archive".to_owned(), ExportSetting::default()), ("events".to_owned(), paused)].into();
+    assert_eq!(other.export_settings().await.unwrap(), wanted);
 }

@@ -25,7 +25,8 @@ fn cluster() -> Option<Vec<Server>> {
         let from = number * 5461;
         let to = if number == 2 { 16_383 } else { from + 5460 };
         let slots = [from.to_string(), to.to_string()];
-        // Where masters begin with the same epoch, they settle it later, and a slot that is moved meanwhile may be disputed.
+        // Masters with the same epoch resolve it later, and a slot that is moved meanwhile may be
+        // disputed.
         let epoch = (number + 1).to_string();
         assert_eq!(server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]), "+OK");
         assert_eq!(server.command(&["CLUSTER", "ADDSLOTSRANGE", &slots[0], &slots[1]]), "+OK");
@@ -54,7 +55,7 @@ fn master_of<'s>(servers: &'s [Server], key: &str) -> (usize, &'s Server) {
 }
 
 #[tokio::test]
-async fn logs_lie_on_all_masters_of_a_cluster_and_go_through_their_whole_life_there() {
+async fn logs_are_spread_over_the_masters_of_a_cluster_for_their_whole_life() {
     let Some(servers) = cluster() else { return };
     let mut used = std::collections::BTreeSet::new();
     let redis = Redis::connect(config(&servers, "n")).await.unwrap();
@@ -111,7 +112,7 @@ async fn a_log_is_followed_to_another_master_and_through_the_death_of_one() {
     assert_eq!(all(&*fresh).await, (0..count).collect::<Vec<_>>());
 }
 
-/// Moves the slot of a log as administrators do.
+/// Moves the slot of a log like an administrator.
 fn move_slot(servers: &[Server], log: &str, from: usize, to: usize) {
     let keys = ["meta", "log", "marks", "writer"].map(|part| format!("weir:{{{log}}}:{part}"));
     let slot = servers[0].command(&["CLUSTER", "KEYSLOT", &keys[0]])[1..].to_owned();
@@ -168,7 +169,7 @@ async fn a_replica_takes_over_with_everything_that_was_acknowledged() {
     assert!(line.contains("redis.sentinel_master"), "{line}");
 }
 
-/// One sentinel that decides alone.
+/// A sentinel with a quorum of one.
 fn sentinel(master: u16) -> Option<Server> {
     Server::start_prepared(&["--sentinel"], |dir| {
         let text = format!(
@@ -180,7 +181,7 @@ fn sentinel(master: u16) -> Option<Server> {
 }
 
 #[tokio::test]
-async fn a_server_is_spoken_to_over_tls_and_its_certificate_checked() {
+async fn a_server_is_used_over_tls_and_its_certificate_is_checked() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (certificate, key) = (file("cert.pem"), file("key.pem"));

@@ -1,4 +1,4 @@
-//! What only the tests of the Redis form need of a server.
+//! Control of a server in tests of the log on Redis.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use weir_buffer::frame::Staged;
 use crate::common::{append, stage};
 use crate::server::{Server, wait_until};
 
-/// As [`wait_until`], for what has to be asked.
+/// Like [`wait_until`], for an asynchronous condition.
 pub(crate) async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !done().await {
@@ -23,7 +23,7 @@ pub(crate) async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
 }
 
 impl Server {
-    /// Settings from the next start on.
+    /// Sets settings for the next start.
     pub(crate) fn arguments_for_next(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
     }
@@ -34,17 +34,18 @@ impl Server {
         assert!(Command::new("kill").args([&format!("-{signal}"), &process]).status().unwrap().success());
     }
 
-    /// A plain command, answered with simple text.
+    /// Runs a command with a simple response.
     pub(crate) fn command(&self, words: &[&str]) -> String {
         command(self.port, words)
     }
 }
-/// One command over a connection of its own; the first line of the answer, or a bulk answer whole.
+/// Runs a command over a separate connection. Returns the first line of the response, or a whole
+/// bulk response.
 pub(crate) fn command(port: u16, words: &[&str]) -> String {
     try_command(port, words).unwrap()
 }
 
-/// As [`command`], of a server that may close the connection.
+/// Like [`command`], for a server that may close the connection.
 pub(crate) fn try_command(port: u16, words: &[&str]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     let mut text = format!("*{}\r\n", words.len());
@@ -62,7 +63,7 @@ pub(crate) fn try_command(port: u16, words: &[&str]) -> std::io::Result<String> 
     Ok(String::from_utf8_lossy(&bulk).into_owned())
 }
 
-/// Appends number after number until told to stop.
+/// Appends consecutive numbers until it is stopped.
 pub(crate) struct Producer {
     stop: Arc<AtomicBool>,
     pub(crate) durable: Arc<AtomicI64>,
@@ -97,13 +98,13 @@ impl Producer {
         self.durable.load(Ordering::SeqCst) >= count
     }
 
-    /// Waits until so many more are durable.
+    /// Waits until this number of further records are durable.
     pub(crate) fn goes_on(&self, count: i64) {
         let at = self.durable.load(Ordering::SeqCst) + count;
         wait_until("appends go on", || self.reached(at));
     }
 
-    /// How many were acknowledged.
+    /// Number of acknowledged records.
     pub(crate) fn end(self) -> i64 {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap();

@@ -1,4 +1,4 @@
-//! The server dies, is full, stalls, forgets; a writer is taken for dead.
+//! A server that dies, is full, stalls or loses data; a writer that counts as dead.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,7 +38,7 @@ async fn kill_9_of_the_server_loses_and_doubles_nothing_that_was_acknowledged() 
 }
 
 #[tokio::test]
-async fn a_server_that_stalls_is_asked_again_and_what_it_had_is_recognised() {
+async fn an_append_to_a_stalled_server_is_retried_and_detected_as_stored() {
     let Some(server) = Server::start(&[]) else { return };
     let config = Config { response_timeout_ms: 200, connect_timeout_ms: 200, ..server.config() };
     let redis = Redis::connect(config).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_server_that_stalls_is_asked_again_and_what_it_had_is_recognised() {
     for _ in 0..5 {
         producer.goes_on(20);
         server.signal("STOP");
-        // The appends that the server finds when it goes on are all of the same frame.
+        // All pending appends at the server are of the same frame.
         wait_until("the writer has noticed", || log.state().blocked.is_some());
         server.signal("CONT");
     }
@@ -57,7 +57,7 @@ async fn a_server_that_stalls_is_asked_again_and_what_it_had_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_server_out_of_memory_takes_nothing_until_sinks_have_passed_something() {
+async fn a_server_out_of_memory_accepts_nothing_until_sinks_advance() {
     let Some(server) = Server::start(&["--maxmemory", "8mb", "--maxmemory-policy", "noeviction"]) else { return };
     let redis = Redis::connect(server.config()).await.unwrap();
     let (log, batcher) = redis.create(Arc::default()).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_server_out_of_memory_takes_nothing_until_sinks_have_passed_something(
     wait_until("the server is full", || log.state().blocked.is_some());
     assert!(log.state().blocked.unwrap().contains("out of memory"));
     let stopped = producer.durable.load(Ordering::SeqCst);
-    // All that makes room works.
+    // All operations that free memory work.
     let holder = Holder { name: "f".into(), address: "a".into() };
     let lease = redis.claim(log.id(), &holder, Duration::from_secs(60)).await.unwrap().unwrap();
     let cursor = Cursor { done_to: log.end(), sealed_to: log.end(), epoch: lease.epoch, ..Cursor::default() };
@@ -77,7 +77,7 @@ async fn a_server_out_of_memory_takes_nothing_until_sinks_have_passed_something(
 }
 
 #[tokio::test]
-async fn a_log_takes_no_more_than_it_may_and_goes_on_when_sinks_have_passed_something() {
+async fn a_log_stops_at_its_capacity_and_continues_when_sinks_advance() {
     let Some(server) = Server::start(&[]) else { return };
     let batch = BatchConfig { max_records: 10, ..BatchConfig::default() };
     let config = Config { max_bytes: 20_000, retain_bytes: 10_000, retain_secs: 600, batch, ..server.config() };
@@ -87,7 +87,7 @@ async fn a_log_takes_no_more_than_it_may_and_goes_on_when_sinks_have_passed_some
     wait_until("the log is full", || log.state().blocked.is_some());
     assert!(log.state().blocked.unwrap().contains("redis.max_bytes"));
     assert!(log.state().used_bytes <= 20_000);
-    // Nobody trims: the writer takes what is only retained.
+    // Without a trim the writer frees retained frames.
     let end = log.end();
     log.move_cursor("a", Cursor { done_to: end, sealed_to: end, ..Cursor::default() }).await.unwrap();
     wait_until("appends go on", || producer.reached(end.cast_signed() + 5));
@@ -97,7 +97,7 @@ async fn a_log_takes_no_more_than_it_may_and_goes_on_when_sinks_have_passed_some
 }
 
 #[tokio::test]
-async fn a_server_that_is_made_unsafe_while_it_was_away_gets_nothing() {
+async fn a_server_that_became_unsafe_while_it_was_away_receives_nothing() {
     let Some(mut server) = Server::start(&[]) else { return };
     let (log, batcher) = server.log().await;
     append(&batcher, stage([1], false)).unwrap();
@@ -124,7 +124,7 @@ async fn a_writer_whose_log_was_removed_stops() {
     let (meta, writer) = (format!("weir:{{{}}}:meta", log.id()), format!("weir:{{{}}}:writer", log.id()));
     server.command(&["DEL", &writer]);
     assert!(!redis.remove(&lease).await.unwrap(), "it may only have lost the server");
-    // As if it had been silent for long.
+    // As if it had sent no heartbeat for long.
     wait_for("the log is removed", async || {
         server.command(&["HSET", &meta, "lonely", "1"]);
         server.command(&["DEL", &writer]);
@@ -136,7 +136,7 @@ async fn a_writer_whose_log_was_removed_stops() {
 }
 
 #[tokio::test]
-async fn a_server_that_lost_its_data_never_gives_an_old_name_again() {
+async fn a_server_that_lost_its_data_never_reuses_a_name() {
     let Some(server) = Server::start(&[]) else { return };
     let redis = Redis::connect(server.config()).await.unwrap();
     let mut names = std::collections::BTreeSet::new();
@@ -154,7 +154,7 @@ async fn a_server_that_lost_its_data_never_gives_an_old_name_again() {
 }
 
 #[tokio::test]
-async fn a_damaged_entry_is_told_of_by_name() {
+async fn a_damaged_entry_is_named_in_the_error() {
     let Some(server) = Server::start(&[]) else { return };
     let (log, batcher) = server.log().await;
     for n in 0..3 {

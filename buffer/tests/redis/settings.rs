@@ -1,4 +1,4 @@
-//! One clear line at start.
+//! Errors at the start are one clear line.
 
 use weir_buffer::redis::{Config, Durability, Redis, Secret};
 
@@ -35,7 +35,7 @@ async fn a_server_whose_settings_are_secret_is_refused() {
 }
 
 #[tokio::test]
-async fn passwords_are_asked_for_and_names_of_keys_told() {
+async fn missing_passwords_are_reported_with_their_keys() {
     let user = ["--user", "weir", "on", ">secret2", "~*", "+@all"];
     let Some(server) = Server::start(&[&["--requirepass", "secret"], &user[..]].concat()) else { return };
     let missing = line(server.config()).await;
@@ -51,7 +51,7 @@ async fn passwords_are_asked_for_and_names_of_keys_told() {
 }
 
 #[tokio::test]
-async fn a_user_that_lacks_a_permission_is_told_which() {
+async fn a_missing_permission_of_the_user_is_named() {
     let user = ["--user", "weir", "on", ">secret2", "~*", "+@all", "-eval", "-evalsha", "-script"];
     let Some(server) = Server::start(&user) else { return };
     let user = Config { username: Some("weir".into()), password: Some(Secret("secret2".into())), ..server.config() };
@@ -61,10 +61,10 @@ async fn a_user_that_lacks_a_permission_is_told_which() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_or_no_master_is_named() {
-    let nobody = Config { urls: vec![format!("redis://:secret@127.0.0.1:{}", free_port())], ..Config::default() };
-    let nobody = line(nobody).await;
-    assert!(nobody.contains("127.0.0.1") && nobody.contains("redis.urls"), "{nobody}");
+async fn a_server_that_is_away_or_not_a_master_is_named() {
+    let away = Config { urls: vec![format!("redis://:secret@127.0.0.1:{}", free_port())], ..Config::default() };
+    let away = line(away).await;
+    assert!(away.contains("127.0.0.1") && away.contains("redis.urls"), "{away}");
     let Some(master) = Server::start(&[]) else { return };
     let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]).unwrap();
     let replica = line(replica.config()).await;
@@ -72,7 +72,7 @@ async fn a_server_that_is_not_there_or_no_master_is_named() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_contradicts_itself_names_its_key() {
+async fn an_inconsistent_configuration_names_its_key() {
     let two = vec!["redis://a".to_owned(), "redis://b".to_owned()];
     let cases = [
         (Config { urls: vec![], ..Config::default() }, "redis.urls"),
@@ -90,7 +90,7 @@ async fn a_configuration_that_contradicts_itself_names_its_key() {
 }
 
 #[test]
-fn a_password_is_not_printed_for_people() {
+fn a_password_is_not_printed() {
     let config = Config { password: Some(Secret("secret".into())), ..Config::default() };
     assert!(!format!("{config:?}").contains("secret\""), "{config:?}");
     let text = serde_json::to_string(&config).unwrap();

@@ -1,4 +1,4 @@
-//! The spill before a real server.
+//! The spill with a real server.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ async fn drained(status: &Status) {
     wait_for("all is drained", async || status.behind() == 0).await;
 }
 
-/// Everything in all logs of the server, by log.
+/// All records of all logs of the server, by log.
 async fn everything(server: &Server) -> Vec<i64> {
     let redis = Redis::connect(server.config()).await.unwrap();
     let mut found = Vec::new();
@@ -37,7 +37,7 @@ async fn everything(server: &Server) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn devices_notice_nothing_of_a_server_that_is_away() {
+async fn devices_are_not_affected_by_a_server_that_is_away() {
     let Some(mut server) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (log, batcher, status) = open(&server, dir.path()).await;
@@ -73,7 +73,7 @@ async fn devices_notice_nothing_of_a_server_that_is_away() {
 }
 
 #[tokio::test]
-async fn what_was_spilled_before_an_end_is_drained_after_it() {
+async fn a_spill_is_drained_after_a_restart() {
     let Some(mut server) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let mut next = 0;
@@ -97,9 +97,9 @@ async fn what_was_spilled_before_an_end_is_drained_after_it() {
     assert_eq!(everything(&server).await, (0..next).collect::<Vec<_>>());
 }
 
-/// The append that the server had not looked at when the writer died comes late: the log was taken by then.
+/// An append that was pending when the writer died arrives late, after the log was taken over.
 #[tokio::test]
-async fn an_append_that_comes_late_changes_nothing() {
+async fn a_late_append_changes_nothing() {
     let Some(server) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (log, batcher, status) = open(&server, dir.path()).await;
@@ -115,7 +115,7 @@ async fn an_append_that_comes_late_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_out_of_memory_is_spilled_for_too() {
+async fn records_are_spilled_when_the_server_is_out_of_memory() {
     let Some(server) = Server::start(&["--maxmemory", "4mb"]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let (log, batcher, status) = open(&server, dir.path()).await;
@@ -135,7 +135,7 @@ async fn a_server_out_of_memory_is_spilled_for_too() {
 }
 
 #[tokio::test]
-async fn a_damaged_spill_is_told_of_at_start() {
+async fn a_damaged_spill_is_reported_at_the_start() {
     let Some(server) = Server::start(&[]) else { return };
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("drain.json"), "{}").unwrap();

@@ -1,13 +1,13 @@
-//! Starts the servers that Weir can work with, for trying it by hand: `cargo xtask services up DIR`.
+//! Starts servers for manual tests of Weir: `cargo xtask services up DIR`.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use weir_e2e::services::{Influxd, Mongod, Redis};
+use weir_e2e::services::{Influxd, Kafka, Mongod, Redis};
 
-/// Remembers what was started.
+/// File with the process ids of started servers.
 const STATE: &str = "services.json";
 
 #[tokio::main(flavor = "current_thread")]
@@ -24,11 +24,12 @@ async fn main() -> anyhow::Result<ExitCode> {
 async fn up(dir: &Path) -> anyhow::Result<()> {
     let state = dir.join(STATE);
     if state.exists() {
-        bail!("{} is there: they are up; end them first with `cargo xtask services down`", state.display());
+        bail!("{} exists, so servers are running: stop them with `cargo xtask services down`", state.display());
     }
     let redis = Redis::start(&dir.join("redis"), "")?;
     let mongod = Mongod::start(&dir.join("mongod")).await?;
     let influxd = Influxd::start(&dir.join("influxd"))?;
+    let kafka = Kafka::start(&dir.join("kafka"))?;
     let variables = [
         ("WEIR_REDIS_URLS", redis.url()),
         ("WEIR_MONGODB_URI", mongod.uri()),
@@ -36,8 +37,10 @@ async fn up(dir: &Path) -> anyhow::Result<()> {
         ("WEIR_INFLUXDB_TOKEN", influxd.token.clone()),
         ("WEIR_INFLUXDB_ORG", influxd.org.clone()),
         ("WEIR_INFLUXDB_BUCKET", influxd.bucket.clone()),
+        // For `brokers` of an export of the type "kafka".
+        ("KAFKA_BROKERS", kafka.brokers()),
     ];
-    let pids = [&redis.0, &mongod.0, &influxd.server].map(weir_e2e::services::Server::pid);
+    let pids = [&redis.0, &mongod.0, &influxd.server, &kafka.server].map(weir_e2e::services::Server::pid);
     std::fs::write(&state, serde_json::to_vec(&pids)?).with_context(|| format!("write {}", state.display()))?;
     for (name, value) in variables {
         println!("export {name}='{value}'");
@@ -45,15 +48,17 @@ async fn up(dir: &Path) -> anyhow::Result<()> {
     redis.0.leave();
     mongod.0.leave();
     influxd.server.leave();
+    kafka.server.leave();
     Ok(())
 }
 
 fn down(dir: &Path) -> anyhow::Result<()> {
     let state = dir.join(STATE);
-    let text = std::fs::read(&state).with_context(|| format!("read {}: nothing was started there", state.display()))?;
+    let text =
+        std::fs::read(&state).with_context(|| format!("read {}: no servers were started there", state.display()))?;
     let pids: Vec<i32> = serde_json::from_slice(&text)?;
     for pid in pids.into_iter().filter_map(Pid::from_raw) {
-        // One that has ended already is what is wanted.
+        // An error means that it has already ended.
         if kill_process(pid, Signal::TERM).is_ok() {
             while test_kill_process(pid).is_ok() {
                 std::thread::yield_now();

@@ -1,11 +1,12 @@
-//! What write-behind saves the database: 10,000 devices with a reading a second through a whole Weir into MongoDB, beside a writer that
-//! does what a service without it does, one insert for each reading.
+//! Measures the database load that write-behind saves: 10,000 devices with a reading a second
+//! through Weir into MongoDB, compared with a writer that inserts each reading separately.
 //!
-//! Receives: `weir-write-behind [--devices 10000] [--secs 120]`, with weir and weir-sim beside it.
-//! Promises: both runs use a mongod of their own, of one kind, on this machine; commands, documents and processor time are the server's
-//! own counts.
+//! Receives: `weir-write-behind [--devices 10000] [--secs 120]`, with weir and weir-sim in the same
+//! folder.
+//! Promises: each run uses its own mongod of the same version on this machine; commands, documents
+//! and processor time are counted by the server.
 //! Hands on: a table.
-//! Never: touches a server that it did not start.
+//! Never: uses a server that it did not start.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use mongodb::options::WriteConcern;
 use weir_e2e::services::Mongod;
 use weir_e2e::{Weir, program, wait_until};
 
-/// Inserts under way at one time: more make the server no faster.
+/// Concurrent inserts: more do not increase the throughput.
 const WRITERS: usize = 64;
 
-/// What the server has done so far.
+/// Counters of the server.
 struct Done {
     micros: i64,
     commands: i64,
@@ -36,7 +37,7 @@ fn number(document: &Document, path: &[&str]) -> i64 {
 
 async fn look(mongod: &Mongod) -> anyhow::Result<Done> {
     let admin = mongod.client().await?.database("admin");
-    // What is not on its place yet would be paid for later.
+    // Writes that are not in place yet would cost processor time later.
     admin.run_command(doc! { "fsync": 1 }).await?;
     let status = admin.run_command(doc! { "serverStatus": 1 }).await?;
     let commands = |name: &str| number(&status, &["metrics", "commands", name, "total"]);
@@ -122,7 +123,7 @@ async fn one_by_one(devices: u64, secs: u64) -> anyhow::Result<Figures> {
         writers.spawn(async move {
             loop {
                 let n = sent.fetch_add(1, Ordering::Relaxed);
-                // No faster than the devices are, and no longer.
+                // As fast as the devices, and as long.
                 let due = begun + Duration::from_secs_f64(n as f64 / devices as f64);
                 if due > begun + Duration::from_secs(secs) || begun.elapsed() > Duration::from_secs(secs) {
                     sent.fetch_sub(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Which logs there are and who answers for them, as fresh as a query needs it.
+//! The list of all logs and their holders, as fresh as a query needs it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::Clock;
 
-/// Who holds which log is looked up again after this time.
+/// Holders are looked up again after this time.
 const BELIEVED: Duration = Duration::from_secs(2);
 
 /// The catalogue, remembered.
@@ -24,17 +24,17 @@ pub(crate) struct Directory {
 #[derive(Clone, Default)]
 struct Known {
     logs: Arc<Vec<LogInfo>>,
-    /// When these were all; never before the first listing.
+    /// Time of the list; none before the first one.
     at: Option<Nanos>,
-    /// Until when the holders are believed.
+    /// Time until which the holders are believed.
     believed: Option<Instant>,
 }
 
-/// The logs there are.
+/// A list of all logs.
 #[derive(Clone)]
 pub(crate) struct Listing {
     pub(crate) logs: Arc<Vec<LogInfo>>,
-    /// No log was made before this that is not among them.
+    /// Every log that was made before this time is among them.
     pub(crate) as_of: Nanos,
 }
 
@@ -43,11 +43,12 @@ impl Directory {
         Self { catalogue, clock, known: Mutex::default() }
     }
 
-    /// All logs there are now. Their names are asked for each time; who holds them only when a name is new, now and then, and after
-    /// [`Directory::forget`]. While nobody answers: what was known last.
+    /// All logs there are now. Their names are read each time; their holders only when a name is
+    /// new, from time to time, and after [`Directory::forget`]. While the catalogue does not
+    /// answer: the last known list.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] when nothing is known.
+    /// [`StoreError::Busy`] when no list is known.
     pub(crate) async fn list(&self) -> Result<Listing> {
         let asked = (self.clock)();
         let known = self.known.lock().clone();
@@ -73,12 +74,12 @@ impl Directory {
         Ok(Listing { logs, as_of: asked })
     }
 
-    /// A holder did not answer for a log: ask again who holds which.
+    /// Drops the known holders: one did not answer for its log.
     pub(crate) fn forget(&self) {
         self.known.lock().believed = None;
     }
 
-    /// True when there is no such log any more.
+    /// True when the log no longer exists.
     pub(crate) async fn is_gone(&self, log: &str) -> bool {
         self.catalogue.ids().await.is_ok_and(|ids| !ids.iter().any(|id| id == log))
     }
@@ -87,6 +88,6 @@ impl Directory {
 fn last(known: Known, error: &buffer::CatalogueError) -> Result<Listing> {
     match known.at {
         Some(as_of) => Ok(Listing { logs: known.logs, as_of }),
-        None => Err(StoreError::Busy { reason: error.to_string(), retry_after: None }),
+        None => Err(StoreError::busy(error.to_string())),
     }
 }

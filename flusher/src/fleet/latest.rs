@@ -1,4 +1,4 @@
-//! The latest states, over all logs and the store.
+//! The latest states of all logs and the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,69 +9,93 @@ use buffer::frame::{Frame, Record};
 use futures::future::join_all;
 use model::DeviceKey;
 use proto::internal::v1 as proto;
-use stores::contract::{LatestState, LatestView, Result};
+use stores::contract::{LatestState, LatestView, Result, StoreError};
 
+use super::convert;
 use super::readers::Reading;
-use super::wire;
-use crate::latest::LatestMap;
-use crate::scan;
+use crate::readers::scan;
+use crate::sinks::latest::LatestMap;
 
-/// A store that does not answer by then is passed over when the flushers know what it held.
+/// A store that does not answer by then is not waited for, when the flushers know the states that
+/// it holds.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Time for which a query waits for the claim of the log and for the states at a start.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What every log's holder knows, and what the store holds, joined.
+/// Merges the states that every log's holder knows with those of the store.
 pub(super) struct FleetLatest(pub(super) Arc<Reading>);
 
-/// What is asked.
+/// A query for states.
 enum Question<'a> {
     Some(&'a [DeviceKey]),
     List { tenant: &'a str, after: Option<&'a str>, limit: usize },
 }
 
-/// What the flushers say.
-struct Told {
+/// The states that the flushers know.
+struct Known {
     map: LatestMap,
-    /// They know what the store held before, too.
+    /// They include what the store held before.
     complete: bool,
 }
 
 #[async_trait]
 impl LatestView for FleetLatest {
     async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
-        let mut told = self.ask(&Question::Some(devices)).await?;
-        for state in told.stored(self.0.latest.get(devices)).await?.into_iter().flatten().flatten() {
-            told.map.merge(state);
+        let mut known = self.ask_when_loaded(&Question::Some(devices)).await?;
+        for state in known.stored(&self.0, |store| store.get(devices)).await?.into_iter().flatten() {
+            known.map.merge(state);
         }
-        Ok(devices.iter().map(|device| told.map.get(device)).collect())
+        Ok(devices.iter().map(|device| known.map.get(device)).collect())
     }
 
     async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
-        let mut told = self.ask(&Question::List { tenant, after, limit }).await?;
-        for state in told.stored(self.0.latest.list(tenant, after, limit)).await?.into_iter().flatten() {
-            told.map.merge(state);
+        let mut known = self.ask_when_loaded(&Question::List { tenant, after, limit }).await?;
+        for state in known.stored(&self.0, |store| store.list(tenant, after, limit)).await? {
+            known.map.merge(state);
         }
-        // Each gave its first ones: the first ones of all are among them, each with all that is known of it.
-        Ok(told.map.list(tenant, after, limit))
+        // Each gave its first ones: the first ones of all are among them, each with all that is
+        // known of it.
+        Ok(known.map.list(tenant, after, limit))
     }
 }
 
-impl Told {
-    /// What the store says; nothing when it does not answer and the flushers know what it held.
-    async fn stored<T>(&self, asked: impl Future<Output = Result<T>>) -> Result<Option<T>> {
-        if !self.complete {
-            return asked.await.map(Some);
+impl Known {
+    /// The store's states; none when it does not answer and the flushers know them.
+    async fn stored<'a, T, F>(&self, readers: &'a Reading, ask: impl FnOnce(&'a dyn LatestView) -> F) -> Result<Vec<T>>
+    where
+        F: Future<Output = Result<Vec<T>>>,
+    {
+        match &readers.latest {
+            Some(store) if !self.complete => ask(&**store).await,
+            // An error, or no answer in time: the known states are complete without it.
+            Some(store) => {
+                Ok(tokio::time::timeout(PATIENCE, ask(&**store)).await.ok().and_then(Result::ok).unwrap_or_default())
+            }
+            None if self.complete => Ok(Vec::new()),
+            None => Err(StoreError::busy("the latest states are not loaded yet; ask again")),
         }
-        // An error, or no answer in time.
-        Ok(tokio::time::timeout(PATIENCE, asked).await.ok().and_then(Result::ok))
     }
 }
 
 impl FleetLatest {
-    async fn ask(&self, question: &Question<'_>) -> Result<Told> {
+    /// As [`FleetLatest::ask`]. Where only this process reads the store, a query right after the
+    /// start waits until the log is claimed and the states are loaded.
+    async fn ask_when_loaded(&self, question: &Question<'_>) -> Result<Known> {
+        let deadline = tokio::time::Instant::now() + START_PATIENCE;
+        loop {
+            let known = self.ask(question).await?;
+            if known.complete || self.0.latest.is_some() || tokio::time::Instant::now() >= deadline {
+                return Ok(known);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn ask(&self, question: &Question<'_>) -> Result<Known> {
         let listing = self.0.directory.list().await?;
         let mut groups = self.0.groups(&listing);
-        let mut unanswered = std::mem::take(&mut groups.nobody);
-        let mut told = Told { map: LatestMap::default(), complete: !listing.logs.is_empty() };
+        let mut unanswered = std::mem::take(&mut groups.unheld);
+        let mut known = Known { map: LatestMap::default(), complete: !listing.logs.is_empty() };
 
         let mut asked = Vec::new();
         for (address, logs) in &groups.there {
@@ -79,8 +103,8 @@ impl FleetLatest {
         }
         for (answer, logs) in join_all(asked).await.into_iter().zip(groups.there.values()) {
             let (states, answered, complete) = answer.unwrap_or_default();
-            told.complete &= complete;
-            states.into_iter().for_each(|state| told.map.merge(state));
+            known.complete &= complete;
+            states.into_iter().for_each(|state| known.map.merge(state));
             unanswered.extend(logs.iter().filter(|log| !answered.contains(log)).cloned());
         }
 
@@ -90,23 +114,23 @@ impl FleetLatest {
             unanswered.extend(groups.here.iter().filter(missing).cloned());
             for member in &held {
                 member.handle.latest.catch_up().await?;
-                told.complete &= member.is_complete();
+                known.complete &= member.is_complete();
             }
-            question.answer(&local.0.common.map.read()).into_iter().for_each(|state| told.map.merge(state));
+            local.0.known(|map| question.answer(map)).into_iter().for_each(|state| known.map.merge(state));
         }
 
-        told.complete &= unanswered.is_empty();
+        known.complete &= unanswered.is_empty();
         if !unanswered.is_empty() {
-            // Somebody holds them by now, perhaps.
+            // They may have a new holder.
             self.0.directory.forget();
         }
         for log in self.0.open_all(&unanswered).await? {
             let states = from_log(&*log, question, self.0.wait).await;
             if let Some(states) = self.0.unless_gone(log.id(), states).await? {
-                states.into_iter().for_each(|state| told.map.merge(state));
+                states.into_iter().for_each(|state| known.map.merge(state));
             }
         }
-        Ok(told)
+        Ok(known)
     }
 
     async fn ask_one(
@@ -151,14 +175,14 @@ impl FleetLatest {
                 Some(before) => before.into_iter().filter(|log| answer.logs.contains(log)).collect(),
             });
             for state in answer.states {
-                states.push(wire::read_state(&tenant, state).ok()?);
+                states.push(convert::read_state(&tenant, state).ok()?);
             }
         }
         Some((states, answered.unwrap_or_default(), complete))
     }
 }
 
-/// The states of what the latest sink has not stored, made from the log itself.
+/// The states of the readings that the latest sink has not stored, made from the log itself.
 async fn from_log(log: &dyn Log, question: &Question<'_>, wait: Duration) -> Result<Vec<LatestState>> {
     let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
     let from = cursors.get(crate::LATEST).map_or_else(|| log.start(), |cursor| cursor.done_to);

@@ -1,4 +1,4 @@
-//! The dead letters, over all logs: those in the store, and those that are still in a log.
+//! The dead letters of all logs: stored, or still in a log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use model::Nanos;
 use stores::contract::{DeadLetters, Deadletter, Result};
 
 use super::readers::Reading;
-use crate::rare::{Drain, Letters};
-use crate::scan;
+use crate::readers::scan;
+use crate::sinks::records::{DeadLetterWriter, RecordWriter};
 
-/// Letters of logs and store.
+/// Reads the store and the logs.
 pub(super) struct FleetLetters(pub(super) Arc<Reading>);
 
 impl FleetLetters {
-    /// Those that no sink has stored, of a tenant.
+    /// The dead letters of a tenant that no sink has stored.
     async fn unstored(&self, tenant: &str) -> Result<Vec<Deadletter>> {
         let listing = self.0.directory.list().await?;
         let logs: Vec<String> = listing.logs.iter().map(|info| info.id.clone()).collect();
         let mut found = Vec::new();
         for log in self.0.open_all(&logs).await? {
-            let letters = Letters { log: log.id().into(), store: Arc::clone(&self.0.stores.dead_letters) };
+            let letters = DeadLetterWriter { log: log.id().into(), store: Arc::clone(&self.0.stores.dead_letters) };
             let read = from_log(&*log, &letters, self.0.wait).await;
             found.extend(self.0.unless_gone(log.id(), read).await?.into_iter().flatten());
         }
@@ -32,7 +32,7 @@ impl FleetLetters {
     }
 }
 
-async fn from_log(log: &dyn Log, letters: &Letters, wait: Duration) -> Result<Vec<Deadletter>> {
+async fn from_log(log: &dyn Log, letters: &DeadLetterWriter, wait: Duration) -> Result<Vec<Deadletter>> {
     let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
     let from = cursors.get(crate::DEAD_LETTERS).map_or_else(|| log.start(), |cursor| cursor.done_to);
     let (target, _) = scan::end(log, wait).await?;
@@ -79,7 +79,7 @@ impl DeadLetters for FleetLetters {
     async fn mark_replayed(&self, tenant: &str, log: &str, offset: u64, stage: &str, at: Nanos) -> Result<()> {
         let store = &self.0.stores.dead_letters;
         if store.get(tenant, log, offset, stage).await?.is_none() {
-            // It is still in its log: what the sink puts later changes nothing.
+            // It is still in its log: the sink's later put changes nothing.
             let letter = self.get(tenant, log, offset, stage).await?;
             store.put(Vec::from_iter(letter)).await?;
         }

@@ -1,4 +1,4 @@
-//! A claimed log and its sinks at work.
+//! A claimed log with its running sinks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,8 +7,8 @@ use buffer::{Catalogue, Lease, Log};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::{Builder, Opened};
-use crate::common::Common;
+use crate::context::Context;
+use crate::engine::assemble::{Builder, Opened};
 use crate::flusher::Handle;
 use crate::{Claim, Error};
 
@@ -28,18 +28,17 @@ impl Member {
     /// Makes the cursors this holder's and starts the sinks.
     ///
     /// # Errors
-    /// A sentence that says why the log cannot be flushed now.
+    /// The reason why the log cannot be flushed now.
     pub(crate) async fn start(
-        common: &Common,
+        context: &Context,
         catalogue: &dyn Catalogue,
         lease: Lease,
         complete: bool,
     ) -> Result<Self, String> {
         let log = catalogue.open(&lease.log).await.map_err(|error| error.to_string())?;
         let claim = Claim { log: Arc::clone(&log), epoch: lease.epoch };
-        let opened =
-            Opened::register(claim, common.stores.points.is_some()).await.map_err(|error| error.to_string())?;
-        let mut builder = Builder::new(common.clone());
+        let opened = Opened::register(context, claim).await.map_err(|error| error.to_string())?;
+        let mut builder = Builder::new(context.clone());
         builder.add_log(opened);
         let flusher = builder.finish();
         let (handle, stop) = (flusher.handle(), CancellationToken::new());
@@ -56,12 +55,15 @@ impl Member {
         self.complete.store(true, Ordering::Release);
     }
 
-    /// The sinks have ended, whatever the reason.
+    /// True when the sinks have ended, for any reason.
     pub(crate) fn has_ended(&self) -> bool {
         self.abort.is_finished()
     }
 
-    /// Flushes once more and ends. Why it ended earlier, if it did.
+    /// Flushes once more and ends.
+    ///
+    /// # Errors
+    /// The reason why the sinks ended earlier.
     pub(crate) async fn stop(&self) -> Result<(), String> {
         self.stop.cancel();
         match self.task.lock().await.take() {
@@ -76,7 +78,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // What was taken in is in the log: whoever holds it next takes it in again.
+        // The log has all that was taken in: its next holder takes it in again.
         self.abort.abort();
     }
 }

@@ -1,11 +1,19 @@
 //! One of several flushers over the same logs.
 //!
-//! Logs come and go while it runs. It claims those that nobody flushes, up to its share, under leases that it renews; a log whose
-//! lease went to another is let go at once, without a last flush: every move of a cursor is refused from then on, and what was
-//! written last is what its next holder writes again, under the same ids. A log without a writer is removed when every sink has
-//! passed it. A log that cannot be read stops only itself.
+//! Logs come and go while it runs. It claims logs without a flusher, up to its share, under leases
+//! that it renews. A log whose lease went to another flusher is released at once, without a last
+//! flush: every move of a cursor is refused from then on, and the next holder writes the last
+//! blocks again, under the same ids. A log without a writer is removed when every sink has passed
+//! it. A log that cannot be read stops only itself.
 
+mod convert;
 mod directory;
+#[cfg(test)]
+mod export_tests;
+#[cfg(test)]
+mod exports;
+mod fresh;
+mod handle;
 mod latest;
 mod ledger;
 mod letters;
@@ -17,36 +25,39 @@ mod share;
 mod tail;
 #[cfg(test)]
 mod tests;
-mod wire;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use buffer::{Catalogue, Holder, Lease, LogInfo};
+use model::trace::Tracer;
 use parking_lot::RwLock;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::assemble::Builder;
-use crate::common::Common;
 use crate::config::Config;
-use crate::flusher::{Error, system_clock};
+use crate::context::Context;
+use crate::engine::assemble::Builder;
+use crate::engine::control::Controls;
+use crate::flusher::Error;
 use crate::metrics::Metrics;
-use crate::status::SinkStatus;
-use crate::{Clock, Stores, Tracing};
+use crate::{Projections, Stores};
 
+pub(crate) use fresh::Fresh;
+pub use handle::FleetHandle;
+pub(crate) use handle::Shared;
 use member::Member;
 pub use readers::{Readers, Source as ReaderSource};
 pub use serve::serve;
 
-/// A log that could not be flushed here is left to others for so many lease times.
-const REST: u32 = 3;
-/// How long the sinks of new logs wait for the store's states.
+/// A log that could not be flushed here is left to others for this many lease times.
+const BACK_OFF: u32 = 3;
+/// The sinks of new logs wait this long for the store's states.
 const LOAD: Duration = Duration::from_secs(5);
 
-/// A process that flushes logs beside others.
+/// A flusher beside others, or alone.
 pub struct Fleet {
     shared: Arc<Shared>,
     lease: Duration,
@@ -55,120 +66,84 @@ pub struct Fleet {
     jobs: JoinSet<Job>,
     /// Logs that a job is at.
     busy: Vec<String>,
+    /// No other flusher can take a log that fails here.
+    is_alone: bool,
 }
 
-/// What those who ask share with those who work.
-pub(crate) struct Shared {
-    pub(crate) catalogue: Arc<dyn Catalogue>,
-    pub(crate) holder: Holder,
-    pub(crate) common: Common,
-    members: RwLock<BTreeMap<String, Arc<Member>>>,
-    /// Why logs cannot be flushed here.
-    failed: RwLock<BTreeMap<String, String>>,
-    /// Held while a log goes from the members to the removed ones, so that the books see it once.
-    pub(crate) moving: tokio::sync::RwLock<()>,
-}
-
-/// How a job ended.
+/// The outcome of a job.
 enum Job {
     Started(Vec<(Lease, Result<Member, String>)>),
     Loaded(Vec<String>, bool),
     Given(String),
 }
 
-/// What the rest of the process asks. Cheap to clone.
-#[derive(Clone)]
-pub struct FleetHandle(pub(crate) Arc<Shared>);
+/// Ends a task that the fleet has started.
+struct AbortOnDrop(tokio::task::AbortHandle);
 
-impl FleetHandle {
-    /// How each sink of each log held here is. Sets the lag gauges too.
-    pub fn status(&self) -> Vec<SinkStatus> {
-        let statuses = self.0.statuses();
-        self.0.common.metrics.observe(&statuses);
-        statuses
-    }
-
-    /// Logs that cannot be flushed here, and why.
-    pub fn failures(&self) -> Vec<(String, String)> {
-        self.0.failed.read().iter().map(|(log, reason)| (log.clone(), reason.clone())).collect()
-    }
-}
-
-impl Shared {
-    pub(crate) fn statuses(&self) -> Vec<SinkStatus> {
-        self.members().iter().flat_map(|member| member.handle.statuses()).collect()
-    }
-
-    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
-        self.members.read().values().cloned().collect()
-    }
-
-    /// Those of `logs` that are held here.
-    pub(crate) fn held(&self, logs: &[String]) -> Vec<Arc<Member>> {
-        let members = self.members.read();
-        logs.iter().filter_map(|log| members.get(log)).filter(|member| !member.has_ended()).cloned().collect()
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
 impl Fleet {
-    /// A flusher named `holder.name`, which answers the others at `holder.address`. A lease runs for `lease`: so long a log may be
-    /// without a flusher after one died. Nothing is claimed before [`Fleet::run`].
+    /// A flusher named `holder.name`, which answers the other processes at `holder.address`. A
+    /// lease lasts for `lease`: a log may be without a flusher for that long after one died.
+    /// Nothing is claimed before [`Fleet::run`].
     pub fn new(
         config: Config,
         catalogue: Arc<dyn Catalogue>,
-        holder: Holder,
-        lease: Duration,
+        (holder, lease): (Holder, Duration),
+        projections: Projections,
         stores: Stores,
         metrics: Arc<Metrics>,
-    ) -> Self {
-        Self::new_at(config, catalogue, holder, lease, stores, metrics, system_clock())
-    }
-
-    pub(crate) fn new_at(
-        config: Config,
-        catalogue: Arc<dyn Catalogue>,
-        holder: Holder,
-        lease: Duration,
-        stores: Stores,
-        metrics: Arc<Metrics>,
-        clock: Clock,
     ) -> Self {
         let shared = Shared {
             catalogue,
             holder,
-            common: Common::new(config, stores, metrics, clock),
+            context: Context::new(config, projections, stores, metrics, Controls::unread()),
             members: RwLock::default(),
             failed: RwLock::default(),
             moving: tokio::sync::RwLock::default(),
         };
         let (resting, busy) = (HashMap::new(), Vec::new());
-        Self { shared: Arc::new(shared), lease, resting, jobs: JoinSet::new(), busy }
+        Self { shared: Arc::new(shared), lease, resting, jobs: JoinSet::new(), busy, is_alone: false }
     }
 
-    /// What the rest of the process asks.
+    /// A flusher without others: it ends when a log cannot be flushed, because no other can take
+    /// it.
+    pub fn alone(self) -> Self {
+        Self { is_alone: true, ..self }
+    }
+
+    /// Readers of the logs held here, for the rest of the process.
     pub fn handle(&self) -> FleetHandle {
         FleetHandle(Arc::clone(&self.shared))
     }
 
-    /// From now on flushes that hold traced messages are told of. The first call counts.
-    pub fn trace(&self, tracing: Tracing) {
-        self.shared.common.traces.get_or_init(|| tracing);
+    /// Records spans of flushes that hold traced messages, from now on. The first call counts.
+    pub fn trace(&self, tracer: Tracer) {
+        self.shared.context.traces.get_or_init(|| tracer);
     }
 
     /// Claims and flushes until `stop`, then flushes once more and gives every log back.
     ///
     /// # Errors
-    /// When what is done once for each process ended.
+    /// [`Error::Ended`] when the upkeep of the stores ended; for a flusher that is alone, also when
+    /// a log cannot be flushed.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Error> {
-        let mut upkeep = Builder::new(self.shared.common.clone());
+        let mut upkeep = Builder::new(self.shared.context.clone());
         upkeep.add_upkeep();
         let (upkeep, upkeep_stop) = (upkeep.finish(), stop.clone());
         let mut upkeep = tokio::spawn(upkeep.run(upkeep_stop));
+        let controls = self.shared.context.controls.clone();
+        let following = tokio::spawn(controls.follow(Arc::clone(&self.shared.catalogue), stop.clone()));
+        let _following = AbortOnDrop(following.abort_handle());
         let mut ticks = tokio::time::interval(self.lease / 3);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // First: what ends because it was told to is no fault.
+                // First: parts that end because of the stop are not at fault.
                 biased;
                 () = stop.cancelled() => break,
                 ended = &mut upkeep => {
@@ -182,6 +157,9 @@ impl Fleet {
                 _ = ticks.tick() => self.tick().await,
                 Some(job) = self.jobs.join_next() => self.finish(job),
             }
+            if let Some((log, reason)) = self.shared.failed.read().iter().next().filter(|_| self.is_alone) {
+                return Err(Error::Ended { task: format!("flushing of log {log}"), reason: reason.clone() });
+            }
         }
         self.give_all_back(ticks).await;
         Ok(())
@@ -189,21 +167,31 @@ impl Fleet {
 
     async fn tick(&mut self) {
         self.renew().await;
-        self.bury();
-        let (alive, logs) = match self.look().await {
+        self.release_ended();
+        let (alive, logs) = match self.poll().await {
             Ok(seen) => seen,
             Err(error) => {
-                tracing::warn!(%error, "cannot look for logs; trying again");
+                tracing::warn!(%error, "cannot list the logs; trying again");
                 return;
             }
         };
+        if self.shared.context.fresh.get().is_none() {
+            match Fresh::find(&*self.shared.catalogue, &self.shared.context.projections, &logs).await {
+                Ok(fresh) => drop(self.shared.context.fresh.set(fresh)),
+                Err(error) => {
+                    tracing::warn!(error, "cannot read the cursors of the logs; trying again");
+                    return;
+                }
+            }
+        }
         self.remove_drained(&logs).await;
         let now = Instant::now();
         self.resting.retain(|_, until| *until > now);
         self.shared.failed.write().retain(|log, _| logs.iter().any(|info| info.id == *log));
         let able = |log: &str| !self.resting.contains_key(log) && !self.busy.iter().any(|busy| busy == log);
         let mut plan = share::plan(&logs, &alive, &self.shared.holder.name, able);
-        // Claimed under this name by an incarnation that is no more: nobody else may have it before its lease runs out.
+        // Claimed under this name before a restart: no other flusher may have it before its lease
+        // runs out.
         let orphaned = |info: &&LogInfo| info.holder.as_ref() == Some(&self.shared.holder);
         let lost = logs.iter().filter(orphaned).map(|info| &info.id);
         plan.claim.extend(lost.filter(|id| able(id) && !self.shared.members.read().contains_key(*id)).cloned());
@@ -214,12 +202,12 @@ impl Fleet {
         self.load_missing();
     }
 
-    async fn look(&self) -> Result<(Vec<Holder>, Vec<LogInfo>), buffer::CatalogueError> {
+    async fn poll(&self) -> Result<(Vec<Holder>, Vec<LogInfo>), buffer::CatalogueError> {
         let Shared { catalogue, holder, .. } = &*self.shared;
         Ok((catalogue.announce(holder, self.lease).await?, catalogue.list().await?))
     }
 
-    /// Renews every lease; lets go of those that went to others.
+    /// Renews every lease; releases logs whose leases went to others.
     async fn renew(&self) {
         for member in self.shared.members() {
             let log = &member.lease.log;
@@ -229,26 +217,27 @@ impl Fleet {
                     tracing::warn!(log, "the lease went to another flusher");
                     self.shared.members.write().remove(log);
                 }
-                // The epoch guards every cursor: nothing is lost by going on, and queries are still answered.
+                // The epoch guards every cursor: nothing is lost by continuing, and queries are
+                // still answered.
                 Err(error) => tracing::warn!(log, %error, "cannot renew a lease; trying again"),
             }
         }
     }
 
-    /// Lets go of logs whose sinks ended by themselves.
-    fn bury(&mut self) {
+    /// Releases logs whose sinks ended by themselves.
+    fn release_ended(&mut self) {
         for member in self.shared.members().iter().filter(|member| member.has_ended()) {
             let log = member.lease.log.clone();
             if self.busy.contains(&log) {
                 continue;
             }
-            self.rest(&log);
+            self.back_off(&log);
             self.give_back(&log);
         }
     }
 
-    fn rest(&mut self, log: &str) {
-        self.resting.insert(log.to_owned(), Instant::now() + self.lease * REST);
+    fn back_off(&mut self, log: &str) {
+        self.resting.insert(log.to_owned(), Instant::now() + self.lease * BACK_OFF);
     }
 
     async fn remove_drained(&self, logs: &[LogInfo]) {
@@ -261,7 +250,7 @@ impl Fleet {
             if member.handle.statuses().iter().any(|status| status.done_to < end) {
                 continue;
             }
-            // Whoever is at the books now is not waited for: leases want to be renewed.
+            // Not while the books are read: the leases have to be renewed meanwhile.
             let Ok(moving) = self.shared.moving.try_write() else { return };
             match self.shared.catalogue.remove(&member.lease).await {
                 Ok(true) => {
@@ -290,18 +279,19 @@ impl Fleet {
         self.busy.extend(leases.iter().map(|lease| lease.log.clone()));
         let shared = Arc::clone(&self.shared);
         self.jobs.spawn(async move {
-            // Before the sinks count on from what the store holds. A store that is away makes nobody wait for long.
-            let loaded = matches!(tokio::time::timeout(LOAD, shared.common.load_states()).await, Ok(Ok(())));
+            // Before the sinks continue the store's counts. A store that is away does not hold up
+            // the log for long.
+            let loaded = matches!(tokio::time::timeout(LOAD, shared.load_states()).await, Ok(Ok(())));
             let mut started = Vec::new();
             for lease in leases {
-                let member = Member::start(&shared.common, &*shared.catalogue, lease.clone(), loaded).await;
+                let member = Member::start(&shared.context, &*shared.catalogue, lease.clone(), loaded).await;
                 started.push((lease, member));
             }
             Job::Started(started)
         });
     }
 
-    /// Reads the store's states for those logs that were started without them.
+    /// Loads the store's states for logs that were started without them.
     fn load_missing(&mut self) {
         let missing = |member: &Arc<Member>| !member.is_complete();
         let missing =
@@ -312,7 +302,7 @@ impl Fleet {
         // No log has this name: one load at a time.
         self.busy.push(String::new());
         let shared = Arc::clone(&self.shared);
-        self.jobs.spawn(async move { Job::Loaded(missing, shared.common.load_states().await.is_ok()) });
+        self.jobs.spawn(async move { Job::Loaded(missing, shared.load_states().await.is_ok()) });
     }
 
     /// Flushes a log once more, then leaves it to others.
@@ -331,7 +321,7 @@ impl Fleet {
                     shared.failed.write().insert(log.clone(), reason);
                 }
             }
-            // Still answered for until the next holder can.
+            // Answered for until the next holder can.
             shared.members.write().remove(&log);
             if let Err(error) = shared.catalogue.release(&member.lease).await {
                 tracing::debug!(log, %error, "a lease was not given back; it runs out");
@@ -373,7 +363,7 @@ impl Fleet {
             }
             Err(reason) => {
                 tracing::error!(log = lease.log, reason, "cannot flush a log; leaving it to others for a while");
-                self.rest(&lease.log);
+                self.back_off(&lease.log);
                 self.shared.failed.write().insert(lease.log.clone(), reason);
                 let shared = Arc::clone(&self.shared);
                 self.busy.push(lease.log.clone());

@@ -1,4 +1,4 @@
-//! The way to the other flushers.
+//! Connections to the other flushers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
-/// A flusher that has not begun to answer by then is passed over: the log itself can be read.
+/// A flusher that has not begun to answer by then is not waited for: the log itself can be read.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The whole of an answer.
+/// Time for a whole answer.
 const WHOLE: Duration = Duration::from_secs(10);
-/// One that was silent is not asked again for so long.
+/// A flusher that did not answer is not asked again for this long.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Bytes of a message at most.
 const MESSAGE_BYTES: usize = 256 << 20;
@@ -43,10 +43,10 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// With the secret that all share.
+    /// Clients with the secret that all processes share.
     ///
     /// # Errors
-    /// When it holds what a header cannot.
+    /// When it cannot be sent in a header.
     pub(super) fn new(secret: &str) -> Result<Self, String> {
         let mut key: MetadataValue<Ascii> = format!("Bearer {secret}")
             .parse()
@@ -55,7 +55,7 @@ impl Peers {
         Ok(Self { key: Key(key), clients: Mutex::default(), silent: Mutex::default() })
     }
 
-    /// The way to one of them; `None` while it is known to be silent.
+    /// A client of one of them; `None` while it is known not to answer.
     pub(super) fn client(&self, address: &str) -> Option<Client> {
         if address.is_empty() || self.silent.lock().get(address).is_some_and(|until| *until > Instant::now()) {
             return None;
@@ -72,7 +72,7 @@ impl Peers {
         Some(client)
     }
 
-    /// Waits for the beginning of an answer, not for long; `None` when none comes.
+    /// Waits a short time for the start of an answer; `None` when none comes.
     pub(super) async fn first<T>(
         &self,
         address: &str,
@@ -110,7 +110,7 @@ impl Peers {
         silent.insert(address.to_owned(), now + SILENCE);
     }
 
-    /// Closes connections to flushers that are no more.
+    /// Closes connections to flushers that no longer exist.
     pub(super) fn keep(&self, groups: &BTreeMap<String, Vec<String>>) {
         self.clients.lock().retain(|address, _| groups.contains_key(address));
     }

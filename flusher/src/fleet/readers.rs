@@ -1,8 +1,8 @@
-//! What the api asks of the whole fleet, wherever each log is held.
+//! Readers of all logs, wherever each is held.
 //!
-//! Each question is answered for every log there is: by this process for those that it holds, by their holders for the others, and
-//! from the log itself for those that nobody answers for. The stores are asked last: what moves there meanwhile is seen twice, never
-//! not at all.
+//! Each query is answered for every log there is: by this process for the logs that it holds, by
+//! their holders for the others, and from the log itself where no holder answers. The stores are
+//! asked last: a reading that moves there meanwhile is seen twice, and is never missed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,24 +16,26 @@ use tokio_util::sync::CancellationToken;
 
 use super::directory::{Directory, Listing};
 use super::peers::{self, Peers};
-use super::{FleetHandle, latest, ledger, letters, tail, wire};
-use crate::books::{KeptFrom, kept_from};
+use super::{FleetHandle, convert, latest, ledger, letters, tail};
+use crate::accounting::books::{KeptFrom, kept_from};
 use crate::flusher::system_clock;
 use crate::status::SinkStatus;
-use crate::{Config, Stores};
+use crate::{Config, Projections, Stores};
 
-/// How often it is looked whether logs came or went.
-const LOOK: Duration = Duration::from_millis(500);
+/// The list of logs is read again this often.
+const POLL: Duration = Duration::from_millis(500);
 
-/// What a reader of a fleet is made of.
+/// The parts of a reader.
 pub struct Source {
     /// The logs.
     pub catalogue: Arc<dyn Catalogue>,
-    /// Where everything went.
+    /// The projections of every process.
+    pub projections: Projections,
+    /// The stores of the standard projections.
     pub stores: Stores,
-    /// The latest states as the store has them.
-    pub latest: Arc<dyn LatestView>,
-    /// What this process holds, when it flushes too.
+    /// The latest states as the store has them; `None` when only this process reads the store.
+    pub latest: Option<Arc<dyn LatestView>>,
+    /// The logs that this process holds, when it flushes too.
     pub local: Option<FleetHandle>,
     /// The secret that all processes share.
     pub secret: String,
@@ -46,21 +48,21 @@ pub struct Readers(pub(super) Arc<Reading>);
 pub(super) struct Reading {
     pub(super) directory: Directory,
     pub(super) peers: peers::Shared,
+    pub(super) projections: Projections,
     pub(super) stores: Stores,
-    pub(super) latest: Arc<dyn LatestView>,
+    pub(super) latest: Option<Arc<dyn LatestView>>,
     pub(super) local: Option<FleetHandle>,
-    /// How long a question waits for a log's end.
+    /// Time for which a query waits for the end of a log.
     pub(super) wait: Duration,
     names: watch::Sender<Arc<[String]>>,
     pub(super) kept_from: KeptFrom,
 }
 
-/// Who answers for which logs.
+/// Logs by the process that answers for them.
 pub(super) struct Groups {
     pub(super) here: Vec<String>,
-    /// By address.
     pub(super) there: BTreeMap<String, Vec<String>>,
-    pub(super) nobody: Vec<String>,
+    pub(super) unheld: Vec<String>,
 }
 
 impl Readers {
@@ -72,6 +74,7 @@ impl Readers {
         Ok(Self(Arc::new(Reading {
             directory: Directory::new(source.catalogue, system_clock()),
             peers: Arc::new(Peers::new(&source.secret)?),
+            projections: source.projections,
             stores: source.stores,
             latest: source.latest,
             local: source.local,
@@ -81,7 +84,7 @@ impl Readers {
         })))
     }
 
-    /// The readings that are not in the store yet.
+    /// The readings that are not stored yet.
     pub fn tail(&self) -> Arc<dyn Tail> {
         Arc::new(tail::FleetTail(Arc::clone(&self.0)))
     }
@@ -91,7 +94,7 @@ impl Readers {
         Arc::new(latest::FleetLatest(Arc::clone(&self.0)))
     }
 
-    /// The dead letters, those that are not in the store yet included.
+    /// The dead letters, including those that are not stored yet.
     pub fn dead_letters(&self) -> Arc<dyn DeadLetters> {
         Arc::new(letters::FleetLetters(Arc::clone(&self.0)))
     }
@@ -101,7 +104,7 @@ impl Readers {
         Arc::new(ledger::FleetBooks(Arc::clone(&self.0)))
     }
 
-    /// How each sink of each log is, as far as its holder answers.
+    /// The state of each sink of each log, as far as its holder answers.
     pub async fn status(&self) -> Vec<SinkStatus> {
         let Ok(listing) = self.0.directory.list().await else {
             return self.0.local.as_ref().map(FleetHandle::status).unwrap_or_default();
@@ -112,19 +115,26 @@ impl Readers {
             asked.push(self.0.peer_status(address));
         }
         let mut found = self.0.local.as_ref().map(FleetHandle::status).unwrap_or_default();
-        found.extend(join_all(asked).await.into_iter().flatten().filter_map(wire::read_sink));
-        found.sort_by(|a, b| (&a.log, a.sink).cmp(&(&b.log, b.sink)));
+        found.extend(join_all(asked).await.into_iter().flatten().map(convert::read_sink));
+        found.sort_by(|a, b| (&a.log, &a.sink).cmp(&(&b.log, &b.sink)));
         found
     }
 
-    /// The names of all logs, as [`Readers::watch`] sees them.
+    /// The state of each export on each log, as far as its holder answers.
+    pub async fn exports(&self) -> Vec<SinkStatus> {
+        let mut found = self.status().await;
+        found.retain(SinkStatus::is_export);
+        found
+    }
+
+    /// The names of all logs, as of the last poll of [`Readers::watch`].
     pub fn names(&self) -> watch::Receiver<Arc<[String]>> {
         self.0.names.subscribe()
     }
 
-    /// Looks again and again which logs there are, until `stop`.
+    /// Reads the list of logs from time to time, until `stop`.
     pub async fn watch(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(LOOK);
+        let mut ticks = tokio::time::interval(POLL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -143,7 +153,7 @@ impl Readers {
         }
     }
 
-    /// Opens every log there is, for those who follow them.
+    /// Opens every log there is, for callers that follow them.
     ///
     /// # Errors
     /// [`StoreError::Busy`] when the logs cannot be reached.
@@ -156,7 +166,7 @@ impl Readers {
 
 impl Reading {
     pub(super) fn groups(&self, listing: &Listing) -> Groups {
-        let mut groups = Groups { here: Vec::new(), there: BTreeMap::new(), nobody: Vec::new() };
+        let mut groups = Groups { here: Vec::new(), there: BTreeMap::new(), unheld: Vec::new() };
         let local: Vec<String> = match &self.local {
             Some(local) => local.0.members().iter().map(|member| member.lease.log.clone()).collect(),
             None => Vec::new(),
@@ -168,7 +178,7 @@ impl Reading {
                 Some(holder) if Some(holder) != own && !holder.address.is_empty() => {
                     groups.there.entry(holder.address.clone()).or_default().push(info.id.clone());
                 }
-                _ => groups.nobody.push(info.id.clone()),
+                _ => groups.unheld.push(info.id.clone()),
             }
         }
         self.peers.keep(&groups.there);
@@ -181,16 +191,16 @@ impl Reading {
         self.peers.first(address, client.status(request)).await.map(|answer| answer.sinks).unwrap_or_default()
     }
 
-    /// The log itself; `None` when it was removed, so that all of it is in the stores.
+    /// The log itself; `None` when it was removed: all of it is in the stores.
     async fn open(&self, log: &str) -> Result<Option<Arc<dyn Log>>, StoreError> {
         match self.directory.catalogue.open(log).await {
             Ok(log) => Ok(Some(log)),
             Err(_) if self.directory.is_gone(log).await => Ok(None),
-            Err(error) => Err(StoreError::Busy { reason: error.to_string(), retry_after: None }),
+            Err(error) => Err(StoreError::busy(error.to_string())),
         }
     }
 
-    /// Opens logs that nobody answers for, as far as they are there.
+    /// Opens logs, except those that were removed.
     pub(super) async fn open_all(&self, logs: &[String]) -> Result<Vec<Arc<dyn Log>>, StoreError> {
         let mut opened = Vec::new();
         for log in logs {
@@ -199,7 +209,7 @@ impl Reading {
         Ok(opened)
     }
 
-    /// What was read of a log; `None` when it could not be read because it was removed meanwhile.
+    /// The result of a read; `None` when it failed because the log was removed meanwhile.
     pub(super) async fn unless_gone<T>(&self, log: &str, read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match read {
             Ok(found) => Ok(Some(found)),

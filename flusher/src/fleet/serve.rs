@@ -1,4 +1,4 @@
-//! What this process answers the others.
+//! Answers of this process to the others.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use super::{FleetHandle, ledger, wire as words};
+use super::{FleetHandle, convert, ledger};
 
-/// Answers the other processes of the fleet until `stop`. Whoever asks must know `secret`.
+/// Answers the other processes of the fleet until `stop`. Callers must know `secret`.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -31,7 +31,7 @@ pub async fn serve(
     Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
 }
 
-/// Lets in who knows the secret.
+/// Admits callers that know the secret.
 #[derive(Clone)]
 struct Guard(Arc<str>);
 
@@ -44,12 +44,16 @@ impl Guard {
 impl Interceptor for Guard {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         let given = request.metadata().get("authorization").map_or(&b""[..], |value| value.as_bytes());
-        // As long for a guess that begins right as for any other.
+        // In constant time for a guess of any prefix.
         let wrong = given
             .iter()
             .zip(self.0.as_bytes())
             .fold(given.len() ^ self.0.len(), |wrong, (a, b)| wrong | usize::from(a ^ b));
-        if wrong == 0 { Ok(request) } else { Err(Status::unauthenticated("`fleet.secret` is another here")) }
+        if wrong == 0 {
+            Ok(request)
+        } else {
+            Err(Status::unauthenticated("wrong fleet secret: set the same `fleet.secret` in every process"))
+        }
     }
 }
 
@@ -74,7 +78,7 @@ fn end(log: &str, complete_until: i64) -> wire::TailPart {
 }
 
 impl Service {
-    /// Those of `logs` that are held here, each with all of it taken in that is durable now.
+    /// The ones of `logs` that are held here, each caught up with all that is durable now.
     async fn caught_up(&self, logs: &[String]) -> Result<(Vec<String>, bool), Status> {
         let members = self.0.0.held(logs);
         for member in &members {
@@ -114,9 +118,9 @@ impl FleetService for Service {
     async fn latest(&self, request: Request<wire::LatestRequest>) -> Result<Response<wire::LatestResponse>, Status> {
         let request = request.into_inner();
         let (logs, complete) = self.caught_up(&request.logs).await?;
-        let map = self.0.0.common.map.read();
-        let states = request.devices.iter().filter_map(|device| map.get(&key(&request.tenant, device)));
-        Ok(Response::new(wire::LatestResponse { states: states.map(words::state).collect(), logs, complete }))
+        let devices: Vec<_> = request.devices.iter().map(|device| key(&request.tenant, device)).collect();
+        let states = self.0.0.known(|map| devices.iter().filter_map(|device| map.get(device)).collect()).into_iter();
+        Ok(Response::new(wire::LatestResponse { states: states.map(convert::state).collect(), logs, complete }))
     }
 
     async fn list_latest(
@@ -126,8 +130,8 @@ impl FleetService for Service {
         let request = request.into_inner();
         let (logs, complete) = self.caught_up(&request.logs).await?;
         let after = (!request.after.is_empty()).then_some(request.after.as_str());
-        let states = self.0.0.common.map.read().list(&request.tenant, after, request.limit as usize);
-        let states = states.into_iter().map(words::state).collect();
+        let states = self.0.0.known(|map| map.list(&request.tenant, after, request.limit as usize));
+        let states = states.into_iter().map(convert::state).collect();
         Ok(Response::new(wire::LatestResponse { states, logs, complete }))
     }
 
@@ -135,11 +139,11 @@ impl FleetService for Service {
         let members = self.0.0.held(&request.into_inner().logs);
         let logs = members.iter().map(|member| member.lease.log.clone()).collect();
         let lines = ledger::of_members(&members).await.map_err(refused)?;
-        Ok(Response::new(wire::BooksResponse { lines: lines.into_values().map(words::line).collect(), logs }))
+        Ok(Response::new(wire::BooksResponse { lines: lines.into_values().map(convert::line).collect(), logs }))
     }
 
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
-        let sinks = self.0.0.statuses().into_iter().map(words::sink).collect();
+        let sinks = self.0.0.statuses().into_iter().map(convert::sink).collect();
         Ok(Response::new(wire::StatusResponse { sinks }))
     }
 }

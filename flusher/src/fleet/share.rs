@@ -1,25 +1,25 @@
-//! Who flushes which log: each flusher decides for itself, from what all of them see.
+//! The share of each flusher: each decides for itself, from the list that all of them read.
 
 use buffer::{Holder, LogInfo};
 
-/// What a flusher does next.
+/// The next step of a flusher.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Logs that nobody flushes and that it may take.
+    /// Logs without a flusher that it may take.
     pub(super) claim: Vec<String>,
     /// Logs that it gives to others.
     pub(super) release: Vec<String>,
 }
 
-/// An even share: nobody holds more than the logs divided by the flushers, rounded up. So no log changes hands while the
-/// shares are kept, and all of them together are enough for all logs.
+/// An even share: no flusher holds more than the logs divided by the flushers, rounded up. So no
+/// log changes hands while the shares are kept, and all shares together cover all logs.
 pub(super) fn plan(logs: &[LogInfo], alive: &[Holder], own: &str, able: impl Fn(&str) -> bool) -> Plan {
     let others = alive.iter().filter(|holder| holder.name != own).count();
     let share = logs.len().div_ceil(others + 1);
     let holds = |log: &&LogInfo| log.holder.as_ref().is_some_and(|holder| holder.name == own);
     let held: Vec<&LogInfo> = logs.iter().filter(holds).collect();
     if held.len() > share {
-        // The newest ones: the least has been taken in of them.
+        // The newest ones: the fewest of their records are in memory.
         let release = held[share..].iter().map(|log| log.id.clone()).collect();
         return Plan { claim: Vec::new(), release };
     }
@@ -58,7 +58,7 @@ mod tests {
         let given = plan(&all, &alive, "a", |_| true);
         assert_eq!(given, Plan { claim: vec![], release: vec!["log3".into(), "log4".into()] });
         all.iter_mut().filter(|log| given.release.contains(&log.id)).for_each(|log| log.holder = None);
-        assert_eq!(plan(&all, &alive, "a", |_| true), Plan::default(), "what was given is not taken back");
+        assert_eq!(plan(&all, &alive, "a", |_| true), Plan::default(), "a released log is not taken back");
         assert_eq!(plan(&all, &alive, "b", |_| true).claim, ["log3", "log4"]);
         all[3].holder = Some(holder("b"));
         all[4].holder = Some(holder("b"));
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_enough_for_all_logs_whatever_their_number() {
+    fn shares_cover_any_number_of_logs() {
         for (count, flushers) in [(1, 3), (3, 2), (7, 3), (10, 4)] {
             let names: Vec<String> = (0..flushers).map(|i| format!("f{i}")).collect();
             let alive: Vec<Holder> = names.iter().map(|name| holder(name)).collect();

@@ -1,4 +1,4 @@
-//! The unflushed readings of a device, over all logs.
+//! The unflushed readings of a device, in all logs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use stores::{Block, BlockId};
 use tonic::Status;
 
 use super::readers::Reading;
-use crate::history::{Wanted, from_log};
+use crate::readers::tail::{TailQuery, from_log};
 
 /// Answers for every log there is.
 pub(super) struct FleetTail(pub(super) Arc<Reading>);
 
-/// What a holder sent.
-struct Told {
+/// The answer of a holder.
+struct PeerAnswer {
     blocks: Vec<Block>,
     ends: BTreeMap<String, Nanos>,
 }
@@ -29,19 +29,22 @@ impl Tail for FleetTail {
         let listing = self.0.directory.list().await?;
         let mut answer = TailAnswer { blocks: Vec::new(), complete_until: listing.as_of };
         let mut groups = self.0.groups(&listing);
-        let mut unanswered = std::mem::take(&mut groups.nobody);
+        let mut unanswered = std::mem::take(&mut groups.unheld);
 
-        let wanted = Wanted { device, range, names };
+        let query = TailQuery { device, range, names };
         let mut asked = Vec::new();
         for (address, logs) in &groups.there {
-            asked.push(self.ask(address, logs, &wanted));
+            asked.push(self.ask(address, logs, &query));
         }
-        for (told, logs) in join_all(asked).await.into_iter().zip(groups.there.values()) {
-            let told = told.unwrap_or_else(|| Told { blocks: Vec::new(), ends: BTreeMap::new() });
-            // What came of a log that was not sent whole is among what is read from the log.
-            answer.blocks.extend(told.blocks.into_iter().filter(|block| told.ends.contains_key(&*block.id.log)));
-            answer.complete_until = told.ends.values().copied().fold(answer.complete_until, Nanos::min);
-            unanswered.extend(logs.iter().filter(|log| !told.ends.contains_key(*log)).cloned());
+        for (answer_of_peer, logs) in join_all(asked).await.into_iter().zip(groups.there.values()) {
+            let answer_of_peer =
+                answer_of_peer.unwrap_or_else(|| PeerAnswer { blocks: Vec::new(), ends: BTreeMap::new() });
+            // A log that was not sent whole is read itself.
+            answer.blocks.extend(
+                answer_of_peer.blocks.into_iter().filter(|block| answer_of_peer.ends.contains_key(&*block.id.log)),
+            );
+            answer.complete_until = answer_of_peer.ends.values().copied().fold(answer.complete_until, Nanos::min);
+            unanswered.extend(logs.iter().filter(|log| !answer_of_peer.ends.contains_key(*log)).cloned());
         }
 
         if let Some(local) = &self.0.local {
@@ -54,11 +57,11 @@ impl Tail for FleetTail {
         }
 
         if !unanswered.is_empty() {
-            // Somebody holds them by now, perhaps.
+            // They may have a new holder.
             self.0.directory.forget();
         }
         for log in self.0.open_all(&unanswered).await? {
-            let found = from_log(&*log, &wanted, self.0.wait).await;
+            let found = from_log(&*log, &query, self.0.wait).await;
             if let Some(found) = self.0.unless_gone(log.id(), found).await? {
                 add(&mut answer, found);
             }
@@ -73,31 +76,31 @@ fn add(answer: &mut TailAnswer, found: TailAnswer) {
 }
 
 impl FleetTail {
-    async fn ask(&self, address: &str, logs: &[String], wanted: &Wanted<'_>) -> Option<Told> {
+    async fn ask(&self, address: &str, logs: &[String], query: &TailQuery<'_>) -> Option<PeerAnswer> {
         let request = proto::TailRequest {
-            tenant: wanted.device.tenant.to_string(),
-            device: wanted.device.id.to_string(),
-            start: wanted.range.start,
-            end: wanted.range.end,
-            names: wanted.names.unwrap_or_default().iter().map(|name| name.to_string()).collect(),
-            all_names: wanted.names.is_none(),
+            tenant: query.device.tenant.to_string(),
+            device: query.device.id.to_string(),
+            start: query.range.start,
+            end: query.range.end,
+            names: query.names.unwrap_or_default().iter().map(|name| name.to_string()).collect(),
+            all_names: query.names.is_none(),
             logs: logs.to_vec(),
         };
         let peers = &self.0.peers;
         let mut client = peers.client(address)?;
         let mut parts = peers.first(address, client.tail(request)).await?;
         let rest = async {
-            let mut told = Told { blocks: Vec::new(), ends: BTreeMap::new() };
+            let mut answer_of_peer = PeerAnswer { blocks: Vec::new(), ends: BTreeMap::new() };
             while let Some(part) = parts.message().await? {
-                told.take(wanted.device, part)?;
+                answer_of_peer.take(query.device, part)?;
             }
-            Ok(told)
+            Ok(answer_of_peer)
         };
         peers.rest(address, rest).await
     }
 }
 
-impl Told {
+impl PeerAnswer {
     fn take(&mut self, device: &DeviceKey, part: proto::TailPart) -> std::result::Result<(), Status> {
         match part.part {
             Some(proto::tail_part::Part::Block(sent)) => {
@@ -109,7 +112,7 @@ impl Told {
             Some(proto::tail_part::Part::End(end)) => {
                 self.ends.insert(end.log, end.complete_until);
             }
-            // A later release says more than this one understands.
+            // A part of a later release.
             None => {}
         }
         Ok(())

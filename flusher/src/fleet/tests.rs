@@ -14,29 +14,30 @@ use super::{Fleet, FleetHandle, ReaderSource, Readers};
 use crate::testing::{FakeCatalogue, FakeLatest, FakeLog, World, device, numbers, stage, until};
 use crate::{Error, Metrics};
 
-const LEASE: Duration = Duration::from_secs(3);
+pub(super) const LEASE: Duration = Duration::from_secs(3);
 
-struct Running {
-    handle: FleetHandle,
-    stop: CancellationToken,
-    task: JoinHandle<std::result::Result<(), Error>>,
+pub(super) struct Running {
+    pub(super) handle: FleetHandle,
+    pub(super) stop: CancellationToken,
+    pub(super) task: JoinHandle<std::result::Result<(), Error>>,
 }
 
-fn start(world: &World, catalogue: &Arc<FakeCatalogue>, name: &str) -> Running {
+pub(super) fn start(world: &World, catalogue: &Arc<FakeCatalogue>, name: &str) -> Running {
     let holder = Holder { name: name.to_owned(), address: String::new() };
     let (metrics, config) = (Arc::new(Metrics::default()), world.config.clone());
-    let fleet = Fleet::new(config, catalogue.clone(), holder, LEASE, world.stores(), metrics);
+    let (projections, stores) = (world.projections(), world.stores());
+    let fleet = Fleet::new(config, catalogue.clone(), (holder, LEASE), projections, stores, metrics);
     let (handle, stop) = (fleet.handle(), CancellationToken::new());
     Running { handle, task: tokio::spawn(fleet.run(stop.clone())), stop }
 }
 
-fn log(world: &World, catalogue: &FakeCatalogue, name: &str) -> Arc<FakeLog> {
+pub(super) fn log(world: &World, catalogue: &FakeCatalogue, name: &str) -> Arc<FakeLog> {
     let log = Arc::new(FakeLog::new(name, Arc::clone(&world.fate)));
     catalogue.add(&log);
     log
 }
 
-fn append(log: &FakeLog, from: u64, to: u64) {
+pub(super) fn append(log: &FakeLog, from: u64, to: u64) {
     log.append(|staged| (from..to).for_each(|n| stage(staged, "default", n, 1)));
 }
 
@@ -60,9 +61,10 @@ impl LatestView for View {
     }
 }
 
-fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Option<FleetHandle>) -> Readers {
-    let (stores, latest) = (world.stores(), Arc::new(View(world.latest.clone())));
-    let source = ReaderSource { catalogue: catalogue.clone(), stores, latest, local, secret: "s".to_owned() };
+pub(super) fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Option<FleetHandle>) -> Readers {
+    let (stores, latest) = (world.stores(), Some(Arc::new(View(world.latest.clone())) as Arc<dyn LatestView>));
+    let (catalogue, projections, secret) = (catalogue.clone(), world.projections(), "s".to_owned());
+    let source = ReaderSource { catalogue, projections, stores, latest, local, secret };
     Readers::new(&world.config, source).unwrap()
 }
 
@@ -119,14 +121,27 @@ async fn a_damaged_log_stops_only_itself_and_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readers_see_what_is_durable_whether_a_log_is_held_here_or_by_nobody() {
+async fn a_flusher_that_is_alone_ends_with_a_log_that_is_damaged() {
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let one = log(&world, &catalogue, "one");
+    append(&one, 0, 5);
+    *one.damaged.lock() = Some(buffer::ReadError::Damaged("a bit flipped".to_owned()));
+    let holder = Holder { name: "a".to_owned(), address: String::new() };
+    let (projections, stores, config) = (world.projections(), world.stores(), world.config.clone());
+    let fleet = Fleet::new(config, catalogue, (holder, LEASE), projections, stores, Arc::default()).alone();
+    let error = fleet.run(CancellationToken::new()).await.unwrap_err().to_string();
+    assert!(error.contains("log one") && error.contains("a bit flipped"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_see_every_durable_reading_of_logs_that_are_held_here_or_not_held() {
     let (mut world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
     world.config.history.flush_secs = 3_600.0;
     world.config.latest.flush_secs = 3_600.0;
     let (one, two) = (log(&world, &catalogue, "one"), log(&world, &catalogue, "two"));
     append(&one, 0, 10);
     let outside = readers(&world, &catalogue, None);
-    assert_eq!(seen(&outside, &world).await.len(), 10, "held by nobody");
+    assert_eq!(seen(&outside, &world).await.len(), 10, "not held");
     let a = start(&world, &catalogue, "a");
     until("a holds both", async || a.handle.0.members().len() == 2).await;
     let inside = readers(&world, &catalogue, Some(a.handle.clone()));
@@ -171,11 +186,11 @@ async fn a_log_whose_writer_ended_is_removed_and_stays_in_the_books() {
     check("with one of them gone").await;
     a.stop.cancel();
     a.task.await.unwrap().unwrap();
-    check("with nobody at work").await;
+    check("with no flusher running").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_ordered_stop_is_no_fault_whatever_ends_first() {
+async fn an_ordered_stop_is_not_a_fault_in_any_order_of_ends() {
     for _ in 0..50 {
         let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
         log(&world, &catalogue, "one");

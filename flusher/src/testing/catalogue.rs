@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use buffer::{Catalogue, CatalogueError, Cursor, Holder, Lease, Log, LogInfo};
+use buffer::{Catalogue, CatalogueError, Cursor, ExportSetting, Holder, Lease, Log, LogInfo};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ struct Inner {
     logs: BTreeMap<String, Entry>,
     alive: BTreeMap<String, (Holder, Instant)>,
     settled: BTreeMap<String, Cursor>,
+    exports: BTreeMap<String, ExportSetting>,
 }
 
 struct Entry {
@@ -45,7 +46,7 @@ impl FakeCatalogue {
         self.0.lock().logs.get_mut(log).unwrap().written = false;
     }
 
-    /// Who holds which log.
+    /// The holder of each log.
     pub(crate) fn holders(&self) -> BTreeMap<String, String> {
         let inner = self.0.lock();
         let held = inner.logs.iter().filter_map(|(log, entry)| Some((log, entry.holder()?)));
@@ -136,5 +137,14 @@ impl Catalogue for FakeCatalogue {
 
     async fn settled(&self) -> Result<BTreeMap<String, Cursor>, CatalogueError> {
         Ok(self.0.lock().settled.clone())
+    }
+
+    async fn export_settings(&self) -> Result<BTreeMap<String, ExportSetting>, CatalogueError> {
+        Ok(self.0.lock().exports.clone())
+    }
+
+    async fn set_export(&self, name: &str, setting: ExportSetting) -> Result<(), CatalogueError> {
+        self.0.lock().exports.insert(name.to_owned(), setting);
+        Ok(())
     }
 }

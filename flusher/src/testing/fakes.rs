@@ -16,9 +16,9 @@ use tokio::sync::Semaphore;
 
 use super::Fate;
 
-type Refuse = Box<dyn Fn(&Block) -> Option<StoreError> + Send>;
+pub(super) type Refuse = Box<dyn Fn(&Block) -> Option<StoreError> + Send>;
 
-/// What was written is lost in a crash unless it was synced.
+/// A history that loses unsynced writes in a crash.
 pub(crate) struct FakeHistory {
     fate: Arc<Fate>,
     written: Mutex<BTreeMap<BlockId, Block>>,
@@ -53,7 +53,7 @@ impl FakeHistory {
         *self.refuse.lock() = Some(Box::new(refuse));
     }
 
-    /// Loses what was not synced, but for every `keep`-th block.
+    /// Loses the unsynced blocks, except every `keep`-th one.
     pub(crate) fn crash(&self, keep: usize) {
         let mut durable = self.durable.lock();
         for (at, (id, block)) in self.written.lock().iter().enumerate() {
@@ -222,7 +222,7 @@ impl DeadLetters for FakeLetters {
 /// Durable when it returns.
 pub(crate) struct FakeRetained {
     fate: Arc<Fate>,
-    pub(crate) messages: Mutex<BTreeMap<String, RetainedMessage>>,
+    pub(crate) messages: Mutex<BTreeMap<(Arc<str>, String), RetainedMessage>>,
 }
 
 impl FakeRetained {
@@ -240,7 +240,7 @@ impl Retained for FakeRetained {
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {
         self.fate.step("before the messages are applied").await;
         for change in changes {
-            let topic = change.topic.clone();
+            let topic = (Arc::clone(&change.tenant), change.topic.clone());
             if change.payload.is_empty() {
                 self.messages.lock().remove(&topic);
             } else {
@@ -249,68 +249,5 @@ impl Retained for FakeRetained {
         }
         self.fate.step("after the messages were applied").await;
         Ok(())
-    }
-}
-
-/// Device, time, place in the millisecond.
-type Point = (DeviceKey, Nanos, Option<u64>);
-
-/// Durable when it returns; one reading for each device and point time, whoever writes it.
-pub(crate) struct FakePoints {
-    fate: Arc<Fate>,
-    points: Mutex<BTreeMap<Point, i64>>,
-    refuse: Mutex<Option<Refuse>>,
-    down: Mutex<Option<StoreError>>,
-}
-
-impl FakePoints {
-    pub(crate) fn new(fate: Arc<Fate>) -> Self {
-        Self { fate, points: Mutex::default(), refuse: Mutex::default(), down: Mutex::default() }
-    }
-
-    pub(crate) fn set_down(&self, error: Option<StoreError>) {
-        *self.down.lock() = error;
-    }
-
-    pub(crate) fn refuse(&self, refuse: impl Fn(&Block) -> Option<StoreError> + Send + 'static) {
-        *self.refuse.lock() = Some(Box::new(refuse));
-    }
-
-    /// The numbers of the readings, in order.
-    pub(crate) fn numbers(&self) -> Vec<i64> {
-        let mut found: Vec<i64> = self.points.lock().values().copied().collect();
-        found.sort_unstable();
-        found
-    }
-}
-
-#[async_trait]
-impl stores::contract::Points for FakePoints {
-    async fn write(&self, blocks: Vec<Block>) -> Result<()> {
-        self.fate.step("before the points are written").await;
-        if let Some(error) = self.down.lock().clone() {
-            return Err(error);
-        }
-        if let Some(error) = self.refuse.lock().as_ref().and_then(|refuse| blocks.iter().find_map(refuse)) {
-            return Err(error);
-        }
-        for block in &blocks {
-            let column = block.columns.iter().find(|column| &*column.name == "n").unwrap();
-            for (row, time) in block.times.iter().enumerate() {
-                let Some(model::ValueRef::Int(n)) = column.data.get(row) else { panic!("numbers are integers") };
-                let seq = block.seqs.get(row).copied().flatten();
-                self.points.lock().insert((block.id.device.clone(), *time, seq), n);
-            }
-        }
-        self.fate.step("after the points were written").await;
-        Ok(())
-    }
-
-    async fn count(&self, _: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
-        let mut counts = BTreeMap::new();
-        for (device, ..) in self.points.lock().keys() {
-            *counts.entry(Arc::clone(&device.tenant)).or_insert(0) += 1;
-        }
-        Ok(counts.into_iter().collect())
     }
 }

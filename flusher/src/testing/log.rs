@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use buffer::frame::{Frame, Staged};
+use buffer::frame::{Frame, Record, Staged};
 use buffer::log::State;
 use buffer::{Cursor, CursorError, Log, ReadError};
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ pub(crate) struct FakeLog {
     start: Mutex<u64>,
     end: watch::Sender<u64>,
     pub(crate) damaged: Mutex<Option<ReadError>>,
+    /// Keeps the frames that every sink has passed.
+    pub(crate) keeps_all: AtomicBool,
 }
 
 impl FakeLog {
@@ -32,6 +35,7 @@ impl FakeLog {
             start: Mutex::new(0),
             end: watch::channel(0).0,
             damaged: Mutex::default(),
+            keeps_all: AtomicBool::new(false),
         }
     }
 
@@ -122,26 +126,50 @@ impl Log for FakeLog {
         Ok(())
     }
 
+    async fn rewind_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
+        self.fate.step("before the cursor is set back").await;
+        {
+            let mut cursors = self.cursors.lock();
+            let held = cursors.get(sink).cloned().unwrap_or_default();
+            assert!(cursor.epoch >= held.epoch && cursor.done_to >= self.start());
+            let total: u64 = cursor.tallies.values().map(buffer::Tally::total).sum();
+            assert_eq!(total, cursor.done_to, "the tallies of {sink} make its offset");
+            cursors.insert(sink.to_owned(), cursor);
+        }
+        self.fate.step("after the cursor was set back").await;
+        Ok(())
+    }
+
     async fn forget_cursor(&self, sink: &str, _: u64) -> Result<(), CursorError> {
         self.cursors.lock().remove(sink);
         Ok(())
     }
 
-    async fn offset_at(&self, _: model::Nanos) -> Result<u64, ReadError> {
-        Ok(self.end())
+    async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {
+        let frames = self.frames.lock();
+        let records = frames.iter().flat_map(Frame::records);
+        let received = |record: &Record<'_>| match record {
+            Record::Reading(reading) => reading.received,
+            Record::DeadLetter(letter) => letter.received,
+            Record::Retained(message) => message.received,
+        };
+        let first = records.filter(|(_, record)| received(record) >= time).map(|(offset, _)| offset).next();
+        Ok(first.unwrap_or_else(|| self.end()))
     }
 
     async fn trim(&self) -> Result<u64, ReadError> {
         let cursors = self.cursors.lock();
         assert!(
-            crate::SINKS.iter().all(|sink| cursors.contains_key(*sink)),
+            [crate::HISTORY, crate::LATEST, crate::DEAD_LETTERS, crate::RETAINED]
+                .iter()
+                .all(|sink| cursors.contains_key(*sink)),
             "every sink is registered before the first trim"
         );
         let passed = cursors.values().map(|c| c.done_to).min().unwrap_or(0);
         let mut frames = self.frames.lock();
         let keep = frames.partition_point(|f| f.header().end_offset() <= passed);
         let mut start = self.start.lock();
-        if keep > 0 {
+        if keep > 0 && !self.keeps_all.load(Ordering::Relaxed) {
             *start = frames[keep - 1].header().end_offset();
             frames.drain(..keep);
         }

@@ -1,6 +1,7 @@
-//! A world for tests: a log and stores in memory that can be told to fail, to stall and to crash.
+//! A world for tests: a log and stores in memory that fail, stall and crash on demand.
 
 mod catalogue;
+mod exports;
 mod fakes;
 mod log;
 mod stall;
@@ -10,21 +11,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buffer::frame::{DeadLetterRef, Frame, FrameBuilder, ReadingHeader, RetainedRef, Staged};
+use model::trace::Tracer;
 use model::{DeviceKey, Schema, TimeRange, ValueRef};
 use parking_lot::Mutex;
+use stores::contract::Export;
 use stores::{Block, ColumnData};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use catalogue::FakeCatalogue;
-pub(crate) use fakes::{FakeHistory, FakeLatest, FakeLetters, FakePoints, FakeRetained};
+pub(crate) use exports::{BusWriter, FakeBus, FakeSeries};
+pub(crate) use fakes::{FakeHistory, FakeLatest, FakeLetters, FakeRetained};
 pub(crate) use log::FakeLog;
 pub(crate) use stall::{SharedStates, Sleep};
 
 use crate::config::{Config, Retry};
+use crate::projections::{ExportFilter, ExportSpec, export, standard};
 use crate::sink::Sink;
-use crate::{Claim, Error, Flusher, Handle, Metrics, Stores, Tracing};
+use crate::{Claim, Error, Flusher, Handle, Metrics, Pace, Projections, StartAt, Stores};
 
 /// Counts the steps that outlive a crash, and crashes at one of them.
 #[derive(Default)]
@@ -41,7 +46,8 @@ struct FateState {
 }
 
 impl Fate {
-    /// A step of a fake: returns before it takes effect and again after, or never when the crash comes there.
+    /// A step of a fake: returns before it takes effect and again after, or never when the crash
+    /// comes there.
     pub(crate) async fn step(&self, name: &'static str) {
         let dead = {
             let mut state = self.state.lock();
@@ -82,13 +88,27 @@ pub(crate) struct World {
     pub(crate) latest: Arc<FakeLatest>,
     pub(crate) letters: Arc<FakeLetters>,
     pub(crate) retained: Arc<FakeRetained>,
-    /// Not configured unless a test says so.
-    pub(crate) points: Option<Arc<FakePoints>>,
+    /// Empty unless a test adds some.
+    pub(crate) exports: Vec<TestExport>,
     pub(crate) config: Config,
-    pub(crate) tracing: Option<Tracing>,
+    pub(crate) tracer: Option<Tracer>,
 }
 
-/// A flusher at work.
+/// An export of a test.
+pub(crate) struct TestExport {
+    pub(crate) name: &'static str,
+    /// The store as a new process opens it.
+    pub(crate) open: Box<dyn Fn() -> Arc<dyn Export> + Send + Sync>,
+    pub(crate) filter: ExportFilter,
+    pub(crate) start: StartAt,
+    pub(crate) flush: Duration,
+}
+
+/// Name of the export that a test adds with [`World::add_series`].
+pub(crate) const SERIES: &str = "series";
+/// Name of the export that a test adds with [`World::add_bus`].
+pub(crate) const BUS: &str = "bus";
+
 pub(crate) struct Running {
     pub(crate) handle: Handle,
     stop: CancellationToken,
@@ -107,18 +127,18 @@ impl Running {
         drop(self.task.await);
     }
 
-    /// What it ends with by itself.
+    /// The result with which it ends by itself.
     pub(crate) async fn ended(self) -> Result<(), Error> {
         self.task.await.unwrap()
     }
 
-    /// Memory of what the history sink took and has not written.
+    /// Memory of the readings that the history sink took and has not written.
     pub(crate) fn unflushed_bytes(&self) -> u64 {
         self.handle.tail.sources[0].sink.load().bytes
     }
 
     pub(crate) fn state(&self, sink: &str) -> crate::SinkStatus {
-        self.handle.status().into_iter().find(|s| s.sink == sink).unwrap()
+        self.handle.status().into_iter().find(|s| *s.sink == *sink).unwrap()
     }
 }
 
@@ -134,21 +154,79 @@ impl World {
             latest: Arc::new(FakeLatest::new(Arc::clone(&fate))),
             letters: Arc::new(FakeLetters::new(Arc::clone(&fate))),
             retained: Arc::new(FakeRetained::new(Arc::clone(&fate))),
-            points: None,
+            exports: Vec::new(),
             fate,
             config,
-            tracing: None,
+            tracer: None,
         }
     }
 
     pub(crate) fn stores(&self) -> Stores {
         Stores {
+            name: "mongodb",
             history: self.history.clone(),
             latest: self.latest.clone(),
             dead_letters: self.letters.clone(),
             retained: self.retained.clone(),
-            points: self.points.clone().map(|points| points as Arc<dyn stores::contract::Points>),
         }
+    }
+
+    /// The projections of a new process.
+    pub(crate) fn projections(&self) -> Projections {
+        self.projections_into(&self.stores(), |store| store)
+    }
+
+    pub(super) fn projections_into(
+        &self,
+        stores: &Stores,
+        wrap: impl Fn(Arc<dyn Export>) -> Arc<dyn Export>,
+    ) -> Projections {
+        let mut all = standard(&self.config, stores);
+        all.extend(self.exports.iter().map(|test| {
+            export(ExportSpec {
+                name: test.name.into(),
+                kind: "fake",
+                store: wrap((test.open)()),
+                filter: test.filter.clone(),
+                pace: Pace::export(test.flush, 100_000, 128 << 20),
+                start: test.start,
+            })
+        }));
+        Projections::new(all).unwrap()
+    }
+
+    pub(crate) fn sinks(&self) -> Vec<Arc<str>> {
+        self.projections().iter().map(|projection| Arc::clone(&projection.name)).collect()
+    }
+
+    pub(crate) fn add(&mut self, name: &'static str, open: impl Fn() -> Arc<dyn Export> + Send + Sync + 'static) {
+        self.exports.push(TestExport {
+            name,
+            open: Box::new(open),
+            filter: ExportFilter::default(),
+            start: StartAt::Joining,
+            flush: Duration::from_millis(50),
+        });
+    }
+
+    /// Adds an export that recognises readings.
+    pub(crate) fn add_series(&mut self) -> Arc<FakeSeries> {
+        self.add_series_as(SERIES)
+    }
+
+    pub(crate) fn add_series_as(&mut self, name: &'static str) -> Arc<FakeSeries> {
+        let series = Arc::new(FakeSeries::new(Arc::clone(&self.fate)));
+        let store = Arc::clone(&series);
+        self.add(name, move || store.clone());
+        series
+    }
+
+    /// Adds an export that keeps a cursor in its transactions.
+    pub(crate) fn add_bus(&mut self) -> Arc<FakeBus> {
+        let bus = Arc::new(FakeBus::default());
+        let (store, fate) = (Arc::clone(&bus), Arc::clone(&self.fate));
+        self.add(BUS, move || Arc::new(BusWriter::new(Arc::clone(&store), Arc::clone(&fate))));
+        bus
     }
 
     pub(crate) async fn start(&self) -> Running {
@@ -157,9 +235,10 @@ impl World {
 
     pub(crate) async fn start_with(&self, claims: Vec<Claim>) -> Running {
         let metrics = Arc::new(Metrics::default());
-        let flusher = Flusher::start(self.config.clone(), claims, self.stores(), metrics).await.unwrap();
-        if let Some(tracing) = self.tracing.clone() {
-            flusher.trace(tracing);
+        let flusher =
+            Flusher::start(self.config.clone(), claims, self.projections(), self.stores(), metrics).await.unwrap();
+        if let Some(tracer) = self.tracer.clone() {
+            flusher.trace(tracer);
         }
         let stop = CancellationToken::new();
         let handle = flusher.handle();
@@ -167,7 +246,8 @@ impl World {
         Running { handle, stop, task }
     }
 
-    /// Appends one frame of readings, numbered `from..to`, over `devices` devices, one second apart.
+    /// Appends one frame of readings, numbered `from..to`, over `devices` devices, one second
+    /// apart.
     pub(crate) fn append(&self, from: u64, to: u64, devices: u64) {
         self.log.append(|staged| (from..to).for_each(|n| stage(staged, "default", n, devices)));
     }
@@ -182,7 +262,6 @@ pub(crate) fn device(n: u64, devices: u64) -> DeviceKey {
     DeviceKey::new("default", &format!("d{}", n % devices)).unwrap()
 }
 
-/// Stages reading `n`.
 pub(crate) fn stage(staged: &mut Staged, tenant: &str, n: u64, devices: u64) {
     let device = Arc::new(DeviceKey { tenant: tenant.into(), id: device(n, devices).id });
     let schema = Arc::new(Schema::new(["n", "even"]));
@@ -206,7 +285,9 @@ pub(crate) fn plain() -> ReadingHeader<'static> {
 }
 
 pub(crate) fn stage_letter(staged: &mut Staged, reason: &str) {
+    let tenant = "default".into();
     let letter = DeadLetterRef {
+        tenant: &tenant,
         device: None,
         received: 5,
         identity: 6,
@@ -215,14 +296,15 @@ pub(crate) fn stage_letter(staged: &mut Staged, reason: &str) {
         client: "c",
         payload: b"{",
     };
-    staged.dead_letter(None, &letter, false);
+    staged.dead_letter(&letter, false);
 }
 
 pub(crate) fn stage_retained(staged: &mut Staged, payload: &[u8]) {
-    staged.retained(&RetainedRef { received: 3, qos: 1, topic: "a/b", payload, properties: b"" });
+    let tenant = "default".into();
+    staged.retained(&RetainedRef { tenant: &tenant, received: 3, qos: 1, topic: "a/b", payload, properties: b"" });
 }
 
-/// A frame of what `stage` stages.
+/// A frame of the records that `stage` stages.
 pub(crate) fn frame(first_offset: u64, stage: impl FnOnce(&mut Staged)) -> Frame {
     let mut staged = Staged::default();
     stage(&mut staged);
@@ -246,14 +328,14 @@ pub(crate) fn numbers<'a>(blocks: impl IntoIterator<Item = &'a Block>) -> BTreeM
     found
 }
 
-/// What a query sees of a device: the tail first, then the store.
+/// The numbers that a query finds of a device: the tail first, then the store.
 pub(crate) async fn query(handle: &Handle, history: &FakeHistory, device: &DeviceKey) -> Vec<i64> {
     let tail = handle.tail().tail(device, TimeRange::ALL, None).await.unwrap();
     let stored = history.blocks_of(device);
     numbers(tail.blocks.iter().chain(&stored)).into_keys().collect()
 }
 
-/// Waits until `there` says yes, for a bounded time.
+/// Waits until `there` is true, for a bounded time.
 pub(crate) async fn until(what: &str, mut there: impl AsyncFnMut() -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(30), async {
         while !there().await {

@@ -1,4 +1,5 @@
-//! A holder that can be made to sleep at any of its steps and to go on later, over stores and a log that others use meanwhile.
+//! A holder that can be made to sleep at any of its steps and to go on later, over stores and a log
+//! that others use meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,14 +11,14 @@ use buffer::{Cursor, CursorError, Log, ReadError};
 use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{
-    DeadLetters, Deadletter, History, Latest, LatestState, Points, Result, Retained, RetainedMessage,
+    DeadLetters, Deadletter, DeviceBatch, Export, History, Latest, LatestState, Result, Retained, RetainedMessage,
 };
 use stores::{Block, BlockMeta};
 use tokio::sync::watch;
 
-use super::{FakeHistory, FakeLetters, FakeLog, FakePoints, FakeRetained, World};
-use crate::Stores;
-use crate::latest::LatestMap;
+use super::{FakeHistory, FakeLetters, FakeLog, FakeRetained, World};
+use crate::sinks::latest::LatestMap;
+use crate::{Projections, Stores};
 
 /// Sleeps at a step until it is woken.
 pub(crate) struct Sleep {
@@ -34,12 +35,13 @@ enum Phase {
 }
 
 impl Sleep {
-    /// Sleeps at step `at`, counted from nought.
+    /// Sleeps at step `at`, counted from zero.
     pub(crate) fn at(at: usize) -> Arc<Self> {
         Arc::new(Self { at, steps: Mutex::new(0), state: watch::channel(Phase::Awake).0 })
     }
 
-    /// Passes a step. From the one at which it sleeps on, every step waits until it is woken, as those of a stopped process do.
+    /// Passes a step. From the step at which it sleeps, every step waits until it is woken, as in a
+    /// stopped process.
     async fn step(&self) {
         let step = {
             let mut steps = self.steps.lock();
@@ -67,7 +69,7 @@ impl Sleep {
     }
 }
 
-/// What a holder works with: every call is a step before it takes effect and another after.
+/// A log or store of a holder: every call is a step before it takes effect and another after.
 pub(crate) struct Sleepy<T> {
     pub(crate) inner: Arc<T>,
     pub(crate) sleep: Arc<Sleep>,
@@ -104,6 +106,11 @@ impl Log for Sleepy<FakeLog> {
         let moved = self.inner.move_cursor(sink, cursor).await;
         self.sleep.step().await;
         moved
+    }
+
+    async fn rewind_cursor(&self, sink: &str, cursor: Cursor) -> std::result::Result<(), CursorError> {
+        self.sleep.step().await;
+        self.inner.rewind_cursor(sink, cursor).await
     }
 
     async fn offset_at(&self, time: Nanos) -> std::result::Result<u64, ReadError> {
@@ -217,17 +224,45 @@ impl DeadLetters for Sleepy<FakeLetters> {
     }
 }
 
+struct SleepyExport {
+    inner: Arc<dyn Export>,
+    sleep: Arc<Sleep>,
+}
+
 #[async_trait]
-impl Points for Sleepy<FakePoints> {
-    async fn write(&self, blocks: Vec<Block>) -> Result<()> {
+impl Export for SleepyExport {
+    async fn join(&self, log: &str, epoch: u64) -> Result<Option<u64>> {
         self.sleep.step().await;
-        let written = self.inner.write(blocks).await;
+        let joined = self.inner.join(log, epoch).await;
+        self.sleep.step().await;
+        joined
+    }
+
+    async fn write(&self, log: &str, batches: Vec<DeviceBatch>) -> Result<()> {
+        self.sleep.step().await;
+        let written = self.inner.write(log, batches).await;
         self.sleep.step().await;
         written
     }
 
-    async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
+    async fn commit(&self, log: &str, done_to: u64) -> Result<()> {
+        self.sleep.step().await;
+        let committed = self.inner.commit(log, done_to).await;
+        self.sleep.step().await;
+        committed
+    }
+
+    async fn rewind(&self, log: &str, epoch: u64, done_to: u64) -> Result<()> {
+        self.sleep.step().await;
+        self.inner.rewind(log, epoch, done_to).await
+    }
+
+    async fn count(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
         self.inner.count(range).await
+    }
+
+    fn needs_distinct_times(&self) -> bool {
+        self.inner.needs_distinct_times()
     }
 }
 
@@ -251,17 +286,20 @@ impl World {
         Arc::new(Sleepy { inner: Arc::clone(&self.log), sleep: Arc::clone(sleep) })
     }
 
-    /// The stores as a holder that sleeps sees them.
-    pub(crate) fn sleepy_stores(&self, states: &Arc<SharedStates>, sleep: &Arc<Sleep>) -> Stores {
+    /// The stores and projections as a holder that sleeps sees them.
+    pub(crate) fn sleepy_stores(&self, states: &Arc<SharedStates>, sleep: &Arc<Sleep>) -> (Stores, Projections) {
         fn of<T>(inner: &Arc<T>, sleep: &Arc<Sleep>) -> Arc<Sleepy<T>> {
             Arc::new(Sleepy { inner: Arc::clone(inner), sleep: Arc::clone(sleep) })
         }
-        Stores {
+        let stores = Stores {
+            name: "mongodb",
             history: of(&self.history, sleep),
             latest: of(states, sleep),
             dead_letters: of(&self.letters, sleep),
             retained: of(&self.retained, sleep),
-            points: self.points.as_ref().map(|points| of(points, sleep) as Arc<dyn Points>),
-        }
+        };
+        let wrap = |inner| Arc::new(SleepyExport { inner, sleep: Arc::clone(sleep) }) as Arc<dyn Export>;
+        let projections = self.projections_into(&stores, wrap);
+        (stores, projections)
     }
 }

@@ -14,7 +14,7 @@ fn line<'a>(lines: &'a [BookLine], sink: &str, tenant: &str) -> &'a BookLine {
 
 fn assert_balanced(lines: &[BookLine]) {
     for line in lines {
-        assert_eq!(line.accepted, line.stored + line.merged + line.pending + line.dead_lettered, "{line:?}");
+        assert!(line.balances(), "{line:?}");
     }
 }
 
@@ -109,7 +109,7 @@ async fn a_reading_that_the_store_lost_shows_in_the_checked_books() {
 }
 
 #[tokio::test]
-async fn the_books_tell_in_which_hour_a_store_lacks_a_reading_and_know_of_restarts_and_refusals() {
+async fn the_books_show_in_which_hour_a_store_lacks_a_reading_over_restarts_and_refusals() {
     const PER_HOUR: u64 = 3_600;
     let mut world = World::new();
     world.config.history.flush_secs = 0.02;

@@ -18,8 +18,8 @@ fn append(world: &World, round: u64) {
 }
 
 async fn all_done(world: &World) {
-    for sink in crate::SINKS {
-        world.done_to(sink, buffer::Log::end(&*world.log)).await;
+    for sink in world.sinks() {
+        world.done_to(&sink, buffer::Log::end(&*world.log)).await;
     }
 }
 
@@ -48,7 +48,7 @@ fn check(world: &World, rounds: u64) {
     assert_eq!(found.len() as u64, wanted, "every reading is stored");
     assert!(found.values().all(|times| *times == 1), "no reading is stored twice");
     assert_eq!(world.letters.letters.lock().len() as u64, rounds * 4);
-    let last = world.retained.messages.lock()["a/b"].payload.clone();
+    let last = world.retained.messages.lock()[&("default".into(), "a/b".to_owned())].payload.clone();
     assert_eq!(last, format!("{}.3", rounds - 1).as_bytes());
     for state in world.latest.states.lock().values() {
         assert!(
@@ -66,7 +66,8 @@ fn check(world: &World, rounds: u64) {
 async fn after_a_crash_between_any_two_steps_each_reading_is_stored_exactly_once() {
     let mut crashes = 0;
     for step in 0.. {
-        let world = World::new();
+        let mut world = World::new();
+        let (series, bus) = (world.add_series(), world.add_bus());
         append(&world, 0);
         world.fate.crash_at(step);
         let crashed = run(&world).await;
@@ -79,6 +80,9 @@ async fn after_a_crash_between_any_two_steps_each_reading_is_stored_exactly_once
         world.fate.live();
         assert!(!run(&world).await);
         check(&world, 2);
+        let all: Vec<i64> = numbers(&world.history.blocks()).into_keys().collect();
+        assert_eq!(series.numbers(), all, "crash at step {step}");
+        assert_eq!(bus.numbers(), all, "crash at step {step}: each reading once for a reader of committed records");
         if !crashed {
             break;
         }

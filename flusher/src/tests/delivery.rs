@@ -8,7 +8,7 @@ use crate::testing::{FakeLog, World, device, numbers, stage_letter, until};
 use crate::{Claim, Error, HISTORY, LATEST, SinkState};
 
 pub(super) fn busy(reason: &str) -> StoreError {
-    StoreError::Busy { reason: reason.to_owned(), retry_after: None }
+    StoreError::busy(reason)
 }
 
 #[tokio::test(start_paused = true)]
@@ -17,14 +17,14 @@ async fn a_store_that_comes_back_gets_everything_and_stops_no_other_sink() {
     world.history.set_down(Some(busy("connection refused")));
     let running = world.start().await;
     world.append(0, 1_000, 10);
-    until("history says why", async || {
+    until("history reports why", async || {
         matches!(running.state(HISTORY).state, SinkState::Retrying { reason, .. } if reason == "connection refused")
     })
     .await;
     world.done_to(LATEST, 1_000).await;
     assert_eq!(running.state(LATEST).state, SinkState::Running);
     assert_eq!(running.state(HISTORY).lag_records, 1_000);
-    assert_eq!(world.log.start(), 0, "the log keeps what history has not");
+    assert_eq!(world.log.start(), 0, "the log keeps the records that history has not stored");
     world.history.set_down(None);
     world.done_to(HISTORY, 1_000).await;
     assert_eq!(running.state(HISTORY).state, SinkState::Running);
@@ -34,9 +34,9 @@ async fn a_store_that_comes_back_gets_everything_and_stops_no_other_sink() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_needs_a_person_pauses_its_sink_and_goes_on_when_it_is_repaired() {
+async fn a_store_that_needs_an_operator_pauses_its_sink_which_continues_after_the_repair() {
     let world = World::new();
-    world.history.set_down(Some(StoreError::Paused("401 unauthorized".to_owned())));
+    world.history.set_down(Some(StoreError::NeedsOperator("401 unauthorized".to_owned())));
     let running = world.start().await;
     world.append(0, 100, 3);
     until("history is paused", async || {
@@ -142,7 +142,7 @@ async fn a_holder_that_lost_its_lease_writes_no_cursor_and_the_other_log_goes_on
     let world = World::new();
     let other = Arc::new(FakeLog::new("other", Arc::clone(&world.fate)));
     let running = world.start_with(vec![Claim::sole(world.log.clone()), Claim::sole(other.clone())]).await;
-    crate::SINKS.iter().for_each(|sink| world.log.take_over(sink, 2));
+    world.sinks().iter().for_each(|sink| world.log.take_over(sink, 2));
     world.append(0, 10, 1);
     until("the sink ends", async || matches!(running.state(HISTORY).state, SinkState::Ended { .. })).await;
     assert_eq!(world.log.cursor(HISTORY).done_to, 0);
@@ -173,7 +173,9 @@ async fn a_cursor_outside_its_log_is_refused_at_the_start() {
     shorter.append(|staged| stage_letter(staged, "one record, where ten were"));
     shorter.adopt_cursors(&world.log);
     let claims = vec![Claim::sole(Arc::new(shorter))];
-    let started = crate::Flusher::start(world.config.clone(), claims, world.stores(), Arc::default()).await;
+    let started =
+        crate::Flusher::start(world.config.clone(), claims, world.projections(), world.stores(), Arc::default());
+    let started = started.await;
     let error = started.err().unwrap().to_string();
     assert!(error.contains("sink history is at offset 10, the log ends at 1"), "{error}");
 }

@@ -3,6 +3,7 @@
 mod books;
 mod crash;
 mod delivery;
+mod exports;
 mod queries;
 mod takeover;
 mod traces;

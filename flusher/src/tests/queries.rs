@@ -73,7 +73,7 @@ async fn memory_stays_bounded_while_the_store_is_away_and_queries_still_see_ever
         assert_eq!(seen, wanted);
         most = most.max(running.unflushed_bytes());
     }
-    // What was taken last may reach over the bound, by one read of the log at most.
+    // The last read of the log may exceed the bound.
     assert!(most > 60_000 && most < 100_000 + (1 << 20), "{most}");
     world.done_to(LATEST, 20_000).await;
     assert_eq!(world.log.cursor(HISTORY).done_to, 0);
@@ -95,8 +95,8 @@ async fn the_tail_holds_only_the_asked_range_and_names() {
     let [block] = &answer.blocks[..] else { panic!("one block") };
     assert_eq!(block.times, [10, 12, 14, 16, 18].map(|s| s * 1_000_000_000));
     assert_eq!(block.columns.len(), 1);
-    let nobody = running.handle.tail().tail(&device(7, 100), range, None).await.unwrap();
-    assert!(nobody.blocks.is_empty() && nobody.complete_until > 0);
+    let unknown = running.handle.tail().tail(&device(7, 100), range, None).await.unwrap();
+    assert!(unknown.blocks.is_empty() && unknown.complete_until > 0);
     running.stop().await.unwrap();
 }
 
@@ -128,7 +128,7 @@ async fn a_dead_letter_is_listed_as_soon_as_it_is_acknowledged() {
         let begun = tokio::time::Instant::now();
         let listed = letters.list("default", None, 10).await.unwrap();
         assert_eq!(listed.len(), count);
-        assert!(begun.elapsed() < Duration::from_millis(100), "nobody waits for the pace of the sink");
+        assert!(begun.elapsed() < Duration::from_millis(100), "a query does not wait for the pace of the sink");
     }
     running.kill().await;
     world.log.append(|staged| stage_letter(staged, "no JSON"));

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use buffer::Log;
 use tokio_util::sync::CancellationToken;
 
-use crate::testing::{
-    FakePoints, SharedStates, Sleep, World, device, numbers, stage, stage_letter, stage_retained, until,
-};
+use crate::testing::{SharedStates, Sleep, World, device, numbers, stage, stage_letter, stage_retained, until};
 use crate::{Claim, Flusher, Metrics};
 
 const DEVICES: u64 = 3;
@@ -28,27 +26,28 @@ fn append(world: &World, round: u64) {
 
 /// Claims the log and flushes it in a task of its own, which may sleep from its first step on.
 fn hold(world: &World, states: &Arc<SharedStates>, epoch: u64, sleep: &Arc<Sleep>) -> tokio::task::JoinHandle<()> {
-    let (log, stores) = (world.sleepy_log(sleep), world.sleepy_stores(states, sleep));
+    let (log, (stores, projections)) = (world.sleepy_log(sleep), world.sleepy_stores(states, sleep));
     let config = world.config.clone();
     tokio::spawn(async move {
         let claim = Claim { log, epoch };
         // One that sleeps while it claims is refused when it wakes.
-        if let Ok(flusher) = Flusher::start(config, vec![claim], stores, Arc::new(Metrics::default())).await {
+        let started = Flusher::start(config, vec![claim], projections, stores, Arc::new(Metrics::default()));
+        if let Ok(flusher) = started.await {
             flusher.run(CancellationToken::new()).await.unwrap();
         }
     })
 }
 
 async fn all_done(world: &World) {
-    for sink in crate::SINKS.into_iter().chain([crate::POINTS]) {
-        until(&format!("{sink} has passed the log"), async || world.log.cursor(sink).done_to == world.log.end()).await;
+    for sink in world.sinks() {
+        until(&format!("{sink} has passed the log"), async || world.log.cursor(&sink).done_to == world.log.end()).await;
     }
 }
 
 /// True when the sleeper got as far as its step.
 async fn takeover(step: usize) -> bool {
     let mut world = World::new();
-    world.points = Some(Arc::new(FakePoints::new(Arc::clone(&world.fate))));
+    let (series, bus) = (world.add_series(), world.add_bus());
     let states = Arc::new(SharedStates::default());
     append(&world, 0);
     let sleep = Sleep::at(step);
@@ -66,14 +65,15 @@ async fn takeover(step: usize) -> bool {
     sleep.wake();
     append(&world, 2);
     all_done(&world).await;
-    // What the sleeper still had to say has been said by then.
+    // The sleeper's last writes have arrived by then.
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     all_done(&world).await;
 
     let found = numbers(&world.history.blocks());
     assert_eq!(found.len(), 3 * 40, "step {step}: every reading is stored");
     assert!(found.values().all(|times| *times == 1), "step {step}: no reading is stored twice: {found:?}");
-    assert_eq!(world.points.as_ref().unwrap().numbers().len(), 3 * 40, "step {step}");
+    assert_eq!(series.numbers().len(), 3 * 40, "step {step}");
+    assert_eq!(bus.numbers(), found.keys().copied().collect::<Vec<_>>(), "step {step}: each once for a reader");
     assert_eq!(world.letters.letters.lock().len(), 3 * 2, "step {step}");
     for n in 237..240_u64 {
         let state = states.get(&device(n, DEVICES)).unwrap();

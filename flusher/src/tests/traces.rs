@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::delivery::busy;
 use crate::testing::{World, plain, until};
-use crate::{HISTORY, LATEST, SinkState, Tracing};
+use crate::{HISTORY, LATEST, SinkState};
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -35,7 +35,7 @@ impl Kept {
 fn traced(world: &mut World) -> Arc<Kept> {
     let kept = Arc::new(Kept::default());
     let tracer = Tracer::new(kept.clone(), Sampling::default());
-    world.tracing = Some(Tracing { tracer, store: "mongodb", points: "influxdb" });
+    world.tracer = Some(tracer);
     kept
 }
 
@@ -71,7 +71,7 @@ async fn a_flush_is_a_part_of_each_readings_trace_and_a_trace_of_its_own_with_li
     until("history is trying", async || matches!(running.state(HISTORY).state, SinkState::Retrying { .. })).await;
     world.history.set_down(None);
     world.done_to(HISTORY, 23).await;
-    until("the flush is told of", async || !kept.named("flush history").is_empty()).await;
+    until("the flush has a span", async || !kept.named("flush history").is_empty()).await;
 
     let stores = kept.named("store history");
     assert_eq!(stores.len(), 20, "once for each message");
@@ -98,7 +98,7 @@ async fn a_flush_is_a_part_of_each_readings_trace_and_a_trace_of_its_own_with_li
     world.done_to(LATEST, 25).await;
     world.done_to(HISTORY, 25).await;
     running.stop().await.unwrap();
-    assert_eq!(kept.named("flush history").len(), 1, "a flush without a traced message is not told of");
+    assert_eq!(kept.named("flush history").len(), 1, "a flush without a traced message has no span");
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,13 +114,13 @@ async fn the_context_survives_the_log() {
     let kept = traced(&mut world);
     let running = world.start().await;
     world.done_to(HISTORY, 11).await;
-    until("it is told of", async || kept.named("store history").len() == 1).await;
+    until("it has a span", async || kept.named("store history").len() == 1).await;
     assert_eq!(kept.named("store history")[0].context.trace_id, context(7).trace_id);
     running.stop().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_batch_tells_of_so_many_messages_and_counts_the_others() {
+async fn a_batch_has_spans_of_a_limited_number_of_messages_and_counts_the_others() {
     let mut world = World::new();
     let kept = traced(&mut world);
     world.log.append(|staged| stage(staged, 1..=5000));

@@ -1,11 +1,12 @@
-//! Any payload is read or refused, by the streaming reader and by the one that builds a tree, and of what `serde_json` calls an
-//! object both make the same: `cargo +nightly fuzz run decode` in `ingest`.
+//! Any payload is read or refused, by the streaming reader and by the one that builds a tree, and
+//! of what `serde_json` calls an object both make the same: `cargo +nightly fuzz run decode` in
+//! `ingest`.
 
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
 
-use ingest::{Limits, MapOutcome, Message, Route, Routes, Rules, map};
+use ingest::{Limits, MapOutcome, StoredMessage, Route, Routes, Rules, map};
 use libfuzzer_sys::fuzz_target;
 
 static STREAMED: LazyLock<Rules> = LazyLock::new(|| rules(Route::default()));
@@ -18,7 +19,7 @@ fn rules(route: Route) -> Rules {
 
 fuzz_target!(|payload: &[u8]| {
     let read = |rules: &Rules, payload: &[u8]| {
-        map(rules, &Message { tenant: "t", client: "c", topic: "d", payload, received: 1_760_000_000_000_000_000 })
+        map(rules, &StoredMessage { tenant: "t", client: "c", topic: "d", payload, received: 1_760_000_000_000_000_000 })
     };
     read(&STREAMED, payload);
     read(&TREE, payload);

@@ -1,11 +1,12 @@
-//! JSON, streamed: objects inside objects are joined with `.`, arrays count from 0, an array of objects is many readings.
+//! Streamed JSON: names of nested objects are joined with `.`, elements of arrays are numbered from
+//! 0, and an array of objects at the top holds several readings.
 
 use super::lexer::{Lexer, Scalar, Token};
 use super::scratch::{Scratch, Slot};
 use super::{Class, Refusal};
 use crate::limits::Limits;
 
-/// Reads a document. Names begin with `prefix`; a value that stands alone is named `field`.
+/// Reads a document. Names begin with `prefix`; a lone value is named `field`.
 pub(crate) fn json(
     payload: &[u8],
     prefix: &str,
@@ -31,8 +32,8 @@ pub(crate) fn json(
     walk.lexer.end()
 }
 
-/// Of anything else it would not be plain what the names are; a route with `each` or `value` says it.
-pub(crate) const ARRAY_AT_THE_TOP: &str = "an array at the top holds readings, so objects only";
+/// Names of other elements would be ambiguous; a route with `each` or `value` reads them.
+pub(crate) const ARRAY_AT_THE_TOP: &str = "the elements of an array at the top have to be objects, each a reading: use `each` or `value` in the route for others";
 
 struct Walk<'w, 'a> {
     lexer: Lexer<'a>,
@@ -42,7 +43,7 @@ struct Walk<'w, 'a> {
 }
 
 impl Walk<'_, '_> {
-    /// An array at the top: each object in it is a reading.
+    /// Reads an array at the top: each object in it is a reading.
     fn readings(&mut self) -> Result<(), Refusal> {
         let mut first = true;
         while self.lexer.more(first, b']')? {
@@ -56,7 +57,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    /// The value that `token` begins, inside `depth` others.
+    /// Reads the value that begins with `token`, inside `depth` others.
     fn value(&mut self, token: Token, depth: usize) -> Result<(), Refusal> {
         match token {
             Token::Object => self.members(depth + 1),

@@ -1,13 +1,14 @@
 //! JSON text, token by token.
 //!
-//! RFC 8259, and beyond it the words that devices send for a number they do not have: `NaN`, `Infinity`, `inf`, with a
-//! sign or without, in any case. Integers of any length keep their digits; other numbers are the nearest `f64`.
+//! RFC 8259, and the words that devices send for a missing number: `NaN`, `Infinity`, `inf`, with
+//! or without a sign, in any case. Integers of any length keep their digits; other numbers become
+//! the nearest `f64`.
 
 use std::borrow::Cow;
 
 use super::{Class, Refusal};
 
-/// What comes next, by its first byte.
+/// The kind of the next value, by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token {
     Object,
@@ -17,7 +18,7 @@ pub(super) enum Token {
     Bare,
 }
 
-/// A value that is neither text nor holds others.
+/// A value other than text, array or object.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scalar<'a> {
     Absent,
@@ -34,7 +35,7 @@ pub(super) struct Lexer<'a> {
     at: usize,
 }
 
-/// Powers of ten that an `f64` holds exactly.
+/// Powers of ten that an `f64` represents exactly.
 const EXACT: [f64; 23] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
     1e21, 1e22,
@@ -70,7 +71,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// What the next value is. A value that holds others is entered by it.
+    /// Returns the kind of the next value, and enters it if it is an array or an object.
     pub(super) fn token(&mut self) -> Result<Token, Refusal> {
         self.skip_space();
         let (token, length) = match self.byte() {
@@ -84,7 +85,7 @@ impl<'a> Lexer<'a> {
         Ok(token)
     }
 
-    /// In an array or an object: true when there is one more element or member.
+    /// True when the array or object has one more element or member.
     pub(super) fn more(&mut self, first: bool, close: u8) -> Result<bool, Refusal> {
         self.skip_space();
         match self.byte() {
@@ -101,7 +102,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Appends the name of a member, and passes its colon.
+    /// Appends the name of a member and skips its colon.
     pub(super) fn key(&mut self, out: &mut String) -> Result<(), Refusal> {
         self.skip_space();
         self.text_into(out)?;
@@ -117,7 +118,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// The name of a member.
+    /// Returns the name of a member.
     pub(super) fn key_cow(&mut self) -> Result<Cow<'a, str>, Refusal> {
         self.skip_space();
         let key = self.text_cow()?;
@@ -125,7 +126,7 @@ impl<'a> Lexer<'a> {
         Ok(key)
     }
 
-    /// A text, borrowed when nothing in it is escaped.
+    /// Returns a text, borrowed when nothing in it is escaped.
     pub(super) fn text_cow(&mut self) -> Result<Cow<'a, str>, Refusal> {
         let begun = self.at;
         self.quote()?;
@@ -168,7 +169,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// Up to the next quote, backslash, control character or the end.
+    /// Returns the text up to the next quote, backslash or control character.
     fn run(&mut self) -> &'a str {
         let from = self.at;
         let rest = &self.text.as_bytes()[from..];
@@ -223,7 +224,7 @@ impl<'a> Lexer<'a> {
         Ok(code)
     }
 
-    /// A number or a word.
+    /// Reads a number or a word.
     pub(super) fn scalar(&mut self) -> Result<Scalar<'a>, Refusal> {
         match self.byte() {
             Some(b'-' | b'0'..=b'9') => self.number(),
@@ -240,7 +241,7 @@ impl<'a> Lexer<'a> {
             "true" if from == self.at => Scalar::Bool(true),
             "false" if from == self.at => Scalar::Bool(false),
             "null" if from == self.at => Scalar::Absent,
-            word if super::is_no_number(word) => Scalar::Absent,
+            word if super::is_not_finite(word) => Scalar::Absent,
             _ => return Err(self.wrong("a value")),
         };
         self.at += length;
@@ -250,7 +251,7 @@ impl<'a> Lexer<'a> {
     fn digits(&mut self, mantissa: &mut u64) -> usize {
         let from = self.at;
         while let Some(digit @ b'0'..=b'9') = self.byte() {
-            // May wrap around: it is used only while there are few digits.
+            // May wrap around: the value is used only when there are few digits.
             *mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
             self.at += 1;
         }
@@ -294,7 +295,7 @@ impl<'a> Lexer<'a> {
             return Ok(Scalar::Float(if negative { -value } else { value }));
         }
         let value: f64 = self.text[from..self.at].parse().map_err(|_| self.wrong("a number"))?;
-        // Beyond what a float holds: not a number that anything can be done with.
+        // Beyond the range of a float.
         Ok(if value.is_finite() { Scalar::Float(value) } else { Scalar::Absent })
     }
 
@@ -310,10 +311,10 @@ impl<'a> Lexer<'a> {
         text.parse().map_or(Scalar::Digits(text), Scalar::Int)
     }
 
-    /// Nothing but blanks may follow.
+    /// Checks that only white space follows.
     pub(super) fn end(&mut self) -> Result<(), Refusal> {
         self.skip_space();
-        // Some firmware sends the NUL that ends its C text.
+        // Some firmware sends the NUL at the end of its C string.
         while self.byte() == Some(0) {
             self.at += 1;
         }

@@ -1,6 +1,6 @@
 //! A payload as flat rows of named values.
 //!
-//! [`flat`] streams a document once into memory that is used again; [`tree`] is for routes that look around in it.
+//! [`flat`] streams a document once into memory that is reused; [`tree`] is for routes with paths.
 
 pub(crate) mod flat;
 mod lexer;
@@ -9,9 +9,9 @@ mod scratch;
 pub(crate) mod time;
 pub(crate) mod tree;
 
-pub(crate) use scratch::{Row, Scratch, Slot, Span, long_name};
+pub(crate) use scratch::{Scratch, ScratchRow, Slot, Span, long_name};
 
-/// What kind of fault a refused message has; the bounded label of a metric.
+/// The class of fault of a refused message; a bounded metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// Not JSON.
@@ -20,13 +20,13 @@ pub enum Class {
     Text,
     /// Over a limit on depth, readings, values or lengths.
     Limit,
-    /// A time that cannot be read or used.
+    /// A time that cannot be parsed or used.
     Time,
-    /// A device id that is missing or not one.
+    /// A device id that is missing or invalid.
     Device,
-    /// A presence message that says neither.
+    /// A presence message that is neither online nor offline.
     Presence,
-    /// The tenant has as many devices as it may have.
+    /// The tenant has reached its limit of devices.
     Admission,
 }
 
@@ -35,7 +35,7 @@ impl Class {
     pub const ALL: [Self; 7] =
         [Self::Json, Self::Text, Self::Limit, Self::Time, Self::Device, Self::Presence, Self::Admission];
 
-    /// As a label.
+    /// Returns the metric label.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
@@ -49,12 +49,11 @@ impl Class {
     }
 }
 
-/// Why a message was not taken.
+/// The reason why a message is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// What kind of fault.
     pub(crate) class: Class,
-    /// What is wrong and where, for a person.
+    /// The fault and its position, for an operator.
     pub(crate) reason: String,
 }
 
@@ -68,8 +67,8 @@ impl Refusal {
     }
 }
 
-/// The words for a number that is none.
-pub(crate) fn is_no_number(word: &str) -> bool {
+/// True for `NaN`, `inf` and `infinity`, with or without a sign, in any case.
+pub(crate) fn is_not_finite(word: &str) -> bool {
     let word = word.strip_prefix(['-', '+']).unwrap_or(word);
     ["nan", "inf", "infinity"].iter().any(|w| word.eq_ignore_ascii_case(w))
 }

@@ -3,22 +3,22 @@
 use std::borrow::Cow;
 
 use super::scratch::{Scratch, Slot};
-use super::{Class, Refusal, is_no_number};
+use super::{Class, Refusal, is_not_finite};
 use crate::limits::Limits;
 
-/// What a bare value is.
+/// The type of a bare value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Parsed {
-    /// Empty, `null`, or a number that is none.
+    /// Empty, `null` or not a finite number.
     Absent,
     Bool(bool),
     Int(i64),
     Float(f64),
-    /// As it stands.
+    /// Text, as it stands.
     Text,
 }
 
-/// Reads a bare value, named `field`. An empty payload holds nothing.
+/// Reads a bare value, named `field`. An empty payload has no value.
 pub(crate) fn plain(
     payload: &[u8],
     field: &str,
@@ -42,7 +42,8 @@ pub(crate) fn plain(
     scratch.add(slot, limits)
 }
 
-/// The text of a payload, without the blanks, line ends, NULs and byte order mark around it; Latin-1 when it is not UTF-8.
+/// Returns the text of a payload, without white space, NULs and a byte order mark around it. A
+/// payload that is not UTF-8 is read as Latin-1.
 pub(crate) fn text(payload: &[u8]) -> Result<Cow<'_, str>, Refusal> {
     let around = |c: char| c.is_whitespace() || matches!(c, '\0' | '\u{feff}');
     let text = match std::str::from_utf8(payload) {
@@ -52,24 +53,25 @@ pub(crate) fn text(payload: &[u8]) -> Result<Cow<'_, str>, Refusal> {
             Cow::Owned(latin.trim_matches(around).to_owned())
         }
     };
-    // Of a picture or of packed bytes nothing is to be had as text.
+    // An image or packed bytes are not text.
     match text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
         None => Ok(text),
         Some((at, c)) => Err(Refusal::new(Class::Text, format!("not text: {c:?} at character {at}"))),
     }
 }
 
-/// Reads trimmed text. Every way to write a number counts; an integer outside `i64` stays text, to the last digit.
+/// Parses trimmed text. A number may be written in any way; an integer outside `i64` stays text,
+/// with all its digits.
 pub(crate) fn parse(text: &str) -> Parsed {
     match text {
         "" | "null" => Parsed::Absent,
         "true" => Parsed::Bool(true),
         "false" => Parsed::Bool(false),
-        text => number(text).unwrap_or(if is_no_number(text) { Parsed::Absent } else { Parsed::Text }),
+        text => number(text).unwrap_or(if is_not_finite(text) { Parsed::Absent } else { Parsed::Text }),
     }
 }
 
-/// Reads a number, however it is written.
+/// Parses a number, written in any way.
 pub(crate) fn number(text: &str) -> Option<Parsed> {
     let numeric = |b: u8| b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'e' | b'E');
     if !text.bytes().all(numeric) || !text.bytes().any(|b| b.is_ascii_digit()) {
@@ -85,8 +87,8 @@ pub(crate) fn number(text: &str) -> Option<Parsed> {
     Some(if v.is_finite() { Parsed::Float(v) } else { Parsed::Absent })
 }
 
-/// Reads a number that cannot be a serial number, a meter number or a code: at most 15 digits, no leading zero, no `+`,
-/// no exponent.
+/// Parses a number that cannot be a serial number, a meter number or a code: at most 15 digits, no
+/// leading zero, no `+`, no exponent.
 pub(crate) fn plain_number(text: &str) -> Option<Parsed> {
     let magnitude = text.strip_prefix('-').unwrap_or(text);
     let (whole, fraction) = magnitude.split_once('.').unwrap_or((magnitude, "0"));

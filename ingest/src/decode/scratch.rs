@@ -1,4 +1,4 @@
-//! Where a message is put once it is read; kept for the next one.
+//! Memory for the rows of a message, reused for the next one.
 
 use std::fmt::Write;
 
@@ -9,17 +9,17 @@ use model::ValueRef;
 use super::Refusal;
 use crate::limits::Limits;
 
-/// Rows of fields. Names and texts stand end to end in one buffer.
+/// Rows of fields. Names and texts lie end to end in one buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     text: String,
     pub(crate) fields: Vec<Field>,
-    pub(crate) rows: Vec<Row>,
-    /// Name of the value that is being read.
+    pub(crate) rows: Vec<ScratchRow>,
+    /// Name of the value being read.
     pub(crate) path: String,
-    /// Bytes of `path` that the route put there.
+    /// Bytes of `path` that are the route's prefix.
     pub(crate) prefix_bytes: usize,
-    /// Values that were sent as null, or as a number that is none.
+    /// Values sent as null, or as a number that is not finite.
     pub(crate) absent: u64,
 }
 
@@ -34,14 +34,14 @@ pub(crate) struct Span {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Field {
     name: Span,
-    /// Where the name begins as the payload has it, after the route's prefix.
+    /// Start of the payload's part of the name, after the route's prefix.
     own: u32,
     pub(crate) value: Slot,
-    /// False once it is known that this is not stored.
+    /// False when the field is not stored.
     pub(crate) live: bool,
 }
 
-/// A value; text lies in the scratch.
+/// A value; text lies in the buffer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Slot {
     Float(f64),
@@ -50,21 +50,21 @@ pub(crate) enum Slot {
     Text(Span),
 }
 
-/// What becomes a reading.
+/// The fields of one reading.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Row {
+pub(crate) struct ScratchRow {
     pub(crate) first: usize,
     pub(crate) end: usize,
-    /// Place of its route among those that take the topic.
+    /// Index of its route among the candidates of the topic.
     pub(crate) candidate: usize,
-    /// Its time, and the name of where that is.
+    /// Its time, and the name or path where the time was found.
     pub(crate) time: Option<(Slot, Span)>,
     pub(crate) seq: Option<u64>,
     pub(crate) device: Option<Span>,
 }
 
 impl Field {
-    /// Where its name stands as the payload has it.
+    /// Returns the span of the payload's part of the name.
     pub(crate) fn own_span(&self) -> Span {
         Span { start: self.own, end: self.name.end }
     }
@@ -80,7 +80,7 @@ impl Scratch {
         self.absent = 0;
     }
 
-    /// Sets what stands before every name from now on, with a dot between.
+    /// Sets the prefix of every name from now on, followed by a dot.
     pub(crate) fn set_prefix(&mut self, prefix: &str) {
         self.path.clear();
         if !prefix.is_empty() {
@@ -96,14 +96,14 @@ impl Scratch {
         self.path.push_str(name);
     }
 
-    /// Goes one name deeper: the name is to be appended next.
+    /// Adds a dot, if needed, before the next part of the name.
     pub(crate) fn dot(&mut self) {
         if self.path.len() > self.prefix_bytes {
             self.path.push('.');
         }
     }
 
-    /// Goes to the element at `index` of the present path.
+    /// Adds the index of an element to the name.
     pub(crate) fn join_index(&mut self, index: usize) {
         self.dot();
         write!(self.path, "{index}").expect("a string takes all text");
@@ -114,11 +114,11 @@ impl Scratch {
             return Err(Refusal::limit(format!("more than {} readings in one message", limits.max_readings)));
         }
         let at = self.fields.len();
-        self.rows.push(Row { first: at, end: at, candidate, ..Row::default() });
+        self.rows.push(ScratchRow { first: at, end: at, candidate, ..ScratchRow::default() });
         Ok(())
     }
 
-    /// Puts a text into the buffer.
+    /// Appends a text to the buffer.
     pub(crate) fn put(&mut self, text: &str) -> Span {
         let start = self.place();
         self.text.push_str(text);
@@ -129,7 +129,7 @@ impl Scratch {
         u32::try_from(self.text.len()).expect("a message is shorter than 4 GiB")
     }
 
-    /// A span that `write` fills.
+    /// Appends the text that `write` produces.
     pub(crate) fn write(&mut self, write: impl FnOnce(&mut String) -> Result<(), Refusal>) -> Result<Span, Refusal> {
         let start = self.place();
         write(&mut self.text)?;
@@ -158,17 +158,17 @@ impl Scratch {
         }
     }
 
-    /// The whole name.
+    /// Returns the whole name.
     pub(crate) fn name(&self, field: &Field) -> &str {
         self.text(field.name)
     }
 
-    /// The name as the payload has it.
+    /// Returns the payload's part of the name.
     pub(crate) fn own_name(&self, field: &Field) -> &str {
         &self.text[field.own as usize..field.name.end as usize]
     }
 
-    /// Gives a field another name behind the route's prefix.
+    /// Replaces the payload's part of a name.
     pub(crate) fn rename(&mut self, at: usize, own: &str) {
         let field = self.fields[at];
         let start = self.place();
@@ -179,7 +179,7 @@ impl Scratch {
         self.fields[at].own = begin;
     }
 
-    /// Leaves out the first `bytes` of the payload's part of a name.
+    /// Removes the first `bytes` of the payload's part of a name.
     pub(crate) fn shorten(&mut self, at: usize, bytes: usize) {
         if self.fields[at].own == self.fields[at].name.start {
             let cut = u32::try_from(bytes).expect("a name is short");
@@ -191,7 +191,7 @@ impl Scratch {
         }
     }
 
-    /// Adds a value under the present path to the present row.
+    /// Adds a value with the present name to the present row.
     pub(crate) fn add(&mut self, value: Slot, limits: &Limits) -> Result<(), Refusal> {
         if self.path.len() == self.prefix_bytes {
             return Err(Refusal::limit("a value has an empty name"));
@@ -218,20 +218,20 @@ impl Scratch {
     }
 
     /// The live fields of a row.
-    pub(crate) fn live(&self, row: Row) -> impl Iterator<Item = &Field> + Clone {
+    pub(crate) fn live(&self, row: ScratchRow) -> impl Iterator<Item = &Field> + Clone {
         self.fields[row.first..row.end].iter().filter(|field| field.live)
     }
 
-    /// Place of the last live field whose name in the payload is `own`.
-    pub(crate) fn find(&self, row: Row, own: &str) -> Option<usize> {
+    /// Returns the index of the last live field whose name in the payload is `own`.
+    pub(crate) fn find(&self, row: ScratchRow, own: &str) -> Option<usize> {
         (row.first..row.end).rev().find(|at| {
             let field = &self.fields[*at];
             field.live && self.own_name(field) == own
         })
     }
 
-    /// Takes a field out, and those before it that have its name.
-    pub(crate) fn remove_like(&mut self, row: Row, field: usize) {
+    /// Removes a field, and the fields before it with the same name.
+    pub(crate) fn remove_like(&mut self, row: ScratchRow, field: usize) {
         let removed = self.fields[field];
         for at in row.first..=field {
             if self.own_name(&self.fields[at]) == self.own_name(&removed) {
@@ -240,8 +240,8 @@ impl Scratch {
         }
     }
 
-    /// Of fields with one name keeps the first, with the value of the last.
-    pub(crate) fn keep_last(&mut self, row: Row) {
+    /// Of fields with the same name keeps the first, with the value of the last.
+    pub(crate) fn keep_last(&mut self, row: ScratchRow) {
         let mut first_of = HashMap::<&str, usize, RandomState>::default();
         let mut twice = Vec::new();
         for at in (row.first..row.end).filter(|at| self.fields[*at].live) {
@@ -258,7 +258,7 @@ impl Scratch {
     }
 }
 
-/// Of a name that is too long, its beginning.
+/// Returns the refusal of a name that is too long.
 pub(crate) fn long_name(name: &str, limits: &Limits) -> Refusal {
     Refusal::limit(format!("name {name:.40}… is longer than {} bytes", limits.max_name_bytes))
 }

@@ -1,4 +1,4 @@
-//! A device's time.
+//! Device times.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -8,19 +8,19 @@ use model::{Nanos, ValueRef, time};
 
 use super::{Class, Refusal};
 
-/// How a time is written.
+/// The format of a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// A number whose unit is read from its size, RFC 3339, or a local time.
+    /// A number whose unit follows from its size, RFC 3339, or a local time.
     Auto,
-    /// A number of units of so many nanoseconds.
+    /// A number of units, each of this many nanoseconds.
     Unit(i64),
     /// A strptime pattern.
     Pattern(String),
 }
 
 impl Format {
-    /// Reads the `time_format` key.
+    /// Parses the `time_format` key.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         Ok(match text {
             "auto" => Self::Auto,
@@ -29,22 +29,22 @@ impl Format {
             "us" => Self::Unit(1_000),
             "ns" => Self::Unit(1),
             pattern if pattern.contains('%') => {
-                // A pattern is good when it can write a time.
+                // A pattern is valid if it can format a time.
                 strtime::format(pattern, &jiff::Zoned::new(Timestamp::UNIX_EPOCH, TimeZone::UTC))
-                    .map_err(|error| format!("`{pattern}` is no time format: {error}"))?;
+                    .map_err(|error| format!("`{pattern}` is not a time format: {error}"))?;
                 Self::Pattern(pattern.into())
             }
             other => {
                 return Err(format!(
-                    "`{other}` is none of auto, s, ms, us, ns, or a pattern such as `%d.%m.%Y %H:%M:%S`"
+                    "`{other}` is not a time format: use auto, s, ms, us, ns, or a pattern such as `%d.%m.%Y %H:%M:%S`"
                 ));
             }
         })
     }
 }
 
-/// Reads a device time. A local time that a clock change makes twice is the earlier one; one that it leaves out counts with
-/// the offset before.
+/// Parses a device time. A local time that occurs twice at a clock change is the earlier one; one
+/// that is skipped has the offset from before the change.
 pub(crate) fn read(name: &str, value: ValueRef<'_>, format: &Format, zone: &TimeZone) -> Result<Nanos, Refusal> {
     let refuse = |what: &str| {
         let shown: String = value.to_string().chars().take(60).collect();
@@ -63,12 +63,12 @@ pub(crate) fn read(name: &str, value: ValueRef<'_>, format: &Format, zone: &Time
         },
         (Format::Pattern(pattern), value) => from_pattern(&value.to_string(), pattern, zone),
     };
-    let read = read.ok_or_else(|| refuse("cannot be read"))?;
+    let read = read.ok_or_else(|| refuse("cannot be parsed"))?;
     if read < time::EARLIEST {
-        return Err(refuse("lies before 1970"));
+        return Err(refuse("is before 1970"));
     }
     if read >= time::LATEST {
-        return Err(refuse("lies after 2038-01-19"));
+        return Err(refuse("is after 2038-01-19"));
     }
     Ok(read)
 }

@@ -1,4 +1,4 @@
-//! A document as a tree, for routes with paths, and what is left of it as flat rows.
+//! Documents as trees, for routes with paths, and their values as flat rows.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use super::scratch::{Scratch, Slot};
 use super::{Refusal, flat, plain};
 use crate::limits::Limits;
 
-/// A document or a part of it.
+/// A document, or a part of one.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Node<'a> {
     Absent,
@@ -16,7 +16,7 @@ pub(crate) enum Node<'a> {
     Float(f64),
     Text(Cow<'a, str>),
     Array(Vec<Node<'a>>),
-    /// Members in their order; of two with one name the last counts.
+    /// Members in their order; of two with the same name the last one counts.
     Object(Vec<(Cow<'a, str>, Node<'a>)>),
 }
 
@@ -71,7 +71,7 @@ fn node<'a>(lexer: &mut Lexer<'a>, depth: usize, limits: &Limits) -> Result<Node
 }
 
 impl Node<'_> {
-    /// Adds everything below the present path to the present row, but not the node `skip`.
+    /// Adds all values below this node to the present row, except the node `skip`.
     pub(crate) fn flatten(&self, skip: Option<&Self>, limits: &Limits, scratch: &mut Scratch) -> Result<(), Refusal> {
         let length = scratch.path.len();
         match self {
@@ -101,7 +101,7 @@ impl Node<'_> {
         Ok(())
     }
 
-    /// A value that holds no others, put into the scratch.
+    /// Returns a scalar, with its text put into the scratch.
     pub(crate) fn slot(&self, scratch: &mut Scratch) -> Option<Slot> {
         match self {
             Self::Bool(v) => Some(Slot::Bool(*v)),
@@ -112,7 +112,7 @@ impl Node<'_> {
         }
     }
 
-    /// A value that holds no others, as text.
+    /// Returns a scalar as text.
     pub(crate) fn to_text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Bool(v) => Some(v.to_string().into()),
@@ -123,7 +123,7 @@ impl Node<'_> {
         }
     }
 
-    /// The last member of this name that is not null.
+    /// Returns the last member of this name that is not null.
     pub(crate) fn member(&self, key: &str) -> Option<&Self> {
         match self {
             Self::Object(members) => {

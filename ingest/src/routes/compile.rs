@@ -1,12 +1,12 @@
-//! From a table as written to one that is checked and ready.
+//! From a `[[route]]` table to a checked route.
 
 use jiff::tz::TimeZone;
+use model::glob::Glob;
 
 use super::RouteError;
 use super::condition::When;
 use super::config::{Format, Kind, Literal, OneOrMany, RetainedMessages, Route, Strings};
 use super::fields::Fields;
-use super::glob::Glob;
 use super::path::Path;
 use super::template::{Source, Template};
 use super::topic::{CLIENT, Pattern};
@@ -37,33 +37,32 @@ pub(crate) struct Compiled {
     pub(crate) role: Role,
 }
 
-/// How its messages are read.
+/// The way to read the messages of a route.
 #[derive(Debug)]
 pub(crate) enum Role {
-    /// Not at all.
+    /// They are not read.
     Ignored,
-    /// In one pass: every time is a name of a flat row, nothing looks around.
+    /// In one pass: every time is a name of a flat row, and there are no paths.
     Streamed,
-    /// With paths.
+    /// As a tree, with paths.
     Tree,
     /// As online or offline.
     Presence(Presence),
 }
 
-/// Where a time is.
+/// The source of a time.
 #[derive(Debug)]
 pub(crate) enum TimeSource {
-    /// A name in the flat row, and the same as a path of the row.
+    /// A name in the flat row, and the same as a path in the row.
     Name(String, Path),
-    /// Anywhere.
+    /// A path anywhere in the document.
     Path(Path),
-    /// Put together.
     Template(Template),
 }
 
 #[derive(Debug)]
 pub(crate) struct Presence {
-    /// The first that is there.
+    /// Templates of the state, of which the first one present counts.
     pub(crate) state: Vec<Template>,
     /// In lower case.
     pub(crate) online: Vec<String>,
@@ -71,7 +70,7 @@ pub(crate) struct Presence {
 }
 
 impl Compiled {
-    /// True when values are stored as they come.
+    /// True when all values are stored as they are.
     pub(crate) fn takes_all(&self) -> bool {
         self.include.is_empty() && self.exclude.is_empty() && self.fields.is_empty() && self.strings == Strings::Keep
     }
@@ -81,7 +80,7 @@ impl Compiled {
             && !self.exclude.iter().any(|glob| glob.matches(name))
     }
 
-    /// True when no message of a topic that it takes gets to a later route.
+    /// True when no message of a matching topic reaches a later route.
     pub(super) fn ends(&self) -> bool {
         self.when.is_empty() && !self.go_on && self.retained == RetainedMessages::Accept
     }
@@ -119,8 +118,9 @@ pub(super) fn compile(number: usize, route: &Route) -> Result<Compiled, RouteErr
         value: paths(&route.value).map_err(fault("value"))?,
         time: times(route, &captured).map_err(fault("time"))?,
         time_format: time::Format::parse(&route.time_format).map_err(fault("time_format"))?,
-        zone: TimeZone::get(&route.zone)
-            .map_err(|_| fault("zone")(format!("`{}` is no time zone; one is `Europe/Berlin`", route.zone)))?,
+        zone: TimeZone::get(&route.zone).map_err(|_| {
+            fault("zone")(format!("`{}` is not a time zone: use a name such as `Europe/Berlin`", route.zone))
+        })?,
         include: route.include.iter().map(|g| Glob::new(g)).collect(),
         exclude: route.exclude.iter().map(|g| Glob::new(g)).collect(),
         fields: Fields::new(&route.fields).map_err(fault("fields"))?,
@@ -162,7 +162,7 @@ fn times(route: &Route, captured: &impl Fn(&str) -> bool) -> Result<Vec<TimeSour
             name => TimeSource::Name(name.into(), Path::parse(&format!("@.{name}"))?),
         });
     }
-    // Rows without a time of their own have the document's.
+    // Rows without a time of their own have the time of the document.
     if !route.each.all().is_empty() && route.time == Route::default().time {
         for name in route.time.all() {
             sources.push(TimeSource::Path(Path::parse(&format!("$.{name}"))?));
@@ -199,7 +199,7 @@ fn role(route: &Route, compiled: &Compiled, state: Vec<Template>) -> Role {
     }
 }
 
-/// Words as they are compared: in lower case.
+/// Returns words in lower case, as they are compared.
 fn words(list: &[Literal]) -> Vec<String> {
     list.iter().map(|word| word.text().to_lowercase()).collect()
 }

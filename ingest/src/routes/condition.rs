@@ -1,13 +1,13 @@
-//! `when`: which messages a route takes beyond their topic.
+//! `when`: conditions on messages beyond their topic.
 
 use std::collections::BTreeMap;
 
 use super::config::{Condition, Literal};
-use super::path::{Path, Place};
+use super::path::{Path, PathContext};
 use super::topic::Captures;
 use crate::decode::tree::Node;
 
-/// All of a route's conditions.
+/// The conditions of a route.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct When(Vec<(Subject, Test)>);
 
@@ -51,12 +51,12 @@ impl When {
         self.0.is_empty()
     }
 
-    /// True when a condition asks for something in the payload.
+    /// True when a condition depends on the payload.
     pub(crate) fn reads_payload(&self) -> bool {
         self.0.iter().any(|(subject, _)| matches!(subject, Subject::Path(_)))
     }
 
-    /// Whether the conditions on the topic hold.
+    /// True when the conditions on the topic are met.
     pub(crate) fn topic_holds(&self, captures: &Captures) -> bool {
         self.0.iter().all(|(subject, test)| match subject {
             Subject::Capture(name) => match (test, captures.get(name)) {
@@ -69,8 +69,8 @@ impl When {
         })
     }
 
-    /// Whether the conditions on the payload hold: those on the document, or those on a row.
-    pub(crate) fn payload_holds(&self, place: Place<'_>, of_document: bool) -> bool {
+    /// True when the conditions on the payload are met: those on the document, or those on a row.
+    pub(crate) fn payload_holds(&self, place: PathContext<'_>, of_document: bool) -> bool {
         self.0.iter().all(|(subject, test)| match subject {
             Subject::Path(path) if path.of_document() == of_document => match (test, path.first(place)) {
                 (Test::Exists, found) => found.is_some(),

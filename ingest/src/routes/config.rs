@@ -1,4 +1,4 @@
-//! `[[route]]` tables as written.
+//! `[[route]]` tables.
 
 use std::collections::BTreeMap;
 
@@ -8,51 +8,52 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Route {
-    /// Topic templates: levels are literal, `+`, `#` (last), text with `{capture}` for a level or a part of one, or `{capture...}`
-    /// for one or more levels.
+    /// Topic templates: levels are literal, `+`, `#` (last), text with `{capture}` for a level or a
+    /// part of one, or `{capture...}` for one or more levels.
     pub topic: OneOrMany,
-    /// What to do with what it takes.
+    /// The use of matching messages.
     pub kind: Kind,
-    /// Conditions on captures and on the payload; all have to hold.
+    /// Conditions on captures and on the payload; all have to be met.
     pub when: BTreeMap<String, Condition>,
-    /// Later routes see the message too.
+    /// Later routes read the message too.
     #[serde(rename = "continue")]
     pub go_on: bool,
-    /// How the payload is written.
+    /// Format of the payload.
     pub format: Format,
     /// Template of the device id.
     pub device: String,
-    /// Template; put before every name of the payload, with a dot.
+    /// Template of a prefix for every name of the payload, joined with a dot.
     pub prefix: String,
     /// Paths of the rows, each of which is a reading; the document when empty.
     pub each: OneOrMany,
-    /// Paths below which a row's values lie; the row when empty.
+    /// Paths of the objects that hold a row's values; the row when empty.
     pub root: OneOrMany,
-    /// Template; the whole name of a bare value or of what `value` finds. When empty `value`, or for presence `online`.
+    /// Template of the whole name of a bare value, or of the value that `value` finds. When empty
+    /// `value`, or `online` for presence.
     pub field: String,
-    /// Paths of a row's one value, the first that is there.
+    /// Paths of the only value of a row; the first one present counts.
     pub value: OneOrMany,
-    /// Where a reading's time is: names, paths or templates, the first that is there.
+    /// Names, paths or templates of a reading's time; the first one present counts.
     pub time: OneOrMany,
     /// `auto`, `s`, `ms`, `us`, `ns`, or a strptime pattern.
     pub time_format: String,
-    /// Zone of local times without an offset.
+    /// Time zone of local times without an offset.
     pub zone: String,
-    /// Names to take, as globs; all when empty.
+    /// Globs of names to store; all when empty.
     pub include: Vec<String>,
-    /// Names to leave out, as globs.
+    /// Globs of names to leave out.
     pub exclude: Vec<String>,
-    /// What is done with a value, by its name; of several globs the most exact counts.
+    /// Rules for values by glob of their name; the most exact glob counts.
     pub fields: BTreeMap<String, FieldRule>,
-    /// Text values.
+    /// Treatment of text values.
     pub strings: Strings,
-    /// Messages with the retain flag.
+    /// Treatment of messages with the retain flag.
     pub retained: RetainedMessages,
-    /// Presence: a path or a template of the word; the payload, or its member `state`, when empty.
+    /// Presence: path or template of the state; when empty the payload, or its member `state`.
     pub state: String,
-    /// Presence: the words for online.
+    /// Presence: states that mean online.
     pub online: Vec<Literal>,
-    /// Presence: the words for offline.
+    /// Presence: states that mean offline.
     pub offline: Vec<Literal>,
 }
 
@@ -90,7 +91,7 @@ impl Default for Route {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum OneOrMany {
-    /// One.
+    /// A string.
     One(String),
     /// A list.
     Many(Vec<String>),
@@ -117,19 +118,19 @@ impl From<&str> for OneOrMany {
     }
 }
 
-/// What a route is for.
+/// The use of a route's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Readings.
     Data,
-    /// Whether the device is online, as a boolean reading.
+    /// Whether the device is online, as a reading with a boolean value.
     Presence,
-    /// Not telemetry, whatever later routes say: a plain message for subscribers.
+    /// None: a plain message for subscribers, even if a later route matches.
     Ignore,
 }
 
-/// How a payload is written.
+/// Format of a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
@@ -137,29 +138,29 @@ pub enum Format {
     Json,
     /// A bare value: number, boolean or text.
     Value,
-    /// A JSON document when it begins with `{`, `[` or `"`, else a bare value.
+    /// A JSON document if it begins with `{`, `[` or `"`, otherwise a bare value.
     JsonOrValue,
 }
 
-/// Text values.
+/// Treatment of text values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strings {
-    /// Are stored as they are.
+    /// Text is stored as it is.
     Keep,
-    /// Are stored as numbers when they cannot be anything else, see the guide; else as they are.
+    /// Text that can only be a number is stored as a number (see the guide), other text as it is.
     Numbers,
-    /// Are left out; a time or a device id is still read from them.
+    /// Text is left out; times and device ids are still read from it.
     Drop,
 }
 
-/// Messages with the retain flag.
+/// Treatment of messages with the retain flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetainedMessages {
-    /// Are read like any other.
+    /// They are read like any other.
     Accept,
-    /// Are not taken by this route.
+    /// They do not match this route.
     Skip,
 }
 
@@ -178,7 +179,7 @@ pub enum Literal {
 }
 
 impl Literal {
-    /// As a payload would show it.
+    /// Returns the text of the value in a payload.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Bool(v) => v.to_string(),
@@ -189,33 +190,34 @@ impl Literal {
     }
 }
 
-/// A condition: a value or a list of values, one of which has to be there. `"exists"` and `"missing"` ask for no value.
+/// A condition: a value, or a list of values of which one is required. `"exists"` and `"missing"`
+/// test for presence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Condition {
-    /// This one.
+    /// This value.
     One(Literal),
-    /// One of these.
+    /// One of these values.
     Many(Vec<Literal>),
 }
 
-/// What is done with a value.
+/// Rule for a value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FieldRule {
-    /// Another name for it.
+    /// New name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The type it is stored with; what cannot be one is not stored.
+    /// Type to store; a value that cannot be converted is not stored.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<FieldType>,
-    /// Multiplies; the result is floating point.
+    /// Factor; the result is floating point.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
     /// Added after `scale`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<f64>,
-    /// Values that mean none.
+    /// Values that mean null.
     pub null: Vec<Literal>,
     /// Values that mean true.
     #[serde(rename = "true")]
@@ -223,13 +225,13 @@ pub struct FieldRule {
     /// Values that mean false.
     #[serde(rename = "false")]
     pub false_words: Vec<Literal>,
-    /// What is stored instead of a value.
+    /// Replacements by value.
     pub map: BTreeMap<String, Literal>,
-    /// Not stored at all.
+    /// The value is not stored.
     pub drop: bool,
 }
 
-/// A type that a route asks for.
+/// A type of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FieldType {
@@ -243,7 +245,7 @@ pub enum FieldType {
     String,
 }
 
-/// The routes of a configuration that has none.
+/// Returns the routes of a configuration without any.
 pub fn default_routes() -> Vec<Route> {
     let route = |topic: &str| Route { topic: topic.into(), ..Route::default() };
     vec![

@@ -1,11 +1,11 @@
-//! What a route does with single values.
+//! Rules of a route for single values.
 
 use std::collections::BTreeMap;
 
 use model::ValueRef;
+use model::glob::Glob;
 
 use super::config::{FieldRule, FieldType, Literal};
-use super::glob::Glob;
 use crate::decode::plain::{self, Parsed};
 
 /// Rules by name, the most exact glob first.
@@ -23,12 +23,12 @@ pub(crate) struct Rule {
     map: Vec<(String, Literal)>,
 }
 
-/// A value as its rule wants it.
+/// The result of a rule.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Shaped {
-    /// As it was.
+    /// The value as it was.
     Same,
-    /// None.
+    /// No value.
     Absent,
     Float(f64),
     Int(i64),
@@ -42,7 +42,7 @@ impl Fields {
         for (glob, rule) in rules {
             compiled.push((Glob::new(glob), Rule::new(glob, rule)?));
         }
-        compiled.sort_by_key(|(glob, _): &(Glob, Rule)| std::cmp::Reverse(glob.exactness()));
+        compiled.sort_by_cached_key(|(glob, _): &(Glob, Rule)| std::cmp::Reverse(exactness(glob)));
         Ok(Self(compiled))
     }
 
@@ -53,6 +53,11 @@ impl Fields {
     pub(crate) fn rule(&self, name: &str) -> Option<&Rule> {
         self.0.iter().find(|(glob, _)| glob.matches(name)).map(|(_, rule)| rule)
     }
+}
+
+/// Orders globs: a whole name before patterns, more literal text before less.
+fn exactness(glob: &Glob) -> (bool, usize) {
+    (glob.literal().is_some(), glob.to_string().bytes().filter(|b| *b != b'*').count())
 }
 
 impl Rule {
@@ -82,12 +87,12 @@ impl Rule {
         })
     }
 
-    /// True when the type of a value is left as it is.
+    /// True when the rule leaves the type as it is.
     pub(crate) fn is_untyped(&self) -> bool {
         self.kind.is_none()
     }
 
-    /// True when the text of a value is asked for.
+    /// True when the rule needs the text of a value.
     fn has_words(&self) -> bool {
         !self.null.is_empty() || !self.words.is_empty() || !self.map.is_empty()
     }
@@ -113,7 +118,7 @@ impl Rule {
         self.coerce(value)
     }
 
-    /// To the wanted type; a float that gets a boolean or a word has no value.
+    /// Converts a value to the type of the rule; a boolean or a word is not a float.
     fn coerce(&self, value: ValueRef<'_>) -> Shaped {
         if let Some((scale, offset)) = self.scale {
             let Some(number) = as_float(value) else { return Shaped::Absent };

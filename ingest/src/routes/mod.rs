@@ -1,10 +1,10 @@
-//! Which topics are telemetry, and how their payloads are read: an ordered list of `[[route]]` tables.
+//! Routes: the topics that are telemetry, and the way to read their payloads. An ordered list of
+//! `[[route]]` tables.
 
 mod compile;
 mod condition;
 pub mod config;
 mod fields;
-mod glob;
 mod path;
 mod template;
 mod topic;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(crate) use compile::{Compiled, Presence, Role, TimeSource};
 pub use config::{Condition, FieldRule, FieldType, Format, Kind, Literal, OneOrMany, RetainedMessages, Route, Strings};
 pub(crate) use fields::Shaped;
-pub(crate) use path::Place;
+pub(crate) use path::PathContext;
 pub(crate) use template::Template;
 pub(crate) use topic::Captures;
 
@@ -24,11 +24,11 @@ pub use config::default_routes;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("route {number}, key `{key}`: {what}")]
 pub struct RouteError {
-    /// Its place in the list, from 1.
+    /// Position of the route in the list, from 1.
     pub number: usize,
-    /// Which key.
+    /// The key at fault.
     pub key: &'static str,
-    /// What is wrong with it.
+    /// The fault.
     pub what: String,
 }
 
@@ -39,10 +39,10 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Checks routes; none are the default ones.
+    /// Checks routes. An empty list means the default routes.
     ///
     /// # Errors
-    /// [`RouteError`] for the first fault: it names the route and the key.
+    /// [`RouteError`] for the first fault.
     pub fn new(routes: &[Route]) -> Result<Self, RouteError> {
         let defaults;
         let routes = if routes.is_empty() {
@@ -57,8 +57,8 @@ impl Routes {
         Ok(routes)
     }
 
-    /// The routes that may take messages of a topic, in order, with what their templates captured. The first that takes all of
-    /// them is the last.
+    /// The routes that may take messages of a topic, in order, with what their templates captured.
+    /// The first that takes all of them is the last.
     pub(crate) fn find(&self, topic: &str, client: &str) -> Vec<(Arc<Compiled>, Captures)> {
         let mut found = Vec::new();
         for route in &self.routes {
@@ -76,13 +76,13 @@ impl Routes {
         found
     }
 
-    /// A template that an earlier one takes whole is never used.
+    /// Refuses a template whose topics all match an earlier route.
     fn check_reachable(&self) -> Result<(), RouteError> {
         for (i, route) in self.routes.iter().enumerate() {
             for pattern in &route.patterns {
                 let covering = |r: &&Arc<Compiled>| r.ends() && r.patterns.iter().any(|p| p.covers(pattern));
                 if let Some(before) = self.routes[..i].iter().find(covering) {
-                    let what = format!("`{pattern}` is never reached: route {} takes all of it", before.number);
+                    let what = format!("`{pattern}` is never reached: route {} matches all its topics", before.number);
                     return Err(RouteError { number: route.number, key: "topic", what });
                 }
             }

@@ -1,4 +1,5 @@
-//! Paths into a document: `$` (the document), `@` (the row), `@^` (the object around the row), then steps.
+//! Paths into a document: `$` (the document), `@` (the row), `@^` (the object around the row), then
+//! steps.
 
 use std::fmt;
 
@@ -15,14 +16,14 @@ pub(crate) struct Path {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     Document,
-    /// So many objects up from the row.
+    /// This many objects up from the row.
     Row(usize),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
     Key(String),
-    /// Negative from the end.
+    /// Negative counts from the end.
     Index(i64),
     /// `[*]`
     Elements,
@@ -30,9 +31,10 @@ enum Step {
     Members,
 }
 
-/// Where paths begin: the objects around a row, outermost first, and the row itself at the end.
+/// The starting points of paths: the document, and the row behind the objects around it, outermost
+/// first.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'t> {
+pub(crate) struct PathContext<'t> {
     pub(crate) document: &'t Node<'t>,
     pub(crate) chain: &'t [&'t Node<'t>],
 }
@@ -43,7 +45,7 @@ impl Path {
         let (origin, mut rest) = match text.strip_prefix('$') {
             Some(rest) => (Origin::Document, rest),
             None => {
-                let rest = text.strip_prefix('@').ok_or_else(|| wrong("it begins with neither `$` nor `@`"))?;
+                let rest = text.strip_prefix('@').ok_or_else(|| wrong("it has to begin with `$` or `@`"))?;
                 let steps = rest.trim_start_matches('^');
                 (Origin::Row(rest.len() - steps.len()), steps)
             }
@@ -57,7 +59,8 @@ impl Path {
         Ok(Self { text: text.into(), origin, steps })
     }
 
-    /// The name that a plain path's value has in a flat row; none for a path with indices or wildcards, or above the row.
+    /// Returns the name that the value of a plain path has in a flat row; None for a path with
+    /// indices or wildcards, or above the row.
     pub(crate) fn flat_name(&self) -> Option<String> {
         if self.origin == Origin::Row(0) || self.origin == Origin::Document {
             let keys: Option<Vec<&str>> =
@@ -67,18 +70,18 @@ impl Path {
         None
     }
 
-    /// True when it is the same for all rows of a document.
+    /// True when the path has the same value for all rows of a document.
     pub(crate) fn of_document(&self) -> bool {
         self.origin == Origin::Document
     }
 
-    /// The last name in it.
+    /// Returns the last key of the path.
     pub(crate) fn last_key(&self) -> Option<&str> {
         self.steps.iter().rev().find_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None })
     }
 
-    /// Gives `visit` all that it finds, each with the objects around it.
-    pub(crate) fn find<'t>(&self, place: Place<'t>, visit: &mut dyn FnMut(&'t Node<'t>, &[&'t Node<'t>])) {
+    /// Calls `visit` for each node that the path finds, with the objects around it.
+    pub(crate) fn find<'t>(&self, place: PathContext<'t>, visit: &mut dyn FnMut(&'t Node<'t>, &[&'t Node<'t>])) {
         let mut above = Vec::new();
         let start = match self.origin {
             Origin::Document => place.document,
@@ -91,8 +94,8 @@ impl Path {
         walk(&self.steps, start, &mut above, visit);
     }
 
-    /// The first that it finds and that is not null.
-    pub(crate) fn first<'t>(&self, place: Place<'t>) -> Option<&'t Node<'t>> {
+    /// Returns the first node that the path finds and that is not null.
+    pub(crate) fn first<'t>(&self, place: PathContext<'t>) -> Option<&'t Node<'t>> {
         let mut found = None;
         self.find(place, &mut |node, _| {
             if found.is_none() && *node != Node::Absent {
@@ -129,7 +132,7 @@ fn step(rest: &str) -> Result<(Step, &str), &'static str> {
     let (index, tail) = inside.split_once(']').ok_or("`[` without `]`")?;
     match index {
         "*" => Ok((Step::Elements, tail)),
-        index => Ok((Step::Index(index.parse().map_err(|_| "between `[` and `]` stands a number or `*`")?), tail)),
+        index => Ok((Step::Index(index.parse().map_err(|_| "`[` and `]` have to enclose a number or `*`")?), tail)),
     }
 }
 

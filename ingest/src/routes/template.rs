@@ -1,8 +1,9 @@
-//! Text with `{capture}` and `{$.path}`; `{a??b}` takes the first that is there, `{a|lower}` filters.
+//! Text with `{capture}` and `{$.path}`; `{a??b}` is the first value present, `{a|lower}` applies a
+//! filter.
 
 use std::borrow::Cow;
 
-use super::path::{Path, Place};
+use super::path::{Path, PathContext};
 use super::topic::Captures;
 
 /// A template, checked.
@@ -14,18 +15,18 @@ pub(crate) struct Template {
 
 #[derive(Debug, Clone)]
 enum Part {
-    /// As it stands.
+    /// Literal text.
     Text(String),
-    /// The first of these that is there.
+    /// The first of these sources that has a value.
     Value(Vec<Source>, Vec<Filter>),
 }
 
-/// Where a template takes something from.
+/// A source of a value in a template.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
-    /// What the topic template captured.
+    /// A capture of the topic template.
     Capture(String),
-    /// The payload.
+    /// A path in the payload.
     Path(Path),
 }
 
@@ -56,7 +57,7 @@ impl Template {
         Ok(Self { text: text.into(), parts })
     }
 
-    /// As written.
+    /// Returns the template's text.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
@@ -68,7 +69,7 @@ impl Template {
         })
     }
 
-    /// True when it is the same for every message of a topic.
+    /// True when the result is the same for every message of a topic.
     pub(crate) fn is_fixed(&self) -> bool {
         self.sources().all(|source| matches!(source, Source::Capture(_)))
     }
@@ -76,8 +77,8 @@ impl Template {
     /// The text; `place` is needed for a template that is not fixed.
     ///
     /// # Errors
-    /// What is missing.
-    pub(crate) fn render(&self, captures: &Captures, place: Option<Place<'_>>) -> Result<String, String> {
+    /// The source without a value.
+    pub(crate) fn render(&self, captures: &Captures, place: Option<PathContext<'_>>) -> Result<String, String> {
         let mut out = String::new();
         for part in &self.parts {
             match part {
@@ -86,7 +87,7 @@ impl Template {
                     let mut found = sources
                         .iter()
                         .find_map(|source| look_up(source, captures, place))
-                        .ok_or_else(|| format!("`{}` of `{}` is not there", describe(sources), self.text))?;
+                        .ok_or_else(|| format!("`{}` of `{}` has no value", describe(sources), self.text))?;
                     for filter in filters {
                         found = match filter {
                             Filter::Lower => found.to_lowercase().into(),
@@ -101,7 +102,7 @@ impl Template {
     }
 }
 
-fn look_up<'t>(source: &Source, captures: &'t Captures, place: Option<Place<'t>>) -> Option<Cow<'t, str>> {
+fn look_up<'t>(source: &Source, captures: &'t Captures, place: Option<PathContext<'t>>) -> Option<Cow<'t, str>> {
     match source {
         Source::Capture(name) => captures.get(name).map(Cow::Borrowed),
         Source::Path(path) => path.first(place?)?.to_text(),
@@ -122,7 +123,7 @@ fn describe(sources: &[Source]) -> String {
 fn value(inside: &str) -> Result<Part, String> {
     let mut pieces = inside.split('|');
     let sources = pieces.next().unwrap_or_default().split("??").map(|source| match source.trim() {
-        "" => Err(format!("`{{{inside}}}` names nothing")),
+        "" => Err(format!("`{{{inside}}}` has an empty name")),
         path if path.starts_with(['$', '@']) => Ok(Source::Path(Path::parse(path)?)),
         name => Ok(Source::Capture(name.into())),
     });
@@ -130,7 +131,7 @@ fn value(inside: &str) -> Result<Part, String> {
     let filters = pieces.map(|filter| match filter.trim() {
         "lower" => Ok(Filter::Lower),
         "upper" => Ok(Filter::Upper),
-        other => Err(format!("`{other}` in `{{{inside}}}` is no filter: use `lower` or `upper`")),
+        other => Err(format!("`{other}` in `{{{inside}}}` is not a filter: use `lower` or `upper`")),
     });
     Ok(Part::Value(sources, filters.collect::<Result<_, _>>()?))
 }

@@ -1,4 +1,5 @@
-use super::glob::Glob;
+use model::glob::Glob;
+
 use super::topic::Pattern;
 use super::*;
 

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// Stands for the MQTT client id wherever a capture may stand.
+/// Name of the capture that is the client id of the sender.
 pub(crate) const CLIENT: &str = "client";
 
-/// What a template captured, by name.
+/// Captures of a template by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Captures(Vec<(String, String)>);
 
@@ -14,7 +14,7 @@ impl Captures {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// The sender's client id, unless the topic captured something of that name.
+    /// Adds the client id of the sender, unless the topic has a capture of that name.
     pub(crate) fn add_client(&mut self, client: &str) {
         if self.get(CLIENT).is_none() {
             self.0.push((CLIENT.into(), client.into()));
@@ -50,9 +50,9 @@ impl Pattern {
             levels.push(match *part {
                 "+" => Level::Any,
                 "#" if i + 1 == parts.len() => Level::Rest,
-                "#" => return Err(format!("`#` stands before the end of `{text}`")),
+                "#" => return Err(format!("`#` is not at the end of `{text}`")),
                 part if part.contains('{') => capture(part, text)?,
-                part if part.contains(['+', '#', '}']) => return Err(format!("`{part}` in `{text}` is no level")),
+                part if part.contains(['+', '#', '}']) => return Err(format!("`{part}` in `{text}` is not a level")),
                 part => Level::Literal(part.into()),
             });
         }
@@ -61,7 +61,7 @@ impl Pattern {
         }
         let names: Vec<&String> = levels.iter().filter_map(Level::name).collect();
         if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
-            return Err(format!("`{{{}}}` stands twice in `{text}`", twice.1));
+            return Err(format!("`{{{}}}` is repeated in `{text}`", twice.1));
         }
         if levels.iter().filter(|l| matches!(l, Level::Levels(_))).count() > 1 {
             return Err(format!("`{text}` has more than one capture of several levels"));
@@ -82,7 +82,7 @@ impl Pattern {
         walk(&self.levels, &given, &mut captures).then_some(captures)
     }
 
-    /// True when every topic that `other` takes is taken by this one, as far as that is plain to see.
+    /// True when this template certainly matches every topic that `other` matches.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         if other.text.starts_with('$') && self.levels.first().is_some_and(Level::is_wild) {
             return false;
@@ -90,7 +90,7 @@ impl Pattern {
         for (i, level) in self.levels.iter().enumerate() {
             match (level, other.levels.get(i)) {
                 (Level::Rest, _) => return true,
-                // `a/#` takes `a` too, which `a/{x...}` does not.
+                // `a/#` matches `a` too, `a/{x...}` does not.
                 (Level::Levels(_), Some(Level::Rest) | None) => return false,
                 (Level::Levels(_), Some(_)) => {
                     let empty =
@@ -110,7 +110,7 @@ impl Pattern {
     }
 }
 
-/// What stands between `before` and `after`; never empty.
+/// Returns the text between `before` and `after`, if it is not empty.
 fn inside<'l>(level: &'l str, before: &str, after: &str) -> Option<&'l str> {
     level.strip_prefix(before)?.strip_suffix(after).filter(|between| !between.is_empty())
 }
@@ -122,7 +122,7 @@ impl fmt::Display for Pattern {
 }
 
 impl Level {
-    /// True when it does not take a `$` at the beginning of a topic.
+    /// True when the level does not match a `$` at the start of a topic.
     fn is_wild(&self) -> bool {
         match self {
             Self::Literal(_) => false,
@@ -151,11 +151,11 @@ fn capture(level: &str, text: &str) -> Result<Level, String> {
         None => (name, false),
     };
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        return Err(format!("`{name}` in `{text}` is no name: use letters, digits and `_`"));
+        return Err(format!("`{name}` in `{text}` is not a valid name: use letters, digits and `_`"));
     }
     match (several, before.is_empty() && after.is_empty()) {
         (true, true) => Ok(Level::Levels(name.into())),
-        (true, false) => Err(format!("`{{{name}...}}` in `{text}` has to fill its level")),
+        (true, false) => Err(format!("`{{{name}...}}` in `{text}` has to be the whole level")),
         (false, _) => Ok(Level::Capture(before.into(), name.into(), after.into())),
     }
 }
@@ -175,7 +175,7 @@ fn walk(levels: &[Level], given: &[&str], captures: &mut Captures) -> bool {
             walk(levels, rest, captures)
         }
         Level::Levels(name) => {
-            // There is one of these at most, so what follows it has a fixed length, or ends in `#`.
+            // There is at most one of these, so the rest has a fixed length or ends in `#`.
             let held = captures.0.len();
             (1..=given.len()).rev().any(|n| {
                 captures.0.truncate(held);

@@ -1,5 +1,5 @@
-//! The context of a trace, and the texts that carry it: `traceparent` (W3C Trace Context, level 1) and `uber-trace-id` (Jaeger
-//! clients).
+//! Trace contexts and their text formats: `traceparent` (W3C Trace Context, level 1) and
+//! `uber-trace-id` (Jaeger clients).
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use std::fmt;
 pub const TRACE_BYTES: usize = 25;
 
 const SAMPLED: u8 = 1;
-/// Jaeger's own: sampled whatever a sampler says.
+/// Flag of Jaeger: sampled regardless of samplers.
 const DEBUG: u8 = 2;
 
-/// A place in a trace: the span that whatever comes next is a child of.
+/// A position in a trace: the span that is the parent of the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
-    /// Names the trace; never all zero.
+    /// Id of the trace; never all zero.
     pub trace_id: [u8; 16],
-    /// Names the span; never all zero.
+    /// Id of the span; never all zero.
     pub span_id: [u8; 8],
     /// Bit 0: sampled.
     pub flags: u8,
@@ -27,8 +27,8 @@ impl TraceContext {
         self.flags & SAMPLED != 0
     }
 
-    /// Reads a `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`, in small letters. Later versions may have more behind it. None when
-    /// it is not one, or an id is zero.
+    /// Reads a `traceparent`: `00-<32 hex>-<16 hex>-<2 hex>`, in lower case. Later versions may
+    /// have additional fields. Returns None when it is invalid or an id is zero.
     pub fn from_traceparent(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let [version] = hex::<1>(bytes.get(..2)?, Case::Small)?;
@@ -44,8 +44,8 @@ impl TraceContext {
         Self { trace_id: hex(&bytes[3..35], Case::Small)?, span_id: hex(&bytes[36..52], Case::Small)?, flags }.named()
     }
 
-    /// Reads an `uber-trace-id`: `<trace id>:<span id>:<parent id>:<flags>` in hex, leading zeros left out or not, the colons as they
-    /// are or as `%3A`. None when it is not one, or an id is zero.
+    /// Reads an `uber-trace-id`: `<trace id>:<span id>:<parent id>:<flags>` in hex, with or without
+    /// leading zeros, with colons or `%3A`. Returns None when it is invalid or an id is zero.
     pub fn from_uber_trace_id(text: &str) -> Option<Self> {
         let mut rest = text.as_bytes();
         let mut field = || {
@@ -68,12 +68,12 @@ impl TraceContext {
         Self { trace_id: padded(trace)?, span_id: padded(span)?, flags }.named()
     }
 
-    /// None when an id is all zero: that names nothing.
+    /// Returns None when an id is all zero, which is invalid.
     fn named(self) -> Option<Self> {
         (self.trace_id != [0; 16] && self.span_id != [0; 8]).then_some(self)
     }
 
-    /// For a record of the log.
+    /// Encodes the context for a record of the log.
     pub fn to_bytes(self) -> [u8; TRACE_BYTES] {
         let mut out = [0; TRACE_BYTES];
         out[..16].copy_from_slice(&self.trace_id);
@@ -82,7 +82,7 @@ impl TraceContext {
         out
     }
 
-    /// From a record of the log.
+    /// Decodes the context of a record of the log.
     pub fn from_bytes(bytes: &[u8; TRACE_BYTES]) -> Self {
         let (mut trace_id, mut span_id) = ([0; 16], [0; 8]);
         trace_id.copy_from_slice(&bytes[..16]);
@@ -90,13 +90,13 @@ impl TraceContext {
         Self { trace_id, span_id, flags: bytes[24] }
     }
 
-    /// The trace id in hex, as Jaeger and log lines show it.
+    /// The trace id in hex, as in Jaeger and in log lines.
     pub fn trace(&self) -> impl fmt::Display + use<> {
         Hex(self.trace_id)
     }
 }
 
-/// As a `traceparent`.
+/// Formats the context as `traceparent`.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{}-{}-{:02x}", Hex(self.trace_id), Hex(self.span_id), self.flags)
@@ -111,7 +111,7 @@ impl<const N: usize> fmt::Display for Hex<N> {
     }
 }
 
-/// A context as it came with a message or a call, not read yet.
+/// An unparsed context of a message or a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carried<'a> {
     /// Text of a `traceparent`.
@@ -121,7 +121,7 @@ pub enum Carried<'a> {
 }
 
 impl<'a> Carried<'a> {
-    /// The context among named texts, as user properties and headers are: `traceparent` before `uber-trace-id`.
+    /// Finds the context among user properties or headers: `traceparent` before `uber-trace-id`.
     pub fn find(named: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Self> {
         let mut found = None;
         for (name, text) in named {
@@ -135,7 +135,7 @@ impl<'a> Carried<'a> {
         found
     }
 
-    /// The context; none when the text is not one: then it is as if there were none.
+    /// Parses the context. An invalid text counts as none.
     pub fn read(self) -> Option<TraceContext> {
         match self {
             Self::Traceparent(text) => TraceContext::from_traceparent(text),
@@ -143,7 +143,8 @@ impl<'a> Carried<'a> {
         }
     }
 
-    /// True when one look at its sampled bit tells that its sender does not record it. What it says false of has to be read.
+    /// True when the sampled bit alone shows that the sender does not record the trace. False
+    /// requires parsing.
     pub fn is_plainly_unsampled(self) -> bool {
         match self {
             Self::Traceparent(text) => {
@@ -170,7 +171,7 @@ fn digit(byte: u8, case: Case) -> Option<u8> {
     }
 }
 
-/// Exactly `N` bytes in hex.
+/// Parses exactly `N` bytes in hex.
 fn hex<const N: usize>(text: &[u8], case: Case) -> Option<[u8; N]> {
     if text.len() != 2 * N {
         return None;
@@ -182,7 +183,7 @@ fn hex<const N: usize>(text: &[u8], case: Case) -> Option<[u8; N]> {
     Some(out)
 }
 
-/// Up to `N` bytes in hex, filled up with zeros in front.
+/// Parses up to `N` bytes in hex, padded with leading zeros.
 fn padded<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     if text.is_empty() || text.len() > 2 * N {
         return None;

@@ -1,6 +1,6 @@
-//! Traces: where a message or a call stands in one, as the text formats that carry it say, and the spans that make it.
+//! Traces: contexts of messages and calls with their text formats, and spans.
 //!
-//! A crate that takes part in traces knows a [`Tracer`] and hands finished [`Span`]s to it; who takes them away is not its concern.
+//! Crates record finished [`Span`]s with a [`Tracer`] and do not depend on an exporter.
 
 mod context;
 mod span;

@@ -1,4 +1,4 @@
-//! Spans, who takes them, and what is sampled.
+//! Spans, recorders and sampling.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,44 +10,44 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Carried, TraceContext};
 use crate::{Nanos, Value};
 
-/// What a span is to the spans of other processes.
+/// Relation of a span to spans of other processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Work inside of the process.
+    /// Work within the process.
     Internal,
-    /// It answers a call.
+    /// Server side of a call.
     Server,
-    /// It asks another server.
+    /// Client side of a call.
     Client,
-    /// It takes a message in.
+    /// Receipt of a message.
     Consumer,
 }
 
-/// A piece of work with its beginning and its end, in nanoseconds since 1970.
+/// A unit of work with its begin and its end, in nanoseconds since 1970.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Span {
-    /// Its own place.
+    /// Context of the span.
     pub context: TraceContext,
-    /// The span id of what it is a part of; none for the first span of a trace.
+    /// Id of the parent span; None for the first span of a trace.
     pub parent: Option<[u8; 8]>,
-    /// What was done; of a small set.
+    /// Name of the operation, from a small set.
     pub name: Cow<'static, str>,
-    /// What it is to other processes.
+    /// Relation to other processes.
     pub kind: Kind,
-    /// When it began.
+    /// Begin.
     pub start: Nanos,
-    /// When it ended.
+    /// End.
     pub end: Nanos,
-    /// What is known of it, by name.
+    /// Attributes by name.
     pub attributes: Vec<(&'static str, Value)>,
-    /// Spans of other traces that it worked for.
+    /// Links to spans of other traces.
     pub links: Vec<TraceContext>,
-    /// Why it failed, if it did.
+    /// Error, if the operation failed.
     pub error: Option<String>,
 }
 
 impl Span {
-    /// A span that begins and has not ended.
+    /// Starts a span.
     pub fn new(
         context: TraceContext,
         parent: Option<[u8; 8]>,
@@ -67,13 +67,13 @@ impl Span {
         }
     }
 
-    /// With this kind.
+    /// Sets the kind.
     #[must_use]
     pub fn kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
     }
 
-    /// With a text; of a long one the first kilobyte.
+    /// Adds a text attribute, truncated to one kilobyte.
     #[must_use]
     pub fn text(mut self, name: &'static str, text: &str) -> Self {
         let mut end = text.len().min(1024);
@@ -84,7 +84,7 @@ impl Span {
         self
     }
 
-    /// With a number; one above `i64::MAX` is that.
+    /// Adds a number attribute, limited to `i64::MAX`.
     #[must_use]
     pub fn number(mut self, name: &'static str, number: u64) -> Self {
         self.attributes.push((name, Value::Int(i64::try_from(number).unwrap_or(i64::MAX))));
@@ -92,23 +92,23 @@ impl Span {
     }
 }
 
-/// Why a span that was to be recorded is not.
+/// The reason why a sampled span is not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {
-    /// One batch held more sampled readings than are told of.
+    /// A batch had more sampled readings than are reported.
     BatchLimit,
 }
 
-/// Takes finished spans. Neither call waits for anything.
+/// Records finished spans. Its methods never wait.
 pub trait Recorder: Send + Sync + fmt::Debug + 'static {
-    /// Takes a span, or drops and counts it when there is no room.
+    /// Records a span, or drops and counts it when the queue is full.
     fn record(&self, span: Span);
 
-    /// Counts spans that were not even made.
+    /// Counts spans that were not created.
     fn lost(&self, why: Lost, count: u64);
 }
 
-/// Keeps spans, for who looks at them in the same process. Does not count what was not made.
+/// A recorder that keeps spans in memory for tests. Does not count skipped spans.
 impl Recorder for Mutex<Vec<Span>> {
     fn record(&self, span: Span) {
         self.lock().unwrap_or_else(PoisonError::into_inner).push(span);
@@ -117,19 +117,19 @@ impl Recorder for Mutex<Vec<Span>> {
     fn lost(&self, _: Lost, _: u64) {}
 }
 
-/// What is sampled when nobody before has decided.
+/// Sampling of messages and calls without a trace context.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sampling {
-    /// Share of messages and calls, from 0 to 1.
+    /// Sampled share of messages and calls, from 0 to 1.
     pub ratio: f64,
-    /// Tenants of which everything is.
+    /// Tenants that are always sampled.
     pub tenants: HashSet<String>,
-    /// Device ids, of any tenant, of which everything is.
+    /// Device ids, in any tenant, that are always sampled.
     pub devices: HashSet<String>,
 }
 
 impl Sampling {
-    /// The highest number of the dice that wins; none when nothing is left to chance.
+    /// The highest random number that is sampled; None without a share.
     fn highest(&self) -> Option<u64> {
         #[expect(
             clippy::cast_possible_truncation,
@@ -140,7 +140,7 @@ impl Sampling {
     }
 }
 
-/// A way into the traces. Cheap to clone.
+/// Records spans. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tracer(Arc<Shared>);
 
@@ -149,50 +149,50 @@ struct Shared {
     recorder: Arc<dyn Recorder>,
     sampling: Sampling,
     highest: Option<u64>,
-    /// Start of each sequence of ids, different in every process.
+    /// Start of id sequences, different in every process.
     seeds: [u64; 3],
     next: AtomicU64,
 }
 
 impl Tracer {
-    /// Hands spans to `recorder`.
+    /// Creates a tracer for `recorder`.
     pub fn new(recorder: Arc<dyn Recorder>, sampling: Sampling) -> Self {
-        // The only source of chance in the standard library: keys that the system draws for each.
+        // The only source of randomness in the standard library: random keys of hash maps.
         let seeds = std::array::from_fn(|place| RandomState::new().hash_one(place));
         let highest = sampling.highest();
         Self(Arc::new(Shared { recorder, sampling, highest, seeds, next: AtomicU64::new(1) }))
     }
 
-    /// The first span of a new trace, sampled.
+    /// Creates the context of the first span of a new trace, sampled.
     pub fn root(&self) -> TraceContext {
         let n = self.0.next.fetch_add(1, Ordering::Relaxed);
         let [high, low, span] = self.0.seeds.map(|seed| mix(seed.wrapping_add(n.wrapping_mul(GOLDEN))).to_be_bytes());
         let mut trace_id = [0; 16];
         trace_id[..8].copy_from_slice(&high);
         trace_id[8..].copy_from_slice(&low);
-        // Zero names nothing.
+        // Zero is invalid.
         trace_id[15] |= u8::from(trace_id == [0; 16]);
         TraceContext { trace_id, span_id: named(span), flags: 1 }
     }
 
-    /// A new span in the trace of `parent`, sampled.
+    /// Creates the context of a new span in the trace of `parent`, sampled.
     pub fn child(&self, parent: &TraceContext) -> TraceContext {
         let n = self.0.next.fetch_add(1, Ordering::Relaxed);
         let span = mix(self.0.seeds[2].wrapping_add(n.wrapping_mul(GOLDEN))).to_be_bytes();
         TraceContext { trace_id: parent.trace_id, span_id: named(span), flags: parent.flags | 1 }
     }
 
-    /// Hands a finished span over.
+    /// Records a finished span.
     pub fn record(&self, span: Span) {
         self.0.recorder.record(span);
     }
 
-    /// Counts spans that were not made.
+    /// Counts spans that were not created.
     pub fn lost(&self, why: Lost, count: u64) {
         self.0.recorder.lost(why, count);
     }
 
-    /// Decides for one sender after another message or call, without anything shared.
+    /// Creates a sampler for the messages or calls of one sender, without shared state.
     pub fn sampler(&self, tenant: &str) -> Sampler {
         let n = self.0.next.fetch_add(1, Ordering::Relaxed);
         let always = self.0.sampling.tenants.contains(tenant);
@@ -200,7 +200,7 @@ impl Tracer {
     }
 }
 
-/// Decides, at the door and once, what is recorded.
+/// Decides once, at receipt, which messages and calls are recorded.
 #[derive(Debug)]
 pub struct Sampler {
     tracer: Tracer,
@@ -209,9 +209,9 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// The place of the next message or call in its trace, with the span id of its parent; none when it is not recorded.
-    /// A context that came with it decides, where there is one; everything of a tenant or device that is listed is recorded
-    /// whatever that says.
+    /// Returns the context of the next message or call with the span id of its parent, or None when
+    /// it is not recorded. Its own context decides, if there is one; messages of listed tenants and
+    /// devices are always recorded.
     pub fn sample(
         &mut self,
         carried: Option<Carried<'_>>,
@@ -227,7 +227,7 @@ impl Sampler {
         }
     }
 
-    /// The way into the traces.
+    /// The tracer.
     pub fn tracer(&self) -> &Tracer {
         &self.tracer
     }
@@ -244,7 +244,7 @@ impl Sampler {
     }
 }
 
-/// The step of SplitMix64 (Steele, Lea and Flood 2014), which visits every number once.
+/// Increment of SplitMix64 (Steele, Lea and Flood 2014), whose sequence visits every number once.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The finisher of SplitMix64.

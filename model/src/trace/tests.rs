@@ -160,7 +160,7 @@ fn the_parent_decides_and_what_is_listed_is_sampled_whatever_it_says() {
 fn a_ratio_samples_its_share() {
     let mut one_in_hundred = sampler(Sampling { ratio: 0.01, ..Sampling::default() });
     let sampled = (0..1_000_000).filter(|_| one_in_hundred.sample(None, None).is_some()).count();
-    // 10,000 expected, with a deviation of 100.
+    // The expected value is 10,000, the standard deviation 100.
     assert!((9_400..10_600).contains(&sampled), "{sampled}");
 }
 

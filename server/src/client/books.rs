@@ -25,7 +25,7 @@ pub(crate) async fn run(options: &cli::Books) -> anyhow::Result<ExitCode> {
             line.merged_count.into(),
             line.pending_count.into(),
             line.dead_lettered_count.into(),
-            balances(line).into(),
+            line.balanced.into(),
         ];
         if options.check {
             row.extend([line.expected_count.into(), line.held_count.into()]);
@@ -39,15 +39,15 @@ pub(crate) async fn run(options: &cli::Books) -> anyhow::Result<ExitCode> {
     if books.balanced {
         return Ok(ExitCode::SUCCESS);
     }
-    let bad: Vec<&str> = books.lines.iter().filter(|line| !balances(line)).map(|line| line.sink.as_str()).collect();
+    let bad: Vec<&str> = books.lines.iter().filter(|line| !line.balanced).map(|line| line.sink.as_str()).collect();
     output::remark(&format!(
-        "weir: the books do not balance ({}): keep the data folder as it is, and look into the log and `weir dead-letters`",
+        "weir: the books do not balance ({}): keep the data folder unchanged, and check the log and `weir dead-letters`",
         bad.join(", ")
     ));
     Ok(ExitCode::FAILURE)
 }
 
-/// The hours of which a store holds something else than it should; with `--hours` all that were looked at.
+/// Prints the hours in which a store does not hold what it should; all hours with `--hours`.
 fn hours(lines: &[BookLine], options: &cli::Books) -> anyhow::Result<()> {
     let mut table = Table::new(["sink", "hour", "balanced", "expected", "held"]);
     for (line, hour) in lines.iter().flat_map(|line| line.hours.iter().map(move |hour| (line, hour))) {
@@ -66,11 +66,4 @@ fn hours(lines: &[BookLine], options: &cli::Books) -> anyhow::Result<()> {
         table.print(options.common.format)?;
     }
     Ok(())
-}
-
-/// `accepted = stored + merged + pending + dead-lettered`, and the store holds what it should.
-pub(crate) fn balances(line: &BookLine) -> bool {
-    let told = line.stored_count + line.merged_count + line.pending_count + line.dead_lettered_count;
-    let hours = line.hours.iter().all(|hour| hour.held_count == hour.expected_count);
-    line.accepted_count == told && line.held_count.is_none_or(|held| held == line.expected_count) && hours
 }

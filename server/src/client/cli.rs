@@ -1,4 +1,4 @@
-//! The commands that ask a running server.
+//! Command line of the commands that query a running server.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::output::Format;
 
-/// Commands that ask a server.
+/// Commands that query a server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
     /// List the devices that have sent readings
@@ -15,25 +15,28 @@ pub(crate) enum ClientCommand {
     Latest(Latest),
     /// Show the history of devices, or aggregates of it
     Query(Query),
-    /// Follow what comes in
+    /// Follow readings as they arrive
     Tail(Tail),
-    /// Show and replay what could not be read or stored
+    /// Show and replay messages that could not be decoded or stored
     DeadLetters(DeadLetters),
-    /// Show what became of every message that was acknowledged; fails when that does not add up
+    /// Show the books: accepted, stored, pending and dead-lettered readings; fails when they do not
+    /// balance
     Books(Books),
-    /// Show how the server is
+    /// Show the status of the server
     Status(Status),
+    /// List the exports with their lag; pause, resume and rewind them
+    Exports(Exports),
     /// Write the history of devices to a file
     Export(Export),
 }
 
-/// Whom to ask and how to print.
+/// Options of most commands.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
-    /// The server
+    /// URL of the server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", env = "WEIR_SERVER")]
     pub(crate) server: String,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value_t, env = "WEIR_FORMAT")]
     pub(crate) format: Format,
     /// Tenant; `-` is your own
@@ -41,15 +44,26 @@ pub(crate) struct Common {
     pub(crate) tenant: String,
 }
 
+/// Options of the commands that concern the whole installation.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerAndFormat {
+    /// URL of the server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", env = "WEIR_SERVER")]
+    pub(crate) server: String,
+    /// Output format
+    #[arg(long, value_enum, default_value_t, env = "WEIR_FORMAT")]
+    pub(crate) format: Format,
+}
+
 /// `weir devices`
 #[derive(Debug, Args)]
 pub(crate) struct Devices {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Which ones, as 'device_id = "hall/*" AND last_seen_time < "2026-01-31T12:00:00Z"'
+    /// Filter, such as 'device_id = "hall/*" AND last_seen_time < "2026-01-31T12:00:00Z"'
     #[arg(long, default_value = "")]
     pub(crate) filter: String,
-    /// At most this many
+    /// Maximum number of devices
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
 }
@@ -62,7 +76,7 @@ pub(crate) struct Latest {
     /// Device ids; all devices when none is given
     #[arg(value_name = "DEVICE")]
     pub(crate) devices: Vec<String>,
-    /// Value names; `*` stands for any characters
+    /// Value names; `*` matches any characters
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(crate) metrics: Vec<String>,
 }
@@ -77,22 +91,23 @@ pub(crate) struct Query {
     pub(crate) devices: Vec<String>,
     #[command(flatten)]
     pub(crate) range: Range,
-    /// Value names; `*` stands for any characters
+    /// Value names; `*` matches any characters
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(crate) metrics: Vec<String>,
     /// Width of a bucket: 30s, 15m, 1h, or calendar time 1d, 1w, 1mo, 1y
     #[arg(long, value_name = "WIDTH", requires = "aggregate")]
     pub(crate) every: Option<String>,
-    /// Aggregates: count, mean, time-weighted-mean, min, max, sum, first, last, stddev, increase, p50, p95, p99.9
+    /// Aggregates: count, mean, time-weighted-mean, min, max, sum, first, last, stddev, increase,
+    /// p50, p95, p99.9
     #[arg(long, value_delimiter = ',', value_name = "FUNCTIONS")]
     pub(crate) aggregate: Vec<String>,
     /// Time zone of the buckets
     #[arg(long, default_value = "UTC", value_name = "ZONE")]
     pub(crate) zone: String,
-    /// What to do with buckets without values
+    /// Treatment of buckets without values
     #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "null", default_value = "none", requires = "aggregate")]
     pub(crate) fill: Fill,
-    /// At most this many rows of each device; without --since and --limit the newest 1,000
+    /// Maximum number of rows of each device [default: the newest 1,000, or all with --since]
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
     /// Newest first
@@ -100,7 +115,7 @@ pub(crate) struct Query {
     pub(crate) desc: bool,
 }
 
-/// What to do with buckets without values.
+/// Treatment of buckets without values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fill {
     /// Leave them out
@@ -109,17 +124,17 @@ pub(crate) enum Fill {
     Null,
     /// Repeat the bucket before
     Previous,
-    /// Straight line between the neighbours
+    /// Interpolate linearly between the neighbours
     Linear,
 }
 
-/// From when to when.
+/// A range of time.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Range {
-    /// From then on: 90s, 15m, 1h, 7d, 2w ago, or a time as 2026-01-31T12:00:00Z or 2026-01-31
+    /// Start: a duration ago (90s, 15m, 1h, 7d, 2w) or a time (2026-01-31T12:00:00Z, 2026-01-31)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
-    /// Until then, in the same forms
+    /// End, in the same forms; not included
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
 }
@@ -129,22 +144,22 @@ pub(crate) struct Range {
 pub(crate) struct Tail {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Device ids; `*` stands for any characters; all devices when none is given
+    /// Device ids; `*` matches any characters; all devices when none is given
     #[arg(value_name = "DEVICE")]
     pub(crate) devices: Vec<String>,
-    /// Value names; `*` stands for any characters
+    /// Value names; `*` matches any characters
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(crate) metrics: Vec<String>,
-    /// Start with what was taken in since then
+    /// Start with the readings accepted since this time
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
     /// Start with the newest value of each name
     #[arg(long, conflicts_with_all = ["since", "resume"])]
     pub(crate) snapshot: bool,
-    /// Go on where an earlier tail ended; it printed the token
+    /// Continue where an earlier tail ended, with the token that it printed
     #[arg(long, value_name = "TOKEN", conflicts_with = "since")]
     pub(crate) resume: Option<String>,
-    /// End after this many readings
+    /// Stop after this many readings
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<usize>,
 }
@@ -159,14 +174,14 @@ pub(crate) struct DeadLetters {
     pub(crate) list: DeadLettersList,
 }
 
-/// What to do with dead letters.
+/// Commands for dead letters.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
-    /// List them
+    /// List dead letters
     List(DeadLettersList),
-    /// Show one with its payload
+    /// Show a dead letter with its payload
     Show(DeadLettersShow),
-    /// Take letters in again after what was wrong has been repaired
+    /// Process dead letters again, after their cause has been fixed
     Replay(DeadLettersReplay),
 }
 
@@ -175,10 +190,10 @@ pub(crate) enum DeadLettersCommand {
 pub(crate) struct DeadLettersList {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Which ones, as 'stage = "ingest" AND reason:"depth"'
+    /// Filter, such as 'stage = "ingest" AND reason:"depth"'
     #[arg(long, default_value = "")]
     pub(crate) filter: String,
-    /// At most this many
+    /// Maximum number of dead letters
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
 }
@@ -188,7 +203,7 @@ pub(crate) struct DeadLettersList {
 pub(crate) struct DeadLettersShow {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Its name in the list
+    /// Name of the dead letter, from the list
     #[arg(value_name = "LETTER")]
     pub(crate) letter: String,
 }
@@ -198,10 +213,10 @@ pub(crate) struct DeadLettersShow {
 pub(crate) struct DeadLettersReplay {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Their names in the list
+    /// Names of the dead letters, from the list
     #[arg(value_name = "LETTER", required_unless_present_any = ["filter", "all"])]
     pub(crate) letters: Vec<String>,
-    /// Those that this filter takes and that were not replayed before
+    /// All that match this filter and were not replayed before
     #[arg(long, conflicts_with_all = ["letters", "all"])]
     pub(crate) filter: Option<String>,
     /// All that were not replayed before
@@ -214,10 +229,10 @@ pub(crate) struct DeadLettersReplay {
 pub(crate) struct Books {
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Also ask the stores what they really hold, in all and of each of the latest hours
+    /// Also count the readings in the stores, in total and for each of the latest hours
     #[arg(long)]
     pub(crate) check: bool,
-    /// Show every hour that was looked at, not only those that differ
+    /// Show every checked hour, not only those that differ
     #[arg(long, requires = "check")]
     pub(crate) hours: bool,
 }
@@ -229,10 +244,64 @@ pub(crate) struct Status {
     pub(crate) common: Common,
 }
 
+/// `weir exports`
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Exports {
+    #[command(subcommand)]
+    pub(crate) command: Option<ExportsCommand>,
+    #[command(flatten)]
+    pub(crate) list: ExportsList,
+}
+
+/// Changes of an export.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExportsCommand {
+    /// List the exports with their lag
+    List(ExportsList),
+    /// Stop the deliveries of an export; the log keeps its backlog until it is resumed
+    Pause(ExportsName),
+    /// Continue the deliveries of a paused export
+    Resume(ExportsName),
+    /// Deliver again what was received since a time, as far as the log still holds it
+    Rewind(ExportsRewind),
+}
+
+/// `weir exports list`
+#[derive(Debug, Args)]
+pub(crate) struct ExportsList {
+    #[command(flatten)]
+    pub(crate) common: ServerAndFormat,
+}
+
+/// `weir exports pause`, `weir exports resume`
+#[derive(Debug, Args)]
+pub(crate) struct ExportsName {
+    #[command(flatten)]
+    pub(crate) common: ServerAndFormat,
+    /// Name of the export in the configuration
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
+/// `weir exports rewind`
+#[derive(Debug, Args)]
+pub(crate) struct ExportsRewind {
+    #[command(flatten)]
+    pub(crate) common: ServerAndFormat,
+    /// Name of the export in the configuration
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Receive time of the first reading to deliver again: a duration ago (90s, 15m, 1h, 7d, 2w) or
+    /// a time (2026-01-31T12:00:00Z, 2026-01-31)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: String,
+}
+
 /// `weir export`
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// The server
+    /// URL of the server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", env = "WEIR_SERVER")]
     pub(crate) server: String,
     /// Tenant; `-` is your own
@@ -243,10 +312,10 @@ pub(crate) struct Export {
     pub(crate) devices: Vec<String>,
     #[command(flatten)]
     pub(crate) range: Range,
-    /// Value names; `*` stands for any characters
+    /// Value names; `*` matches any characters
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(crate) metrics: Vec<String>,
-    /// File to write; its ending, .parquet or .csv, says the format
+    /// File to write; its extension, .parquet or .csv, selects the format
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: PathBuf,
 }

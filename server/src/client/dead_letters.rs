@@ -9,7 +9,7 @@ use proto::v1::{DeadLetter, GetDeadLetterRequest, ListDeadLettersRequest, Replay
 use super::output::{self, Format, Table, json_line};
 use super::{cli, client, connect, names, refused, time};
 
-/// Bytes of a payload that the list shows.
+/// Bytes of a payload shown in the list.
 const PREVIEW: usize = 60;
 
 pub(crate) async fn run(options: &cli::DeadLetters) -> anyhow::Result<ExitCode> {
@@ -58,7 +58,7 @@ async fn list(options: &cli::DeadLettersList) -> anyhow::Result<()> {
     }
     table.print(options.common.format)?;
     if !page_token.is_empty() {
-        output::remark(&format!("only the first {shown}; --limit shows more"));
+        output::remark(&format!("only the first {shown} dead letters are shown: use --limit for more"));
     }
     Ok(())
 }
@@ -92,7 +92,8 @@ async fn show(options: &cli::DeadLettersShow) -> anyhow::Result<()> {
             writeln!(out, "{name:<10}{}", value.escape_debug())?;
         }
         writeln!(out, "payload   {} bytes", letter.payload.len())?;
-        // As it came if that is text; else nothing of it may reach the terminal as it is.
+        // Text is printed as received; other bytes are escaped, so that they do not reach the
+        // terminal.
         let readable = |text: &&str| !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'));
         return match std::str::from_utf8(&letter.payload).ok().filter(readable) {
             Some(text) => Ok(writeln!(out, "{text}")?),
@@ -132,7 +133,7 @@ async fn replay(options: &cli::DeadLettersReplay) -> anyhow::Result<ExitCode> {
             break;
         }
     }
-    output::remark(&format!("{replayed} taken in again"));
+    output::remark(&format!("{replayed} dead letters replayed"));
     if failures.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -6,7 +6,7 @@ use proto::v1::{BatchGetLatestRequest, LatestState, SeriesSelector};
 use super::output::{Cell, Table};
 use super::{cli, client, connect, names, refused, time};
 
-/// Devices in one request, from the protocol.
+/// Maximum number of devices in one request, from the protocol.
 const MOST_DEVICES: usize = 500;
 
 pub(crate) async fn run(options: &cli::Latest) -> anyhow::Result<()> {
@@ -41,7 +41,7 @@ pub(crate) async fn run(options: &cli::Latest) -> anyhow::Result<()> {
     table.print(options.common.format)?;
     anyhow::ensure!(
         missing.is_empty(),
-        "no reading was ever taken from {}: `weir devices` lists those that have sent",
+        "no reading was ever accepted from {}: `weir devices` lists the devices that have sent readings",
         missing.join(", ")
     );
     Ok(())

@@ -1,24 +1,24 @@
-//! Resource names for device ids as people write them.
+//! Resource names from the ids given on the command line.
 
 use api::names;
 
-/// Name of a device.
+/// Returns the resource name of a device.
 pub(crate) fn device(tenant: &str, id: &str) -> String {
     names::device(tenant, id)
 }
 
-/// Name of the devices of an id in which `*` stands for any characters.
+/// Returns the resource name of the devices whose ids match a pattern; `*` matches any characters.
 pub(crate) fn device_pattern(tenant: &str, pattern: &str) -> String {
     let parts: Vec<String> = pattern.split('*').map(names::encode).collect();
     format!("{}/devices/{}", names::tenant(tenant), parts.join("*"))
 }
 
-/// Name of a tenant.
+/// Returns the resource name of a tenant.
 pub(crate) fn tenant(tenant: &str) -> String {
     names::tenant(tenant)
 }
 
-/// Name of a dead letter from what the list shows, which is the last part of its name.
+/// Returns the resource name of a dead letter from the last part of it, which is shown in lists.
 pub(crate) fn dead_letter(tenant: &str, letter: &str) -> String {
     if letter.starts_with("tenants/") {
         return letter.to_owned();
@@ -26,12 +26,22 @@ pub(crate) fn dead_letter(tenant: &str, letter: &str) -> String {
     format!("{}/deadLetters/{letter}", names::tenant(tenant))
 }
 
-/// What people call a device.
+/// Returns the resource name of an export.
+pub(crate) fn export(name: &str) -> String {
+    names::export(name)
+}
+
+/// Returns the configured name in the resource name of an export.
+pub(crate) fn export_id(name: &str) -> String {
+    names::export_name(name).unwrap_or_else(|| name.to_owned())
+}
+
+/// Returns the device id in the resource name of a device.
 pub(crate) fn device_id(name: &str) -> String {
     names::device_id(name).unwrap_or_else(|| name.to_owned())
 }
 
-/// The last part of a name.
+/// Returns the last part of a resource name.
 pub(crate) fn last(name: &str) -> &str {
     name.rsplit('/').next().unwrap_or(name)
 }

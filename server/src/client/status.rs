@@ -64,7 +64,7 @@ fn sinks(status: &Status) -> Table {
     table
 }
 
-/// A sink's state in one word.
+/// The state of a sink in one word.
 pub(crate) fn state_name(state: State) -> &'static str {
     match state {
         State::Unspecified => "unknown",
@@ -74,7 +74,7 @@ pub(crate) fn state_name(state: State) -> &'static str {
     }
 }
 
-/// The status as JSON, also for the status page.
+/// The status as JSON, for this command and the status page.
 pub(crate) fn json(status: &Status) -> serde_json::Value {
     serde_json::json!({
         "version": status.version,
@@ -91,12 +91,7 @@ pub(crate) fn json(status: &Status) -> serde_json::Value {
         "sinks": status.sinks.iter().map(|sink| serde_json::json!({
             "log": sink.log, "sink": sink.sink, "state": state_name(sink.state()), "reason": sink.reason,
             "done_offset": sink.done_offset, "lag_records": sink.lag_records,
-            "lag_seconds": sink.lag.as_ref().map(|d| f64::from(d.nanos) / 1e9 + seconds(d.seconds)),
+            "lag_seconds": sink.lag.as_ref().map(time::seconds),
         })).collect::<Vec<_>>(),
     })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "seconds of lag")]
-fn seconds(whole: i64) -> f64 {
-    whole as f64
 }

@@ -32,7 +32,7 @@ pub(crate) async fn run(options: &cli::Tail) -> anyhow::Result<()> {
         };
         let answer = match answer {
             Ok(Some(answer)) => answer,
-            Ok(None) => break Err(anyhow::anyhow!("the server ended the stream")),
+            Ok(None) => break Err(anyhow::anyhow!("the server closed the stream: start again with --resume")),
             Err(status) => break Err(refused(&status)),
         };
         match answer.message {
@@ -47,7 +47,7 @@ pub(crate) async fn run(options: &cli::Tail) -> anyhow::Result<()> {
                 printer.flush()?;
             }
             Some(Message::Closing(closing)) => {
-                break Err(anyhow::anyhow!("the server ended the stream: {}", closing.reason));
+                break Err(anyhow::anyhow!("the server closed the stream: {}", closing.reason));
             }
             Some(Message::Heartbeat(_)) | None => {}
         }
@@ -55,9 +55,10 @@ pub(crate) async fn run(options: &cli::Tail) -> anyhow::Result<()> {
             token = answer.resume_token;
         }
     };
-    // With a limit the last batch may have held more than was shown: its token would skip the rest.
+    // With a limit, the last batch may have held more readings than were shown: its token would
+    // skip the rest.
     if !token.is_empty() && options.limit.is_none() {
-        output::remark(&format!("go on from here with: weir tail --resume {}", BASE64.encode(&token)));
+        output::remark(&format!("continue from here with: weir tail --resume {}", BASE64.encode(&token)));
     }
     ended
 }
@@ -66,7 +67,9 @@ fn request(options: &cli::Tail) -> anyhow::Result<SubscribeRequest> {
     let tenant = &options.common.tenant;
     let start = match (&options.resume, &options.since) {
         (Some(token), _) => {
-            let token = BASE64.decode(token.trim()).context("--resume is no token that `weir tail` printed")?;
+            let token = BASE64
+                .decode(token.trim())
+                .context("cannot read the token of --resume: pass the token that `weir tail` printed")?;
             Some(Start::ResumeToken(token))
         }
         (None, Some(since)) => Some(Start::StartTime(time::to_proto(time::parse(since, time::now())?))),
@@ -84,7 +87,7 @@ fn request(options: &cli::Tail) -> anyhow::Result<SubscribeRequest> {
     })
 }
 
-/// Prints readings as they come: the columns cannot be known before.
+/// Prints readings as they arrive, as their columns are not known in advance.
 struct Printer {
     format: Format,
     out: std::io::BufWriter<std::io::Stdout>,
@@ -104,7 +107,7 @@ impl Printer {
         }
     }
 
-    /// One record for each value.
+    /// Writes one record for each value.
     fn csv(&mut self, reading: &Reading) -> anyhow::Result<()> {
         let mut writer = csv::Writer::from_writer(&mut self.out);
         if std::mem::take(&mut self.with_header) {

@@ -1,36 +1,42 @@
-//! Times as people write them and as answers show them.
+//! Times on the command line and in answers.
 
 use anyhow::Context;
 use jiff::civil;
 use jiff::tz::TimeZone;
 use model::Nanos;
+pub(crate) use model::clock::now;
 use prost_types::{Duration, Timestamp};
 
 const SECOND: i128 = 1_000_000_000;
 
-/// A time: so long ago (`90s`, `15m`, `1h`, `7d`, `2w`), `now`, RFC 3339, or a date with or without a time in UTC.
+/// Parses a time: a duration ago (`90s`, `15m`, `1h`, `7d`, `2w`), `now`, RFC 3339, or a date with
+/// or without a time in UTC.
 ///
 /// # Errors
-/// Says which forms there are.
+/// When `text` has none of these forms; the message lists them.
 pub(crate) fn parse(text: &str, now: Nanos) -> anyhow::Result<Nanos> {
     if text == "now" {
         return Ok(now);
     }
     if let Some(back) = span(text) {
-        return Nanos::try_from(i128::from(now) - back).with_context(|| format!("{text} ago is too far back"));
+        return Nanos::try_from(i128::from(now) - back)
+            .with_context(|| format!("{text} ago is before the year 1678: use a shorter duration"));
     }
     let timestamp = text
         .parse::<jiff::Timestamp>()
         .or_else(|_| text.parse::<civil::DateTime>().and_then(|d| d.to_zoned(TimeZone::UTC)).map(|z| z.timestamp()))
         .map_err(|_| {
             anyhow::anyhow!(
-                "{text:?} is no time: use 15m, 1h, 7d for so long ago, or 2026-01-31T12:00:00Z, or 2026-01-31"
+                "cannot parse {text:?} as a time: use a duration ago (15m, 1h, 7d) or a time \
+                 (2026-01-31T12:00:00Z, 2026-01-31)"
             )
         })?;
-    Nanos::try_from(timestamp.as_nanosecond()).with_context(|| format!("{text} is out of range"))
+    Nanos::try_from(timestamp.as_nanosecond())
+        .with_context(|| format!("{text} is out of range: use a year between 1678 and 2261"))
 }
 
-/// A length of time in nanoseconds: a number and s, m, h, d or w. `None` when it is of another form.
+/// Parses a duration into nanoseconds: a number and ms, s, m, h, d or w. `None` when it has another
+/// form.
 pub(crate) fn span(text: &str) -> Option<i128> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
     let (number, unit) = text.split_at(split);
@@ -47,40 +53,40 @@ pub(crate) fn span(text: &str) -> Option<i128> {
         return Some(i128::from(whole) * seconds * SECOND);
     }
     let fraction: f64 = number.parse().ok()?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a person's 1.5h")]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "few digits, such as 1.5h")]
     Some((fraction * (seconds * SECOND) as f64) as i128)
 }
 
-/// The time now.
-pub(crate) fn now() -> Nanos {
-    Nanos::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(Nanos::MAX)
-}
-
-/// For a request.
+/// Converts a time for a request.
 pub(crate) fn to_proto(time: Nanos) -> Timestamp {
     let nanos = i32::try_from(time.rem_euclid(1_000_000_000)).unwrap_or(0);
     Timestamp { seconds: time.div_euclid(1_000_000_000), nanos }
 }
 
-/// From an answer.
+/// Converts a time of an answer.
 pub(crate) fn from_proto(time: &Timestamp) -> Nanos {
     time.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(time.nanos))
 }
 
-/// RFC 3339 in UTC, with as many decimals as are not zero.
+/// Formats a time as RFC 3339 in UTC, without trailing zeros.
 pub(crate) fn show(time: Nanos) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(time)).map_or_else(|_| time.to_string(), |t| t.to_string())
 }
 
-/// RFC 3339 in UTC; empty when not set.
+/// Formats a time as RFC 3339 in UTC; empty when it is not set.
 pub(crate) fn show_proto(time: Option<&Timestamp>) -> String {
     time.map(|t| show(from_proto(t))).unwrap_or_default()
 }
 
-/// A length of time for people: `1.5 s`, `3 min`, `2 h`.
+/// Converts a duration into seconds.
+#[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+pub(crate) fn seconds(duration: &Duration) -> f64 {
+    duration.seconds as f64 + f64::from(duration.nanos) / 1e9
+}
+
+/// Formats a duration: `1.5 s`, `3 min`, `2 h`.
 pub(crate) fn show_duration(duration: &Duration) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
-    let seconds = duration.seconds as f64 + f64::from(duration.nanos) / 1e9;
+    let seconds = seconds(duration);
     let (amount, unit) = match seconds.abs() {
         s if s < 1.0 => (seconds * 1000.0, "ms"),
         s if s < 120.0 => (seconds, "s"),

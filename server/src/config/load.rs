@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Config, docs, keys};
+use super::{Config, export, keys, unknown};
 
-/// The file that is read when it is there and no other was named.
+/// The file that is read when it exists and no other was named.
 const USUAL_FILE: &str = "weir.toml";
 
-/// Variables of ours that are no keys.
+/// Variables of Weir that are not keys.
 const OTHER_VARIABLES: &[&str] = &["WEIR_CONFIG", "WEIR_LOG", "WEIR_SERVER", "WEIR_FORMAT", "WEIR_TENANT"];
 
 /// Where the configuration comes from.
@@ -34,14 +34,14 @@ impl Sources {
     }
 }
 
-/// What was read, and what a person should know about it.
+/// Result of [`load`].
 #[derive(Debug)]
 pub(crate) struct Loaded {
     /// The configuration, checked.
     pub(crate) config: Config,
     /// The file it came from, if any.
     pub(crate) file: Option<PathBuf>,
-    /// Variables that look like keys and are none.
+    /// One line for each variable that resembles a key but is not one.
     pub(crate) warnings: Vec<String>,
 }
 
@@ -60,16 +60,15 @@ pub(crate) fn load(sources: &Sources) -> anyhow::Result<Loaded> {
     };
     let mut warnings = Vec::new();
     for (name, value) in &sources.environment {
-        match key_of(name) {
-            Some(key) => config = set(&config, key, value).with_context(|| format!("environment variable {name}"))?,
-            None if name == "WEIR_LOG" => config.logging.level.clone_from(value),
-            None if OTHER_VARIABLES.contains(&name.as_str()) || name.starts_with("WEIR_TEST_") => {}
-            None => {
-                let guess = name.trim_start_matches("WEIR_").to_lowercase();
-                if let Some(near) = keys::nearest(&guess.replacen('_', ".", 1)).or_else(|| keys::nearest(&guess)) {
-                    warnings.push(format!("environment variable {name} is no key; did you mean {}?", variable(near)));
-                }
-            }
+        let place = || format!("environment variable {name}");
+        if let Some(key) = key_of(name) {
+            config = set(&config, key, value).with_context(place)?;
+        } else if let Some((export, key)) = export::of_variable(&config.export, name).with_context(place)? {
+            export::set(&mut config.export[export], &key, value).with_context(place)?;
+        } else if name == "WEIR_LOG" {
+            config.logging.level.clone_from(value);
+        } else if !OTHER_VARIABLES.contains(&name.as_str()) && !name.starts_with("WEIR_TEST_") {
+            warnings.extend(warning(name, &config));
         }
     }
     for (key, value) in &sources.flags {
@@ -80,6 +79,18 @@ pub(crate) fn load(sources: &Sources) -> anyhow::Result<Loaded> {
         None => error,
     })?;
     Ok(Loaded { config, file, warnings })
+}
+
+/// The warning about a variable that sets nothing, when it resembles a key.
+fn warning(name: &str, config: &Config) -> Option<String> {
+    if name.starts_with(export::VARIABLE) {
+        let names: Vec<&str> = config.export.iter().map(|export| export.name.as_str()).collect();
+        let there = if names.is_empty() { "there are no exports".to_owned() } else { names.join(", ") };
+        return Some(format!("environment variable {name} is not a key of an export ({there})"));
+    }
+    let guess = name.trim_start_matches("WEIR_").to_lowercase();
+    let near = unknown::nearest(&guess.replacen('_', ".", 1)).or_else(|| unknown::nearest(&guess))?;
+    Some(format!("environment variable {name} is not a key; did you mean {}?", variable(near)))
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Config> {
@@ -93,8 +104,11 @@ fn read_file(path: &Path) -> anyhow::Result<Config> {
 /// # Errors
 /// Names file and line.
 pub(super) fn parse(path: &Path, text: &str) -> anyhow::Result<Config> {
-    keys::check(path, text)?;
-    toml::from_str(text).map_err(|error| keys::located(path, text, error.span(), error.message()))
+    unknown::check(path, text)?;
+    toml::from_str(text).map_err(|error| {
+        let there = unknown::locate(path, text);
+        there.unwrap_or_else(|| unknown::located(path, text, error.span(), error.message()))
+    })
 }
 
 /// The variable of a key.
@@ -103,7 +117,7 @@ pub(crate) fn variable(key: &str) -> String {
 }
 
 fn key_of(variable_name: &str) -> Option<&'static str> {
-    docs::KEYS.iter().map(|(key, _)| *key).find(|key| variable(key) == variable_name)
+    keys::all().map(|key| key.name.as_str()).find(|key| variable(key) == variable_name)
 }
 
 /// `config` with one key changed. The text is read as the type that the key has.
@@ -115,7 +129,24 @@ fn set(config: &Config, key: &str, text: &str) -> anyhow::Result<Config> {
         place = place.get_mut(section).and_then(toml::Value::as_table_mut).context("a section of the tree")?;
     }
     let old = place.get(name).context("a key of the tree")?;
-    let new = match old {
+    let new = read_as(old, key, text)?;
+    place.insert(name.to_owned(), new);
+    let mut changed: Config = tree.try_into().map_err(|error| refused(key, text, &error))?;
+    // Neither is part of the written tree.
+    changed.route.clone_from(&config.route);
+    changed.export.clone_from(&config.export);
+    Ok(changed)
+}
+
+/// The error of a key whose text was read but is not accepted.
+pub(super) fn refused(key: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    // Texts that may be secrets have no other form, so they are never refused here.
+    anyhow::anyhow!("`{key}` = {text:?}: {}", error.message().lines().next().unwrap_or_default())
+}
+
+/// The text as a value of the same type as `old`.
+pub(super) fn read_as(old: &toml::Value, key: &str, text: &str) -> anyhow::Result<toml::Value> {
+    Ok(match old {
         toml::Value::Integer(_) => text
             .trim()
             .parse()
@@ -135,12 +166,5 @@ fn set(config: &Config, key: &str, text: &str) -> anyhow::Result<Config> {
             toml::Value::Array(text.split(',').map(|item| toml::Value::String(item.trim().to_owned())).collect())
         }
         _ => toml::Value::String(text.to_owned()),
-    };
-    place.insert(name.to_owned(), new);
-    let mut changed: Config = tree.try_into().map_err(|error: toml::de::Error| {
-        anyhow::anyhow!("`{key}` = {text:?}: {}", error.message().lines().next().unwrap_or_default())
-    })?;
-    // Routes are not part of the written tree.
-    changed.route.clone_from(&config.route);
-    Ok(changed)
+    })
 }

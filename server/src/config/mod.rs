@@ -1,6 +1,10 @@
-//! The configuration: one typed tree, documented in [`docs`], read from a file and the environment in [`mod@load`].
+//! The configuration: one typed tree. Sections are made of the crates' own settings, and the text
+//! of `weir config` of their doc comments ([`mod@keys`]); [`mod@load`] reads a file and the
+//! environment.
 
-pub(crate) mod docs;
+mod export;
+#[cfg(test)]
+mod export_tests;
 mod keys;
 mod load;
 mod sample;
@@ -8,46 +12,78 @@ mod servers;
 #[cfg(test)]
 mod tests;
 mod tracing;
+mod unknown;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use export::{Export, Start, kind_of};
+pub(crate) use keys::{Key, of as keys_of_table};
 pub(crate) use load::{Loaded, Sources, load};
 pub(crate) use sample::sample;
-pub(crate) use servers::{Fleet, Influxdb, Mongodb, Redis};
+pub(crate) use servers::{Fleet, Influxdb, Redis};
 pub(crate) use tracing::Tracing;
 
-/// Everything a person may set. Every key is described in [`docs::KEYS`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The whole configuration. The first paragraph of a field's comment is its text in `weir config`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
+    /// Folder that holds everything. Created when it is missing; one process at a time.
     pub(crate) data_dir: PathBuf,
+    /// Roles of this process: `["all"]`, or some of ingest, flusher and api, when Redis carries the
+    /// logs and MongoDB holds the data.
     pub(crate) roles: Vec<Role>,
+    /// Listen on addresses that others can reach although there is no authentication yet.
     pub(crate) insecure: bool,
+    /// Seconds that an ordered stop may take for each of its parts.
     pub(crate) shutdown_timeout_secs: u64,
+    /// Time between the signal, when /health/ready begins to fail, and the first part that stops,
+    /// in milliseconds: as long as a load balancer needs to notice.
     pub(crate) shutdown_delay_ms: u64,
+    /// Devices: MQTT 3.1.1 and 5.
     pub(crate) mqtt: Mqtt,
+    /// Third parties: gRPC and gRPC-Web.
     pub(crate) grpc: Grpc,
+    /// Health, metrics and the status page.
     pub(crate) http: Http,
-    pub(crate) ingest: Ingest,
-    pub(crate) log: Log,
+    /// Limits of a payload. A message that exceeds them becomes a dead letter.
+    pub(crate) ingest: ingest::Limits,
+    /// The log on disk: acknowledged records that are not yet in every store.
+    pub(crate) log: buffer::embedded::Config,
+    /// The history: columns of each device's readings.
     pub(crate) history: History,
-    pub(crate) latest: Latest,
-    pub(crate) mongodb: Mongodb,
+    /// The newest value of each name of each device.
+    pub(crate) latest: flusher::config::Latest,
+    /// Readings, latest states, dead letters and retained messages in MongoDB instead of in the
+    /// data folder.
+    pub(crate) mongodb: stores::mongodb::Config,
+    /// The log on Redis or Valkey instead of in the data folder, which takes over while Redis is
+    /// unavailable or full.
     pub(crate) redis: Redis,
+    /// Several processes over one Redis and one MongoDB: communication between them.
     pub(crate) fleet: Fleet,
+    /// Readings as points in InfluxDB 2, besides the history: the export named `influxdb`.
     pub(crate) influxdb: Influxdb,
+    /// Log lines of Weir, on standard error.
     pub(crate) logging: Logging,
+    /// The path of a reading and how long each step took: spans to an OpenTelemetry collector, for
+    /// example Jaeger.
     pub(crate) tracing: Tracing,
-    /// In the words of `ingest`; not part of the written tree.
+    /// Tables of `ingest`; not part of the written tree.
     #[serde(skip_serializing)]
+    #[schemars(skip)]
     pub(crate) route: Vec<ingest::Route>,
+    /// Exports besides `[influxdb]`; not part of the written tree.
+    #[serde(skip_serializing)]
+    #[schemars(skip)]
+    pub(crate) export: Vec<Export>,
 }
 
-/// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+/// Part of the work of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
     /// Everything.
@@ -61,99 +97,62 @@ pub(crate) enum Role {
 }
 
 /// `[mqtt]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub(crate) struct Mqtt {
+    /// IP address and port. Port 0 takes a free one (see addresses.json in the data folder).
     pub(crate) address: String,
-    pub(crate) max_connections: usize,
-    pub(crate) max_packet_bytes: u32,
-    pub(crate) receive_maximum: u16,
-    pub(crate) connect_timeout_ms: u64,
-    pub(crate) max_keep_alive_secs: u16,
-    pub(crate) max_session_expiry_secs: u32,
-    pub(crate) topic_alias_maximum: u16,
-    pub(crate) max_queued_messages: usize,
-    pub(crate) max_retained_messages: usize,
-    pub(crate) drain_timeout_ms: u64,
+    #[serde(flatten)]
+    pub(crate) broker: broker::Config,
 }
 
 /// `[grpc]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub(crate) struct Grpc {
+    /// IP address and port.
     pub(crate) address: String,
-    pub(crate) max_concurrent_calls: u32,
-    pub(crate) max_streams: usize,
-    pub(crate) call_timeout_ms: u64,
-    pub(crate) drain_timeout_ms: u64,
+    #[serde(flatten)]
+    pub(crate) limits: api::Limits,
 }
 
 /// `[http]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub(crate) struct Http {
+    /// IP address and port.
     pub(crate) address: String,
 }
 
-/// `[ingest]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Ingest {
-    pub(crate) max_clock_ahead_secs: u64,
-    pub(crate) max_depth: usize,
-    pub(crate) max_values: usize,
-    pub(crate) max_readings: usize,
-    pub(crate) max_name_bytes: usize,
-    pub(crate) max_string_bytes: usize,
-}
-
-/// `[log]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Log {
-    pub(crate) segment_bytes: u64,
-    pub(crate) capacity_bytes: u64,
-    pub(crate) ring_bytes: usize,
-    pub(crate) retain_bytes: u64,
-    pub(crate) retain_secs: u64,
-}
-
 /// `[history]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub(crate) struct History {
-    pub(crate) flush_interval_ms: u64,
-    pub(crate) flush_records: u64,
-    pub(crate) flush_bytes: u64,
-    pub(crate) max_unflushed_bytes: u64,
-    pub(crate) retention_secs: u64,
-    pub(crate) cache_bytes: usize,
-    pub(crate) max_open_partitions: usize,
-}
-
-/// `[latest]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Latest {
-    pub(crate) follow_interval_ms: u64,
-    pub(crate) flush_interval_ms: u64,
+    #[serde(flatten)]
+    pub(crate) sink: flusher::config::History,
+    #[serde(flatten)]
+    pub(crate) store: stores::embedded::Config,
 }
 
 /// `[logging]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub(crate) struct Logging {
+    /// error, warn, info, debug or trace; also by part, as `"info,weir_broker=debug"`. WEIR_LOG
+    /// does the same.
     pub(crate) level: String,
+    /// `"text"`, `"json"` (one object a line, names of the Elastic Common Schema), or `"auto"`:
+    /// text on a terminal, else JSON.
     pub(crate) format: LogFormat,
 }
 
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Format of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// Text on a terminal, else JSON.
     Auto,
-    /// For people.
+    /// Text.
     Text,
     /// One object per line.
     Json,
@@ -170,104 +169,37 @@ impl Default for Config {
             mqtt: Mqtt::default(),
             grpc: Grpc::default(),
             http: Http::default(),
-            ingest: Ingest::default(),
-            log: Log::default(),
+            ingest: ingest::Limits::default(),
+            log: buffer::embedded::Config::default(),
             history: History::default(),
-            latest: Latest::default(),
-            mongodb: Mongodb::default(),
+            latest: flusher::config::Latest::default(),
+            mongodb: stores::mongodb::Config::default(),
             redis: Redis::default(),
             fleet: Fleet::default(),
             influxdb: Influxdb::default(),
             logging: Logging::default(),
             tracing: Tracing::default(),
             route: Vec::new(),
+            export: Vec::new(),
         }
     }
 }
 
 impl Default for Mqtt {
     fn default() -> Self {
-        let broker = broker::Config::default();
-        Self {
-            address: "127.0.0.1:1883".into(),
-            max_connections: broker.max_connections,
-            max_packet_bytes: broker.max_packet_bytes,
-            receive_maximum: broker.receive_maximum,
-            connect_timeout_ms: broker.connect_timeout_ms,
-            max_keep_alive_secs: broker.max_keep_alive_secs,
-            max_session_expiry_secs: broker.max_session_expiry_secs,
-            topic_alias_maximum: broker.topic_alias_maximum,
-            max_queued_messages: broker.max_queued_messages,
-            max_retained_messages: broker.max_retained_messages,
-            drain_timeout_ms: broker.drain_timeout_ms,
-        }
+        Self { address: "127.0.0.1:1883".into(), broker: broker::Config::default() }
     }
 }
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self {
-            address: "127.0.0.1:50051".into(),
-            max_concurrent_calls: 256,
-            max_streams: 1024,
-            call_timeout_ms: 60_000,
-            drain_timeout_ms: 5_000,
-        }
+        Self { address: "127.0.0.1:50051".into(), limits: api::Limits::default() }
     }
 }
 
 impl Default for Http {
     fn default() -> Self {
         Self { address: "127.0.0.1:8080".into() }
-    }
-}
-
-impl Default for Ingest {
-    fn default() -> Self {
-        let limits = ingest::Limits::default();
-        Self {
-            max_clock_ahead_secs: limits.max_clock_ahead_secs,
-            max_depth: limits.max_depth,
-            max_values: limits.max_values,
-            max_readings: limits.max_readings,
-            max_name_bytes: limits.max_name_bytes,
-            max_string_bytes: limits.max_string_bytes,
-        }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        let log = buffer::embedded::Config::default();
-        Self {
-            segment_bytes: log.segment_bytes,
-            capacity_bytes: log.capacity_bytes,
-            ring_bytes: log.ring_bytes,
-            retain_bytes: log.retain_bytes,
-            retain_secs: log.retain_secs,
-        }
-    }
-}
-
-impl Default for History {
-    fn default() -> Self {
-        let history = flusher::config::History::default();
-        let store = stores::embedded::Config::default();
-        Self {
-            flush_interval_ms: 15_000,
-            flush_records: history.flush_records,
-            flush_bytes: history.flush_bytes,
-            max_unflushed_bytes: history.max_unflushed_bytes,
-            retention_secs: 0,
-            cache_bytes: store.cache_bytes,
-            max_open_partitions: store.max_open_partitions,
-        }
-    }
-}
-
-impl Default for Latest {
-    fn default() -> Self {
-        Self { follow_interval_ms: 50, flush_interval_ms: 10_000 }
     }
 }
 
@@ -288,10 +220,10 @@ impl Config {
         self.redis.is_used() && !self.mongodb.uri.is_empty()
     }
 
-    /// Checks what no single key can be checked for.
+    /// Checks the values, also against each other.
     ///
     /// # Errors
-    /// Says which key and what to do.
+    /// Names the key and what to do.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.roles.is_empty(), "`roles` is empty: name at least one of all, ingest, flusher, api");
         anyhow::ensure!(
@@ -313,19 +245,19 @@ impl Config {
             self.log.segment_bytes
         );
         anyhow::ensure!(
-            (1024..=32 << 20).contains(&self.mqtt.max_packet_bytes),
+            (1024..=32 << 20).contains(&self.mqtt.broker.max_packet_bytes),
             "`mqtt.max_packet_bytes` is {}: give 1024 to 33554432, which one record of the log can hold",
-            self.mqtt.max_packet_bytes
+            self.mqtt.broker.max_packet_bytes
         );
         anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
-        self.influxdb.store()?;
+        export::check(self)?;
         self.tracing.check()?;
-        anyhow::ensure!(self.history.flush_interval_ms > 0, "`history.flush_interval_ms` is 0: give at least 1");
-        anyhow::ensure!(self.latest.flush_interval_ms > 0, "`latest.flush_interval_ms` is 0: give at least 1");
+        anyhow::ensure!(self.history.sink.flush_secs > 0.0, "`history.flush_interval_ms` is 0: give at least 1");
+        anyhow::ensure!(self.latest.flush_secs > 0.0, "`latest.flush_interval_ms` is 0: give at least 1");
         Ok(())
     }
 
-    /// Refuses to listen where others can reach it, unless told so.
+    /// Refuses to listen where others can reach it, unless `insecure` is set.
     ///
     /// # Errors
     /// Names the key and what to do.

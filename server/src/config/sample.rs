@@ -1,43 +1,74 @@
-//! `weir config`: the defaults as a file, every key with what it means.
+//! `weir config`: the defaults as a file, every key with its meaning.
 
 use std::fmt::Write;
 
 use super::load::variable;
-use super::{Config, docs};
+use super::{Key, export, keys};
+
+/// Routes in the sample.
+const ROUTES: &str = "\
+# Routes turn payloads into readings. Without any, these two are used:
+#   devices/{device}/telemetry         a JSON object, an array of them, or a bare value
+#   devices/{device}/telemetry/{name}  one value
+# The first route whose topic matches takes the message. Try one with
+#   weir map --topic zigbee2mqtt/kitchen --payload '{\"temperature\":21.5}' --config FILE
+#
+# [[route]]
+# topic = \"zigbee2mqtt/{device...}\"
+";
 
 /// The commented default configuration. Reading it gives the default.
 pub(crate) fn sample() -> String {
-    let tree = toml::Table::try_from(Config::default()).expect("the default configuration is a tree");
     let mut out = String::from(
         "# Configuration of Weir: every key, with its default. A key that is left out has its default.\n\
          # Flags are stronger than the environment (the variable stands after each key), that is stronger than this file.\n",
     );
-    for (section, about) in docs::SECTIONS {
-        let keys = docs::KEYS.iter().filter(|(key, _)| key.rsplit_once('.').map_or("", |(s, _)| s) == *section);
-        if section.is_empty() {
+    for section in keys::SECTIONS.iter() {
+        if section.name.is_empty() {
             out.push('\n');
         } else {
-            write!(out, "\n# {about}\n[{section}]\n").expect("writing to a string does not fail");
+            out.push('\n');
+            comment(&mut out, &section.text);
+            writeln!(out, "[{}]", section.name).expect("writing to a string does not fail");
         }
-        for (key, doc) in keys {
-            let name = key.rsplit('.').next().unwrap_or(key);
-            let value = lookup(&tree, key).expect("a test holds every documented key to the tree");
-            for line in wrap(doc, 110) {
-                writeln!(out, "# {line}").expect("writing to a string does not fail");
-            }
-            writeln!(out, "{name} = {value}  # {}", variable(key)).expect("writing to a string does not fail");
+        for key in &section.keys {
+            comment(&mut out, &key.text);
+            writeln!(out, "{} = {}  # {}", key.short(), key.default, variable(&key.name))
+                .expect("writing to a string does not fail");
         }
     }
     out.push('\n');
-    out.push_str(docs::ROUTES);
+    out.push_str(ROUTES);
+    out.push('\n');
+    exports(&mut out);
     out
 }
 
-/// The value of a key.
-pub(super) fn lookup<'a>(tree: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
-    match key.split_once('.') {
-        None => tree.get(key),
-        Some((section, rest)) => lookup(tree.get(section)?.as_table()?, rest),
+/// Exports in the sample: the keys of all, then those of each type.
+fn exports(out: &mut String) {
+    comment(
+        out,
+        "Exports send readings to other systems, each with a cursor of its own; several of a type may stand side by \
+         side. A variable sets a key of the export `bus`: WEIR_EXPORT_BUS_<KEY>; a dash of the name becomes an \
+         underscore.",
+    );
+    out.push_str("#\n# [[export]]\n");
+    export::common_keys().iter().for_each(|key| inactive(out, key));
+    for kind in crate::exports::TYPES {
+        writeln!(out, "#\n# Keys of type = \"{}\":", kind.name).expect("writing to a string does not fail");
+        (kind.keys)().iter().for_each(|key| inactive(out, key));
+    }
+}
+
+/// A key that has no effect until its `#` is deleted.
+fn inactive(out: &mut String, key: &Key) {
+    comment(out, &format!("  {}", key.text));
+    writeln!(out, "# {} = {}", key.short(), key.default).expect("writing to a string does not fail");
+}
+
+fn comment(out: &mut String, text: &str) {
+    for line in wrap(text, 110) {
+        writeln!(out, "# {line}").expect("writing to a string does not fail");
     }
 }
 

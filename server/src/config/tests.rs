@@ -27,13 +27,24 @@ fn leaves(prefix: &str, table: &toml::Table, out: &mut Vec<String>) {
 fn every_key_of_the_tree_is_documented_and_every_documented_key_is_in_the_tree() {
     let mut tree = Vec::new();
     leaves("", &toml::Table::try_from(Config::default()).unwrap(), &mut tree);
-    let mut documented: Vec<String> = docs::KEYS.iter().map(|(key, _)| (*key).to_owned()).collect();
+    let mut documented: Vec<String> = keys::all().map(|key| key.name.clone()).collect();
     tree.sort();
     documented.sort();
     assert_eq!(tree, documented);
-    for key in tree {
-        let section = key.rsplit_once('.').map_or("", |(s, _)| s);
-        assert!(docs::SECTIONS.iter().any(|(s, _)| *s == section), "{section} is described");
+    for key in keys::all() {
+        assert!(!key.text.is_empty(), "{} has a text", key.name);
+    }
+    for section in keys::SECTIONS.iter().filter(|section| !section.name.is_empty()) {
+        assert!(!section.text.is_empty(), "{} is described", section.name);
+    }
+    for kind in crate::exports::TYPES {
+        let defaults = (kind.defaults)().unwrap();
+        let keys = (kind.keys)();
+        assert_eq!(keys.len(), defaults.len(), "every key of {} has a default", kind.name);
+        for key in &keys {
+            assert!(!key.text.is_empty(), "{} of {} has a text", key.name, kind.name);
+            assert!(!export::common_keys().iter().any(|common| common.name == key.name), "{} is free", key.name);
+        }
     }
 }
 
@@ -63,7 +74,7 @@ fn a_value_of_the_wrong_type_and_broken_toml_name_the_line() {
 
 #[test]
 fn every_key_can_be_set_by_its_own_variable() {
-    let mut names: Vec<String> = docs::KEYS.iter().map(|(key, _)| variable(key)).collect();
+    let mut names: Vec<String> = keys::all().map(|key| variable(&key.name)).collect();
     names.sort();
     let count = names.len();
     names.dedup();
@@ -80,7 +91,7 @@ fn every_key_can_be_set_by_its_own_variable() {
     ])
     .unwrap();
     assert_eq!(loaded.config.log.segment_bytes, 4_194_304);
-    assert_eq!(loaded.config.history.flush_interval_ms, 300);
+    assert!((loaded.config.history.sink.flush_secs - 0.3).abs() < 1e-9);
     assert!(loaded.config.insecure);
     assert_eq!((loaded.config.tracing.ratio, loaded.config.tracing.devices.len()), (0.01, 2));
     assert_eq!(loaded.config.data_dir, Path::new("/tmp/x"));

@@ -2,19 +2,31 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where spans go and what is traced.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Destination of the spans and choice of traced messages.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub(crate) struct Tracing {
+    /// gRPC port of an OTLP collector, as `http://127.0.0.1:4317` or `https://host:4317`. Empty:
+    /// nothing is traced.
     pub(crate) endpoint: String,
+    /// Headers of every request, as `["authorization=Bearer abc"]`.
     pub(crate) headers: Vec<String>,
+    /// Name of this process in the traces.
     pub(crate) service_name: String,
+    /// Share of messages and calls that are traced, from 0 to 1. One that carries a trace context
+    /// is traced if the context is sampled.
     pub(crate) ratio: f64,
+    /// Tenants whose messages are all traced.
     pub(crate) tenants: Vec<String>,
+    /// Device ids of which every message is traced, whichever the tenant.
     pub(crate) devices: Vec<String>,
+    /// Spans that may wait for the collector; more are dropped and counted.
     pub(crate) queue_spans: usize,
+    /// Time limit of the collector for a batch, retries included, in milliseconds; then the batch
+    /// is dropped.
     pub(crate) timeout_ms: u64,
 }
 
@@ -35,7 +47,7 @@ impl Default for Tracing {
 
 impl Tracing {
     /// # Errors
-    /// Says which key and what to do.
+    /// Names the key and what to do.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let endpoint = &self.endpoint;
         let named =

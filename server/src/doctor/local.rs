@@ -1,4 +1,4 @@
-//! What can be seen on this machine.
+//! Checks of this machine.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,20 +12,20 @@ use super::Finding;
 use crate::client::time;
 use crate::config::{Config, Loaded};
 use crate::data_dir::Addresses;
-use crate::run::wire;
+use crate::run::settings;
 
-/// Less free space than this is soon none.
+/// Free space below which the disk will soon be full.
 const LITTLE_SPACE: u64 = 1 << 30;
 
-/// Files that Weir has open besides its connections.
+/// Open files of Weir besides its connections.
 const OWN_FILES: u64 = 256;
 
-/// 2026-01-01: a clock before it is not set.
+/// 2026-01-01: an earlier clock is not set.
 const EARLIEST_NOW: i64 = 1_767_225_600;
 
 pub(super) fn configuration(loaded: &Loaded) -> Finding {
     const WHAT: &str = "configuration";
-    let usable = wire::routes(&loaded.config).map(drop).and_then(|()| loaded.config.check_exposure());
+    let usable = settings::routes(&loaded.config).map(drop).and_then(|()| loaded.config.check_exposure());
     if let Err(error) = usable {
         return Finding::fail(WHAT, format!("{error:#}"));
     }
@@ -33,8 +33,8 @@ pub(super) fn configuration(loaded: &Loaded) -> Finding {
         return Finding::warn(WHAT, loaded.warnings.join("; "));
     }
     match &loaded.file {
-        Some(file) => Finding::ok(WHAT, format!("{} is good", file.display())),
-        None => Finding::ok(WHAT, "the default, no file"),
+        Some(file) => Finding::ok(WHAT, format!("{} is valid", file.display())),
+        None => Finding::ok(WHAT, "the defaults, without a file"),
     }
 }
 
@@ -44,11 +44,11 @@ pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
     let there = existing(&dir);
     let shown = dir.display();
     let mut findings = vec![match (there == dir, writable(&there)) {
-        (true, Ok(())) => Finding::ok(WHAT, format!("{shown} can be written")),
-        (false, Ok(())) => Finding::ok(WHAT, format!("{shown} is not there yet and can be made")),
+        (true, Ok(())) => Finding::ok(WHAT, format!("{shown} is writable")),
+        (false, Ok(())) => Finding::ok(WHAT, format!("{shown} does not exist yet and can be created")),
         (_, Err(error)) => {
             let text =
-                format!("cannot write in {}: {error}; change its owner or give another --data-dir", there.display());
+                format!("cannot write to {}: {error}: change its owner or use another --data-dir", there.display());
             Finding::fail(WHAT, text)
         }
     }];
@@ -56,10 +56,13 @@ pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
         let free = space.f_bavail.saturating_mul(space.f_frsize);
         let gib = |bytes: u64| format!("{:.1} GiB", mebibytes(bytes) / 1024.0);
         findings.push(if free < config.log.segment_bytes.saturating_mul(2) {
-            let text = format!("{} free at {shown}: devices will wait; make room or move the folder", gib(free));
+            let text = format!(
+                "{} free at {shown}, and devices wait when the disk is full: free space or move the folder",
+                gib(free)
+            );
             Finding::fail("disk", text)
         } else if free < LITTLE_SPACE.max(config.log.segment_bytes.saturating_mul(4)) {
-            Finding::warn("disk", format!("only {} free at {shown}: make room", gib(free)))
+            Finding::warn("disk", format!("only {} free at {shown}: free space", gib(free)))
         } else {
             Finding::ok("disk", format!("{} free", gib(free)))
         });
@@ -72,7 +75,7 @@ fn mebibytes(bytes: u64) -> f64 {
     (bytes >> 20) as f64
 }
 
-/// The folder, or the nearest one above it that exists.
+/// The folder, or its nearest ancestor that exists.
 fn existing(dir: &Path) -> PathBuf {
     dir.ancestors().find(|d| d.is_dir()).unwrap_or(Path::new("/")).to_owned()
 }
@@ -86,14 +89,14 @@ fn writable(dir: &Path) -> std::io::Result<()> {
 pub(super) fn open_files(config: &Config) -> Finding {
     const WHAT: &str = "open files";
     let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let wanted = (config.mqtt.max_connections as u64).saturating_add(OWN_FILES);
+    let wanted = (config.mqtt.broker.max_connections as u64).saturating_add(OWN_FILES);
     if most >= wanted {
         return Finding::ok(WHAT, format!("up to {most}"));
     }
     let text = format!(
-        "the system allows {most}, {} connections may come: raise it (ulimit -Hn {wanted}, LimitNOFILE={wanted} in a \
-         unit file) or lower mqtt.max_connections",
-        config.mqtt.max_connections
+        "the system allows {most} open files, too few for {} connections: raise the limit (ulimit -Hn {wanted}, \
+         LimitNOFILE={wanted} in a unit file) or lower mqtt.max_connections",
+        config.mqtt.broker.max_connections
     );
     Finding::warn(WHAT, text)
 }
@@ -103,13 +106,13 @@ pub(super) fn clock() -> Finding {
     let now = time::now();
     let shown = time::show(now.div_euclid(model::time::SECOND) * model::time::SECOND);
     if !(EARLIEST_NOW * model::time::SECOND..model::time::LATEST).contains(&now) {
-        Finding::fail(WHAT, format!("it says {shown}: set it, readings get their time from it"))
+        Finding::fail(WHAT, format!("the clock is at {shown}: set it, as readings get their time from it"))
     } else {
         Finding::ok(WHAT, shown)
     }
 }
 
-/// Where the process that has the data folder listens; `None` when there is none.
+/// The addresses of the process that uses the data folder; `None` when there is none.
 pub(super) fn running(config: &Config) -> Option<Addresses> {
     let lock = File::open(config.data_dir.join("weir.lock")).ok()?;
     if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
@@ -125,7 +128,12 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
         Ok(_) => Finding::ok(WHAT, format!("{address} ({key}) is free")),
         Err(error) => {
             let flag = key.trim_end_matches(".address");
-            Finding::fail(WHAT, format!("{address} ({key}): {error}; stop what has it, or give another with --{flag}"))
+            Finding::fail(
+                WHAT,
+                format!(
+                    "cannot listen on {address} ({key}): {error}: stop the program that uses it, or set another address with --{flag}"
+                ),
+            )
         }
     };
     config.addresses().into_iter().map(finding).collect()

@@ -1,4 +1,4 @@
-//! `weir doctor`: what is wrong, and what to do.
+//! `weir doctor`: checks for problems and their cures.
 
 mod local;
 mod remote;
@@ -12,7 +12,7 @@ use crate::cli::DoctorOptions;
 use crate::config;
 use crate::data_dir::Addresses;
 
-/// How a check came out.
+/// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Level {
     Ok,
@@ -20,12 +20,12 @@ enum Level {
     Fail,
 }
 
-/// A check.
+/// The outcome of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     level: Level,
     what: &'static str,
-    /// What was seen and, if something is wrong, what to do.
+    /// The observation and, for a problem, its cure.
     text: String,
 }
 
@@ -43,7 +43,7 @@ impl Finding {
     }
 }
 
-/// Runs every check and prints a line for each; fails when one does.
+/// Runs every check and prints a line for each; the exit code is a failure when one of them fails.
 ///
 /// # Errors
 /// When standard output is closed.
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
-            // Nothing else can be looked at without one.
+            // Nothing else can be checked without a configuration.
             say(Finding::fail("configuration", format!("{error:#}")))?;
             return Ok(ExitCode::FAILURE);
         }
@@ -76,9 +76,9 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
         Some(addresses) => {
             let listens = [addresses.mqtt, addresses.grpc, Some(addresses.http)].into_iter().flatten();
             let listens: Vec<String> = listens.map(|address| address.to_string()).collect();
-            Finding::ok("process", format!("a weir has the data folder and listens on {}", listens.join(", ")))
+            Finding::ok("process", format!("a weir process uses the data folder and listens on {}", listens.join(", ")))
         }
-        None => Finding::warn("process", "no weir has the data folder: start one with `weir run`"),
+        None => Finding::warn("process", "no weir process uses the data folder: start one with `weir run`"),
     })?;
     if running.is_none() {
         for finding in local::ports(config) {

@@ -1,20 +1,26 @@
-//! What the server says.
+//! Checks of the server.
 
 use std::time::Duration;
 
 use anyhow::Context;
+use proto::v1::export::State;
+use proto::v1::export_service_client::ExportServiceClient;
 use proto::v1::operations_service_client::OperationsServiceClient;
-use proto::v1::{GetBooksRequest, GetStatusRequest, Status};
+use proto::v1::{Export, GetBooksRequest, GetStatusRequest, ListExportsRequest, Status};
 use tonic::transport::Channel;
 
 use super::Finding;
-use crate::client::books::balances;
-use crate::client::{client, connect, refused, time};
+use crate::client::{client, connect, names, refused, time};
 
-/// A clock that differs by more than this is wrong on one side.
+/// Difference above which one of the two clocks is wrong.
 const CLOCK_SECONDS: i64 = 5;
 
-/// A server that is well answers sooner.
+/// Age of the oldest undelivered record above which an export lags.
+const LAG_SECONDS: f64 = 300.0;
+
+const EXPORTS: &str = "exports";
+
+/// Time within which a healthy server answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) async fn server(url: &str) -> Vec<Finding> {
@@ -22,7 +28,7 @@ pub(super) async fn server(url: &str) -> Vec<Finding> {
     let silent = || {
         Finding::fail(
             WHAT,
-            format!("{url} gives no answer within {PATIENCE:?}: look into the server's log, then restart it"),
+            format!("{url} does not answer within {PATIENCE:?}: check the server's log, then restart it"),
         )
     };
     tokio::time::timeout(PATIENCE, ask(url)).await.unwrap_or_else(|_| vec![silent()])
@@ -34,7 +40,7 @@ async fn ask(url: &str) -> Vec<Finding> {
         Ok(channel) => channel,
         Err(error) => return vec![Finding::fail(WHAT, format!("{error:#}"))],
     };
-    let mut client = client!(OperationsServiceClient<_>, channel);
+    let mut client = client!(OperationsServiceClient<_>, channel.clone());
     let status = match client.get_status(GetStatusRequest {}).await {
         Ok(answer) => answer.into_inner(),
         Err(status) => return vec![Finding::fail(WHAT, format!("{url}: {:#}", refused(&status)))],
@@ -43,6 +49,7 @@ async fn ask(url: &str) -> Vec<Finding> {
     findings.extend(clock(&status));
     findings.extend(readiness(&status));
     findings.push(books(&mut client).await.unwrap_or_else(|error| Finding::fail("books", format!("{error:#}"))));
+    findings.extend(exports(channel).await.unwrap_or_else(|error| vec![Finding::fail(EXPORTS, format!("{error:#}"))]));
     findings
 }
 
@@ -50,7 +57,7 @@ fn clock(status: &Status) -> Option<Finding> {
     let start = time::from_proto(status.start_time.as_ref()?);
     let uptime = status.uptime.as_ref()?.seconds;
     let ahead = start / model::time::SECOND + uptime - time::now() / model::time::SECOND;
-    let text = format!("the server's clock is {} s from this one: set both by NTP", ahead.abs());
+    let text = format!("the clocks of the server and this machine differ by {} s: set both by NTP", ahead.abs());
     (ahead.abs() > CLOCK_SECONDS).then(|| Finding::warn("clock", text))
 }
 
@@ -61,7 +68,7 @@ fn readiness(status: &Status) -> Vec<Finding> {
     }
     let blocked = status.logs.iter().any(|log| !log.blocked_reason.is_empty());
     let finding = |reason: &String| {
-        let text = format!("{reason}; everything acknowledged is kept");
+        let text = format!("{reason} (every acknowledged reading is kept)");
         if blocked { Finding::fail(WHAT, text) } else { Finding::warn(WHAT, text) }
     };
     status.reasons.iter().map(finding).collect()
@@ -70,15 +77,70 @@ fn readiness(status: &Status) -> Vec<Finding> {
 async fn books(client: &mut OperationsServiceClient<Channel>) -> anyhow::Result<Finding> {
     const WHAT: &str = "books";
     let request = GetBooksRequest { parent: "tenants/-".into(), check: true };
-    let books = client.get_books(request).await.map_err(|s| refused(&s)).context("cannot be had")?.into_inner();
+    let books = client.get_books(request).await.map_err(|s| refused(&s)).context("cannot read the books")?.into_inner();
     if books.balanced {
         let accepted = books.lines.iter().map(|line| line.accepted_count).max().unwrap_or(0);
         let dead = books.lines.iter().map(|line| line.dead_lettered_count).max().unwrap_or(0);
-        let text = format!("they balance: {accepted} accepted, {dead} dead letters");
+        let text = format!("the books balance: {accepted} accepted, {dead} dead letters");
         return Ok(Finding::ok(WHAT, text));
     }
-    let bad: Vec<&str> = books.lines.iter().filter(|line| !balances(line)).map(|line| line.sink.as_str()).collect();
-    let text =
-        format!("they do not balance in {}: keep the data folder as it is, see `weir books --check`", bad.join(", "));
+    let bad: Vec<&str> = books.lines.iter().filter(|line| !line.balanced).map(|line| line.sink.as_str()).collect();
+    let text = format!(
+        "the books do not balance in {}: keep the data folder unchanged, and check `weir books --check`",
+        bad.join(", ")
+    );
     Ok(Finding::fail(WHAT, text))
+}
+
+async fn exports(channel: Channel) -> anyhow::Result<Vec<Finding>> {
+    let mut client = client!(ExportServiceClient<_>, channel);
+    let exports =
+        client.list_exports(ListExportsRequest {}).await.map_err(|s| refused(&s)).context("cannot list the exports")?;
+    Ok(exports.into_inner().exports.iter().map(export).collect())
+}
+
+fn export(export: &Export) -> Finding {
+    let name = names::export_id(&export.name);
+    let lag = export.lag.as_ref().map(time::show_duration).unwrap_or_default();
+    let backlog = match export.lag_records {
+        0 => "without a backlog".to_owned(),
+        records => format!("{records} records and {lag} behind"),
+    };
+    match export.state() {
+        State::Paused => {
+            Finding::warn(EXPORTS, format!("{name} is paused, {backlog}: `weir exports resume {name}` continues it"))
+        }
+        State::Retrying => Finding::warn(EXPORTS, format!("{name} retries, {backlog}: {}", export.reason)),
+        State::NeedsOperator => Finding::fail(EXPORTS, format!("{name} has stopped, {backlog}: {}", export.reason)),
+        State::Running | State::Unspecified if export.lag.as_ref().map_or(0.0, time::seconds) > LAG_SECONDS => {
+            Finding::warn(EXPORTS, format!("{name} lags, {backlog}: its target accepts less than devices send"))
+        }
+        State::Running | State::Unspecified => Finding::ok(EXPORTS, format!("{name} is running, {backlog}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn exports_that_are_paused_retry_or_lag_are_named_with_their_backlog() {
+        let finding = |state: State, seconds: i64| {
+            let lag = Some(prost_types::Duration { seconds, nanos: 0 });
+            let (name, reason) = ("exports/events".to_owned(), "the disk is full".to_owned());
+            export(&Export { name, state: state.into(), reason, lag_records: 7, lag, ..Default::default() })
+        };
+        assert_eq!(finding(State::Running, 10).level, Level::Ok);
+        let lags = finding(State::Running, 3600);
+        assert_eq!(lags.level, Level::Warn);
+        assert!(lags.text.contains("events lags, 7 records and 60 min behind"), "{}", lags.text);
+        let paused = finding(State::Paused, 10);
+        assert_eq!(paused.level, Level::Warn);
+        assert!(paused.text.contains("weir exports resume events"), "{}", paused.text);
+        assert_eq!(finding(State::Retrying, 10).level, Level::Warn);
+        let stopped = finding(State::NeedsOperator, 10);
+        assert_eq!(stopped.level, Level::Fail);
+        assert!(stopped.text.ends_with("the disk is full"), "{}", stopped.text);
+    }
 }

@@ -1,4 +1,4 @@
-//! Figures that are worked out when somebody looks.
+//! Figures that are computed when the metrics are read.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use stores::contract::BookLine;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
-/// Half of what the rate of filling is made of is younger than this.
+/// Half-life of a sample in the rate at which the log fills.
 const HALF_LIFE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,18 +29,18 @@ pub(super) struct Gauges {
     filling: Option<Filling>,
 }
 
-/// How fast the log fills.
+/// Rate at which the log fills.
 #[derive(Debug, Clone, Copy)]
 struct Filling {
     at: Instant,
     used: u64,
-    /// Bytes a second; below nought while it empties.
+    /// Bytes a second; negative while the log empties.
     rate: f64,
 }
 
 impl Gauges {
-    /// Shows them in a registry.
-    pub(super) fn new(registry: &mut Registry) -> Self {
+    /// Puts them into a registry, at 0 for each projection `in_books`.
+    pub(super) fn new(registry: &mut Registry, in_books: &[String]) -> Self {
         let gauges = Self {
             capacity: Gauge::default(),
             full_in: FloatGauge::default(),
@@ -53,7 +53,7 @@ impl Gauges {
         buffer.register_with_unit("capacity", "Bytes that the log may use", Unit::Bytes, gauges.capacity.clone());
         buffer.register_with_unit(
             "full_in",
-            "Time until the log is full, as fast as it fills now; +Inf while it does not",
+            "Time until the log is full at its present rate; +Inf while it does not fill",
             Unit::Seconds,
             gauges.full_in.clone(),
         );
@@ -66,10 +66,10 @@ impl Gauges {
         );
         weir.register(
             "books_imbalance_readings",
-            "Readings accepted and neither stored, merged, pending nor in the dead letters, by sink",
+            "Readings accepted but not stored, merged, pending or dead-lettered, by sink",
             gauges.imbalance.clone(),
         );
-        for sink in flusher::SINKS.into_iter().filter(|sink| *sink != flusher::RETAINED) {
+        for sink in in_books {
             gauges.imbalance(sink).set(0);
         }
         gauges
@@ -79,8 +79,7 @@ impl Gauges {
         self.imbalance.get_or_create_owned(&Sink { sink: sink.to_owned() })
     }
 
-    /// The log uses so many of its bytes now.
-    pub(super) fn look_at_log(&mut self, used: u64, capacity: u64, at: Instant) {
+    pub(super) fn update_log(&mut self, used: u64, capacity: u64, at: Instant) {
         self.capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
         let filling = Filling::after(self.filling, used, at);
         self.filling = Some(filling);
@@ -89,19 +88,18 @@ impl Gauges {
         self.full_in.set(if filling.rate > 0.0 { left / filling.rate } else { f64::INFINITY });
     }
 
-    /// The folder's file system.
-    pub(super) fn look_at_disk(&self, folder: &std::path::Path) {
+    /// Reads the free space of the folder's file system.
+    pub(super) fn update_disk(&self, folder: &std::path::Path) {
         if let Ok(disk) = rustix::fs::statvfs(folder) {
             self.available.set(i64::try_from(disk.f_bavail.saturating_mul(disk.f_frsize)).unwrap_or(i64::MAX));
         }
     }
 
-    /// The books of all tenants.
-    pub(super) fn look_at_books(&self, lines: &[BookLine]) {
+    /// Sums the books of all tenants.
+    pub(super) fn update_books(&self, lines: &[BookLine]) {
         let mut sums = std::collections::BTreeMap::<&str, i64>::new();
         for line in lines {
-            let accounted = line.stored + line.merged + line.pending + line.dead_lettered;
-            let off = i64::try_from(line.accepted.abs_diff(accounted)).unwrap_or(i64::MAX);
+            let off = i64::try_from(line.accepted.abs_diff(line.accounted())).unwrap_or(i64::MAX);
             *sums.entry(&line.sink).or_default() += off;
         }
         for (sink, off) in sums {
@@ -129,23 +127,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_that_fills_evenly_is_full_when_it_says_and_one_that_does_not_never_is() {
-        let mut gauges = Gauges::new(&mut Registry::default());
+    fn a_log_that_fills_evenly_is_full_at_the_given_time_and_one_that_does_not_never_is() {
+        let mut gauges = Gauges::new(&mut Registry::default(), &[]);
         let begun = Instant::now();
         for second in 0..600 {
-            gauges.look_at_log(second * 1_000, 1_000_000, begun + Duration::from_secs(second));
+            gauges.update_log(second * 1_000, 1_000_000, begun + Duration::from_secs(second));
         }
         let left = gauges.full_in.get();
         assert!((395.0..420.0).contains(&left), "{left}");
         for second in 600..1_200 {
-            gauges.look_at_log(599_000 - (second - 599) * 100, 1_000_000, begun + Duration::from_secs(second));
+            gauges.update_log(599_000 - (second - 599) * 100, 1_000_000, begun + Duration::from_secs(second));
         }
         assert!(gauges.full_in.get().is_infinite());
     }
 
     #[test]
-    fn books_that_do_not_balance_are_told_by_sink() {
-        let gauges = Gauges::new(&mut Registry::default());
+    fn books_that_do_not_balance_are_counted_by_sink() {
+        let gauges = Gauges::new(&mut Registry::default(), &[]);
         let line = |sink: &str, accepted, stored| BookLine {
             tenant: "t".into(),
             sink: sink.into(),
@@ -158,7 +156,20 @@ mod tests {
             expected: stored,
             hours: Vec::new(),
         };
-        gauges.look_at_books(&[line("history", 106, 100), line("history", 16, 7), line("latest", 6, 0)]);
+        gauges.update_books(&[line("history", 106, 100), line("history", 16, 7), line("latest", 6, 0)]);
         assert_eq!((gauges.imbalance("history").get(), gauges.imbalance("latest").get()), (3, 0));
+    }
+
+    #[test]
+    fn every_projection_of_the_list_has_a_gauge_before_its_books_are_read() {
+        let mut registry = Registry::default();
+        let names = ["history", "influxdb", "bus"].map(str::to_owned);
+        let gauges = Gauges::new(&mut registry, &names);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for name in &names {
+            assert!(text.contains(&format!("weir_books_imbalance_readings{{sink=\"{name}\"}} 0")), "{text}");
+            assert_eq!(gauges.imbalance(name).get(), 0);
+        }
     }
 }

@@ -21,15 +21,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client;
 use crate::data_dir::Addresses;
-use crate::run::start::Start;
+use crate::run::startup::Startup;
 use crate::run::state::Metrics;
 use gauges::Gauges;
 use process::Process;
 
-/// An answer that is not taken does not hold the process for longer.
+/// Time for clients to read the last answers at a stop.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// The metrics wait so long for the books.
+/// Time that the metrics wait for the books.
 const BOOKS: Duration = Duration::from_secs(1);
 
 /// Newest dead letters on the page.
@@ -38,15 +38,17 @@ const LETTERS: usize = 5;
 /// Bytes of a dead letter's payload on the page.
 const PREVIEW: usize = 120;
 
-/// What is told.
+/// Sources of the answers.
 pub(crate) struct Site {
-    /// How far the start is: it is told of from the first moment on.
-    pub(crate) start: Start,
-    /// Everything that is counted.
+    /// Progress of the start, which is served from the first moment on.
+    pub(crate) startup: Startup,
+    /// Metrics of all parts.
     pub(crate) metrics: Metrics,
-    /// Where the parts listen.
+    /// Names of the projections that have a line in the books.
+    pub(crate) in_books: Vec<String>,
+    /// Addresses of the listeners.
     pub(crate) addresses: Addresses,
-    /// Where the files are.
+    /// The data folder.
     pub(crate) data_dir: PathBuf,
 }
 
@@ -66,7 +68,7 @@ pub(crate) async fn serve(listener: TcpListener, site: Site, stop: CancellationT
     let mut registry = Registry::default();
     site.metrics.register(&mut registry);
     let process = Mutex::new(Process::new(&mut registry));
-    let gauges = Mutex::new(Gauges::new(&mut registry));
+    let gauges = Mutex::new(Gauges::new(&mut registry, &site.in_books));
     let app = Arc::new(App { site, begun: Instant::now(), registry, process, gauges });
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
@@ -83,29 +85,29 @@ pub(crate) async fn serve(listener: TcpListener, site: Site, stop: CancellationT
     }
 }
 
-/// The process answers. Looks at nothing that it depends on.
+/// Succeeds whenever the process can answer; checks nothing that it depends on.
 async fn live() -> &'static str {
     "ok\n"
 }
 
 async fn ready(Shared(app): Shared<Arc<App>>) -> Response {
-    let readiness = app.site.start.readiness();
+    let readiness = app.site.startup.readiness();
     let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, [(CACHE_CONTROL, "no-store")], Json(readiness)).into_response()
 }
 
 async fn metrics(Shared(app): Shared<Arc<App>>) -> Response {
-    app.process.lock().look(app.begun.elapsed());
-    app.gauges.lock().look_at_disk(&app.site.data_dir);
-    if let Some(state) = app.site.start.state() {
-        // Sets the sinks' lag too.
+    app.process.lock().update(app.begun.elapsed());
+    app.gauges.lock().update_disk(&app.site.data_dir);
+    if let Some(state) = app.site.startup.state() {
+        // Also sets the sinks' lag.
         state.readiness();
         if let Some(log) = state.log_state() {
-            app.gauges.lock().look_at_log(log.used_bytes, log.capacity_bytes, Instant::now());
+            app.gauges.lock().update_log(log.used_bytes, log.capacity_bytes, Instant::now());
         }
-        // Those of the last look when they are not ready now.
+        // The earlier figures stay when the books cannot be read in time.
         if let Ok(Ok(lines)) = tokio::time::timeout(BOOKS, state.books()).await {
-            app.gauges.lock().look_at_books(&lines);
+            app.gauges.lock().update_books(&lines);
         }
     }
     let mut text = String::new();
@@ -115,17 +117,17 @@ async fn metrics(Shared(app): Shared<Arc<App>>) -> Response {
             ([(CONTENT_TYPE, content)], text).into_response()
         }
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be written");
+            tracing::error!(%error, "cannot encode the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
 }
 
 async fn status(app: Shared<Arc<App>>) -> Response {
-    let Site { start, metrics, addresses, .. } = &app.site;
-    let Some(state) = start.state() else { return ready(app).await };
+    let Site { startup, metrics, addresses, .. } = &app.site;
+    let Some(state) = startup.state() else { return ready(app).await };
     let mut object = client::status::json(&state.whole_status());
-    let reasons = start.readiness().reasons;
+    let reasons = startup.readiness().reasons;
     object["ready"] = reasons.is_empty().into();
     object["reasons"] = reasons.iter().map(ToString::to_string).collect();
     object["addresses"] = serde_json::json!(addresses);
@@ -142,7 +144,7 @@ async fn status(app: Shared<Arc<App>>) -> Response {
                 serde_json::json!({
                     "tenant": &*line.tenant, "sink": line.sink, "accepted": line.accepted, "stored": line.stored,
                     "merged": line.merged, "pending": line.pending, "dead_lettered": line.dead_lettered,
-                    "balanced": line.accepted == line.stored + line.merged + line.pending + line.dead_lettered,
+                    "balanced": line.balances(),
                 })
             })
             .collect(),

@@ -1,4 +1,4 @@
-//! What the system says about the process.
+//! Figures of the process, from the operating system.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Shows them in a registry.
+    /// Puts them into a registry.
     pub(super) fn new(registry: &mut Registry) -> Self {
         let process = Self {
             memory: Gauge::default(),
@@ -42,18 +42,18 @@ impl Process {
         r.register_with_unit("cpu", "Processor time, user and system", Unit::Seconds, process.cpu.clone());
         let r = registry.sub_registry_with_prefix("weir");
         r.register_with_unit("uptime", "Time since the start", Unit::Seconds, process.uptime.clone());
-        r.register("build", "What runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
+        r.register("build", "Version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         process
     }
 
-    /// Looks again. What the system does not tell stays as it was.
-    pub(super) fn look(&mut self, uptime: Duration) {
+    /// Reads the figures again. Those that the system does not provide stay as they were.
+    pub(super) fn update(&mut self, uptime: Duration) {
         self.uptime.set(uptime.as_secs_f64());
         if let Some(pages) = std::fs::read_to_string("/proc/self/statm").ok().and_then(|text| number(&text, 1)) {
             self.memory.set(pages.saturating_mul(i64::try_from(page_size()).unwrap_or(4096)));
         }
         if let Ok(stat) = std::fs::read_to_string("/proc/self/stat") {
-            self.look_at_stat(&stat);
+            self.update_stat(&stat);
         }
         if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
             // The folder that is being read is one of them.
@@ -63,8 +63,9 @@ impl Process {
         self.most_files.set(i64::try_from(most).unwrap_or(i64::MAX));
     }
 
-    fn look_at_stat(&mut self, stat: &str) {
-        // The name in parentheses may hold blanks; what is counted stands behind it: fields 14, 15 and 20 of proc(5).
+    fn update_stat(&mut self, stat: &str) {
+        // The name in parentheses may contain blanks; the figures follow it: fields 14, 15 and 20
+        // of proc(5).
         let Some((_, rest)) = stat.rsplit_once(')') else { return };
         if let Some(threads) = number(rest, 17) {
             self.threads.set(threads);
@@ -88,7 +89,7 @@ mod tests {
     fn the_process_sees_its_own_figures() {
         let mut registry = Registry::default();
         let mut process = Process::new(&mut registry);
-        process.look(Duration::from_secs(1));
+        process.update(Duration::from_secs(1));
         assert!(process.memory.get() > 100_000);
         assert!(process.open_files.get() >= 3);
         assert!(process.threads.get() >= 1);

@@ -1,6 +1,7 @@
-//! Lines with the field names of the Elastic Common Schema, so that Elasticsearch, Kibana and Loki take them as they are.
+//! Lines with the field names of the Elastic Common Schema, which Elasticsearch, Kibana and Loki
+//! index without conversion.
 //!
-//! `error` becomes `error.message`; fields that the schema does not know stand under `weir.`.
+//! `error` becomes `error.message`; fields that the schema does not know get the prefix `weir.`.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What Weir says about itself, on standard error: text on a terminal, elsewhere one JSON object a line with the field names of the
-//! Elastic Common Schema. A cause that comes again and again is not said each time.
+//! Log lines on standard error: text on a terminal, elsewhere one JSON object a line with the field
+//! names of the Elastic Common Schema. Repeated lines of one cause are limited.
 
 mod ecs;
 mod limit;

@@ -1,8 +1,8 @@
-//! What the system lets the process have.
+//! Limits of the process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit of open files as far as the system allows: every connection is one.
+/// Raises the limit of open files to the maximum, since every connection is an open file.
 pub(super) fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {

@@ -1,152 +1,140 @@
-//! Which form the log has, and which logs this process flushes.
+//! The logs: the one that this process writes, and the catalogue of those that it flushes and
+//! reads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use buffer::embedded::EmbeddedLog;
 use buffer::redis::{OpenError, Redis};
-use buffer::{Batcher, Catalogue, Holder, Lease, Log, Metrics};
-use flusher::Claim;
-use tokio_util::sync::CancellationToken;
+use buffer::{
+    Batcher, Catalogue, CatalogueError, Cursor, ExportSetting, Holder, Lease, Log, LogInfo, Metrics, SingleLog,
+};
 
-use super::start::Start;
-use crate::config::Config;
+use super::settings;
+use super::startup::Startup;
+use crate::config::{Config, Role};
 use crate::data_dir::DataDir;
 
-/// A lease runs so long; it is renewed three times in that time.
-const LEASE: Duration = Duration::from_secs(30);
-
-/// The log that this process writes, and those that it flushes.
-pub(super) struct Opened {
-    pub(super) log: Arc<dyn Log>,
-    pub(super) batcher: Batcher,
-    pub(super) claims: Vec<Claim>,
-    pub(super) leases: Leases,
+/// The logs of this process.
+pub(super) struct Logs {
+    /// The log that this process writes, with the way into it; `None` without the role ingest.
+    pub(super) own: Option<(Arc<dyn Log>, Batcher)>,
+    /// The logs that it flushes and reads.
+    pub(super) catalogue: Arc<dyn Catalogue>,
+    /// The server of the logs, when they are on Redis.
+    pub(super) redis: Option<Redis>,
 }
 
-/// The right to flush logs that others could flush too. Empty when there are no others.
-pub(super) struct Leases {
-    catalogue: Option<Redis>,
-    held: Vec<Lease>,
-}
-
-/// Opens the log that the configuration names: on Redis when it has urls, else in the data folder.
-///
-/// # Errors
-/// Names the key to change.
-pub(super) async fn open(
-    config: &Config,
-    data: &DataDir,
-    metrics: Arc<Metrics>,
-    start: &Start,
-) -> anyhow::Result<Opened> {
-    if config.redis.is_used() {
-        return on_redis(config, data, metrics, start).await;
+impl Logs {
+    /// Opens the configured log: on Redis if `redis.urls` is set, else in the data folder.
+    ///
+    /// # Errors
+    /// Names the key to change.
+    pub(super) async fn open(
+        config: &Config,
+        data: &DataDir,
+        metrics: Arc<Metrics>,
+        startup: &Startup,
+    ) -> anyhow::Result<Self> {
+        if config.redis.is_used() {
+            return Self::on_redis(config, data, metrics, startup).await;
+        }
+        let settings = settings::embedded_log(config, data);
+        let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(settings, metrics)).await;
+        let (log, batcher) = opened.context("open the log")??;
+        let log: Arc<dyn Log> = log;
+        let catalogue = Arc::new(SingleLog::open(Arc::clone(&log), data.exports())?);
+        Ok(Self { own: Some((log, batcher)), catalogue, redis: None })
     }
-    let settings = embedded(config, data);
-    let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(settings, metrics)).await;
-    let (log, batcher) = opened.context("open the log")??;
-    let log: Arc<dyn Log> = log;
-    let claims = vec![Claim::sole(Arc::clone(&log))];
-    Ok(Opened { log, batcher, claims, leases: Leases { catalogue: None, held: Vec::new() } })
-}
 
-/// Redis, once it answers.
-///
-/// # Errors
-/// Names the key to change.
-pub(super) async fn redis(config: &Config, start: &Start) -> Result<Redis, OpenError> {
-    let passing = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
-    start.wait_for("Redis", passing, || Redis::connect(config.redis.log(&config.log))).await
-}
-
-/// A new log for this start, and the leases of all logs that nobody flushes: those of earlier starts hold what was not yet
-/// in the stores.
-async fn on_redis(config: &Config, data: &DataDir, metrics: Arc<Metrics>, start: &Start) -> anyhow::Result<Opened> {
-    let redis = redis(config, start).await?;
-    let (log, batcher) = append_to(&redis, config, data, metrics).await?;
-    let own = log.id().to_owned();
-    // By the node's name, so that its next start has at once what the one before left.
-    let holder = Holder { name: config.redis.node.clone(), address: String::new() };
-    let (mut claims, mut held) = (Vec::new(), Vec::new());
-    for info in redis.list().await.context("list the logs")? {
-        let Some(lease) = redis.claim(&info.id, &holder, LEASE).await.context("claim a log")? else {
-            tracing::info!(log = info.id, holder = ?info.holder.map(|h| h.name), "another process flushes this log");
-            continue;
+    /// Creates a new log for this start, in a process that takes devices. Waits for Redis.
+    async fn on_redis(
+        config: &Config,
+        data: &DataDir,
+        metrics: Arc<Metrics>,
+        startup: &Startup,
+    ) -> anyhow::Result<Self> {
+        let passing = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
+        let connect = || Redis::connect(settings::redis_log(config));
+        let redis = startup.wait_for("Redis", passing, connect).await?;
+        let own = match config.has(Role::Ingest) {
+            true => Some(create(&redis, config, data, metrics).await?),
+            false => None,
         };
-        let opened = redis.open(&info.id).await.with_context(|| format!("open log {}", info.id))?;
-        claims.push(Claim { log: opened, epoch: lease.epoch });
-        held.push(lease);
+        let catalogue: Arc<dyn Catalogue> = match config.is_fleet() {
+            true => Arc::new(redis.clone()),
+            false => Arc::new(Unshared(redis.clone())),
+        };
+        Ok(Self { own, catalogue, redis: Some(redis) })
     }
-    anyhow::ensure!(held.iter().any(|lease| lease.log == own), "log {own} was taken by another process at once");
-    Ok(Opened { log, batcher, claims, leases: Leases { catalogue: Some(redis), held } })
 }
 
-/// A new log for this start, with a spill in the data folder for when Redis is away or full.
-///
-/// # Errors
-/// Names the key to change.
-pub(super) async fn append_to(
+/// Creates a log on Redis, with a spill in the data folder for when Redis is away or full.
+async fn create(
     redis: &Redis,
     config: &Config,
     data: &DataDir,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<(Arc<dyn Log>, Batcher)> {
-    let usual = buffer::spill::Config::default();
-    let spill = buffer::spill::Config {
-        dir: data.spill(),
-        capacity_bytes: config.log.capacity_bytes,
-        segment_bytes: config.log.segment_bytes.min(usual.segment_bytes),
-        patience_ms: config.redis.spill_patience_ms,
-    };
-    let (log, batcher, _) = redis.create_with_spill(spill, metrics).await?;
+    let (log, batcher, _) = redis.create_with_spill(settings::spill(config, data), metrics).await?;
     Ok((log, batcher))
 }
 
-impl Leases {
-    /// Renews them until `stop`, then gives them back.
-    ///
-    /// # Errors
-    /// When another process has one.
-    pub(super) async fn keep(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let Some(catalogue) = self.catalogue else {
-            stop.cancelled().await;
-            return Ok(());
-        };
-        let mut ticks = tokio::time::interval(LEASE / 3);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                _ = ticks.tick() => {}
-            }
-            for lease in &self.held {
-                match catalogue.renew(lease, LEASE).await {
-                    Ok(true) => {}
-                    // Everything is fenced by the epoch: nothing is lost by ending, and nothing is gained by going on.
-                    Ok(false) => anyhow::bail!("another process flushes log {} now", lease.log),
-                    Err(error) => tracing::warn!(log = lease.log, %error, "cannot renew a lease; trying again"),
-                }
-            }
-        }
-        for lease in &self.held {
-            if let Err(error) = catalogue.release(lease).await {
-                tracing::debug!(log = lease.log, %error, "a lease was not given back; it runs out");
-            }
-        }
+/// Logs on Redis whose readings go into the data folder of this process: they are claimed, and
+/// never shared with another process, which has a store of its own.
+struct Unshared(Redis);
+
+#[async_trait]
+impl Catalogue for Unshared {
+    /// Returns this process alone, so that it has no one to share with.
+    async fn announce(&self, holder: &Holder, _: Duration) -> Result<Vec<Holder>, CatalogueError> {
+        Ok(vec![holder.clone()])
+    }
+
+    async fn withdraw(&self, _: &Holder) -> Result<(), CatalogueError> {
         Ok(())
     }
-}
 
-fn embedded(config: &Config, data: &DataDir) -> buffer::embedded::Config {
-    let c = &config.log;
-    buffer::embedded::Config {
-        dir: data.log(),
-        segment_bytes: c.segment_bytes,
-        capacity_bytes: c.capacity_bytes,
-        ring_bytes: c.ring_bytes,
-        retain_bytes: c.retain_bytes,
-        retain_secs: c.retain_secs,
-        ..buffer::embedded::Config::default()
+    async fn list(&self) -> Result<Vec<LogInfo>, CatalogueError> {
+        self.0.list().await
+    }
+
+    async fn ids(&self) -> Result<Vec<String>, CatalogueError> {
+        self.0.ids().await
+    }
+
+    async fn claim(&self, log: &str, holder: &Holder, time: Duration) -> Result<Option<Lease>, CatalogueError> {
+        self.0.claim(log, holder, time).await
+    }
+
+    async fn renew(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError> {
+        self.0.renew(lease, time).await
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), CatalogueError> {
+        self.0.release(lease).await
+    }
+
+    async fn open(&self, log: &str) -> Result<Arc<dyn Log>, CatalogueError> {
+        self.0.open(log).await
+    }
+
+    async fn remove(&self, lease: &Lease) -> Result<bool, CatalogueError> {
+        self.0.remove(lease).await
+    }
+
+    async fn settled(&self) -> Result<BTreeMap<String, Cursor>, CatalogueError> {
+        self.0.settled().await
+    }
+
+    async fn export_settings(&self) -> Result<BTreeMap<String, ExportSetting>, CatalogueError> {
+        self.0.export_settings().await
+    }
+
+    async fn set_export(&self, name: &str, setting: ExportSetting) -> Result<(), CatalogueError> {
+        self.0.set_export(name, setting).await
     }
 }

@@ -1,41 +1,48 @@
 //! `weir run`: from the configuration to a supervised process.
 
-mod fleet;
-mod later;
+mod exports;
 mod limits;
+mod listeners;
 mod log;
-mod parts;
+mod node;
 pub(crate) mod replay;
-mod sole;
-pub(crate) mod start;
+mod retained;
+pub(crate) mod settings;
+mod signals;
+pub(crate) mod startup;
 pub(crate) mod state;
+mod store_watch;
 mod stores;
-pub(crate) mod wire;
+mod welcome;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::stores::contract::Store;
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::RunOptions;
-use crate::client::output::remark;
 use crate::config::{self, Config};
-use crate::data_dir::{Addresses, DataDir};
+use crate::data_dir::DataDir;
 use crate::supervise::{EndError, Supervisor};
 use crate::{http, logs};
+use node::{Intake, Node};
+use startup::Startup;
+use store_watch::StoreWatch;
 
-/// Time for the status page's last answers.
+/// Time for the last responses of the status page.
 const HTTP_DEADLINE: Duration = Duration::from_secs(5);
-/// Time for the last answers to other processes.
+/// Time for the last responses to other processes.
 const FLEET_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Runs until a signal or until a part ends.
 ///
 /// # Errors
-/// When the configuration is wrong or a part cannot start. What happens later is logged and answered by the exit code.
+/// When the configuration is invalid or a part cannot start. Later failures are logged and set the
+/// exit code.
 pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     let loaded = config::load(&options.sources()?)?;
     loaded.config.check_exposure()?;
@@ -64,82 +71,69 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
 async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     let config = Arc::new(config);
     let data = DataDir::open(&config.data_dir)?;
-    let listeners = wire::Listeners::bind(&config).await?;
+    let listeners = listeners::Listeners::bind(&config).await?;
     let addresses = listeners.addresses()?;
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
-    let (start, metrics) = (start::Start::default(), state::Metrics::default());
+    let (startup, metrics) = (Startup::default(), state::Metrics::default());
     let (http, http_stop) = {
-        let (start, metrics) = (start.clone(), metrics.clone());
-        let site = http::Site { start, metrics, addresses, data_dir: data.path().to_owned() };
+        let (startup, metrics) = (startup.clone(), metrics.clone());
+        let in_books = settings::in_books(&config)?;
+        let site = http::Site { startup, metrics, in_books, addresses, data_dir: data.path().to_owned() };
         let stop = CancellationToken::new();
-        // Before the rest: whoever asks why nothing happens is told what is waited for.
+        // Before the rest: an operator can see what the process waits for.
         (tokio::spawn(http::serve(listeners.http, site, stop.clone())), stop)
     };
-    let mut signals = std::pin::pin!(stop_signal()?);
+    let mut signals = std::pin::pin!(signals::handle_signals()?);
     let opening = async {
-        let mut parts = parts::Parts::open(&config, &data, metrics, &start, advertised).await?;
-        let rest = tokio::select! {
-            rest = &mut parts.rest => Some(rest?),
-            () = start.waits(), if parts.intake.is_some() => None,
-        };
-        anyhow::Ok((parts, rest))
+        let node = Node::open(&config, &data, metrics, &startup, advertised.unwrap_or_default()).await?;
+        let mut store = StoreWatch::new(Arc::clone(&node.stores.store), startup.clone());
+        let retained = store.open(node.intake.is_some()).await?;
+        anyhow::Ok((node, store, retained))
     };
-    let (parts, rest) = tokio::select! {
+    let (node, store, retained) = tokio::select! {
         opened = opening => opened?,
         name = &mut signals => {
             tracing::info!(signal = name, "stopped before it was ready");
             return Ok(Ok(()));
         }
     };
-    let parts::Parts { state, intake, leases, exporter, rest: coming } = parts;
-    let whole = rest.is_some();
-    start.works(state.clone());
+    let Node { state, stores, intake, fleet, readers, api, exporter } = node;
+    startup.works(state.clone());
+    let waits_for = store.waits_for();
 
-    let (later, outlets) = later::outlets();
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
     if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
-        take_in(&mut supervisor, &config, &state, intake, outlets.retained, listener);
+        take_in(&mut supervisor, &config, &state, intake, (retained, Arc::clone(&stores.store)), listener);
     }
-    let stop = supervisor.part("sinks", deadline);
-    match rest {
-        Some(rest) => {
-            let sinks = later.hand_out(rest, &start);
-            supervisor.spawn("sinks", "flusher", sinks.run(stop));
-        }
-        None => supervisor.spawn("sinks", "flusher", async move {
-            let sinks = later.open(coming, &start, &stop).await?;
-            sinks.run(stop).await
-        }),
+    let stop = supervisor.part("store", deadline);
+    supervisor.spawn("store", "connection to the store", store.run(stop));
+    let local = fleet.as_ref().map(flusher::Fleet::handle);
+    if let Some(fleet) = fleet {
+        let stop = supervisor.part("sinks", deadline);
+        let alone = !config.is_fleet();
+        supervisor.spawn("sinks", "flusher", flush(fleet, alone, stop));
     }
-    if let Some(leases) = leases {
-        // Given back when the last flush is over.
-        let stop = supervisor.part("leases", deadline);
-        supervisor.spawn("leases", "leases of the logs", leases.keep(stop));
-    }
-    if let Some(listener) = listeners.fleet {
+    if let (Some(listener), Some(handle)) = (listeners.fleet, local) {
         // Others ask until the last flush is over.
         let stop = supervisor.part("fleet", FLEET_DEADLINE);
         let secret = config.fleet.secret.clone();
         supervisor.spawn("fleet", "answers to the fleet", async move {
-            let Some(handle) = outlets.fleet.get_behind(&listener, &stop).await else { return Ok(()) };
             flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
         });
     }
-    let stop = supervisor.part("logs", deadline);
-    supervisor.spawn("logs", "list of the logs", async move {
-        match outlets.readers.get(&stop).await {
-            Some(readers) => readers.watch(stop).await,
-            None => stop.cancelled().await,
-        }
-        Ok(())
-    });
-    if let Some(listener) = listeners.grpc {
-        let stop = supervisor.part("grpc", deadline + Duration::from_millis(config.grpc.drain_timeout_ms));
+    if let Some(readers) = readers {
+        let stop = supervisor.part("logs", deadline);
+        supervisor.spawn("logs", "list of the logs", async move {
+            readers.watch(stop).await;
+            Ok(())
+        });
+    }
+    if let (Some(listener), Some((backend, settings))) = (listeners.grpc, api) {
+        let stop = supervisor.part("grpc", deadline + config.grpc.limits.drain_timeout);
         let metrics = state.metrics.api.clone();
         supervisor.spawn("grpc", "grpc services", async move {
-            let Some((backend, settings)) = outlets.api.get_behind(&listener, &stop).await else { return Ok(()) };
             Ok(api::serve(listener, backend, settings, metrics, stop).await?)
         });
     }
@@ -147,22 +141,22 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     supervisor.part_that_ends_with("http", HTTP_DEADLINE, http_stop);
     supervisor.spawn("http", "http", async move { http.await.context("serve http")? });
 
-    // Last: what the others did while they stopped is told too.
+    // Last: the spans of the other parts' last work are exported too.
     if let Some(exporter) = exporter {
         let stop = supervisor.part("traces", exporter.deadline());
         supervisor.spawn("traces", "export of spans", exporter.run(stop));
     }
 
     data.publish(&addresses)?;
-    welcome(&addresses, &data, whole);
+    welcome::print(&addresses, &data, waits_for);
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {
             let name = signals.await;
             state.stop();
-            tokio::spawn(end_at_second_signal());
+            tokio::spawn(signals::end_at_next_signal());
             if !delay.is_zero() {
-                tracing::info!(signal = name, milliseconds = delay.as_millis(), "not ready any more; stopping soon");
+                tracing::info!(signal = name, milliseconds = delay.as_millis(), "no longer ready; stopping soon");
                 tokio::time::sleep(delay).await;
             }
             name
@@ -175,28 +169,51 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     Ok(ended)
 }
 
-/// Devices, and the log they fill.
+/// Runs the flusher. A process `alone` ends at the first log that it cannot flush, because no other
+/// process can take it over.
+async fn flush(fleet: flusher::Fleet, alone: bool, stop: CancellationToken) -> anyhow::Result<()> {
+    let handle = fleet.handle();
+    let failed = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(200));
+        loop {
+            ticks.tick().await;
+            if let Some((log, reason)) = handle.failures().into_iter().next() {
+                return anyhow::anyhow!("cannot flush log {log}: {reason}");
+            }
+        }
+    };
+    tokio::select! {
+        ended = fleet.run(stop) => Ok(ended?),
+        error = failed, if alone => Err(error),
+    }
+}
+
+/// Accepts devices, and opens the log for them. Retained messages of earlier starts are loaded
+/// later when the store does not respond yet.
 fn take_in(
     supervisor: &mut Supervisor,
     config: &Config,
     state: &state::State,
-    intake: parts::Intake,
-    later: later::Outlet<Vec<broker::Message>>,
-    listener: tokio::net::TcpListener,
+    intake: Intake,
+    (retained, store): (Option<Vec<broker::RetainedMessage>>, Arc<dyn Store>),
+    listener: TcpListener,
 ) {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
-    let parts::Intake { door, batcher, retained } = intake;
-    let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.drain_timeout_ms));
+    let Intake { inbox, batcher } = intake;
+    let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
     let awaited = retained.is_none();
-    let broker = broker::Broker::new(wire::broker_config(config), door, state.metrics.broker.clone(), retained);
+    let broker = broker::Broker::new(config.mqtt.broker.clone(), inbox, state.metrics.broker.clone(), retained);
     if awaited {
         let (broker, stop) = (broker.clone(), stop.clone());
         supervisor.spawn("mqtt", "retained messages", async move {
-            if let Some(messages) = later.get(&stop).await {
-                tracing::info!(messages = messages.len(), "retained messages of earlier starts");
-                broker.restore(messages);
+            tokio::select! {
+                messages = retained::load_when_ready(&*store) => {
+                    tracing::info!(messages = messages.len(), "retained messages of earlier starts");
+                    broker.restore(messages);
+                    stop.cancelled().await;
+                }
+                () = stop.cancelled() => {}
             }
-            stop.cancelled().await;
             Ok(())
         });
     }
@@ -211,58 +228,4 @@ fn take_in(
     supervisor.finish("log", async move {
         tokio::task::spawn_blocking(move || batcher.close()).await.context("close the log")
     });
-}
-
-/// Resolves with the name of the first signal that asks to stop.
-fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for ctrl-c")?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    })
-}
-
-/// Whoever asks twice does not want to wait. What is acknowledged is on disk.
-async fn end_at_second_signal() {
-    if let Ok(second) = stop_signal() {
-        let name = second.await;
-        tracing::error!(signal = name, "second signal: ended at once");
-        std::process::exit(1);
-    }
-}
-
-fn welcome(addresses: &Addresses, data: &DataDir, whole: bool) {
-    let Addresses { mqtt, grpc, http, fleet } = addresses;
-    let is = if whole || grpc.is_none() {
-        "is ready"
-    } else {
-        "takes readings; whoever asks for them has to wait for MongoDB"
-    };
-    let mut text = format!("Weir {} {is}.", env!("CARGO_PKG_VERSION"));
-    let mut line = |name: &str, value: String| text.push_str(&format!("\n  {name:6} {value}"));
-    if let Some(mqtt) = mqtt {
-        line("MQTT", mqtt.to_string());
-    }
-    if let Some(grpc) = grpc {
-        line("gRPC", grpc.to_string());
-    }
-    line("HTTP", format!("http://{http}"));
-    if let Some(fleet) = fleet {
-        line("fleet", fleet.to_string());
-    }
-    line("data", data.path().display().to_string());
-    if let Some(mqtt) = mqtt {
-        let port = if mqtt.port() == 1883 { String::new() } else { format!("-p {} ", mqtt.port()) };
-        text.push_str(&format!(
-            "\nPublish:    mosquitto_pub {port}-t devices/d1/telemetry -m '{{\"temperature\":21.5}}' -q 1"
-        ));
-    }
-    if let Some(grpc) = grpc {
-        let server = if grpc.port() == 50051 { String::new() } else { format!(" --server http://{grpc}") };
-        text.push_str(&format!("\nRead back:  weir latest d1{server}"));
-    }
-    remark(&text);
 }

@@ -1,36 +1,44 @@
-//! Dead letters taken in again.
+//! Replay of dead letters.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::Poll;
 
 use api::{Replay, ReplayError};
 use async_trait::async_trait;
 use buffer::frame::Staged;
+use buffer::redis::Redis;
 use buffer::{Batcher, SubmitError};
-use flusher::Stores;
-use ingest::{Door, MapOutcome};
+use flusher::Projections;
+use ingest::{MapOutcome, TelemetryInbox};
 use stores::contract::{Deadletter, StoreError};
+use tokio::sync::OnceCell;
 
-/// Reads letters with the routes in force and appends what they hold. Readings that a store refused are given to that store.
+use super::settings;
+use super::state::Metrics;
+use crate::config::Config;
+
+/// Replays dead letters: reads messages with the present routes and appends their readings to the
+/// log. Readings that a store refused are given to that store again.
 pub(crate) struct Replayer {
-    door: Door,
+    inbox: TelemetryInbox,
     batcher: Batcher,
-    stores: Stores,
+    projections: Projections,
 }
 
 impl Replayer {
-    /// Into the log behind this batcher, and these stores.
-    pub(crate) fn new(door: Door, batcher: Batcher, stores: Stores) -> Self {
-        Self { door, batcher, stores }
+    /// Returns a replayer into the log behind `batcher`, and into these stores.
+    pub(crate) fn new(inbox: TelemetryInbox, batcher: Batcher, projections: Projections) -> Self {
+        Self { inbox, batcher, projections }
     }
 }
 
-/// Gives a refused reading to its store; false for a letter that is a message.
+/// Gives a refused reading to its store. Returns false for a letter that is a message.
 ///
 /// # Errors
-/// What the store says.
-pub(crate) async fn into_store(stores: &Stores, letter: &Deadletter) -> Result<bool, ReplayError> {
-    flusher::store_again(stores, letter).await.map_err(|error| match error {
+/// The error of the store, converted.
+pub(crate) async fn into_store(projections: &Projections, letter: &Deadletter) -> Result<bool, ReplayError> {
+    flusher::replay_into_store(projections, letter).await.map_err(|error| match error {
         StoreError::Refused(reason) | StoreError::TooLarge(reason) => ReplayError::Refused(reason),
         error => ReplayError::Unavailable(error.to_string()),
     })
@@ -39,27 +47,67 @@ pub(crate) async fn into_store(stores: &Stores, letter: &Deadletter) -> Result<b
 #[async_trait]
 impl Replay for Replayer {
     async fn replay(&self, letter: &Deadletter) -> Result<(), ReplayError> {
-        if into_store(&self.stores, letter).await? {
+        if into_store(&self.projections, letter).await? {
             return Ok(());
         }
-        let message = ingest::map::Message {
+        let message = ingest::StoredMessage {
             tenant: &letter.tenant,
             client: &letter.client,
             topic: &letter.topic,
             payload: &letter.payload,
             received: letter.received,
         };
-        match ingest::map::replay(&self.door, &message) {
+        match ingest::map::replay(&self.inbox, &message) {
             Ok(staged) if staged.count() == 0 => Ok(()),
             Ok(staged) => append(&self.batcher, staged).await,
             Err(MapOutcome::Refused(reason)) => Err(ReplayError::Refused(reason)),
-            Err(MapOutcome::Plain) => Err(ReplayError::Refused("no route takes its topic".to_owned())),
+            Err(MapOutcome::Plain) => Err(ReplayError::Refused("no route matches its topic".to_owned())),
             Err(MapOutcome::Readings(_)) => Ok(()),
         }
     }
 }
 
-/// Returns when it is durable.
+/// Replays dead letters in a process without the role ingest, into a log that is created for the
+/// first of them.
+pub(super) struct LateReplayer {
+    redis: Redis,
+    config: Arc<Config>,
+    metrics: Metrics,
+    projections: Projections,
+    opened: OnceCell<Opened>,
+}
+
+struct Opened {
+    replayer: Replayer,
+    /// Its writer lives for as long as this is held.
+    _log: Arc<dyn buffer::Log>,
+}
+
+impl LateReplayer {
+    pub(super) fn new(redis: Redis, config: Arc<Config>, metrics: Metrics, projections: Projections) -> Self {
+        Self { redis, config, metrics, projections, opened: OnceCell::new() }
+    }
+
+    async fn open(&self) -> anyhow::Result<Opened> {
+        let (routes, limits) = (settings::routes(&self.config)?, self.config.ingest.clone());
+        let (log, batcher) = self.redis.create(Arc::clone(&self.metrics.buffer)).await?;
+        let inbox = TelemetryInbox::new(routes, limits, batcher.clone(), Arc::clone(&self.metrics.ingest));
+        Ok(Opened { replayer: Replayer::new(inbox, batcher, self.projections.clone()), _log: log })
+    }
+}
+
+#[async_trait]
+impl Replay for LateReplayer {
+    async fn replay(&self, letter: &Deadletter) -> Result<(), ReplayError> {
+        if into_store(&self.projections, letter).await? {
+            return Ok(());
+        }
+        let opened = self.opened.get_or_try_init(|| self.open()).await;
+        opened.map_err(|error| ReplayError::Unavailable(format!("{error:#}")))?.replayer.replay(letter).await
+    }
+}
+
+/// Appends records and returns when they are durable.
 async fn append(batcher: &Batcher, mut staged: Staged) -> Result<(), ReplayError> {
     let mut ticket = None;
     poll_fn(|context| {

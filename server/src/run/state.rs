@@ -1,4 +1,4 @@
-//! What the process knows of itself: readiness, status, metrics.
+//! State of the process: readiness, status, metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,36 +8,36 @@ use api::StatusSource;
 use async_trait::async_trait;
 use buffer::{Batcher, Log};
 use flusher::fleet::Readers;
-use flusher::{FleetHandle, Handle, SinkState, SinkStatus};
+use flusher::{FleetHandle, SinkState, SinkStatus};
 use prometheus_client::registry::Registry;
 use proto::v1;
 use proto::v1::sink_status::State as ProtoState;
-use stores::contract::{Books, DeadLetters, Deadletter};
+use stores::contract::Deadletter;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
-use crate::traces;
+use crate::{exports, traces};
 
 /// How often the log is looked at: a log that has failed ends the process within this.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Everything that is counted.
+/// Metrics of all parts.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Metrics {
-    /// The broker's.
+    /// Metrics of the broker.
     pub(crate) broker: Arc<broker::Metrics>,
-    /// The intake's.
+    /// Metrics of ingestion.
     pub(crate) ingest: Arc<ingest::Metrics>,
-    /// The log's.
+    /// Metrics of the log.
     pub(crate) buffer: Arc<buffer::Metrics>,
-    /// The sinks'.
+    /// Metrics of the sinks.
     pub(crate) flusher: Arc<flusher::Metrics>,
     /// The store's.
     pub(crate) stores: Arc<stores::Metrics>,
     /// MongoDB's.
     pub(crate) mongodb: Arc<stores::mongodb::Metrics>,
-    /// InfluxDB's.
-    pub(crate) influxdb: Arc<stores::influxdb::Metrics>,
+    /// The exports'.
+    pub(crate) exports: Arc<exports::Metrics>,
     /// The services'.
     pub(crate) api: api::Metrics,
     /// The spans'.
@@ -45,7 +45,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Shows all of them.
+    /// Registers all metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.broker.register(registry);
         self.ingest.register(registry);
@@ -53,16 +53,16 @@ impl Metrics {
         self.flusher.register(registry);
         self.stores.register(registry);
         self.mongodb.register(registry);
-        self.influxdb.register(registry);
+        self.exports.register(registry);
         self.api.register(registry);
         self.traces.register(registry);
     }
 }
 
-/// Shared by everyone who asks. Cheap to clone.
+/// State of the process. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct State {
-    /// Everything that is counted.
+    /// Metrics of all parts.
     pub(crate) metrics: Metrics,
     shared: Arc<Shared>,
 }
@@ -71,47 +71,20 @@ struct Shared {
     roles: Vec<String>,
     /// The log that this process writes.
     log: Option<(Arc<dyn Log>, Batcher)>,
-    sinks: SinkView,
-    dead_letters: Option<Arc<dyn DeadLetters>>,
-    books: Option<Arc<dyn Books>>,
-    stopping: Arc<AtomicBool>,
+    /// The logs that this process flushes.
+    local: Option<FleetHandle>,
+    /// Readers of all logs; `None` in a process that only takes devices.
+    readers: Option<Readers>,
+    stopping: AtomicBool,
     started: (Instant, SystemTime),
 }
 
-/// Where to ask for the sinks.
-pub(crate) enum SinkView {
-    /// This process has to do with none.
-    None,
-    /// All are in this process.
-    Sole(Handle),
-    /// Those of this process, if it flushes, and the way to the others.
-    Fleet(Option<FleetHandle>, Readers),
-}
-
-impl SinkView {
-    /// Those of this process.
-    fn here(&self) -> Vec<SinkStatus> {
-        match self {
-            Self::Sole(handle) => handle.status(),
-            Self::Fleet(Some(handle), _) => handle.status(),
-            Self::None | Self::Fleet(None, _) => Vec::new(),
-        }
-    }
-
-    async fn everywhere(&self) -> Vec<SinkStatus> {
-        match self {
-            Self::Fleet(_, readers) => readers.status().await,
-            _ => self.here(),
-        }
-    }
-}
-
-/// Why something is not as it should be.
+/// A problem of a part.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Reason {
-    /// Which part.
+    /// Name of the part.
     pub(crate) part: String,
-    /// Why, for a person.
+    /// Reason, for operators.
     pub(crate) reason: String,
 }
 
@@ -127,49 +100,41 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// The answer of `/health/ready`.
+/// Response of `/health/ready`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Readiness {
-    /// Messages can be appended.
+    /// True when messages can be appended.
     pub(crate) ready: bool,
-    /// What is wrong, also what does not stop messages.
+    /// All problems, including those that stop no messages.
     pub(crate) reasons: Vec<Reason>,
 }
 
 impl State {
-    /// Of a process that may write a log, and has to do with no store yet.
-    pub(crate) fn new(config: &Config, metrics: Metrics, log: Option<(Arc<dyn Log>, Batcher)>) -> Self {
-        let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
-        let (stopping, started) = (Arc::default(), (Instant::now(), SystemTime::now()));
-        let (sinks, dead_letters, books) = (SinkView::None, None, None);
-        Self { metrics, shared: Arc::new(Shared { roles, log, sinks, dead_letters, books, stopping, started }) }
-    }
-
-    /// With what the stores are asked through.
-    pub(crate) fn with_stores(
-        &self,
-        sinks: SinkView,
-        dead_letters: Arc<dyn DeadLetters>,
-        books: Arc<dyn Books>,
+    /// State of a process that writes `log`, flushes the logs of `local` and reads through
+    /// `readers`; each depends on its roles.
+    pub(crate) fn new(
+        config: &Config,
+        metrics: Metrics,
+        log: Option<(Arc<dyn Log>, Batcher)>,
+        local: Option<FleetHandle>,
+        readers: Option<Readers>,
     ) -> Self {
-        let shared = Shared {
-            roles: self.shared.roles.clone(),
-            log: self.shared.log.clone(),
-            sinks,
-            dead_letters: Some(dead_letters),
-            books: Some(books),
-            stopping: Arc::clone(&self.shared.stopping),
-            started: self.shared.started,
-        };
-        Self { metrics: self.metrics.clone(), shared: Arc::new(shared) }
+        let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
+        let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
+        Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, stopping, started }) }
     }
 
-    /// From now on the process is not ready.
+    /// State of each sink of each log that this process flushes.
+    fn sinks(&self) -> Vec<SinkStatus> {
+        self.shared.local.as_ref().map(FleetHandle::status).unwrap_or_default()
+    }
+
+    /// Marks the process as not ready.
     pub(crate) fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether messages can be appended, and everything that is wrong.
+    /// Returns whether messages can be appended, with all problems.
     pub(crate) fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         if self.shared.stopping.load(Ordering::Relaxed) {
@@ -183,11 +148,11 @@ impl State {
             }
         }
         let ready = reasons.is_empty();
-        if let SinkView::Fleet(Some(fleet), _) = &self.shared.sinks {
+        if let Some(fleet) = &self.shared.local {
             let failures = fleet.failures().into_iter();
             reasons.extend(failures.map(|(log, reason)| Reason::new(format!("log {log}"), reason)));
         }
-        for sink in self.shared.sinks.here() {
+        for sink in self.sinks() {
             if let Some(reason) = trouble(&sink) {
                 reasons.push(Reason::new(format!("sink {}", sink.sink), reason));
             }
@@ -195,9 +160,9 @@ impl State {
         Readiness { ready, reasons }
     }
 
-    /// The status with the log of this process.
+    /// Status including the log of this process.
     pub(crate) fn whole_status(&self) -> v1::Status {
-        let mut status = self.status_of(&self.shared.sinks.here());
+        let mut status = self.status_of(&self.sinks());
         if let Some((log, _)) = &self.shared.log {
             let state = log.state();
             status.logs.push(v1::LogStatus {
@@ -228,29 +193,29 @@ impl State {
         }
     }
 
-    /// The books of everyone.
+    /// Books of all tenants.
     pub(crate) async fn books(&self) -> Result<Vec<stores::contract::BookLine>, stores::StoreError> {
-        match &self.shared.books {
-            Some(books) => books.books(false).await,
+        match &self.shared.readers {
+            Some(readers) => readers.books().books(false).await,
             None => Ok(Vec::new()),
         }
     }
 
-    /// Up to `most` of the newest dead letters.
+    /// At most `most` of the newest dead letters.
     pub(crate) async fn newest_dead_letters(&self, most: usize) -> Result<Vec<Deadletter>, stores::StoreError> {
         const RECORDS: u64 = 100_000;
         const LETTERS: usize = 1000;
-        let (Some((log, _)), Some(letters)) = (&self.shared.log, &self.shared.dead_letters) else {
+        let (Some((log, _)), Some(readers)) = (&self.shared.log, &self.shared.readers) else {
             return Ok(Vec::new());
         };
         let after = (log.id(), log.end().saturating_sub(RECORDS), "");
-        let mut letters = letters.list(model::DEFAULT_TENANT, Some(after), LETTERS).await?;
+        let mut letters = readers.dead_letters().list(model::DEFAULT_TENANT, Some(after), LETTERS).await?;
         letters.drain(..letters.len().saturating_sub(most));
         letters.reverse();
         Ok(letters)
     }
 
-    /// How the log of this process is.
+    /// Status of the log of this process.
     pub(crate) fn log_state(&self) -> Option<buffer::log::State> {
         self.shared.log.as_ref().map(|(log, _)| log.state())
     }
@@ -259,7 +224,10 @@ impl State {
 #[async_trait]
 impl StatusSource for State {
     async fn status(&self) -> v1::Status {
-        self.status_of(&self.shared.sinks.everywhere().await)
+        match &self.shared.readers {
+            Some(readers) => self.status_of(&readers.status().await),
+            None => self.status_of(&[]),
+        }
     }
 }
 
@@ -272,7 +240,7 @@ fn sink(status: &SinkStatus) -> v1::SinkStatus {
     };
     v1::SinkStatus {
         log: status.log.clone(),
-        sink: status.sink.to_owned(),
+        sink: status.sink.to_string(),
         state: state.into(),
         reason: trouble(status).unwrap_or_default(),
         state_time: lasting.and_then(|lasting| SystemTime::now().checked_sub(lasting)).map(Into::into),
@@ -282,7 +250,7 @@ fn sink(status: &SinkStatus) -> v1::SinkStatus {
     }
 }
 
-/// What is wrong with a sink.
+/// Problems of a sink.
 fn trouble(status: &SinkStatus) -> Option<String> {
     match &status.state {
         SinkState::Running => None,
@@ -296,10 +264,10 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Ends when the log takes nothing any more, and says when it waits and when it goes on.
+/// Ends when the log fails, and logs when it becomes blocked and unblocked.
 ///
 /// # Errors
-/// The log's reason.
+/// The reason of the failure.
 pub(crate) async fn watch_log(state: State, stop: CancellationToken) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(LOOK);
     let mut blocked: Option<String> = None;
@@ -317,8 +285,8 @@ pub(crate) async fn watch_log(state: State, stop: CancellationToken) -> anyhow::
         }
         let now = log.state().blocked;
         match (&blocked, &now) {
-            (None, Some(reason)) => tracing::error!(reason, "the log takes nothing now; devices wait"),
-            (Some(_), None) => tracing::info!("the log takes messages again"),
+            (None, Some(reason)) => tracing::error!(reason, "the log accepts no records now; devices wait"),
+            (Some(_), None) => tracing::info!("the log accepts records again"),
             _ => {}
         }
         blocked = now;

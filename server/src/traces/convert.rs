@@ -1,4 +1,4 @@
-//! Spans in the words of OpenTelemetry.
+//! Conversion of spans to those of OpenTelemetry.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFla
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
-/// The span as the exporter takes it.
+/// Converts a span.
 pub(super) fn span(span: Span, scope: &InstrumentationScope) -> SpanData {
     let mut links = SpanLinks::default();
     links.links = span.links.iter().map(|to| Link::new(context(to), Vec::new(), 0)).collect();
@@ -48,7 +48,7 @@ fn attribute(value: Value) -> opentelemetry::Value {
     }
 }
 
-/// Times before 1970 are 1970.
+/// Times before 1970 become 1970.
 fn time(at: Nanos) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(u64::try_from(at).unwrap_or(0))
 }

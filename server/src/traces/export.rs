@@ -1,4 +1,4 @@
-//! The task that takes spans to the collector.
+//! The task that sends spans to the collector.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use super::metrics::{Dropped, Metrics};
 
 /// Spans in one request.
 const BATCH: usize = 512;
-/// A span waits this long for others. Meanwhile nobody is woken by those that come.
+/// A span waits this long for others, whose arrival does not wake the task.
 const LINGER: Duration = Duration::from_millis(100);
-/// The last spans of a process get this long.
+/// Time to send the last spans of a process.
 const LAST: Duration = Duration::from_secs(3);
-/// A full queue is said at most this often.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// Least time between two warnings about a full queue.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
 
-/// Takes spans out of the queue. `O` is what speaks with the collector.
+/// Takes spans out of the queue; `O` sends them to the collector.
 pub(crate) struct Exporter<O = opentelemetry_otlp::SpanExporter> {
     spans: mpsc::Receiver<Span>,
     otlp: O,
@@ -30,11 +30,11 @@ pub(crate) struct Exporter<O = opentelemetry_otlp::SpanExporter> {
     timeout: Duration,
     metrics: Arc<Metrics>,
     scope: InstrumentationScope,
-    /// Spans dropped since the collector began to take none; none while it takes them.
+    /// Spans dropped since the collector began to fail; `None` while it accepts them.
     failing: Option<u64>,
     /// Spans of the batch under way.
     in_hand: u64,
-    /// Spans dropped by a full queue that were said, and when.
+    /// Spans dropped by a full queue at the last warning, and its time.
     full: (u64, Option<Instant>),
 }
 
@@ -50,7 +50,7 @@ impl<O: SpanExporter> Exporter<O> {
         Self { spans, otlp, endpoint, timeout, metrics, scope, failing: None, in_hand: 0, full: (0, None) }
     }
 
-    /// How long it may take to end after it was told to.
+    /// Time that [`Exporter::run`] may take after its `stop`.
     pub(crate) fn deadline(&self) -> Duration {
         2 * LAST + Duration::from_secs(1)
     }
@@ -68,7 +68,7 @@ impl<O: SpanExporter> Exporter<O> {
                 tokio::time::sleep(LAST).await;
             };
             tokio::select! {
-                () = self.send(&mut batch) => self.look_at_queue(),
+                () = self.send(&mut batch) => self.check_queue(),
                 () = late => {
                     self.give_up();
                     return Ok(());
@@ -82,7 +82,7 @@ impl<O: SpanExporter> Exporter<O> {
         Ok(())
     }
 
-    /// Counts what is left.
+    /// Counts the spans that are not sent.
     fn give_up(&self) {
         let unsent = self.in_hand + self.spans.len() as u64;
         self.metrics.dropped(Dropped::Stopping).inc_by(unsent);
@@ -92,7 +92,7 @@ impl<O: SpanExporter> Exporter<O> {
     /// Waits for spans, and a little longer for more.
     async fn gather(&mut self, batch: &mut Vec<Span>) {
         if batch.is_empty() && self.spans.recv_many(batch, 1).await == 0 {
-            // Nobody makes spans any more.
+            // The queue is closed: no more spans will come.
             std::future::pending::<()>().await;
         }
         if self.spans.len() < BATCH {
@@ -101,7 +101,7 @@ impl<O: SpanExporter> Exporter<O> {
         self.fill(batch);
     }
 
-    /// Takes what is there.
+    /// Takes queued spans without waiting.
     fn fill(&mut self, batch: &mut Vec<Span>) {
         while batch.len() < BATCH
             && let Ok(span) = self.spans.try_recv()
@@ -120,7 +120,7 @@ impl<O: SpanExporter> Exporter<O> {
         }
     }
 
-    /// Sends a batch, once: it is gone afterwards, taken or not.
+    /// Sends a batch once. It is dropped if the collector does not accept it.
     async fn send(&mut self, batch: &mut Vec<Span>) {
         let count = batch.len() as u64;
         self.in_hand = count;
@@ -135,7 +135,7 @@ impl<O: SpanExporter> Exporter<O> {
             Ok(()) => {
                 self.metrics.exported.inc_by(count);
                 if let Some(dropped) = self.failing.take() {
-                    tracing::info!(endpoint = self.endpoint, dropped, "the collector takes spans again");
+                    tracing::info!(endpoint = self.endpoint, dropped, "the collector accepts spans again");
                 }
             }
             Err(error) => {
@@ -145,23 +145,23 @@ impl<O: SpanExporter> Exporter<O> {
                     tracing::warn!(
                         endpoint = self.endpoint,
                         error,
-                        "spans cannot be exported and are dropped; readings are not touched (see `tracing.endpoint`)"
+                        "spans cannot be exported and are dropped; readings are not affected (see `tracing.endpoint`)"
                     );
                 }
             }
         }
     }
 
-    /// Says now and then that the queue was full, unless that follows from a collector that takes nothing.
-    fn look_at_queue(&mut self) {
+    /// Warns now and then that the queue was full, unless the collector fails anyway.
+    fn check_queue(&mut self) {
         let dropped = self.metrics.dropped(Dropped::QueueFull).get();
-        let (said, when) = self.full;
-        let long_ago = when.is_none_or(|when| when.elapsed() >= SAY_AGAIN);
-        if dropped > said && self.failing.is_none() && long_ago {
-            let dropped_spans = dropped - said;
+        let (reported, when) = self.full;
+        let long_ago = when.is_none_or(|when| when.elapsed() >= WARN_AGAIN);
+        if dropped > reported && self.failing.is_none() && long_ago {
+            let dropped_spans = dropped - reported;
             tracing::warn!(
                 dropped_spans,
-                "more spans than are taken away: lower `tracing.ratio` or raise `tracing.queue_spans`"
+                "spans are made faster than they can be exported: lower `tracing.ratio` or raise `tracing.queue_spans`"
             );
             self.full = (dropped, Some(Instant::now()));
         }

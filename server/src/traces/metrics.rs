@@ -1,17 +1,17 @@
-//! What became of spans.
+//! Counts of exported and dropped spans.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Why a span never reached a collector.
+/// Reasons for which a span is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dropped {
     /// The queue was full.
     QueueFull,
-    /// One flush held more traced messages than are told of.
+    /// One flush contained more traced messages than are recorded.
     BatchLimit,
-    /// The collector did not take it.
+    /// The collector did not accept it.
     Unavailable,
     /// It was not sent when the process stopped.
     Stopping,
@@ -35,7 +35,7 @@ impl Dropped {
 pub(crate) struct Metrics {
     pub(crate) exported: Counter,
     dropped: Family<[(&'static str, &'static str); 1], Counter>,
-    /// Those of `dropped`, in the order of [`Dropped::ALL`].
+    /// The counters of `dropped`, in the order of [`Dropped::ALL`].
     by_reason: [Counter; 4],
 }
 
@@ -51,11 +51,11 @@ impl Metrics {
     /// Puts them into a registry, under `weir_trace_…`.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("weir_trace");
-        r.register("spans_exported", "Spans that the collector took", self.exported.clone());
+        r.register("spans_exported", "Spans that the collector accepted", self.exported.clone());
         r.register("spans_dropped", "Spans that reached no collector, by reason", self.dropped.clone());
     }
 
-    /// Those dropped for a reason.
+    /// Counter of the spans dropped for a reason.
     pub(crate) fn dropped(&self, why: Dropped) -> &Counter {
         &self.by_reason[why as usize]
     }

@@ -1,7 +1,8 @@
-//! Spans on their way to an OTLP collector, as Jaeger is one.
+//! Export of spans to an OTLP collector, for example Jaeger.
 //!
-//! Whoever makes spans puts them into a bounded queue and goes on; one task takes them away in batches. A collector that is away,
-//! slow or wrong costs spans, which are counted, and one warning; nothing else waits for it.
+//! Spans are put into a bounded queue without waiting; one task sends them in batches. A collector
+//! that is unavailable, slow or misconfigured costs spans, which are counted, and one warning;
+//! nothing else waits for it.
 
 mod convert;
 mod export;
@@ -27,8 +28,8 @@ pub(crate) use export::Exporter;
 pub(crate) use metrics::Metrics;
 use queue::Queue;
 
-/// A way into the traces, and the task that takes them away; none when the configuration names no collector. Must be called
-/// inside of the runtime; connects with the first span.
+/// Returns a tracer and the task that exports its spans; `None` when the configuration names no
+/// collector. Must be called inside the runtime; connects with the first span.
 ///
 /// # Errors
 /// Names the key to change.
@@ -59,21 +60,23 @@ fn sampling(config: &Tracing) -> Sampling {
     Sampling { ratio: config.ratio, tenants: set(&config.tenants), devices: set(&config.devices) }
 }
 
-/// `name=value` each.
+/// Parses headers, `name=value` each.
 ///
 /// # Errors
-/// Says which is none, without its value.
+/// Names the header that cannot be used, without its value.
 pub(crate) fn headers(texts: &[String]) -> anyhow::Result<MetadataMap> {
     let mut map = MetadataMap::new();
     for text in texts.iter().filter(|text| !text.is_empty()) {
-        let (name, value) = text.split_once('=').context("`tracing.headers` has one without `=`: give name=value")?;
+        let (name, value) =
+            text.split_once('=').context("`tracing.headers` contains an entry without `=`: give name=value")?;
         let name = name.trim().to_lowercase();
         let key: MetadataKey<_> =
             name.parse().map_err(|_| anyhow::anyhow!("`tracing.headers`: {name:?} cannot be the name of a header"))?;
-        let value: MetadataValue<_> = value
-            .trim()
-            .parse()
-            .map_err(|_| anyhow::anyhow!("`tracing.headers`: the value of {name} has characters that no header has"))?;
+        let value: MetadataValue<_> = value.trim().parse().map_err(|_| {
+            anyhow::anyhow!(
+                "`tracing.headers`: the value of {name} contains characters that are not allowed in a header"
+            )
+        })?;
         map.insert(key, value);
     }
     Ok(map)

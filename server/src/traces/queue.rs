@@ -1,4 +1,4 @@
-//! The queue between those who make spans and the one who takes them away.
+//! The queue of spans before their export.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue with room for so many spans, and its other end.
+    /// Returns a queue with this room, and its other end.
     pub(super) fn new(room: usize, metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Span>) {
         let (spans, out) = mpsc::channel(room.max(1));
         (Self { spans, metrics }, out)
@@ -41,7 +41,7 @@ impl Recorder for Queue {
 
 #[cfg(test)]
 impl Queue {
-    /// Everything was taken out.
+    /// True when every span was taken out.
     pub(super) fn is_empty(&self) -> bool {
         self.spans.capacity() == self.spans.max_capacity()
     }

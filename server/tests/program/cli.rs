@@ -1,9 +1,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
+use rustix::process::Signal;
+
 use crate::world::{World, err, out, run, wait, weir};
 
-/// Three readings of d1 in one minute of 2024, one of `hall/2`, and one message that cannot be read.
+/// A Weir with three readings of d1 in one minute of 2024, one of `hall/2`, and an unreadable
+/// message.
 fn filled() -> World {
     let world = World::start();
     world.publish(&[
@@ -36,9 +39,9 @@ fn devices_and_latest_show_what_was_just_acknowledged() {
     assert_eq!(lines[0], "device,metric,value,time,received,seq");
     assert!(lines[1].starts_with("d1,mode,auto,2024-05-01T10:00:20Z,"), "{latest}");
     assert!(lines[3].starts_with("d1,temperature,24,2024-05-01T10:00:40Z,"), "an integer stays one: {latest}");
-    let missing = world.ask(&["latest", "nobody"]);
+    let missing = world.ask(&["latest", "unknown"]);
     assert_eq!(missing.status.code(), Some(1));
-    assert!(err(&missing).contains("nobody") && err(&missing).contains("weir devices"), "{}", err(&missing));
+    assert!(err(&missing).contains("unknown") && err(&missing).contains("weir devices"), "{}", err(&missing));
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn query_prints_aggregates() {
 }
 
 #[test]
-fn tail_follows_and_goes_on_from_its_token() {
+fn tail_follows_and_resumes_at_its_token() {
     let world = filled();
     let mut tail = weir()
         .args(["tail", "d*", "--since", "1h", "--format", "json", "--server", &world.url()])
@@ -140,7 +143,7 @@ fn dead_letters_are_listed_shown_and_not_replayed_while_they_are_still_wrong() {
     let replayed = world.ask(&["dead-letters", "replay", name]);
     assert_eq!(replayed.status.code(), Some(1));
     assert!(
-        err(&replayed).contains("0 taken in again") && out(&replayed).contains(name),
+        err(&replayed).contains("0 dead letters replayed") && out(&replayed).contains(name),
         "{}{}",
         out(&replayed),
         err(&replayed)
@@ -149,7 +152,7 @@ fn dead_letters_are_listed_shown_and_not_replayed_while_they_are_still_wrong() {
 }
 
 #[test]
-fn books_status_and_doctor_find_everything_well() {
+fn books_status_and_doctor_report_no_problems() {
     let world = filled();
     let books = world.answer(&["books", "--check"]);
     assert!(books.contains("history") && !books.contains("false"), "{books}");
@@ -203,5 +206,55 @@ fn no_server_is_an_error_that_says_how_to_start_one() {
         "weir: no server answers at http://127.0.0.1:1: start one with `weir run`, or name another with --server URL\n"
     );
     let output = run(&["latest", "d1", "--server", "::"]);
-    assert!(err(&output).contains("is no URL"), "{}", err(&output));
+    assert!(err(&output).contains("cannot parse --server \"::\" as a URL"), "{}", err(&output));
+}
+
+#[test]
+fn an_installation_without_exports_says_so_and_a_wrong_time_is_an_error() {
+    let world = World::start();
+    let listed = world.ask(&["exports"]);
+    assert!(listed.status.success(), "{}", err(&listed));
+    assert!(err(&listed).contains("[[export]]"), "{}", err(&listed));
+    assert_eq!(world.answer(&["exports", "--format", "json"]), "");
+    let unknown = world.ask(&["exports", "pause", "events"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(err(&unknown).contains("there is no export `events`"), "{}", err(&unknown));
+    let wrong = world.ask(&["exports", "rewind", "events", "--to", "yesterday"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(err(&wrong).contains("cannot parse \"yesterday\" as a time: use a duration ago"), "{}", err(&wrong));
+}
+
+#[test]
+fn an_export_is_paused_across_a_restart_resumed_and_rewound() {
+    let away = [
+        ("WEIR_INFLUXDB_URL", "http://127.0.0.1:1"),
+        ("WEIR_INFLUXDB_TOKEN", "token"),
+        ("WEIR_INFLUXDB_ORG", "org"),
+        ("WEIR_INFLUXDB_BUCKET", "bucket"),
+    ];
+    let mut world = World::start_with(&away);
+    world.publish(&[("devices/d1/telemetry", r#"{"temperature":21.5}"#)]);
+    let state = |world: &World| json(&world.answer(&["exports", "--format", "json"])).remove(0);
+    let listed = wait("the export retries", || match state(&world) {
+        export if export["state"] == "retrying" && export["lag_records"] == 1 => Ok(export),
+        export => Err(export.to_string()),
+    });
+    assert_eq!((&listed["export"], &listed["type"]), (&"influxdb".into(), &"influxdb".into()));
+    assert_eq!(listed["logs"][0]["done_offset"], 0);
+
+    let paused = world.answer(&["exports", "pause", "influxdb"]);
+    assert!(paused.starts_with("export") && paused.contains("paused"), "{paused}");
+    world.signal(Signal::TERM);
+    world.ended();
+    world.up();
+    assert_eq!(state(&world)["state"], "paused");
+    let doctor = out(&run(&["doctor", "--data-dir", world.data().to_str().unwrap()]));
+    assert!(doctor.contains("weir exports resume influxdb"), "{doctor}");
+
+    let resumed = world.answer(&["exports", "resume", "influxdb"]);
+    assert!(!resumed.contains("paused"), "{resumed}");
+    let rewound = world.ask(&["exports", "rewind", "influxdb", "--to", "1h"]);
+    assert!(rewound.status.success() && err(&rewound).contains("influxdb delivers again from"), "{}", err(&rewound));
+    let unknown = world.ask(&["exports", "pause", "kafka"]);
+    assert!(err(&unknown).contains("there is no export `kafka`: use one of `influxdb`"), "{}", err(&unknown));
 }

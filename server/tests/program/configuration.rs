@@ -60,11 +60,11 @@ fn map_shows_what_a_payload_becomes() {
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).starts_with("a dead letter: "), "{}", err(&output));
     let output = run(&["map", "--topic", "other", "--payload", "1"]);
-    assert!(err(&output).starts_with("no route takes this topic"), "{}", err(&output));
+    assert!(err(&output).starts_with("no route matches this topic"), "{}", err(&output));
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let mut child =
         weir().arg("config").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());

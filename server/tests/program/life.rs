@@ -3,7 +3,7 @@ use rustix::process::Signal;
 use crate::world::{World, err, get, out, run, wait, weir};
 
 #[test]
-fn it_says_what_listens_where_and_what_to_type() {
+fn the_start_prints_addresses_and_the_next_commands() {
     let world = World::start();
     let log = wait("the welcome", || {
         let log = world.log();
@@ -21,14 +21,14 @@ fn it_says_what_listens_where_and_what_to_type() {
 }
 
 #[test]
-fn an_ordered_stop_acknowledges_nothing_that_is_lost_and_exits_with_success() {
+fn an_orderly_stop_loses_no_acknowledged_reading_and_exits_with_success() {
     let mut world = World::start();
     let messages: Vec<String> = (0..200).map(|n| format!(r#"{{"n":{n}}}"#)).collect();
     let messages: Vec<(&str, &str)> = messages.iter().map(|m| ("devices/d1/telemetry", m.as_str())).collect();
     world.publish(&messages);
     world.signal(Signal::TERM);
     assert_eq!(world.ended(), Some(0), "{}", world.log());
-    assert!(!world.data().join("addresses.json").exists(), "nobody listens any more");
+    assert!(!world.data().join("addresses.json").exists(), "no listener remains");
     world.up();
     let rows = world.answer(&["query", "d1", "--format", "json"]);
     assert_eq!(rows.lines().count(), 200, "{rows}");
@@ -37,14 +37,14 @@ fn an_ordered_stop_acknowledges_nothing_that_is_lost_and_exits_with_success() {
 }
 
 #[test]
-fn a_load_balancer_has_time_to_notice_a_stop_and_devices_are_taken_meanwhile() {
+fn a_load_balancer_has_time_to_notice_a_stop_while_devices_can_publish() {
     let mut world = World::start_with(&[("WEIR_SHUTDOWN_DELAY_MS", "600000")]);
     let http = world.address("http").to_string();
     let health = || run(&["health", "--http", &http]);
     let output = health();
     assert!(output.status.success() && out(&output) == "ready\n", "{}{}", out(&output), err(&output));
     world.signal(Signal::TERM);
-    wait("it is not ready any more", || match world.get("/health/ready") {
+    wait("it is no longer ready", || match world.get("/health/ready") {
         (503, body) if body.contains("it is stopping") => Ok(()),
         other => Err(format!("{other:?}")),
     });
@@ -59,11 +59,11 @@ fn a_load_balancer_has_time_to_notice_a_stop_and_devices_are_taken_meanwhile() {
     assert_eq!(world.ended(), Some(0), "{}", world.log());
     let output = health();
     assert_eq!(output.status.code(), Some(1));
-    assert!(err(&output).contains(&format!("no weir answers at {http}")), "{}", err(&output));
+    assert!(err(&output).contains(&format!("no weir process answers at {http}")), "{}", err(&output));
 }
 
 #[test]
-fn while_it_waits_for_a_server_it_says_so_over_http_and_can_be_stopped() {
+fn a_wait_for_a_server_is_reported_over_http_and_can_be_stopped() {
     waits_for_redis(&["run", "--roles", "flusher"], &[("WEIR_MONGODB_URI", "mongodb://127.0.0.1:1")]);
     waits_for_redis(&["run", "--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0"], &[]);
 }
@@ -87,7 +87,7 @@ fn waits_for_redis(arguments: &[&str], environment: &[(&str, &str)]) {
             && text.contains("127.0.0.1:1");
         if said && output.status.code() == Some(1) { Ok(()) } else { Err(format!("{text}{}", err(&output))) }
     });
-    assert_eq!(get(http, "/health"), (200, "ok\n".to_owned()), "nobody kills it for that");
+    assert_eq!(get(http, "/health"), (200, "ok\n".to_owned()), "liveness is not affected");
     let (code, metrics) = get(http, "/metrics");
     assert!(code == 200 && metrics.contains("\nweir_uptime_seconds ") && metrics.ends_with("# EOF\n"), "{metrics}");
     let (code, status) = get(http, "/status.json");
@@ -126,7 +126,7 @@ fn a_second_process_on_the_same_data_names_the_first() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_with_its_flag() {
+fn a_port_in_use_is_reported_with_its_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let dir = tempfile::tempdir().unwrap();
@@ -191,9 +191,13 @@ fn repair_asks_first_and_leaves_a_whole_log_alone() {
     world.ended();
     assert_eq!(run(&["repair", "--data-dir", data]).status.code(), Some(2));
     let output = run(&["repair", "--data-dir", data, "--yes"]);
-    assert!(output.status.success() && err(&output).contains("is whole"), "{}{}", out(&output), err(&output));
+    assert!(output.status.success() && err(&output).contains("is undamaged"), "{}{}", out(&output), err(&output));
     world.up();
-    assert!(world.answer(&["latest", "d1"]).contains("value"));
+    let latest = wait("the latest states are loaded", || {
+        let output = world.ask(&["latest", "d1"]);
+        if output.status.success() { Ok(out(&output)) } else { Err(err(&output)) }
+    });
+    assert!(latest.contains("value"), "{latest}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The program as people meet it: started, asked, stopped, told wrong things.
+//! The program from the outside: start, commands, stop, wrong input.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 

@@ -1,4 +1,4 @@
-//! A running Weir of one's own.
+//! A running Weir for one test.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,10 +10,10 @@ use rumqttc::{Client, Event, MqttOptions, Packet, QoS};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Nothing here takes longer, unless it hangs.
+/// Time-out of every wait.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// A Weir on free ports with its data in a folder of its own.
+/// A Weir on free ports with its data in a temporary folder.
 pub(crate) struct World {
     child: Option<Child>,
     dir: TempDir,
@@ -21,13 +21,13 @@ pub(crate) struct World {
     addresses: serde_json::Value,
 }
 
-/// A command of the program, without the environment's settings.
+/// A command of the program without settings from the environment.
 pub(crate) fn weir() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
         command.env_remove(name);
     }
-    // A weir.toml of the working folder is not ours.
+    // A folder without a foreign weir.toml.
     command.current_dir(std::env::temp_dir()).stdin(Stdio::null());
     command
 }
@@ -63,7 +63,7 @@ impl World {
         world
     }
 
-    /// Starts it, again after an end.
+    /// Starts Weir, or restarts it after its end.
     pub(crate) fn up(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = weir()
@@ -91,7 +91,7 @@ impl World {
         self.dir.path().join("weir.log")
     }
 
-    /// What it said.
+    /// Its output.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -104,12 +104,12 @@ impl World {
         format!("http://{}", self.address("grpc"))
     }
 
-    /// Runs a client command against it.
+    /// Runs a client command against this Weir.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
         weir().args(arguments).args(["--server", &self.url()]).output().expect("weir runs")
     }
 
-    /// As [`World::ask`], for what must succeed.
+    /// Like [`World::ask`], for a command that must succeed.
     pub(crate) fn answer(&self, arguments: &[&str]) -> String {
         let output = self.ask(arguments);
         assert!(output.status.success(), "weir {arguments:?}: {}{}\n{}", out(&output), err(&output), self.log());
@@ -143,7 +143,7 @@ impl World {
         kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
     }
 
-    /// Waits for the end; its exit code.
+    /// Waits for the end. Returns the exit code.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().unwrap();
         wait("weir ends", || child.try_wait().unwrap().ok_or_else(|| "it runs".to_owned())).code()
@@ -174,7 +174,7 @@ pub(crate) fn get(server: SocketAddr, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// Until the probe says yes; the panic carries its last answer.
+/// Runs `probe` until it succeeds; the panic has its last error.
 pub(crate) fn wait<T>(what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
     let begun = Instant::now();
     loop {

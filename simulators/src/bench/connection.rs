@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use mqtt_client::{Ack, Connect, Packet, Publish, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Barrier, Semaphore, watch};
@@ -15,7 +16,7 @@ use tokio::sync::{Barrier, Semaphore, watch};
 use super::payload::Payload;
 use super::{Load, Shared};
 
-/// What the whole fleet is at.
+/// Phase of the whole fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Connecting,
@@ -24,10 +25,10 @@ pub(super) enum Phase {
     Stopping,
 }
 
-/// What became of a connection.
+/// Result of a connection.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// None when it sent nothing: a silent fleet should cost no memory.
+    /// None for a connection that sends nothing, so that an idle fleet takes no memory.
     pub(super) latencies: Option<Histogram<u64>>,
     pub(super) failure: Option<String>,
 }
@@ -96,19 +97,17 @@ impl Connection {
         let mut stream = socket.connect(self.load.broker).await?;
         stream.set_nodelay(true)?;
         let id = format!("sim-{}", self.index);
-        let length = u8::try_from(12 + id.len()).map_err(io::Error::other)?;
-        let mut packet = vec![0x10, length, 0, 4];
-        packet.extend_from_slice(b"MQTT\x04\x02\0\0\0");
-        packet.push(length - 12);
-        packet.extend_from_slice(id.as_bytes());
+        let mut packet = Vec::new();
+        let connect = Connect { client_id: &id, clean_start: true, ..Connect::default() };
+        mqtt_client::connect(&mut packet, &connect);
         stream.write_all(&packet).await?;
         let mut answer = [0; 4];
         tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut answer))
             .await
-            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no CONNACK for 30 s"))??;
-        match answer {
-            [0x20, 2, _, 0] => Ok(stream),
-            _ => Err(io::Error::other(format!("CONNECT was answered with {answer:02x?}"))),
+            .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no CONNACK within 30 s"))??;
+        match mqtt_client::decode(&answer, Version::V4).map_err(io::Error::other)? {
+            Some((Packet::Connack { reason: 0, .. }, 4)) => Ok(stream),
+            _ => Err(io::Error::other(format!("the answer to CONNECT is {answer:02x?}"))),
         }
     }
 
@@ -118,7 +117,7 @@ impl Connection {
             return self.stay(&mut stream).await;
         }
         let pace = self.load.rate.map(|rate| Duration::from_secs_f64(self.load.conns as f64 / rate));
-        // Spread over the period, so that the fleet does not beat as one.
+        // Spread over the period, so that devices do not send in step.
         let mut due = pace.map(|p| Instant::now() + p.mul_f64(self.index as f64 % 1000.0 / 1000.0));
         let mut input = [0; 1024];
         let mut partial = Vec::new();
@@ -157,7 +156,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Connected and silent, until the end.
+    /// Stays connected and idle until the end.
     async fn stay(&mut self, stream: &mut TcpStream) -> io::Result<()> {
         let mut input = [0; 16];
         loop {
@@ -175,22 +174,19 @@ impl Connection {
         }
     }
 
-    /// Puts `count` messages into the output.
+    /// Adds `count` messages to the output.
     fn fill(&mut self, count: usize) {
         for _ in 0..count {
             self.text.clear();
             self.payload.write(&mut self.text);
-            let mut length = 2 + self.topic.len() + 2 + self.text.len();
-            self.out.push(0x32);
-            while length >= 128 {
-                self.out.push((length % 128) as u8 | 128);
-                length /= 128;
-            }
-            self.out.push(length as u8);
-            self.out.extend_from_slice(&(self.topic.len() as u16).to_be_bytes());
-            self.out.extend_from_slice(self.topic.as_bytes());
-            self.out.extend_from_slice(&self.next_id.to_be_bytes());
-            self.out.extend_from_slice(&self.text);
+            let publish = Publish {
+                topic: &self.topic,
+                payload: &self.text,
+                qos: 1,
+                packet_id: self.next_id,
+                ..Publish::default()
+            };
+            mqtt_client::publish(&mut self.out, Version::V4, &publish);
             self.sent.push_back((self.next_id, Instant::now()));
             self.next_id = self.next_id.checked_add(1).unwrap_or(1);
         }
@@ -202,7 +198,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Takes PUBACKs, which come in the order of the messages. Returns how many.
+    /// Reads PUBACKs, which arrive in the order of the messages, and returns their number.
     fn take(&mut self, input: &[u8], partial: &mut Vec<u8>, shared: &Shared) -> io::Result<usize> {
         if input.is_empty() {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the broker"));
@@ -210,20 +206,23 @@ impl Connection {
         partial.extend_from_slice(input);
         let now = Instant::now();
         let measuring = *self.phases.borrow() == Phase::Measuring;
-        let mut count = 0;
-        for packet in partial.chunks_exact(4) {
-            let id = u16::from_be_bytes([packet[2], packet[3]]);
-            let (expected, at) = self.sent.pop_front().ok_or_else(|| io::Error::other("PUBACK for nothing sent"))?;
-            if packet[..2] != [0x40, 2] || id != expected {
-                return Err(io::Error::other(format!("expected PUBACK {expected}, got {packet:02x?}")));
+        let (mut count, mut used) = (0, 0);
+        while let Some((packet, length)) =
+            mqtt_client::decode(&partial[used..], Version::V4).map_err(io::Error::other)?
+        {
+            let (expected, at) =
+                self.sent.pop_front().ok_or_else(|| io::Error::other(format!("{packet:?} with nothing in flight")))?;
+            if !matches!(packet, Packet::Ack { ack: Ack::Puback, packet_id, .. } if packet_id == expected) {
+                return Err(io::Error::other(format!("expected PUBACK {expected}, received {packet:?}")));
             }
             if measuring && let Some(latencies) = &mut self.latencies {
                 let micros = u64::try_from((now - at).as_micros()).unwrap_or(u64::MAX);
                 latencies.saturating_record(micros);
             }
+            used += length;
             count += 1;
         }
-        partial.drain(..count * 4);
+        partial.drain(..used);
         shared.acknowledged.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }

@@ -1,7 +1,7 @@
-//! Throughput and latency against any broker, at QoS 1.
+//! Throughput and latency of any broker, at QoS 1.
 //!
-//! Each connection keeps a number of messages in flight, or all connections together keep a rate. A lean MQTT 3.1.1
-//! client of our own is used, because the load generator shares the machine with what it measures.
+//! Each connection keeps a number of messages in flight, or all connections together keep a rate.
+//! The client is lean, because the load generator shares the machine with the broker.
 
 mod connection;
 mod payload;
@@ -18,51 +18,51 @@ use tokio::sync::{Barrier, Semaphore, mpsc, watch};
 use connection::{Connection, Outcome, Phase};
 pub use report::Report;
 
-/// What to do to a broker.
+/// A load for a broker.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Load {
-    /// The broker.
+    /// Address of the broker.
     #[arg(long, default_value = "127.0.0.1:1883")]
     pub broker: SocketAddr,
     /// Connections; each is a device `sim-N`.
     #[arg(long, default_value_t = 1000)]
     pub conns: usize,
-    /// Messages in flight on each connection; 0 connects and stays silent.
+    /// Messages in flight on each connection; 0 connects and stays idle.
     #[arg(long, default_value_t = 5)]
     pub inflight: usize,
-    /// Messages per second of all connections together; without it, as fast as PUBACKs come.
+    /// Messages per second of all connections together; without it, as fast as PUBACKs arrive.
     #[arg(long)]
     pub rate: Option<f64>,
-    /// Seconds measured.
+    /// Seconds to measure.
     #[arg(long, default_value_t = 10.0)]
     pub secs: f64,
-    /// Seconds before measuring.
+    /// Seconds of warm-up.
     #[arg(long, default_value_t = 2.0)]
     pub warmup_secs: f64,
-    /// Topic; `{}` is the device.
+    /// Topic; `{}` is replaced by the device id.
     #[arg(long, default_value = "devices/{}/telemetry")]
     pub topic: String,
-    /// Process id of the broker: its CPU time per message is reported.
+    /// Process id of the broker, to report its CPU time per message.
     #[arg(long)]
     pub pid: Option<u32>,
     /// Number of the first device.
     #[arg(long, default_value_t = 0)]
     pub first_device: usize,
-    /// Connections per source address 127.0.0.x, so that more fit than one address has ports.
+    /// Connections for each source address 127.0.0.x, to exceed the ports of one address.
     #[arg(long, default_value_t = 20_000)]
     pub per_source: usize,
-    /// Threads.
+    /// Number of threads.
     #[arg(long, default_value_t = 2)]
     pub threads: usize,
-    /// One line of JSON instead of text.
+    /// Print one line of JSON.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Plays the load and reports.
+/// Applies the load and reports.
 ///
 /// # Errors
-/// When the broker cannot be reached at all. Connections that end early are counted in the report.
+/// When no connection can be made. The report counts connections that end early.
 pub fn run(load: &Load) -> anyhow::Result<Report> {
     raise_descriptor_limit();
     tokio::runtime::Builder::new_multi_thread()
@@ -73,7 +73,7 @@ pub fn run(load: &Load) -> anyhow::Result<Report> {
         .block_on(play(Arc::new(load.clone())))
 }
 
-/// Counts that the connections share.
+/// Counters shared by all connections.
 #[derive(Debug, Default)]
 struct Shared {
     acknowledged: AtomicU64,
@@ -121,8 +121,9 @@ async fn play(load: Arc<Load>) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// 127.0.0.2, 127.0.0.3, ... so that no address runs out of ports. The system's choice for the first devices (looking for a
-/// port of a given address takes the system much longer) and for a broker elsewhere.
+/// Returns 127.0.0.2, 127.0.0.3, ..., so that no address runs out of ports. None, the system's
+/// choice, for the first devices, because binding to a given address is much slower, and for a
+/// broker that is not on loopback.
 fn source(load: &Load, index: usize) -> Option<Ipv4Addr> {
     let number = u32::try_from((load.first_device + index) / load.per_source.max(1)).ok()?;
     (number > 0 && load.broker.ip().is_loopback()).then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
@@ -132,14 +133,15 @@ pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).is_err() {
-        eprintln!("descriptor limit stays at {:?}: many connections may not fit", limit.current);
+        eprintln!("the limit of open files is {:?}: it may be too low for the connections", limit.current);
     }
 }
 
-/// User and system time of a process so far.
+/// User and system time that a process has used.
 fn cpu_micros(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in brackets, may hold blanks: count fields after it. Times are fields 14 and 15 of proc(5).
+    // The name, in brackets, may contain blanks: fields are counted after it. Times are fields 14
+    // and 15 of proc(5).
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let ticks: u64 = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     Some(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())

@@ -1,9 +1,10 @@
-//! What a device sends: `{"ts":…,"seq":…,"temperature":…,"humidity":…,"battery":…}`, a random walk with two decimals.
+//! The payload of a device: `{"ts":…,"seq":…,"temperature":…,"humidity":…,"battery":…}`, a random
+//! walk with two decimals.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// One device's values.
+/// Values of one device.
 #[derive(Debug)]
 pub(super) struct Payload {
     sequence: u64,
@@ -36,7 +37,7 @@ impl Payload {
             r#"{{"ts":{now},"seq":{},"temperature":{t}.{t2:02},"humidity":{h}.{h2:02},"battery":{b}.{b2:02}}}"#,
             self.sequence
         )
-        .expect("a vector takes everything");
+        .expect("writing to a vector does not fail");
     }
 
     fn walk(&mut self, value: u32, low: u32, high: u32) -> u32 {

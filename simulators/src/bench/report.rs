@@ -1,4 +1,4 @@
-//! What was measured.
+//! The report of a measurement.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,15 +12,15 @@ use super::connection::Outcome;
 /// Figures of one run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// Connections asked for.
+    /// Requested connections.
     pub connections: usize,
-    /// Messages in flight on each.
+    /// Messages in flight on each connection.
     pub in_flight: usize,
-    /// Seconds measured.
+    /// Measured seconds.
     pub seconds: f64,
-    /// Seconds until all were connected.
+    /// Seconds until all devices were connected.
     pub connect_seconds: f64,
-    /// Messages acknowledged in the time measured.
+    /// Messages acknowledged within the measured time.
     pub acknowledged: u64,
     /// Messages acknowledged per second.
     pub per_second: f64,
@@ -36,9 +36,9 @@ pub struct Report {
     pub broker_cpu_us: Option<f64>,
     /// Resident memory of the broker at the end.
     pub broker_resident_bytes: Option<u64>,
-    /// Connections that ended before their time.
+    /// Connections that ended early.
     pub failed_connections: usize,
-    /// Why the first of them did.
+    /// Error of the first connection that ended early.
     pub first_failure: String,
     #[serde(skip)]
     latencies: Histogram<u64>,

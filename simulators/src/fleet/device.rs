@@ -1,4 +1,4 @@
-//! When a device connects, how long it waits before it tries again, when it gives up.
+//! Decides when a device connects, how long it waits before a retry, and when it gives up.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use crate::scenario::{Client, Faults};
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
-/// Waits between attempts to connect: they double, and are spread at random unless the scenario wants them in step.
+/// Waits between attempts to connect: they double, with random jitter unless the scenario
+/// reconnects in step.
 #[derive(Debug)]
 struct Waits {
     first: Duration,
@@ -49,8 +50,8 @@ enum Form {
     Library(Library),
 }
 
-/// Plays a device until everything is acknowledged, at the latest until `deadline`. What is not acknowledged then is recorded
-/// as sent.
+/// Plays a device until everything is acknowledged, at the latest until `deadline`. Messages that
+/// are unacknowledged then are recorded as sent.
 pub(super) async fn play(mut queue: Queue, target: &Target, start: Instant, deadline: Instant) {
     let device = queue.device.clone();
     let mut absences = device.absences().into_iter().peekable();
@@ -81,7 +82,7 @@ pub(super) async fn play(mut queue: Queue, target: &Target, start: Instant, dead
             }
             Ended::Failed(reason) => {
                 queue.stats.failed(&device.id, &reason);
-                // A connection that held for a while is no failing broker.
+                // A connection that lasted resets the back-off.
                 if begun.elapsed() > Duration::from_secs(10) {
                     waits.reset();
                 }
@@ -93,7 +94,7 @@ pub(super) async fn play(mut queue: Queue, target: &Target, start: Instant, dead
     queue.forget().await;
 }
 
-/// When the device is back, if it is away now.
+/// The time at which the device returns, if it is away now.
 fn away(
     absences: &mut std::iter::Peekable<impl Iterator<Item = Absence>>,
     start: Instant,

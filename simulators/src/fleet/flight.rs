@@ -1,4 +1,4 @@
-//! The messages of a device that are not acknowledged, and those that come next.
+//! Unacknowledged and upcoming messages of a device.
 
 use std::collections::VecDeque;
 use std::iter::Peekable;
@@ -9,22 +9,22 @@ use super::stats::{Stats, add, subtract};
 use crate::ledger::{Outcome, Record, Recorder};
 use crate::plan::{Device, Fate, Message};
 
-/// A message that was sent and not acknowledged.
+/// A message that was sent but not acknowledged.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) id: u16,
     pub(super) message: Message,
     pub(super) first_sent: Instant,
-    /// QoS 2: the broker has it.
+    /// QoS 2: PUBREC was received.
     pub(super) received: bool,
-    /// Sent on purpose although another of the same number was.
+    /// A deliberate duplicate of another message with the same number.
     pub(super) copy: bool,
 }
 
-/// What a device is to send, in the order in which it goes out.
+/// Upcoming messages of a device in the order of sending.
 pub(crate) type Outbox = Box<dyn Iterator<Item = Message> + Send + Sync>;
 
-/// All that a device has to send, kept over its connections.
+/// All messages of a device, across its connections.
 pub(super) struct Queue {
     pub(super) device: Device,
     pub(super) flights: VecDeque<Flight>,
@@ -41,12 +41,12 @@ impl Queue {
         Self { device, flights: VecDeque::new(), stats, messages, recorder, start, next_id: 1 }
     }
 
-    /// Nothing is left to do.
+    /// True when all messages are sent and acknowledged.
     pub(super) fn is_done(&mut self) -> bool {
         self.flights.is_empty() && self.messages.peek().is_none()
     }
 
-    /// When the next message goes out; `None` after the last.
+    /// The time of the next message; `None` after the last.
     pub(super) fn due(&mut self) -> Option<Instant> {
         self.messages.peek().map(|message| self.start + message.due)
     }
@@ -61,7 +61,7 @@ impl Queue {
     pub(super) fn packet_id(&mut self) -> u16 {
         loop {
             let id = self.next_id;
-            // 65535 is for the subscription.
+            // 65535 is reserved for the subscription.
             self.next_id = if id >= 65_534 { 1 } else { id + 1 };
             if self.flights.iter().all(|flight| flight.id != id) {
                 return id;
@@ -69,7 +69,7 @@ impl Queue {
         }
     }
 
-    /// Counts a message as sent and waits for its acknowledgement.
+    /// Counts a message as sent and adds it to the messages in flight.
     pub(super) fn launch(&mut self, id: u16, message: Message, copy: bool) {
         add(if copy { &self.stats.again } else { &self.stats.sent }, 1);
         add(&self.stats.in_flight, 1);
@@ -83,7 +83,7 @@ impl Queue {
         self.recorder.record(self.line(message.number, sent, Duration::ZERO, Outcome::Sent)).await;
     }
 
-    /// Takes the acknowledgement of the flight at `place`.
+    /// Removes the acknowledged flight at `place`.
     pub(super) async fn land(&mut self, place: usize, outcome: Outcome) -> Option<Message> {
         let flight = self.flights.remove(place)?;
         subtract(&self.stats.in_flight, 1);
@@ -101,7 +101,7 @@ impl Queue {
         Some(flight.message)
     }
 
-    /// Gives up what can never be acknowledged: copies, and messages that are too large.
+    /// Gives up messages that cannot be acknowledged: copies, and messages that are too large.
     pub(super) async fn forget_hopeless(&mut self) {
         let mut place = 0;
         while let Some(flight) = self.flights.get(place) {
@@ -113,7 +113,7 @@ impl Queue {
         }
     }
 
-    /// Gives up everything.
+    /// Gives up all messages.
     pub(super) async fn forget(&mut self) {
         while !self.flights.is_empty() {
             self.give_up(0).await;

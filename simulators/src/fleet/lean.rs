@@ -1,40 +1,41 @@
-//! A device on a small MQTT client of our own: it keeps what was not acknowledged and sends it again, marked as such, with the
-//! packet id that it had; and it can misbehave.
+//! A device on a small MQTT client: it keeps unacknowledged messages and sends them again with DUP
+//! and their packet ids, and it can inject faults.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use mqtt_client::{Ack, Packet, Publish, Subscription};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::flight::Queue;
-use super::packet::{self, Ack, Incoming, Publish};
+use super::packet;
 use super::stats::{add, subtract};
 use super::{Ended, Target};
 use crate::ledger::Outcome;
 use crate::plan::{Message, Trouble};
 use crate::scenario::Group;
 
-/// A broker has this long to answer CONNECT.
+/// Time-out of CONNACK.
 const CONNACK: Duration = Duration::from_secs(30);
 const SUBSCRIPTION: u16 = u16::MAX;
 
-/// One connection after another, as [`super::device`] says when.
+/// The connections of a device, one after another; [`super::device`] decides when.
 #[derive(Debug, Default)]
 pub(super) struct Lean {
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Left open on purpose.
+    /// A connection that a fault leaves open.
     abandoned: Option<TcpStream>,
 }
 
-/// What a connection knows.
+/// State of a connection.
 #[derive(Debug)]
 struct Link {
     limit: usize,
-    /// The link breaks when all is written.
+    /// The connection is dropped when all output is written.
     drop_when_written: Option<Ended>,
     last_read: Instant,
     last_write: Instant,
@@ -42,7 +43,7 @@ struct Link {
 }
 
 impl Lean {
-    /// One connection, until `until`, until the queue is done, or until it breaks.
+    /// Runs one connection until `until`, until the queue is done, or until it breaks.
     pub(super) async fn connection(&mut self, queue: &mut Queue, target: &Target, until: Instant) -> Ended {
         self.input.clear();
         self.output.clear();
@@ -69,28 +70,24 @@ impl Lean {
         }
     }
 
-    /// CONNECT and CONNACK. Returns how many messages may be in flight.
+    /// Sends CONNECT and reads CONNACK. Returns the maximum number of messages in flight.
     async fn handshake(&mut self, queue: &mut Queue, stream: &mut TcpStream) -> io::Result<usize> {
         let group = &queue.device.kind.group;
         packet::connect(&mut self.output, group, &queue.device.id);
         stream.write_all(&self.output).await?;
         self.output.clear();
-        let answer = tokio::time::timeout(CONNACK, self.first(stream, group)).await;
-        let answer = answer.map_err(|_| io::Error::other("no CONNACK for 30 s"))??;
-        let Incoming::Connack { session_present, code, receive_maximum } = answer else {
-            return Err(io::Error::other(format!("CONNECT was answered with {answer:?}")));
-        };
-        if code != 0 {
-            return Err(io::Error::other(format!("the broker refused the connection with code {code:#04x}")));
-        }
+        let answer = tokio::time::timeout(CONNACK, self.connack(stream, group)).await;
+        let (session_present, receive_maximum) = answer.map_err(|_| io::Error::other("no CONNACK within 30 s"))??;
         if let Some(filter) = &group.subscribe
             && !session_present
         {
-            packet::subscribe(&mut self.output, group.mqtt, SUBSCRIPTION, filter);
+            let subscription = Subscription { filter, ..Subscription::default() };
+            let version = packet::version(group);
+            mqtt_client::subscribe(&mut self.output, version, SUBSCRIPTION, &[], &[subscription]);
         }
         let limit = usize::from(group.in_flight.min(receive_maximum));
         if !session_present {
-            // The broker has forgotten that it has them; it has taken them all the same.
+            // The broker lost the session, but it has accepted these messages.
             while let Some(place) = queue.flights.iter().position(|flight| flight.received) {
                 queue.land(place, Outcome::Acknowledged).await;
             }
@@ -99,11 +96,19 @@ impl Lean {
         Ok(limit)
     }
 
-    async fn first(&mut self, stream: &mut TcpStream, group: &Group) -> io::Result<Incoming> {
+    /// Reads CONNACK. Returns whether the session was resumed, and the server's Receive Maximum.
+    async fn connack(&mut self, stream: &mut TcpStream, group: &Group) -> io::Result<(bool, u16)> {
         loop {
-            if let Some((packet, length)) = packet::decode(&self.input, group.mqtt)? {
+            if let Some((packet, length)) = decode(&self.input, group)? {
+                let Packet::Connack { session_present, reason, properties } = packet else {
+                    return Err(io::Error::other(format!("the answer to CONNECT is {packet:?}")));
+                };
+                if reason != 0 {
+                    return Err(io::Error::other(format!("the broker refused the connection with code {reason:#04x}")));
+                }
+                let receive_maximum = packet::receive_maximum(properties);
                 self.input.drain(..length);
-                return Ok(packet);
+                return Ok((session_present, receive_maximum));
             }
             if stream.read_buf(&mut self.input).await? == 0 {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the broker"));
@@ -115,7 +120,7 @@ impl Lean {
         let group = &queue.device.kind.group;
         for flight in &queue.flights {
             if flight.received {
-                packet::pubrel(&mut self.output, flight.id);
+                mqtt_client::ack(&mut self.output, packet::version(group), Ack::Pubrel, flight.id, 0);
             } else {
                 add(&queue.stats.again, 1);
                 self.put(group, &flight.message, flight.id, true);
@@ -123,9 +128,11 @@ impl Lean {
         }
     }
 
-    fn put(&mut self, group: &Group, message: &Message, id: u16, again: bool) {
-        let publish = Publish { topic: &message.topic, payload: &message.payload, qos: group.qos, id, again };
-        packet::publish(&mut self.output, group.mqtt, &publish);
+    fn put(&mut self, group: &Group, message: &Message, packet_id: u16, again: bool) {
+        let Message { topic, payload, .. } = message;
+        let dup = again && group.qos > 0;
+        let publish = Publish { topic, payload, qos: group.qos, dup, packet_id, ..Publish::default() };
+        mqtt_client::publish(&mut self.output, packet::version(group), &publish);
     }
 
     async fn talk(
@@ -171,7 +178,7 @@ impl Lean {
         }
     }
 
-    /// Puts everything that is due into the output, as far as may be in flight.
+    /// Adds all due messages to the output, up to the limit in flight.
     async fn fill(&mut self, queue: &mut Queue, link: &mut Link, now: Instant) {
         let kind = std::sync::Arc::clone(&queue.device.kind);
         let group = &kind.group;
@@ -199,11 +206,11 @@ impl Lean {
         }
         let keep_alive = group.keep_alive;
         if !keep_alive.is_zero() && now >= link.last_write + keep_alive && self.output.is_empty() {
-            packet::ping(&mut self.output);
+            mqtt_client::pingreq(&mut self.output);
         }
     }
 
-    /// When to look again if nothing comes.
+    /// The time of the next wake-up without input.
     ///
     /// # Errors
     /// When the broker has been silent for one and a half keep-alives.
@@ -230,20 +237,25 @@ impl Lean {
     }
 
     async fn take(&mut self, queue: &mut Queue, link: &mut Link) -> io::Result<()> {
-        let version = queue.device.kind.group.mqtt;
+        let kind = std::sync::Arc::clone(&queue.device.kind);
+        let input = std::mem::take(&mut self.input);
         let mut used = 0;
-        while let Some((packet, length)) = packet::decode(&self.input[used..], version)? {
+        while let Some((packet, length)) = decode(&input[used..], &kind.group)? {
             used += length;
             match packet {
-                Incoming::Ack { ack, id, reason } => self.acknowledged(queue, link, ack, id, reason).await?,
-                Incoming::Publish => add(&queue.stats.received, 1),
-                Incoming::Disconnect { reason } => {
+                Packet::Ack { ack: Ack::Pubrel, .. } => return Err(io::Error::other("the broker sent PUBREL")),
+                Packet::Ack { ack, packet_id, reason, .. } => {
+                    self.acknowledged(queue, link, ack, packet_id, reason).await?;
+                }
+                Packet::Publish(_) => add(&queue.stats.received, 1),
+                Packet::Disconnect { reason, .. } => {
                     return Err(io::Error::other(format!("the broker disconnected with reason {reason:#04x}")));
                 }
-                Incoming::Connack { .. } => return Err(io::Error::other("the broker sent a second CONNACK")),
-                Incoming::Other => {}
+                Packet::Connack { .. } => return Err(io::Error::other("the broker sent a second CONNACK")),
+                Packet::Suback { .. } | Packet::Unsuback { .. } | Packet::Pingresp => {}
             }
         }
+        self.input = input;
         self.input.drain(..used);
         Ok(())
     }
@@ -260,7 +272,7 @@ impl Lean {
             return Err(io::Error::other(format!("{ack:?} for packet {id}, which is not in flight")));
         };
         let outcome = match reason {
-            // It was taken with the first acknowledgement, whatever the broker remembers of it now.
+            // PUBREC has already accepted it, even if the broker lost the packet id since.
             _ if ack == Ack::Pubcomp => Outcome::Acknowledged,
             packet::FORMAT_INVALID => Outcome::Quarantined,
             0x80.. => Outcome::Refused,
@@ -268,7 +280,8 @@ impl Lean {
         };
         if ack == Ack::Pubrec && reason < 0x80 {
             queue.flights[place].received = true;
-            packet::pubrel(&mut self.output, id);
+            let version = packet::version(&queue.device.kind.group);
+            mqtt_client::ack(&mut self.output, version, Ack::Pubrel, id, 0);
             return Ok(());
         }
         let first = !queue.flights[place].copy;
@@ -285,9 +298,9 @@ impl Lean {
         Ok(())
     }
 
-    /// DISCONNECT.
+    /// Sends DISCONNECT.
     async fn leave(&mut self, writer: &mut WriteHalf<'_>) -> io::Result<Ended> {
-        packet::disconnect(&mut self.output);
+        mqtt_client::disconnect(&mut self.output, mqtt_client::Version::V4, 0, &[]);
         writer.write_all(&self.output).await?;
         self.output.clear();
         writer.shutdown().await?;
@@ -295,7 +308,12 @@ impl Lean {
     }
 }
 
-/// A read that can be given up without losing anything.
+fn decode<'a>(input: &'a [u8], group: &Group) -> io::Result<Option<(Packet<'a>, usize)>> {
+    let packet = mqtt_client::decode(input, packet::version(group));
+    packet.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("the broker violates MQTT: {error}")))
+}
+
+/// A read that is safe to cancel.
 async fn read(reader: &mut ReadHalf<'_>, input: &mut Vec<u8>) -> io::Result<usize> {
     reader.read_buf(input).await
 }
@@ -306,7 +324,7 @@ async fn connect(target: &Target) -> io::Result<TcpStream> {
         socket.bind(SocketAddr::new(source.into(), 0))?;
     }
     let stream = tokio::time::timeout(CONNACK, socket.connect(target.broker)).await;
-    let stream = stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer for 30 s"))??;
+    let stream = stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 30 s"))??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -1,5 +1,5 @@
-//! A device on rumqttc. It cannot be told to send a message again as the same, so what was not acknowledged when a connection
-//! ended is published anew on the next.
+//! A device on rumqttc. The library cannot resend a message with its packet id, so messages that
+//! are unacknowledged when a connection ends are published as new ones on the next.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use super::{Ended, Target};
 use crate::ledger::Outcome;
 use crate::plan::{Message, Trouble};
 
-/// Plays over rumqttc.
+/// A device's connections over rumqttc.
 #[derive(Debug)]
 pub(super) struct Library;
 
-/// Messages that were given to the client and have no packet id yet, by number, in order.
+/// Numbers of messages that were passed to the client and have no packet id yet, in order.
 type Submitted = VecDeque<u64>;
 
 impl Library {
-    /// One connection, until `until`, until the queue is done, or until it breaks.
+    /// Runs one connection until `until`, until the queue is done, or until it breaks.
     pub(super) async fn connection(&mut self, queue: &mut Queue, target: &Target, until: Instant) -> Ended {
         let group = &Arc::clone(&queue.device.kind).group;
         let mut options = MqttOptions::new(&*queue.device.id, target.broker.ip().to_string(), target.broker.port());
@@ -39,7 +39,7 @@ impl Library {
         if connected {
             subtract(&stats.connected, 1);
         }
-        // The next connection gives them packet ids of its own.
+        // The next connection assigns new packet ids.
         queue.flights.iter_mut().for_each(|flight| flight.id = 0);
         ended
     }
@@ -125,17 +125,17 @@ async fn talk(
     }
 }
 
-/// Hands a message to the client. Never waits: publishing and polling share one task.
+/// Passes a message to the client. Never waits, because publishing and polling share one task.
 fn submit(client: &AsyncClient, message: &Message) -> Result<(), String> {
     client
         .try_publish(&*message.topic, QoS::AtLeastOnce, false, message.payload.clone())
         .map_err(|error| error.to_string())
 }
 
-/// DISCONNECT.
+/// Sends DISCONNECT.
 async fn leave(client: &AsyncClient, events: &mut EventLoop) -> Ended {
     if client.try_disconnect().is_ok() {
-        // Until it says that it is gone.
+        // Until the library confirms the disconnection.
         while !matches!(events.poll().await, Ok(Event::Outgoing(Outgoing::Disconnect)) | Err(_)) {}
     }
     Ended::Done

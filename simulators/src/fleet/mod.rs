@@ -27,20 +27,20 @@ use progress::Progress;
 pub(crate) use progress::micros;
 pub use stats::{Latency, Sample, Stats};
 
-/// Where and how a scenario is played.
+/// Options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The broker.
+    /// Address of the broker.
     pub broker: SocketAddr,
-    /// Connections from one source address 127.0.0.x, so that more fit than one address has ports.
+    /// Connections for each source address 127.0.0.x, to exceed the ports of one address.
     pub per_source: usize,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
-    /// No progress is shown.
+    /// Hides the progress.
     pub quiet: bool,
 }
 
-/// Where a device connects.
+/// Addresses of a connection.
 #[derive(Debug, Clone)]
 struct Target {
     broker: SocketAddr,
@@ -50,40 +50,41 @@ struct Target {
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Ended {
-    /// Everything is acknowledged.
+    /// All messages are acknowledged.
     Done,
-    /// The device is to be away now.
+    /// The scenario disconnects the device.
     Away,
-    /// The link broke, as the scenario says.
+    /// A fault of the scenario broke the connection.
     Dropped,
-    /// The device left it open, as the scenario says.
+    /// A fault of the scenario left the connection open.
     HalfOpen,
-    /// It could not be made, or broke.
+    /// The connection could not be made, or broke.
     Failed(String),
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub struct Played {
-    /// When it began, nanoseconds since 1970.
+    /// Start time, nanoseconds since 1970.
     pub start: Nanos,
-    /// Devices.
+    /// Number of devices.
     pub devices: usize,
-    /// How long it took.
+    /// Duration of the run.
     pub lasted: Duration,
     /// One sample a second, the last at the end.
     pub samples: Vec<Sample>,
     /// Latency of the whole run.
     pub latency: Latency,
-    /// What went wrong last.
+    /// The last failure.
     pub last_failure: String,
 }
 
-/// Plays `scenario`, whose CSV files lie in `folder`, and writes what became of every message into `ledger`.
+/// Plays `scenario`, with CSV files from `folder`, and writes the outcome of every message into
+/// `ledger`.
 ///
 /// # Errors
-/// When the ledger cannot be written or a CSV file cannot be read. A broker that is away is no error: devices try again until
-/// the time for draining is over.
+/// When the ledger cannot be written or a CSV file cannot be read. An unavailable broker is not an
+/// error: devices retry until the time for draining is over.
 pub fn run(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Options) -> anyhow::Result<Played> {
     crate::bench::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(options.threads).enable_all().build();
@@ -111,7 +112,7 @@ async fn play(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Optio
     Ok(played)
 }
 
-/// The beginning of a run, by both clocks.
+/// The start of a run on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start {
     at: Instant,
@@ -127,7 +128,8 @@ impl Start {
     }
 }
 
-/// Sends what the devices have to send. `times` is how long messages fall due, and how long the last may take after that.
+/// Runs the devices. `times` is the time in which messages are due, and the time after that for the
+/// last acknowledgements.
 pub(crate) async fn send(
     name: &str,
     fleet: Vec<(Device, Outbox)>,
@@ -177,8 +179,9 @@ fn look(stats: &Stats, start: Instant, all: &mut Histogram<u64>, samples: &mut V
     samples.push(sample);
 }
 
-/// 127.0.0.2, 127.0.0.3, ... so that no address runs out of ports. The system's choice for the first devices (looking for a
-/// port of a given address takes the system much longer) and for a broker elsewhere.
+/// Returns 127.0.0.2, 127.0.0.3, ..., so that no address runs out of ports. None, the system's
+/// choice, for the first devices, because binding to a given address is much slower, and for a
+/// broker that is not on loopback.
 fn source(options: &Options, index: usize) -> Option<Ipv4Addr> {
     let number = u32::try_from(index / options.per_source.max(1)).ok()?;
     (number > 0 && options.broker.ip().is_loopback()).then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))

@@ -1,4 +1,4 @@
-//! What a person sees while a fleet plays: a bar on a terminal, lines elsewhere.
+//! Progress of a run: a bar on a terminal, lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::stats::Sample;
 
-/// Seconds between two lines where there is no terminal.
+/// Seconds between two lines without a terminal.
 const LINE_EVERY: f64 = 10.0;
 
 pub(super) enum Progress {
@@ -17,7 +17,7 @@ pub(super) enum Progress {
 }
 
 impl Progress {
-    /// Of a run in which messages fall due for `duration`.
+    /// Progress of a run in which messages are due for `duration`.
     pub(super) fn new(name: &str, duration: Duration, quiet: bool) -> Self {
         if quiet {
             return Self::Nothing;
@@ -57,7 +57,7 @@ impl Progress {
 fn line(before: Option<&Sample>, now: &Sample) -> String {
     let (sent, acknowledged, at) = before.map_or((0, 0, 0.0), |b| (b.sent, b.acknowledged, b.at_secs));
     let per_second = |count: u64| {
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        #[expect(clippy::cast_precision_loss, reason = "a rate for display")]
         let rate = count as f64 / (now.at_secs - at).max(0.001);
         rate.round()
     };
@@ -74,9 +74,9 @@ fn line(before: Option<&Sample>, now: &Sample) -> String {
     )
 }
 
-/// Microseconds as a person reads them.
+/// Microseconds with a readable unit.
 pub(crate) fn micros(micros: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    #[expect(clippy::cast_precision_loss, reason = "for display")]
     let value = micros as f64;
     match micros {
         0..1_000 => format!("{micros}us"),

@@ -1,4 +1,4 @@
-//! What the fleet counts while it runs.
+//! Counters of a running fleet.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-/// Histograms that devices spread over, so that they do not wait for each other.
+/// Number of histograms; devices are spread over them to avoid contention.
 const SHARDS: usize = 8;
 
 /// Counters of a fleet.
@@ -27,14 +27,14 @@ pub struct Stats {
     last_failure: Mutex<String>,
 }
 
-/// The counters at one moment, and the latencies since the moment before.
+/// The counters at one moment, and the latencies since the previous sample.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Sample {
     /// Seconds after the start.
     pub at_secs: f64,
-    /// Messages sent, each once.
+    /// Messages sent, without repetitions.
     pub sent: u64,
-    /// Acknowledged as taken.
+    /// Acknowledged without an error.
     pub acknowledged: u64,
     /// Acknowledged as unreadable.
     pub quarantined: u64,
@@ -42,30 +42,30 @@ pub struct Sample {
     pub refused: u64,
     /// Sent more than once.
     pub again: u64,
-    /// Messages that came in by subscription.
+    /// Messages received by subscription.
     pub received: u64,
-    /// Connections made.
+    /// Successful connections.
     pub connects: u64,
-    /// Attempts to connect that failed, and connections that broke for no reason of the scenario.
+    /// Failed attempts to connect, and connections that broke without a fault of the scenario.
     pub failures: u64,
-    /// Connected now.
+    /// Current connections.
     pub connected: u64,
-    /// Not acknowledged now.
+    /// Messages in flight now.
     pub in_flight: u64,
-    /// Latency from the first sending to the acknowledgement, microseconds.
+    /// Latency from the first transmission to the acknowledgement, microseconds.
     pub latency: Latency,
 }
 
-/// Percentiles, microseconds; zeros when there was nothing.
+/// Percentiles in microseconds; zeros without samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Latency {
-    /// Half are below.
+    /// Median.
     pub p50_micros: u64,
-    /// 99 of 100 are below.
+    /// 99th percentile.
     pub p99_micros: u64,
-    /// 999 of 1000 are below.
+    /// 99.9th percentile.
     pub p999_micros: u64,
-    /// The longest.
+    /// Maximum.
     pub max_micros: u64,
 }
 
@@ -113,12 +113,12 @@ impl Stats {
         *self.last_failure.lock() = format!("{device}: {what}");
     }
 
-    /// What went wrong last, with the device's name.
+    /// The last failure, with the device's name.
     pub fn last_failure(&self) -> String {
         self.last_failure.lock().clone()
     }
 
-    /// The counters now; latencies since the last call go into the sample and into `all`.
+    /// Takes a sample; latencies since the last call go into the sample and into `all`.
     pub(super) fn sample(&self, at: Duration, all: &mut Histogram<u64>) -> Sample {
         let mut recent = histogram();
         for shard in &self.latencies {

@@ -1,4 +1,4 @@
-//! Reading a ledger.
+//! Reads a ledger.
 
 use std::path::Path;
 
@@ -6,30 +6,30 @@ use anyhow::{Context, bail, ensure};
 
 use super::{Header, MAGIC, Outcome, Record, VERSION};
 
-/// What became of every message, by device.
+/// The outcome of every message, by device.
 #[derive(Debug)]
 pub struct Ledger {
-    /// What was played.
+    /// Header of the ledger.
     pub header: Header,
-    /// The run ended in order. Otherwise messages may have been sent that are not in here.
+    /// True when the run ended normally. Otherwise the ledger may lack messages that were sent.
     pub complete: bool,
-    /// By device, then by number; 0 where nothing is known.
+    /// Outcomes by device, then by number; 0 where none is known.
     outcomes: Vec<Vec<u8>>,
 }
 
 impl Ledger {
-    /// Reads one whole: a byte for each message stays in memory. What was not whole on disk at the end of a run that broke
-    /// off is left out.
+    /// Reads a whole ledger; one byte for each message stays in memory. An incomplete block at the
+    /// end of an interrupted run is ignored.
     ///
     /// # Errors
-    /// Names the file and the byte at which it is damaged.
+    /// The error names the file and the damaged byte.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("read the ledger {}", path.display()))?;
         Self::parse(&bytes).with_context(|| format!("ledger {}", path.display()))
     }
 
     fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
-        ensure!(bytes.len() > 9 && &bytes[..4] == MAGIC, "it is no ledger");
+        ensure!(bytes.len() > 9 && &bytes[..4] == MAGIC, "it is not a ledger");
         ensure!(bytes[4] == VERSION, "its version is {}, this program reads {VERSION}", bytes[4]);
         let length = word(bytes, 5).context("it ends in its header")? as usize;
         let header = bytes.get(9..9 + length).context("it ends in its header")?;
@@ -72,17 +72,17 @@ impl Ledger {
         if of_device.len() <= number {
             of_device.resize(number + 1, 0);
         }
-        // An acknowledgement outweighs what was known before.
+        // An acknowledgement replaces an earlier outcome.
         of_device[number] = of_device[number].max(record.outcome as u8);
     }
 
-    /// What became of a message; `None` when it was never sent.
+    /// The outcome of a message; `None` when it was never sent.
     pub fn outcome(&self, device: u32, number: u64) -> Option<Outcome> {
         let number = usize::try_from(number).ok()?;
         Outcome::of(*self.outcomes.get(device as usize)?.get(number)?)
     }
 
-    /// Messages known of.
+    /// Number of messages in the ledger.
     pub fn messages(&self) -> u64 {
         self.outcomes.iter().flatten().filter(|outcome| **outcome != 0).count() as u64
     }

@@ -59,7 +59,8 @@ async fn a_flipped_byte_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = written(dir.path(), 1_000).await;
     let mut bytes = std::fs::read(&path).unwrap();
-    // Among the records of the first block: magic, version, length and header, then the block's length and checksum.
+    // Offset within the records of the first block: after magic, version, length and header, and
+    // the block's length and checksum.
     let header = u32::from_le_bytes(bytes[5..9].try_into().unwrap()) as usize;
     bytes[9 + header + 8 + 20] ^= 1;
     std::fs::write(&path, &bytes).unwrap();

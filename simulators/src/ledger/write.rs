@@ -1,4 +1,4 @@
-//! Writing a ledger.
+//! Writes a ledger.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,29 +10,29 @@ use tokio::sync::mpsc;
 
 use super::{Header, MAGIC, Outcome, Record, VERSION};
 
-/// Records that may wait for the disk.
+/// Capacity of the queue to the writer, in records.
 const WAITING: usize = 65_536;
-/// Records of one block.
+/// Records in one block.
 const BLOCK: usize = 16_384;
 
-/// Where devices tell what became of their messages. Cheap to clone.
+/// Records outcomes of messages. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Recorder(mpsc::Sender<Record>);
 
 impl Recorder {
-    /// Keeps nothing.
+    /// A recorder that discards records.
     pub fn nowhere() -> Self {
         Self(mpsc::channel(1).0)
     }
 
-    /// Hands a record over, waiting while the disk is slow. Records are lost only when the writer has failed, which
-    /// [`Writer::finish`] tells.
+    /// Submits a record, waiting while the disk is slow. Records are lost only when the writer has
+    /// failed, which [`Writer::finish`] reports.
     pub async fn record(&self, record: Record) {
         self.0.send(record).await.ok();
     }
 }
 
-/// Writes a ledger on a thread of its own.
+/// Writes a ledger on its own thread.
 #[derive(Debug)]
 pub struct Writer {
     thread: JoinHandle<anyhow::Result<()>>,
@@ -62,7 +62,7 @@ impl Writer {
     /// Waits until everything is on disk. Every [`Recorder`] must be gone.
     ///
     /// # Errors
-    /// When something could not be written: the ledger is then of no use.
+    /// When a write failed: the ledger is then unusable.
     pub fn finish(self) -> anyhow::Result<()> {
         self.thread.join().map_err(|_| anyhow!("the ledger's writer panicked"))?
     }

@@ -1,4 +1,4 @@
-//! One device's readings beside what a store holds of it.
+//! Compares the readings of a device with a store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,59 +10,59 @@ use super::findings::{Fault, Finding, StoreReport};
 use crate::ledger::{Ledger, Outcome};
 use crate::plan::{Device, Fate, Message, Messages, Reading};
 
-/// A device time that is further ahead than this may have been replaced by the time of receipt, and orders nothing. A second
-/// less than Weir's default, for the time on the way.
+/// A device time further ahead than this may have been replaced by the time of receipt, and is not
+/// compared. A second less than Weir's default, for the time in transit.
 const AHEAD: Duration = Duration::from_secs(599);
 
-/// A reading as a store holds it.
+/// A stored reading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
-    /// The time that orders it.
+    /// Ordering time.
     pub time: Nanos,
-    /// The device's time, when that was too far ahead to order by.
+    /// The device's time, when it was too far ahead to be the ordering time.
     pub claimed: Option<Nanos>,
-    /// The device's counter.
+    /// The device's sequence.
     pub sequence: Option<u64>,
-    /// By name.
+    /// Values by name.
     pub values: Vec<(Arc<str>, Value)>,
 }
 
-/// What tells the readings of a device apart.
+/// Identity of a reading of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Sequence(u64),
     Time(Nanos),
-    /// Without either, readings are counted.
+    /// Without time and sequence, readings are counted.
     Values(String),
 }
 
 struct Expected {
     reading: Reading,
     outcome: Option<Outcome>,
-    /// Planned readings with this key: more than one only where nothing tells them apart.
+    /// Planned readings with this key: more than one only if they are indistinguishable.
     planned: u64,
     acknowledged: u64,
     found: u64,
 }
 
-/// Messages and letters of a device in a store.
+/// Messages and dead letters of a device in a store.
 #[derive(Debug, Default)]
 pub(super) struct Letters {
-    /// Payloads among the dead letters.
+    /// Payloads of its dead letters.
     pub(super) payloads: HashSet<Vec<u8>>,
 }
 
-/// What a store may do with a reading besides holding it as it is.
+/// Differences from the sent reading that a store may have.
 pub(super) struct Allowance<'a> {
-    /// The reading as the store writes it.
+    /// The reading in the form that the store writes.
     pub(super) as_stored: &'a dyn Fn(&Reading) -> Reading,
-    /// The store may be without it.
+    /// True when the store may lack the reading.
     pub(super) missing: &'a dyn Fn(&Reading) -> bool,
 }
 
 const NONE: Allowance<'static> = Allowance { as_stored: &Reading::clone, missing: &|_| false };
 
-/// Compares what a store holds of a device with what the device sent. Adds to `report`.
+/// Compares the stored readings of a device with the sent ones. Adds to `report`.
 pub fn check_device(report: &mut StoreReport, ledger: &Ledger, device: &Device, stored: &[Stored]) {
     check(report, ledger, device, stored, &NONE, None);
 }
@@ -138,7 +138,7 @@ fn check(
         for _ in known.found..known.acknowledged {
             report
                 .findings
-                .add(Fault::Missing, || of_reading(device, &known.reading, "acknowledged, not there".into()));
+                .add(Fault::Missing, || of_reading(device, &known.reading, "acknowledged, but not stored".into()));
         }
     }
     for known in expected.values() {
@@ -153,7 +153,7 @@ fn check_letter(
     outcome: Option<Outcome>,
     letters: Option<&Letters>,
 ) {
-    // MQTT 3.1.1 has no other acknowledgement than the one for a message that was taken.
+    // MQTT 3.1.1 acknowledges unreadable messages like any other.
     let taken = matches!(outcome, Some(Outcome::Quarantined | Outcome::Acknowledged));
     let (Some(letters), true, false) = (letters, taken, message.fate == Fate::Stored) else { return };
     if letters.payloads.contains(&message.payload) {
@@ -169,7 +169,8 @@ fn check_letter(
     }
 }
 
-/// Checks that the newest value of each name is no older than the newest that was acknowledged, and is one that was sent.
+/// Checks that the latest value of each name is not older than the newest acknowledged one, and
+/// that it was sent.
 pub fn check_latest(report: &mut StoreReport, ledger: &Ledger, device: &Device, latest: &[Stored]) {
     let mut newest: HashMap<Arc<str>, (Nanos, Option<u64>)> = HashMap::new();
     for message in Messages::new(device) {
@@ -232,7 +233,7 @@ fn difference(reading: &Reading, row: &Stored) -> Option<(Fault, String)> {
     }
     for (name, expected) in &reading.values {
         let Some((_, found)) = row.values.iter().find(|(other, _)| other == name) else {
-            return Some((Fault::Altered, format!("{name} is not there; sent as {expected}")));
+            return Some((Fault::Altered, format!("{name} is missing; sent as {expected}")));
         };
         if expected.kind() != found.kind() {
             let (was, is) = (expected.kind(), found.kind());

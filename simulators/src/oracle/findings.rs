@@ -1,35 +1,35 @@
-//! What is wrong with what a store holds.
+//! Differences between a store and the sent readings.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-/// Of each kind, this many are named.
+/// Number of findings of each kind that are listed.
 const NAMED: usize = 10;
 
-/// A kind of fault.
+/// Kind of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// Acknowledged, and not there.
+    /// Acknowledged, but not stored.
     Missing,
-    /// There more than once.
+    /// Stored more than once.
     Doubled,
-    /// There with another time or other values.
+    /// Stored with another time or other values.
     Altered,
-    /// There with a value of another type.
+    /// Stored with a value of another type.
     Mistyped,
-    /// There, and never sent.
+    /// Stored, but never sent.
     Unexpected,
     /// The latest value is older than one that was acknowledged.
     ReorderedLatest,
-    /// Acknowledged as unreadable, and not among the dead letters.
+    /// Acknowledged as unreadable, but not a dead letter.
     MissingLetter,
 }
 
 impl Fault {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 7] = [
         Self::Missing,
         Self::Doubled,
@@ -40,7 +40,7 @@ impl Fault {
         Self::MissingLetter,
     ];
 
-    /// Its name.
+    /// Name of the kind.
     pub fn name(self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -54,40 +54,40 @@ impl Fault {
     }
 }
 
-/// One fault.
+/// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// Device.
     pub device: String,
-    /// Time of the reading, as far as it has one.
+    /// Time of the reading, if it has one.
     pub time: Option<String>,
-    /// The device's counter, as far as it has one.
+    /// The device's sequence, if it has one.
     pub sequence: Option<u64>,
-    /// What was expected and what is there.
+    /// Expected and found values.
     pub detail: String,
 }
 
-/// All faults of a store.
+/// All differences of a store.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
     counts: BTreeMap<Fault, u64>,
     named: BTreeMap<Fault, Vec<Finding>>,
 }
 
-/// What a store was found to hold.
+/// Report about a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StoreReport {
-    /// Which.
+    /// Name of the store.
     pub store: String,
-    /// Readings acknowledged.
+    /// Acknowledged readings.
     pub acknowledged: u64,
-    /// Readings it holds of this run.
+    /// Stored readings of this run.
     pub held: u64,
-    /// Readings it holds although no acknowledgement was seen: allowed.
+    /// Stored readings without a received acknowledgement, which are allowed.
     pub unacknowledged: u64,
-    /// Acknowledged messages that cannot be read, found among the dead letters.
+    /// Acknowledged unreadable messages that are dead letters.
     pub dead_letters: u64,
-    /// What is wrong.
+    /// Differences.
     pub findings: Findings,
 }
 
@@ -100,17 +100,17 @@ impl Findings {
         }
     }
 
-    /// Nothing is wrong.
+    /// True without differences.
     pub fn is_clean(&self) -> bool {
         self.counts.is_empty()
     }
 
-    /// How many of a kind.
+    /// Number of differences of a kind.
     pub fn count(&self, fault: Fault) -> u64 {
         self.counts.get(&fault).copied().unwrap_or(0)
     }
 
-    /// The first ten of a kind.
+    /// The first ten differences of a kind.
     pub fn named(&self, fault: Fault) -> &[Finding] {
         self.named.get(&fault).map_or(&[], Vec::as_slice)
     }
@@ -128,7 +128,7 @@ impl Findings {
 }
 
 impl StoreReport {
-    /// Of nothing.
+    /// An empty report.
     pub fn new(store: &str) -> Self {
         Self {
             store: store.to_owned(),

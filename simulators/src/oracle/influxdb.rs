@@ -1,7 +1,9 @@
-//! Reads a run back straight from InfluxDB 2: the points of one measurement, tagged with tenant and device.
+//! Reads a run directly from InfluxDB 2: the points of one measurement, tagged with tenant and
+//! device.
 //!
-//! A point is known by its series and its time alone, and has no place for a sequence. The time says which reading it was: the
-//! device's, and where it has a sequence that of the millisecond with the sequence in the digits below.
+//! A point is identified by its series and its time, and has no sequence. The time identifies the
+//! reading: it is the device's time or, for a reading with a sequence, its millisecond with the
+//! sequence in the digits below.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,12 +28,12 @@ const TENANT: &str = "default";
 const ANSWER: Duration = Duration::from_secs(60);
 const MILLISECOND: Nanos = 1_000_000;
 
-/// Where the points are.
+/// Location of the points.
 #[derive(Clone)]
 pub struct Place {
     /// Address, `http://host:port`.
     pub url: String,
-    /// Token that may read.
+    /// Token with read access.
     pub token: String,
     /// Organization.
     pub org: String,
@@ -41,7 +43,7 @@ pub struct Place {
     pub measurement: String,
 }
 
-/// The points as InfluxDB holds them.
+/// The points in InfluxDB.
 pub struct Influx {
     place: Place,
     query: Uri,
@@ -49,13 +51,13 @@ pub struct Influx {
 }
 
 impl Influx {
-    /// Of this place; whether a server is there shows with the first question.
+    /// Reads from `place`; the first query connects.
     ///
     /// # Errors
     /// When the address is wrong.
     pub fn new(place: Place) -> anyhow::Result<Self> {
         let query = format!("{}/api/v2/query?org={}", place.url.trim_end_matches('/'), percent(&place.org));
-        let query = query.parse().with_context(|| format!("{} is no address", place.url))?;
+        let query = query.parse().with_context(|| format!("{} is not an address", place.url))?;
         let https =
             hyper_rustls::HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().build();
         Ok(Self { place, query, client: Client::builder(TokioExecutor::new()).build(https) })
@@ -64,12 +66,12 @@ impl Influx {
     /// Compares the points of all devices.
     ///
     /// # Errors
-    /// When the server does not answer as InfluxDB does.
+    /// When the server does not respond like InfluxDB.
     pub async fn check(&self, ledger: &Ledger, devices: &[Device], refused: &Refused) -> anyhow::Result<StoreReport> {
         let mut report = StoreReport::new("influxdb");
         for device in devices {
             let rows = self.points(device).await.with_context(|| format!("device {}", device.id))?;
-            // A point has no receive time: those of earlier runs are told by their time.
+            // A point has no time of receipt: points of earlier runs are recognized by their time.
             let start = ledger.header.start;
             let rows: Vec<_> = rows.into_iter().filter(|row| row.time >= start - lead(device)).collect();
             let allowance = Allowance { as_stored: &as_point, missing: &|reading| refused.holds(device, reading) };
@@ -98,7 +100,7 @@ impl Influx {
             .header("accept", "application/csv")
             .body(Full::from(body.to_string()))?;
         let answer =
-            tokio::time::timeout(ANSWER, self.client.request(request)).await.context("no answer for 60 s")??;
+            tokio::time::timeout(ANSWER, self.client.request(request)).await.context("no response within 60 s")??;
         let status = answer.status();
         let text = String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?;
         match status {
@@ -108,14 +110,14 @@ impl Influx {
     }
 }
 
-/// How far before the start a device's clock may put a reading.
+/// Longest time before the start that a device's clock may set.
 fn lead(device: &Device) -> Nanos {
     let faults = &device.kind.group.faults;
     let most = faults.clock_skew + faults.clock_jump_by * 100 + device.kind.group.interval * 2;
     i64::try_from(most.as_nanos()).unwrap_or(i64::MAX / 4)
 }
 
-/// Readings that InfluxDB refused and that are among the dead letters, by device and sequence.
+/// Readings that InfluxDB rejected and that are dead letters, by device and sequence.
 #[derive(Debug, Default)]
 pub struct Refused(pub std::collections::HashSet<(String, u64)>);
 
@@ -125,14 +127,15 @@ impl Refused {
     }
 }
 
-/// A reading as the point that it becomes: numbers are floats; the sequence is in the time.
+/// Turns a reading into its point: numbers are floats; the sequence is in the time.
 fn as_point(reading: &Reading) -> Reading {
     let time = reading.time.and_then(|time| match reading.sequence {
         Some(sequence) => {
             let below = i64::try_from(sequence % 1_000_000).expect("below a million");
             Some(time.div_euclid(MILLISECOND) * MILLISECOND + below)
         }
-        // Weir gives such a reading a place within its millisecond that cannot be told from here: it is known by its values.
+        // Weir assigns such a reading a position within its millisecond that is unknown here: the
+        // values identify it.
         None if time.rem_euclid(MILLISECOND) == 0 => None,
         None => Some(time),
     });
@@ -147,7 +150,7 @@ fn as_point(reading: &Reading) -> Reading {
     Reading { time, sequence: None, values: values.collect() }
 }
 
-/// Points out of annotated CSV: fields of one time are one point.
+/// Reads points from annotated CSV: fields of one time are one point.
 fn tables(text: &str) -> anyhow::Result<Vec<Stored>> {
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
     let mut points: BTreeMap<Nanos, Vec<(Arc<str>, Value)>> = BTreeMap::new();
@@ -191,7 +194,7 @@ fn tables(text: &str) -> anyhow::Result<Vec<Stored>> {
     Ok(points.into_iter().map(point).collect())
 }
 
-/// A string of Flux.
+/// Quotes a string for Flux.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace("${", "\\${"))
 }

@@ -1,4 +1,4 @@
-//! Checks what landed: makes every reading of a run again and compares it with what a store holds.
+//! Verifies stored readings: generates every reading of a run again and compares it with a store.
 
 mod compare;
 mod findings;
@@ -20,37 +20,38 @@ pub use weir::Weir;
 use crate::ledger::Ledger;
 use crate::plan;
 
-/// Between two looks at a store.
+/// Time between two comparisons of a store.
 const AGAIN: Duration = Duration::from_millis(300);
 
-/// What to check, and where.
+/// Stores to verify.
 #[derive(Clone)]
 pub struct Targets {
-    /// Weir's gRPC address.
+    /// gRPC address of Weir.
     pub weir: Option<String>,
-    /// Bearer token for it.
+    /// Bearer token for Weir.
     pub token: Option<String>,
-    /// MongoDB's connection string.
+    /// Connection string of MongoDB.
     pub mongodb: Option<String>,
     /// InfluxDB.
     pub influxdb: Option<Place>,
-    /// Devices asked for at one time.
+    /// Devices to read concurrently.
     pub parallel: usize,
-    /// A store that is not clean is looked at again until it is, or until this time is over: databases get readings later.
+    /// A store with differences is compared again until it has none or this time is over: stores
+    /// receive readings later.
     pub within: Duration,
 }
 
 impl Targets {
-    /// No store is to be asked.
+    /// True without stores.
     pub fn is_empty(&self) -> bool {
         self.weir.is_none() && self.mongodb.is_none() && self.influxdb.is_none()
     }
 }
 
-/// Reads the ledger and everything that the stores hold of its devices, and compares.
+/// Reads the ledger and all stored readings of its devices, and compares them.
 ///
 /// # Errors
-/// When the ledger is damaged or a store cannot be read. What a store holds wrongly is no error but a finding.
+/// When the ledger is damaged or a store cannot be read. Differences are findings, not errors.
 pub async fn verify(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<StoreReport>> {
     let ledger = Ledger::read(ledger)?;
     let devices = plan::devices(&ledger.header.scenario, &ledger.header.folder, ledger.header.start)?;
@@ -81,7 +82,7 @@ pub async fn verify(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<Stor
     Ok(reports)
 }
 
-/// Looks until there is nothing wrong, or until the deadline.
+/// Compares until there are no differences, or until the deadline.
 async fn settled<F: Future<Output = anyhow::Result<StoreReport>>>(
     mut look: impl FnMut() -> F,
     deadline: Instant,

@@ -1,4 +1,5 @@
-//! Reads a run back straight from MongoDB: the documents of the collection `blocks`, as docs/guides/mongodb.md describes them.
+//! Reads a run directly from MongoDB: the documents of the collection `blocks`, as
+//! docs/guides/mongodb.md describes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,17 +16,17 @@ use crate::plan::Device;
 
 const TENANT: &str = "default";
 
-/// The history as MongoDB holds it.
+/// The history in MongoDB.
 #[derive(Debug, Clone)]
 pub struct Mongo {
     blocks: Collection<Document>,
 }
 
 impl Mongo {
-    /// Connects to `mongodb://…`; the database is that of the path, else `weir`.
+    /// Uses `mongodb://…`; the database is that of the path, or `weir`.
     ///
     /// # Errors
-    /// When the address is wrong. Whether a server is there shows with the first question.
+    /// When the address is invalid. The first query connects.
     pub async fn connect(uri: &str) -> anyhow::Result<Self> {
         let client = Client::with_uri_str(uri).await?;
         let database = client.default_database().unwrap_or_else(|| client.database("weir"));
@@ -35,7 +36,7 @@ impl Mongo {
     /// Compares the history of all devices.
     ///
     /// # Errors
-    /// When the server does not answer, or a document is not one of Weir's.
+    /// When the server does not respond, or a document does not have Weir's format.
     pub async fn check(&self, ledger: &Ledger, devices: &[Device]) -> anyhow::Result<StoreReport> {
         let mut report = StoreReport::new("mongodb");
         for device in devices {
@@ -56,13 +57,13 @@ impl Mongo {
     }
 }
 
-/// The readings of a block that were taken since `start`.
+/// The readings of a block that were received since `start`.
 fn rows(block: &Document, start: Nanos, out: &mut Vec<Stored>) -> anyhow::Result<()> {
     let (times, received) = (block.get_array("t")?, block.get_array("r")?);
     let (sequences, claimed) = (block.get_array("s").ok(), block.get_array("c").ok());
     let mut columns = BTreeMap::new();
     for (field, column) in block.get_document("v")? {
-        let column = column.as_array().with_context(|| format!("{field} is no column"))?;
+        let column = column.as_array().with_context(|| format!("{field} is not a column"))?;
         columns.entry(name(field)).or_insert_with(Vec::new).push(column);
     }
     for (row, time) in times.iter().enumerate() {
@@ -95,11 +96,12 @@ fn value(found: &Bson) -> anyhow::Result<Value> {
         Bson::Int64(v) => Value::Int(*v),
         Bson::Boolean(v) => Value::Bool(*v),
         Bson::String(v) => Value::Str(v.as_str().into()),
-        other => bail!("{other} is no value"),
+        other => bail!("{other} is not a value"),
     })
 }
 
-/// Dots and dollar signs stand in their wide forms; after `％` stands what was wide itself, or the type of the column.
+/// Restores a name: dots and dollar signs are stored in their wide forms; `％` precedes a character
+/// that was wide itself, or the type of the column.
 fn name(field: &str) -> String {
     let mut name = String::new();
     let mut chars = field.chars();

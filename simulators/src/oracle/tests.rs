@@ -1,4 +1,4 @@
-//! The oracle has to be able to find each fault.
+//! The oracle finds each kind of difference.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ const START: i64 = 1_767_225_600_000_000_000;
 struct World {
     ledger: Ledger,
     device: Device,
-    /// What a faultless store holds.
+    /// Rows of a store without differences.
     rows: Vec<Stored>,
     _dir: tempfile::TempDir,
 }
@@ -53,7 +53,7 @@ fn checked(world: &World, rows: &[Stored]) -> StoreReport {
     report
 }
 
-/// Exactly one fault, of this kind, named by device and sequence.
+/// Asserts that there is one difference, of this kind, with its device and sequence.
 fn only(report: &StoreReport, fault: Fault, sequence: Option<u64>) {
     for kind in Fault::ALL {
         assert_eq!(report.findings.count(kind), u64::from(kind == fault), "{kind:?}: {report}");
@@ -199,7 +199,7 @@ fn an_unreadable_message_that_was_acknowledged_and_is_no_dead_letter_is_reported
     };
     let report = check(&letters);
     assert!(report.findings.is_clean() && report.dead_letters > 3, "{report}");
-    // Those that are too large are alike; those that are cut are not.
+    // Oversize payloads are equal; truncated ones differ.
     let one = letters.payloads.iter().find(|payload| payload[0] == b'{').unwrap().clone();
     letters.payloads.remove(&one);
     let report = check(&letters);

@@ -1,4 +1,4 @@
-//! Reads a run back through Weir's gRPC.
+//! Reads a run through Weir's gRPC api.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,21 +19,21 @@ use super::influxdb::Refused;
 use crate::ledger::Ledger;
 use crate::plan::Device;
 
-/// Readings of one page.
+/// Readings on one page.
 const PAGE: i32 = 10_000;
 
-/// Stage of the dead letters that InfluxDB refused.
-const POINTS: &str = "points";
+/// Stage of dead letters that InfluxDB rejected.
+const INFLUXDB: &str = "influxdb";
 
 /// The dead letters of a run.
 #[derive(Debug, Default)]
 struct AllLetters {
-    /// Messages that could not be read, by client.
+    /// Unreadable messages, by client.
     unread: HashMap<String, Letters>,
     refused: Refused,
 }
 
-/// The reading that a store refused: its device and sequence.
+/// A reading that a store rejected: its device and sequence.
 fn sequence_of(letter: &v1::DeadLetter) -> Option<(String, u64)> {
     let payload: serde_json::Value = serde_json::from_slice(&letter.payload).ok()?;
     let device = letter.device.rsplit('/').next()?;
@@ -51,7 +51,7 @@ impl Weir {
     /// Connects to `http://host:port`.
     ///
     /// # Errors
-    /// When nobody answers there.
+    /// When no server responds there.
     pub async fn connect(address: &str, token: Option<&str>) -> anyhow::Result<Self> {
         let channel = Endpoint::from_shared(address.to_owned())?.connect().await?;
         let token = token.map(|token| format!("Bearer {token}").parse()).transpose().context("the token")?;
@@ -97,7 +97,7 @@ impl Weir {
         Ok(report)
     }
 
-    /// The readings of a device that were taken since `start`.
+    /// The readings of a device that were received since `start`.
     async fn readings(&self, device: &Device, start: Nanos) -> anyhow::Result<Vec<Stored>> {
         let mut client = TelemetryServiceClient::new(self.channel.clone());
         let (mut rows, mut page_token) = (Vec::new(), String::new());
@@ -139,7 +139,7 @@ impl Weir {
         rows.collect()
     }
 
-    /// Readings that InfluxDB refused since `start`.
+    /// Readings that InfluxDB rejected since `start`.
     ///
     /// # Errors
     /// When a call fails.
@@ -163,7 +163,7 @@ impl Weir {
                 if letter.ingest_time.map(nanos).is_some_and(|taken| taken < start) {
                     continue;
                 }
-                if letter.stage == POINTS {
+                if letter.stage == INFLUXDB {
                     letters.refused.0.extend(sequence_of(&letter));
                 } else {
                     letters.unread.entry(letter.client_id).or_default().payloads.insert(letter.payload);

@@ -13,23 +13,23 @@ use super::names;
 use super::values::{Source, unit};
 use crate::scenario::{Event, Group, Scenario};
 
-/// One device: what it is and all that decides what it sends. Cheap to clone.
+/// A device with everything that determines its messages. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Its id.
+    /// Device id.
     pub id: Arc<str>,
-    /// Place among all devices of the scenario, from 0.
+    /// Index among all devices of the scenario, from 0.
     pub index: u32,
-    /// What it has in common with others.
+    /// Settings shared by the devices of its group.
     pub kind: Arc<Kind>,
-    /// Place in its group, from 0.
+    /// Index in its group, from 0.
     pub number: u32,
 }
 
-/// What the devices of one group have in common.
+/// Settings shared by the devices of a group.
 #[derive(Debug)]
 pub struct Kind {
-    /// As written.
+    /// The group in the scenario.
     pub group: Group,
     pub(super) sources: Vec<(Arc<str>, Source)>,
     pub(super) seed: u64,
@@ -38,7 +38,7 @@ pub struct Kind {
     events: Arc<[Event]>,
 }
 
-/// A time in which a device is not connected.
+/// A period without a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Absence {
     /// From this time after the start.
@@ -47,7 +47,8 @@ pub struct Absence {
     pub until: Duration,
 }
 
-/// All devices of a scenario that starts at `start`, nanoseconds since 1970. CSV files are read from `folder`.
+/// All devices of a scenario that starts at `start`, nanoseconds since 1970. CSV files are read
+/// from `folder`.
 ///
 /// # Errors
 /// When a file cannot be read.
@@ -73,14 +74,14 @@ pub fn devices(scenario: &Scenario, folder: &Path, start: Nanos) -> anyhow::Resu
 }
 
 impl Device {
-    /// One that has its messages from elsewhere: only how it connects counts.
+    /// A device whose messages come from a recording: only its connection settings apply.
     pub(crate) fn plain(id: &str, index: u32, group: Group) -> Self {
         let (sources, events) = (Vec::new(), Arc::default());
         let kind = Kind { group, sources, seed: 0, start: 0, duration: Duration::ZERO, events };
         Self { id: id.into(), index, kind: Arc::new(kind), number: 0 }
     }
 
-    /// A source of chance that is this device's own; `purpose` tells several of one device apart.
+    /// A random generator of this device; `purpose` separates the generators of one device.
     pub(crate) fn random(&self, purpose: &str) -> Pcg64Mcg {
         let mut name = purpose.as_bytes().to_vec();
         name.push(0);
@@ -88,12 +89,12 @@ impl Device {
         Pcg64Mcg::seed_from_u64(xxh3_64_with_seed(&name, self.kind.seed))
     }
 
-    /// When it begins, after the start.
+    /// Time of its first message, after the start.
     pub fn begins(&self) -> Duration {
         self.kind.group.ramp.mul_f64(f64::from(self.number) / f64::from(self.kind.group.count.max(1)))
     }
 
-    /// When it is away, in the order of the events.
+    /// Periods in which it is away, in the order of the events.
     pub fn absences(&self) -> Vec<Absence> {
         let mut random = self.random("events");
         let mut absences = Vec::new();

@@ -1,4 +1,4 @@
-//! The messages of one device, in the order in which they go out.
+//! The messages of one device in the order of sending.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -14,7 +14,8 @@ use super::values::{Course, unit};
 use super::{Fate, Message, Reading, Trouble};
 use crate::scenario::{Faults, Format, Group};
 
-/// What a device publishes, until its scenario ends. The same for the same scenario, seed, start and device.
+/// Messages of a device until its scenario ends. They depend only on scenario, seed, start and
+/// device.
 #[derive(Debug)]
 pub struct Messages {
     device: Device,
@@ -22,17 +23,17 @@ pub struct Messages {
     courses: Vec<(Arc<str>, Course)>,
     topics: Vec<Arc<str>>,
     clock: Clock,
-    /// When the next is measured, without its jitter.
+    /// Time of the next measurement, without jitter.
     at: Duration,
     number: u64,
     sequence: u64,
     last_time: Nanos,
-    /// Measured and waiting to go out.
+    /// Measured messages that are waiting to be sent.
     held: BinaryHeap<Reverse<(Duration, u64)>>,
     messages: VecDeque<Message>,
 }
 
-/// How far a device's clock is off.
+/// Error of a device's clock.
 #[derive(Debug)]
 struct Clock {
     offset: i64,
@@ -40,7 +41,7 @@ struct Clock {
 }
 
 impl Messages {
-    /// Those of `device`.
+    /// The messages of `device`.
     pub fn new(device: &Device) -> Self {
         let kind = Arc::clone(&device.kind);
         let mut random = device.random("values");
@@ -56,7 +57,7 @@ impl Messages {
             offset: signed(faults.clock_skew, &mut random),
             drift: (unit(&mut random) * 2.0 - 1.0) * faults.clock_drift,
         };
-        // Spread over the first interval, so that the fleet does not beat as one.
+        // Spread over the first interval, so that devices do not send in step.
         let at = device.begins() + kind.group.interval.mul_f64(unit(&mut random));
         Self {
             device: device.clone(),
@@ -73,7 +74,7 @@ impl Messages {
         }
     }
 
-    /// Measures the next message and puts it among those that wait.
+    /// Measures the next message and adds it to the waiting ones.
     fn measure(&mut self) {
         let kind = Arc::clone(&self.device.kind);
         let group = &kind.group;
@@ -134,7 +135,7 @@ impl Messages {
         if let Some(time) = &mut time
             && !group.payload.sequence
         {
-            // Nothing else tells two readings apart: never the same time twice.
+            // Only the time distinguishes readings: it never repeats.
             *time = (*time).max(self.last_time.saturating_add(resolution(format)));
             self.last_time = *time;
         }
@@ -143,8 +144,8 @@ impl Messages {
         Reading { time, sequence, values }
     }
 
-    /// Draws what goes wrong with a message. Every draw is made whatever the outcome of the others, so that changing one
-    /// probability leaves the rest as it was.
+    /// Draws the faults of a message. Every draw is made regardless of the others, so that a change
+    /// of one probability does not affect the rest.
     fn spoil(&mut self, group: &Group, message: &mut Message, interval: Duration) {
         let faults: &Faults = &group.faults;
         let mut drawn = |share: f64| unit(&mut self.random) < share;
@@ -170,7 +171,7 @@ impl Messages {
             message.readings.clear();
         } else if malformed && !bare {
             message.fate = Fate::Unreadable;
-            // The end is missing; what is left tells which one it was.
+            // The end is missing; the rest still identifies the message.
             message.payload.truncate(message.payload.len() - 1);
             message.readings.clear();
         }
@@ -189,7 +190,7 @@ impl Iterator for Messages {
         loop {
             let group = &self.device.kind.group;
             let over = self.at >= self.device.kind.duration;
-            // Jitter brings no later message further forward than this.
+            // Jitter does not move a later message before this time.
             let certain = self.at.saturating_sub(interval(group, self.at).mul_f64(group.jitter));
             match self.held.peek() {
                 Some(Reverse((due, number))) if over || *due < certain => {
@@ -213,7 +214,7 @@ fn nanos(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Up to `most`, ahead or behind.
+/// A random offset of up to `most`, ahead or behind.
 fn signed(most: Duration, random: &mut Pcg64Mcg) -> i64 {
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "a random offset")]
     let offset = ((unit(random) * 2.0 - 1.0) * nanos(most) as f64) as i64;

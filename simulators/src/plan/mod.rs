@@ -1,5 +1,5 @@
-//! What each device publishes and when: decided by the scenario, the seed and the time of the start, by nothing else. The
-//! fleet sends it, the oracle makes it again and compares.
+//! Messages of each device and their times, determined only by the scenario, the seed and the start
+//! time. The fleet sends them; the oracle generates them again and compares.
 
 mod device;
 mod messages;
@@ -17,59 +17,59 @@ pub use messages::Messages;
 pub use names::Names;
 pub(crate) use values::{csv_column, parsed};
 
-/// One publish.
+/// A message of a device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Message {
-    /// Of its device, from 0, in the order in which they were measured.
+    /// Number within its device, from 0, in the order of measurement.
     pub number: u64,
-    /// When it goes out, after the start.
+    /// Time of sending, after the start.
     pub due: Duration,
-    /// Where.
+    /// Topic.
     pub topic: Arc<str>,
-    /// What is sent.
+    /// Payload.
     pub payload: Vec<u8>,
-    /// What it holds; empty when it cannot be read.
+    /// Its readings; empty when the payload is unreadable.
     pub readings: Vec<Reading>,
-    /// What is to become of it.
+    /// Expected outcome.
     pub fate: Fate,
-    /// What goes wrong while it is sent.
+    /// Faults while it is sent.
     pub trouble: Trouble,
 }
 
-/// A reading as its device measured it.
+/// A measured reading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
-    /// The device's time, in the resolution in which it is sent, nanoseconds since 1970.
+    /// The device's time in the resolution of the payload, nanoseconds since 1970.
     pub time: Option<Nanos>,
-    /// The device's counter.
+    /// The device's sequence.
     pub sequence: Option<u64>,
-    /// By name.
+    /// Values by name.
     pub values: Vec<(Arc<str>, Value)>,
 }
 
-/// What is to become of a message.
+/// Expected outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     /// Its readings are stored.
     Stored,
-    /// It cannot be read: acknowledged, and kept as a dead letter.
+    /// It is unreadable: acknowledged, and stored as a dead letter.
     Unreadable,
-    /// Too large: the broker ends the connection, or does as for an unreadable one.
+    /// It is too large: the broker closes the connection, or treats it as unreadable.
     Oversize,
 }
 
-/// What goes wrong while a message is sent.
+/// Faults while a message is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trouble {
-    /// The link breaks before the acknowledgement.
+    /// The connection breaks before the acknowledgement.
     pub drop_before_ack: bool,
-    /// The link breaks after the acknowledgement.
+    /// The connection breaks after the acknowledgement.
     pub drop_after_ack: bool,
     /// Published twice.
     pub duplicate: bool,
     /// Sent again after the acknowledgement.
     pub resend: bool,
-    /// The connection is left open and a new one begun.
+    /// The connection is left open and a new one is made.
     pub half_open: bool,
 }
 

@@ -10,7 +10,7 @@ pub struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Of a scenario.
+    /// The names of a scenario.
     pub fn of(scenario: &'a Scenario) -> Self {
         Self { groups: scenario.groups.iter(), current: None }
     }
@@ -42,7 +42,7 @@ pub(super) fn name(group: &Group, number: u32) -> String {
     id
 }
 
-/// Where a `{n:5}` stands, its digits, its length.
+/// The position of `{n:5}`, its digits, its length.
 fn padded(id: &str) -> Option<(usize, usize, usize)> {
     let start = id.find("{n:")?;
     let end = id[start..].find('}')?;

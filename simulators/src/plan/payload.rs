@@ -1,4 +1,4 @@
-//! Readings as the bytes that a device sends.
+//! Encodes readings as payloads.
 
 use std::fmt::Write;
 
@@ -9,13 +9,13 @@ use serde_json::json;
 use super::Reading;
 use crate::scenario::{Format, Payload, TimeFormat};
 
-/// A time in the resolution in which it is sent.
+/// Rounds a time to the resolution of the payload.
 pub(super) fn resolved(time: Nanos, format: TimeFormat) -> Option<Nanos> {
     let unit = resolution(format);
     (format != TimeFormat::None).then(|| time.div_euclid(unit) * unit)
 }
 
-/// Nanoseconds between two times that can be told apart.
+/// Resolution of a time format in nanoseconds.
 pub(super) fn resolution(format: TimeFormat) -> Nanos {
     match format {
         TimeFormat::S => 1_000_000_000,
@@ -25,7 +25,7 @@ pub(super) fn resolution(format: TimeFormat) -> Nanos {
     }
 }
 
-/// The bytes of a message; `{device}` in a template is `device`.
+/// The payload of a message; `{device}` in a template is `device`.
 pub(super) fn encode(payload: &Payload, device: &str, readings: &[Reading]) -> Vec<u8> {
     let mut out = String::with_capacity(96 * readings.len());
     match payload.format {
@@ -81,7 +81,7 @@ fn nested(out: &mut String, payload: &Payload, reading: &Reading) {
             let inner = place.entry(part).or_insert_with(|| json!({}));
             match inner {
                 serde_json::Value::Object(object) => place = object,
-                // A value and an object of one name: the longer name stays whole.
+                // A value and an object have the same name: the longer name is not split.
                 _ => break,
             }
         }
@@ -135,7 +135,7 @@ fn time(out: &mut String, at: Nanos, format: TimeFormat, quoted: bool) {
     }
 }
 
-/// A float always has a point or an exponent, so that its type can be seen.
+/// A float always has a point or an exponent, so that it differs from an integer.
 fn value(out: &mut String, measured: &Value, bare: bool) {
     match measured {
         Value::Float(v) => put(out, format_args!("{v:?}")),

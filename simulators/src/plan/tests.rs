@@ -1,4 +1,4 @@
-//! What devices send.
+//! Messages of devices.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ fn the_same_seed_gives_the_same_readings_byte_for_byte() {
 
 #[test]
 fn a_release_sends_what_the_one_before_sent() {
-    // Ledgers hold no readings: a later release has to make the very same ones to check them.
+    // Ledgers hold no readings: a later release has to generate the same ones to verify them.
     let sums = crate::scenario::SHIPPED
         .iter()
         .map(|(name, _)| format!("{name} {:016x}", xxh3_64(&bytes(&play(&small(name))))));

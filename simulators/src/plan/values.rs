@@ -1,4 +1,4 @@
-//! How a value goes on from reading to reading.
+//! Models of values.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use rand_pcg::rand_core::Rng;
 use crate::scenario::Model;
 
 const DAY: f64 = 86_400.0;
-/// The warmest hour of the day.
+/// Hour of the daily maximum.
 const NOON: f64 = 14.0 * 3_600.0;
 
-/// A value of one device, on its way.
+/// State of a value of one device.
 #[derive(Debug, Clone)]
 pub(super) enum Course {
     Constant(Value),
@@ -28,7 +28,7 @@ pub(super) enum Course {
     Column { lines: Arc<[Value]>, next: usize },
 }
 
-/// The models of a group, with its files read: shared by all of its devices.
+/// The models of a group with the contents of their files, shared by its devices.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
     model: Model,
@@ -45,7 +45,7 @@ impl Source {
         Ok(Self { model: model.clone(), lines })
     }
 
-    /// For one device.
+    /// State of the values of one device.
     pub(super) fn begin(&self, random: &mut Pcg64Mcg) -> Course {
         match &self.model {
             Model::Constant { value } => Course::Constant(scalar(value)),
@@ -104,14 +104,14 @@ impl Course {
     }
 }
 
-/// From 0 up to, without, 1.
+/// A number from 0 to 1, exclusive.
 pub(super) fn unit(random: &mut Pcg64Mcg) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
     let bits = (random.next_u64() >> 11) as f64;
     bits / (1u64 << 53) as f64
 }
 
-/// From 0 to `count` - 1.
+/// A number from 0 to `count` - 1.
 fn index(random: &mut Pcg64Mcg, count: usize) -> usize {
     let wide = u128::from(random.next_u64()) * count.max(1) as u128;
     usize::try_from(wide >> 64).expect("below the count")
@@ -134,10 +134,11 @@ fn scalar(value: &toml::Value) -> Value {
     }
 }
 
-/// The values of a column of a CSV file with a head line. Whole numbers become integers, other numbers floats, the rest text.
+/// The values of a column of a CSV file with a header. Whole numbers become integers, other numbers
+/// floats, the rest text.
 ///
 /// # Errors
-/// Names the file, the column, the line.
+/// The error names the file, the column and the line.
 pub(crate) fn csv_column(file: &Path, column: &str) -> anyhow::Result<Vec<Value>> {
     let what = || format!("`file` {}", file.display());
     let mut reader = csv::Reader::from_path(file).with_context(what)?;

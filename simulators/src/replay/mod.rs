@@ -1,4 +1,5 @@
-//! Plays a file: a table of measurements, or a recorded MQTT session, with its own timing, faster, or as fast as it goes.
+//! Plays a file, a table of measurements or a recorded MQTT session, with its own timing, faster,
+//! or at full speed.
 
 mod session;
 mod table;
@@ -18,20 +19,20 @@ use crate::scenario::{Group, Version};
 
 pub use table::Columns;
 
-/// How a file is played.
+/// Options of a replay.
 #[derive(Debug, Clone)]
 pub struct Replay {
-    /// How many times faster than it was recorded; infinite is as fast as it goes.
+    /// Speed relative to the recording; infinite is full speed.
     pub speed: f64,
-    /// Quality of service; of a recorded session its own when unset.
+    /// QoS; None uses that of a recorded session.
     pub qos: u8,
     /// MQTT version.
     pub mqtt: Version,
-    /// Unacknowledged messages of one connection at most.
+    /// Maximum number of unacknowledged messages of a connection.
     pub in_flight: u16,
-    /// How a table is read.
+    /// Columns of a table.
     pub columns: Columns,
-    /// Time after the last message for everything to be acknowledged.
+    /// Time after the last message for the acknowledgements.
     pub drain: Duration,
 }
 
@@ -39,7 +40,7 @@ pub struct Replay {
 #[derive(Debug, Clone, PartialEq)]
 struct Recorded {
     at: Nanos,
-    /// Whose connection it goes over.
+    /// Device that sends it.
     device: String,
     topic: String,
     payload: Vec<u8>,
@@ -48,9 +49,9 @@ struct Recorded {
 /// Plays `file`.
 ///
 /// # Errors
-/// Names the file and the line that cannot be read.
+/// The error names the file and the invalid line.
 pub fn replay(file: &Path, replay: &Replay, options: &Options) -> anyhow::Result<Played> {
-    ensure!(replay.speed > 0.0, "`--speed` is {}: give a number above 0, or max", replay.speed);
+    ensure!(replay.speed > 0.0, "`--speed` is {}: use a number above 0, or max", replay.speed);
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file).with_context(|| format!("read {name}"))?;
     let recorded = if text.trim_start().starts_with('{') {

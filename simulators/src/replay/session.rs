@@ -1,4 +1,5 @@
-//! A recorded MQTT session: one JSON object a line, as `mosquitto_sub -v -F '%j'` or `-F '%J'` prints them.
+//! A recorded MQTT session: one JSON object a line, as `mosquitto_sub -v -F '%j'` or `-F '%J'`
+//! prints them.
 
 use anyhow::{Context, ensure};
 use jiff::Timestamp;

@@ -1,4 +1,4 @@
-//! A CSV file with a head line: one reading a line.
+//! A CSV file with a header: one reading a line.
 
 use anyhow::{Context, bail, ensure};
 use jiff::Timestamp;
@@ -10,16 +10,16 @@ use serde_json::json;
 use super::Recorded;
 use crate::plan::parsed;
 
-/// What the columns of a table mean.
+/// Columns of a table.
 #[derive(Debug, Clone)]
 pub struct Columns {
-    /// With the time; when unset the first of `ts`, `time`, `timestamp`, `date`.
+    /// Column of the time; None uses the first of `ts`, `time`, `timestamp`, `date`.
     pub time: Option<String>,
-    /// With the device; when unset all readings are of `device_id`.
+    /// Column of the device; None assigns all readings to `device_id`.
     pub device: Option<String>,
-    /// The device, where no column says.
+    /// Device of readings without a column for it.
     pub device_id: String,
-    /// Where a reading is published; `{device}` is its device.
+    /// Topic of a reading; `{device}` is its device.
     pub topic: String,
 }
 
@@ -69,7 +69,8 @@ fn tree(value: &Value) -> serde_json::Value {
     }
 }
 
-/// RFC 3339, a date and time in UTC, or seconds, milliseconds, microseconds, nanoseconds since 1970 by their size.
+/// RFC 3339, a date and time in UTC, or seconds, milliseconds, microseconds, nanoseconds since 1970
+/// by their size.
 pub(super) fn instant(text: &str) -> anyhow::Result<Nanos> {
     let text = text.trim().trim_matches('"');
     if let Ok(number) = text.parse::<f64>() {

@@ -46,7 +46,7 @@ pub(super) fn chart(title: &str, lines: &[Line<'_>], label: impl Fn(f64) -> Stri
     }
     for (index, line) in lines.iter().enumerate() {
         let every = line.points.len().div_ceil(POINTS).max(1);
-        // Of points that fall together the highest counts: a peak is never hidden.
+        // Of points in the same column the highest is drawn, so that no peak is hidden.
         let points = line.points.chunks(every).filter_map(|c| c.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1)));
         let points: Vec<String> = points.map(|(at, value)| format!("{:.1},{:.1}", x(at), y(value))).collect();
         put(&mut out, format_args!("<polyline class=\"c{index}\" points=\"{}\"/>", points.join(" ")));
@@ -65,5 +65,5 @@ fn nice(most: f64) -> f64 {
 }
 
 fn put(out: &mut String, what: std::fmt::Arguments<'_>) {
-    out.write_fmt(what).expect("a string takes everything");
+    out.write_fmt(what).expect("writing to a string does not fail");
 }

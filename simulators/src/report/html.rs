@@ -1,4 +1,4 @@
-//! A report as one page that needs nothing else.
+//! A report as one self-contained page.
 
 use std::fmt::Write;
 
@@ -87,5 +87,5 @@ fn escaped(text: &str) -> String {
 }
 
 fn put(out: &mut String, what: std::fmt::Arguments<'_>) {
-    out.write_fmt(what).expect("a string takes everything");
+    out.write_fmt(what).expect("writing to a string does not fail");
 }

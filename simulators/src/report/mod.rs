@@ -1,4 +1,4 @@
-//! What a run came to, for people and for programs.
+//! The summary of a run as text, JSON and HTML.
 
 mod chart;
 mod html;
@@ -14,58 +14,58 @@ use crate::scenario::Scenario;
 
 pub use html::html;
 
-/// A run in figures.
+/// Figures of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
-    /// Scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// Its seed.
+    /// Seed of the scenario.
     pub seed: u64,
-    /// When it began, RFC 3339.
+    /// Start time, RFC 3339.
     pub started: String,
-    /// Devices.
+    /// Number of devices.
     pub devices: usize,
-    /// How long it took.
+    /// Duration.
     pub lasted_secs: f64,
     /// The counters at the end.
     pub total: Sample,
-    /// Latency from the first sending to the acknowledgement, over the whole run.
+    /// Latency from the first transmission to the acknowledgement, over the whole run.
     pub latency: Latency,
-    /// Devices connected at one time, at most.
+    /// Maximum number of connected devices.
     pub most_connected: u64,
-    /// Acknowledged messages each second, on average while messages fell due.
+    /// Average acknowledged messages per second while messages were due.
     pub acknowledged_per_second: f64,
-    /// What went wrong last; empty when nothing did.
+    /// The last failure; empty without one.
     pub last_failure: String,
-    /// What the stores were found to hold, if they were asked.
+    /// Reports about the verified stores.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<StoreReport>,
 }
 
 impl Summary {
-    /// Of a scenario.
+    /// The summary of a scenario.
     pub fn new(scenario: &Scenario, played: &Played, stores: Vec<StoreReport>) -> Self {
         Self::of(&scenario.name, scenario.seed, scenario.duration, played, stores)
     }
 
-    /// Of a file that was played.
+    /// The summary of a replay.
     pub fn of_file(name: &str, played: &Played) -> Self {
         Self::of(name, 0, played.lasted, played, Vec::new())
     }
 
-    /// No store holds anything wrong.
+    /// True when no store has differences.
     pub fn is_clean(&self) -> bool {
         self.stores.iter().all(|store| store.findings.is_clean())
     }
 
-    /// Every message was acknowledged as taken.
+    /// True when every message was acknowledged without an error.
     pub fn all_taken(&self) -> bool {
         self.total.acknowledged == self.total.sent
     }
 
     fn of(name: &str, seed: u64, duration: Duration, played: &Played, stores: Vec<StoreReport>) -> Self {
         let total = played.samples.last().cloned().unwrap_or_default();
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        #[expect(clippy::cast_precision_loss, reason = "a rate for display")]
         let acknowledged = (total.acknowledged + total.quarantined) as f64;
         let started = jiff::Timestamp::from_nanosecond(i128::from(played.start));
         Self {
@@ -83,7 +83,7 @@ impl Summary {
         }
     }
 
-    /// Lines of name and value, in the order in which people ask.
+    /// Lines of name and value, the most important first.
     pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
         use crate::fleet::micros;
         let t = &self.total;

@@ -1,4 +1,4 @@
-//! What no single key can be checked for.
+//! Checks of a scenario that involve several keys.
 
 use std::path::Path;
 
@@ -8,29 +8,29 @@ use super::{Client, Event, Faults, Format, Group, Model, Scenario, TimeFormat, V
 use crate::plan::Names;
 
 impl Scenario {
-    /// Checks it; CSV files are looked for in `folder`.
+    /// Checks the scenario; CSV files are read from `folder`.
     ///
     /// # Errors
-    /// Names the key at fault and what to give.
+    /// The error names the key and a valid value.
     pub fn check(&self, folder: &Path) -> anyhow::Result<()> {
         ensure!(!self.groups.is_empty(), "`group` is missing: give at least one [[group]]");
-        ensure!(!self.duration.is_zero(), "`duration` is 0: give how long the fleet sends");
+        ensure!(!self.duration.is_zero(), "`duration` is 0: use the time in which the fleet sends");
         for (index, group) in self.groups.iter().enumerate() {
             let name = &group.name;
             ensure!(
                 self.groups[..index].iter().all(|other| other.name != *name),
-                "`group[{index}].name` is {name:?} as another's: give each group a name of its own"
+                "`group[{index}].name` is {name:?}, which another group has: use a different name for each group"
             );
             group.check(folder).with_context(|| format!("group {name:?}"))?;
         }
         let mut seen = std::collections::HashSet::new();
         for (device, group) in Names::of(self) {
-            ensure!(seen.insert(device.clone()), "`id` of group {group:?} gives the id {device:?} a second time");
+            ensure!(seen.insert(device.clone()), "`id` of group {group:?} yields the id {device:?} twice");
         }
         self.events.iter().enumerate().try_for_each(|(index, event)| {
             probability(&format!("event[{index}].share"), event.share())?;
             let lasts = matches!(event, Event::Offline { lasts, .. } if lasts.is_zero());
-            ensure!(!lasts, "`event[{index}].for` is 0: give how long the devices are away");
+            ensure!(!lasts, "`event[{index}].for` is 0: use the time in which the devices are away");
             Ok(())
         })
     }
@@ -38,17 +38,17 @@ impl Scenario {
 
 impl Group {
     fn check(&self, folder: &Path) -> anyhow::Result<()> {
-        ensure!(self.count > 0, "`count` is 0: give at least 1");
-        ensure!(!self.interval.is_zero(), "`interval` is 0: give the time between two messages");
+        ensure!(self.count > 0, "`count` is 0: use at least 1");
+        ensure!(!self.interval.is_zero(), "`interval` is 0: use the time between two messages");
         ensure!(
             self.paces.iter().all(|p| !p.interval.is_zero()),
-            "`pace.interval` is 0: give the time between messages"
+            "`pace.interval` is 0: use the time between messages"
         );
-        ensure!((0.0..=0.5).contains(&self.jitter), "`jitter` is {}: give 0 to 0.5 of the interval", self.jitter);
+        ensure!((0.0..=0.5).contains(&self.jitter), "`jitter` is {}: use 0 to 0.5 of the interval", self.jitter);
         ensure!(self.qos <= 2, "`qos` is {}: give 0, 1 or 2", self.qos);
-        ensure!(self.in_flight > 0, "`in_flight` is 0: give at least 1");
-        ensure!(!self.values.is_empty(), "`values` is empty: give at least one value");
-        ensure!(self.topic().contains("{device}"), "`topic` has no {{device}}: readings could not be told apart");
+        ensure!(self.in_flight > 0, "`in_flight` is 0: use at least 1");
+        ensure!(!self.values.is_empty(), "`values` is empty: add at least one value");
+        ensure!(self.topic().contains("{device}"), "`topic` has no {{device}}: readings would be indistinguishable");
         ensure!(
             self.count == 1 || self.id.contains("{n"),
             "`id` has no {{n}} although there are {} devices",
@@ -65,10 +65,10 @@ impl Group {
 
     fn check_payload(&self) -> anyhow::Result<()> {
         let payload = &self.payload;
-        ensure!(payload.batch > 0, "`payload.batch` is 0: give at least 1");
+        ensure!(payload.batch > 0, "`payload.batch` is 0: use at least 1");
         ensure!(
             payload.batch == 1 || payload.format == Format::Json,
-            "`payload.batch` is {}, which only the format \"json\" can have",
+            "`payload.batch` is {}, which only the format \"json\" allows",
             payload.batch
         );
         ensure!(
@@ -81,7 +81,7 @@ impl Group {
         }
         ensure!(
             payload.sequence || payload.time != TimeFormat::None,
-            "`payload.time` is \"none\" and `payload.sequence` false: nothing would tell two readings apart"
+            "`payload.time` is \"none\" and `payload.sequence` false: readings would be indistinguishable"
         );
         let coarse = payload.time == TimeFormat::S || !self.faults.clock_jump_by.is_zero();
         ensure!(
@@ -107,7 +107,7 @@ impl Group {
         if self.client == Client::Lean {
             return Ok(());
         }
-        ensure!(self.mqtt == Version::V3, "`client` is \"rumqttc\": give `mqtt = \"3.1.1\"`, which it is played with");
+        ensure!(self.mqtt == Version::V3, "`client` is \"rumqttc\": use `mqtt = \"3.1.1\"`, which it speaks");
         ensure!(self.qos == 1, "`client` is \"rumqttc\": give `qos = 1`");
         let f = &self.faults;
         for (key, value) in [("resend", f.resend), ("half_open", f.half_open), ("oversize", f.oversize)] {
@@ -155,17 +155,17 @@ impl Model {
         match self {
             Self::Constant { value } => scalar(value),
             Self::Choice { of } => {
-                ensure!(!of.is_empty(), "`of` is empty: give at least one value");
+                ensure!(!of.is_empty(), "`of` is empty: add at least one value");
                 of.iter().try_for_each(scalar)
             }
             Self::RandomWalk { start, step, min, max, .. } => {
                 ensure!(min <= start && start <= max, "`start` is {start}, outside of `min` to `max`");
-                ensure!(*step >= 0.0, "`step` is {step}: give 0 or more");
+                ensure!(*step >= 0.0, "`step` is {step}: use 0 or more");
                 Ok(())
             }
             Self::Sawtooth { min, max, period, .. } => {
                 ensure!(min < max, "`min` is {min}, not below `max`");
-                ensure!(!period.is_zero(), "`period` is 0: give the time of one tooth");
+                ensure!(!period.is_zero(), "`period` is 0: use the time of one tooth");
                 Ok(())
             }
             Self::Flag { probability: share } => probability("probability", *share),
@@ -179,7 +179,7 @@ fn scalar(value: &toml::Value) -> anyhow::Result<()> {
     match value {
         toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::String(_) => Ok(()),
         toml::Value::Float(v) if v.is_finite() => Ok(()),
-        other => bail!("{other} is no value that a device sends: give a number, a boolean or a text"),
+        other => bail!("{other} is not a value: use a number, a boolean or a text"),
     }
 }
 

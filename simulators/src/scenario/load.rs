@@ -1,4 +1,4 @@
-//! From a file or a shipped name to a checked scenario.
+//! Loads and checks a scenario from a file or by a built-in name.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,11 @@ use anyhow::{Context, anyhow, bail};
 
 use super::{Scenario, shipped};
 
-/// Reads a scenario: the name of one that is shipped, or a TOML file. Returns it with the folder that its CSV files are
-/// looked for in.
+/// Reads a scenario, by a built-in name or from a TOML file. Returns it with the folder of its CSV
+/// files.
 ///
 /// # Errors
-/// One line: the file and line, the key at fault, what is wrong with it.
+/// The error is one line with the file, the line, the key and the fault.
 pub fn load(name: &str) -> anyhow::Result<(Scenario, PathBuf)> {
     let (text, folder) = match shipped(name) {
         Some(text) => (text.to_owned(), PathBuf::from(".")),
@@ -24,12 +24,12 @@ pub fn load(name: &str) -> anyhow::Result<(Scenario, PathBuf)> {
 fn read(name: &str) -> anyhow::Result<String> {
     if !Path::new(name).exists() {
         let shipped: Vec<_> = super::SHIPPED.iter().map(|(name, _)| *name).collect();
-        bail!("{name} is neither a file nor a shipped scenario; shipped are: {}", shipped.join(", "));
+        bail!("{name} is neither a file nor a built-in scenario; built-in scenarios: {}", shipped.join(", "));
     }
     std::fs::read_to_string(name).with_context(|| format!("read {name}"))
 }
 
-/// Reads TOML; what it holds is not checked.
+/// Reads TOML without checking its contents.
 pub(crate) fn parse(text: &str) -> anyhow::Result<Scenario> {
     let document = toml::de::Deserializer::parse(text).map_err(|error| located(&error, text, ""))?;
     serde_path_to_error::deserialize(document).map_err(|error| {
@@ -50,7 +50,7 @@ fn located(error: &toml::de::Error, text: &str, key: &str) -> anyhow::Error {
     }
 }
 
-/// Of the known keys that an unknown one is answered with, only the nearest.
+/// Reduces the list of known keys in an error to the nearest one.
 fn nearest(message: &str) -> String {
     let Some((unknown, known)) = message.strip_prefix("unknown field `").and_then(|m| m.split_once("`, expected "))
     else {

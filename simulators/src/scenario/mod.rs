@@ -1,4 +1,4 @@
-//! What a fleet does, as a person writes it down.
+//! The definition of a scenario.
 
 mod check;
 mod load;
@@ -17,80 +17,81 @@ pub use shipped::{SHIPPED, shipped};
 pub(crate) use text::duration;
 pub use text::parse_duration;
 
-/// A fleet, what it sends, and what goes wrong.
+/// A fleet, its messages, and their faults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// Its name, in reports.
+    /// Name in reports.
     pub name: String,
-    /// What it shows, one line.
+    /// Purpose, in one line.
     #[serde(default)]
     pub about: String,
-    /// Decides every value, every jitter and every fault.
+    /// Seed of every value, every jitter and every fault.
     #[serde(default)]
     pub seed: u64,
-    /// Readings fall due for this long.
+    /// Time in which readings are due.
     #[serde(with = "duration")]
     pub duration: Duration,
-    /// How long after that devices may take to have everything acknowledged.
+    /// Time after that for the last acknowledgements.
     #[serde(with = "duration", default = "default_drain")]
     pub drain: Duration,
-    /// Devices that are alike.
+    /// A group of similar devices.
     #[serde(rename = "group")]
     pub groups: Vec<Group>,
-    /// What happens to many devices at once.
+    /// Events that affect many devices at once.
     #[serde(rename = "event", default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
 }
 
-/// Devices that are alike.
+/// A group of similar devices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
-    /// Its name.
+    /// Name of the group.
     pub name: String,
-    /// How many devices.
+    /// Number of devices.
     pub count: u32,
-    /// Device id: `{n}` is the number in the group from 0, `{n:5}` the same with five digits, `{group}` the group's name.
+    /// Device id: `{n}` is the number in the group from 0, `{n:5}` the same with five digits,
+    /// `{group}` the group's name.
     #[serde(default = "default_id")]
     pub id: String,
-    /// Where it publishes: `{device}` is the device id; with the format `value` also `{name}`.
+    /// Topic: `{device}` is the device id; with the format `value` also `{name}`.
     #[serde(default)]
     pub topic: Option<String>,
     /// Time between two messages of one device.
     #[serde(with = "duration")]
     pub interval: Duration,
-    /// Part of the interval by which each message is early or late, at random: 0 to 0.5.
+    /// Share of the interval by which each message is early or late at random: 0 to 0.5.
     #[serde(default)]
     pub jitter: f64,
-    /// Other intervals for a while.
+    /// Other intervals for some time.
     #[serde(default, rename = "pace", skip_serializing_if = "Vec::is_empty")]
     pub paces: Vec<Pace>,
-    /// The devices begin one after another, spread over this time.
+    /// The starts of the devices are spread over this time.
     #[serde(with = "duration", default)]
     pub ramp: Duration,
-    /// Quality of service: 0, 1 or 2.
+    /// QoS: 0, 1 or 2.
     #[serde(default = "default_qos")]
     pub qos: u8,
     /// MQTT version: `3.1.1` or `5`.
     #[serde(default)]
     pub mqtt: Version,
-    /// Whose MQTT client plays the devices.
+    /// MQTT client of the devices.
     #[serde(default)]
     pub client: Client,
-    /// The broker forgets the session when the connection ends.
+    /// The broker discards the session when the connection ends.
     #[serde(default = "default_true")]
     pub clean_start: bool,
-    /// MQTT 5: how long the broker keeps the session of a device that is away.
+    /// MQTT 5: session expiry interval.
     #[serde(with = "duration", default)]
     pub session_expiry: Duration,
-    /// MQTT keep-alive; 0 is none.
+    /// MQTT keep-alive; 0 turns it off.
     #[serde(with = "duration", default = "default_keep_alive")]
     pub keep_alive: Duration,
-    /// Unacknowledged messages of one device at most.
+    /// Maximum number of unacknowledged messages of a device.
     #[serde(default = "default_in_flight")]
     pub in_flight: u16,
-    /// A topic filter to subscribe to; what comes in is counted.
+    /// Topic filter to subscribe to; received messages are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscribe: Option<String>,
     /// MQTT user name.
@@ -99,24 +100,24 @@ pub struct Group {
     /// MQTT password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
-    /// How a payload looks.
+    /// Format of payloads.
     #[serde(default)]
     pub payload: Payload,
-    /// What is measured, by name.
+    /// Measured values by name.
     pub values: BTreeMap<String, Model>,
-    /// What goes wrong.
+    /// Faults.
     #[serde(default)]
     pub faults: Faults,
 }
 
-/// Another interval for a while.
+/// Another interval for some time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pace {
-    /// From this time after the start.
+    /// Begin, after the start.
     #[serde(with = "duration")]
     pub from: Duration,
-    /// Until this time.
+    /// End, after the start.
     #[serde(with = "duration")]
     pub until: Duration,
     /// Time between two messages.
@@ -136,30 +137,31 @@ pub enum Version {
     V5,
 }
 
-/// Whose MQTT client plays the devices.
+/// MQTT client of the devices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Client {
-    /// A small one of our own, which can do what a client library refuses to do.
+    /// A lean client that can inject faults.
     #[default]
     Lean,
-    /// rumqttc, MQTT 3.1.1 at QoS 1: a client that people use.
+    /// rumqttc, MQTT 3.1.1 at QoS 1: a widely used client.
     Rumqttc,
 }
 
-/// How a payload looks.
+/// Format of payloads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Payload {
-    /// Its form.
+    /// Form of the payload.
     pub format: Format,
-    /// How the time is written.
+    /// Format of the time.
     pub time: TimeFormat,
-    /// With the device's own counter, `seq`.
+    /// Adds the device's sequence, `seq`.
     pub sequence: bool,
     /// Readings in one message, with the format `json`.
     pub batch: u32,
-    /// With the format `template`: the text, with `{time}`, `{seq}`, `{device}` and `{NAME}` for each value.
+    /// With the format `template`: the text, with `{time}`, `{seq}`, `{device}` and `{NAME}` for
+    /// each value.
     pub template: Option<String>,
 }
 
@@ -170,15 +172,15 @@ pub enum Format {
     /// One object, or an array of them.
     #[default]
     Json,
-    /// As `json`; names with dots become objects in objects.
+    /// Like `json`; names with dots become nested objects.
     Nested,
-    /// One bare value for each message, each value in its turn, on a topic of its own.
+    /// One bare value for each message, the values in turn, each on its own topic.
     Value,
-    /// A text with places for the values.
+    /// A text with placeholders for the values.
     Template,
 }
 
-/// How a device writes the time.
+/// Format of a device's time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TimeFormat {
@@ -193,32 +195,32 @@ pub enum TimeFormat {
     Ns,
     /// `2026-11-20T12:00:00.000Z`.
     Rfc3339,
-    /// Not at all.
+    /// Without a time.
     None,
 }
 
-/// How a value goes on from reading to reading.
+/// Model of a value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "model", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Model {
-    /// Always the same: a number, a boolean or a text.
+    /// A constant number, boolean or text.
     Constant {
         /// The value.
         value: toml::Value,
     },
-    /// A step up or down each time.
+    /// A random step up or down for each reading.
     RandomWalk {
         /// First value.
         start: f64,
         /// Largest step.
         step: f64,
-        /// Never below.
+        /// Minimum.
         #[serde(default = "lowest")]
         min: f64,
-        /// Never above.
+        /// Maximum.
         #[serde(default = "highest")]
         max: f64,
-        /// Digits after the point.
+        /// Decimals.
         #[serde(default = "default_digits")]
         digits: u8,
     },
@@ -226,145 +228,147 @@ pub enum Model {
     Daily {
         /// Mean of the day.
         mean: f64,
-        /// Half the distance between lowest and highest.
+        /// Half the difference between highest and lowest.
         amplitude: f64,
         /// Largest noise.
         #[serde(default)]
         noise: f64,
-        /// Digits after the point.
+        /// Decimals.
         #[serde(default = "default_digits")]
         digits: u8,
     },
-    /// Rises evenly, then falls back.
+    /// Rises linearly, then drops back.
     Sawtooth {
-        /// Lowest.
+        /// Lowest value.
         min: f64,
-        /// Highest.
+        /// Highest value.
         max: f64,
-        /// Time of one tooth.
+        /// Duration of one tooth.
         #[serde(with = "duration")]
         period: Duration,
-        /// Digits after the point.
+        /// Decimals.
         #[serde(default = "default_digits")]
         digits: u8,
     },
-    /// Counts up from a number, an integer.
+    /// An integer that counts up.
     Counter {
         /// First value.
         #[serde(default)]
         start: i64,
-        /// Added each time.
+        /// Increment.
         #[serde(default = "one")]
         step: i64,
     },
     /// True with a probability.
     Flag {
-        /// Of true: 0 to 1.
+        /// Probability of true: 0 to 1.
         probability: f64,
     },
-    /// One of a few, at random: numbers, booleans or texts.
+    /// A random choice of numbers, booleans or texts.
     Choice {
         /// Which.
         of: Vec<toml::Value>,
     },
-    /// The lines of a column of a CSV file, from the top again after the last. Each device begins at a line of its own.
+    /// The lines of a column of a CSV file, repeated from the top. Each device starts at a
+    /// different line.
     Csv {
-        /// The file, from the folder of the scenario.
+        /// Path of the file, relative to the scenario.
         file: String,
-        /// Name in the head line.
+        /// Name of the column in the header.
         column: String,
     },
 }
 
-/// What goes wrong, each with a probability for each message (0 to 1) unless it says otherwise.
+/// Faults, each with a probability for each message (0 to 1) unless noted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Faults {
-    /// The link breaks when the message is sent, before its acknowledgement is read.
+    /// The connection breaks when the message is sent, before its acknowledgement is read.
     pub drop_before_ack: f64,
-    /// The link breaks when the acknowledgement was read.
+    /// The connection breaks after the acknowledgement was read.
     pub drop_after_ack: f64,
-    /// The same message is published twice, each with a packet id of its own.
+    /// The message is published twice with different packet ids.
     pub duplicate: f64,
-    /// The message is sent again, marked as such, though it was acknowledged.
+    /// The message is sent again with DUP although it was acknowledged.
     pub resend: f64,
-    /// The device goes on over a new connection and leaves the old one open.
+    /// The device continues on a new connection and leaves the old one open.
     pub half_open: f64,
-    /// One of the values comes as text.
+    /// One of the values is sent as text.
     pub type_flip: f64,
-    /// The payload is cut in the middle.
+    /// The payload is truncated.
     pub malformed: f64,
-    /// The payload is of `oversize_bytes`.
+    /// The payload has `oversize_bytes`.
     pub oversize: f64,
     /// Size of an oversize payload.
     pub oversize_bytes: u32,
-    /// The message goes out later, up to `late_by`.
+    /// The message is sent late, by up to `late_by`.
     pub late: f64,
-    /// How much later at most.
+    /// Maximum delay of a late message.
     #[serde(with = "duration")]
     pub late_by: Duration,
-    /// The message goes out after the one that follows it.
+    /// The message is sent after the following one.
     pub out_of_order: f64,
-    /// Each device's clock is wrong by up to this, ahead or behind.
+    /// Maximum offset of each device's clock, ahead or behind.
     #[serde(with = "duration")]
     pub clock_skew: Duration,
-    /// Each device's clock gains or loses up to this part of the time: 0.001 is a second in a thousand.
+    /// Maximum drift of each device's clock: 0.001 is a second in a thousand.
     pub clock_drift: f64,
     /// The clock jumps by up to `clock_jump_by`, ahead or behind, and stays there.
     pub clock_jump: f64,
-    /// How far at most.
+    /// Maximum jump of the clock.
     #[serde(with = "duration")]
     pub clock_jump_by: Duration,
-    /// After each read from the connection the device waits this long before the next.
+    /// Wait after each read from the connection.
     #[serde(with = "duration")]
     pub slow_reader: Duration,
-    /// The first wait before a new connection; it doubles up to `reconnect_max`.
+    /// First wait before a new connection; it doubles up to `reconnect_max`.
     #[serde(with = "duration", skip_serializing_if = "Duration::is_zero")]
     pub reconnect: Duration,
-    /// The longest wait before a new connection.
+    /// Longest wait before a new connection.
     #[serde(with = "duration", skip_serializing_if = "Duration::is_zero")]
     pub reconnect_max: Duration,
-    /// All devices wait exactly as long: they come back at one moment.
+    /// Waits have no jitter, so that devices reconnect at the same moment.
     pub reconnect_in_step: bool,
 }
 
-/// What happens to many devices at once.
+/// Events that affect many devices at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Event {
-    /// Links break; the devices come back within `within`.
+    /// Connections break; the devices reconnect within `within`.
     Reconnect {
-        /// When, after the start.
+        /// Time after the start.
         #[serde(with = "duration")]
         at: Duration,
-        /// Part of the devices: 0 to 1.
+        /// Share of the devices: 0 to 1.
         #[serde(default = "default_share")]
         share: f64,
-        /// They come back spread over this time; all at once when it is 0.
+        /// Time over which the reconnects are spread; 0 is all at once.
         #[serde(with = "duration", default)]
         within: Duration,
     },
-    /// Devices are away, go on measuring, and send everything when they are back.
+    /// Devices are disconnected, continue to measure, and send the backlog when they are back.
     Offline {
-        /// When, after the start.
+        /// Time after the start.
         #[serde(with = "duration")]
         at: Duration,
-        /// How long.
+        /// Duration.
         #[serde(with = "duration", rename = "for")]
         lasts: Duration,
-        /// Part of the devices: 0 to 1.
+        /// Share of the devices: 0 to 1.
         #[serde(default = "default_share")]
         share: f64,
     },
 }
 
 impl Scenario {
-    /// Devices in all.
+    /// Total number of devices.
     pub fn devices(&self) -> usize {
         self.groups.iter().map(|g| g.count as usize).sum()
     }
 
-    /// The same with `devices` of its devices and `time` of its time; intervals stay. At least one device a group.
+    /// Scales the devices by `devices`, at least one for each group, and the time by `time`;
+    /// intervals are unchanged.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of devices, rounded")]
     pub fn scaled(mut self, devices: f64, time: f64) -> Self {
@@ -390,7 +394,7 @@ impl Scenario {
 }
 
 impl Group {
-    /// One that says only how to connect.
+    /// A group that defines only the connection.
     pub(crate) fn plain(name: &str, mqtt: Version, qos: u8, in_flight: u16) -> Self {
         Self {
             name: name.to_owned(),
@@ -417,7 +421,7 @@ impl Group {
         }
     }
 
-    /// Where it publishes.
+    /// Topic of the group.
     pub fn topic(&self) -> &str {
         let usual = match self.payload.format {
             Format::Value => "devices/{device}/telemetry/{name}",
@@ -434,14 +438,14 @@ impl Default for Payload {
 }
 
 impl Event {
-    /// When it begins.
+    /// Time of the event.
     pub fn at(&self) -> Duration {
         match self {
             Self::Reconnect { at, .. } | Self::Offline { at, .. } => *at,
         }
     }
 
-    /// Part of the devices.
+    /// Share of the devices.
     pub fn share(&self) -> f64 {
         match self {
             Self::Reconnect { share, .. } | Self::Offline { share, .. } => *share,

@@ -1,6 +1,6 @@
-//! The scenarios that come with the program.
+//! Built-in scenarios.
 
-/// Name and text of each.
+/// Name and text of each scenario.
 pub const SHIPPED: &[(&str, &str)] = &[
     ("steady", include_str!("../../scenarios/steady.toml")),
     ("morning-burst", include_str!("../../scenarios/morning-burst.toml")),
@@ -14,7 +14,7 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ("soak", include_str!("../../scenarios/soak.toml")),
 ];
 
-/// The text of one.
+/// The text of a scenario.
 pub fn shipped(name: &str) -> Option<&'static str> {
     SHIPPED.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }

@@ -1,4 +1,4 @@
-//! What a scenario file may say.
+//! Valid and invalid scenario files.
 
 use super::*;
 

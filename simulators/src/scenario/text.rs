@@ -1,13 +1,13 @@
-//! Durations as people write them: `250ms`, `90s`, `1h 30m`.
+//! Durations as text: `250ms`, `90s`, `1h 30m`.
 
 use std::time::Duration;
 
-/// Reads one.
+/// Parses a duration.
 ///
 /// # Errors
-/// Says how they are written.
+/// The error has examples of the format.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no length of time: give one as \"250ms\", \"90s\" or \"1h 30m\"");
+    let wrong = || format!("cannot parse {text:?} as a length of time: use \"250ms\", \"90s\" or \"1h 30m\"");
     if text == "0" {
         return Ok(Duration::ZERO);
     }

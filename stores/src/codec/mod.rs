@@ -6,8 +6,9 @@
 //! the sections' bytes, end to end
 //! CRC-32C u32 of everything before it
 //! ```
-//! Sections: 1 times, 2 receive times (milliseconds since 1970), 3 sequences, 4 claimed times, 5 device-timed bits, and for each
-//! column 16 + value type, whose bytes begin with the presence bits when some row lacks a value. Only wanted columns are unpacked.
+//! Sections: 1 times, 2 receive times (milliseconds since 1970), 3 sequences, 4 claimed times, 5
+//! device-timed bits, and for each column 16 + value type, whose bytes begin with the presence bits
+//! when some row lacks a value. Only requested columns are unpacked.
 
 mod bits;
 mod numbers;
@@ -29,24 +30,24 @@ const CLAIMED: u8 = 4;
 const TIMED: u8 = 5;
 const COLUMN: u8 = 16;
 const MILLISECOND: Nanos = 1_000_000;
-/// More rows than any writer makes: a length beyond it is damage.
+/// More rows than any writer makes: a greater length is damage.
 const MAX_ROWS: usize = 1 << 22;
 
-/// Why bytes are not a block.
+/// The reason why bytes cannot be read as a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
-    /// The checksum says no.
+    /// The checksum does not match.
     #[error("checksum does not match")]
     Checksum,
     /// A later release wrote it.
     #[error("block has format version {0}, this release reads up to {VERSION}")]
     Version(u8),
-    /// The checksum is right and the contents are not.
+    /// The checksum matches and the contents are malformed.
     #[error("block contents are malformed")]
     Malformed,
 }
 
-/// Writes a block. Its id is not part of the bytes: it stands in the key.
+/// Writes a block. Its id is not part of the bytes: it is in the key.
 pub fn encode(block: &Block) -> Vec<u8> {
     let mut sections: Vec<(u8, &str, Vec<u8>)> = vec![
         (TIMES, "", integers(&block.times)),
@@ -83,10 +84,10 @@ pub fn encode(block: &Block) -> Vec<u8> {
     out
 }
 
-/// Reads a block; of its columns only those named.
+/// Reads a block, with the named columns only.
 ///
 /// # Errors
-/// [`CodecError`]; never panics, whatever the bytes.
+/// [`CodecError`]; never panics, for any bytes.
 pub fn decode(bytes: &[u8], id: BlockId, names: Option<&[Arc<str>]>) -> Result<Block, CodecError> {
     let (body, crc) = bytes.split_last_chunk::<4>().ok_or(CodecError::Malformed)?;
     if crc32c::crc32c(body).to_le_bytes() != *crc {
@@ -197,7 +198,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Bytes to be read; running out is an error.
+/// Bytes to read; their end is an error.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {

@@ -1,11 +1,11 @@
-//! Numbers: a few as differences in variable length, many through a numeric codec.
+//! Numbers: a few as differences of variable length, many through a numeric codec.
 
 use pco::ChunkConfig;
 use pco::standalone::{simple_compress, simple_decompress};
 
 use super::{CodecError, Input, varint};
 
-/// Below this many the numeric codec's own head costs more than it saves.
+/// For fewer values the header of the numeric codec costs more than it saves.
 const FEW: usize = 48;
 
 const DELTAS: u8 = 0;
@@ -71,19 +71,19 @@ pub(super) fn read_floats(bytes: &[u8], count: usize) -> Result<Vec<f64>, CodecE
     }
 }
 
-/// The values as integers of 10^-power, when every one comes back to the last bit.
+/// Returns the values as integers of 10^-power, if each can be restored to the last bit.
 fn decimal(values: &[f64], power: u8) -> Option<Vec<i64>> {
     let scale = 10_f64.powi(i32::from(power));
     let exact = |v: &f64| {
         let n = (v * scale).round();
-        // Through the integer, as it is read back: a negative zero does not come back.
+        // Through the integer, as it is read back: a negative zero is not restored.
         let fits = n.abs() < 9e15 && (n as i64 as f64 / scale).to_bits() == v.to_bits();
         fits.then_some(n as i64)
     };
     values.iter().map(exact).collect()
 }
 
-/// The largest power of ten that divides all, then the differences, zigzag.
+/// Writes the largest power of ten that divides all, then the differences, zigzag.
 fn write_deltas(out: &mut Vec<u8>, values: &[i64]) {
     let unit = [1_000_000_000, 1_000_000, 1_000].into_iter().find(|u| values.iter().all(|v| v % u == 0)).unwrap_or(1);
     varint(out, unit.unsigned_abs());

@@ -91,7 +91,7 @@ proptest! {
     fn no_bytes_make_the_decoder_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let crc = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
-        // Any answer will do: the point is that there is one.
+        // Any answer is right: the point is that there is one.
         prop_assert!(decode(&bytes, id(), None).is_ok_and(|b| b.times.len() < 1 << 22) || bytes.len() < 400);
     }
 }

@@ -1,4 +1,4 @@
-//! Texts: each different one once, then which row has which.
+//! Texts: each distinct text once, then its number for each row.
 
 use std::collections::HashMap;
 

@@ -4,35 +4,107 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use model::{DeviceKey, Nanos, TimeRange};
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::partition::{BLOCKS, PARTITION, ROWS, at, partition_of};
-use super::{Inner, keys, meta};
-use crate::block::{Block, BlockMeta};
+use super::partition::{BLOCKS, ROWS, at};
+use super::{EmbeddedStore, Inner, keys};
+use crate::block::{Block, BlockMeta, PARTITION, partition_of};
 use crate::codec;
-use crate::contract::{Result, StoreError};
+use crate::contract::{History, Result, StoreError};
 
-impl Inner {
-    pub(super) fn write(&self, blocks: &[Block]) -> Result<()> {
-        let mut by_partition: BTreeMap<i64, Vec<&Block>> = BTreeMap::new();
-        for block in blocks {
-            let (Some(first), Some(last)) = (block.times.first(), block.times.last()) else {
-                return Err(StoreError::Refused(format!("a block of {} has no rows", block.id.device)));
-            };
-            let partition = partition_of(*first);
-            if partition != partition_of(*last) {
-                return Err(StoreError::Refused(format!("a block of {} lies in two partitions", block.id.device)));
+#[async_trait]
+impl History for EmbeddedStore {
+    async fn write(&self, blocks: Vec<Block>) -> Result<()> {
+        self.blocking(move |inner| {
+            let mut by_partition: BTreeMap<i64, Vec<&Block>> = BTreeMap::new();
+            for block in &blocks {
+                let (Some(first), Some(last)) = (block.times.first(), block.times.last()) else {
+                    return Err(StoreError::Refused(format!("a block of {} has no rows", block.id.device)));
+                };
+                let partition = partition_of(*first);
+                if partition != partition_of(*last) {
+                    return Err(StoreError::Refused(format!("a block of {} lies in two partitions", block.id.device)));
+                }
+                by_partition.entry(partition).or_default().push(block);
             }
-            by_partition.entry(partition).or_default().push(block);
-        }
-        for (number, blocks) in by_partition {
-            let database = self.partitions.open(number)?;
-            self.write_partition(&database, &blocks).map_err(at(&self.partitions.path(number)))?;
-        }
+            for (number, blocks) in by_partition {
+                let database = inner.partitions.open(number)?;
+                inner.write_partition(&database, &blocks).map_err(at(&inner.partitions.path(number)))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sync(&self) -> Result<()> {
+        // Every transaction was on disk when its write returned.
         Ok(())
     }
 
+    fn done(&self, log: &str, below: u64) {
+        self.0.done.lock().insert(log.into(), below);
+    }
+
+    async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
+        let device = device.clone();
+        self.blocking(move |inner| {
+            let mut found = Vec::new();
+            let last = range.end.saturating_sub(1);
+            for number in inner.partitions.touching(range.start, last) {
+                let database = inner.partitions.open(number)?;
+                inner.find_in(&database, &device, range, &mut found).map_err(|error| match error {
+                    Ok(error) => error,
+                    Err(error) => at(&inner.partitions.path(number))(error),
+                })?;
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn fetch(&self, device: &DeviceKey, metas: &[BlockMeta], names: Option<&[Arc<str>]>) -> Result<Vec<Block>> {
+        let (device, metas, names) = (device.clone(), metas.to_vec(), names.map(<[_]>::to_vec));
+        self.blocking(move |inner| inner.fetch(&device, &metas, names.as_deref())).await
+    }
+
+    async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        self.blocking(|inner| {
+            let mut counts = inner.expired()?;
+            for (tenant, rows) in inner.partitions.rows()? {
+                *counts.entry(tenant).or_default() += rows;
+            }
+            Ok(counts.into_iter().collect())
+        })
+        .await
+    }
+
+    async fn expire(&self, before: Nanos) -> Result<u64> {
+        self.blocking(move |inner| {
+            let mut total = 0;
+            for number in inner.partitions.all() {
+                if (number + 1).saturating_mul(PARTITION) > before {
+                    break;
+                }
+                let rows = inner.partitions.rows_of(number)?;
+                // Counted first: after a crash in between, the partition still exists and is
+                // counted again under the same number.
+                inner.record_expired(number, &rows)?;
+                inner.partitions.delete(number)?;
+                total += rows.iter().map(|(_, rows)| rows).sum::<u64>();
+            }
+            Ok(total)
+        })
+        .await
+    }
+
+    async fn merge(&self) -> Result<bool> {
+        self.blocking(Inner::merge).await
+    }
+}
+
+impl Inner {
     fn write_partition(&self, database: &redb::Database, blocks: &[&Block]) -> std::result::Result<(), redb::Error> {
         // Sorted keys fill pages one after the other.
         let mut encoded: Vec<(Vec<u8>, &Block)> = blocks.iter().map(|b| (keys::block(b), *b)).collect();
@@ -63,19 +135,6 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
-        let mut found = Vec::new();
-        let last = range.end.saturating_sub(1);
-        for number in self.partitions.touching(range.start, last) {
-            let database = self.partitions.open(number)?;
-            self.find_in(&database, device, range, &mut found).map_err(|error| match error {
-                Ok(error) => error,
-                Err(error) => at(&self.partitions.path(number))(error),
-            })?;
-        }
-        Ok(found)
-    }
-
     fn find_in(
         &self,
         database: &redb::Database,
@@ -99,17 +158,12 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn fetch(
-        &self,
-        device: &DeviceKey,
-        metas: &[BlockMeta],
-        names: Option<&[Arc<str>]>,
-    ) -> Result<Vec<Block>> {
+    fn fetch(&self, device: &DeviceKey, metas: &[BlockMeta], names: Option<&[Arc<str>]>) -> Result<Vec<Block>> {
         let mut blocks = Vec::with_capacity(metas.len());
-        let mut at_hand = None;
+        let mut open = None;
         for meta in metas {
             let number = partition_of(meta.first_time);
-            if at_hand.as_ref().is_none_or(|(n, _)| *n != number) {
+            if open.as_ref().is_none_or(|(n, _)| *n != number) {
                 if !self.partitions.all().contains(&number) {
                     return Err(StoreError::Moved);
                 }
@@ -117,9 +171,9 @@ impl Inner {
                 let path = self.partitions.path(number);
                 let table =
                     || -> std::result::Result<_, redb::Error> { Ok(database.begin_read()?.open_table(BLOCKS)?) };
-                at_hand = Some((number, table().map_err(at(&path))?));
+                open = Some((number, table().map_err(at(&path))?));
             }
-            let (_, table) = at_hand.as_ref().expect("it was just put there");
+            let (_, table) = open.as_ref().expect("it was opened above");
             let path = self.partitions.path(number);
             let value = table.get(&meta.place[..]).map_err(at(&path))?.ok_or(StoreError::Moved)?;
             blocks.push(decode(&path, device, &meta.place, value.value(), names)?);
@@ -127,29 +181,9 @@ impl Inner {
         self.metrics.fetched.inc_by(blocks.len() as u64);
         Ok(blocks)
     }
-
-    /// Rows of partitions that were deleted, by tenant.
-    pub(super) fn expired(&self) -> Result<Vec<(Arc<str>, u64)>> {
-        meta::counts(&self.meta, meta::EXPIRED).map_err(at(&self.meta_path()))
-    }
-
-    pub(super) fn expire(&self, before: Nanos) -> Result<u64> {
-        let mut total = 0;
-        for number in self.partitions.all() {
-            if (number + 1).saturating_mul(PARTITION) > before {
-                break;
-            }
-            let rows = self.partitions.rows_of(number)?;
-            // Counted first: after a crash in between, the partition is there and is counted again under the same number.
-            meta::note_expired(&self.meta, number, &rows).map_err(at(&self.meta_path()))?;
-            self.partitions.delete(number)?;
-            total += rows.iter().map(|(_, rows)| rows).sum::<u64>();
-        }
-        Ok(total)
-    }
 }
 
-/// Decodes a block, or says which one is damaged.
+/// Decodes a block; an error names the one that is damaged.
 pub(super) fn decode(
     path: &Path,
     device: &DeviceKey,

@@ -1,4 +1,5 @@
-//! Keys. Ids hold no control characters, so a zero byte ends them and keys sort as their parts do.
+//! Keys. Ids contain no control characters, so a zero byte ends them and keys sort as their parts
+//! do.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use model::DeviceKey;
 use crate::block::{Block, BlockId, BlockMeta};
 use crate::contract::StoreError;
 
-/// Start of every block key of a device.
+/// Tenant, device: also the start of every block key of a device.
 pub(super) fn device(device: &DeviceKey) -> Vec<u8> {
     let mut key = Vec::with_capacity(device.tenant.len() + device.id.len() + 64);
     key.extend_from_slice(device.tenant.as_bytes());
@@ -15,6 +16,16 @@ pub(super) fn device(device: &DeviceKey) -> Vec<u8> {
     key.extend_from_slice(device.id.as_bytes());
     key.push(0);
     key
+}
+
+/// Reads a key of [`device`].
+pub(super) fn read_device(key: &[u8]) -> Result<DeviceKey, StoreError> {
+    let split = || {
+        let (tenant, rest) = text(key)?;
+        let (id, _) = text(rest)?;
+        Some(DeviceKey { tenant: tenant.into(), id: id.into() })
+    };
+    split().ok_or_else(|| StoreError::Damaged(format!("a device's key is malformed: {key:02x?}")))
 }
 
 /// Device, first time, log, first offset, part, last time, rows.
@@ -31,12 +42,12 @@ pub(super) fn block(block: &Block) -> Vec<u8> {
     key
 }
 
-/// A time as eight bytes that sort as times do.
+/// Returns a time as eight bytes that sort as times do.
 pub(super) fn sortable(time: i64) -> [u8; 8] {
     (time.cast_unsigned() ^ 1 << 63).to_be_bytes()
 }
 
-/// What a block key says.
+/// A block key, taken apart.
 pub(super) struct BlockKey {
     pub(super) id: BlockId,
     pub(super) meta: BlockMeta,
@@ -85,7 +96,36 @@ pub(super) fn letter(tenant: &str, log: &str, offset: u64, stage: &str) -> Vec<u
     key
 }
 
-/// The first key behind a letter, or of a tenant.
+/// A key of [`letter`], taken apart.
+pub(super) struct LetterKey<'a> {
+    pub(super) tenant: &'a str,
+    pub(super) log: &'a str,
+    pub(super) offset: u64,
+    pub(super) stage: &'a str,
+}
+
+pub(super) fn read_letter(key: &[u8]) -> Option<LetterKey<'_>> {
+    let (tenant, rest) = text(key)?;
+    let (log, rest) = text(rest)?;
+    let (offset, stage) = rest.split_first_chunk::<8>()?;
+    Some(LetterKey { tenant, log, offset: u64::from_be_bytes(*offset), stage: std::str::from_utf8(stage).ok()? })
+}
+
+/// Tenant, topic. A topic holds no zero byte.
+pub(super) fn retained(tenant: &str, topic: &str) -> Vec<u8> {
+    [tenant.as_bytes(), &[0], topic.as_bytes()].concat()
+}
+
+/// Reads a key of [`retained`].
+pub(super) fn read_retained(key: &[u8]) -> Result<(&str, &str), StoreError> {
+    let split = || {
+        let (tenant, topic) = text(key)?;
+        Some((tenant, std::str::from_utf8(topic).ok()?))
+    };
+    split().ok_or_else(|| StoreError::Damaged(format!("a retained message's key is malformed: {key:02x?}")))
+}
+
+/// The first key after a letter, or of a tenant.
 pub(super) fn letters_after(tenant: &str, after: Option<(&str, u64, &str)>) -> Vec<u8> {
     match after {
         Some((log, offset, stage)) => {
@@ -97,7 +137,7 @@ pub(super) fn letters_after(tenant: &str, after: Option<(&str, u64, &str)>) -> V
     }
 }
 
-/// Behind every letter of a tenant.
+/// After every letter of a tenant.
 pub(super) fn letters_end(tenant: &str) -> Vec<u8> {
     [tenant.as_bytes(), &[1]].concat()
 }

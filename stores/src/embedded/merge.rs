@@ -17,26 +17,26 @@ use crate::query;
 const FULL: u32 = 4096;
 /// Fewer blocks than this are not worth rewriting.
 const WORTH: usize = 4;
-/// Keys looked at in one transaction.
+/// Keys read in one transaction.
 const STRIDE: usize = 20_000;
 /// Runs merged in one transaction: each costs an fsync.
 const RUNS_A_COMMIT: usize = 128;
 const BUDGET: Duration = Duration::from_secs(1);
 
-/// Where the walk over all partitions and devices stands.
+/// The position of the walk over all partitions and devices.
 #[derive(Debug, Default)]
 pub(super) struct Position {
     partition: Option<i64>,
     key: Vec<u8>,
-    /// Something was merged since the walk began.
+    /// At least one run was merged since the walk began.
     merged: bool,
 }
 
-/// Blocks of one device that lie next to each other.
+/// Adjacent blocks of one device.
 type Run = Vec<(Vec<u8>, u32)>;
 
 impl Inner {
-    /// Walks on for a while. True when there is more to do.
+    /// Continues the walk for up to [`BUDGET`]. True when there is more to do.
     pub(super) fn merge(&self) -> Result<bool> {
         let begun = Instant::now();
         let mut position = self.merging.lock();
@@ -71,7 +71,7 @@ impl Inner {
         }
     }
 
-    /// Runs that are worth merging among the next keys, and the key to go on from.
+    /// Returns the runs that are worth merging among the next keys, and the key to continue from.
     fn runs(
         &self,
         database: &redb::Database,
@@ -108,7 +108,8 @@ impl Inner {
         Ok((runs, end))
     }
 
-    /// Replaces the blocks of each run by one, all in one transaction. The new block has the identity of the first.
+    /// Replaces the blocks of each run by one, all in one transaction. The new block has the
+    /// identity of the first.
     fn merge_runs(&self, database: &redb::Database, path: &Path, runs: &[Run]) -> Result<()> {
         let mut merged = Vec::with_capacity(runs.len());
         {

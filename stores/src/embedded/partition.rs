@@ -8,37 +8,30 @@ use model::Nanos;
 use parking_lot::Mutex;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
+use crate::block::partition_of;
 use crate::contract::{Result, StoreError};
 use crate::metrics::Metrics;
 
-/// Time that one partition covers: a week. The smaller, the finer the retention; the larger, the fewer files.
-pub const PARTITION: Nanos = 7 * 24 * 3600 * model::time::SECOND;
-
 /// Block key to block.
 pub(super) const BLOCKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("blocks");
-/// Tenant to rows written: those that a merge found to be equal still count.
+/// Tenant to rows written: rows that a merge found to be equal still count.
 pub(super) const ROWS: TableDefinition<'_, &str, u64> = TableDefinition::new("rows");
 
-/// The partition a time lies in. A block's rows all lie in one.
-pub fn partition_of(time: Nanos) -> i64 {
-    time.div_euclid(PARTITION)
-}
-
-/// Names the file in an error of the key-value store, and says what it means.
+/// Returns the meaning of an error of the key-value store, with the name of the file.
 pub(super) fn at<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> StoreError + '_ {
     move |error| match error.into() {
         redb::Error::Corrupted(what) => StoreError::Damaged(format!("{}: {what}", path.display())),
-        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => StoreError::Busy {
-            reason: format!("no space for {}: free some, nothing is lost meanwhile", path.display()),
-            retry_after: None,
-        },
-        error => StoreError::Busy { reason: format!("{}: {error}", path.display()), retry_after: None },
+        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => StoreError::busy(format!(
+            "no space left for {}: free some; the log keeps all readings meanwhile",
+            path.display()
+        )),
+        error => StoreError::busy(format!("{}: {error}", path.display())),
     }
 }
 
 pub(super) fn open_file(path: &Path, cache_bytes: usize) -> Result<Database> {
     Database::builder().set_cache_size(cache_bytes).create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::Paused(format!(
+        DatabaseError::DatabaseAlreadyOpen => StoreError::NeedsOperator(format!(
             "another process has {} open: stop it, or use another data folder",
             path.display()
         )),
@@ -65,10 +58,7 @@ struct State {
 
 impl Partitions {
     pub(super) fn new(dir: PathBuf, capacity: usize, cache_bytes: usize, metrics: &Arc<Metrics>) -> Result<Self> {
-        let failed = |error: std::io::Error| StoreError::Busy {
-            reason: format!("cannot list {}: {error}", dir.display()),
-            retry_after: None,
-        };
+        let failed = |error: std::io::Error| StoreError::busy(format!("cannot list {}: {error}", dir.display()));
         let mut there = BTreeSet::new();
         for entry in std::fs::read_dir(&dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -90,12 +80,13 @@ impl Partitions {
         self.dir.join(format!("{number}.redb"))
     }
 
-    /// Those that exist.
+    /// Returns the partitions that exist.
     pub(super) fn all(&self) -> Vec<i64> {
         self.state.lock().there.iter().copied().collect()
     }
 
-    /// Those that may hold blocks that touch `first..=last`. A block lies in the partition of its first row, and in no other.
+    /// Returns the partitions that may hold blocks that touch `first..=last`. A block lies in the
+    /// partition of its first row.
     pub(super) fn touching(&self, first: Nanos, last: Nanos) -> Vec<i64> {
         let (from, to) = (partition_of(first), partition_of(last));
         if from > to {
@@ -104,7 +95,7 @@ impl Partitions {
         self.state.lock().there.range(from..=to).copied().collect()
     }
 
-    /// Opens a partition, making it if need be; the one that was not used for longest is closed.
+    /// Opens a partition, creates it if it does not exist; the least recently used one is closed.
     pub(super) fn open(&self, number: i64) -> Result<Arc<Database>> {
         // Held while opening: a file must not be opened twice.
         let mut state = self.state.lock();
@@ -115,7 +106,7 @@ impl Partitions {
             return Ok(Arc::clone(database));
         }
         while state.open.len() >= self.capacity {
-            // One that a query still holds cannot be closed; there may be a few more open for a moment.
+            // A file that a query still uses cannot be closed; for a moment a few more may be open.
             let idle =
                 state.open.iter().filter(|(_, (_, db))| Arc::strong_count(db) == 1).min_by_key(|(_, (used, _))| *used);
             let Some(oldest) = idle.map(|(n, _)| *n) else { break };
@@ -140,21 +131,19 @@ impl Partitions {
         Ok(database)
     }
 
-    /// Deletes a partition. Queries that have it open finish with what they hold.
+    /// Deletes a partition. Queries that have it open continue to read it.
     pub(super) fn delete(&self, number: i64) -> Result<()> {
         let mut state = self.state.lock();
         state.open.remove(&number);
         let path = self.path(number);
-        std::fs::remove_file(&path).map_err(|error| StoreError::Busy {
-            reason: format!("cannot delete {}: {error}", path.display()),
-            retry_after: None,
-        })?;
+        std::fs::remove_file(&path)
+            .map_err(|error| StoreError::busy(format!("cannot delete {}: {error}", path.display())))?;
         state.there.remove(&number);
         self.metrics.partitions.set(state.there.len() as i64);
         Ok(())
     }
 
-    /// Rows written to a partition, by tenant.
+    /// Returns the rows written to a partition, by tenant.
     pub(super) fn rows_of(&self, number: i64) -> Result<Vec<(Arc<str>, u64)>> {
         let database = self.open(number)?;
         let read = || -> std::result::Result<_, redb::Error> {

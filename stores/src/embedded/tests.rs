@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use model::{DeviceKey, TimeRange, Value};
+use model::{DeviceKey, Nanos, TimeRange, Value};
 
 use super::*;
-use crate::block::{BlockId, Column, ColumnData};
-use crate::contract::LatestValue;
+use crate::block::{Block, BlockId, Column, ColumnData, PARTITION, partition_of};
+use crate::contract::{DeadLetters, Deadletter, History, Latest, LatestState, LatestValue, Retained, RetainedMessage};
 
 const START: Nanos = 1_700_000_000 * model::time::SECOND;
 
@@ -53,7 +53,7 @@ async fn blocks_are_found_by_device_and_time_and_survive_a_restart() {
     assert_eq!(values(&store, "a", TimeRange::ALL).await, (0..100).collect::<Vec<_>>());
     let some = TimeRange { start: START + 25 * model::time::SECOND, end: START + 41 * model::time::SECOND };
     assert_eq!(values(&store, "a", some).await, (20..50).collect::<Vec<_>>(), "whole blocks that touch the range");
-    assert_eq!(values(&store, "nobody", TimeRange::ALL).await.len(), 0);
+    assert_eq!(values(&store, "unknown", TimeRange::ALL).await.len(), 0);
     assert_eq!(History::count(&store).await.unwrap(), [("default".into(), 110)]);
 }
 
@@ -83,7 +83,7 @@ async fn only_blocks_that_the_cursor_has_passed_are_merged_and_nothing_changes_f
     assert_eq!(values(&store, "a", TimeRange::ALL).await, (0..500).collect::<Vec<_>>());
     assert_eq!(History::count(&store).await.unwrap(), [("default".into(), 500)]);
     assert!(matches!(store.fetch(&device("a"), &before, None).await, Err(StoreError::Moved)));
-    // What may be written again still changes nothing.
+    // Blocks that may be written again still change nothing.
     store.write((30..50).map(|i| block("a", i * 10, 10)).collect()).await.unwrap();
     assert_eq!(values(&store, "a", TimeRange::ALL).await.len(), 500);
 }
@@ -162,7 +162,14 @@ async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
         reason: "no JSON".into(),
         replayed: None,
     };
-    let kept = RetainedMessage { topic: "a/b".into(), qos: 1, payload: vec![1], properties: vec![2], received: 3 };
+    let kept = RetainedMessage {
+        tenant: "default".into(),
+        topic: "a/b".into(),
+        qos: 1,
+        payload: vec![1],
+        properties: vec![2],
+        received: 3,
+    };
     {
         let store = open(dir.path());
         Latest::store(&store, vec![state.clone()]).await.unwrap();
@@ -187,7 +194,7 @@ async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_second_process_is_told_that_the_store_is_open() {
+async fn a_second_process_is_refused_because_the_store_is_open() {
     let dir = tempfile::tempdir().unwrap();
     let _first = open(dir.path());
     let error = EmbeddedStore::open(Config { dir: dir.path().to_owned(), ..Config::default() }, Arc::default());

@@ -1,4 +1,4 @@
-//! What an answer of InfluxDB means. The only place that decides.
+//! The meaning of an answer of InfluxDB, decided here and nowhere else.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use serde::Deserialize;
 use super::config::Config;
 use crate::contract::{Result, StoreError};
 
-/// No server is believed that it wants to be left alone for longer.
+/// Longest wait that a server may ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Of a message, what a person reads.
+/// Longest message that is kept.
 const MESSAGE_BYTES: usize = 600;
 
-/// An answer, read whole.
+/// An answer, read completely.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -23,7 +23,7 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// What InfluxDB says when it does not do a thing.
+/// The body of a refusal by InfluxDB.
 #[derive(Debug, Deserialize)]
 struct Fault {
     code: Option<String>,
@@ -32,14 +32,14 @@ struct Fault {
 }
 
 impl Answer {
-    /// The body of a success.
+    /// Returns the body of a success.
     ///
     /// # Errors
-    /// [`StoreError`] as the answer means it.
+    /// The [`StoreError`] that the answer means.
     pub(super) fn verdict(self, config: &Config) -> Result<Vec<u8>> {
         let fault = serde_json::from_slice::<Fault>(&self.body).ok();
         let message = self.message(fault.as_ref());
-        // Some of the points are stored, whatever the status says, and those that are not have to be found.
+        // Some of the points are stored, whichever the status, and the others have to be found.
         if is_refusal(&self.body) {
             let reason = if is_beyond_retention(&message) { format!("beyond_retention: {message}") } else { message };
             return Err(StoreError::Refused(reason));
@@ -50,18 +50,24 @@ impl Answer {
             200..300 => return Ok(self.body),
             400 | 422 if by_influxdb => StoreError::Refused(message),
             413 => StoreError::TooLarge(message),
-            401 => StoreError::Paused(format!("{message}: check influxdb.token and influxdb.url ({status})")),
-            403 => StoreError::Paused(format!(
-                "{message}: give the token write access to bucket {:?}, or set another in influxdb.token ({status})",
-                config.bucket
+            401 => StoreError::NeedsOperator(format!(
+                "{message}: check {} and {} ({status})",
+                config.key("token"),
+                config.key("url")
             )),
-            404 if by_influxdb => StoreError::Paused(missing(&message, config)),
+            403 => StoreError::NeedsOperator(format!(
+                "{message}: give the token write access to bucket {:?}, or set another in {} ({status})",
+                config.bucket,
+                config.key("token")
+            )),
+            404 if by_influxdb => StoreError::NeedsOperator(missing(&message, config)),
             408 | 425 | 429 | 500..600 => {
                 StoreError::Busy { reason: format!("{message} ({status})"), retry_after: retry_after(&self.headers) }
             }
-            _ => StoreError::Paused(format!(
-                "what answers at {} is not InfluxDB 2: check influxdb.url ({status}: {message})",
-                config.url
+            _ => StoreError::NeedsOperator(format!(
+                "the server at {} is not InfluxDB 2: check {} ({status}: {message})",
+                config.url,
+                config.key("url")
             )),
         })
     }
@@ -89,13 +95,13 @@ fn is_beyond_retention(message: &str) -> bool {
     message.contains("outside retention policy")
 }
 
-/// A 404 of InfluxDB names what it did not find.
+/// Names the missing object of a 404 of InfluxDB.
 fn missing(message: &str, config: &Config) -> String {
     let (key, value) = if message.contains("organization") { ("org", &config.org) } else { ("bucket", &config.bucket) };
-    format!("{message}: influxdb.{key} = {value:?} is not there; create it or set another (404 Not Found)")
+    format!("{message}: {} = {value:?} does not exist: create it or set another (404 Not Found)", config.key(key))
 }
 
-/// Seconds or a date (RFC 9110, 10.2.3).
+/// Reads `Retry-After`: seconds or a date (RFC 9110, 10.2.3).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse::<u64>() {
@@ -108,13 +114,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(LONGEST_WAIT))
 }
 
-/// The field of a type conflict, and the type that the bucket has for it, as the server words it.
+/// Reads the field of a type conflict, and the type that the bucket has for it, from the server's
+/// message.
 pub(super) fn conflicting_field(message: &str) -> Option<(String, super::types::FieldType)> {
     let (_, rest) = message.split_once("input field \"")?;
     let (name, rest) = rest.split_once("\" on measurement ")?;
     let (_, held) = rest.rsplit_once("already exists as type ")?;
     let held = held.split(|c: char| !c.is_ascii_alphabetic()).next()?;
-    // The server quotes a name as Go does; one that needs quoting is left to the next look into the bucket.
+    // The server quotes a name as Go does; one that needs quoting is left to the next check of the
+    // bucket.
     (!name.contains('\\')).then_some(())?;
     Some((name.to_owned(), super::types::FieldType::parse(held)?))
 }

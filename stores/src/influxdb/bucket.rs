@@ -1,5 +1,6 @@
-//! The start check: whether the token may write to the bucket, how long the bucket keeps points, under which name InfluxQL
-//! knows it. Asked before the first write, and again after an answer that puts one of these in question.
+//! The start check: whether the token may write to the bucket, how long the bucket keeps points,
+//! and its name in InfluxQL. Made before the first write, and again after an answer that puts one
+//! of these in question.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +10,19 @@ use super::client::{Client, pack};
 use super::config::Config;
 use crate::contract::{Result, StoreError};
 
-/// What is known of the bucket.
+/// The known properties of the bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
-    /// Points older than this are refused; `None` when it keeps everything, or does not say.
+    /// Points older than this are refused; `None` when it keeps everything, or its retention is not
+    /// visible.
     pub(super) retention: Option<Duration>,
-    pub(super) place: Place,
-    pub(super) asked: Instant,
+    pub(super) mapping: Mapping,
+    pub(super) read_at: Instant,
 }
 
-/// What InfluxQL calls the bucket.
+/// The name of the bucket in InfluxQL.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct Place {
+pub(super) struct Mapping {
     pub(super) database: String,
     pub(super) retention_policy: String,
 }
@@ -45,18 +47,20 @@ struct Rule {
 }
 
 #[derive(Deserialize)]
-struct Places {
-    content: Vec<Place>,
+struct Mappings {
+    content: Vec<Mapping>,
 }
 
-/// Whether the token may write to the bucket, and how long the bucket keeps points.
+/// Checks that the token may write to the bucket, and reads how long the bucket keeps points.
 ///
 /// # Errors
-/// [`StoreError::Paused`] naming the key to change; [`StoreError::Busy`] when the server does not answer.
-pub(super) async fn ask(client: &Client, config: &Config) -> Result<Bucket> {
-    // A write without lines changes nothing, and is answered as any other.
+/// [`StoreError::NeedsOperator`] naming the key to change; [`StoreError::Busy`] when the server
+/// does not answer.
+pub(super) async fn read(client: &Client, config: &Config) -> Result<Bucket> {
+    // A write without lines changes nothing, and is answered like any other.
     match client.write(pack(b"")).await {
-        // Releases that want lines say so only after they have looked at token, organization and bucket.
+        // Releases that require lines refuse only after they have checked token, organization and
+        // bucket.
         Ok(()) | Err(StoreError::Refused(_)) => {}
         Err(error) => return Err(error),
     }
@@ -65,21 +69,22 @@ pub(super) async fn ask(client: &Client, config: &Config) -> Result<Bucket> {
         Some(body) => serde_json::from_slice::<Buckets>(&body).ok().and_then(|known| known.buckets.into_iter().next()),
         None => None,
     };
-    let (mut retention, mut place) = (None, None);
+    let (mut retention, mut mapping) = (None, None);
     if let Some(bucket) = known {
         let every = bucket.retention_rules.iter().map(|rule| rule.every_seconds).filter(|seconds| *seconds > 0);
         retention = every.min().map(Duration::from_secs);
         let parameters = [("org", &*config.org), ("bucketID", &bucket.id)];
         if let Some(body) = visible(client.get("/api/v2/dbrps", &parameters).await)? {
-            place = serde_json::from_slice::<Places>(&body).ok().and_then(|places| places.content.into_iter().next());
+            mapping =
+                serde_json::from_slice::<Mappings>(&body).ok().and_then(|mappings| mappings.content.into_iter().next());
         }
     }
-    let place = place.unwrap_or_else(|| by_name(&config.bucket));
-    Ok(Bucket { retention, place, asked: Instant::now() })
+    let mapping = mapping.unwrap_or_else(|| by_name(&config.bucket));
+    Ok(Bucket { retention, mapping, read_at: Instant::now() })
 }
 
-/// What the token is allowed to see. One that may only write does not see the bucket: the server then refuses what is too
-/// old, and types are learnt.
+/// Reads the bucket, as far as the token may. A token that may only write does not see it: the
+/// server then refuses points that are too old, and types are learnt from writes.
 fn visible(answer: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
     match answer {
         Ok(body) => Ok(Some(body)),
@@ -88,8 +93,8 @@ fn visible(answer: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// The name that a bucket has in InfluxQL when nobody gave it another.
-fn by_name(bucket: &str) -> Place {
+/// The name that a bucket has in InfluxQL by default.
+fn by_name(bucket: &str) -> Mapping {
     let (database, policy) = bucket.split_once('/').unwrap_or((bucket, "autogen"));
-    Place { database: database.to_owned(), retention_policy: policy.to_owned() }
+    Mapping { database: database.to_owned(), retention_policy: policy.to_owned() }
 }

@@ -22,12 +22,12 @@ use super::answer::Answer;
 use super::config::{Config, ConfigError};
 use crate::contract::{Result, StoreError};
 
-/// An answer is not read beyond this.
+/// Longest answer that is read.
 const ANSWER_BYTES: usize = 64 << 20;
-/// What stands in a query string as it is (RFC 3986, unreserved).
+/// Characters that a query string does not encode (RFC 3986, unreserved).
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Asks and tells one server. Cheap to clone.
+/// A client of one server. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Client {
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -45,12 +45,11 @@ impl std::fmt::Debug for Client {
 
 impl Client {
     pub(super) fn new(config: Arc<Config>) -> std::result::Result<Self, ConfigError> {
-        let url: Uri = config.url.parse().map_err(|_| bad_url(&config.url))?;
+        let url: Uri = config.url.parse().map_err(|_| bad_url(&config))?;
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() || url.query().is_some() {
-            return Err(bad_url(&config.url));
+            return Err(bad_url(&config));
         }
-        let mut token = HeaderValue::from_str(&format!("Token {}", config.token))
-            .map_err(|_| ConfigError("influxdb.token holds a character that no token has".to_owned()))?;
+        let mut token = HeaderValue::from_str(&format!("Token {}", config.token)).map_err(|_| config.bad_token())?;
         token.set_sensitive(true);
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -88,7 +87,7 @@ impl Client {
         self.send(request.header(ACCEPT, "application/json"), Bytes::new()).await
     }
 
-    /// Posts a form; `limit` is the time for it, if it is longer than the usual one.
+    /// Posts a form; `limit` is its time limit, if it is longer than the usual one.
     pub(super) async fn post_form(
         &self,
         path: &str,
@@ -115,11 +114,17 @@ impl Client {
             .header(AUTHORIZATION, self.token.clone())
             .header(USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))
             .body(Full::new(body))
-            .map_err(|error| StoreError::Paused(format!("cannot make a request to influxdb.url: {error}")))?;
+            .map_err(|error| {
+                StoreError::NeedsOperator(format!("cannot make a request to {}: {error}", self.config.key("url")))
+            })?;
         match tokio::time::timeout(limit, self.exchange(request)).await {
             Ok(Ok(answer)) => answer.verdict(&self.config),
             Ok(Err(reason)) => Err(self.busy(&reason)),
-            Err(_) => Err(self.busy(&format!("no answer within {} s (influxdb.timeout_secs)", limit.as_secs_f64()))),
+            Err(_) => Err(self.busy(&format!(
+                "no answer within {} s ({})",
+                limit.as_secs_f64(),
+                self.config.key("request_timeout_ms")
+            ))),
         }
     }
 
@@ -131,7 +136,7 @@ impl Client {
     }
 
     fn busy(&self, reason: &str) -> StoreError {
-        StoreError::Busy { reason: format!("InfluxDB at {} (influxdb.url): {reason}", self.base), retry_after: None }
+        StoreError::busy(format!("InfluxDB at {} ({}): {reason}", self.base, self.config.key("url")))
     }
 }
 
@@ -140,11 +145,12 @@ fn encoded(parameters: &[(&str, &str)]) -> String {
     parameters.iter().map(pair).collect::<Vec<_>>().join("&")
 }
 
-fn bad_url(url: &str) -> ConfigError {
-    ConfigError(format!("influxdb.url = {url:?} is no address: write http://host:port or https://host:port"))
+fn bad_url(config: &Config) -> ConfigError {
+    let (key, url) = (config.key("url"), &config.url);
+    ConfigError(format!("{key} = {url:?} is not an address: write http://host:port or https://host:port"))
 }
 
-/// Everything that an error says.
+/// Returns the messages of an error and of all its causes.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -155,7 +161,7 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Packs with gzip, at the level that costs least.
+/// Compresses with gzip, at the level that costs least.
 pub(super) fn pack(bytes: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::new(1));
     let packed = encoder.write_all(bytes).and_then(|()| encoder.finish());
@@ -164,8 +170,8 @@ pub(super) fn pack(bytes: &[u8]) -> Bytes {
 
 fn tls(config: &Config) -> std::result::Result<rustls::ClientConfig, ConfigError> {
     let fault = |error: &dyn std::fmt::Display| match &config.ca_file {
-        Some(file) => ConfigError(format!("influxdb.ca_file = {}: {error}", file.display())),
-        None => ConfigError(format!("cannot set up TLS for influxdb.url: {error}")),
+        Some(file) => ConfigError(format!("{} = {}: {error}", config.key("ca_file"), file.display())),
+        None => ConfigError(format!("cannot set up TLS for {}: {error}", config.key("url"))),
     };
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(file) = &config.ca_file {

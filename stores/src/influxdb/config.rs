@@ -1,65 +1,83 @@
-//! What a person may set, and what is wrong with it.
+//! Settings and their check.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use model::setting::{empty_is_none, secs_as_ms};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::types::FieldType;
 
-/// Settings of the InfluxDB 2 store. Faults name their keys as `influxdb.<key>`.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Settings of the InfluxDB 2 store. Errors name their keys as `<section>.<key>`.
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Config {
-    /// Where it answers: `http://host:port` or `https://host:port`, with a path when a proxy adds one.
+    /// The section of the configuration that these settings are from, for errors; not a key.
+    #[serde(skip)]
+    pub section: String,
+    /// Address, as `http://host:8086` or `https://host`, with a path when a proxy adds one. Empty:
+    /// InfluxDB is not used.
     pub url: String,
-    /// Token that may write to the bucket; may it read the bucket too, then field types are known from the start and the
-    /// books can be checked.
+    /// Token that may write to the bucket. If it may read the bucket too, field types are known
+    /// from the start and the books can be checked.
     pub token: String,
     /// Name of the organization.
     pub org: String,
-    /// Name of the bucket.
+    /// Name of the bucket, which has to exist.
     pub bucket: String,
-    /// Measurement of all points.
+    /// Measurement of every point.
     pub measurement: String,
     /// Tag keys.
+    #[serde(flatten)]
     pub tags: Tags,
-    /// Lines sent in one request.
+    /// Points in one request.
     pub batch_lines: usize,
-    /// Requests under way at once for one write.
+    /// Requests under way at one time.
     pub in_flight: usize,
-    /// How long one request may take, from connecting to the last byte of the answer, in seconds.
+    /// Longest time to wait for an answer, in milliseconds; the request is then repeated.
+    #[serde(rename = "request_timeout_ms", with = "secs_as_ms")]
+    #[schemars(with = "u64")]
     pub timeout_secs: f64,
-    /// Field types by value name, for values that are to be something else than what they are by themselves: numbers
-    /// are floats, booleans booleans, texts strings.
+    /// Fields whose type differs from that of their values, as `["count=integer"]`: float, integer,
+    /// boolean or string. Numbers are floats otherwise.
+    #[serde(with = "super::types::declarations")]
+    #[schemars(with = "Vec<String>")]
     pub types: BTreeMap<String, FieldType>,
-    /// What becomes of a reading with a value that its field's type cannot hold exactly.
+    /// Handling of a value that its field cannot hold: `"dead_letter"`, `"coerce"` (made to fit if
+    /// possible), `"side_field"` (stored in a field beside it).
     pub on_conflict: OnConflict,
-    /// Certificates (PEM) that are trusted besides the public ones, for `https`.
+    /// PEM file with certificates that are trusted for https besides the public ones.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
     pub ca_file: Option<PathBuf>,
 }
 
 /// Tag keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Tags {
-    /// Holds the tenant.
+    /// Tag that holds the tenant.
+    #[serde(rename = "tenant_tag")]
     pub tenant: String,
-    /// Holds the device id.
+    /// Tag that holds the device id.
+    #[serde(rename = "device_tag")]
     pub device: String,
 }
 
-/// What becomes of a reading with a value that its field's type cannot hold exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Handling of a reading with a value that its field's type cannot hold exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnConflict {
-    /// The reading becomes a dead letter, which tells the type and since when the field has it.
+    /// The reading becomes a dead letter, whose reason gives the type and since when the field has
+    /// it.
     #[default]
     DeadLetter,
-    /// The value is made to fit, digits may be lost; a dead letter when it cannot be made to.
+    /// The value is converted, digits may be lost; a dead letter when it cannot be converted.
     Coerce,
-    /// The value goes into a field beside it: `<name>_str`, `<name>_float`, `<name>_int`, `<name>_bool`.
+    /// The value is written to another field: `<name>_str`, `<name>_float`, `<name>_int`,
+    /// `<name>_bool`.
     SideField,
 }
 
@@ -71,7 +89,8 @@ pub struct ConfigError(pub(super) String);
 impl Default for Config {
     fn default() -> Self {
         Self {
-            url: "http://127.0.0.1:8086".to_owned(),
+            section: "influxdb".to_owned(),
+            url: String::new(),
             token: String::new(),
             org: String::new(),
             bucket: String::new(),
@@ -97,6 +116,7 @@ impl fmt::Debug for Config {
     /// Without the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
+            .field("section", &self.section)
             .field("url", &self.url)
             .field("org", &self.org)
             .field("bucket", &self.bucket)
@@ -113,7 +133,23 @@ impl fmt::Debug for Config {
 }
 
 impl Config {
-    /// Says what is wrong with it as far as can be told without the server.
+    /// The settings, with errors that name the keys of the export `name`.
+    pub(super) fn of_export(mut self, name: &str) -> Self {
+        // The section [influxdb] is the export of this name.
+        self.section = if name == "influxdb" { name.to_owned() } else { format!("export.{name}") };
+        self
+    }
+
+    /// Returns the full name of a key.
+    pub(super) fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.section)
+    }
+
+    pub(super) fn bad_token(&self) -> ConfigError {
+        ConfigError(format!("{} contains a character that is not allowed in a token", self.key("token")))
+    }
+
+    /// Checks the settings as far as possible without the server.
     ///
     /// # Errors
     /// [`ConfigError`] naming the key.
@@ -121,38 +157,41 @@ impl Config {
         let fault = |text: String| Err(ConfigError(text));
         for (key, value) in [("token", &self.token), ("org", &self.org), ("bucket", &self.bucket)] {
             if value.is_empty() {
-                return fault(format!("set influxdb.{key}"));
+                return fault(format!("set {}", self.key(key)));
             }
         }
         if self.token.bytes().any(|b| !(b' '..=b'~').contains(&b)) {
-            return fault("influxdb.token holds a character that no token has".to_owned());
+            return Err(self.bad_token());
         }
         for (key, name) in
-            [("measurement", &self.measurement), ("tags.tenant", &self.tags.tenant), ("tags.device", &self.tags.device)]
+            [("measurement", &self.measurement), ("tenant_tag", &self.tags.tenant), ("device_tag", &self.tags.device)]
         {
-            check_name(name).map_err(|reason| ConfigError(format!("influxdb.{key} = {name:?} {reason}")))?;
+            check_name(name).map_err(|reason| ConfigError(format!("{} = {name:?} {reason}", self.key(key))))?;
         }
         if self.tags.tenant == self.tags.device {
-            return fault("influxdb.tags.tenant and influxdb.tags.device are the same: give them two names".to_owned());
+            let (tenant, device) = (self.key("tenant_tag"), self.key("device_tag"));
+            return fault(format!("{tenant} and {device} are the same: give them different names"));
         }
         if self.batch_lines == 0 || self.in_flight == 0 {
-            return fault("influxdb.batch_lines and influxdb.in_flight have to be at least 1".to_owned());
+            let (lines, requests) = (self.key("batch_lines"), self.key("in_flight"));
+            return fault(format!("{lines} and {requests} must be at least 1"));
         }
         if !(self.timeout_secs.is_finite() && self.timeout_secs >= 0.01 && self.timeout_secs <= 86_400.0) {
-            return fault("influxdb.timeout_secs has to be between 0.01 and 86400".to_owned());
+            return fault(format!("{} must be between 10 and 86400000", self.key("request_timeout_ms")));
         }
         Ok(())
     }
 }
 
-/// Measurement and tag keys are the operator's to choose, so they are kept to what every query language writes plainly.
+/// Checks a measurement or a tag key. The operator chooses them, so they are limited to characters
+/// that no query language quotes.
 fn check_name(name: &str) -> Result<(), &'static str> {
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':');
     if name.is_empty() || name.len() > 256 || !name.chars().all(plain) {
-        return Err("is no name: use letters, digits and _-./: , 256 bytes at most");
+        return Err("is not a name: use letters, digits and _-./: , 256 bytes at most");
     }
     if name.starts_with('_') || name == "time" {
-        return Err("is a name that InfluxDB keeps for itself: choose another");
+        return Err("is a name that InfluxDB reserves: choose another");
     }
     Ok(())
 }

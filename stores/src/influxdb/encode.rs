@@ -1,5 +1,6 @@
-//! Blocks into lines, in chunks of one request each. Decides for every value which field it goes into and whether it
-//! fits, before anything is sent: a pure function of the blocks, the settings and what is known of the fields.
+//! Blocks into lines, in chunks of one request each. Decides for every value which field it is
+//! written to and whether it fits, before anything is sent: a pure function of the blocks, the
+//! settings and the known field types.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -8,10 +9,10 @@ use model::{Nanos, ValueRef};
 
 use super::config::{Config, OnConflict};
 use super::line;
-use super::types::{self, Catalogue, FieldType, FieldValue, Known, Origin};
+use super::types::{self, Catalogue, FieldType, FieldValue, KnownField, Origin};
 use crate::block::{Block, Column};
 
-/// A request holds no more than this many bytes of lines, before they are packed.
+/// Bytes of lines in one request, before they are compressed.
 const CHUNK_BYTES: usize = 4 << 20;
 
 /// Lines of one request.
@@ -25,48 +26,48 @@ pub(super) struct Chunk {
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) chunks: Vec<Chunk>,
-    /// Fields that were not known: true when all of it is written.
-    pub(super) learnt: Vec<(Arc<str>, Known)>,
+    /// Types of new fields: known when everything is written.
+    pub(super) learnt: Vec<(Arc<str>, KnownField)>,
 }
 
-/// Why blocks cannot be written as they are.
+/// The reason why blocks cannot be written as they are.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Refusal {
-    /// For the reason told.
+    /// Any other reason, as text.
     Plain(String),
-    /// The bucket does not keep it.
+    /// The reading is older than the bucket keeps.
     TooOld(String),
     /// A value does not fit the type of its field.
     Conflict {
-        /// Of the field.
+        /// The type of the field.
         name: Arc<str>,
-        known: Known,
-        /// The value, as text, and what it is.
+        known: KnownField,
+        /// The value and its kind, as text.
         value: String,
     },
 }
 
-/// What decides.
+/// The encoder, with everything that its decisions rest on.
 #[derive(Debug)]
 pub(super) struct Encoder {
     config: Arc<Config>,
     catalogue: Catalogue,
     now: Nanos,
-    /// Points before this are not kept by the bucket.
+    /// The bucket does not keep points before this time.
     keeps_from: Nanos,
-    learnt: Vec<(Arc<str>, Known)>,
+    learnt: Vec<(Arc<str>, KnownField)>,
     chunks: Vec<Chunk>,
 }
 
-/// A column on its way through the rows.
-struct Open<'a> {
+/// A column and the position in it.
+struct OpenColumn<'a> {
     column: &'a Column,
-    /// Its name, escaped, with the equals sign.
+    /// The name, escaped, with the equals sign.
     key: String,
-    /// The next value.
+    /// Index of the next value.
     next: usize,
-    /// The type of the field, once it is known.
-    known: Option<Known>,
+    /// The type of the field, once known.
+    known: Option<KnownField>,
 }
 
 impl Encoder {
@@ -74,7 +75,7 @@ impl Encoder {
         Self { config, catalogue, now, keeps_from, learnt: Vec::new(), chunks: vec![Chunk::default()] }
     }
 
-    /// The lines of `blocks`, sorted by series.
+    /// Returns the lines of `blocks`, sorted by series.
     ///
     /// # Errors
     /// [`Refusal`] of the first reading that cannot be written.
@@ -92,7 +93,7 @@ impl Encoder {
         let series = self.series(block)?;
         let mut columns = Vec::with_capacity(block.columns.len());
         for column in &block.columns {
-            columns.push(Open { column, key: key(&column.name)?, next: 0, known: self.known(&column.name) });
+            columns.push(OpenColumn { column, key: key(&column.name)?, next: 0, known: self.known(&column.name) });
         }
         for (row, time) in block.times.iter().enumerate() {
             let time = line::point_time(*time, block.seqs.get(row).copied().flatten());
@@ -109,7 +110,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Measurement and tags, up to the space before the fields.
+    /// Returns measurement and tags, up to the space before the fields.
     fn series(&self, block: &Block) -> Result<String, Refusal> {
         let (tags, device) = (&self.config.tags, &block.id.device);
         let mut pairs = [(&tags.device, &device.id, "device id"), (&tags.tenant, &device.tenant, "tenant")];
@@ -132,7 +133,7 @@ impl Encoder {
         row: usize,
         time: Nanos,
         block: &Block,
-        columns: &mut [Open<'_>],
+        columns: &mut [OpenColumn<'_>],
     ) -> Result<(), Refusal> {
         let mut out = self.open_chunk();
         out.text.push_str(series);
@@ -151,7 +152,7 @@ impl Encoder {
             self.field(&mut out.text, open, value, block)?;
         }
         if out.text.len() == begun {
-            return Err(Refusal::Plain("the reading has no value; a point needs one".to_owned()));
+            return Err(Refusal::Plain("the reading has no value, and a point needs one".to_owned()));
         }
         writeln!(out.text, " {time}").expect("writing into a string does not fail");
         out.lines += 1;
@@ -159,7 +160,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// The chunk that takes the next line; whoever takes it puts it back.
+    /// Removes the chunk for the next line; the caller puts it back.
     fn open_chunk(&mut self) -> Chunk {
         match self.chunks.pop() {
             Some(chunk) if chunk.lines < self.config.batch_lines && chunk.text.len() < CHUNK_BYTES => chunk,
@@ -171,15 +172,15 @@ impl Encoder {
         }
     }
 
-    fn known(&self, name: &str) -> Option<Known> {
+    fn known(&self, name: &str) -> Option<KnownField> {
         let here = || self.learnt.iter().find(|(held, _)| **held == *name).map(|(_, known)| *known);
         self.catalogue.get(name).or_else(here)
     }
 
-    /// The type of a field, which the first value decides when nothing else does.
-    fn settle(&mut self, name: &Arc<str>, natural: FieldType) -> Known {
+    /// Returns the type of a field. The first value decides it when nothing else does.
+    fn decide_type(&mut self, name: &Arc<str>, natural: FieldType) -> KnownField {
         self.known(name).unwrap_or_else(|| {
-            let known = Known { field: natural, origin: Origin::Written(self.now) };
+            let known = KnownField { field: natural, origin: Origin::Written(self.now) };
             self.learnt.push((Arc::clone(name), known));
             known
         })
@@ -188,19 +189,19 @@ impl Encoder {
     fn field(
         &mut self,
         out: &mut String,
-        open: &mut Open<'_>,
+        open: &mut OpenColumn<'_>,
         value: ValueRef<'_>,
         block: &Block,
     ) -> Result<(), Refusal> {
         let name = &open.column.name;
         let known = match open.known {
             Some(known) => known,
-            None => self.settle(name, FieldType::natural(value.kind())),
+            None => self.decide_type(name, FieldType::natural(value.kind())),
         };
         open.known = Some(known);
         let known = match known.origin {
-            // As it comes; the server knows what it is at that time.
-            Origin::Varies => Known { field: FieldType::natural(value.kind()), ..known },
+            // As sent: the server knows the type at that time.
+            Origin::Varies => KnownField { field: FieldType::natural(value.kind()), ..known },
             _ => known,
         };
         let wanted = known.origin == Origin::Declared;
@@ -217,7 +218,7 @@ impl Encoder {
         }
         let (ending, natural) = types::side(value);
         let beside: Arc<str> = format!("{name}{ending}").into();
-        let known = self.settle(&beside, natural);
+        let known = self.decide_type(&beside, natural);
         let taken = block.columns.iter().any(|column| column.name == beside);
         match types::fit(value, known.field, known.origin == Origin::Declared) {
             Some(fitting) if !taken => {
@@ -240,7 +241,7 @@ fn push(out: &mut String, name: &str, value: &FieldValue<'_>) -> Result<(), Refu
     line::field_value(out, value).map_err(|reason| Refusal::Plain(format!("the value {name:?} {reason}")))
 }
 
-fn conflict(name: &Arc<str>, known: Known, value: ValueRef<'_>) -> Refusal {
+fn conflict(name: &Arc<str>, known: KnownField, value: ValueRef<'_>) -> Refusal {
     let kind = match value {
         ValueRef::Float(_) => "a number",
         ValueRef::Int(_) => "an integer",
@@ -252,27 +253,28 @@ fn conflict(name: &Arc<str>, known: Known, value: ValueRef<'_>) -> Refusal {
 }
 
 impl Refusal {
-    /// For a person; `since` is the time of the field's first point, as far as it is known.
-    pub(super) fn reason(&self, bucket: &str, since: Option<Nanos>) -> String {
+    /// Returns the reason as text; `since` is the time of the field's first point, if it is known.
+    pub(super) fn reason(&self, config: &Config, since: Option<Nanos>) -> String {
+        let bucket = &config.bucket;
         let (name, known, value) = match self {
             Self::Plain(reason) | Self::TooOld(reason) => return reason.clone(),
             Self::Conflict { name, known, value } => (name, known, value),
         };
         let field = known.field;
         let held = match known.origin {
-            Origin::Declared => format!("which influxdb.types declares as {field}"),
+            Origin::Declared => format!("which {} declares as {field}", config.key("types")),
             Origin::Varies => format!("which is {field} for such values in bucket {bucket:?}"),
             Origin::Written(at) => format!("which is {field} since {} in bucket {bucket:?}", text_of(at)),
             Origin::Bucket(at) => match at.or(since) {
                 Some(at) => format!("which is {field} since {} in bucket {bucket:?}", text_of(at)),
-                None => format!("which was {field} already when Weir first looked into bucket {bucket:?}"),
+                None => format!("which was {field} already when Weir first read bucket {bucket:?}"),
             },
         };
         format!("{value} does not fit field {name:?}, {held}")
     }
 }
 
-/// A time for a person.
+/// Formats a time for an error.
 pub(super) fn text_of(time: Nanos) -> String {
     jiff::Timestamp::from_nanosecond(i128::from(time)).map_or_else(|_| time.to_string(), |time| time.to_string())
 }

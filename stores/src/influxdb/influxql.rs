@@ -1,5 +1,5 @@
-//! What is asked of the bucket, in InfluxQL: it has the types of fields at hand, and it merges the fields of a point into a row as
-//! it reads, which Flux does not.
+//! Queries of the bucket, in InfluxQL: it knows the types of fields, and it merges the fields of a
+//! point into a row as it reads, which Flux does not.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,26 +9,26 @@ use model::{Nanos, TimeRange, time};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::bucket::Place;
+use super::bucket::Mapping;
 use super::client::Client;
 use super::config::Config;
-use super::types::{FieldType, Known, Origin};
+use super::types::{FieldType, KnownField, Origin};
 use crate::contract::{Result, StoreError};
 
-/// A count reads every point; it may take this long.
+/// Time limit of a count, which reads every point.
 const COUNT_TIME: Duration = Duration::from_secs(600);
 /// Point times differ from ordering times within a millisecond.
 const MILLI: Nanos = 1_000_000;
-/// What the device is called inside a count: a name that fields do not have.
+/// The name of the device within a count: one that no field has.
 const COUNTED: &str = "_counted_by_weir";
 
 #[derive(Deserialize)]
 struct Answer {
-    results: Vec<Outcome>,
+    results: Vec<StatementResult>,
 }
 
 #[derive(Deserialize)]
-struct Outcome {
+struct StatementResult {
     #[serde(default)]
     series: Vec<Table>,
     error: Option<String>,
@@ -42,30 +42,31 @@ struct Table {
     values: Vec<Vec<Json>>,
 }
 
-/// Asks one bucket.
+/// Queries of one bucket.
 #[derive(Debug)]
 pub(super) struct InfluxQl<'a> {
     pub(super) client: &'a Client,
     pub(super) config: &'a Config,
-    pub(super) place: &'a Place,
+    pub(super) mapping: &'a Mapping,
 }
 
 impl InfluxQl<'_> {
-    /// The fields of the measurement, and which type each has in the bucket.
+    /// Returns the fields of the measurement and their types in the bucket.
     ///
     /// # Errors
-    /// [`StoreError`], as the server answers; [`StoreError::Paused`] when the token may not read the bucket.
-    pub(super) async fn types(&self) -> Result<Vec<(String, Known)>> {
+    /// The [`StoreError`] that the answer means; [`StoreError::NeedsOperator`] when the token may
+    /// not read the bucket.
+    pub(super) async fn types(&self) -> Result<Vec<(String, KnownField)>> {
         let fields = self.fields().await?;
         let known = |same: &[(String, FieldType)]| {
             let (name, field) = same.first()?;
             let origin = if same.len() == 1 { Origin::Bucket(None) } else { Origin::Varies };
-            Some((name.clone(), Known { field: *field, origin }))
+            Some((name.clone(), KnownField { field: *field, origin }))
         };
         Ok(fields.chunk_by(|a, b| a.0 == b.0).filter_map(known).collect())
     }
 
-    /// Names and types, by name.
+    /// Returns names and types, by name.
     async fn fields(&self) -> Result<Vec<(String, FieldType)>> {
         let tables = self.select(&format!("SHOW FIELD KEYS FROM {}", self.measurement()), None).await?;
         let field =
@@ -75,7 +76,7 @@ impl InfluxQl<'_> {
         Ok(fields)
     }
 
-    /// The time of the first point that has the field.
+    /// Returns the time of the first point that has the field.
     ///
     /// # Errors
     /// As [`InfluxQl::types`].
@@ -85,9 +86,9 @@ impl InfluxQl<'_> {
         Ok(tables.first().and_then(|table| table.values.first()?.first()?.as_i64()))
     }
 
-    /// Readings with ordering times in `range`, widened to whole milliseconds, by tenant. A reading is a point: one time of one
-    /// series, however many fields it has, and none of the fields need be there. So the rows are counted, into which
-    /// the server merges the fields of a point.
+    /// Counts the readings with ordering times in `range`, widened to whole milliseconds, by
+    /// tenant. A reading is a point: one time of one series, with any of the fields. So the rows
+    /// are counted into which the server merges the fields of a point.
     ///
     /// # Errors
     /// As [`InfluxQl::types`].
@@ -127,25 +128,26 @@ impl InfluxQl<'_> {
     async fn select(&self, query: &str, limit: Option<Duration>) -> Result<Vec<Table>> {
         let form = [
             ("org", &*self.config.org),
-            ("db", &self.place.database),
-            ("rp", &self.place.retention_policy),
+            ("db", &self.mapping.database),
+            ("rp", &self.mapping.retention_policy),
             ("epoch", "ns"),
             ("q", query),
         ];
         let body = self.client.post_form("/query", &form, limit).await?;
-        let answer: Answer = serde_json::from_slice(&body).map_err(|error| unreadable(&error.to_string()))?;
-        if let Some(error) = answer.results.iter().find_map(|outcome| outcome.error.as_ref()) {
-            return Err(unreadable(error));
+        let answer: Answer = serde_json::from_slice(&body).map_err(|error| self.unreadable(&error.to_string()))?;
+        if let Some(error) = answer.results.iter().find_map(|result| result.error.as_ref()) {
+            return Err(self.unreadable(error));
         }
-        Ok(answer.results.into_iter().flat_map(|outcome| outcome.series).collect())
+        Ok(answer.results.into_iter().flat_map(|result| result.series).collect())
+    }
+
+    fn unreadable(&self, reason: &str) -> StoreError {
+        let key = self.config.key("bucket");
+        StoreError::NeedsOperator(format!("InfluxDB does not answer InfluxQL about {key}: {reason}"))
     }
 }
 
-fn unreadable(reason: &str) -> StoreError {
-    StoreError::Paused(format!("InfluxDB does not answer InfluxQL about influxdb.bucket: {reason}"))
-}
-
-/// An identifier.
+/// Quotes an identifier.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }

@@ -1,7 +1,9 @@
-//! Line protocol: how names and values are written so that InfluxDB 2 reads back just them, and the time of a point.
+//! Line protocol: names and values as InfluxDB 2 reads them back unchanged, and the time of a
+//! point.
 //!
-//! What the format cannot carry is refused with the reason, never changed. It has no escape for a backslash outside of
-//! texts, so that one before a separator would swallow it; a line ends at a line break that is not inside a text.
+//! A name or value that the format cannot carry is refused with the reason, never changed. Outside
+//! of texts the format has no escape for a backslash, so a backslash before a separator would
+//! escape it; a line ends at a line break that is not inside a text.
 
 use std::fmt::Write as _;
 
@@ -9,11 +11,11 @@ use model::Nanos;
 
 use super::types::FieldValue;
 
-/// One millisecond.
 const MILLI: i64 = 1_000_000;
 
-/// The time of a reading's point: its millisecond × 10^6 + (sequence mod 10^6), so that readings of one millisecond stay
-/// apart; without a sequence the time itself. Together with the series it is the identity of the point.
+/// Returns the time of a reading's point: its millisecond × 10^6 + (sequence mod 10^6), so that
+/// readings of one millisecond stay distinct; without a sequence the time itself. Together with the
+/// series it is the identity of the point.
 pub(super) fn point_time(time: Nanos, seq: Option<u64>) -> Nanos {
     let Some(seq) = seq else { return time };
     let place = i64::try_from(seq % MILLI.unsigned_abs()).unwrap_or_default();
@@ -23,7 +25,7 @@ pub(super) fn point_time(time: Nanos, seq: Option<u64>) -> Nanos {
 /// Appends a tag value.
 ///
 /// # Errors
-/// Why it cannot be written.
+/// The reason why it cannot be written.
 pub(super) fn tag_value(out: &mut String, text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("is empty");
@@ -32,7 +34,7 @@ pub(super) fn tag_value(out: &mut String, text: &str) -> Result<(), &'static str
         return Err("ends in a backslash, which line protocol cannot write");
     }
     if text.chars().any(char::is_control) {
-        return Err("holds a control character, which line protocol cannot write");
+        return Err("contains a control character, which line protocol cannot write");
     }
     escape(out, text);
     Ok(())
@@ -41,23 +43,23 @@ pub(super) fn tag_value(out: &mut String, text: &str) -> Result<(), &'static str
 /// Appends a field name.
 ///
 /// # Errors
-/// Why it cannot be written.
+/// The reason why it cannot be written.
 pub(super) fn field_name(out: &mut String, name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("is empty");
     }
     if name == "time" {
-        return Err("is reserved: InfluxDB drops a field of that name without a word");
+        return Err("is reserved: InfluxDB silently drops a field of that name");
     }
     if name.chars().any(char::is_control) {
-        return Err("holds a control character, which line protocol cannot write");
+        return Err("contains a control character, which line protocol cannot write");
     }
     if name.ends_with('\\') {
         return Err("ends in a backslash, which line protocol cannot write");
     }
     if has_loose_backslash(name) {
         return Err(
-            "holds a backslash before a comma, an equals sign, a quote or a space, which line protocol cannot write",
+            "contains a backslash before a comma, an equals sign, a quote or a space, which line protocol cannot write",
         );
     }
     escape(out, name);
@@ -85,7 +87,7 @@ fn escape(out: &mut String, text: &str) {
 /// Appends a field value.
 ///
 /// # Errors
-/// Why it cannot be written.
+/// The reason why it cannot be written.
 pub(super) fn field_value(out: &mut String, value: &FieldValue<'_>) -> Result<(), &'static str> {
     let written = match value {
         FieldValue::Float(v) if !v.is_finite() => return Err("is not a finite number"),

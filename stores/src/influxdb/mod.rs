@@ -1,18 +1,22 @@
 //! InfluxDB 2: readings as points, over line protocol.
 //!
-//! **A point** is one reading: the measurement and the two tags (tenant, device) of the configuration, a field for each value, and
-//! a time of its own (`line::point_time`): the millisecond × 10^6 + (sequence mod 10^6). Series and time are its identity: a write
-//! that is repeated changes nothing, so a batch may be sent again for any reason and in any cut.
+//! **A point** is one reading: the measurement and the two tags (tenant, device) of the
+//! configuration, a field for each value, and a time of its own (`line::point_time`): the
+//! millisecond × 10^6 + (sequence mod 10^6). Series and time are its identity: a write that is
+//! repeated changes nothing, so a batch may be sent again for any reason and in any cut.
 //!
-//! **Fields** are floats for numbers, booleans for booleans, strings for texts, unless the configuration or the bucket says
-//! otherwise. A value that its field holds exactly is written; any other is refused, coerced or put aside, as configured, before the
-//! server sees it. Field types are read from the bucket at the start and learnt from what was written, never from what is absent.
+//! **Fields** are floats for numbers, booleans for booleans, strings for texts, unless the
+//! configuration or the bucket has another type. A value that its field holds exactly is written;
+//! any other is refused, coerced or written to another field, as configured, before it is sent.
+//! Field types are read from the bucket at the start and learnt from writes, never from absence.
 //!
-//! **A write** turns blocks into lines, refuses what cannot be stored before anything is sent, and sends what is left in requests of some
-//! thousand lines, several at once. Whatever the server answers is taken for what `answer` says, nowhere else.
+//! **A write** encodes blocks as lines, refuses readings that cannot be stored before anything is
+//! sent, and sends the lines in requests of some thousands, several at once. The meaning of an
+//! answer is decided in `answer` and nowhere else.
 //!
-//! A point that is older than the bucket's retention is refused. InfluxDB keeps types per span of time (shard group); a field may
-//! change its type from one span to the next. A name that has several types in the bucket is written as it comes, and what the server refuses is refused.
+//! A point that is older than the bucket's retention is refused. InfluxDB keeps types per span of
+//! time (shard group); a field may change its type from one span to the next. A name that has
+//! several types in the bucket is written as sent, and the server decides for each point.
 
 mod answer;
 mod bucket;
@@ -27,15 +31,17 @@ mod tests;
 mod types;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use model::clock::now;
 use model::{Nanos, TimeRange};
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 
 use crate::block::Block;
-use crate::contract::{Points, Result, StoreError};
+use crate::contract::{DeviceBatch, Export, ExportType, Result, StoreError};
 use bucket::Bucket;
 use client::Client;
 pub use config::{Config, ConfigError, OnConflict, Tags};
@@ -43,11 +49,13 @@ use encode::{Chunk, Encoded, Encoder, Refusal};
 use influxql::InfluxQl;
 pub use metrics::Metrics;
 pub use types::FieldType;
-use types::{Catalogue, Known, Origin};
+use types::{Catalogue, KnownField, Origin};
 
-/// The retention is asked again before a point is refused for it, when it was asked longer ago than this.
+/// Before a point is refused for its age, the retention is read again if it was read longer ago
+/// than this.
 const RETENTION_AGE: Duration = Duration::from_secs(10);
-/// Type conflicts of one write that are resolved as the server tells of them, where values may be made to fit.
+/// Type conflicts of one write that are resolved as the server reports them, where values may be
+/// converted.
 const CONFLICTS: u32 = 8;
 
 /// Writes points to one bucket.
@@ -55,14 +63,48 @@ const CONFLICTS: u32 = 8;
 pub struct InfluxDb {
     config: Arc<Config>,
     client: Client,
-    /// `None` until the bucket was asked, and after an answer that puts it in question.
+    /// `None` until the bucket was read, and after an answer that puts it in question.
     bucket: Mutex<Option<Bucket>>,
     catalogue: Mutex<Catalogue>,
     metrics: Arc<Metrics>,
 }
 
+impl ExportType for Config {
+    const TYPE: &'static str = "influxdb";
+    type Metrics = Metrics;
+
+    fn register(metrics: &Metrics, registry: &mut Registry) {
+        metrics.register(registry);
+    }
+
+    fn check(&self, name: &str) -> std::result::Result<(), String> {
+        if self.url.is_empty() {
+            return Err("set `url` to the address of InfluxDB, as http://host:8086".to_owned());
+        }
+        let mut config = self.clone().of_export(name);
+        if config.token.is_empty() {
+            // It may come from the environment, which a check of a file does not read; opening the
+            // export requires it.
+            config.token = "-".to_owned();
+        }
+        Self::check(&config).map_err(|fault| fault.to_string())
+    }
+
+    async fn open(self, name: &str, metrics: Arc<Metrics>) -> std::result::Result<Arc<dyn Export>, String> {
+        let store = InfluxDb::new(self.of_export(name), metrics).map_err(|fault| fault.to_string())?;
+        match store.check().await {
+            Ok(()) => {}
+            Err(error @ StoreError::Busy { .. }) => {
+                tracing::warn!(export = name, %error, "InfluxDB is unavailable; the log keeps its readings");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(Arc::new(store))
+    }
+}
+
 impl InfluxDb {
-    /// A writer; nothing is sent before the first check or write.
+    /// Returns a writer; nothing is sent before the first check or write.
     ///
     /// # Errors
     /// [`ConfigError`] naming the key of a setting that cannot be used.
@@ -74,24 +116,26 @@ impl InfluxDb {
         Ok(Self { config, client, bucket: Mutex::default(), catalogue: Mutex::new(catalogue), metrics })
     }
 
-    /// Asks whether the token may write to the bucket, and what the bucket holds. A write does the same by itself when
-    /// nobody did; a start may want to know at once.
+    /// Checks that the token may write to the bucket, and reads the types of its fields. The first
+    /// write does the same if this was not called; a start calls it to report a wrong setting at
+    /// once.
     ///
     /// # Errors
-    /// [`StoreError::Paused`] with one line that names the key to change; [`StoreError::Busy`] when there is no answer.
+    /// [`StoreError::NeedsOperator`] with one line that names the key to change;
+    /// [`StoreError::Busy`] when there is no answer.
     pub async fn check(&self) -> Result<()> {
-        self.ask().await.map(drop)
+        self.read_bucket().await.map(drop)
     }
 
-    async fn ask(&self) -> Result<Bucket> {
-        let bucket = bucket::ask(&self.client, &self.config).await?;
+    async fn read_bucket(&self) -> Result<Bucket> {
+        let bucket = bucket::read(&self.client, &self.config).await?;
         self.load_types(&bucket).await?;
         *self.bucket.lock() = Some(bucket.clone());
         Ok(bucket)
     }
 
     async fn load_types(&self, bucket: &Bucket) -> Result<()> {
-        match self.ask_in(bucket).types().await {
+        match self.queries(bucket).types().await {
             Ok(fields) => {
                 let mut catalogue = self.catalogue.lock();
                 fields.iter().for_each(|(name, known)| catalogue.correct(name, *known));
@@ -99,35 +143,36 @@ impl InfluxDb {
             Err(error @ StoreError::Busy { .. }) => return Err(error),
             Err(error) => tracing::info!(
                 bucket = self.config.bucket, %error,
-                "the bucket cannot be read: field types are learnt from writes, the books of points cannot be checked"
+                "cannot read the bucket: field types are learnt from writes, the books of this export cannot be checked"
             ),
         }
         Ok(())
     }
 
-    fn ask_in<'a>(&'a self, bucket: &'a Bucket) -> InfluxQl<'a> {
-        InfluxQl { client: &self.client, config: &self.config, place: &bucket.place }
+    fn queries<'a>(&'a self, bucket: &'a Bucket) -> InfluxQl<'a> {
+        InfluxQl { client: &self.client, config: &self.config, mapping: &bucket.mapping }
     }
 
     async fn bucket(&self) -> Result<Bucket> {
         let held = self.bucket.lock().clone();
         match held {
             Some(bucket) => Ok(bucket),
-            None => self.ask().await,
+            None => self.read_bucket().await,
         }
     }
 
-    /// The lines of the blocks. Done twice when a refusal for age rests on an old answer.
+    /// Returns the lines of the blocks. Encodes twice when a refusal for age rests on an old
+    /// answer.
     async fn encode(&self, blocks: Arc<Vec<Block>>, corrections: &[(String, FieldType)]) -> Result<Encoded> {
         loop {
             let bucket = self.bucket().await?;
             let mut catalogue = self.catalogue.lock().clone();
             for (name, field) in corrections {
-                catalogue.correct(name, Known { field: *field, origin: Origin::Bucket(None) });
+                catalogue.correct(name, KnownField { field: *field, origin: Origin::Bucket(None) });
             }
             match self.encode_for(&bucket, catalogue, Arc::clone(&blocks)).await? {
                 Ok(encoded) => return Ok(encoded),
-                Err(Refusal::TooOld(_)) if bucket.asked.elapsed() > RETENTION_AGE => *self.bucket.lock() = None,
+                Err(Refusal::TooOld(_)) if bucket.read_at.elapsed() > RETENTION_AGE => *self.bucket.lock() = None,
                 Err(refusal) => {
                     self.metrics.refused.inc();
                     return Err(StoreError::Refused(self.reason(&bucket, &refusal).await));
@@ -150,20 +195,20 @@ impl InfluxDb {
         blocking(move || encoder.encode(&blocks)).await
     }
 
-    /// Why it is refused, with the time since when a field has its type.
+    /// Returns the reason of a refusal, with the time since when a field has its type.
     async fn reason(&self, bucket: &Bucket, refusal: &Refusal) -> String {
-        let Refusal::Conflict { name, known: Known { field, origin: Origin::Bucket(None) }, .. } = refusal else {
-            return refusal.reason(&self.config.bucket, None);
+        let Refusal::Conflict { name, known: KnownField { field, origin: Origin::Bucket(None) }, .. } = refusal else {
+            return refusal.reason(&self.config, None);
         };
-        let since = self.ask_in(bucket).since(name).await.ok().flatten();
+        let since = self.queries(bucket).since(name).await.ok().flatten();
         if since.is_some() {
-            let known = Known { field: *field, origin: Origin::Bucket(since) };
+            let known = KnownField { field: *field, origin: Origin::Bucket(since) };
             self.catalogue.lock().correct(name, known);
         }
-        refusal.reason(&self.config.bucket, since)
+        refusal.reason(&self.config, since)
     }
 
-    /// Sends all chunks, several at once. What one answers does not stop the others.
+    /// Sends all chunks, several at once. A refusal of one does not stop the others.
     async fn send(&self, chunks: Vec<Chunk>) -> Result<()> {
         let mut under_way = JoinSet::new();
         let mut waiting = chunks.into_iter();
@@ -179,7 +224,7 @@ impl InfluxDb {
                 let ends = !matches!(error, StoreError::Refused(_) | StoreError::TooLarge(_));
                 worst = Some(worse(worst, error));
                 if ends {
-                    // Nothing more is asked of a server that is away or closed to us.
+                    // Nothing more is sent to a server that is away or refuses the token.
                     waiting = Vec::new().into_iter();
                 }
             }
@@ -187,15 +232,16 @@ impl InfluxDb {
         worst.map_or(Ok(()), Err)
     }
 
-    /// An answer that puts in question what is known of the bucket: it is asked again before the next write.
-    fn doubt(&self, error: &StoreError) {
-        if matches!(error, StoreError::Paused(_)) || is_conflict(error).is_some() {
+    /// Forgets the bucket after an answer that puts it in question: it is read again before the
+    /// next write.
+    fn forget_bucket_after(&self, error: &StoreError) {
+        if matches!(error, StoreError::NeedsOperator(_)) || is_conflict(error).is_some() {
             *self.bucket.lock() = None;
         }
     }
 }
 
-/// The words of the server about a type that is not the field's.
+/// Returns the server's message about a type conflict.
 fn is_conflict(error: &StoreError) -> Option<&str> {
     match error {
         StoreError::Refused(reason) if reason.contains("field type conflict") => Some(reason),
@@ -204,9 +250,13 @@ fn is_conflict(error: &StoreError) -> Option<&str> {
 }
 
 #[async_trait]
-impl Points for InfluxDb {
-    async fn write(&self, blocks: Vec<Block>) -> Result<()> {
-        let blocks = Arc::new(blocks);
+impl Export for InfluxDb {
+    async fn ready(&self) -> Result<()> {
+        self.check().await
+    }
+
+    async fn write(&self, _: &str, batches: Vec<DeviceBatch>) -> Result<()> {
+        let blocks = Arc::new(batches.into_iter().map(|batch| batch.block).collect::<Vec<_>>());
         let mut attempts = if self.config.on_conflict == OnConflict::DeadLetter { 1 } else { CONFLICTS };
         let mut corrections = Vec::new();
         loop {
@@ -215,23 +265,28 @@ impl Points for InfluxDb {
                 self.catalogue.lock().learn(learnt);
                 return Ok(());
             };
-            self.doubt(&error);
+            self.forget_bucket_after(&error);
             attempts -= 1;
-            // For these points and this time the server has told the type.
-            let Some(told) = is_conflict(&error).and_then(answer::conflicting_field).filter(|_| attempts > 0) else {
+            // For these points and this time the server has named the type.
+            let Some(correction) = is_conflict(&error).and_then(answer::conflicting_field).filter(|_| attempts > 0)
+            else {
                 return Err(error);
             };
-            corrections.push(told);
+            corrections.push(correction);
         }
     }
 
-    async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
+    async fn count(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
         let bucket = self.bucket().await?;
-        self.ask_in(&bucket).count(range).await
+        self.queries(&bucket).count(range).await.map(Some)
     }
 
     async fn keeps_everything(&self) -> Result<bool> {
         Ok(self.bucket().await?.retention.is_none())
+    }
+
+    fn needs_distinct_times(&self) -> bool {
+        true
     }
 }
 
@@ -250,11 +305,12 @@ async fn send_one(client: Client, chunk: Chunk, metrics: Arc<Metrics>) -> Result
     Ok(())
 }
 
-/// Of two answers, the one that decides for the whole: a person first, then a wait, then the guilty lines.
+/// Returns the answer that decides for both: one that needs an operator first, then a wait, then a
+/// refusal.
 fn worse(held: Option<StoreError>, new: StoreError) -> StoreError {
     let rank = |error: &StoreError| match error {
-        StoreError::Paused(_) | StoreError::Damaged(_) => 3,
-        StoreError::Busy { .. } | StoreError::Moved => 2,
+        StoreError::NeedsOperator(_) | StoreError::Damaged(_) => 3,
+        StoreError::Busy { .. } | StoreError::Aborted(_) | StoreError::Moved => 2,
         StoreError::TooLarge(_) => 1,
         StoreError::Refused(_) => 0,
     };
@@ -264,16 +320,11 @@ fn worse(held: Option<StoreError>, new: StoreError) -> StoreError {
     }
 }
 
-/// Runs work that takes the processor for a while beside the tasks that wait.
+/// Runs work that takes a processor for a while on a thread of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| gone(&error))
 }
 
 fn gone(error: &tokio::task::JoinError) -> StoreError {
-    StoreError::Busy { reason: format!("a write was broken off: {error}"), retry_after: None }
-}
-
-fn now() -> Nanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    StoreError::busy(format!("a write was interrupted: {error}"))
 }

@@ -45,7 +45,7 @@ fn a_number_fits_another_type_only_when_no_digit_is_lost() {
 }
 
 #[test]
-fn what_means_nothing_in_a_type_is_not_coerced_to_it() {
+fn a_value_without_a_meaning_in_a_type_is_not_coerced_to_it() {
     assert_eq!(coerce(ValueRef::Str("far"), FieldType::Float), None);
     assert_eq!(coerce(ValueRef::Str("NaN"), FieldType::Float), None);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Field types: which one a name has, and whether a value fits it.
+//! Field types: the type of each name, and whether a value fits it.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -26,8 +26,38 @@ pub enum FieldType {
     String,
 }
 
+/// `types` of the configuration: texts `name=type`.
+pub(super) mod declarations {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::FieldType;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        types: &BTreeMap<String, FieldType>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(types.iter().map(|(name, field)| format!("{name}={field}")))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<String, FieldType>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        let declared = texts.iter().filter(|text| !text.is_empty()).map(|text| {
+            let found =
+                text.rsplit_once('=').and_then(|(name, field)| Some((name.to_owned(), FieldType::parse(field)?)));
+            let wrong = || format!("{text:?}: give a name and float, integer, boolean or string, as \"count=integer\"");
+            found.ok_or_else(|| D::Error::custom(wrong()))
+        });
+        declared.collect()
+    }
+}
+
 impl FieldType {
-    /// As InfluxDB calls it.
+    /// Reads a name of InfluxDB.
     pub(super) fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "float" => Self::Float,
@@ -39,7 +69,7 @@ impl FieldType {
         })
     }
 
-    /// What a value is when nothing else is known of its name.
+    /// Returns the type of a value whose name is not known yet.
     pub(super) fn natural(kind: Kind) -> Self {
         match kind {
             Kind::Float | Kind::Int => Self::Float,
@@ -71,8 +101,8 @@ pub(super) enum FieldValue<'a> {
     String(Cow<'a, str>),
 }
 
-/// The value in a field of this type, when that loses nothing. `declared` says that a person chose the type: then a
-/// text field takes everything, as text.
+/// Returns the value in a field of this type, when that loses nothing. A text field whose type is
+/// `declared` by the operator takes every value, as text.
 pub(super) fn fit(value: ValueRef<'_>, to: FieldType, declared: bool) -> Option<FieldValue<'_>> {
     Some(match (to, value) {
         (FieldType::Float, ValueRef::Float(v)) => FieldValue::Float(v),
@@ -88,7 +118,7 @@ pub(super) fn fit(value: ValueRef<'_>, to: FieldType, declared: bool) -> Option<
     })
 }
 
-/// The value made to fit, though digits may be lost; `None` when it means nothing in that type.
+/// Converts the value, though digits may be lost; `None` when it has no meaning in that type.
 pub(super) fn coerce(value: ValueRef<'_>, to: FieldType) -> Option<FieldValue<'_>> {
     if to == FieldType::String {
         return fit(value, to, true);
@@ -117,7 +147,7 @@ pub(super) fn coerce(value: ValueRef<'_>, to: FieldType) -> Option<FieldValue<'_
     })
 }
 
-/// The ending of the field beside the one that a value does not fit, and that field's type.
+/// Returns the suffix of the other field for a value that does not fit, and that field's type.
 pub(super) fn side(value: ValueRef<'_>) -> (&'static str, FieldType) {
     match value {
         ValueRef::Int(v) if exact_float(v).is_none() => ("_int", FieldType::Integer),
@@ -127,61 +157,63 @@ pub(super) fn side(value: ValueRef<'_>) -> (&'static str, FieldType) {
     }
 }
 
-/// The float of the same number, if there is one.
+/// Returns the float of the same number, if there is one.
 fn exact_float(v: i64) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "compared afterwards")]
     let (float, back) = (v as f64, v as f64 as i128);
     (back == i128::from(v)).then_some(float)
 }
 
-/// The integer of the same number, if there is one.
+/// Returns the integer of the same number, if there is one.
 fn exact_integer(v: f64) -> Option<i64> {
     // 2^63 is a float, the largest i64 is not.
     #[expect(clippy::cast_possible_truncation, reason = "the range is checked")]
     (v.fract() == 0.0 && (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&v)).then_some(v as i64)
 }
 
-/// How the type of a field is known.
+/// The origin of a field's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// `influxdb.types` says so.
+    /// Declared in `influxdb.types`.
     Declared,
-    /// The bucket had it; the time of its first point when that was asked for.
+    /// Read from the bucket; the time of the first point, if it was queried.
     Bucket(Option<Nanos>),
-    /// This process wrote it first, at this time.
+    /// First written by this process, at this time.
     Written(Nanos),
-    /// The bucket has it with several types, each in its own span of time: the server decides for each point.
+    /// Several types in the bucket, each in its own span of time: the server decides for each
+    /// point.
     Varies,
 }
 
-/// What is known of a field.
+/// A known field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct KnownField {
     pub(super) field: FieldType,
     pub(super) origin: Origin,
 }
 
-/// Field types by value name. Cheap to clone; names are learnt from values that were written, never from absent ones.
+/// Field types by value name. Cheap to clone; types are learnt from values that were written, never
+/// from absent ones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Catalogue {
-    known: Arc<HashMap<Arc<str>, Known, RandomState>>,
+    known: Arc<HashMap<Arc<str>, KnownField, RandomState>>,
 }
 
 impl Catalogue {
-    /// What the configuration declares.
+    /// Starts with the types that the configuration declares.
     pub(super) fn declared(types: &BTreeMap<String, FieldType>) -> Self {
         let entry = |(name, field): (&String, &FieldType)| {
-            (Arc::from(name.as_str()), Known { field: *field, origin: Origin::Declared })
+            (Arc::from(name.as_str()), KnownField { field: *field, origin: Origin::Declared })
         };
         Self { known: Arc::new(types.iter().map(entry).collect()) }
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<Known> {
+    pub(super) fn get(&self, name: &str) -> Option<KnownField> {
         self.known.get(name).copied()
     }
 
-    /// Adds what is not known yet.
-    pub(super) fn learn(&mut self, names: impl IntoIterator<Item = (Arc<str>, Known)>) {
+    /// Adds names that are not known yet.
+    pub(super) fn learn(&mut self, names: impl IntoIterator<Item = (Arc<str>, KnownField)>) {
         for (name, known) in names {
             if !self.known.contains_key(&name) {
                 Arc::make_mut(&mut self.known).insert(name, known);
@@ -189,10 +221,11 @@ impl Catalogue {
         }
     }
 
-    /// Corrects or adds one name that nobody declared. What says less than is known changes nothing.
-    pub(super) fn correct(&mut self, name: &str, known: Known) {
+    /// Corrects or adds one name that is not declared. An entry that holds less than is known
+    /// changes nothing.
+    pub(super) fn correct(&mut self, name: &str, known: KnownField) {
         let says_less = known.origin == Origin::Bucket(None);
-        let is_news = |held: Known| match held.origin {
+        let is_news = |held: KnownField| match held.origin {
             Origin::Declared => false,
             Origin::Varies => held != known,
             Origin::Bucket(_) | Origin::Written(_) => held.field != known.field || !says_less,

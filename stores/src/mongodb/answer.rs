@@ -1,11 +1,11 @@
-//! What an answer of the server means. The only place that reads error codes; their names stand in the server's
-//! `error_codes.yml`.
+//! The meaning of an answer of the server. Error codes are read here and nowhere else; their names
+//! are those of the server's `error_codes.yml`.
 
 use mongodb::error::{Error, ErrorKind, WriteFailure};
 
 use crate::contract::StoreError;
 
-/// Longest reason that is kept of what a server says.
+/// Longest reason that is kept.
 const MAX_REASON: usize = 400;
 
 /// A document that was not written.
@@ -16,13 +16,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// The document's own key is there already.
+    /// True when a document with this key is stored already.
     pub(super) fn is_there_already(&self) -> bool {
-        // `E11000 duplicate key error collection: db.blocks index: _id_ dup key: …`: what stands behind may be anything.
+        // `E11000 duplicate key error collection: db.blocks index: _id_ dup key: …`: the rest is
+        // not trusted.
         self.code == 11000 && self.message.split(" index: ").nth(1).is_some_and(|rest| rest.starts_with("_id_ "))
     }
 
-    /// What it means for this document; never that it may be lost.
+    /// Returns the meaning for this document; never that it may be lost.
     pub(super) fn meaning(&self) -> StoreError {
         let reason = format!("{} (code {})", self.message, self.code);
         match general(self.code) {
@@ -35,7 +36,7 @@ impl Failure {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Meaning {
     Busy,
-    Paused,
+    NeedsOperator,
     TooLarge,
     Refused,
 }
@@ -44,32 +45,36 @@ impl Meaning {
     fn with(self, reason: &str) -> StoreError {
         let reason = cut(reason);
         match self {
-            Self::Busy => busy(reason),
-            Self::Paused => StoreError::Paused(reason),
+            Self::Busy => StoreError::busy(reason),
+            Self::NeedsOperator => StoreError::NeedsOperator(reason),
             Self::TooLarge => StoreError::TooLarge(reason),
             Self::Refused => StoreError::Refused(reason),
         }
     }
 }
 
-/// What a code means wherever it comes; `None` when that depends on whether it was said of a document or of a request.
+/// Returns the meaning of a code; `None` when it depends on whether it concerns a document or a
+/// request.
 fn general(code: i32) -> Option<Meaning> {
     Some(match code {
-        // Not found: user. Unauthorized, AuthenticationFailed, MechanismUnavailable, what Atlas refuses.
-        11 | 13 | 18 | 334 | 8000 => Meaning::Paused,
-        // IllegalOperation, InvalidNamespace, CommandNotFound, CommandNotSupportedOnView: a person set something up differently.
-        20 | 59 | 73 | 166 => Meaning::Paused,
-        // IndexOptionsConflict, IndexKeySpecsConflict: an index of ours is there and is another one.
-        85 | 86 => Meaning::Paused,
+        // UserNotFound, Unauthorized, AuthenticationFailed, MechanismUnavailable, AtlasError.
+        11 | 13 | 18 | 334 | 8000 => Meaning::NeedsOperator,
+        // IllegalOperation, InvalidNamespace, CommandNotFound, CommandNotSupportedOnView: the
+        // operator has set up the database differently.
+        20 | 59 | 73 | 166 => Meaning::NeedsOperator,
+        // IndexOptionsConflict, IndexKeySpecsConflict: another index has the name of one of these.
+        85 | 86 => Meaning::NeedsOperator,
         // BSONObjectTooLarge, and both codes of a document that an update made too large.
         10334 | 17419 | 17420 => Meaning::TooLarge,
         // Host unreachable or not found, network time-outs, sockets.
         6 | 7 | 89 | 9001 => Meaning::Busy,
-        // Lock time-outs, interrupted, time limits, write concerns that are not met in time, write conflicts.
+        // Lock time-outs, interrupted, time limits, write concerns that are not met in time, write
+        // conflicts.
         24 | 46 | 50 | 64 | 79 | 91 | 100 | 112 | 262 => Meaning::Busy,
         // Primary stepped down, node recovering or shutting down.
         189 | 10058 | 10107 | 11600 | 11601 | 11602 | 13435 | 13436 => Meaning::Busy,
-        // Sharding in motion: stale configuration, database version, epoch, shard not found, migration conflict.
+        // Sharding in motion: stale configuration, database version, epoch, shard not found,
+        // migration conflict.
         63 | 70 | 133 | 134 | 150 | 249 | 13388 | 13390 => Meaning::Busy,
         // Memory, disk, tickets, sessions, transactions that were aborted, reauthentication.
         39 | 146 | 202 | 225 | 226 | 251 | 256 | 312 | 313 | 314 | 391 | 462 | 14031 => Meaning::Busy,
@@ -77,13 +82,13 @@ fn general(code: i32) -> Option<Meaning> {
     })
 }
 
-/// What a failed request means as a whole.
+/// Returns the meaning of a failed request as a whole.
 pub(super) fn answer(error: &Error) -> StoreError {
     let reason = describe(error);
     let meaning = match &*error.kind {
         ErrorKind::Authentication { .. }
         | ErrorKind::InvalidTlsConfig { .. }
-        | ErrorKind::IncompatibleServer { .. } => Meaning::Paused,
+        | ErrorKind::IncompatibleServer { .. } => Meaning::NeedsOperator,
         ErrorKind::Command(command) => general(command.code).unwrap_or(Meaning::Busy),
         ErrorKind::Write(WriteFailure::WriteError(error)) => {
             return Failure { code: error.code, message: error.message.clone() }.meaning();
@@ -99,12 +104,7 @@ pub(super) fn answer(error: &Error) -> StoreError {
     }
 }
 
-/// Not now.
-pub(super) fn busy(reason: impl Into<String>) -> StoreError {
-    StoreError::Busy { reason: reason.into(), retry_after: None }
-}
-
-/// An error as a sentence, without what only the driver's authors read.
+/// Returns an error as a sentence, without the details for the driver's authors.
 pub(super) fn describe(error: &Error) -> String {
     match &*error.kind {
         ErrorKind::Command(command) => format!("{} (code {})", command.message, command.code),
@@ -121,13 +121,14 @@ fn cut(reason: &str) -> String {
     }
 }
 
-/// The label of a failure in the figures.
+/// Returns the label of a failure in the metrics.
 pub(super) fn label(error: &StoreError) -> &'static str {
     match error {
         StoreError::Refused(_) => "refused",
         StoreError::TooLarge(_) => "too_large",
-        StoreError::Paused(_) => "paused",
+        StoreError::NeedsOperator(_) => "needs_operator",
         StoreError::Busy { .. } => "busy",
+        StoreError::Aborted(_) => "aborted",
         StoreError::Damaged(_) => "damaged",
         StoreError::Moved => "moved",
     }
@@ -157,7 +158,7 @@ mod tests {
         for code in [10107, 11600, 189, 91, 64, 14031, 13388, 262, 112] {
             assert!(matches!(failure(code, "").meaning(), StoreError::Busy { .. }), "{code}");
         }
-        assert!(matches!(failure(13, "not authorized").meaning(), StoreError::Paused(_)));
+        assert!(matches!(failure(13, "not authorized").meaning(), StoreError::NeedsOperator(_)));
         assert!(matches!(failure(10334, "BSONObj size").meaning(), StoreError::TooLarge(_)));
     }
 

@@ -1,4 +1,4 @@
-//! A document as a block: the way back of [`encode`](super::encode).
+//! Documents into blocks: the inverse of [`encode`](super::encode).
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use super::names;
 use crate::block::{Block, BlockId, BlockMeta, Column, ColumnData};
 use crate::contract::{Result, StoreError};
 
-/// The key of a document, for messages too.
+/// Returns the key of a document, for error messages too.
 pub(super) fn key(document: &RawDocument) -> &str {
     document.get("_id").ok().flatten().and_then(RawBsonRef::as_str).unwrap_or("without a key")
 }
 
-/// Says which document is not what was written.
+/// Returns an error that names the damaged document.
 pub(super) fn damaged(collection: &str, document: &RawDocument, what: &str) -> StoreError {
     StoreError::Damaged(format!("document {} of collection {collection}: {what}", key(document)))
 }
 
-/// A whole number of a field.
+/// Returns the integer in a field.
 pub(super) fn long(document: &RawDocument, field: &str) -> Option<i64> {
     match document.get(field).ok().flatten()? {
         RawBsonRef::Int64(value) => Some(value),
@@ -28,7 +28,7 @@ pub(super) fn long(document: &RawDocument, field: &str) -> Option<i64> {
     }
 }
 
-/// A value with its type.
+/// Returns a value with its type.
 pub(super) fn value(value: RawBsonRef<'_>) -> Option<Value> {
     match value {
         RawBsonRef::Double(v) => Some(Value::Float(v)),
@@ -40,7 +40,7 @@ pub(super) fn value(value: RawBsonRef<'_>) -> Option<Value> {
     }
 }
 
-/// Place and extent of a block.
+/// Returns place and extent of a block.
 pub(super) fn meta(collection: &str, document: &RawDocument) -> Result<BlockMeta> {
     let read = || {
         let place = document.get("_id").ok().flatten()?.as_str()?.as_bytes().into();
@@ -59,7 +59,7 @@ fn id(key: &str) -> Option<BlockId> {
     Some(BlockId { device: DeviceKey { tenant: tenant.into(), id: device.into() }, log, first_offset, part })
 }
 
-/// The block of a document, with the columns that the document was asked for. Columns come by name and type.
+/// Returns the block of a document, with the columns that were requested, by name and type.
 pub(super) fn decode(collection: &str, document: &RawDocument) -> Result<Block> {
     let fault = |what: &str| damaged(collection, document, what);
     let id = id(key(document)).ok_or_else(|| fault("its key is malformed"))?;
@@ -83,7 +83,7 @@ pub(super) fn decode(collection: &str, document: &RawDocument) -> Result<Block> 
     }
     let mut columns = Vec::new();
     if let Ok(Some(values)) = document.get("v") {
-        let values = values.as_document().ok_or_else(|| fault("v is no document"))?;
+        let values = values.as_document().ok_or_else(|| fault("v is not a document"))?;
         for field in values {
             let (field, value) = field.map_err(|error| fault(&error.to_string()))?;
             let fault = || fault(&format!("value {} is malformed", field.as_str()));
@@ -117,7 +117,7 @@ fn bits(document: &RawDocument, field: &str) -> Option<Vec<bool>> {
     array.into_iter().map(|value| value.ok()?.as_bool()).collect()
 }
 
-/// The columns of one field, one for each type that its values have.
+/// Returns the columns of one field, one for each type that its values have.
 fn read_columns(field: &str, array: &RawArray, rows: usize, columns: &mut Vec<Column>) -> Option<()> {
     let (name, kind) = names::name(field)?;
     let name: Arc<str> = name.into();

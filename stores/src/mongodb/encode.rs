@@ -1,16 +1,17 @@
-//! A block as a document.
+//! Blocks into documents.
 //!
 //! ```text
 //! _id   log # first offset (16 hexadecimal digits) # part # tenant # device
 //! w, d  tenant, device          t0, t1  first and last time        n  rows
 //! l     true when the block covers more than ten minutes, else absent
 //! t, r  times and receive times, ns since 1970, one per row
-//! s, c  sequences, and device times too far ahead to be used; null where a row has none, absent when none has
+//! s, c  sequences, device times too far ahead to be used; null where a row has none, absent when none has
 //! o     false where the time is not the device's own; absent when it always is
 //! v     value name → one value per row, null where a row has none; the type of each value as sent
 //! ```
-//! The key begins with log and offset, so that its index grows at its end. Neither a tenant nor a device holds `#`.
-//! Sequences from 2^63 on are negative. Names are written as [`names`](super::names) says.
+//! The key begins with log and offset, so that its index grows at its end. Neither a tenant nor a
+//! device contains `#`. Sequences from 2^63 on are negative. Names are encoded by
+//! [`names`](super::names).
 
 use model::Nanos;
 use mongodb::bson::RawDocumentBuf;
@@ -19,17 +20,17 @@ use super::names;
 use super::writer::Writer;
 use crate::block::{Block, BlockId, Column, ColumnData};
 
-/// A block that covers more time than this is marked, so that those that reach into a range need not be looked for among
-/// all that begin before it.
+/// A block that covers more time than this is marked, so that long blocks that reach into a range
+/// are found without reading all that begin before it.
 pub(super) const LONG: Nanos = 600 * model::time::SECOND;
 
-/// The key of a block.
+/// Returns the key of a block.
 pub(super) fn id(id: &BlockId) -> String {
     let BlockId { device, log, first_offset, part } = id;
     format!("{log}#{first_offset:016x}#{part}#{}#{}", device.tenant, device.id)
 }
 
-/// The document of a block that has rows.
+/// Returns the document of a block that has rows.
 pub(super) fn encode(block: &Block) -> RawDocumentBuf {
     let (first, last) = (block.times[0], block.times[block.times.len() - 1]);
     Writer::document(|w| {

@@ -1,8 +1,9 @@
-//! Deleting what is older than the retention, and counting it.
+//! Deletion of readings older than the retention, and their count.
 //!
-//! No index begins with a time: it would cost every block that is written. Devices are listed from the index by device and time, one
-//! step for each, and for some of them at a time their oldest blocks are looked up. A transaction deletes these and adds their
-//! readings to the tenant's count of expired ones.
+//! No index begins with a time: it would make every write more expensive. Devices are listed from
+//! the index by device and time, one step for each, and for some of them at a time the oldest
+//! blocks are looked up. A transaction deletes these and adds their readings to the tenant's count
+//! of expired ones.
 
 use std::sync::Arc;
 
@@ -11,25 +12,25 @@ use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::error::{Error, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::Hint;
 
-use super::answer::busy;
 use super::schema::{BLOCKS, BY_TIME, EXPIRED};
-use super::{Inner, LONG_REQUEST, decode};
-use crate::contract::Result;
+use super::server::Server;
+use super::{LONG_REQUEST, decode};
+use crate::contract::{Result, StoreError};
 
-/// Devices looked at in one request.
+/// Devices in one request.
 const DEVICES: usize = 200;
 /// Blocks deleted in one transaction.
 const BLOCKS_A_TRANSACTION: i64 = 1_000;
-/// How often an end whose answer was lost is asked for again.
+/// Attempts of a commit whose answer was lost.
 const COMMITS: usize = 5;
 
-/// Blocks to delete.
-struct Old {
+/// Blocks to delete, and the number of their readings.
+struct OldBlocks {
     keys: Vec<String>,
     readings: u64,
 }
 
-impl Inner {
+impl Server {
     pub(super) async fn expire(&self, before: Nanos) -> Result<u64> {
         let mut total = 0;
         for tenant in self.distinct(doc! {}, "$w").await? {
@@ -49,7 +50,7 @@ impl Inner {
         Ok(total)
     }
 
-    /// The values of a field, from steps in the index.
+    /// Returns the distinct values of a field, from steps in the index.
     async fn distinct(&self, filter: Document, field: &str) -> Result<Vec<Arc<str>>> {
         let order = if filter.is_empty() {
             doc! { "w": 1 }
@@ -63,7 +64,7 @@ impl Inner {
         self.gather(LONG_REQUEST, cursor, |document| Ok(Arc::from(decode::key(document)))).await
     }
 
-    async fn old(&self, tenant: &str, devices: &[Arc<str>], before: Nanos) -> Result<Old> {
+    async fn old(&self, tenant: &str, devices: &[Arc<str>], before: Nanos) -> Result<OldBlocks> {
         let devices: Vec<&str> = devices.iter().map(|d| &**d).collect();
         let filter = doc! { "w": tenant, "d": { "$in": devices }, "t0": { "$lt": before }, "t1": { "$lt": before } };
         let blocks = self.collection(BLOCKS);
@@ -73,16 +74,16 @@ impl Inner {
         let name = self.name(BLOCKS);
         let read = |document: &RawDocument| {
             let rows = decode::long(document, "n").and_then(|n| u64::try_from(n).ok());
-            let rows = rows.ok_or_else(|| decode::damaged(&name, document, "n is no count"))?;
+            let rows = rows.ok_or_else(|| decode::damaged(&name, document, "n is not a count"))?;
             Ok((decode::key(document).to_owned(), rows))
         };
         let found = self.gather(self.request_limit(), cursor, read).await?;
         let readings = found.iter().map(|(_, rows)| rows).sum();
-        Ok(Old { keys: found.into_iter().map(|(key, _)| key).collect(), readings })
+        Ok(OldBlocks { keys: found.into_iter().map(|(key, _)| key).collect(), readings })
     }
 
-    /// Both or neither: the blocks are gone and their readings are counted.
-    async fn delete(&self, tenant: &str, devices: &[Arc<str>], old: &Old) -> Result<()> {
+    /// Deletes blocks and counts their readings in one transaction.
+    async fn delete(&self, tenant: &str, devices: &[Arc<str>], old: &OldBlocks) -> Result<()> {
         let devices: Vec<&str> = devices.iter().map(|d| &**d).collect();
         let filter = doc! { "_id": { "$in": &old.keys }, "w": tenant, "d": { "$in": devices } };
         let readings = i64::try_from(old.readings).unwrap_or(i64::MAX);
@@ -95,7 +96,7 @@ impl Inner {
         if deleted != old.keys.len() as u64 {
             let ended = session.abort_transaction().await;
             let why = ended.err().map(|error| format!(": {}", super::answer::describe(&error))).unwrap_or_default();
-            return Err(busy(format!("another process deletes the same old blocks{why}")));
+            return Err(StoreError::busy(format!("another process is deleting the same blocks{why}")));
         }
         let count = self.collection(EXPIRED);
         let count = count.update_one(doc! { "_id": tenant }, doc! { "$inc": { "n": readings } }).upsert(true);
@@ -104,7 +105,7 @@ impl Inner {
         loop {
             left -= 1;
             let Err(error) = self.send("commit", session.commit_transaction()).await else { return Ok(()) };
-            // Asking again for an end that came about changes nothing.
+            // Repeating a commit that succeeded changes nothing.
             if left == 0 || !error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
                 return Err(self.failed(&error));
             }

@@ -3,29 +3,31 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use model::{DeviceKey, Nanos, TimeRange};
 use mongodb::action::Action;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::Hint;
 
-use super::answer::{Failure, busy};
+use super::answer::Failure;
 use super::encode::{LONG, encode};
 use super::schema::{BLOCKS, BY_TIME, EXPIRED, LONG_BLOCKS};
-use super::{Inner, LONG_REQUEST, compute, decode, names};
+use super::server::{Server, compute};
+use super::{LONG_REQUEST, MongoStore, decode, names};
 use crate::block::{Block, BlockMeta};
-use crate::contract::{Result, StoreError};
+use crate::contract::{History, Result, StoreError};
 
-/// Documents in one request. The server leaves the text out of errors that together take more than some megabytes, and the
-/// text of an error is what tells a block that is there already.
+/// Documents in one request. The server leaves out the text of errors that together take more than
+/// some megabytes, and only the text of an error shows that a block is stored already.
 const DOCUMENTS: usize = 2_000;
 /// Bytes of documents in one request; a single document may have more.
 const BYTES: usize = 16 << 20;
-/// Largest document that a server takes.
+/// Largest document that a server accepts.
 const MAX_DOCUMENT: usize = 16 << 20;
-/// Keys asked for in one request.
+/// Keys in one request.
 const KEYS: usize = 1_000;
-/// How often a count is begun again because something was deleted meanwhile.
+/// Attempts of a count during which readings are deleted.
 const COUNTS: usize = 5;
 
 /// Documents of one request, and the rows of each.
@@ -48,7 +50,7 @@ fn encode_all(blocks: &[Block]) -> Result<Vec<Request>> {
         if bytes > MAX_DOCUMENT {
             let rows = block.times.len();
             return Err(StoreError::TooLarge(format!(
-                "a block of {device} with {rows} rows takes {bytes} bytes, a document holds {MAX_DOCUMENT}"
+                "a block of {device} with {rows} rows takes {bytes} bytes, more than the {MAX_DOCUMENT} of a document"
             )));
         }
         let mut last = all.pop().unwrap_or_default();
@@ -64,22 +66,97 @@ fn encode_all(blocks: &[Block]) -> Result<Vec<Request>> {
     Ok(all)
 }
 
-impl Inner {
-    pub(super) async fn write(&self, blocks: Vec<Block>) -> Result<()> {
-        let requests = compute(move || encode_all(&blocks)).await?.map_err(|error| self.counted(error))?;
+#[async_trait]
+impl History for MongoStore {
+    async fn write(&self, blocks: Vec<Block>) -> Result<()> {
+        let server = self.server().await?;
+        let requests = compute(move || encode_all(&blocks)).await?.map_err(|error| server.counted(error))?;
         for Request { documents, rows, bytes } in requests {
-            let repeated = self.insert(BLOCKS, documents).await?;
+            let repeated = server.insert(BLOCKS, documents).await?;
             let readings = |places: &[usize]| places.iter().filter_map(|at| rows.get(*at)).sum::<u64>();
-            self.metrics.blocks.inc_by((rows.len() - repeated.len()) as u64);
-            self.metrics.repeated.inc_by(repeated.len() as u64);
-            self.metrics.readings.inc_by(rows.iter().sum::<u64>() - readings(&repeated));
-            self.metrics.bytes.inc_by(bytes as u64);
+            server.metrics.blocks.inc_by((rows.len() - repeated.len()) as u64);
+            server.metrics.repeated.inc_by(repeated.len() as u64);
+            server.metrics.readings.inc_by(rows.iter().sum::<u64>() - readings(&repeated));
+            server.metrics.bytes.inc_by(bytes as u64);
         }
         Ok(())
     }
 
-    /// Inserts documents; returns the places of those that were there already. An error of one document says nothing of the others: all of them
-    /// were tried.
+    async fn sync(&self) -> Result<()> {
+        // A majority had journalled every write when it returned.
+        Ok(())
+    }
+
+    fn done(&self, _: &str, _: u64) {
+        // Blocks are never merged.
+    }
+
+    async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
+        let server = self.server().await?;
+        let (mut found, others) = tokio::try_join!(
+            server.metas(short(device, range), BY_TIME),
+            server.metas(long(device, range), LONG_BLOCKS)
+        )?;
+        found.extend(others);
+        found.sort_by(|a, b| (a.first_time, &a.place).cmp(&(b.first_time, &b.place)));
+        found.dedup();
+        Ok(found)
+    }
+
+    async fn fetch(&self, device: &DeviceKey, metas: &[BlockMeta], names: Option<&[Arc<str>]>) -> Result<Vec<Block>> {
+        let server = self.server().await?;
+        let mut blocks = Vec::with_capacity(metas.len());
+        for metas in metas.chunks(KEYS) {
+            blocks.extend(server.fetch_some(device, metas, names).await?);
+        }
+        server.metrics.fetched.inc_by(blocks.len() as u64);
+        Ok(blocks)
+    }
+
+    /// Counts readings in blocks and deleted readings, from an index: the server takes about half a
+    /// second for each million blocks.
+    async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        let server = self.server().await?;
+        for _ in 0..COUNTS {
+            let expired = server.expired().await?;
+            let pipeline = [doc! { "$group": { "_id": "$w", "n": { "$sum": "$n" } } }];
+            let mut counts = server.sums(BLOCKS, pipeline, Some(BY_TIME)).await?;
+            // Readings deleted meanwhile may have been counted on both sides, or on neither.
+            if server.expired().await? != expired {
+                continue;
+            }
+            for (tenant, readings) in expired {
+                *counts.entry(tenant).or_default() += readings;
+            }
+            return Ok(counts.into_iter().collect());
+        }
+        Err(StoreError::busy("readings are being deleted: count again"))
+    }
+
+    async fn count_between(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
+        let TimeRange { start, end } = range;
+        let touched = doc! { "$match": { "t0": { "$lt": end }, "t1": { "$gte": start } } };
+        let inside = doc! { "$and": [{ "$gte": ["$t0", start] }, { "$lt": ["$t1", end] }] };
+        let within = doc! { "$and": [{ "$gte": ["$$t", start] }, { "$lt": ["$$t", end] }] };
+        let some = doc! { "$size": { "$filter": { "input": "$t", "as": "t", "cond": within } } };
+        let count = doc! { "$sum": { "$cond": [inside, "$n", some] } };
+        let pipeline = [touched, doc! { "$group": { "_id": "$w", "n": count } }];
+        let counts = self.server().await?.sums(BLOCKS, pipeline, Some(BY_TIME)).await?;
+        Ok(Some(counts.into_iter().collect()))
+    }
+
+    async fn expire(&self, before: Nanos) -> Result<u64> {
+        self.server().await?.expire(before).await
+    }
+
+    async fn merge(&self) -> Result<bool> {
+        Ok(false)
+    }
+}
+
+impl Server {
+    /// Inserts documents; returns the places of those that are stored already. An error of one
+    /// document implies nothing for the others: all of them were tried.
     pub(super) async fn insert(&self, collection: &str, documents: Vec<RawDocumentBuf>) -> Result<Vec<usize>> {
         let collection = self.collection(collection);
         let Err(error) = self.send("insert", collection.insert_many(documents).ordered(false)).await else {
@@ -91,23 +168,14 @@ impl Inner {
         let (there, others): (Vec<_>, Vec<_>) = failures.partition(|(_, failure)| failure.is_there_already());
         let meanings: Vec<StoreError> = others.iter().map(|(_, failure)| failure.meaning()).collect();
         let refusal = |meaning: &StoreError| matches!(meaning, StoreError::Refused(_) | StoreError::TooLarge(_));
-        // What passes by itself comes first: what is refused will be refused again.
+        // A failure that passes is returned first: a refused document will be refused again.
         if let Some(meaning) = meanings.iter().find(|m| !refusal(m)).or(meanings.first()) {
             return Err(self.counted(meaning.clone()));
         }
         if let Some(unmet) = &details.write_concern_error {
-            return Err(self.counted(busy(format!("{} (code {})", unmet.message, unmet.code))));
+            return Err(self.counted(StoreError::busy(format!("{} (code {})", unmet.message, unmet.code))));
         }
         Ok(there.into_iter().map(|(place, _)| place).collect())
-    }
-
-    pub(super) async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
-        let (mut found, others) =
-            tokio::try_join!(self.metas(short(device, range), BY_TIME), self.metas(long(device, range), LONG_BLOCKS),)?;
-        found.extend(others);
-        found.sort_by(|a, b| (a.first_time, &a.place).cmp(&(b.first_time, &b.place)));
-        found.dedup();
-        Ok(found)
     }
 
     async fn metas(&self, filter: Document, hint: &str) -> Result<Vec<BlockMeta>> {
@@ -119,20 +187,6 @@ impl Inner {
         self.gather(self.request_limit(), cursor, |document| decode::meta(&name, document)).await
     }
 
-    pub(super) async fn fetch(
-        &self,
-        device: &DeviceKey,
-        metas: &[BlockMeta],
-        names: Option<&[Arc<str>]>,
-    ) -> Result<Vec<Block>> {
-        let mut blocks = Vec::with_capacity(metas.len());
-        for metas in metas.chunks(KEYS) {
-            blocks.extend(self.fetch_some(device, metas, names).await?);
-        }
-        self.metrics.fetched.inc_by(blocks.len() as u64);
-        Ok(blocks)
-    }
-
     async fn fetch_some(
         &self,
         device: &DeviceKey,
@@ -140,7 +194,7 @@ impl Inner {
         names: Option<&[Arc<str>]>,
     ) -> Result<Vec<Block>> {
         let keys: Vec<&str> = metas.iter().filter_map(|meta| std::str::from_utf8(&meta.place).ok()).collect();
-        // Tenant and device lead a sharded cluster to the one shard.
+        // Tenant and device direct a sharded cluster to the one shard.
         let filter = doc! { "_id": { "$in": &keys }, "w": &*device.tenant, "d": &*device.id };
         let blocks = self.collection(BLOCKS);
         let request = blocks.find(filter).hint(Hint::Name("_id_".into())).batch_size(1_000);
@@ -159,43 +213,12 @@ impl Inner {
             .collect()
     }
 
-    /// Readings by tenant: those in blocks and those deleted. Counted from an index, which takes the server about half a
-    /// second for each million blocks.
-    pub(super) async fn count_readings(&self) -> Result<Vec<(Arc<str>, u64)>> {
-        for _ in 0..COUNTS {
-            let expired = self.expired().await?;
-            let pipeline = [doc! { "$group": { "_id": "$w", "n": { "$sum": "$n" } } }];
-            let mut counts = self.sums(BLOCKS, pipeline, Some(BY_TIME)).await?;
-            // What was deleted meanwhile may have been counted on both sides, or on neither.
-            if self.expired().await? != expired {
-                continue;
-            }
-            for (tenant, readings) in expired {
-                *counts.entry(tenant).or_default() += readings;
-            }
-            return Ok(counts.into_iter().collect());
-        }
-        Err(busy("readings are being deleted; ask again"))
-    }
-
-    /// Readings between two times, by tenant.
-    pub(super) async fn count_between(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
-        let TimeRange { start, end } = range;
-        let touched = doc! { "$match": { "t0": { "$lt": end }, "t1": { "$gte": start } } };
-        let inside = doc! { "$and": [{ "$gte": ["$t0", start] }, { "$lt": ["$t1", end] }] };
-        let within = doc! { "$and": [{ "$gte": ["$$t", start] }, { "$lt": ["$$t", end] }] };
-        let some = doc! { "$size": { "$filter": { "input": "$t", "as": "t", "cond": within } } };
-        let count = doc! { "$sum": { "$cond": [inside, "$n", some] } };
-        let pipeline = [touched, doc! { "$group": { "_id": "$w", "n": count } }];
-        Ok(self.sums(BLOCKS, pipeline, Some(BY_TIME)).await?.into_iter().collect())
-    }
-
-    /// Readings that were deleted, by tenant.
+    /// Returns the readings that were deleted, by tenant.
     async fn expired(&self) -> Result<BTreeMap<Arc<str>, u64>> {
         self.sums(EXPIRED, [doc! { "$project": { "n": 1 } }], None).await
     }
 
-    /// The numbers that a pipeline gives for each tenant.
+    /// Returns the number that a pipeline computes for each tenant.
     pub(super) async fn sums(
         &self,
         collection: &str,
@@ -209,15 +232,16 @@ impl Inner {
         let name = self.name(collection);
         let read = |document: &RawDocument| {
             let count = decode::long(document, "n").and_then(|n| u64::try_from(n).ok());
-            let count = count.ok_or_else(|| decode::damaged(&name, document, "n is no count"))?;
+            let count = count.ok_or_else(|| decode::damaged(&name, document, "n is not a count"))?;
             Ok((Arc::from(decode::key(document)), count))
         };
         Ok(self.gather(LONG_REQUEST, cursor, read).await?.into_iter().collect())
     }
 }
 
-/// Blocks that touch a range; of the long ones only those that begin soon before it or in it.
-pub(super) fn short(device: &DeviceKey, range: TimeRange) -> Document {
+/// Selects blocks that touch a range; of the long ones only those that begin in it or shortly
+/// before.
+fn short(device: &DeviceKey, range: TimeRange) -> Document {
     let from = range.start.saturating_sub(LONG);
     doc! {
         "w": &*device.tenant, "d": &*device.id,
@@ -225,8 +249,8 @@ pub(super) fn short(device: &DeviceKey, range: TimeRange) -> Document {
     }
 }
 
-/// Long blocks that begin before those and reach into the range.
-pub(super) fn long(device: &DeviceKey, range: TimeRange) -> Document {
+/// Selects long blocks that begin earlier and reach into the range.
+fn long(device: &DeviceKey, range: TimeRange) -> Document {
     let before: Nanos = range.start.saturating_sub(LONG);
     doc! {
         "w": &*device.tenant, "d": &*device.id, "l": true,

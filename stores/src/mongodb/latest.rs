@@ -5,29 +5,33 @@
 //! first_seen, last_seen, readings; clock_skew  { size, ns }
 //! values  name → { t: time, s: sequence, r: receive time, v: value }
 //! ```
-//! A state is merged into what is there by the server: of each value the one with the later (time, sequence, receive time) stays, so
-//! that writers may come in any order, and a writer that was left behind changes nothing. Plain `$max` does that at half of what a
-//! pipeline costs the server.
+//! The server merges a state into the stored one: of each value the one with the later (time,
+//! sequence, receive time) stays, so that writers may write in any order, and a writer that is
+//! behind changes nothing. Plain `$max` costs the server half as much as a pipeline.
 
+use async_trait::async_trait;
 use model::{DeviceKey, Value};
 use mongodb::action::Action;
 use mongodb::bson::{Document, RawBsonRef, RawDocument, doc};
 
 use super::schema::DEVICES;
+use super::server::{Server, compute};
 use super::update::Updates;
 use super::writer::{Key, Writer};
-use super::{Inner, compute, decode, names};
-use crate::contract::{LatestState, LatestValue, Result};
+use super::{MongoStore, decode, names};
+use crate::contract::{Latest, LatestState, LatestValue, Result};
+use crate::ports::LatestView;
 
-/// Devices asked for in one request.
+/// Devices in one request.
 const KEYS: usize = 1_000;
 
 fn id(device: &DeviceKey) -> String {
     format!("{}#{}", device.tenant, device.id)
 }
 
-/// The update that merges a state into its document. Documents are compared field by field, in the order of the fields: so the
-/// largest value is the newest, and the largest skew the one farthest from zero.
+/// Writes the update that merges a state into its document. Documents are compared field by field,
+/// in the order of the fields, so the largest value is the newest, and the largest skew the one
+/// farthest from zero.
 fn update(w: &mut Writer, state: &LatestState) {
     w.nested("q", |w| w.text("_id", &id(&state.device)));
     w.nested("u", |w| {
@@ -38,7 +42,8 @@ fn update(w: &mut Writer, state: &LatestState) {
         w.nested("$min", |w| w.long("first_seen", state.first_seen));
         w.nested("$max", |w| {
             w.long("last_seen", state.last_seen);
-            // Each writer counts on from what it loaded: a sum would count twice what is written again.
+            // Each writer continues the count that it loaded: a sum would count a repeated write
+            // twice.
             w.long("readings", i64::try_from(state.readings).unwrap_or(i64::MAX));
             w.nested("clock_skew", |w| {
                 w.long("size", state.clock_skew.saturating_abs());
@@ -97,50 +102,53 @@ fn decode(collection: &str, document: &RawDocument) -> Result<LatestState> {
     read().ok_or_else(|| decode::damaged(collection, document, "a field is missing or has another type"))
 }
 
-impl Inner {
-    pub(super) async fn store_states(&self, states: Vec<LatestState>) -> Result<()> {
+#[async_trait]
+impl Latest for MongoStore {
+    async fn load(&self) -> Result<Vec<LatestState>> {
+        self.server().await?.states(doc! {}, None).await
+    }
+
+    async fn store(&self, states: Vec<LatestState>) -> Result<()> {
+        let server = self.server().await?;
         let count = states.len() as u64;
-        let name = self.name(DEVICES);
+        let name = server.name(DEVICES);
         let updates = compute(move || {
             let mut updates = Updates::new(&name);
             states.iter().for_each(|state| updates.add(|w| update(w, state)));
             updates
         });
-        self.update(updates.await?).await?;
-        self.metrics.states.inc_by(count);
+        server.update(updates.await?).await?;
+        server.metrics.states.inc_by(count);
         Ok(())
     }
+}
 
-    pub(super) async fn load_states(&self) -> Result<Vec<LatestState>> {
-        self.states(doc! {}, None).await
-    }
-
-    pub(super) async fn get_states(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
+#[async_trait]
+impl LatestView for MongoStore {
+    async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
+        let server = self.server().await?;
         let mut found = std::collections::HashMap::new();
         for devices in devices.chunks(KEYS) {
             let keys: Vec<String> = devices.iter().map(id).collect();
-            let states = self.states(doc! { "_id": { "$in": keys } }, None).await?;
+            let states = server.states(doc! { "_id": { "$in": keys } }, None).await?;
             found.extend(states.into_iter().map(|state| (state.device.clone(), state)));
         }
-        // A device may be asked for twice.
+        // A device may be requested twice.
         Ok(devices.iter().map(|device| found.get(device).cloned()).collect())
     }
 
-    pub(super) async fn list_states(
-        &self,
-        tenant: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<LatestState>> {
+    async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
         if limit == 0 {
             return Ok(Vec::new());
         }
         let from = format!("{tenant}#{}", after.unwrap_or_default());
         // `$` follows `#`.
         let filter = doc! { "_id": { "$gt": from, "$lt": format!("{tenant}$") } };
-        self.states(filter, Some(i64::try_from(limit).unwrap_or(i64::MAX))).await
+        self.server().await?.states(filter, Some(i64::try_from(limit).unwrap_or(i64::MAX))).await
     }
+}
 
+impl Server {
     async fn states(&self, filter: Document, limit: Option<i64>) -> Result<Vec<LatestState>> {
         let devices = self.collection(DEVICES);
         let request = devices.find(filter).sort(doc! { "_id": 1 }).batch_size(10_000);

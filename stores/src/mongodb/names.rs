@@ -1,13 +1,14 @@
 //! Value names as field names.
 //!
-//! A dot or a dollar sign in a field name cannot be reached by a path, and a zero byte cannot stand in one at all. They are
-//! written as their wide forms `．` and `＄`, and what would then be read wrongly behind `％`. Ordinary names stay as they are.
+//! A path cannot reach a field whose name contains a dot or a dollar sign, and a zero byte is not
+//! allowed in one. Dots and dollar signs are written as their wide forms `．` and `＄`, and
+//! characters that would then be ambiguous after `％`. Ordinary names stay as they are.
 
 use model::Kind;
 
 const MARK: char = '％';
 
-/// The field of a value name.
+/// Returns the field of a value name.
 pub(super) fn field(name: &str) -> String {
     if name.is_empty() {
         return format!("{MARK}e");
@@ -27,15 +28,15 @@ pub(super) fn field(name: &str) -> String {
     field
 }
 
-/// The field of a column that cannot stand in the field of its name: it has no value from which its type is seen, or
-/// another column of that name has a value in the same row.
+/// Returns the field of a column that cannot share the field of its name: it has no value that
+/// would show its type, or another column of that name has a value in the same row.
 pub(super) fn field_of_kind(name: &str, kind: Kind) -> String {
     let mut field = field(name);
     field.extend([MARK, letter(kind)]);
     field
 }
 
-/// All fields that may hold values of a name.
+/// Returns all fields that may hold values of a name.
 pub(super) fn fields(name: &str) -> impl Iterator<Item = String> {
     let kinds = [Kind::Float, Kind::Int, Kind::Bool, Kind::Str];
     let name = name.to_owned();
@@ -51,7 +52,8 @@ fn letter(kind: Kind) -> char {
     }
 }
 
-/// The name, and the type where the field says it. `None` when no release ever wrote such a field.
+/// Returns the name, and the type if the field holds it. `None` when no release ever wrote such a
+/// field.
 pub(super) fn name(field: &str) -> Option<(String, Option<Kind>)> {
     let mut name = String::with_capacity(field.len());
     let mut chars = field.chars();
@@ -104,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_comes_back_and_no_field_holds_what_a_path_cannot(
+        fn every_name_is_restored_and_every_field_can_be_reached_by_a_path(
             text in prop_oneof!["[.$％．＄\0a]{0,8}", ".{0,12}"],
         ) {
             let plain = field(&text);

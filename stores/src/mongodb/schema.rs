@@ -5,7 +5,7 @@ use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::IndexOptions;
 
-use super::Inner;
+use super::server::Server;
 use crate::contract::{Result, StoreError};
 
 pub(super) const BLOCKS: &str = "blocks";
@@ -16,16 +16,17 @@ pub(super) const RETAINED: &str = "retained";
 pub(super) const EXPIRED: &str = "expired";
 pub(super) const SCHEMA: &str = "schema";
 
-/// Everything that is written to.
+/// The collections that are written to.
 pub(super) const COLLECTIONS: [&str; 6] = [BLOCKS, DEVICES, LETTERS, RETAINED, EXPIRED, SCHEMA];
 
-/// Index of `blocks` that finds by device and time. It holds the last time and the rows too, so that what lies outside of a range
-/// is left out, and readings are counted, from the index alone. Its beginning is a shard key.
+/// Index of `blocks` by device and time. It holds the last time and the rows too, so that blocks
+/// outside of a range are left out, and readings are counted, from the index alone. Its beginning
+/// is a shard key.
 pub(super) const BY_TIME: &str = "by_device_and_time";
 /// Index of the few blocks that cover a long time.
 pub(super) const LONG_BLOCKS: &str = "long_blocks";
 
-/// What this release makes and reads.
+/// The version that this release makes and reads.
 const VERSION: i32 = 1;
 
 fn index(keys: Document, name: &str, filter: Option<Document>) -> IndexModel {
@@ -33,7 +34,7 @@ fn index(keys: Document, name: &str, filter: Option<Document>) -> IndexModel {
     IndexModel::builder().keys(keys).options(options).build()
 }
 
-/// One document per reading: what people and their tools look at.
+/// Returns the pipeline of the view: one document per reading, for operators and their tools.
 fn view() -> Vec<Document> {
     let nth = |array: &str| doc! { "$arrayElemAt": [array, "$row"] };
     let date = |field: &str| doc! { "$toDate": { "$divide": [field, 1_000_000_i64] } };
@@ -58,23 +59,23 @@ fn view() -> Vec<Document> {
     ]
 }
 
-/// Made by another process at the same time, or before.
+/// True when another process has made it.
 fn is_there(error: &Error) -> bool {
     matches!(&*error.kind, ErrorKind::Command(command) if command.code == 48)
 }
 
-impl Inner {
-    /// The version that the database has; `None` in a new one.
+impl Server {
+    /// Returns the version of the database; `None` in a new one.
     ///
     /// # Errors
-    /// [`StoreError::Paused`] when a later release made it.
+    /// [`StoreError::NeedsOperator`] when a later release has made it.
     pub(super) async fn check_version(&self) -> Result<Option<i32>> {
         let look = self.database.collection::<Document>(&self.name(SCHEMA));
         let found = self.send("start", look.find_one(doc! { "_id": "weir" })).await;
         let Some(found) = found.map_err(|error| self.at_start(&error))? else { return Ok(None) };
         let version = found.get_i32("version").unwrap_or_default();
         if version > VERSION {
-            return Err(StoreError::Paused(format!(
+            return Err(StoreError::NeedsOperator(format!(
                 "the database of mongodb.database `{}` has schema version {version}, this release knows versions up to {VERSION}: \
                  run the release that made it, or a later one",
                 self.config.database
@@ -83,7 +84,7 @@ impl Inner {
         Ok(Some(version))
     }
 
-    /// Makes what is not there.
+    /// Makes the collections, indexes and the view that do not exist.
     pub(super) async fn prepare(&self) -> Result<()> {
         if self.check_version().await? == Some(VERSION) {
             return Ok(());

@@ -1,9 +1,10 @@
-//! Many updates in one command. The driver sends them together only to MongoDB 8; the command itself is as old as the bulk.
+//! Many updates in one command. The driver combines them only for MongoDB 8; the command itself is
+//! older than that.
 
 use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf};
 
-use super::Inner;
-use super::answer::{Failure, busy};
+use super::answer::Failure;
+use super::server::Server;
 use super::writer::Writer;
 use crate::contract::{Result, StoreError};
 
@@ -12,7 +13,7 @@ const BYTES: usize = 8 << 20;
 /// Updates in one command.
 const UPDATES: usize = 10_000;
 
-/// Updates of one collection, in any order.
+/// Updates of one collection, applied in any order.
 pub(super) struct Updates {
     collection: String,
     commands: Vec<RawDocumentBuf>,
@@ -25,7 +26,7 @@ impl Updates {
         Self { collection: collection.to_owned(), commands: Vec::new(), open: Vec::new(), bytes: 0 }
     }
 
-    /// Adds one, with the fields `q`, `u` and `upsert`.
+    /// Adds an update, with the fields `q`, `u` and `upsert`.
     pub(super) fn add(&mut self, fill: impl FnOnce(&mut Writer)) {
         let update = Writer::document(fill);
         let size = update.as_bytes().len();
@@ -54,14 +55,14 @@ impl Updates {
     }
 }
 
-impl Inner {
+impl Server {
     /// Runs updates; durable when it returns.
     pub(super) async fn update(&self, mut updates: Updates) -> Result<()> {
         updates.close();
         for command in updates.commands {
             let answer = self.send("update", self.database.run_raw_command(command)).await;
             let answer = answer.map_err(|error| self.failed(&error))?;
-            let answer = RawDocumentBuf::try_from(&answer).map_err(|error| busy(error.to_string()))?;
+            let answer = RawDocumentBuf::try_from(&answer).map_err(|error| StoreError::busy(error.to_string()))?;
             judge(&answer).map_err(|error| self.counted(error))?;
         }
         Ok(())
@@ -73,14 +74,15 @@ fn failure(document: &RawDocument) -> Failure {
     Failure { code, message: document.get_str("errmsg").unwrap_or_default().to_owned() }
 }
 
-/// What the answer to an update says of its parts.
+/// Returns the meaning of the answer to an update: of each part, and of the write concern.
 fn judge(answer: &RawDocument) -> Result<()> {
     if let Ok(Some(RawBsonRef::Array(errors))) = answer.get("writeErrors") {
         let mut refused = None;
         for error in errors.into_iter().filter_map(|e| e.ok()?.as_document()) {
             let failure = failure(error);
-            // Two that insert the same key at the same time: one of them is asked to try again.
-            let meaning = if failure.is_there_already() { busy(failure.message) } else { failure.meaning() };
+            // Two writers insert the same key at the same time: one of them has to retry.
+            let meaning =
+                if failure.is_there_already() { StoreError::busy(failure.message) } else { failure.meaning() };
             match meaning {
                 StoreError::Refused(_) | StoreError::TooLarge(_) => refused = refused.or(Some(meaning)),
                 other => return Err(other),
@@ -93,7 +95,7 @@ fn judge(answer: &RawDocument) -> Result<()> {
     match answer.get("writeConcernError") {
         Ok(Some(RawBsonRef::Document(error))) => {
             let failure = failure(error);
-            Err(busy(format!("{} (code {})", failure.message, failure.code)))
+            Err(StoreError::busy(format!("{} (code {})", failure.message, failure.code)))
         }
         _ => Ok(()),
     }

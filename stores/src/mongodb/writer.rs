@@ -1,4 +1,4 @@
-//! Documents written byte by byte, as bsonspec.org 1.1 says: blocks are many, and their arrays long.
+//! Documents written byte by byte, after bsonspec.org 1.1: blocks are many, and their arrays long.
 
 use mongodb::bson::{RawDocument, RawDocumentBuf};
 
@@ -36,11 +36,11 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// The document that `fill` writes.
+    /// Returns the document that `fill` writes.
     pub(super) fn document(fill: impl FnOnce(&mut Self)) -> RawDocumentBuf {
         let mut writer = Self { bytes: Vec::with_capacity(1024) };
         writer.enclose(fill);
-        RawDocumentBuf::from_bytes(writer.bytes).expect("what is begun is ended")
+        RawDocumentBuf::from_bytes(writer.bytes).expect("every document that is begun is ended")
     }
 
     fn enclose(&mut self, fill: impl FnOnce(&mut Self)) {

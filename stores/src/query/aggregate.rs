@@ -2,7 +2,8 @@
 
 use model::{Nanos, Value, ValueRef};
 
-/// A function of the values in a window. Text has a count, a first and a last; booleans count as 0 and 1.
+/// A function of the values in a window. Text has a count, a first and a last; booleans count as 0
+/// and 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Aggregate {
     /// Number of values.
@@ -23,7 +24,8 @@ pub enum Aggregate {
     Last,
     /// Standard deviation of the sample (Welford, Technometrics 4 (1962) 419).
     Stddev,
-    /// 0 to 100, exact, linear between neighbours (Hyndman and Fan, The American Statistician 50 (1996) 361, type 7).
+    /// 0 to 100, exact, linear between neighbours (Hyndman and Fan, The American Statistician 50
+    /// (1996) 361, type 7).
     Percentile(f64),
     /// Increase of a counter; a fall is a reset to 0.
     Increase,
@@ -51,7 +53,7 @@ pub struct Accumulator {
 }
 
 impl Accumulator {
-    /// An empty one, for these functions.
+    /// Returns an empty one, for these functions.
     pub fn new(wanted: &[Aggregate]) -> Self {
         Self {
             keep: wanted.iter().any(|a| matches!(a, Aggregate::Percentile(_))),
@@ -73,12 +75,12 @@ impl Accumulator {
         }
     }
 
-    /// Values so far.
+    /// Returns the number of values so far.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Adds a value; times do not go back.
+    /// Adds a value; times are ascending.
     pub fn add(&mut self, time: Nanos, value: ValueRef<'_>) {
         self.count += 1;
         if self.first.is_none() {
@@ -107,7 +109,8 @@ impl Accumulator {
         }
     }
 
-    /// The value of a function; `end` is the end of the window. None when there is nothing to compute it from.
+    /// Returns the value of a function; `end` is the end of the window. `None` when there is
+    /// nothing to compute it from.
     pub fn value(&mut self, wanted: Aggregate, end: Nanos) -> Option<Value> {
         let number = |v: f64| Some(Value::Float(v));
         match wanted {

@@ -1,4 +1,4 @@
-//! Stretches of time to aggregate over.
+//! Windows of time to aggregate over.
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, ToSpan, Unit};
@@ -7,7 +7,8 @@ use model::{Nanos, TimeRange};
 /// A division of time into windows, each with an explicit start and end.
 #[derive(Debug, Clone)]
 pub enum Window {
-    /// All of the same length, counted from local midnight of 1970-01-01 in the zone's standard of that day; UTC when none is given.
+    /// All of the same length, counted from local midnight of 1970-01-01 in the zone's standard of
+    /// that day; UTC without a zone.
     Fixed {
         /// Length; positive.
         width: Nanos,
@@ -16,16 +17,16 @@ pub enum Window {
     },
     /// By the calendar of a zone: days of 23 and 25 hours, months, years.
     Calendar {
-        /// How many units.
+        /// Number of units.
         count: i32,
         /// Day, week (from Monday), month or year.
         unit: Unit,
-        /// Where.
+        /// Time zone of the calendar.
         zone: TimeZone,
     },
 }
 
-/// Why a window is not one.
+/// A window that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WindowError {
     /// Not an ISO 8601 period of one calendar unit.
@@ -35,11 +36,11 @@ pub enum WindowError {
     #[error("`{0}` is not a time zone: use an IANA name such as Europe/Berlin")]
     Zone(String),
     /// Zero or negative.
-    #[error("a window has to be longer than nothing")]
+    #[error("a window must be longer than zero")]
     Width,
 }
 
-/// A zone by its IANA name; empty is UTC.
+/// Returns a zone by its IANA name; empty is UTC.
 ///
 /// # Errors
 /// [`WindowError::Zone`].
@@ -51,7 +52,7 @@ fn zone(name: &str) -> Result<TimeZone, WindowError> {
 }
 
 impl Window {
-    /// Windows of one length, aligned to midnight in a zone as of 1970.
+    /// Returns windows of one length, aligned to midnight in a zone as of 1970.
     ///
     /// # Errors
     /// [`WindowError::Width`], [`WindowError::Zone`].
@@ -63,7 +64,7 @@ impl Window {
         Ok(Self::Fixed { width, origin: -i64::from(offset) * model::time::SECOND })
     }
 
-    /// Windows by an ISO 8601 period in a zone.
+    /// Returns windows by an ISO 8601 period in a zone.
     ///
     /// # Errors
     /// [`WindowError::Period`], [`WindowError::Zone`].
@@ -87,7 +88,7 @@ impl Window {
         Ok(Self::Calendar { count, unit, zone: zone(zone_name)? })
     }
 
-    /// The window that holds `time`. None for a time outside of what the calendar covers.
+    /// Returns the window that holds `time`; `None` for a time that the calendar does not cover.
     pub fn around(&self, time: Nanos) -> Option<TimeRange> {
         match self {
             Self::Fixed { width, origin } => {
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_period_is_refused() {
+    fn a_text_that_is_not_a_period_is_refused() {
         for bad in ["", "P", "PT1H", "P1M2D", "P0D", "-P1D", "1d"] {
             assert!(Window::calendar(bad, "UTC").is_err(), "{bad}");
         }

@@ -10,7 +10,7 @@ use weir_stores::{Block, BlockId, Column, ColumnData};
 
 pub(crate) const SECOND: Nanos = model::time::SECOND;
 /// The beginning of a partition of the embedded store, and a round time.
-pub(crate) const START: Nanos = weir_stores::embedded::PARTITION * 2_811;
+pub(crate) const START: Nanos = weir_stores::block::PARTITION * 2_811;
 
 pub(crate) fn device(id: &str) -> DeviceKey {
     DeviceKey::new("default", id).unwrap()
@@ -30,13 +30,13 @@ pub(crate) fn block(device: &DeviceKey, first: i64, rows: i64) -> Block {
     }
 }
 
-/// The integers of the first column.
+/// Returns the integers of the first column.
 pub(crate) fn integers(block: &Block) -> &[i64] {
     let ColumnData::Int(values) = &block.columns[0].data else { panic!("integers: {block:?}") };
     values
 }
 
-/// What tells blocks apart to the last bit.
+/// Returns a text that differs when two blocks differ in any bit.
 pub(crate) fn exact(block: &Block) -> String {
     let floats = |column: &Column| match &column.data {
         ColumnData::Float(values) => values.iter().map(|v| v.to_bits()).collect(),
@@ -45,7 +45,7 @@ pub(crate) fn exact(block: &Block) -> String {
     format!("{block:?} {:?}", block.columns.iter().map(floats).collect::<Vec<_>>())
 }
 
-/// Some values of a strategy.
+/// Draws values of a strategy.
 pub(crate) fn some<S: Strategy>(strategy: S, count: usize) -> Vec<S::Value> {
     let mut runner = TestRunner::default();
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
@@ -64,7 +64,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn data(kind: Kind, count: usize) -> BoxedStrategy<ColumnData> {
-    // No negative zero: the decimals of the embedded store do not keep its sign.
+    // No negative zero: the embedded store does not keep its sign.
     let finite = any::<f64>().prop_map(|v| if v.is_finite() { v } else { -0.0 });
     match kind {
         Kind::Float => prop::collection::vec(finite, count).prop_map(ColumnData::Float).boxed(),
@@ -94,10 +94,10 @@ fn columns(rows: usize) -> impl Strategy<Value = Vec<Column>> {
         .prop_flat_map(move |keys| keys.into_iter().map(|(name, kind)| column(name, kind, rows)).collect::<Vec<_>>())
 }
 
-/// Any block of a device, as a flusher makes it: columns by name and type, times in one partition, receive times in
-/// milliseconds.
+/// Generates any block of a device, as a flusher makes it: columns by name and type, times in one
+/// partition, receive times in milliseconds.
 pub(crate) fn any_block(device: DeviceKey, first_offset: u64) -> impl Strategy<Value = Block> {
-    let week = weir_stores::embedded::PARTITION;
+    let week = weir_stores::block::PARTITION;
     let optional = |rows| {
         let some = prop::collection::vec(proptest::option::of(any::<u64>()), rows);
         prop_oneof![Just(Vec::new()), some.boxed()]

@@ -89,14 +89,14 @@ pub(crate) async fn blocks_are_found_by_device_and_time(mut world: impl World) {
     assert_eq!(starts(all(store, &one, seconds(25, 40)).await), [20, 30], "the end is not part of it");
     assert_eq!(starts(all(store, &one, seconds(29, 30)).await), [20], "the start is");
     assert_eq!(starts(all(store, &other, TimeRange::ALL).await), [0]);
-    assert_eq!(starts(all(store, &device("nobody"), TimeRange::ALL).await), Vec::<i64>::new());
+    assert_eq!(starts(all(store, &device("unknown"), TimeRange::ALL).await), Vec::<i64>::new());
     assert_eq!(starts(all(store, &one, seconds(1_000, 2_000)).await), Vec::<i64>::new());
 }
 
 pub(crate) async fn blocks_that_overlap_are_all_found(mut world: impl World) {
     let store = world.open().await;
     let device = device("late");
-    // A long one below many short ones, and one that begins with another.
+    // A long block below many short ones, and one that begins with another.
     let mut long = block(&device, 0, 2);
     long.times[1] = START + 100_000 * SECOND;
     let mut twin = block(&device, 50_000, 10);
@@ -177,7 +177,7 @@ pub(crate) async fn tenants_do_not_see_each_other(mut world: impl World) {
 
 /// Blocks of six weeks, one each.
 async fn weeks(store: &impl History, device: &DeviceKey) -> i64 {
-    let week = weir_stores::embedded::PARTITION / SECOND;
+    let week = weir_stores::block::PARTITION / SECOND;
     store.write((0..6).map(|w| block(device, w * week, 10)).collect()).await.unwrap();
     store.sync().await.unwrap();
     store.done("l", u64::MAX);
@@ -216,7 +216,7 @@ pub(crate) async fn a_block_without_rows_is_refused(mut world: impl World) {
     assert!(matches!(store.write(vec![empty]).await, Err(StoreError::Refused(why)) if why.contains("default/a")));
 }
 
-pub(crate) async fn what_was_synced_is_there_after_opening_again(mut world: impl World) {
+pub(crate) async fn synced_blocks_are_there_after_opening_again(mut world: impl World) {
     let device = device("a");
     {
         let store = world.open().await;

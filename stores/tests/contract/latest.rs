@@ -51,7 +51,7 @@ pub(crate) async fn a_newer_state_takes_the_place_of_an_older_one(mut world: imp
         last_seen: 30,
         readings: 4,
         clock_skew: 9,
-        // Another type, an equal time with a later sequence; one that stayed; a new name.
+        // Another type, an equal time with a later sequence; an unchanged value; a new name.
         values: vec![
             value("x", Value::Str("$on".into()), 100, Some(2), 4),
             value("y", Value::Int(1), 100, None, 5),

@@ -63,10 +63,10 @@ pub(crate) async fn letters_are_listed_in_order_and_in_pages(mut world: impl Wor
     }
     assert_eq!(listed, all);
     assert_eq!(store.list("default", None, 0).await.unwrap(), []);
-    assert_eq!(store.list("nobody", None, 10).await.unwrap(), []);
+    assert_eq!(store.list("unknown", None, 10).await.unwrap(), []);
 }
 
-pub(crate) async fn a_replayed_letter_says_so(mut world: impl World) {
+pub(crate) async fn a_replayed_letter_is_marked(mut world: impl World) {
     let store = world.open().await;
     put(store, vec![letter("default", "l", 1, "ingest"), letter("default", "l", 1, "history")]).await;
     store.mark_replayed("default", "l", 1, "history", 5).await.unwrap();

@@ -1,4 +1,4 @@
-//! What every store promises, run on every store; and what only a store behind a server has to promise.
+//! The promises of the contract, tested on every store, and those of a store behind a server.
 
 #![expect(clippy::unwrap_used, reason = "a test fails")]
 
@@ -9,6 +9,7 @@ mod latest;
 mod letters;
 mod retained;
 mod server;
+mod tenants;
 mod world;
 
 /// One test for each store and promise.
@@ -19,6 +20,14 @@ macro_rules! promises {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {
                     crate::$module::$promise(crate::world::Embedded::new()).await;
+                }
+            )+ })+
+        }
+        mod memory_store {
+            $(mod $module { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    crate::$module::$promise(crate::world::Memory::default()).await;
                 }
             )+ })+
         }
@@ -47,7 +56,7 @@ promises! {
         old_readings_are_deleted_and_still_count,
         a_block_that_was_deleted_has_moved,
         a_block_without_rows_is_refused,
-        what_was_synced_is_there_after_opening_again;
+        synced_blocks_are_there_after_opening_again;
     latest:
         states_come_back_as_they_were_stored,
         a_newer_state_takes_the_place_of_an_older_one,
@@ -55,9 +64,14 @@ promises! {
     letters:
         a_letter_that_is_there_already_changes_nothing,
         letters_are_listed_in_order_and_in_pages,
-        a_replayed_letter_says_so,
+        a_replayed_letter_is_marked,
         letters_are_counted_by_tenant;
     retained:
         the_last_change_of_a_topic_stays,
         retained_messages_come_back_as_they_were;
+    tenants:
+        equal_readings_of_two_tenants_stay_apart,
+        equal_devices_of_two_tenants_have_their_own_latest_state,
+        equal_letters_of_two_tenants_stay_apart,
+        equal_topics_of_two_tenants_retain_their_own_message;
 }

@@ -5,7 +5,14 @@ use weir_stores::contract::{Retained, RetainedMessage};
 use crate::world::World;
 
 fn message(topic: &str, payload: &[u8]) -> RetainedMessage {
-    RetainedMessage { topic: topic.into(), qos: 1, payload: payload.into(), properties: vec![2, 0], received: 3 }
+    RetainedMessage {
+        tenant: "default".into(),
+        topic: topic.into(),
+        qos: 1,
+        payload: payload.into(),
+        properties: vec![2, 0],
+        received: 3,
+    }
 }
 
 async fn load(store: &impl Retained) -> Vec<RetainedMessage> {

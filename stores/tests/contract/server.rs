@@ -11,8 +11,8 @@ use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use mongodb::options::ClientOptions;
 
-/// Runs the server until its input ends, then removes its folder: so nothing is left when a test is killed. Each line kills the
-/// server, or starts it again.
+/// Runs the server until its input ends, then removes its folder, so that nothing is left when a
+/// test is killed. Each line of input kills the server, or starts it again.
 const KEEPER: &str = r#"
 dir=$1; shift
 while :; do
@@ -29,11 +29,11 @@ rm -rf "$dir"
 const SET: &str = "weir-test";
 const WAIT: Duration = Duration::from_secs(60);
 
-/// How the server is set up.
+/// The setup of a server.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Kind {
     ReplicaSet,
-    /// A replica set that asks for passwords.
+    /// A replica set that requires passwords.
     WithUsers,
     Standalone,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Server {
     pid: u32,
 }
 
-/// The program, from the path or from where the project's services are kept.
+/// Finds the program, in the path or in the folder of the project's services.
 fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let services = std::env::var_os("WEIR_SERVICES").map(PathBuf::from);
@@ -67,7 +67,7 @@ pub(crate) fn shared() -> Option<&'static Server> {
 }
 
 impl Server {
-    /// `None` when there is no server program here. Blocks for a few seconds.
+    /// Starts a server; `None` when there is no program here. Blocks for a few seconds.
     pub(crate) fn start(kind: Kind) -> Option<Self> {
         let program = program()?;
         let dir = tempfile::Builder::new().prefix("weir-mongod-").tempdir().unwrap().keep();
@@ -110,7 +110,7 @@ impl Server {
         format!("mongodb://127.0.0.1:{}", self.port)
     }
 
-    /// A client to this very server, whatever it is. Waits for it.
+    /// Returns a client of this one server, once it answers.
     pub(crate) async fn client(&self) -> Client {
         let mut options = ClientOptions::parse(self.uri()).await.unwrap();
         options.direct_connection = Some(true);
@@ -130,7 +130,7 @@ impl Server {
         self.primary().await;
     }
 
-    /// Waits until the server takes writes.
+    /// Waits until the server accepts writes.
     pub(crate) async fn primary(&self) {
         let client = self.client().await;
         let begun = Instant::now();
@@ -139,12 +139,12 @@ impl Server {
             if hello.as_ref().is_ok_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or_default()) {
                 return;
             }
-            assert!(begun.elapsed() < WAIT, "the server takes no writes: {hello:?}");
+            assert!(begun.elapsed() < WAIT, "the server does not accept writes: {hello:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// kill -9.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.input.as_mut().unwrap().write_all(b"\n").unwrap();
         assert_eq!(self.line(), "killed");
@@ -174,7 +174,7 @@ impl Drop for Server {
     }
 }
 
-/// Runs a future on a thread of its own, from wherever.
+/// Runs a future on a thread of its own, also within a runtime.
 fn block_on(future: impl Future<Output = ()> + Send) {
     std::thread::scope(|scope| {
         let run = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);

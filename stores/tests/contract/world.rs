@@ -1,17 +1,19 @@
-//! A store with nothing in it, that can be opened again.
+//! An empty store that can be opened again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use weir_stores::contract::{DeadLetters, History, Latest, Retained};
+use weir_stores::contract::{Store, StoreError};
 use weir_stores::embedded::{self, EmbeddedStore};
 use weir_stores::mongodb::{self, MongoStore};
+use weir_stores::testing::MemoryStore;
 
 use crate::server::{Server, shared};
 
 pub(crate) trait World: Send {
-    type Store: History + Latest + DeadLetters + Retained + Clone;
+    type Store: Store + Clone;
 
-    /// The store; a second one while the first is in use where there can be two.
+    /// Returns the store.
     async fn open(&mut self) -> &Self::Store;
 
     /// Ends the store and opens it again.
@@ -44,6 +46,23 @@ impl World for Embedded {
     }
 }
 
+/// The store in memory that other crates test with.
+#[derive(Default)]
+pub(crate) struct Memory(MemoryStore);
+
+impl World for Memory {
+    type Store = MemoryStore;
+
+    async fn open(&mut self) -> &MemoryStore {
+        &self.0
+    }
+
+    async fn open_again(&mut self) -> &MemoryStore {
+        self.0.crash_losing_all();
+        &self.0
+    }
+}
+
 /// A database of its own on the server that the tests share.
 pub(crate) struct Mongo {
     pub(crate) config: mongodb::Config,
@@ -51,14 +70,14 @@ pub(crate) struct Mongo {
 }
 
 impl Mongo {
-    /// `None` when there is no server program here.
+    /// Returns `None` when there is no server program here.
     pub(crate) async fn new() -> Option<Self> {
         let server = tokio::task::spawn_blocking(shared).await.unwrap()?;
         Some(Self { config: config(server), store: None })
     }
 }
 
-/// Settings for a database that no other test uses.
+/// Returns settings for a database that no other test uses.
 pub(crate) fn config(server: &Server) -> mongodb::Config {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -69,12 +88,23 @@ pub(crate) fn config(server: &Server) -> mongodb::Config {
     }
 }
 
+/// Returns a store that has reached its server.
+pub(crate) async fn connected(config: &mongodb::Config) -> MongoStore {
+    let store = MongoStore::new(config.clone(), std::sync::Arc::default());
+    let begun = Instant::now();
+    while let Err(error) = store.ready().await {
+        let passes = matches!(error, StoreError::Busy { .. }) && begun.elapsed() < Duration::from_secs(60);
+        assert!(passes, "{error}");
+    }
+    store
+}
+
 impl World for Mongo {
     type Store = MongoStore;
 
     async fn open(&mut self) -> &MongoStore {
         if self.store.is_none() {
-            self.store = Some(MongoStore::open(self.config.clone(), std::sync::Arc::default()).await.unwrap());
+            self.store = Some(connected(&self.config).await);
         }
         self.store.as_ref().unwrap()
     }

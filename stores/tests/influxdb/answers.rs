@@ -1,75 +1,77 @@
-//! What the answers mean.
+//! The meaning of each answer.
 
 use std::time::{Duration, Instant};
 
 use model::TimeRange;
 use weir_stores::StoreError;
-use weir_stores::contract::Points;
+use weir_stores::contract::Export;
 
 use crate::data::{T, device, float, int, simple};
 use crate::fake::{Fake, Say, TAKEN};
-use crate::open;
+use crate::{deliver, open};
 
-async fn told(say: Say) -> StoreError {
+async fn answer(say: Say) -> StoreError {
     let fake = Fake::start([say]).await;
     let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
-    open(fake.config()).write(vec![block]).await.unwrap_err()
+    deliver(&open(fake.config()), vec![block]).await.unwrap_err()
 }
 
 #[tokio::test]
-async fn each_status_means_what_the_table_says() {
+async fn each_status_has_the_meaning_of_the_table() {
     let fault = r#"{"code":"some code","message":"some message"}"#;
-    let told_json = async |status: &'static str| told(Say::This(status, "", fault)).await;
+    let answer_json = async |status: &'static str| answer(Say::This(status, "", fault)).await;
     for status in ["400 Bad Request", "422 Unprocessable Entity"] {
-        assert!(matches!(told_json(status).await, StoreError::Refused(r) if r == "some message"), "{status}");
+        assert!(matches!(answer_json(status).await, StoreError::Refused(r) if r == "some message"), "{status}");
     }
-    assert!(matches!(told_json("413 Request Entity Too Large").await, StoreError::TooLarge(_)));
+    assert!(matches!(answer_json("413 Request Entity Too Large").await, StoreError::TooLarge(_)));
     for (status, key) in [
         ("401 Unauthorized", "influxdb.token"),
         ("403 Forbidden", "influxdb.token"),
         ("404 Not Found", "influxdb.bucket"),
     ] {
-        let StoreError::Paused(reason) = told_json(status).await else { panic!("{status}") };
+        let StoreError::NeedsOperator(reason) = answer_json(status).await else { panic!("{status}") };
         assert!(reason.contains("some message") && reason.contains(key), "{reason}");
     }
     for status in ["500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "429 Too Many Requests"] {
-        assert!(matches!(told_json(status).await, StoreError::Busy { retry_after: None, .. }), "{status}");
+        assert!(matches!(answer_json(status).await, StoreError::Busy { retry_after: None, .. }), "{status}");
     }
 }
 
 #[tokio::test]
 async fn a_wait_that_the_server_asks_for_is_handed_on() {
     for status in ["429 Too Many Requests", "503 Service Unavailable"] {
-        let error = told(Say::This(status, "Retry-After: 7\r\n", "{}")).await;
+        let error = answer(Say::This(status, "Retry-After: 7\r\n", "{}")).await;
         assert!(matches!(error, StoreError::Busy { retry_after: Some(wait), .. } if wait.as_secs() == 7), "{error:?}");
     }
-    let far = told(Say::This("503 Service Unavailable", "Retry-After: Fri, 31 Dec 2100 23:59:59 GMT\r\n", "{}")).await;
+    let far =
+        answer(Say::This("503 Service Unavailable", "Retry-After: Fri, 31 Dec 2100 23:59:59 GMT\r\n", "{}")).await;
     assert!(matches!(far, StoreError::Busy { retry_after: Some(wait), .. } if wait == Duration::from_secs(300)));
-    let past = told(Say::This("503 Service Unavailable", "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", "{}")).await;
+    let past =
+        answer(Say::This("503 Service Unavailable", "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n", "{}")).await;
     assert!(matches!(past, StoreError::Busy { retry_after: Some(Duration::ZERO), .. }), "{past:?}");
 }
 
 #[tokio::test]
-async fn a_partial_write_is_a_refusal_whatever_the_status() {
+async fn a_partial_write_is_a_refusal_with_any_status() {
     let body = r#"{"code":"internal error","message":"partial write: points beyond something dropped=2"}"#;
     for status in ["200 OK", "400 Bad Request", "422 Unprocessable Entity", "500 Internal Server Error"] {
-        let error = told(Say::This(status, "", body)).await;
+        let error = answer(Say::This(status, "", body)).await;
         assert!(
             matches!(&error, StoreError::Refused(reason) if reason.starts_with("partial write")),
             "{status}: {error:?}"
         );
     }
     let old = r#"{"code":"x","message":"partial write: dropped 2 points outside retention policy of duration 1h0m0s"}"#;
-    let error = told(Say::This("422 Unprocessable Entity", "", old)).await;
+    let error = answer(Say::This("422 Unprocessable Entity", "", old)).await;
     assert!(matches!(&error, StoreError::Refused(reason) if reason.starts_with("beyond_retention: ")), "{error:?}");
 }
 
 #[tokio::test]
-async fn what_is_no_influxdb_pauses_and_never_costs_a_reading() {
+async fn a_server_that_is_not_influxdb_pauses_and_never_loses_a_reading() {
     for status in
         ["400 Bad Request", "404 Not Found", "302 Found", "405 Method Not Allowed", "415 Unsupported Media Type"]
     {
-        let StoreError::Paused(reason) = told(Say::This(status, "", "<html>a proxy</html>")).await else {
+        let StoreError::NeedsOperator(reason) = answer(Say::This(status, "", "<html>a proxy</html>")).await else {
             panic!("{status}")
         };
         assert!(reason.contains("influxdb.url"), "{reason}");
@@ -82,22 +84,22 @@ async fn a_server_that_hangs_or_hangs_up_ends_in_a_wait_not_in_a_loss() {
     let points = open(weir_stores::influxdb::Config { timeout_secs: 0.3, ..fake.config() });
     let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
     let begun = Instant::now();
-    let error = points.write(vec![block.clone()]).await.unwrap_err();
+    let error = deliver(&points, vec![block.clone()]).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(4));
     let StoreError::Busy { reason, .. } = error else { panic!("{error:?}") };
-    assert!(reason.contains("no answer within 0.3 s (influxdb.timeout_secs)"), "{reason}");
-    // The next one is taken.
-    points.write(vec![block]).await.unwrap();
-    assert!(matches!(told(Say::HangUp).await, StoreError::Busy { .. }));
+    assert!(reason.contains("no answer within 0.3 s (influxdb.request_timeout_ms)"), "{reason}");
+    // The next write is accepted.
+    deliver(&points, vec![block]).await.unwrap();
+    assert!(matches!(answer(Say::HangUp).await, StoreError::Busy { .. }));
 }
 
 #[tokio::test]
-async fn nobody_at_the_address_is_a_wait_that_names_the_key() {
+async fn an_address_without_a_server_is_a_wait_that_names_the_key() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let fake = Fake::start([]).await;
     let points = open(weir_stores::influxdb::Config { url: format!("http://127.0.0.1:{port}"), ..fake.config() });
     let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
-    for error in [points.write(vec![block]).await.unwrap_err(), points.check().await.unwrap_err()] {
+    for error in [deliver(&points, vec![block]).await.unwrap_err(), points.check().await.unwrap_err()] {
         let StoreError::Busy { reason, .. } = error else { panic!("{error:?}") };
         assert!(reason.contains("influxdb.url") && reason.contains("refused"), "{reason}");
     }
@@ -105,7 +107,7 @@ async fn nobody_at_the_address_is_a_wait_that_names_the_key() {
 }
 
 #[tokio::test]
-async fn an_address_with_https_where_nobody_speaks_it_is_a_wait() {
+async fn an_address_with_https_whose_server_has_no_tls_is_a_wait() {
     let fake = Fake::start([]).await;
     let url = fake.config().url.replace("http:", "https:");
     let points = open(weir_stores::influxdb::Config { url, timeout_secs: 1.0, ..fake.config() });
@@ -118,7 +120,7 @@ async fn a_write_goes_out_in_batches_several_at_once_sorted_by_series() {
     let fake = Fake::start([]).await;
     let points = open(weir_stores::influxdb::Config { batch_lines: 100, in_flight: 3, ..fake.config() });
     let blocks = ["d2", "d1", "d3"].map(|id| simple(&device("t", id), T, 333, "x", int));
-    points.write(blocks.into()).await.unwrap();
+    deliver(&points, blocks.into()).await.unwrap();
     let written = fake.written();
     assert_eq!(written.len(), 10);
     assert_eq!(fake.most_at_once(), 3);
@@ -140,10 +142,10 @@ async fn one_bad_answer_among_many_decides_for_all_and_the_worst_one_counts() {
     let block = simple(&device("t", "d"), T, 300, "x", int);
     let fake = Fake::start([TAKEN, refused.clone()]).await;
     let points = open(weir_stores::influxdb::Config { batch_lines: 100, ..fake.config() });
-    assert!(matches!(points.write(vec![block.clone()]).await, Err(StoreError::Refused(_))));
+    assert!(matches!(deliver(&points, vec![block.clone()]).await, Err(StoreError::Refused(_))));
     let fake = Fake::start([busy, refused]).await;
     let points = open(weir_stores::influxdb::Config { batch_lines: 100, ..fake.config() });
-    let error = points.write(vec![block]).await.unwrap_err();
+    let error = deliver(&points, vec![block]).await.unwrap_err();
     assert!(matches!(error, StoreError::Busy { retry_after: Some(wait), .. } if wait.as_secs() == 2), "{error:?}");
 }
 
@@ -152,8 +154,8 @@ async fn a_server_that_is_busy_is_not_asked_for_the_rest() {
     let fake = Fake::start([Say::This("503 Service Unavailable", "", "{}")]).await;
     let points = open(weir_stores::influxdb::Config { batch_lines: 10, in_flight: 1, ..fake.config() });
     let block = simple(&device("t", "d"), T, 100, "x", int);
-    assert!(matches!(points.write(vec![block.clone()]).await, Err(StoreError::Busy { .. })));
+    assert!(matches!(deliver(&points, vec![block.clone()]).await, Err(StoreError::Busy { .. })));
     assert_eq!(fake.written().len(), 1);
-    points.write(vec![block]).await.unwrap();
+    deliver(&points, vec![block]).await.unwrap();
     assert_eq!(fake.written().len(), 11);
 }

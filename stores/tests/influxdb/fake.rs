@@ -1,4 +1,4 @@
-//! A server that answers as it is told, and keeps what it was sent.
+//! A server with chosen answers, which keeps the requests that it received.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use weir_stores::influxdb::Config;
 
-/// What the fake says to a write.
+/// The answer of the fake to a write.
 #[derive(Clone)]
 pub(crate) enum Say {
     /// Status line, further header lines, body.
     This(&'static str, &'static str, &'static str),
-    /// Nothing, for ever.
+    /// No answer, ever.
     Nothing,
     /// The connection is closed.
     HangUp,
@@ -43,7 +43,8 @@ impl Drop for Fake {
 }
 
 impl Fake {
-    /// Takes the look that every writer has first, then says these to its writes, one after the other, and takes the rest.
+    /// Accepts the check that every writer makes first, then gives these answers to its writes, in
+    /// order, and accepts the rest.
     pub(crate) async fn start(answers: impl IntoIterator<Item = Say>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -69,7 +70,7 @@ impl Fake {
         }
     }
 
-    /// The bodies of the writes, unpacked.
+    /// Returns the bodies of the writes, uncompressed.
     pub(crate) fn written(&self) -> Vec<String> {
         self.script.lock().written.clone()
     }
@@ -122,7 +123,7 @@ async fn answer(head: &str, body: &[u8], script: &Mutex<Script>) -> Say {
         script.at_once += 1;
         script.most_at_once = script.most_at_once.max(script.at_once);
     }
-    // Others that are on their way arrive meanwhile.
+    // Other requests under way arrive meanwhile.
     for _ in 0..200 {
         tokio::task::yield_now().await;
     }

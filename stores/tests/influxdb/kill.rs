@@ -5,22 +5,22 @@ use std::time::Duration;
 
 use model::TimeRange;
 use weir_stores::StoreError;
-use weir_stores::contract::Points;
+use weir_stores::contract::Export;
 
 use crate::data::{T, device, float, simple};
-use crate::open;
 use crate::server::influxd;
+use crate::{deliver, open};
 
 const BATCHES: i64 = 60;
 const ROWS: i64 = 1_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_or_tried_until_it_was_is_there_once_after_kills() {
+async fn acknowledged_readings_are_stored_once_after_kills() {
     let Some(mut server) = influxd().await else { return };
     let points =
         Arc::new(open(weir_stores::influxdb::Config { batch_lines: 300, timeout_secs: 2.0, ..server.config() }));
     let writer = Arc::clone(&points);
-    let (told, mut progress) = tokio::sync::watch::channel(0);
+    let (written, mut progress) = tokio::sync::watch::channel(0);
     let writing = tokio::spawn(async move {
         let mut waits = 0;
         for batch in 0..BATCHES {
@@ -28,7 +28,7 @@ async fn what_was_acknowledged_or_tried_until_it_was_is_there_once_after_kills()
                 float(n as f64)
             });
             loop {
-                match writer.write(vec![block.clone()]).await {
+                match deliver(&writer, vec![block.clone()]).await {
                     Ok(()) => break,
                     Err(StoreError::Busy { .. }) => {
                         waits += 1;
@@ -37,7 +37,7 @@ async fn what_was_acknowledged_or_tried_until_it_was_is_there_once_after_kills()
                     Err(other) => panic!("{other:?}"),
                 }
             }
-            told.send_replace(batch + 1);
+            written.send_replace(batch + 1);
         }
         waits
     });
@@ -51,5 +51,8 @@ async fn what_was_acknowledged_or_tried_until_it_was_is_there_once_after_kills()
     }
     let waits = tokio::time::timeout(Duration::from_secs(60), writing).await.unwrap().unwrap();
     assert!(waits > 0, "a kill was noticed");
-    assert_eq!(points.count(TimeRange::ALL).await.unwrap(), [("t".into(), u64::try_from(BATCHES * ROWS).unwrap())]);
+    assert_eq!(
+        points.count(TimeRange::ALL).await.unwrap().unwrap(),
+        [("t".into(), u64::try_from(BATCHES * ROWS).unwrap())]
+    );
 }

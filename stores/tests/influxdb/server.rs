@@ -24,12 +24,13 @@ impl Drop for Influxd {
     }
 }
 
-/// A server with organization `plant` and bucket `iot`; `None`, said, where there is no influxd. There has to be one in CI.
+/// Starts a server with organization `plant` and bucket `iot`; `None`, with a message, where there
+/// is no influxd. CI must have one.
 pub(crate) async fn influxd() -> Option<Influxd> {
     influxd_keeping(0).await
 }
 
-/// As [`influxd`], with a bucket that keeps points this long; zero is for ever.
+/// As [`influxd`], with a bucket that keeps points this long; zero keeps them for ever.
 pub(crate) async fn influxd_keeping(seconds: u64) -> Option<Influxd> {
     let Some(program) = find() else {
         assert!(std::env::var_os("CI").is_none(), "influxd is not there, and this is CI");
@@ -76,12 +77,12 @@ fn spawn(program: &PathBuf, dir: &TempDir, port: u16) -> Child {
 }
 
 impl Influxd {
-    /// Where it answers.
+    /// Returns its address.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// As kill -9 does.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -101,7 +102,7 @@ impl Influxd {
         waited.await.expect("influxd is up within a minute");
     }
 
-    /// Status and body of an answer.
+    /// Returns status and body of an answer.
     pub(crate) async fn ask(
         &self,
         method: &str,
@@ -121,7 +122,8 @@ impl Influxd {
         Ok((status, body.to_owned()))
     }
 
-    /// The series that InfluxQL selects: `{"tags": {…}, "columns": […], "values": [[…]]}` each.
+    /// Returns the series that InfluxQL selects: `{"tags": {…}, "columns": […], "values": [[…]]}`
+    /// each.
     pub(crate) async fn select(&self, query: &str) -> Vec<Json> {
         let mut path = "/query?db=iot&epoch=ns&q=".to_owned();
         query.bytes().for_each(|byte| path.push_str(&format!("%{byte:02X}")));
@@ -132,7 +134,7 @@ impl Influxd {
         answer["results"][0]["series"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Field names and their types.
+    /// Returns field names and their types.
     pub(crate) async fn fields(&self) -> Vec<(String, String)> {
         let series = self.select("SHOW FIELD KEYS FROM telemetry").await;
         let text = |value: &Json| value.as_str().unwrap().to_owned();
@@ -140,7 +142,7 @@ impl Influxd {
         rows.map(|row| (text(&row[0]), text(&row[1]))).collect()
     }
 
-    /// Makes another bucket.
+    /// Creates another bucket.
     pub(crate) async fn bucket(&self, name: &str) {
         let (_, orgs) = self.ask("GET", "/api/v2/orgs", Some(TOKEN), "").await.unwrap();
         let orgs: Json = serde_json::from_str(&orgs).unwrap();
@@ -149,7 +151,7 @@ impl Influxd {
         assert_eq!(status, 201, "{body}");
     }
 
-    /// A token that may do this and nothing else.
+    /// Creates a token with these permissions only.
     pub(crate) async fn token(&self, actions: &[&str], bucket: &str) -> String {
         let read = async |path: &str| -> Json {
             serde_json::from_str(&self.ask("GET", path, Some(TOKEN), "").await.unwrap().1).unwrap()

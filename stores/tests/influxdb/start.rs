@@ -5,21 +5,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use model::TimeRange;
 use model::time::SECOND;
 use weir_stores::StoreError;
-use weir_stores::contract::Points;
+use weir_stores::contract::Export;
 use weir_stores::influxdb::{Config, InfluxDb, Tags};
 
 use crate::data::{T, block, device, float, simple, text};
-use crate::open;
 use crate::server::{Influxd, influxd, influxd_keeping};
+use crate::{deliver, open};
 
 async fn paused(config: Config) -> String {
     let points = open(config);
-    let told = points.check().await.unwrap_err();
+    let checked = points.check().await.unwrap_err();
     let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
-    let write = points.write(vec![block]).await.unwrap_err();
-    assert_eq!(told.to_string(), write.to_string(), "a write without a check says the same");
-    match told {
-        StoreError::Paused(reason) => reason,
+    let write = deliver(&points, vec![block]).await.unwrap_err();
+    assert_eq!(checked.to_string(), write.to_string(), "a write without a check returns the same");
+    match checked {
+        StoreError::NeedsOperator(reason) => reason,
         other => panic!("{other:?}"),
     }
 }
@@ -32,7 +32,7 @@ async fn one_line_names_the_key(server: &Influxd, key: &str, value: &str, config
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_token_organization_bucket_or_address_is_one_line_that_names_the_key() {
+async fn a_wrong_token_organization_bucket_or_address_is_one_line_that_names_the_key() {
     let Some(server) = influxd().await else { return };
     let right = server.config();
     open(right.clone()).check().await.unwrap();
@@ -57,11 +57,11 @@ async fn a_token_that_may_only_write_is_enough_to_write() {
     let points = open(writer);
     points.check().await.unwrap();
     let simple = |name: &str, value| block(&device("t", "d"), &[(T, None, vec![(name, value)])]);
-    points.write(vec![simple("x", float(1.5))]).await.unwrap();
-    let error = points.write(vec![simple("x", text("far"))]).await.unwrap_err();
+    deliver(&points, vec![simple("x", float(1.5))]).await.unwrap();
+    let error = deliver(&points, vec![simple("x", text("far"))]).await.unwrap_err();
     assert!(matches!(&error, StoreError::Refused(reason) if reason.contains("is float since 20")), "{error:?}");
-    assert!(points.count(TimeRange::ALL).await.is_err(), "nobody counts without reading");
-    assert_eq!(open(server.config()).count(TimeRange::ALL).await.unwrap(), [("t".into(), 1)]);
+    assert!(points.count(TimeRange::ALL).await.is_err(), "a count needs a token that may read");
+    assert_eq!(open(server.config()).count(TimeRange::ALL).await.unwrap().unwrap(), [("t".into(), 1)]);
 }
 
 #[tokio::test]
@@ -71,14 +71,18 @@ async fn a_point_older_than_the_buckets_retention_is_refused_by_name() {
     assert!(!points.keeps_everything().await.unwrap());
     let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap();
     let at = |time| simple(&device("t", "d"), time, 1, "x", |_| float(1.0));
-    points.write(vec![at(now - 3_000 * SECOND)]).await.unwrap();
-    let error = points.write(vec![at(now - 3_700 * SECOND), at(now)]).await.unwrap_err();
+    deliver(&points, vec![at(now - 3_000 * SECOND)]).await.unwrap();
+    let error = deliver(&points, vec![at(now - 3_700 * SECOND), at(now)]).await.unwrap_err();
     let StoreError::Refused(reason) = error else { panic!("{error:?}") };
     assert!(reason.starts_with("beyond_retention: the reading is of 20"), "{reason}");
-    assert_eq!(points.count(TimeRange::ALL).await.unwrap(), [("t".into(), 1)], "nothing of the batch was sent");
-    // Whose bucket is not visible learns it from the server.
+    assert_eq!(
+        points.count(TimeRange::ALL).await.unwrap().unwrap(),
+        [("t".into(), 1)],
+        "nothing of the batch was sent"
+    );
+    // A token that does not see the bucket learns it from the server.
     let writer = open(Config { token: server.token(&["write"], "iot").await, ..server.config() });
-    let error = writer.write(vec![at(now - 3_700 * SECOND)]).await.unwrap_err();
+    let error = deliver(&writer, vec![at(now - 3_700 * SECOND)]).await.unwrap_err();
     assert!(matches!(&error, StoreError::Refused(reason) if reason.starts_with("beyond_retention: ")), "{error:?}");
 }
 
@@ -99,12 +103,14 @@ fn settings_that_cannot_work_name_their_key() {
     assert!(fault(|c| c.url = "ftp://host".into()).contains("influxdb.url"));
     assert!(fault(|c| c.measurement = "a b".into()).contains("influxdb.measurement"));
     assert!(fault(|c| c.measurement = "#x".into()).contains("influxdb.measurement"));
-    assert!(fault(|c| c.tags.device = "time".into()).contains("influxdb.tags.device"));
-    assert!(fault(|c| c.tags = Tags { tenant: "x".into(), device: "x".into() }).contains("influxdb.tags.tenant"));
+    assert!(fault(|c| c.tags.device = "time".into()).contains("influxdb.device_tag"));
+    assert!(fault(|c| c.tags = Tags { tenant: "x".into(), device: "x".into() }).contains("influxdb.tenant_tag"));
     assert!(fault(|c| c.batch_lines = 0).contains("influxdb.batch_lines"));
-    assert!(fault(|c| c.timeout_secs = 0.0).contains("influxdb.timeout_secs"));
+    assert!(fault(|c| c.timeout_secs = 0.0).contains("influxdb.request_timeout_ms"));
     assert!(fault(|c| c.ca_file = Some("nowhere.pem".into())).contains("influxdb.ca_file"));
     assert!(!format!("{right:?}").contains("\"t\""), "the token is not shown");
+    let named = fault(|c| (c.section, c.org) = ("export.plant".into(), String::new()));
+    assert_eq!(named, "set export.plant.org", "a second export names its own keys");
 }
 
 #[test]

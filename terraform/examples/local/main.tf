@@ -1,7 +1,8 @@
-# Everything on a laptop: kind or minikube, with the stores in the cluster, one pod of each, nothing of it kept.
-#   docker build -f deploy/Dockerfile -t weir:0.1.0 . && kind load docker-image weir:0.1.0
-#   terraform -chdir=terraform/examples/local init && terraform -chdir=terraform/examples/local apply
-#   kubectl -n weir port-forward service/weir-mqtt 1883 & kubectl -n weir port-forward service/weir-grpc 50051
+# Everything on a laptop: kind or minikube, with the stores in the cluster, one pod of each role and
+# no persistent data. docker build -f deploy/Dockerfile -t weir:0.1.0 . && kind load docker-image
+# weir:0.1.0 terraform -chdir=terraform/examples/local init && terraform
+# -chdir=terraform/examples/local apply kubectl -n weir port-forward service/weir-mqtt 1883 &
+# kubectl -n weir port-forward service/weir-grpc 50051
 terraform {
   required_version = ">= 1.9"
 
@@ -18,7 +19,7 @@ provider "kubernetes" {
 }
 
 variable "kubeconfig" {
-  description = "File that tells of the cluster."
+  description = "Path of the kubeconfig."
   type        = string
   default     = "~/.kube/config"
 }
@@ -95,7 +96,7 @@ resource "kubernetes_deployment_v1" "store" {
             name       = "data"
             mount_path = each.value.path
           }
-          # A replica set of one begins when it is told to.
+          # Initiates the replica set of one member.
           dynamic "lifecycle" {
             for_each = each.key == "mongodb" ? [1] : []
             content {
@@ -149,6 +150,6 @@ module "weir" {
 }
 
 output "namespace" {
-  description = "Where it is."
+  description = "Namespace of Weir."
   value       = module.weir.namespace
 }

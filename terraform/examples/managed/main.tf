@@ -1,6 +1,7 @@
-# Weir over stores that somebody else runs. Passwords come from a Secret that is there already:
+# Weir with managed stores. Passwords come from an existing Secret:
 #   kubectl create namespace weir
-#   kubectl -n weir create secret generic weir-stores --from-literal=redis-url=… --from-literal=database-url=… \
+#   kubectl -n weir create secret generic weir-stores \
+#     --from-literal=redis-url=… --from-literal=database-url=… \
 #     --from-literal=fleet-secret="$(openssl rand -hex 32)" --from-literal=influxdb-token=…
 terraform {
   required_version = ">= 1.9"
@@ -18,7 +19,7 @@ provider "kubernetes" {
 }
 
 variable "kubeconfig" {
-  description = "File that tells of the cluster."
+  description = "Path of the kubeconfig."
   type        = string
   default     = "~/.kube/config"
 }
@@ -29,7 +30,7 @@ variable "image" {
 }
 
 variable "image_tag" {
-  description = "Release."
+  description = "Release of Weir."
   type        = string
   default     = "0.1.0"
 }

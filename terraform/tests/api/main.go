@@ -1,5 +1,5 @@
-// An API server that only remembers: what is posted can be got, and lies in a folder as JSON. The provider sends protobuf, which
-// Kubernetes' own decoders read.
+// A recording API server: posted objects can be read back, and are written to a folder as JSON. The
+// provider sends protobuf, which the decoders of Kubernetes read.
 //
 // usage: api FOLDER
 package main
@@ -28,7 +28,7 @@ type server struct {
 	objects map[string][]byte
 }
 
-// fill gives an object what a cluster would where it says nothing and the provider counts on it.
+// fill adds defaults of a cluster that the provider depends on.
 func fill(object runtime.Object) {
 	one := int32(1)
 	switch object := object.(type) {

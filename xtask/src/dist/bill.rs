@@ -1,4 +1,4 @@
-//! The bill of materials: every crate that a program is made of, in the JSON form of CycloneDX 1.5.
+//! The bill of materials: every crate in a program, as CycloneDX 1.5 JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,21 +7,21 @@ use serde_json::{Value, json};
 
 use crate::cargo;
 
-/// What cargo knows of the workspace, for one target.
+/// Metadata of the workspace for one target.
 pub(super) fn metadata(target: &str) -> anyhow::Result<Value> {
     let arguments = ["metadata", "--format-version=1", "--locked", "--filter-platform", target];
     let output = cargo().args(arguments).output().context("cargo metadata")?;
     ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).context("what cargo metadata prints")
+    serde_json::from_slice(&output.stdout).context("output of cargo metadata")
 }
 
-/// The bill of a package: what is linked into it, no tools of the build and of tests.
+/// The bill of a package: linked crates without those for the build and for tests.
 pub(super) fn of(package: &str, metadata: &Value, time: &str) -> anyhow::Result<Value> {
     let packages = by_id(&metadata["packages"]);
     let root = packages.iter().find(|(_, p)| p["name"] == package).context("the package is in the workspace")?.0;
     let linked = linked(root, &by_id(&metadata["resolve"]["nodes"]));
     let hashes = hashes(&std::fs::read_to_string("Cargo.lock").context("read Cargo.lock")?);
-    let reference = |id: &str| packages.get(id).map(|p| purl(p)).with_context(|| format!("{id} is no package"));
+    let reference = |id: &str| packages.get(id).map(|p| purl(p)).with_context(|| format!("{id} is not a package"));
     let mut components = BTreeMap::new();
     let mut dependencies = BTreeMap::new();
     for (id, uses) in &linked {
@@ -47,7 +47,7 @@ fn by_id(list: &Value) -> BTreeMap<&str, &Value> {
     items.filter_map(|item| Some((item["id"].as_str()?, item))).collect()
 }
 
-/// Everything that is reached from a package, each with what it uses itself.
+/// All dependencies of a package, each with its own dependencies.
 fn linked<'a>(root: &'a str, nodes: &BTreeMap<&'a str, &'a Value>) -> BTreeMap<&'a str, Vec<&'a str>> {
     let normal = |dependency: &&Value| {
         let kinds = dependency["dep_kinds"].as_array();
@@ -78,7 +78,7 @@ fn component(kind: &str, package: &Value, hashes: &BTreeMap<String, String>) -> 
         "type": kind, "bom-ref": purl, "name": package["name"], "version": package["version"], "purl": purl,
     });
     if let Some(license) = package["license"].as_str() {
-        // An older way to write a choice.
+        // An older syntax of alternatives.
         component["licenses"] = json!([{ "expression": license.replace('/', " OR ") }]);
     }
     if let Some(repository) = package["repository"].as_str() {

@@ -1,4 +1,4 @@
-//! Whether a program needs nothing of the system but its kernel.
+//! Checks that a program is static.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const INTERPRETER: u32 = 3;
 /// Fails for a program that asks for a dynamic linker.
 pub(super) fn check_static(path: &Path) -> anyhow::Result<()> {
     let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    let kinds = segments(&bytes).with_context(|| format!("{} is no 64-bit program", path.display()))?;
+    let kinds = segments(&bytes).with_context(|| format!("{} is not a 64-bit program", path.display()))?;
     ensure!(!kinds.contains(&INTERPRETER), "{} is not static", path.display());
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A C compiler for musl: cryptography has parts in C.
+//! A C compiler for musl, which cryptography needs.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -8,12 +8,12 @@ use anyhow::Context;
 
 use crate::{clients, run};
 
-/// The wheel that carries Zig, which is a C compiler for many targets too.
+/// Wheel of Zig, which includes a C compiler for many targets.
 const WHEEL: &str = "ziglang==0.15.1";
-/// Compilers for musl that are found by themselves.
+/// Compilers for musl that build scripts find by themselves.
 const KNOWN: [&str; 2] = ["musl-gcc", "x86_64-linux-musl-gcc"];
 
-/// The compiler to use, unless one is there or named already.
+/// The compiler to use, or None when one is installed or configured.
 pub(super) fn unless_there() -> anyhow::Result<Option<PathBuf>> {
     let named = ["CC_x86_64_unknown_linux_musl", "CC_x86_64-unknown-linux-musl", "TARGET_CC"];
     if named.iter().any(|name| std::env::var_os(name).is_some()) {
@@ -30,7 +30,8 @@ pub(super) fn unless_there() -> anyhow::Result<Option<PathBuf>> {
     })
     .context("there is no C compiler for musl: install musl-tools, or python3 with venv, which fetches one")?;
     let script = dir.join("musl-cc");
-    // Zig has names of its own for targets, and would look for undefined behaviour with a library that is not linked.
+    // Zig has its own names of targets, and by default adds checks for undefined behaviour that
+    // need a library.
     let text = format!(
         "#!/bin/sh\nfor argument; do\n  shift\n  case $argument in --target=*) ;; *) set -- \"$@\" \"$argument\" ;; esac\ndone\n\
          exec '{}' -m ziglang cc -target x86_64-linux-musl -fno-sanitize=undefined \"$@\"\n",

@@ -1,4 +1,5 @@
-//! From a fault to the pager: Weir is killed, and a PagerDuty that plays along is told, with the page to read.
+//! From a failure to the pager: Weir is killed, and a simulated PagerDuty receives the alert with
+//! its runbook.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -14,19 +15,19 @@ use super::process::{Running, wait};
 use super::tools::Tools;
 use super::{DEPLOY, http};
 
-/// Longer than any step from a fault to the pager, at the short intervals of this run.
+/// Longer than any step from a failure to the pager with the short intervals of this run.
 const BOUND: Duration = Duration::from_secs(60);
 
 const ROUTING_KEY: &str = "0123456789abcdef0123456789abcdef";
 
-/// A PagerDuty: takes events and keeps them.
+/// A simulated PagerDuty: stores events.
 pub(super) struct Page {
     pub(super) address: SocketAddr,
     events: Receiver<Value>,
 }
 
 impl Page {
-    /// Listens until the process ends.
+    /// Starts to listen; ends with the process.
     pub(super) fn listen() -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = listener.local_addr()?;
@@ -34,14 +35,14 @@ impl Page {
         std::thread::spawn(move || {
             for stream in listener.incoming().filter_map(Result::ok) {
                 if let Err(error) = take(stream, &tx) {
-                    println!("observability: the pager did not understand: {error:#}");
+                    println!("observability: the pager received an invalid event: {error:#}");
                 }
             }
         });
         Ok(Self { address, events })
     }
 
-    /// The next event of this action that is about `what`.
+    /// Waits for an event with this action that contains `what`.
     fn event(&self, action: &str, what: &str) -> anyhow::Result<Value> {
         let begun = Instant::now();
         let mut others = Vec::new();
@@ -52,7 +53,7 @@ impl Page {
             }
             others.push(event["payload"]["summary"].to_string());
         }
-        bail!("no {action} about {what} came within {BOUND:?}, but {others:?}")
+        bail!("no {action} about {what} within {BOUND:?}, but {others:?}")
     }
 }
 
@@ -70,10 +71,10 @@ fn take(stream: TcpStream, events: &SyncSender<Value>) -> anyhow::Result<()> {
     let answer = r#"{"status":"success","message":"Event processed","dedup_key":"test"}"#;
     let head = format!("HTTP/1.1 202 Accepted\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", answer.len());
     reader.get_mut().write_all(format!("{head}{answer}").as_bytes())?;
-    events.send(serde_json::from_slice(&body)?).context("nobody looks at the pager")
+    events.send(serde_json::from_slice(&body)?).context("the receiver of events has ended")
 }
 
-/// Our Alertmanager example, with the pager of this run.
+/// The Alertmanager example with the pager of this run.
 pub(super) fn start(tools: &Tools, world: &World, pager: SocketAddr) -> anyhow::Result<Running> {
     let mut config = std::fs::read_to_string(Path::new(DEPLOY).join("alertmanager/alertmanager.yml"))?;
     for (from, to) in [
@@ -112,10 +113,13 @@ pub(super) fn check(world: &World, weir: Running, page: &Page) -> anyhow::Result
     ensure!(event["payload"]["class"] == "WeirDown", "the event does not name the alert: {event}");
     let link = event["links"][0]["href"].as_str().unwrap_or_default();
     let runbook = link.strip_prefix("https://runbooks.example/").with_context(|| format!("no runbook in {event}"))?;
-    ensure!(Path::new(runbook).is_file(), "the event links to {runbook}, which is not there");
+    ensure!(Path::new(runbook).is_file(), "the event links to {runbook}, which does not exist");
     let _weir = world.weir()?;
     let resolved = page.event("resolve", &node)?;
-    ensure!(resolved["dedup_key"] == event["dedup_key"], "another incident ends than began: {resolved}");
-    println!("observability: a killed weir reaches the pager with {runbook}, its return ends the incident");
+    ensure!(
+        resolved["dedup_key"] == event["dedup_key"],
+        "the resolved incident differs from the triggered one: {resolved}"
+    );
+    println!("observability: a killed weir triggers the pager with {runbook}, a restart resolves the incident");
     Ok(())
 }

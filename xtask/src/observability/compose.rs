@@ -1,4 +1,4 @@
-//! The compose file, as Docker Compose itself reads it.
+//! The compose file, parsed by Docker Compose.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,14 +9,14 @@ use serde_json::Value;
 use super::tools::Tools;
 use super::{DEPLOY, none};
 
-/// Checks the file, and what Compose does not: paths that exist, ports on loopback, health of every service, and that
-/// Prometheus looks for services that are there.
+/// Checks the file beyond Compose: existing paths, ports on loopback, a health check of every
+/// service, and existing services as targets of Prometheus.
 pub(super) fn check(tools: &Tools) -> anyhow::Result<()> {
     let file = Path::new(DEPLOY).join("compose.yaml");
     let mut command = tools.compose()?;
     let output = command.arg("--file").arg(&file).args(["config", "--format", "json"]).output().context("compose")?;
     ensure!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
-    let stack: Value = serde_json::from_slice(&output.stdout).context("what compose prints")?;
+    let stack: Value = serde_json::from_slice(&output.stdout).context("output of compose")?;
     let services = stack["services"].as_object().context("a stack has services")?;
     let mut faults = Vec::new();
     for (name, service) in services {
@@ -44,7 +44,7 @@ fn service_faults(service: &Value) -> Vec<String> {
         }
     }
     if service["healthcheck"].is_null() {
-        faults.push("nobody knows whether it is healthy".to_owned());
+        faults.push("it has no health check".to_owned());
     }
     if let Some(build) = service["build"].as_object() {
         let file = Path::new(build["context"].as_str().unwrap_or_default());
@@ -66,7 +66,7 @@ fn targets(config: &str) -> Vec<&str> {
 }
 
 impl Tools {
-    /// `docker compose` where it is there, else the same program from its Go module.
+    /// `docker compose` if it is installed, else the same program from its Go module.
     fn compose(&self) -> anyhow::Result<Command> {
         let mut plugin = Command::new("docker");
         plugin.arg("compose");

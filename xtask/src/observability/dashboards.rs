@@ -1,4 +1,4 @@
-//! What dashboards hold, and what is wrong with them as far as their files tell.
+//! Reads dashboards and finds faults in their files.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -6,22 +6,21 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::Value;
 
-/// A dashboard.
 pub(super) struct Dashboard {
     pub(super) file: String,
     pub(super) json: Value,
 }
 
-/// Something that a dashboard asks a source.
+/// A query of a dashboard.
 #[derive(Debug, Clone)]
 pub(super) struct Query {
-    /// Who asks: the file and the panel's title, or the variable.
+    /// Origin of the query: the file and the panel's title, or the variable.
     pub(super) from: String,
     /// `prometheus` or `influxdb`.
     pub(super) source: String,
-    /// With Grafana's variables in it.
+    /// Expression with Grafana's variables.
     pub(super) text: String,
-    /// Whether a panel stays empty without an answer.
+    /// True when a panel is empty without a result.
     pub(super) panel: bool,
 }
 
@@ -31,7 +30,7 @@ pub(super) fn read(dir: &Path) -> anyhow::Result<Vec<Dashboard>> {
     for entry in std::fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry?.path();
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-        let json = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?;
+        let json = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?;
         boards.push(Dashboard { file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), json });
     }
     anyhow::ensure!(!boards.is_empty(), "{} has no dashboards", dir.display());
@@ -48,7 +47,7 @@ impl Dashboard {
         self.list("/panels")
     }
 
-    /// Everything that it asks.
+    /// All queries of the dashboard.
     pub(super) fn queries(&self) -> Vec<Query> {
         let mut queries = Vec::new();
         for panel in self.panels() {
@@ -82,16 +81,16 @@ fn text(value: &Value) -> Option<&str> {
     value.as_str()
 }
 
-/// The sources that deploy/grafana/provisioning/datasources makes.
+/// Data sources of deploy/grafana/provisioning/datasources.
 const SOURCES: [(&str, &str); 2] = [("prometheus", "weir-prometheus"), ("influxdb", "weir-influxdb")];
 
-/// Variables that Grafana has by itself.
+/// Built-in variables of Grafana.
 const BUILT_IN: [&str; 4] = ["__rate_interval", "__interval", "__range", "__from"];
 
-/// Panels of one dashboard lie side by side in 24 columns.
+/// Columns of a dashboard.
 const COLUMNS: u64 = 24;
 
-/// What is wrong with a dashboard.
+/// Faults of a dashboard.
 pub(super) fn faults(board: &Dashboard) -> Vec<String> {
     let mut faults = Vec::new();
     for key in ["uid", "title", "description"] {
@@ -182,7 +181,7 @@ fn overlaps(panels: &[Value], faults: &mut Vec<String>) {
     }
 }
 
-/// Every variable is used, and every variable that is used is there.
+/// Checks that every variable is used, and that every used variable exists.
 fn variables(board: &Dashboard, faults: &mut Vec<String>) {
     let mut defined = BTreeSet::new();
     for variable in board.list("/templating/list") {
@@ -204,7 +203,8 @@ fn variables(board: &Dashboard, faults: &mut Vec<String>) {
     faults.extend(defined.difference(&used).map(|name| format!("the variable {name} is not used")));
 }
 
-/// Names in `$name`, `${name}` and `${name:format}`. A `$` that ends a regular expression is none.
+/// Names in `$name`, `${name}` and `${name:format}`. A `$` at the end of a regular expression is
+/// not a variable.
 fn references(text: &str) -> Vec<String> {
     text.split('$')
         .skip(1)

@@ -1,4 +1,4 @@
-//! The telemetry dashboard against a real InfluxDB that holds what Weir writes.
+//! The telemetry dashboard against a real InfluxDB with readings in Weir's format.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,10 +13,10 @@ use super::{http, none};
 
 const TOKEN: &str = "observability-token";
 
-/// Every query of every dashboard on InfluxDB must be understood, and find the readings.
+/// Checks that every InfluxDB query of every dashboard is valid and finds readings.
 pub(super) fn check(influxd: &Path, boards: &[Dashboard]) -> anyhow::Result<()> {
     let queries: Vec<Query> = boards.iter().flat_map(Dashboard::queries).filter(|q| q.source == "influxdb").collect();
-    ensure!(!queries.is_empty(), "no dashboard asks InfluxDB");
+    ensure!(!queries.is_empty(), "no dashboard has queries for InfluxDB");
     let scratch = tempfile::tempdir().context("a folder for influxd")?;
     let (server, _running) = start(influxd, scratch.path())?;
     write(server)?;
@@ -50,7 +50,8 @@ fn start(influxd: &Path, scratch: &Path) -> anyhow::Result<(SocketAddr, Running)
     Ok((server, running))
 }
 
-/// Readings as Weir writes them, of two tenants, with a text and a truth value, one device silent for a while.
+/// Readings in Weir's format, of two tenants, with a text and a boolean; one device is silent for
+/// some time.
 fn write(server: SocketAddr) -> anyhow::Result<()> {
     const MINUTE: u128 = 60_000_000_000;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
@@ -65,7 +66,7 @@ fn write(server: SocketAddr) -> anyhow::Result<()> {
         }
     }
     let answer = http::post(server, "/api/v2/write?org=weir&bucket=telemetry&precision=ns", &token(), &lines)?;
-    ensure!(answer.status == 204, "influxd does not take readings: {}", answer.body);
+    ensure!(answer.status == 204, "influxd rejects readings: {}", answer.body);
     Ok(())
 }
 
@@ -73,10 +74,11 @@ fn token() -> [(&'static str, &'static str); 1] {
     [("Authorization", "Token observability-token")]
 }
 
-/// As Grafana sends it, with everything chosen; then for one device with characters that a regular expression minds.
+/// The query as Grafana sends it for all devices, then for one device with characters that are
+/// special in a regular expression.
 fn ask(server: SocketAddr, query: &Query) -> anyhow::Result<()> {
     let all = [("device", ".*"), ("tenant", ".*"), ("field", "(temperature|humidity|state|open)")];
-    // How Grafana escapes `hall/1`.
+    // `hall/1` as escaped by Grafana.
     let one = [("device", "hall\\/1"), ("tenant", "a"), ("field", "temperature")];
     for chosen in [&all, &one] {
         let mut text = query.text.clone();
@@ -93,7 +95,7 @@ fn ask(server: SocketAddr, query: &Query) -> anyhow::Result<()> {
         ensure!(answer.status == 200, "influxd answers {}: {}", answer.status, answer.body);
         ensure!(!answer.body.contains(",error,"), "influxd answers {}", answer.body);
         let rows = answer.body.lines().filter(|line| line.starts_with(",,") || line.starts_with(",_result,")).count();
-        // Silent devices are none where only the other one is chosen.
+        // No device is silent when only the other one is chosen.
         let silent = query.from.ends_with("Silent devices") && chosen[0].1 != ".*";
         ensure!(rows > 0 || silent, "it finds nothing: {}", answer.body);
     }

@@ -1,4 +1,4 @@
-//! As much of HTTP as is needed to talk to servers on this machine.
+//! A minimal HTTP client for servers on this machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// An answer.
+/// A response.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: String,
@@ -27,7 +27,7 @@ pub(super) fn post(server: SocketAddr, path: &str, headers: &[(&str, &str)], bod
     send(server, "POST", path, headers, body)
 }
 
-/// HTTP/1.0, so that the answer comes in one piece and the connection ends with it.
+/// HTTP/1.0, so that the response is not chunked and ends with the connection.
 fn send(server: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> anyhow::Result<Answer> {
     let mut stream = TcpStream::connect(server).with_context(|| format!("connect to {server}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -44,7 +44,7 @@ fn send(server: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], 
     Ok(Answer { status: status.with_context(|| format!("{server} answered {head:?}"))?, body: body.to_owned() })
 }
 
-/// For a query or a form.
+/// Encodes a value for a query or a form.
 pub(super) fn escaped(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

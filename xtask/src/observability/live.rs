@@ -1,4 +1,5 @@
-//! A Weir under load, seen by a real Prometheus through our rules and panels, until it is killed.
+//! A Weir under load, observed by a real Prometheus with the rules and panels of this repository,
+//! until it is killed.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -16,21 +17,21 @@ use super::tools::Tools;
 use super::{DEPLOY, http, none, promql};
 use crate::{cargo, run};
 
-/// Metrics that the server of Prometheus makes itself.
+/// Metrics that Prometheus itself creates.
 const OF_PROMETHEUS: [&str; 2] = ["up", "ALERTS"];
 
-/// Counters that show themselves with the first fault of a store, or with a store that this load does not use: where they are
-/// registered.
+/// Counters that appear with the first failure of a store, or with a store that this load does not
+/// use, and the files that register them.
 const NOT_HERE: [(&str, &str, &str); 2] = [
     ("weir_mongodb_commands_total", "stores/src/mongodb/metrics.rs", "register(\"commands\""),
     ("weir_mongodb_failures_total", "stores/src/mongodb/metrics.rs", "register(\"failures\""),
 ];
 
-/// Panels with these may be empty besides: whether a machine has a disk of its own is not ours, and a rate per block needs
-/// blocks.
+/// Panels that may be empty with these: a machine may have no disk of its own, and a rate per block
+/// needs blocks.
 const MAY_BE_EMPTY: [&str; 2] = ["node_filesystem_avail_bytes", "weir_mongodb_readings_total"];
 
-/// Runs everything and compares.
+/// Runs all processes and checks the metrics.
 pub(super) fn check(tools: &Tools, boards: &[Dashboard], scratch: &Path) -> anyhow::Result<()> {
     run(cargo().args(["build", "--package", "weir-server", "--package", "weir-simulators", "--bins"]))?;
     let world = World::new(scratch)?;
@@ -58,17 +59,17 @@ fn faultless(faults: Vec<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A rule as Prometheus has it.
+/// A rule in Prometheus.
 pub(super) struct Rule {
     name: String,
     query: String,
     recording: bool,
 }
 
-/// Addresses and folders of what runs.
+/// Addresses and folders of the processes.
 pub(super) struct World {
     pub(super) scratch: PathBuf,
-    /// Of Weir: the same after a restart.
+    /// Address of Weir, unchanged after a restart.
     pub(super) http: SocketAddr,
     pub(super) alertmanager: SocketAddr,
     node: SocketAddr,
@@ -94,15 +95,15 @@ impl World {
         for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIR_")) {
             command.env_remove(variable);
         }
-        // A weir.toml of the working folder is not ours.
+        // A folder without a foreign weir.toml.
         command.current_dir(&self.scratch);
         command
     }
 
-    /// Starts Weir; small files and short pauses, so that everything happens soon.
+    /// Starts Weir with small files and short intervals, so that all metrics appear soon.
     pub(super) fn weir(&self) -> anyhow::Result<Running> {
         let addresses = self.scratch.join("data/addresses.json");
-        // From the start before.
+        // A file of the previous start.
         std::fs::remove_file(&addresses).ok();
         let mut command = self.program("weir");
         command.args(["run", "--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data-dir", "data", "--http"]);
@@ -134,7 +135,7 @@ impl World {
         Running::start(&mut command, &self.scratch.join("load.log"))
     }
 
-    /// Calls over gRPC, so that they are counted.
+    /// Makes gRPC calls, which are counted.
     fn ask_weir(&self) -> anyhow::Result<()> {
         let server = format!("http://{}", self.address("grpc")?);
         for arguments in [&["latest", "sim-1"][..], &["query", "sim-1", "--limit", "1"]] {
@@ -152,7 +153,7 @@ impl World {
         Running::start(&mut command, &self.scratch.join(format!("{program}.log")))
     }
 
-    /// Our configuration with the addresses of this run, and without waiting.
+    /// Prometheus' configuration with the addresses of this run and short intervals.
     fn prometheus(&self, tools: &Tools) -> anyhow::Result<Running> {
         let ours = Path::new(DEPLOY).join("prometheus");
         let mut config = std::fs::read_to_string(ours.join("prometheus.yml"))?;
@@ -163,7 +164,7 @@ impl World {
             ("alertmanager:9093", self.alertmanager.to_string()),
             ("_interval: 10s", "_interval: 1s".to_owned()),
         ] {
-            ensure!(config.contains(from), "prometheus.yml does not name {from}");
+            ensure!(config.contains(from), "prometheus.yml does not contain {from}");
             config = config.replace(from, &to);
         }
         std::fs::write(self.scratch.join("prometheus.yml"), config)?;
@@ -211,7 +212,7 @@ impl World {
         Ok(bad.map(|rule| format!("rule {} is {}: {}", rule["name"], rule["health"], rule["lastError"])).collect())
     }
 
-    /// Queries without an answer, and recorded metrics without a series.
+    /// Queries without a result, and recorded metrics without a series.
     fn empty_panels(&self, boards: &[Dashboard], rules: &[Rule]) -> anyhow::Result<Vec<String>> {
         let queries = boards.iter().flat_map(Dashboard::queries).filter(|q| q.source == "prometheus" && q.panel);
         let queries = queries.map(|query| (query.from, filled(&query.text)));
@@ -233,7 +234,7 @@ impl World {
     }
 }
 
-/// Names that are nowhere, once everything that can come has come.
+/// Fails with metrics that are still missing at the end of the bound.
 fn wait_for_names(world: &World, boards: &[Dashboard], rules: &[Rule]) -> anyhow::Result<Vec<String>> {
     let mut named = BTreeSet::new();
     for query in boards.iter().flat_map(Dashboard::queries).filter(|query| query.source == "prometheus") {
@@ -257,25 +258,25 @@ fn wait_for_names(world: &World, boards: &[Dashboard], rules: &[Rule]) -> anyhow
         there.extend(recorded.iter().cloned());
         there.extend(OF_PROMETHEUS.map(str::to_owned));
         let missing: Vec<String> = named.difference(&there).cloned().collect();
-        ensure!(missing.is_empty(), "nothing has the metrics {}", missing.join(", "));
+        ensure!(missing.is_empty(), "the scrape lacks the metrics {}", missing.join(", "));
         Ok(there)
     })?;
     for (name, ..) in NOT_HERE.iter().filter(|(name, ..)| found.contains(*name)) {
         faults.push(format!("{name} is there: it needs no exception"));
     }
-    println!("observability: {} metrics are named, all of them are there", named.len());
+    println!("observability: {} metrics are used, and all of them exist", named.len());
     Ok(faults)
 }
 
 /// The names of all samples.
 fn scraped(server: SocketAddr) -> anyhow::Result<BTreeSet<String>> {
     let answer = http::get(server, "/metrics")?;
-    ensure!(answer.status == 200, "{server} answers {} to /metrics", answer.status);
+    ensure!(answer.status == 200, "{server} returns {} for /metrics", answer.status);
     let samples = answer.body.lines().filter(|line| !line.starts_with('#'));
     Ok(samples.filter_map(|line| Some(line.split(['{', ' ']).next()?.to_owned())).collect())
 }
 
-/// A subscriber that is away at QoS 0, whose messages are dropped, and a message that cannot be read.
+/// Causes dropped messages, by a disconnected subscriber at QoS 0, and an unreadable message.
 fn provoke(mqtt: SocketAddr) -> anyhow::Result<()> {
     let connect = b"\x10\x10\0\x04MQTT\x04\0\0\x3c\0\x04away";
     let subscribe = b"\x82\x0e\0\x01\0\x09devices/#\0";
@@ -288,7 +289,7 @@ fn provoke(mqtt: SocketAddr) -> anyhow::Result<()> {
     talk(mqtt, &[(connect, 4), (&message, 4)])
 }
 
-/// Sends packets, and waits for as many bytes of an answer after each.
+/// Sends packets, and reads the given number of bytes after each.
 fn talk(mqtt: SocketAddr, packets: &[(&[u8], usize)]) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect(mqtt)?;
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30)))?;

@@ -1,8 +1,9 @@
-//! `cargo xtask observability`: what an operator is shown is true.
+//! `cargo xtask observability`: checks rules, alerts and dashboards.
 //!
-//! First what can be told from the files: rules, their tests, routes of alerts, dashboards. Then a Weir under load is read by a
-//! real Prometheus with our rules, every panel is asked for its data, and the Weir is killed, so that the alert arrives
-//! at a PagerDuty that plays along. The telemetry dashboard asks a real InfluxDB.
+//! First the files: rules, their tests, routes of alerts, dashboards. Then a real Prometheus with
+//! these rules scrapes a Weir under load, every panel must have data, and the Weir is killed, so
+//! that the alert reaches a simulated PagerDuty. The queries of the telemetry dashboard run on a
+//! real InfluxDB.
 
 mod alerting;
 mod compose;
@@ -22,14 +23,14 @@ use anyhow::Context;
 
 use crate::services;
 
-/// Where rules, dashboards and examples lie.
+/// Folder of rules, dashboards and examples.
 const DEPLOY: &str = "deploy";
 
-/// Does all of it.
+/// Runs all checks.
 pub(crate) fn run() -> anyhow::Result<()> {
     let boards = dashboards::read(&Path::new(DEPLOY).join("grafana/dashboards"))?;
     none("dashboards", boards.iter().flat_map(dashboards::faults).collect())?;
-    let scratch = tempfile::tempdir().context("a folder for what is run")?;
+    let scratch = tempfile::tempdir().context("a temporary folder")?;
     let analyze = tools::in_path("systemd-analyze").context("it is not in PATH");
     if let Some(analyze) = or_skipped("systemd-analyze", analyze)? {
         unit::check(&analyze, scratch.path())?;
@@ -45,23 +46,23 @@ pub(crate) fn run() -> anyhow::Result<()> {
     if let Some(influxd) = or_skipped("influxd", influxd)? {
         flux::check(&influxd, &boards)?;
     }
-    println!("observability: all good");
+    println!("observability: all checks passed");
     Ok(())
 }
 
-/// What cannot be had fails where CI is set; elsewhere it is said.
+/// Skips a check without its tool, with a message; fails if CI is set.
 fn or_skipped<T>(what: &str, found: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(error) if std::env::var_os("CI").is_none() => {
-            println!("observability: SKIPPED what needs {what}: {error:#}");
+            println!("observability: SKIPPED checks with {what}: {error:#}");
             Ok(None)
         }
-        Err(error) => Err(error.context(format!("{what} must be there when CI is set"))),
+        Err(error) => Err(error.context(format!("{what} must be available when CI is set"))),
     }
 }
 
-/// Fails with all the faults, one in a line.
+/// Fails with all faults, one on each line.
 fn none(what: &str, faults: Vec<String>) -> anyhow::Result<()> {
     anyhow::ensure!(faults.is_empty(), "{what}:\n  {}", faults.join("\n  "));
     println!("observability: {what}: good");

@@ -7,24 +7,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// Nothing here takes longer, unless it hangs.
+/// Time-out of every wait.
 const BOUND: Duration = Duration::from_secs(90);
 
-/// A process that ends with this value.
+/// A process that is killed when dropped.
 pub(super) struct Running {
     child: Child,
     log: PathBuf,
 }
 
 impl Running {
-    /// Starts it; what it says goes into a file.
+    /// Starts the command with its output in a file.
     pub(super) fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
         let file = std::fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
         let child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn();
         Ok(Self { child: child.with_context(|| format!("start {command:?}"))?, log: log.to_owned() })
     }
 
-    /// Fails when it has ended, with what it said.
+    /// Fails with its output when it has ended.
     pub(super) fn alive(&mut self) -> anyhow::Result<()> {
         let ended = self.child.try_wait()?;
         let said = || std::fs::read_to_string(&self.log).unwrap_or_default();
@@ -35,18 +35,18 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // An error means that it has already ended.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was just free.
 pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
-/// Asks until the answer is good; the error carries the last one.
+/// Runs `probe` until it succeeds; the error has its last one.
 pub(super) fn wait<T>(what: &str, mut ask: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let begun = Instant::now();
     loop {

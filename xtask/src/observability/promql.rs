@@ -1,14 +1,15 @@
-//! Which metrics an expression names.
+//! Finds the metrics in an expression.
 
 use std::collections::BTreeSet;
 
-/// Words that are no names.
+/// Words that are not metrics.
 const KEYWORDS: [&str; 8] = ["and", "or", "unless", "bool", "offset", "atan2", "inf", "nan"];
 
-/// Words that a list of labels follows.
+/// Words that precede a list of labels.
 const LISTS: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
 
-/// The metrics that an expression of PromQL, or a variable of Grafana such as `label_values(metric, label)`, names.
+/// The metrics in a PromQL expression or in a variable of Grafana such as
+/// `label_values(metric, label)`.
 pub(super) fn names(expression: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let mut rest = expression;
@@ -18,7 +19,7 @@ pub(super) fn names(expression: &str) -> BTreeSet<String> {
             '[' => after(rest, ']'),
             '"' | '\'' | '`' => after(rest, first),
             c if is_start(c) => word(rest, &mut found),
-            // A number or a duration: its unit is no name.
+            // A number or a duration: its unit is not a metric.
             c if c.is_ascii_digit() => rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '.'),
             _ => &rest[first.len_utf8()..],
         };
@@ -39,7 +40,7 @@ fn word<'a>(text: &'a str, found: &mut BTreeSet<String>) -> &'a str {
         found.extend(names(metric.rsplit_once(',').map_or("", |(metric, _)| metric)));
         return after(follows, ')');
     }
-    // An aggregation may have its labels in front of its parentheses.
+    // An aggregation may have its labels before its parentheses.
     let next = follows.split(|c: char| !is_start(c)).next().unwrap_or_default();
     let function = follows.starts_with('(') || ["by", "without"].contains(&next);
     if !function && !KEYWORDS.contains(&word.to_ascii_lowercase().as_str()) {
@@ -52,7 +53,8 @@ fn is_start(c: char) -> bool {
     c.is_ascii_alphabetic() || c == '_' || c == ':'
 }
 
-/// What follows the bracket or quote that closes the one at the start; those inside of quotes do not count.
+/// The rest after the bracket or quote that closes the first one; brackets inside of quotes are
+/// ignored.
 fn after(text: &str, close: char) -> &str {
     let mut quote = None;
     let mut chars = text.char_indices().skip(1);

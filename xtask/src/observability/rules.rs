@@ -1,4 +1,4 @@
-//! What Prometheus' and Alertmanager's own tools say about the files.
+//! Checks with the tools of Prometheus and Alertmanager.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ fn read(files: &[PathBuf]) -> anyhow::Result<String> {
     Ok(files.iter().map(read).collect::<anyhow::Result<Vec<_>>>()?.join("\n"))
 }
 
-/// Every alert must be seen firing and seen silent.
+/// Checks that every alert is tested firing and not firing.
 fn untested(rules: &str, tests: &str) -> Vec<String> {
     let alerts: BTreeSet<&str> = rules.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
     let (mut firing, mut silent) = (BTreeSet::new(), BTreeSet::new());
@@ -60,7 +60,7 @@ fn untested(rules: &str, tests: &str) -> Vec<String> {
     faults
 }
 
-/// The expressions as recording rules, for promtool; JSON is YAML too.
+/// Writes expressions as recording rules for promtool; JSON is valid YAML.
 fn as_rules(boards: &[Dashboard]) -> serde_json::Value {
     let queries = boards.iter().flat_map(Dashboard::queries).filter(|query| query.source == "prometheus");
     let expressions = queries.map(|query| filled(&query.text)).filter(|text| !text.starts_with("label_values("));
@@ -69,12 +69,13 @@ fn as_rules(boards: &[Dashboard]) -> serde_json::Value {
     serde_json::json!({ "groups": [{ "name": "panels", "rules": rules.collect::<Vec<_>>() }] })
 }
 
-/// The expression as Grafana sends it, for everything in the last half minute.
+/// The expression as Grafana sends it, with all variables set to everything and a range of half a
+/// minute.
 pub(super) fn filled(expression: &str) -> String {
     expression.replace("$__rate_interval", "30s").replace("$instance", ".+")
 }
 
-/// `critical` goes to PagerDuty, nothing else does.
+/// Checks that only `critical` is sent to PagerDuty.
 fn routes(tools: &Tools) -> anyhow::Result<()> {
     let file = Path::new(DEPLOY).join("alertmanager/alertmanager.yml");
     for config in files(&Path::new(DEPLOY).join("alertmanager"))? {
@@ -88,7 +89,7 @@ fn routes(tools: &Tools) -> anyhow::Result<()> {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         anyhow::ensure!(output.status.success(), "alerts of severity {severity} do not go to {receiver}: {said}");
     }
-    println!("observability: routes of alerts: good");
+    println!("observability: routes of alerts: passed");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
-//! The programs that check and run what is in deploy/: from PATH, else from Debian's packages, unpacked into the cache
-//! folder. Alertmanager is built from its Go module: Debian's looks for a file of its own outside of that folder.
+//! Programs for checking deploy/: from PATH, else from Debian's packages, unpacked into the cache
+//! folder. Alertmanager is built from its Go module, because Debian's needs a file outside of that
+//! folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +9,7 @@ use anyhow::Context;
 
 use crate::{clients, run};
 
-/// Each with the package that has it.
+/// Programs and their packages.
 const PROGRAMS: [(&str, &str); 4] = [
     ("promtool", "prometheus"),
     ("prometheus", "prometheus"),
@@ -22,7 +23,7 @@ const ALERTMANAGER: &str = "github.com/prometheus/alertmanager/cmd/alertmanager@
 /// Docker Compose.
 const COMPOSE: &str = "github.com/docker/compose/v2@v2.40.3";
 
-/// Where the programs are.
+/// Folders of the programs.
 pub(super) struct Tools {
     cache: PathBuf,
 }
@@ -33,7 +34,7 @@ impl Tools {
         Command::new(in_path(program).unwrap_or_else(|| self.cache.join("usr/bin").join(program)))
     }
 
-    /// Docker Compose as a program of its own.
+    /// Docker Compose as a standalone program.
     pub(super) fn built_compose(&self) -> anyhow::Result<PathBuf> {
         let program = self.cache.join("usr/bin/docker-compose");
         if program.is_file() {
@@ -52,7 +53,7 @@ impl Tools {
     }
 }
 
-/// Puts into the cache what PATH lacks; what is there already is kept.
+/// Installs programs that are neither in PATH nor in the cache.
 pub(super) fn install() -> anyhow::Result<Tools> {
     let cache = clients::cache()?.join("weir/observability");
     for (program, package) in PROGRAMS {
@@ -71,25 +72,25 @@ pub(super) fn install() -> anyhow::Result<Tools> {
     Ok(Tools { cache })
 }
 
-/// A server that the tests use too, from PATH or their folder.
+/// A server of the tests, from PATH or their folder.
 pub(super) fn server(program: &str, folder: &Path) -> anyhow::Result<PathBuf> {
     in_path(program)
         .or_else(|| Some(folder.join(program)).filter(|path| path.is_file()))
         .with_context(|| format!("{program} is neither in PATH nor in {}", folder.display()))
 }
 
-/// A program, as a shell would find it.
+/// Finds a program in PATH.
 pub(super) fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
-/// Needs no rights: the package is not installed, only its files are laid out.
+/// Needs no privileges: the package is unpacked, not installed.
 fn unpack(package: &str, to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to)?;
     let scratch = tempfile::tempdir_in(to)?;
     run(Command::new("apt-get").args(["download", "--quiet", package]).current_dir(scratch.path()))
-        .context("if the package is not known, `apt-get update` comes first")?;
+        .context("if the package is unknown, run `apt-get update` first")?;
     for entry in std::fs::read_dir(scratch.path())? {
         run(Command::new("dpkg").arg("-x").arg(entry?.path()).arg(to))?;
     }

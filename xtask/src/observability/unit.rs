@@ -1,4 +1,4 @@
-//! The systemd unit, as systemd itself reads it.
+//! The systemd unit, checked by systemd.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,15 +7,16 @@ use anyhow::{Context, ensure};
 
 use super::DEPLOY;
 
-/// Ten times the most that systemd may call the exposure of the service; 100 is a service without any protection.
+/// Maximum exposure of the service, as rated by systemd, times ten; 100 is a service without any
+/// protection.
 const MOST_EXPOSED: &str = "--threshold=20";
 
-/// Checks that systemd understands every line, and finds the service well shut in.
+/// Checks that systemd accepts every line and that the exposure of the service is low.
 pub(super) fn check(analyze: &Path, scratch: &Path) -> anyhow::Result<()> {
     let file = Path::new(DEPLOY).join("systemd/weir.service");
     let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     ensure!(text.contains("ExecStart=/usr/bin/weir run "), "the unit does not run /usr/bin/weir");
-    // It need not be installed here.
+    // The program does not have to be installed here.
     let copy = scratch.join("weir.service");
     std::fs::write(&copy, text.replace("/usr/bin/weir run", "/bin/true run"))?;
     let verified = Command::new(analyze).args(["verify", "--man=no"]).arg(&copy).output().context("systemd-analyze")?;

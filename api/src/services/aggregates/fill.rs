@@ -1,33 +1,38 @@
-//! Buckets without values.
+//! Fills buckets without values.
 
 use model::{Nanos, TimeRange, Value};
 use proto::v1::FillMode;
 use tonic::Status;
 
-use super::request::Asked;
+use super::request::AggregateRequest;
 use super::series::{Bucket, partial, too_many};
 
-/// Adds the buckets of the range that have no values, as the caller asked, up to now.
-pub(super) fn fill(asked: &Asked, buckets: Vec<Bucket>, now: Nanos, most: usize) -> Result<Vec<Bucket>, Status> {
+/// Adds the buckets of the range without values, up to now, by the mode of the request.
+pub(super) fn fill(
+    spec: &AggregateRequest,
+    buckets: Vec<Bucket>,
+    now: Nanos,
+    most: usize,
+) -> Result<Vec<Bucket>, Status> {
     let mut out: Vec<Bucket> = Vec::with_capacity(buckets.len());
-    let end = asked.range.end.min(now);
-    let mut at = asked.range.start;
+    let end = spec.range.end.min(now);
+    let mut at = spec.range.start;
     for bucket in buckets {
-        empties(asked, &mut out, at, bucket.window.start, now, most)?;
+        empties(spec, &mut out, at, bucket.window.start, now, most)?;
         at = bucket.window.end;
         out.push(bucket);
     }
-    empties(asked, &mut out, at, end, now, most)?;
-    match asked.fill {
-        FillMode::Previous => previous(&mut out, asked.max_fill),
-        FillMode::Linear => linear(&mut out, asked.max_fill),
+    empties(spec, &mut out, at, end, now, most)?;
+    match spec.fill {
+        FillMode::Previous => previous(&mut out, spec.max_fill),
+        FillMode::Linear => linear(&mut out, spec.max_fill),
         FillMode::Null | FillMode::Unspecified => {}
     }
     Ok(out)
 }
 
 fn empties(
-    asked: &Asked,
+    spec: &AggregateRequest,
     out: &mut Vec<Bucket>,
     from: Nanos,
     to: Nanos,
@@ -36,9 +41,9 @@ fn empties(
 ) -> Result<(), Status> {
     let mut at = from;
     while at < to {
-        let window = asked.bucket_at(at)?;
-        let partial = partial(asked, window, now);
-        out.push(Bucket { window, values: vec![None; asked.functions.len()], count: 0, filled: false, partial });
+        let window = spec.bucket_at(at)?;
+        let partial = partial(spec, window, now);
+        out.push(Bucket { window, values: vec![None; spec.functions.len()], count: 0, filled: false, partial });
         if out.len() > most {
             return Err(too_many());
         }
@@ -62,7 +67,7 @@ fn previous(buckets: &mut [Bucket], max_fill: Nanos) {
     }
 }
 
-/// Draws a line between the middles of the two buckets with values around a stretch without.
+/// Interpolates between the middles of the buckets on both sides of a run without values.
 fn linear(buckets: &mut [Bucket], max_fill: Nanos) {
     let mut source: Option<usize> = None;
     for i in 0..buckets.len() {
@@ -95,7 +100,7 @@ fn line(stretch: &mut [Bucket], end: &Bucket) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a place on a line, not a time that is told")]
+#[expect(clippy::cast_precision_loss, reason = "a position on a line, not a time that is returned")]
 fn middle(window: TimeRange) -> f64 {
     window.start as f64 / 2.0 + window.end as f64 / 2.0
 }

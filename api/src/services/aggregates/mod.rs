@@ -1,7 +1,7 @@
 //! `QueryAggregates`.
 //!
-//! A device is swept once for all its metrics; its buckets are made whole before they are cut into pages, so that a page
-//! that begins in the middle of a device sweeps that device again.
+//! A device is read once for all its metrics, and its buckets are completed before they are split
+//! into pages, so a page that begins in the middle of a device reads that device again.
 
 mod fill;
 mod request;
@@ -17,18 +17,18 @@ use crate::read::{Freshness, Order, SLICE_ROWS, Sweep};
 use crate::select::Walk;
 use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors, names};
-use request::Asked;
+use request::AggregateRequest;
 use series::{Bucket, Collector, Finished};
 
-/// Where the next page begins: device, metric, start of the bucket.
+/// Start of the next page: device, metric, start of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct PagePosition {
     device: String,
     metric: String,
     start: Nanos,
 }
 
-impl Place {
+impl PagePosition {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
         Some(Self { device: reader.text()?, metric: reader.text()?, start: reader.i64()? })
     }
@@ -50,33 +50,33 @@ pub(super) async fn query(
     let tenant = caller.tenant(&mut request.parent)?;
     let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
     let page_token = std::mem::take(&mut request.page_token);
-    let asked = Asked::read(caller, &tenant, &mut request)?;
+    let spec = AggregateRequest::read(caller, &tenant, &mut request)?;
     let query = Query::new(Kind::Aggregates, &request);
-    let from = query.read_page(&page_token, Place::read).map_err(|e| errors::token("page_token", e))?;
+    let from = query.read_page(&page_token, PagePosition::read).map_err(|e| errors::token("page_token", e))?;
     let mut page = Page { series: Vec::new(), left: page_size };
     let mut freshness = Freshness::COMPLETE;
-    let mut walk = Walk::new(&asked.selector, from.as_ref().map(|place| place.device.as_str()));
+    let mut walk = Walk::new(&spec.selector, from.as_ref().map(|position| position.device.as_str()));
     let mut next = None;
     while let Some(device) = walk.next(shared).await? {
-        let metrics = &asked.selector.metrics;
+        let metrics = &spec.selector.metrics;
         let order = Order::Ascending;
-        let mut sweep = Sweep::open(&shared.backend, &device, asked.range, metrics, order, SLICE_ROWS).await?;
+        let mut sweep = Sweep::open(&shared.backend, &device, spec.range, metrics, order, SLICE_ROWS).await?;
         freshness = freshness.and(sweep.freshness());
-        let mut collector = Collector::new(&asked);
+        let mut collector = Collector::new(&spec);
         while let Some(slice) = sweep.next().await? {
             collector.add(&slice)?;
         }
         let ended = sweep.freshness().complete_until.min(convert::now());
-        let begin = from.as_ref().filter(|place| *place.device == *device.id);
+        let begin = from.as_ref().filter(|position| *position.device == *device.id);
         let name = names::device(&device.tenant, &device.id);
         if let Some((metric, start)) = page.add(&name, collector.finish(ended)?, begin) {
-            next = Some(Place { device: device.id.to_string(), metric, start });
+            next = Some(PagePosition { device: device.id.to_string(), metric, start });
             break;
         }
     }
     Ok(QueryAggregatesResponse {
         series: page.series,
-        next_page_token: next.map(|place| place.token(query)).unwrap_or_default(),
+        next_page_token: next.map(|position| position.token(query)).unwrap_or_default(),
         freshness: Some(freshness.to_proto()),
     })
 }
@@ -87,14 +87,16 @@ struct Page {
 }
 
 impl Page {
-    /// Adds a device's series from a place on; returns the metric and the start of the first bucket that found no room.
-    fn add(&mut self, device: &str, all: Vec<Finished>, from: Option<&Place>) -> Option<(String, Nanos)> {
+    /// Adds the series of a device from `from` on; returns metric and start of the first bucket
+    /// that did not fit.
+    fn add(&mut self, device: &str, all: Vec<Finished>, from: Option<&PagePosition>) -> Option<(String, Nanos)> {
         for (metric, buckets) in all {
-            let begun = |place: &Place| *metric < *place.metric;
+            let begun = |position: &PagePosition| *metric < *position.metric;
             if from.is_some_and(begun) {
                 continue;
             }
-            let start = from.filter(|place| *place.metric == *metric).map_or(Nanos::MIN, |place| place.start);
+            let start =
+                from.filter(|position| *position.metric == *metric).map_or(Nanos::MIN, |position| position.start);
             let rest = &buckets[buckets.partition_point(|bucket| bucket.window.start < start)..];
             let fits = &rest[..rest.len().min(self.left)];
             self.left -= fits.len();

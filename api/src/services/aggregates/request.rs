@@ -1,4 +1,4 @@
-//! What a caller asks for, checked.
+//! Validates requests.
 
 use std::sync::Arc;
 
@@ -11,24 +11,24 @@ use crate::auth::Caller;
 use crate::select::Selector;
 use crate::{convert, errors};
 
-/// Functions in one call, at most.
+/// Maximum number of functions in one call.
 const MAX_FUNCTIONS: usize = 16;
 /// Shortest bucket.
 const MIN_BUCKET: Nanos = model::time::SECOND;
 
 /// A checked request.
-pub(super) struct Asked {
+pub(super) struct AggregateRequest {
     pub(super) selector: Selector,
     pub(super) range: TimeRange,
-    /// `None`: one bucket, the range.
+    /// `None` for one bucket, the whole range.
     pub(super) window: Option<Window>,
     pub(super) functions: Vec<Aggregate>,
     pub(super) fill: FillMode,
-    /// Longest stretch to fill.
+    /// Longest run of buckets that is filled, as time.
     pub(super) max_fill: Nanos,
 }
 
-impl Asked {
+impl AggregateRequest {
     pub(super) fn read(
         caller: &Caller,
         tenant: &Arc<str>,
@@ -53,10 +53,10 @@ impl Asked {
         })
     }
 
-    /// The bucket that holds a time.
+    /// The bucket that contains a time.
     pub(super) fn bucket_at(&self, time: Nanos) -> Result<TimeRange, Status> {
         let Some(window) = &self.window else { return Ok(self.range) };
-        window.around(time).ok_or_else(|| errors::invalid("range", "reaches out of what the calendar covers"))
+        window.around(time).ok_or_else(|| errors::invalid("range", "is beyond the years that the calendar covers"))
     }
 }
 

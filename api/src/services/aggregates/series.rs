@@ -8,20 +8,20 @@ use stores::query::{Accumulator, Aggregate};
 use tonic::Status;
 
 use super::fill;
-use super::request::Asked;
+use super::request::AggregateRequest;
 use crate::read::Slice;
 use crate::{convert, errors};
 
-/// Buckets of one device in memory, at most.
+/// Maximum number of buckets of one device.
 const MAX_BUCKETS: usize = 500_000;
-/// Values of one bucket that a percentile may hold.
+/// Maximum number of values that a percentile holds for one bucket.
 const MAX_KEPT: u64 = 8_000_000;
 
 /// A finished bucket.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Bucket {
     pub(super) window: TimeRange,
-    /// In the order of the functions; none where there is nothing to compute it from.
+    /// In the order of the functions; `None` where there are no values to compute it from.
     pub(super) values: Vec<Option<Value>>,
     pub(super) count: u64,
     pub(super) filled: bool,
@@ -54,7 +54,7 @@ struct Series {
     done: Vec<Done>,
 }
 
-/// A bucket whose values are all in.
+/// A bucket whose values are complete.
 struct Done {
     window: TimeRange,
     values: Accumulator,
@@ -63,16 +63,16 @@ struct Done {
 
 /// The series of one device.
 pub(super) struct Collector<'a> {
-    asked: &'a Asked,
+    spec: &'a AggregateRequest,
     keeps: bool,
     series: Vec<Series>,
     buckets: usize,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(asked: &'a Asked) -> Self {
-        let keeps = asked.functions.iter().any(|f| matches!(f, Aggregate::Percentile(_)));
-        Self { asked, keeps, series: Vec::new(), buckets: 0 }
+    pub(super) fn new(spec: &'a AggregateRequest) -> Self {
+        let keeps = spec.functions.iter().any(|f| matches!(f, Aggregate::Percentile(_)));
+        Self { spec, keeps, series: Vec::new(), buckets: 0 }
     }
 
     /// Adds rows, in ascending order.
@@ -90,8 +90,8 @@ impl<'a> Collector<'a> {
         let place = self.place(metric, time)?;
         if !self.series[place].window.contains(time) {
             self.count_bucket()?;
-            let window = self.asked.bucket_at(time)?;
-            let fresh = Accumulator::new(&self.asked.functions);
+            let window = self.spec.bucket_at(time)?;
+            let fresh = Accumulator::new(&self.spec.functions);
             let series = &mut self.series[place];
             let values = std::mem::replace(&mut series.open, fresh);
             series.done.push(Done { window: series.window, values, last_time: series.last_time });
@@ -99,7 +99,7 @@ impl<'a> Collector<'a> {
         }
         let series = &mut self.series[place];
         if self.keeps && series.open.count() >= MAX_KEPT {
-            let hint = format!("a bucket has more than {MAX_KEPT} values, too many for percentiles: use smaller ones");
+            let hint = format!("has more than {MAX_KEPT} values, too many for percentiles: use smaller buckets");
             return Err(errors::invalid("bucket", hint));
         }
         series.open.add(time, value);
@@ -107,7 +107,8 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// The place of a metric among the series. Blocks share their names, so that the pointer usually tells.
+    /// Index of a metric's series. Blocks share their names, so comparing pointers usually
+    /// suffices.
     fn place(&mut self, metric: &Arc<str>, time: Nanos) -> Result<usize, Status> {
         if let Some(place) = self.series.iter().position(|s| Arc::ptr_eq(&s.metric, metric)) {
             return Ok(place);
@@ -119,8 +120,8 @@ impl<'a> Collector<'a> {
         self.count_bucket()?;
         self.series.push(Series {
             metric: Arc::clone(metric),
-            window: self.asked.bucket_at(time)?,
-            open: Accumulator::new(&self.asked.functions),
+            window: self.spec.bucket_at(time)?,
+            open: Accumulator::new(&self.spec.functions),
             last_time: time,
             done: Vec::new(),
         });
@@ -134,14 +135,14 @@ impl<'a> Collector<'a> {
 
     /// The buckets of each metric, by metric; `now` is when the data ends.
     pub(super) fn finish(self, now: Nanos) -> Result<Vec<Finished>, Status> {
-        let asked = self.asked;
+        let spec = self.spec;
         let mut left = MAX_BUCKETS;
         let mut all = Vec::with_capacity(self.series.len());
         for mut series in self.series {
             series.done.push(Done { window: series.window, values: series.open, last_time: series.last_time });
-            let mut buckets: Vec<Bucket> = series.done.into_iter().map(|done| finish(asked, done, now)).collect();
-            if asked.fill != FillMode::Unspecified {
-                buckets = fill::fill(asked, buckets, now, left)?;
+            let mut buckets: Vec<Bucket> = series.done.into_iter().map(|done| finish(spec, done, now)).collect();
+            if spec.fill != FillMode::Unspecified {
+                buckets = fill::fill(spec, buckets, now, left)?;
             }
             left = left.saturating_sub(buckets.len());
             all.push((series.metric, buckets));
@@ -151,21 +152,21 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// True when not all of a bucket was, or can have been, looked at.
-pub(super) fn partial(asked: &Asked, window: TimeRange, now: Nanos) -> bool {
-    window.start < asked.range.start || window.end > asked.range.end || window.end > now
+/// True when a bucket reaches beyond the range or beyond now.
+pub(super) fn partial(spec: &AggregateRequest, window: TimeRange, now: Nanos) -> bool {
+    window.start < spec.range.start || window.end > spec.range.end || window.end > now
 }
 
-fn finish(asked: &Asked, mut done: Done, now: Nanos) -> Bucket {
-    // The last value weighs until the bucket ends, or the range, or the data.
-    let end = done.window.end.min(asked.range.end).min(now.max(done.last_time));
-    let values = asked.functions.iter().map(|function| done.values.value(*function, end)).collect();
+fn finish(spec: &AggregateRequest, mut done: Done, now: Nanos) -> Bucket {
+    // The last value has a weight until the end of the bucket, the range or the data.
+    let end = done.window.end.min(spec.range.end).min(now.max(done.last_time));
+    let values = spec.functions.iter().map(|function| done.values.value(*function, end)).collect();
     Bucket {
         window: done.window,
         values,
         count: done.values.count(),
         filled: false,
-        partial: partial(asked, done.window, now),
+        partial: partial(spec, done.window, now),
     }
 }
 

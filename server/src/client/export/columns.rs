@@ -1,14 +1,14 @@
-//! Which columns an export has, and reading chunks by them.
+//! The columns of an export, and chunks read by them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::v1::column::Values;
 use proto::v1::{Column, ReadingChunk};
 
-/// Columns that every reading has.
+/// Columns of every reading.
 pub(super) const FIXED: [&str; 4] = ["device", "time", "received", "seq"];
 
-/// The type of a column, in the order in which the plain name is given away.
+/// The type of a column, in the order of precedence for the plain name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Type {
     Double,
@@ -17,7 +17,7 @@ pub(super) enum Type {
     Text,
 }
 
-/// The names and types that were seen.
+/// The names and types found so far.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     types: BTreeMap<String, BTreeSet<Type>>,
@@ -27,16 +27,16 @@ pub(super) struct Columns {
 /// A column of the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Output {
-    /// Its name there.
+    /// Name of the column.
     pub(super) name: String,
-    /// The name of the values.
+    /// Name of its values.
     pub(super) metric: String,
-    /// Their type.
+    /// Type of its values.
     pub(super) kind: Type,
 }
 
 impl Columns {
-    /// Remembers what a chunk has.
+    /// Adds the columns of a chunk.
     pub(super) fn note(&mut self, chunk: &ReadingChunk) {
         self.rows += chunk.time_deltas_nanos.len() as u64;
         for column in &chunk.columns {
@@ -48,22 +48,22 @@ impl Columns {
         }
     }
 
-    /// Readings seen.
+    /// Number of readings added.
     pub(super) fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Names of the values, by name.
+    /// Names of the values, in order.
     pub(super) fn metrics(&self) -> impl Iterator<Item = &str> {
         self.types.keys().map(String::as_str)
     }
 
-    /// A column for each name and type. A name with one type is the column's name; with several, the first of
-    /// double, integer, boolean, text has it and the others are `name_int`, `name_bool`, `name_text`. A name that is
-    /// taken gets `_` at its end.
+    /// Returns one column for each name and type. A name with one type is the name of the column.
+    /// With several types, the first of double, integer, boolean and text gets the plain name, and
+    /// the others `name_int`, `name_bool` and `name_text`. A name already in use gets `_` appended.
     pub(super) fn typed(&self) -> Vec<Output> {
         let mut taken: BTreeSet<String> = FIXED.iter().map(|name| (*name).to_owned()).collect();
-        // Plain names first: a suffix never takes the name of something that was measured.
+        // Plain names first, so that a name with a suffix never displaces the name of a metric.
         let mut outputs: Vec<Output> = Vec::new();
         for first in [true, false] {
             for (metric, types) in &self.types {
@@ -91,7 +91,7 @@ fn suffix(kind: Type) -> &'static str {
     }
 }
 
-/// The type of a chunk's column.
+/// Returns the type of a column of a chunk.
 pub(super) fn kind(column: &Column) -> Option<Type> {
     Some(match column.values.as_ref()? {
         Values::Doubles(_) => Type::Double,
@@ -106,7 +106,7 @@ pub(super) fn is_present(column: &Column, row: usize) -> bool {
     column.present.is_empty() || column.present.get(row / 8).is_some_and(|byte| byte >> (row % 8) & 1 == 1)
 }
 
-/// Time, receive time and sequence of each row.
+/// Iterates over time, receive time and sequence of each row.
 pub(super) fn rows(chunk: &ReadingChunk) -> impl Iterator<Item = (i64, i64, Option<u64>)> {
     let mut time = chunk.base_time_unix_nanos;
     chunk.time_deltas_nanos.iter().enumerate().map(move |(row, delta)| {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_two_types_gets_two_columns_and_takes_nobodys_name() {
+    fn a_name_with_two_types_gets_two_columns_and_displaces_no_other_name() {
         let ints = || Values::Ints(IntColumn::default());
         let doubles = || Values::Doubles(DoubleColumn::default());
         let mut columns = Columns::default();

@@ -1,4 +1,4 @@
-//! Readings as comma-separated values: one column for each name, whatever its types.
+//! Readings as comma-separated values: one column for each name, whichever types it has.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -50,7 +50,7 @@ fn write_chunk<W: std::io::Write>(
 
 fn text(column: &Column, index: usize) -> Option<String> {
     match column.values.as_ref()? {
-        // With a point, so that a floating point number stays one.
+        // With a decimal point, so that a floating point number stays one.
         Values::Doubles(c) => c.values.get(index).map(|v| format!("{v:?}")),
         Values::Ints(c) => c.values.get(index).map(ToString::to_string),
         Values::Bools(c) => c.values.get(index).map(ToString::to_string),

@@ -1,7 +1,7 @@
 //! `weir export`: the history as a Parquet or CSV file.
 //!
-//! The columns of a file are known only when everything was read, so the answer is kept in a file beside the output
-//! first: one consistent reading, in bounded memory.
+//! The columns of a file are known only after everything was read. The answer is therefore spooled
+//! to a file beside the output first: one consistent read, in bounded memory.
 
 mod columns;
 mod csv_file;
@@ -19,7 +19,7 @@ use super::{cli, client, connect, names, output, query, refused};
 use columns::Columns;
 use spool::Spool;
 
-/// Devices in one request, from the protocol.
+/// Maximum number of devices in one request, from the protocol.
 const MOST_DEVICES: usize = 500;
 
 #[derive(Debug, Clone, Copy)]
@@ -32,14 +32,14 @@ pub(crate) async fn run(options: &cli::Export) -> anyhow::Result<()> {
     let kind = match options.output.extension().and_then(|e| e.to_str()) {
         Some("csv") => Kind::Csv,
         Some("parquet") => Kind::Parquet,
-        _ => anyhow::bail!("--output {} must end in .parquet or .csv", options.output.display()),
+        _ => anyhow::bail!("--output {} has an unknown extension: use .parquet or .csv", options.output.display()),
     };
     let folder = match options.output.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
     let (mut spool, columns) = read(options, Spool::new_in(folder)?).await?;
-    // The output appears whole or not at all.
+    // The output appears complete or not at all.
     let temporary =
         tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
     match kind {
@@ -49,11 +49,11 @@ pub(crate) async fn run(options: &cli::Export) -> anyhow::Result<()> {
     temporary.as_file().sync_all().context("write the output")?;
     readable(temporary.as_file())?;
     temporary.persist(&options.output).with_context(|| format!("cannot write {}", options.output.display()))?;
-    output::remark(&format!("{} readings in {}", columns.rows(), options.output.display()));
+    output::remark(&format!("{} readings written to {}", columns.rows(), options.output.display()));
     Ok(())
 }
 
-/// A temporary file is its owner's alone; an output file is like any other.
+/// Gives the output the usual permissions; a temporary file is readable by its owner only.
 fn readable(file: &File) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(std::fs::Permissions::from_mode(0o644)).context("set the output's permissions")

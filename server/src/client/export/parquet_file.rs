@@ -16,7 +16,7 @@ use super::columns::{Columns, FIXED, Output, Type, is_present, kind, rows};
 use super::spool::Spool;
 use crate::client::names;
 
-/// Rows of a row group, near enough: a group ends with the chunk that reaches this.
+/// Approximate rows of a row group: a group ends with the chunk that reaches this number.
 const GROUP_ROWS: usize = 128 << 10;
 
 pub(super) fn write(file: &File, spool: &mut Spool, columns: &Columns) -> anyhow::Result<()> {
@@ -74,7 +74,7 @@ fn field(
     Ok(Arc::new(field.build().with_context(|| format!("column {name:?}"))?))
 }
 
-/// The values of one optional column: definition levels, one for each row, and the values of those that have one.
+/// The values of one optional column: one definition level for each row, and the values present.
 #[derive(Debug)]
 struct Buffer {
     levels: Vec<i16>,

@@ -8,7 +8,7 @@ use anyhow::Context;
 use prost::Message;
 use proto::v1::ReadingChunk;
 
-/// A file of chunks that is gone with the process.
+/// A file of chunks that is removed with the process.
 #[derive(Debug)]
 pub(super) struct Spool {
     file: BufWriter<File>,
@@ -16,7 +16,7 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// An empty one on the disk of `folder`, which has to hold the output anyway.
+    /// Creates an empty spool on the disk of `folder`, which has to hold the output anyway.
     pub(super) fn new_in(folder: &Path) -> anyhow::Result<Self> {
         let file = tempfile::tempfile_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
         Ok(Self { file: BufWriter::new(file), chunks: 0 })
@@ -27,14 +27,14 @@ impl Spool {
         let bytes = chunk.encode_to_vec();
         let length = u32::try_from(bytes.len()).context("a chunk is small")?;
         let written = self.file.write_all(&length.to_le_bytes()).and_then(|()| self.file.write_all(&bytes));
-        written.context("cannot keep the readings beside the output")?;
+        written.context("cannot spool the readings beside the output")?;
         self.chunks += 1;
         Ok(())
     }
 
-    /// Hands on every chunk in the order in which they were added.
+    /// Passes every chunk to `take`, in the order in which they were added.
     pub(super) fn each(&mut self, mut take: impl FnMut(ReadingChunk) -> anyhow::Result<()>) -> anyhow::Result<()> {
-        self.file.flush().context("cannot keep the readings beside the output")?;
+        self.file.flush().context("cannot spool the readings beside the output")?;
         let mut file = BufReader::new(self.file.get_ref());
         file.seek(SeekFrom::Start(0)).context("read the readings again")?;
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! How answers look: an aligned table, CSV, or a JSON object per line.
+//! Output of answers: an aligned table, CSV, or one JSON object per line.
 
 mod table;
 
@@ -10,7 +10,7 @@ use proto::v1::value::Kind;
 
 pub(crate) use table::Table;
 
-/// How to print.
+/// Output format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Aligned columns
@@ -22,10 +22,10 @@ pub(crate) enum Format {
     Json,
 }
 
-/// A cell of a table: text, and what it is in JSON.
+/// A cell of a table.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) enum Cell {
-    /// Nothing there: an empty field, absent in JSON.
+    /// No value: an empty field, absent in JSON.
     #[default]
     None,
     /// Text.
@@ -35,7 +35,7 @@ pub(crate) enum Cell {
 }
 
 impl Cell {
-    /// The text of a table or CSV field.
+    /// Returns the text of a table or CSV field.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::None => String::new(),
@@ -45,7 +45,7 @@ impl Cell {
         }
     }
 
-    /// In JSON; `None` when there is nothing.
+    /// Returns the value in JSON; `None` when there is none.
     pub(crate) fn json(&self) -> Option<serde_json::Value> {
         match self {
             Self::None => None,
@@ -101,7 +101,8 @@ impl From<&Value> for Cell {
     }
 }
 
-/// A measured value in JSON: an integer has no point, a floating point number always has one.
+/// Converts a measured value into JSON: an integer has no decimal point, a floating point number
+/// always has one.
 pub(crate) fn value_json(value: &Value) -> Option<serde_json::Value> {
     Some(match value.kind.as_ref()? {
         Kind::DoubleValue(v) => (*v).into(),
@@ -121,7 +122,7 @@ pub(crate) fn json_line(out: &mut impl Write, object: &serde_json::Value) -> any
     Ok(())
 }
 
-/// True when the reader of our output went away, as `| head` does.
+/// True when the reader of the output has closed it, as `| head` does.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -142,8 +143,8 @@ pub(crate) fn complain(error: &anyhow::Error) -> io::Result<()> {
     writeln!(io::stderr(), "weir: {text}")
 }
 
-/// Prints a remark on standard error, so that it does not mix with an answer.
+/// Prints a remark on standard error, so that it does not mix with the answer.
 pub(crate) fn remark(text: &str) {
-    // A remark is worth no failure.
+    // A remark that cannot be printed is not a failure.
     drop(writeln!(io::stderr(), "{text}"));
 }

@@ -1,10 +1,10 @@
-//! Rows under named columns, in one of three forms.
+//! Rows under named columns, in one of three formats.
 
 use std::io::{IsTerminal, Write};
 
 use super::{Cell, Format, json_line};
 
-/// Widest column while others still need room.
+/// Width to which columns are shrunk at most, to fit the terminal.
 const ENOUGH: usize = 24;
 
 /// Rows under named columns.
@@ -15,12 +15,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// No rows yet.
+    /// Creates a table without rows.
     pub(crate) fn new<S: Into<String>>(columns: impl IntoIterator<Item = S>) -> Self {
         Self { columns: columns.into_iter().map(Into::into).collect(), rows: Vec::new() }
     }
 
-    /// Adds a row; missing cells at its end are empty.
+    /// Adds a row; missing cells at its end stay empty.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.rows.push(cells.into_iter().collect());
     }
@@ -30,7 +30,7 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// Prints it on standard output.
+    /// Prints the table on standard output.
     ///
     /// # Errors
     /// When standard output is closed.
@@ -79,7 +79,7 @@ impl Table {
         if let Some(terminal) = terminal {
             fit(&mut widths, terminal);
         }
-        // A column of numbers is aligned to the right, and its name with it.
+        // A column of numbers is aligned to the right, together with its name.
         let numeric: Vec<bool> = (0..self.columns.len())
             .map(|column| {
                 let mut cells =
@@ -110,7 +110,7 @@ impl Table {
     }
 }
 
-/// Makes the widest columns smaller until the line fits, none below [`ENOUGH`].
+/// Shrinks the widest columns until the line fits, none below [`ENOUGH`].
 fn fit(widths: &mut [usize], terminal: usize) {
     let gaps = 2 * widths.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > terminal {
@@ -121,12 +121,12 @@ fn fit(widths: &mut [usize], terminal: usize) {
     }
 }
 
-/// Columns on the screen, near enough: one for each character.
+/// Approximate width on the screen: one column for each character.
 fn width(text: &str) -> usize {
     text.chars().count()
 }
 
-/// Control characters would break the lines, or the terminal.
+/// Replaces control characters, which would break the lines or the terminal.
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

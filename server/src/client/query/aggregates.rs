@@ -9,7 +9,7 @@ use proto::v1::{
 use crate::client::output::{Cell, Table};
 use crate::client::{cli, client, connect, names, refused, time};
 
-/// Looked back when nobody said how far.
+/// Range without --since.
 const USUAL_RANGE: &str = "1d";
 
 pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
@@ -65,7 +65,8 @@ fn request(options: &cli::Query) -> anyhow::Result<QueryAggregatesRequest> {
     let mut range = options.range.clone();
     range.since.get_or_insert_with(|| USUAL_RANGE.to_owned());
     let mut range = super::range(&range)?.unwrap_or(TimeRange { start_time: None, end_time: None });
-    // Whole seconds, so that the last bucket's end reads well; what came in a moment ago is inside.
+    // Rounded up to whole seconds, so that the end of the last bucket is readable and includes the
+    // newest readings.
     let end = time::now().div_euclid(model::time::SECOND) * model::time::SECOND + model::time::SECOND;
     range.end_time.get_or_insert_with(|| time::to_proto(end));
     let mut request = QueryAggregatesRequest {
@@ -101,9 +102,9 @@ enum Width {
     Calendar(String),
 }
 
-/// Seconds, minutes and hours are lengths; days and more belong to the calendar.
+/// Parses a width: seconds, minutes and hours are durations; days and more belong to the calendar.
 fn width(text: &str) -> anyhow::Result<Width> {
-    let wrong = || format!("--every {text:?} is no width: use 30s, 15m, 1h, 1d, 1w, 1mo or 1y");
+    let wrong = || format!("cannot parse --every {text:?} as a width: use 30s, 15m, 1h, 1d, 1w, 1mo or 1y");
     if text.starts_with('P') {
         return Ok(Width::Calendar(text.to_owned()));
     }
@@ -140,8 +141,8 @@ fn aggregate(text: &str) -> anyhow::Result<AggregateSpec> {
             let number = text.strip_prefix('p').and_then(|n| n.parse().ok()).filter(|p| (0.0..=100.0).contains(p));
             return number.map(percentile).with_context(|| {
                 format!(
-                    "--aggregate {text:?} is unknown: use count, mean, time-weighted-mean, min, max, sum, first, last, \
-                     stddev, increase, median, or a percentile as p95"
+                    "unknown --aggregate {text:?}: use count, mean, time-weighted-mean, min, max, sum, first, last, \
+                     stddev, increase, median, or a percentile such as p95"
                 )
             });
         }
@@ -158,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hours_are_lengths_and_days_belong_to_the_calendar() {
+    fn hours_are_durations_and_days_belong_to_the_calendar() {
         assert_eq!(width("90s").unwrap(), Width::Fixed(prost_types::Duration { seconds: 90, nanos: 0 }));
         assert_eq!(width("1d").unwrap(), Width::Calendar("P1D".into()));
         assert_eq!(width("2mo").unwrap(), Width::Calendar("P2M".into()));

@@ -11,10 +11,10 @@ pub(crate) async fn run(options: &cli::Query) -> anyhow::Result<()> {
     if options.aggregate.is_empty() { rows::run(options).await } else { aggregates::run(options).await }
 }
 
-/// The range of a request; `None` when neither end is given.
+/// Parses the range of a request; `None` when neither end is given.
 ///
 /// # Errors
-/// When an end is no time, or they stand the wrong way round.
+/// When an end is not a time, or the end is not after the start.
 pub(super) fn range(range: &cli::Range) -> anyhow::Result<Option<TimeRange>> {
     let now = time::now();
     let read = |text: &Option<String>| text.as_deref().map(|t| time::parse(t, now)).transpose();
@@ -23,7 +23,12 @@ pub(super) fn range(range: &cli::Range) -> anyhow::Result<Option<TimeRange>> {
         return Ok(None);
     }
     if let (Some(start), Some(end)) = (start, end) {
-        anyhow::ensure!(start < end, "--since {} is not before --until {}", time::show(start), time::show(end));
+        anyhow::ensure!(
+            start < end,
+            "--since {} is not before --until {}: use an earlier --since",
+            time::show(start),
+            time::show(end)
+        );
     }
     // Readings are never older than 1970.
     Ok(Some(TimeRange { start_time: Some(time::to_proto(start.unwrap_or(0))), end_time: end.map(time::to_proto) }))

@@ -10,15 +10,15 @@ use tonic::transport::Channel;
 use crate::client::output::{self, Cell, Format, Table, json_line, value_json};
 use crate::client::{cli, client, connect, names, refused, time};
 
-/// Readings in one request, from the protocol.
+/// Maximum number of readings in one request, from the protocol.
 const MOST_ROWS: usize = 10_000;
 
-/// Shown when nobody said how many.
+/// Number of readings shown without a range and a limit.
 const SOME_ROWS: usize = 1000;
 
 pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
     let mut client = client!(TelemetryServiceClient<_>, connect(&options.common.server).await?);
-    // Without a range and a limit people want to see the newest, in the usual order.
+    // Without a range and a limit, the newest readings are shown, oldest first.
     let newest = options.range.since.is_none() && options.limit.is_none();
     let question = Question {
         range: super::range(&options.range)?,
@@ -44,7 +44,9 @@ pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
             rows.reverse();
         }
         if cut && newest {
-            output::remark(&format!("{id}: only the newest {SOME_ROWS} readings; --since or --limit shows more"));
+            output::remark(&format!(
+                "{id}: only the newest {SOME_ROWS} readings are shown: use --since or --limit for more"
+            ));
         }
         kept.append(&mut rows);
     }
@@ -62,7 +64,7 @@ struct Question {
     limit: usize,
 }
 
-/// Hands on page after page; true when there is more than the limit.
+/// Passes page after page to `take`; true when there is more than the limit.
 async fn read(
     client: &mut TelemetryServiceClient<Channel>,
     options: &cli::Query,
@@ -113,7 +115,7 @@ fn table(readings: &[Reading], with_device: bool) -> Table {
     table
 }
 
-/// A reading as JSON: `device`, `time`, `received`, `seq`, `values`.
+/// Converts a reading into JSON: `device`, `time`, `received`, `seq`, `values`.
 pub(crate) fn reading_json(reading: &Reading) -> serde_json::Value {
     let mut names: Vec<&String> = reading.values.keys().collect();
     names.sort();

@@ -1,4 +1,4 @@
-//! What stands in the documents.
+//! The content of the documents.
 
 use model::TimeRange;
 use mongodb::bson::{Bson, Document, doc};
@@ -59,7 +59,7 @@ async fn people_see_one_document_for_each_reading() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_document_that_is_not_what_was_written_is_named() {
+async fn a_damaged_document_is_named() {
     let mut world = shared_world!();
     let store = world.open().await.clone();
     let device = device("a");
@@ -78,10 +78,10 @@ async fn a_document_that_is_not_what_was_written_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_figures_count_what_was_written_and_what_was_there_already() {
+async fn the_metrics_count_new_blocks_and_blocks_stored_already() {
     let world = shared_world!();
     let metrics: std::sync::Arc<weir_stores::mongodb::Metrics> = Default::default();
-    let store = weir_stores::mongodb::MongoStore::open(world.config.clone(), metrics.clone()).await.unwrap();
+    let store = weir_stores::mongodb::MongoStore::new(world.config.clone(), metrics.clone());
     let blocks: Vec<Block> = (0..2_500).map(|d| block(&device(&format!("d{d}")), 0, 2)).collect();
     store.write(blocks[..2_100].to_vec()).await.unwrap();
     store.write(blocks).await.unwrap();

@@ -1,4 +1,4 @@
-//! The server is killed, stalls, steps down, refuses.
+//! A server that is killed, stalls, steps down, refuses.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use super::{behind, own_server, shared_world};
 use crate::data::{block, device};
 use crate::history::{all, held};
 use crate::server::Kind;
-use crate::world::{World, config};
+use crate::world::{World, config, connected};
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// Writes until the store takes it, as a flusher does.
+/// Writes until the store accepts it, as a flusher does.
 async fn insist(store: &MongoStore, blocks: &[Block]) {
     let begun = Instant::now();
     loop {
@@ -35,7 +35,7 @@ async fn insist(store: &MongoStore, blocks: &[Block]) {
 async fn every_acknowledged_block_is_there_once_after_the_server_was_killed_again_and_again() {
     let mut server = own_server!(Kind::ReplicaSet);
     let config = Config { request_timeout_ms: 5_000, server_selection_timeout_ms: 500, ..config(&server) };
-    let store = MongoStore::open(config, Default::default()).await.unwrap();
+    let store = connected(&config).await;
     let (sender, mut acknowledged) = tokio::sync::watch::channel(0);
     let writer = tokio::spawn({
         let store = store.clone();
@@ -50,7 +50,7 @@ async fn every_acknowledged_block_is_there_once_after_the_server_was_killed_agai
         }
     });
     for kill in 1..=4 {
-        // Some rounds further than at the last kill, in the middle of one.
+        // Some rounds after the last kill, in the middle of one.
         let target = *acknowledged.borrow() + 7 + kill;
         tokio::time::timeout(WAIT, acknowledged.wait_for(|round| *round >= target)).await.unwrap().unwrap();
         server.kill();
@@ -71,10 +71,10 @@ async fn every_acknowledged_block_is_there_once_after_the_server_was_killed_agai
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stalls_is_busy_and_takes_the_same_write_afterwards() {
+async fn a_server_that_stalls_is_busy_and_accepts_the_same_write_afterwards() {
     let server = own_server!(Kind::ReplicaSet);
     let config = Config { request_timeout_ms: 300, server_selection_timeout_ms: 300, ..config(&server) };
-    let store = MongoStore::open(config, Default::default()).await.unwrap();
+    let store = connected(&config).await;
     let blocks = [block(&device("a"), 0, 10)];
     insist(&store, &blocks).await;
     server.signal("-STOP");
@@ -92,7 +92,7 @@ async fn a_server_that_stalls_is_busy_and_takes_the_same_write_afterwards() {
 async fn a_primary_that_steps_down_is_busy_until_there_is_one() {
     let server = own_server!(Kind::ReplicaSet);
     let config = Config { server_selection_timeout_ms: 200, ..config(&server) };
-    let store = MongoStore::open(config, Default::default()).await.unwrap();
+    let store = connected(&config).await;
     insist(&store, &[block(&device("a"), 0, 10)]).await;
     server.admin(doc! { "replSetStepDown": 5, "force": true }).await.unwrap();
     let error = store.write(vec![block(&device("a"), 10, 10)]).await.unwrap_err();
@@ -117,7 +117,7 @@ async fn a_refused_document_is_refused_and_the_others_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_duplicate_in_an_index_of_somebody_else_is_not_taken_for_there_already() {
+async fn a_duplicate_in_a_foreign_index_is_not_taken_for_a_stored_block() {
     let mut world = shared_world!();
     let store = world.open().await.clone();
     let index = mongodb::IndexModel::builder().keys(doc! { "d": 1 });
@@ -145,13 +145,13 @@ async fn a_block_that_no_document_holds_is_too_large_and_its_halves_are_not() {
     };
     let error = store.write(vec![wide(0, 16)]).await.unwrap_err();
     assert!(matches!(&error, StoreError::TooLarge(why) if why.contains("default/a")), "{error:?}");
-    // Together more than one request holds.
+    // Together larger than one request.
     store.write((1..5).map(|part| wide(part, 15)).collect()).await.unwrap();
     assert_eq!(all(store, &device("a"), TimeRange::ALL).await.len(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_that_delete_the_same_old_readings_count_them_once() {
+async fn two_processes_that_delete_the_same_old_readings_count_them_once() {
     let mut world = shared_world!();
     let store = world.open().await.clone();
     let devices: Vec<_> = (0..30).map(|d| device(&format!("d{d}"))).collect();

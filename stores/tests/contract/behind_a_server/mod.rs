@@ -1,6 +1,6 @@
-//! What only a store behind a server has to promise.
+//! The promises of a store behind a server.
 
-mod aggregates;
+mod away;
 mod documents;
 mod faults;
 mod plans;
@@ -11,7 +11,7 @@ mod states;
 use mongodb::Database;
 use weir_stores::mongodb::Config;
 
-/// A server of the test's own; the test ends when there is no program.
+/// Starts a server for one test; the test ends when there is no program.
 macro_rules! own_server {
     ($kind:expr) => {
         match tokio::task::spawn_blocking(|| crate::server::Server::start($kind)).await.unwrap() {
@@ -22,7 +22,7 @@ macro_rules! own_server {
 }
 use own_server;
 
-/// A world on the shared server; the test ends when there is no program.
+/// Returns a world on the shared server; the test ends when there is no program.
 macro_rules! shared_world {
     () => {
         match crate::world::Mongo::new().await {
@@ -33,7 +33,7 @@ macro_rules! shared_world {
 }
 use shared_world;
 
-/// The database of a store, to look behind it.
+/// Returns the database of a store, to read it directly.
 async fn behind(config: &Config) -> Database {
     mongodb::Client::with_uri_str(&config.uri).await.unwrap().database(&config.database)
 }

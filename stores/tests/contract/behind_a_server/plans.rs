@@ -1,4 +1,4 @@
-//! What the server does for a request, as its profiler tells.
+//! The work of the server for a request, read from its profiler.
 
 use model::TimeRange;
 use mongodb::bson::{Document, doc};
@@ -7,9 +7,9 @@ use weir_stores::contract::{History, LatestView};
 use super::{behind, own_server};
 use crate::data::{SECOND, START, block, device};
 use crate::server::Kind;
-use crate::world::config;
+use crate::world::{config, connected};
 
-/// Keys and documents that the server looked at since it was asked to note them.
+/// Returns the keys and documents that the server has read since profiling began.
 async fn examined(database: &mongodb::Database, collection: &str) -> Vec<(String, i64, i64)> {
     database.run_command(doc! { "profile": 0 }).await.unwrap();
     let filter = doc! { "ns": format!("{}.{collection}", database.name()) };
@@ -32,13 +32,14 @@ async fn note(database: &mongodb::Database) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_server_looks_only_at_what_it_has_to() {
-    // The profiler cannot be used where others use transactions in other databases at will: a server of its own.
+async fn the_server_reads_only_the_keys_and_documents_that_it_needs() {
+    // The profiler cannot be used while other tests run transactions in other databases: the test
+    // has a server of its own.
     let server = own_server!(Kind::ReplicaSet);
     let config = config(&server);
-    let store = weir_stores::mongodb::MongoStore::open(config.clone(), Default::default()).await.unwrap();
+    let store = connected(&config).await;
     let database = behind(&config).await;
-    // Two days of a device at one block each quarter of a minute, and others beside it.
+    // Two days of a device with a block every quarter of a minute, and other devices.
     let one = device("one");
     let mut blocks: Vec<_> = (0..11_520).map(|i| block(&one, i * 15, 2)).collect();
     blocks.extend((0..3_000).map(|i| block(&device(&format!("d{:02}", i % 60)), i * 15, 2)));

@@ -10,6 +10,7 @@ async fn a_retained_message_of_a_writer_that_was_left_behind_changes_nothing() {
     let mut world = shared_world!();
     let store = world.open().await;
     let message = |received, payload: &str| RetainedMessage {
+        tenant: "default".into(),
         topic: "a/b".into(),
         qos: 1,
         payload: payload.into(),

@@ -1,23 +1,23 @@
-//! One clear line at the start, naming the key to change.
+//! Errors of a start: one line that names the key to change.
 
 use mongodb::bson::{Document, doc};
-use weir_stores::contract::{History, StoreError};
+use weir_stores::contract::{History, Store, StoreError};
 use weir_stores::mongodb::{Config, MongoStore};
 
 use super::{behind, own_server, shared_world};
 use crate::data::{block, device};
 use crate::server::Kind;
-use crate::world::{World, config};
+use crate::world::{World, config, connected};
 
 async fn refused(config: Config) -> StoreError {
-    let error = MongoStore::open(config, Default::default()).await.unwrap_err();
+    let error = MongoStore::new(config, Default::default()).ready().await.unwrap_err();
     let said = error.to_string();
     assert!(!said.contains('\n') && said.len() < 500, "one line: {said}");
     error
 }
 
-fn paused(error: &StoreError, words: &[&str]) {
-    let StoreError::Paused(why) = error else { panic!("{error:?}") };
+fn needs_operator(error: &StoreError, words: &[&str]) {
+    let StoreError::NeedsOperator(why) = error else { panic!("{error:?}") };
     words.iter().for_each(|word| assert!(why.contains(word), "`{word}` is not in: {why}"));
 }
 
@@ -35,19 +35,22 @@ async fn a_server_that_does_not_answer_is_named() {
 
 #[tokio::test]
 async fn a_connection_string_that_is_none_is_named() {
-    paused(&refused(Config { uri: "http://x".into(), ..Config::default() }).await, &["mongodb.uri", "http://x"]);
+    needs_operator(
+        &refused(Config { uri: "http://x".into(), ..Config::default() }).await,
+        &["mongodb.uri", "http://x"],
+    );
     let database = Config { database: "a b".into(), ..Config::default() };
-    paused(&refused(database).await, &["mongodb.database", "a b"]);
+    needs_operator(&refused(database).await, &["mongodb.database", "a b"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_no_replica_set_is_refused() {
+async fn a_server_that_is_not_a_replica_set_is_refused() {
     let server = own_server!(Kind::Standalone);
-    paused(&refused(config(&server)).await, &["mongodb.uri", "replica set", "--replSet"]);
+    needs_operator(&refused(config(&server)).await, &["mongodb.uri", "replica set", "--replSet"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_password_and_a_missing_permission_are_told_apart() {
+async fn a_wrong_password_and_a_missing_permission_are_different_errors() {
     let server = own_server!(Kind::WithUsers);
     let plain = config(&server);
     let at = |user: &str, password: &str| {
@@ -61,18 +64,18 @@ async fn a_wrong_password_and_a_missing_permission_are_told_apart() {
     for (user, role) in [("writer", role("readWrite")), ("reader", role("read"))] {
         admin.run_command(doc! { "createUser": user, "pwd": "pw", "roles": [role] }).await.unwrap();
     }
-    paused(&refused(at("writer", "wrong")).await, &["mongodb.uri", "password"]);
-    paused(&refused(plain.clone()).await, &["mongodb.uri", "mongodb.database", "readWrite"]);
-    paused(&refused(at("reader", "pw")).await, &["mongodb.uri", "insert", "readWrite"]);
-    let store = MongoStore::open(at("writer", "pw"), Default::default()).await.unwrap();
+    needs_operator(&refused(at("writer", "wrong")).await, &["mongodb.uri", "password"]);
+    needs_operator(&refused(plain.clone()).await, &["mongodb.uri", "mongodb.database", "readWrite"]);
+    needs_operator(&refused(at("reader", "pw")).await, &["mongodb.uri", "insert", "readWrite"]);
+    let store = connected(&at("writer", "pw")).await;
     store.write(vec![block(&device("a"), 0, 10)]).await.unwrap();
-    let reader = MongoStore::open_for_reading(at("reader", "pw"), Default::default()).await.unwrap();
+    let reader = MongoStore::for_reading(at("reader", "pw"), Default::default());
     assert_eq!(History::count(&reader).await.unwrap(), [("default".into(), 10)]);
     let error = reader.write(vec![block(&device("a"), 10, 10)]).await.unwrap_err();
-    paused(&error, &["not authorized"]);
-    // Taken away while it is in use.
+    needs_operator(&error, &["not authorized"]);
+    // The permission is revoked while the store is in use.
     admin.run_command(doc! { "revokeRolesFromUser": "writer", "roles": [role("readWrite")] }).await.unwrap();
-    paused(&store.write(vec![block(&device("a"), 20, 10)]).await.unwrap_err(), &["not authorized"]);
+    needs_operator(&store.write(vec![block(&device("a"), 20, 10)]).await.unwrap_err(), &["not authorized"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,9 +84,9 @@ async fn a_schema_of_a_later_release_is_refused() {
     world.open().await;
     let schema = behind(&world.config).await.collection::<Document>("schema");
     schema.update_one(doc! { "_id": "weir" }, doc! { "$set": { "version": 9 } }).await.unwrap();
-    paused(&refused(world.config.clone()).await, &["version 9", "mongodb.database", &world.config.database]);
-    let reading = MongoStore::open_for_reading(world.config.clone(), Default::default()).await.unwrap_err();
-    paused(&reading, &["version 9"]);
+    needs_operator(&refused(world.config.clone()).await, &["version 9", "mongodb.database", &world.config.database]);
+    let reading = MongoStore::for_reading(world.config.clone(), Default::default());
+    needs_operator(&reading.ready().await.unwrap_err(), &["version 9"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,7 +94,8 @@ async fn many_that_open_a_new_database_at_one_time_all_succeed() {
     let world = shared_world!();
     let mut opening = tokio::task::JoinSet::new();
     for _ in 0..6 {
-        opening.spawn(MongoStore::open(world.config.clone(), Default::default()));
+        let store = MongoStore::new(world.config.clone(), Default::default());
+        opening.spawn(async move { store.ready().await.map(|()| store) });
     }
     for store in opening.join_all().await {
         store.unwrap().write(vec![block(&device("a"), 0, 10)]).await.unwrap();
@@ -106,7 +110,7 @@ async fn many_that_open_a_new_database_at_one_time_all_succeed() {
 async fn two_installations_share_a_database_by_a_prefix() {
     let mut world = shared_world!();
     let other = Config { collection_prefix: "north_".into(), ..world.config.clone() };
-    let other = MongoStore::open(other, Default::default()).await.unwrap();
+    let other = connected(&other).await;
     world.open().await.write(vec![block(&device("a"), 0, 10)]).await.unwrap();
     assert_eq!(History::count(&other).await.unwrap(), []);
     other.write(vec![block(&device("a"), 0, 20)]).await.unwrap();
@@ -116,7 +120,7 @@ async fn two_installations_share_a_database_by_a_prefix() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn before_the_first_write_a_reader_sees_nothing() {
     let world = shared_world!();
-    let reader = MongoStore::open_for_reading(world.config.clone(), Default::default()).await.unwrap();
+    let reader = MongoStore::for_reading(world.config.clone(), Default::default());
     assert_eq!(reader.find(&device("a"), model::TimeRange::ALL).await.unwrap(), []);
     assert_eq!(History::count(&reader).await.unwrap(), []);
     assert_eq!(weir_stores::contract::DeadLetters::count(&reader).await.unwrap(), []);

@@ -1,4 +1,4 @@
-//! Latest states of several writers, and for readers.
+//! Latest states of several writers, and their readers.
 
 use model::{DeviceKey, Value};
 use proptest::prelude::*;
@@ -14,7 +14,7 @@ fn any_state(id: usize) -> impl Strategy<Value = LatestState> {
     let values = prop::collection::btree_map("[abc.$]", entry, 0..4);
     (0_i64..100, 0_i64..100, 1_u64..50, -50_i64..50, values).prop_map(
         move |(first_seen, last_seen, readings, clock_skew, values)| {
-            // A value is what its time, sequence and receive time say it is.
+            // Time, sequence and receive time determine the value.
             let values = values.into_iter().map(|(name, (time, seq, received))| {
                 let number = time * 100 + seq.map_or(0, |s| s as i64 * 10 + 10) + received;
                 value(&name, Value::Int(number), time, seq, received)
@@ -31,7 +31,7 @@ fn any_state(id: usize) -> impl Strategy<Value = LatestState> {
     )
 }
 
-/// What is expected of states in any order.
+/// Returns the expected state after all of these, in any order.
 fn merged(states: &[LatestState]) -> LatestState {
     let mut all: Vec<LatestValue> = states.iter().flat_map(|s| s.values.clone()).collect();
     all.sort_by_key(|v| (v.name.to_string(), v.time, v.seq, v.received));
@@ -60,7 +60,7 @@ async fn states_of_several_writers_merge_in_any_order_to_the_same() {
         let states = some(any_state(id), 4);
         expected.push(merged(&states));
         states.iter().enumerate().for_each(|(i, state)| rounds[(i + id) % 4].push(state.clone()));
-        // One of them comes again, last.
+        // One of them is written again, last.
         rounds[4].push(states[id % 4].clone());
     }
     for round in rounds {
@@ -111,7 +111,7 @@ async fn states_are_asked_for_and_listed_by_device() {
     states.push(of("default.2", "d05"));
     states.push(of("default", "d/$"));
     Latest::store(store, states.clone()).await.unwrap();
-    let asked = [states[3].device.clone(), device("nobody"), states[25].device.clone(), states[3].device.clone()];
+    let asked = [states[3].device.clone(), device("unknown"), states[25].device.clone(), states[3].device.clone()];
     let expected = [Some(states[3].clone()), None, Some(states[25].clone()), Some(states[3].clone())];
     assert_eq!(store.get(&asked).await.unwrap(), expected);
     assert_eq!(store.get(&[]).await.unwrap(), []);

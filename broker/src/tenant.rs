@@ -1,0 +1,97 @@
+//! The state that the clients of one tenant share. A connection holds its own tenant's and no
+//! other, so that nothing of two tenants meets: neither a client id nor a topic, a subscription, a
+//! retained message or a will message.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::RetainedMessage;
+use crate::message::Message;
+use crate::retained::{Retained, Room};
+use crate::session::Session;
+use crate::sessions::Sessions;
+use crate::trie::Trie;
+
+/// One tenant's sessions, subscriptions and retained messages.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) sessions: Sessions,
+    pub(crate) trie: Trie<Arc<Session>>,
+    pub(crate) retained: Retained,
+}
+
+/// All tenants. Each is made when its first client connects, and kept.
+#[derive(Debug)]
+pub(crate) struct Tenants {
+    held: Mutex<Held>,
+    room: Arc<Room>,
+}
+
+#[derive(Debug)]
+struct Held {
+    by_id: HashMap<Arc<str>, Arc<Tenant>, foldhash::fast::RandomState>,
+    /// The retained messages of earlier starts have not been restored.
+    awaiting: bool,
+}
+
+impl Held {
+    fn get(&mut self, id: &Arc<str>, room: &Arc<Room>) -> &Arc<Tenant> {
+        self.by_id.entry(Arc::clone(id)).or_insert_with(|| {
+            let retained = Retained::new(Arc::clone(room), self.awaiting);
+            Arc::new(Tenant { sessions: Sessions::default(), trie: Trie::default(), retained })
+        })
+    }
+}
+
+impl Tenants {
+    /// No tenants, awaiting the retained messages of earlier starts.
+    pub(crate) fn awaiting(max_retained_messages: usize) -> Self {
+        let held = Held { by_id: HashMap::default(), awaiting: true };
+        Self { held: Mutex::new(held), room: Arc::new(Room::new(max_retained_messages)) }
+    }
+
+    pub(crate) fn get(&self, id: &Arc<str>) -> Arc<Tenant> {
+        Arc::clone(self.held.lock().get(id, &self.room))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
+        self.held.lock().by_id.values().cloned().collect()
+    }
+
+    /// Adds the retained messages of earlier starts. Changes made since this start take precedence.
+    pub(crate) fn restore(&self, messages: Vec<RetainedMessage>) {
+        let mut by_tenant: HashMap<Arc<str>, Vec<Message>, foldhash::fast::RandomState> = HashMap::default();
+        for message in messages {
+            let RetainedMessage { tenant, topic, payload, qos, properties } = message;
+            by_tenant.entry(tenant).or_default().push(Message::new(&topic, &payload, qos, true, &properties));
+        }
+        // Every tenant that awaits its messages is restored, and those made from now on await none.
+        let tenants: Vec<_> = {
+            let mut held = self.held.lock();
+            for id in by_tenant.keys() {
+                held.get(id, &self.room);
+            }
+            held.awaiting = false;
+            held.by_id.iter().map(|(id, tenant)| (Arc::clone(id), Arc::clone(tenant))).collect()
+        };
+        for (id, tenant) in tenants {
+            tenant.retained.restore(by_tenant.remove(&id).unwrap_or_default());
+        }
+    }
+
+    /// Retained messages of all tenants.
+    pub(crate) fn retained(&self) -> usize {
+        self.room.held()
+    }
+
+    /// Removes expired retained messages, a few of each tenant, when no more would be accepted.
+    pub(crate) fn make_room(&self) {
+        if self.room.is_full() {
+            for tenant in self.all() {
+                tenant.retained.sweep();
+            }
+        }
+    }
+}

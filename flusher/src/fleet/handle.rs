@@ -1,0 +1,77 @@
+//! The state of a flusher that its readers share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use buffer::{Catalogue, Holder};
+use parking_lot::RwLock;
+use stores::contract::LatestState;
+
+use super::member::Member;
+use crate::context::Context;
+use crate::sinks::latest::LatestMap;
+use crate::status::SinkStatus;
+
+/// The state that readers and the flusher share.
+pub(crate) struct Shared {
+    pub(crate) catalogue: Arc<dyn Catalogue>,
+    pub(crate) holder: Holder,
+    pub(crate) context: Context,
+    pub(super) members: RwLock<BTreeMap<String, Arc<Member>>>,
+    /// The reasons why logs cannot be flushed here.
+    pub(super) failed: RwLock<BTreeMap<String, String>>,
+    /// Held while a log moves from the members to the removed ones, so that the books count it
+    /// once.
+    pub(crate) moving: tokio::sync::RwLock<()>,
+}
+
+/// Readers of the logs held here, for the rest of the process. Cheap to clone.
+#[derive(Clone)]
+pub struct FleetHandle(pub(crate) Arc<Shared>);
+
+impl FleetHandle {
+    /// The state of each sink of each log held here. Sets the lag gauges too.
+    pub fn status(&self) -> Vec<SinkStatus> {
+        let statuses = self.0.statuses();
+        self.0.context.metrics.observe(&self.0.context.projections, &statuses);
+        statuses
+    }
+
+    /// The state of each export on each log held here.
+    pub fn exports(&self) -> Vec<SinkStatus> {
+        self.0.statuses().into_iter().filter(SinkStatus::is_export).collect()
+    }
+
+    /// Logs that cannot be flushed here, with the reasons.
+    pub fn failures(&self) -> Vec<(String, String)> {
+        self.0.failed.read().iter().map(|(log, reason)| (log.clone(), reason.clone())).collect()
+    }
+}
+
+impl Shared {
+    /// Reads the latest states in memory.
+    pub(crate) fn known(&self, read: impl FnOnce(&LatestMap) -> Vec<LatestState>) -> Vec<LatestState> {
+        self.context.projections.states().map_or_else(Vec::new, |states| read(&states.map.read()))
+    }
+
+    pub(super) async fn load_states(&self) -> Result<(), stores::StoreError> {
+        match self.context.projections.states() {
+            Some(states) => states.load().await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn statuses(&self) -> Vec<SinkStatus> {
+        self.members().iter().flat_map(|member| member.handle.statuses()).collect()
+    }
+
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        self.members.read().values().cloned().collect()
+    }
+
+    /// The ones of `logs` that are held here.
+    pub(crate) fn held(&self, logs: &[String]) -> Vec<Arc<Member>> {
+        let members = self.members.read();
+        logs.iter().filter_map(|log| members.get(log)).filter(|member| !member.has_ended()).cloned().collect()
+    }
+}

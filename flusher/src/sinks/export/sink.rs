@@ -1,0 +1,151 @@
+//! The sink: an open memtable that fills, and the closed one that is being written.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use buffer::frame::Frame;
+use model::Nanos;
+use model::trace::TraceContext;
+use parking_lot::Mutex;
+use stores::contract::{DeviceBatch, Export};
+
+use super::filter::ExportFilter;
+use super::place;
+use crate::accounting::tallies::{Tallies, count_hours, entry};
+use crate::sink::{Load, Part, Refusal, Sink};
+use crate::sinks::history::cut::{self, Cut, Names, Placed};
+use crate::sinks::history::letter::refused_reading;
+use crate::sinks::history::memtable::Memtable;
+use crate::sinks::history::sink::part_bounds;
+
+/// Readings that are encoded and written at a time.
+const PART_READINGS: usize = 50_000;
+
+pub(crate) struct ExportSink {
+    log: Arc<str>,
+    /// Name of the export.
+    name: Arc<str>,
+    store: Arc<dyn Export>,
+    filter: Arc<ExportFilter>,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    open: Memtable,
+    closed_bytes: u64,
+}
+
+/// Readings of a device, as the store tells them apart.
+#[derive(Debug, Clone)]
+pub(crate) struct Item {
+    cut: Cut,
+    /// [`stores::Block::seqs`] of the rows.
+    seqs: Vec<Option<u64>>,
+    traces: Vec<(usize, TraceContext)>,
+}
+
+impl Item {
+    fn into_batch(self) -> DeviceBatch {
+        let seqs = if self.seqs.iter().any(Option::is_some) { self.seqs } else { Vec::new() };
+        let mut block = self.cut.block;
+        block.seqs = seqs;
+        DeviceBatch { block, offsets: self.cut.offsets, traces: self.traces }
+    }
+}
+
+impl ExportSink {
+    pub(crate) fn new(log: &str, name: Arc<str>, store: Arc<dyn Export>, filter: Arc<ExportFilter>) -> Self {
+        Self { log: log.into(), name, store, filter, tables: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Sink for ExportSink {
+    type Batch = Memtable;
+    type Item = Item;
+
+    async fn join(&self, epoch: u64) -> stores::contract::Result<Option<u64>> {
+        self.store.join(&self.log, epoch).await
+    }
+
+    fn take(&self, frame: &Frame, from: u64, to: u64) {
+        let filter = (!self.filter.is_open()).then_some(&*self.filter);
+        self.tables.lock().open.take_some(frame, from, to, filter);
+    }
+
+    fn load(&self) -> Load {
+        let tables = self.tables.lock();
+        let open_bytes = tables.open.bytes();
+        Load { records: tables.open.readings(), bytes: open_bytes + tables.closed_bytes, open_bytes }
+    }
+
+    fn close(&self) -> Memtable {
+        let mut tables = self.tables.lock();
+        tables.closed_bytes = tables.open.bytes();
+        std::mem::take(&mut tables.open)
+    }
+
+    fn cut(&self, batch: &Memtable, index: usize) -> Option<Part<Item>> {
+        let (from, to) = part_bounds(batch, index, PART_READINGS)?;
+        let mut part = Part::begin(if index == 0 { batch.passed().clone() } else { Tallies::new() });
+        let (mut names, separate) = (Names::default(), self.store.needs_distinct_times());
+        for held in &batch.devices()[from..to] {
+            let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
+            let merged = cut::sort_and_merge(&mut rows);
+            let counts = entry(&mut part.tallies, &held.device.tenant);
+            counts.merged += merged;
+            counts.stored += rows.len() as u64;
+            count_hours(&mut part.hours, &held.device.tenant, &rows);
+            let block = cut::build(&self.log, &held.device, &rows, 0, &mut names, |name| self.filter.has_name(name));
+            let offsets = rows.iter().map(|(offset, _)| *offset).collect();
+            part.items.push(Item {
+                seqs: place::seqs(&rows, separate),
+                traces: traces(&rows),
+                cut: Cut { block, offsets },
+            });
+        }
+        Some(part)
+    }
+
+    async fn write(&self, items: Vec<Item>) -> stores::contract::Result<()> {
+        self.store.write(&self.log, items.into_iter().map(Item::into_batch).collect()).await
+    }
+
+    async fn commit(&self, done_to: u64) -> stores::contract::Result<()> {
+        self.store.commit(&self.log, done_to).await
+    }
+
+    async fn rewind(&self, epoch: u64, done_to: u64) -> stores::contract::Result<()> {
+        self.store.rewind(&self.log, epoch, done_to).await
+    }
+
+    fn halve(&self, item: &Item) -> Option<(Item, Item)> {
+        let (first, second) = cut::halve(&item.cut)?;
+        let middle = first.offsets.len();
+        let (left, right) = item.seqs.split_at(middle);
+        let (before, after): (Vec<_>, Vec<_>) = item.traces.iter().copied().partition(|(row, _)| *row < middle);
+        let after = after.into_iter().map(|(row, context)| (row - middle, context)).collect();
+        Some((
+            Item { cut: first, seqs: left.to_vec(), traces: before },
+            Item { cut: second, seqs: right.to_vec(), traces: after },
+        ))
+    }
+
+    fn on_refused(&self, item: &Item, reason: &str) -> Refusal {
+        Refusal::DeadLetter(Box::new(refused_reading(&item.cut.block, &self.name, reason)))
+    }
+
+    fn time_of(&self, item: &Item) -> Option<Nanos> {
+        item.cut.block.times.first().copied()
+    }
+
+    fn finish(&self, _: u64) {
+        self.tables.lock().closed_bytes = 0;
+    }
+}
+
+fn traces(rows: &[Placed<'_>]) -> Vec<(usize, TraceContext)> {
+    let traced = rows.iter().enumerate().filter_map(|(row, (_, reading))| Some((row, reading.trace?)));
+    traced.map(|(row, bytes)| (row, TraceContext::from_bytes(bytes))).collect()
+}

@@ -1,0 +1,157 @@
+//! The readings of one range, found by device. It keeps the log's own frames and, for each reading,
+//! where in them it stands: taking a reading in costs one small row, and nothing is decoded before
+//! it is asked for.
+
+use std::sync::Arc;
+
+use buffer::frame::{Frame, ReadingRef, Record};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use model::{DeviceKey, Nanos, TimeRange};
+
+use crate::accounting::tallies::{Tallies, count_passed, entry, tenant_of};
+use crate::sinks::export::filter::ExportFilter;
+
+/// Where a reading stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) time: Nanos,
+    pub(crate) offset: u64,
+    frame: u32,
+    position: u32,
+}
+
+/// The rows of one device, in the order of the log.
+#[derive(Debug)]
+pub(crate) struct DeviceRows {
+    pub(crate) device: Arc<DeviceKey>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// The readings of one range of a log.
+#[derive(Debug, Default)]
+pub(crate) struct Memtable {
+    frames: Vec<Frame>,
+    devices: Vec<DeviceRows>,
+    index: HashMap<Arc<DeviceKey>, u32, RandomState>,
+    readings: u64,
+    bytes: u64,
+    /// Counts of records that are not readings, and of readings that did not pass.
+    passed: Tallies,
+}
+
+/// Memory of a device besides its rows.
+const DEVICE_BYTES: u64 = 160;
+const ROW_BYTES: u64 = 2 * size_of::<Row>() as u64;
+
+impl Memtable {
+    /// Takes the records of `frame` with offsets in `from..to`.
+    pub(crate) fn take(&mut self, frame: &Frame, from: u64, to: u64) {
+        self.take_some(frame, from, to, None);
+    }
+
+    /// Takes the records of `frame` with offsets in `from..to`; readings that do not pass the
+    /// filter are only counted.
+    pub(crate) fn take_some(&mut self, frame: &Frame, from: u64, to: u64, filter: Option<&ExportFilter>) {
+        let place = u32::try_from(self.frames.len()).expect("a range has fewer than 2^32 frames");
+        let mut last: Option<(*const DeviceKey, Option<u32>)> = None;
+        let before = (self.readings, self.devices.len());
+        for (offset, (position, record)) in (frame.header().first_offset..).zip(frame.positions()) {
+            if offset < from || offset >= to {
+                continue;
+            }
+            let Record::Reading(reading) = record else {
+                self.pass(&record, filter);
+                continue;
+            };
+            let pointer = Arc::as_ptr(reading.device);
+            let device = match last {
+                Some((held, device)) if std::ptr::eq(held, pointer) => device,
+                _ if filter.is_none_or(|filter| filter.has_device(reading.device)) => Some(self.device(reading.device)),
+                _ => None,
+            };
+            last = Some((pointer, device));
+            let Some(device) = device.filter(|_| filter.is_none_or(|filter| filter.has_value(&reading))) else {
+                entry(&mut self.passed, &reading.device.tenant).filtered += 1;
+                continue;
+            };
+            self.devices[device as usize].rows.push(Row { time: reading.time, offset, frame: place, position });
+            self.readings += 1;
+        }
+        let new_devices = (self.devices.len() - before.1) as u64;
+        if self.readings > before.0 {
+            self.bytes += frame_bytes(frame) + (self.readings - before.0) * ROW_BYTES + new_devices * DEVICE_BYTES;
+            self.frames.push(frame.clone());
+        }
+    }
+
+    /// Counts a record that is not a reading. Messages of a tenant that the filter leaves out are
+    /// not the export's.
+    fn pass(&mut self, record: &Record<'_>, filter: Option<&ExportFilter>) {
+        let tenant = tenant_of(record);
+        match record {
+            Record::DeadLetter(_) if filter.is_some_and(|filter| !filter.has_tenant(tenant)) => {
+                entry(&mut self.passed, tenant).filtered += 1;
+            }
+            _ => count_passed(&mut self.passed, record),
+        }
+    }
+
+    fn device(&mut self, device: &Arc<DeviceKey>) -> u32 {
+        if let Some(place) = self.index.get(device) {
+            return *place;
+        }
+        let place = u32::try_from(self.devices.len()).expect("a range has fewer than 2^32 devices");
+        self.devices.push(DeviceRows { device: Arc::clone(device), rows: Vec::new() });
+        self.index.insert(Arc::clone(device), place);
+        place
+    }
+
+    pub(crate) fn readings(&self) -> u64 {
+        self.readings
+    }
+
+    /// Memory taken, near enough for a bound.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Counts of the records that are not rows.
+    pub(crate) fn passed(&self) -> &Tallies {
+        &self.passed
+    }
+
+    /// Devices, in the order in which they came.
+    pub(crate) fn devices(&self) -> &[DeviceRows] {
+        &self.devices
+    }
+
+    /// The reading of a row of this table.
+    pub(crate) fn reading(&self, row: &Row) -> ReadingRef<'_> {
+        match self.frames[row.frame as usize].record_at(row.position) {
+            Some(Record::Reading(reading)) => reading,
+            _ => unreachable!("rows point at readings"),
+        }
+    }
+
+    /// The rows of a device in `range`, with the frames that they point into.
+    pub(crate) fn select(&self, device: &DeviceKey, range: TimeRange) -> Vec<(Frame, Row)> {
+        let Some(place) = self.index.get(device) else { return Vec::new() };
+        let rows = self.devices[*place as usize].rows.iter().filter(|row| range.contains(row.time));
+        rows.map(|row| (self.frames[row.frame as usize].clone(), *row)).collect()
+    }
+}
+
+/// The reading of a selected row.
+pub(crate) fn reading_of<'a>(frame: &'a Frame, row: &Row) -> ReadingRef<'a> {
+    match frame.record_at(row.position) {
+        Some(Record::Reading(reading)) => reading,
+        _ => unreachable!("rows point at readings"),
+    }
+}
+
+fn frame_bytes(frame: &Frame) -> u64 {
+    let header = frame.header();
+    let unpacked = if header.raw_bytes == header.body_bytes { 0 } else { u64::from(header.raw_bytes) };
+    frame.bytes().len() as u64 + unpacked + 96 * frame.devices().len() as u64
+}

@@ -1,0 +1,13 @@
+//! The history sink: readings wait in memory, where queries see them, until their range is sealed
+//! and written.
+
+pub(crate) mod cut;
+pub(crate) mod letter;
+pub(crate) mod memtable;
+mod recent;
+pub(crate) mod sink;
+
+pub(crate) use sink::HistorySink;
+
+#[cfg(test)]
+mod tests;

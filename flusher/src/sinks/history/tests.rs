@@ -1,0 +1,139 @@
+use std::sync::Arc;
+
+use buffer::frame::{Frame, ReadingHeader, Record};
+use model::time::SECOND;
+use model::{Schema, ValueRef};
+use stores::{Block, ColumnData};
+
+use super::cut::{self, Cut, Names, Placed};
+use super::recent::{self, Recent};
+use crate::testing::{FakeLog, device, frame, numbers, plain, stage};
+
+fn rows(frame: &Frame) -> Vec<Placed<'_>> {
+    let reading = |(offset, record)| match record {
+        Record::Reading(reading) => (offset, reading),
+        _ => panic!("a reading"),
+    };
+    frame.records().map(reading).collect()
+}
+
+fn cuts(frame: &Frame) -> Vec<Cut> {
+    let mut rows = rows(frame);
+    cut::sort_and_merge(&mut rows);
+    cut::cut(&"log".into(), &device(0, 1), &rows, &mut Names::default())
+}
+
+fn one(header: ReadingHeader<'_>, values: &[(&str, ValueRef<'_>)], staged: &mut buffer::frame::Staged) {
+    let schema = Arc::new(Schema::new(values.iter().map(|(name, _)| name)));
+    staged.reading(&Arc::new(device(0, 1)), &schema, &header, values.iter().map(|(_, value)| Some(*value)));
+}
+
+#[test]
+fn only_readings_with_a_device_time_are_merged_when_equal() {
+    let values = [("a", ValueRef::Int(1))];
+    let timed = ReadingHeader { time: 10, received: 11, identity: 5, ..plain() };
+    let resent = ReadingHeader { received: 12, ..timed };
+    let other = ReadingHeader { identity: 6, ..timed };
+    let untimed = ReadingHeader { time: 20, received: 20, identity: 7, device_timed: false, ..plain() };
+    let claimed = ReadingHeader { time: 30, received: 30, claimed_time: Some(99), ..untimed };
+    let claimed_again = ReadingHeader { time: 31, received: 31, ..claimed };
+    let frame = frame(0, |staged| {
+        for header in [timed, resent, other, untimed, untimed, claimed, claimed_again] {
+            one(header, &values, staged);
+        }
+    });
+    let mut rows = rows(&frame);
+    assert_eq!(cut::sort_and_merge(&mut rows), 2);
+    assert_eq!(rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 2, 3, 4, 5]);
+}
+
+#[test]
+fn rows_are_sorted_by_time_and_sequence_and_cut_by_partition() {
+    let week = stores::block::PARTITION;
+    let times = [(week + 2, 1), (5, 0), (week + 2, 0), (3, 0)];
+    let frame = frame(100, |staged| {
+        for (time, seq) in times {
+            let header = ReadingHeader { time, seq: Some(seq), identity: 1, ..plain() };
+            one(header, &[("a", ValueRef::Int(time))], staged);
+        }
+    });
+    let cuts = cuts(&frame);
+    let summary: Vec<_> =
+        cuts.iter().map(|c| (c.block.id.first_offset, c.offsets.clone(), c.block.times.clone())).collect();
+    assert_eq!(summary, [(101, vec![103, 101], vec![3, 5]), (100, vec![102, 100], vec![week + 2, week + 2])]);
+    assert_eq!(cuts[1].block.seqs, [Some(0), Some(1)]);
+}
+
+#[test]
+fn a_name_has_a_column_for_each_type_and_the_last_of_a_name_counts() {
+    let frame = frame(0, |staged| {
+        one(ReadingHeader { time: 1, ..plain() }, &[("a", ValueRef::Int(1)), ("a", ValueRef::Int(2))], staged);
+        one(ReadingHeader { time: 2, ..plain() }, &[("a", ValueRef::Str("x"))], staged);
+        one(ReadingHeader { time: 3, ..plain() }, &[("b", ValueRef::Float(0.5)), ("a", ValueRef::Int(3))], staged);
+    });
+    let block = cuts(&frame).remove(0).block;
+    let columns: Vec<_> = block.columns.iter().map(|c| (&*c.name, c.present.clone(), c.data.clone())).collect();
+    let wanted = [
+        ("a", vec![true, false, true], ColumnData::Int(vec![2, 3])),
+        ("a", vec![false, true, false], ColumnData::Str(vec!["x".into()])),
+        ("b", vec![false, false, true], ColumnData::Float(vec![0.5])),
+    ];
+    assert_eq!(columns, wanted);
+    assert!(block.seqs.is_empty() && block.claimed.is_empty() && block.device_timed.is_empty());
+}
+
+#[test]
+fn the_halves_of_a_block_are_the_block_and_have_identities_of_their_own() {
+    let frame = frame(0, |staged| (0..31).for_each(|n| stage(staged, "default", n, 1)));
+    let whole = cuts(&frame).remove(0);
+    let mut ids = vec![whole.block.id.clone()];
+    let mut left = vec![whole];
+    let mut single: Vec<Block> = Vec::new();
+    while let Some(cut) = left.pop() {
+        match cut::halve(&cut) {
+            Some((a, b)) => {
+                assert_eq!(a.block.times.len() + b.block.times.len(), cut.block.times.len());
+                ids.extend([a.block.id.clone(), b.block.id.clone()]);
+                left.extend([a, b]);
+            }
+            None => single.push(cut.block),
+        }
+    }
+    ids.sort();
+    let all = ids.len();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "no two have the same identity");
+    assert_eq!(numbers(&single).len(), 31);
+    for block in &single {
+        let even = block.times[0] / SECOND % 2 == 0;
+        assert_eq!(block.columns.iter().any(|c| &*c.name == "even"), even, "values stay with their rows");
+    }
+}
+
+#[tokio::test]
+async fn what_was_stored_before_a_restart_is_known_from_the_log_as_far_back_as_the_window() {
+    let log = FakeLog::new("log", Arc::default());
+    let fill = recent::WINDOW / 1_000;
+    for batch in 0..=fill {
+        log.append(|staged| (batch * 1_000..(batch + 1) * 1_000).for_each(|n| stage(staged, "default", n, 7)));
+    }
+    let done_to = buffer::Log::end(&log);
+    let recent = Recent::load(&log, done_to).await.unwrap();
+    let knows = |n: u64, time: i64, device_timed: bool| {
+        let values = [("n", ValueRef::Int(0))];
+        let frame = frame(0, |staged| {
+            let header = ReadingHeader { time, identity: n, device_timed, ..plain() };
+            let schema = Arc::new(Schema::new(["n"]));
+            staged.reading(&Arc::new(device(n, 7)), &schema, &header, values.iter().map(|(_, v)| Some(*v)));
+        });
+        let (_, reading) = rows(&frame)[0];
+        recent.knows(recent::seed(reading.device), &reading)
+    };
+    let time = |n: u64| i64::try_from(n).unwrap() * SECOND;
+    let (last, first, before) = (done_to - 1, done_to - recent::WINDOW, done_to - recent::WINDOW - 1);
+    assert!(knows(last, time(last), true) && knows(first, time(first), true));
+    assert!(!knows(before, time(before), true), "beyond the window");
+    assert!(!knows(last, time(last) + 1, true), "another time is another reading");
+    assert!(!knows(last, time(last), false), "without a time of its own nothing is known to be the same");
+    assert!(!knows(done_to + 7, time(last), true), "another content is another reading");
+}

@@ -1,0 +1,13 @@
+//! The latest-state sink: the newest value of each name of each device, in memory for readers, and
+//! from time to time in the store.
+
+mod map;
+mod sink;
+mod states;
+
+pub(crate) use map::LatestMap;
+pub(crate) use sink::LatestSink;
+pub(crate) use states::States;
+
+#[cfg(test)]
+mod tests;

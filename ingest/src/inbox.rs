@@ -1,0 +1,145 @@
+//! The inbox behind the doors, in front of the log.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use buffer::{Batcher, SubmitError};
+use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
+use model::trace::{Span, Tracer};
+use model::{Clock, Nanos, SystemClock};
+
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::reader::{Outcome, PayloadReader};
+use crate::routes::Routes;
+use crate::rules::Rules;
+use crate::traces::Traces;
+
+/// Opens a way into the log for each connection, and holds the parts that all connections share.
+#[derive(Debug, Clone)]
+pub struct TelemetryInbox {
+    rules: Rules,
+    batcher: Batcher,
+    clock: Arc<dyn Clock>,
+    tracer: Option<Tracer>,
+}
+
+impl TelemetryInbox {
+    /// An inbox in front of the log behind `batcher`.
+    pub fn new(routes: Routes, limits: Limits, batcher: Batcher, metrics: Arc<Metrics>) -> Self {
+        Self::with_rules(Rules::new(routes, limits, metrics), batcher, Arc::new(SystemClock))
+    }
+
+    /// An inbox that takes receive times from `clock`.
+    pub fn with_rules(rules: Rules, batcher: Batcher, clock: Arc<dyn Clock>) -> Self {
+        Self { rules, batcher, clock, tracer: None }
+    }
+
+    /// The same inbox, recording the spans of traced messages with `tracer`.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
+    }
+}
+
+impl AsRef<Rules> for TelemetryInbox {
+    fn as_ref(&self) -> &Rules {
+        &self.rules
+    }
+}
+
+impl Inbox for TelemetryInbox {
+    type Intake = ConnectionIngest;
+
+    fn open(&self, sender: &Sender) -> ConnectionIngest {
+        let mut reader = PayloadReader::new(&self.rules, &sender.tenant, &sender.client);
+        reader.traces = self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, sender)));
+        ConnectionIngest {
+            reader,
+            batcher: self.batcher.clone(),
+            clock: Arc::clone(&self.clock),
+            turn: None,
+            last_received: 0,
+            last_ticket: Ticket(0),
+        }
+    }
+}
+
+/// One connection's way into the log.
+#[derive(Debug)]
+pub struct ConnectionIngest {
+    reader: PayloadReader,
+    batcher: Batcher,
+    clock: Arc<dyn Clock>,
+    /// Start of this turn: the clock is read once for all messages between two submits.
+    turn: Option<Nanos>,
+    /// No two records of a connection have the same receive time.
+    last_received: Nanos,
+    last_ticket: Ticket,
+}
+
+impl Intake for ConnectionIngest {
+    fn take(&mut self, message: &Message<'_>) -> Verdict {
+        let received = self.receive_time();
+        match self.reader.read(message, received) {
+            Outcome::Plain => Verdict::Plain,
+            Outcome::Staged(readings) => {
+                self.last_received += Nanos::from(readings);
+                Verdict::Staged
+            }
+            Outcome::Refused(refusal) => {
+                self.reader.quarantine(message, received, &refusal);
+                Verdict::Quarantined
+            }
+        }
+    }
+
+    fn is_traced(&self) -> bool {
+        self.reader.traces.is_some()
+    }
+
+    fn take_span(&mut self) -> Option<Box<Span>> {
+        self.reader.traced.take()
+    }
+
+    fn answered(&mut self, span: Box<Span>) {
+        if let Some(traces) = &self.reader.traces {
+            traces.end(*span, self.clock.now());
+        }
+    }
+
+    fn retain(&mut self, message: &Retained<'_>) {
+        let received = self.receive_time();
+        self.reader.retain(message, received);
+    }
+
+    fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
+        self.turn = None;
+        self.reader.flush_tally();
+        if self.reader.staged.count() == 0 {
+            // Messages without a value wait only for what was submitted before.
+            return Poll::Ready(Ok(self.last_ticket));
+        }
+        match self.batcher.submit(&mut self.reader.staged, cx.waker()) {
+            Ok(ticket) => {
+                self.last_ticket = ticket;
+                Poll::Ready(Ok(ticket))
+            }
+            Err(SubmitError::Full) => Poll::Pending,
+            Err(SubmitError::Failed(reason)) => Poll::Ready(Err(Failed(reason))),
+        }
+    }
+
+    fn durable(&self) -> Result<Ticket, Failed> {
+        self.batcher.durable().map_err(Failed)
+    }
+}
+
+impl ConnectionIngest {
+    /// Returns a receive time later than every one before.
+    fn receive_time(&mut self) -> Nanos {
+        let now = *self.turn.get_or_insert_with(|| self.clock.now());
+        self.last_received = now.max(self.last_received + 1);
+        self.last_received
+    }
+}

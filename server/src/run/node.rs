@@ -1,0 +1,184 @@
+//! The parts of a process, opened by its roles. Nothing here waits for a store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Replay;
+use async_trait::async_trait;
+use buffer::{Batcher, Holder};
+use flusher::fleet::{ReaderSource, Readers};
+use flusher::{Fleet, FleetHandle};
+use ingest::TelemetryInbox;
+use model::trace::Tracer;
+use sha2::{Digest, Sha256};
+use stores::contract::StoreError;
+
+use super::exports::Exports;
+use super::log::Logs;
+use super::replay::{LateReplayer, Replayer};
+use super::settings;
+use super::startup::Startup;
+use super::state::{Metrics, State};
+use super::stores::Stores;
+use crate::config::{Config, Role};
+use crate::data_dir::DataDir;
+use crate::traces::{self, Exporter};
+
+/// A process, ready to run.
+pub(super) struct Node {
+    pub(super) state: State,
+    pub(super) stores: Stores,
+    /// `None` in a process without the role ingest.
+    pub(super) intake: Option<Intake>,
+    /// `None` in a process without the role flusher.
+    pub(super) fleet: Option<Fleet>,
+    /// `None` in a process that only takes devices.
+    pub(super) readers: Option<Readers>,
+    /// `None` in a process without the role api.
+    pub(super) api: Option<(api::Backend, api::Config)>,
+    /// `None` when nothing is traced.
+    pub(super) exporter: Option<Exporter>,
+}
+
+/// The way of the devices into the log.
+#[derive(Clone)]
+pub(super) struct Intake {
+    pub(super) inbox: TelemetryInbox,
+    pub(super) batcher: Batcher,
+}
+
+impl Node {
+    /// Opens the parts that the roles need. Waits only for Redis. `advertised` is the address of
+    /// this process for other processes.
+    ///
+    /// # Errors
+    /// Names the key to change.
+    pub(super) async fn open(
+        config: &Arc<Config>,
+        data: &DataDir,
+        metrics: Metrics,
+        startup: &Startup,
+        advertised: String,
+    ) -> anyhow::Result<Self> {
+        let routes = settings::routes(config)?;
+        let secret = token_secret(config, data)?;
+        let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup).await?;
+        let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
+        let intake = logs.own.as_ref().map(|(log, batcher)| {
+            if let Some(tracer) = &tracer {
+                batcher.trace(tracer.clone(), log.id());
+            }
+            let limits = config.ingest.clone();
+            let inbox = TelemetryInbox::new(routes, limits, batcher.clone(), Arc::clone(&metrics.ingest));
+            Intake { inbox: inbox.traced(tracer.clone()), batcher: batcher.clone() }
+        });
+        let stores = Stores::open(config, data, &metrics).await?;
+        let fleet = config.has(Role::Flusher).then(|| flusher(config, &logs, &stores, &metrics, &tracer, advertised));
+        let local = fleet.as_ref().map(Fleet::handle);
+        let readers = match local.is_some() || config.has(Role::Api) {
+            true => Some(readers(config, &logs, &stores, local.clone())?),
+            false => None,
+        };
+        let state = State::new(config, metrics.clone(), logs.own.clone(), local, readers.clone());
+        let api = readers.clone().filter(|_| config.has(Role::Api)).map(|readers| {
+            let replay = replay(config, &logs, &stores, &metrics, intake.clone());
+            let backend = api::Backend {
+                history: Arc::clone(&stores.standard.history),
+                tail: readers.tail(),
+                latest: readers.latest(),
+                dead_letters: readers.dead_letters(),
+                logs: Arc::new(OpenLogs(readers.clone())),
+                books: readers.books(),
+                replay,
+                exports: Arc::new(Exports::new(
+                    Arc::clone(&logs.catalogue),
+                    stores.projections.clone(),
+                    readers.clone(),
+                )),
+                status: Arc::new(state.clone()),
+            };
+            (backend, api::Config { tracer, ..settings::api(config, secret) })
+        });
+        Ok(Self { state, stores, intake, fleet, readers, api, exporter })
+    }
+}
+
+/// The flusher of the logs that this process claims.
+fn flusher(
+    config: &Config,
+    logs: &Logs,
+    stores: &Stores,
+    metrics: &Metrics,
+    tracer: &Option<Tracer>,
+    advertised: String,
+) -> Fleet {
+    let node = &config.redis.log.node;
+    let name = if advertised.is_empty() { node.clone() } else { format!("{node}@{advertised}") };
+    let fleet = Fleet::new(
+        settings::flusher(config),
+        Arc::clone(&logs.catalogue),
+        (Holder { name, address: advertised }, Duration::from_millis(config.fleet.lease_ms)),
+        stores.projections.clone(),
+        stores.standard.clone(),
+        Arc::clone(&metrics.flusher),
+    );
+    if let Some(tracer) = tracer {
+        fleet.trace(tracer.clone());
+    }
+    fleet
+}
+
+/// Readers of all logs, wherever each is flushed.
+fn readers(config: &Config, logs: &Logs, stores: &Stores, local: Option<FleetHandle>) -> anyhow::Result<Readers> {
+    let source = ReaderSource {
+        catalogue: Arc::clone(&logs.catalogue),
+        projections: stores.projections.clone(),
+        stores: stores.standard.clone(),
+        latest: stores.shared_latest.clone(),
+        local,
+        secret: config.fleet.secret.clone(),
+    };
+    Readers::new(&settings::flusher(config), source).map_err(anyhow::Error::msg)
+}
+
+/// Replays dead letters into the log of this process, or into a separate log in a process without
+/// the role ingest.
+fn replay(
+    config: &Arc<Config>,
+    logs: &Logs,
+    stores: &Stores,
+    metrics: &Metrics,
+    intake: Option<Intake>,
+) -> Arc<dyn Replay> {
+    let projections = stores.projections.clone();
+    match (intake, &logs.redis) {
+        (Some(Intake { inbox, batcher }), _) => Arc::new(Replayer::new(inbox, batcher, projections)),
+        (None, Some(redis)) => {
+            Arc::new(LateReplayer::new(redis.clone(), Arc::clone(config), metrics.clone(), projections))
+        }
+        (None, None) => unreachable!("`Config::check` lets no process without devices run without Redis"),
+    }
+}
+
+/// Secret of the API's tokens: tokens of one process are valid in all others with the same fleet
+/// secret.
+fn token_secret(config: &Config, data: &DataDir) -> anyhow::Result<[u8; 32]> {
+    if config.fleet.secret.is_empty() {
+        return data.secret();
+    }
+    Ok(Sha256::new_with_prefix(b"weir tokens ").chain_update(&config.fleet.secret).finalize().into())
+}
+
+/// All logs, for live subscribers.
+struct OpenLogs(Readers);
+
+#[async_trait]
+impl api::Logs for OpenLogs {
+    async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError> {
+        self.0.logs().await
+    }
+
+    fn names(&self) -> tokio::sync::watch::Receiver<Arc<[String]>> {
+        self.0.names()
+    }
+}

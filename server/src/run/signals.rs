@@ -1,0 +1,29 @@
+//! Signals that ask the process to stop.
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Resolves with the name of the first signal that asks to stop.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub(super) fn handle_signals() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for ctrl-c")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}
+
+/// Ends the process at the next signal, because a second request means not to wait. Acknowledged
+/// readings are on disk.
+pub(super) async fn end_at_next_signal() {
+    if let Ok(second) = handle_signals() {
+        let name = second.await;
+        tracing::error!(signal = name, "second signal: ended at once");
+        std::process::exit(1);
+    }
+}

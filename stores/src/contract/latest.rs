@@ -1,0 +1,51 @@
+//! The latest state of each device.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::{DeviceKey, Nanos, Value};
+
+use super::Result;
+
+/// The newest value of one name of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatestValue {
+    /// Value name.
+    pub name: Arc<str>,
+    /// The value.
+    pub value: Value,
+    /// Its ordering time.
+    pub time: Nanos,
+    /// Its sequence.
+    pub seq: Option<u64>,
+    /// Its receive time.
+    pub received: Nanos,
+}
+
+/// The present state of a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatestState {
+    /// The device.
+    pub device: DeviceKey,
+    /// Receive time of its first reading.
+    pub first_seen: Nanos,
+    /// Receive time of its last reading.
+    pub last_seen: Nanos,
+    /// Readings received from it; an estimate after a crash, never less than are stored.
+    pub readings: u64,
+    /// Largest distance seen between the device's clock and Weir's, device minus Weir.
+    pub clock_skew: Nanos,
+    /// Newest value of each name, by name.
+    pub values: Vec<LatestValue>,
+}
+
+/// A store of latest states.
+#[async_trait]
+pub trait Latest: Send + Sync + 'static {
+    /// Loads all states, for the start.
+    async fn load(&self) -> Result<Vec<LatestState>>;
+
+    /// Replaces the states of these devices, durably when it returns. Where several processes
+    /// write, a value replaces the stored one only when it is newer.
+    async fn store(&self, states: Vec<LatestState>) -> Result<()>;
+}

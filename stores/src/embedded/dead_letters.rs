@@ -1,0 +1,130 @@
+//! Dead letters, and their number for each tenant.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::Nanos;
+use redb::{ReadableDatabase, ReadableTable};
+use serde::{Deserialize, Serialize};
+
+use super::meta::{LETTER_COUNTS, LETTERS, Outcome, seal, unseal};
+use super::partition::at;
+use super::{EmbeddedStore, Inner, keys};
+use crate::contract::{DeadLetters, Deadletter, Result, StoreError};
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    device: Option<String>,
+    client: String,
+    topic: String,
+    payload: Vec<u8>,
+    received: Nanos,
+    reason: String,
+    replayed: Option<Nanos>,
+}
+
+#[async_trait]
+impl DeadLetters for EmbeddedStore {
+    async fn put(&self, letters: Vec<Deadletter>) -> Result<()> {
+        self.blocking(move |inner| {
+            inner.change(|write| {
+                let mut table = write.open_table(LETTERS)?;
+                let mut counts = write.open_table(LETTER_COUNTS)?;
+                for letter in &letters {
+                    let key = keys::letter(&letter.tenant, &letter.log, letter.offset, &letter.stage);
+                    if table.get(&key[..])?.is_some() {
+                        continue;
+                    }
+                    table.insert(&key[..], &seal(&row(letter))[..])?;
+                    let held = counts.get(&*letter.tenant)?.map_or(0, |c| c.value());
+                    counts.insert(&*letter.tenant, held + 1)?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn list(&self, tenant: &str, after: Option<(&str, u64, &str)>, limit: usize) -> Result<Vec<Deadletter>> {
+        let (from, end) = (keys::letters_after(tenant, after), keys::letters_end(tenant));
+        self.blocking(move |inner| inner.letters(&from, &end, limit)).await
+    }
+
+    async fn get(&self, tenant: &str, log: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>> {
+        let key = keys::letter(tenant, log, offset, stage);
+        self.blocking(move |inner| inner.letter(&key)).await
+    }
+
+    async fn mark_replayed(&self, tenant: &str, log: &str, offset: u64, stage: &str, at: Nanos) -> Result<()> {
+        let key = keys::letter(tenant, log, offset, stage);
+        self.blocking(move |inner| {
+            let Some(mut letter) = inner.letter(&key)? else { return Ok(()) };
+            letter.replayed = Some(at);
+            inner.change(|write| {
+                write.open_table(LETTERS)?.insert(&key[..], &seal(&row(&letter))[..])?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        self.blocking(|inner| {
+            let read = || -> Outcome<_> {
+                let table = inner.meta.begin_read()?.open_table(LETTER_COUNTS)?;
+                let mut all = Vec::new();
+                for entry in table.iter()? {
+                    let (tenant, count) = entry?;
+                    all.push((Arc::from(tenant.value()), count.value()));
+                }
+                Ok(all)
+            };
+            read().map_err(at(&inner.meta_path()))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn letters(&self, from: &[u8], end: &[u8], limit: usize) -> Result<Vec<Deadletter>> {
+        let entries = self.entries(LETTERS, from, Some(end), limit)?;
+        entries.into_iter().map(|(key, value)| self.read_letter(&key, &value)).collect()
+    }
+
+    fn letter(&self, key: &[u8]) -> Result<Option<Deadletter>> {
+        let end = [key, &[0]].concat();
+        self.letters(key, &end, 1).map(|mut found| found.pop())
+    }
+
+    fn read_letter(&self, key: &[u8], value: &[u8]) -> Result<Deadletter> {
+        let path = self.meta_path();
+        let row: Row = unseal(&path, key, value)?;
+        let keys::LetterKey { tenant, log, offset, stage } = keys::read_letter(key)
+            .ok_or_else(|| StoreError::Damaged(format!("{}: a dead letter's key is malformed", path.display())))?;
+        Ok(Deadletter {
+            log: log.into(),
+            offset,
+            tenant: tenant.into(),
+            device: row.device.map(Into::into),
+            client: row.client,
+            topic: row.topic,
+            payload: row.payload,
+            received: row.received,
+            stage: stage.to_owned(),
+            reason: row.reason,
+            replayed: row.replayed,
+        })
+    }
+}
+
+fn row(letter: &Deadletter) -> Row {
+    Row {
+        device: letter.device.as_deref().map(str::to_owned),
+        client: letter.client.clone(),
+        topic: letter.topic.clone(),
+        payload: letter.payload.clone(),
+        received: letter.received,
+        reason: letter.reason.clone(),
+        replayed: letter.replayed,
+    }
+}

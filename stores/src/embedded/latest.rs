@@ -1,0 +1,100 @@
+//! Latest states, one entry for each device.
+
+use async_trait::async_trait;
+use model::{Nanos, Value};
+use serde::{Deserialize, Serialize};
+
+use super::meta::{LATEST, seal, unseal};
+use super::{EmbeddedStore, keys};
+use crate::contract::{Latest, LatestState, LatestValue, Result};
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    first_seen: Nanos,
+    last_seen: Nanos,
+    readings: u64,
+    clock_skew: Nanos,
+    values: Vec<ValueRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ValueRow {
+    name: String,
+    value: StoredValue,
+    time: Nanos,
+    seq: Option<u64>,
+    received: Nanos,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredValue {
+    /// As bits: JSON has no way to write every float.
+    FloatBits(u64),
+    Int(i64),
+    Bool(bool),
+    Text(String),
+}
+
+#[async_trait]
+impl Latest for EmbeddedStore {
+    async fn load(&self) -> Result<Vec<LatestState>> {
+        self.blocking(|inner| {
+            let path = inner.meta_path();
+            let entries = inner.entries(LATEST, &[], None, usize::MAX)?;
+            let state = |(key, value): (Vec<u8>, Vec<u8>)| {
+                let row: Row = unseal(&path, &key, &value)?;
+                Ok(LatestState {
+                    device: keys::read_device(&key)?,
+                    first_seen: row.first_seen,
+                    last_seen: row.last_seen,
+                    readings: row.readings,
+                    clock_skew: row.clock_skew,
+                    values: row.values.into_iter().map(read).collect(),
+                })
+            };
+            entries.into_iter().map(state).collect()
+        })
+        .await
+    }
+
+    async fn store(&self, states: Vec<LatestState>) -> Result<()> {
+        self.blocking(move |inner| {
+            inner.change(|write| {
+                let mut table = write.open_table(LATEST)?;
+                for state in &states {
+                    let row = Row {
+                        first_seen: state.first_seen,
+                        last_seen: state.last_seen,
+                        readings: state.readings,
+                        clock_skew: state.clock_skew,
+                        values: state.values.iter().map(row).collect(),
+                    };
+                    table.insert(&keys::device(&state.device)[..], &seal(&row)[..])?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+}
+
+fn row(latest: &LatestValue) -> ValueRow {
+    let value = match &latest.value {
+        Value::Float(v) => StoredValue::FloatBits(v.to_bits()),
+        Value::Int(v) => StoredValue::Int(*v),
+        Value::Bool(v) => StoredValue::Bool(*v),
+        Value::Str(v) => StoredValue::Text(v.to_string()),
+    };
+    ValueRow { name: latest.name.to_string(), value, time: latest.time, seq: latest.seq, received: latest.received }
+}
+
+fn read(row: ValueRow) -> LatestValue {
+    let value = match row.value {
+        StoredValue::FloatBits(bits) => Value::Float(f64::from_bits(bits)),
+        StoredValue::Int(v) => Value::Int(v),
+        StoredValue::Bool(v) => Value::Bool(v),
+        StoredValue::Text(v) => Value::Str(v.into()),
+    };
+    LatestValue { name: row.name.into(), value, time: row.time, seq: row.seq, received: row.received }
+}

@@ -15,7 +15,7 @@ use mongodb::bson::doc;
 use mongodb::options::ClientOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
-pub use kafka::Kafka;
+pub use kafka::{Kafka, Record};
 
 /// Time-out of the start of a server.
 const WAIT: Duration = Duration::from_secs(60);

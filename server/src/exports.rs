@@ -19,6 +19,8 @@ use crate::config::{self, Config, Export, Key};
 pub(crate) const TYPES: &[Kind] = &[
     Kind::of::<stores::influxdb::Config>(),
     Kind::of::<stores::file::Config>(),
+    #[cfg(feature = "kafka")]
+    Kind::of::<stores::kafka::Config>(),
 ];
 
 /// Memory for readings of one export that are not delivered yet; the rest waits in the log.

@@ -13,6 +13,8 @@ pub mod contract;
 pub mod embedded;
 pub mod file;
 pub mod influxdb;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod metrics;
 pub mod mongodb;
 mod per_log;

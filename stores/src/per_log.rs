@@ -35,7 +35,7 @@ impl<S: Default + Send + 'static> PerLog<S> {
     /// the one before never arrived.
     ///
     /// # Errors
-    /// Those of `work`; [`StoreError::Busy`] when the runtime is shutting down.
+    /// The errors of `work`; [`StoreError::Busy`] when the runtime is shutting down.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         log: &str,

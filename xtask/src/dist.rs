@@ -70,8 +70,19 @@ fn build(profile: &str, target: &Path) -> anyhow::Result<()> {
         write!(flags, "\u{1f}--remap-path-prefix={}=cargo", home.display())?;
     }
     command.env("CARGO_ENCODED_RUSTFLAGS", flags);
-    if let Some(compiler) = zig::unless_there()? {
-        command.env("CC_x86_64_unknown_linux_musl", compiler);
+    match zig::unless_there()? {
+        Some(compiler) => {
+            // The variables without a target are for librdkafka, whose `configure` knows no others.
+            // It also links a shared library, with a list of symbols that Zig's linker takes at its
+            // word.
+            command.env("CC_x86_64_unknown_linux_musl", &compiler).env("CC", &compiler);
+            command.env("LDFLAGS", "-Wl,--undefined-version");
+        }
+        None => {
+            if let Some(compiler) = zig::known() {
+                command.env("CC", compiler);
+            }
+        }
     }
     run(&mut command)
 }

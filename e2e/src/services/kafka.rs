@@ -1,5 +1,6 @@
 //! A Kafka of one node: broker and controller in one process (KRaft).
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 
 use super::{Server, find};
-use crate::checked;
+use crate::{checked, python};
 
 const PROGRAM: &str = "kafka-server";
 /// Id of the cluster: any UUID in base 64.
@@ -44,8 +45,7 @@ impl Kafka {
     pub fn start_with(dir: &Path, properties: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let home = std::path::absolute(dir)?;
-        let (sasl, controller) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-        let (sasl, controller) = (sasl.local_addr()?, controller.local_addr()?);
+        let (sasl, controller) = (free()?, free()?);
         let file = home.join("server.properties");
         let program = find(PROGRAM)?;
         // The closure chooses the port and cannot return an error.
@@ -68,6 +68,11 @@ impl Kafka {
     pub fn brokers_with_credentials(&self) -> String {
         self.sasl.to_string()
     }
+}
+
+/// An address with a free port.
+fn free() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 fn format(program: &Path, file: &Path) -> anyhow::Result<()> {
@@ -105,4 +110,65 @@ group.initial.rebalance.delay.ms=0
 ",
         home.join("data").display()
     )
+}
+
+/// A record as kafka-python reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: i64,
+    /// Offset in the partition.
+    pub offset: i64,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+    /// Key.
+    pub key: String,
+    /// Value; one that is not text as `base64:…`.
+    pub value: String,
+    /// Headers.
+    pub headers: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// A value of the reading, when the record is JSON.
+    ///
+    /// # Errors
+    /// When the record is not a reading in JSON or has no integer of that name.
+    pub fn int(&self, name: &str) -> anyhow::Result<i64> {
+        let reading: serde_json::Value = serde_json::from_str(&self.value)?;
+        reading["values"][name].as_i64().with_context(|| format!("no integer {name:?} in {}", self.value))
+    }
+}
+
+impl Kafka {
+    /// Every committed record of the topics that match a pattern, by topic, partition and offset.
+    ///
+    /// # Errors
+    /// When kafka-python cannot read them.
+    pub fn committed(&self, pattern: &str) -> anyhow::Result<Vec<Record>> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/kafka_consume.py");
+        let output = Command::new(python()?).arg(script).args([&self.brokers(), pattern]).output()?;
+        let text = checked("kafka_consume.py", output)?;
+        let mut records = text.lines().map(record).collect::<anyhow::Result<Vec<_>>>()?;
+        records.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
+        Ok(records)
+    }
+}
+
+fn record(line: &str) -> anyhow::Result<Record> {
+    let json: serde_json::Value = serde_json::from_str(line)?;
+    let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+    let int = |name: &str| json[name].as_i64().with_context(|| format!("{name} in {line}"));
+    let headers = json["headers"].as_object().context("headers")?.iter();
+    Ok(Record {
+        topic: text("topic"),
+        partition: int("partition")?,
+        offset: int("offset")?,
+        timestamp: int("timestamp")?,
+        key: text("key"),
+        value: text("value"),
+        headers: headers.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned())).collect(),
+    })
 }

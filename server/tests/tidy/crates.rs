@@ -40,6 +40,7 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("parquet", &["server"], Dev::No),
     ("percent-encoding", &["stores"], Dev::Yes),
     ("protox", &["proto"], Dev::No),
+    ("rdkafka", &["stores"], Dev::No),
     ("redb", &["stores"], Dev::No),
     ("redis", &["buffer"], Dev::No),
     ("rumqttc", &["e2e", "simulators"], Dev::Yes),

@@ -13,13 +13,18 @@ const WHEEL: &str = "ziglang==0.15.1";
 /// Compilers for musl that build scripts find by themselves.
 const KNOWN: [&str; 2] = ["musl-gcc", "x86_64-linux-musl-gcc"];
 
+/// A compiler for musl by its name, if one is there.
+pub(super) fn known() -> Option<&'static str> {
+    KNOWN.into_iter().find(|name| clients::there(name))
+}
+
 /// The compiler to use, or None when one is installed or configured.
 pub(super) fn unless_there() -> anyhow::Result<Option<PathBuf>> {
     let named = ["CC_x86_64_unknown_linux_musl", "CC_x86_64-unknown-linux-musl", "TARGET_CC"];
     if named.iter().any(|name| std::env::var_os(name).is_some()) {
         return Ok(None);
     }
-    if KNOWN.iter().any(|name| clients::there(name)) {
+    if known().is_some() {
         return Ok(None);
     }
     let dir = clients::cache()?.join("weir/zig");

@@ -74,14 +74,15 @@ async fn a_server_that_is_away_or_not_a_master_is_named() {
 #[tokio::test]
 async fn an_inconsistent_configuration_names_its_key() {
     let two = vec!["redis://a".to_owned(), "redis://b".to_owned()];
+    let base = Config { urls: vec!["redis://127.0.0.1:1".into()], ..Config::default() };
     let cases = [
-        (Config { urls: vec![], ..Config::default() }, "redis.urls"),
-        (Config { urls: two.clone(), ..Config::default() }, "redis.cluster"),
-        (Config { urls: vec!["http://:secret@a".into()], ..Config::default() }, "redis.urls"),
-        (Config { cluster: true, sentinel_master: Some("m".into()), ..Config::default() }, "redis.sentinel_master"),
-        (Config { node: "a{b}".into(), ..Config::default() }, "redis.node"),
-        (Config { prefix: String::new(), ..Config::default() }, "redis.prefix"),
-        (Config { tls_ca_file: Some("/nowhere/ca.pem".into()), ..Config::default() }, "redis.tls_ca_file"),
+        (Config { urls: vec![], ..base.clone() }, "redis.urls"),
+        (Config { urls: two.clone(), ..base.clone() }, "redis.cluster"),
+        (Config { urls: vec!["http://:secret@a".into()], ..base.clone() }, "redis.urls"),
+        (Config { cluster: true, sentinel_master: Some("m".into()), ..base.clone() }, "redis.sentinel_master"),
+        (Config { node: "a{b}".into(), ..base.clone() }, "redis.node"),
+        (Config { prefix: String::new(), ..base.clone() }, "redis.prefix"),
+        (Config { tls_ca_file: Some("/nowhere/ca.pem".into()), ..base.clone() }, "redis.tls_ca_file"),
     ];
     for (config, key) in cases {
         let line = line(config).await;
@@ -95,5 +96,4 @@ fn a_password_is_not_printed() {
     assert!(!format!("{config:?}").contains("secret\""), "{config:?}");
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(serde_json::from_str::<Config>(&text).unwrap(), config);
-    assert!(serde_json::from_str::<Config>("{\"urll\": []}").is_err());
 }

@@ -39,7 +39,8 @@ async fn a_connection_string_that_is_none_is_named() {
         &refused(Config { uri: "http://x".into(), ..Config::default() }).await,
         &["mongodb.uri", "http://x"],
     );
-    let database = Config { database: "a b".into(), ..Config::default() };
+    let uri = "mongodb://127.0.0.1:1/?replicaSet=rs0".into();
+    let database = Config { uri, database: "a b".into(), ..Config::default() };
     needs_operator(&refused(database).await, &["mongodb.database", "a b"]);
 }
 

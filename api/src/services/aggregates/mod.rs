@@ -7,7 +7,8 @@ mod fill;
 mod request;
 mod series;
 
-use model::Nanos;
+use model::time::SECOND;
+use model::{DeviceKey, Nanos, TimeRange};
 use proto::v1::{AggregateSeries, QueryAggregatesRequest, QueryAggregatesResponse};
 use tonic::Status;
 
@@ -19,6 +20,13 @@ use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors, names};
 use request::AggregateRequest;
 use series::{Bucket, Collector, Finished};
+
+/// Times before the range in which the number before a series is looked for, one after the other.
+const LOOK_BACK: [Nanos; 3] = [3600 * SECOND, 24 * 3600 * SECOND, 31 * 24 * 3600 * SECOND];
+/// Approximate rows of a slice of them.
+const STEP_ROWS: usize = 1_000;
+/// Maximum number of rows that are looked through.
+const MAX_STEP_ROWS: usize = 100_000;
 
 /// Start of the next page: device, metric, start of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +74,9 @@ pub(super) async fn query(
         while let Some(slice) = sweep.next().await? {
             collector.add(&slice)?;
         }
+        if collector.needs_steps() {
+            precede(shared, &device, &spec, &mut collector).await?;
+        }
         let ended = sweep.freshness().complete_until.min(convert::now());
         let begin = from.as_ref().filter(|position| *position.device == *device.id);
         let name = names::device(&device.tenant, &device.id);
@@ -79,6 +90,30 @@ pub(super) async fn query(
         next_page_token: next.map(|position| position.token(query)).unwrap_or_default(),
         freshness: Some(freshness.to_proto()),
     })
+}
+
+/// Finds the last number of each series before the range, from which the first bucket has its step.
+/// Looks back further and further, to the last reading of most devices only.
+async fn precede(
+    shared: &Shared,
+    device: &DeviceKey,
+    spec: &AggregateRequest,
+    collector: &mut Collector<'_>,
+) -> Result<(), Status> {
+    let (mut end, mut rows) = (spec.range.start, 0);
+    for reach in LOOK_BACK {
+        let range = TimeRange { start: spec.range.start.saturating_sub(reach), end };
+        let metrics = &spec.selector.metrics;
+        let mut sweep = Sweep::open(&shared.backend, device, range, metrics, Order::Descending, STEP_ROWS).await?;
+        while let Some(slice) = sweep.next().await? {
+            rows += slice.rows().len();
+            if collector.precede(&slice) || rows > MAX_STEP_ROWS {
+                return Ok(());
+            }
+        }
+        end = range.start;
+    }
+    Ok(())
 }
 
 struct Page {

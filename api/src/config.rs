@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use model::Budget;
 use model::setting::duration_ms;
 use model::trace::Tracer;
 use schemars::JsonSchema;
@@ -18,6 +19,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// Maximum size of an answer, in bytes. Services keep their answers far below it.
     pub max_response_bytes: usize,
+    /// Memory of all answers while they are built.
+    pub memory: Budget,
     /// Limits that an operator sets.
     pub limits: Limits,
     /// Time between HTTP/2 pings on a connection; a connection that does not answer within 20 s is
@@ -64,6 +67,7 @@ impl Config {
             token_secret,
             max_request_bytes: 1 << 20,
             max_response_bytes: 16 << 20,
+            memory: Budget::new("queries", 512 << 20),
             limits: Limits::default(),
             keepalive_interval: Duration::from_secs(60),
             tracer: None,

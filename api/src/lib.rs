@@ -17,6 +17,7 @@ pub mod errors;
 mod exports;
 mod filter;
 mod glob;
+mod memory;
 pub mod metrics;
 pub mod names;
 mod read;

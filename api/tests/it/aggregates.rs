@@ -328,3 +328,68 @@ async fn a_line_between_booleans_has_no_values() {
     let all = query(&world, request).await;
     assert_eq!(all[0].2[1].values[0].kind, None);
 }
+
+#[tokio::test]
+async fn an_answer_that_would_take_the_memory_of_all_calls_is_refused_before_it_is_built() {
+    let budget = model::Budget::new("queries", 64 << 20);
+    let world = World::with(|config| config.memory = budget.clone()).await;
+    // One text of 4 KB, repeated into 360,000 buckets: more than 1 GB.
+    let text = Value::Str("x".repeat(4096).into());
+    let first = Row { values: vec![("t".into(), text)], ..row(NEW_YEAR, "t", 0.0) };
+    world.history.put_block(block(&key("d"), 0, &[first, row(NEW_YEAR + 99 * HOUR, "t", 0.0)]));
+    let of = [AggregateFunction::First];
+    for (fill, function) in [(FillMode::Previous, 0), (FillMode::Null, 1)] {
+        let request = QueryAggregatesRequest {
+            fill: fill.into(),
+            bucket: Some(seconds(1)),
+            ..request("d", 100, if function == 0 { &of } else { &[AggregateFunction::Count; 16] })
+        };
+        let status = world.telemetry().query_aggregates(request).await.expect_err("too much");
+        assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
+        assert!(status.message().starts_with("fill: makes an answer"), "{status:?}");
+        assert_eq!(budget.held(), 0, "a call that has ended holds nothing");
+    }
+}
+
+#[tokio::test]
+async fn percentiles_hold_no_more_values_than_the_memory_of_one_call() {
+    let world = World::with(|config| config.memory = model::Budget::new("queries", 1 << 20)).await;
+    let rows: Vec<Row> = (0..20_000_i64).map(|i| row(NEW_YEAR + i * SECOND / 10, "t", 1.0)).collect();
+    world.history.put_block(block(&key("d"), 0, &rows));
+    let request = request("d", 1, &[AggregateFunction::Percentile]);
+    let status = world.telemetry().query_aggregates(request).await.expect_err("too much");
+    assert!(status.message().starts_with("bucket: makes an answer"), "{status:?}");
+}
+
+#[tokio::test]
+async fn calls_wait_for_their_turn_while_others_hold_the_memory() {
+    let budget = model::Budget::new("queries", 1 << 20);
+    let world = World::with(|config| config.memory = budget.clone()).await;
+    world.history.put_block(block(&key("d"), 0, &[row(NEW_YEAR, "t", 1.0)]));
+    let others = budget.acquire(1 << 20).unwrap();
+    let request = request("d", 1, &[AggregateFunction::Mean]);
+    let status = world.telemetry().query_aggregates(request.clone()).await.expect_err("full");
+    assert_status(&status, Code::ResourceExhausted, "MEMORY_EXHAUSTED");
+    drop(others);
+    assert_eq!(query(&world, request).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_of_long_texts_ends_where_its_bytes_do() {
+    let world = World::start().await;
+    let text = |i: i64| Row {
+        values: vec![("t".into(), Value::Str("x".repeat(4096).into()))],
+        ..row(NEW_YEAR + i * SECOND, "t", 0.0)
+    };
+    let rows: Vec<Row> = (0..600).map(text).collect();
+    world.history.put_block(block(&key("d"), 0, &rows));
+    let request = QueryAggregatesRequest {
+        bucket: Some(seconds(1)),
+        page_size: 10_000,
+        ..request("d", 1, &[AggregateFunction::First, AggregateFunction::Last, AggregateFunction::First])
+    };
+    let page = world.telemetry().query_aggregates(request.clone()).await.unwrap().into_inner();
+    assert!(!page.next_page_token.is_empty(), "7 MB of texts are more than one page");
+    let all = query(&world, request).await;
+    assert_eq!(all[0].2.len(), 600);
+}

@@ -10,6 +10,7 @@ use tonic::Status;
 
 use super::fill;
 use super::request::AggregateRequest;
+use crate::memory::Meter;
 use crate::read::Slice;
 use crate::{convert, errors};
 
@@ -32,6 +33,25 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
+    /// Bytes of one with this many functions, without its texts.
+    pub(super) fn bytes(functions: usize) -> usize {
+        size_of::<Self>() + functions * size_of::<Option<Value>>()
+    }
+
+    /// Bytes of its texts.
+    pub(super) fn text_bytes(&self) -> usize {
+        let text = |value: &Option<Value>| match value {
+            Some(Value::Str(text)) => text.len(),
+            _ => 0,
+        };
+        self.values.iter().map(text).sum()
+    }
+
+    /// Bytes of it in an answer, at most.
+    pub(super) fn wire_bytes(&self) -> usize {
+        64 + 16 * self.values.len() + self.text_bytes()
+    }
+
     pub(super) fn to_proto(&self) -> AggregateBucket {
         let value = |v: &Option<Value>| v.as_ref().map(convert::owned_value).unwrap_or_default();
         AggregateBucket {
@@ -54,6 +74,8 @@ struct Series {
     metric: Arc<str>,
     window: TimeRange,
     open: Accumulator,
+    /// Longest text in the open bucket.
+    longest: usize,
     last_time: Nanos,
     done: Vec<Done>,
     /// The last number before the range.
@@ -71,16 +93,22 @@ struct Done {
 pub(super) struct Collector<'a> {
     spec: &'a AggregateRequest,
     keeps: bool,
+    /// Copies of the first and the last text of a bucket.
+    copies: usize,
     series: Vec<Series>,
     /// Index of each metric's series.
     places: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
     buckets: usize,
+    memory: Meter,
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(spec: &'a AggregateRequest) -> Self {
+    pub(super) fn new(spec: &'a AggregateRequest, memory: Meter) -> Self {
+        // The accumulator has both; each function that returns one copies it.
+        let copies = 2 + spec.functions.iter().filter(|f| matches!(f, Aggregate::First | Aggregate::Last)).count();
         let keeps = spec.functions.iter().any(|f| matches!(f, Aggregate::Percentile(_)));
-        Self { spec, keeps, series: Vec::new(), places: HashMap::default(), buckets: 0 }
+        let places = HashMap::default();
+        Self { spec, keeps, copies, series: Vec::new(), places, buckets: 0, memory }
     }
 
     /// Adds rows, in ascending order.
@@ -104,8 +132,19 @@ impl<'a> Collector<'a> {
             let values = std::mem::replace(&mut series.open, fresh);
             series.done.push(Done { window: series.window, values, last_time: series.last_time });
             series.window = window;
+            series.longest = 0;
         }
         let series = &mut self.series[place];
+        if let ValueRef::Str(text) = value
+            && text.len() > series.longest
+        {
+            self.memory.take(self.copies * (text.len() - series.longest), "bucket")?;
+            series.longest = text.len();
+        }
+        if self.keeps {
+            // Twice, since a vector that grows holds up to twice its contents.
+            self.memory.take(2 * size_of::<f64>(), "bucket")?;
+        }
         if self.keeps && series.open.count() >= MAX_KEPT {
             let hint = format!("has more than {MAX_KEPT} values, too many for percentiles: use smaller buckets");
             return Err(errors::invalid("bucket", hint));
@@ -125,6 +164,7 @@ impl<'a> Collector<'a> {
             metric: Arc::clone(metric),
             window: self.spec.bucket_at(time)?,
             open: Accumulator::new(&self.spec.functions),
+            longest: 0,
             last_time: time,
             done: Vec::new(),
             before: None,
@@ -153,12 +193,14 @@ impl<'a> Collector<'a> {
 
     fn count_bucket(&mut self) -> Result<(), Status> {
         self.buckets += 1;
+        self.memory.take(2 * size_of::<Done>() + Bucket::bytes(self.spec.functions.len()), "bucket")?;
         if self.buckets <= MAX_BUCKETS { Ok(()) } else { Err(too_many()) }
     }
 
-    /// The buckets of each metric, by metric; `now` is when the data ends.
-    pub(super) fn finish(self, now: Nanos) -> Result<Vec<Finished>, Status> {
-        let spec = self.spec;
+    /// The buckets of each metric, by metric, and the memory that they hold; `now` is when the data
+    /// ends.
+    pub(super) fn finish(self, now: Nanos) -> Result<(Vec<Finished>, Meter), Status> {
+        let (spec, mut memory) = (self.spec, self.memory);
         let mut left = MAX_BUCKETS;
         let mut all = Vec::with_capacity(self.series.len());
         for mut series in self.series {
@@ -168,13 +210,13 @@ impl<'a> Collector<'a> {
             }
             let mut buckets: Vec<Bucket> = series.done.into_iter().map(|done| finish(spec, done, now)).collect();
             if spec.fill != FillMode::Unspecified {
-                buckets = fill::fill(spec, buckets, now, left)?;
+                buckets = fill::fill(spec, buckets, now, left, &mut memory)?;
             }
             left = left.saturating_sub(buckets.len());
             all.push((series.metric, buckets));
         }
         all.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(all)
+        Ok((all, memory))
     }
 }
 

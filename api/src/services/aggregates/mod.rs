@@ -62,7 +62,7 @@ pub(super) async fn query(
     let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
     let page_token = std::mem::take(&mut request.page_token);
     let spec = AggregateRequest::read(caller, &tenant, &mut request)?;
-    let query = Query::new(Kind::Aggregates, &request);
+    let query = Query::new(&shared.config.token_secret, Kind::Aggregates, &request);
     let from = query.read_page(&page_token, PagePosition::read).map_err(|e| errors::token("page_token", e))?;
     let mut page = Page { series: Vec::new(), left: page_size, bytes: 0 };
     let mut freshness = Freshness::COMPLETE;

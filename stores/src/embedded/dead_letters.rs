@@ -7,8 +7,7 @@ use model::Nanos;
 use redb::{ReadableDatabase, ReadableTable};
 use serde::{Deserialize, Serialize};
 
-use super::meta::{LETTER_COUNTS, LETTERS, Outcome, seal, unseal};
-use super::partition::at;
+use super::meta::{LETTER_COUNTS, LETTERS, seal, unseal};
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{DeadLetters, Deadletter, Result, StoreError};
 
@@ -70,16 +69,15 @@ impl DeadLetters for EmbeddedStore {
 
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.blocking(|inner| {
-            let read = || -> Outcome<_> {
-                let table = inner.meta.begin_read()?.open_table(LETTER_COUNTS)?;
+            inner.meta.open()?.run(|meta| {
+                let table = meta.begin_read()?.open_table(LETTER_COUNTS)?;
                 let mut all = Vec::new();
                 for entry in table.iter()? {
                     let (tenant, count) = entry?;
                     all.push((Arc::from(tenant.value()), count.value()));
                 }
                 Ok(all)
-            };
-            read().map_err(at(&inner.meta_path()))
+            })
         })
         .await
     }

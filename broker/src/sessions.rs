@@ -54,7 +54,8 @@ impl<I: Inbox> Broker<I> {
                 return (Arc::clone(held), true);
             }
         }
-        let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs));
+        let session =
+            Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs, self.memory.sessions.hold()));
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }

@@ -7,10 +7,12 @@ use tokio::sync::oneshot;
 
 use crate::Broker;
 use crate::codec::connect::Will;
-use crate::message::Message;
 use crate::session::{Link, Session};
 use crate::tenant::Tenant;
 use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
+
+/// Bytes of a will message that waits, besides its contents: a task.
+const WILL_BYTES: usize = 1 << 10;
 
 impl<I: Inbox> Broker<I> {
     /// Publishes a will message after its delay, or when the session ends before, unless the client
@@ -24,11 +26,17 @@ impl<I: Inbox> Broker<I> {
         session: &Session,
         link: &Arc<Link>,
     ) {
-        let mut pending = None;
+        let (mut pending, mut memory) = (None, None);
         let mut delay = Duration::ZERO;
         match session.owned_by(link) {
             Some(mut state) => {
                 delay = Duration::from_secs(u64::from(will.delay_secs.min(state.expiry_secs)));
+                let bytes = will.topic.len() + will.payload.len() + will.properties.len();
+                memory = self.memory.sessions.acquire(WILL_BYTES + bytes).ok();
+                if memory.is_none() {
+                    // A will message that cannot wait is published now.
+                    delay = Duration::ZERO;
+                }
                 if !delay.is_zero() {
                     let (cancel, cancelled) = oneshot::channel();
                     state.will = Some(cancel);
@@ -42,6 +50,7 @@ impl<I: Inbox> Broker<I> {
         }
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
+            let _held = memory;
             if let Some(cancelled) = pending {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
@@ -68,14 +77,17 @@ impl<I: Inbox> Broker<I> {
         let mut intake = self.inbox.open(sender);
         let verdict = intake.take(&door::Message { topic, payload, delivery });
         let keep = self.keeps(tenant, topic, will.retain);
+        let copy = self.copy(topic, payload, will.qos, keep, properties);
+        let keep = keep && copy.is_some();
         if keep {
             intake.retain(&Retained { topic, payload, qos: will.qos, properties });
         }
         if verdict != Verdict::Plain || keep {
             door::store(&mut intake).await?;
         }
-        let message = Message::new(topic, payload, will.qos, keep, properties);
-        self.route(tenant, &Arc::new(message), &sender.client);
+        if let Some(message) = copy {
+            self.route(tenant, &message, &sender.client);
+        }
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use model::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::answer::{Answer, Wait};
@@ -33,6 +34,10 @@ pub(super) enum End {
     Decode(DecodeError),
     /// Nothing arrived for one and a half keep-alives.
     KeepAlive,
+    /// A packet did not arrive whole in time.
+    Unfinished,
+    /// There is no memory for an unfinished packet.
+    Memory(Full),
     /// The client has connected again.
     TakenOver,
     /// The process is stopping.
@@ -67,6 +72,8 @@ impl End {
                 _ => "protocol",
             },
             Self::KeepAlive => "keep_alive",
+            Self::Unfinished => "packet_timeout",
+            Self::Memory(_) => "memory",
             Self::TakenOver => "taken_over",
             Self::ShutDown => "shut_down",
             Self::Failed(_) => "log_failed",
@@ -80,6 +87,11 @@ impl End {
             Self::Client { .. } | Self::Closed | Self::Io(_) => None,
             Self::Decode(error) => Some((error.reason, error.what.to_owned())),
             Self::KeepAlive => Some((reason::KEEP_ALIVE_TIMEOUT, "no packet arrived for 1.5 keep-alives".into())),
+            Self::Unfinished => Some((
+                reason::IMPLEMENTATION_SPECIFIC,
+                "a packet did not arrive whole in time (mqtt.packet_timeout_ms)".into(),
+            )),
+            Self::Memory(full) => Some((reason::QUOTA_EXCEEDED, full.to_string())),
             Self::TakenOver => Some((reason::SESSION_TAKEN_OVER, "the client has connected again".into())),
             Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
@@ -99,6 +111,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 tracing::info!("closed client {} at {}: {}", self.sender.client, self.sender.peer, error.what);
             }
             End::Io(error) => tracing::debug!("connection of client {} failed: {error}", self.sender.client),
+            End::Memory(full) => tracing::warn!("closed client {} at {}: {full}", self.sender.client, self.sender.peer),
             End::Failed(error) => tracing::debug!("closed client {}: {error}", self.sender.client),
             _ => {}
         }

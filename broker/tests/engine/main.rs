@@ -5,6 +5,7 @@
 mod acknowledgements;
 mod clients;
 mod limits;
+mod memory;
 mod sessions;
 mod subscribers;
 mod tenants;

@@ -106,7 +106,16 @@ impl Draft {
                 (whole[place].as_ref().unwrap_or(&slice.blocks[place].rows), at.row as usize)
             };
             let mut distinct = Distinct::default();
-            rows.retain(|at| distinct.is_new(*at, pieces[at.block as usize].meta.is_some(), row));
+            let mut kept = Vec::with_capacity(rows.len());
+            for run in rows.chunk_by(|a, b| slice.moment(*a) == slice.moment(*b)) {
+                // No block holds a reading twice: its writer has seen to that. Blocks that meet here
+                // are whole.
+                let alone = run.iter().all(|at| at.block == run[0].block);
+                let mut is_new =
+                    |at: &RowAt| alone || distinct.is_new(*at, pieces[at.block as usize].meta.is_some(), row);
+                kept.extend(run.iter().copied().filter(|at| is_new(at)));
+            }
+            rows = kept;
         }
         if order == Order::Descending {
             rows.reverse();

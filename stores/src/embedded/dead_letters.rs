@@ -7,6 +7,7 @@ use model::Nanos;
 use redb::{ReadableDatabase, ReadableTable};
 use serde::{Deserialize, Serialize};
 
+use super::file::Outcome;
 use super::meta::{LETTER_COUNTS, LETTERS, seal, unseal};
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, Result, StoreError};
@@ -126,11 +127,10 @@ impl Inner {
         end: &[u8],
         walk: impl FnOnce(redb::Range<'_, &'static [u8], &'static [u8]>) -> Outcome<()>,
     ) -> Result<()> {
-        let read = || -> Outcome<()> {
-            let table = self.meta.begin_read()?.open_table(LETTERS)?;
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(LETTERS)?;
             walk(table.range::<&[u8]>(from..end)?)
-        };
-        read().map_err(at(&self.meta_path()))
+        })
     }
 
     fn letter(&self, key: &[u8]) -> Result<Option<Deadletter>> {

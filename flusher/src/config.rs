@@ -65,7 +65,8 @@ pub struct Latest {
     #[serde(rename = "flush_interval_ms", with = "secs_as_ms")]
     #[schemars(with = "u64")]
     pub flush_secs: f64,
-    /// Value names that the latest state of one device holds: of more, those with the newest values.
+    /// Value names that the latest state of one device holds: of more, those with the newest
+    /// values.
     ///
     /// The history keeps all of them. A device that puts a time or a counter into its names would
     /// otherwise fill the memory.

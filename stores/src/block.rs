@@ -14,7 +14,7 @@ pub fn partition_of(time: Nanos) -> i64 {
     time.div_euclid(PARTITION)
 }
 
-/// Places without a value that a block may have, and as many more for each value.
+/// Places without a value that a block may have: so many, and [`EMPTY_PER_VALUE`] for each value.
 const EMPTY: usize = 1 << 17;
 const EMPTY_PER_VALUE: usize = 4;
 

@@ -108,8 +108,8 @@ impl Draft {
             let mut distinct = Distinct::default();
             let mut kept = Vec::with_capacity(rows.len());
             for run in rows.chunk_by(|a, b| slice.moment(*a) == slice.moment(*b)) {
-                // No block holds a reading twice: its writer has seen to that. Blocks that meet here
-                // are whole.
+                // No block holds a reading twice: its writer has seen to that. Blocks that meet
+                // here are whole.
                 let alone = run.iter().all(|at| at.block == run[0].block);
                 let mut is_new =
                     |at: &RowAt| alone || distinct.is_new(*at, pieces[at.block as usize].meta.is_some(), row);

@@ -1,6 +1,6 @@
-//! A file of the key-value store. After any error of the disk, also a full one that has space again,
-//! the key-value store refuses every use of a file until it is closed and opened again: that is
-//! done here, by the next use.
+//! A file of the key-value store. After any error of the disk, also a full one that has space
+//! again, the key-value store refuses every use of a file until it is closed and opened again: that
+//! is done here, by the next use.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

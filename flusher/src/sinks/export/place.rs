@@ -4,7 +4,7 @@
 //!
 //! A reading's place is its sequence; without one, the nanoseconds of its device time; when those
 //! are zero, a number made from its values, which is equal when the same reading is sent again, in
-//! whatever payload; when the device gave no time, a number made from its identity, which is equal
+//! any payload; when the device gave no time, a number made from its identity, which is equal
 //! when the same message is sent again. Only when that place is taken within the batch is it the
 //! next free one.
 

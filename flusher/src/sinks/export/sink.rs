@@ -71,8 +71,8 @@ impl Sink for ExportSink {
 
     async fn prepare(&self, log: &dyn Log, done_to: u64) -> Result<(), ReadError> {
         let cursors = log.cursors().await.map_err(|error| ReadError::Unavailable(error.to_string()))?;
-        // Readings that were left out, or came before the export did, are not in the store: the same
-        // reading, when it is sent again, is its first.
+        // Readings that were left out, or came before the export did, are not in the store: the
+        // same reading, when it is sent again, is its first.
         let has_all = |cursor: &Cursor| cursor.tallies.values().all(|tally| tally.missed + tally.filtered == 0);
         if cursors.get(&*self.name).is_some_and(has_all) {
             let recent = Recent::load(log, done_to).await?;

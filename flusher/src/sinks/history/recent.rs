@@ -22,8 +22,8 @@ use super::same;
 pub(crate) const WINDOW: u64 = 131_072;
 const READ_BYTES: usize = 1 << 20;
 
-/// A reading as a hash: device, own time, sequence and values. Nobody who does not know the seed can
-/// make two that meet.
+/// A reading as a hash: device, own time, sequence and values. Two that meet cannot be made without
+/// the seed.
 type Key = u128;
 
 /// A device's part of the keys.

@@ -15,6 +15,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic_web::GrpcWebLayer;
 
 use crate::auth::{RuleError, Rules};
+use crate::browsers::BrowsersLayer;
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
 use crate::services::{DeadLetterApi, DeviceApi, ExportApi, OperationsApi, Shared, TelemetryApi};
@@ -69,6 +70,7 @@ pub async fn serve(
     let (keepalive, drain_timeout) = (config.keepalive_interval, config.limits.drain_timeout);
     let (calls_at_once, request_bytes, response_bytes) =
         (config.limits.max_concurrent_calls, config.max_request_bytes, config.max_response_bytes);
+    let browsers = BrowsersLayer::new(&config.limits.web_origins);
     let shared = Shared::new(backend, config, metrics, shutdown.clone());
 
     macro_rules! tuned {
@@ -86,6 +88,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(calls_at_once)
+        .layer(browsers)
         .layer(GrpcWebLayer::new())
         .layer(calls)
         .add_service(tuned!(DeviceServiceServer, DeviceApi))

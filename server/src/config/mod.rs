@@ -122,6 +122,9 @@ pub(crate) struct Grpc {
 pub(crate) struct Http {
     /// IP address and port.
     pub(crate) address: String,
+    /// Names under which browsers and load balancers reach it, as weir.example.com. Addresses,
+    /// `localhost` and names without a dot need no entry; `"*"` allows every name.
+    pub(crate) hosts: Vec<String>,
 }
 
 /// `[history]`
@@ -199,7 +202,7 @@ impl Default for Grpc {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { address: "127.0.0.1:8080".into() }
+        Self { address: "127.0.0.1:8080".into(), hosts: Vec::new() }
     }
 }
 

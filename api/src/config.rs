@@ -50,6 +50,9 @@ pub struct Limits {
     #[serde(rename = "drain_timeout_ms", with = "duration_ms")]
     #[schemars(with = "u64")]
     pub drain_timeout: Duration,
+    /// Origins of the pages that may call from a browser (gRPC-Web), as
+    /// https://dashboard.example.com; `"*"` allows every page. Calls of other pages are refused.
+    pub web_origins: Vec<String>,
 }
 
 impl Default for Limits {
@@ -60,6 +63,7 @@ impl Default for Limits {
             max_streams: 1024,
             call_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
+            web_origins: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod auth;
 mod backend;
+mod browsers;
 mod calls;
 mod config;
 mod connections;

@@ -14,6 +14,7 @@ use tonic::transport::Server;
 use tonic_web::GrpcWebLayer;
 
 use crate::auth::{RuleError, Rules};
+use crate::browsers::BrowsersLayer;
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
 use crate::services::{DeadLetterApi, DeviceApi, ExportApi, OperationsApi, Shared, TelemetryApi};
@@ -69,6 +70,7 @@ pub async fn serve(
     let (max_connections, call_timeout) = (config.limits.max_connections, config.limits.call_timeout);
     let (calls_at_once, request_bytes, response_bytes) =
         (config.limits.max_concurrent_calls, config.max_request_bytes, config.max_response_bytes);
+    let browsers = BrowsersLayer::new(&config.limits.web_origins);
     let shared = Shared::new(backend, config, metrics, shutdown.clone());
 
     macro_rules! tuned {
@@ -86,6 +88,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(calls_at_once)
+        .layer(browsers)
         .layer(GrpcWebLayer::new())
         .layer(calls)
         .add_service(tuned!(DeviceServiceServer, DeviceApi))

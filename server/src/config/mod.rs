@@ -129,6 +129,9 @@ pub(crate) struct Http {
     pub(crate) address: String,
     /// Maximum number of connections; further ones are answered with 503.
     pub(crate) max_connections: usize,
+    /// Names under which browsers and load balancers reach it, as weir.example.com. Addresses,
+    /// `localhost` and names without a dot need no entry; `"*"` allows every name.
+    pub(crate) hosts: Vec<String>,
 }
 
 /// `[history]`
@@ -207,7 +210,7 @@ impl Default for Grpc {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { address: "127.0.0.1:8080".into(), max_connections: 128 }
+        Self { address: "127.0.0.1:8080".into(), max_connections: 128, hosts: Vec::new() }
     }
 }
 

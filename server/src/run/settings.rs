@@ -16,7 +16,7 @@ pub(super) fn embedded_log(config: &Config, data: &DataDir) -> buffer::embedded:
 }
 
 /// The log on Redis keeps as much as `[log]` demands.
-pub(super) fn redis_log(config: &Config) -> buffer::redis::Config {
+pub(crate) fn redis_log(config: &Config) -> buffer::redis::Config {
     let log = &config.log;
     buffer::redis::Config {
         retain_bytes: log.retain_bytes,

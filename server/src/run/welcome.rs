@@ -3,7 +3,7 @@
 use crate::client::output::remark;
 use crate::data_dir::{Addresses, DataDir};
 
-/// Prints the addresses and first commands. `waits_for` is a store that does not respond yet.
+/// Prints the addresses and first commands. `waits_for` is a store that cannot be used yet.
 pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&str>) {
     let Addresses { mqtt, grpc, http, fleet } = addresses;
     let mut text = format!("Weir {} ", env!("CARGO_PKG_VERSION"));

@@ -92,13 +92,6 @@ impl ExportType for Config {
 
     async fn open(self, name: &str, metrics: Arc<Metrics>) -> std::result::Result<Arc<dyn Export>, String> {
         let store = InfluxDb::new(self.of_export(name), metrics).map_err(|fault| fault.to_string())?;
-        match store.check().await {
-            Ok(()) => {}
-            Err(error @ StoreError::Busy { .. }) => {
-                tracing::warn!(export = name, %error, "InfluxDB is unavailable; the log keeps its readings");
-            }
-            Err(error) => return Err(error.to_string()),
-        }
         Ok(Arc::new(store))
     }
 }

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Configuration of the services.
 #[derive(Clone)]
 pub struct Config {
-    /// Signs resume tokens. Must be the same on every node of an installation and across restarts:
-    /// a token signed with another secret is refused, and its client has to start again.
+    /// Authenticates page tokens and resume tokens: random bytes. Must be the same on every node of
+    /// an installation and across restarts: a token signed with another secret is refused, and its
+    /// client has to start again.
     pub token_secret: [u8; 32],
     /// Maximum size of a request, in bytes.
     pub max_request_bytes: usize,

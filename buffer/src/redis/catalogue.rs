@@ -121,6 +121,21 @@ impl Shared {
     }
 }
 
+impl Redis {
+    /// The secret that all processes of an installation share: `offered` by the first that asks.
+    ///
+    /// # Errors
+    /// [`CatalogueError`].
+    pub async fn secret(&self, offered: [u8; 32]) -> Result<[u8; 32], CatalogueError> {
+        let Shared { servers, common, .. } = &*self.shared;
+        let key = &common.secret;
+        servers.run::<()>(key, redis::cmd("SETNX").arg(key).arg(&offered[..])).await.map_err(unavailable)?;
+        let held: Vec<u8> = servers.run(key, redis::cmd("GET").arg(key)).await.map_err(unavailable)?;
+        let damaged = "it is not 32 bytes long: delete the key (page and resume tokens then end)";
+        held.try_into().map_err(|_| CatalogueError::Damaged { log: key.clone(), reason: damaged.to_owned() })
+    }
+}
+
 /// Counts of a cursor with the fields of their sums over all logs.
 fn counts(sink: &str, cursor: &Cursor) -> Vec<(String, u64)> {
     let field = |tenant: &str, kind: &str| serde_json::json!([sink, tenant, kind]).to_string();

@@ -50,6 +50,8 @@ pub(super) struct Common {
     pub(super) ends: String,
     /// Hash: export → its setting, as JSON.
     pub(super) exports: String,
+    /// String: the installation's secret.
+    pub(super) secret: String,
 }
 
 impl Common {
@@ -63,6 +65,7 @@ impl Common {
             removed: key("removed"),
             ends: key("ends"),
             exports: key("exports"),
+            secret: key("secret"),
         }
     }
 }

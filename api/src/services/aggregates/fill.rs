@@ -2,6 +2,7 @@
 
 use model::{Nanos, TimeRange, Value};
 use proto::v1::FillMode;
+use stores::query::Number;
 use tonic::Status;
 
 use super::request::AggregateRequest;
@@ -47,7 +48,14 @@ fn empties(
         let window = spec.bucket_at(at)?;
         let partial = partial(spec, window, now);
         memory.take(Bucket::bytes(spec.functions.len()), "fill")?;
-        out.push(Bucket { window, values: vec![None; spec.functions.len()], count: 0, filled: false, partial });
+        out.push(Bucket {
+            window,
+            values: vec![None; spec.functions.len()],
+            count: 0,
+            others: 0,
+            filled: false,
+            partial,
+        });
         if out.len() > most {
             return Err(too_many());
         }
@@ -98,8 +106,8 @@ fn line(stretch: &mut [Bucket], end: &Bucket) {
         let whole = middle(end.window) - middle(begin.window);
         let part = if whole > 0.0 { (middle(bucket.window) - middle(begin.window)) / whole } else { 0.0 };
         let between = |(a, b): (&Option<Value>, &Option<Value>)| {
-            let (a, b) = (a.as_ref()?.as_ref().as_f64()?, b.as_ref()?.as_ref().as_f64()?);
-            Some(Value::Float(a + (b - a) * part))
+            let (a, b) = (Number::of(a.as_ref()?.as_ref())?, Number::of(b.as_ref()?.as_ref())?);
+            Some(Value::Float(a.float() + b.minus(a) * part))
         };
         bucket.values = begin.values.iter().zip(&end.values).map(between).collect();
         bucket.filled = true;

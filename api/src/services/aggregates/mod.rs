@@ -7,7 +7,8 @@ mod fill;
 mod request;
 mod series;
 
-use model::Nanos;
+use model::time::SECOND;
+use model::{DeviceKey, Nanos, TimeRange};
 use proto::v1::{AggregateSeries, QueryAggregatesRequest, QueryAggregatesResponse};
 use tonic::Status;
 
@@ -21,6 +22,12 @@ use crate::{convert, errors, names};
 use request::AggregateRequest;
 use series::{Bucket, Collector, Finished};
 
+/// Times before the range in which the number before a series is looked for, one after the other.
+const LOOK_BACK: [Nanos; 3] = [3600 * SECOND, 24 * 3600 * SECOND, 31 * 24 * 3600 * SECOND];
+/// Approximate rows of a slice of them.
+const STEP_ROWS: usize = 1_000;
+/// Maximum number of rows that are looked through.
+const MAX_STEP_ROWS: usize = 100_000;
 /// Maximum bytes of a page.
 const PAGE_BYTES: usize = 4 << 20;
 
@@ -55,7 +62,7 @@ pub(super) async fn query(
     let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
     let page_token = std::mem::take(&mut request.page_token);
     let spec = AggregateRequest::read(caller, &tenant, &mut request)?;
-    let query = Query::new(Kind::Aggregates, &request);
+    let query = Query::new(&shared.config.token_secret, Kind::Aggregates, &request);
     let from = query.read_page(&page_token, PagePosition::read).map_err(|e| errors::token("page_token", e))?;
     let mut page = Page { series: Vec::new(), left: page_size, bytes: 0 };
     let mut freshness = Freshness::COMPLETE;
@@ -69,6 +76,9 @@ pub(super) async fn query(
         let mut collector = Collector::new(&spec, Meter::new(&shared.config.memory));
         while let Some(slice) = sweep.next().await? {
             collector.add(&slice)?;
+        }
+        if collector.needs_steps() {
+            precede(shared, &device, &spec, &mut collector).await?;
         }
         let ended = sweep.freshness().complete_until.min(convert::now());
         let begin = from.as_ref().filter(|position| *position.device == *device.id);
@@ -84,6 +94,30 @@ pub(super) async fn query(
         next_page_token: next.map(|position| position.token(query)).unwrap_or_default(),
         freshness: Some(freshness.to_proto()),
     })
+}
+
+/// Finds the last number of each series before the range, from which the first bucket has its step.
+/// Looks back further and further, to the last reading of most devices only.
+async fn precede(
+    shared: &Shared,
+    device: &DeviceKey,
+    spec: &AggregateRequest,
+    collector: &mut Collector<'_>,
+) -> Result<(), Status> {
+    let (mut end, mut rows) = (spec.range.start, 0);
+    for reach in LOOK_BACK {
+        let range = TimeRange { start: spec.range.start.saturating_sub(reach), end };
+        let metrics = &spec.selector.metrics;
+        let mut sweep = Sweep::open(&shared.backend, device, range, metrics, Order::Descending, STEP_ROWS).await?;
+        while let Some(slice) = sweep.next().await? {
+            rows += slice.rows().len();
+            if collector.precede(&slice) || rows > MAX_STEP_ROWS {
+                return Ok(());
+            }
+        }
+        end = range.start;
+    }
+    Ok(())
 }
 
 struct Page {

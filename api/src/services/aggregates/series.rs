@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use model::{Nanos, TimeRange, Value, ValueRef};
 use proto::v1::{AggregateBucket, FillMode};
-use stores::query::{Accumulator, Aggregate};
+use stores::query::{Accumulator, Aggregate, Number};
 use tonic::Status;
 
 use super::fill;
@@ -25,6 +26,8 @@ pub(super) struct Bucket {
     /// In the order of the functions; `None` where there are no values to compute it from.
     pub(super) values: Vec<Option<Value>>,
     pub(super) count: u64,
+    /// Values that are not numbers.
+    pub(super) others: u64,
     pub(super) filled: bool,
     pub(super) partial: bool,
 }
@@ -58,6 +61,7 @@ impl Bucket {
             count: convert::count(self.count),
             filled: self.filled,
             partial: self.partial,
+            non_numeric_count: convert::count(self.others),
         }
     }
 }
@@ -74,6 +78,8 @@ struct Series {
     longest: usize,
     last_time: Nanos,
     done: Vec<Done>,
+    /// The last number before the range.
+    before: Option<Number>,
 }
 
 /// A bucket whose values are complete.
@@ -90,6 +96,8 @@ pub(super) struct Collector<'a> {
     /// Copies of the first and the last text of a bucket.
     copies: usize,
     series: Vec<Series>,
+    /// Index of each metric's series.
+    places: HashMap<Arc<str>, usize, foldhash::fast::RandomState>,
     buckets: usize,
     memory: Meter,
 }
@@ -99,7 +107,8 @@ impl<'a> Collector<'a> {
         // The accumulator has both; each function that returns one copies it.
         let copies = 2 + spec.functions.iter().filter(|f| matches!(f, Aggregate::First | Aggregate::Last)).count();
         let keeps = spec.functions.iter().any(|f| matches!(f, Aggregate::Percentile(_)));
-        Self { spec, keeps, copies, series: Vec::new(), buckets: 0, memory }
+        let places = HashMap::default();
+        Self { spec, keeps, copies, series: Vec::new(), places, buckets: 0, memory }
     }
 
     /// Adds rows, in ascending order.
@@ -118,8 +127,8 @@ impl<'a> Collector<'a> {
         if !self.series[place].window.contains(time) {
             self.count_bucket()?;
             let window = self.spec.bucket_at(time)?;
-            let fresh = Accumulator::new(&self.spec.functions);
             let series = &mut self.series[place];
+            let fresh = series.open.next();
             let values = std::mem::replace(&mut series.open, fresh);
             series.done.push(Done { window: series.window, values, last_time: series.last_time });
             series.window = window;
@@ -145,16 +154,11 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Index of a metric's series. Blocks share their names, so comparing pointers usually
-    /// suffices.
     fn place(&mut self, metric: &Arc<str>, time: Nanos) -> Result<usize, Status> {
-        if let Some(place) = self.series.iter().position(|s| Arc::ptr_eq(&s.metric, metric)) {
-            return Ok(place);
+        if let Some(place) = self.places.get(metric) {
+            return Ok(*place);
         }
-        if let Some(place) = self.series.iter().position(|s| s.metric == *metric) {
-            self.series[place].metric = Arc::clone(metric);
-            return Ok(place);
-        }
+        self.places.insert(Arc::clone(metric), self.series.len());
         self.count_bucket()?;
         self.series.push(Series {
             metric: Arc::clone(metric),
@@ -163,8 +167,28 @@ impl<'a> Collector<'a> {
             longest: 0,
             last_time: time,
             done: Vec::new(),
+            before: None,
         });
         Ok(self.series.len() - 1)
+    }
+
+    /// True when the steps into the first buckets are asked for.
+    pub(super) fn needs_steps(&self) -> bool {
+        self.spec.functions.contains(&Aggregate::Increase)
+    }
+
+    /// Takes the last number of a series before the range, newest first; true when every series
+    /// has one.
+    pub(super) fn precede(&mut self, slice: &Slice) -> bool {
+        for &at in slice.rows() {
+            for (metric, value) in slice.values(at) {
+                let series = self.places.get(metric).map(|place| &mut self.series[*place]);
+                if let (Some(series), Some(number)) = (series, Number::of(value)) {
+                    series.before.get_or_insert(number);
+                }
+            }
+        }
+        self.series.iter().all(|series| series.before.is_some())
     }
 
     fn count_bucket(&mut self) -> Result<(), Status> {
@@ -181,6 +205,9 @@ impl<'a> Collector<'a> {
         let mut all = Vec::with_capacity(self.series.len());
         for mut series in self.series {
             series.done.push(Done { window: series.window, values: series.open, last_time: series.last_time });
+            if let Some(number) = series.before {
+                precede(&mut series.done, number);
+            }
             let mut buckets: Vec<Bucket> = series.done.into_iter().map(|done| finish(spec, done, now)).collect();
             if spec.fill != FillMode::Unspecified {
                 buckets = fill::fill(spec, buckets, now, left, &mut memory)?;
@@ -198,6 +225,16 @@ pub(super) fn partial(spec: &AggregateRequest, window: TimeRange, now: Nanos) ->
     window.start < spec.range.start || window.end > spec.range.end || window.end > now
 }
 
+/// Sets the number before the first number of a series.
+fn precede(done: &mut [Done], number: Number) {
+    for done in done {
+        done.values.precede(number);
+        if done.values.numbers() > 0 {
+            break;
+        }
+    }
+}
+
 fn finish(spec: &AggregateRequest, mut done: Done, now: Nanos) -> Bucket {
     // The last value has a weight until the end of the bucket, the range or the data.
     let end = done.window.end.min(spec.range.end).min(now.max(done.last_time));
@@ -206,6 +243,7 @@ fn finish(spec: &AggregateRequest, mut done: Done, now: Nanos) -> Bucket {
         window: done.window,
         values,
         count: done.values.count(),
+        others: done.values.count() - done.values.numbers(),
         filled: false,
         partial: partial(spec, done.window, now),
     }

@@ -20,6 +20,7 @@ mod merge;
 mod meta;
 mod partition;
 mod retained;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Result, Store, StoreError};
 use crate::metrics::Metrics;
 use partition::Partitions;
+
+pub use verify::verify;
 
 /// Settings of the embedded store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

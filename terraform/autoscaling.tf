@@ -1,6 +1,6 @@
-# Replicas are set also where an autoscaler changes them: without a number, Kubernetes starts a single
-# pod and leaves it alone until an autoscaler acts. So that an apply does not undo what the autoscaler
-# did, its present number is kept.
+# Replicas are set also where an autoscaler changes them: without a number, Kubernetes starts a
+# single pod and leaves it alone until an autoscaler acts. So that an apply does not undo what the
+# autoscaler did, its present number is kept.
 data "kubernetes_resources" "workloads" {
   for_each = var.autoscaling.enabled ? { ingest = "StatefulSet", flusher = "Deployment", api = "Deployment" } : {}
 

@@ -5,6 +5,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use model::{Nanos, ValueRef};
 
 use super::config::{Config, OnConflict};
@@ -55,7 +57,7 @@ pub(super) struct Encoder {
     now: Nanos,
     /// The bucket does not keep points before this time.
     keeps_from: Nanos,
-    learnt: Vec<(Arc<str>, KnownField)>,
+    learnt: HashMap<Arc<str>, KnownField, RandomState>,
     chunks: Vec<Chunk>,
 }
 
@@ -72,7 +74,7 @@ struct OpenColumn<'a> {
 
 impl Encoder {
     pub(super) fn new(config: Arc<Config>, catalogue: Catalogue, now: Nanos, keeps_from: Nanos) -> Self {
-        Self { config, catalogue, now, keeps_from, learnt: Vec::new(), chunks: vec![Chunk::default()] }
+        Self { config, catalogue, now, keeps_from, learnt: HashMap::default(), chunks: vec![Chunk::default()] }
     }
 
     /// Returns the lines of `blocks`, sorted by series.
@@ -86,7 +88,7 @@ impl Encoder {
             self.block(block)?;
         }
         self.chunks.retain(|chunk| chunk.lines > 0);
-        Ok(Encoded { chunks: self.chunks, learnt: self.learnt })
+        Ok(Encoded { chunks: self.chunks, learnt: self.learnt.into_iter().collect() })
     }
 
     fn block(&mut self, block: &Block) -> Result<(), Refusal> {
@@ -173,7 +175,7 @@ impl Encoder {
     }
 
     fn known(&self, name: &str) -> Option<KnownField> {
-        let here = || self.learnt.iter().find(|(held, _)| **held == *name).map(|(_, known)| *known);
+        let here = || self.learnt.get(name).copied();
         self.catalogue.get(name).or_else(here)
     }
 
@@ -181,7 +183,7 @@ impl Encoder {
     fn decide_type(&mut self, name: &Arc<str>, natural: FieldType) -> KnownField {
         self.known(name).unwrap_or_else(|| {
             let known = KnownField { field: natural, origin: Origin::Written(self.now) };
-            self.learnt.push((Arc::clone(name), known));
+            self.learnt.insert(Arc::clone(name), known);
             known
         })
     }

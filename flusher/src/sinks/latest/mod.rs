@@ -4,6 +4,7 @@
 mod map;
 mod sink;
 mod states;
+mod values;
 
 pub(crate) use map::LatestMap;
 pub(crate) use sink::LatestSink;

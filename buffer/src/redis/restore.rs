@@ -128,8 +128,8 @@ impl RedisLog {
         self.report(&reason);
     }
 
-    /// Reports a log that is not on the server although nobody has removed it. Its writer puts it
-    /// there again; until then this process keeps what it holds.
+    /// Reports a log that is not on the server although no flusher has removed it. Its writer
+    /// puts it there again; until then this process keeps what it holds.
     pub(super) fn note_missing(&self) {
         self.report(&format!(
             "redis has lost data: log {} is not there, and no flusher has removed it; its writer puts back what it \

@@ -6,4 +6,5 @@ mod cli;
 mod configuration;
 mod life;
 mod servers;
+mod words;
 mod world;

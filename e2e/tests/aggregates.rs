@@ -79,15 +79,18 @@ fn readings(random: &mut Random) -> Vec<(i64, BTreeMap<&'static str, Json>)> {
 }
 
 fn queries(random: &mut Random) -> Vec<(&'static str, Option<i64>, &'static str, i64, i64)> {
-    let widths = [900, 3600, 7200, 6 * 3600, 86_400, 36 * 3600];
+    const WIDTHS: [i64; 6] = [900, 3600, 7200, 6 * 3600, 86_400, 36 * 3600];
+    const PERIODS: [&str; 5] = ["P1D", "P3D", "P1W", "P1M", "P1Y"];
     let mut queries = Vec::new();
     for zone in ZONES {
         let day = DAYS[usize::try_from(random.below(5)).unwrap_or(0)];
         let start = (day - 43_200 + random.below(20_000)) * SECOND + random.below(SECOND);
         let end = start + (30 + random.below(30)) * HOUR;
-        queries.extend(widths.map(|width| (zone, Some(width), "", start, end)));
-        let whole = (DAYS[0] * SECOND, (DAYS[4] + 86_400) * SECOND);
-        queries.extend(["P1D", "P3D", "P1W", "P1M", "P1Y"].map(|period| (zone, None, period, whole.0, whole.1)));
+        for width in [random.below(6), random.below(6)] {
+            queries.push((zone, Some(WIDTHS[usize::try_from(width).unwrap_or(0)]), "", start, end));
+        }
+        let period = PERIODS[usize::try_from(random.below(5)).unwrap_or(0)];
+        queries.push((zone, None, period, DAYS[0] * SECOND, (DAYS[4] + 86_400) * SECOND));
     }
     queries
 }
@@ -134,7 +137,7 @@ async fn answers(channel: &Channel, seed: u64) -> anyhow::Result<Vec<Json>> {
             bucket_calendar: period.to_owned(),
             time_zone: zone.to_owned(),
             aggregates: functions(),
-            page_size: 77,
+            page_size: 997,
             ..Default::default()
         };
         let mut buckets: BTreeMap<String, Vec<Json>> = BTreeMap::new();

@@ -1,6 +1,9 @@
-//! The states of all devices. A value is replaced only by one with a later (time, sequence, receive
-//! time), so that states never go backwards, and taking the same readings again, or in another
-//! order, ends in the same state.
+//! The states of all devices. A value is replaced only by one with a later (time that orders it,
+//! time, sequence, receive time), so that states never go backwards, and taking the same readings
+//! again, or in another order, ends in the same state.
+//!
+//! The time that orders a value is its own, unless the device's clock is known to be wrong: see
+//! [`order`](super::order).
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -12,6 +15,8 @@ use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashTable};
 use model::{DeviceKey, Nanos, Value, ValueRef};
 use stores::contract::{LatestState, LatestValue};
+
+use super::order;
 
 /// The states of all devices.
 #[derive(Debug, Default)]
@@ -40,7 +45,7 @@ impl LatestMap {
         }
         for value in state.values {
             match held.values.iter_mut().find(|known| known.name == value.name) {
-                Some(known) if age(&value) > age(known) => *known = value,
+                Some(known) if value.age() > known.age() => *known = value,
                 Some(_) => {}
                 None => held.values.push(value),
             }
@@ -108,10 +113,6 @@ impl LatestMap {
     }
 }
 
-fn age(value: &LatestValue) -> (Nanos, Option<u64>, Nanos) {
-    (value.time, value.seq, value.received)
-}
-
 fn sorted(state: &LatestState) -> LatestState {
     let mut state = state.clone();
     state.values.sort_by(|a, b| a.name.cmp(&b.name));
@@ -126,15 +127,24 @@ fn put(values: &mut Vec<LatestValue>, hint: usize, name: &str, value: ValueRef<'
         Some(held) if *held.name == *name => Some(hint),
         _ => values.iter().position(|held| *held.name == *name),
     };
+    let order = order::of(reading, place.map(|place| &values[place]));
     let Some(place) = place else {
-        values.push(LatestValue { name: name.into(), value: value.to_owned(), time, seq, received });
+        values.push(LatestValue { name: name.into(), value: value.to_owned(), time, order, seq, received });
         return;
     };
     let held = &mut values[place];
-    if (time, seq, received) < (held.time, held.seq, held.received) {
+    if (order, time, seq) == (held.order, held.time, held.seq) && held.value.as_ref().same(value) {
+        // The same value again: it was received when it came first.
+        held.received = held.received.min(received);
         return;
     }
-    (held.time, held.seq, held.received) = (time, seq, received);
+    if (order, time, seq, received) < held.age() {
+        return;
+    }
+    if time < held.time {
+        order::warn(reading.device, name, held);
+    }
+    (held.order, held.time, held.seq, held.received) = (order, time, seq, received);
     match (&mut held.value, value) {
         // Texts mostly stay: do not allocate the same again.
         (Value::Str(text), ValueRef::Str(new)) if **text == *new => {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use model::DeviceKey;
+use model::{DeviceKey, Held};
 
 use crate::decode::{Class, Refusal};
 use crate::identity;
@@ -13,6 +13,12 @@ use crate::rules::Shared;
 /// Maximum number of topics, and of devices named by payloads, that one connection remembers: a
 /// gateway publishes for many.
 const REMEMBERED: usize = 4096;
+/// Maximum bytes of them; what does not fit is looked up each time.
+const REMEMBERED_BYTES: usize = 1 << 20;
+/// Bytes of a topic or device that is remembered, besides its texts.
+const ENTRY_BYTES: usize = 256;
+/// A longer topic is not compared with the last one.
+const LONG: usize = 4096;
 
 /// The routes that may match a topic's messages; none when they are plain messages.
 #[derive(Debug)]
@@ -34,6 +40,15 @@ pub(crate) struct Candidate {
     pub(crate) field: String,
 }
 
+impl TopicBinding {
+    /// Bytes that it takes among those remembered, with its topic.
+    fn bytes(&self, topic: &str) -> usize {
+        // The captures of a route are parts of the topic.
+        let texts = |c: &Candidate| topic.len() + c.prefix.len() + c.field.len();
+        topic.len() + self.candidates.iter().map(|c| ENTRY_BYTES + texts(c)).sum::<usize>() + ENTRY_BYTES
+    }
+}
+
 type Remembered<T> = HashMap<String, T, foldhash::fast::RandomState>;
 
 /// A connection's topics and devices.
@@ -46,6 +61,8 @@ pub(crate) struct TopicBindings {
     last: Option<Arc<TopicBinding>>,
     topics: Remembered<Arc<TopicBinding>>,
     devices: Remembered<Arc<DeviceKey>>,
+    /// Memory of both, from the first on.
+    memory: Option<Held>,
 }
 
 impl TopicBindings {
@@ -58,6 +75,7 @@ impl TopicBindings {
             last: None,
             topics: HashMap::default(),
             devices: HashMap::default(),
+            memory: None,
         }
     }
 
@@ -73,16 +91,31 @@ impl TopicBindings {
             Some(binding) => Arc::clone(binding),
             None => {
                 let binding = Arc::new(self.look_up(topic, rules));
-                if self.topics.len() >= REMEMBERED {
-                    self.topics.clear();
+                if self.has_room(binding.bytes(topic), self.topics.len(), rules) {
+                    self.topics.insert(topic.to_owned(), Arc::clone(&binding));
                 }
-                self.topics.insert(topic.to_owned(), Arc::clone(&binding));
                 binding
             }
         };
-        topic.clone_into(&mut self.last_topic);
-        self.last = Some(Arc::clone(&binding));
+        if topic.len() <= LONG {
+            topic.clone_into(&mut self.last_topic);
+            self.last = Some(Arc::clone(&binding));
+        } else {
+            self.last = None;
+        }
         binding
+    }
+
+    /// True when an entry may be remembered beside `count` others. A full connection first forgets
+    /// all; one that finds no memory remembers nothing new.
+    fn has_room(&mut self, bytes: usize, count: usize, rules: &Shared) -> bool {
+        let memory = self.memory.get_or_insert_with(|| rules.remembered.hold());
+        if count >= REMEMBERED || memory.bytes() + bytes > REMEMBERED_BYTES {
+            self.topics = HashMap::default();
+            self.devices = HashMap::default();
+            memory.shrink(usize::MAX);
+        }
+        bytes <= REMEMBERED_BYTES && memory.grow(bytes).is_ok()
     }
 
     fn look_up(&self, topic: &str, rules: &Shared) -> TopicBinding {
@@ -106,10 +139,9 @@ impl TopicBindings {
             return Ok(Arc::clone(device));
         }
         let device = self.admit(id, rules)?;
-        if self.devices.len() >= REMEMBERED {
-            self.devices.clear();
+        if self.has_room(ENTRY_BYTES + 2 * id.len(), self.devices.len(), rules) {
+            self.devices.insert(id.to_owned(), Arc::clone(&device));
         }
-        self.devices.insert(id.to_owned(), Arc::clone(&device));
         Ok(device)
     }
 
@@ -118,5 +150,45 @@ impl TopicBindings {
             .map_err(|error| Refusal::new(Class::Device, format!("device id {id:.80?}: {error}")))?;
         rules.admission.admit(&device)?;
         Ok(Arc::new(device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::rules::Rules;
+
+    fn bindings() -> TopicBindings {
+        TopicBindings::new("t".into(), "c".into())
+    }
+
+    fn rules(remembered_bytes: usize) -> Rules {
+        let limits = Limits { remembered_bytes, ..Limits::default() };
+        Rules::new(crate::Routes::new(&[]).expect("no routes are right"), limits, Arc::default())
+    }
+
+    #[test]
+    fn topics_of_many_connections_take_no_more_than_the_memory_for_them() {
+        let rules = rules(3 << 20);
+        let shared = &rules.shared;
+        let long = "x".repeat(50_000);
+        let mut all: Vec<TopicBindings> = (0..8).map(|_| bindings()).collect();
+        for bindings in &mut all {
+            for topic in 0..100 {
+                let topic = format!("devices/{topic}/telemetry/{long}");
+                assert_eq!(bindings.find(&topic, shared).candidates.len(), 1, "it is found all the same");
+            }
+            let held = bindings.memory.as_ref().map_or(0, Held::bytes);
+            assert!(held <= REMEMBERED_BYTES && bindings.last_topic.len() <= LONG, "{held}");
+        }
+        assert!(shared.remembered.held() <= 3 << 20);
+        let mut late = bindings();
+        for _ in 0..2 {
+            assert_eq!(late.find("devices/d/telemetry", shared).candidates.len(), 1);
+        }
+        drop(all);
+        drop(late);
+        assert_eq!(shared.remembered.held(), 0);
     }
 }

@@ -22,6 +22,11 @@ pub struct Limits {
     pub max_name_bytes: usize,
     /// Length of a text value, in bytes.
     pub max_string_bytes: usize,
+    /// Devices of one tenant since the start; 0 is no limit.
+    pub max_devices: usize,
+    /// Memory for the topics and devices that connections remember, in bytes; not a key.
+    #[serde(skip)]
+    pub remembered_bytes: usize,
 }
 
 impl Limits {
@@ -39,6 +44,8 @@ impl Default for Limits {
             max_readings: 1000,
             max_name_bytes: 128,
             max_string_bytes: 4096,
+            max_devices: 1_000_000,
+            remembered_bytes: 64 << 20,
             max_clock_ahead_secs: 600,
         }
     }

@@ -73,6 +73,7 @@ impl PayloadReader {
     /// Adds the counts to the metrics.
     pub(crate) fn flush_tally(&mut self) {
         self.tally.flush(&self.rules.metrics);
+        self.scratch.shrink();
     }
 
     /// Stages the readings of a message, all or none. The first has the receive time `received`,

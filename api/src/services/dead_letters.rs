@@ -8,7 +8,7 @@ use proto::v1::{
     DeadLetter, GetDeadLetterRequest, ListDeadLettersRequest, ListDeadLettersResponse, ReplayDeadLettersRequest,
     ReplayDeadLettersResponse,
 };
-use stores::contract::Deadletter;
+use stores::contract::{Deadletter, is_last};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -109,7 +109,7 @@ impl DeadLetterApi {
         loop {
             let from = after.as_ref().map(|(log, offset, stage)| (log.as_str(), *offset, stage.as_str()));
             let letters = self.0.backend.dead_letters.list(tenant, from, STEP).await.map_err(errors::store)?;
-            let last = letters.len() < STEP;
+            let last = is_last(&letters, STEP);
             examined += letters.len();
             for letter in letters {
                 let at = position(&letter);

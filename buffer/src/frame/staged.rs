@@ -35,8 +35,11 @@ pub struct ReadingHeader<'a> {
     pub resent: bool,
 }
 
+/// Bytes of records that a producer keeps room for.
+const KEEP_BYTES: usize = 128 << 10;
+
 /// Records of one producer that are not in a frame yet. Reused: after a submit it is empty and
-/// keeps its allocations.
+/// keeps its allocations, unless they are large.
 #[derive(Debug, Default)]
 pub struct Staged {
     records: Vec<u8>,
@@ -121,6 +124,8 @@ impl Staged {
     /// Discards all staged records.
     pub fn clear(&mut self) {
         self.records.clear();
+        // After a large message: every connection has such a buffer.
+        self.records.shrink_to(KEEP_BYTES);
         self.tenants.clear();
         self.devices.clear();
         self.schemas.clear();

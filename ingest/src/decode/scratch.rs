@@ -70,7 +70,21 @@ impl Field {
     }
 }
 
+/// Elements that each buffer keeps between two messages.
+const KEEP: usize = 1024;
+
 impl Scratch {
+    /// Frees most of what a large message took: a connection that is idle holds little.
+    pub(crate) fn shrink(&mut self) {
+        if self.text.capacity() > 64 * KEEP || self.fields.capacity() > KEEP || self.rows.capacity() > KEEP {
+            self.clear();
+            self.text.shrink_to(64 * KEEP);
+            self.fields.shrink_to(KEEP);
+            self.rows.shrink_to(KEEP);
+            self.path.shrink_to(KEEP);
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.text.clear();
         self.fields.clear();

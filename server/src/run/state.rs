@@ -203,16 +203,10 @@ impl State {
 
     /// At most `most` of the newest dead letters.
     pub(crate) async fn newest_dead_letters(&self, most: usize) -> Result<Vec<Deadletter>, stores::StoreError> {
-        const RECORDS: u64 = 100_000;
-        const LETTERS: usize = 1000;
         let (Some((log, _)), Some(readers)) = (&self.shared.log, &self.shared.readers) else {
             return Ok(Vec::new());
         };
-        let after = (log.id(), log.end().saturating_sub(RECORDS), "");
-        let mut letters = readers.dead_letters().list(model::DEFAULT_TENANT, Some(after), LETTERS).await?;
-        letters.drain(..letters.len().saturating_sub(most));
-        letters.reverse();
-        Ok(letters)
+        readers.dead_letters().newest(model::DEFAULT_TENANT, log.id(), most).await
     }
 
     /// Status of the log of this process.

@@ -137,6 +137,11 @@ pub(super) fn letters_after(tenant: &str, after: Option<(&str, u64, &str)>) -> V
     }
 }
 
+/// After every letter of a log.
+pub(super) fn letters_of_log_end(tenant: &str, log: &str) -> Vec<u8> {
+    [tenant.as_bytes(), &[0], log.as_bytes(), &[1]].concat()
+}
+
 /// After every letter of a tenant.
 pub(super) fn letters_end(tenant: &str) -> Vec<u8> {
     [tenant.as_bytes(), &[1]].concat()

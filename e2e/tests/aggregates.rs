@@ -32,14 +32,16 @@ const ZONES: [&str; 8] = [
     "Antarctica/Troll",
 ];
 
-/// A generator of numbers that are the same in each run (Knuth, The Art of Computer Programming 2,
-/// 3.3.4).
+/// A generator of numbers that are the same in each run: SplitMix64 (Steele, Lea and Flood, OOPSLA
+/// 2014).
 struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: i64) -> i64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        i64::try_from((self.0 >> 33) % limit.unsigned_abs()).unwrap_or(0)
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        i64::try_from((mixed ^ (mixed >> 31)) % limit.unsigned_abs()).unwrap_or(0)
     }
 }
 

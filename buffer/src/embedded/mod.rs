@@ -58,8 +58,8 @@ use crate::ring::Ring;
 pub(crate) use append::EmbeddedWriter;
 pub use config::Config;
 pub use disk::{Disk, RealDisk};
-pub use recover::OpenError;
-pub use repair::{RepairReport, repair};
+pub use recover::{OpenError, verify};
+pub use repair::{DamagedPlace, RepairReport, preview, repair};
 
 use cursors::CursorFile;
 use segment::Segment;

@@ -16,6 +16,7 @@ mod bits;
 mod numbers;
 mod texts;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use model::Nanos;
@@ -103,6 +104,7 @@ pub fn decode(bytes: &[u8], id: BlockId, names: Option<&[Arc<str>]>) -> Result<B
     };
     let rows = input.length(MAX_ROWS)?;
     let count = input.length(body.len())?;
+    let wanted: Option<HashSet<&str>> = names.map(|names| names.iter().map(|name| &**name).collect());
     let mut directory = Vec::new();
     for _ in 0..count {
         let kind = input.u8()?;
@@ -134,7 +136,7 @@ pub fn decode(bytes: &[u8], id: BlockId, names: Option<&[Arc<str>]>) -> Result<B
             SEQS => block.seqs = read_optional(section, rows)?.map(|v| v.map(i64::cast_unsigned)).collect(),
             CLAIMED => block.claimed = read_optional(section, rows)?.collect(),
             TIMED => block.device_timed = read_bits(&mut Input(section), rows)?,
-            kind if names.is_some_and(|wanted| !wanted.iter().any(|n| **n == *name)) && kind > COLUMN => {}
+            kind if wanted.as_ref().is_some_and(|wanted| !wanted.contains(name)) && kind > COLUMN => {}
             kind => block.columns.push(read_column(kind, name, section, rows)?),
         }
     }

@@ -7,8 +7,8 @@ use model::Nanos;
 use redb::{ReadableDatabase, ReadableTable};
 use serde::{Deserialize, Serialize};
 
-use super::meta::{LETTER_COUNTS, LETTERS, Outcome, seal, unseal};
-use super::partition::at;
+use super::file::Outcome;
+use super::meta::{LETTER_COUNTS, LETTERS, seal, unseal};
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, Result, StoreError};
 
@@ -76,16 +76,15 @@ impl DeadLetters for EmbeddedStore {
 
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.blocking(|inner| {
-            let read = || -> Outcome<_> {
-                let table = inner.meta.begin_read()?.open_table(LETTER_COUNTS)?;
+            inner.meta.open()?.run(|meta| {
+                let table = meta.begin_read()?.open_table(LETTER_COUNTS)?;
                 let mut all = Vec::new();
                 for entry in table.iter()? {
                     let (tenant, count) = entry?;
                     all.push((Arc::from(tenant.value()), count.value()));
                 }
                 Ok(all)
-            };
-            read().map_err(at(&inner.meta_path()))
+            })
         })
         .await
     }
@@ -128,11 +127,10 @@ impl Inner {
         end: &[u8],
         walk: impl FnOnce(redb::Range<'_, &'static [u8], &'static [u8]>) -> Outcome<()>,
     ) -> Result<()> {
-        let read = || -> Outcome<()> {
-            let table = self.meta.begin_read()?.open_table(LETTERS)?;
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(LETTERS)?;
             walk(table.range::<&[u8]>(from..end)?)
-        };
-        read().map_err(at(&self.meta_path()))
+        })
     }
 
     fn letter(&self, key: &[u8]) -> Result<Option<Deadletter>> {

@@ -58,6 +58,12 @@ pub(super) fn read_block(key: &[u8]) -> Result<BlockKey, StoreError> {
     split_block(key).ok_or_else(|| StoreError::Damaged(format!("a block key is malformed: {key:02x?}")))
 }
 
+/// Reads the tenant and the number of rows of a block key.
+pub(super) fn tenant_and_rows(key: &[u8]) -> Result<(&str, u32), StoreError> {
+    let split = || Some((text(key)?.0, u32::from_be_bytes(*key.last_chunk::<4>()?)));
+    split().ok_or_else(|| StoreError::Damaged(format!("a block key is malformed: {key:02x?}")))
+}
+
 fn split_block(key: &[u8]) -> Option<BlockKey> {
     let (tenant, rest) = text(key)?;
     let (id, rest) = text(rest)?;

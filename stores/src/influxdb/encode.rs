@@ -11,6 +11,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use model::{Nanos, ValueRef};
 
 use super::config::{Config, OnConflict};
@@ -73,8 +75,8 @@ pub(super) struct Encoder {
     now: Nanos,
     /// The bucket does not keep points before this time.
     keeps_from: Nanos,
-    learnt: Vec<(Arc<str>, KnownField)>,
-    tenants: Vec<(Arc<str>, Arc<str>, FieldType)>,
+    learnt: HashMap<Arc<str>, KnownField, RandomState>,
+    tenants: HashMap<(Arc<str>, Arc<str>), FieldType, RandomState>,
     chunks: Vec<Chunk>,
 }
 
@@ -104,8 +106,8 @@ impl Encoder {
             catalogue,
             now,
             keeps_from,
-            learnt: Vec::new(),
-            tenants: Vec::new(),
+            learnt: HashMap::default(),
+            tenants: HashMap::default(),
             chunks: vec![Chunk::default()],
         }
     }
@@ -121,7 +123,8 @@ impl Encoder {
             self.block(block)?;
         }
         self.chunks.retain(|chunk| chunk.lines > 0);
-        Ok(Encoded { chunks: self.chunks, learnt: self.learnt, tenants: self.tenants })
+        let tenants = self.tenants.into_iter().map(|((tenant, name), field)| (tenant, name, field)).collect();
+        Ok(Encoded { chunks: self.chunks, learnt: self.learnt.into_iter().collect(), tenants })
     }
 
     fn block(&mut self, block: &Block) -> Result<(), Refusal> {
@@ -209,12 +212,12 @@ impl Encoder {
     }
 
     fn known(&self, name: &str) -> Option<KnownField> {
-        let here = || self.learnt.iter().find(|(held, _)| **held == *name).map(|(_, known)| *known);
+        let here = || self.learnt.get(name).copied();
         self.catalogue.get(name).or_else(here)
     }
 
     fn own(&self, tenant: &Arc<str>, name: &Arc<str>) -> Option<FieldType> {
-        let here = || self.tenants.iter().find(|(t, n, _)| t == tenant && n == name).map(|(.., field)| *field);
+        let here = || self.tenants.get(&(Arc::clone(tenant), Arc::clone(name))).copied();
         self.catalogue.of_tenant(tenant, name).or_else(here)
     }
 
@@ -222,7 +225,7 @@ impl Encoder {
     fn decide_type(&mut self, name: &Arc<str>, natural: FieldType) -> KnownField {
         self.known(name).unwrap_or_else(|| {
             let known = KnownField { field: natural, origin: Origin::Written(self.now) };
-            self.learnt.push((Arc::clone(name), known));
+            self.learnt.insert(Arc::clone(name), known);
             known
         })
     }
@@ -244,7 +247,7 @@ impl Encoder {
         }
         let Some(held) = held else {
             let field = self.own(tenant, name).unwrap_or(natural);
-            self.tenants.push((Arc::clone(tenant), Arc::clone(name), field));
+            self.tenants.insert((Arc::clone(tenant), Arc::clone(name)), field);
             let known = self.decide_type(name, field);
             return at(name, known);
         };
@@ -258,7 +261,7 @@ impl Encoder {
             None if self.config.on_conflict != OnConflict::DeadLetter
                 || (types::fit(value, held.field, false).is_some() && !self.has_fields_beside(name)) =>
             {
-                self.tenants.push((Arc::clone(tenant), Arc::clone(name), held.field));
+                self.tenants.insert((Arc::clone(tenant), Arc::clone(name)), held.field);
                 at(name, held)
             }
             None => Err(Refusal::Undecided {

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod clock;
+mod distinct;
 mod merge;
 mod number;
 mod same;
@@ -9,7 +10,8 @@ mod window;
 
 pub use aggregate::{Accumulator, Aggregate};
 pub use clock::Clock;
-pub use merge::merge_blocks;
+pub use distinct::Distinct;
+pub use merge::{fitting, merge_blocks};
 pub use number::Number;
 pub use same::{BlockRows, same_reading, same_row};
 pub use window::{Window, WindowError};

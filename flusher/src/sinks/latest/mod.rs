@@ -5,6 +5,7 @@ mod map;
 mod order;
 mod sink;
 mod states;
+mod values;
 
 pub(crate) use map::LatestMap;
 pub(crate) use sink::LatestSink;

@@ -143,3 +143,49 @@ fn a_value_that_is_sent_again_was_received_when_it_came_first() {
     apply(&mut map, &[(100, Some(1), 200, Some(1), None), (100, Some(1), 900, Some(1), None)]);
     assert_eq!(map.get(&device(0, 1)).unwrap().values[0].received, 200);
 }
+
+/// Readings of one device with 200 names each, no name twice.
+fn new_names(count: usize) -> buffer::frame::Frame {
+    let owner = std::sync::Arc::new(device(0, 1));
+    frame(0, |staged| {
+        for message in 0..count / 200 {
+            let schema = std::sync::Arc::new(model::Schema::new((0..200).map(|n| format!("name-{message}-{n}"))));
+            let header = buffer::frame::ReadingHeader { time: message as i64, received: message as i64, ..plain() };
+            staged.reading(&owner, &schema, &header, (0..200).map(|n| Some(ValueRef::Int(n))));
+        }
+    })
+}
+
+fn apply_all(map: &mut LatestMap, frame: &buffer::frame::Frame) -> u64 {
+    let mut left_out = 0;
+    for (_, record) in frame.records() {
+        let Record::Reading(reading) = record else { panic!("a reading") };
+        let place = map.place(reading.device);
+        left_out += map.apply(place, &reading);
+    }
+    left_out
+}
+
+#[test]
+fn names_are_taken_and_merged_in_linear_time() {
+    stores::testing::assert_linear(new_names, |frame| {
+        let (mut map, mut bounded) = (LatestMap::default(), LatestMap::with_max_names(1_000));
+        assert_eq!(apply_all(&mut map, frame), 0);
+        assert!(apply_all(&mut bounded, frame) > 0);
+        let state = map.get(&device(0, 1)).unwrap();
+        map.merge(state);
+    });
+}
+
+#[test]
+fn of_too_many_names_those_with_the_newest_values_are_kept_and_none_goes_backwards() {
+    let mut map = LatestMap::with_max_names(1_000);
+    let left_out = apply_all(&mut map, &new_names(100_000));
+    let state = map.get(&device(0, 1)).unwrap();
+    assert!((875..=1_000).contains(&state.values.len()), "{}", state.values.len());
+    assert_eq!(left_out + state.values.len() as u64, 100_000);
+    assert!(state.values.iter().all(|value| value.time >= 494), "the newest five messages");
+    // The same messages again: what was left out does not come back.
+    assert_eq!(apply_all(&mut map, &new_names(90_000)), 0);
+    assert_eq!(map.get(&device(0, 1)).unwrap().values, state.values);
+}

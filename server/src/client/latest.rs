@@ -54,7 +54,7 @@ fn table_of(states: &[LatestState]) -> Table {
     let fixed = ["device", "metric", "value", "time", "received", "seq"];
     let mut table = Table::new(fixed.into_iter().chain(noted.then_some("note")));
     for (device, value) in values() {
-        let mut row = vec![
+        let mut row: Vec<Cell> = vec![
             names::device_id(device).into(),
             value.metric.as_str().into(),
             value.value.as_ref().map_or(Cell::None, Cell::from),

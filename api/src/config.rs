@@ -35,6 +35,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
+    /// Maximum number of connections; further ones are closed.
+    pub max_connections: usize,
     /// Calls at one time on one connection.
     pub max_concurrent_calls: u32,
     /// Streams (StreamReadings, Subscribe) at one time over all connections.
@@ -48,15 +50,20 @@ pub struct Limits {
     #[serde(rename = "drain_timeout_ms", with = "duration_ms")]
     #[schemars(with = "u64")]
     pub drain_timeout: Duration,
+    /// Origins of the pages that may call from a browser (gRPC-Web), as
+    /// https://dashboard.example.com; `"*"` allows every page. Calls of other pages are refused.
+    pub web_origins: Vec<String>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            max_connections: 1024,
             max_concurrent_calls: 256,
             max_streams: 1024,
             call_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
+            web_origins: Vec::new(),
         }
     }
 }

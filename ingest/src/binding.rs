@@ -1,14 +1,16 @@
 //! Topics bound to routes: each looked up once by a connection, then remembered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use door::Message;
 use hashbrown::HashMap;
-use model::{DeviceKey, Held};
+use model::{DeviceKey, Held, Nanos};
 
 use crate::decode::{Class, Refusal};
 use crate::identity;
-use crate::routes::{Captures, Compiled, Role};
+use crate::routes::{Captures, Compiled, RetainedMessages, Role};
 use crate::rules::Shared;
+use crate::unrouted::Counted;
 
 /// Maximum number of topics, and of devices named by payloads, that one connection remembers: a
 /// gateway publishes for many.
@@ -26,6 +28,8 @@ pub(crate) struct TopicBinding {
     pub(crate) candidates: Vec<Candidate>,
     /// Hash of tenant and topic.
     pub(crate) hash: u64,
+    /// Counts the messages that no route matches, from the first one on.
+    unrouted: OnceLock<Arc<Counted>>,
 }
 
 /// A route, with its captures of the topic.
@@ -130,7 +134,27 @@ impl TopicBindings {
             });
             Candidate { prefix: fixed(&route.prefix), field: fixed(&route.field), device, captures, route }
         });
-        TopicBinding { candidates: candidates.collect(), hash: identity::chain(self.tenant_hash, topic.as_bytes()) }
+        let hash = identity::chain(self.tenant_hash, topic.as_bytes());
+        TopicBinding { candidates: candidates.collect(), hash, unrouted: OnceLock::new() }
+    }
+
+    /// Counts a message that no route matches. One that an operator's route leaves out is expected.
+    pub(crate) fn count_unrouted(
+        &self,
+        binding: &TopicBinding,
+        message: &Message<'_>,
+        received: Nanos,
+        rules: &Shared,
+    ) {
+        let left_out = |candidate: &Candidate| {
+            let skips = message.delivery.retain && candidate.route.retained == RetainedMessages::Skip;
+            skips || matches!(candidate.route.role, Role::Ignored)
+        };
+        if !binding.candidates.iter().any(left_out) {
+            let unrouted = &rules.metrics.unrouted;
+            let entry = || unrouted.entry(&self.tenant, &self.client, message.topic, received);
+            binding.unrouted.get_or_init(entry).count(received);
+        }
     }
 
     /// Returns the device that a payload names.

@@ -5,6 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use crate::decode::Class;
+use crate::unrouted::Unrouted;
 
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -25,6 +26,8 @@ pub struct Metrics {
     pub dead_letters: Counter,
     /// Messages that no route matches.
     pub plain: Counter,
+    /// The topics of these messages.
+    pub unrouted: Unrouted,
     /// Readings whose device time is too far in the future.
     pub clock_ahead: Counter,
     /// Readings of a shape new to their connection.
@@ -47,6 +50,7 @@ impl Default for Metrics {
             nulls: Counter::default(),
             dead_letters: Counter::default(),
             plain: Counter::default(),
+            unrouted: Unrouted::default(),
             clock_ahead: Counter::default(),
             schema_misses: Counter::default(),
             refused,

@@ -82,6 +82,7 @@ impl PayloadReader {
         let binding = self.bindings.find(message.topic, &self.rules);
         if binding.candidates.is_empty() {
             self.tally.plain += 1;
+            self.bindings.count_unrouted(&binding, message, received, &self.rules);
             return Outcome::Plain;
         }
         self.scratch.clear();
@@ -97,6 +98,7 @@ impl PayloadReader {
             }
             Ok(false) => {
                 self.tally.plain += 1;
+                self.bindings.count_unrouted(&binding, message, received, &self.rules);
                 Outcome::Plain
             }
             Err(refusal) => Outcome::Refused(refusal),

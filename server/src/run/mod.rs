@@ -1,6 +1,7 @@
 //! `weir run`: from the configuration to a supervised process.
 
 mod exports;
+mod letters;
 mod limits;
 mod listeners;
 mod log;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::RunOptions;
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
+use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
 use crate::{http, logs};
 use node::{Intake, Node};
@@ -44,18 +46,43 @@ const FLEET_DEADLINE: Duration = Duration::from_secs(5);
 /// When the configuration is invalid or a part cannot start. Later failures are logged and set the
 /// exit code.
 pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
-    let loaded = config::load(&options.sources()?)?;
+    let sources = options.sources()?;
+    let loaded = match config::load(&sources) {
+        Ok(loaded) => loaded,
+        Err(error) => return fatal(logs::start_for_errors(&sources), error),
+    };
+    let lines = logs::start(&loaded.config.logging)?;
+    run_logged(loaded, lines).or_else(|error| fatal(lines, error))
+}
+
+/// Reports an error that ends the start: for people as other commands do, else as a line of the
+/// log.
+fn fatal(lines: Lines, error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    match lines {
+        Lines::Text => Err(error),
+        Lines::Json => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> {
     loaded.config.check_exposure()?;
-    logs::start(&loaded.config.logging)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     if let Some(file) = &loaded.file {
         tracing::info!(file = %file.display(), "configuration");
     }
-    limits::raise_open_files();
+    let files = limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let ended = runtime.block_on(serve(loaded.config));
+    let (config, lowered) = loaded.config.within_memory();
+    let (config, fewer) = limits::within_open_files(config, files);
+    for line in lowered.into_iter().chain(fewer) {
+        tracing::info!("{line}");
+    }
+    let ended = runtime.block_on(serve(config, lines));
     // Blocking work that an answer no longer waits for must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended? {
@@ -68,21 +95,24 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
+async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndError>> {
     let config = Arc::new(config);
     let data = DataDir::open(&config.data_dir)?;
     let listeners = listeners::Listeners::bind(&config).await?;
     let addresses = listeners.addresses()?;
+    data.note_http(addresses.http);
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
     let (startup, metrics) = (Startup::default(), state::Metrics::default());
     let (http, http_stop) = {
         let (startup, metrics) = (startup.clone(), metrics.clone());
+        let hosts = config.http.hosts.clone();
         let in_books = settings::in_books(&config)?;
-        let site = http::Site { startup, metrics, in_books, addresses, data_dir: data.path().to_owned() };
+        let site =
+            http::Site { startup, metrics, in_books, addresses, data_dir: data.path().to_owned(), hosts: hosts.into() };
         let stop = CancellationToken::new();
         // Before the rest: an operator can see what the process waits for.
-        (tokio::spawn(http::serve(listeners.http, site, stop.clone())), stop)
+        (tokio::spawn(http::serve(listeners.http, config.http.max_connections, site, stop.clone())), stop)
     };
     let mut signals = std::pin::pin!(signals::handle_signals()?);
     let opening = async {
@@ -147,7 +177,7 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     }
 
     data.publish(&addresses)?;
-    welcome::print(&addresses, &data, waits_for);
+    welcome::print(&addresses, &data, waits_for, lines);
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {

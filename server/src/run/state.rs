@@ -16,7 +16,7 @@ use stores::contract::Deadletter;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
-use crate::{exports, traces};
+use crate::{client, exports, traces};
 
 /// How often the log is looked at: a log that has failed ends the process within this.
 const LOOK: Duration = Duration::from_millis(200);
@@ -109,6 +109,13 @@ pub(crate) struct Readiness {
     pub(crate) reasons: Vec<Reason>,
 }
 
+impl Readiness {
+    /// The state in one word.
+    pub(crate) fn word(&self) -> &'static str {
+        client::status::word(self.ready, !self.reasons.is_empty())
+    }
+}
+
 impl State {
     /// State of a process that writes `log`, flushes the logs of `local` and reads through
     /// `readers`; each depends on its roles.
@@ -136,6 +143,10 @@ impl State {
 
     /// Returns whether messages can be appended, with all problems.
     pub(crate) fn readiness(&self) -> Readiness {
+        self.readiness_with(&self.sinks())
+    }
+
+    fn readiness_with(&self, sinks: &[SinkStatus]) -> Readiness {
         let mut reasons = Vec::new();
         if self.shared.stopping.load(Ordering::Relaxed) {
             reasons.push(Reason::new("weir", "it is stopping"));
@@ -152,8 +163,8 @@ impl State {
             let failures = fleet.failures().into_iter();
             reasons.extend(failures.map(|(log, reason)| Reason::new(format!("log {log}"), reason)));
         }
-        for sink in self.sinks() {
-            if let Some(reason) = trouble(&sink) {
+        for sink in sinks {
+            if let Some(reason) = trouble(sink) {
                 reasons.push(Reason::new(format!("sink {}", sink.sink), reason));
             }
         }
@@ -178,18 +189,21 @@ impl State {
     }
 
     fn status_of(&self, sinks: &[SinkStatus]) -> v1::Status {
-        let readiness = self.readiness();
+        let readiness = self.readiness_with(sinks);
         let (started, at) = self.shared.started;
+        let (unrouted, others) = self.metrics.ingest.unrouted.list();
         v1::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             start_time: Some(at.into()),
             uptime: prost_types::Duration::try_from(started.elapsed()).ok(),
             roles: self.shared.roles.clone(),
-            ready: readiness.reasons.is_empty(),
+            ready: readiness.ready,
             reasons: readiness.reasons.iter().map(ToString::to_string).collect(),
             connection_count: self.metrics.broker.connections.get(),
             logs: Vec::new(),
             sinks: sinks.iter().map(sink).collect(),
+            unrouted_topics: unrouted.into_iter().map(unrouted_topic).collect(),
+            other_unrouted_count: signed(others),
         }
     }
 
@@ -203,10 +217,8 @@ impl State {
 
     /// At most `most` of the newest dead letters.
     pub(crate) async fn newest_dead_letters(&self, most: usize) -> Result<Vec<Deadletter>, stores::StoreError> {
-        let (Some((log, _)), Some(readers)) = (&self.shared.log, &self.shared.readers) else {
-            return Ok(Vec::new());
-        };
-        readers.dead_letters().newest(model::DEFAULT_TENANT, log.id(), most).await
+        let Some(readers) = &self.shared.readers else { return Ok(Vec::new()) };
+        super::letters::newest(&*readers.dead_letters(), self.shared.log.as_ref().map(|(log, _)| log.id()), most).await
     }
 
     /// Status of the log of this process.
@@ -241,6 +253,17 @@ fn sink(status: &SinkStatus) -> v1::SinkStatus {
         done_offset: signed(status.done_to),
         lag_records: signed(status.lag_records),
         lag: Duration::try_from_secs_f64(status.lag_seconds).ok().and_then(|d| d.try_into().ok()),
+    }
+}
+
+fn unrouted_topic(topic: ingest::UnroutedTopic) -> v1::UnroutedTopic {
+    v1::UnroutedTopic {
+        tenant: topic.tenant.to_string(),
+        topic: topic.topic.to_string(),
+        client: topic.client.to_string(),
+        message_count: signed(topic.messages),
+        first_time: Some(client::time::to_proto(topic.first)),
+        last_time: Some(client::time::to_proto(topic.last)),
     }
 }
 

@@ -5,4 +5,5 @@
 mod cli;
 mod configuration;
 mod life;
+mod words;
 mod world;

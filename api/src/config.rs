@@ -35,6 +35,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
+    /// Maximum number of connections; further ones are closed.
+    pub max_connections: usize,
     /// Calls at one time on one connection.
     pub max_concurrent_calls: u32,
     /// Streams (StreamReadings, Subscribe) at one time over all connections.
@@ -56,6 +58,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            max_connections: 1024,
             max_concurrent_calls: 256,
             max_streams: 1024,
             call_timeout: Duration::from_secs(60),

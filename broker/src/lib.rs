@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::Config;
-pub use listener::bind;
+pub use listener::{beyond, bind};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
 

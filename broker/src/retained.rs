@@ -141,10 +141,10 @@ impl Retained {
         self.change(|held| held.set(message));
     }
 
-    /// Continues a walk: adds at most `most` messages that match its filter and have not expired, in
-    /// the order of their topics, and returns the topic to continue after; None at the end. Visits
-    /// only topics that begin as the filter does, and only some of them. Messages set meanwhile may
-    /// be among the found or not.
+    /// Continues a walk: adds at most `most` messages that match its filter and have not expired,
+    /// in the order of their topics, and returns the topic to continue after; None at the end.
+    /// Visits only topics that begin as the filter does, and only some of them. Messages set
+    /// meanwhile may be among the found or not.
     pub(crate) fn step(&self, walk: &Walk, most: usize, found: &mut Vec<Arc<Message>>) -> Option<Box<str>> {
         let filter = &*walk.filter;
         let fixed = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);

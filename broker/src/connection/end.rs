@@ -205,7 +205,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 }
 
 impl<I: Inbox> Broker<I> {
-    pub(super) fn count_end(&self, reason: &'static str) {
+    pub(crate) fn count_end(&self, reason: &'static str) {
         self.metrics.disconnects(reason).inc();
     }
 }

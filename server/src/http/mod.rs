@@ -3,6 +3,7 @@
 mod exposition;
 mod gauges;
 mod guard;
+mod listener;
 mod process;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::data_dir::Addresses;
 use crate::run::startup::Startup;
 use crate::run::state::Metrics;
 use gauges::Gauges;
+use listener::Listener;
 use process::Process;
 
 /// Time for clients to read the last answers at a stop.
@@ -68,7 +70,12 @@ struct App {
 ///
 /// # Errors
 /// When the listener breaks.
-pub(crate) async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    max_connections: usize,
+    site: Site,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     site.metrics.register(&mut registry);
     let process = Mutex::new(Process::new(&mut registry));
@@ -86,7 +93,8 @@ pub(crate) async fn serve(listener: TcpListener, site: Site, stop: CancellationT
         .route("/metrics", get(metrics))
         .with_state(app)
         .layer(axum::middleware::from_fn_with_state(hosts, guard::guard));
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let serving = axum::serve(Listener::new(listener, max_connections), router)
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = serving => served.context("serve http"),
         () = async { stop.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),

@@ -75,9 +75,14 @@ fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> 
     if let Some(file) = &loaded.file {
         tracing::info!(file = %file.display(), "configuration");
     }
-    limits::raise_open_files();
+    let files = limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let ended = runtime.block_on(serve(loaded.config, lines));
+    let (config, lowered) = loaded.config.within_memory();
+    let (config, fewer) = limits::within_open_files(config, files);
+    for line in lowered.into_iter().chain(fewer) {
+        tracing::info!("{line}");
+    }
+    let ended = runtime.block_on(serve(config, lines));
     // Blocking work that an answer no longer waits for must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended? {
@@ -107,7 +112,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             http::Site { startup, metrics, in_books, addresses, data_dir: data.path().to_owned(), hosts: hosts.into() };
         let stop = CancellationToken::new();
         // Before the rest: an operator can see what the process waits for.
-        (tokio::spawn(http::serve(listeners.http, site, stop.clone())), stop)
+        (tokio::spawn(http::serve(listeners.http, config.http.max_connections, site, stop.clone())), stop)
     };
     let mut signals = std::pin::pin!(signals::handle_signals()?);
     let opening = async {

@@ -57,8 +57,8 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// and stage) changes nothing.
     async fn put(&self, letters: Vec<Deadletter>) -> Result<()>;
 
-    /// Returns up to `limit` letters of a tenant after `after` = (log, offset, stage). The list ends
-    /// before that with the letter that makes it [`LIST_BYTES`] long; see [`is_last`].
+    /// Returns up to `limit` letters of a tenant after `after` = (log, offset, stage). The list
+    /// ends before that with the letter that makes it [`LIST_BYTES`] long; see [`is_last`].
     async fn list(&self, tenant: &str, after: Option<(&str, u64, &str)>, limit: usize) -> Result<Vec<Deadletter>>;
 
     /// Returns up to `most` letters of a log, the newest first.

@@ -53,7 +53,7 @@ def windows(query):
     """Starts of windows around the range, found by walking through time."""
     zone = ZoneInfo(query["zone"])
     width, period = query["width"], query["period"]
-    margin = 800 * 86400 if period and period[-1] in "MY" else 40 * 86400
+    margin = {"Y": 370, "M": 33, "W": 9}.get(period[-1:], 5) * 86400
     at = (query["start"] // SECOND - margin) // STEP * STEP
     last = query["end"] // SECOND + margin
     starts, highest, turned = [], None, 0
@@ -73,30 +73,33 @@ def windows(query):
     return starts
 
 
-def expected(series, query):
+def load(database, metric, series):
+    """Makes a table of a series."""
+    kind = "HUGEINT" if all(kind == "i" for _, kind, _ in series if kind in "if") else "DOUBLE"
+    rows = [
+        f"({t}, '{json.dumps([kind, text])}', {repr(text) if kind in 'if' else 'NULL'})" for t, kind, text in series
+    ]
+    database.execute(f"CREATE TABLE sent_{metric} (t BIGINT, raw VARCHAR, number {kind})")
+    database.execute(f"INSERT INTO sent_{metric} VALUES {', '.join(rows)}")
+
+
+def expected(database, metric, query, starts):
     """Rows of window, numbers and values of each window that has values."""
-    start, end = query["start"], query["end"]
-    starts = windows(query)
-    whole = all(kind == "i" for _, kind, _ in series if kind in "if")
-    database = duckdb.connect()
-    database.execute("CREATE TABLE windows (start BIGINT, stop BIGINT)")
-    database.executemany("INSERT INTO windows VALUES (?, ?)", list(zip(starts, starts[1:])))
-    kind = "HUGEINT" if whole else "DOUBLE"
-    database.execute(f"CREATE TABLE sent (t BIGINT, raw VARCHAR, number {kind})")
-    rows = [(t, json.dumps([kind, text]), text if kind in "if" else None) for t, kind, text in series]
-    database.executemany(f"INSERT INTO sent VALUES (?, ?, ?::VARCHAR::{kind})", rows)
+    start, end, sent = query["start"], query["end"], f"sent_{metric}"
+    pairs = ", ".join(f"({a}::BIGINT, {b}::BIGINT)" for a, b in zip(starts, starts[1:]))
+    database.execute(f"CREATE OR REPLACE TABLE windows AS SELECT * FROM (VALUES {pairs}) w (start, stop)")
     return database.execute(
         f"""
         WITH steps AS (
             SELECT t, number - lag(number) OVER (ORDER BY t) AS change, number AS reached
-            FROM sent WHERE number IS NOT NULL
+            FROM {sent} WHERE number IS NOT NULL
         ), risen AS (
             SELECT t, CASE WHEN change < 0 THEN reached ELSE coalesce(change, 0) END AS step FROM steps
         ), placed AS (
-            SELECT sent.t, raw, number, step, start, least(stop, {end}) AS until,
-                CASE WHEN number IS NOT NULL THEN sent.t END AS nt
-            FROM sent ASOF JOIN windows ON sent.t >= windows.start LEFT JOIN risen USING (t)
-            WHERE sent.t >= {start} AND sent.t < {end}
+            SELECT s.t, raw, number, step, start, least(stop, {end}) AS until,
+                CASE WHEN number IS NOT NULL THEN s.t END AS nt
+            FROM {sent} s ASOF JOIN windows ON s.t >= windows.start LEFT JOIN risen ON risen.t = s.t
+            WHERE s.t >= {start} AND s.t < {end}
         ), weighed AS (
             SELECT *, CASE WHEN number IS NOT NULL THEN coalesce(
                 lead(nt) OVER (PARTITION BY start, number IS NULL ORDER BY t), until) - t END AS held
@@ -122,12 +125,18 @@ def equal(want, got):
 def main():
     data = json.load(sys.stdin)
     compared, wrong = 0, []
+    database = duckdb.connect()
+    for metric, series in data["series"].items():
+        load(database, metric, series)
     for query in data["queries"]:
-        for metric, series in data["series"].items():
-            starts = windows(query)
-            ends = dict(zip(starts, starts[1:]))
+        starts = windows(query)
+        starts = [s for s, end in zip(starts, starts[1:]) if end > query["start"] and s < query["end"]] + [
+            next(s for s in starts if s >= query["end"])
+        ]
+        ends = dict(zip(starts, starts[1:]))
+        for metric in data["series"]:
             found = {bucket["start"]: bucket for bucket in query["buckets"].get(metric, [])}
-            wanted = expected(series, query)
+            wanted = expected(database, metric, query, starts)
             name = f"{metric} {query['zone']} {query['width'] or query['period']}"
             if list(found) != [row[0] for row in wanted]:
                 wrong.append(f"{name}: windows {[row[0] for row in wanted]}, not {list(found)}")

@@ -32,14 +32,16 @@ const ZONES: [&str; 8] = [
     "Antarctica/Troll",
 ];
 
-/// A generator of numbers that are the same in each run (Knuth, The Art of Computer Programming 2,
-/// 3.3.4).
+/// A generator of numbers that are the same in each run: SplitMix64 (Steele, Lea and Flood, OOPSLA
+/// 2014).
 struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: i64) -> i64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        i64::try_from((self.0 >> 33) % limit.unsigned_abs()).unwrap_or(0)
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        i64::try_from((mixed ^ (mixed >> 31)) % limit.unsigned_abs()).unwrap_or(0)
     }
 }
 
@@ -79,15 +81,18 @@ fn readings(random: &mut Random) -> Vec<(i64, BTreeMap<&'static str, Json>)> {
 }
 
 fn queries(random: &mut Random) -> Vec<(&'static str, Option<i64>, &'static str, i64, i64)> {
-    let widths = [900, 3600, 7200, 6 * 3600, 86_400, 36 * 3600];
+    const WIDTHS: [i64; 6] = [900, 3600, 7200, 6 * 3600, 86_400, 36 * 3600];
+    const PERIODS: [&str; 5] = ["P1D", "P3D", "P1W", "P1M", "P1Y"];
     let mut queries = Vec::new();
     for zone in ZONES {
         let day = DAYS[usize::try_from(random.below(5)).unwrap_or(0)];
         let start = (day - 43_200 + random.below(20_000)) * SECOND + random.below(SECOND);
         let end = start + (30 + random.below(30)) * HOUR;
-        queries.extend(widths.map(|width| (zone, Some(width), "", start, end)));
-        let whole = (DAYS[0] * SECOND, (DAYS[4] + 86_400) * SECOND);
-        queries.extend(["P1D", "P3D", "P1W", "P1M", "P1Y"].map(|period| (zone, None, period, whole.0, whole.1)));
+        for width in [random.below(6), random.below(6)] {
+            queries.push((zone, Some(WIDTHS[usize::try_from(width).unwrap_or(0)]), "", start, end));
+        }
+        let period = PERIODS[usize::try_from(random.below(5)).unwrap_or(0)];
+        queries.push((zone, None, period, DAYS[0] * SECOND, (DAYS[4] + 86_400) * SECOND));
     }
     queries
 }
@@ -134,7 +139,7 @@ async fn answers(channel: &Channel, seed: u64) -> anyhow::Result<Vec<Json>> {
             bucket_calendar: period.to_owned(),
             time_zone: zone.to_owned(),
             aggregates: functions(),
-            page_size: 77,
+            page_size: 997,
             ..Default::default()
         };
         let mut buckets: BTreeMap<String, Vec<Json>> = BTreeMap::new();

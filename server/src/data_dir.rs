@@ -143,6 +143,11 @@ impl DataDir {
         self.path.join("exports.json")
     }
 
+    /// File with fingerprints of the settings that servers accepted.
+    pub(crate) fn servers(&self) -> PathBuf {
+        self.path.join("servers.json")
+    }
+
     /// The store's folder.
     pub(crate) fn store(&self) -> PathBuf {
         store_in(&self.path)
@@ -211,7 +216,7 @@ pub(crate) fn log_in(data_dir: &Path) -> PathBuf {
 }
 
 /// Replaces a file atomically and durably.
-fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let temporary = path.with_extension("new");
         let mut file = private(&temporary)?;

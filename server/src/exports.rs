@@ -115,8 +115,7 @@ impl Metrics {
 /// Opens every export of the configuration.
 ///
 /// # Errors
-/// Names the export and what to change. An export whose system is unavailable is opened all the
-/// same.
+/// Names the export and the setting to change. The systems are not asked for anything.
 pub(crate) async fn open_all(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<ExportSpec>> {
     let mut specs = Vec::new();
     for export in config.exports()? {

@@ -23,6 +23,9 @@
 //! log without a writer when every sink is at its end and the retention is over; its tallies are
 //! added to the sums once.
 //!
+//! **Loss.** The settings of the server are checked with every append. A log that the server has lost
+//! is reported and put there again from memory; see `restore`.
+//!
 //! **Full.** Scripts that free memory work while the server is out of memory; the append does not.
 
 mod append;
@@ -34,6 +37,7 @@ mod error;
 mod follow;
 mod keys;
 mod read;
+mod restore;
 mod scripts;
 mod servers;
 mod settings;
@@ -90,6 +94,8 @@ pub struct RedisLog {
     held: Mutex<Held>,
     end: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    /// Held while a lost log is put on the server again.
+    restoring: tokio::sync::Mutex<()>,
     /// Task of the follower, or of the writer's heartbeat.
     task: Mutex<Option<Task>>,
 }
@@ -107,6 +113,10 @@ struct Held {
     confirmed: model::Nanos,
     /// True when the log was removed.
     gone: bool,
+    /// Data that the server lost, since this process started.
+    loss: Option<String>,
+    /// A setting of the server that loses data.
+    doubt: Option<String>,
 }
 
 /// A task that is aborted when dropped.
@@ -272,7 +282,10 @@ impl Shared {
                 written_here: false,
                 confirmed: 0,
                 gone: false,
+                loss: None,
+                doubt: None,
             }),
+            restoring: tokio::sync::Mutex::default(),
             end: watch::channel(0).0,
             metrics,
             task: Mutex::default(),

@@ -1,6 +1,7 @@
 //! `weir run`: from the configuration to a supervised process.
 
 mod exports;
+mod known;
 mod letters;
 mod limits;
 mod listeners;
@@ -8,11 +9,11 @@ mod log;
 mod node;
 pub(crate) mod replay;
 mod retained;
+mod server_watch;
 pub(crate) mod settings;
 mod signals;
 pub(crate) mod startup;
 pub(crate) mod state;
-mod store_watch;
 mod stores;
 mod welcome;
 
@@ -31,9 +32,10 @@ use crate::data_dir::DataDir;
 use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
 use crate::{http, logs};
+use known::KnownSettings;
 use node::{Intake, Node};
+use server_watch::Servers;
 use startup::Startup;
-use store_watch::StoreWatch;
 
 /// Time for the last responses of the status page.
 const HTTP_DEADLINE: Duration = Duration::from_secs(5);
@@ -116,12 +118,16 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     };
     let mut signals = std::pin::pin!(signals::handle_signals()?);
     let opening = async {
-        let node = Node::open(&config, &data, metrics, &startup, advertised.unwrap_or_default()).await?;
-        let mut store = StoreWatch::new(Arc::clone(&node.stores.store), startup.clone());
-        let retained = store.open(node.intake.is_some()).await?;
-        anyhow::Ok((node, store, retained))
+        let known = KnownSettings::open(&data)?;
+        let node = Node::open(&config, &data, metrics, &startup, &known, advertised.unwrap_or_default()).await?;
+        let servers = Servers::open(&config, &node.stores, &known, &startup).await?;
+        let retained = match node.intake.is_some() && servers.store_waits_for().is_none() {
+            true => retained::load_in_time(&*node.stores.store).await?,
+            false => None,
+        };
+        anyhow::Ok((node, servers, retained))
     };
-    let (node, store, retained) = tokio::select! {
+    let (node, servers, retained) = tokio::select! {
         opened = opening => opened?,
         name = &mut signals => {
             tracing::info!(signal = name, "stopped before it was ready");
@@ -130,7 +136,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     };
     let Node { state, stores, intake, fleet, readers, api, exporter } = node;
     startup.works(state.clone());
-    let waits_for = store.waits_for();
+    let waits_for = servers.store_waits_for().map(str::to_owned);
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
@@ -138,7 +144,10 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         take_in(&mut supervisor, &config, &state, intake, (retained, Arc::clone(&stores.store)), listener);
     }
     let stop = supervisor.part("store", deadline);
-    supervisor.spawn("store", "connection to the store", store.run(stop));
+    supervisor.spawn("store", "connections to servers", async move {
+        servers.run(stop).await;
+        Ok(())
+    });
     let local = fleet.as_ref().map(flusher::Fleet::handle);
     if let Some(fleet) = fleet {
         let stop = supervisor.part("sinks", deadline);
@@ -177,7 +186,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     }
 
     data.publish(&addresses)?;
-    welcome::print(&addresses, &data, waits_for, lines);
+    welcome::print(&addresses, &data, waits_for.as_deref(), lines);
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {

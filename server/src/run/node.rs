@@ -13,6 +13,7 @@ use model::trace::Tracer;
 use stores::contract::StoreError;
 
 use super::exports::Exports;
+use super::known::KnownSettings;
 use super::log::Logs;
 use super::replay::{LateReplayer, Replayer};
 use super::settings;
@@ -57,10 +58,11 @@ impl Node {
         data: &DataDir,
         metrics: Metrics,
         startup: &Startup,
+        known: &KnownSettings,
         advertised: String,
     ) -> anyhow::Result<Self> {
         let routes = settings::routes(config)?;
-        let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup).await?;
+        let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup, known).await?;
         let secret = token_secret(config, data, &logs, startup).await?;
         let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
         let intake = logs.own.as_ref().map(|(log, batcher)| {
@@ -78,7 +80,8 @@ impl Node {
             true => Some(readers(config, &logs, &stores, local.clone())?),
             false => None,
         };
-        let state = State::new(config, metrics.clone(), logs.own.clone(), local, readers.clone());
+        let state =
+            State::new(config, metrics.clone(), startup.waiting.clone(), logs.own.clone(), local, readers.clone());
         let api = readers.clone().filter(|_| config.has(Role::Api)).map(|readers| {
             let replay = replay(config, &logs, &stores, &metrics, intake.clone());
             let backend = api::Backend {

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use buffer::{Batcher, Log};
 use flusher::fleet::Readers;
 use flusher::{FleetHandle, SinkState, SinkStatus};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use proto::v1;
 use proto::v1::sink_status::State as ProtoState;
@@ -75,6 +76,8 @@ struct Shared {
     local: Option<FleetHandle>,
     /// Readers of all logs; `None` in a process that only takes devices.
     readers: Option<Readers>,
+    /// Servers that cannot be used yet.
+    waiting: Waiting,
     stopping: AtomicBool,
     started: (Instant, SystemTime),
 }
@@ -109,6 +112,25 @@ pub(crate) struct Readiness {
     pub(crate) reasons: Vec<Reason>,
 }
 
+/// Servers that cannot be used yet, with the reasons. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting(Arc<Mutex<Vec<Reason>>>);
+
+impl Waiting {
+    /// Sets the reason why `server` cannot be used, `None` when it can. True when that is news.
+    pub(super) fn set(&self, server: &str, reason: Option<String>) -> bool {
+        let mut held = self.0.lock();
+        let before = held.iter().position(|held| held.part == server).map(|at| held.remove(at).reason);
+        let is_new = before != reason;
+        held.extend(reason.map(|reason| Reason::new(server, reason)));
+        is_new
+    }
+
+    pub(super) fn reasons(&self) -> Vec<Reason> {
+        self.0.lock().clone()
+    }
+}
+
 impl Readiness {
     /// The state in one word.
     pub(crate) fn word(&self) -> &'static str {
@@ -122,13 +144,14 @@ impl State {
     pub(crate) fn new(
         config: &Config,
         metrics: Metrics,
+        waiting: Waiting,
         log: Option<(Arc<dyn Log>, Batcher)>,
         local: Option<FleetHandle>,
         readers: Option<Readers>,
     ) -> Self {
         let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
         let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
-        Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, stopping, started }) }
+        Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, waiting, stopping, started }) }
     }
 
     /// State of each sink of each log that this process flushes.
@@ -159,6 +182,10 @@ impl State {
             }
         }
         let ready = reasons.is_empty();
+        if let Some((log, _)) = &self.shared.log {
+            reasons.extend(log.concerns().into_iter().map(|concern| Reason::new("log", concern)));
+        }
+        reasons.extend(self.shared.waiting.reasons());
         if let Some(fleet) = &self.shared.local {
             let failures = fleet.failures().into_iter();
             reasons.extend(failures.map(|(log, reason)| Reason::new(format!("log {log}"), reason)));

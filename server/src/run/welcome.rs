@@ -4,7 +4,7 @@ use crate::client::output::remark;
 use crate::data_dir::{Addresses, DataDir};
 use crate::logs::Lines;
 
-/// Prints the addresses and first commands. `waits_for` is a store that does not respond yet.
+/// Prints the addresses and first commands. `waits_for` is a store that cannot be used yet.
 pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&str>, lines: Lines) {
     let Addresses { mqtt, grpc, http, fleet } = addresses;
     let mut text = state(addresses, waits_for);

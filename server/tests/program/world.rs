@@ -37,6 +37,11 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     weir().args(arguments).output().expect("weir runs")
 }
 
+/// Like [`run`], with settings from the environment.
+pub(crate) fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    weir().args(arguments).envs(environment.iter().copied()).output().expect("weir runs")
+}
+
 pub(crate) fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -260,7 +260,8 @@ async fn a_damaged_value_is_named_and_not_returned() {
 #[tokio::test]
 async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let value = LatestValue { name: "t".into(), value: Value::Float(0.1), time: 1, seq: Some(2), received: 3 };
+    let value =
+        LatestValue { name: "t".into(), value: Value::Float(0.1), time: 1, order: 4, seq: Some(2), received: 3 };
     let state = LatestState {
         device: device("zigbee/kitchen"),
         first_seen: 1,

@@ -1,6 +1,9 @@
-//! The states of all devices. A value is replaced only by one with a later (time, sequence, receive
-//! time), so that states never go backwards, and taking the same readings again, or in another
-//! order, ends in the same state.
+//! The states of all devices. A value is replaced only by one with a later (time that orders it,
+//! time, sequence, receive time), so that states never go backwards, and taking the same readings
+//! again, or in another order, ends in the same state.
+//!
+//! The time that orders a value is its own, unless the device's clock is known to be wrong: see
+//! [`order`](super::order).
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;

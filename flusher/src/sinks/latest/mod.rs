@@ -2,6 +2,7 @@
 //! from time to time in the store.
 
 mod map;
+mod order;
 mod sink;
 mod states;
 mod values;

@@ -9,14 +9,16 @@ use hashbrown::HashTable;
 use model::{Nanos, Value, ValueRef};
 use stores::contract::LatestValue;
 
+use super::order;
+
 /// Names are looked up in an index when there are more.
 const FEW: usize = 16;
 /// When there are too many names, this share of those allowed is left out at once, so that the rest
 /// is not looked through for each new one.
 const SHARE: usize = 8;
 
-/// What a value is newer by.
-type Age = (Nanos, Option<u64>, Nanos);
+/// Key by which a value is newer.
+type Age = (Nanos, Nanos, Option<u64>, Nanos);
 
 /// Values stand in the order in which their names first came, which is mostly the order of the next
 /// reading too.
@@ -45,15 +47,24 @@ impl Values {
             Some(held) if *held.name == *name => Some(hint),
             _ => self.find(name, hasher),
         };
+        let order = order::of(reading, place.map(|place| &self.all[place]));
         let Some(place) = place else {
-            let new = LatestValue { name: name.into(), value: value.to_owned(), time, seq, received };
+            let new = LatestValue { name: name.into(), value: value.to_owned(), time, order, seq, received };
             return self.add(new, hasher);
         };
         let held = &mut self.all[place];
-        if (time, seq, received) < age(held) {
+        if (order, time, seq) == (held.order, held.time, held.seq) && held.value.as_ref().same(value) {
+            // The same value again: it was received when it came first.
+            held.received = held.received.min(received);
             return;
         }
-        (held.time, held.seq, held.received) = (time, seq, received);
+        if (order, time, seq, received) < held.age() {
+            return;
+        }
+        if time < held.time {
+            order::warn(reading.device, name, held);
+        }
+        (held.order, held.time, held.seq, held.received) = (order, time, seq, received);
         match (&mut held.value, value) {
             // Texts mostly stay: do not allocate the same again.
             (Value::Str(text), ValueRef::Str(new)) if **text == *new => {}
@@ -65,7 +76,7 @@ impl Values {
     pub(super) fn merge(&mut self, values: Vec<LatestValue>, hasher: &RandomState) {
         for value in values {
             match self.find(&value.name, hasher) {
-                Some(place) if age(&value) > age(&self.all[place]) => self.all[place] = value,
+                Some(place) if value.age() > self.all[place].age() => self.all[place] = value,
                 Some(_) => {}
                 None => self.add(value, hasher),
             }
@@ -80,10 +91,10 @@ impl Values {
         }
         let before = self.all.len();
         let left_out = before - (most - most / SHARE);
-        let mut ages: Vec<(Age, Arc<str>)> = self.all.iter().map(|v| (age(v), Arc::clone(&v.name))).collect();
+        let mut ages: Vec<(Age, Arc<str>)> = self.all.iter().map(|v| (v.age(), Arc::clone(&v.name))).collect();
         let (_, floor, _) = ages.select_nth_unstable(left_out - 1);
         let floor = floor.clone();
-        self.all.retain(|value| (age(value), &value.name) > (floor.0, &floor.1));
+        self.all.retain(|value| (value.age(), &value.name) > (floor.0, &floor.1));
         self.floor = Some(floor);
         self.index = HashTable::new();
         self.fill_index(hasher);
@@ -106,7 +117,7 @@ impl Values {
     }
 
     fn add(&mut self, value: LatestValue, hasher: &RandomState) {
-        if self.floor.as_ref().is_some_and(|(floor, name)| (age(&value), &value.name) <= (*floor, name)) {
+        if self.floor.as_ref().is_some_and(|(floor, name)| (value.age(), &value.name) <= (*floor, name)) {
             return;
         }
         self.all.push(value);
@@ -125,8 +136,4 @@ impl Values {
             index.insert_unique(hash(&place), place, hash);
         }
     }
-}
-
-fn age(value: &LatestValue) -> Age {
-    (value.time, value.seq, value.received)
 }

@@ -128,7 +128,10 @@ fn windows_meet_at_every_change_of_clocks() {
             (2 * HOUR, Window::fixed(2 * HOUR, name).unwrap()),
             (6 * HOUR, Window::fixed(6 * HOUR, name).unwrap()),
             (24 * HOUR, Window::fixed(24 * HOUR, name).unwrap()),
+            (36 * HOUR, Window::fixed(36 * HOUR, name).unwrap()),
             (24 * HOUR, Window::calendar("P1D", name).unwrap()),
+            (72 * HOUR, Window::calendar("P3D", name).unwrap()),
+            (168 * HOUR, Window::calendar("P1W", name).unwrap()),
         ];
         let changes = changes(&zone);
         for (change, before) in changes.iter().flat_map(|c| [-3 * HOUR, -1, 0, 30 * MINUTE, 5 * HOUR].map(|d| (c, d))) {
@@ -142,7 +145,8 @@ fn windows_meet_at_every_change_of_clocks() {
                 let length = range.end - range.start;
                 assert!(length == *width || changes.iter().any(|c| range.start <= *c && *c <= range.end), "{why}");
                 let multiple = shown(&zone, range.start) % width == 0;
-                assert!(multiple || changes.contains(&range.start), "{why}: {}", range.start);
+                let week = 168 * HOUR;
+                assert!(multiple || *width == week || changes.contains(&range.start), "{why}: {}", range.start);
             }
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::message::Message;
 use crate::retained::Walk;
+use crate::will::{LastWill, Settled};
 
 /// Bytes of topics, payloads and properties that may be queued for one subscriber.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
@@ -109,6 +110,10 @@ pub(crate) struct State {
     pub(crate) expiry_secs: u32,
     /// End of a session that no connection owns.
     pub(crate) expires: Option<Instant>,
+    /// Will message of the connection that owns the session. DISCONNECT removes it.
+    pub(crate) last_will: Option<Box<LastWill>>,
+    /// Publication of the will message before.
+    pub(crate) publishing: Option<Settled>,
     /// Pending delayed will. Sending on the channel cancels it; dropping the sender publishes it
     /// now.
     pub(crate) will: Option<oneshot::Sender<()>>,
@@ -142,10 +147,6 @@ impl State {
             self.in_flight.remove(at);
             self.on_the_wire -= 1;
         }
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.over
     }
 
     /// Ends the session and returns its subscriptions.

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use model::{DeviceKey, Held, Nanos};
 
 use crate::decode::{Class, Refusal};
-use crate::identity;
+use crate::identity::Key;
 use crate::routes::{Captures, Compiled, RetainedMessages, Role};
 use crate::rules::Shared;
 use crate::unrouted::Counted;
@@ -60,6 +60,7 @@ type Remembered<T> = HashMap<String, T, foldhash::fast::RandomState>;
 pub(crate) struct TopicBindings {
     tenant: Arc<str>,
     client: Arc<str>,
+    key: Key,
     tenant_hash: u64,
     last_topic: String,
     last: Option<Arc<TopicBinding>>,
@@ -70,9 +71,10 @@ pub(crate) struct TopicBindings {
 }
 
 impl TopicBindings {
-    pub(crate) fn new(tenant: Arc<str>, client: Arc<str>) -> Self {
+    pub(crate) fn new(key: Key, tenant: Arc<str>, client: Arc<str>) -> Self {
         Self {
-            tenant_hash: identity::chain(0, tenant.as_bytes()),
+            tenant_hash: key.chain(0, tenant.as_bytes()),
+            key,
             tenant,
             client,
             last_topic: String::new(),
@@ -129,12 +131,19 @@ impl TopicBindings {
             };
             let ignored = matches!(route.role, Role::Ignored);
             let device = (!ignored && route.device.is_fixed()).then(|| {
-                let id = route.device.render(&captures, None).map_err(|what| Refusal::new(Class::Device, what))?;
+                let id = route.device.render(&captures, None).map_err(|what| {
+                    let hint = if door::is_assigned(&self.client) {
+                        ": the client connected without a client id, give it one"
+                    } else {
+                        ""
+                    };
+                    Refusal::new(Class::Device, format!("{what}{hint}"))
+                })?;
                 self.admit(&id, rules)
             });
             Candidate { prefix: fixed(&route.prefix), field: fixed(&route.field), device, captures, route }
         });
-        let hash = identity::chain(self.tenant_hash, topic.as_bytes());
+        let hash = self.key.chain(self.tenant_hash, topic.as_bytes());
         TopicBinding { candidates: candidates.collect(), hash, unrouted: OnceLock::new() }
     }
 
@@ -184,7 +193,7 @@ mod tests {
     use crate::rules::Rules;
 
     fn bindings() -> TopicBindings {
-        TopicBindings::new("t".into(), "c".into())
+        TopicBindings::new(Key([1, 2]), "t".into(), "c".into())
     }
 
     fn rules(remembered_bytes: usize) -> Rules {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use buffer::frame::{DeadLetterRef, ReadingHeader, RetainedRef, Staged};
+use buffer::frame::{DeadLetterRef, ReadingHeader, RetainedRef, Sent, Staged};
 use door::{Delivery, Message, Retained};
 use model::trace::Span;
 use model::{DeviceKey, Nanos};
@@ -11,6 +11,7 @@ use crate::binding::{Candidate, TopicBinding, TopicBindings};
 use crate::decode::text::Decoded;
 use crate::decode::{Class, Refusal, Scratch, ScratchRow, flat, plain};
 use crate::document::{self, Document};
+use crate::identity::Key;
 use crate::metrics::Tally;
 use crate::routes::{Format, RetainedMessages, Role};
 use crate::rules::{Rules, Shared};
@@ -21,8 +22,13 @@ use crate::{identity, schemas, select};
 #[derive(Debug)]
 pub(crate) struct PayloadReader {
     rules: Arc<Shared>,
+    key: Key,
     tenant: Arc<str>,
     client: Arc<str>,
+    /// Keyed hash of tenant and client.
+    pub(crate) client_hash: u64,
+    /// No two connections of a client have the same.
+    pub(crate) connection: u32,
     pub(crate) staged: Staged,
     tally: Tally,
     scratch: Scratch,
@@ -58,14 +64,17 @@ impl PayloadReader {
     pub(crate) fn new(rules: &Rules, tenant: &Arc<str>, client: &Arc<str>) -> Self {
         Self {
             rules: Arc::clone(&rules.shared),
+            key: rules.key,
             tenant: Arc::clone(tenant),
             client: Arc::clone(client),
+            client_hash: rules.key.client(tenant, client),
+            connection: 0,
             staged: Staged::default(),
             tally: Tally::default(),
             scratch: Scratch::default(),
             planned: Vec::new(),
             cache: schemas::Cache::default(),
-            bindings: TopicBindings::new(Arc::clone(tenant), Arc::clone(client)),
+            bindings: TopicBindings::new(rules.key, Arc::clone(tenant), Arc::clone(client)),
             traces: None,
             traced: None,
         }
@@ -120,11 +129,16 @@ impl PayloadReader {
         });
     }
 
+    /// Stages the orderly end of the client's session.
+    pub(crate) fn end_session(&mut self, received: Nanos) {
+        self.staged.session_end(&self.tenant, self.client_hash, received);
+    }
+
     /// Stages a message that cannot be read, as a dead letter.
     pub(crate) fn quarantine(&mut self, message: &Message<'_>, received: Nanos, refusal: &Refusal) {
         let binding = self.bindings.find(message.topic, &self.rules);
         let device = binding.candidates.iter().find_map(|c| c.device.as_ref()?.as_ref().ok());
-        let hash = unrepeated(identity::chain(binding.hash, message.payload), &message.delivery, received);
+        let hash = unrepeated(self.key.chain(binding.hash, message.payload), &message.delivery, received);
         let letter = DeadLetterRef {
             tenant: &self.tenant,
             device,
@@ -135,6 +149,7 @@ impl PayloadReader {
             client: &self.client,
             payload: message.payload,
         };
+        self.staged.message(self.sent(message, letter.identity));
         self.staged.dead_letter(&letter, message.delivery.resent);
         self.rules.metrics.refuse(refusal.class);
         if let Some(traces) = &mut self.traces {
@@ -262,7 +277,7 @@ impl PayloadReader {
 
     fn stage(&mut self, message: &Message<'_>, binding: &TopicBinding, received: Nanos) -> u32 {
         let delivery = &message.delivery;
-        let hash = identity::chain(binding.hash, message.payload);
+        let hash = self.key.chain(binding.hash, message.payload);
         let unrepeated = unrepeated(hash, delivery, received);
         let trace = self.traced.as_ref().map(|span| span.context.to_bytes());
         let mut count = 0_u32;
@@ -280,6 +295,9 @@ impl PayloadReader {
             } else {
                 identity::untimed(unrepeated, device, place, &self.client, delivery.id)
             };
+            if count == 0 {
+                self.staged.message(self.sent(message, identity));
+            }
             let received = received + Nanos::from(count);
             let header = ReadingHeader {
                 time: timing.time.unwrap_or(received),
@@ -302,6 +320,19 @@ impl PayloadReader {
         self.planned.clear();
         self.tally.readings += u64::from(count);
         count
+    }
+
+    /// Returns the sender of a message that may come again. `identity` is that of its first record.
+    fn sent(&self, message: &Message<'_>, identity: u64) -> Option<Sent> {
+        let Delivery { id, resent, in_flight, .. } = message.delivery;
+        match id.map(u16::try_from) {
+            Some(Ok(packet)) => Some(Sent { client: self.client_hash, connection: self.connection, packet, in_flight }),
+            // Every replay of a message has its identity.
+            None if resent => {
+                Some(Sent { client: self.key.replay(identity), connection: 0, packet: 0, in_flight: true })
+            }
+            _ => None,
+        }
     }
 
     /// Returns the schema of a row's live fields, or None when there is no field. On return no two

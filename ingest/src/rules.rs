@@ -5,6 +5,7 @@ use std::sync::Arc;
 use model::Budget;
 
 use crate::admission::Admission;
+use crate::identity::Key;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::routes::Routes;
@@ -14,6 +15,8 @@ use crate::schemas::Schemas;
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub(crate) shared: Arc<Shared>,
+    /// Of the log that the records are for.
+    pub(crate) key: Key,
 }
 
 #[derive(Debug)]
@@ -33,12 +36,20 @@ impl Rules {
         let admission = Admission::new(limits.max_devices);
         let remembered = Budget::new("topics that connections remember", limits.remembered_bytes);
         let schemas = Schemas::default();
-        Self { shared: Arc::new(Shared { routes, limits, metrics, schemas, admission, remembered }) }
+        let shared = Arc::new(Shared { routes, limits, metrics, schemas, admission, remembered });
+        Self { shared, key: Key([0; 2]) }
     }
 
     /// As [`Rules::new`], with another [`Limits::max_devices`].
     pub fn with_max_devices(routes: Routes, limits: Limits, metrics: Arc<Metrics>, max_devices: usize) -> Self {
         Self::new(routes, Limits { max_devices, ..limits }, metrics)
+    }
+
+    /// The same rules, with the key of the log that the records are for: see
+    /// [`buffer::batcher::LogBackend::key`].
+    #[must_use]
+    pub fn keyed(self, key: [u64; 2]) -> Self {
+        Self { key: Key(key), ..self }
     }
 }
 

@@ -11,7 +11,17 @@ use weir_ingest::routes::OneOrMany;
 use weir_ingest::{Limits, MapOutcome, Route, Routes, Rules, StoredMessage, map};
 
 fn outcome(rules: &Rules, topic: &str, payload: &[u8]) -> MapOutcome {
-    map(rules, &StoredMessage { tenant: "default", client: "c", topic, payload, received: 1_760_000_000_000_000_000 })
+    map(
+        rules,
+        &StoredMessage {
+            tenant: "default",
+            client: "c",
+            topic,
+            payload,
+            received: 1_760_000_000_000_000_000,
+            retain: false,
+        },
+    )
 }
 
 fn default_rules() -> Rules {

@@ -22,7 +22,14 @@ fn rules(routes: &str) -> Rules {
 }
 
 fn outcome(routes: &str, topic: &str, payload: &str) -> MapOutcome {
-    let message = StoredMessage { tenant: "default", client: "c1", topic, payload: payload.as_bytes(), received: NOW };
+    let message = StoredMessage {
+        tenant: "default",
+        client: "c1",
+        topic,
+        payload: payload.as_bytes(),
+        received: NOW,
+        retain: false,
+    };
     map(&rules(routes), &message)
 }
 

@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::answer::{Answer, Wait};
 use super::{Connection, Stream};
 use crate::Broker;
-use crate::codec::{DecodeError, encode, reason};
-use door::{Failed, Inbox};
+use crate::codec::{DecodeError, Version, encode, reason};
+use door::{Failed, Inbox, Intake};
 
 /// Time to send a peer the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -24,8 +24,8 @@ const STORE: Duration = Duration::from_secs(10);
 /// The reason why a connection ends.
 #[derive(Debug)]
 pub(super) enum End {
-    /// DISCONNECT; the will stays with reason 0x04.
-    Client { with_will: bool },
+    /// DISCONNECT.
+    Client,
     /// The peer closed the socket.
     Closed,
     /// The socket broke.
@@ -59,7 +59,7 @@ impl End {
     /// Metric label.
     fn label(&self) -> &'static str {
         match self {
-            Self::Client { .. } => "client",
+            Self::Client => "client",
             Self::Closed => "closed",
             Self::Io(_) => "io",
             Self::Decode(error) => match error.reason {
@@ -84,7 +84,7 @@ impl End {
     /// The reason code and the reason string for an MQTT 5 client.
     fn farewell(&self) -> Option<(u8, String)> {
         match self {
-            Self::Client { .. } | Self::Closed | Self::Io(_) => None,
+            Self::Client | Self::Closed | Self::Io(_) => None,
             Self::Decode(error) => Some((error.reason, error.what.to_owned())),
             Self::KeepAlive => Some((reason::KEEP_ALIVE_TIMEOUT, "no packet arrived for 1.5 keep-alives".into())),
             Self::Unfinished => Some((
@@ -119,19 +119,29 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let sent = farewell.is_some();
         // The peer may be gone, or not read.
         tokio::time::timeout(FAREWELL, self.send_last(farewell)).await.ok();
+        if matches!(end, End::Client) && self.ends_session() {
+            self.staged |= self.intake.end_session();
+        }
         if !matches!(end, End::Failed(_)) {
             self.store_rest().await;
         }
         self.forget_unstored();
-        if !matches!(end, End::Client { with_will: false })
-            && let Some(will) = self.will.take()
-        {
-            let (sender, tenant) = (self.sender.clone(), Arc::clone(&self.tenant));
-            self.broker.leave_will(will, sender, tenant, &self.session, &self.link);
+        if let Some(mut settled) = self.broker.leave_will(&self.tenant, &self.session, &self.link) {
+            // Until then the next connection of the client finds the session, and waits, too.
+            while settled.changed().await.is_ok() {}
         }
         self.broker.leave_session(&self.tenant, &self.session, &self.link);
         if sent {
             self.drain_socket().await;
+        }
+    }
+
+    /// True when the client keeps nothing for its next connection. A client of 3.1.1 does not know
+    /// how long its session is kept here.
+    fn ends_session(&self) -> bool {
+        match self.version {
+            Version::V4 => self.clean,
+            Version::V5 => self.session.owned_by(&self.link).is_some_and(|state| state.expiry_secs == 0),
         }
     }
 

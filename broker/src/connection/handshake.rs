@@ -15,6 +15,8 @@ use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
 use crate::memory::FREE_BYTES;
 use crate::session::Link;
+use crate::sessions::Taken;
+use crate::will::LastWill;
 use door::{Credentials, Inbox, Intake, Sender, Ticket};
 
 /// The reason why a connection was refused, as a metric label.
@@ -150,7 +152,7 @@ impl<I: Inbox> Broker<I> {
     /// Returns a client id that no other connection has.
     fn make_client_id(&self) -> String {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        format!("weir-{now:x}-{}", self.next_number())
+        format!("{}{now:x}-{}", door::ASSIGNED, self.next_number())
     }
 
     fn connect<S: Stream>(
@@ -193,7 +195,12 @@ impl<I: Inbox> Broker<I> {
             (asked, most) => asked.min(most),
         };
         let link = Arc::<Link>::default();
-        let (session, present) = self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        let Taken { session, present, before } = self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        if let Some(will) = asked.will
+            && let Some(mut state) = session.owned_by(&link)
+        {
+            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone() }));
+        }
         if !present && expiry > 0 && self.metrics.sessions.get() > config.max_sessions as i64 {
             // There is room for its connection, and for no session after that.
             self.metrics.sessions_not_kept.inc();
@@ -221,9 +228,10 @@ impl<I: Inbox> Broker<I> {
             tenant,
             number,
             version: asked.version,
+            clean: asked.clean,
             session,
             link,
-            will: asked.will,
+            before: (before.due.is_some() || before.publishing.is_some()).then_some(before),
             partial: Vec::new(),
             stalled: false,
             unfinished_since: None,

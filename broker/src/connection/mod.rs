@@ -29,10 +29,10 @@ use tokio::time::Sleep;
 
 use crate::Broker;
 use crate::codec::Version;
-use crate::codec::connect::Will;
 use crate::memory::FREE_BYTES;
 use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
+use crate::will::Before;
 use answer::{Pending, Wait};
 use door::{Inbox, Intake, Sender, Ticket};
 use end::End;
@@ -74,7 +74,13 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, 
         Err(_) => return broker.count_end("connect_timeout"),
     };
     let end = tokio::select! {
-        end = poll_fn(|cx| connection.poll(cx)) => end,
+        end = async {
+            if let Some(before) = connection.before.take() {
+                // Boxed, as it is rare.
+                Box::pin(connection.broker.settle(before, &connection.tenant)).await;
+            }
+            poll_fn(|cx| connection.poll(cx)).await
+        } => end,
         () = broker.abandon.cancelled() => End::ShutDown,
     };
     Box::pin(connection.finish(end)).await;
@@ -87,12 +93,15 @@ struct Connection<I: Inbox, S> {
     tenant: Arc<Tenant>,
     number: u64,
     version: Version,
+    /// The client asked for a clean start.
+    clean: bool,
     session: Arc<Session>,
     link: Arc<Link>,
     intake: I::Intake,
     /// The intake reads trace contexts.
     is_traced: bool,
-    will: Option<Will>,
+    /// What the CONNACK waits for.
+    before: Option<Before>,
     /// An unfinished packet, or packets that wait for room in `pending`.
     partial: Vec<u8>,
     /// `partial` may hold whole packets: they came together with CONNECT, or there was no room for

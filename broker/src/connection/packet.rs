@@ -90,6 +90,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let delivery = Delivery {
             id: (packet.qos > 0).then_some(packet.packet_id.into()),
             resent: packet.dup,
+            in_flight: packet.dup && self.owes(packet.packet_id),
             retain: packet.retain,
             trace: if self.is_traced { properties::trace(packet.properties) } else { None },
         };
@@ -125,6 +126,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             self.owe(Pending { wait, packet_id: packet.packet_id, answer, message: copy, traced });
         }
         Ok(())
+    }
+
+    /// True when a message under this packet id has not been acknowledged.
+    fn owes(&self, packet_id: u16) -> bool {
+        self.pending.iter().any(|p| p.packet_id == packet_id && p.answer != Answer::Nothing)
     }
 
     /// Adds to a span what only the broker knows.
@@ -178,6 +184,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             let stored = state.unreleased.get(&answer.packet_id) == Some(&Receipt::Stored);
             stored && state.unreleased.remove(&answer.packet_id).is_some()
         };
+        if known {
+            self.intake.released(answer.packet_id.into());
+        }
         let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
         encode::answer(&mut self.out, self.version, kind::PUBCOMP << 4, answer.packet_id, code, None);
         Ok(())
@@ -258,6 +267,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
         }
-        Ok(End::Client { with_will: packet.reason == reason::DISCONNECT_WITH_WILL })
+        if packet.reason != reason::DISCONNECT_WITH_WILL {
+            self.state()?.last_will = None;
+        }
+        Ok(End::Client)
     }
 }

@@ -6,6 +6,7 @@ mod acknowledgements;
 mod clients;
 mod limits;
 mod memory;
+mod resends;
 mod sessions;
 mod subscribers;
 mod tenants;

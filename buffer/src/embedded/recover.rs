@@ -13,6 +13,7 @@ use super::config::Config;
 use super::cursors::CursorFile;
 use super::disk::Disk;
 use super::identity::{self, Identity};
+use super::key;
 use super::lock::Lock;
 use super::segment::{SECTOR, Segment};
 use crate::frame::{self, Frame, FrameError, Header, VERSION_AT};
@@ -92,6 +93,7 @@ impl OpenError {
 /// Result of the recovery.
 pub(super) struct Recovered {
     pub(super) identity: Identity,
+    pub(super) key: [u64; 2],
     pub(super) segments: Vec<Arc<Segment>>,
     pub(super) cursors: CursorFile,
     pub(super) end: u64,
@@ -107,6 +109,7 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
     let lock = Lock::take(dir)?;
     let paths = segment_paths(dir)?;
     let identity = identity::read_or_make(dir, disk, paths.is_empty())?;
+    let key = key::read_or_make(dir, disk)?;
     let cursors = CursorFile::open(dir.join("cursors"))?;
     let mut walk = Walk { incarnation: identity.incarnation, ring_bytes: config.ring_bytes, ..Walk::default() };
     let mut segments = walk.segments(&paths)?;
@@ -118,7 +121,7 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
     if let Some(segment) = segments.last() {
         settle(segment, disk)?;
     }
-    Ok(Recovered { identity, segments, cursors, end, recent: walk.recent_frames()?, lock })
+    Ok(Recovered { identity, key, segments, cursors, end, recent: walk.recent_frames()?, lock })
 }
 
 /// Verifies every frame of the log in `dir` as [`recover`] does, and changes nothing. Returns the

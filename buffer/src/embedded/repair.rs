@@ -161,7 +161,8 @@ impl Pending {
         }
         // Damage inside of a frame is damage of its checksum, which has been verified.
         let Ok(frame) = Frame::decode(frame) else { return };
-        for (offset, record) in frame.records().filter(|(_, record)| !matches!(record, Record::Retained(_))) {
+        let is_counted = |record: &Record<'_>| matches!(record, Record::Reading(_) | Record::DeadLetter(_));
+        for (offset, record) in frame.records().filter(|(_, record)| is_counted(record)) {
             for (_, _, counts) in self.0.iter_mut().filter(|(_, done_to, _)| *done_to <= offset) {
                 *counts.entry(record.tenant().to_string()).or_default() += 1;
             }

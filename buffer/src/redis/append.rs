@@ -31,6 +31,7 @@ pub(crate) struct RedisWriter {
     /// Separate connections, because they belong to the runtime that made them.
     servers: Arc<Servers>,
     incarnation: u64,
+    key: [u64; 2],
     last_time: Nanos,
     /// A frame that may not be durable; the builder is empty then.
     waiting: Option<Frame>,
@@ -102,10 +103,10 @@ async fn beat_once(log: &RedisLog, servers: &Servers, incarnation: u64, time: Du
 }
 
 impl RedisWriter {
-    pub(super) fn new(log: Arc<RedisLog>, common: Common, incarnation: u64) -> Result<Self, OpenError> {
+    pub(super) fn new(log: Arc<RedisLog>, common: Common, incarnation: u64, key: [u64; 2]) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::new(Arc::clone(&log.config))?);
         let elsewhere = Elsewhere::new(Arc::clone(&servers), Arc::clone(&log.config), common, log.id.clone());
-        Ok(Self { log, servers, incarnation, last_time: 0, waiting: None, link: None, elsewhere, runtime: None })
+        Ok(Self { log, servers, incarnation, key, last_time: 0, waiting: None, link: None, elsewhere, runtime: None })
     }
 
     /// Appends the frame, which must start at the log's end or be its last one.
@@ -359,6 +360,14 @@ impl LogBackend for RedisWriter {
 
     fn recent(&self) -> Vec<Frame> {
         self.log.held.lock().ring.frames().cloned().collect()
+    }
+
+    fn recent_at(&self, offset: u64) -> Option<Frame> {
+        self.log.held.lock().ring.at(offset)
+    }
+
+    fn key(&self) -> [u64; 2] {
+        self.key
     }
 
     fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {

@@ -52,6 +52,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::batcher::Batcher;
+use crate::embedded::key;
 use crate::log::State;
 use crate::metrics::Metrics;
 use crate::ring::Ring;
@@ -196,7 +197,8 @@ impl Redis {
         let (id, incarnation) = made.map_err(|error| self.shared.refused(&error))?;
         let log = Arc::new(self.shared.log(&id, metrics));
         log.held.lock().written_here = true;
-        let form = append::RedisWriter::new(Arc::clone(&log), self.shared.common.clone(), incarnation)?;
+        let key = self.shared.key().await.map_err(|error| self.shared.refused(&error))?;
+        let form = append::RedisWriter::new(Arc::clone(&log), self.shared.common.clone(), incarnation, key)?;
         append::keep_alive(&log, incarnation);
         self.shared.open.lock().insert(id, Arc::downgrade(&log));
         Ok((log, form))
@@ -248,6 +250,21 @@ impl Shared {
     async fn forget_end(&self, log: &str) -> redis::RedisResult<()> {
         let Common { ends, .. } = &self.common;
         self.servers.run(ends, redis::cmd("HDEL").arg(ends).arg(log)).await
+    }
+
+    /// The key of the installation: see [`LogBackend::key`](crate::batcher::LogBackend::key). The
+    /// first node makes it.
+    async fn key(&self) -> redis::RedisResult<[u64; 2]> {
+        let name = &self.common.key;
+        let mut make = redis::cmd("SET");
+        make.arg(name).arg(key::text(key::random())).arg("NX");
+        let _: redis::Value = self.servers.run(name, &make).await?;
+        let mut read = redis::cmd("GET");
+        let text: String = self.servers.run(name, read.arg(name)).await?;
+        key::parse(&text).ok_or_else(|| {
+            let what = format!("{name} does not hold a key: delete it in Redis");
+            redis::RedisError::from((redis::ErrorKind::UnexpectedReturnType, "key of resent messages", what))
+        })
     }
 
     fn log(&self, id: &str, metrics: Arc<Metrics>) -> RedisLog {

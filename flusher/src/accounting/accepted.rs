@@ -325,7 +325,8 @@ pub(crate) fn add(counts: &mut Counts, tenant: &str, count: Count) {
 pub(crate) fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl FnMut(&str, Count)) {
     let mut run: Option<(&str, Count)> = None;
     for (offset, record) in frame.records() {
-        if offset < from || offset >= to || matches!(record, Record::Retained(_)) {
+        let is_counted = matches!(record, Record::Reading(_) | Record::DeadLetter(_));
+        if offset < from || offset >= to || !is_counted {
             continue;
         }
         let tenant = tenant_of(&record);

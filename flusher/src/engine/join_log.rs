@@ -80,7 +80,7 @@ async fn count<const N: usize>(log: &dyn Log, ends: [u64; N]) -> Result<[BTreeMa
                 match record {
                     Record::Reading(_) => counts.readings += 1,
                     Record::DeadLetter(_) => counts.letters += 1,
-                    Record::Retained(_) => counts.other += 1,
+                    Record::Retained(_) | Record::SessionEnd(_) => counts.other += 1,
                 }
             }
         }

@@ -23,8 +23,8 @@
 //! log without a writer when every sink is at its end and the retention is over; its tallies are
 //! added to the sums once.
 //!
-//! **Loss.** The settings of the server are checked with every append. A log that the server has lost
-//! is reported and put there again from memory; see `restore`.
+//! **Loss.** The settings of the server are checked with every append. A log that the server has
+//! lost is reported and put there again from memory; see `restore`.
 //!
 //! **Full.** Scripts that free memory work while the server is out of memory; the append does not.
 

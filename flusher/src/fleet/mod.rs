@@ -4,8 +4,9 @@
 //! that it renews. A log whose lease went to another flusher is released at once, without a last
 //! flush: every move of a cursor is refused from then on, and the next holder writes the last
 //! blocks again, under the same ids. A lease that ran out while the server was away, or that the
-//! server has lost, is taken again if no other flusher has it; the sinks keep what they hold. A log without a writer is removed when every sink has passed
-//! it. A log that cannot be read stops only itself.
+//! server has lost, is taken again if no other flusher has it; the sinks keep what they hold. A log
+//! without a writer is removed when every sink has passed it. A log that cannot be read stops only
+//! itself.
 
 mod convert;
 mod directory;

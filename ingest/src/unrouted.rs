@@ -16,9 +16,11 @@ const TOPIC_BYTES: usize = 1_024;
 #[derive(Debug, Clone, Default)]
 pub struct Unrouted(Arc<Inner>);
 
+type TenantTopic = (Arc<str>, Arc<str>);
+
 #[derive(Debug, Default)]
 struct Inner {
-    topics: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<Counted>>>,
+    topics: Mutex<HashMap<TenantTopic, Arc<Counted>>>,
     others: Arc<Counted>,
 }
 

@@ -100,7 +100,7 @@ struct Connection<I: Inbox, S> {
     intake: I::Intake,
     /// The intake reads trace contexts.
     is_traced: bool,
-    /// What the CONNACK waits for.
+    /// Work that the CONNACK waits for.
     before: Option<Before>,
     /// An unfinished packet, or packets that wait for room in `pending`.
     partial: Vec<u8>,

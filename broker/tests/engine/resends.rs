@@ -1,4 +1,4 @@
-//! What the log is told of messages that come again, and of clients that send nothing again.
+//! Records of messages that come again, and of clients that send nothing again.
 
 use std::sync::atomic::Ordering;
 

@@ -34,9 +34,9 @@ impl FleetLetters {
 
 /// The letters that a reader of a log keeps, so that a log full of them does not fill the memory.
 enum Kept<'a> {
-    /// Those after a position, until they are [`LIST_BYTES`] long.
+    /// Letters after a position, until they are [`LIST_BYTES`] long.
     After(&'a str, Option<Place<'a>>),
-    /// One.
+    /// The one at a position.
     At(&'a str, Place<'a>),
     /// The last ones of a log.
     Last(&'a str, &'a str, usize),

@@ -68,7 +68,7 @@ fn is_pairs(text: &str) -> bool {
     };
     let cells: Vec<&str> = text.split('|').collect();
     let ultralight = cells.len() >= 2
-        && cells.len() % 2 == 0
+        && cells.len().is_multiple_of(2)
         && cells.chunks(2).all(|pair| is_name(pair[0].trim()))
         && cells.chunks(2).any(|pair| is_number(pair[1]));
     ultralight || all(&['&'], '=') || all(&[',', ';', ' ', '\n'], '=') || all(&[',', ';', '\n'], ':')
@@ -99,7 +99,7 @@ fn is_base64(text: &str) -> bool {
     let data = text.trim_end_matches('=');
     let padding = text.len() - data.len();
     let alphabet = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'-' | b'_');
-    if text.len() < 8 || text.len() % 4 != 0 || padding > 2 || !data.bytes().all(alphabet) {
+    if text.len() < 8 || !text.len().is_multiple_of(4) || padding > 2 || !data.bytes().all(alphabet) {
         return false;
     }
     let class = |b: u8| {

@@ -119,7 +119,7 @@ pub(super) fn compile(number: usize, route: &Route) -> Result<Compiled, RouteErr
     };
     let each = paths(&route.each).map_err(fault("each"))?;
     let captured = |name: &str| name == CLIENT || patterns.iter().all(|p| p.has_capture(name));
-    let keyed = |name: &str| !each.is_empty() && each.iter().all(|path| path.keys().iter().any(|key| *key == name));
+    let keyed = |name: &str| !each.is_empty() && each.iter().all(|path| path.keys().contains(&name));
     if let Some(name) = each.iter().flat_map(Path::keys).find(|name| captured(name)) {
         return Err(fault("each")(format!("`{{{name}}}` is captured by the topic too")));
     }

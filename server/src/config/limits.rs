@@ -65,7 +65,7 @@ fn packets(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A reading within all limits fits into a record of the log, whatever its contents.
+/// A reading within all limits fits into a record of the log.
 fn values(config: &Config) -> anyhow::Result<()> {
     let ingest = &config.ingest;
     for (key, value, most) in [

@@ -14,7 +14,7 @@ const PAGES: usize = 50;
 /// `log`, then of other logs, as it had before a repair or at an earlier start on Redis.
 ///
 /// # Errors
-/// Those of the store.
+/// Errors of the store.
 pub(super) async fn newest(letters: &dyn DeadLetters, log: Option<&str>, most: usize) -> Result<Vec<Deadletter>> {
     let mut tenants: BTreeSet<Arc<str>> = letters.count().await?.into_iter().map(|(tenant, _)| tenant).collect();
     tenants.insert(model::DEFAULT_TENANT.into());

@@ -57,7 +57,10 @@ impl Apart {
 }
 
 /// Adjacent blocks of one device.
-type Run = Vec<(Vec<u8>, u32)>;
+type Run = Vec<StoredBlock>;
+
+/// Key and rows of a block.
+type StoredBlock = (Vec<u8>, u32);
 
 impl Inner {
     /// Continues the walk for up to [`BUDGET`]. True when there is more to do.
@@ -134,7 +137,7 @@ impl Inner {
     /// Replaces the blocks of each run by one, all in one transaction; by several when one would be
     /// too sparse. A new block has the identity of its first. False when all were left as they are.
     fn merge_runs(&self, database: &Opened, path: &Path, runs: &[Run]) -> Result<bool> {
-        let mut merged: Vec<(&[(Vec<u8>, u32)], Block)> = Vec::with_capacity(runs.len());
+        let mut merged: Vec<(&[StoredBlock], Block)> = Vec::with_capacity(runs.len());
         {
             let table = database.run(|database| Ok(database.begin_read()?.open_table(BLOCKS)?))?;
             let mut apart = self.apart.lock();

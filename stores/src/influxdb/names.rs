@@ -1,9 +1,9 @@
 //! Names that mean something to InfluxDB, and the fields of values with such names.
 //!
-//! A field with the key of a tag makes InfluxQL read a condition on the tag as one on the field, for
-//! every device; InfluxDB drops a field named `time`; Flux has columns of its own. Such a name gets
-//! an underscore at its end, and so does one that is followed by underscores already: no two names
-//! share a field.
+//! A field with the key of a tag makes InfluxQL read a condition on the tag as one on the field,
+//! for every device; InfluxDB drops a field named `time`; Flux has columns of its own. Such a name
+//! gets an underscore at its end, and so does one that is followed by underscores already: no two
+//! names share a field.
 
 use std::sync::Arc;
 

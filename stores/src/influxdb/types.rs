@@ -210,6 +210,9 @@ pub(super) struct KnownField {
     pub(super) origin: Origin,
 }
 
+/// A tenant and a field.
+type TenantField = (Arc<str>, Arc<str>);
+
 /// Field types by field, and by tenant. Cheap to clone; types are learnt from values that were
 /// written, never from absent ones.
 #[derive(Debug, Clone, Default)]
@@ -217,7 +220,7 @@ pub(super) struct Catalogue {
     declared: Arc<HashMap<Arc<str>, FieldType, RandomState>>,
     known: Arc<HashMap<Arc<str>, KnownField, RandomState>>,
     /// The types that values of a field have for each tenant that wrote it.
-    tenants: Arc<HashMap<(Arc<str>, Arc<str>), FieldType, RandomState>>,
+    tenants: Arc<HashMap<TenantField, FieldType, RandomState>>,
 }
 
 impl Catalogue {

@@ -1,10 +1,10 @@
 //! The time that orders a value among those of its name.
 //!
-//! It is the reading's own time. A time that lies after its arrival is that of a wrong clock, and is
-//! ordered by the arrival. While the newest value has such a time, and then until the device's times
-//! have come to it, its readings are ordered by their arrival: a clock that was set back, or that
-//! runs ahead, does not hide what the device sends now. Readings of one message keep the order of
-//! their times.
+//! It is the reading's own time. A time that lies after its arrival is that of a wrong clock, and
+//! is ordered by the arrival. While the newest value has such a time, and then until the device's
+//! times have come to it, its readings are ordered by their arrival: a clock that was set back, or
+//! that runs ahead, does not hide what the device sends now. Readings of one message keep the order
+//! of their times.
 
 use buffer::frame::ReadingRef;
 use model::{DeviceKey, Nanos};

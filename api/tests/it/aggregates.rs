@@ -335,7 +335,7 @@ async fn an_answer_that_would_take_the_memory_of_all_calls_is_refused_before_it_
     let world = World::with(|config| config.memory = budget.clone()).await;
     // One text of 4 KB, repeated into 360,000 buckets: more than 1 GB.
     let text = Value::Str("x".repeat(4096).into());
-    let first = Row { values: vec![("t".into(), text)], ..row(NEW_YEAR, "t", 0.0) };
+    let first = Row { values: vec![("t", text)], ..row(NEW_YEAR, "t", 0.0) };
     world.history.put_block(block(&key("d"), 0, &[first, row(NEW_YEAR + 99 * HOUR, "t", 0.0)]));
     let of = [AggregateFunction::First];
     for (fill, function) in [(FillMode::Previous, 0), (FillMode::Null, 1)] {
@@ -378,7 +378,7 @@ async fn calls_wait_for_their_turn_while_others_hold_the_memory() {
 async fn a_page_of_long_texts_ends_where_its_bytes_do() {
     let world = World::start().await;
     let text = |i: i64| Row {
-        values: vec![("t".into(), Value::Str("x".repeat(4096).into()))],
+        values: vec![("t", Value::Str("x".repeat(4096).into()))],
         ..row(NEW_YEAR + i * SECOND, "t", 0.0)
     };
     let rows: Vec<Row> = (0..600).map(text).collect();

@@ -51,7 +51,7 @@ pub struct Limits {
     #[schemars(with = "u64")]
     pub drain_timeout: Duration,
     /// Origins of the pages that may call from a browser (gRPC-Web), as
-    /// https://dashboard.example.com; `"*"` allows every page. Calls of other pages are refused.
+    /// `https://dashboard.example.com`; `"*"` allows every page. Calls of other pages are refused.
     pub web_origins: Vec<String>,
 }
 

@@ -124,7 +124,7 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
     Ok(Recovered { identity, key, segments, cursors, end, recent: walk.recent_frames()?, lock })
 }
 
-/// Verifies every frame of the log in `dir` as [`recover`] does, and changes nothing. Returns the
+/// Verifies every frame of the log in `dir` as `recover` does, and changes nothing. Returns the
 /// end of the log. For a log that no process has open.
 ///
 /// # Errors

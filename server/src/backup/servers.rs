@@ -85,7 +85,8 @@ fn remove_rest(database: &str, log: &CopiedLog) -> String {
     let blocks = json!({ "_id": { "$gte": first, "$lt": format!("{id}$") } });
     let sinks = log.passed.keys().map(|sink| (sink.as_str(), passed(sink)));
     let stages = sinks.chain([(flusher::INGEST, passed(flusher::DEAD_LETTERS))]);
-    let stages: Vec<_> = stages.map(|(stage, offset)| json!({ "stage": stage, "offset": { "$gte": offset } })).collect();
+    let stages: Vec<_> =
+        stages.map(|(stage, offset)| json!({ "stage": stage, "offset": { "$gte": offset } })).collect();
     let letters = json!({ "log": id, "$or": stages });
     format!(
         "mongosh \"$WEIR_MONGODB_URI\" --eval 'const d = db.getSiblingDB(\"{database}\");\n\

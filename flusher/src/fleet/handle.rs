@@ -6,6 +6,7 @@ use std::sync::Arc;
 use buffer::{Catalogue, Holder};
 use parking_lot::RwLock;
 use stores::contract::LatestState;
+use tokio::sync::watch;
 
 use super::member::Member;
 use crate::context::Context;
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     pub(super) members: RwLock<BTreeMap<String, Arc<Member>>>,
     /// The reasons why logs cannot be flushed here.
     pub(super) failed: RwLock<BTreeMap<String, String>>,
+    /// Notified when a log was claimed and when the store's states were loaded.
+    pub(super) loads: watch::Sender<()>,
     /// Held while a log moves from the members to the removed ones, so that the books count it
     /// once.
     pub(crate) moving: tokio::sync::RwLock<()>,

@@ -81,13 +81,16 @@ impl FleetLatest {
     /// As [`FleetLatest::ask`]. Where only this process reads the store, a query right after the
     /// start waits until the log is claimed and the states are loaded.
     async fn ask_when_loaded(&self, question: &Question<'_>) -> Result<Known> {
+        let Some(local) = self.0.local.as_ref().filter(|_| self.0.latest.is_none()) else {
+            return self.ask(question).await;
+        };
         let deadline = tokio::time::Instant::now() + START_PATIENCE;
+        let mut loads = local.0.loads.subscribe();
         loop {
             let known = self.ask(question).await?;
-            if known.complete || self.0.latest.is_some() || tokio::time::Instant::now() >= deadline {
+            if known.complete || tokio::time::timeout_at(deadline, loads.changed()).await.is_err() {
                 return Ok(known);
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 

@@ -10,7 +10,6 @@ mod convert;
 mod directory;
 #[cfg(test)]
 mod export_tests;
-#[cfg(test)]
 mod exports;
 mod fresh;
 mod handle;
@@ -33,6 +32,7 @@ use std::time::Duration;
 use buffer::{Catalogue, Holder, Lease, LogInfo};
 use model::trace::Tracer;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,7 @@ use crate::flusher::Error;
 use crate::metrics::Metrics;
 use crate::{Projections, Stores};
 
+pub use exports::ExportControlError;
 pub(crate) use fresh::Fresh;
 pub use handle::FleetHandle;
 pub(crate) use handle::Shared;
@@ -104,6 +105,7 @@ impl Fleet {
             context: Context::new(config, projections, stores, metrics, Controls::unread()),
             members: RwLock::default(),
             failed: RwLock::default(),
+            loads: watch::channel(()).0,
             moving: tokio::sync::RwLock::default(),
         };
         let (resting, busy) = (HashMap::new(), Vec::new());
@@ -344,6 +346,7 @@ impl Fleet {
             Job::Loaded(logs, loaded) => {
                 self.busy.retain(|busy| !busy.is_empty());
                 self.shared.held(&logs).iter().filter(|_| loaded).for_each(|member| member.set_complete());
+                self.shared.loads.send_replace(());
             }
             Job::Started(started) => {
                 for (lease, member) in started {
@@ -360,6 +363,7 @@ impl Fleet {
                 tracing::info!(log = lease.log, epoch = lease.epoch, "flushes this log");
                 self.shared.failed.write().remove(&lease.log);
                 self.shared.members.write().insert(lease.log, Arc::new(member));
+                self.shared.loads.send_replace(());
             }
             Err(reason) => {
                 tracing::error!(log = lease.log, reason, "cannot flush a log; leaving it to others for a while");

@@ -1,49 +1,32 @@
-//! The exports for the api: progress from the readers, settings in the catalogue of the logs.
+//! The exports for the api: progress and settings from the readers.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{ExportError, ExportLogStatus, ExportState, ExportStatus, Rewound};
 use async_trait::async_trait;
-use buffer::{Catalogue, ExportSetting, Log, Rewind};
-use flusher::fleet::Readers;
+use buffer::Log;
+use flusher::fleet::{ExportControlError, Readers};
 use flusher::{Projections, SinkState, SinkStatus};
 use model::Nanos;
 
 /// Lists the exports and changes their settings.
 pub(super) struct Exports {
-    catalogue: Arc<dyn Catalogue>,
     projections: Projections,
     readers: Readers,
 }
 
 impl Exports {
-    pub(super) fn new(catalogue: Arc<dyn Catalogue>, projections: Projections, readers: Readers) -> Self {
-        Self { catalogue, projections, readers }
-    }
-
-    async fn settings(&self) -> Result<BTreeMap<String, ExportSetting>, ExportError> {
-        self.catalogue.export_settings().await.map_err(|error| ExportError::Unavailable(error.to_string()))
-    }
-
-    /// Changes the setting of an export durably.
-    async fn change(&self, name: &str, change: impl FnOnce(&mut ExportSetting) + Send) -> Result<(), ExportError> {
-        if !self.projections.exports().any(|export| *export.name == *name) {
-            let known = self.projections.exports().map(|export| export.name.to_string()).collect();
-            return Err(ExportError::Unknown { name: name.to_owned(), known });
-        }
-        let mut setting = self.settings().await?.get(name).copied().unwrap_or_default();
-        change(&mut setting);
-        let set = self.catalogue.set_export(name, setting).await;
-        set.map_err(|error| ExportError::Unavailable(error.to_string()))
+    pub(super) fn new(projections: Projections, readers: Readers) -> Self {
+        Self { projections, readers }
     }
 }
 
 #[async_trait]
 impl api::Exports for Exports {
     async fn list(&self) -> Result<Vec<ExportStatus>, ExportError> {
-        let (settings, found) = (self.settings().await?, self.readers.exports().await);
+        let (settings, found) =
+            (self.readers.export_settings().await.map_err(unavailable)?, self.readers.exports().await);
         let mut exports: Vec<ExportStatus> = self
             .projections
             .exports()
@@ -60,21 +43,17 @@ impl api::Exports for Exports {
     }
 
     async fn pause(&self, name: &str) -> Result<(), ExportError> {
-        self.change(name, |setting| setting.paused = true).await
+        self.readers.pause_export(name).await.map_err(refused)
     }
 
     async fn resume(&self, name: &str) -> Result<(), ExportError> {
-        self.change(name, |setting| setting.paused = false).await
+        self.readers.resume_export(name).await.map_err(refused)
     }
 
     async fn rewind(&self, name: &str, to: Nanos) -> Result<Rewound, ExportError> {
-        self.change(name, |setting| {
-            let generation = setting.rewind.map_or(0, |rewind| rewind.generation) + 1;
-            setting.rewind = Some(Rewind { generation, to });
-        })
-        .await?;
+        self.readers.rewind_export(name, to).await.map_err(refused)?;
         let mut rewound = Rewound { begins: to, truncated: false };
-        for log in self.readers.logs().await.map_err(|error| ExportError::Unavailable(error.to_string()))? {
+        for log in self.readers.logs().await.map_err(unavailable)? {
             // A trimmed log begins at the first record that is delivered again.
             if log.start() > 0
                 && let Some(first) = first_time(&*log).await
@@ -84,6 +63,17 @@ impl api::Exports for Exports {
             }
         }
         Ok(rewound)
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> ExportError {
+    ExportError::Unavailable(error.to_string())
+}
+
+fn refused(error: ExportControlError) -> ExportError {
+    match error {
+        ExportControlError::Unknown { name, known } => ExportError::Unknown { name, known },
+        ExportControlError::Unavailable(error) => unavailable(error),
     }
 }
 

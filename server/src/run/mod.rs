@@ -112,8 +112,7 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     let local = fleet.as_ref().map(flusher::Fleet::handle);
     if let Some(fleet) = fleet {
         let stop = supervisor.part("sinks", deadline);
-        let alone = !config.is_fleet();
-        supervisor.spawn("sinks", "flusher", flush(fleet, alone, stop));
+        supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
     }
     if let (Some(listener), Some(handle)) = (listeners.fleet, local) {
         // Others ask until the last flush is over.
@@ -167,25 +166,6 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
         tracing::info!("stopped");
     }
     Ok(ended)
-}
-
-/// Runs the flusher. A process `alone` ends at the first log that it cannot flush, because no other
-/// process can take it over.
-async fn flush(fleet: flusher::Fleet, alone: bool, stop: CancellationToken) -> anyhow::Result<()> {
-    let handle = fleet.handle();
-    let failed = async {
-        let mut ticks = tokio::time::interval(Duration::from_millis(200));
-        loop {
-            ticks.tick().await;
-            if let Some((log, reason)) = handle.failures().into_iter().next() {
-                return anyhow::anyhow!("cannot flush log {log}: {reason}");
-            }
-        }
-    };
-    tokio::select! {
-        ended = fleet.run(stop) => Ok(ended?),
-        error = failed, if alone => Err(error),
-    }
 }
 
 /// Accepts devices, and opens the log for them. Retained messages of earlier starts are loaded

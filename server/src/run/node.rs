@@ -90,11 +90,7 @@ impl Node {
                 logs: Arc::new(OpenLogs(readers.clone())),
                 books: readers.books(),
                 replay,
-                exports: Arc::new(Exports::new(
-                    Arc::clone(&logs.catalogue),
-                    stores.projections.clone(),
-                    readers.clone(),
-                )),
+                exports: Arc::new(Exports::new(stores.projections.clone(), readers.clone())),
                 status: Arc::new(state.clone()),
             };
             (backend, api::Config { tracer, ..settings::api(config, secret) })
@@ -125,7 +121,7 @@ fn flusher(
     if let Some(tracer) = tracer {
         fleet.trace(tracer.clone());
     }
-    fleet
+    if config.is_fleet() { fleet } else { fleet.alone() }
 }
 
 /// Readers of all logs, wherever each is flushed.

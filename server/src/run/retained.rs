@@ -1,13 +1,10 @@
 //! Retained messages of earlier starts, from the store to the broker.
 
-use std::time::Duration;
-
 use broker::RetainedMessage;
 use model::Backoff;
 use stores::contract::{self, Retained, StoreError};
 
-/// Shortest and longest wait between two attempts.
-const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+use super::startup::WAIT;
 
 /// Loads the messages, as the broker keeps them.
 ///

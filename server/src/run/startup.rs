@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::Backoff;
 use parking_lot::Mutex;
 
 use super::state::{Readiness, Reason, State};
 
-/// First and longest wait between two attempts.
-const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Shortest and longest wait between two attempts.
+pub(super) const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Progress of the start. Cheap to clone.
 #[derive(Clone, Default)]
@@ -58,7 +59,7 @@ impl Startup {
         E: std::fmt::Display,
         F: Future<Output = Result<T, E>>,
     {
-        let mut wait = WAIT.0;
+        let mut backoff = Backoff::new(WAIT.0, WAIT.1);
         let mut said = false;
         loop {
             match attempt().await {
@@ -67,8 +68,7 @@ impl Startup {
                         tracing::warn!(server, %error, "a server does not respond yet; waiting for it");
                     }
                     self.waits_for(server, &error);
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAIT.1);
+                    tokio::time::sleep(backoff.draw()).await;
                 }
                 outcome => {
                     self.note(server, None);

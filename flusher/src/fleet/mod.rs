@@ -67,6 +67,8 @@ pub struct Fleet {
     jobs: JoinSet<Job>,
     /// Logs that a job is at.
     busy: Vec<String>,
+    /// Leases of logs that are claimed and not started yet.
+    starting: Vec<Lease>,
     /// No other flusher can take a log that fails here.
     is_alone: bool,
 }
@@ -108,8 +110,8 @@ impl Fleet {
             loads: watch::channel(()).0,
             moving: tokio::sync::RwLock::default(),
         };
-        let (resting, busy) = (HashMap::new(), Vec::new());
-        Self { shared: Arc::new(shared), lease, resting, jobs: JoinSet::new(), busy, is_alone: false }
+        let (resting, busy, starting) = (HashMap::new(), Vec::new(), Vec::new());
+        Self { shared: Arc::new(shared), lease, resting, jobs: JoinSet::new(), busy, starting, is_alone: false }
     }
 
     /// A flusher without others: it ends when a log cannot be flushed, because no other can take
@@ -224,6 +226,13 @@ impl Fleet {
                 Err(error) => tracing::warn!(log, %error, "cannot renew a lease; trying again"),
             }
         }
+        // A start may take longer than a lease. A lease that is lost now is noticed by the first
+        // renewal after the start.
+        for lease in &self.starting {
+            if let Err(error) = self.shared.catalogue.renew(lease, self.lease).await {
+                tracing::warn!(log = lease.log, %error, "cannot renew a lease; trying again");
+            }
+        }
     }
 
     /// Releases logs whose sinks ended by themselves.
@@ -279,6 +288,7 @@ impl Fleet {
             return;
         }
         self.busy.extend(leases.iter().map(|lease| lease.log.clone()));
+        self.starting.extend(leases.iter().cloned());
         let shared = Arc::clone(&self.shared);
         self.jobs.spawn(async move {
             // Before the sinks continue the store's counts. A store that is away does not hold up
@@ -338,6 +348,7 @@ impl Fleet {
             Err(error) => {
                 tracing::error!(%error, "a step of the flusher ended");
                 self.busy.clear();
+                self.starting.clear();
                 return;
             }
         };
@@ -351,6 +362,7 @@ impl Fleet {
             Job::Started(started) => {
                 for (lease, member) in started {
                     self.busy.retain(|busy| *busy != lease.log);
+                    self.starting.retain(|starting| *starting != lease);
                     self.join(lease, member);
                 }
             }

@@ -102,6 +102,22 @@ async fn logs_are_shared_evenly_and_go_to_the_other_when_one_dies_or_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_that_takes_longer_than_a_lease_keeps_its_logs() {
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let one = log(&world, &catalogue, "one");
+    append(&one, 0, 10);
+    *world.latest.slow.lock() = LEASE * 4 / 3;
+    let (a, b) = (start(&world, &catalogue, "a"), start(&world, &catalogue, "b"));
+    until("one of them flushes it", async || numbers(&world.history.blocks()).len() == 10).await;
+    tokio::time::sleep(LEASE * 10).await;
+    assert_eq!(one.cursor(crate::HISTORY).epoch, 1, "it was claimed once");
+    for running in [a, b] {
+        running.stop.cancel();
+        running.task.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_log_stops_only_itself_and_is_named() {
     let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
     let (good, bad) = (log(&world, &catalogue, "good"), log(&world, &catalogue, "bad"));

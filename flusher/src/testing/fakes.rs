@@ -153,17 +153,23 @@ impl History for FakeHistory {
 pub(crate) struct FakeLatest {
     fate: Arc<Fate>,
     pub(crate) states: Mutex<BTreeMap<DeviceKey, LatestState>>,
+    /// Time that a load takes.
+    pub(crate) slow: Mutex<std::time::Duration>,
 }
 
 impl FakeLatest {
     pub(crate) fn new(fate: Arc<Fate>) -> Self {
-        Self { fate, states: Mutex::default() }
+        Self { fate, states: Mutex::default(), slow: Mutex::default() }
     }
 }
 
 #[async_trait]
 impl Latest for FakeLatest {
     async fn load(&self) -> Result<Vec<LatestState>> {
+        let slow = *self.slow.lock();
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+        }
         Ok(self.states.lock().values().cloned().collect())
     }
 

@@ -58,7 +58,7 @@ fn a_bad_file_gets_one_line_with_the_key_at_fault() {
             "[group.values]",
             "[group.payload]\ntime = \"none\"\nsequence = false\n[group.values]",
             "`payload.time`",
-            "apart",
+            "indistinguishable",
         ),
         (
             "[group.values]",

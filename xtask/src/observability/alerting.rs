@@ -107,7 +107,7 @@ pub(super) fn start(tools: &Tools, world: &World, pager: SocketAddr) -> anyhow::
 pub(super) fn check(world: &World, weir: Running, page: &Page) -> anyhow::Result<()> {
     let node = world.http.to_string();
     drop(weir);
-    let event = page.event("trigger", &format!("Weir does not answer on {node}"))?;
+    let event = page.event("trigger", &format!("Weir does not respond on {node}"))?;
     ensure!(event["routing_key"] == ROUTING_KEY, "the event has another key: {event}");
     ensure!(event["payload"]["severity"] == "critical", "the event has no severity: {event}");
     ensure!(event["payload"]["class"] == "WeirDown", "the event does not name the alert: {event}");

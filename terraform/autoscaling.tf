@@ -1,3 +1,28 @@
+# Replicas are set also where an autoscaler changes them: without a number, Kubernetes starts a
+# single pod and leaves it alone until an autoscaler acts. So that an apply does not undo what the
+# autoscaler did, its present number is kept.
+data "kubernetes_resources" "workloads" {
+  for_each = var.autoscaling.enabled ? { ingest = "StatefulSet", flusher = "Deployment", api = "Deployment" } : {}
+
+  api_version    = "apps/v1"
+  kind           = each.value
+  namespace      = var.namespace
+  field_selector = "metadata.name=${var.name}-${each.key}"
+}
+
+locals {
+  sizes = { ingest = var.ingest, flusher = var.flusher, api = var.api }
+  replicas = {
+    for role, size in local.sizes : role => min(
+      max(
+        size.replicas,
+        var.autoscaling.enabled ? try(tonumber(data.kubernetes_resources.workloads[role].objects[0].spec.replicas), 0) : 0,
+      ),
+      var.autoscaling.enabled ? size.max_replicas : size.replicas,
+    )
+  }
+}
+
 locals {
   scaled = var.autoscaling.enabled ? {
     ingest  = { kind = "StatefulSet", least = var.ingest.replicas, most = var.ingest.max_replicas }

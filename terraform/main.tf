@@ -56,7 +56,7 @@ module "ingest" {
 
   common   = local.role
   role     = "ingest"
-  replicas = var.autoscaling.enabled ? null : var.ingest.replicas
+  replicas = local.replicas["ingest"]
   ports    = { "tcp-mqtt" = 1883, "http" = 8080 }
 
   # Readings acknowledged while Redis was unavailable are only on this volume.
@@ -68,7 +68,7 @@ module "flusher" {
 
   common   = local.role
   role     = "flusher"
-  replicas = var.autoscaling.enabled ? null : var.flusher.replicas
+  replicas = local.replicas["flusher"]
   ports    = { "grpc-fleet" = 50052, "http" = 8080 }
 }
 
@@ -77,7 +77,7 @@ module "api" {
 
   common   = local.role
   role     = "api"
-  replicas = var.autoscaling.enabled ? null : var.api.replicas
+  replicas = local.replicas["api"]
   ports    = { "grpc" = 50051, "http" = 8080 }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use model::Budget;
 use model::setting::duration_ms;
 use model::trace::Tracer;
 use schemars::JsonSchema;
@@ -11,13 +12,16 @@ use serde::{Deserialize, Serialize};
 /// Configuration of the services.
 #[derive(Clone)]
 pub struct Config {
-    /// Signs resume tokens. Must be the same on every node of an installation and across restarts:
-    /// a token signed with another secret is refused, and its client has to start again.
+    /// Authenticates page tokens and resume tokens: random bytes. Must be the same on every node of
+    /// an installation and across restarts: a token signed with another secret is refused, and its
+    /// client has to start again.
     pub token_secret: [u8; 32],
     /// Maximum size of a request, in bytes.
     pub max_request_bytes: usize,
     /// Maximum size of an answer, in bytes. Services keep their answers far below it.
     pub max_response_bytes: usize,
+    /// Memory of all answers while they are built.
+    pub memory: Budget,
     /// Limits that an operator sets.
     pub limits: Limits,
     /// Time between HTTP/2 pings on a connection; a connection that does not answer within 20 s is
@@ -31,6 +35,8 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
+    /// Maximum number of connections; further ones are closed.
+    pub max_connections: usize,
     /// Calls at one time on one connection.
     pub max_concurrent_calls: u32,
     /// Streams (StreamReadings, Subscribe) at one time over all connections.
@@ -44,15 +50,20 @@ pub struct Limits {
     #[serde(rename = "drain_timeout_ms", with = "duration_ms")]
     #[schemars(with = "u64")]
     pub drain_timeout: Duration,
+    /// Origins of the pages that may call from a browser (gRPC-Web), as
+    /// `https://dashboard.example.com`; `"*"` allows every page. Calls of other pages are refused.
+    pub web_origins: Vec<String>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            max_connections: 1024,
             max_concurrent_calls: 256,
             max_streams: 1024,
             call_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
+            web_origins: Vec::new(),
         }
     }
 }
@@ -64,6 +75,7 @@ impl Config {
             token_secret,
             max_request_bytes: 1 << 20,
             max_response_bytes: 16 << 20,
+            memory: Budget::new("queries", 512 << 20),
             limits: Limits::default(),
             keepalive_interval: Duration::from_secs(60),
             tracer: None,

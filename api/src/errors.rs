@@ -82,6 +82,17 @@ pub(crate) fn exhausted(what: &str, limit: usize) -> Status {
     status
 }
 
+/// The memory for answers is used up.
+pub(crate) fn memory(full: model::Full) -> Status {
+    let message = format!("{full}: try again later");
+    let mut details = details("MEMORY_EXHAUSTED", &[("limit", &full.capacity.to_string())]);
+    details.set_retry_info(Some(RETRY_AFTER));
+    details.add_quota_failure_violation("server", &message);
+    let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
+    push_back(&mut status, RETRY_AFTER);
+    status
+}
+
 /// The server is stopping.
 pub(crate) fn stopping() -> Status {
     retry(Code::Unavailable, "SERVER_STOPPING", "the server is stopping: connect again", None)

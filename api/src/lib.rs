@@ -10,13 +10,16 @@
 
 pub mod auth;
 mod backend;
+mod browsers;
 mod calls;
 mod config;
+mod connections;
 mod convert;
 pub mod errors;
 mod exports;
 mod filter;
 mod glob;
+mod memory;
 pub mod metrics;
 pub mod names;
 mod read;
@@ -29,6 +32,7 @@ mod traces;
 
 pub use backend::{Backend, Logs, Replay, ReplayError, StatusSource};
 pub use config::{Config, Limits};
+pub use connections::{Connections, GuardedStream};
 pub use exports::{ExportError, ExportLogStatus, ExportState, ExportStatus, Exports, Rewound};
 pub use metrics::Metrics;
 pub use serve::{Error, serve};

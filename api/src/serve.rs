@@ -11,14 +11,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_web::GrpcWebLayer;
 
 use crate::auth::{RuleError, Rules};
+use crate::browsers::BrowsersLayer;
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
 use crate::services::{DeadLetterApi, DeviceApi, ExportApi, OperationsApi, Shared, TelemetryApi};
-use crate::{Backend, Config};
+use crate::{Backend, Config, Connections};
 
 /// Time within which a connection must answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -67,8 +67,10 @@ pub async fn serve(
     // Many clients support only the older version.
     let (reflection, older_reflection) = (describe().build_v1()?, describe().build_v1alpha()?);
     let (keepalive, drain_timeout) = (config.keepalive_interval, config.limits.drain_timeout);
+    let (max_connections, call_timeout) = (config.limits.max_connections, config.limits.call_timeout);
     let (calls_at_once, request_bytes, response_bytes) =
         (config.limits.max_concurrent_calls, config.max_request_bytes, config.max_response_bytes);
+    let browsers = BrowsersLayer::new(&config.limits.web_origins);
     let shared = Shared::new(backend, config, metrics, shutdown.clone());
 
     macro_rules! tuned {
@@ -86,6 +88,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
         .max_concurrent_streams(calls_at_once)
+        .layer(browsers)
         .layer(GrpcWebLayer::new())
         .layer(calls)
         .add_service(tuned!(DeviceServiceServer, DeviceApi))
@@ -96,7 +99,13 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection)
         .add_service(older_reflection);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    // A client of HTTP/2 answers the pings; one of HTTP/1 may wait for a call.
+    let idle = keepalive.max(call_timeout) + 2 * PING_TIMEOUT;
+    let connections = Connections::new(listener, "grpc.max_connections", max_connections, idle, b"");
+    let incoming = futures::stream::unfold(connections, async |mut connections| {
+        let (stream, _) = connections.accept().await;
+        Some((Ok::<_, std::io::Error>(stream), connections))
+    });
     let serving = router.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::select! {
         ended = serving => Ok(ended?),

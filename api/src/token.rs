@@ -1,19 +1,20 @@
-//! Page tokens and resume tokens: opaque, versioned, bound to their query.
+//! Page tokens and resume tokens: opaque, versioned, authenticated, bound to their query.
 //!
 //! ```text
-//! 0 version u8   1 kind u8   2 hash of the query u64   10 position, by kind   [last 16 bytes of a signed token: HMAC-SHA-256
-//! over everything before, cut to 128 bits]
+//! 0 version u8   1 kind u8   2 hash of the query u64   10 position, by kind   [last 16 bytes: HMAC-SHA-256 over
+//! everything before, cut to 128 bits]
 //! ```
-//! A token names a position and grants no rights: a call with a token is authorized like any other.
+//! The hash is the beginning of an HMAC-SHA-256 of the request under the same key, so that no two
+//! queries can be made to share their tokens. A token names a position and grants no rights: a call
+//! with a token is authorized like any other.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD: usize = 10;
 const TAG: usize = 16;
 /// Maximum size of a token.
@@ -34,9 +35,10 @@ pub(crate) enum Kind {
     Replay = 9,
 }
 
-/// The query that a token belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The query that a token belongs to, with the key of its tokens.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Query {
+    key: [u8; 32],
     kind: Kind,
     hash: u64,
 }
@@ -44,22 +46,17 @@ pub(crate) struct Query {
 impl Query {
     /// The query of a request whose tokens and page size were cleared and whose tenant was
     /// resolved.
-    pub(crate) fn new(kind: Kind, request: &impl Message) -> Self {
-        Self { kind, hash: xxh3_64_with_seed(&request.encode_to_vec(), kind as u64) }
-    }
-
-    fn open(self) -> Writer {
-        let mut writer = Writer(Vec::with_capacity(64));
-        writer.0.extend_from_slice(&[VERSION, self.kind as u8]);
-        writer.u64(self.hash);
-        writer
+    pub(crate) fn new(key: &[u8; 32], kind: Kind, request: &impl Message) -> Self {
+        let mut request = request.encode_to_vec();
+        // A token begins with its version, a query with a byte that is no version.
+        request.splice(..0, [0, kind as u8]);
+        let tag = mac(key, &request).finalize().into_bytes();
+        Self { key: *key, kind, hash: u64::from_le_bytes(tag[..8].try_into().expect("eight bytes")) }
     }
 
     /// Makes a page token for the position that `write` writes.
     pub(crate) fn page(self, write: impl FnOnce(&mut Writer)) -> String {
-        let mut writer = self.open();
-        write(&mut writer);
-        URL_SAFE_NO_PAD.encode(writer.0)
+        URL_SAFE_NO_PAD.encode(self.token(write))
     }
 
     /// Reads the position in a page token; `None` for an empty token, the first page.
@@ -71,29 +68,27 @@ impl Query {
         token: &str,
         read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
     ) -> Result<Option<T>, &'static str> {
-        if token.is_empty() {
-            return Ok(None);
-        }
-        let bytes = if token.len() <= MAX_BYTES { URL_SAFE_NO_PAD.decode(token).ok() } else { None };
-        self.read(&bytes.ok_or(MALFORMED)?, read).map(Some)
+        let bytes = if token.len() <= 2 * MAX_BYTES { URL_SAFE_NO_PAD.decode(token).ok() } else { None };
+        self.read_token(&bytes.ok_or(MALFORMED)?, read)
     }
 
-    /// Makes a signed token for the position that `write` writes.
-    pub(crate) fn signed(self, secret: &[u8; 32], write: impl FnOnce(&mut Writer)) -> Vec<u8> {
-        let mut writer = self.open();
+    /// Makes a token for the position that `write` writes.
+    pub(crate) fn token(self, write: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        let mut writer = Writer(Vec::with_capacity(64));
+        writer.0.extend_from_slice(&[VERSION, self.kind as u8]);
+        writer.u64(self.hash);
         write(&mut writer);
-        let tag = mac(secret, &writer.0).finalize().into_bytes();
+        let tag = mac(&self.key, &writer.0).finalize().into_bytes();
         writer.0.extend_from_slice(&tag[..TAG]);
         writer.0
     }
 
-    /// Reads the position in a signed token; `None` for an empty one.
+    /// Reads the position in a token; `None` for an empty one.
     ///
     /// # Errors
     /// A message for the caller.
-    pub(crate) fn read_signed<T>(
+    pub(crate) fn read_token<T>(
         self,
-        secret: &[u8; 32],
         token: &[u8],
         read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
     ) -> Result<Option<T>, &'static str> {
@@ -104,15 +99,16 @@ impl Query {
             Some(at) if token.len() <= MAX_BYTES => token.split_at(at),
             _ => return Err(MALFORMED),
         };
-        mac(secret, bytes).verify_truncated_left(tag).map_err(|_| UNSIGNED)?;
+        // The version is read before the tag: what is signed differs between versions.
+        if bytes.first().is_some_and(|version| *version != VERSION) {
+            return Err("belongs to another release: start from the beginning");
+        }
+        mac(&self.key, bytes).verify_truncated_left(tag).map_err(|_| UNSIGNED)?;
         self.read(bytes, read).map(Some)
     }
 
     fn read<T>(self, bytes: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Result<T, &'static str> {
         let (head, rest) = bytes.split_at_checked(HEAD).ok_or(MALFORMED)?;
-        if head[0] != VERSION {
-            return Err("belongs to another release: start from the beginning");
-        }
         let hash = u64::from_le_bytes(head[2..].try_into().expect("eight bytes"));
         if head[1] != self.kind as u8 || hash != self.hash {
             return Err("belongs to another query: all other fields must be as they were in the first call");
@@ -183,7 +179,7 @@ mod tests {
 
     fn query(kind: Kind, filter: &str) -> Query {
         let request = proto::v1::ListDevicesRequest { filter: filter.into(), ..Default::default() };
-        Query::new(kind, &request)
+        Query::new(&[7; 32], kind, &request)
     }
 
     #[test]
@@ -197,19 +193,20 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_token_with_any_bit_changed_is_refused() {
-        let secret = [7; 32];
+    fn a_token_with_any_bit_changed_is_refused() {
         let query = query(Kind::Live, "a");
-        let token = query.signed(&secret, |w| w.i64(-5));
-        assert_eq!(query.read_signed(&secret, &token, |r| r.i64()), Ok(Some(-5)));
-        assert!(query.read_signed(&[8; 32], &token, |r| r.i64()).is_err());
+        let token = query.token(|w| w.i64(-5));
+        assert_eq!(query.read_token(&token, |r| r.i64()), Ok(Some(-5)));
+        assert_eq!(Query { key: [8; 32], ..query }.read_token(&token, |r| r.i64()), Err(UNSIGNED));
         for bit in 0..token.len() * 8 {
             let mut changed = token.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(query.read_signed(&secret, &changed, |r| r.i64()).is_err(), "bit {bit}");
+            assert!(query.read_token(&changed, |r| r.i64()).is_err(), "bit {bit}");
+            let page = URL_SAFE_NO_PAD.encode(&changed);
+            assert!(query.read_page(&page, |r| r.i64()).is_err(), "bit {bit} of a page token");
         }
         for length in 1..token.len() {
-            assert!(query.read_signed(&secret, &token[..length], |r| r.i64()).is_err(), "{length} bytes");
+            assert!(query.read_token(&token[..length], |r| r.i64()).is_err(), "{length} bytes");
         }
     }
 }

@@ -13,12 +13,19 @@ pub struct Config {
     pub max_packet_bytes: u32,
     /// Unacknowledged QoS 1 and 2 messages of one connection.
     pub receive_maximum: u16,
+    /// Time for a packet to arrive whole, in milliseconds, and one second more for each KiB of it.
+    pub packet_timeout_ms: u64,
     /// Time for a new connection to send its CONNECT, in milliseconds.
     pub connect_timeout_ms: u64,
     /// Longest keep-alive, in seconds; 0 leaves it to the client.
     pub max_keep_alive_secs: u16,
     /// Longest time that a session is kept after its connection ends, in seconds.
     pub max_session_expiry_secs: u32,
+    /// Maximum number of sessions, connected or not. Beyond it, a new session ends with its
+    /// connection.
+    pub max_sessions: usize,
+    /// Maximum number of subscriptions of one client.
+    pub max_subscriptions: usize,
     /// Topic aliases that a client may set.
     pub topic_alias_maximum: u16,
     /// Messages queued for one subscriber that is disconnected or slow.
@@ -27,6 +34,10 @@ pub struct Config {
     pub max_retained_messages: usize,
     /// Time for connections to receive their last acknowledgements at a stop, in milliseconds.
     pub drain_timeout_ms: u64,
+    /// Memory for packets that arrive, retained messages, sessions and their messages, in bytes;
+    /// not a key.
+    #[serde(skip)]
+    pub memory_bytes: usize,
 }
 
 impl Default for Config {
@@ -35,13 +46,17 @@ impl Default for Config {
             max_connections: 100_000,
             max_packet_bytes: 1 << 20,
             receive_maximum: 1024,
+            packet_timeout_ms: 30_000,
             connect_timeout_ms: 10_000,
             max_keep_alive_secs: 0,
             max_session_expiry_secs: 7 * 24 * 3600,
+            max_sessions: 200_000,
+            max_subscriptions: 10_000,
             topic_alias_maximum: 64,
             max_queued_messages: 10_000,
             max_retained_messages: 100_000,
             drain_timeout_ms: 10_000,
+            memory_bytes: 2 << 30,
         }
     }
 }

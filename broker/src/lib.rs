@@ -11,6 +11,7 @@ mod codec;
 mod config;
 mod connection;
 mod listener;
+mod memory;
 mod message;
 mod metrics;
 mod retained;
@@ -39,11 +40,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::Config;
-pub use listener::bind;
+pub use listener::{beyond, bind};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
 
 use door::{Gatekeeper, Inbox, OneTenant};
+use memory::Memory;
 use tenant::Tenants;
 
 /// The broker: the state that all connections share.
@@ -52,6 +54,7 @@ pub struct Broker<I: Inbox> {
     inbox: I,
     metrics: Arc<Metrics>,
     gatekeeper: Box<dyn Gatekeeper>,
+    memory: Memory,
     tenants: Tenants,
     connections: AtomicUsize,
     last_number: AtomicU64,
@@ -77,7 +80,8 @@ impl<I: Inbox> Broker<I> {
         metrics: Arc<Metrics>,
         retained: Option<Vec<RetainedMessage>>,
     ) -> Arc<Self> {
-        let tenants = Tenants::awaiting(config.max_retained_messages);
+        let memory = Memory::divide(config.memory_bytes);
+        let tenants = Tenants::awaiting(config.max_retained_messages, &memory);
         if let Some(messages) = retained {
             tenants.restore(messages);
         }
@@ -86,6 +90,7 @@ impl<I: Inbox> Broker<I> {
             inbox,
             metrics,
             gatekeeper,
+            memory,
             tenants,
             connections: AtomicUsize::new(0),
             last_number: AtomicU64::new(0),

@@ -19,6 +19,11 @@ const BACKLOG: i32 = 4096;
 const SWEEP: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections beyond the maximum number that are open for a moment, to be refused with a reason.
+pub const fn beyond(max_connections: usize) -> usize {
+    8 + max_connections / 16
+}
+
 /// Binds an address for [`Broker::run`].
 ///
 /// # Errors
@@ -86,7 +91,13 @@ impl<I: Inbox> Broker<I> {
     fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let broker = Arc::clone(self);
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        let full = connections > self.config.max_connections;
+        let most = self.config.max_connections;
+        if connections > most.saturating_add(beyond(most)) {
+            // Without a word: its descriptor is needed elsewhere.
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return self.count_end("max_connections");
+        }
+        let full = connections > most;
         self.metrics.connections.inc();
         self.metrics.connects.inc();
         self.tasks.spawn(async move {

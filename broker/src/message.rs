@@ -3,7 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::{Budget, Full, Held};
+
 use crate::codec::properties::{self, id};
+
+/// Bytes of a message besides its topic, payload and properties.
+const MESSAGE_BYTES: usize = 128;
 
 /// A retained message of an earlier start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +26,7 @@ pub struct RetainedMessage {
 }
 
 /// A message, shared by all subscribers that it goes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) topic: Box<str>,
     pub(crate) payload: Box<[u8]>,
@@ -32,14 +37,37 @@ pub(crate) struct Message {
     pub(crate) properties: Box<[u8]>,
     /// Not sent after this.
     pub(crate) expires: Option<Instant>,
+    /// Its memory, however many queues it waits in; None when it is not counted.
+    _memory: Option<Held>,
 }
 
 impl Message {
+    /// Copies a message into the memory of `budget`.
+    pub(crate) fn within(
+        budget: &Budget,
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+        retain: bool,
+        own: &[u8],
+    ) -> Result<Self, Full> {
+        let memory = budget.acquire(MESSAGE_BYTES + 2 * topic.len() + payload.len() + own.len())?;
+        Ok(Self { _memory: Some(memory), ..Self::new(topic, payload, qos, retain, own) })
+    }
+
     /// Copies a message; its expiry counts from now.
     pub(crate) fn new(topic: &str, payload: &[u8], qos: u8, retain: bool, own: &[u8]) -> Self {
         let expires = properties::number(own, id::MESSAGE_EXPIRY)
             .and_then(|secs| Instant::now().checked_add(Duration::from_secs(u64::from(secs))));
-        Self { topic: topic.into(), payload: payload.into(), qos, retain, properties: own.into(), expires }
+        Self {
+            topic: topic.into(),
+            payload: payload.into(),
+            qos,
+            retain,
+            properties: own.into(),
+            expires,
+            _memory: None,
+        }
     }
 
     /// Seconds until it expires: None when it never does, 0 when it has.

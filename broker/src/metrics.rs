@@ -46,6 +46,8 @@ pub struct Metrics {
     dropped: ByReason,
     /// Sessions, connected or not.
     pub sessions: Gauge,
+    /// Sessions that end with their connection, because the maximum number is reached.
+    pub sessions_not_kept: Counter,
     /// Subscriptions.
     pub subscriptions: Gauge,
     /// Retained messages.
@@ -75,6 +77,7 @@ impl Default for Metrics {
             delivered: Counter::default(),
             dropped: ByReason::default(),
             sessions: Gauge::default(),
+            sessions_not_kept: Counter::default(),
             subscriptions: Gauge::default(),
             retained: Gauge::default(),
             waits: Counter::default(),
@@ -126,6 +129,11 @@ impl Metrics {
         r.register("delivered", "Messages sent to subscribers", self.delivered.clone());
         r.register("dropped", "Messages dropped on the way to a subscriber, by reason", self.dropped.clone());
         r.register("sessions", "Sessions, connected or not", self.sessions.clone());
+        r.register(
+            "sessions_not_kept",
+            "Sessions that end with their connection, because the maximum number is reached",
+            self.sessions_not_kept.clone(),
+        );
         r.register("subscriptions", "Subscriptions", self.subscriptions.clone());
         r.register("retained", "Retained messages", self.retained.clone());
         r.register("full_waits", "Times that a connection began to wait because the log was full", self.waits.clone());

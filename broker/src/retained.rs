@@ -5,12 +5,16 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use model::Budget;
 use parking_lot::Mutex;
 
+use crate::codec::subscribe::Options;
 use crate::message::Message;
 
 /// Topics visited before the lock is released: publishers wait for it.
 const STEP: usize = 1024;
+/// Bytes of messages found before they are sent.
+const STEP_BYTES: usize = 1 << 20;
 /// Topics visited by one sweep for expired messages.
 const SWEEP: usize = 16;
 
@@ -19,11 +23,17 @@ const SWEEP: usize = 16;
 pub(crate) struct Room {
     held: AtomicUsize,
     capacity: usize,
+    memory: Budget,
 }
 
 impl Room {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { held: AtomicUsize::new(0), capacity }
+    pub(crate) fn new(capacity: usize, memory: Budget) -> Self {
+        Self { held: AtomicUsize::new(0), capacity, memory }
+    }
+
+    /// The memory of all retained messages.
+    pub(crate) fn memory(&self) -> &Budget {
+        &self.memory
     }
 
     pub(crate) fn held(&self) -> usize {
@@ -31,7 +41,9 @@ impl Room {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.held() >= self.capacity
+        // The last of the memory is for topics that are held, so that they can change.
+        let most = self.memory.capacity() - self.memory.capacity() / 16;
+        self.held() >= self.capacity || self.memory.held() >= most
     }
 }
 
@@ -129,40 +141,68 @@ impl Retained {
         self.change(|held| held.set(message));
     }
 
-    /// Returns the messages that match a filter and have not expired, in the order of their topics.
-    /// Visits only topics that begin as the filter does. Messages set meanwhile may be among them
-    /// or not.
-    pub(crate) fn matching(&self, filter: &str) -> Vec<Arc<Message>> {
+    /// Continues a walk: adds at most `most` messages that match its filter and have not expired,
+    /// in the order of their topics, and returns the topic to continue after; None at the end.
+    /// Visits only topics that begin as the filter does, and only some of them. Messages set
+    /// meanwhile may be among the found or not.
+    pub(crate) fn step(&self, walk: &Walk, most: usize, found: &mut Vec<Arc<Message>>) -> Option<Box<str>> {
+        let filter = &*walk.filter;
         let fixed = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);
         // `a/#` takes `a` as well.
         let fixed = if filter.ends_with('#') { fixed.strip_suffix('/').unwrap_or(fixed) } else { fixed };
-        let mut found = Vec::new();
-        let mut from = Included(Box::<str>::from(fixed));
-        loop {
-            let held = self.held.lock();
-            let bound = from.as_ref().map(|topic| &**topic);
-            let mut last = None;
-            let step = held.by_topic.range::<str, _>((bound, Unbounded)).take(STEP);
-            for (seen, (topic, message)) in step.take_while(|(topic, _)| topic.starts_with(fixed)).enumerate() {
-                if model::topic::matches(filter, topic) && !is_expired(message) {
-                    found.push(Arc::clone(message));
-                }
-                last = (seen + 1 == STEP).then(|| topic.clone());
+        let from = walk.after.as_deref().map_or(Included(fixed), Excluded);
+        let (mut count, mut bytes) = (0, 0);
+        let held = self.held.lock();
+        let begun = held.by_topic.range::<str, _>((from, Unbounded));
+        for (seen, (topic, message)) in begun.take_while(|(topic, _)| topic.starts_with(fixed)).enumerate() {
+            if model::topic::matches(filter, topic) && !is_expired(message) {
+                found.push(Arc::clone(message));
+                count += 1;
+                bytes += message.bytes();
             }
-            match last {
-                Some(topic) => from = Excluded(topic),
-                None => return found,
+            if seen + 1 == STEP || count >= most || bytes >= STEP_BYTES {
+                return Some(topic.clone());
             }
         }
+        None
     }
+}
+
+/// A subscription whose retained messages have not all been queued.
+#[derive(Debug, Clone)]
+pub(crate) struct Walk {
+    pub(crate) filter: Box<str>,
+    pub(crate) options: Options,
+    /// Subscription id.
+    pub(crate) id: Option<u32>,
+    /// The last topic that was visited.
+    pub(crate) after: Option<Box<str>>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn room(capacity: usize) -> Arc<Room> {
+        Arc::new(Room::new(capacity, Budget::new("retained messages", usize::MAX)))
+    }
+
+    impl Retained {
+        /// All messages that match a filter.
+        fn matching(&self, filter: &str) -> Vec<Arc<Message>> {
+            let mut walk = Walk { filter: filter.into(), options: Options::default(), id: None, after: None };
+            let mut found = Vec::new();
+            loop {
+                walk.after = self.step(&walk, 7, &mut found);
+                if walk.after.is_none() {
+                    return found;
+                }
+            }
+        }
+    }
+
     fn retained(messages: impl IntoIterator<Item = Message>, capacity: usize) -> Retained {
-        let retained = Retained::new(Arc::new(Room::new(capacity)), false);
+        let retained = Retained::new(room(capacity), false);
         retained.restore(messages);
         retained
     }
@@ -191,7 +231,7 @@ mod tests {
 
     #[test]
     fn restored_messages_do_not_replace_topics_that_were_set_or_cleared_since() {
-        let retained = Retained::new(Arc::new(Room::new(10)), true);
+        let retained = Retained::new(room(10), true);
         retained.set(&message("set", "new"));
         retained.set(&message("cleared", "new"));
         retained.set(&message("cleared", ""));
@@ -234,8 +274,46 @@ mod tests {
     }
 
     #[test]
+    fn a_step_visits_some_topics_and_finds_some_messages() {
+        let all: Vec<_> = (0..3 * STEP).map(|i| Message::new(&format!("d/{i:05}"), b"1", 1, true, &[])).collect();
+        let large = Message::new("large/1", &[0; STEP_BYTES], 1, true, &[]);
+        let retained = retained(all.into_iter().chain([large, Message::new("large/2", b"1", 1, true, &[])]), 0);
+        let step = |filter: &str, most| {
+            let mut found = Vec::new();
+            let walk = Walk { filter: filter.into(), options: Options::default(), id: None, after: None };
+            let after = retained.step(&walk, most, &mut found);
+            (found.len(), after.as_deref().map(str::to_owned))
+        };
+        assert_eq!(step("d/#", 5), (5, Some("d/00004".to_owned())));
+        assert_eq!(step("d/+/none", 5), (0, Some(format!("d/{:05}", STEP - 1))));
+        assert_eq!(step("large/+", 5), (1, Some("large/1".to_owned())), "no more bytes than one step may take");
+        assert_eq!(step("none/#", 5), (0, None));
+    }
+
+    #[test]
+    fn bytes_fill_the_store_and_topics_that_it_holds_can_still_change() {
+        let memory = Budget::new("retained messages", 64 << 10);
+        let retained = Retained::new(Arc::new(Room::new(1_000, memory.clone())), false);
+        let mut topics = 0;
+        while retained.has_room(&format!("t/{topics}")) {
+            let message = Message::within(&memory, &format!("t/{topics}"), &[1; 1000], 1, true, &[]).unwrap();
+            retained.set(&Arc::new(message));
+            topics += 1;
+        }
+        assert!((50..60).contains(&topics), "{topics}");
+        let change = Message::within(&memory, "t/0", &[2; 1000], 1, true, &[]).unwrap();
+        assert!(retained.has_room("t/0"));
+        retained.set(&Arc::new(change));
+        assert_eq!(retained.matching("t/0")[0].payload[0], 2);
+        for i in 0..topics {
+            retained.set(&message(&format!("t/{i}"), ""));
+        }
+        assert!(memory.held() == 0 && retained.has_room("new"));
+    }
+
+    #[test]
     fn tenants_share_the_room_and_nothing_else() {
-        let room = Arc::new(Room::new(3));
+        let room = room(3);
         let (a, b) = (Retained::new(Arc::clone(&room), false), Retained::new(Arc::clone(&room), false));
         a.set(&message("x", "1"));
         a.set(&message("y", "1"));

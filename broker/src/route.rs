@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::Broker;
-use crate::codec::subscribe::Options;
 use crate::message::Message;
+use crate::retained::Walk;
 use crate::session::{Push, Queued, Session};
 use crate::tenant::Tenant;
 use door::Inbox;
@@ -47,28 +47,44 @@ impl<I: Inbox> Broker<I> {
         keeps
     }
 
-    /// Sends the retained messages that match a filter to a new subscription. The queue takes all
-    /// of them: each is held once, in however many queues it waits.
-    pub(crate) fn send_retained(
+    /// Copies a message for subscribers, into the retained messages when `keep`. None when there is
+    /// no memory for it, which is counted.
+    pub(crate) fn copy(
         &self,
-        tenant: &Tenant,
-        session: &Session,
-        filter: &str,
-        options: Options,
-        id: Option<u32>,
-    ) {
-        let capacity = self.config.max_queued_messages + self.config.max_retained_messages;
-        for message in tenant.retained.matching(filter) {
-            let qos = message.qos.min(options.qos);
-            let queued = Queued { message, qos, retain: true, subscription_ids: id.into_iter().collect() };
-            self.push(session, queued, capacity);
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+        keep: bool,
+        properties: &[u8],
+    ) -> Option<Arc<Message>> {
+        let budget = if keep { &self.memory.retained } else { &self.memory.sessions };
+        let copy = match payload {
+            // It makes room.
+            [] if keep => Ok(Message::new(topic, payload, qos, keep, properties)),
+            _ => Message::within(budget, topic, payload, qos, keep, properties),
+        };
+        match copy {
+            Ok(message) => Some(Arc::new(message)),
+            Err(_) => {
+                self.count_dropped(if keep { "retained_full" } else { "memory" });
+                None
+            }
         }
+    }
+
+    /// Queues a retained message for a new subscription.
+    pub(crate) fn send_retained(&self, session: &Session, message: Arc<Message>, walk: &Walk) {
+        let qos = message.qos.min(walk.options.qos);
+        let queued = Queued { message, qos, retain: true, subscription_ids: walk.id.into_iter().collect() };
+        // The walk waits while the queue is longer than it makes it.
+        self.push(session, queued, usize::MAX);
     }
 
     fn push(&self, session: &Session, queued: Queued, capacity: usize) {
         match session.push(queued, capacity) {
             Push::Queued | Push::Over => {}
             Push::Full => self.count_dropped("queue_full"),
+            Push::NoMemory => self.count_dropped("memory"),
             Push::Offline => self.count_dropped("offline_qos0"),
         }
     }

@@ -9,13 +9,18 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
+use model::Held;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use crate::message::Message;
+use crate::retained::Walk;
+use crate::will::{LastWill, Settled};
 
 /// Bytes of topics, payloads and properties that may be queued for one subscriber.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
+/// Bytes of a place in a queue, without the message, which several queues may share.
+const PLACE_BYTES: usize = 64;
 
 /// A message in one subscriber's queue.
 #[derive(Debug, Clone)]
@@ -89,6 +94,8 @@ pub(crate) struct State {
     over: bool,
     pub(crate) queue: VecDeque<Queued>,
     queued_bytes: usize,
+    /// Memory of the places in the queue; None when the session has ended.
+    places: Option<Held>,
     /// QoS 1 messages that the client has not acknowledged, in order.
     pub(crate) in_flight: VecDeque<(u16, Queued)>,
     /// Messages at the front of `in_flight` that the present connection has sent; the rest are sent
@@ -98,9 +105,15 @@ pub(crate) struct State {
     /// QoS 2 messages from the client that it has not released.
     pub(crate) unreleased: BTreeMap<u16, Receipt>,
     pub(crate) subscriptions: BTreeSet<String>,
+    /// Subscriptions whose retained messages have not all been queued, by filter.
+    pub(crate) walks: BTreeMap<Box<str>, Walk>,
     pub(crate) expiry_secs: u32,
     /// End of a session that no connection owns.
     pub(crate) expires: Option<Instant>,
+    /// Will message of the connection that owns the session. DISCONNECT removes it.
+    pub(crate) last_will: Option<Box<LastWill>>,
+    /// Publication of the will message before.
+    pub(crate) publishing: Option<Settled>,
     /// Pending delayed will. Sending on the channel cancels it; dropping the sender publishes it
     /// now.
     pub(crate) will: Option<oneshot::Sender<()>>,
@@ -121,6 +134,9 @@ impl State {
     pub(crate) fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         self.queued_bytes -= queued.message.bytes();
+        if let Some(places) = &mut self.places {
+            places.shrink(PLACE_BYTES);
+        }
         Some(queued)
     }
 
@@ -131,10 +147,6 @@ impl State {
             self.in_flight.remove(at);
             self.on_the_wire -= 1;
         }
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.over
     }
 
     /// Ends the session and returns its subscriptions.
@@ -150,14 +162,17 @@ impl State {
 pub(crate) enum Push {
     Queued,
     Full,
+    /// The memory for sessions is used up.
+    NoMemory,
     Offline,
     /// The session has ended.
     Over,
 }
 
 impl Session {
-    pub(crate) fn new(client: Arc<str>, link: Arc<Link>, expiry_secs: u32) -> Self {
-        let state = State { link: Some(link), expiry_secs, ..State::default() };
+    /// A new session whose queue has its places in `memory`.
+    pub(crate) fn new(client: Arc<str>, link: Arc<Link>, expiry_secs: u32, memory: Held) -> Self {
+        let state = State { link: Some(link), expiry_secs, places: Some(memory), ..State::default() };
         Self { client, state: Mutex::new(state) }
     }
 
@@ -185,6 +200,9 @@ impl Session {
             let bytes = state.queued_bytes + queued.message.bytes();
             if state.queue.len() >= capacity || bytes > MAX_QUEUED_BYTES {
                 return Push::Full;
+            }
+            if state.places.as_mut().is_some_and(|places| places.grow(PLACE_BYTES).is_err()) {
+                return Push::NoMemory;
             }
             state.queued_bytes = bytes;
             state.queue.push_back(queued);

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::Broker;
 use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
+use crate::will::Before;
 use door::Inbox;
 
 /// A tenant's sessions.
@@ -21,10 +22,18 @@ impl Sessions {
     }
 }
 
+/// A session that a connection has taken up.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) session: Arc<Session>,
+    /// An existing session continues.
+    pub(crate) present: bool,
+    pub(crate) before: Before,
+}
+
 impl<I: Inbox> Broker<I> {
     /// Makes the connection behind `link` the owner of the client's session, and closes the
-    /// connection that owned it before. With `clean` the session starts empty. True when an
-    /// existing session continues.
+    /// connection that owned it before. With `clean` the session starts empty.
     pub(crate) fn take_session(
         &self,
         tenant: &Tenant,
@@ -32,13 +41,15 @@ impl<I: Inbox> Broker<I> {
         link: &Arc<Link>,
         clean: bool,
         expiry_secs: u32,
-    ) -> (Arc<Session>, bool) {
+    ) -> Taken {
         let mut sessions = tenant.sessions.0.lock();
+        let mut before = Before::default();
         if let Some(held) = sessions.get(client) {
             let mut state = held.state();
             if let Some(owner) = state.link.take() {
                 owner.signal(Link::TAKEN_OVER);
             }
+            before = Before { due: state.last_will.take(), publishing: state.publishing.take() };
             if clean || state.expires.is_some_and(|at| at <= Instant::now()) {
                 tenant.end_session(&mut state, client);
             } else {
@@ -51,14 +62,17 @@ impl<I: Inbox> Broker<I> {
                     will.send(()).ok();
                 }
                 drop(state);
-                return (Arc::clone(held), true);
+                // The client is back in time.
+                before.due = before.due.filter(|last| last.will.delay_secs == 0);
+                return Taken { session: Arc::clone(held), present: true, before };
             }
         }
-        let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs));
+        let session =
+            Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs, self.memory.sessions.hold()));
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }
-        (session, false)
+        Taken { session, present: false, before }
     }
 
     /// Ends the ownership of the connection behind `link`: its session waits for the next one, or

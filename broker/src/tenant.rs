@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use model::Budget;
 use parking_lot::Mutex;
 
 use crate::RetainedMessage;
+use crate::memory::Memory;
 use crate::message::Message;
 use crate::retained::{Retained, Room};
 use crate::session::Session;
@@ -27,6 +29,7 @@ pub(crate) struct Tenant {
 pub(crate) struct Tenants {
     held: Mutex<Held>,
     room: Arc<Room>,
+    subscriptions: Budget,
 }
 
 #[derive(Debug)]
@@ -37,23 +40,24 @@ struct Held {
 }
 
 impl Held {
-    fn get(&mut self, id: &Arc<str>, room: &Arc<Room>) -> &Arc<Tenant> {
+    fn get(&mut self, id: &Arc<str>, room: &Arc<Room>, subscriptions: &Budget) -> &Arc<Tenant> {
         self.by_id.entry(Arc::clone(id)).or_insert_with(|| {
             let retained = Retained::new(Arc::clone(room), self.awaiting);
-            Arc::new(Tenant { sessions: Sessions::default(), trie: Trie::default(), retained })
+            Arc::new(Tenant { sessions: Sessions::default(), trie: Trie::new(subscriptions), retained })
         })
     }
 }
 
 impl Tenants {
     /// No tenants, awaiting the retained messages of earlier starts.
-    pub(crate) fn awaiting(max_retained_messages: usize) -> Self {
+    pub(crate) fn awaiting(max_retained_messages: usize, memory: &Memory) -> Self {
         let held = Held { by_id: HashMap::default(), awaiting: true };
-        Self { held: Mutex::new(held), room: Arc::new(Room::new(max_retained_messages)) }
+        let room = Arc::new(Room::new(max_retained_messages, memory.retained.clone()));
+        Self { held: Mutex::new(held), room, subscriptions: memory.sessions.clone() }
     }
 
     pub(crate) fn get(&self, id: &Arc<str>) -> Arc<Tenant> {
-        Arc::clone(self.held.lock().get(id, &self.room))
+        Arc::clone(self.held.lock().get(id, &self.room, &self.subscriptions))
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
@@ -62,16 +66,27 @@ impl Tenants {
 
     /// Adds the retained messages of earlier starts. Changes made since this start take precedence.
     pub(crate) fn restore(&self, messages: Vec<RetainedMessage>) {
+        let mut left_out = 0_usize;
         let mut by_tenant: HashMap<Arc<str>, Vec<Message>, foldhash::fast::RandomState> = HashMap::default();
         for message in messages {
             let RetainedMessage { tenant, topic, payload, qos, properties } = message;
-            by_tenant.entry(tenant).or_default().push(Message::new(&topic, &payload, qos, true, &properties));
+            match Message::within(self.room.memory(), &topic, &payload, qos, true, &properties) {
+                Ok(message) => by_tenant.entry(tenant).or_default().push(message),
+                Err(_) => left_out += 1,
+            }
+        }
+        if left_out > 0 {
+            let bytes = self.room.memory().capacity();
+            tracing::warn!(
+                "{left_out} retained messages of earlier starts do not fit into {bytes} bytes and are not sent to \
+                 subscribers: raise `memory.max_bytes`"
+            );
         }
         // Every tenant that awaits its messages is restored, and those made from now on await none.
         let tenants: Vec<_> = {
             let mut held = self.held.lock();
             for id in by_tenant.keys() {
-                held.get(id, &self.room);
+                held.get(id, &self.room, &self.subscriptions);
             }
             held.awaiting = false;
             held.by_id.iter().map(|(id, tenant)| (Arc::clone(id), Arc::clone(tenant))).collect()

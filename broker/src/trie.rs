@@ -10,12 +10,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
+use model::{Budget, Full, Held};
 use parking_lot::RwLock;
 
 use crate::codec::subscribe::Options;
 
 /// Maximum number of levels of a filter.
 pub const MAX_LEVELS: usize = 128;
+
+/// Bytes of a node: itself in the map of its parent, and a small map of its own.
+const NODE_BYTES: usize = 512;
+/// Bytes of a subscription: its entry here, and its filter in the session.
+const ENTRY_BYTES: usize = 384;
+/// A map that has shrunk to this part of its capacity is made smaller.
+const SPARSE: usize = 8;
 
 /// One subscription of a subscriber.
 #[derive(Debug, Clone)]
@@ -33,8 +41,15 @@ pub struct Entry<S> {
 /// All subscriptions of a tenant. Readers do not wait for one another.
 #[derive(Debug)]
 pub struct Trie<S> {
-    root: RwLock<Node<S>>,
+    root: RwLock<Root<S>>,
     count: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Root<S> {
+    node: Node<S>,
+    /// Memory of all nodes and entries.
+    memory: Held,
 }
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -44,14 +59,15 @@ struct Node<S> {
     children: Map<Box<str>, Node<S>>,
     /// By client id: thousands of clients may subscribe to one filter.
     here: Map<Arc<str>, Entry<S>>,
-    shared: Vec<Group<S>>,
+    shared: Map<Box<str>, Group<S>>,
 }
 
 /// The members of a `$share` group on one filter.
 #[derive(Debug)]
 struct Group<S> {
-    name: Box<str>,
     members: Vec<Entry<S>>,
+    /// Places in `members` by client id.
+    places: Map<Arc<str>, usize>,
     turn: AtomicUsize,
 }
 
@@ -61,6 +77,37 @@ impl<S> Group<S> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         self.members.get(turn % self.members.len().max(1))
     }
+
+    /// Adds a member, or replaces its entry. True when it is new.
+    fn insert(&mut self, entry: Entry<S>) -> bool {
+        match self.places.get(&entry.client) {
+            Some(place) => {
+                self.members[*place] = entry;
+                false
+            }
+            None => {
+                self.places.insert(Arc::clone(&entry.client), self.members.len());
+                self.members.push(entry);
+                true
+            }
+        }
+    }
+
+    /// Removes a member. True when there was one.
+    fn remove(&mut self, client: &str) -> bool {
+        let Some(place) = self.places.remove(client) else { return false };
+        self.members.swap_remove(place);
+        if let Some(moved) = self.members.get(place) {
+            self.places.insert(Arc::clone(&moved.client), place);
+        }
+        true
+    }
+}
+
+impl<S> Default for Group<S> {
+    fn default() -> Self {
+        Self { members: Vec::new(), places: HashMap::default(), turn: AtomicUsize::new(0) }
+    }
 }
 
 impl<S> Node<S> {
@@ -68,39 +115,64 @@ impl<S> Node<S> {
         self.here.is_empty() && self.shared.is_empty() && self.children.is_empty()
     }
 
-    /// Returns the group of this name, after creating it if necessary.
-    fn group(&mut self, name: &str) -> &mut Group<S> {
-        let at = self.shared.iter().position(|g| *g.name == *name).unwrap_or_else(|| {
-            self.shared.push(Group { name: name.into(), members: Vec::new(), turn: AtomicUsize::new(0) });
-            self.shared.len() - 1
-        });
-        &mut self.shared[at]
-    }
-
     /// Removes a client's entry. True when there was one.
     fn take(&mut self, group: Option<&str>, client: &str) -> bool {
-        let Some(name) = group else { return self.here.remove(client).is_some() };
-        let Some(at) = self.shared.iter().position(|g| *g.name == *name) else { return false };
-        let members = &mut self.shared[at].members;
-        let before = members.len();
-        members.retain(|e| *e.client != *client);
-        let gone = members.len() < before;
-        if members.is_empty() {
-            self.shared.swap_remove(at);
+        let Some(name) = group else {
+            let gone = self.here.remove(client).is_some();
+            shrink(&mut self.here);
+            return gone;
+        };
+        let Some(found) = self.shared.get_mut(name) else { return false };
+        let gone = found.remove(client);
+        if found.members.is_empty() {
+            self.shared.remove(name);
+            shrink(&mut self.shared);
         }
         gone
+    }
+
+    /// Bytes of the nodes and the entry that a filter would add.
+    fn missing(&self, levels: &str, group: Option<&str>, client: &str) -> usize {
+        let mut bytes = 0;
+        let mut node = Some(self);
+        for level in levels.split('/') {
+            node = node.and_then(|node| node.children.get(level));
+            if node.is_none() {
+                bytes += node_bytes(level);
+            }
+        }
+        let held = node.is_some_and(|node| match group {
+            None => node.here.contains_key(client),
+            Some(name) => node.shared.get(name).is_some_and(|group| group.places.contains_key(client)),
+        });
+        if held { bytes } else { bytes + entry_bytes(levels, group) }
+    }
+}
+
+fn node_bytes(level: &str) -> usize {
+    NODE_BYTES + level.len()
+}
+
+fn entry_bytes(levels: &str, group: Option<&str>) -> usize {
+    ENTRY_BYTES + levels.len() + group.map_or(0, |name| ENTRY_BYTES + 2 * name.len())
+}
+
+/// Frees most of a map that has become nearly empty.
+fn shrink<K: Eq + std::hash::Hash, V>(map: &mut Map<K, V>) {
+    if map.capacity() > 64 && map.len() < map.capacity() / SPARSE {
+        map.shrink_to(map.len() * 2);
     }
 }
 
 impl<S> Default for Node<S> {
     fn default() -> Self {
-        Self { children: HashMap::default(), here: HashMap::default(), shared: Vec::new() }
+        Self { children: HashMap::default(), here: HashMap::default(), shared: HashMap::default() }
     }
 }
 
 impl<S> Default for Trie<S> {
     fn default() -> Self {
-        Self { root: RwLock::default(), count: AtomicUsize::new(0) }
+        Self::new(&Budget::new("subscriptions", usize::MAX))
     }
 }
 
@@ -109,6 +181,14 @@ fn split(filter: &str) -> (Option<&str>, &str) {
     match filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')) {
         Some((group, filter)) => (Some(group), filter),
         None => (None, filter),
+    }
+}
+
+impl<S> Trie<S> {
+    /// No subscriptions; theirs is the memory of `budget`.
+    pub fn new(budget: &Budget) -> Self {
+        let root = Root { node: Node::default(), memory: budget.hold() };
+        Self { root: RwLock::new(root), count: AtomicUsize::new(0) }
     }
 }
 
@@ -125,41 +205,38 @@ impl<S: Clone> Trie<S> {
 
     /// Adds a subscription, or replaces the one of the same client and filter. True when it is new.
     /// The filter has been checked and has at most [`MAX_LEVELS`] levels.
-    pub fn insert(&self, filter: &str, entry: Entry<S>) -> bool {
+    ///
+    /// # Errors
+    /// [`Full`] when there is no memory for it; nothing is changed then.
+    pub fn insert(&self, filter: &str, entry: Entry<S>) -> Result<bool, Full> {
         let (group, levels) = split(filter);
         debug_assert!(levels.split('/').count() <= MAX_LEVELS, "the codec refuses deeper filters");
         let mut root = self.root.write();
-        let mut node = &mut *root;
+        let Root { node, memory } = &mut *root;
+        memory.grow(node.missing(levels, group, &entry.client))?;
+        let mut node = node;
         for level in levels.split('/') {
             node = node.children.entry(level.into()).or_default();
         }
         let new = match group {
             None => node.here.insert(Arc::clone(&entry.client), entry).is_none(),
-            Some(name) => {
-                let members = &mut node.group(name).members;
-                match members.iter_mut().find(|e| e.client == entry.client) {
-                    Some(held) => {
-                        *held = entry;
-                        false
-                    }
-                    None => {
-                        members.push(entry);
-                        true
-                    }
-                }
-            }
+            Some(name) => node.shared.entry(name.into()).or_default().insert(entry),
         };
         if new {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        new
+        Ok(new)
     }
 
     /// Removes a subscription. True when there was one.
     pub fn remove(&self, filter: &str, client: &str) -> bool {
         let (group, levels) = split(filter);
-        let gone = remove(&mut self.root.write(), levels.split('/'), group, client);
+        let mut root = self.root.write();
+        let Root { node, memory } = &mut *root;
+        let mut freed = entry_bytes(levels, group);
+        let gone = remove(node, levels.split('/'), group, client, &mut freed);
         if gone {
+            memory.shrink(freed);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
         gone
@@ -172,9 +249,9 @@ impl<S: Clone> Trie<S> {
             return;
         }
         let root = self.root.read();
-        let ControlFlow::<Infallible>::Continue(()) = walk(&root, topic, topic.starts_with('$'), &mut |node| {
+        let ControlFlow::<Infallible>::Continue(()) = walk(&root.node, topic, topic.starts_with('$'), &mut |node| {
             node.here.values().for_each(&mut found);
-            node.shared.iter().filter_map(Group::next).for_each(&mut found);
+            node.shared.values().filter_map(Group::next).for_each(&mut found);
             ControlFlow::Continue(())
         });
     }
@@ -186,7 +263,7 @@ impl<S: Clone> Trie<S> {
             return false;
         }
         let root = self.root.read();
-        let found = walk(&root, topic, topic.starts_with('$'), &mut |node| {
+        let found = walk(&root.node, topic, topic.starts_with('$'), &mut |node| {
             if node.here.is_empty() && node.shared.is_empty() {
                 ControlFlow::Continue(())
             } else {
@@ -233,110 +310,18 @@ fn remove<'a, S>(
     mut levels: impl Iterator<Item = &'a str>,
     group: Option<&str>,
     client: &str,
+    freed: &mut usize,
 ) -> bool {
     let Some(level) = levels.next() else { return node.take(group, client) };
     let Some(child) = node.children.get_mut(level) else { return false };
-    let gone = remove(child, levels, group, client);
+    let gone = remove(child, levels, group, client, freed);
     if child.is_empty() {
         node.children.remove(level);
+        shrink(&mut node.children);
+        *freed += node_bytes(level);
     }
     gone
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn entry(client: &str) -> Entry<()> {
-        Entry { client: client.into(), subscriber: (), options: Options::default(), id: None }
-    }
-
-    fn found(trie: &Trie<()>, topic: &str) -> Vec<String> {
-        let mut all = Vec::new();
-        trie.matches(topic, |e| all.push(e.client.to_string()));
-        all.sort();
-        all
-    }
-
-    #[test]
-    fn a_shared_group_gets_a_message_once_and_in_turn() {
-        let trie = Trie::default();
-        for client in ["a", "b"] {
-            assert!(trie.insert("$share/g/x/+", entry(client)));
-        }
-        trie.insert("x/1", entry("c"));
-        let mut seen: Vec<_> = (0..4).flat_map(|_| found(&trie, "x/1")).collect();
-        seen.sort();
-        assert_eq!(seen, ["a", "a", "b", "b", "c", "c", "c", "c"]);
-        assert!(trie.remove("$share/g/x/+", "a") && trie.remove("$share/g/x/+", "b") && trie.remove("x/1", "c"));
-        assert!(trie.is_empty() && trie.root.read().children.is_empty());
-    }
-
-    #[test]
-    fn asking_for_any_subscription_takes_no_members_turn() {
-        let trie = Trie::default();
-        for client in ["a", "b"] {
-            trie.insert("$share/g/x", entry(client));
-        }
-        let mut seen = Vec::new();
-        for _ in 0..2 {
-            assert!(trie.any("x") && !trie.any("y"));
-            seen.extend(found(&trie, "x"));
-        }
-        assert_eq!(seen, ["a", "b"]);
-    }
-
-    #[test]
-    fn the_deepest_filter_that_is_accepted_fits_a_small_stack() {
-        let filter = vec!["+"; MAX_LEVELS].join("/");
-        let topic = vec!["x"; 30_000].join("/");
-        let worker = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
-            let trie = Trie::default();
-            trie.insert(&filter, entry("a"));
-            trie.matches(&topic, |_| panic!("longer than the filter"));
-            assert!(trie.remove(&filter, "a"));
-            trie.insert(&filter, entry("a"));
-        });
-        worker.unwrap().join().unwrap();
-    }
-
-    fn level() -> impl Strategy<Value = String> {
-        prop_oneof!["[ab]", Just(String::new()), Just("$s".to_owned())]
-    }
-
-    proptest! {
-        #[test]
-        fn the_trie_agrees_with_the_rules_of_a_single_filter(
-            filters in prop::collection::vec(prop::collection::vec(prop_oneof![level(), Just("+".to_owned())], 1..4), 1..8),
-            ends in prop::collection::vec(any::<bool>(), 8),
-            topic in prop::collection::vec(level(), 1..4),
-        ) {
-            let topic = topic.join("/");
-            prop_assume!(!topic.is_empty());
-            let trie = Trie::default();
-            let filters: Vec<String> = filters
-                .iter()
-                .zip(ends)
-                .map(|(f, all)| if all { format!("{}/#", f.join("/")) } else { f.join("/") })
-                .filter(|f| !f.is_empty())
-                .collect();
-            for (i, filter) in filters.iter().enumerate() {
-                trie.insert(filter, entry(&i.to_string()));
-            }
-            let mut wanted: Vec<String> = filters
-                .iter()
-                .enumerate()
-                .filter(|(_, f)| model::topic::matches(f, &topic))
-                .map(|(i, _)| i.to_string())
-                .collect();
-            wanted.sort();
-            prop_assert_eq!(trie.any(&topic), !wanted.is_empty());
-            prop_assert_eq!(found(&trie, &topic), wanted);
-            for (i, filter) in filters.iter().enumerate() {
-                prop_assert!(trie.remove(filter, &i.to_string()));
-            }
-            prop_assert!(trie.is_empty() && trie.root.read().is_empty());
-        }
-    }
-}
+mod tests;

@@ -3,46 +3,101 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use model::Held;
+use tokio::sync::{oneshot, watch};
 
 use crate::Broker;
 use crate::codec::connect::Will;
-use crate::message::Message;
 use crate::session::{Link, Session};
 use crate::tenant::Tenant;
 use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
 
+/// Bytes of a will message that waits, besides its contents: a task.
+const WILL_BYTES: usize = 1 << 10;
+
+/// Time that a new connection waits for the will message before it. A log that is full for longer
+/// does not keep clients out.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A will message with its sender, as the session holds it while the connection is open.
+#[derive(Debug)]
+pub(crate) struct LastWill {
+    pub(crate) will: Will,
+    pub(crate) sender: Sender,
+}
+
+/// Closed when a will message is published, or is not due.
+pub(crate) type Settled = watch::Receiver<()>;
+
+/// The will message of the connections before: a new connection of the client waits until it is
+/// published, so that it comes before everything that the client sends now.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// Of a connection that was taken over; now due.
+    pub(crate) due: Option<Box<LastWill>>,
+    /// Of a connection that has ended.
+    pub(crate) publishing: Option<Settled>,
+}
+
 impl<I: Inbox> Broker<I> {
     /// Publishes a will message after its delay, or when the session ends before, unless the client
     /// has reconnected by then. Called while the connection behind `link` owns the session, or has
-    /// lost it.
+    /// lost it: the new owner then has the will message. Returns what to wait for before the
+    /// session is left, if the will message is due at once.
     pub(crate) fn leave_will(
         self: &Arc<Self>,
-        will: Will,
-        sender: Sender,
-        tenant: Arc<Tenant>,
+        tenant: &Arc<Tenant>,
         session: &Session,
         link: &Arc<Link>,
-    ) {
-        let mut pending = None;
-        let mut delay = Duration::ZERO;
-        match session.owned_by(link) {
-            Some(mut state) => {
-                delay = Duration::from_secs(u64::from(will.delay_secs.min(state.expiry_secs)));
-                if !delay.is_zero() {
-                    let (cancel, cancelled) = oneshot::channel();
-                    state.will = Some(cancel);
-                    pending = Some(cancelled);
-                }
-            }
-            // The client has reconnected and its session continues: a delayed will is not
-            // published.
-            None if will.delay_secs > 0 && !session.state().is_over() => return,
-            None => {}
+    ) -> Option<Settled> {
+        let mut state = session.owned_by(link)?;
+        let last = state.last_will.take()?;
+        let mut delay = Duration::from_secs(u64::from(last.will.delay_secs.min(state.expiry_secs)));
+        let bytes = last.will.topic.len() + last.will.payload.len() + last.will.properties.len();
+        let memory = self.memory.sessions.acquire(WILL_BYTES + bytes).ok();
+        if memory.is_none() {
+            // A will message that cannot wait is published now.
+            delay = Duration::ZERO;
         }
+        let mut pending = None;
+        if !delay.is_zero() {
+            let (cancel, cancelled) = oneshot::channel();
+            state.will = Some(cancel);
+            pending = Some((delay, cancelled));
+        }
+        let settled = self.publish_later(last, Arc::clone(tenant), pending, memory);
+        state.publishing = Some(settled.clone());
+        delay.is_zero().then_some(settled)
+    }
+
+    /// Returns when the will messages of the connections before are published.
+    pub(crate) async fn settle(self: &Arc<Self>, before: Before, tenant: &Arc<Tenant>) {
+        let due = before.due.map(|last| self.publish_later(last, Arc::clone(tenant), None, None));
+        let all = async {
+            for mut settled in before.publishing.into_iter().chain(due) {
+                // An error is the end of its publication.
+                while settled.changed().await.is_ok() {}
+            }
+        };
+        if tokio::time::timeout(SETTLE, all).await.is_err() {
+            tracing::debug!("a client connects although the will message before is not stored yet");
+        }
+    }
+
+    /// Publishes a will message in a task of its own, unless it is cancelled during a delay.
+    fn publish_later(
+        self: &Arc<Self>,
+        last: Box<LastWill>,
+        tenant: Arc<Tenant>,
+        pending: Option<(Duration, oneshot::Receiver<()>)>,
+        memory: Option<Held>,
+    ) -> Settled {
+        let (done, settled) = watch::channel(());
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
-            if let Some(cancelled) = pending {
+            let _held = memory;
+            let LastWill { will, sender } = *last;
+            if let Some((delay, cancelled)) = pending {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
                     cancelled = cancelled => if cancelled.is_ok() { return },
@@ -58,7 +113,9 @@ impl<I: Inbox> Broker<I> {
                 broker.count_dropped("will_not_stored");
                 tracing::warn!("cannot publish the will message of client {} to {}: {error}", sender.client, will.topic);
             }
+            drop(done);
         });
+        settled
     }
 
     /// A will message may be telemetry, or retained: then it is durable before subscribers get it.
@@ -68,14 +125,17 @@ impl<I: Inbox> Broker<I> {
         let mut intake = self.inbox.open(sender);
         let verdict = intake.take(&door::Message { topic, payload, delivery });
         let keep = self.keeps(tenant, topic, will.retain);
+        let copy = self.copy(topic, payload, will.qos, keep, properties);
+        let keep = keep && copy.is_some();
         if keep {
             intake.retain(&Retained { topic, payload, qos: will.qos, properties });
         }
         if verdict != Verdict::Plain || keep {
             door::store(&mut intake).await?;
         }
-        let message = Message::new(topic, payload, will.qos, keep, properties);
-        self.route(tenant, &Arc::new(message), &sender.client);
+        if let Some(message) = copy {
+            self.route(tenant, &message, &sender.client);
+        }
         Ok(())
     }
 }

@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{Frame, FrameBuilder, MAX_BODY_BYTES, Staged};
 use crate::metrics::Metrics;
-use crate::recent::Recent;
+use crate::resends::{Bounds, Resends};
 use crate::traces::{Appended, Appends};
 
+pub use crate::resends::Notice;
 /// Number of a batch, from 1; batches become durable in order.
 pub use model::Ticket;
 
@@ -32,12 +33,23 @@ pub struct BatchConfig {
     /// Maximum number of bytes that wait for the writer, beyond which producers wait, and of a
     /// frame. Limited to 16 MiB.
     pub max_bytes: usize,
+    /// Messages of one client among which a resent one is recognised: as many as a client may have
+    /// in flight.
+    pub resend_messages: usize,
+    /// Bytes of memory for the last messages of all clients. With more clients than these hold,
+    /// fewer messages of each are kept.
+    pub resend_bytes: usize,
 }
 
 impl BatchConfig {
     /// Within these limits every frame can be read, even with the longest device ids.
     fn limited(self) -> Self {
-        Self { max_records: self.max_records.clamp(1, 32_768), max_bytes: self.max_bytes.clamp(1, 16 << 20) }
+        Self {
+            max_records: self.max_records.clamp(1, 32_768),
+            max_bytes: self.max_bytes.clamp(1, 16 << 20),
+            resend_messages: self.resend_messages.max(1),
+            ..self
+        }
     }
 }
 
@@ -45,9 +57,12 @@ const _: () = assert!((16 << 20) + 32_768 * FrameBuilder::OWNER_BYTES + (1 << 10
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { max_records: 16_384, max_bytes: 8 << 20 }
+        Self { max_records: 16_384, max_bytes: 8 << 20, resend_messages: 1024, resend_bytes: 64 << 20 }
     }
 }
+
+/// News of clients that wait for the writer at most.
+const MAX_NOTICES: usize = 1 << 16;
 
 /// The reason why a submit was refused.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -73,6 +88,18 @@ pub trait LogBackend: Send {
 
     /// Recent frames, oldest first, for detecting resent messages.
     fn recent(&self) -> Vec<Frame>;
+
+    /// The frame that holds this offset, as long as it is in memory.
+    fn recent_at(&self, offset: u64) -> Option<Frame> {
+        let _ = offset;
+        None
+    }
+
+    /// Key of the hashes by which resent messages are recognised: random, secret, and the same for
+    /// all nodes and starts of an installation.
+    fn key(&self) -> [u64; 2] {
+        [0; 2]
+    }
 
     /// Frames that other writers appended since the last call, or recently when `anew`. Called for
     /// every batch with resent messages, whose senders may have been connected to another node.
@@ -144,6 +171,7 @@ struct Shared {
     config: BatchConfig,
     metrics: Arc<Metrics>,
     traces: OnceLock<Appends>,
+    key: [u64; 2],
 }
 
 struct State {
@@ -152,6 +180,7 @@ struct State {
     waiting: Vec<Waker>,
     /// Wakers by task, so that a task that polls repeatedly is kept once.
     for_room: HashMap<(usize, usize), Waker>,
+    notices: Vec<Notice>,
     closing: bool,
     /// True while the writer sleeps: the next submit must wake it.
     idle: bool,
@@ -175,6 +204,7 @@ impl Batcher {
                 ticket: 1,
                 waiting: Vec::new(),
                 for_room: HashMap::new(),
+                notices: Vec::new(),
                 closing: false,
                 idle: false,
             }),
@@ -184,6 +214,7 @@ impl Batcher {
             config: config.limited(),
             metrics,
             traces: OnceLock::new(),
+            key: form.key(),
         });
         let writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -226,6 +257,21 @@ impl Batcher {
         Ok(ticket)
     }
 
+    /// Key of the hashes by which resent messages are recognised: see [`LogBackend::key`].
+    pub fn key(&self) -> [u64; 2] {
+        self.shared.key
+    }
+
+    /// Hands news of a client to the writer, in order with what is submitted.
+    pub fn notice(&self, notice: Notice) {
+        let mut state = self.shared.state.lock();
+        // While the log is full the writer takes none; without them some clients are
+        // remembered for longer.
+        if !state.closing && state.notices.len() < MAX_NOTICES {
+            state.notices.push(notice);
+        }
+    }
+
     /// Records spans of traced messages that become durable in this log from now on. Only the first
     /// call has an effect.
     pub fn trace(&self, tracer: Tracer, log: &str) {
@@ -252,7 +298,12 @@ impl Batcher {
 struct Writer<A> {
     shared: Arc<Shared>,
     form: A,
-    recent: Recent,
+    resends: Resends,
+    /// End of the log, once it is known.
+    end: Option<u64>,
+    /// The other logs were looked into.
+    looked: bool,
+    notices: Vec<Notice>,
     spare: FrameBuilder,
     /// Wakers of the current batch.
     waiting: Vec<Waker>,
@@ -262,8 +313,18 @@ struct Writer<A> {
 
 impl<A: LogBackend> Writer<A> {
     fn new(shared: Arc<Shared>, form: A) -> Self {
-        let (recent, spare) = (Recent::default(), FrameBuilder::default());
-        Self { shared, form, recent, spare, waiting: Vec::new(), appended: Vec::new() }
+        let BatchConfig { resend_messages: messages, resend_bytes: bytes, .. } = shared.config;
+        Self {
+            resends: Resends::new(Bounds { messages, bytes }),
+            shared,
+            form,
+            end: None,
+            looked: false,
+            notices: Vec::new(),
+            spare: FrameBuilder::default(),
+            waiting: Vec::new(),
+            appended: Vec::new(),
+        }
     }
 
     /// Runs until the log is closed or has failed. A panic counts as a failure; all waiting tasks
@@ -283,6 +344,10 @@ impl<A: LogBackend> Writer<A> {
     }
 
     fn run(&mut self) {
+        for frame in self.form.recent() {
+            self.resends.learn(&frame);
+            self.end = Some(frame.header().end_offset());
+        }
         while let Some((mut batch, ticket)) = self.next() {
             if let Err(reason) = self.commit(&mut batch) {
                 self.fail(&reason);
@@ -317,6 +382,7 @@ impl<A: LogBackend> Writer<A> {
         state.ticket += 1;
         // Both keep their allocations.
         std::mem::swap(&mut self.waiting, &mut state.waiting);
+        std::mem::swap(&mut self.notices, &mut state.notices);
         let for_room = std::mem::take(&mut state.for_room);
         drop(state);
         for_room.into_values().for_each(Waker::wake);
@@ -325,13 +391,16 @@ impl<A: LogBackend> Writer<A> {
 
     /// Drops resent records, then appends the rest as one frame, or as several when it is large.
     fn commit(&mut self, batch: &mut FrameBuilder) -> Result<(), String> {
+        self.notices.drain(..).for_each(|notice| self.resends.notice(notice));
         if batch.has_resent() {
-            let elsewhere = self.form.recent_elsewhere(!self.recent.is_active());
-            let form = &self.form;
-            let dropped = self.recent.drop_known(batch, || form.recent(), &elsewhere);
+            let elsewhere = self.form.recent_elsewhere(!std::mem::replace(&mut self.looked, true));
+            elsewhere.iter().for_each(|frame| self.resends.learn_elsewhere(frame));
+        }
+        if batch.has_senders() {
+            let dropped = self.resends.screen(batch, self.end, |offset| self.form.recent_at(offset));
             self.shared.metrics.duplicates.inc_by(u64::from(dropped));
         }
-        let BatchConfig { max_records, max_bytes } = self.shared.config;
+        let BatchConfig { max_records, max_bytes, .. } = self.shared.config;
         while !batch.is_empty() {
             if batch.count() <= max_records && batch.bytes() <= max_bytes {
                 self.append(batch)?;
@@ -355,7 +424,7 @@ impl<A: LogBackend> Writer<A> {
                     if frame.traced().next().is_some() && self.shared.traces.get().is_some() {
                         self.appended.push(Appended::now(&frame, writing, self.shared.metrics.spilling.get() > 0));
                     }
-                    self.recent.add(&frame);
+                    self.end = Some(frame.header().end_offset());
                     if blocked {
                         self.form.blocked(None);
                         tracing::info!("the log takes records again");

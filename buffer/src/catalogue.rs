@@ -130,6 +130,17 @@ pub trait Catalogue: Send + Sync + 'static {
     /// [`CatalogueError`].
     async fn renew(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError>;
 
+    /// Takes a lease again that ran out or that the server lost, with its epoch, unless another
+    /// flusher has taken it since. Returns false when it cannot be had. To be called after the
+    /// holder has put its cursors there again.
+    ///
+    /// # Errors
+    /// [`CatalogueError`].
+    async fn regain(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError> {
+        let _ = (lease, time);
+        Ok(false)
+    }
+
     /// Releases the lease, so that another flusher does not have to wait for its expiry.
     ///
     /// # Errors

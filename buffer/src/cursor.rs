@@ -75,6 +75,10 @@ pub struct Tally {
     /// cursor after a rewind. Not part of the sum.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refused: u64,
+    /// Records that the server of the log lost before the sink had them. The books do not balance
+    /// by this number.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lost: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -85,7 +89,7 @@ fn is_zero(count: &u64) -> bool {
 impl Tally {
     /// Sum of the records passed.
     pub fn total(&self) -> u64 {
-        self.stored + self.merged + self.dead_lettered + self.other + self.missed + self.filtered
+        self.stored + self.merged + self.dead_lettered + self.other + self.missed + self.filtered + self.lost
     }
 
     /// Adds other counts.
@@ -97,6 +101,7 @@ impl Tally {
         self.missed += other.missed;
         self.filtered += other.filtered;
         self.refused += other.refused;
+        self.lost += other.lost;
     }
 }
 
@@ -150,7 +155,7 @@ pub(crate) fn check_rewind(
 /// required fields only.
 #[cfg(test)]
 pub(crate) fn golden() -> [(&'static str, Cursor); 2] {
-    let all = Tally { stored: 5, merged: 1, dead_lettered: 2, other: 3, missed: 4, filtered: 6, refused: 7 };
+    let all = Tally { stored: 5, merged: 1, dead_lettered: 2, other: 3, missed: 4, filtered: 6, refused: 7, lost: 0 };
     let rewound = Cursor {
         done_to: 21,
         sealed_to: 30,

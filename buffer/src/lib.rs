@@ -15,13 +15,13 @@ pub mod frame;
 pub mod log;
 pub mod memory;
 pub mod metrics;
-mod recent;
 pub mod redis;
+mod resends;
 mod ring;
 pub mod spill;
 mod traces;
 
-pub use batcher::{Batcher, SubmitError, Ticket};
+pub use batcher::{Batcher, Notice, SubmitError, Ticket};
 pub use catalogue::{Catalogue, CatalogueError, ExportSetting, Holder, Lease, LogInfo, Rewind, SingleLog};
 pub use cursor::{Cursor, Tally};
 pub use log::{CursorError, Log, ReadError, State};

@@ -149,6 +149,18 @@ pub trait Log: Send + Sync + 'static {
 
     /// Fill level of the log, and whether it accepts records.
     fn state(&self) -> State;
+
+    /// Faults that an operator has to know although the log accepts records: data that its server
+    /// lost since this process started, settings that lose data.
+    fn concerns(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// True when the server of the log has lost data since this process started: offsets that were
+    /// never trimmed may be gone.
+    fn has_lost(&self) -> bool {
+        false
+    }
 }
 
 /// Status of a log.

@@ -58,6 +58,10 @@ impl LogBackend for MemoryWriter {
         self.0.ring.lock().frames().cloned().collect()
     }
 
+    fn recent_at(&self, offset: u64) -> Option<Frame> {
+        self.0.ring.lock().at(offset)
+    }
+
     fn blocked(&self, reason: Option<&str>) {
         *self.0.blocked.lock() = reason.map(str::to_owned);
     }

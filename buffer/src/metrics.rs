@@ -21,6 +21,7 @@ pub struct Metrics {
     pub(crate) used: Gauge,
     pub(crate) spilling: Gauge,
     pub(crate) spilled: Counter,
+    pub(crate) losses: Counter,
     batch: Histogram,
     append: Histogram,
 }
@@ -37,6 +38,7 @@ impl Default for Metrics {
             used: Gauge::default(),
             spilling: Gauge::default(),
             spilled: Counter::default(),
+            losses: Counter::default(),
             batch: Histogram::new(exponential_buckets(1.0, 4.0, 9)),
             append: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
         }
@@ -56,6 +58,11 @@ impl Metrics {
         registry.register_with_unit("used", "Bytes of the log", Unit::Bytes, self.used.clone());
         registry.register("spilling", "1 while records go to the spill, or come from it", self.spilling.clone());
         registry.register("spilled", "Records that went to the spill", self.spilled.clone());
+        registry.register(
+            "losses",
+            "Times that the server of the log was found to have lost data",
+            self.losses.clone(),
+        );
         registry.register("batch_records", "Records in one durable append", self.batch.clone());
         registry.register_with_unit("append", "Time of one durable append", Unit::Seconds, self.append.clone());
     }

@@ -49,6 +49,12 @@ impl Ring {
         Some(wanted.cloned().collect())
     }
 
+    /// The frame that holds an offset; None when it is older than the ring, or newer.
+    pub(crate) fn at(&self, offset: u64) -> Option<Frame> {
+        let at = self.frames.partition_point(|frame| frame.header().end_offset() <= offset);
+        self.frames.get(at).filter(|frame| frame.header().first_offset <= offset).cloned()
+    }
+
     pub(crate) fn frames(&self) -> impl Iterator<Item = &Frame> {
         self.frames.iter()
     }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
 use common::{Bell, all, append, stage};
-use weir_buffer::embedded::{Config, Disk, EmbeddedLog, OpenError, RealDisk, repair};
-use weir_buffer::{Cursor, Log};
+use weir_buffer::embedded::{Config, Disk, EmbeddedLog, OpenError, RealDisk, RepairReport, preview, repair, verify};
+use weir_buffer::{Cursor, Log, Tally};
 
 #[derive(Debug, Default)]
 struct FailingDisk {
@@ -294,6 +294,44 @@ async fn repair_keeps_complete_records_before_the_damage() {
     assert_ne!(log.id(), before, "offsets that are given again must not look like the old ones");
     assert_eq!(report.new_id.as_deref(), Some(log.id()));
     append(&batcher, stage([1], false)).unwrap();
+}
+
+/// The books of a repaired log agree: the totals of its sinks are the same again, although one had
+/// passed more of the lost records than another.
+#[tokio::test]
+async fn cursors_past_the_damage_are_set_back_to_it_with_their_tallies() {
+    let dir = tempfile::tempdir().unwrap();
+    image(dir.path());
+    let stored = |stored| Tally { stored, ..Tally::default() };
+    {
+        let (log, _batcher) = EmbeddedLog::open(config(dir.path()), Arc::default()).unwrap();
+        for (sink, done_to) in [("history", 290), ("latest", 300), ("late", 1)] {
+            let tallies = [("default".to_owned(), stored(done_to))].into();
+            log.move_cursor(sink, Cursor { done_to, sealed_to: done_to, tallies, ..Cursor::default() }).await.unwrap();
+        }
+    }
+    flip(&segments(dir.path())[1], 100);
+    let error = EmbeddedLog::open(config(dir.path()), Arc::default()).unwrap_err();
+    assert_eq!(verify(dir.path()), Err(error.clone()), "the same answer without a start");
+    let before: Vec<_> = files(dir.path()).iter().map(|path| std::fs::read(path).unwrap()).collect();
+    let preview = preview(dir.path()).unwrap();
+    let after: Vec<_> = files(dir.path()).iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert_eq!(before, after, "a preview changes nothing");
+    let place = &preview.places[0];
+    assert_eq!((&place.file, place.offset), (&segments(dir.path())[1], 0), "{preview:?}");
+    let report = repair(dir.path()).unwrap();
+    assert_eq!(RepairReport { kept: Vec::new(), ..report.clone() }, preview);
+    assert_eq!(report.cursors_set_back, ["history", "latest"]);
+    assert!(!report.cursors_reset);
+    assert_eq!(verify(dir.path()), Ok(report.end));
+    let (log, _batcher) = EmbeddedLog::open(config(dir.path()), Arc::default()).unwrap();
+    let cursors = log.cursors().await.unwrap();
+    let tally = |sink: &str| cursors[sink].tallies["default"];
+    assert_eq!(cursors["latest"].done_to, report.end);
+    assert_eq!(tally("latest"), stored(300));
+    assert_eq!(tally("history"), Tally { missed: 10, ..stored(290) });
+    let late = tally("late");
+    assert_eq!(late.total() + report.end - 1, 300, "what is lost, and what the log still has: {late:?}");
 }
 
 fn log_id(dir: &Path) -> String {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use model::{DeviceKey, Schema, ValueRef};
 use proptest::prelude::*;
 use weir_buffer::frame::{
-    DeadLetterRef, Frame, FrameBuilder, HEADER_BYTES, ReadingHeader, Record, RetainedRef, Staged,
+    DeadLetterRef, Frame, FrameBuilder, HEADER_BYTES, ReadingHeader, Record, RetainedRef, Sent, Staged,
 };
 
 /// One record of each kind, with every optional field and every type of value.
@@ -36,6 +36,7 @@ fn sample() -> Frame {
         Some(ValueRef::Str("größer")),
         None,
     ];
+    staged.message(Some(Sent { client: 0x0102_0304_0506_0708, connection: 9, packet: 0x0A0B, in_flight: true }));
     staged.reading(&device, &schema, &header, values);
     let bare = ReadingHeader {
         seq: None,
@@ -59,11 +60,13 @@ fn sample() -> Frame {
         payload: &[0xFF, 0],
     };
     staged.dead_letter(&letter, false);
+    staged.message(Some(Sent { client: 3, connection: 4, packet: 5, in_flight: false }));
     staged.dead_letter(&DeadLetterRef { tenant: &others, device: None, ..letter }, true);
     for tenant in [&own, &others] {
         let message = RetainedRef { tenant, received: 8, qos: 1, topic: "state", payload: b"on", properties: &[1, 0] };
         staged.retained(&message);
     }
+    staged.session_end(&own, 0x1112_1314_1516_1718, 11);
     let mut builder = FrameBuilder::default();
     builder.absorb(&mut staged);
     builder.build(1000, 0x0123_4567_89AB_CDEF, 1_700_000_002_000_000_000)

@@ -13,7 +13,7 @@ use common::append;
 use model::{DeviceKey, Schema, ValueRef};
 use server::Server;
 use weir_buffer::embedded::{Config, EmbeddedLog};
-use weir_buffer::frame::{DeadLetterRef, ReadingHeader, Record, RetainedRef, Staged};
+use weir_buffer::frame::{DeadLetterRef, ReadingHeader, Record, RetainedRef, Sent, Staged};
 use weir_buffer::redis::Redis;
 use weir_buffer::{Catalogue, Log};
 
@@ -39,18 +39,23 @@ fn stage(tenants: &[&str], resent: bool) -> Staged {
             trace: None,
             resent,
         };
+        // The client of each tenant, over another connection when it sends again.
+        let connection = if resent { 2 } else { 1 };
+        let sent = |packet: u16| Sent { client: first, connection, packet, in_flight: resent };
+        staged.message(Some(sent(1)));
         staged.reading(&device, &schema, &header, [Some(ValueRef::Str(name))]);
-        for (identity, device) in [(first + 2, Some(&device)), (first + 3, None)] {
+        for (packet, device) in [(2, Some(&device)), (3, None)] {
             let letter = DeadLetterRef {
                 tenant: &tenant,
                 device,
                 received: 2,
-                identity,
+                identity: first + u64::from(packet),
                 reason: "not JSON",
                 topic: "state",
                 client: "c1",
                 payload: name.as_bytes(),
             };
+            staged.message(Some(sent(packet)));
             staged.dead_letter(&letter, resent);
         }
         let payload = name.as_bytes();
@@ -90,6 +95,7 @@ async fn records(log: &dyn Log) -> Vec<String> {
                         assert_eq!((message.payload, message.topic), (tenant.as_bytes(), "state"));
                         "retained"
                     }
+                    Record::SessionEnd(_) => "session end",
                 };
                 found.push(format!("{kind} {tenant}"));
             }

@@ -6,11 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use model::trace::{Sampling, Span, TraceContext, Tracer};
 use model::{DeviceKey, Schema, ValueRef};
 use weir_buffer::batcher::BatchConfig;
-use weir_buffer::frame::{Frame, FrameBuilder, ReadingHeader, Staged, Traced};
+use weir_buffer::frame::{ReadingHeader, Staged};
 use weir_buffer::memory::MemoryLog;
 
 type Kept = Mutex<Vec<Span>>;
@@ -41,28 +40,6 @@ fn staged(readings: &[u8]) -> Staged {
         staged.reading(&device, &schema, &header, [Some(ValueRef::Float(21.5))]);
     }
     staged
-}
-
-fn found(frame: &Frame) -> Vec<(u8, i64, u64, u64)> {
-    let decoded = Frame::decode(&Bytes::copy_from_slice(frame.bytes())).unwrap();
-    let show = |t: Traced| (t.context.trace_id[0], t.received, t.first, t.last);
-    let traced: Vec<_> = frame.traced().map(show).collect();
-    assert_eq!(traced, decoded.traced().map(show).collect::<Vec<_>>(), "as read again");
-    traced
-}
-
-#[test]
-fn a_frame_knows_its_traced_messages_as_built_and_as_read() {
-    let mut builder = FrameBuilder::default();
-    builder.absorb(&mut staged(&[0, 1, 1, 1, 0, 2, 3, 3, 0]));
-    builder.absorb(&mut staged(&[0, 0, 3]));
-    let mut front = builder.take_front(3, usize::MAX);
-    assert_eq!(found(&front.build(100, 1, 1)), [(1, 1001, 101, 102)]);
-    assert_eq!(builder.retain(|identity, _| identity != 5), 1);
-    let rest = builder.build(103, 1, 1);
-    assert_eq!(found(&rest), [(1, 1003, 103, 103), (3, 1006, 105, 106), (3, 1002, 110, 110)]);
-    builder.absorb(&mut staged(&[0, 0]));
-    assert_eq!(found(&builder.build(111, 1, 1)), []);
 }
 
 #[test]

@@ -61,6 +61,18 @@ pub trait Intake: Send + 'static {
     /// Stages a retained message, so that it survives a restart.
     fn retain(&mut self, message: &Retained<'_>);
 
+    /// Stages the orderly end of the sender's session: it sends none of its messages again. False
+    /// when there is nothing to stage.
+    fn end_session(&mut self) -> bool {
+        false
+    }
+
+    /// Notes that the sender does not send the message with this id again, although the id may come
+    /// for another one.
+    fn released(&mut self, id: u64) {
+        let _ = id;
+    }
+
     /// Hands everything staged to the log in one step. `Ready` with the ticket to wait for;
     /// `Pending` when the log is full: the task is woken when there may be room, and takes nothing
     /// from its sender until then.

@@ -30,4 +30,4 @@ pub use gatekeeper::{Credentials, Gatekeeper, OneTenant};
 pub use inbox::{Failed, Inbox, Intake, Verdict, store};
 pub use message::{Delivery, Message, Retained};
 pub use model::Ticket;
-pub use sender::Sender;
+pub use sender::{ASSIGNED, Sender, is_assigned};

@@ -22,8 +22,12 @@ pub struct Delivery<'a> {
     /// packet id, a message id, a frame counter, the hash of an idempotency key. None for a message
     /// that is never sent again: two equal ones are two.
     pub id: Option<u64>,
-    /// The message may have been sent before, so the log looks for it among its recent records.
+    /// The message may have been sent before, so the log looks for it among the last ones of its
+    /// sender.
     pub resent: bool,
+    /// A message with this id came from the same connection of the sender and is not acknowledged
+    /// yet. A message that was acknowledged over a connection is not sent again over it.
+    pub in_flight: bool,
     /// The sender asks to keep the message for later subscribers.
     pub retain: bool,
     /// Trace context that came with the message; a door reads it only when [`Intake::is_traced`]

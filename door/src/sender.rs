@@ -3,6 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+/// First part of a client id that a door assigns to a client without one.
+pub const ASSIGNED: &str = "weir-assigned-";
+
+/// True for a client id that was assigned: another connection of the same device has another one.
+pub fn is_assigned(client: &str) -> bool {
+    client.starts_with(ASSIGNED)
+}
+
 /// A client after it has been let in.
 #[derive(Debug, Clone)]
 pub struct Sender {

@@ -208,7 +208,7 @@ pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Path of a Python with Eclipse Paho, gRPC and kafka-python.
+/// Path of a Python with Eclipse Paho, gRPC, kafka-python and DuckDB.
 ///
 /// # Errors
 /// When `cargo xtask test` did not set the variable.

@@ -65,6 +65,12 @@ pub struct Latest {
     #[serde(rename = "flush_interval_ms", with = "secs_as_ms")]
     #[schemars(with = "u64")]
     pub flush_secs: f64,
+    /// Value names that the latest state of one device holds: of more, those with the newest
+    /// values.
+    ///
+    /// The history keeps all of them. A device that puts a time or a counter into its names would
+    /// otherwise fill the memory.
+    pub max_names: usize,
     /// How long a query may wait for the sink to take in what became durable just before the query;
     /// not a key.
     #[serde(skip)]
@@ -104,7 +110,7 @@ impl Default for History {
 
 impl Default for Latest {
     fn default() -> Self {
-        Self { follow_ms: 50, flush_secs: 10.0, query_wait_ms: 5_000 }
+        Self { follow_ms: 50, flush_secs: 10.0, max_names: 10_000, query_wait_ms: 5_000 }
     }
 }
 

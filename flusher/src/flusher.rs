@@ -79,6 +79,8 @@ pub enum Error {
         log: String,
         /// The reason.
         reason: String,
+        /// True when a later attempt may succeed without an operator.
+        passing: bool,
     },
     /// Two projections have the same name.
     #[error("two projections have the name {0:?}: give every export a name of its own")]

@@ -66,6 +66,7 @@ pub struct Metrics {
     pub(crate) unflushed_records: Family<SinkLabel, Gauge>,
     pub(crate) unflushed_bytes: Family<SinkLabel, Gauge>,
     pub(crate) log_tails: Counter,
+    pub(crate) names_left_out: Counter,
     pub(crate) expired: Counter,
 }
 
@@ -90,6 +91,7 @@ impl Default for Metrics {
             unflushed_records: Family::default(),
             unflushed_bytes: Family::default(),
             log_tails: Counter::default(),
+            names_left_out: Counter::default(),
             expired: Counter::default(),
         }
     }
@@ -135,6 +137,11 @@ impl Metrics {
             "log_tails",
             "Queries that had to read unflushed readings from the log",
             self.log_tails.clone(),
+        );
+        registry.register(
+            "names_left_out",
+            "Value names left out of the latest states, of devices with more than `latest.max_names`",
+            self.names_left_out.clone(),
         );
         registry.register("expired", "Readings deleted by retention", self.expired.clone());
     }

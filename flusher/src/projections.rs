@@ -50,9 +50,12 @@ pub fn history(config: &Config, store: Arc<dyn History>) -> Projection {
 
 /// The newest values of each device.
 pub fn latest(config: &Config, store: Arc<dyn Latest>) -> Projection {
-    let states = Arc::new(States::new(store));
+    let states = Arc::new(States::new(store, config.latest.max_names));
     let shared = Arc::clone(&states);
-    let open = move |_: &crate::LogContext| (Arc::new(LatestSink::new(Arc::clone(&shared))), View::States);
+    let open = move |context: &crate::LogContext| {
+        let metrics = Arc::clone(&context.context.metrics);
+        (Arc::new(LatestSink::new(Arc::clone(&shared), metrics)), View::States)
+    };
     Projection {
         accounting: Accounting::Telemetry(None),
         states: Some(states),

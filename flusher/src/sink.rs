@@ -41,6 +41,9 @@ pub trait Sink: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Forgets the readings that were delivered, before they are counted or delivered again.
+    fn forget(&self) {}
+
     /// Takes the records of `frame` with offsets in `from..to`.
     fn take(&self, frame: &Frame, from: u64, to: u64);
 

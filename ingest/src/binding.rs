@@ -1,18 +1,26 @@
 //! Topics bound to routes: each looked up once by a connection, then remembered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use door::Message;
 use hashbrown::HashMap;
-use model::DeviceKey;
+use model::{DeviceKey, Held, Nanos};
 
 use crate::decode::{Class, Refusal};
-use crate::identity;
-use crate::routes::{Captures, Compiled, Role};
+use crate::identity::Key;
+use crate::routes::{Captures, Compiled, RetainedMessages, Role};
 use crate::rules::Shared;
+use crate::unrouted::Counted;
 
 /// Maximum number of topics, and of devices named by payloads, that one connection remembers: a
 /// gateway publishes for many.
 const REMEMBERED: usize = 4096;
+/// Maximum bytes of them; what does not fit is looked up each time.
+const REMEMBERED_BYTES: usize = 1 << 20;
+/// Bytes of a topic or device that is remembered, besides its texts.
+const ENTRY_BYTES: usize = 256;
+/// A longer topic is not compared with the last one.
+const LONG: usize = 4096;
 
 /// The routes that may match a topic's messages; none when they are plain messages.
 #[derive(Debug)]
@@ -20,6 +28,8 @@ pub(crate) struct TopicBinding {
     pub(crate) candidates: Vec<Candidate>,
     /// Hash of tenant and topic.
     pub(crate) hash: u64,
+    /// Counts the messages that no route matches, from the first one on.
+    unrouted: OnceLock<Arc<Counted>>,
 }
 
 /// A route, with its captures of the topic.
@@ -34,6 +44,15 @@ pub(crate) struct Candidate {
     pub(crate) field: String,
 }
 
+impl TopicBinding {
+    /// Bytes that it takes among those remembered, with its topic.
+    fn bytes(&self, topic: &str) -> usize {
+        // The captures of a route are parts of the topic.
+        let texts = |c: &Candidate| topic.len() + c.prefix.len() + c.field.len();
+        topic.len() + self.candidates.iter().map(|c| ENTRY_BYTES + texts(c)).sum::<usize>() + ENTRY_BYTES
+    }
+}
+
 type Remembered<T> = HashMap<String, T, foldhash::fast::RandomState>;
 
 /// A connection's topics and devices.
@@ -41,23 +60,28 @@ type Remembered<T> = HashMap<String, T, foldhash::fast::RandomState>;
 pub(crate) struct TopicBindings {
     tenant: Arc<str>,
     client: Arc<str>,
+    key: Key,
     tenant_hash: u64,
     last_topic: String,
     last: Option<Arc<TopicBinding>>,
     topics: Remembered<Arc<TopicBinding>>,
     devices: Remembered<Arc<DeviceKey>>,
+    /// Memory of both, from the first on.
+    memory: Option<Held>,
 }
 
 impl TopicBindings {
-    pub(crate) fn new(tenant: Arc<str>, client: Arc<str>) -> Self {
+    pub(crate) fn new(key: Key, tenant: Arc<str>, client: Arc<str>) -> Self {
         Self {
-            tenant_hash: identity::chain(0, tenant.as_bytes()),
+            tenant_hash: key.chain(0, tenant.as_bytes()),
+            key,
             tenant,
             client,
             last_topic: String::new(),
             last: None,
             topics: HashMap::default(),
             devices: HashMap::default(),
+            memory: None,
         }
     }
 
@@ -73,16 +97,31 @@ impl TopicBindings {
             Some(binding) => Arc::clone(binding),
             None => {
                 let binding = Arc::new(self.look_up(topic, rules));
-                if self.topics.len() >= REMEMBERED {
-                    self.topics.clear();
+                if self.has_room(binding.bytes(topic), self.topics.len(), rules) {
+                    self.topics.insert(topic.to_owned(), Arc::clone(&binding));
                 }
-                self.topics.insert(topic.to_owned(), Arc::clone(&binding));
                 binding
             }
         };
-        topic.clone_into(&mut self.last_topic);
-        self.last = Some(Arc::clone(&binding));
+        if topic.len() <= LONG {
+            topic.clone_into(&mut self.last_topic);
+            self.last = Some(Arc::clone(&binding));
+        } else {
+            self.last = None;
+        }
         binding
+    }
+
+    /// True when an entry may be remembered beside `count` others. A full connection first forgets
+    /// all; one that finds no memory remembers nothing new.
+    fn has_room(&mut self, bytes: usize, count: usize, rules: &Shared) -> bool {
+        let memory = self.memory.get_or_insert_with(|| rules.remembered.hold());
+        if count >= REMEMBERED || memory.bytes() + bytes > REMEMBERED_BYTES {
+            self.topics = HashMap::default();
+            self.devices = HashMap::default();
+            memory.shrink(usize::MAX);
+        }
+        bytes <= REMEMBERED_BYTES && memory.grow(bytes).is_ok()
     }
 
     fn look_up(&self, topic: &str, rules: &Shared) -> TopicBinding {
@@ -92,12 +131,39 @@ impl TopicBindings {
             };
             let ignored = matches!(route.role, Role::Ignored);
             let device = (!ignored && route.device.is_fixed()).then(|| {
-                let id = route.device.render(&captures, None).map_err(|what| Refusal::new(Class::Device, what))?;
+                let id = route.device.render(&captures, None).map_err(|what| {
+                    let hint = if door::is_assigned(&self.client) {
+                        ": the client connected without a client id, give it one"
+                    } else {
+                        ""
+                    };
+                    Refusal::new(Class::Device, format!("{what}{hint}"))
+                })?;
                 self.admit(&id, rules)
             });
             Candidate { prefix: fixed(&route.prefix), field: fixed(&route.field), device, captures, route }
         });
-        TopicBinding { candidates: candidates.collect(), hash: identity::chain(self.tenant_hash, topic.as_bytes()) }
+        let hash = self.key.chain(self.tenant_hash, topic.as_bytes());
+        TopicBinding { candidates: candidates.collect(), hash, unrouted: OnceLock::new() }
+    }
+
+    /// Counts a message that no route matches. One that an operator's route leaves out is expected.
+    pub(crate) fn count_unrouted(
+        &self,
+        binding: &TopicBinding,
+        message: &Message<'_>,
+        received: Nanos,
+        rules: &Shared,
+    ) {
+        let left_out = |candidate: &Candidate| {
+            let skips = message.delivery.retain && candidate.route.retained == RetainedMessages::Skip;
+            skips || matches!(candidate.route.role, Role::Ignored)
+        };
+        if !binding.candidates.iter().any(left_out) {
+            let unrouted = &rules.metrics.unrouted;
+            let entry = || unrouted.entry(&self.tenant, &self.client, message.topic, received);
+            binding.unrouted.get_or_init(entry).count(received);
+        }
     }
 
     /// Returns the device that a payload names.
@@ -106,10 +172,9 @@ impl TopicBindings {
             return Ok(Arc::clone(device));
         }
         let device = self.admit(id, rules)?;
-        if self.devices.len() >= REMEMBERED {
-            self.devices.clear();
+        if self.has_room(ENTRY_BYTES + 2 * id.len(), self.devices.len(), rules) {
+            self.devices.insert(id.to_owned(), Arc::clone(&device));
         }
-        self.devices.insert(id.to_owned(), Arc::clone(&device));
         Ok(device)
     }
 
@@ -118,5 +183,45 @@ impl TopicBindings {
             .map_err(|error| Refusal::new(Class::Device, format!("device id {id:.80?}: {error}")))?;
         rules.admission.admit(&device)?;
         Ok(Arc::new(device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::rules::Rules;
+
+    fn bindings() -> TopicBindings {
+        TopicBindings::new(Key([1, 2]), "t".into(), "c".into())
+    }
+
+    fn rules(remembered_bytes: usize) -> Rules {
+        let limits = Limits { remembered_bytes, ..Limits::default() };
+        Rules::new(crate::Routes::new(&[]).expect("no routes are right"), limits, Arc::default())
+    }
+
+    #[test]
+    fn topics_of_many_connections_take_no_more_than_the_memory_for_them() {
+        let rules = rules(3 << 20);
+        let shared = &rules.shared;
+        let long = "x".repeat(50_000);
+        let mut all: Vec<TopicBindings> = (0..8).map(|_| bindings()).collect();
+        for bindings in &mut all {
+            for topic in 0..100 {
+                let topic = format!("devices/{topic}/telemetry/{long}");
+                assert_eq!(bindings.find(&topic, shared).candidates.len(), 1, "it is found all the same");
+            }
+            let held = bindings.memory.as_ref().map_or(0, Held::bytes);
+            assert!(held <= REMEMBERED_BYTES && bindings.last_topic.len() <= LONG, "{held}");
+        }
+        assert!(shared.remembered.held() <= 3 << 20);
+        let mut late = bindings();
+        for _ in 0..2 {
+            assert_eq!(late.find("devices/d/telemetry", shared).candidates.len(), 1);
+        }
+        drop(all);
+        drop(late);
+        assert_eq!(shared.remembered.held(), 0);
     }
 }

@@ -1,83 +1,136 @@
 //! Messages of routes that find values by path, condition or template in the payload.
 
+use model::ValueRef;
+
 use crate::binding::Candidate;
 use crate::decode::flat::ARRAY_AT_THE_TOP;
+use crate::decode::time::{Claim, Timing};
 use crate::decode::tree::{self, Node};
-use crate::decode::{Class, Refusal, Scratch, Slot, Span};
+use crate::decode::{Class, JsonText, Refusal, Scratch, Slot};
 use crate::limits::Limits;
 use crate::presence;
-use crate::reader::is_json;
-use crate::routes::{Compiled, PathContext, Presence, Role, TimeSource};
-use crate::select;
+use crate::routes::{Compiled, Path, PathContext, Presence, Role, TimeSource};
+use crate::select::{self, Choice};
 
-/// Reads the rows of a message. False when the conditions of the route are not met.
+/// The outcome of a document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outcome {
+    /// False when the conditions of the route are not met.
+    pub(crate) holds: bool,
+    /// Position of a further document.
+    pub(crate) next: Option<usize>,
+}
+
+/// A part of a payload, and the form in which a route reads it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Document<'a> {
+    Json(JsonText<'a>),
+    Value(&'a [u8]),
+}
+
+/// A row: a node behind the objects around it, and the captured names of members.
+struct Row<'t> {
+    chain: Vec<&'t Node<'t>>,
+    keys: Vec<(&'t str, &'t str)>,
+}
+
+/// Reads the rows of a document.
 pub(crate) fn rows(
-    payload: &[u8],
+    document: Document<'_>,
     number: usize,
     candidate: &Candidate,
     limits: &Limits,
     scratch: &mut Scratch,
-) -> Result<bool, Refusal> {
+) -> Result<Outcome, Refusal> {
     let route = &candidate.route;
-    let document = if is_json(payload, route.format) { tree::json(payload, limits)? } else { tree::value(payload)? };
+    let (document, next) = match document {
+        Document::Json(text) => tree::json(text, &route.json_text, limits)?,
+        Document::Value(payload) => (tree::value(payload, route.bare())?, None),
+    };
     let top = [&document];
-    let place = PathContext { document: &document, chain: &top };
+    let place = PathContext { document: &document, chain: &top, keys: &[] };
     if !route.when.payload_holds(place, true) {
-        return Ok(false);
+        return Ok(Outcome { holds: false, next });
     }
     match &route.role {
-        Role::Ignored => return Ok(true),
+        Role::Ignored => return Ok(Outcome { holds: true, next }),
         Role::Presence(presence) => {
             presence_row(presence, place, number, candidate, limits, scratch)?;
-            return Ok(true);
+            return Ok(Outcome { holds: true, next });
         }
         Role::Streamed | Role::Tree => {}
     }
-    let rows = find_rows(route, place, limits)?;
+    let rows = find_rows(route, place, limits, scratch)?;
     let all = rows.len();
     let mut taken = 0;
-    for chain in &rows {
-        let place = PathContext { document: &document, chain };
+    for Row { chain, keys } in &rows {
+        let place = PathContext { document: &document, chain, keys };
         if route.when.payload_holds(place, false) {
             row(place, number, candidate, limits, scratch)?;
             taken += 1;
         }
     }
-    Ok(taken > 0 || all == 0)
+    Ok(Outcome { holds: taken > 0 || all == 0, next })
 }
 
-/// Returns the rows, each with the objects around it, outermost first.
-fn find_rows<'t>(route: &Compiled, place: PathContext<'t>, limits: &Limits) -> Result<Vec<Vec<&'t Node<'t>>>, Refusal> {
-    let mut rows: Vec<Vec<&Node<'_>>> = Vec::new();
+/// Returns the rows.
+fn find_rows<'t>(
+    route: &'t Compiled,
+    place: PathContext<'t>,
+    limits: &Limits,
+    scratch: &mut Scratch,
+) -> Result<Vec<Row<'t>>, Refusal> {
+    let mut rows: Vec<Row<'_>> = Vec::new();
+    let row = |node| Row { chain: vec![node], keys: Vec::new() };
     // One more than the limit, so that an excess is noticed and not held.
     let room = limits.max_readings + 1;
     if route.each.is_empty() {
         match place.document {
-            Node::Array(elements) if elements.iter().all(|e| matches!(e, Node::Object(_))) => {
-                rows.extend(elements.iter().take(room).map(|element| vec![element]));
+            Node::Array(elements) if elements.iter().all(|e| matches!(e, Node::Object(_) | Node::Absent)) => {
+                rows.extend(elements.iter().filter(|e| **e != Node::Absent).take(room).map(row));
             }
             Node::Array(_) if route.value.is_empty() && route.root.is_empty() => {
                 return Err(Refusal::new(Class::Json, ARRAY_AT_THE_TOP));
             }
-            document => rows.push(vec![document]),
+            document => rows.push(row(document)),
         }
     }
+    let mut found = route.each.is_empty();
     for path in &route.each {
-        path.find(place, &mut |node, above| {
-            let elements = match node {
-                Node::Absent => &[],
-                Node::Array(elements) => &elements[..],
-                node => std::slice::from_ref(node),
-            };
-            for element in elements.iter().filter(|e| **e != Node::Absent).take(room.saturating_sub(rows.len())) {
-                rows.push(above.iter().copied().chain([element]).collect());
+        let names = path.keys();
+        path.find(place, &mut |node, above, keys| {
+            found = true;
+            for element in elements(node, path).filter(|e| **e != Node::Absent).take(room.saturating_sub(rows.len())) {
+                let chain = above.iter().copied().chain([element]).collect();
+                rows.push(Row { chain, keys: names.iter().copied().zip(keys.iter().copied()).collect() });
             }
         });
+    }
+    if !found {
+        scratch.miss(|| nothing(route, "each", &route.each));
     }
     if rows.len() > limits.max_readings {
         return Err(Refusal::limit(format!("more than {} readings in one message", limits.max_readings)));
     }
     Ok(rows)
+}
+
+/// Returns the rows of a node that `each` found. An array is a row for each element, except one
+/// that a wildcard found and that is itself a row: `[time, value]`.
+fn elements<'t>(node: &'t Node<'t>, path: &Path) -> std::slice::Iter<'t, Node<'t>> {
+    match node {
+        Node::Array(elements)
+            if !path.ends_in_wildcard() || elements.iter().all(|e| matches!(e, Node::Object(_) | Node::Absent)) =>
+        {
+            elements.iter()
+        }
+        node => std::slice::from_ref(node).iter(),
+    }
+}
+
+fn nothing(route: &Compiled, key: &str, paths: &[Path]) -> String {
+    let paths: Vec<String> = paths.iter().map(ToString::to_string).collect();
+    format!("no value: `{key}` of route {} ({}) finds nothing in the payload", route.number, paths.join(", "))
 }
 
 fn row(
@@ -90,27 +143,26 @@ fn row(
     let (route, captures) = (&candidate.route, &candidate.captures);
     scratch.begin_row(number, limits)?;
     let prefix = route.prefix.render(captures, Some(place)).unwrap_or_default();
-    let (time, time_node) = time_of(place, candidate, scratch);
+    let (timing, time_nodes) = time_of(place, candidate, limits, scratch);
     if !route.value.is_empty() {
-        let value = route.value.iter().find_map(|path| path.first(place));
-        match (value, route.field.render(captures, Some(place))) {
-            (Some(value), Ok(field)) => {
-                scratch.set_name(&field);
-                value.flatten(time_node, limits, scratch)?;
-            }
-            _ => scratch.absent += 1,
-        }
+        named_value(place, candidate, &time_nodes, limits, scratch)?;
     }
+    let mut nodes = 0;
     for path in &route.root {
         let mut found = Vec::new();
-        path.find(place, &mut |node, _| found.push(node));
+        path.find(place, &mut |node, _, _| found.push(node));
         for node in found {
             scratch.set_prefix(&prefix);
+            scratch.enter_node(nodes);
+            nodes += 1;
             if !matches!(node, Node::Object(_)) {
                 scratch.path.push_str(path.last_key().unwrap_or_default());
             }
-            node.flatten(time_node, limits, scratch)?;
+            node.flatten(&time_nodes, limits, scratch)?;
         }
+    }
+    if nodes == 0 && !route.root.is_empty() {
+        scratch.miss(|| nothing(route, "root", &route.root));
     }
     if route.value.is_empty() && route.root.is_empty() {
         let node = place.chain[place.chain.len() - 1];
@@ -118,39 +170,70 @@ fn row(
             Node::Object(_) => scratch.set_prefix(&prefix),
             _ => scratch.set_name(&route.field.render(captures, Some(place)).unwrap_or_default()),
         }
-        node.flatten(time_node, limits, scratch)?;
+        node.flatten(&time_nodes, limits, scratch)?;
     }
     let at = scratch.rows.len() - 1;
-    scratch.rows[at].time = time;
+    scratch.rows[at].timing = timing;
     select::take_seq(at, scratch);
-    select::unwrap_values(at, scratch);
+    select::unwrap_values(route, at, scratch);
     device(place, candidate, at, scratch)
 }
 
-/// Returns the first time that is present, and the node that holds it.
+/// Adds what `value` finds, under the name of `field`.
+fn named_value(
+    place: PathContext<'_>,
+    candidate: &Candidate,
+    time_nodes: &[&Node<'_>],
+    limits: &Limits,
+    scratch: &mut Scratch,
+) -> Result<(), Refusal> {
+    let route = &candidate.route;
+    let mut is_null = false;
+    let value = route.value.iter().find_map(|path| {
+        path.find(place, &mut |node, _, _| is_null |= *node == Node::Absent);
+        path.first(place)
+    });
+    match (value, route.field.render(&candidate.captures, Some(place))) {
+        (Some(value), Ok(field)) => {
+            scratch.set_name(&field);
+            value.flatten(time_nodes, limits, scratch)?;
+        }
+        (Some(_), Err(what)) => {
+            scratch.miss(|| format!("no value: `field` of route {}: {what}", route.number));
+        }
+        (None, _) if is_null => scratch.absent += 1,
+        (None, _) => scratch.miss(|| nothing(route, "value", &route.value)),
+    }
+    Ok(())
+}
+
+/// Returns the time of a row, and the nodes that are no values because of it.
 fn time_of<'t>(
     place: PathContext<'t>,
     candidate: &Candidate,
-    scratch: &mut Scratch,
-) -> (Option<(Slot, Span)>, Option<&'t Node<'t>>) {
-    for source in &candidate.route.time {
-        match source {
+    limits: &Limits,
+    scratch: &Scratch,
+) -> (Timing, Vec<&'t Node<'t>>) {
+    let route = &candidate.route;
+    let mut choice = Choice::new(limits.latest(scratch.received));
+    for (number, source) in route.time.iter().enumerate() {
+        let claim = match source {
             TimeSource::Name(_, path) | TimeSource::Path(path) => {
-                if let Some(node) = path.first(place)
-                    && let Some(slot) = node.slot(scratch)
-                {
-                    return (Some((slot, scratch.put(&path.to_string()))), Some(node));
-                }
+                let Some(node) = path.first(place) else { continue };
+                let Some(value) = node.scalar() else { continue };
+                choice.offer(route, number, value, Some(node))
             }
             TimeSource::Template(template) => {
-                if let Ok(text) = template.render(&candidate.captures, Some(place)) {
-                    let slot = Slot::Text(scratch.put(&text));
-                    return (Some((slot, scratch.put(template.text()))), None);
-                }
+                let Ok(text) = template.render(&candidate.captures, Some(place)) else { continue };
+                choice.offer(route, number, ValueRef::Str(&text), None)
             }
+        };
+        if let Claim::Usable(_) = claim {
+            break;
         }
     }
-    (None, None)
+    let (timing, nodes) = choice.end();
+    (timing, nodes.flatten().collect())
 }
 
 fn device(place: PathContext<'_>, candidate: &Candidate, at: usize, scratch: &mut Scratch) -> Result<(), Refusal> {

@@ -1,9 +1,10 @@
 //! The inbox behind the doors, in front of the log.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use buffer::{Batcher, SubmitError};
+use buffer::{Batcher, Notice, SubmitError};
 use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use model::trace::{Span, Tracer};
 use model::{Clock, Nanos, SystemClock};
@@ -32,7 +33,7 @@ impl TelemetryInbox {
 
     /// An inbox that takes receive times from `clock`.
     pub fn with_rules(rules: Rules, batcher: Batcher, clock: Arc<dyn Clock>) -> Self {
-        Self { rules, batcher, clock, tracer: None }
+        Self { rules: rules.keyed(batcher.key()), batcher, clock, tracer: None }
     }
 
     /// The same inbox, recording the spans of traced messages with `tracer`.
@@ -53,6 +54,7 @@ impl Inbox for TelemetryInbox {
 
     fn open(&self, sender: &Sender) -> ConnectionIngest {
         let mut reader = PayloadReader::new(&self.rules, &sender.tenant, &sender.client);
+        reader.connection = connection_number();
         reader.traces = self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, sender)));
         ConnectionIngest {
             reader,
@@ -61,8 +63,15 @@ impl Inbox for TelemetryInbox {
             turn: None,
             last_received: 0,
             last_ticket: Ticket(0),
+            is_noted: false,
         }
     }
+}
+
+/// Returns a random number: no two connections of a client have the same, whichever nodes they are
+/// to.
+fn connection_number() -> u32 {
+    (RandomState::new().hash_one(0_u8) >> 32) as u32
 }
 
 /// One connection's way into the log.
@@ -76,6 +85,8 @@ pub struct ConnectionIngest {
     /// No two records of a connection have the same receive time.
     last_received: Nanos,
     last_ticket: Ticket,
+    /// A message was staged that the client may send again.
+    is_noted: bool,
 }
 
 impl Intake for ConnectionIngest {
@@ -84,10 +95,12 @@ impl Intake for ConnectionIngest {
         match self.reader.read(message, received) {
             Outcome::Plain => Verdict::Plain,
             Outcome::Staged(readings) => {
+                self.is_noted |= message.delivery.id.is_some() && readings > 0;
                 self.last_received += Nanos::from(readings);
                 Verdict::Staged
             }
             Outcome::Refused(refusal) => {
+                self.is_noted |= message.delivery.id.is_some();
                 self.reader.quarantine(message, received, &refusal);
                 Verdict::Quarantined
             }
@@ -113,6 +126,20 @@ impl Intake for ConnectionIngest {
         self.reader.retain(message, received);
     }
 
+    fn end_session(&mut self) -> bool {
+        if self.is_noted {
+            let received = self.receive_time();
+            self.reader.end_session(received);
+        }
+        self.is_noted
+    }
+
+    fn released(&mut self, id: u64) {
+        if let Ok(packet) = u16::try_from(id) {
+            self.batcher.notice(Notice::Released { client: self.reader.client_hash, packet });
+        }
+    }
+
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
         self.turn = None;
         self.reader.flush_tally();
@@ -132,6 +159,15 @@ impl Intake for ConnectionIngest {
 
     fn durable(&self) -> Result<Ticket, Failed> {
         self.batcher.durable().map_err(Failed)
+    }
+}
+
+impl Drop for ConnectionIngest {
+    fn drop(&mut self) {
+        if self.is_noted {
+            let PayloadReader { client_hash: client, connection, .. } = self.reader;
+            self.batcher.notice(Notice::Left { client, connection });
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod rules;
 mod schemas;
 mod select;
 mod traces;
+mod unrouted;
 
 pub use decode::Class;
 pub use inbox::{ConnectionIngest, TelemetryInbox};
@@ -31,3 +32,4 @@ pub use map::{MapOutcome, StoredMessage, map, replay};
 pub use metrics::Metrics;
 pub use routes::{Route, RouteError, Routes};
 pub use rules::Rules;
+pub use unrouted::{Unrouted, UnroutedTopic};

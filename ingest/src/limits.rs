@@ -1,5 +1,7 @@
 //! Limits on the contents of a message.
 
+use model::Nanos;
+use model::time::SECOND;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -16,18 +18,29 @@ pub struct Limits {
     pub max_depth: usize,
     /// Maximum number of values of one reading.
     pub max_values: usize,
-    /// Readings of one message.
+    /// Maximum number of readings of one message; a device may send all it has buffered in one.
     pub max_readings: usize,
     /// Length of a value's name, in bytes.
     pub max_name_bytes: usize,
     /// Length of a text value, in bytes.
     pub max_string_bytes: usize,
+    /// Devices of one tenant since the start; 0 is no limit.
+    pub max_devices: usize,
+    /// Memory for the topics and devices that connections remember, in bytes; not a key.
+    #[serde(skip)]
+    pub remembered_bytes: usize,
 }
 
 impl Limits {
     /// Returns the depth in force.
     pub(crate) fn depth(&self) -> usize {
         self.max_depth.min(DEEPEST)
+    }
+
+    /// Returns the latest device time that can be used for a message.
+    pub(crate) fn latest(&self, received: Nanos) -> Nanos {
+        let ahead = i64::try_from(self.max_clock_ahead_secs).unwrap_or(i64::MAX);
+        received.saturating_add(ahead.saturating_mul(SECOND))
     }
 }
 
@@ -36,9 +49,11 @@ impl Default for Limits {
         Self {
             max_depth: 16,
             max_values: 256,
-            max_readings: 1000,
+            max_readings: 10_000,
             max_name_bytes: 128,
             max_string_bytes: 4096,
+            max_devices: 1_000_000,
+            remembered_bytes: 64 << 20,
             max_clock_ahead_secs: 600,
         }
     }

@@ -34,6 +34,8 @@ pub struct StoredMessage<'a> {
     pub payload: &'a [u8],
     /// Receive time.
     pub received: Nanos,
+    /// It has the retain flag.
+    pub retain: bool,
 }
 
 /// Reads a message with these rules, or the rules of a [`crate::TelemetryInbox`]. Nothing is stored
@@ -61,7 +63,7 @@ pub fn map(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> MapOutcome
 /// The outcome without records: [`MapOutcome::Plain`] or [`MapOutcome::Refused`].
 pub fn replay(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> Result<Staged, MapOutcome> {
     let mut reader = PayloadReader::new(rules.as_ref(), &Arc::from(message.tenant), &Arc::from(message.client));
-    let delivery = Delivery { resent: true, ..Delivery::default() };
+    let delivery = Delivery { resent: true, retain: message.retain, ..Delivery::default() };
     let sent = Message { topic: message.topic, payload: message.payload, delivery };
     match reader.read(&sent, message.received) {
         Outcome::Plain => Err(MapOutcome::Plain),

@@ -5,6 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use crate::decode::Class;
+use crate::unrouted::Unrouted;
 
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -19,14 +20,18 @@ pub struct Metrics {
     pub values: Counter,
     /// Readings without a value.
     pub empty: Counter,
-    /// Values sent as null or NaN, or that their route cannot convert.
+    /// Values sent as null or NaN, without a name, or that their route cannot convert.
     pub nulls: Counter,
     /// Messages that could not be read.
     pub dead_letters: Counter,
     /// Messages that no route matches.
     pub plain: Counter,
+    /// The topics of these messages.
+    pub unrouted: Unrouted,
     /// Readings whose device time is too far in the future.
     pub clock_ahead: Counter,
+    /// Readings with a device time that is implausible or cannot be read.
+    pub times_unusable: Counter,
     /// Readings of a shape new to their connection.
     pub schema_misses: Counter,
     refused: ByReason,
@@ -47,7 +52,9 @@ impl Default for Metrics {
             nulls: Counter::default(),
             dead_letters: Counter::default(),
             plain: Counter::default(),
+            unrouted: Unrouted::default(),
             clock_ahead: Counter::default(),
+            times_unusable: Counter::default(),
             schema_misses: Counter::default(),
             refused,
         }
@@ -62,11 +69,20 @@ impl Metrics {
         r.register("readings", "Readings staged for the log", self.readings.clone());
         r.register("values", "Values of readings staged for the log", self.values.clone());
         r.register("empty", "Readings without a value", self.empty.clone());
-        r.register("nulls", "Values sent as null or NaN, or that their route cannot convert", self.nulls.clone());
+        r.register(
+            "nulls",
+            "Values sent as null or NaN, without a name, or that their route cannot convert",
+            self.nulls.clone(),
+        );
         r.register("dead_letters", "Messages that could not be read", self.dead_letters.clone());
         r.register("refused", "Messages that could not be read, by reason", self.refused.clone());
         r.register("plain", "Messages that no route matches", self.plain.clone());
         r.register("clock_ahead", "Readings whose device time was too far in the future", self.clock_ahead.clone());
+        r.register(
+            "times_unusable",
+            "Readings whose device time was implausible or could not be read",
+            self.times_unusable.clone(),
+        );
         r.register("schema_misses", "Readings of a shape new to their connection", self.schema_misses.clone());
     }
 
@@ -91,13 +107,15 @@ pub(crate) struct Tally {
     pub(crate) nulls: u64,
     pub(crate) plain: u64,
     pub(crate) clock_ahead: u64,
+    pub(crate) times_unusable: u64,
     pub(crate) schema_misses: u64,
 }
 
 impl Tally {
     /// Adds the counts to the metrics and resets them.
     pub(crate) fn flush(&mut self, metrics: &Metrics) {
-        let Self { messages, readings, values, empty, nulls, plain, clock_ahead, schema_misses } = std::mem::take(self);
+        let Self { messages, readings, values, empty, nulls, plain, clock_ahead, times_unusable, schema_misses } =
+            std::mem::take(self);
         for (counter, count) in [
             (&metrics.messages, messages),
             (&metrics.readings, readings),
@@ -106,6 +124,7 @@ impl Tally {
             (&metrics.nulls, nulls),
             (&metrics.plain, plain),
             (&metrics.clock_ahead, clock_ahead),
+            (&metrics.times_unusable, times_unusable),
             (&metrics.schema_misses, schema_misses),
         ] {
             if count > 0 {

@@ -2,25 +2,33 @@
 
 use std::sync::Arc;
 
-use buffer::frame::{DeadLetterRef, ReadingHeader, RetainedRef, Staged};
+use buffer::frame::{DeadLetterRef, ReadingHeader, RetainedRef, Sent, Staged};
 use door::{Delivery, Message, Retained};
 use model::trace::Span;
-use model::{DeviceKey, Nanos, time};
+use model::{DeviceKey, Nanos};
 
 use crate::binding::{Candidate, TopicBinding, TopicBindings};
-use crate::decode::{Class, Refusal, Scratch, ScratchRow, flat, plain, time as device_time};
+use crate::decode::text::Decoded;
+use crate::decode::{Class, Refusal, Scratch, ScratchRow, flat, plain};
+use crate::document::{self, Document};
+use crate::identity::Key;
 use crate::metrics::Tally;
 use crate::routes::{Format, RetainedMessages, Role};
 use crate::rules::{Rules, Shared};
 use crate::traces::Traces;
-use crate::{document, identity, schemas, select};
+use crate::{identity, schemas, select};
 
 /// Reads messages into its [`Staged`].
 #[derive(Debug)]
 pub(crate) struct PayloadReader {
     rules: Arc<Shared>,
+    key: Key,
     tenant: Arc<str>,
     client: Arc<str>,
+    /// Keyed hash of tenant and client.
+    pub(crate) client_hash: u64,
+    /// No two connections of a client have the same.
+    pub(crate) connection: u32,
     pub(crate) staged: Staged,
     tally: Tally,
     scratch: Scratch,
@@ -37,9 +45,8 @@ pub(crate) struct PayloadReader {
 #[derive(Debug)]
 struct PlannedReading {
     device: Arc<DeviceKey>,
-    time: Nanos,
-    device_timed: bool,
-    claimed: Option<Nanos>,
+    /// None when there is no value.
+    schema: Option<Arc<model::Schema>>,
 }
 
 /// The outcome of a message.
@@ -57,14 +64,17 @@ impl PayloadReader {
     pub(crate) fn new(rules: &Rules, tenant: &Arc<str>, client: &Arc<str>) -> Self {
         Self {
             rules: Arc::clone(&rules.shared),
+            key: rules.key,
             tenant: Arc::clone(tenant),
             client: Arc::clone(client),
+            client_hash: rules.key.client(tenant, client),
+            connection: 0,
             staged: Staged::default(),
             tally: Tally::default(),
             scratch: Scratch::default(),
             planned: Vec::new(),
             cache: schemas::Cache::default(),
-            bindings: TopicBindings::new(Arc::clone(tenant), Arc::clone(client)),
+            bindings: TopicBindings::new(rules.key, Arc::clone(tenant), Arc::clone(client)),
             traces: None,
             traced: None,
         }
@@ -73,6 +83,9 @@ impl PayloadReader {
     /// Adds the counts to the metrics.
     pub(crate) fn flush_tally(&mut self) {
         self.tally.flush(&self.rules.metrics);
+        self.scratch.shrink();
+        self.planned.clear();
+        self.planned.shrink_to(1024);
     }
 
     /// Stages the readings of a message, all or none. The first has the receive time `received`,
@@ -81,10 +94,11 @@ impl PayloadReader {
         let binding = self.bindings.find(message.topic, &self.rules);
         if binding.candidates.is_empty() {
             self.tally.plain += 1;
+            self.bindings.count_unrouted(&binding, message, received, &self.rules);
             return Outcome::Plain;
         }
-        self.scratch.clear();
-        match self.rows(message, &binding).and_then(|taken| self.plan(&binding, received).map(|()| taken)) {
+        self.scratch.clear(received);
+        match self.rows(message, &binding).and_then(|taken| self.plan(&binding).map(|()| taken)) {
             Ok(true) => {
                 self.tally.messages += 1;
                 self.tally.nulls += self.scratch.absent;
@@ -96,6 +110,7 @@ impl PayloadReader {
             }
             Ok(false) => {
                 self.tally.plain += 1;
+                self.bindings.count_unrouted(&binding, message, received, &self.rules);
                 Outcome::Plain
             }
             Err(refusal) => Outcome::Refused(refusal),
@@ -114,11 +129,16 @@ impl PayloadReader {
         });
     }
 
+    /// Stages the orderly end of the client's session.
+    pub(crate) fn end_session(&mut self, received: Nanos) {
+        self.staged.session_end(&self.tenant, self.client_hash, received);
+    }
+
     /// Stages a message that cannot be read, as a dead letter.
     pub(crate) fn quarantine(&mut self, message: &Message<'_>, received: Nanos, refusal: &Refusal) {
         let binding = self.bindings.find(message.topic, &self.rules);
         let device = binding.candidates.iter().find_map(|c| c.device.as_ref()?.as_ref().ok());
-        let hash = unrepeated(identity::chain(binding.hash, message.payload), &message.delivery, received);
+        let hash = unrepeated(self.key.chain(binding.hash, message.payload), &message.delivery, received);
         let letter = DeadLetterRef {
             tenant: &self.tenant,
             device,
@@ -129,6 +149,7 @@ impl PayloadReader {
             client: &self.client,
             payload: message.payload,
         };
+        self.staged.message(self.sent(message, letter.identity));
         self.staged.dead_letter(&letter, message.delivery.resent);
         self.rules.metrics.refuse(refusal.class);
         if let Some(traces) = &mut self.traces {
@@ -144,30 +165,64 @@ impl PayloadReader {
         );
     }
 
-    /// Reads the rows of every route that matches the message. False when none does.
+    /// Reads the rows of every document of a message. False when no route matches one.
     fn rows(&mut self, message: &Message<'_>, binding: &TopicBinding) -> Result<bool, Refusal> {
-        let mut taken = false;
+        let payload = message.payload;
+        let text = binding.candidates.iter().any(|c| is_json(payload, c.route.format)).then(|| Decoded::new(payload));
+        let text = text.transpose()?;
+        let (mut taken, mut at) = (false, 0);
+        loop {
+            let outcome = self.document(message, binding, text.as_ref(), at)?;
+            taken |= outcome.holds;
+            match outcome.next {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+        let is_empty = || self.scratch.rows.iter().all(|row| self.scratch.live(*row).next().is_none());
+        if self.scratch.missed.is_some() && is_empty() {
+            let reason = self.scratch.missed.take().unwrap_or_default();
+            return Err(Refusal::new(Class::Values, reason));
+        }
+        Ok(taken)
+    }
+
+    /// Reads the rows of every route that matches the document from `at` on.
+    fn document(
+        &mut self,
+        message: &Message<'_>,
+        binding: &TopicBinding,
+        text: Option<&Decoded<'_>>,
+        at: usize,
+    ) -> Result<document::Outcome, Refusal> {
+        let mut all = document::Outcome { holds: false, next: None };
         for (place, candidate) in binding.candidates.iter().enumerate() {
             let route = &candidate.route;
             if message.delivery.retain && route.retained == RetainedMessages::Skip {
                 continue;
             }
-            let from = self.scratch.rows.len();
-            let holds = match &route.role {
-                Role::Ignored if !route.when.reads_payload() => return Ok(taken),
-                Role::Streamed => {
-                    self.stream(message.payload, place, candidate)?;
-                    true
-                }
-                _ => document::rows(message.payload, place, candidate, &self.rules.limits, &mut self.scratch)?,
+            if matches!(route.role, Role::Ignored) && !route.when.reads_payload() {
+                break;
+            }
+            let document = match text {
+                Some(text) if is_json(message.payload, route.format) => Document::Json(text.from(at, route.lenient)?),
+                // A bare value is the whole payload.
+                _ if at > 0 => continue,
+                _ => Document::Value(message.payload),
             };
-            if !holds {
+            let from = self.scratch.rows.len();
+            let read = match &route.role {
+                Role::Streamed => self.stream(document, place, candidate)?,
+                _ => document::rows(document, place, candidate, &self.rules.limits, &mut self.scratch)?,
+            };
+            all.next = all.next.or(read.next);
+            if !read.holds {
                 continue;
             }
             if let Role::Ignored = route.role {
-                return Ok(taken);
+                break;
             }
-            taken = true;
+            all.holds = true;
             if !route.takes_all() && !matches!(route.role, Role::Presence(_)) {
                 for at in from..self.scratch.rows.len() {
                     select::select(route, at, &self.rules.limits, &mut self.scratch)?;
@@ -177,92 +232,89 @@ impl PayloadReader {
                 break;
             }
         }
-        Ok(taken)
+        Ok(all)
     }
 
-    fn stream(&mut self, payload: &[u8], place: usize, candidate: &Candidate) -> Result<(), Refusal> {
-        let (limits, scratch) = (&self.rules.limits, &mut self.scratch);
+    fn stream(
+        &mut self,
+        document: Document<'_>,
+        place: usize,
+        candidate: &Candidate,
+    ) -> Result<document::Outcome, Refusal> {
+        let (limits, scratch, route) = (&self.rules.limits, &mut self.scratch, &candidate.route);
         let from = scratch.rows.len();
-        if is_json(payload, candidate.route.format) {
-            flat::json(payload, &candidate.prefix, &candidate.field, place, limits, scratch)?;
-        } else {
-            plain::plain(payload, &candidate.field, place, limits, scratch)?;
-        }
+        let next = match document {
+            Document::Json(text) => flat::json(text, &candidate.prefix, &candidate.field, place, limits, scratch)?,
+            Document::Value(payload) => {
+                plain::plain(payload, route.bare(), &candidate.field, place, limits, scratch)?;
+                None
+            }
+        };
         for at in from..scratch.rows.len() {
-            select::take_time(&candidate.route.time, at, scratch);
+            select::take_time(route, at, limits, scratch);
             select::take_seq(at, scratch);
-            select::unwrap_values(at, scratch);
+            select::unwrap_values(route, at, scratch);
         }
-        Ok(())
+        Ok(document::Outcome { holds: true, next })
     }
 
     /// Checks everything that can be refused, for all rows.
-    fn plan(&mut self, binding: &TopicBinding, received: Nanos) -> Result<(), Refusal> {
+    fn plan(&mut self, binding: &TopicBinding) -> Result<(), Refusal> {
         self.planned.clear();
-        let ahead = i64::try_from(self.rules.limits.max_clock_ahead_secs).unwrap_or(i64::MAX);
-        let latest = received.saturating_add(ahead.saturating_mul(time::SECOND));
-        for row in &self.scratch.rows {
+        for at in 0..self.scratch.rows.len() {
+            let row = self.scratch.rows[at];
             let candidate = &binding.candidates[row.candidate];
-            let route = &candidate.route;
             let device = match (&candidate.device, row.device) {
                 (Some(device), _) => device.clone()?,
                 (None, Some(id)) => self.bindings.device(self.scratch.text(id), &self.rules)?,
                 (None, None) => return Err(Refusal::new(Class::Device, "the payload has no device id")),
             };
-            let claimed = match row.time {
-                Some((slot, name)) => {
-                    let (name, value) = (self.scratch.text(name), self.scratch.value(slot));
-                    Some(device_time::read(name, value, &route.time_format, &route.zone)?)
-                }
-                None => None,
-            };
-            let usable = claimed.filter(|t| *t <= latest);
-            let plan = PlannedReading {
-                device,
-                time: usable.unwrap_or(received),
-                device_timed: usable.is_some(),
-                claimed: claimed.filter(|t| *t > latest),
-            };
-            self.planned.push(plan);
+            let schema = self.schema(row)?;
+            self.planned.push(PlannedReading { device, schema });
         }
         Ok(())
     }
 
     fn stage(&mut self, message: &Message<'_>, binding: &TopicBinding, received: Nanos) -> u32 {
         let delivery = &message.delivery;
-        let hash = identity::chain(binding.hash, message.payload);
+        let hash = self.key.chain(binding.hash, message.payload);
         let unrepeated = unrepeated(hash, delivery, received);
         let trace = self.traced.as_ref().map(|span| span.context.to_bytes());
         let mut count = 0_u32;
         for row in 0..self.scratch.rows.len() {
-            let Some(schema) = self.schema(self.scratch.rows[row]) else {
+            let (plan, row) = (&self.planned[row], self.scratch.rows[row]);
+            let Some(schema) = &plan.schema else {
                 self.tally.empty += 1;
                 continue;
             };
-            let (plan, row) = (&self.planned[row], self.scratch.rows[row]);
+            let timing = row.timing;
             let (device, place) = (&*plan.device.id, u64::from(count));
             // Also if the device time is too far in the future to be used.
-            let identity = if row.time.is_some() {
+            let identity = if timing.identifies {
                 identity::timed(hash, device, place)
             } else {
                 identity::untimed(unrepeated, device, place, &self.client, delivery.id)
             };
+            if count == 0 {
+                self.staged.message(self.sent(message, identity));
+            }
             let received = received + Nanos::from(count);
             let header = ReadingHeader {
-                time: if plan.device_timed { plan.time } else { received },
+                time: timing.time.unwrap_or(received),
                 received,
                 identity,
                 seq: row.seq,
-                device_timed: plan.device_timed,
-                claimed_time: plan.claimed,
+                device_timed: timing.time.is_some(),
+                claimed_time: timing.claimed,
                 trace: trace.as_ref(),
                 resent: delivery.resent,
             };
             let scratch = &self.scratch;
             let values = scratch.live(row).map(|field| Some(scratch.value(field.value)));
             self.tally.values += schema.names().len() as u64;
-            self.tally.clock_ahead += u64::from(plan.claimed.is_some());
-            self.staged.reading(&plan.device, &schema, &header, values);
+            self.tally.clock_ahead += u64::from(timing.claimed.is_some() && !timing.unusable);
+            self.tally.times_unusable += u64::from(timing.unusable);
+            self.staged.reading(&plan.device, schema, &header, values);
             count += 1;
         }
         self.planned.clear();
@@ -270,17 +322,32 @@ impl PayloadReader {
         count
     }
 
+    /// Returns the sender of a message that may come again. `identity` is that of its first record.
+    fn sent(&self, message: &Message<'_>, identity: u64) -> Option<Sent> {
+        let Delivery { id, resent, in_flight, .. } = message.delivery;
+        match id.map(u16::try_from) {
+            Some(Ok(packet)) => Some(Sent { client: self.client_hash, connection: self.connection, packet, in_flight }),
+            // Every replay of a message has its identity.
+            None if resent => {
+                Some(Sent { client: self.key.replay(identity), connection: 0, packet: 0, in_flight: true })
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the schema of a row's live fields, or None when there is no field. On return no two
     /// live fields have the same name.
-    fn schema(&mut self, row: ScratchRow) -> Option<Arc<model::Schema>> {
+    fn schema(&mut self, row: ScratchRow) -> Result<Option<Arc<model::Schema>>, Refusal> {
         let scratch = &mut self.scratch;
-        scratch.live(row).next()?;
-        let found = self.cache.get(scratch.live(row).map(|field| scratch.name(field)));
-        Some(found.unwrap_or_else(|| {
-            self.tally.schema_misses += 1;
-            scratch.keep_last(row);
-            self.cache.remember(scratch.live(row).map(|field| scratch.name(field)), &self.rules.schemas)
-        }))
+        if scratch.live(row).next().is_none() {
+            return Ok(None);
+        }
+        if let Some(found) = self.cache.get(scratch.live(row).map(|field| scratch.name(field))) {
+            return Ok(Some(found));
+        }
+        self.tally.schema_misses += 1;
+        scratch.keep_last(row)?;
+        Ok(Some(self.cache.remember(scratch.live(row).map(|field| scratch.name(field)), &self.rules.schemas)))
     }
 }
 
@@ -297,7 +364,8 @@ pub(crate) fn is_json(payload: &[u8], format: Format) -> bool {
         Format::Value => false,
         Format::JsonOrValue => {
             let text = payload.strip_prefix(b"\xef\xbb\xbf").unwrap_or(payload);
-            matches!(text.iter().find(|b| !b.is_ascii_whitespace()), Some(b'{' | b'[' | b'"'))
+            let around = |b: u8| b.is_ascii_whitespace() || matches!(b, 0x0b | 0x1e);
+            matches!(text.iter().find(|b| !around(**b)), Some(b'{' | b'[' | b'"'))
         }
     }
 }

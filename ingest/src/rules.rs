@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use model::Budget;
+
 use crate::admission::Admission;
+use crate::identity::Key;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::routes::Routes;
@@ -12,6 +15,8 @@ use crate::schemas::Schemas;
 #[derive(Debug, Clone)]
 pub struct Rules {
     pub(crate) shared: Arc<Shared>,
+    /// Of the log that the records are for.
+    pub(crate) key: Key,
 }
 
 #[derive(Debug)]
@@ -21,19 +26,30 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) schemas: Schemas,
     pub(crate) admission: Admission,
+    /// Memory for what connections remember.
+    pub(crate) remembered: Budget,
 }
 
 impl Rules {
-    /// Returns rules without a limit on the devices of a tenant.
+    /// Returns rules. Messages of devices beyond [`Limits::max_devices`] become dead letters.
     pub fn new(routes: Routes, limits: Limits, metrics: Arc<Metrics>) -> Self {
-        Self::with_max_devices(routes, limits, metrics, 0)
+        let admission = Admission::new(limits.max_devices);
+        let remembered = Budget::new("topics that connections remember", limits.remembered_bytes);
+        let schemas = Schemas::default();
+        let shared = Arc::new(Shared { routes, limits, metrics, schemas, admission, remembered });
+        Self { shared, key: Key([0; 2]) }
     }
 
-    /// Returns rules under which a tenant has at most `max_devices` devices, counted since the
-    /// start; messages of further devices become dead letters. 0 means no limit.
+    /// As [`Rules::new`], with another [`Limits::max_devices`].
     pub fn with_max_devices(routes: Routes, limits: Limits, metrics: Arc<Metrics>, max_devices: usize) -> Self {
-        let admission = Admission::new(max_devices);
-        Self { shared: Arc::new(Shared { routes, limits, metrics, schemas: Schemas::default(), admission }) }
+        Self::new(routes, Limits { max_devices, ..limits }, metrics)
+    }
+
+    /// The same rules, with the key of the log that the records are for: see
+    /// [`buffer::batcher::LogBackend::key`].
+    #[must_use]
+    pub fn keyed(self, key: [u64; 2]) -> Self {
+        Self { key: Key(key), ..self }
     }
 }
 

@@ -1,25 +1,81 @@
 //! Selection of the values of a message that are stored.
 
-use model::ValueRef;
+use model::{Nanos, ValueRef};
 
+use crate::decode::coercion::Coerced;
 use crate::decode::plain::{self, Parsed};
-use crate::decode::{Refusal, Scratch, Slot, long_name};
+use crate::decode::time::{self, Claim, Timing};
+use crate::decode::{Refusal, Scratch, Slot, is_not_finite, long_name};
 use crate::limits::Limits;
-use crate::routes::{Compiled, Shaped, Strings, TimeSource};
+use crate::routes::{Compiled, Rule, Shaped, Strings, TimeSource};
 
 /// Prefix of values in messages of ThingsBoard clients: `{"ts": …, "values": {…}}`.
 const WRAPPER: &str = "values.";
 
-/// Moves the first time of a row out of its values.
-pub(crate) fn take_time(sources: &[TimeSource], at: usize, scratch: &mut Scratch) {
+/// Moves the time of a row out of its values: the first that can be used, or else the first that is
+/// a time at all. What is not a time stays a value.
+pub(crate) fn take_time(route: &Compiled, at: usize, limits: &Limits, scratch: &mut Scratch) {
     let row = scratch.rows[at];
-    let found = sources.iter().find_map(|source| match source {
-        TimeSource::Name(name, _) => scratch.find(row, name),
-        TimeSource::Path(_) | TimeSource::Template(_) => None,
-    });
-    if let Some(field) = found {
-        scratch.rows[at].time = Some((scratch.fields[field].value, scratch.fields[field].own_span()));
+    let mut choice = Choice::new(limits.latest(scratch.received));
+    for (number, source) in route.time.iter().enumerate() {
+        let TimeSource::Name(name, _) = source else { continue };
+        let Some(field) = scratch.find(row, name) else { continue };
+        let claim = choice.offer(route, number, scratch.value(scratch.fields[field].value), field);
+        if let Claim::Usable(_) = claim {
+            break;
+        }
+    }
+    let (timing, taken) = choice.end();
+    for field in taken {
         scratch.remove_like(row, field);
+    }
+    scratch.rows[at].timing = timing;
+}
+
+/// The choice of a row's time among several.
+#[derive(Debug)]
+pub(crate) struct Choice<P> {
+    latest: Nanos,
+    best: Option<(Claim, Option<P>)>,
+    /// Places of times without content.
+    empty: Vec<P>,
+}
+
+impl<P> Choice<P> {
+    /// A choice in which times later than `latest` are ahead.
+    pub(crate) fn new(latest: Nanos) -> Self {
+        Self { latest, best: None, empty: Vec::new() }
+    }
+
+    /// Offers the value of a time source, found at `place`. A usable time ends the choice.
+    pub(crate) fn offer(&mut self, route: &Compiled, source: usize, value: ValueRef<'_>, place: P) -> Claim {
+        let claim = time::read(value, &route.times, self.latest);
+        let better = match (claim, &self.best) {
+            (Claim::Usable(_), _) => true,
+            (Claim::Empty, _) => {
+                self.empty.push(place);
+                return claim;
+            }
+            _ if route.duration == Some(source) && time::is_duration(claim, value) => return claim,
+            (Claim::Ahead(_) | Claim::Implausible(_), best) => {
+                best.as_ref().is_none_or(|(best, _)| *best == Claim::Unreadable)
+            }
+            (Claim::Unreadable, best) => best.is_none(),
+        };
+        if better {
+            self.best = Some((claim, (claim != Claim::Unreadable).then_some(place)));
+        }
+        claim
+    }
+
+    /// Returns the time, and the places that are no values.
+    pub(crate) fn end(self) -> (Timing, impl Iterator<Item = P>) {
+        let timing = match &self.best {
+            Some((claim, _)) => claim.timing(),
+            None if self.empty.is_empty() => Timing::default(),
+            None => Claim::Empty.timing(),
+        };
+        (timing, self.best.and_then(|(_, place)| place).into_iter().chain(self.empty))
     }
 }
 
@@ -34,14 +90,23 @@ pub(crate) fn take_seq(at: usize, scratch: &mut Scratch) {
     }
 }
 
-/// Removes the prefix `values.` from the names of a row with a time, if all of them have it.
-pub(crate) fn unwrap_values(at: usize, scratch: &mut Scratch) {
+/// Removes the prefix `values.` from the names of a row with a time, if all of them have it. A time
+/// that cannot be read stays beside them.
+pub(crate) fn unwrap_values(route: &Compiled, at: usize, scratch: &mut Scratch) {
     let row = scratch.rows[at];
-    if row.time.is_none() || !scratch.live(row).all(|field| scratch.own_name(field).starts_with(WRAPPER)) {
+    if !row.timing.removed && !row.timing.unusable {
+        return;
+    }
+    let is_time = |name: &str| {
+        row.timing.unusable
+            && route.time.iter().any(|source| matches!(source, TimeSource::Name(time, _) if time == name))
+    };
+    let wrapped = |name: &str| name.starts_with(WRAPPER);
+    if !scratch.live(row).map(|field| scratch.own_name(field)).all(|name| wrapped(name) || is_time(name)) {
         return;
     }
     for field in row.first..row.end {
-        if scratch.fields[field].live {
+        if scratch.fields[field].live && wrapped(scratch.own_name(&scratch.fields[field])) {
             scratch.shorten(field, WRAPPER.len());
         }
     }
@@ -66,7 +131,19 @@ fn select_field(route: &Compiled, at: usize, limits: &Limits, scratch: &mut Scra
         scratch.fields[at].live = false;
         return Ok(());
     }
-    let value = scratch.value(field.value);
+    let value = match (scratch.value(field.value), rule) {
+        (ValueRef::Str(text), rule) if rule.is_none_or(Rule::allows_coercion) => match route.coercion.apply(text) {
+            Coerced::Same => ValueRef::Str(text),
+            Coerced::Absent => {
+                scratch.fields[at].live = false;
+                scratch.absent += 1;
+                return Ok(());
+            }
+            Coerced::Int(v) => ValueRef::Int(v),
+            Coerced::Float(v) => ValueRef::Float(v),
+        },
+        (value, _) => value,
+    };
     let shaped = rule.map_or(Shaped::Same, |rule| rule.shape(value));
     let shaped = match (shaped, route.strings, value) {
         (Shaped::Same, Strings::Drop, ValueRef::Str(_)) => {
@@ -77,9 +154,12 @@ fn select_field(route: &Compiled, at: usize, limits: &Limits, scratch: &mut Scra
             match plain::plain_number(text) {
                 Some(Parsed::Int(v)) => Shaped::Int(v),
                 Some(Parsed::Float(v)) => Shaped::Float(v),
+                _ if is_not_finite(text.trim()) => Shaped::Absent,
                 _ => Shaped::Same,
             }
         }
+        (Shaped::Same, _, ValueRef::Int(v)) => Shaped::Int(v),
+        (Shaped::Same, _, ValueRef::Float(v)) => Shaped::Float(v),
         (shaped, ..) => shaped,
     };
     match shaped {

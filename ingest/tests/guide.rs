@@ -17,7 +17,7 @@ fn every_route_of_the_guide_is_a_good_one() {
         routes += file.route.len();
         Routes::new(&file.route).unwrap_or_else(|error| panic!("{block}\n{error}"));
     }
-    assert_eq!(routes, 15);
+    assert_eq!(routes, 16);
 }
 
 #[test]

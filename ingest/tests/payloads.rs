@@ -24,7 +24,7 @@ fn inbox(routes: &str) -> TelemetryInbox {
 }
 
 fn outcome(routes: &str, topic: &str, payload: &[u8]) -> MapOutcome {
-    map(&inbox(routes), &StoredMessage { tenant: "default", client: "c", topic, payload, received: NOW })
+    map(&inbox(routes), &StoredMessage { tenant: "default", client: "c", topic, payload, received: NOW, retain: false })
 }
 
 fn readings(routes: &str, topic: &str, payload: &str) -> Vec<Reading> {
@@ -180,14 +180,11 @@ fn an_unreadable_payload_is_refused_with_reason_and_position() {
         (r#"{"a":1"#, "column"),
         (r#"{"a":1} x"#, "trailing"),
         ("[1,2]", "array"),
-        (r#"{"ts":"yesterday","a":1}"#, "ts"),
-        (r#"{"ts":-5,"a":1}"#, "1970"),
-        (r#"{"time":"2039-01-01T00:00:00Z","a":1}"#, "2038"),
         (&format!("{}1{}", "{\"a\":".repeat(20), "}".repeat(20)), "deeper"),
         (&format!("{{\"{}\":1}}", "n".repeat(200)), "longer than 128"),
         (&format!("{{\"a\":\"{}\"}}", "n".repeat(5000)), "longer than 4096"),
         (&format!("{{{}\"z\":1}}", (0..300).map(|i| format!("\"k{i}\":1,")).collect::<String>()), "256 values"),
-        (&format!("[{}{{}}]", "{\"a\":1},".repeat(1000)), "1000 readings"),
+        (&format!("[{}{{}}]", "{\"a\":1},".repeat(10_000)), "10000 readings"),
     ] {
         let said = refused(payload);
         assert!(said.contains(reason), "{payload:.40}: {said}");
@@ -204,7 +201,7 @@ fn a_bare_value_that_is_not_text_is_refused() {
 
 #[test]
 fn a_number_that_is_none_is_absent_in_json_too() {
-    let reading = one("", TOPIC, r#"{"a":NaN,"b":-Infinity,"c":1e999,"d":nan,"e":1}"#);
+    let reading = one("", TOPIC, r#"{"a":NaN,"b":-Infinity,"d":nan,"e":1}"#);
     assert_eq!(values(&reading), [("e", Value::Int(1))]);
     assert!(refused(r#"{"a":Nan5}"#).contains("column 9"));
 }
@@ -222,7 +219,8 @@ fn integers_beyond_64_bits_keep_their_digits() {
 
 #[test]
 fn one_bad_reading_refuses_the_whole_message() {
-    assert!(refused(r#"[{"v":1},{"ts":"x","v":2}]"#).contains("ts"));
+    let long = "x".repeat(5000);
+    assert!(refused(&format!(r#"[{{"v":1}},{{"s":"{long}","v":2}}]"#)).contains("text of s"));
 }
 
 #[test]

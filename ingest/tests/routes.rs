@@ -22,7 +22,14 @@ fn rules(routes: &str) -> Rules {
 }
 
 fn outcome(routes: &str, topic: &str, payload: &str) -> MapOutcome {
-    let message = StoredMessage { tenant: "default", client: "c1", topic, payload: payload.as_bytes(), received: NOW };
+    let message = StoredMessage {
+        tenant: "default",
+        client: "c1",
+        topic,
+        payload: payload.as_bytes(),
+        received: NOW,
+        retain: false,
+    };
     map(&rules(routes), &message)
 }
 
@@ -325,12 +332,11 @@ fn a_bad_row_of_one_route_refuses_the_message_of_all() {
         [[route]]
         topic = "m/{device}"
         continue = true
-        time = []
         [[route]]
         topic = "m/{device}"
-        device = "copy/{device}"
+        device = "copy/{$.id}"
     "#;
-    assert!(refused(routes, "m/x", r#"{"ts":"never","a":1}"#).contains("`ts`"));
+    assert!(refused(routes, "m/x", r#"{"a":1}"#).contains("`$.id`"));
 }
 
 #[test]
@@ -430,6 +436,10 @@ fn faults_in_a_route_are_named_at_the_start() {
         ("zone = \"Mars/Phobos\"", "key `zone`: `Mars/Phobos` is not a time zone"),
         ("when = { y = 1 }", "key `when`: `y` is neither"),
         ("state = \"$.x\"", "key `state`"),
+        ("root = \"$.{y}\"", "key `root`: `.{name}` is possible in `each` only"),
+        ("each = \"$.{x}\"", "key `each`: `{x}` is captured by the topic too"),
+        ("each = [\"$.a.{y}\", \"$.b\"]\nfield = \"{y}\"", "key `field`: `{y}`"),
+        ("each = \"$.{y-z}\"", "key `each`: path"),
         ("fields = { v = { type = \"bool\", scale = 2.0 } }", "key `fields`: `v` is scaled"),
     ] {
         let said = fault(route);
@@ -461,6 +471,8 @@ fn every_key_of_a_route_is_written_out() {
         "when",
         "continue",
         "format",
+        "lenient",
+        "json_text",
         "device",
         "prefix",
         "each",
@@ -470,10 +482,14 @@ fn every_key_of_a_route_is_written_out() {
         "time",
         "time_format",
         "zone",
+        "epoch",
         "include",
         "exclude",
         "fields",
         "strings",
+        "unit_suffix",
+        "decimal",
+        "null_values",
         "retained",
         "state",
         "online",
@@ -481,6 +497,6 @@ fn every_key_of_a_route_is_written_out() {
     ] {
         assert!(keys.contains_key(key), "{key}");
     }
-    assert_eq!(keys.len(), 22);
+    assert_eq!(keys.len(), 28);
     assert_eq!(keys.try_into::<Route>().unwrap(), Route::default());
 }

@@ -4,10 +4,11 @@
 //! Promises: plain data with checked construction; no IO, no async; only [`clock`] reads the time
 //! of day.
 //! Hands on: [`Value`], [`Reading`], [`DeviceKey`], [`Schema`], rules of [`topic`] and [`time`],
-//! types of [`trace`], one [`clock`].
+//! types of [`trace`], one [`clock`], [`Budget`].
 //! Never: reads a file or a socket.
 
 pub mod backoff;
+mod budget;
 pub mod clock;
 pub mod device;
 pub mod glob;
@@ -20,6 +21,7 @@ pub mod trace;
 pub mod value;
 
 pub use backoff::Backoff;
+pub use budget::{Budget, Full, Held};
 pub use clock::{Clock, SystemClock};
 pub use device::{DeviceKey, IdError};
 pub use reading::{Reading, Schema};

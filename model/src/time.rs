@@ -6,7 +6,8 @@ pub type Nanos = i64;
 /// One second.
 pub const SECOND: Nanos = 1_000_000_000;
 
-/// The first accepted device time: 1970-01-01.
+/// The start of the times that stores are asked for: 1970-01-01. Device times are accepted from
+/// 2000 on.
 pub const EARLIEST: Nanos = 0;
 
 /// The end of accepted device times, exclusive: 2038-01-19T03:14:08Z. A later time stops the TTL

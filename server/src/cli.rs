@@ -123,6 +123,12 @@ pub(crate) struct MapOptions {
     /// Topic that the payload is published to
     #[arg(long)]
     pub(crate) topic: String,
+    /// Client id of the sender, for routes with `{client}`
+    #[arg(long, value_name = "ID", default_value = "map")]
+    pub(crate) client: String,
+    /// The message has the retain flag
+    #[arg(long)]
+    pub(crate) retain: bool,
     /// The payload
     #[arg(long, required_unless_present = "payload_file", conflicts_with = "payload_file")]
     pub(crate) payload: Option<String>,

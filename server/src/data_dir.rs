@@ -1,12 +1,13 @@
 //! The folder that holds everything: its lock and its paths.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// Addresses of a running Weir: the content of `addresses.json`.
@@ -31,6 +32,29 @@ pub(crate) struct Addresses {
     /// The other processes of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fleet: Option<SocketAddr>,
+}
+
+/// A process that uses a data folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    /// It runs with all its listeners.
+    Running(Addresses),
+    /// It starts, and answers at least over HTTP, if the address is known.
+    Starting(Option<SocketAddr>),
+}
+
+/// The process that uses the data folder at `path`; `None` when there is none.
+pub(crate) fn user_of(path: &Path) -> Option<User> {
+    let lock = File::open(path.join("weir.lock")).ok()?;
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
+        return None;
+    }
+    let addresses = std::fs::read_to_string(path.join("addresses.json")).ok();
+    if let Some(addresses) = addresses.and_then(|text| serde_json::from_str(&text).ok()) {
+        return Some(User::Running(addresses));
+    }
+    let noted = std::io::read_to_string(lock).unwrap_or_default();
+    Some(User::Starting(noted.lines().nth(1).and_then(|line| line.parse().ok())))
 }
 
 /// Errors of [`DataDir::open`].
@@ -61,8 +85,14 @@ impl DataDir {
     /// [`OpenError`].
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        // Everything in the folder is for this user alone: readings, and the secrets of tokens.
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
         std::fs::create_dir_all(path).map_err(failed)?;
         let path = std::path::absolute(path).map_err(failed)?;
+        if let Err(error) = std::fs::set_permissions(&path, Permissions::from_mode(0o700)) {
+            // A volume may belong to another user, and be for a group.
+            tracing::debug!(%error, path = %path.display(), "cannot close the data folder to other users");
+        }
         let mut lock = File::options()
             .create(true)
             .truncate(false)
@@ -73,10 +103,12 @@ impl DataDir {
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut process = String::new();
             // The message is useful without the process id, too.
-            if lock.read_to_string(&mut process).is_err() || process.trim().is_empty() {
-                process = "unknown".to_owned();
-            }
-            return Err(OpenError::InUse { path, process: process.trim().to_owned() });
+            let process = match lock.read_to_string(&mut process) {
+                Ok(_) => process.lines().next().unwrap_or_default().trim().to_owned(),
+                Err(_) => String::new(),
+            };
+            let process = if process.is_empty() { "unknown".to_owned() } else { process };
+            return Err(OpenError::InUse { path, process });
         }
         // A full disk does not keep Weir from starting: /health/ready reports it.
         let noted = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
@@ -88,7 +120,7 @@ impl DataDir {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
     }
 
     /// Absolute.
@@ -103,7 +135,7 @@ impl DataDir {
 
     /// Folder of the log's files while Redis is unavailable.
     pub(crate) fn spill(&self) -> PathBuf {
-        self.path.join("spill")
+        spill_in(&self.path)
     }
 
     /// File with the settings of the exports that an operator changed.
@@ -111,9 +143,21 @@ impl DataDir {
         self.path.join("exports.json")
     }
 
+    /// File with fingerprints of the settings that servers accepted.
+    pub(crate) fn servers(&self) -> PathBuf {
+        self.path.join("servers.json")
+    }
+
     /// The store's folder.
     pub(crate) fn store(&self) -> PathBuf {
-        self.path.join("store")
+        store_in(&self.path)
+    }
+
+    /// Adds the address of HTTP to the lock file, where `weir doctor` finds it during a start.
+    pub(crate) fn note_http(&self, http: SocketAddr) {
+        if let Err(error) = writeln!(&self.lock, "{http}") {
+            tracing::warn!(%error, "cannot write the address of HTTP to the lock file");
+        }
     }
 
     /// Writes `addresses.json` atomically. Every listener in it is open.
@@ -156,13 +200,23 @@ impl DataDir {
     }
 }
 
+/// Folder of the log's files while Redis is unavailable, in a data folder.
+pub(crate) fn spill_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("spill")
+}
+
+/// The store's folder in a data folder.
+pub(crate) fn store_in(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
+}
+
 /// The log's folder inside a data folder.
 pub(crate) fn log_in(data_dir: &Path) -> PathBuf {
     data_dir.join("log")
 }
 
 /// Replaces a file atomically and durably.
-fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let temporary = path.with_extension("new");
         let mut file = private(&temporary)?;

@@ -115,18 +115,17 @@ impl Metrics {
 /// Opens every export of the configuration.
 ///
 /// # Errors
-/// Names the export and what to change. An export whose system is unavailable is opened all the
-/// same.
+/// Names the export and the setting to change. The systems are not asked for anything.
 pub(crate) async fn open_all(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<ExportSpec>> {
     let mut specs = Vec::new();
     for export in config.exports()? {
         let failed = format!("open export `{}`", export.name);
-        specs.push(open_one(export, metrics).await.context(failed)?);
+        specs.push(open_one(export, config.shares().export, metrics).await.context(failed)?);
     }
     Ok(specs)
 }
 
-async fn open_one(export: Export, metrics: &Metrics) -> anyhow::Result<ExportSpec> {
+async fn open_one(export: Export, share: u64, metrics: &Metrics) -> anyhow::Result<ExportSpec> {
     let kind = config::kind_of(&export)?;
     let metrics = metrics.0.get(kind.name).context("every type has metrics")?;
     let store = (kind.open)(export.name.clone(), export.settings, Arc::clone(metrics)).await?;
@@ -136,7 +135,7 @@ async fn open_one(export: Export, metrics: &Metrics) -> anyhow::Result<ExportSpe
         kind: kind.name,
         store,
         filter: ExportFilter::new(&export.tenants, &export.devices, &export.names),
-        pace: Pace::export(flush, export.flush_records, UNFLUSHED_BYTES),
+        pace: Pace::export(flush, export.flush_records, UNFLUSHED_BYTES.min(share)),
         start: match export.start {
             config::Start::Beginning => StartAt::Joining,
             config::Start::Now => StartAt::Now,

@@ -28,18 +28,25 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// When no process answers.
 pub(crate) fn run(options: &HealthOptions) -> anyhow::Result<ExitCode> {
     let address = address(options)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
-    let asked = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await });
-    let readiness = match asked {
-        Ok(readiness) => readiness?,
-        Err(_) => bail!("{address} does not answer within {PATIENCE:?}: check the log of the process"),
-    };
+    let readiness = at(address)?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", if readiness.ready { "ready" } else { "not ready" })?;
+    writeln!(out, "{}", readiness.word())?;
     for reason in &readiness.reasons {
         writeln!(out, "  {reason}")?;
     }
     Ok(if readiness.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The readiness of the process at `address`.
+///
+/// # Errors
+/// When no process answers there.
+pub(crate) fn at(address: SocketAddr) -> anyhow::Result<Readiness> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    match runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await }) {
+        Ok(readiness) => readiness,
+        Err(_) => bail!("{address} does not answer within {PATIENCE:?}: check the log of the process"),
+    }
 }
 
 /// The address at which a process with this configuration answers on its own machine.

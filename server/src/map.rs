@@ -25,10 +25,11 @@ pub(crate) fn run(options: &MapOptions) -> anyhow::Result<ExitCode> {
     model::topic::check_name(&options.topic).with_context(|| format!("--topic {:?}", options.topic))?;
     let message = ingest::StoredMessage {
         tenant: model::DEFAULT_TENANT,
-        client: "map",
+        client: &options.client,
         topic: &options.topic,
         payload: &payload,
         received: time::now(),
+        retain: options.retain,
     };
     let rules = Rules::new(settings::routes(&config)?, config.ingest.clone(), Arc::default());
     match ingest::map(&rules, &message) {

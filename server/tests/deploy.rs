@@ -19,7 +19,7 @@ fn alerts() -> BTreeMap<String, BTreeSet<String>> {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         for rule in text.split("- alert: ").skip(1) {
             let name = rule.lines().next().unwrap().trim();
-            let pages = rule.lines().filter_map(|line| line.trim().strip_prefix("runbook: "));
+            let pages = rule.lines().filter_map(|line| line.trim().strip_prefix("runbook_url: "));
             alerts.entry(name.to_owned()).or_default().extend(pages.map(str::to_owned));
         }
     }
@@ -31,7 +31,8 @@ fn alerts() -> BTreeMap<String, BTreeSet<String>> {
 fn every_alert_names_its_page_and_the_page_is_there() {
     for (alert, pages) in alerts() {
         let page = format!("docs/runbooks/{alert}.md");
-        assert_eq!(pages, BTreeSet::from([page.clone()]), "the annotation `runbook` of {alert}");
+        let url = format!("https://runbooks.example/{page}");
+        assert_eq!(pages, BTreeSet::from([url]), "the annotation `runbook_url` of {alert}");
         assert!(root().join(&page).is_file(), "{page} is missing");
     }
 }

@@ -79,6 +79,9 @@ pub(crate) struct PlayOptions {
     /// Hide the progress.
     #[arg(long)]
     pub(crate) quiet: bool,
+    /// Give up when no device could connect for this long.
+    #[arg(long, default_value = "15s", value_parser = parse_duration)]
+    pub(crate) patience: Duration,
 }
 
 #[derive(Args)]

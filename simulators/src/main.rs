@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let played = replay::replay(&options.file, &options.replay(), &self::options(&options.play))?;
             let summary = Summary::of_file(&options.file.display().to_string(), &played);
             output(&summary, &played.samples, &options.output)?;
-            Ok(code(summary.all_taken()))
+            Ok(ended(&summary, summary.all_taken()))
         }
         Command::Bench(load) => bench(&load),
         Command::Scenarios { name } => {
@@ -61,7 +61,13 @@ fn load(options: &ScenarioOptions) -> anyhow::Result<(Scenario, std::path::PathB
 }
 
 fn options(play: &PlayOptions) -> Options {
-    Options { broker: play.broker, per_source: play.per_source, threads: play.threads, quiet: play.quiet }
+    Options {
+        broker: play.broker,
+        per_source: play.per_source,
+        threads: play.threads,
+        quiet: play.quiet,
+        patience: play.patience,
+    }
 }
 
 fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
@@ -74,15 +80,25 @@ fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
             &kept
         }
     };
-    let played = fleet::run(&scenario, &folder, ledger, &options(&arguments.play))?;
-    let targets = arguments.targets.targets();
-    let stores = if targets.is_empty() { Vec::new() } else { check(ledger, &targets)? };
-    if arguments.ledger.is_none() {
+    let outcome = fleet::run(&scenario, &folder, ledger, &options(&arguments.play)).and_then(|played| {
+        let targets = arguments.targets.targets();
+        // An interrupted run ends at once; `weir-sim verify` can follow with --ledger.
+        let is_checked = !targets.is_empty() && !played.interrupted;
+        let stores = if is_checked { check(ledger, &targets)? } else { Vec::new() };
+        Ok((played, stores))
+    });
+    if arguments.ledger.is_none() && ledger.exists() {
         std::fs::remove_file(ledger).with_context(|| format!("remove {}", ledger.display()))?;
     }
+    let (played, stores) = outcome?;
     let summary = Summary::new(&scenario, &played, stores);
     output(&summary, &played.samples, &arguments.output)?;
-    Ok(code(summary.is_clean()))
+    Ok(ended(&summary, summary.is_clean()))
+}
+
+/// The exit code of a run: that of a shell's own after Ctrl-C.
+fn ended(summary: &Summary, good: bool) -> ExitCode {
+    if summary.interrupted { ExitCode::from(130) } else { code(good) }
 }
 
 fn output(summary: &Summary, samples: &[fleet::Sample], output: &Output) -> anyhow::Result<()> {

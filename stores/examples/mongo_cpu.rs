@@ -106,6 +106,7 @@ fn state(device: usize, round: usize) -> LatestState {
         name: (*name).into(),
         value: Value::Float(figure(device, round, at)),
         time,
+        order: time,
         seq: Some(round as u64),
         received: time,
     };

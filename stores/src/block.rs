@@ -14,6 +14,17 @@ pub fn partition_of(time: Nanos) -> i64 {
     time.div_euclid(PARTITION)
 }
 
+/// Places without a value that a block may have: so many, and [`EMPTY_PER_VALUE`] for each value.
+const EMPTY: usize = 1 << 17;
+const EMPTY_PER_VALUE: usize = 4;
+
+/// True when most rows of a block would have no value in most of its columns, so that it is better
+/// cut in two. A reader passes every place of a block: a device that sends new names with each
+/// reading would make as many as rows times columns.
+pub fn is_sparse(rows: usize, columns: usize, values: usize) -> bool {
+    rows > 1 && (rows * columns).saturating_sub(values) > EMPTY + EMPTY_PER_VALUE * values
+}
+
 /// The identity of a block: a block that is written again has the same.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId {

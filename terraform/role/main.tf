@@ -140,14 +140,17 @@ resource "kubernetes_deployment_v1" "this" {
             period_seconds    = 2
             failure_threshold = 30
           }
+          # Begins after the start, at the earliest after 30 s. Readiness has no such delay: devices
+          # and queries reach a pod as soon as it is ready.
           liveness_probe {
             http_get {
               path = "/health"
               port = "http"
             }
-            period_seconds    = 10
-            timeout_seconds   = 5
-            failure_threshold = 6
+            initial_delay_seconds = 30
+            period_seconds        = 10
+            timeout_seconds       = 5
+            failure_threshold     = 6
           }
           readiness_probe {
             http_get {
@@ -355,14 +358,17 @@ resource "kubernetes_stateful_set_v1" "this" {
             period_seconds    = 2
             failure_threshold = 30
           }
+          # Begins after the start, at the earliest after 30 s. Readiness has no such delay: devices
+          # and queries reach a pod as soon as it is ready.
           liveness_probe {
             http_get {
               path = "/health"
               port = "http"
             }
-            period_seconds    = 10
-            timeout_seconds   = 5
-            failure_threshold = 6
+            initial_delay_seconds = 30
+            period_seconds        = 10
+            timeout_seconds       = 5
+            failure_threshold     = 6
           }
           readiness_probe {
             http_get {

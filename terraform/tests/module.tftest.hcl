@@ -19,6 +19,11 @@ run "defaults_are_those_of_the_case_study" {
   }
 
   assert {
+    condition     = local.replicas == { ingest = 3, flusher = 3, api = 3 }
+    error_message = "three pods of each role from the start, not one until an autoscaler acts"
+  }
+
+  assert {
     condition     = length(kubernetes_horizontal_pod_autoscaler_v2.this["flusher"].spec[0].metric) == 1
     error_message = "the lag is used only when it is configured"
   }
@@ -68,6 +73,30 @@ run "without_autoscaling_the_replicas_are_said" {
   assert {
     condition     = length(kubernetes_horizontal_pod_autoscaler_v2.this) == 0
     error_message = "no autoscaler"
+  }
+
+  assert {
+    condition     = local.replicas == { ingest = 3, flusher = 3, api = 3 }
+    error_message = "the configured replicas"
+  }
+}
+
+run "an_apply_keeps_what_the_autoscaler_did_within_its_limits" {
+  command = plan
+
+  override_data {
+    target = data.kubernetes_resources.workloads["ingest"]
+    values = { objects = [{ spec = { replicas = 7 } }] }
+  }
+
+  override_data {
+    target = data.kubernetes_resources.workloads["flusher"]
+    values = { objects = [{ spec = { replicas = 70 } }] }
+  }
+
+  assert {
+    condition     = local.replicas == { ingest = 7, flusher = 10, api = 3 }
+    error_message = "the autoscaler's number, between the least and the most"
   }
 }
 

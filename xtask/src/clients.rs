@@ -8,13 +8,13 @@ use anyhow::Context;
 use crate::run;
 
 /// Pinned, so that only changes of Weir break tests.
-const PYTHON_PACKAGES: [&str; 5] =
-    ["paho-mqtt==2.1.0", "grpcio", "grpcio-reflection", "pyarrow", "kafka-python[lz4,zstd]==3.0.12"];
+const PYTHON_PACKAGES: [&str; 6] =
+    ["paho-mqtt==2.1.0", "grpcio", "grpcio-reflection", "pyarrow", "kafka-python[lz4,zstd]==3.0.12", "duckdb==2.0.1"];
 const NODE_PACKAGES: [&str; 1] = ["mqtt@5"];
 
 /// Locations of the clients.
 pub(crate) struct Clients {
-    /// Python with Eclipse Paho, gRPC with reflection, a Parquet reader, and kafka-python.
+    /// Python with Eclipse Paho, gRPC with reflection, a Parquet reader, kafka-python, and DuckDB.
     pub(crate) python: PathBuf,
     /// Folder with MQTT.js in `node_modules`.
     pub(crate) node: PathBuf,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use model::{Kind, ValueRef};
 use proto::v1;
 use proto::v1::column::Values;
@@ -22,15 +21,26 @@ pub(crate) enum Details {
 /// Number of `rows` that fill about `budget` bytes as columns, at least one unless there are none;
 /// and their bytes.
 pub(crate) fn take_rows(slice: &Slice, rows: &[RowAt], budget: usize) -> (usize, usize) {
-    let mut bytes = 0;
+    let mut seen = vec![false; slice.columns().len()];
+    // Bytes of the rows, and of the names; each column has a bit for each row.
+    let (mut bytes, mut names, mut columns) = (0, 0, 0);
+    let mut total = 0;
     for (i, at) in rows.iter().enumerate() {
-        let size = 16 + slice.values(*at).map(|(_, value)| value_bytes(value)).sum::<usize>();
-        if i > 0 && bytes + size > budget {
-            return (i, bytes);
+        bytes += 16;
+        for (column, value) in slice.cells(*at) {
+            bytes += value_bytes(value);
+            if !std::mem::replace(&mut seen[column], true) {
+                names += slice.columns()[column].0.len() + 16;
+                columns += 1;
+            }
         }
-        bytes += size;
+        let with_row = bytes + names + columns * (i + 1) / 8;
+        if i > 0 && with_row > budget {
+            return (i, total);
+        }
+        total = with_row;
     }
-    (rows.len(), bytes)
+    (rows.len(), total)
 }
 
 fn value_bytes(value: ValueRef<'_>) -> usize {
@@ -52,13 +62,13 @@ pub(crate) fn chunk(slice: &Slice, rows: &[RowAt], device: &str, details: Detail
         time_deltas_nanos: Vec::with_capacity(rows.len()),
         ..Default::default()
     };
-    let mut builder = Builder { rows: rows.len(), ..Default::default() };
+    let mut builder = Builder { rows: rows.len(), places: vec![None; slice.columns().len()], columns: Vec::new() };
     for (row, at) in rows.iter().enumerate() {
         let time = slice.time(*at);
         chunk.time_deltas_nanos.push(time.wrapping_sub(before));
         before = time;
-        for (name, value) in slice.values(*at) {
-            builder.add(name, value, row);
+        for (column, value) in slice.cells(*at) {
+            builder.add(column, &slice.columns()[column].0, value, row);
         }
     }
     chunk.columns = builder.finish();
@@ -87,10 +97,10 @@ fn add_details(chunk: &mut v1::ReadingChunk, slice: &Slice, rows: &[RowAt]) {
 }
 
 /// Collects values into columns, one for each name and type, in order of first appearance.
-#[derive(Default)]
 struct Builder {
     rows: usize,
-    places: HashMap<(Arc<str>, Kind), usize, foldhash::fast::RandomState>,
+    /// For each column of the slice, its place here.
+    places: Vec<Option<usize>>,
     columns: Vec<Building>,
 }
 
@@ -102,9 +112,8 @@ struct Building {
 }
 
 impl Builder {
-    fn add(&mut self, name: &Arc<str>, value: ValueRef<'_>, row: usize) {
-        let fits = |c: &Building| Arc::ptr_eq(&c.metric, name) && kind(&c.values) == value.kind();
-        let place = self.columns.iter().position(fits).unwrap_or_else(|| self.place(name, value));
+    fn add(&mut self, column: usize, name: &Arc<str>, value: ValueRef<'_>, row: usize) {
+        let place = self.places[column].unwrap_or_else(|| self.open(column, name, value.kind()));
         let column = &mut self.columns[place];
         column.present[row / 8] |= 1 << (row % 8);
         column.count += 1;
@@ -117,20 +126,17 @@ impl Builder {
         }
     }
 
-    fn place(&mut self, name: &Arc<str>, value: ValueRef<'_>) -> usize {
-        let next = self.columns.len();
-        let place = *self.places.entry((Arc::clone(name), value.kind())).or_insert(next);
-        if place == next {
-            let values = match value.kind() {
-                Kind::Float => Values::Doubles(v1::DoubleColumn::default()),
-                Kind::Int => Values::Ints(v1::IntColumn::default()),
-                Kind::Bool => Values::Bools(v1::BoolColumn::default()),
-                Kind::Str => Values::Strings(v1::StringColumn::default()),
-            };
-            let present = vec![0; self.rows.div_ceil(8)];
-            self.columns.push(Building { metric: Arc::clone(name), present, count: 0, values });
-        }
-        place
+    fn open(&mut self, column: usize, name: &Arc<str>, kind: Kind) -> usize {
+        let values = match kind {
+            Kind::Float => Values::Doubles(v1::DoubleColumn::default()),
+            Kind::Int => Values::Ints(v1::IntColumn::default()),
+            Kind::Bool => Values::Bools(v1::BoolColumn::default()),
+            Kind::Str => Values::Strings(v1::StringColumn::default()),
+        };
+        let present = vec![0; self.rows.div_ceil(8)];
+        self.columns.push(Building { metric: Arc::clone(name), present, count: 0, values });
+        self.places[column] = Some(self.columns.len() - 1);
+        self.columns.len() - 1
     }
 
     fn finish(self) -> Vec<v1::Column> {
@@ -140,14 +146,5 @@ impl Builder {
             values: Some(c.values),
         };
         self.columns.into_iter().map(column).collect()
-    }
-}
-
-fn kind(values: &Values) -> Kind {
-    match values {
-        Values::Doubles(_) => Kind::Float,
-        Values::Ints(_) => Kind::Int,
-        Values::Bools(_) => Kind::Bool,
-        Values::Strings(_) => Kind::Str,
     }
 }

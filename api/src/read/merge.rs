@@ -3,9 +3,10 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use model::{Nanos, TimeRange, ValueRef};
-use stores::Block;
-use stores::query::{BlockRows, same_row};
+use hashbrown::HashMap;
+use model::{Kind, Nanos, TimeRange, ValueRef};
+use stores::query::{BlockRows, Distinct};
+use stores::{Block, BlockMeta};
 
 use super::Order;
 
@@ -16,38 +17,132 @@ pub(crate) struct RowAt {
     row: u32,
 }
 
+/// A block on its way into a slice.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    /// The selected columns.
+    pub(super) shown: Arc<Block>,
+    /// All columns, where they are known: two readings are told apart by all their values.
+    pub(super) whole: Option<Arc<Block>>,
+    /// Its place in the store; `None` for one of the tail.
+    pub(super) meta: Option<BlockMeta>,
+}
+
 /// Rows of one device in order, each once.
 #[derive(Debug)]
 pub(crate) struct Slice {
-    blocks: Vec<BlockRows<Arc<Block>>>,
+    blocks: Vec<Shown>,
     rows: Vec<RowAt>,
+    columns: Vec<(Arc<str>, Kind)>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    rows: BlockRows<Arc<Block>>,
+    /// For each column of the block, its place among all columns.
+    columns: Vec<u32>,
+}
+
+/// A slice whose rows are in order and still may be there twice.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pieces: Vec<Piece>,
+    slice: Slice,
 }
 
 /// Sort key of rows. Beyond time and sequence it only has to be stable.
 type Key = (Nanos, Option<u64>, Nanos, u64, u32);
 
-impl Slice {
-    /// The rows of `blocks` inside `range`. With `valued`, rows without a value are left out: they
+impl Draft {
+    /// The rows of `pieces` inside `range`. With `valued`, rows without a value are left out: they
     /// have none of the selected columns.
-    pub(super) fn new(blocks: Vec<Arc<Block>>, range: TimeRange, order: Order, valued: bool) -> Self {
-        let blocks = blocks.into_iter().map(BlockRows::new).collect();
-        let mut slice = Self { blocks, rows: Vec::new() };
+    pub(super) fn new(pieces: Vec<Piece>, range: TimeRange, valued: bool) -> Self {
+        let mut slice = Slice::of(&pieces);
         for (b, block) in slice.blocks.iter().enumerate() {
-            let times = &block.block().times;
+            let (rows, times) = (&block.rows, &block.rows.block().times);
             let from = times.partition_point(|t| *t < range.start);
             let to = times.partition_point(|t| *t < range.end);
-            let rows = (from..to).filter(|row| !valued || block.has_value(*row));
-            slice.rows.extend(rows.map(|row| RowAt { block: index(b), row: index(row) }));
+            let selected = (from..to).filter(|row| !valued || rows.has_value(*row));
+            slice.rows.extend(selected.map(|row| RowAt { block: index(b), row: index(row) }));
         }
         let mut rows = std::mem::take(&mut slice.rows);
         // A stable sort is linear on sorted input, which is the usual case.
         rows.sort_by_key(|at| slice.key(*at));
-        slice.drop_duplicates(&mut rows);
+        slice.rows = rows;
+        Self { pieces, slice }
+    }
+
+    /// The places of the pieces that have rows of the same time and sequence as others, and whose
+    /// columns are not all known.
+    pub(super) fn lacking(&self) -> Vec<usize> {
+        let mut meets = vec![false; self.pieces.len()];
+        for pair in self.slice.rows.windows(2) {
+            let (a, b) = (pair[0], pair[1]);
+            if a.block != b.block && self.slice.moment(a) == self.slice.moment(b) {
+                meets[a.block as usize] = true;
+                meets[b.block as usize] = true;
+            }
+        }
+        let lacks = |at: &usize| meets[*at] && self.pieces[*at].whole.is_none();
+        (0..self.pieces.len()).filter(lacks).collect()
+    }
+
+    /// The piece at a place.
+    pub(super) fn piece(&mut self, at: usize) -> &mut Piece {
+        &mut self.pieces[at]
+    }
+
+    /// The rows, each once.
+    pub(super) fn finish(self, order: Order) -> Slice {
+        let Self { pieces, mut slice } = self;
+        let mut rows = std::mem::take(&mut slice.rows);
+        if pieces.len() > 1 {
+            let is_whole =
+                |piece: &Piece| piece.whole.as_ref().filter(|whole| !Arc::ptr_eq(whole, &piece.shown)).cloned();
+            let whole: Vec<Option<BlockRows<Arc<Block>>>> =
+                pieces.iter().map(|piece| is_whole(piece).map(BlockRows::new)).collect();
+            let row = |at: RowAt| {
+                let place = at.block as usize;
+                (whole[place].as_ref().unwrap_or(&slice.blocks[place].rows), at.row as usize)
+            };
+            let mut distinct = Distinct::default();
+            let mut kept = Vec::with_capacity(rows.len());
+            for run in rows.chunk_by(|a, b| slice.moment(*a) == slice.moment(*b)) {
+                // No block holds a reading twice: its writer has seen to that. Blocks that meet
+                // here are whole.
+                let alone = run.iter().all(|at| at.block == run[0].block);
+                let mut is_new =
+                    |at: &RowAt| alone || distinct.is_new(*at, pieces[at.block as usize].meta.is_some(), row);
+                kept.extend(run.iter().copied().filter(|at| is_new(at)));
+            }
+            rows = kept;
+        }
         if order == Order::Descending {
             rows.reverse();
         }
         slice.rows = rows;
         slice
+    }
+}
+
+impl Slice {
+    fn of(pieces: &[Piece]) -> Self {
+        let mut places: HashMap<(&str, Kind), u32, foldhash::fast::RandomState> = HashMap::default();
+        let mut columns = Vec::new();
+        let mut blocks = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            let mut of_block = Vec::with_capacity(piece.shown.columns.len());
+            for column in &piece.shown.columns {
+                let next = index(columns.len());
+                let at = *places.entry((&*column.name, column.data.kind())).or_insert(next);
+                if at == next {
+                    columns.push((Arc::clone(&column.name), column.data.kind()));
+                }
+                of_block.push(at);
+            }
+            blocks.push(Shown { rows: BlockRows::new(Arc::clone(&piece.shown)), columns: of_block });
+        }
+        Self { blocks, rows: Vec::new(), columns }
     }
 
     fn key(&self, at: RowAt) -> Key {
@@ -56,25 +151,19 @@ impl Slice {
         (block.times[row], self.sequence(at), block.received[row], block.id.first_offset, at.row)
     }
 
-    /// Drops each row that equals a kept row of another block. Equal rows of one block are distinct
-    /// readings: the writer has already dropped duplicates among them.
-    fn drop_duplicates(&self, rows: &mut Vec<RowAt>) {
-        if self.blocks.len() < 2 {
-            return;
-        }
-        let mut kept: Vec<RowAt> = Vec::with_capacity(rows.len());
-        for &at in rows.iter() {
-            let group = kept.iter().rev().take_while(|k| self.moment(**k) == self.moment(at));
-            let duplicate = group.filter(|k| k.block != at.block).any(|k| same_row(self.row(*k), self.row(at)));
-            if !duplicate {
-                kept.push(at);
-            }
-        }
-        *rows = kept;
-    }
-
     fn moment(&self, at: RowAt) -> (Nanos, Option<u64>) {
         (self.time(at), self.sequence(at))
+    }
+
+    /// Names and types of all columns.
+    pub(crate) fn columns(&self) -> &[(Arc<str>, Kind)] {
+        &self.columns
+    }
+
+    /// The values of a row, each with the place of its column.
+    pub(crate) fn cells(&self, at: RowAt) -> impl Iterator<Item = (usize, ValueRef<'_>)> {
+        let block = &self.blocks[at.block as usize];
+        block.rows.cells(at.row as usize).map(|(column, value)| (block.columns[column] as usize, value))
     }
 
     /// The rows, in order.
@@ -82,12 +171,12 @@ impl Slice {
         &self.rows
     }
 
-    fn row(&self, at: RowAt) -> (&BlockRows<Arc<Block>>, usize) {
-        (&self.blocks[at.block as usize], at.row as usize)
+    fn reader(&self, at: RowAt) -> &BlockRows<Arc<Block>> {
+        &self.blocks[at.block as usize].rows
     }
 
     fn block(&self, at: RowAt) -> &Block {
-        self.blocks[at.block as usize].block()
+        self.reader(at).block()
     }
 
     pub(crate) fn time(&self, at: RowAt) -> Nanos {
@@ -99,7 +188,7 @@ impl Slice {
     }
 
     pub(crate) fn sequence(&self, at: RowAt) -> Option<u64> {
-        self.blocks[at.block as usize].sequence(at.row as usize)
+        self.reader(at).sequence(at.row as usize)
     }
 
     pub(crate) fn claimed(&self, at: RowAt) -> Option<Nanos> {
@@ -107,12 +196,12 @@ impl Slice {
     }
 
     pub(crate) fn device_timed(&self, at: RowAt) -> bool {
-        self.blocks[at.block as usize].device_timed(at.row as usize)
+        self.reader(at).device_timed(at.row as usize)
     }
 
     /// Names and values of a row.
     pub(crate) fn values(&self, at: RowAt) -> impl Iterator<Item = (&Arc<str>, ValueRef<'_>)> {
-        self.blocks[at.block as usize].values(at.row as usize)
+        self.reader(at).values(at.row as usize)
     }
 }
 

@@ -22,6 +22,7 @@ use crate::glob::Metrics;
 use crate::traces;
 
 pub(crate) use columns::{Details, chunk, take_rows};
+use merge::{Draft, Piece};
 pub(crate) use merge::{Position, Slice};
 pub(crate) use rows::reading;
 
@@ -78,8 +79,8 @@ pub(crate) struct Sweep {
     range: TimeRange,
     metas: VecDeque<BlockMeta>,
     /// Blocks of the previous slice that extend into the next one.
-    carried: Vec<Arc<Block>>,
-    tail: Vec<Arc<Block>>,
+    carried: Vec<Piece>,
+    tail: Vec<Piece>,
     freshness: Freshness,
 }
 
@@ -94,7 +95,8 @@ impl Sweep {
         slice_rows: usize,
     ) -> Result<Self, Status> {
         let names = metrics.names();
-        let asked = backend.tail.tail(device, range, names.as_deref());
+        // All names: readings of the tail and of the store are told apart by all their values.
+        let asked = backend.tail.tail(device, range, None);
         let tail = traces::reading("read tail", asked, |tail, counts| {
             traces::add(&counts.devices, 1);
             traces::add(&counts.tail_rows, rows_of(&tail.blocks))
@@ -114,7 +116,7 @@ impl Sweep {
             tail: Vec::new(),
             freshness,
         };
-        sweep.tail = tail.blocks.into_iter().map(|block| sweep.wanted(block)).collect();
+        sweep.tail = tail.blocks.into_iter().map(|block| sweep.piece(block, None)).collect();
         sweep.find().await.map_err(errors::store)?;
         Ok(sweep)
     }
@@ -170,16 +172,43 @@ impl Sweep {
             .await?
         };
         self.metas.drain(..count);
-        let mut blocks = std::mem::take(&mut self.carried);
-        blocks.extend(fetched.into_iter().map(|block| self.wanted(block)));
+        let mut pieces = std::mem::take(&mut self.carried);
+        pieces.extend(fetched.into_iter().zip(metas).map(|(block, meta)| self.piece(block, Some(meta))));
+        let before = self.range;
         match self.order {
             Order::Ascending => self.range.start = range.end,
             Order::Descending => self.range.end = range.start,
         }
         let left = self.range;
-        self.carried = blocks.iter().filter(|block| touches(block, left)).cloned().collect();
-        blocks.extend(self.tail.iter().filter(|block| touches(block, range)).cloned());
-        Ok(Slice::new(blocks, range, self.order, !self.metrics.is_all()))
+        self.carried = pieces.iter().filter(|piece| touches(&piece.shown, left)).cloned().collect();
+        pieces.extend(self.tail.iter().filter(|piece| touches(&piece.shown, range)).cloned());
+        let (order, valued) = (self.order, !self.metrics.is_all());
+        let rows: usize = pieces.iter().map(|piece| piece.shown.times.len()).sum();
+        let mut draft = heavy(rows, move || Draft::new(pieces, range, valued)).await?;
+        if let Err(error) = self.complete(&mut draft).await {
+            // The slice is read again.
+            self.range = before;
+            return Err(error);
+        }
+        heavy(rows, move || draft.finish(order)).await
+    }
+
+    /// Fetches all columns of the blocks that have readings of one time in common.
+    async fn complete(&self, draft: &mut Draft) -> StoreResult<()> {
+        let lacking = draft.lacking();
+        let metas: Vec<BlockMeta> = lacking.iter().filter_map(|at| draft.piece(*at).meta.clone()).collect();
+        if metas.is_empty() {
+            return Ok(());
+        }
+        let asked = self.backend.history.fetch(&self.device, &metas, None);
+        let whole = traces::reading("fetch whole blocks", asked, |blocks, counts| {
+            traces::add(&counts.blocks, blocks.len() as u64);
+            traces::add(&counts.rows, rows_of(blocks))
+        });
+        for (at, block) in lacking.into_iter().zip(whole.await?) {
+            draft.piece(at).whole = Some(Arc::new(block));
+        }
+        Ok(())
     }
 
     /// Number of blocks that the next slice reads, and the times it covers: up to the start of the
@@ -203,13 +232,32 @@ impl Sweep {
         (self.metas.len(), self.range)
     }
 
-    /// The block reduced to the selected columns.
-    fn wanted(&self, mut block: Block) -> Arc<Block> {
-        if !self.metrics.is_all() {
-            block.columns.retain(|column| self.metrics.selects(&column.name));
+    /// A block with the columns that are selected; one of the tail is kept whole beside.
+    fn piece(&self, mut block: Block, meta: Option<BlockMeta>) -> Piece {
+        if self.metrics.is_all() {
+            let shown = Arc::new(block);
+            return Piece { whole: Some(Arc::clone(&shown)), shown, meta };
         }
-        Arc::new(block)
+        if meta.is_some() {
+            block.columns.retain(|column| self.metrics.selects(&column.name));
+            return Piece { shown: Arc::new(block), whole: None, meta };
+        }
+        let columns = std::mem::take(&mut block.columns);
+        let selected = columns.iter().filter(|column| self.metrics.selects(&column.name)).cloned().collect();
+        let shown = Block { columns: selected, ..block.clone() };
+        block.columns = columns;
+        Piece { shown: Arc::new(shown), whole: Some(Arc::new(block)), meta }
     }
+}
+
+/// Rows that are sorted at once; more are work for a thread that may take its time.
+const AT_ONCE: usize = 16_384;
+
+async fn heavy<T: Send + 'static>(rows: usize, work: impl FnOnce() -> T + Send + 'static) -> StoreResult<T> {
+    if rows <= AT_ONCE {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::busy(error.to_string()))
 }
 
 fn rows_of(blocks: &[Block]) -> u64 {
@@ -222,3 +270,6 @@ fn touches(block: &Block, range: TimeRange) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

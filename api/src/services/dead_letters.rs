@@ -8,7 +8,7 @@ use proto::v1::{
     DeadLetter, GetDeadLetterRequest, ListDeadLettersRequest, ListDeadLettersResponse, ReplayDeadLettersRequest,
     ReplayDeadLettersResponse,
 };
-use stores::contract::Deadletter;
+use stores::contract::{Deadletter, is_last};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -109,7 +109,7 @@ impl DeadLetterApi {
         loop {
             let from = after.as_ref().map(|(log, offset, stage)| (log.as_str(), *offset, stage.as_str()));
             let letters = self.0.backend.dead_letters.list(tenant, from, STEP).await.map_err(errors::store)?;
-            let last = letters.len() < STEP;
+            let last = is_last(&letters, STEP);
             examined += letters.len();
             for letter in letters {
                 let at = position(&letter);
@@ -177,7 +177,7 @@ impl DeadLetterApi {
         let given = if request.filter == "*" { "" } else { &*request.filter };
         let filter = Filter::read("filter", given, FIELDS)?;
         let filter = Filter::All(vec![filter, Filter::read("filter", "replayed = false", FIELDS)?]);
-        let query = Query::new(Kind::Replay, &request);
+        let query = Query::new(&self.0.config.token_secret, Kind::Replay, &request);
         let after = query.read_page(page_token, read_position).map_err(|e| errors::token("page_token", e))?;
         let (letters, after) = self.scan(tenant, &filter, after, MAX_REPLAY).await?;
         let mut answer = self.replay_all(&letters).await?;
@@ -198,7 +198,7 @@ impl DeadLetterService for DeadLetterApi {
         let page_size = convert::page_size(std::mem::take(&mut request.page_size), 50, 1000)?;
         let page_token = std::mem::take(&mut request.page_token);
         let filter = Filter::read("filter", &request.filter, FIELDS)?;
-        let query = Query::new(Kind::Letters, &request);
+        let query = Query::new(&self.0.config.token_secret, Kind::Letters, &request);
         let after = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
         let (letters, after) = self.scan(&tenant, &filter, after, page_size).await?;
         Ok(Response::new(ListDeadLettersResponse {

@@ -121,7 +121,7 @@ impl DeviceService for DeviceApi {
         }
         request.order_by.clear();
         let filter = device_filter("filter", &request.filter)?;
-        let query = Query::new(Kind::Devices, &request);
+        let query = Query::new(&self.0.config.token_secret, Kind::Devices, &request);
         let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
         let (states, after) = scan(&self.0, &tenant, &filter, after, page_size).await?;
         let next_page_token = after.map(|id| query.page(|w| w.text(&id))).unwrap_or_default();

@@ -35,7 +35,7 @@ pub(super) async fn query(
     if min_gap == 0 {
         return Err(errors::invalid("min_gap", "is required and must be above 0"));
     }
-    let query = Query::new(Kind::Gaps, &request);
+    let query = Query::new(&shared.config.token_secret, Kind::Gaps, &request);
     let from = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
     // The future is not a gap.
     range.end = range.end.min(convert::now());

@@ -31,7 +31,7 @@ pub(super) async fn batch_get(
     match selector.devices {
         Devices::Named(devices) => named(shared, &devices, &selector.metrics).await,
         Devices::Filtered(filter) => {
-            let query = Query::new(Kind::Latest, &request);
+            let query = Query::new(&shared.config.token_secret, Kind::Latest, &request);
             let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
             filtered(shared, &tenant, &filter, &selector.metrics, query, (after, page_size)).await
         }

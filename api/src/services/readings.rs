@@ -24,7 +24,7 @@ pub(super) async fn list(
     let page_token = std::mem::take(&mut request.page_token);
     let order = order(&request.order_by)?;
     let range = convert::range(request.range.as_ref())?;
-    let query = Query::new(Kind::Readings, &request);
+    let query = Query::new(&shared.config.token_secret, Kind::Readings, &request);
     let from = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
     let rest = from.map_or(range, |position| position.rest(range, order));
     let metrics = Metrics::new(&request.metrics);

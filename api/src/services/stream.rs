@@ -68,9 +68,8 @@ pub(super) async fn open(
         Ok(limit) => limit,
         Err(_) => return Err(errors::invalid("limit", "must not be negative")),
     };
-    let query = Query::new(Kind::Stream, &request);
-    let secret = &shared.config.token_secret;
-    let progress = query.read_signed(secret, &token, Progress::read).map_err(|e| errors::token("resume_token", e))?;
+    let query = Query::new(&shared.config.token_secret, Kind::Stream, &request);
+    let progress = query.read_token(&token, Progress::read).map_err(|e| errors::token("resume_token", e))?;
     let logs = shared.backend.logs.open().await.map_err(errors::store)?;
     let progress = progress.unwrap_or_else(|| Progress {
         device: None,
@@ -82,7 +81,7 @@ pub(super) async fn open(
     let lives = limit == u64::MAX && selected.device_filter.is_empty();
     let export = Export {
         walk: Walk::new(&selector, progress.device.as_deref()),
-        live: lives.then(|| subscribe::query(&request.parent, selected)),
+        live: lives.then(|| subscribe::query(&shared.config.token_secret, &request.parent, selected)),
         details: if request.include_details { Details::Yes } else { Details::No },
         current: None,
         left: limit,
@@ -152,11 +151,10 @@ impl Export {
             }
         }
         self.over |= self.left == 0;
-        let secret = &self.shared.config.token_secret;
-        let resume_token = self.query.signed(secret, |writer| self.progress.write(writer));
+        let resume_token = self.query.token(|writer| self.progress.write(writer));
         let live = self.live.filter(|_| self.over).map(|query| {
             let ends = self.progress.ends.iter().map(|(log, end)| (log.as_str(), *end));
-            query.signed(secret, |writer| subscribe::write_positions(writer, ends))
+            query.token(|writer| subscribe::write_positions(writer, ends))
         });
         Ok(StreamReadingsResponse {
             chunks,

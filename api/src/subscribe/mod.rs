@@ -38,10 +38,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Status>> + Send>>;
 
 /// The query that tokens of a live stream belong to: only the tenant and the selector count.
-pub(crate) fn query(parent: &str, selector: &proto::v1::SeriesSelector) -> Query {
+pub(crate) fn query(key: &[u8; 32], parent: &str, selector: &proto::v1::SeriesSelector) -> Query {
     let request =
         SubscribeRequest { parent: parent.to_owned(), selector: Some(selector.clone()), ..Default::default() };
-    Query::new(Kind::Live, &request)
+    Query::new(key, Kind::Live, &request)
 }
 
 /// Opens the stream.
@@ -54,7 +54,7 @@ pub(crate) async fn subscribe(
     let pace = Pace::read(&request)?;
     let selector = request.selector.get_or_insert_default();
     let selection = Selection::read(caller, tenant, selector)?;
-    let query = query(&request.parent, selector);
+    let query = query(&shared.config.token_secret, &request.parent, selector);
     let permit = shared.open_stream()?;
     let snapshot = matches!(request.start, Some(proto::v1::subscribe_request::Start::Snapshot(true)));
     // Subscribed before the logs are opened, so that a log created in between is noticed.
@@ -209,7 +209,7 @@ impl Live {
     }
 
     fn token(&self) -> Vec<u8> {
-        self.query.signed(&self.shared.config.token_secret, |writer| self.follow.write(writer))
+        self.query.token(|writer| self.follow.write(writer))
     }
 
     fn batch(&mut self, events: Vec<Event>, snapshot: bool, with_token: bool) -> SubscribeResponse {

@@ -104,7 +104,7 @@ pub(crate) async fn positions(shared: &Shared, query: Query, start: Option<Start
             at_time(shared, time).await
         }
         Some(Start::ResumeToken(token)) => {
-            let positions = query.read_signed(&shared.config.token_secret, &token, read_positions);
+            let positions = query.read_token(&token, read_positions);
             let positions = positions.map_err(|e| errors::token("resume_token", e))?;
             let positions = positions.ok_or_else(|| errors::token("resume_token", "is empty"))?;
             resumed(shared, &positions).await

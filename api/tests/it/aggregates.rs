@@ -260,3 +260,136 @@ async fn the_future_is_not_a_gap() {
     };
     assert!(gaps(&world, request).await.is_empty());
 }
+
+#[tokio::test]
+async fn the_step_into_a_bucket_belongs_to_it_also_from_before_the_range() {
+    let world = World::start().await;
+    // A meter that is read every 15 minutes and counts one each time, as integers.
+    let quarter =
+        |i: i64| Row { time: NEW_YEAR + i * HOUR / 4, seq: None, values: vec![("kwh", Value::Int(1000 + i))] };
+    world.history.put_block(block(&key("d"), 0, &(-40..6).map(quarter).collect::<Vec<_>>()));
+    world.tail.put(block(&key("d"), 1, &(6..12).map(quarter).collect::<Vec<_>>()));
+    let increases = async |request: QueryAggregatesRequest| -> Vec<Option<proto::v1::value::Kind>> {
+        query(&world, request).await[0].2.iter().map(|bucket| bucket.values[0].kind.clone()).collect()
+    };
+    let four = Some(proto::v1::value::Kind::IntValue(4));
+    let base = request("d", 3, &[AggregateFunction::Increase]);
+    assert_eq!(increases(base.clone()).await, vec![four.clone(); 3]);
+    assert_eq!(increases(QueryAggregatesRequest { page_size: 1, ..base.clone() }).await, vec![four.clone(); 3]);
+    // The first reading of all has no step before it.
+    let all = QueryAggregatesRequest { range: Some(range(NEW_YEAR - 10 * HOUR, NEW_YEAR + 3 * HOUR)), ..base };
+    let all = increases(all).await;
+    assert_eq!((all.len(), &all[0]), (13, &Some(proto::v1::value::Kind::IntValue(3))));
+    assert_eq!(all[1..], vec![four; 12]);
+}
+
+#[tokio::test]
+async fn the_step_is_found_a_month_before_the_range_and_only_for_its_own_metric() {
+    let world = World::start().await;
+    let day = 24 * HOUR;
+    let other = |at: i64| row(at, "other", 1.0);
+    let rows = [row(NEW_YEAR - 30 * day, "kwh", 5.0), other(NEW_YEAR - day), row(NEW_YEAR + 1, "kwh", 8.0)];
+    world.history.put_block(block(&key("d"), 0, &rows));
+    let all = query(&world, request("d", 1, &[AggregateFunction::Increase])).await;
+    let found: Vec<(&str, f64)> = all.iter().map(|(_, metric, b)| (metric.as_str(), float(&b[0].values[0]))).collect();
+    assert_eq!(found, [("kwh", 3.0)]);
+}
+
+#[tokio::test]
+async fn booleans_are_not_numbers_and_the_bucket_says_how_many_values_are_none() {
+    use AggregateFunction as F;
+    let world = World::start().await;
+    let at = |minute: i64, value: Value| Row {
+        time: NEW_YEAR + minute * 60 * SECOND,
+        seq: None,
+        values: vec![("v", value)],
+    };
+    let rows =
+        [at(0, Value::Int(4)), at(1, Value::Bool(true)), at(2, Value::Str("x".into())), at(61, Value::Bool(true))];
+    world.history.put_block(block(&key("d"), 0, &rows));
+    let mut request = request("d", 2, &[F::Count, F::Mean, F::Last]);
+    request.set_fill(FillMode::Linear);
+    let all = query(&world, request).await;
+    let buckets = &all[0].2;
+    assert_eq!((buckets[0].count, buckets[0].non_numeric_count), (3, 2));
+    assert_eq!(float(&buckets[0].values[1]), 4.0);
+    assert_eq!((buckets[1].count, buckets[1].non_numeric_count), (1, 1));
+    assert_eq!(buckets[1].values[1].kind, None);
+    assert_eq!(buckets[1].values[2].kind, Some(proto::v1::value::Kind::BoolValue(true)));
+}
+
+#[tokio::test]
+async fn a_line_between_booleans_has_no_values() {
+    let world = World::start().await;
+    let at = |hour: i64| Row { time: NEW_YEAR + hour * HOUR, seq: None, values: vec![("v", Value::Bool(hour > 0))] };
+    world.history.put_block(block(&key("d"), 0, &[at(0), at(2)]));
+    let mut request = request("d", 3, &[AggregateFunction::Last]);
+    request.set_fill(FillMode::Linear);
+    let all = query(&world, request).await;
+    assert_eq!(all[0].2[1].values[0].kind, None);
+}
+
+#[tokio::test]
+async fn an_answer_that_would_take_the_memory_of_all_calls_is_refused_before_it_is_built() {
+    let budget = model::Budget::new("queries", 64 << 20);
+    let world = World::with(|config| config.memory = budget.clone()).await;
+    // One text of 4 KB, repeated into 360,000 buckets: more than 1 GB.
+    let text = Value::Str("x".repeat(4096).into());
+    let first = Row { values: vec![("t", text)], ..row(NEW_YEAR, "t", 0.0) };
+    world.history.put_block(block(&key("d"), 0, &[first, row(NEW_YEAR + 99 * HOUR, "t", 0.0)]));
+    let of = [AggregateFunction::First];
+    for (fill, function) in [(FillMode::Previous, 0), (FillMode::Null, 1)] {
+        let request = QueryAggregatesRequest {
+            fill: fill.into(),
+            bucket: Some(seconds(1)),
+            ..request("d", 100, if function == 0 { &of } else { &[AggregateFunction::Count; 16] })
+        };
+        let status = world.telemetry().query_aggregates(request).await.expect_err("too much");
+        assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
+        assert!(status.message().starts_with("fill: makes an answer"), "{status:?}");
+        assert_eq!(budget.held(), 0, "a call that has ended holds nothing");
+    }
+}
+
+#[tokio::test]
+async fn percentiles_hold_no_more_values_than_the_memory_of_one_call() {
+    let world = World::with(|config| config.memory = model::Budget::new("queries", 1 << 20)).await;
+    let rows: Vec<Row> = (0..20_000_i64).map(|i| row(NEW_YEAR + i * SECOND / 10, "t", 1.0)).collect();
+    world.history.put_block(block(&key("d"), 0, &rows));
+    let request = request("d", 1, &[AggregateFunction::Percentile]);
+    let status = world.telemetry().query_aggregates(request).await.expect_err("too much");
+    assert!(status.message().starts_with("bucket: makes an answer"), "{status:?}");
+}
+
+#[tokio::test]
+async fn calls_wait_for_their_turn_while_others_hold_the_memory() {
+    let budget = model::Budget::new("queries", 1 << 20);
+    let world = World::with(|config| config.memory = budget.clone()).await;
+    world.history.put_block(block(&key("d"), 0, &[row(NEW_YEAR, "t", 1.0)]));
+    let others = budget.acquire(1 << 20).unwrap();
+    let request = request("d", 1, &[AggregateFunction::Mean]);
+    let status = world.telemetry().query_aggregates(request.clone()).await.expect_err("full");
+    assert_status(&status, Code::ResourceExhausted, "MEMORY_EXHAUSTED");
+    drop(others);
+    assert_eq!(query(&world, request).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_of_long_texts_ends_where_its_bytes_do() {
+    let world = World::start().await;
+    let text = |i: i64| Row {
+        values: vec![("t", Value::Str("x".repeat(4096).into()))],
+        ..row(NEW_YEAR + i * SECOND, "t", 0.0)
+    };
+    let rows: Vec<Row> = (0..600).map(text).collect();
+    world.history.put_block(block(&key("d"), 0, &rows));
+    let request = QueryAggregatesRequest {
+        bucket: Some(seconds(1)),
+        page_size: 10_000,
+        ..request("d", 1, &[AggregateFunction::First, AggregateFunction::Last, AggregateFunction::First])
+    };
+    let page = world.telemetry().query_aggregates(request.clone()).await.unwrap().into_inner();
+    assert!(!page.next_page_token.is_empty(), "7 MB of texts are more than one page");
+    let all = query(&world, request).await;
+    assert_eq!(all[0].2.len(), 600);
+}

@@ -6,7 +6,7 @@ use tonic::Code;
 
 use crate::world::{PARENT, World, assert_status, device_name};
 
-fn letter(offset: u64, payload: &str) -> Deadletter {
+pub(crate) fn letter(offset: u64, payload: &str) -> Deadletter {
     Deadletter {
         log: "log1".into(),
         offset,

@@ -114,6 +114,7 @@ pub(crate) fn state(id: &str, seen: Nanos, readings: u64, names: &[&str]) -> Lat
         name: (*name).into(),
         value: Value::Float(i as f64),
         time: seen + i as i64,
+        order: seen + i as i64,
         seq: None,
         received: seen + 100,
     };

@@ -133,6 +133,35 @@ async fn different_readings_of_one_time_are_all_returned() {
 }
 
 #[tokio::test]
+async fn a_selection_of_metrics_returns_as_many_readings_as_there_are() {
+    let world = World::start().await;
+    let both =
+        |t: f64, h: f64| Row { time: 10, seq: None, values: vec![("t", Value::Float(t)), ("h", Value::Float(h))] };
+    // Four readings of one time with the same `t`, and one of them twice, in the store and in the
+    // tail.
+    world.history.put_block(block(&key("d"), 0, &[both(1.0, 1.0), both(1.0, 2.0)]));
+    world.history.put_block(block(&key("d"), 1, &[both(1.0, 3.0)]));
+    world.tail.put(block(&key("d"), 2, &[both(1.0, 3.0), both(1.0, 4.0)]));
+    // Two of one time in one block only.
+    let later = |h: f64| Row { time: 20, ..both(1.0, h) };
+    world.history.put_block(block(&key("d"), 4, &[later(1.0), later(2.0)]));
+    let metrics = [vec![], vec!["t".to_owned()], vec!["t*".to_owned()], vec!["h".to_owned()]];
+    for _ in 0..2 {
+        for metrics in &metrics {
+            for order_by in ["measure_time", "measure_time desc"] {
+                let (metrics, order_by) = (metrics.clone(), order_by.to_owned());
+                let answer = page(&world, ListReadingsRequest { metrics, order_by, ..request("d") }).await;
+                let mut times = times(&answer.readings);
+                times.sort_unstable();
+                assert_eq!(times, [10, 10, 10, 10, 20, 20]);
+            }
+        }
+        world.tail.flush();
+        world.history.merge_all();
+    }
+}
+
+#[tokio::test]
 async fn pages_make_the_whole_in_both_orders() {
     let world = World::start().await;
     // Overlapping blocks, several rows of one time, a part of it in the tail.

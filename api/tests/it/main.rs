@@ -13,5 +13,6 @@ mod fakes;
 mod history;
 mod live;
 mod operations;
+mod tokens;
 mod traces;
 mod world;

@@ -23,7 +23,7 @@ fuzz_target!(|text: &str| {
                     continue;
                 }
                 let entry = Entry { client: filter.into(), subscriber: (), options: Options::default(), id: None };
-                assert_eq!(trie.insert(filter, entry), held.insert(filter));
+                assert_eq!(trie.insert(filter, entry), Ok(held.insert(filter)));
             }
             Some(("-", filter)) => assert_eq!(trie.remove(filter, filter), held.remove(filter)),
             _ if check_name(line).is_ok() => {

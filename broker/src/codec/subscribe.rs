@@ -29,29 +29,29 @@ pub struct Options {
     pub retain_handling: RetainHandling,
 }
 
-/// A SUBSCRIBE packet.
+/// A SUBSCRIBE packet, borrowed from the bytes that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subscribe {
+pub struct Subscribe<'a> {
     /// Packet id.
     pub packet_id: u16,
     /// Subscription id, sent with each message.
     pub subscription_id: Option<u32>,
     /// Filters of at most [`MAX_LEVELS`] levels. They are not checked further: each has a reason
     /// code of its own in the SUBACK.
-    pub filters: Vec<(String, Options)>,
+    pub filters: Vec<(&'a str, Options)>,
 }
 
 /// Reads the body of a SUBSCRIBE.
 ///
 /// # Errors
 /// [`DecodeError`].
-pub fn decode(body: &[u8], version: Version) -> Result<Subscribe, DecodeError> {
+pub fn decode(body: &[u8], version: Version) -> Result<Subscribe<'_>, DecodeError> {
     let mut reader = Reader::new(body);
     let packet_id = reader.packet_id()?;
     let own = if version == Version::V5 { properties::read(&mut reader, Carrier::Subscribe)? } else { &[] };
     let mut filters = Vec::new();
     while !reader.is_empty() {
-        let filter = reader.text()?.to_owned();
+        let filter = reader.text()?;
         if filter.split('/').count() > MAX_LEVELS {
             return Err(DecodeError {
                 reason: reason::TOPIC_FILTER_INVALID,
@@ -82,20 +82,20 @@ pub fn decode(body: &[u8], version: Version) -> Result<Subscribe, DecodeError> {
     Ok(Subscribe { packet_id, subscription_id: properties::number(own, id::SUBSCRIPTION_ID), filters })
 }
 
-/// An UNSUBSCRIBE packet.
+/// An UNSUBSCRIBE packet, borrowed from the bytes that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsubscribe {
+pub struct Unsubscribe<'a> {
     /// Packet id.
     pub packet_id: u16,
     /// Topic filters.
-    pub filters: Vec<String>,
+    pub filters: Vec<&'a str>,
 }
 
 /// Reads the body of an UNSUBSCRIBE.
 ///
 /// # Errors
 /// [`DecodeError`].
-pub fn decode_unsubscribe(body: &[u8], version: Version) -> Result<Unsubscribe, DecodeError> {
+pub fn decode_unsubscribe(body: &[u8], version: Version) -> Result<Unsubscribe<'_>, DecodeError> {
     let mut reader = Reader::new(body);
     let packet_id = reader.packet_id()?;
     if version == Version::V5 {
@@ -103,7 +103,7 @@ pub fn decode_unsubscribe(body: &[u8], version: Version) -> Result<Unsubscribe, 
     }
     let mut filters = Vec::new();
     while !reader.is_empty() {
-        filters.push(reader.text()?.to_owned());
+        filters.push(reader.text()?);
     }
     if filters.is_empty() {
         return Err(DecodeError::protocol("UNSUBSCRIBE has no filter"));

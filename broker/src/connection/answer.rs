@@ -107,8 +107,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             return false;
         }
         let code = if code == reason::NO_MATCHING_SUBSCRIBERS && subscribers > 0 { reason::SUCCESS } else { code };
-        let text = (code >= 0x80 && self.problem_information)
-            .then_some("the payload cannot be read; it is kept in the dead letters");
+        let text = match code {
+            reason::QUOTA_EXCEEDED => "the server keeps no more retained messages (mqtt.max_retained_messages, memory)",
+            _ => "the payload cannot be read; it is kept in the dead letters",
+        };
+        let text = (code >= 0x80 && self.problem_information).then_some(text);
         encode::answer(&mut self.out, self.version, first, due.packet_id, code, text);
         true
     }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::end::End;
-use super::{Connection, OUT_BYTES, Stream};
+use super::{Connection, OUT_BYTES, RECHECK, Stream};
 use crate::codec::encode;
 use crate::session::{Queued, State};
 use door::Inbox;
+
+/// Retained messages wait for a place while the queue is longer than this.
+const WALK_AHEAD: usize = 64;
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Sends queued messages as far as the client's window and the socket allow. Messages that an
@@ -39,6 +42,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if state.on_the_wire >= self.send_maximum {
             return None;
         }
+        if !self.has_memory_for(&state.in_flight[state.on_the_wire].1) {
+            return None;
+        }
         let (packet_id, queued) = &state.in_flight[state.on_the_wire];
         let fits = self.send(queued, *packet_id, true);
         if fits {
@@ -55,6 +61,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if next.qos > 0 && state.in_flight.len() >= self.send_maximum {
             return None;
         }
+        if !self.has_memory_for(next) {
+            return None;
+        }
         let queued = state.pop()?;
         if queued.message.seconds_left() == Some(0) {
             self.broker.count_dropped("expired");
@@ -67,6 +76,59 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             state.on_the_wire += 1;
         }
         Some(fits)
+    }
+
+    /// Acquires the memory of a large message in `out`; without it, the message waits in its queue.
+    fn has_memory_for(&mut self, queued: &Queued) -> bool {
+        let bytes = queued.message.bytes();
+        if bytes <= OUT_BYTES {
+            return true;
+        }
+        let before = std::mem::replace(&mut self.out_bytes, self.out.len() + bytes);
+        let held = self.count_memory().is_ok();
+        if !held {
+            self.out_bytes = before;
+            self.starved = true;
+            self.wake_within(RECHECK);
+        }
+        held
+    }
+
+    /// Queues retained messages for new subscriptions, a few at a time, as fast as the client takes
+    /// them. True when the walk went on.
+    pub(super) fn walk_retained(&mut self) -> Result<bool, End> {
+        if self.draining {
+            return Ok(false);
+        }
+        let (walk, most) = {
+            let state = self.state()?;
+            let Some((_, walk)) = state.walks.first_key_value() else {
+                drop(state);
+                self.walking = false;
+                return Ok(false);
+            };
+            match WALK_AHEAD.checked_sub(state.queue.len()) {
+                None | Some(0) => return Ok(false),
+                Some(most) => (walk.clone(), most),
+            }
+        };
+        let mut found = Vec::new();
+        let after = self.tenant.retained.step(&walk, most, &mut found);
+        for message in found {
+            self.broker.send_retained(&self.session, message, &walk);
+        }
+        let mut state = self.state()?;
+        match after {
+            Some(topic) => {
+                if let Some(walk) = state.walks.get_mut(&walk.filter) {
+                    walk.after = Some(topic);
+                }
+            }
+            None => {
+                state.walks.remove(&walk.filter);
+            }
+        }
+        Ok(true)
     }
 
     /// Returns false when the packet is larger than the client accepts.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use model::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::answer::{Answer, Wait};
 use super::{Connection, Stream};
 use crate::Broker;
-use crate::codec::{DecodeError, encode, reason};
-use door::{Failed, Inbox};
+use crate::codec::{DecodeError, Version, encode, reason};
+use door::{Failed, Inbox, Intake};
 
 /// Time to send a peer the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -23,8 +24,8 @@ const STORE: Duration = Duration::from_secs(10);
 /// The reason why a connection ends.
 #[derive(Debug)]
 pub(super) enum End {
-    /// DISCONNECT; the will stays with reason 0x04.
-    Client { with_will: bool },
+    /// DISCONNECT.
+    Client,
     /// The peer closed the socket.
     Closed,
     /// The socket broke.
@@ -33,6 +34,10 @@ pub(super) enum End {
     Decode(DecodeError),
     /// Nothing arrived for one and a half keep-alives.
     KeepAlive,
+    /// A packet did not arrive whole in time.
+    Unfinished,
+    /// There is no memory for an unfinished packet.
+    Memory(Full),
     /// The client has connected again.
     TakenOver,
     /// The process is stopping.
@@ -54,7 +59,7 @@ impl End {
     /// Metric label.
     fn label(&self) -> &'static str {
         match self {
-            Self::Client { .. } => "client",
+            Self::Client => "client",
             Self::Closed => "closed",
             Self::Io(_) => "io",
             Self::Decode(error) => match error.reason {
@@ -67,6 +72,8 @@ impl End {
                 _ => "protocol",
             },
             Self::KeepAlive => "keep_alive",
+            Self::Unfinished => "packet_timeout",
+            Self::Memory(_) => "memory",
             Self::TakenOver => "taken_over",
             Self::ShutDown => "shut_down",
             Self::Failed(_) => "log_failed",
@@ -77,9 +84,14 @@ impl End {
     /// The reason code and the reason string for an MQTT 5 client.
     fn farewell(&self) -> Option<(u8, String)> {
         match self {
-            Self::Client { .. } | Self::Closed | Self::Io(_) => None,
+            Self::Client | Self::Closed | Self::Io(_) => None,
             Self::Decode(error) => Some((error.reason, error.what.to_owned())),
             Self::KeepAlive => Some((reason::KEEP_ALIVE_TIMEOUT, "no packet arrived for 1.5 keep-alives".into())),
+            Self::Unfinished => Some((
+                reason::IMPLEMENTATION_SPECIFIC,
+                "a packet did not arrive whole in time (mqtt.packet_timeout_ms)".into(),
+            )),
+            Self::Memory(full) => Some((reason::QUOTA_EXCEEDED, full.to_string())),
             Self::TakenOver => Some((reason::SESSION_TAKEN_OVER, "the client has connected again".into())),
             Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
@@ -99,6 +111,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 tracing::info!("closed client {} at {}: {}", self.sender.client, self.sender.peer, error.what);
             }
             End::Io(error) => tracing::debug!("connection of client {} failed: {error}", self.sender.client),
+            End::Memory(full) => tracing::warn!("closed client {} at {}: {full}", self.sender.client, self.sender.peer),
             End::Failed(error) => tracing::debug!("closed client {}: {error}", self.sender.client),
             _ => {}
         }
@@ -106,19 +119,29 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let sent = farewell.is_some();
         // The peer may be gone, or not read.
         tokio::time::timeout(FAREWELL, self.send_last(farewell)).await.ok();
+        if matches!(end, End::Client) && self.ends_session() {
+            self.staged |= self.intake.end_session();
+        }
         if !matches!(end, End::Failed(_)) {
             self.store_rest().await;
         }
         self.forget_unstored();
-        if !matches!(end, End::Client { with_will: false })
-            && let Some(will) = self.will.take()
-        {
-            let (sender, tenant) = (self.sender.clone(), Arc::clone(&self.tenant));
-            self.broker.leave_will(will, sender, tenant, &self.session, &self.link);
+        if let Some(mut settled) = self.broker.leave_will(&self.tenant, &self.session, &self.link) {
+            // Until then the next connection of the client finds the session, and waits, too.
+            while settled.changed().await.is_ok() {}
         }
         self.broker.leave_session(&self.tenant, &self.session, &self.link);
         if sent {
             self.drain_socket().await;
+        }
+    }
+
+    /// True when the client keeps nothing for its next connection. A client of 3.1.1 does not know
+    /// how long its session is kept here.
+    fn ends_session(&self) -> bool {
+        match self.version {
+            Version::V4 => self.clean,
+            Version::V5 => self.session.owned_by(&self.link).is_some_and(|state| state.expiry_secs == 0),
         }
     }
 
@@ -182,7 +205,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 }
 
 impl<I: Inbox> Broker<I> {
-    pub(super) fn count_end(&self, reason: &'static str) {
+    pub(crate) fn count_end(&self, reason: &'static str) {
         self.metrics.disconnects(reason).inc();
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use model::Held;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Connection, IDLE, Stream};
@@ -12,7 +13,10 @@ use crate::Broker;
 use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
+use crate::memory::FREE_BYTES;
 use crate::session::Link;
+use crate::sessions::Taken;
+use crate::will::LastWill;
 use door::{Credentials, Inbox, Intake, Sender, Ticket};
 
 /// The reason why a connection was refused, as a metric label.
@@ -20,6 +24,8 @@ type Refused = &'static str;
 
 /// Maximum number of QoS 1 messages that are in flight to a client.
 const MAX_IN_FLIGHT: usize = 1024;
+/// The reason of a refusal.
+const NO_MEMORY: &str = "the server has no memory for a connection with this much in its CONNECT (memory.max_bytes)";
 /// The first bytes of the body of an MQTT 5 CONNECT.
 const V5_BEGINS: &[u8] = b"\0\x04MQTT\x05";
 
@@ -31,10 +37,17 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     peer: SocketAddr,
     full: bool,
 ) -> Result<Connection<I, S>, Refused> {
-    let (connect, early) = match read_connect(&mut stream, broker.config.max_packet_bytes as usize).await? {
+    let mut memory = broker.memory.connects.hold();
+    let (connect, early) = match read_connect(&mut stream, broker.config.max_packet_bytes as usize, &mut memory).await?
+    {
         Ok(read) => read,
         Err(Malformed { error, v5 }) => {
             tracing::info!("refused a connection from {peer}: {}", error.what);
+            if error.reason == reason::QUOTA_EXCEEDED {
+                let (version, code) = if v5 { (Version::V5, error.reason) } else { (Version::V4, 3) };
+                refuse(&mut stream, version, code, error.what).await;
+                return Err("memory");
+            }
             match error.reason {
                 _ if v5 => refuse(&mut stream, Version::V5, error.reason, error.what).await,
                 // 3.1.1 has a return code for this reason only.
@@ -66,13 +79,26 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("client_id");
     }
     let assigned = connect.client.is_empty().then(|| broker.make_client_id());
-    let mut connection = broker.connect(stream, peer, connect, assigned.as_deref());
+    let own_bytes = own_bytes(&connect);
+    let Ok(memory) = broker.memory.connections.acquire(own_bytes.saturating_sub(FREE_BYTES)) else {
+        let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
+        refuse(&mut stream, version, code, NO_MEMORY).await;
+        return Err("memory");
+    };
+    let mut connection = broker.connect(stream, peer, connect, assigned.as_deref(), (own_bytes, memory));
     connection.stalled = !early.is_empty();
     connection.partial = early;
     Ok(connection)
 }
 
-/// An invalid CONNECT.
+/// Bytes of a CONNECT that last as long as the connection.
+fn own_bytes(connect: &Connect) -> usize {
+    let will = connect.will.as_ref();
+    let will = will.map_or(0, |will| will.topic.len() + will.payload.len() + will.properties.len());
+    connect.client.len() + connect.user.as_ref().map_or(0, String::len) + will
+}
+
+/// An invalid CONNECT, or one that there is no memory for.
 struct Malformed {
     error: DecodeError,
     v5: bool,
@@ -82,6 +108,7 @@ struct Malformed {
 async fn read_connect<S: Stream>(
     stream: &mut S,
     max_packet_bytes: usize,
+    memory: &mut Held,
 ) -> Result<Result<(Connect, Vec<u8>), Malformed>, Refused> {
     let mut bytes = Vec::with_capacity(256);
     loop {
@@ -102,6 +129,14 @@ async fn read_connect<S: Stream>(
         if stream.read_buf(&mut bytes).await.map_err(|_| "io")? == 0 {
             return Err("closed_before_connect");
         }
+        if memory.resize(bytes.capacity().saturating_sub(FREE_BYTES)).is_err() {
+            let error = DecodeError { reason: reason::QUOTA_EXCEEDED, what: NO_MEMORY };
+            let body = framing(&bytes, max_packet_bytes)
+                .ok()
+                .flatten()
+                .map_or(&bytes[..0], |found| &bytes[found.header_bytes..]);
+            return Ok(Err(Malformed { error, v5: body.starts_with(V5_BEGINS) }));
+        }
     }
 }
 
@@ -117,7 +152,7 @@ impl<I: Inbox> Broker<I> {
     /// Returns a client id that no other connection has.
     fn make_client_id(&self) -> String {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        format!("weir-{now:x}-{}", self.next_number())
+        format!("{}{now:x}-{}", door::ASSIGNED, self.next_number())
     }
 
     fn connect<S: Stream>(
@@ -126,6 +161,7 @@ impl<I: Inbox> Broker<I> {
         peer: SocketAddr,
         asked: Connect,
         assigned: Option<&str>,
+        (own_bytes, memory): (usize, Held),
     ) -> Connection<I, S> {
         let config = &self.config;
         let v5 = asked.version == Version::V5;
@@ -152,14 +188,25 @@ impl<I: Inbox> Broker<I> {
             None if !v5 && !asked.clean => u32::MAX,
             None => 0,
         };
-        let expiry = wanted.min(config.max_session_expiry_secs);
+        let mut expiry = wanted.min(config.max_session_expiry_secs);
         let keep_alive = match (asked.keep_alive_secs, config.max_keep_alive_secs) {
             (asked, 0) => asked,
             (0, most) => most,
             (asked, most) => asked.min(most),
         };
         let link = Arc::<Link>::default();
-        let (session, present) = self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        let Taken { session, present, before } = self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        if let Some(will) = asked.will
+            && let Some(mut state) = session.owned_by(&link)
+        {
+            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone() }));
+        }
+        if !present && expiry > 0 && self.metrics.sessions.get() > config.max_sessions as i64 {
+            // There is room for its connection, and for no session after that.
+            self.metrics.sessions_not_kept.inc();
+            expiry = 0;
+            session.state().expiry_secs = 0;
+        }
         let own = ConnackProperties {
             session_expiry_secs: (v5 && expiry != wanted).then_some(expiry),
             receive_maximum: Some(config.receive_maximum),
@@ -181,11 +228,19 @@ impl<I: Inbox> Broker<I> {
             tenant,
             number,
             version: asked.version,
+            clean: asked.clean,
             session,
             link,
-            will: asked.will,
+            before: (before.due.is_some() || before.publishing.is_some()).then_some(before),
             partial: Vec::new(),
             stalled: false,
+            unfinished_since: None,
+            memory,
+            own_bytes,
+            alias_bytes: 0,
+            out_bytes: 0,
+            starved: false,
+            walking: present,
             out,
             written: 0,
             pending: VecDeque::new(),

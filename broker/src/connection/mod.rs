@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use model::{Full, Held};
 use parking_lot::MutexGuard;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -28,9 +29,10 @@ use tokio::time::Sleep;
 
 use crate::Broker;
 use crate::codec::Version;
-use crate::codec::connect::Will;
+use crate::memory::FREE_BYTES;
 use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
+use crate::will::Before;
 use answer::{Pending, Wait};
 use door::{Inbox, Intake, Sender, Ticket};
 use end::End;
@@ -72,7 +74,13 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, 
         Err(_) => return broker.count_end("connect_timeout"),
     };
     let end = tokio::select! {
-        end = poll_fn(|cx| connection.poll(cx)) => end,
+        end = async {
+            if let Some(before) = connection.before.take() {
+                // Boxed, as it is rare.
+                Box::pin(connection.broker.settle(before, &connection.tenant)).await;
+            }
+            poll_fn(|cx| connection.poll(cx)).await
+        } => end,
         () = broker.abandon.cancelled() => End::ShutDown,
     };
     Box::pin(connection.finish(end)).await;
@@ -85,17 +93,34 @@ struct Connection<I: Inbox, S> {
     tenant: Arc<Tenant>,
     number: u64,
     version: Version,
+    /// The client asked for a clean start.
+    clean: bool,
     session: Arc<Session>,
     link: Arc<Link>,
     intake: I::Intake,
     /// The intake reads trace contexts.
     is_traced: bool,
-    will: Option<Will>,
+    /// Work that the CONNACK waits for.
+    before: Option<Before>,
     /// An unfinished packet, or packets that wait for room in `pending`.
     partial: Vec<u8>,
     /// `partial` may hold whole packets: they came together with CONNECT, or there was no room for
     /// them.
     stalled: bool,
+    /// Since when the front of `partial` has waited for its rest.
+    unfinished_since: Option<Instant>,
+    /// Memory of `partial`, of a large message in `out`, of the aliases, of the will message and of
+    /// the names of the client, beyond [`FREE_BYTES`].
+    memory: Held,
+    /// Bytes of names and will message.
+    own_bytes: usize,
+    alias_bytes: usize,
+    /// Bytes of `out` that are counted.
+    out_bytes: usize,
+    /// A message for the subscriber found no memory.
+    starved: bool,
+    /// Retained messages may wait for a place in the session's queue.
+    walking: bool,
     /// Bytes for the peer, from `written` on.
     out: Vec<u8>,
     written: usize,
@@ -144,6 +169,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         for _ in 0..TURNS {
             let mut moved = self.handle_signals()?;
             moved |= self.answer()?;
+            if self.walking {
+                moved |= self.walk_retained()?;
+            }
             moved |= self.write(cx)?;
             if self.staged {
                 moved |= self.submit(cx)?;
@@ -238,6 +266,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.written = 0;
         self.out.clear();
         self.out.shrink_to(KEEP_BYTES);
+        if self.out_bytes > 0 {
+            self.out_bytes = 0;
+            self.count_memory().map_err(End::Memory)?;
+        }
         // There is room again for the subscriber's messages.
         self.link.remember(Link::ATTENTION);
         Ok(true)
@@ -262,9 +294,44 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                     due.max(now + RECHECK)
                 }
             };
+            let next = self.packet_due(now)?.map_or(next, |due| due.min(next));
+            if self.starved {
+                // Others may have returned memory meanwhile.
+                self.starved = false;
+                self.link.remember(Link::ATTENTION);
+                cx.waker().wake_by_ref();
+            }
             self.timer.as_mut().reset(next.into());
         }
         Ok(())
+    }
+
+    /// Returns when the rest of an unfinished packet is due.
+    fn packet_due(&mut self, now: Instant) -> Result<Option<Instant>, End> {
+        let Some(since) = &mut self.unfinished_since else { return Ok(None) };
+        if self.staged || self.stalled || self.out.len() - self.written > OUT_BYTES {
+            // Its socket is not read.
+            *since = now;
+        }
+        let timeout = Duration::from_millis(self.broker.config.packet_timeout_ms);
+        // A second for each KiB, as slow as the slowest networks.
+        let due = *since + timeout + Duration::from_millis(self.partial.len() as u64);
+        if due <= now { Err(End::Unfinished) } else { Ok(Some(due)) }
+    }
+
+    /// Sets the timer for at most this time from now.
+    fn wake_within(&mut self, time: Duration) {
+        let due = (Instant::now() + time).into();
+        if self.timer.deadline() > due {
+            self.timer.as_mut().reset(due);
+        }
+    }
+
+    /// Acquires the memory that the connection holds, or returns what it no longer holds.
+    fn count_memory(&mut self) -> Result<(), Full> {
+        let bytes = self.own_bytes + self.alias_bytes + self.partial.capacity() + self.out_bytes;
+        let counted = bytes.saturating_sub(FREE_BYTES);
+        if counted == self.memory.bytes() { Ok(()) } else { self.memory.resize(counted) }
     }
 
     fn free_buffers(&mut self) {
@@ -276,6 +343,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         if self.partial.is_empty() {
             self.partial = Vec::new();
+            // It returns memory.
+            self.count_memory().ok();
         }
     }
 }

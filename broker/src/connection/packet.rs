@@ -12,7 +12,7 @@ use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
     subscribe,
 };
-use crate::message::Message;
+use crate::retained::Walk;
 use crate::session::Receipt;
 use crate::trie::Entry;
 use door::{Delivery, Inbox, Intake, Message as Received, Retained, Verdict};
@@ -73,6 +73,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let held = &mut self.aliases[at];
         if !topic.is_empty() && held.as_deref() != Some(topic) {
+            self.alias_bytes += topic.len();
+            self.alias_bytes -= held.as_ref().map_or(0, |before| before.len());
             *held = Some(topic.into());
         }
         if held.is_some() { Ok(at) } else { Err(invalid("topic alias was not set")) }
@@ -88,6 +90,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let delivery = Delivery {
             id: (packet.qos > 0).then_some(packet.packet_id.into()),
             resent: packet.dup,
+            in_flight: packet.dup && self.owes(packet.packet_id),
             retain: packet.retain,
             trace: if self.is_traced { properties::trace(packet.properties) } else { None },
         };
@@ -95,6 +98,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let traced = self.intake.take_span().map(|span| self.describe(*span, packet.qos));
         self.broker.metrics.count_message(packet.qos, verdict);
         let keep = self.broker.keeps(&self.tenant, topic, packet.retain);
+        // A copy only when there is a subscriber.
+        let wanted = keep || self.tenant.trie.any(topic);
+        let copy =
+            if wanted { self.broker.copy(topic, packet.payload, packet.qos, keep, packet.properties) } else { None };
+        let keep = keep && copy.is_some();
         if keep {
             let (qos, payload, properties) = (packet.qos, packet.payload, packet.properties);
             self.intake.retain(&Retained { topic, payload, qos, properties });
@@ -103,6 +111,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             Verdict::Staged => reason::SUCCESS,
             Verdict::Quarantined => reason::PAYLOAD_FORMAT_INVALID,
             Verdict::Plain if keep => reason::SUCCESS,
+            Verdict::Plain if packet.retain => reason::QUOTA_EXCEEDED,
             Verdict::Plain => reason::NO_MATCHING_SUBSCRIBERS,
         };
         let answer = match packet.qos {
@@ -111,15 +120,17 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             _ => Answer::Pubrec(code),
         };
         self.staged |= verdict != Verdict::Plain || keep;
-        // A copy only when there is a subscriber.
-        let wanted = keep || self.tenant.trie.any(topic);
-        let copy = wanted.then(|| Arc::new(Message::new(topic, packet.payload, packet.qos, keep, packet.properties)));
         if answer != Answer::Nothing || copy.is_some() || traced.is_some() {
             // A message that is not staged waits for the messages before it only.
             let wait = if self.staged { Wait::Submit } else { Wait::Ticket(self.last_ticket) };
             self.owe(Pending { wait, packet_id: packet.packet_id, answer, message: copy, traced });
         }
         Ok(())
+    }
+
+    /// True when a message under this packet id has not been acknowledged.
+    fn owes(&self, packet_id: u16) -> bool {
+        self.pending.iter().any(|p| p.packet_id == packet_id && p.answer != Answer::Nothing)
     }
 
     /// Adds to a span what only the broker knows.
@@ -173,6 +184,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             let stored = state.unreleased.get(&answer.packet_id) == Some(&Receipt::Stored);
             stored && state.unreleased.remove(&answer.packet_id).is_some()
         };
+        if known {
+            self.intake.released(answer.packet_id.into());
+        }
         let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
         encode::answer(&mut self.out, self.version, kind::PUBCOMP << 4, answer.packet_id, code, None);
         Ok(())
@@ -181,15 +195,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     fn subscribe(&mut self, body: &[u8]) -> Result<(), End> {
         let packet = subscribe::decode(body, self.version)?;
         let mut reasons = Vec::with_capacity(packet.filters.len());
-        let mut retained = Vec::new();
         for (filter, mut options) in packet.filters {
-            if model::topic::check_filter(&filter).is_err() {
+            if model::topic::check_filter(filter).is_err() {
                 reasons.push(reason::TOPIC_FILTER_INVALID);
                 continue;
             }
             // Messages are sent at QoS 1 at most; the SUBACK grants no more.
             options.qos = options.qos.min(1);
-            reasons.push(options.qos);
             let entry = Entry {
                 client: Arc::clone(&self.sender.client),
                 subscriber: Arc::clone(&self.session),
@@ -200,22 +212,31 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 // With the state held: a connection that takes over the session finds the filter in
                 // both places or in neither.
                 let mut state = self.state()?;
-                state.subscriptions.insert(filter.clone());
-                self.tenant.trie.insert(&filter, entry)
+                let held = state.subscriptions.contains(filter);
+                let has_place = held || state.subscriptions.len() < self.broker.config.max_subscriptions;
+                let inserted = has_place.then(|| self.tenant.trie.insert(filter, entry).ok()).flatten();
+                if inserted.is_some() && !held {
+                    state.subscriptions.insert(filter.to_owned());
+                }
+                inserted
             };
+            let Some(new) = new else {
+                reasons.push(reason::QUOTA_EXCEEDED);
+                continue;
+            };
+            reasons.push(options.qos);
             let wanted = match options.retain_handling {
                 RetainHandling::Always => true,
                 RetainHandling::IfNew => new,
                 RetainHandling::Never => false,
             };
             if wanted && !filter.starts_with("$share/") {
-                retained.push((filter, options));
+                let walk = Walk { filter: filter.into(), options, id: packet.subscription_id, after: None };
+                self.state()?.walks.insert(filter.into(), walk);
+                self.walking = true;
             }
         }
         encode::suback(&mut self.out, self.version, packet.packet_id, &reasons);
-        for (filter, options) in retained {
-            self.broker.send_retained(&self.tenant, &self.session, &filter, options, packet.subscription_id);
-        }
         Ok(())
     }
 
@@ -225,7 +246,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         for filter in packet.filters {
             let was = {
                 let mut state = self.state()?;
-                state.subscriptions.remove(&filter) && self.tenant.trie.remove(&filter, &self.sender.client)
+                state.walks.remove(filter);
+                state.subscriptions.remove(filter) && self.tenant.trie.remove(filter, &self.sender.client)
             };
             reasons.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION });
         }
@@ -245,6 +267,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
         }
-        Ok(End::Client { with_will: packet.reason == reason::DISCONNECT_WITH_WILL })
+        if packet.reason != reason::DISCONNECT_WITH_WILL {
+            self.state()?.last_will = None;
+        }
+        Ok(End::Client)
     }
 }

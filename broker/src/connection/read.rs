@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::io::ReadBuf;
 
@@ -27,6 +27,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 return Ok(false);
             }
             self.resume()?;
+            self.note_partial()?;
             return Ok(true);
         }
         BUFFER.with_borrow_mut(|buffer| {
@@ -40,8 +41,21 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             self.last_heard = Instant::now();
             self.broker.metrics.received.inc_by(buffer.filled().len() as u64);
             self.bytes(buffer.filled())?;
+            self.note_partial()?;
             Ok(true)
         })
+    }
+
+    /// Counts the memory of an unfinished packet, and begins or ends the wait for its rest.
+    fn note_partial(&mut self) -> Result<(), End> {
+        self.count_memory().map_err(End::Memory)?;
+        if self.partial.is_empty() || self.stalled {
+            self.unfinished_since = None;
+        } else if self.unfinished_since.is_none() {
+            self.unfinished_since = Some(self.last_heard);
+            self.wake_within(Duration::from_millis(self.broker.config.packet_timeout_ms));
+        }
+        Ok(())
     }
 
     /// Handles the packets that were kept for lack of room.
@@ -114,6 +128,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             let Framing { header_bytes, total_bytes, .. } = found;
             self.packet(&found, &bytes[at + header_bytes..at + total_bytes])?;
             at += total_bytes;
+            self.unfinished_since = None;
         }
         Ok(at)
     }

@@ -5,6 +5,8 @@
 mod acknowledgements;
 mod clients;
 mod limits;
+mod memory;
+mod resends;
 mod sessions;
 mod subscribers;
 mod tenants;

@@ -30,6 +30,11 @@ pub(crate) struct Log {
     /// Every message of telemetry is traced.
     pub(crate) traced: AtomicBool,
     pub(crate) answered: Mutex<Vec<Span>>,
+    /// For each message, whether it was in flight.
+    pub(crate) in_flight: Mutex<Vec<bool>>,
+    /// Sessions that ended in order.
+    pub(crate) ended: AtomicU64,
+    pub(crate) released: Mutex<Vec<u64>>,
     wakers: Mutex<Vec<Waker>>,
 }
 
@@ -75,6 +80,7 @@ impl Intake for LogIntake {
             let context = message.delivery.trace.and_then(Carried::read).unwrap_or(own);
             self.traced = Some(Box::new(Span::new(context, None, "publish", 0)));
         }
+        self.log.in_flight.lock().push(message.delivery.in_flight);
         self.log.taken.lock().push((message.topic.to_owned(), message.payload.to_vec(), message.delivery.resent));
         if message.payload == b"garbage" { Verdict::Quarantined } else { Verdict::Staged }
     }
@@ -93,6 +99,15 @@ impl Intake for LogIntake {
 
     fn retain(&mut self, message: &Retained<'_>) {
         self.log.retained.lock().push(message.topic.to_owned());
+    }
+
+    fn end_session(&mut self) -> bool {
+        self.log.ended.fetch_add(1, Ordering::SeqCst);
+        false
+    }
+
+    fn released(&mut self, id: u64) {
+        self.log.released.lock().push(id);
     }
 
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {

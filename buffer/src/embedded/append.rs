@@ -140,6 +140,14 @@ impl LogBackend for EmbeddedWriter {
         self.log.shared.lock().ring.frames().cloned().collect()
     }
 
+    fn recent_at(&self, offset: u64) -> Option<Frame> {
+        self.log.shared.lock().ring.at(offset)
+    }
+
+    fn key(&self) -> [u64; 2] {
+        self.log.key
+    }
+
     fn blocked(&self, reason: Option<&str>) {
         self.log.metrics.blocked.set(i64::from(reason.is_some()));
         self.log.shared.lock().blocked = reason.map(str::to_owned);

@@ -1,7 +1,7 @@
 //! The cursor file: version, checksum and all cursors, replaced as a whole.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -14,7 +14,7 @@ use crate::log::CursorError;
 
 const VERSION: u32 = 1;
 
-type Cursors = BTreeMap<String, Cursor>;
+pub(super) type Cursors = BTreeMap<String, Cursor>;
 
 #[derive(Serialize, Deserialize)]
 struct Contents {
@@ -78,6 +78,11 @@ impl CursorFile {
             Some(_) => self.replace(&mut cursors, next, disk),
             None => Ok(()),
         }
+    }
+
+    /// Writes the file at `path`. Blocks on disk IO.
+    pub(super) fn write(path: &Path, cursors: &Cursors, disk: &dyn Disk) -> Result<(), OpenError> {
+        disk.replace(path, &encode(cursors)).map_err(|error| OpenError::io("write", path, &error))
     }
 
     fn replace(&self, held: &mut Cursors, next: Cursors, disk: &dyn Disk) -> Result<(), CursorError> {

@@ -80,8 +80,13 @@ pub(super) fn read_or_make(dir: &Path, disk: &dyn Disk, empty: bool) -> Result<I
             identity.write(dir, disk)?;
             Ok(identity)
         }
-        None => Err(OpenError::damaged(&dir.join(FILE), 0, "it is missing, and there are segments")),
+        None => Err(missing(dir)),
     }
+}
+
+/// The error of segments without an identity.
+pub(super) fn missing(dir: &Path) -> OpenError {
+    OpenError::damaged(&dir.join(FILE), 0, "it is missing, and there are segments")
 }
 
 /// An id that is unique among logs but not secret: the time and the process.

@@ -34,6 +34,7 @@ mod config;
 mod cursors;
 mod disk;
 mod identity;
+pub(crate) mod key;
 mod lock;
 mod read;
 mod recover;
@@ -58,8 +59,8 @@ use crate::ring::Ring;
 pub(crate) use append::EmbeddedWriter;
 pub use config::Config;
 pub use disk::{Disk, RealDisk};
-pub use recover::OpenError;
-pub use repair::{RepairReport, repair};
+pub use recover::{OpenError, verify};
+pub use repair::{DamagedPlace, RepairReport, preview, repair};
 
 use cursors::CursorFile;
 use segment::Segment;
@@ -68,6 +69,8 @@ use segment::Segment;
 #[derive(Debug)]
 pub struct EmbeddedLog {
     id: String,
+    /// See [`LogBackend::key`](crate::batcher::LogBackend::key).
+    key: [u64; 2],
     config: Config,
     disk: Arc<dyn Disk>,
     shared: Mutex<Shared>,
@@ -127,6 +130,7 @@ impl EmbeddedLog {
             me: Weak::clone(me),
             deleting: Mutex::default(),
             id: recovered.identity.id,
+            key: recovered.key,
             shared: Mutex::new(Shared { segments: recovered.segments, ring, blocked: None }),
             cursors: recovered.cursors,
             end: watch::channel(recovered.end).0,

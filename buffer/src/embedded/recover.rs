@@ -13,6 +13,7 @@ use super::config::Config;
 use super::cursors::CursorFile;
 use super::disk::Disk;
 use super::identity::{self, Identity};
+use super::key;
 use super::lock::Lock;
 use super::segment::{SECTOR, Segment};
 use crate::frame::{self, Frame, FrameError, Header, VERSION_AT};
@@ -21,7 +22,7 @@ use crate::frame::{self, Frame, FrameError, Header, VERSION_AT};
 pub(super) const END_FILE: &str = "end";
 
 /// The reason why a log does not open.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
     /// Another process has the log open.
     #[error("another process has the log in {0} open: stop it, or use another data folder")]
@@ -92,6 +93,7 @@ impl OpenError {
 /// Result of the recovery.
 pub(super) struct Recovered {
     pub(super) identity: Identity,
+    pub(super) key: [u64; 2],
     pub(super) segments: Vec<Arc<Segment>>,
     pub(super) cursors: CursorFile,
     pub(super) end: u64,
@@ -107,32 +109,38 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
     let lock = Lock::take(dir)?;
     let paths = segment_paths(dir)?;
     let identity = identity::read_or_make(dir, disk, paths.is_empty())?;
+    let key = key::read_or_make(dir, disk)?;
     let cursors = CursorFile::open(dir.join("cursors"))?;
     let mut walk = Walk { incarnation: identity.incarnation, ring_bytes: config.ring_bytes, ..Walk::default() };
-    let mut segments = Vec::new();
-    for (i, (first_offset, path)) in paths.iter().enumerate() {
-        if i > 0 && *first_offset != walk.expected {
-            let (file, place) = walk.stopped.clone().unwrap_or((path.clone(), 0));
-            let what = format!("records {}..{first_offset} are missing", walk.expected);
-            return Err(OpenError::damaged(&file, place, what));
-        }
-        walk.expected = *first_offset;
-        segments.push(walk.segment(path, *first_offset, i + 1 == paths.len())?);
-    }
+    let mut segments = walk.segments(&paths)?;
+    walk.check_end(dir, &cursors, segments.last().map(|segment| &*segment.path))?;
     if segments.is_empty() {
         segments.push(Arc::new(first_segment(config, disk)?));
-    }
-    let known = known_end(dir).max(cursors.all().values().map(|c| c.done_to.max(c.sealed_to)).max().unwrap_or(0));
-    if walk.expected < known {
-        let (file, place) = walk.stopped.unwrap_or_else(|| (segments[segments.len() - 1].path.clone(), 0));
-        let what = format!("the log ends at record {} and {known} were acknowledged", walk.expected);
-        return Err(OpenError::damaged(&file, place, what));
     }
     let end = walk.expected;
     if let Some(segment) = segments.last() {
         settle(segment, disk)?;
     }
-    Ok(Recovered { identity, segments, cursors, end, recent: walk.recent_frames()?, lock })
+    Ok(Recovered { identity, key, segments, cursors, end, recent: walk.recent_frames()?, lock })
+}
+
+/// Verifies every frame of the log in `dir` as `recover` does, and changes nothing. Returns the
+/// end of the log. For a log that no process has open.
+///
+/// # Errors
+/// The error with which the log would not open.
+pub fn verify(dir: &Path) -> Result<u64, OpenError> {
+    let paths = segment_paths(dir)?;
+    let Some(identity) = identity::read(dir)? else {
+        return if paths.is_empty() { Ok(0) } else { Err(identity::missing(dir)) };
+    };
+    let cursors = CursorFile::open(dir.join("cursors"))?;
+    let mut walk = Walk { incarnation: identity.incarnation, ..Walk::default() };
+    let segments = walk.segments(&paths)?;
+    walk.check_end(dir, &cursors, segments.last().map(|segment| &*segment.path))?;
+    let end = walk.expected;
+    walk.recent_frames()?;
+    Ok(end)
 }
 
 /// Position in the log during the recovery.
@@ -149,6 +157,33 @@ struct Walk {
 }
 
 impl Walk {
+    /// Reads all segments in order.
+    fn segments(&mut self, paths: &[(u64, PathBuf)]) -> Result<Vec<Arc<Segment>>, OpenError> {
+        let mut segments = Vec::new();
+        for (i, (first_offset, path)) in paths.iter().enumerate() {
+            if i > 0 && *first_offset != self.expected {
+                let (file, place) = self.stopped.clone().unwrap_or((path.clone(), 0));
+                let what = format!("records {}..{first_offset} are missing", self.expected);
+                return Err(OpenError::damaged(&file, place, what));
+            }
+            self.expected = *first_offset;
+            segments.push(self.segment(path, *first_offset, i + 1 == paths.len())?);
+        }
+        Ok(segments)
+    }
+
+    /// Returns an error when records that are known to be durable are behind the end.
+    fn check_end(&self, dir: &Path, cursors: &CursorFile, last: Option<&Path>) -> Result<(), OpenError> {
+        let passed = cursors.all().values().map(|c| c.done_to.max(c.sealed_to)).max().unwrap_or(0);
+        let known = known_end(dir).max(passed);
+        if self.expected >= known {
+            return Ok(());
+        }
+        let (file, place) = self.stopped.clone().unwrap_or_else(|| (last.unwrap_or(dir).to_owned(), 0));
+        let what = format!("the log ends at record {} and {known} were acknowledged", self.expected);
+        Err(OpenError::damaged(&file, place, what))
+    }
+
     fn segment(&mut self, path: &Path, first_offset: u64, last: bool) -> Result<Arc<Segment>, OpenError> {
         let file = OpenOptions::new()
             .read(true)

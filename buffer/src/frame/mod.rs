@@ -16,6 +16,8 @@
 //! Record `i` of a frame has the offset `first offset + i`.
 
 pub mod record;
+mod screen;
+mod sent;
 mod staged;
 mod traced;
 
@@ -24,7 +26,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use model::{DeviceKey, Nanos};
 
-pub use record::{DeadLetterRef, ReadingRef, Record, RetainedRef};
+pub use record::{DeadLetterRef, ReadingRef, Record, RetainedRef, SessionEndRef};
+pub use sent::Sent;
+pub(crate) use sent::{Place, Seen, Sighting};
 pub use staged::{FrameBuilder, ReadingHeader, Staged};
 pub use traced::Traced;
 
@@ -254,11 +258,41 @@ impl Frame {
         })
     }
 
+    /// Messages with a sender, and ends of sessions, with their places, in order.
+    pub(crate) fn sightings(&self) -> impl Iterator<Item = (Place, Sighting)> {
+        let mut place = Place { offset: self.header.first_offset, position: 0 };
+        let all = raw_records(&self.records).map(move |record| {
+            let here = place;
+            place = here.after(record);
+            (here, record)
+        });
+        all.filter_map(|(place, record)| Some((place, sent::sighting(record)?)))
+    }
+
+    /// The record at a place, with the values of a reading or the fields of a dead letter as
+    /// encoded. None, or another record, if the position of the place is wrong.
+    pub(crate) fn contents(&self, place: Place) -> Option<(Record<'_>, &[u8])> {
+        let bytes = raw_records(self.records.get(place.position as usize..)?).next()?;
+        let record = record::Records::new(bytes, &self.dictionary).next()?;
+        Some((record, bytes.get(sent::contents_at(bytes[4], bytes[5])..)?))
+    }
+
     /// The record at a position from [`Frame::positions`], without reading those before it.
     pub fn record_at(&self, position: u32) -> Option<Record<'_>> {
         let bytes = self.records.get(position as usize..)?;
         record::Records::new(bytes, &self.dictionary).next()
     }
+}
+
+/// The bytes of each of these checked records.
+fn raw_records(records: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = records;
+    std::iter::from_fn(move || {
+        let length = u32::from_le_bytes(*rest.first_chunk()?) as usize;
+        let (record, tail) = rest.split_at_checked(4 + length)?;
+        rest = tail;
+        Some(record)
+    })
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! Encoding of a record in a frame.
 //!
 //! ```text
-//!  0 length u32 of what follows   4 kind u8   5 flags u8   6 reserved u16
+//!  0 length u32 of what follows   4 kind u8   5 flags u8   6 packet id u16 of a message with a sender
 //!  8 device u32 (dictionary), or NONE
 //! 12 schema u32 (dictionary) of a reading; tenant u32 (dictionary) of every other record
-//! 16 received i64 ns             24 time i64 ns             32 identity u64
-//! 40 reading:     [seq u64] [claimed time i64] [trace 25 bytes], as flagged, then per schema name a tagged value:
+//! 16 received i64 ns             24 time i64 ns             32 identity u64, or client u64 of a session end
+//! 40 reading:     [seq u64] [claimed time i64] [trace 25 bytes] [sender], as flagged, then per schema name a
+//!                 tagged value:
 //!                 0 absent | 1 f64 | 2 i64 | 3 false | 4 true | 5 length u32, text
-//!    dead letter: reason, topic, client, payload; each length u32, bytes
+//!    dead letter: [sender], as flagged; reason, topic, client, payload; each length u32, bytes
 //!    retained:    qos u8, topic, payload, properties; each length u32, bytes
+//!    session end: nothing
+//! sender, in the first record of a message that may come again: client u64, connection u32
 //! ```
 
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use std::sync::Arc;
 use model::{DeviceKey, Nanos, Reading, Schema, ValueRef};
 
 use super::FrameError;
+use super::sent::SENDER_BYTES;
 
 pub(super) const FIXED_BYTES: usize = 40;
 /// Device number of a record without a device.
@@ -24,13 +28,20 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) const KIND_READING: u8 = 0;
 pub(super) const KIND_DEAD_LETTER: u8 = 1;
 pub(super) const KIND_RETAINED: u8 = 2;
+pub(super) const KIND_SESSION_END: u8 = 3;
 
 pub(super) const DEVICE_TIMED: u8 = 1;
 pub(super) const HAS_SEQ: u8 = 2;
 pub(super) const HAS_CLAIMED: u8 = 4;
 pub(super) const HAS_TRACE: u8 = 8;
-/// The sender set MQTT DUP: the writer looks up its identity.
+/// The sender set MQTT DUP: the writer looks for the message among those of the client.
 pub(super) const RESENT: u8 = 16;
+/// The first record of a message that may come again.
+pub(super) const HAS_SENDER: u8 = 32;
+/// See [`super::Sent::in_flight`].
+pub(super) const IN_FLIGHT: u8 = 64;
+/// A further record of the message whose first has a sender.
+pub(super) const CONTINUES: u8 = 128;
 
 pub use model::trace::TRACE_BYTES;
 
@@ -43,6 +54,8 @@ pub enum Record<'a> {
     DeadLetter(DeadLetterRef<'a>),
     /// A retained message, or an empty payload that clears one.
     Retained(RetainedRef<'a>),
+    /// The end of a session.
+    SessionEnd(SessionEndRef<'a>),
 }
 
 impl<'a> Record<'a> {
@@ -52,6 +65,7 @@ impl<'a> Record<'a> {
             Self::Reading(reading) => &reading.device.tenant,
             Self::DeadLetter(letter) => letter.tenant,
             Self::Retained(message) => message.tenant,
+            Self::SessionEnd(end) => end.tenant,
         }
     }
 }
@@ -171,6 +185,17 @@ pub struct RetainedRef<'a> {
     pub properties: &'a [u8],
 }
 
+/// The orderly end of a session, after which its client sends no message of it again.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionEndRef<'a> {
+    /// The client's tenant, from its credential.
+    pub tenant: &'a Arc<str>,
+    /// Time of the end.
+    pub received: Nanos,
+    /// Keyed hash of tenant and client id, as in [`super::Sent`].
+    pub client: u64,
+}
+
 /// Dictionary of a frame: entries that records refer to by number.
 #[derive(Debug, Clone)]
 pub(super) struct Dictionary {
@@ -252,6 +277,9 @@ fn read<'a>(cursor: &mut Cursor<'a>, dictionary: &'a Dictionary) -> Result<Recor
         } else {
             None
         };
+        if flags & HAS_SENDER != 0 {
+            body.take(SENDER_BYTES)?;
+        }
         return Ok(Record::Reading(ReadingRef {
             device: device.ok_or(FrameError::Malformed("reading names no device"))?,
             schema: dictionary.schemas.get(name).ok_or(FrameError::Malformed("record names no schema"))?,
@@ -266,6 +294,9 @@ fn read<'a>(cursor: &mut Cursor<'a>, dictionary: &'a Dictionary) -> Result<Recor
         }));
     }
     let tenant = dictionary.tenants.get(name).ok_or(FrameError::Malformed("record names no tenant"))?;
+    if flags & HAS_SENDER != 0 {
+        body.take(SENDER_BYTES)?;
+    }
     let record = match kind {
         KIND_DEAD_LETTER => {
             let (reason, topic, client, payload) = (body.text()?, body.text()?, body.text()?, body.blob()?);
@@ -276,6 +307,7 @@ fn read<'a>(cursor: &mut Cursor<'a>, dictionary: &'a Dictionary) -> Result<Recor
             let (topic, payload, properties) = (body.text()?, body.blob()?, body.blob()?);
             Record::Retained(RetainedRef { tenant, received, qos, topic, payload, properties })
         }
+        KIND_SESSION_END => Record::SessionEnd(SessionEndRef { tenant, received, client: identity }),
         _ => return Err(FrameError::Malformed("record of an unknown kind")),
     };
     if !body.rest().is_empty() {

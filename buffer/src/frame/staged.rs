@@ -9,10 +9,10 @@ use bytes::Bytes;
 use model::{DeviceKey, Nanos, Schema, ValueRef};
 
 use super::record::{
-    self, DEVICE_TIMED, FIXED_BYTES, HAS_CLAIMED, HAS_SEQ, HAS_TRACE, KIND_DEAD_LETTER, KIND_READING, KIND_RETAINED,
-    NONE, RESENT, TRACE_BYTES,
+    self, CONTINUES, DEVICE_TIMED, FIXED_BYTES, HAS_CLAIMED, HAS_SENDER, HAS_SEQ, HAS_TRACE, IN_FLIGHT,
+    KIND_DEAD_LETTER, KIND_READING, KIND_RETAINED, KIND_SESSION_END, NONE, RESENT, TRACE_BYTES,
 };
-use super::{Frame, HEADER_BYTES, Header, MAX_BODY_BYTES, traced};
+use super::{Frame, HEADER_BYTES, Header, MAX_BODY_BYTES, Sent, raw_records, traced};
 
 /// Fields before the values of a reading.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +35,11 @@ pub struct ReadingHeader<'a> {
     pub resent: bool,
 }
 
+/// Bytes of records that a producer keeps room for.
+const KEEP_BYTES: usize = 128 << 10;
+
 /// Records of one producer that are not in a frame yet. Reused: after a submit it is empty and
-/// keeps its allocations.
+/// keeps its allocations, unless they are large.
 #[derive(Debug, Default)]
 pub struct Staged {
     records: Vec<u8>,
@@ -46,9 +49,29 @@ pub struct Staged {
     schemas: Vec<Arc<Schema>>,
     tenant_places: Vec<u32>,
     schema_places: Vec<u32>,
+    message: Message,
+}
+
+/// The message whose records are being staged.
+#[derive(Debug, Default, Clone, Copy)]
+enum Message {
+    /// It is never sent again.
+    #[default]
+    Once,
+    /// Its first record takes the sender.
+    Begins(Sent),
+    /// Its first record has the sender.
+    Begun,
 }
 
 impl Staged {
+    /// Begins a message; the records that follow are its records, up to the next call. With a
+    /// sender, the message is recognised when it is sent again, and `resent` records of it are
+    /// dropped by the log if they are there already.
+    pub fn message(&mut self, sent: Option<Sent>) {
+        self.message = sent.map_or(Message::Once, Message::Begins);
+    }
+
     /// Number of staged records.
     pub fn count(&self) -> u32 {
         self.count
@@ -76,6 +99,7 @@ impl Staged {
             (header.resent, RESENT),
         ];
         let flags = flags.iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit);
+        let (flags, sent) = self.part(flags);
         let device = place(&mut self.devices, device);
         let schema_place = place(&mut self.schemas, schema);
         let at = self.begin(KIND_READING, flags, device, schema_place, header.received, header.time, header.identity);
@@ -88,6 +112,7 @@ impl Staged {
         if let Some(trace) = header.trace {
             self.records.extend_from_slice(trace);
         }
+        self.sender(at, sent);
         let mut values = values.into_iter();
         for _ in schema.names() {
             record::write_value(&mut self.records, values.next().flatten());
@@ -99,8 +124,9 @@ impl Staged {
     pub fn dead_letter(&mut self, letter: &record::DeadLetterRef<'_>, resent: bool) {
         let tenant = place(&mut self.tenants, letter.tenant);
         let device = letter.device.map_or(NONE, |d| place(&mut self.devices, d));
-        let flags = if resent { RESENT } else { 0 };
+        let (flags, sent) = self.part(if resent { RESENT } else { 0 });
         let at = self.begin(KIND_DEAD_LETTER, flags, device, tenant, letter.received, letter.received, letter.identity);
+        self.sender(at, sent);
         for field in [letter.reason.as_bytes(), letter.topic.as_bytes(), letter.client.as_bytes(), letter.payload] {
             record::write_blob(&mut self.records, field);
         }
@@ -118,9 +144,39 @@ impl Staged {
         self.end(at);
     }
 
+    /// Adds the orderly end of the session of a client, a keyed hash of tenant and client id: the
+    /// client sends none of its messages again.
+    pub fn session_end(&mut self, tenant: &Arc<str>, client: u64, received: Nanos) {
+        let tenant = place(&mut self.tenants, tenant);
+        let at = self.begin(KIND_SESSION_END, 0, NONE, tenant, received, received, client);
+        self.end(at);
+    }
+
+    /// Adds to the flags of a record its part in the message. Returns the sender that it takes.
+    fn part(&mut self, flags: u8) -> (u8, Option<Sent>) {
+        match self.message {
+            Message::Once => (flags, None),
+            Message::Begun => (flags | CONTINUES, None),
+            Message::Begins(sent) => {
+                self.message = Message::Begun;
+                (flags | HAS_SENDER | if sent.in_flight { IN_FLIGHT } else { 0 }, Some(sent))
+            }
+        }
+    }
+
+    fn sender(&mut self, at: usize, sent: Option<Sent>) {
+        if let Some(sent) = sent {
+            self.records[at + 6..at + 8].copy_from_slice(&sent.packet.to_le_bytes());
+            self.records.extend_from_slice(&sent.client.to_le_bytes());
+            self.records.extend_from_slice(&sent.connection.to_le_bytes());
+        }
+    }
+
     /// Discards all staged records.
     pub fn clear(&mut self) {
         self.records.clear();
+        // After a large message: every connection has such a buffer.
+        self.records.shrink_to(KEEP_BYTES);
         self.tenants.clear();
         self.devices.clear();
         self.schemas.clear();
@@ -173,14 +229,14 @@ fn place<T: ?Sized>(list: &mut Vec<Arc<T>>, item: &Arc<T>) -> u32 {
 /// Collects staged records into frames. Reused for consecutive frames.
 #[derive(Debug, Default)]
 pub struct FrameBuilder {
-    records: Vec<u8>,
-    count: u32,
-    tenants: Vec<Arc<str>>,
-    devices: Vec<Arc<DeviceKey>>,
-    schemas: Vec<Arc<Schema>>,
+    pub(super) records: Vec<u8>,
+    pub(super) count: u32,
+    pub(super) tenants: Vec<Arc<str>>,
+    pub(super) devices: Vec<Arc<DeviceKey>>,
+    pub(super) schemas: Vec<Arc<Schema>>,
     schema_bytes: usize,
-    /// True when a reading may have a trace context.
-    has_traced: bool,
+    /// Flags that records may have, and [`HAS_SENDER`] with an end of a session.
+    flags: u8,
 }
 
 impl FrameBuilder {
@@ -228,48 +284,34 @@ impl FrameBuilder {
             if device != NONE {
                 staged.records[at + 8..at + 12].copy_from_slice(&(first_device + device).to_le_bytes());
             }
-            let is_reading = staged.records[at + 4] == KIND_READING;
+            let kind = staged.records[at + 4];
+            let is_reading = kind == KIND_READING;
             let places = if is_reading { &staged.schema_places } else { &staged.tenant_places };
             let place = places[name as usize];
             staged.records[at + 12..at + 16].copy_from_slice(&place.to_le_bytes());
-            flags |= staged.records[at + 5];
+            flags |= staged.records[at + 5] | if kind == KIND_SESSION_END { HAS_SENDER } else { 0 };
             at += 4 + length;
         }
-        self.has_traced |= flags & HAS_TRACE != 0;
+        self.flags |= flags;
         self.records.extend_from_slice(&staged.records);
         self.count += staged.count;
         staged.clear();
     }
 
-    /// True when a record is marked as possibly resent.
+    /// True when a record may be marked as possibly resent.
     pub fn has_resent(&self) -> bool {
-        self.raw().any(|(_, head)| head.flags & RESENT != 0)
+        self.flags & RESENT != 0
     }
 
-    /// Drops the records for which `keep` returns false. Its arguments are the record's identity
-    /// and the mark of a possible resend. Returns the number of dropped records.
-    pub fn retain(&mut self, mut keep: impl FnMut(u64, bool) -> bool) -> u32 {
-        let mut kept = Vec::with_capacity(self.records.len());
-        let mut dropped = 0;
-        for (bytes, head) in self.raw() {
-            if keep(head.identity, head.flags & RESENT != 0) {
-                kept.extend_from_slice(bytes);
-            } else {
-                dropped += 1;
-            }
-        }
-        self.records = kept;
-        self.count -= dropped;
-        if self.is_empty() {
-            self.clear();
-        }
-        dropped
+    /// True when there may be a message with a sender, or an end of a session.
+    pub(crate) fn has_senders(&self) -> bool {
+        self.flags & HAS_SENDER != 0
     }
 
     /// Moves records from the front into a new builder: at least one, then as many as the limits
     /// allow, measured like [`FrameBuilder::bytes`].
     pub fn take_front(&mut self, max_records: u32, max_bytes: usize) -> Self {
-        let mut front = Self { has_traced: self.has_traced, ..Self::default() };
+        let mut front = Self { flags: self.flags, ..Self::default() };
         let mut tenants = vec![NONE; self.tenants.len()];
         let mut devices = vec![NONE; self.devices.len()];
         let mut schemas = vec![NONE; self.schemas.len()];
@@ -301,34 +343,20 @@ impl FrameBuilder {
         front
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.records.clear();
         self.tenants.clear();
         self.devices.clear();
         self.schemas.clear();
         self.schema_bytes = 0;
         self.count = 0;
-        self.has_traced = false;
+        self.flags = 0;
     }
 
     fn raw(&self) -> impl Iterator<Item = (&[u8], RawHead)> {
-        let mut rest = &self.records[..];
-        std::iter::from_fn(move || {
-            let length = u32::from_le_bytes(rest.get(..4)?.try_into().expect("four bytes")) as usize;
-            let (bytes, tail) = rest.split_at(4 + length);
-            rest = tail;
+        raw_records(&self.records).map(|bytes| {
             let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-            let identity = u64::from_le_bytes(bytes[32..40].try_into().expect("eight bytes"));
-            Some((
-                bytes,
-                RawHead {
-                    flags: bytes[5],
-                    is_reading: bytes[4] == KIND_READING,
-                    device: number(8),
-                    name: number(12),
-                    identity,
-                },
-            ))
+            (bytes, RawHead { is_reading: bytes[4] == KIND_READING, device: number(8), name: number(12) })
         })
     }
 
@@ -378,7 +406,7 @@ impl FrameBuilder {
         header.crc = crc32c::crc32c_append(crc32c::crc32c(&head[..48]), &out[HEADER_BYTES..]);
         out[..HEADER_BYTES].copy_from_slice(&header.write());
         let stored = Bytes::from(out);
-        let traced = if self.has_traced { traced::find(&self.records) } else { None };
+        let traced = if self.flags & HAS_TRACE != 0 { traced::find(&self.records) } else { None };
         let frame = Frame {
             header,
             records: stored.slice(records_at..),
@@ -396,12 +424,10 @@ impl FrameBuilder {
 }
 
 struct RawHead {
-    flags: u8,
     is_reading: bool,
     device: u32,
     /// Number of the schema of a reading, or of the tenant of another record.
     name: u32,
-    identity: u64,
 }
 
 /// Bytes of a schema in a frame's dictionary.

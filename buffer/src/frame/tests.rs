@@ -1,9 +1,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use model::trace::TraceContext;
 use model::{DeviceKey, Schema, ValueRef};
 
-use super::{DeadLetterRef, Frame, FrameBuilder, FrameError, ReadingHeader, Record, RetainedRef, Staged};
+use super::{
+    DeadLetterRef, Frame, FrameBuilder, FrameError, ReadingHeader, Record, RetainedRef, Sent, Sighting, Staged, Traced,
+};
 
 fn header(time: i64) -> ReadingHeader<'static> {
     ReadingHeader {
@@ -97,21 +100,34 @@ fn another_version_is_named_and_not_skipped() {
 }
 
 #[test]
-fn retain_drops_what_it_is_told_to() {
+fn messages_are_dropped_whole_and_those_around_them_stay() {
     let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
     let schema = Arc::new(Schema::new(["a"]));
     let mut staged = Staged::default();
-    for time in 1..=4 {
+    for time in 1..=6 {
+        // Messages of two records each; the last is never sent again.
+        let sent = Sent { client: 5, connection: 1, packet: u16::try_from(time).unwrap(), in_flight: false };
+        match time {
+            1 | 3 => staged.message(Some(sent)),
+            5 => staged.message(None),
+            _ => {}
+        }
         let header = ReadingHeader { resent: time == 3, ..header(time) };
         staged.reading(&device, &schema, &header, [Some(ValueRef::Bool(true))]);
     }
     let mut builder = FrameBuilder::default();
     builder.absorb(&mut staged);
-    assert_eq!(builder.retain(|_, resent| !resent), 1);
+    let mut seen = Vec::new();
+    let dropped = builder.retain_messages(|sighting, place, _| {
+        let Sighting::Message(message) = sighting else { panic!("a message") };
+        seen.push((message.sent.packet, message.sent.client, message.identity, place.offset));
+        !message.resent
+    });
+    assert_eq!((dropped, seen), (2, vec![(1, 5, 1, 0), (3, 5, 3, 2)]));
     let frame = Frame::decode(builder.build(0, 1, 0).bytes()).unwrap();
     let times: Vec<_> =
         frame.records().map(|(_, r)| if let Record::Reading(r) = r { r.time } else { panic!("a reading") }).collect();
-    assert_eq!(times, [1, 2, 4]);
+    assert_eq!(times, [1, 2, 5, 6]);
 }
 
 #[test]
@@ -209,9 +225,59 @@ fn every_record_names_its_tenant_and_tenants_do_not_meet() {
                 Record::Reading(_) => true,
                 Record::DeadLetter(letter) => letter.reason == &**letter.tenant,
                 Record::Retained(message) => message.payload == message.tenant.as_bytes(),
+                Record::SessionEnd(_) => false,
             });
             found.push(record.tenant().to_string());
         }
     }
     assert_eq!(found, [["north"; 4], ["south"; 4]].concat());
+}
+
+/// Stages messages of one reading by the number of their context, 0 for none; odd ones have a
+/// sequence, every third a claimed time.
+fn traced(readings: &[u8]) -> Staged {
+    let device = Arc::new(DeviceKey::new("default", "d1").unwrap());
+    let schema = Arc::new(Schema::new(["t"]));
+    let mut staged = Staged::default();
+    for (i, number) in readings.iter().enumerate() {
+        let context = TraceContext { trace_id: [*number; 16], span_id: [*number; 8], flags: 1 };
+        let trace = (*number > 0).then(|| context.to_bytes());
+        let n = i64::try_from(i).unwrap();
+        let header = ReadingHeader {
+            received: 1000 + n,
+            identity: n.cast_unsigned(),
+            seq: (i % 2 == 1).then_some(7),
+            claimed_time: i.is_multiple_of(3).then_some(9),
+            trace: trace.as_ref(),
+            ..header(n)
+        };
+        staged.message(Some(Sent { client: 1, connection: 1, packet: 1, in_flight: false }));
+        staged.reading(&device, &schema, &header, [Some(ValueRef::Float(21.5))]);
+    }
+    staged
+}
+
+fn found(frame: &Frame) -> Vec<(u8, i64, u64, u64)> {
+    let decoded = Frame::decode(&Bytes::copy_from_slice(frame.bytes())).unwrap();
+    let show = |t: Traced| (t.context.trace_id[0], t.received, t.first, t.last);
+    let all: Vec<_> = frame.traced().map(show).collect();
+    assert_eq!(all, decoded.traced().map(show).collect::<Vec<_>>(), "as read again");
+    all
+}
+
+#[test]
+fn a_frame_knows_its_traced_messages_as_built_and_as_read() {
+    let mut builder = FrameBuilder::default();
+    builder.absorb(&mut traced(&[0, 1, 1, 1, 0, 2, 3, 3, 0]));
+    builder.absorb(&mut traced(&[0, 0, 3]));
+    let mut front = builder.take_front(3, usize::MAX);
+    assert_eq!(found(&front.build(100, 1, 1)), [(1, 1001, 101, 102)]);
+    assert_eq!(
+        builder.retain_messages(|sighting, _, _| !matches!(sighting, Sighting::Message(m) if m.identity == 5)),
+        1
+    );
+    let rest = builder.build(103, 1, 1);
+    assert_eq!(found(&rest), [(1, 1003, 103, 103), (3, 1006, 105, 106), (3, 1002, 110, 110)]);
+    builder.absorb(&mut traced(&[0, 0]));
+    assert_eq!(found(&builder.build(111, 1, 1)), []);
 }

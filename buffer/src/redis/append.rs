@@ -9,9 +9,11 @@ use redis::{RedisError, RedisResult, Value};
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::config::Durability;
 use super::elsewhere::Elsewhere;
 use super::error::{OpenError, is_full, is_lost, is_no_script, words};
 use super::keys::Common;
+use super::restore::Restored;
 use super::servers::{Servers, invoke};
 use super::settings::{self, Wait};
 use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
@@ -29,6 +31,7 @@ pub(crate) struct RedisWriter {
     /// Separate connections, because they belong to the runtime that made them.
     servers: Arc<Servers>,
     incarnation: u64,
+    key: [u64; 2],
     last_time: Nanos,
     /// A frame that may not be durable; the builder is empty then.
     waiting: Option<Frame>,
@@ -52,6 +55,8 @@ struct Answer {
     used: u64,
     /// False when too few replicas confirmed in time.
     replicated: bool,
+    /// The settings that the server has after the append, if they matter.
+    settings: Option<Vec<(String, String)>>,
 }
 
 /// An id that is unique among writers but not secret: the time and the process.
@@ -59,7 +64,8 @@ pub(super) fn unique() -> u64 {
     now().unsigned_abs() ^ (u64::from(std::process::id()) << 48)
 }
 
-/// Renews the heartbeat of the writer until the log is dropped.
+/// Renews the heartbeat of the writer until the log is dropped, and watches what the server holds
+/// and how it is set.
 pub(super) fn keep_alive(log: &Arc<RedisLog>, incarnation: u64) {
     let weak = Arc::downgrade(log);
     let task = tokio::spawn(async move {
@@ -74,12 +80,17 @@ pub(super) fn keep_alive(log: &Arc<RedisLog>, incarnation: u64) {
                         tracing::debug!(log = log.id, "look at the log: {}", words(&error));
                     }
                 }
-                Ok(false) => {
-                    tracing::error!(log = log.id, "the log was closed or taken while its writer lives");
-                    return;
-                }
+                Ok(false) => match log.restore(&log.servers, incarnation).await {
+                    Ok(Restored::Taken | Restored::Ahead(_)) => {
+                        tracing::error!(log = log.id, "the log was closed or taken while its writer lives");
+                        return;
+                    }
+                    Ok(Restored::Whole | Restored::Again) => {}
+                    Err(error) => tracing::debug!(log = log.id, "restore the log: {}", words(&error)),
+                },
                 Err(error) => tracing::debug!(log = log.id, "heartbeat: {}", words(&error)),
             }
+            log.look_at_settings().await;
         }
     });
     *log.task.lock() = Some(Task(task));
@@ -92,16 +103,17 @@ async fn beat_once(log: &RedisLog, servers: &Servers, incarnation: u64, time: Du
 }
 
 impl RedisWriter {
-    pub(super) fn new(log: Arc<RedisLog>, common: Common, incarnation: u64) -> Result<Self, OpenError> {
+    pub(super) fn new(log: Arc<RedisLog>, common: Common, incarnation: u64, key: [u64; 2]) -> Result<Self, OpenError> {
         let servers = Arc::new(Servers::new(Arc::clone(&log.config))?);
         let elsewhere = Elsewhere::new(Arc::clone(&servers), Arc::clone(&log.config), common, log.id.clone());
-        Ok(Self { log, servers, incarnation, last_time: 0, waiting: None, link: None, elsewhere, runtime: None })
+        Ok(Self { log, servers, incarnation, key, last_time: 0, waiting: None, link: None, elsewhere, runtime: None })
     }
 
     /// Appends the frame, which must start at the log's end or be its last one.
     fn store_frame(&mut self, frame: &Frame) -> Result<(), AppendError> {
         let mut tried = false;
         let mut freed = false;
+        let mut restored = false;
         loop {
             let answer = match self.block_on(async |form| form.ask(frame).await)? {
                 Ok(answer) => answer,
@@ -113,6 +125,13 @@ impl RedisWriter {
                 }
                 Err(refusal) => return Err(AppendError::Retry(refusal.words())),
             };
+            if let Some(settings) = &answer.settings
+                && let Err(error) = settings::judge(&self.log.config.urls_for_people(), settings)
+            {
+                // The frame is appended again once the settings are safe, and recognised.
+                self.link = None;
+                return Err(AppendError::Retry(error.to_string()));
+            }
             let RedisLog { id, config, .. } = &*self.log;
             match answer.what.as_str() {
                 "stored" if answer.replicated => {
@@ -132,17 +151,26 @@ impl RedisWriter {
                         answer.used
                     )));
                 }
-                "gone" | "taken" => {
-                    return Err(AppendError::Fatal(format!(
-                        "log {id} was closed by others, who took its writer for dead: start this node again"
-                    )));
+                "gone" | "torn" if !std::mem::replace(&mut restored, true) => self.restore()?,
+                "gone" | "torn" => {
+                    return Err(AppendError::Retry(format!("redis has lost log {id}, and loses it again")));
                 }
-                other => {
-                    return Err(AppendError::Fatal(format!(
-                        "log {id} does not end where its writer left it ({other}): start this node again"
-                    )));
-                }
+                _ => return Err(AppendError::Fatal(taken(id))),
             }
+        }
+    }
+
+    /// Puts a log that the server has lost there again, as far as this process holds it.
+    fn restore(&mut self) -> Result<(), AppendError> {
+        let restored = self.block_on(async |form| form.log.restore(&form.servers, form.incarnation).await)?;
+        match restored {
+            Ok(Restored::Whole | Restored::Again) => Ok(()),
+            Ok(Restored::Taken) => Err(AppendError::Fatal(taken(&self.log.id))),
+            Ok(Restored::Ahead(end)) => Err(AppendError::Fatal(format!(
+                "log {} does not end where its writer left it but at {end}: start this node again",
+                self.log.id
+            ))),
+            Err(error) => Err(AppendError::Retry(format!("redis is away: {}", words(&error)))),
         }
     }
 
@@ -214,6 +242,10 @@ impl RedisWriter {
     }
 }
 
+fn taken(log: &str) -> String {
+    format!("log {log} was closed by others, who took its writer for dead: start this node again")
+}
+
 /// The reason for a missing response.
 enum Refusal {
     /// The connection timed out.
@@ -242,24 +274,25 @@ impl Refusal {
 impl Link {
     /// Sends the append and, on the same connection, the wait for the replicas.
     async fn append(&mut self, log: &RedisLog, incarnation: u64, frame: &Frame) -> RedisResult<Answer> {
-        let header = frame.header();
-        let mut script = invoke(&scripts::APPEND, &[&log.keys.meta, &log.keys.log, &log.keys.marks], &[]);
-        script.arg(incarnation).arg(header.first_offset).arg(header.count).arg(header.end_offset());
-        script.arg(log.config.max_bytes).arg(&frame.bytes()[..]).arg(format!("{:016x}", xxh3_64(frame.bytes())));
-        script.arg(header.appended / 1_000_000).arg(OVERHEAD_BYTES);
         let mut pipeline = redis::pipe();
-        pipeline.add_command(script);
+        pipeline.add_command(command(log, incarnation, frame));
         let (replicas, time) = (log.config.replicas, log.config.replica_timeout_ms);
         match self.wait {
             Wait::No => {}
             Wait::Memory => drop(pipeline.cmd("WAIT").arg(replicas).arg(time)),
             Wait::Disk => drop(pipeline.cmd("WAITAOF").arg(1).arg(replicas).arg(time)),
         }
+        // An operator can change them at any time: what they make of this append is what counts.
+        let is_checked = log.config.durability == Durability::Always;
+        if is_checked {
+            pipeline.add_command(settings::ask());
+        }
         let mut answers: Vec<Value> = tokio::select! {
             biased;
             answers = pipeline.query_async(&mut self.connection) => answers?,
             never = nudge(&mut self.nudge, &log.keys.meta, replicas, time) => match never {},
         };
+        let settings = if is_checked { answers.pop().map(redis::from_redis_value).transpose()? } else { None };
         let have: u32 = match (self.wait, answers.len() > 1) {
             (Wait::Memory, true) => redis::from_redis_value(answers.swap_remove(1))?,
             (Wait::Disk, true) => {
@@ -273,8 +306,18 @@ impl Link {
             "stored" | "full" => (number(&start)?, number(&used)?),
             _ => (0, 0),
         };
-        Ok(Answer { what, start, used, replicated: have >= replicas })
+        Ok(Answer { what, start, used, replicated: have >= replicas, settings })
     }
+}
+
+/// The command that appends a frame.
+pub(super) fn command(log: &RedisLog, incarnation: u64, frame: &Frame) -> redis::Cmd {
+    let header = frame.header();
+    let mut script = invoke(&scripts::APPEND, &[&log.keys.meta, &log.keys.log, &log.keys.marks], &[]);
+    script.arg(incarnation).arg(header.first_offset).arg(header.count).arg(header.end_offset());
+    script.arg(log.config.max_bytes).arg(&frame.bytes()[..]).arg(format!("{:016x}", xxh3_64(frame.bytes())));
+    script.arg(header.appended / 1_000_000).arg(OVERHEAD_BYTES);
+    script
 }
 
 /// Makes replicas report their progress, by repeated small writes, until dropped.
@@ -317,6 +360,14 @@ impl LogBackend for RedisWriter {
 
     fn recent(&self) -> Vec<Frame> {
         self.log.held.lock().ring.frames().cloned().collect()
+    }
+
+    fn recent_at(&self, offset: u64) -> Option<Frame> {
+        self.log.held.lock().ring.at(offset)
+    }
+
+    fn key(&self) -> [u64; 2] {
+        self.key
     }
 
     fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {

@@ -67,6 +67,11 @@ impl Shared {
         Ok(alive)
     }
 
+    async fn was_removed(&self, log: &str) -> RedisResult<bool> {
+        let Common { ends, .. } = &self.common;
+        self.servers.run(ends, redis::cmd("HEXISTS").arg(ends).arg(log)).await
+    }
+
     /// Deletes the keys of logs that were removed from the list.
     async fn sweep(&self) -> RedisResult<()> {
         let Common { removed, .. } = &self.common;
@@ -116,11 +121,26 @@ impl Shared {
     }
 }
 
+impl Redis {
+    /// The secret that all processes of an installation share: `offered` by the first that asks.
+    ///
+    /// # Errors
+    /// [`CatalogueError`].
+    pub async fn secret(&self, offered: [u8; 32]) -> Result<[u8; 32], CatalogueError> {
+        let Shared { servers, common, .. } = &*self.shared;
+        let key = &common.secret;
+        servers.run::<()>(key, redis::cmd("SETNX").arg(key).arg(&offered[..])).await.map_err(unavailable)?;
+        let held: Vec<u8> = servers.run(key, redis::cmd("GET").arg(key)).await.map_err(unavailable)?;
+        let damaged = "it is not 32 bytes long: delete the key (page and resume tokens then end)";
+        held.try_into().map_err(|_| CatalogueError::Damaged { log: key.clone(), reason: damaged.to_owned() })
+    }
+}
+
 /// Counts of a cursor with the fields of their sums over all logs.
 fn counts(sink: &str, cursor: &Cursor) -> Vec<(String, u64)> {
     let field = |tenant: &str, kind: &str| serde_json::json!([sink, tenant, kind]).to_string();
     let tallies = cursor.tallies.iter().flat_map(|(tenant, tally)| {
-        let Tally { stored, merged, dead_lettered, other, missed, filtered, refused } = *tally;
+        let Tally { stored, merged, dead_lettered, other, missed, filtered, refused, lost } = *tally;
         let kinds = [
             ("stored", stored),
             ("merged", merged),
@@ -129,6 +149,7 @@ fn counts(sink: &str, cursor: &Cursor) -> Vec<(String, u64)> {
             ("missed", missed),
             ("filtered", filtered),
             ("refused", refused),
+            ("lost", lost),
         ];
         kinds.map(|(kind, count)| (field(tenant, kind), count))
     });
@@ -164,6 +185,7 @@ fn sums(fields: Vec<(String, u64)>) -> Option<BTreeMap<String, Cursor>> {
             "missed" => &mut tally.missed,
             "filtered" => &mut tally.filtered,
             "refused" => &mut tally.refused,
+            "lost" => &mut tally.lost,
             _ => return None,
         } = count;
     }
@@ -216,6 +238,15 @@ impl Catalogue for Redis {
         self.shared.servers.script(&scripts::RENEW, &[&keys.lease], &arguments).await.map_err(unavailable)
     }
 
+    async fn regain(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError> {
+        let keys = self.shared.keys(&lease.log);
+        let Holder { name, address } = &lease.holder;
+        let (epoch, time) = (lease.epoch.to_string(), millis(time.max(Duration::from_millis(1))));
+        let arguments = [name.as_str(), address, &epoch, &time];
+        let names = [keys.meta.as_str(), &keys.lease];
+        self.shared.servers.script(&scripts::REGAIN, &names, &arguments).await.map_err(unavailable)
+    }
+
     async fn release(&self, lease: &Lease) -> Result<(), CatalogueError> {
         let keys = self.shared.keys(&lease.log);
         let arguments = [lease.holder.name.as_str(), &lease.epoch.to_string(), "0"];
@@ -245,7 +276,8 @@ impl Catalogue for Redis {
     async fn remove(&self, lease: &Lease) -> Result<bool, CatalogueError> {
         let (end, held) = match self.shared.settle(lease).await.map_err(unavailable)? {
             Settled::Needed => return Ok(false),
-            Settled::Gone => return Ok(true),
+            // It was removed, or lost: its writer puts a lost one there again.
+            Settled::Gone => return self.shared.was_removed(&lease.log).await.map_err(unavailable),
             Settled::Closed(end, held) => (end, held),
         };
         let mut sums = Vec::new();

@@ -40,10 +40,18 @@ async fn follow(log: Weak<RedisLog>) {
         let asked = now();
         match step(&log, &mut connection).await {
             Ok(true) => log.held.lock().confirmed = asked,
-            Ok(false) => {
-                log.held.lock().gone = true;
-                return;
-            }
+            Ok(false) => match log.was_removed(&log.servers).await {
+                Ok(true) => {
+                    log.held.lock().gone = true;
+                    return;
+                }
+                Ok(false) => {
+                    log.note_missing();
+                    drop(log);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(error) => tracing::debug!(log = log.id, "look for the log: {}", words(&error)),
+            },
             Err(error) => {
                 tracing::debug!(log = log.id, "follow the log: {}", words(&error));
                 connection = None;

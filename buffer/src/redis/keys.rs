@@ -50,6 +50,10 @@ pub(super) struct Common {
     pub(super) ends: String,
     /// Hash: export → its setting, as JSON.
     pub(super) exports: String,
+    /// String: key of the hashes by which resent messages are recognised.
+    pub(super) key: String,
+    /// String: the installation's secret.
+    pub(super) secret: String,
 }
 
 impl Common {
@@ -63,6 +67,8 @@ impl Common {
             removed: key("removed"),
             ends: key("ends"),
             exports: key("exports"),
+            key: key("key"),
+            secret: key("secret"),
         }
     }
 }

@@ -23,6 +23,9 @@
 //! log without a writer when every sink is at its end and the retention is over; its tallies are
 //! added to the sums once.
 //!
+//! **Loss.** The settings of the server are checked with every append. A log that the server has
+//! lost is reported and put there again from memory; see `restore`.
+//!
 //! **Full.** Scripts that free memory work while the server is out of memory; the append does not.
 
 mod append;
@@ -34,6 +37,7 @@ mod error;
 mod follow;
 mod keys;
 mod read;
+mod restore;
 mod scripts;
 mod servers;
 mod settings;
@@ -48,6 +52,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::batcher::Batcher;
+use crate::embedded::key;
 use crate::log::State;
 use crate::metrics::Metrics;
 use crate::ring::Ring;
@@ -89,6 +94,8 @@ pub struct RedisLog {
     held: Mutex<Held>,
     end: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    /// Held while a lost log is put on the server again.
+    restoring: tokio::sync::Mutex<()>,
     /// Task of the follower, or of the writer's heartbeat.
     task: Mutex<Option<Task>>,
 }
@@ -106,6 +113,10 @@ struct Held {
     confirmed: model::Nanos,
     /// True when the log was removed.
     gone: bool,
+    /// Data that the server lost, since this process started.
+    loss: Option<String>,
+    /// A setting of the server that loses data.
+    doubt: Option<String>,
 }
 
 /// A task that is aborted when dropped.
@@ -186,7 +197,8 @@ impl Redis {
         let (id, incarnation) = made.map_err(|error| self.shared.refused(&error))?;
         let log = Arc::new(self.shared.log(&id, metrics));
         log.held.lock().written_here = true;
-        let form = append::RedisWriter::new(Arc::clone(&log), self.shared.common.clone(), incarnation)?;
+        let key = self.shared.key().await.map_err(|error| self.shared.refused(&error))?;
+        let form = append::RedisWriter::new(Arc::clone(&log), self.shared.common.clone(), incarnation, key)?;
         append::keep_alive(&log, incarnation);
         self.shared.open.lock().insert(id, Arc::downgrade(&log));
         Ok((log, form))
@@ -240,6 +252,21 @@ impl Shared {
         self.servers.run(ends, redis::cmd("HDEL").arg(ends).arg(log)).await
     }
 
+    /// The key of the installation: see [`LogBackend::key`](crate::batcher::LogBackend::key). The
+    /// first node makes it.
+    async fn key(&self) -> redis::RedisResult<[u64; 2]> {
+        let name = &self.common.key;
+        let mut make = redis::cmd("SET");
+        make.arg(name).arg(key::text(key::random())).arg("NX");
+        let _: redis::Value = self.servers.run(name, &make).await?;
+        let mut read = redis::cmd("GET");
+        let text: String = self.servers.run(name, read.arg(name)).await?;
+        key::parse(&text).ok_or_else(|| {
+            let what = format!("{name} does not hold a key: delete it in Redis");
+            redis::RedisError::from((redis::ErrorKind::UnexpectedReturnType, "key of resent messages", what))
+        })
+    }
+
     fn log(&self, id: &str, metrics: Arc<Metrics>) -> RedisLog {
         let ring = Ring::new(self.config.ring_bytes);
         RedisLog {
@@ -255,7 +282,10 @@ impl Shared {
                 written_here: false,
                 confirmed: 0,
                 gone: false,
+                loss: None,
+                doubt: None,
             }),
+            restoring: tokio::sync::Mutex::default(),
             end: watch::channel(0).0,
             metrics,
             task: Mutex::default(),

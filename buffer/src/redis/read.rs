@@ -136,18 +136,30 @@ impl RedisLog {
     async fn not_there(&self, offset: u64) -> ReadError {
         match self.refresh().await {
             Err(error) => unavailable(error),
-            Ok(false) => ReadError::Unavailable(format!("log {} was removed", self.id)),
+            Ok(false) => ReadError::Unavailable(format!("log {} is not on the server", self.id)),
             Ok(true) if self.start() > offset => ReadError::Trimmed { offset, start: self.start() },
+            Ok(true) if self.end_there().await.is_none_or(|end| end <= offset) => {
+                ReadError::Unavailable(format!("redis has lost the end of log {}", self.id))
+            }
             Ok(true) => ReadError::Damaged(format!("{}: no entry holds offset {offset}", self.keys.log)),
         }
+    }
+
+    /// The end of the log on the server, if it answers.
+    async fn end_there(&self) -> Option<u64> {
+        let mut ask = redis::cmd("HGET");
+        self.servers.run(&self.keys.meta, ask.arg(&self.keys.meta).arg("end")).await.ok().flatten()
     }
 
     /// Reads the log's start and size. Returns false when the log no longer exists.
     pub(super) async fn refresh(&self) -> RedisResult<bool> {
         let mut ask = redis::cmd("HMGET");
-        ask.arg(&self.keys.meta).arg("start").arg("bytes").arg("freed");
-        let (start, bytes, freed): (Option<u64>, Option<u64>, Option<u64>) =
+        ask.arg(&self.keys.meta).arg("start").arg("bytes").arg("freed").arg("lost");
+        let (start, bytes, freed, lost): (Option<u64>, Option<u64>, Option<u64>, Option<u8>) =
             self.servers.run(&self.keys.meta, &ask).await?;
+        if lost.is_some() {
+            self.note_lost_before();
+        }
         if let (Some(start), Some(bytes), Some(freed)) = (start, bytes, freed) {
             self.note(start, bytes.saturating_sub(freed));
         }
@@ -307,5 +319,14 @@ impl Log for RedisLog {
 
     fn state(&self) -> State {
         self.current()
+    }
+
+    fn concerns(&self) -> Vec<String> {
+        let held = self.held.lock();
+        held.loss.iter().chain(&held.doubt).cloned().collect()
+    }
+
+    fn has_lost(&self) -> bool {
+        self.held.lock().loss.is_some()
     }
 }

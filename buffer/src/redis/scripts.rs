@@ -3,8 +3,9 @@
 //! The hash `meta` of a log has: `version`; `writer`, the incarnation that may append; `end`,
 //! `start`; `bytes`, all bytes appended, and `freed` of them; `hash` and `time` (ms) of the last
 //! frame; `epoch` of the last lease; `closed`, when the writer has ended; `lonely`, the time since
-//! when it is missing (ms); `state`, once the log is being removed. Scripts that do not extend the
-//! log are allowed when the server is out of memory, because they free it.
+//! when it is missing (ms); `state`, once the log is being removed; `restored`, while a log that
+//! the server lost has no cursors; `lost`, once the server lost records of it. Scripts that do not
+//! extend the log are allowed when the server is out of memory, because they free it.
 
 use std::sync::LazyLock;
 
@@ -41,6 +42,10 @@ script! {
     CLAIM = "claim.lua";
     /// Renews or releases a lease.
     RENEW = "renew.lua";
+    /// Makes a log again that the server has lost.
+    RESTORE = "restore.lua";
+    /// Takes a lease again that no other flusher has taken since.
+    REGAIN = "regain.lua";
     /// Closes a log that is no longer needed.
     SETTLE = "settle.lua";
     /// Removes a log from the list and adds its tallies to the sums.

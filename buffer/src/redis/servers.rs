@@ -118,6 +118,11 @@ impl Servers {
         }
     }
 
+    /// Loads a script on the master of a key.
+    pub(super) async fn load(&self, key: &str, script: &Script) -> RedisResult<()> {
+        script.load_async(&mut self.shared(key).await?.1).await.map(drop)
+    }
+
     /// Looks up the servers again before the next command, and drops the connection to `address`.
     pub(super) fn forget(&self, address: Option<&Address>) {
         let mut state = self.state.lock();

@@ -35,14 +35,7 @@ pub(super) async fn check(
     if config.durability == Durability::Relaxed {
         return Ok(if config.replicas > 0 { Wait::Memory } else { Wait::No });
     }
-    let read: RedisResult<Vec<(String, String)>> = redis::cmd("CONFIG")
-        .arg("GET")
-        .arg("appendonly")
-        .arg("appendfsync")
-        .arg("no-appendfsync-on-rewrite")
-        .arg("maxmemory-policy")
-        .query_async(connection)
-        .await;
+    let read: RedisResult<Vec<(String, String)>> = ask().query_async(connection).await;
     let settings = read.map_err(|error| {
         OpenError::Unsafe(format!(
             "cannot see whether redis at {address} keeps what it acknowledges, CONFIG GET is refused ({}): allow it, or \
@@ -50,13 +43,26 @@ pub(super) async fn check(
             words(&error)
         ))
     })?;
-    if let Some((key, value, loss)) = unsafe_setting(&settings) {
-        return Err(OpenError::Unsafe(format!(
+    judge(address, &settings)?;
+    server.wait(config.replicas, address)
+}
+
+/// The command that reads the settings that [`judge`] judges.
+pub(super) fn ask() -> redis::Cmd {
+    let mut ask = redis::cmd("CONFIG");
+    ask.arg("GET").arg("appendonly").arg("appendfsync").arg("no-appendfsync-on-rewrite").arg("maxmemory-policy");
+    ask
+}
+
+/// Refuses settings that lose acknowledged data.
+pub(super) fn judge(address: &str, settings: &[(String, String)]) -> Result<(), OpenError> {
+    match unsafe_setting(settings) {
+        None => Ok(()),
+        Some((key, value, loss)) => Err(OpenError::Unsafe(format!(
             "redis at {address} has {key} {value}: {loss}; set {key} {} there, or redis.durability = \"relaxed\" here",
             wanted(key)
-        )));
+        ))),
     }
-    server.wait(config.replicas, address)
 }
 
 /// The first setting that loses data, its value, and the reason.

@@ -109,6 +109,16 @@ impl<P: Primary> LogBackend for SpillWriter<P> {
         frames
     }
 
+    fn recent_at(&self, offset: u64) -> Option<Frame> {
+        // Offsets of the primary and of the spill are not told apart: the identity of a record is.
+        let primary = self.shared.primary.try_lock().and_then(|primary| primary.recent_at(offset));
+        primary.or_else(|| self.spill.recent_at(offset))
+    }
+
+    fn key(&self) -> [u64; 2] {
+        self.shared.primary.lock().key()
+    }
+
     fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
         self.look_anew |= anew;
         if !matches!(*self.shared.mode.lock(), Mode::Direct) {

@@ -5,7 +5,7 @@ use std::task::{Wake, Waker};
 
 use model::{DeviceKey, Schema, ValueRef};
 use parking_lot::{Condvar, Mutex};
-use weir_buffer::frame::{Frame, ReadingHeader, Record, Staged};
+use weir_buffer::frame::{Frame, ReadingHeader, Record, Sent, Staged};
 use weir_buffer::{Batcher, Log, SubmitError, Ticket};
 
 /// A waker of a thread.
@@ -33,7 +33,8 @@ impl Bell {
     }
 }
 
-/// Stages readings with these numbers as value `n` and as identity.
+/// Stages readings with these numbers as value `n` and as identity, each of a client of its own. A
+/// resent one comes over another connection.
 pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Staged {
     let device = Arc::new(DeviceKey::new("default", "d1").expect("an id"));
     let schema = Arc::new(Schema::new(["n"]));
@@ -49,6 +50,8 @@ pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Sta
             trace: None,
             resent,
         };
+        let connection = if resent { 2 } else { 1 };
+        staged.message(Some(Sent { client: n.unsigned_abs(), connection, packet: 1, in_flight: resent }));
         staged.reading(&device, &schema, &header, [Some(ValueRef::Int(n))]);
     }
     staged

@@ -189,3 +189,114 @@ async fn a_replica_must_have_what_is_acknowledged() {
     let held = replica.command(&["XLEN", &format!("weir:{{{}}}:log", log.id())]);
     assert_eq!(held, format!(":{count}"));
 }
+
+#[tokio::test]
+async fn a_server_that_lost_everything_is_reported_and_gets_back_what_is_in_memory() {
+    let Some(mut server) = Server::start(&[]) else { return };
+    for way in ["FLUSHALL", "a start without the AOF"] {
+        let config = Config { ring_bytes: 1 << 20, ..server.config() };
+        let redis = Redis::connect(config.clone()).await.unwrap();
+        let (log, batcher) = redis.create(Arc::default()).await.unwrap();
+        let elsewhere = Redis::connect(config).await.unwrap();
+        let follower = elsewhere.open(log.id()).await.unwrap();
+        for n in 0..20 {
+            append(&batcher, stage([n], false)).unwrap();
+        }
+        wait_for("the follower has it", async || follower.end() == 20).await;
+        let holder = Holder { name: "f".into(), address: "a".into() };
+        let lease = redis.claim(log.id(), &holder, Duration::from_secs(60)).await.unwrap().unwrap();
+        let cursor = Cursor { done_to: 5, sealed_to: 5, epoch: lease.epoch, ..Cursor::default() };
+        log.move_cursor("history", cursor.clone()).await.unwrap();
+        assert_eq!(log.concerns(), Vec::<String>::new());
+        match way {
+            "FLUSHALL" => drop(server.command(&["FLUSHALL"])),
+            _ => {
+                server.kill();
+                std::fs::remove_dir_all(server.dir.path().join("appendonlydir")).unwrap();
+                server.restart();
+            }
+        }
+        if way == "FLUSHALL" {
+            // Without an append: the heartbeat notices.
+            wait_for("the loss is noticed", async || !log.concerns().is_empty()).await;
+        }
+        for n in 20..25 {
+            append(&batcher, stage([n], false)).unwrap();
+        }
+        let concern = log.concerns().join("; ");
+        assert!(concern.contains("redis has lost data") && concern.contains("weir books"), "{way}: {concern}");
+        wait_for("the follower goes on", async || follower.end() == 25).await;
+        assert_eq!(all(&*follower).await, (0..25).collect::<Vec<_>>(), "{way}");
+        wait_for("the other process knows too", async || follower.has_lost()).await;
+        let fresh = Redis::connect(server.config()).await.unwrap().open(log.id()).await.unwrap();
+        assert_eq!(all(&*fresh).await, (0..25).collect::<Vec<_>>(), "{way}: from the server");
+        // Without cursors nothing is trimmed; with them the holder has its lease again.
+        log.move_cursor("latest", Cursor { done_to: 25, sealed_to: 25, ..cursor.clone() }).await.unwrap();
+        assert_eq!(log.trim().await.unwrap(), 0, "{way}");
+        log.move_cursor("history", cursor).await.unwrap();
+        assert!(!redis.renew(&lease, Duration::from_secs(60)).await.unwrap(), "{way}");
+        assert!(redis.regain(&lease, Duration::from_secs(60)).await.unwrap(), "{way}");
+        assert!(redis.renew(&lease, Duration::from_secs(60)).await.unwrap(), "{way}");
+        assert_eq!(log.trim().await.unwrap(), 5, "{way}");
+        batcher.close();
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_another_flusher_took_is_not_regained() {
+    let Some(server) = Server::start(&[]) else { return };
+    let redis = Redis::connect(server.config()).await.unwrap();
+    let (log, _batcher) = redis.create(Arc::default()).await.unwrap();
+    let [a, b] = ["a", "b"].map(|name| Holder { name: name.into(), address: "x".into() });
+    let time = Duration::from_secs(60);
+    let lease = redis.claim(log.id(), &a, time).await.unwrap().unwrap();
+    redis.release(&lease).await.unwrap();
+    assert!(redis.regain(&lease, time).await.unwrap(), "it was free");
+    redis.release(&lease).await.unwrap();
+    let other = redis.claim(log.id(), &b, time).await.unwrap().unwrap();
+    assert!(!redis.regain(&lease, time).await.unwrap());
+    redis.release(&other).await.unwrap();
+    assert!(!redis.regain(&lease, time).await.unwrap(), "the other may have moved cursors");
+}
+
+#[tokio::test]
+async fn a_tail_that_the_server_lost_is_put_there_again() {
+    let Some(server) = Server::start(&[]) else { return };
+    let config = Config { ring_bytes: 1 << 20, ..server.config() };
+    let (log, batcher) = Redis::connect(config).await.unwrap().create(Arc::default()).await.unwrap();
+    for n in 0..10 {
+        append(&batcher, stage([n], false)).unwrap();
+    }
+    // As after a failover to a replica that was behind.
+    let meta = format!("weir:{{{}}}:meta", log.id());
+    for key in ["log", "marks"] {
+        let key = format!("weir:{{{}}}:{key}", log.id());
+        for n in 7..10 {
+            assert_eq!(server.command(&["XDEL", &key, &format!("{n}-1")]), ":1");
+        }
+        assert_eq!(server.command(&["XSETID", &key, "6-1"]), "+OK");
+    }
+    server.command(&["HSET", &meta, "end", "7", "hash", "x"]);
+    append(&batcher, stage([10], false)).unwrap();
+    let fresh = Redis::connect(server.config()).await.unwrap().open(log.id()).await.unwrap();
+    assert_eq!(all(&*fresh).await, (0..11).collect::<Vec<_>>());
+    assert!(log.concerns()[0].contains("from offset 7 on; 3 records"), "{:?}", log.concerns());
+}
+
+#[tokio::test]
+async fn settings_that_became_unsafe_while_running_are_seen_by_the_next_append() {
+    let Some(server) = Server::start(&[]) else { return };
+    let (log, batcher) = server.log().await;
+    append(&batcher, stage([0], false)).unwrap();
+    for (key, wrong, right) in [("appendonly", "no", "yes"), ("appendfsync", "everysec", "always")] {
+        assert_eq!(server.command(&["CONFIG", "SET", key, wrong]), "+OK");
+        wait_for("it is reported without an append", async || log.concerns().iter().any(|why| why.contains(key))).await;
+        let producer = Producer::start(&batcher);
+        wait_until("the writer refuses", || log.state().blocked.is_some_and(|why| why.contains(key)));
+        assert!(!producer.reached(1), "nothing is acknowledged");
+        assert_eq!(server.command(&["CONFIG", "SET", key, right]), "+OK");
+        wait_until("appends go on", || producer.reached(5));
+        producer.end();
+        wait_for("nothing is reported", async || log.concerns().is_empty()).await;
+    }
+}

@@ -128,6 +128,7 @@ impl Accepted {
             match self.step(followed).await {
                 Ok(()) => {}
                 Err(ReadError::Unavailable(_)) => tokio::time::sleep(backoff.draw()).await,
+                Err(ReadError::Trimmed { start, .. }) if self.log.has_lost() => self.skip_lost(followed, start),
                 Err(error) => return Err(error.to_string()),
             }
             if !self.progress.is_wanted() && self.progress.position().followed >= self.log.end() {
@@ -154,6 +155,18 @@ impl Accepted {
         }
         self.progress.set(LogPosition { followed, full: false, ended: false });
         Ok(())
+    }
+
+    /// Counts records that the server of the log has lost as accepted: they were acknowledged.
+    fn skip_lost(&self, followed: u64, start: u64) {
+        let mut inner = self.inner.lock();
+        let counted = followed.max(inner.accepted_from).min(start);
+        if start > counted {
+            let lost = Count { readings: start - counted, letters: 0 };
+            inner.accept(&model::DEFAULT_TENANT.into(), lost);
+        }
+        drop(inner);
+        self.progress.set(LogPosition { followed: start, full: false, ended: false });
     }
 
     /// Waits until everything below `end` is counted. False when that took too long.
@@ -312,7 +325,8 @@ pub(crate) fn add(counts: &mut Counts, tenant: &str, count: Count) {
 pub(crate) fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl FnMut(&str, Count)) {
     let mut run: Option<(&str, Count)> = None;
     for (offset, record) in frame.records() {
-        if offset < from || offset >= to || matches!(record, Record::Retained(_)) {
+        let is_counted = matches!(record, Record::Reading(_) | Record::DeadLetter(_));
+        if offset < from || offset >= to || !is_counted {
             continue;
         }
         let tenant = tenant_of(&record);

@@ -106,7 +106,10 @@ impl Gates {
         }
         for projection in standard.iter().filter(|projection| is_counted(projection)) {
             let gate = tokio::time::timeout(WAIT, Arc::clone(&projection.gate).write_owned()).await;
-            gates.held.push(gate.map_err(|_| StoreError::busy("a flush is under way; ask again"))?);
+            gates.held.push(gate.map_err(|_| {
+                let sink = &projection.name;
+                StoreError::busy(format!("a flush of the sink {sink} does not end; `weir status` has its state"))
+            })?);
         }
         Ok(gates)
     }

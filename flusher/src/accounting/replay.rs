@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use model::{DeviceKey, Nanos};
 use serde_json::Value as Json;
-use stores::contract::{DeadLetters, Deadletter, DeviceBatch, Export, History, Result, StoreError};
+use stores::contract::{DeadLetters, Deadletter, DeviceBatch, Export, History, Result, StoreError, is_last};
 use stores::{Block, BlockId, Column, ColumnData};
 
 use crate::accounting::tallies::hour_of;
@@ -144,9 +144,9 @@ pub(crate) async fn by_hour(letters: &dyn DeadLetters, sink: &str) -> Result<BTr
                     *found.entry((Arc::clone(&tenant), hour)).or_default() += 1;
                 }
             }
-            let full = page.len() == PAGE;
+            let end = is_last(&page, PAGE);
             last = page.into_iter().last();
-            if !full {
+            if end {
                 break;
             }
         }

@@ -62,7 +62,7 @@ pub(crate) fn count_passed(tallies: &mut Tallies, record: &Record<'_>) {
     let counts = entry(tallies, tenant_of(record));
     match record {
         Record::DeadLetter(_) => counts.dead_lettered += 1,
-        Record::Reading(_) | Record::Retained(_) => counts.other += 1,
+        Record::Reading(_) | Record::Retained(_) | Record::SessionEnd(_) => counts.other += 1,
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deliver::Delivery;
 use super::driver::Driver;
-use super::register::{Registered, register};
+use super::register::{Registered, Unready, register};
 use super::traces::FlushFaults;
 use crate::accounting::accepted::Accepted;
 use crate::accounting::books::{Account, Ledger, kept_from};
@@ -67,7 +67,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// Registers every projection, so that nothing is trimmed before all have passed it.
     pub(crate) async fn register(context: &Context, claim: Claim) -> Result<Self, Error> {
-        let failed = |reason| Error::Cursor { log: claim.log.id().into(), reason };
+        let failed = |Unready { reason, passing }| Error::Cursor { log: claim.log.id().into(), reason, passing };
         let cursors = register(&claim, &context.projections, context.fresh.get()).await.map_err(failed)?;
         Ok(Self { log: claim.log, cursors })
     }

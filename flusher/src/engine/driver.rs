@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::control::Control;
 use super::deliver::{Batch, Delivery, Stop};
 use super::progress::LogPosition;
+use super::register::pass_lost;
 use super::traces::BatchTraces;
 use crate::config::Pace;
 use crate::metrics::{SinkLabel, signed};
@@ -175,8 +176,29 @@ impl<S: Sink> Driver<S> {
                 tokio::time::sleep(self.backoff.draw()).await;
                 Ok(())
             }
+            ReadError::Trimmed { start, .. } if self.delivery.log.has_lost() => self.skip_lost(start).await,
             error => Err(Stop::Fatal(error.to_string())),
         }
+    }
+
+    /// Delivers the records that were taken before the server of the log lost those that follow,
+    /// and goes on at `start`.
+    async fn skip_lost(&mut self, start: u64) -> Result<(), Stop> {
+        while let Some(done) = self.in_flight.join_next().await {
+            delivered(done)?;
+        }
+        if self.followed > self.open_from {
+            self.close();
+        }
+        while let Some(done) = self.in_flight.join_next().await {
+            delivered(done)?;
+        }
+        let shared = Arc::clone(&self.delivery.shared);
+        let mut cursor = shared.cursor();
+        pass_lost(&shared.log, shared.name(), &mut cursor, start);
+        self.delivery.move_cursor(&cursor).await?;
+        self.begin_at_cursor();
+        Ok(())
     }
 
     /// When to go on if nothing else happens.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use buffer::frame::{Frame, Record};
 use buffer::{Cursor, Log, Tally};
 
-use super::register::{Registered, tally_of};
+use super::register::{Registered, Unready, tally_of};
 use crate::accounting::tallies::{Tallies, entry, tenant_of};
 use crate::readers::scan;
 use crate::{Accounting, DEAD_LETTERS, HISTORY, Projection, StartAt};
@@ -15,13 +15,13 @@ use crate::{Accounting, DEAD_LETTERS, HISTORY, Projection, StartAt};
 /// elsewhere: unread messages are in the dead letters, readings are missed.
 ///
 /// # Errors
-/// A sentence when the log cannot be read.
+/// [`Unready`] when the log cannot be read.
 pub(crate) async fn joined(
     log: &dyn Log,
     projection: &Projection,
     start: StartAt,
     others: &Registered,
-) -> Result<Cursor, String> {
+) -> Result<Cursor, Unready> {
     let at = match start {
         StartAt::Now => log.confirm_end().await.0.min(log.end()),
         StartAt::Beginning | StartAt::Joining => log.start(),
@@ -70,7 +70,7 @@ impl Counts {
 }
 
 /// Records from the start of the log to each of `ends`, by tenant.
-async fn count<const N: usize>(log: &dyn Log, ends: [u64; N]) -> Result<[BTreeMap<String, Counts>; N], String> {
+async fn count<const N: usize>(log: &dyn Log, ends: [u64; N]) -> Result<[BTreeMap<String, Counts>; N], Unready> {
     let mut found = std::array::from_fn(|_| BTreeMap::<String, Counts>::new());
     let (from, to) = (log.start(), ends.into_iter().max().unwrap_or(0));
     let each = |frame: &Frame| {
@@ -80,11 +80,11 @@ async fn count<const N: usize>(log: &dyn Log, ends: [u64; N]) -> Result<[BTreeMa
                 match record {
                     Record::Reading(_) => counts.readings += 1,
                     Record::DeadLetter(_) => counts.letters += 1,
-                    Record::Retained(_) => counts.other += 1,
+                    Record::Retained(_) | Record::SessionEnd(_) => counts.other += 1,
                 }
             }
         }
     };
-    scan::frames(log, from, to, each).await.map_err(|error| error.to_string())?;
+    scan::frames(log, from, to, each).await?;
     Ok(found)
 }

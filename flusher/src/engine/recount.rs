@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use buffer::{Cursor, ReadError};
 use model::Backoff;
-use stores::contract::{DeadLetters, Deadletter};
+use stores::contract::{DeadLetters, Deadletter, is_last};
 use tokio_util::sync::CancellationToken;
 
 use super::deliver::{Delivery, Stop};
@@ -163,7 +163,7 @@ async fn refused(
     let mut after = (from, String::new());
     loop {
         let page = letters.list(tenant, Some((log, after.0, &after.1)), PAGE).await?;
-        let full = page.len() >= PAGE;
+        let full = !is_last(&page, PAGE);
         let in_range = |letter: &Deadletter| *letter.log == *log && (from..to).contains(&letter.offset);
         let last = page.last().map(|last| (in_range(last), (last.offset, last.stage.clone())));
         found.extend(page.into_iter().filter(|letter| in_range(letter) && letter.stage == stage));

@@ -89,7 +89,9 @@ impl<S: Sink> Driver<S> {
         if target >= from {
             return delivery.move_cursor(&cursor).await;
         }
+        delivery.sink.forget();
         let counted = recount::recount(&delivery, (target, from), shutdown, &mut self.backoff).await?;
+        delivery.sink.forget();
         let Some(passed) = counted else { return Ok(()) };
         recount::take_back(&mut cursor, target, passed);
         let known = self.setting;

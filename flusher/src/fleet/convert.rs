@@ -34,6 +34,7 @@ fn value(held: LatestValue) -> wire::StateValue {
         time: held.time,
         seq: held.seq,
         received: held.received,
+        order: (held.order != held.time).then_some(held.order),
     }
 }
 
@@ -56,7 +57,8 @@ fn read_value(held: wire::StateValue) -> Option<LatestValue> {
         wire::state_value::Value::Bool(v) => Value::Bool(v),
         wire::state_value::Value::Str(v) => Value::Str(v.into()),
     };
-    Some(LatestValue { name: held.name.into(), value, time: held.time, seq: held.seq, received: held.received })
+    let wire::StateValue { name, time, seq, received, order, .. } = held;
+    Some(LatestValue { name: name.into(), value, time, order: order.unwrap_or(time), seq, received })
 }
 
 pub(super) fn line(line: BookLine) -> wire::BookLine {

@@ -1,5 +1,6 @@
 //! The latest states of all logs and the store.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -191,10 +192,11 @@ async fn from_log(log: &dyn Log, question: &Question<'_>, wait: Duration) -> Res
     let from = cursors.get(crate::LATEST).map_or_else(|| log.start(), |cursor| cursor.done_to);
     let (target, _) = scan::end(log, wait).await?;
     let mut map = LatestMap::default();
+    let devices = question.devices();
     let take = |frame: &Frame| {
         for (_, record) in frame.records() {
             let Record::Reading(reading) = record else { continue };
-            if question.wants(reading.device) {
+            if question.wants(&devices, reading.device) {
                 let place = map.place(reading.device);
                 map.apply(place, &reading);
             }
@@ -212,9 +214,17 @@ impl Question<'_> {
         }
     }
 
-    fn wants(&self, device: &DeviceKey) -> bool {
+    /// The devices that are asked for by name.
+    fn devices(&self) -> HashSet<&DeviceKey> {
         match self {
-            Self::Some(devices) => devices.contains(device),
+            Self::Some(devices) => devices.iter().collect(),
+            Self::List { .. } => HashSet::new(),
+        }
+    }
+
+    fn wants(&self, devices: &HashSet<&DeviceKey>, device: &DeviceKey) -> bool {
+        match self {
+            Self::Some(_) => devices.contains(device),
             Self::List { tenant, after, .. } => {
                 *device.tenant == **tenant && after.is_none_or(|after| *device.id > *after)
             }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use buffer::{Catalogue, Lease, Log};
+use buffer::{Catalogue, CursorError, Lease, Log};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::engine::assemble::{Builder, Opened};
+use crate::engine::register::Unready;
 use crate::flusher::Handle;
 use crate::{Claim, Error};
 
@@ -28,16 +29,19 @@ impl Member {
     /// Makes the cursors this holder's and starts the sinks.
     ///
     /// # Errors
-    /// The reason why the log cannot be flushed now.
+    /// [`Unready`] with the reason why the log cannot be flushed now.
     pub(crate) async fn start(
         context: &Context,
         catalogue: &dyn Catalogue,
         lease: Lease,
         complete: bool,
-    ) -> Result<Self, String> {
-        let log = catalogue.open(&lease.log).await.map_err(|error| error.to_string())?;
+    ) -> Result<Self, Unready> {
+        let log = catalogue.open(&lease.log).await?;
         let claim = Claim { log: Arc::clone(&log), epoch: lease.epoch };
-        let opened = Opened::register(context, claim).await.map_err(|error| error.to_string())?;
+        let opened = Opened::register(context, claim).await.map_err(|error| match error {
+            Error::Cursor { passing, .. } => Unready { reason: error.to_string(), passing },
+            error => Unready::from(error.to_string()),
+        })?;
         let mut builder = Builder::new(context.clone());
         builder.add_log(opened);
         let flusher = builder.finish();
@@ -45,6 +49,21 @@ impl Member {
         let task = tokio::spawn(flusher.run(stop.clone()));
         let (abort, complete) = (task.abort_handle(), AtomicBool::new(complete));
         Ok(Self { lease, log, handle, complete, stop, task: tokio::sync::Mutex::new(Some(task)), abort })
+    }
+
+    /// Puts the cursors of all sinks on the log's server again, where they are missing.
+    ///
+    /// # Errors
+    /// When the server does not answer, or another holder has moved one.
+    pub(crate) async fn put_cursors(&self) -> Result<(), CursorError> {
+        for sink in self.handle.sinks.iter() {
+            match self.log.move_cursor(sink.shared.name(), sink.shared.cursor()).await {
+                // It was moved meanwhile.
+                Ok(()) | Err(CursorError::Backwards { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn is_complete(&self) -> bool {

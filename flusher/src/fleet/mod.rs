@@ -3,8 +3,10 @@
 //! Logs come and go while it runs. It claims logs without a flusher, up to its share, under leases
 //! that it renews. A log whose lease went to another flusher is released at once, without a last
 //! flush: every move of a cursor is refused from then on, and the next holder writes the last
-//! blocks again, under the same ids. A log without a writer is removed when every sink has passed
-//! it. A log that cannot be read stops only itself.
+//! blocks again, under the same ids. A lease that ran out while the server was away, or that the
+//! server has lost, is taken again if no other flusher has it; the sinks keep what they hold. A log
+//! without a writer is removed when every sink has passed it. A log that cannot be read stops only
+//! itself.
 
 mod convert;
 mod directory;
@@ -29,7 +31,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buffer::{Catalogue, Holder, Lease, LogInfo};
+use buffer::{Catalogue, CursorError, Holder, Lease, LogInfo};
 use model::trace::Tracer;
 use parking_lot::RwLock;
 use tokio::sync::watch;
@@ -41,6 +43,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::engine::assemble::Builder;
 use crate::engine::control::Controls;
+use crate::engine::register::Unready;
 use crate::flusher::Error;
 use crate::metrics::Metrics;
 use crate::{Projections, Stores};
@@ -71,13 +74,16 @@ pub struct Fleet {
     starting: Vec<Lease>,
     /// No other flusher can take a log that fails here.
     is_alone: bool,
+    /// A log that cannot be flushed before an operator acts, and the reason.
+    broken: Option<(String, String)>,
 }
 
 /// The outcome of a job.
 enum Job {
-    Started(Vec<(Lease, Result<Member, String>)>),
+    Started(Vec<(Lease, Result<Member, Unready>)>),
     Loaded(Vec<String>, bool),
-    Given(String),
+    /// A log, and the reason why its sinks ended, if it was a fault.
+    Given(String, Option<String>),
 }
 
 /// Ends a task that the fleet has started.
@@ -110,8 +116,9 @@ impl Fleet {
             loads: watch::channel(()).0,
             moving: tokio::sync::RwLock::default(),
         };
-        let (resting, busy, starting) = (HashMap::new(), Vec::new(), Vec::new());
-        Self { shared: Arc::new(shared), lease, resting, jobs: JoinSet::new(), busy, starting, is_alone: false }
+        let (resting, busy, starting, broken) = (HashMap::new(), Vec::new(), Vec::new(), None);
+        let (shared, jobs, is_alone) = (Arc::new(shared), JoinSet::new(), false);
+        Self { shared, lease, resting, jobs, busy, starting, is_alone, broken }
     }
 
     /// A flusher without others: it ends when a log cannot be flushed, because no other can take
@@ -161,8 +168,8 @@ impl Fleet {
                 _ = ticks.tick() => self.tick().await,
                 Some(job) = self.jobs.join_next() => self.finish(job),
             }
-            if let Some((log, reason)) = self.shared.failed.read().iter().next().filter(|_| self.is_alone) {
-                return Err(Error::Ended { task: format!("flushing of log {log}"), reason: reason.clone() });
+            if let Some((log, reason)) = self.broken.take().filter(|_| self.is_alone) {
+                return Err(Error::Ended { task: format!("flushing of log {log}"), reason });
             }
         }
         self.give_all_back(ticks).await;
@@ -211,16 +218,13 @@ impl Fleet {
         Ok((catalogue.announce(holder, self.lease).await?, catalogue.list().await?))
     }
 
-    /// Renews every lease; releases logs whose leases went to others.
+    /// Renews every lease, or takes it again; releases logs whose leases went to others.
     async fn renew(&self) {
         for member in self.shared.members() {
             let log = &member.lease.log;
             match self.shared.catalogue.renew(&member.lease, self.lease).await {
                 Ok(true) => {}
-                Ok(false) => {
-                    tracing::warn!(log, "the lease went to another flusher");
-                    self.shared.members.write().remove(log);
-                }
+                Ok(false) => self.regain(&member).await,
                 // The epoch guards every cursor: nothing is lost by continuing, and queries are
                 // still answered.
                 Err(error) => tracing::warn!(log, %error, "cannot renew a lease; trying again"),
@@ -232,6 +236,33 @@ impl Fleet {
             if let Err(error) = self.shared.catalogue.renew(lease, self.lease).await {
                 tracing::warn!(log = lease.log, %error, "cannot renew a lease; trying again");
             }
+        }
+    }
+
+    /// Takes a lease again that ran out or that the server lost. Without it the log was taken by
+    /// another flusher, or is not on the server.
+    async fn regain(&self, member: &Member) {
+        let (catalogue, log) = (&self.shared.catalogue, &member.lease.log);
+        // First: nothing is trimmed before the cursors are there.
+        match member.put_cursors().await {
+            // The lease decides.
+            Ok(()) | Err(CursorError::Fenced { .. } | CursorError::Backwards { .. } | CursorError::Outside { .. }) => {}
+            Err(error @ CursorError::Unavailable(_)) => {
+                return tracing::warn!(log, %error, "a lease is gone, and the cursors cannot be written; trying again");
+            }
+        }
+        match catalogue.regain(&member.lease, self.lease).await {
+            Ok(true) => return tracing::warn!(log, "a lease had run out or was lost; no other flusher has taken it"),
+            Ok(false) => {}
+            Err(error) => return tracing::warn!(log, %error, "cannot take a lease again; trying again"),
+        }
+        match catalogue.ids().await {
+            Ok(ids) if ids.contains(log) => {
+                tracing::warn!(log, "the lease went to another flusher");
+                self.shared.members.write().remove(log);
+            }
+            Ok(_) => tracing::error!(log, "the log is not on its server; its records in memory are kept and delivered"),
+            Err(error) => tracing::warn!(log, %error, "cannot list the logs; trying again"),
         }
     }
 
@@ -326,11 +357,12 @@ impl Fleet {
         self.busy.push(log.to_owned());
         let (shared, log) = (Arc::clone(&self.shared), log.to_owned());
         self.jobs.spawn(async move {
-            match member.stop().await {
-                Ok(()) => tracing::info!(log, "given back"),
-                Err(reason) => {
+            let fault = member.stop().await.err();
+            match &fault {
+                None => tracing::info!(log, "given back"),
+                Some(reason) => {
                     tracing::error!(log, reason, "a log cannot be flushed here");
-                    shared.failed.write().insert(log.clone(), reason);
+                    shared.failed.write().insert(log.clone(), reason.clone());
                 }
             }
             // Answered for until the next holder can.
@@ -338,7 +370,7 @@ impl Fleet {
             if let Err(error) = shared.catalogue.release(&member.lease).await {
                 tracing::debug!(log, %error, "a lease was not given back; it runs out");
             }
-            Job::Given(log)
+            Job::Given(log, fault)
         });
     }
 
@@ -353,7 +385,10 @@ impl Fleet {
             }
         };
         match job {
-            Job::Given(log) => self.busy.retain(|busy| *busy != log),
+            Job::Given(log, fault) => {
+                self.busy.retain(|busy| *busy != log);
+                self.broken = self.broken.take().or(fault.map(|reason| (log, reason)));
+            }
             Job::Loaded(logs, loaded) => {
                 self.busy.retain(|busy| !busy.is_empty());
                 self.shared.held(&logs).iter().filter(|_| loaded).for_each(|member| member.set_complete());
@@ -369,7 +404,7 @@ impl Fleet {
         }
     }
 
-    fn join(&mut self, lease: Lease, member: Result<Member, String>) {
+    fn join(&mut self, lease: Lease, member: Result<Member, Unready>) {
         match member {
             Ok(member) => {
                 tracing::info!(log = lease.log, epoch = lease.epoch, "flushes this log");
@@ -377,9 +412,14 @@ impl Fleet {
                 self.shared.members.write().insert(lease.log, Arc::new(member));
                 self.shared.loads.send_replace(());
             }
-            Err(reason) => {
-                tracing::error!(log = lease.log, reason, "cannot flush a log; leaving it to others for a while");
-                self.back_off(&lease.log);
+            Err(Unready { reason, passing }) => {
+                if passing {
+                    tracing::warn!(log = lease.log, reason, "cannot flush a log now; trying again");
+                } else {
+                    tracing::error!(log = lease.log, reason, "cannot flush a log; leaving it to others for a while");
+                    self.back_off(&lease.log);
+                    self.broken.get_or_insert_with(|| (lease.log.clone(), reason.clone()));
+                }
                 self.shared.failed.write().insert(lease.log.clone(), reason);
                 let shared = Arc::clone(&self.shared);
                 self.busy.push(lease.log.clone());
@@ -387,7 +427,7 @@ impl Fleet {
                     if let Err(error) = shared.catalogue.release(&lease).await {
                         tracing::debug!(log = lease.log, %error, "a lease was not given back; it runs out");
                     }
-                    Job::Given(lease.log)
+                    Job::Given(lease.log, None)
                 });
             }
         }

@@ -43,6 +43,11 @@ impl DeadLetters for LettersView {
         self.store.list(tenant, after, limit).await
     }
 
+    async fn newest(&self, tenant: &str, log: &str, most: usize) -> Result<Vec<Deadletter>> {
+        self.catch_up().await?;
+        self.store.newest(tenant, log, most).await
+    }
+
     async fn get(&self, tenant: &str, log: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>> {
         self.catch_up().await?;
         self.store.get(tenant, log, offset, stage).await

@@ -1,5 +1,6 @@
 //! Readings that are not stored yet.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::Clock;
 use crate::metrics::Metrics;
 use crate::sinks::history::HistorySink;
 use crate::sinks::history::cut::{self, Names, Placed};
-use crate::sinks::history::memtable::reading_of;
+use crate::sinks::history::memtable::{Row, reading_of};
 use crate::status::Shared;
 
 /// Bytes asked of the log at a time.
@@ -56,14 +57,14 @@ impl HistoryTail {
         for _ in 0..ATTEMPTS {
             source.shared.progress.reach(target, self.wait).await;
             let unflushed = source.sink.unflushed(query.device, query.range);
-            let rows = unflushed.rows.iter().map(|(frame, row)| (row.offset, reading_of(frame, row)));
-            let mut blocks = Vec::from_iter(query.block(source.sink.log(), rows.collect()));
-            if unflushed.taken_to >= target {
+            let taken_to = unflushed.taken_to;
+            let mut blocks = query.unflushed(source.sink.log(), unflushed.rows).await?;
+            if taken_to >= target {
                 return Ok(blocks);
             }
             // The sink has no memory left, or has ended: the log itself holds the rest.
             self.metrics.log_tails.inc();
-            match query.read_rest(&*source.log, source.sink.log(), (unflushed.taken_to, target), &mut blocks).await {
+            match query.read_rest(&*source.log, source.sink.log(), (taken_to, target), &mut blocks).await {
                 Ok(()) => return Ok(blocks),
                 // Stored, passed and trimmed since: the memory that is asked next knows.
                 Err(ReadError::Trimmed { .. }) => {}
@@ -104,11 +105,18 @@ pub(crate) struct TailQuery<'a> {
     pub(crate) names: Option<&'a [Arc<str>]>,
 }
 
+/// Rows that are made into blocks at once; more are work for a thread that may take its time.
+const AT_ONCE: usize = 4_096;
+
 impl TailQuery<'_> {
-    fn block(&self, log: &Arc<str>, mut rows: Vec<Placed<'_>>) -> Option<Block> {
-        cut::sort_and_merge(&mut rows);
-        let named = |name: &str| self.names.is_none_or(|names| names.iter().any(|n| **n == *name));
-        (!rows.is_empty()).then(|| cut::build(log, self.device, &rows, 0, &mut Names::default(), named))
+    /// Makes blocks of the rows of a history sink.
+    async fn unflushed(&self, log: &Arc<str>, rows: Vec<(Frame, Row)>) -> Result<Vec<Block>> {
+        if rows.len() <= AT_ONCE {
+            return Ok(blocks_of(log, self.device, self.names, &rows));
+        }
+        let (log, device, names) = (Arc::clone(log), self.device.clone(), self.names.map(<[_]>::to_vec));
+        let made = tokio::task::spawn_blocking(move || blocks_of(&log, &device, names.as_deref(), &rows)).await;
+        made.map_err(|error| scan::busy(error.to_string()))
     }
 
     /// A block for each piece of the log that holds readings of the device, so that no more than a
@@ -118,7 +126,7 @@ impl TailQuery<'_> {
         log: &dyn Log,
         name: &Arc<str>,
         (from, to): (u64, u64),
-        blocks: &mut Vec<Block>,
+        found: &mut Vec<Block>,
     ) -> std::result::Result<(), ReadError> {
         let mut at = from;
         while at < to {
@@ -132,10 +140,22 @@ impl TailQuery<'_> {
                     rows.push((offset, reading));
                 }
             }
-            blocks.extend(self.block(name, rows));
+            found.append(&mut blocks(name, self.device, self.names, rows));
             let Some(last) = frames.last() else { break };
             at = last.header().end_offset();
         }
         Ok(())
     }
+}
+
+fn blocks_of(log: &Arc<str>, device: &DeviceKey, names: Option<&[Arc<str>]>, rows: &[(Frame, Row)]) -> Vec<Block> {
+    blocks(log, device, names, rows.iter().map(|(frame, row)| (row.offset, reading_of(frame, row))).collect())
+}
+
+fn blocks(log: &Arc<str>, device: &DeviceKey, names: Option<&[Arc<str>]>, mut rows: Vec<Placed<'_>>) -> Vec<Block> {
+    cut::sort_and_merge(&mut rows);
+    let named: Option<HashSet<&str>> = names.map(|names| names.iter().map(|name| &**name).collect());
+    let wanted = |name: &str| named.as_ref().is_none_or(|named| named.contains(name));
+    let cuts = cut::blocks(log, device, &rows, &mut Names::default(), &wanted);
+    cuts.into_iter().map(|cut| cut.block).collect()
 }

@@ -101,6 +101,16 @@ impl Catalogue for FakeCatalogue {
         Ok(held)
     }
 
+    async fn regain(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError> {
+        let mut inner = self.0.lock();
+        let Some(entry) = inner.logs.get_mut(&lease.log) else { return Ok(false) };
+        let free = entry.epoch == lease.epoch;
+        if free {
+            entry.lease = Some((lease.clone(), Instant::now() + time));
+        }
+        Ok(free)
+    }
+
     async fn release(&self, lease: &Lease) -> Result<(), CatalogueError> {
         let mut inner = self.0.lock();
         if let Some(entry) = inner.logs.get_mut(&lease.log).filter(|entry| entry.holder() == Some(lease)) {

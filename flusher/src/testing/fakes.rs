@@ -204,8 +204,10 @@ impl DeadLetters for FakeLetters {
         Ok(())
     }
 
-    async fn list(&self, _: &str, _: Option<(&str, u64, &str)>, _: usize) -> Result<Vec<Deadletter>> {
-        Ok(self.letters.lock().values().cloned().collect())
+    async fn list(&self, _: &str, after: Option<(&str, u64, &str)>, limit: usize) -> Result<Vec<Deadletter>> {
+        let letters = self.letters.lock();
+        let behind = |at: &(u64, String)| after.is_none_or(|(_, offset, stage)| (at.0, &*at.1) > (offset, stage));
+        Ok(letters.iter().filter(|(at, _)| behind(at)).map(|(_, letter)| letter.clone()).take(limit).collect())
     }
 
     async fn get(&self, _: &str, _: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>> {

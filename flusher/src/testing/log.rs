@@ -152,6 +152,7 @@ impl Log for FakeLog {
             Record::Reading(reading) => reading.received,
             Record::DeadLetter(letter) => letter.received,
             Record::Retained(message) => message.received,
+            Record::SessionEnd(end) => end.received,
         };
         let first = records.filter(|(_, record)| received(record) >= time).map(|(offset, _)| offset).next();
         Ok(first.unwrap_or_else(|| self.end()))

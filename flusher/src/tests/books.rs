@@ -1,11 +1,15 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use buffer::frame::{ReadingHeader, Staged};
+use model::time::SECOND;
+use model::{Schema, ValueRef};
 use stores::StoreError;
 use stores::contract::BookLine;
 
 use super::delivery::busy;
-use crate::testing::{World, numbers, stage, stage_letter, stage_retained};
+use crate::testing::{SERIES, World, device, numbers, plain, query, stage, stage_letter, stage_retained};
 use crate::{DEAD_LETTERS, HISTORY, LATEST};
 
 fn line<'a>(lines: &'a [BookLine], sink: &str, tenant: &str) -> &'a BookLine {
@@ -137,4 +141,43 @@ async fn the_books_show_in_which_hour_a_store_lacks_a_reading_over_restarts_and_
     let wrong: Vec<_> = found.iter().filter(|(_, expected, held)| Some(*expected) != *held).collect();
     assert!(!wrong.is_empty() && wrong.len() < found.len(), "{found:?}");
     running.stop().await.unwrap();
+}
+
+/// Reading `n` in a payload of its own: the names in another order, another identity.
+fn stage_again(staged: &mut Staged, n: u64, payload: u64) {
+    let (device, schema) = (Arc::new(device(n, 7)), Arc::new(Schema::new(["even", "n"])));
+    let value = n.cast_signed();
+    let header = ReadingHeader { time: value * SECOND, received: value + 9, identity: n + payload, ..plain() };
+    let even = n.is_multiple_of(2).then_some(ValueRef::Bool(true));
+    staged.reading(&device, &schema, &header, [even, Some(ValueRef::Int(value))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_in_another_payload_is_the_same_before_and_after_each_flush_and_restart() {
+    let mut world = World::new();
+    let series = world.add_series();
+    // The log keeps what every store has, as its settings say.
+    world.log.keeps_all.store(true, Ordering::Relaxed);
+    world.append(0, 100, 7);
+    let mut end = 100;
+    for payload in 1..4 {
+        let running = world.start().await;
+        // Each twice in one range, and in the range before.
+        for _ in 0..2 {
+            world.log.append(|staged| (0..50).for_each(|n| stage_again(staged, n, payload * 1_000)));
+        }
+        end += 100;
+        let before = query(&running.handle, &world.history, &device(3, 7)).await;
+        world.done_to(HISTORY, end).await;
+        world.done_to(SERIES, end).await;
+        assert_eq!(query(&running.handle, &world.history, &device(3, 7)).await, before);
+        assert_eq!(numbers(&world.history.blocks()).into_values().collect::<Vec<_>>(), [1; 100], "each once");
+        assert_eq!(series.numbers(), (0..100).collect::<Vec<_>>());
+        let lines = running.handle.books().books(true).await.unwrap();
+        for line in lines.iter().filter(|line| line.sink == HISTORY || line.sink == SERIES) {
+            assert!(line.balances() && line.agrees(), "{line:?}");
+            assert_eq!((line.stored, line.merged, line.held), (100, end - 100, Some(100)));
+        }
+        running.stop().await.unwrap();
+    }
 }

@@ -3,20 +3,21 @@
 
 use super::lexer::{Lexer, Scalar, Token};
 use super::scratch::{Scratch, Slot};
-use super::{Class, Refusal};
+use super::{Class, JsonText, Refusal};
 use crate::limits::Limits;
 
-/// Reads a document. Names begin with `prefix`; a lone value is named `field`.
+/// Reads a document. Names begin with `prefix`; a lone value is named `field`. Returns the position
+/// of a further document.
 pub(crate) fn json(
-    payload: &[u8],
+    text: JsonText<'_>,
     prefix: &str,
     field: &str,
     candidate: usize,
     limits: &Limits,
     scratch: &mut Scratch,
-) -> Result<(), Refusal> {
+) -> Result<Option<usize>, Refusal> {
     scratch.set_prefix(prefix);
-    let mut walk = Walk { lexer: Lexer::new(payload)?, scratch, limits, candidate };
+    let mut walk = Walk { lexer: Lexer::new(text), scratch, limits, candidate };
     match walk.lexer.token()? {
         Token::Object => {
             walk.scratch.begin_row(candidate, limits)?;
@@ -27,6 +28,7 @@ pub(crate) fn json(
             walk.scratch.set_name(field);
             walk.scratch.begin_row(candidate, limits)?;
             walk.value(token, 0)?;
+            walk.scratch.refuse_quoted_json(text.lenient, limits)?;
         }
     }
     walk.lexer.end()
@@ -48,6 +50,10 @@ impl Walk<'_, '_> {
         let mut first = true;
         while self.lexer.more(first, b']')? {
             first = false;
+            if self.lexer.hole() {
+                self.scratch.absent += 1;
+                continue;
+            }
             if self.lexer.token()? != Token::Object {
                 return Err(Refusal::new(Class::Json, ARRAY_AT_THE_TOP));
             }
@@ -73,6 +79,10 @@ impl Walk<'_, '_> {
                         self.scratch.absent += 1;
                         return Ok(());
                     }
+                    Scalar::NotFinite => {
+                        self.scratch.not_finite();
+                        return Ok(());
+                    }
                     Scalar::Bool(v) => Slot::Bool(v),
                     Scalar::Int(v) => Slot::Int(v),
                     Scalar::Float(v) => Slot::Float(v),
@@ -85,7 +95,7 @@ impl Walk<'_, '_> {
 
     fn members(&mut self, depth: usize) -> Result<(), Refusal> {
         check_depth(depth, self.limits)?;
-        let length = self.scratch.path.len();
+        let place = self.scratch.place();
         let mut first = true;
         while self.lexer.more(first, b'}')? {
             first = false;
@@ -93,7 +103,7 @@ impl Walk<'_, '_> {
             self.lexer.key(&mut self.scratch.path)?;
             let token = self.lexer.token()?;
             self.value(token, depth)?;
-            self.scratch.path.truncate(length);
+            self.scratch.back_to(place);
         }
         Ok(())
     }
@@ -102,18 +112,22 @@ impl Walk<'_, '_> {
         check_depth(depth, self.limits)?;
         let mut index = 0;
         while self.lexer.more(index == 0, b']')? {
-            let token = self.lexer.token()?;
-            self.element(token, index, depth)?;
+            if self.lexer.hole() {
+                self.scratch.absent += 1;
+            } else {
+                let token = self.lexer.token()?;
+                self.element(token, index, depth)?;
+            }
             index += 1;
         }
         Ok(())
     }
 
     fn element(&mut self, token: Token, index: usize, depth: usize) -> Result<(), Refusal> {
-        let length = self.scratch.path.len();
+        let place = self.scratch.place();
         self.scratch.join_index(index);
         self.value(token, depth)?;
-        self.scratch.path.truncate(length);
+        self.scratch.back_to(place);
         Ok(())
     }
 }

@@ -1,12 +1,17 @@
 //! JSON text, token by token.
 //!
-//! RFC 8259, and the words that devices send for a missing number: `NaN`, `Infinity`, `inf`, with
-//! or without a sign, in any case. Integers of any length keep their digits; other numbers become
-//! the nearest `f64`.
+//! RFC 8259. Integers of any length keep their digits; other numbers become the nearest `f64`, or
+//! keep their digits when they are out of its range.
+//!
+//! A lenient lexer also accepts what firmware really writes, where it has only one meaning: commas
+//! too many (`[1,,2]` has a hole, `{"a":1,}` ends), `22.`, `.5` and `+5`, line ends and tabs in a
+//! text, literals in any case, Python's `None`, and the words for a missing number: `NaN`,
+//! `Infinity`, `inf`, with or without a sign, in any case. It never guesses: names without quotes,
+//! single quotes, missing commas, brackets or values are errors.
 
 use std::borrow::Cow;
 
-use super::{Class, Refusal};
+use super::{Class, JsonText, Refusal};
 
 /// The kind of the next value, by its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +27,12 @@ pub(super) enum Token {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Scalar<'a> {
     Absent,
+    /// A word for a missing number.
+    NotFinite,
     Bool(bool),
     Int(i64),
     Float(f64),
-    /// The digits of an integer outside `i64`.
+    /// The digits of an integer outside `i64`, or of a number out of the range of a float.
     Digits(&'a str),
 }
 
@@ -33,6 +40,7 @@ pub(super) enum Scalar<'a> {
 pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
+    lenient: bool,
 }
 
 /// Powers of ten that an `f64` represents exactly.
@@ -42,11 +50,12 @@ const EXACT: [f64; 23] = [
 ];
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(payload: &'a [u8]) -> Result<Self, Refusal> {
-        let text = std::str::from_utf8(payload).map_err(|error| {
-            Refusal::new(Class::Json, format!("not JSON: not UTF-8 at byte {}", error.valid_up_to()))
-        })?;
-        Ok(Self { text, at: if text.starts_with('\u{feff}') { 3 } else { 0 } })
+    pub(super) fn new(text: JsonText<'a>) -> Self {
+        let JsonText { text, mut at, lenient } = text;
+        if at == 0 && text.starts_with('\u{feff}') {
+            at = 3;
+        }
+        Self { text, at, lenient }
     }
 
     #[cold]
@@ -65,9 +74,18 @@ impl<'a> Lexer<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    fn byte_after(&self, bytes: usize) -> Option<u8> {
+        self.text.as_bytes().get(self.at + bytes).copied()
+    }
+
     fn skip_space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
-            self.at += 1;
+        loop {
+            match self.byte() {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                // RFC 7464 begins a document with a record separator.
+                Some(b'\x0b' | b'\x0c' | b'\x1e') if self.lenient => self.at += 1,
+                _ => return,
+            }
         }
     }
 
@@ -93,13 +111,34 @@ impl<'a> Lexer<'a> {
                 self.at += 1;
                 Ok(false)
             }
-            _ if first => Ok(true),
-            Some(b',') => {
+            Some(b',') if !first || (self.lenient && close == b'}') => {
                 self.at += 1;
-                Ok(true)
+                if self.lenient { Ok(self.after_comma(close)) } else { Ok(true) }
             }
+            _ if first => Ok(true),
             _ => Err(self.wrong(if close == b'}' { "`,` or `}`" } else { "`,` or `]`" })),
         }
+    }
+
+    /// Skips further commas of an object. False at the end of the object or array.
+    fn after_comma(&mut self, close: u8) -> bool {
+        self.skip_space();
+        while close == b'}' && self.byte() == Some(b',') {
+            self.at += 1;
+            self.skip_space();
+        }
+        let ends = self.byte() == Some(close);
+        self.at += usize::from(ends);
+        !ends
+    }
+
+    /// True when the next element of an array is left out: `[1,,2]`.
+    pub(super) fn hole(&mut self) -> bool {
+        if !self.lenient {
+            return false;
+        }
+        self.skip_space();
+        self.byte() == Some(b',')
     }
 
     /// Appends the name of a member and skips its colon.
@@ -155,6 +194,10 @@ impl<'a> Lexer<'a> {
                     self.at += 1;
                     let escaped = self.escape()?;
                     out.push(escaped);
+                }
+                Some(control @ (b'\n' | b'\r' | b'\t')) if self.lenient => {
+                    self.at += 1;
+                    out.push(char::from(control));
                 }
                 _ => return Err(self.wrong("the rest of a text")),
             }
@@ -228,6 +271,11 @@ impl<'a> Lexer<'a> {
     pub(super) fn scalar(&mut self) -> Result<Scalar<'a>, Refusal> {
         match self.byte() {
             Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b'.') if self.lenient => self.number(),
+            Some(b'+') if self.lenient && matches!(self.byte_after(1), Some(b'0'..=b'9' | b'.')) => {
+                self.at += 1;
+                self.number()
+            }
             _ => self.word(self.at),
         }
     }
@@ -241,7 +289,13 @@ impl<'a> Lexer<'a> {
             "true" if from == self.at => Scalar::Bool(true),
             "false" if from == self.at => Scalar::Bool(false),
             "null" if from == self.at => Scalar::Absent,
-            word if super::is_not_finite(word) => Scalar::Absent,
+            word if self.lenient && super::is_not_finite(word) => Scalar::NotFinite,
+            word if self.lenient && from == self.at => match word.to_ascii_lowercase().as_str() {
+                "true" => Scalar::Bool(true),
+                "false" => Scalar::Bool(false),
+                "null" | "none" => Scalar::Absent,
+                _ => return Err(self.wrong("a value")),
+            },
             _ => return Err(self.wrong("a value")),
         };
         self.at += length;
@@ -265,7 +319,7 @@ impl<'a> Lexer<'a> {
         let mut mantissa = 0;
         let leading_zero = self.byte() == Some(b'0');
         let whole = self.digits(&mut mantissa);
-        if whole == 0 {
+        if whole == 0 && !(self.lenient && self.byte() == Some(b'.') && self.byte_after(1).is_some_and(is_digit)) {
             return self.word(from);
         }
         if leading_zero && whole > 1 {
@@ -276,7 +330,7 @@ impl<'a> Lexer<'a> {
         if self.byte() == Some(b'.') {
             self.at += 1;
             fraction = self.digits(&mut mantissa);
-            if fraction == 0 {
+            if fraction == 0 && !self.lenient {
                 return Err(self.wrong("a digit"));
             }
         } else if !matches!(self.byte(), Some(b'e' | b'E')) {
@@ -295,8 +349,7 @@ impl<'a> Lexer<'a> {
             return Ok(Scalar::Float(if negative { -value } else { value }));
         }
         let value: f64 = self.text[from..self.at].parse().map_err(|_| self.wrong("a number"))?;
-        // Beyond the range of a float.
-        Ok(if value.is_finite() { Scalar::Float(value) } else { Scalar::Absent })
+        Ok(if value.is_finite() { Scalar::Float(value) } else { Scalar::Digits(&self.text[from..self.at]) })
     }
 
     fn integer(&self, from: usize, negative: bool, digits: usize, magnitude: u64) -> Scalar<'a> {
@@ -311,13 +364,30 @@ impl<'a> Lexer<'a> {
         text.parse().map_or(Scalar::Digits(text), Scalar::Int)
     }
 
-    /// Checks that only white space follows.
-    pub(super) fn end(&mut self) -> Result<(), Refusal> {
+    /// Ends a document. Returns the position of the next one in a lenient reading of JSON lines;
+    /// otherwise only white space may follow.
+    pub(super) fn end(&mut self) -> Result<Option<usize>, Refusal> {
         self.skip_space();
+        let next = match self.byte() {
+            Some(b',') if self.lenient => {
+                self.at += 1;
+                self.skip_space();
+                self.byte()
+            }
+            next => next,
+        };
+        if self.lenient && matches!(next, Some(b'{' | b'[')) {
+            return Ok(Some(self.at));
+        }
         // Some firmware sends the NUL at the end of its C string.
         while self.byte() == Some(0) {
             self.at += 1;
+            self.skip_space();
         }
-        if self.at == self.text.len() { Ok(()) } else { Err(self.wrong("nothing (trailing text)")) }
+        if self.at == self.text.len() { Ok(None) } else { Err(self.wrong("nothing (trailing text)")) }
     }
+}
+
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit()
 }

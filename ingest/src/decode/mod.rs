@@ -2,14 +2,18 @@
 //!
 //! [`flat`] streams a document once into memory that is reused; [`tree`] is for routes with paths.
 
+pub(crate) mod coercion;
 pub(crate) mod flat;
+mod foreign;
 mod lexer;
 pub(crate) mod plain;
 mod scratch;
+pub(crate) mod text;
 pub(crate) mod time;
 pub(crate) mod tree;
 
-pub(crate) use scratch::{Scratch, ScratchRow, Slot, Span, long_name};
+pub(crate) use scratch::{Scratch, ScratchRow, Slot, long_name};
+pub(crate) use text::JsonText;
 
 /// The class of fault of a refused message; a bounded metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,8 +24,9 @@ pub enum Class {
     Text,
     /// Over a limit on depth, readings, values or lengths.
     Limit,
-    /// A time that cannot be parsed or used.
-    Time,
+    /// A value that cannot be stored: the paths of the route find none, two have one name, or there
+    /// is no number.
+    Values,
     /// A device id that is missing or invalid.
     Device,
     /// A presence message that is neither online nor offline.
@@ -33,7 +38,7 @@ pub enum Class {
 impl Class {
     /// Every class.
     pub const ALL: [Self; 7] =
-        [Self::Json, Self::Text, Self::Limit, Self::Time, Self::Device, Self::Presence, Self::Admission];
+        [Self::Json, Self::Text, Self::Limit, Self::Values, Self::Device, Self::Presence, Self::Admission];
 
     /// Returns the metric label.
     pub const fn name(self) -> &'static str {
@@ -41,7 +46,7 @@ impl Class {
             Self::Json => "json",
             Self::Text => "text",
             Self::Limit => "limit",
-            Self::Time => "time",
+            Self::Values => "values",
             Self::Device => "device",
             Self::Presence => "presence",
             Self::Admission => "admission",

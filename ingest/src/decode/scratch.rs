@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use model::ValueRef;
+use model::{Nanos, ValueRef};
 
-use super::Refusal;
+use super::time::Timing;
+use super::{Class, Refusal};
 use crate::limits::Limits;
 
 /// Rows of fields. Names and texts lie end to end in one buffer.
@@ -19,8 +20,22 @@ pub(crate) struct Scratch {
     pub(crate) path: String,
     /// Bytes of `path` that are the route's prefix.
     pub(crate) prefix_bytes: usize,
-    /// Values sent as null, or as a number that is not finite.
+    /// Hash of the bounds between the names of members in `path`: it distinguishes `"a.b"` from
+    /// `b` in `a`.
+    bounds: u32,
+    /// Values sent as null, as a number that is not finite, or without a name.
     pub(crate) absent: u64,
+    /// The first fault that left a value out: the reason of the refusal if nothing remains.
+    pub(crate) missed: Option<String>,
+    /// Receive time of the message.
+    pub(crate) received: Nanos,
+}
+
+/// A place in a document, while names are joined.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    length: usize,
+    bounds: u32,
 }
 
 /// A span of the buffer.
@@ -36,6 +51,8 @@ pub(crate) struct Field {
     name: Span,
     /// Start of the payload's part of the name, after the route's prefix.
     own: u32,
+    /// Hash of the place in the payload, apart from the name.
+    origin: u32,
     pub(crate) value: Slot,
     /// False when the field is not stored.
     pub(crate) live: bool,
@@ -57,21 +74,30 @@ pub(crate) struct ScratchRow {
     pub(crate) end: usize,
     /// Index of its route among the candidates of the topic.
     pub(crate) candidate: usize,
-    /// Its time, and the name or path where the time was found.
-    pub(crate) time: Option<(Slot, Span)>,
+    pub(crate) timing: Timing,
     pub(crate) seq: Option<u64>,
     pub(crate) device: Option<Span>,
 }
 
-impl Field {
-    /// Returns the span of the payload's part of the name.
-    pub(crate) fn own_span(&self) -> Span {
-        Span { start: self.own, end: self.name.end }
-    }
-}
+/// Elements that each buffer keeps between two messages.
+const KEEP: usize = 1024;
 
 impl Scratch {
-    pub(crate) fn clear(&mut self) {
+    /// Frees most of what a large message took: a connection that is idle holds little.
+    pub(crate) fn shrink(&mut self) {
+        if self.text.capacity() > 64 * KEEP || self.fields.capacity() > KEEP || self.rows.capacity() > KEEP {
+            self.clear(0);
+            self.text.shrink_to(64 * KEEP);
+            self.fields.shrink_to(KEEP);
+            self.rows.shrink_to(KEEP);
+            self.path.shrink_to(KEEP);
+        }
+    }
+
+    pub(crate) fn clear(&mut self, received: Nanos) {
+        self.received = received;
+        self.bounds = 0;
+        self.missed = None;
         self.text.clear();
         self.fields.clear();
         self.rows.clear();
@@ -83,6 +109,7 @@ impl Scratch {
     /// Sets the prefix of every name from now on, followed by a dot.
     pub(crate) fn set_prefix(&mut self, prefix: &str) {
         self.path.clear();
+        self.bounds = 0;
         if !prefix.is_empty() {
             self.path.push_str(prefix);
             self.path.push('.');
@@ -96,10 +123,45 @@ impl Scratch {
         self.path.push_str(name);
     }
 
+    /// Distinguishes the values from now on from those of other nodes of the payload.
+    pub(crate) fn enter_node(&mut self, number: usize) {
+        self.bounds = u32::try_from(number).unwrap_or(u32::MAX);
+    }
+
     /// Adds a dot, if needed, before the next part of the name.
     pub(crate) fn dot(&mut self) {
+        let at = u32::try_from(self.path.len()).unwrap_or_default();
+        self.bounds = self.bounds.wrapping_mul(31).wrapping_add(at + 1);
         if self.path.len() > self.prefix_bytes {
             self.path.push('.');
+        }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place { length: self.path.len(), bounds: self.bounds }
+    }
+
+    /// Returns to an earlier place.
+    pub(crate) fn back_to(&mut self, place: Place) {
+        self.path.truncate(place.length);
+        self.bounds = place.bounds;
+    }
+
+    /// Counts a number that is not finite.
+    #[cold]
+    pub(crate) fn not_finite(&mut self) {
+        self.absent += 1;
+        if self.missed.is_none() {
+            self.missed = Some(format!("no value: `{:.80}` is not a number (NaN or infinite)", self.path));
+        }
+    }
+
+    /// Counts a value that is left out, with the reason.
+    #[cold]
+    pub(crate) fn miss(&mut self, reason: impl FnOnce() -> String) {
+        self.absent += 1;
+        if self.missed.is_none() {
+            self.missed = Some(reason());
         }
     }
 
@@ -120,20 +182,20 @@ impl Scratch {
 
     /// Appends a text to the buffer.
     pub(crate) fn put(&mut self, text: &str) -> Span {
-        let start = self.place();
+        let start = self.end_of_text();
         self.text.push_str(text);
-        Span { start, end: self.place() }
+        Span { start, end: self.end_of_text() }
     }
 
-    fn place(&self) -> u32 {
+    fn end_of_text(&self) -> u32 {
         u32::try_from(self.text.len()).expect("a message is shorter than 4 GiB")
     }
 
     /// Appends the text that `write` produces.
     pub(crate) fn write(&mut self, write: impl FnOnce(&mut String) -> Result<(), Refusal>) -> Result<Span, Refusal> {
-        let start = self.place();
+        let start = self.end_of_text();
         write(&mut self.text)?;
-        Ok(Span { start, end: self.place() })
+        Ok(Span { start, end: self.end_of_text() })
     }
 
     pub(crate) fn text(&self, span: Span) -> &str {
@@ -171,12 +233,16 @@ impl Scratch {
     /// Replaces the payload's part of a name.
     pub(crate) fn rename(&mut self, at: usize, own: &str) {
         let field = self.fields[at];
-        let start = self.place();
+        let start = self.end_of_text();
         self.text.extend_from_within(field.name.start as usize..field.own as usize);
-        let begin = self.place();
+        let begin = self.end_of_text();
         self.text.push_str(own);
-        self.fields[at].name = Span { start, end: self.place() };
+        self.fields[at].name = Span { start, end: self.end_of_text() };
         self.fields[at].own = begin;
+        // Of two names that become one, both values count.
+        self.fields[at].origin = self.text[field.own as usize..field.name.end as usize]
+            .bytes()
+            .fold(field.origin, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     }
 
     /// Removes the first `bytes` of the payload's part of a name.
@@ -186,15 +252,18 @@ impl Scratch {
             self.fields[at].own += cut;
             self.fields[at].name.start += cut;
         } else {
+            let origin = self.fields[at].origin;
             let own = self.own_name(&self.fields[at])[bytes..].to_owned();
             self.rename(at, &own);
+            self.fields[at].origin = origin;
         }
     }
 
     /// Adds a value with the present name to the present row.
     pub(crate) fn add(&mut self, value: Slot, limits: &Limits) -> Result<(), Refusal> {
         if self.path.len() == self.prefix_bytes {
-            return Err(Refusal::limit("a value has an empty name"));
+            self.miss(|| "no value: a value has an empty name".into());
+            return Ok(());
         }
         if self.path.len() > limits.max_name_bytes {
             return Err(long_name(&self.path, limits));
@@ -205,10 +274,16 @@ impl Scratch {
             let reason = format!("text of {} is longer than {} bytes", self.path, limits.max_string_bytes);
             return Err(Refusal::limit(reason));
         }
-        let start = self.place();
+        let start = self.end_of_text();
         self.text.push_str(&self.path);
         let own = start + u32::try_from(self.prefix_bytes).expect("a prefix is short");
-        self.fields.push(Field { name: Span { start, end: self.place() }, own, value, live: true });
+        self.fields.push(Field {
+            name: Span { start, end: self.end_of_text() },
+            own,
+            origin: self.bounds,
+            value,
+            live: true,
+        });
         let row = self.rows.last_mut().expect("a row was begun");
         row.end = self.fields.len();
         if row.end - row.first > limits.max_values {
@@ -241,12 +316,19 @@ impl Scratch {
     }
 
     /// Of fields with the same name keeps the first, with the value of the last.
-    pub(crate) fn keep_last(&mut self, row: ScratchRow) {
+    ///
+    /// # Errors
+    /// When they come from different places of the payload: both values count.
+    pub(crate) fn keep_last(&mut self, row: ScratchRow) -> Result<(), Refusal> {
         let mut first_of = HashMap::<&str, usize, RandomState>::default();
         let mut twice = Vec::new();
         for at in (row.first..row.end).filter(|at| self.fields[*at].live) {
-            let first = *first_of.entry(self.name(&self.fields[at])).or_insert(at);
+            let name = self.name(&self.fields[at]);
+            let first = *first_of.entry(name).or_insert(at);
             if first != at {
+                if self.fields[first].origin != self.fields[at].origin {
+                    return Err(Refusal::new(Class::Values, same_name(name)));
+                }
                 twice.push((first, at));
             }
         }
@@ -255,7 +337,23 @@ impl Scratch {
             self.fields[first].value = self.fields[later].value;
             self.fields[later].live = false;
         }
+        Ok(())
     }
+
+    /// Refuses a lone text that is a JSON document.
+    pub(crate) fn refuse_quoted_json(&self, lenient: bool, limits: &Limits) -> Result<(), Refusal> {
+        match self.fields.last().map(|field| self.value(field.value)) {
+            Some(ValueRef::Str(text)) => super::tree::refuse_quoted_json(text, lenient, limits),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn same_name(name: &str) -> String {
+    format!(
+        "two values of different places in the payload have the name `{name:.80}`: give one of them another name, \
+         with `fields`, or with `value` and `field` in a route of its own"
+    )
 }
 
 /// Returns the refusal of a name that is too long.

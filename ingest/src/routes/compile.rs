@@ -5,11 +5,13 @@ use model::glob::Glob;
 
 use super::RouteError;
 use super::condition::When;
-use super::config::{Format, Kind, Literal, OneOrMany, RetainedMessages, Route, Strings};
+use super::config::{Decimal, Epoch, Format, Kind, Literal, OneOrMany, RetainedMessages, Route, Strings};
 use super::fields::Fields;
 use super::path::Path;
 use super::template::{Source, Template};
 use super::topic::{CLIENT, Pattern};
+use crate::decode::coercion::Coercion;
+use crate::decode::plain::Bare;
 use crate::decode::time;
 
 /// A checked route.
@@ -27,8 +29,12 @@ pub(crate) struct Compiled {
     pub(crate) root: Vec<Path>,
     pub(crate) value: Vec<Path>,
     pub(crate) time: Vec<TimeSource>,
-    pub(crate) time_format: time::Format,
-    pub(crate) zone: TimeZone,
+    pub(crate) times: time::Rules,
+    /// Index in `time` of the default name `time`, which some devices use for a duration.
+    pub(crate) duration: Option<usize>,
+    pub(crate) lenient: bool,
+    pub(crate) json_text: Vec<Glob>,
+    pub(crate) coercion: Coercion,
     pub(crate) include: Vec<Glob>,
     pub(crate) exclude: Vec<Glob>,
     pub(crate) fields: Fields,
@@ -72,7 +78,19 @@ pub(crate) struct Presence {
 impl Compiled {
     /// True when all values are stored as they are.
     pub(crate) fn takes_all(&self) -> bool {
-        self.include.is_empty() && self.exclude.is_empty() && self.fields.is_empty() && self.strings == Strings::Keep
+        self.include.is_empty()
+            && self.exclude.is_empty()
+            && self.fields.is_empty()
+            && self.strings == Strings::Keep
+            && self.coercion.is_empty()
+    }
+
+    /// Returns the rules for bare values.
+    pub(crate) fn bare(&self) -> Bare {
+        Bare {
+            checks_format: self.format == Format::JsonOrValue && !matches!(self.role, Role::Presence(_)),
+            decimal_comma: self.coercion.decimal_comma,
+        }
     }
 
     pub(crate) fn wants(&self, name: &str) -> bool {
@@ -94,9 +112,18 @@ pub(super) fn compile(number: usize, route: &Route) -> Result<Compiled, RouteErr
     }
     let patterns: Vec<Pattern> =
         route.topic.all().iter().map(|t| Pattern::parse(t)).collect::<Result<_, _>>().map_err(fault("topic"))?;
-    let captured = |name: &str| name == CLIENT || patterns.iter().all(|p| p.has_capture(name));
-    let template = |text: &str| check_captures(Template::parse(text)?, &captured);
     let paths = |list: &OneOrMany| list.all().iter().map(|p| Path::parse(p)).collect::<Result<Vec<_>, String>>();
+    let plain = |list: &OneOrMany| match paths(list)? {
+        paths if paths.iter().all(|path| path.keys().is_empty()) => Ok(paths),
+        _ => Err("`.{name}` is possible in `each` only".into()),
+    };
+    let each = paths(&route.each).map_err(fault("each"))?;
+    let captured = |name: &str| name == CLIENT || patterns.iter().all(|p| p.has_capture(name));
+    let keyed = |name: &str| !each.is_empty() && each.iter().all(|path| path.keys().contains(&name));
+    if let Some(name) = each.iter().flat_map(Path::keys).find(|name| captured(name)) {
+        return Err(fault("each")(format!("`{{{name}}}` is captured by the topic too")));
+    }
+    let template = |text: &str| check_captures(Template::parse(text)?, &captured, &keyed);
     let ignored = route.kind == Kind::Ignore;
     let device = if ignored { Template::default() } else { template(&route.device).map_err(fault("device"))? };
     let field = match (route.field.as_str(), route.kind) {
@@ -113,27 +140,45 @@ pub(super) fn compile(number: usize, route: &Route) -> Result<Compiled, RouteErr
         device,
         prefix: template(&route.prefix).map_err(fault("prefix"))?,
         field: template(field).map_err(fault("field"))?,
-        each: paths(&route.each).map_err(fault("each"))?,
-        root: paths(&route.root).map_err(fault("root"))?,
-        value: paths(&route.value).map_err(fault("value"))?,
-        time: times(route, &captured).map_err(fault("time"))?,
-        time_format: time::Format::parse(&route.time_format).map_err(fault("time_format"))?,
-        zone: TimeZone::get(&route.zone).map_err(|_| {
-            fault("zone")(format!("`{}` is not a time zone: use a name such as `Europe/Berlin`", route.zone))
-        })?,
+        root: plain(&route.root).map_err(fault("root"))?,
+        value: plain(&route.value).map_err(fault("value"))?,
+        time: times(route, &template).map_err(fault("time"))?,
+        times: time::Rules {
+            format: time::Format::parse(&route.time_format).map_err(fault("time_format"))?,
+            zone: TimeZone::get(&route.zone).map_err(|_| {
+                fault("zone")(format!("`{}` is not a time zone: use a name such as `Europe/Berlin`", route.zone))
+            })?,
+            local_numbers: route.epoch == Epoch::Local,
+        },
+        duration: (route.time == Route::default().time)
+            .then(|| route.time.all().iter().position(|name| name == "time"))
+            .flatten(),
+        lenient: route.lenient,
+        json_text: route.json_text.iter().map(|g| Glob::new(g)).collect(),
+        coercion: Coercion {
+            unit_suffix: route.unit_suffix,
+            decimal_comma: route.decimal == Decimal::Comma,
+            null_values: route.null_values.clone(),
+        },
         include: route.include.iter().map(|g| Glob::new(g)).collect(),
         exclude: route.exclude.iter().map(|g| Glob::new(g)).collect(),
         fields: Fields::new(&route.fields).map_err(fault("fields"))?,
         strings: route.strings,
         retained: route.retained,
         role: Role::Ignored,
+        each: each.clone(),
         patterns: patterns.clone(),
     };
     compiled.role = role(route, &compiled, state);
     Ok(compiled)
 }
 
-fn check_captures(template: Template, captured: &impl Fn(&str) -> bool) -> Result<Template, String> {
+fn check_captures(
+    mut template: Template,
+    captured: &impl Fn(&str) -> bool,
+    keyed: &impl Fn(&str) -> bool,
+) -> Result<Template, String> {
+    template.name_keys(keyed);
     for source in template.sources() {
         if let Source::Capture(name) = source
             && !captured(name)
@@ -144,7 +189,7 @@ fn check_captures(template: Template, captured: &impl Fn(&str) -> bool) -> Resul
     Ok(template)
 }
 
-fn times(route: &Route, captured: &impl Fn(&str) -> bool) -> Result<Vec<TimeSource>, String> {
+fn times(route: &Route, template: &impl Fn(&str) -> Result<Template, String>) -> Result<Vec<TimeSource>, String> {
     let mut sources = Vec::new();
     for text in route.time.all() {
         sources.push(match text.as_str() {
@@ -156,9 +201,7 @@ fn times(route: &Route, captured: &impl Fn(&str) -> bool) -> Result<Vec<TimeSour
                     _ => TimeSource::Path(path),
                 }
             }
-            template if template.contains('{') => {
-                TimeSource::Template(check_captures(Template::parse(template)?, captured)?)
-            }
+            text if text.contains('{') => TimeSource::Template(template(text)?),
             name => TimeSource::Name(name.into(), Path::parse(&format!("@.{name}"))?),
         });
     }
@@ -191,6 +234,7 @@ fn role(route: &Route, compiled: &Compiled, state: Vec<Template>) -> Role {
             let plain = compiled.each.is_empty()
                 && compiled.root.is_empty()
                 && compiled.value.is_empty()
+                && compiled.json_text.is_empty()
                 && !compiled.when.reads_payload()
                 && [&compiled.device, &compiled.prefix, &compiled.field].iter().all(|t| t.is_fixed())
                 && compiled.time.iter().all(|t| matches!(t, TimeSource::Name(..)));

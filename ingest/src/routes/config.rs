@@ -20,6 +20,10 @@ pub struct Route {
     pub go_on: bool,
     /// Format of the payload.
     pub format: Format,
+    /// JSON may have the usual faults of firmware; false reads RFC 8259 only.
+    pub lenient: bool,
+    /// Globs of names whose text is a JSON document, read as part of the payload.
+    pub json_text: Vec<String>,
     /// Template of the device id.
     pub device: String,
     /// Template of a prefix for every name of the payload, joined with a dot.
@@ -33,12 +37,14 @@ pub struct Route {
     pub field: String,
     /// Paths of the only value of a row; the first one present counts.
     pub value: OneOrMany,
-    /// Names, paths or templates of a reading's time; the first one present counts.
+    /// Names, paths or templates of a reading's time; the first one that can be used counts.
     pub time: OneOrMany,
     /// `auto`, `s`, `ms`, `us`, `ns`, or a strptime pattern.
     pub time_format: String,
     /// Time zone of local times without an offset.
     pub zone: String,
+    /// Start of times that are numbers.
+    pub epoch: Epoch,
     /// Globs of names to store; all when empty.
     pub include: Vec<String>,
     /// Globs of names to leave out.
@@ -47,6 +53,12 @@ pub struct Route {
     pub fields: BTreeMap<String, FieldRule>,
     /// Treatment of text values.
     pub strings: Strings,
+    /// Texts with a number and its unit are numbers: `19.5°C`.
+    pub unit_suffix: bool,
+    /// Decimal separator of numbers in texts.
+    pub decimal: Decimal,
+    /// Texts that mean null.
+    pub null_values: Vec<String>,
     /// Treatment of messages with the retain flag.
     pub retained: RetainedMessages,
     /// Presence: path or template of the state; when empty the payload, or its member `state`.
@@ -57,6 +69,46 @@ pub struct Route {
     pub offline: Vec<Literal>,
 }
 
+/// States that mean online, of the sources that the guide names and of Z-Wave, Homie and Home
+/// Assistant. A sleeping device is one that its network still counts on.
+const ONLINE: &[&str] = &[
+    "online",
+    "connected",
+    "connect",
+    "ready",
+    "alive",
+    "awake",
+    "asleep",
+    "sleeping",
+    "available",
+    "reachable",
+    "active",
+    "running",
+    "up",
+    "on",
+    "yes",
+    "true",
+    "1",
+    "2",
+];
+
+const OFFLINE: &[&str] = &[
+    "offline",
+    "disconnected",
+    "disconnect",
+    "lost",
+    "stopped",
+    "dead",
+    "unavailable",
+    "unreachable",
+    "inactive",
+    "down",
+    "off",
+    "no",
+    "false",
+    "0",
+];
+
 impl Default for Route {
     fn default() -> Self {
         let words = |words: &[&str]| words.iter().map(|w| Literal::Text((*w).into())).collect();
@@ -66,6 +118,8 @@ impl Default for Route {
             when: BTreeMap::new(),
             go_on: false,
             format: Format::JsonOrValue,
+            lenient: true,
+            json_text: Vec::new(),
             device: "{device}".into(),
             prefix: String::new(),
             each: OneOrMany::default(),
@@ -75,14 +129,18 @@ impl Default for Route {
             time: OneOrMany::Many(["ts", "time", "timestamp"].map(Into::into).into()),
             time_format: "auto".into(),
             zone: "UTC".into(),
+            epoch: Epoch::Utc,
             include: Vec::new(),
             exclude: Vec::new(),
             fields: BTreeMap::new(),
             strings: Strings::Keep,
+            unit_suffix: false,
+            decimal: Decimal::Point,
+            null_values: Vec::new(),
             retained: RetainedMessages::Accept,
             state: String::new(),
-            online: words(&["online", "connected", "connect", "ready", "alive", "on", "true", "1"]),
-            offline: words(&["offline", "disconnected", "disconnect", "lost", "stopped", "dead", "off", "false", "0"]),
+            online: words(ONLINE),
+            offline: words(OFFLINE),
         }
     }
 }
@@ -140,6 +198,27 @@ pub enum Format {
     Value,
     /// A JSON document if it begins with `{`, `[` or `"`, otherwise a bare value.
     JsonOrValue,
+}
+
+/// Start of times that are numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Epoch {
+    /// 1970-01-01 UTC.
+    Utc,
+    /// 1970-01-01 in the zone of the route, as of devices whose clocks show local time.
+    Local,
+}
+
+/// Decimal separator of numbers in texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Decimal {
+    /// `19.5`
+    #[serde(rename = ".")]
+    Point,
+    /// `19,5`
+    #[serde(rename = ",")]
+    Comma,
 }
 
 /// Treatment of text values.

@@ -92,6 +92,11 @@ impl Rule {
         self.kind.is_none()
     }
 
+    /// True when a text may be read as a number before the rule applies.
+    pub(crate) fn allows_coercion(&self) -> bool {
+        self.kind != Some(FieldType::String) && !self.has_words()
+    }
+
     /// True when the rule needs the text of a value.
     fn has_words(&self) -> bool {
         !self.null.is_empty() || !self.words.is_empty() || !self.map.is_empty()

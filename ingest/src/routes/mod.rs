@@ -12,9 +12,11 @@ mod topic;
 use std::sync::Arc;
 
 pub(crate) use compile::{Compiled, Presence, Role, TimeSource};
-pub use config::{Condition, FieldRule, FieldType, Format, Kind, Literal, OneOrMany, RetainedMessages, Route, Strings};
-pub(crate) use fields::Shaped;
-pub(crate) use path::PathContext;
+pub use config::{
+    Condition, Decimal, Epoch, FieldRule, FieldType, Format, Kind, Literal, OneOrMany, RetainedMessages, Route, Strings,
+};
+pub(crate) use fields::{Rule, Shaped};
+pub(crate) use path::{Path, PathContext};
 pub(crate) use template::Template;
 pub(crate) use topic::Captures;
 

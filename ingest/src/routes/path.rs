@@ -29,6 +29,8 @@ enum Step {
     Elements,
     /// `.*`
     Members,
+    /// `.{name}`: members, their names captured.
+    Named(String),
 }
 
 /// The starting points of paths: the document, and the row behind the objects around it, outermost
@@ -37,7 +39,12 @@ enum Step {
 pub(crate) struct PathContext<'t> {
     pub(crate) document: &'t Node<'t>,
     pub(crate) chain: &'t [&'t Node<'t>],
+    /// Names of members that the path of the row captured.
+    pub(crate) keys: &'t [(&'t str, &'t str)],
 }
+
+/// The object or array that is empty where a wildcard looks for elements.
+static NOTHING: Node<'static> = Node::Absent;
 
 impl Path {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
@@ -80,9 +87,21 @@ impl Path {
         self.steps.iter().rev().find_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None })
     }
 
-    /// Calls `visit` for each node that the path finds, with the objects around it.
-    pub(crate) fn find<'t>(&self, place: PathContext<'t>, visit: &mut dyn FnMut(&'t Node<'t>, &[&'t Node<'t>])) {
-        let mut above = Vec::new();
+    /// Returns the names of `.{name}` steps.
+    pub(crate) fn keys(&self) -> Vec<&str> {
+        self.steps.iter().filter_map(|step| if let Step::Named(name) = step { Some(&**name) } else { None }).collect()
+    }
+
+    /// True when the last step finds any number of nodes.
+    pub(crate) fn ends_in_wildcard(&self) -> bool {
+        matches!(self.steps.last(), Some(Step::Elements | Step::Members | Step::Named(_)))
+    }
+
+    /// Calls `visit` for each node that the path finds, with the objects around it and the names of
+    /// the members that it captured. A null, or an empty array or object, on the way is found as
+    /// null.
+    pub(crate) fn find<'t>(&self, place: PathContext<'t>, visit: Visit<'_, 't>) {
+        let (mut above, mut keys) = (Vec::new(), Vec::new());
         let start = match self.origin {
             Origin::Document => place.document,
             Origin::Row(up) => {
@@ -91,13 +110,13 @@ impl Path {
                 place.chain[at]
             }
         };
-        walk(&self.steps, start, &mut above, visit);
+        walk(&self.steps, start, &mut above, &mut keys, visit);
     }
 
     /// Returns the first node that the path finds and that is not null.
     pub(crate) fn first<'t>(&self, place: PathContext<'t>) -> Option<&'t Node<'t>> {
         let mut found = None;
-        self.find(place, &mut |node, _| {
+        self.find(place, &mut |node, _, _| {
             if found.is_none() && *node != Node::Absent {
                 found = Some(node);
             }
@@ -105,6 +124,9 @@ impl Path {
         found
     }
 }
+
+/// Receives a node, the objects around it, and the names of members.
+type Visit<'v, 't> = &'v mut dyn FnMut(&'t Node<'t>, &[&'t Node<'t>], &[&'t str]);
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -119,6 +141,14 @@ fn step(rest: &str) -> Result<(Step, &str), &'static str> {
     }
     if let Some(rest) = rest.strip_prefix('.') {
         let (key, tail) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));
+        if let Some(name) = key.strip_prefix('{').and_then(|key| key.strip_suffix('}')) {
+            let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+            return if valid {
+                Ok((Step::Named(name.into()), tail))
+            } else {
+                Err("`.{name}` has letters, digits and `_`")
+            };
+        }
         return match key {
             "" => Err("a name is missing after `.`"),
             "*" => Ok((Step::Members, tail)),
@@ -140,9 +170,13 @@ fn walk<'t>(
     steps: &[Step],
     node: &'t Node<'t>,
     above: &mut Vec<&'t Node<'t>>,
-    visit: &mut dyn FnMut(&'t Node<'t>, &[&'t Node<'t>]),
+    keys: &mut Vec<&'t str>,
+    visit: Visit<'_, 't>,
 ) {
-    let Some((step, rest)) = steps.split_first() else { return visit(node, above) };
+    let (step, rest) = match steps.split_first() {
+        Some(split) if *node != Node::Absent => split,
+        _ => return visit(node, above, keys),
+    };
     let held = above.len();
     if let Node::Object(_) = node {
         above.push(node);
@@ -150,17 +184,26 @@ fn walk<'t>(
     match (step, node) {
         (Step::Key(key), node) => {
             if let Some(member) = node.member(key) {
-                walk(rest, member, above, visit);
+                walk(rest, member, above, keys, visit);
             }
         }
         (Step::Index(index), Node::Array(elements)) => {
             let at = if *index < 0 { index + elements.len() as i64 } else { *index };
             if let Some(element) = usize::try_from(at).ok().and_then(|at| elements.get(at)) {
-                walk(rest, element, above, visit);
+                walk(rest, element, above, keys, visit);
             }
         }
-        (Step::Elements, Node::Array(elements)) => elements.iter().for_each(|e| walk(rest, e, above, visit)),
-        (Step::Members, Node::Object(members)) => members.iter().for_each(|(_, m)| walk(rest, m, above, visit)),
+        (Step::Elements, Node::Array(elements)) if elements.is_empty() => visit(&NOTHING, above, keys),
+        (Step::Elements, Node::Array(elements)) => elements.iter().for_each(|e| walk(rest, e, above, keys, visit)),
+        (Step::Members | Step::Named(_), Node::Object(members)) if members.is_empty() => visit(&NOTHING, above, keys),
+        (Step::Members, Node::Object(members)) => members.iter().for_each(|(_, m)| walk(rest, m, above, keys, visit)),
+        (Step::Named(_), Node::Object(members)) => {
+            for (key, member) in members.iter() {
+                keys.push(key);
+                walk(rest, member, above, keys, visit);
+                keys.pop();
+            }
+        }
         _ => {}
     }
     above.truncate(held);

@@ -26,6 +26,8 @@ enum Part {
 pub(crate) enum Source {
     /// A capture of the topic template.
     Capture(String),
+    /// The name of a member that `each` captured.
+    Key(String),
     /// A path in the payload.
     Path(Path),
 }
@@ -57,16 +59,25 @@ impl Template {
         Ok(Self { text: text.into(), parts })
     }
 
-    /// Returns the template's text.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
-    }
-
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
         self.parts.iter().flat_map(|part| match part {
             Part::Value(sources, _) => &sources[..],
             Part::Text(_) => &[],
         })
+    }
+
+    /// Marks the captures that are names of members.
+    pub(crate) fn name_keys(&mut self, keyed: impl Fn(&str) -> bool) {
+        for part in &mut self.parts {
+            let Part::Value(sources, _) = part else { continue };
+            for source in sources {
+                if let Source::Capture(name) = source
+                    && keyed(name)
+                {
+                    *source = Source::Key(std::mem::take(name));
+                }
+            }
+        }
     }
 
     /// True when the result is the same for every message of a topic.
@@ -105,6 +116,7 @@ impl Template {
 fn look_up<'t>(source: &Source, captures: &'t Captures, place: Option<PathContext<'t>>) -> Option<Cow<'t, str>> {
     match source {
         Source::Capture(name) => captures.get(name).map(Cow::Borrowed),
+        Source::Key(name) => place?.keys.iter().find(|(n, _)| n == name).map(|(_, key)| Cow::Borrowed(*key)),
         Source::Path(path) => path.first(place?)?.to_text(),
     }
 }
@@ -113,7 +125,7 @@ fn describe(sources: &[Source]) -> String {
     let names: Vec<String> = sources
         .iter()
         .map(|source| match source {
-            Source::Capture(name) => name.clone(),
+            Source::Capture(name) | Source::Key(name) => name.clone(),
             Source::Path(path) => path.to_string(),
         })
         .collect();

@@ -14,9 +14,10 @@ impl Captures {
         self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
     }
 
-    /// Adds the client id of the sender, unless the topic has a capture of that name.
+    /// Adds the client id of the sender, unless the topic has a capture of that name. An id that
+    /// was assigned is not added: it would make a device for each connection.
     pub(crate) fn add_client(&mut self, client: &str) {
-        if self.get(CLIENT).is_none() {
+        if self.get(CLIENT).is_none() && !door::is_assigned(client) {
             self.0.push((CLIENT.into(), client.into()));
         }
     }

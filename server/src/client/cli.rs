@@ -24,6 +24,8 @@ pub(crate) enum ClientCommand {
     Books(Books),
     /// Show the status of the server
     Status(Status),
+    /// List the topics of messages that no route matches
+    Unrouted(Unrouted),
     /// List the exports with their lag; pause, resume and rewind them
     Exports(Exports),
     /// Write the history of devices to a file
@@ -242,6 +244,13 @@ pub(crate) struct Books {
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// `weir unrouted`
+#[derive(Debug, Args)]
+pub(crate) struct Unrouted {
+    #[command(flatten)]
+    pub(crate) common: ServerAndFormat,
 }
 
 /// `weir exports`

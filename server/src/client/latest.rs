@@ -1,17 +1,19 @@
 //! `weir latest`.
 
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
-use proto::v1::{BatchGetLatestRequest, LatestState, SeriesSelector};
+use proto::v1::{BatchGetLatestRequest, LatestState, LatestValue, SeriesSelector};
 
 use super::output::{Cell, Table};
 use super::{cli, client, connect, names, refused, time};
 
 /// Maximum number of devices in one request, from the protocol.
 const MOST_DEVICES: usize = 500;
+/// A clock that is ahead by more is noted, in seconds.
+const AHEAD: i64 = 2;
 
 pub(crate) async fn run(options: &cli::Latest) -> anyhow::Result<()> {
     let mut client = client!(TelemetryServiceClient<_>, connect(&options.common.server).await?);
-    let mut table = Table::new(["device", "metric", "value", "time", "received", "seq"]);
+    let mut states = Vec::new();
     let mut missing = Vec::new();
     let tenant = &options.common.tenant;
     let all: Vec<String> = options.devices.iter().map(|id| names::device(tenant, id)).collect();
@@ -28,9 +30,7 @@ pub(crate) async fn run(options: &cli::Latest) -> anyhow::Result<()> {
                 ..Default::default()
             };
             let page = client.batch_get_latest(request).await.map_err(|s| refused(&s))?.into_inner();
-            for state in &page.states {
-                add(&mut table, state);
-            }
+            states.extend(page.states);
             missing.extend(page.missing_devices.iter().map(|name| names::device_id(name)));
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -38,7 +38,7 @@ pub(crate) async fn run(options: &cli::Latest) -> anyhow::Result<()> {
             }
         }
     }
-    table.print(options.common.format)?;
+    table_of(&states).print(options.common.format)?;
     anyhow::ensure!(
         missing.is_empty(),
         "no reading was ever accepted from {}: `weir devices` lists the devices that have sent readings",
@@ -47,15 +47,45 @@ pub(crate) async fn run(options: &cli::Latest) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn add(table: &mut Table, state: &LatestState) {
-    for value in &state.values {
-        table.row([
-            names::device_id(&state.device).into(),
+/// A row for each value. The note is a column only where there is one.
+fn table_of(states: &[LatestState]) -> Table {
+    let values = || states.iter().flat_map(|state| state.values.iter().map(move |value| (&state.device, value)));
+    let noted = values().any(|(_, value)| note(value).is_some());
+    let fixed = ["device", "metric", "value", "time", "received", "seq"];
+    let mut table = Table::new(fixed.into_iter().chain(noted.then_some("note")));
+    for (device, value) in values() {
+        let mut row: Vec<Cell> = vec![
+            names::device_id(device).into(),
             value.metric.as_str().into(),
             value.value.as_ref().map_or(Cell::None, Cell::from),
             time::show_proto(value.measure_time.as_ref()).into(),
             time::show_proto(value.ingest_time.as_ref()).into(),
             value.sequence.into(),
-        ]);
+        ];
+        if noted {
+            row.push(note(value).map_or(Cell::None, Cell::from));
+        }
+        table.row(row);
+    }
+    table
+}
+
+/// A warning about a clock that is ahead.
+fn note(value: &LatestValue) -> Option<String> {
+    let ahead = value.measure_time.as_ref()?.seconds - value.ingest_time.as_ref()?.seconds;
+    (ahead > AHEAD).then(|| format!("clock {ahead} s ahead"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_ahead_is_noted() {
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let value = |measured| LatestValue { measure_time: at(measured), ingest_time: at(1_000), ..Default::default() };
+        assert_eq!(note(&value(4_600)).as_deref(), Some("clock 3600 s ahead"));
+        assert_eq!(note(&value(1_001)), None);
+        assert_eq!(note(&value(10)), None);
     }
 }

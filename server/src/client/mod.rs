@@ -13,6 +13,7 @@ mod query;
 pub(crate) mod status;
 mod tail;
 pub(crate) mod time;
+pub(crate) mod unrouted;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,6 +42,7 @@ pub(crate) fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
             ClientCommand::DeadLetters(options) => return dead_letters::run(&options).await,
             ClientCommand::Books(options) => return books::run(&options).await,
             ClientCommand::Status(options) => return status::run(&options).await,
+            ClientCommand::Unrouted(options) => unrouted::run(&options).await?,
             ClientCommand::Exports(options) => return exports::run(&options).await,
             ClientCommand::Export(options) => export::run(&options).await?,
         }

@@ -8,7 +8,7 @@ use proto::v1::sink_status::State;
 use proto::v1::{GetStatusRequest, Status};
 
 use super::output::{Format, Table, json_line};
-use super::{cli, client, connect, refused, time};
+use super::{cli, client, connect, refused, time, unrouted};
 
 pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
     let mut client = client!(OperationsServiceClient<_>, connect(&options.common.server).await?);
@@ -19,10 +19,13 @@ pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
         Format::Csv => sinks(&status).print(Format::Csv)?,
         Format::Table => {
             let uptime = status.uptime.as_ref().map(time::show_duration).unwrap_or_default();
-            let ready = if status.ready { "ready" } else { "not ready" };
-            writeln!(out, "weir {}, {ready}, up {uptime}, {} connections", status.version, status.connection_count)?;
+            let state = word(status.ready, !status.reasons.is_empty());
+            writeln!(out, "weir {}, {state}, up {uptime}, {} connections", status.version, status.connection_count)?;
             for reason in &status.reasons {
                 writeln!(out, "  {reason}")?;
+            }
+            if let Some(unrouted) = unrouted::summary(&status) {
+                writeln!(out, "  {unrouted}; `weir unrouted` lists them")?;
             }
             writeln!(out)?;
             logs(&status).print(Format::Table)?;
@@ -30,7 +33,7 @@ pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
             sinks(&status).print(Format::Table)?;
         }
     }
-    Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.ready && status.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn logs(status: &Status) -> Table {
@@ -64,6 +67,19 @@ fn sinks(status: &Status) -> Table {
     table
 }
 
+/// Unrouted topics in the status as JSON.
+const UNROUTED: usize = 20;
+
+/// The state of a process in one word, the same in every place that shows it: `ready`, `degraded`
+/// when devices are acknowledged and something else has a problem, or `not ready`.
+pub(crate) fn word(ready: bool, has_problems: bool) -> &'static str {
+    match (ready, has_problems) {
+        (true, false) => "ready",
+        (true, true) => "degraded",
+        (false, _) => "not ready",
+    }
+}
+
 /// The state of a sink in one word.
 pub(crate) fn state_name(state: State) -> &'static str {
     match state {
@@ -81,6 +97,7 @@ pub(crate) fn json(status: &Status) -> serde_json::Value {
         "start_time": time::show_proto(status.start_time.as_ref()),
         "uptime_seconds": status.uptime.as_ref().map(|d| d.seconds),
         "roles": status.roles,
+        "state": word(status.ready, !status.reasons.is_empty()),
         "ready": status.ready,
         "reasons": status.reasons,
         "connections": status.connection_count,
@@ -93,5 +110,10 @@ pub(crate) fn json(status: &Status) -> serde_json::Value {
             "done_offset": sink.done_offset, "lag_records": sink.lag_records,
             "lag_seconds": sink.lag.as_ref().map(time::seconds),
         })).collect::<Vec<_>>(),
+        "unrouted": status.unrouted_topics.iter().take(UNROUTED).map(|topic| serde_json::json!({
+            "tenant": topic.tenant, "topic": topic.topic, "client": topic.client, "messages": topic.message_count,
+            "last": time::show_proto(topic.last_time.as_ref()),
+        })).collect::<Vec<_>>(),
+        "unrouted_topics": status.unrouted_topics.len(),
     })
 }

@@ -32,6 +32,26 @@ impl Sources {
             .collect();
         Self { file, flags: Vec::new(), environment }
     }
+
+    /// The file to read, if there is one.
+    fn file(&self) -> Option<PathBuf> {
+        match &self.file {
+            Some(path) => Some(path.clone()),
+            None => Some(PathBuf::from(USUAL_FILE)).filter(|path| path.is_file()),
+        }
+    }
+
+    /// True when the environment or the file sets `section.name` to `value`, even if another key
+    /// keeps the configuration from being loaded.
+    pub(crate) fn asks_for(&self, (section, name): (&str, &str), value: &str) -> bool {
+        let variable = variable(&format!("{section}.{name}"));
+        if let Some((_, set)) = self.environment.iter().find(|(set, _)| *set == variable) {
+            return set == value;
+        }
+        let text = self.file().and_then(|path| std::fs::read_to_string(path).ok());
+        let tree: Option<toml::Table> = text.and_then(|text| text.parse().ok());
+        tree.is_some_and(|tree| tree.get(section).and_then(|s| s.get(name)).and_then(|v| v.as_str()) == Some(value))
+    }
 }
 
 /// Result of [`load`].
@@ -50,10 +70,7 @@ pub(crate) struct Loaded {
 /// # Errors
 /// One line that names the place (file and line, variable or flag) and what to do.
 pub(crate) fn load(sources: &Sources) -> anyhow::Result<Loaded> {
-    let file = match &sources.file {
-        Some(path) => Some(path.clone()),
-        None => Some(PathBuf::from(USUAL_FILE)).filter(|path| path.is_file()),
-    };
+    let file = sources.file();
     let mut config = match &file {
         Some(path) => read_file(path)?,
         None => Config::default(),

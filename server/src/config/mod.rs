@@ -6,7 +6,9 @@ mod export;
 #[cfg(test)]
 mod export_tests;
 mod keys;
+mod limits;
 mod load;
+mod memory;
 mod sample;
 mod servers;
 #[cfg(test)]
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use export::{Export, Start, kind_of};
 pub(crate) use keys::{Key, of as keys_of_table};
 pub(crate) use load::{Loaded, Sources, load};
+pub(crate) use memory::Memory;
 pub(crate) use sample::sample;
 pub(crate) use servers::{Fleet, Influxdb, Redis};
 pub(crate) use tracing::Tracing;
@@ -43,6 +46,8 @@ pub(crate) struct Config {
     /// Time between the signal, when /health/ready begins to fail, and the first part that stops,
     /// in milliseconds: as long as a load balancer needs to notice.
     pub(crate) shutdown_delay_ms: u64,
+    /// Memory of the process.
+    pub(crate) memory: Memory,
     /// Devices: MQTT 3.1.1 and 5.
     pub(crate) mqtt: Mqtt,
     /// Third parties: gRPC and gRPC-Web.
@@ -122,6 +127,11 @@ pub(crate) struct Grpc {
 pub(crate) struct Http {
     /// IP address and port.
     pub(crate) address: String,
+    /// Maximum number of connections; further ones are answered with 503.
+    pub(crate) max_connections: usize,
+    /// Names under which browsers and load balancers reach it, as weir.example.com. Addresses,
+    /// `localhost` and names without a dot need no entry; `"*"` allows every name.
+    pub(crate) hosts: Vec<String>,
 }
 
 /// `[history]`
@@ -166,6 +176,7 @@ impl Default for Config {
             insecure: false,
             shutdown_timeout_secs: 20,
             shutdown_delay_ms: 0,
+            memory: Memory::default(),
             mqtt: Mqtt::default(),
             grpc: Grpc::default(),
             http: Http::default(),
@@ -199,7 +210,7 @@ impl Default for Grpc {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { address: "127.0.0.1:8080".into() }
+        Self { address: "127.0.0.1:8080".into(), max_connections: 128, hosts: Vec::new() }
     }
 }
 
@@ -244,11 +255,7 @@ impl Config {
             self.log.capacity_bytes,
             self.log.segment_bytes
         );
-        anyhow::ensure!(
-            (1024..=32 << 20).contains(&self.mqtt.broker.max_packet_bytes),
-            "`mqtt.max_packet_bytes` is {}: give 1024 to 33554432, which one record of the log can hold",
-            self.mqtt.broker.max_packet_bytes
-        );
+        limits::check(self)?;
         anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
         export::check(self)?;
         self.tracing.check()?;

@@ -1,17 +1,16 @@
 //! Checks of this machine.
 
-use std::fs::File;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::statvfs;
 use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
 use crate::client::time;
 use crate::config::{Config, Loaded};
-use crate::data_dir::Addresses;
+use crate::data_dir::{User, log_in, spill_in, store_in};
 use crate::run::settings;
 
 /// Free space below which the disk will soon be full.
@@ -112,14 +111,64 @@ pub(super) fn clock() -> Finding {
     }
 }
 
-/// The addresses of the process that uses the data folder; `None` when there is none.
-pub(super) fn running(config: &Config) -> Option<Addresses> {
-    let lock = File::open(config.data_dir.join("weir.lock")).ok()?;
-    if flock(&lock, FlockOperation::NonBlockingLockShared).is_ok() {
-        return None;
+/// Reads the files of the log and of the store. Only for a folder that no process uses.
+pub(super) fn files(config: &Config) -> Vec<Finding> {
+    const LOG: &str = "log";
+    const STORE: &str = "store";
+    let mut findings = Vec::new();
+    for dir in [log_in(&config.data_dir), spill_in(&config.data_dir)].into_iter().filter(|dir| dir.is_dir()) {
+        findings.push(match buffer::embedded::verify(&dir) {
+            Ok(end) => Finding::ok(LOG, format!("{} is intact up to record {end}", dir.display())),
+            Err(error) => {
+                let text = format!(
+                    "{error}; copy {} first, then see what a repair changes: `weir repair --data-dir {}`",
+                    config.data_dir.display(),
+                    config.data_dir.display()
+                );
+                Finding::fail(LOG, text)
+            }
+        });
     }
-    let text = std::fs::read_to_string(config.data_dir.join("addresses.json")).ok()?;
-    serde_json::from_str(&text).ok()
+    let dir = store_in(&config.data_dir);
+    if dir.is_dir() {
+        let (files, damaged) = stores::embedded::verify(&dir);
+        if damaged.is_empty() {
+            findings.push(Finding::ok(STORE, format!("the {files} files in {} can be opened", dir.display())));
+        }
+        let lost = |text: String| {
+            Finding::fail(STORE, format!("{text}: copy {} first, then restore it from a backup", dir.display()))
+        };
+        findings.extend(damaged.into_iter().map(lost));
+    }
+    findings
+}
+
+/// The process that uses the data folder.
+pub(super) fn process(user: Option<&User>) -> Finding {
+    const WHAT: &str = "process";
+    match user {
+        Some(User::Running(addresses)) => {
+            let listens = [addresses.mqtt, addresses.grpc, Some(addresses.http)].into_iter().flatten();
+            let listens: Vec<String> = listens.map(|address| address.to_string()).collect();
+            Finding::ok(WHAT, format!("a weir process uses the data folder and listens on {}", listens.join(", ")))
+        }
+        Some(User::Starting(http)) => starting(WHAT, *http),
+        None => Finding::warn(WHAT, "no weir process uses the data folder: start one with `weir run`"),
+    }
+}
+
+fn starting(what: &'static str, http: Option<std::net::SocketAddr>) -> Finding {
+    let Some(http) = http else {
+        return Finding::warn(what, "a weir process uses the data folder and is starting: ask again in a moment");
+    };
+    match crate::health::at(http) {
+        Ok(readiness) => {
+            let reasons: Vec<String> = readiness.reasons.iter().map(ToString::to_string).collect();
+            let text = format!("a weir process uses the data folder and is {}: ", readiness.word());
+            Finding::fail(what, text + &reasons.join("; "))
+        }
+        Err(error) => Finding::fail(what, format!("a weir process uses the data folder, but {error:#}")),
+    }
 }
 
 pub(super) fn ports(config: &Config) -> Vec<Finding> {

@@ -2,6 +2,7 @@
 
 mod local;
 mod remote;
+mod servers;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use anyhow::Context;
 
 use crate::cli::DoctorOptions;
 use crate::config;
-use crate::data_dir::Addresses;
+use crate::data_dir::{User, user_of};
 
 /// Result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,22 +25,22 @@ enum Level {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
     level: Level,
-    what: &'static str,
+    what: String,
     /// The observation and, for a problem, its cure.
     text: String,
 }
 
 impl Finding {
-    fn ok(what: &'static str, text: impl Into<String>) -> Self {
-        Self { level: Level::Ok, what, text: text.into() }
+    fn ok(what: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { level: Level::Ok, what: what.into(), text: text.into() }
     }
 
-    fn warn(what: &'static str, text: impl Into<String>) -> Self {
-        Self { level: Level::Warn, what, text: text.into() }
+    fn warn(what: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { level: Level::Warn, what: what.into(), text: text.into() }
     }
 
-    fn fail(what: &'static str, text: impl Into<String>) -> Self {
-        Self { level: Level::Fail, what, text: text.into() }
+    fn fail(what: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { level: Level::Fail, what: what.into(), text: text.into() }
     }
 }
 
@@ -50,7 +51,7 @@ impl Finding {
 pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     let mut worst = Level::Ok;
     let mut say = |finding: Finding| -> anyhow::Result<()> {
-        if finding.level == Level::Fail || worst == Level::Ok {
+        if finding.level == Level::Fail || (worst == Level::Ok && finding.level == Level::Warn) {
             worst = finding.level;
         }
         print(&finding)
@@ -71,24 +72,22 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     }
     say(local::open_files(config))?;
     say(local::clock())?;
-    let running = local::running(config);
-    say(match &running {
-        Some(addresses) => {
-            let listens = [addresses.mqtt, addresses.grpc, Some(addresses.http)].into_iter().flatten();
-            let listens: Vec<String> = listens.map(|address| address.to_string()).collect();
-            Finding::ok("process", format!("a weir process uses the data folder and listens on {}", listens.join(", ")))
+    let user = user_of(&config.data_dir);
+    say(local::process(user.as_ref()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    if user.is_none() {
+        for finding in local::files(config).into_iter().chain(local::ports(config)) {
+            say(finding)?;
         }
-        None => Finding::warn("process", "no weir process uses the data folder: start one with `weir run`"),
-    })?;
-    if running.is_none() {
-        for finding in local::ports(config) {
+        for finding in runtime.block_on(servers::configured(config)) {
             say(finding)?;
         }
     }
-    let server =
-        options.server.clone().or_else(|| running.and_then(|a: Addresses| Some(format!("http://{}", a.grpc?))));
-    if let Some(server) = server {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let of_process = match user {
+        Some(User::Running(addresses)) => addresses.grpc.map(|grpc| format!("http://{grpc}")),
+        _ => None,
+    };
+    if let Some(server) = options.server.clone().or(of_process) {
         for finding in runtime.block_on(remote::server(&server)) {
             say(finding)?;
         }

@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use flusher::{DEAD_LETTERS, HISTORY, LATEST};
 use proto::v1::export::State;
 use proto::v1::export_service_client::ExportServiceClient;
 use proto::v1::operations_service_client::OperationsServiceClient;
-use proto::v1::{Export, GetBooksRequest, GetStatusRequest, ListExportsRequest, Status};
+use proto::v1::sink_status::State as SinkState;
+use proto::v1::{Export, GetBooksRequest, GetStatusRequest, ListExportsRequest, SinkStatus, Status};
 use tonic::transport::Channel;
 
 use super::Finding;
-use crate::client::{client, connect, names, refused, time};
+use crate::client::status::{state_name, word};
+use crate::client::{client, connect, names, refused, time, unrouted};
 
 /// Difference above which one of the two clocks is wrong.
 const CLOCK_SECONDS: i64 = 5;
@@ -48,7 +51,10 @@ async fn ask(url: &str) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(WHAT, format!("weir {} answers at {url}", status.version))];
     findings.extend(clock(&status));
     findings.extend(readiness(&status));
-    findings.push(books(&mut client).await.unwrap_or_else(|error| Finding::fail("books", format!("{error:#}"))));
+    let unrouted = unrouted::summary(&status).map(|text| format!("{text}; `weir unrouted` lists them"));
+    findings.extend(unrouted.map(|text| Finding::warn("routes", text)));
+    findings
+        .push(books(&mut client, &status).await.unwrap_or_else(|error| Finding::fail("books", format!("{error:#}"))));
     findings.extend(exports(channel).await.unwrap_or_else(|error| vec![Finding::fail(EXPORTS, format!("{error:#}"))]));
     findings
 }
@@ -63,26 +69,35 @@ fn clock(status: &Status) -> Option<Finding> {
 
 fn readiness(status: &Status) -> Vec<Finding> {
     const WHAT: &str = "readiness";
-    if status.ready {
-        return vec![Finding::ok(WHAT, format!("ready, {} connections", status.connection_count))];
+    let word = word(status.ready, !status.reasons.is_empty());
+    if status.ready && status.reasons.is_empty() {
+        return vec![Finding::ok(WHAT, format!("{word}, {} connections", status.connection_count))];
     }
-    let blocked = status.logs.iter().any(|log| !log.blocked_reason.is_empty());
     let finding = |reason: &String| {
-        let text = format!("{reason} (every acknowledged reading is kept)");
-        if blocked { Finding::fail(WHAT, text) } else { Finding::warn(WHAT, text) }
+        let text = format!("{word}: {reason} (every acknowledged reading is kept)");
+        if status.ready { Finding::warn(WHAT, text) } else { Finding::fail(WHAT, text) }
     };
     status.reasons.iter().map(finding).collect()
 }
 
-async fn books(client: &mut OperationsServiceClient<Channel>) -> anyhow::Result<Finding> {
+async fn books(client: &mut OperationsServiceClient<Channel>, status: &Status) -> anyhow::Result<Finding> {
     const WHAT: &str = "books";
-    let request = GetBooksRequest { parent: "tenants/-".into(), check: true };
+    // A store that takes nothing can hold a flush for ever, and answers no questions.
+    let standard = |sink: &&SinkStatus| [HISTORY, LATEST, DEAD_LETTERS].contains(&sink.sink.as_str());
+    let held = status.sinks.iter().filter(standard).find(|sink| sink.state() != SinkState::Running);
+    let request = GetBooksRequest { parent: "tenants/-".into(), check: held.is_none() };
     let books = client.get_books(request).await.map_err(|s| refused(&s)).context("cannot read the books")?.into_inner();
     if books.balanced {
         let accepted = books.lines.iter().map(|line| line.accepted_count).max().unwrap_or(0);
         let dead = books.lines.iter().map(|line| line.dead_lettered_count).max().unwrap_or(0);
         let text = format!("the books balance: {accepted} accepted, {dead} dead letters");
-        return Ok(Finding::ok(WHAT, text));
+        return Ok(match held {
+            None => Finding::ok(WHAT, text),
+            Some(sink) => {
+                let (name, state) = (&sink.sink, state_name(sink.state()));
+                Finding::warn(WHAT, format!("{text}; not compared with the store, since the sink {name} is {state}"))
+            }
+        });
     }
     let bad: Vec<&str> = books.lines.iter().filter(|line| !line.balanced).map(|line| line.sink.as_str()).collect();
     let text = format!(

@@ -1,6 +1,9 @@
 //! Health, metrics and the status page.
 
+mod exposition;
 mod gauges;
+mod guard;
+mod listener;
 mod process;
 
 use std::path::PathBuf;
@@ -9,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::extract::State as Shared;
-use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -24,6 +27,7 @@ use crate::data_dir::Addresses;
 use crate::run::startup::Startup;
 use crate::run::state::Metrics;
 use gauges::Gauges;
+use listener::Listener;
 use process::Process;
 
 /// Time for clients to read the last answers at a stop.
@@ -50,6 +54,8 @@ pub(crate) struct Site {
     pub(crate) addresses: Addresses,
     /// The data folder.
     pub(crate) data_dir: PathBuf,
+    /// Names of the process in requests, besides addresses and local names.
+    pub(crate) hosts: Arc<[String]>,
 }
 
 struct App {
@@ -64,21 +70,31 @@ struct App {
 ///
 /// # Errors
 /// When the listener breaks.
-pub(crate) async fn serve(listener: TcpListener, site: Site, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    max_connections: usize,
+    site: Site,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     site.metrics.register(&mut registry);
     let process = Mutex::new(Process::new(&mut registry));
     let gauges = Mutex::new(Gauges::new(&mut registry, &site.in_books));
+    let hosts = Arc::clone(&site.hosts);
     let app = Arc::new(App { site, begun: Instant::now(), registry, process, gauges });
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
+        .route("/page.js", get(async || ([(CONTENT_TYPE, "text/javascript")], include_str!("page.js"))))
+        .route("/page.css", get(async || ([(CONTENT_TYPE, "text/css")], include_str!("page.css"))))
         .route("/status.json", get(status))
         .route("/health", get(live))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(app);
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        .with_state(app)
+        .layer(axum::middleware::from_fn_with_state(hosts, guard::guard));
+    let serving = axum::serve(Listener::new(listener, max_connections), router)
+        .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = serving => served.context("serve http"),
         () = async { stop.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
@@ -96,7 +112,7 @@ async fn ready(Shared(app): Shared<Arc<App>>) -> Response {
     (code, [(CACHE_CONTROL, "no-store")], Json(readiness)).into_response()
 }
 
-async fn metrics(Shared(app): Shared<Arc<App>>) -> Response {
+async fn metrics(Shared(app): Shared<Arc<App>>, headers: HeaderMap) -> Response {
     app.process.lock().update(app.begun.elapsed());
     app.gauges.lock().update_disk(&app.site.data_dir);
     if let Some(state) = app.site.startup.state() {
@@ -112,10 +128,10 @@ async fn metrics(Shared(app): Shared<Arc<App>>) -> Response {
     }
     let mut text = String::new();
     match prometheus_client::encoding::text::encode(&mut text, &app.registry) {
-        Ok(()) => {
-            let content = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(CONTENT_TYPE, content)], text).into_response()
+        Ok(()) if exposition::prefers_text(&headers) => {
+            ([(CONTENT_TYPE, exposition::TEXT)], exposition::to_text(&text)).into_response()
         }
+        Ok(()) => ([(CONTENT_TYPE, exposition::OPEN_METRICS)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot encode the metrics");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -127,9 +143,10 @@ async fn status(app: Shared<Arc<App>>) -> Response {
     let Site { startup, metrics, addresses, .. } = &app.site;
     let Some(state) = startup.state() else { return ready(app).await };
     let mut object = client::status::json(&state.whole_status());
-    let reasons = startup.readiness().reasons;
-    object["ready"] = reasons.is_empty().into();
-    object["reasons"] = reasons.iter().map(ToString::to_string).collect();
+    let readiness = startup.readiness();
+    object["state"] = readiness.word().into();
+    object["ready"] = readiness.ready.into();
+    object["reasons"] = readiness.reasons.iter().map(ToString::to_string).collect();
     object["addresses"] = serde_json::json!(addresses);
     object["totals"] = serde_json::json!({
         "messages": metrics.broker.publishes.get(),

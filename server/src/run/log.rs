@@ -13,6 +13,7 @@ use buffer::{
     Batcher, Catalogue, CatalogueError, Cursor, ExportSetting, Holder, Lease, Log, LogInfo, Metrics, SingleLog,
 };
 
+use super::known::KnownSettings;
 use super::settings;
 use super::startup::Startup;
 use crate::config::{Config, Role};
@@ -38,9 +39,10 @@ impl Logs {
         data: &DataDir,
         metrics: Arc<Metrics>,
         startup: &Startup,
+        known: &KnownSettings,
     ) -> anyhow::Result<Self> {
         if config.redis.is_used() {
-            return Self::on_redis(config, data, metrics, startup).await;
+            return Self::on_redis(config, data, metrics, startup, known).await;
         }
         let settings = settings::embedded_log(config, data);
         let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(settings, metrics)).await;
@@ -50,20 +52,32 @@ impl Logs {
         Ok(Self { own: Some((log, batcher)), catalogue, redis: None })
     }
 
-    /// Creates a new log for this start, in a process that takes devices. Waits for Redis.
+    /// Creates a new log for this start, in a process that takes devices. Waits for Redis, also for
+    /// one that refuses settings that it accepted before.
     async fn on_redis(
         config: &Config,
         data: &DataDir,
         metrics: Arc<Metrics>,
         startup: &Startup,
+        known: &KnownSettings,
     ) -> anyhow::Result<Self> {
-        let passing = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
-        let connect = || Redis::connect(settings::redis_log(config));
-        let redis = startup.wait_for("Redis", passing, connect).await?;
+        const SERVER: &str = "Redis";
+        let settings = known.fingerprint(&config.redis.log);
+        let was_accepted = known.holds(SERVER, &settings);
+        let passing = |error: &OpenError| match error {
+            OpenError::Unreachable(_) => true,
+            OpenError::Denied(_) | OpenError::Unsafe(_) => was_accepted,
+            OpenError::Config(_) | OpenError::Spill(_) | OpenError::Start(_) => false,
+        };
+        let redis = startup.wait_for(SERVER, passing, || Redis::connect(settings::redis_log(config))).await?;
         let own = match config.has(Role::Ingest) {
-            true => Some(create(&redis, config, data, metrics).await?),
+            true => {
+                let create = || create(&redis, config, data, Arc::clone(&metrics));
+                Some(startup.wait_for(SERVER, passing, create).await?)
+            }
             false => None,
         };
+        known.accepted(SERVER, &settings);
         let catalogue: Arc<dyn Catalogue> = match config.is_fleet() {
             true => Arc::new(redis.clone()),
             false => Arc::new(Unshared(redis.clone())),
@@ -78,7 +92,7 @@ async fn create(
     config: &Config,
     data: &DataDir,
     metrics: Arc<Metrics>,
-) -> anyhow::Result<(Arc<dyn Log>, Batcher)> {
+) -> Result<(Arc<dyn Log>, Batcher), OpenError> {
     let (log, batcher, _) = redis.create_with_spill(settings::spill(config, data), metrics).await?;
     Ok((log, batcher))
 }
@@ -112,6 +126,10 @@ impl Catalogue for Unshared {
 
     async fn renew(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError> {
         self.0.renew(lease, time).await
+    }
+
+    async fn regain(&self, lease: &Lease, time: Duration) -> Result<bool, CatalogueError> {
+        self.0.regain(lease, time).await
     }
 
     async fn release(&self, lease: &Lease) -> Result<(), CatalogueError> {

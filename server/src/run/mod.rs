@@ -1,17 +1,19 @@
 //! `weir run`: from the configuration to a supervised process.
 
 mod exports;
+mod known;
+mod letters;
 mod limits;
 mod listeners;
 mod log;
 mod node;
 pub(crate) mod replay;
 mod retained;
+mod server_watch;
 pub(crate) mod settings;
 mod signals;
 pub(crate) mod startup;
 pub(crate) mod state;
-mod store_watch;
 mod stores;
 mod welcome;
 
@@ -27,11 +29,13 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::RunOptions;
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
+use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
 use crate::{http, logs};
+use known::KnownSettings;
 use node::{Intake, Node};
+use server_watch::Servers;
 use startup::Startup;
-use store_watch::StoreWatch;
 
 /// Time for the last responses of the status page.
 const HTTP_DEADLINE: Duration = Duration::from_secs(5);
@@ -44,18 +48,43 @@ const FLEET_DEADLINE: Duration = Duration::from_secs(5);
 /// When the configuration is invalid or a part cannot start. Later failures are logged and set the
 /// exit code.
 pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
-    let loaded = config::load(&options.sources()?)?;
+    let sources = options.sources()?;
+    let loaded = match config::load(&sources) {
+        Ok(loaded) => loaded,
+        Err(error) => return fatal(logs::start_for_errors(&sources), error),
+    };
+    let lines = logs::start(&loaded.config.logging)?;
+    run_logged(loaded, lines).or_else(|error| fatal(lines, error))
+}
+
+/// Reports an error that ends the start: for people as other commands do, else as a line of the
+/// log.
+fn fatal(lines: Lines, error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    match lines {
+        Lines::Text => Err(error),
+        Lines::Json => {
+            tracing::error!("{error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> {
     loaded.config.check_exposure()?;
-    logs::start(&loaded.config.logging)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     if let Some(file) = &loaded.file {
         tracing::info!(file = %file.display(), "configuration");
     }
-    limits::raise_open_files();
+    let files = limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    let ended = runtime.block_on(serve(loaded.config));
+    let (config, lowered) = loaded.config.within_memory();
+    let (config, fewer) = limits::within_open_files(config, files);
+    for line in lowered.into_iter().chain(fewer) {
+        tracing::info!("{line}");
+    }
+    let ended = runtime.block_on(serve(config, lines));
     // Blocking work that an answer no longer waits for must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended? {
@@ -68,30 +97,37 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
+async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndError>> {
     let config = Arc::new(config);
     let data = DataDir::open(&config.data_dir)?;
     let listeners = listeners::Listeners::bind(&config).await?;
     let addresses = listeners.addresses()?;
+    data.note_http(addresses.http);
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
     let (startup, metrics) = (Startup::default(), state::Metrics::default());
     let (http, http_stop) = {
         let (startup, metrics) = (startup.clone(), metrics.clone());
+        let hosts = config.http.hosts.clone();
         let in_books = settings::in_books(&config)?;
-        let site = http::Site { startup, metrics, in_books, addresses, data_dir: data.path().to_owned() };
+        let site =
+            http::Site { startup, metrics, in_books, addresses, data_dir: data.path().to_owned(), hosts: hosts.into() };
         let stop = CancellationToken::new();
         // Before the rest: an operator can see what the process waits for.
-        (tokio::spawn(http::serve(listeners.http, site, stop.clone())), stop)
+        (tokio::spawn(http::serve(listeners.http, config.http.max_connections, site, stop.clone())), stop)
     };
     let mut signals = std::pin::pin!(signals::handle_signals()?);
     let opening = async {
-        let node = Node::open(&config, &data, metrics, &startup, advertised.unwrap_or_default()).await?;
-        let mut store = StoreWatch::new(Arc::clone(&node.stores.store), startup.clone());
-        let retained = store.open(node.intake.is_some()).await?;
-        anyhow::Ok((node, store, retained))
+        let known = KnownSettings::open(&data)?;
+        let node = Node::open(&config, &data, metrics, &startup, &known, advertised.unwrap_or_default()).await?;
+        let servers = Servers::open(&config, &node.stores, &known, &startup).await?;
+        let retained = match node.intake.is_some() && servers.store_waits_for().is_none() {
+            true => retained::load_in_time(&*node.stores.store).await?,
+            false => None,
+        };
+        anyhow::Ok((node, servers, retained))
     };
-    let (node, store, retained) = tokio::select! {
+    let (node, servers, retained) = tokio::select! {
         opened = opening => opened?,
         name = &mut signals => {
             tracing::info!(signal = name, "stopped before it was ready");
@@ -100,7 +136,7 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     };
     let Node { state, stores, intake, fleet, readers, api, exporter } = node;
     startup.works(state.clone());
-    let waits_for = store.waits_for();
+    let waits_for = servers.store_waits_for().map(str::to_owned);
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
@@ -108,7 +144,10 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
         take_in(&mut supervisor, &config, &state, intake, (retained, Arc::clone(&stores.store)), listener);
     }
     let stop = supervisor.part("store", deadline);
-    supervisor.spawn("store", "connection to the store", store.run(stop));
+    supervisor.spawn("store", "connections to servers", async move {
+        servers.run(stop).await;
+        Ok(())
+    });
     let local = fleet.as_ref().map(flusher::Fleet::handle);
     if let Some(fleet) = fleet {
         let stop = supervisor.part("sinks", deadline);
@@ -147,7 +186,7 @@ async fn serve(config: Config) -> anyhow::Result<Result<(), EndError>> {
     }
 
     data.publish(&addresses)?;
-    welcome::print(&addresses, &data, waits_for);
+    welcome::print(&addresses, &data, waits_for.as_deref(), lines);
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {

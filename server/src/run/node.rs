@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use api::Replay;
 use async_trait::async_trait;
-use buffer::{Batcher, Holder};
+use buffer::{Batcher, CatalogueError, Holder};
 use flusher::fleet::{ReaderSource, Readers};
 use flusher::{Fleet, FleetHandle};
 use ingest::TelemetryInbox;
 use model::trace::Tracer;
-use sha2::{Digest, Sha256};
 use stores::contract::StoreError;
 
 use super::exports::Exports;
+use super::known::KnownSettings;
 use super::log::Logs;
 use super::replay::{LateReplayer, Replayer};
 use super::settings;
@@ -58,11 +58,12 @@ impl Node {
         data: &DataDir,
         metrics: Metrics,
         startup: &Startup,
+        known: &KnownSettings,
         advertised: String,
     ) -> anyhow::Result<Self> {
         let routes = settings::routes(config)?;
-        let secret = token_secret(config, data)?;
-        let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup).await?;
+        let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup, known).await?;
+        let secret = token_secret(config, data, &logs, startup).await?;
         let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
         let intake = logs.own.as_ref().map(|(log, batcher)| {
             if let Some(tracer) = &tracer {
@@ -79,7 +80,8 @@ impl Node {
             true => Some(readers(config, &logs, &stores, local.clone())?),
             false => None,
         };
-        let state = State::new(config, metrics.clone(), logs.own.clone(), local, readers.clone());
+        let state =
+            State::new(config, metrics.clone(), startup.waiting.clone(), logs.own.clone(), local, readers.clone());
         let api = readers.clone().filter(|_| config.has(Role::Api)).map(|readers| {
             let replay = replay(config, &logs, &stores, &metrics, intake.clone());
             let backend = api::Backend {
@@ -156,13 +158,12 @@ fn replay(
     }
 }
 
-/// Secret of the API's tokens: tokens of one process are valid in all others with the same fleet
-/// secret.
-fn token_secret(config: &Config, data: &DataDir) -> anyhow::Result<[u8; 32]> {
-    if config.fleet.secret.is_empty() {
-        return data.secret();
-    }
-    Ok(Sha256::new_with_prefix(b"weir tokens ").chain_update(&config.fleet.secret).finalize().into())
+/// Secret of the API's tokens: random bytes that all processes with the same logs share.
+async fn token_secret(config: &Config, data: &DataDir, logs: &Logs, startup: &Startup) -> anyhow::Result<[u8; 32]> {
+    let own = data.secret()?;
+    let Some(redis) = logs.redis.as_ref().filter(|_| config.has(Role::Api)) else { return Ok(own) };
+    let passing = |error: &CatalogueError| matches!(error, CatalogueError::Unavailable(_));
+    Ok(startup.wait_for("Redis", passing, || redis.secret(own)).await?)
 }
 
 /// All logs, for live subscribers.

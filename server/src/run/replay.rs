@@ -56,6 +56,7 @@ impl Replay for Replayer {
             topic: &letter.topic,
             payload: &letter.payload,
             received: letter.received,
+            retain: false,
         };
         match ingest::map::replay(&self.inbox, &message) {
             Ok(staged) if staged.count() == 0 => Ok(()),

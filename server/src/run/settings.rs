@@ -16,7 +16,7 @@ pub(super) fn embedded_log(config: &Config, data: &DataDir) -> buffer::embedded:
 }
 
 /// The log on Redis keeps as much as `[log]` demands.
-pub(super) fn redis_log(config: &Config) -> buffer::redis::Config {
+pub(crate) fn redis_log(config: &Config) -> buffer::redis::Config {
     let log = &config.log;
     buffer::redis::Config {
         retain_bytes: log.retain_bytes,
@@ -50,7 +50,8 @@ pub(super) fn flusher(config: &Config) -> flusher::Config {
 }
 
 pub(super) fn api(config: &Config, secret: [u8; 32]) -> api::Config {
-    api::Config { limits: config.grpc.limits.clone(), ..api::Config::new(secret) }
+    let memory = model::Budget::new("queries", config.shares().queries);
+    api::Config { limits: config.grpc.limits.clone(), memory, ..api::Config::new(secret) }
 }
 
 /// Names of the projections that have a line in the books: those of every process, then exports.

@@ -1,5 +1,7 @@
 //! Signals that ask the process to stop.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,9 +20,15 @@ pub(super) fn handle_signals() -> anyhow::Result<impl Future<Output = &'static s
     })
 }
 
-/// Ends the process at the next signal, because a second request means not to wait. Acknowledged
+/// Signals within this time of the first are one request: timeout(1) and some supervisors signal
+/// the process, then its group.
+const ONE_REQUEST: Duration = Duration::from_millis(500);
+
+/// Ends the process at the next request, because a second request means not to wait. Acknowledged
 /// readings are on disk.
 pub(super) async fn end_at_next_signal() {
+    // The handlers of the first request stay installed: what arrives meanwhile is not delivered.
+    tokio::time::sleep(ONE_REQUEST).await;
     if let Ok(second) = handle_signals() {
         let name = second.await;
         tracing::error!(signal = name, "second signal: ended at once");

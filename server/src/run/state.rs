@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use buffer::{Batcher, Log};
 use flusher::fleet::Readers;
 use flusher::{FleetHandle, SinkState, SinkStatus};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use proto::v1;
 use proto::v1::sink_status::State as ProtoState;
@@ -16,7 +17,7 @@ use stores::contract::Deadletter;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Role};
-use crate::{exports, traces};
+use crate::{client, exports, traces};
 
 /// How often the log is looked at: a log that has failed ends the process within this.
 const LOOK: Duration = Duration::from_millis(200);
@@ -75,6 +76,8 @@ struct Shared {
     local: Option<FleetHandle>,
     /// Readers of all logs; `None` in a process that only takes devices.
     readers: Option<Readers>,
+    /// Servers that cannot be used yet.
+    waiting: Waiting,
     stopping: AtomicBool,
     started: (Instant, SystemTime),
 }
@@ -109,19 +112,46 @@ pub(crate) struct Readiness {
     pub(crate) reasons: Vec<Reason>,
 }
 
+/// Servers that cannot be used yet, with the reasons. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting(Arc<Mutex<Vec<Reason>>>);
+
+impl Waiting {
+    /// Sets the reason why `server` cannot be used, `None` when it can. True when that is news.
+    pub(super) fn set(&self, server: &str, reason: Option<String>) -> bool {
+        let mut held = self.0.lock();
+        let before = held.iter().position(|held| held.part == server).map(|at| held.remove(at).reason);
+        let is_new = before != reason;
+        held.extend(reason.map(|reason| Reason::new(server, reason)));
+        is_new
+    }
+
+    pub(super) fn reasons(&self) -> Vec<Reason> {
+        self.0.lock().clone()
+    }
+}
+
+impl Readiness {
+    /// The state in one word.
+    pub(crate) fn word(&self) -> &'static str {
+        client::status::word(self.ready, !self.reasons.is_empty())
+    }
+}
+
 impl State {
     /// State of a process that writes `log`, flushes the logs of `local` and reads through
     /// `readers`; each depends on its roles.
     pub(crate) fn new(
         config: &Config,
         metrics: Metrics,
+        waiting: Waiting,
         log: Option<(Arc<dyn Log>, Batcher)>,
         local: Option<FleetHandle>,
         readers: Option<Readers>,
     ) -> Self {
         let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
         let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
-        Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, stopping, started }) }
+        Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, waiting, stopping, started }) }
     }
 
     /// State of each sink of each log that this process flushes.
@@ -136,6 +166,10 @@ impl State {
 
     /// Returns whether messages can be appended, with all problems.
     pub(crate) fn readiness(&self) -> Readiness {
+        self.readiness_with(&self.sinks())
+    }
+
+    fn readiness_with(&self, sinks: &[SinkStatus]) -> Readiness {
         let mut reasons = Vec::new();
         if self.shared.stopping.load(Ordering::Relaxed) {
             reasons.push(Reason::new("weir", "it is stopping"));
@@ -148,12 +182,16 @@ impl State {
             }
         }
         let ready = reasons.is_empty();
+        if let Some((log, _)) = &self.shared.log {
+            reasons.extend(log.concerns().into_iter().map(|concern| Reason::new("log", concern)));
+        }
+        reasons.extend(self.shared.waiting.reasons());
         if let Some(fleet) = &self.shared.local {
             let failures = fleet.failures().into_iter();
             reasons.extend(failures.map(|(log, reason)| Reason::new(format!("log {log}"), reason)));
         }
-        for sink in self.sinks() {
-            if let Some(reason) = trouble(&sink) {
+        for sink in sinks {
+            if let Some(reason) = trouble(sink) {
                 reasons.push(Reason::new(format!("sink {}", sink.sink), reason));
             }
         }
@@ -178,18 +216,21 @@ impl State {
     }
 
     fn status_of(&self, sinks: &[SinkStatus]) -> v1::Status {
-        let readiness = self.readiness();
+        let readiness = self.readiness_with(sinks);
         let (started, at) = self.shared.started;
+        let (unrouted, others) = self.metrics.ingest.unrouted.list();
         v1::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             start_time: Some(at.into()),
             uptime: prost_types::Duration::try_from(started.elapsed()).ok(),
             roles: self.shared.roles.clone(),
-            ready: readiness.reasons.is_empty(),
+            ready: readiness.ready,
             reasons: readiness.reasons.iter().map(ToString::to_string).collect(),
             connection_count: self.metrics.broker.connections.get(),
             logs: Vec::new(),
             sinks: sinks.iter().map(sink).collect(),
+            unrouted_topics: unrouted.into_iter().map(unrouted_topic).collect(),
+            other_unrouted_count: signed(others),
         }
     }
 
@@ -203,16 +244,8 @@ impl State {
 
     /// At most `most` of the newest dead letters.
     pub(crate) async fn newest_dead_letters(&self, most: usize) -> Result<Vec<Deadletter>, stores::StoreError> {
-        const RECORDS: u64 = 100_000;
-        const LETTERS: usize = 1000;
-        let (Some((log, _)), Some(readers)) = (&self.shared.log, &self.shared.readers) else {
-            return Ok(Vec::new());
-        };
-        let after = (log.id(), log.end().saturating_sub(RECORDS), "");
-        let mut letters = readers.dead_letters().list(model::DEFAULT_TENANT, Some(after), LETTERS).await?;
-        letters.drain(..letters.len().saturating_sub(most));
-        letters.reverse();
-        Ok(letters)
+        let Some(readers) = &self.shared.readers else { return Ok(Vec::new()) };
+        super::letters::newest(&*readers.dead_letters(), self.shared.log.as_ref().map(|(log, _)| log.id()), most).await
     }
 
     /// Status of the log of this process.
@@ -247,6 +280,17 @@ fn sink(status: &SinkStatus) -> v1::SinkStatus {
         done_offset: signed(status.done_to),
         lag_records: signed(status.lag_records),
         lag: Duration::try_from_secs_f64(status.lag_seconds).ok().and_then(|d| d.try_into().ok()),
+    }
+}
+
+fn unrouted_topic(topic: ingest::UnroutedTopic) -> v1::UnroutedTopic {
+    v1::UnroutedTopic {
+        tenant: topic.tenant.to_string(),
+        topic: topic.topic.to_string(),
+        client: topic.client.to_string(),
+        message_count: signed(topic.messages),
+        first_time: Some(client::time::to_proto(topic.first)),
+        last_time: Some(client::time::to_proto(topic.last)),
     }
 }
 

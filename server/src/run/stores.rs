@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::stores::contract::{LatestView, Store};
+use ::stores::contract::{Export, LatestView, Store};
 use ::stores::embedded::EmbeddedStore;
 use ::stores::mongodb::MongoStore;
 use anyhow::Context;
@@ -25,10 +25,12 @@ pub(super) struct Stores {
     pub(super) shared_latest: Option<Arc<dyn LatestView>>,
     /// History, latest states, dead letters, retained messages, then the exports.
     pub(super) projections: Projections,
+    /// The servers of the exports, each with its name and its settings.
+    pub(super) targets: Vec<(String, Arc<dyn Export>, toml::Table)>,
 }
 
 impl Stores {
-    /// Opens the configured store and the exports. An unavailable MongoDB is connected later.
+    /// Opens the configured store and the exports. Servers are connected later.
     ///
     /// # Errors
     /// Names the key to change.
@@ -53,7 +55,12 @@ impl Stores {
         let standard = flusher::Stores::of(Arc::clone(&store));
         let mut projections = projections::standard(&settings::flusher(config), &standard);
         let exports = exports::open_all(config, &metrics.exports).await?;
+        let settings = config.exports()?.into_iter().map(|export| export.settings);
+        let target = |(spec, settings): (&flusher::projections::ExportSpec, toml::Table)| {
+            (spec.name.to_string(), Arc::clone(&spec.store), settings)
+        };
+        let targets = exports.iter().zip(settings).map(target).collect();
         projections.extend(exports.into_iter().map(projections::export));
-        Ok(Self { store, standard, shared_latest, projections: Projections::new(projections)? })
+        Ok(Self { store, standard, shared_latest, projections: Projections::new(projections)?, targets })
     }
 }

@@ -2,19 +2,24 @@
 
 use crate::client::output::remark;
 use crate::data_dir::{Addresses, DataDir};
+use crate::logs::Lines;
 
-/// Prints the addresses and first commands. `waits_for` is a store that does not respond yet.
-pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&str>) {
+/// Prints the addresses and first commands. `waits_for` is a store that cannot be used yet.
+pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&str>, lines: Lines) {
     let Addresses { mqtt, grpc, http, fleet } = addresses;
-    let mut text = format!("Weir {} ", env!("CARGO_PKG_VERSION"));
-    match waits_for {
-        Some(server) if mqtt.is_some() && grpc.is_some() => {
-            text.push_str(&format!("is accepting readings; queries are unavailable until {server} responds."));
-        }
-        Some(server) if grpc.is_some() => {
-            text.push_str(&format!("has started; queries are unavailable until {server} responds."))
-        }
-        _ => text.push_str("is ready."),
+    let mut text = state(addresses, waits_for);
+    if lines == Lines::Json {
+        let shown = |address: &Option<std::net::SocketAddr>| address.map(|address| address.to_string());
+        tracing::info!(
+            mqtt = shown(mqtt),
+            grpc = shown(grpc),
+            http = %http,
+            fleet = shown(fleet),
+            data = %data.path().display(),
+            first_commands = commands(addresses).join("; "),
+            "{text}"
+        );
+        return;
     }
     let mut line = |name: &str, value: String| text.push_str(&format!("\n  {name:6} {value}"));
     if let Some(mqtt) = mqtt {
@@ -28,15 +33,38 @@ pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&st
         line("fleet", fleet.to_string());
     }
     line("data", data.path().display().to_string());
+    for command in commands(addresses) {
+        text.push_str(&format!("\n{command}"));
+    }
+    remark(&text);
+}
+
+/// The first line.
+fn state(Addresses { mqtt, grpc, .. }: &Addresses, waits_for: Option<&str>) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match waits_for {
+        Some(server) if mqtt.is_some() && grpc.is_some() => {
+            format!("Weir {version} is accepting readings; queries are unavailable until {server} responds.")
+        }
+        Some(server) if grpc.is_some() => {
+            format!("Weir {version} has started; queries are unavailable until {server} responds.")
+        }
+        _ => format!("Weir {version} is ready."),
+    }
+}
+
+/// Commands to begin with.
+fn commands(Addresses { mqtt, grpc, .. }: &Addresses) -> Vec<String> {
+    let mut commands = Vec::new();
     if let Some(mqtt) = mqtt {
         let port = if mqtt.port() == 1883 { String::new() } else { format!("-p {} ", mqtt.port()) };
-        text.push_str(&format!(
-            "\nPublish:    mosquitto_pub {port}-t devices/d1/telemetry -m '{{\"temperature\":21.5}}' -q 1"
+        commands.push(format!(
+            "Publish:    mosquitto_pub {port}-t devices/d1/telemetry -m '{{\"temperature\":21.5}}' -q 1"
         ));
     }
     if let Some(grpc) = grpc {
         let server = if grpc.port() == 50051 { String::new() } else { format!(" --server http://{grpc}") };
-        text.push_str(&format!("\nRead back:  weir latest d1{server}"));
+        commands.push(format!("Read back:  weir latest d1{server}"));
     }
-    remark(&text);
+    commands
 }

@@ -52,7 +52,10 @@ fn a_load_balancer_has_time_to_notice_a_stop_while_devices_can_publish() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(out(&output), "not ready\n  weir: it is stopping\n");
     world.publish(&[("devices/d1/telemetry", "1")]);
-    world.signal(Signal::TERM);
+    wait("the second request does not wait", || {
+        world.signal(Signal::TERM);
+        if world.has_ended() { Ok(()) } else { Err(world.log()) }
+    });
     assert_eq!(world.ended(), Some(1), "the second signal does not wait: {}", world.log());
     let mut world = World::start_with(&[("WEIR_SHUTDOWN_DELAY_MS", "20")]);
     world.signal(Signal::TERM);

@@ -5,4 +5,6 @@
 mod cli;
 mod configuration;
 mod life;
+mod servers;
+mod words;
 mod world;

@@ -37,6 +37,11 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     weir().args(arguments).output().expect("weir runs")
 }
 
+/// Like [`run`], with settings from the environment.
+pub(crate) fn run_with(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    weir().args(arguments).envs(environment.iter().copied()).output().expect("weir runs")
+}
+
 pub(crate) fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -50,7 +55,16 @@ impl World {
         Self::start_with(&[])
     }
 
+    /// Starts on a copy of a data folder.
+    pub(crate) fn start_on(copy: &std::path::Path) -> Self {
+        Self::prepare(&[], |data| copy_folder(copy, data))
+    }
+
     pub(crate) fn start_with(environment: &[(&str, &str)]) -> Self {
+        Self::prepare(environment, |_| ())
+    }
+
+    fn prepare(environment: &[(&str, &str)], fill: impl FnOnce(&std::path::Path)) -> Self {
         // Small, so that a start does not write 64 MiB of zeros.
         let small = [("WEIR_LOG_SEGMENT_BYTES", "1048576")];
         let mut world = Self {
@@ -59,6 +73,7 @@ impl World {
             environment: small.iter().chain(environment).map(|(n, v)| ((*n).into(), (*v).into())).collect(),
             addresses: serde_json::Value::Null,
         };
+        fill(&world.data());
         world.up();
         world
     }
@@ -143,6 +158,11 @@ impl World {
         kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
     }
 
+    /// True once the process has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
     /// Waits for the end. Returns the exit code.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().unwrap();
@@ -160,6 +180,20 @@ impl Drop for World {
         if let Some(mut child) = self.child.take() {
             child.kill().ok();
             child.wait().ok();
+        }
+    }
+}
+
+/// Copies a folder with its folders.
+pub(crate) fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
         }
     }
 }

@@ -50,9 +50,8 @@ enum Form {
     Library(Library),
 }
 
-/// Plays a device until everything is acknowledged, at the latest until `deadline`. Messages that
-/// are unacknowledged then are recorded as sent.
-pub(super) async fn play(mut queue: Queue, target: &Target, start: Instant, deadline: Instant) {
+/// Plays a device until everything is acknowledged, at the latest until `deadline`.
+pub(super) async fn play(queue: &mut Queue, target: &Target, start: Instant, deadline: Instant) {
     let device = queue.device.clone();
     let mut absences = device.absences().into_iter().peekable();
     let mut waits = Waits::new(&device.kind.group.faults, device.random("waits"));
@@ -69,8 +68,8 @@ pub(super) async fn play(mut queue: Queue, target: &Target, start: Instant, dead
         let until = absences.peek().map_or(deadline, |absence| (start + absence.from).min(deadline));
         let begun = Instant::now();
         let ended = match &mut form {
-            Form::Lean(lean) => lean.connection(&mut queue, target, until).await,
-            Form::Library(library) => library.connection(&mut queue, target, until).await,
+            Form::Lean(lean) => lean.connection(queue, target, until).await,
+            Form::Library(library) => library.connection(queue, target, until).await,
         };
         queue.forget_hopeless().await;
         match ended {
@@ -91,7 +90,6 @@ pub(super) async fn play(mut queue: Queue, target: &Target, start: Instant, dead
             }
         }
     }
-    queue.forget().await;
 }
 
 /// The time at which the device returns, if it is away now.

@@ -13,9 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 use model::Nanos;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::ledger::{Header, Recorder, Writer};
@@ -38,6 +40,8 @@ pub struct Options {
     pub threads: usize,
     /// Hides the progress.
     pub quiet: bool,
+    /// Time after which a run ends when no device could connect.
+    pub patience: Duration,
 }
 
 /// Addresses of a connection.
@@ -77,14 +81,17 @@ pub struct Played {
     pub latency: Latency,
     /// The last failure.
     pub last_failure: String,
+    /// True when it was interrupted (Ctrl-C).
+    pub interrupted: bool,
 }
 
 /// Plays `scenario`, with CSV files from `folder`, and writes the outcome of every message into
 /// `ledger`.
 ///
 /// # Errors
-/// When the ledger cannot be written or a CSV file cannot be read. An unavailable broker is not an
-/// error: devices retry until the time for draining is over.
+/// When the ledger cannot be written, a CSV file cannot be read, or no device ever connects. A
+/// broker that becomes unavailable is not an error: devices retry until the time for draining is
+/// over.
 pub fn run(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Options) -> anyhow::Result<Played> {
     crate::bench::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(options.threads).enable_all().build();
@@ -143,12 +150,23 @@ pub(crate) async fn send(
     let deadline = start + times.0 + times.1;
     let devices = fleet.len();
     let mut tasks = JoinSet::new();
+    let (stop, stopped) = watch::channel(false);
     for (device, messages) in fleet {
         let target = Target { broker: options.broker, source: source(options, device.index as usize) };
         let queue = Queue::new(device, messages, Arc::clone(&stats), recorder.clone(), start);
-        tasks.spawn(async move { device::play(queue, &target, start, deadline).await });
+        let mut stopped = stopped.clone();
+        tasks.spawn(async move {
+            let mut queue = queue;
+            tokio::select! {
+                () = device::play(&mut queue, &target, start, deadline) => {}
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+            queue.forget().await;
+        });
     }
     drop(recorder);
+    let mut interrupts = signal(SignalKind::interrupt()).context("listen for ctrl-c")?;
+    let mut interrupted = false;
     let mut progress = Progress::new(name, times.0, options.quiet);
     let (mut samples, mut all) = (Vec::new(), stats::histogram());
     let mut ticks = tokio::time::interval_at((start + Duration::from_secs(1)).into(), Duration::from_secs(1));
@@ -158,11 +176,27 @@ pub(crate) async fn send(
                 None => break,
                 Some(result) => result.context("a device's task")?,
             },
-            _ = ticks.tick() => look(&stats, start, &mut all, &mut samples, &mut progress),
+            _ = ticks.tick() => {
+                look(&stats, start, &mut all, &mut samples, &mut progress);
+                if stats.never_connected() && start.elapsed() >= options.patience {
+                    stop.send_replace(true);
+                }
+            }
+            _ = interrupts.recv() => {
+                ensure!(!interrupted, "interrupted twice: ended without a summary");
+                interrupted = true;
+                stop.send_replace(true);
+            }
         }
     }
     look(&stats, start, &mut all, &mut samples, &mut progress);
     progress.end();
+    ensure!(
+        interrupted || !stats.never_connected(),
+        "no device could connect to {}: start a broker there (`weir run`), or name another with --broker (last failure: {})",
+        options.broker,
+        stats.last_failure()
+    );
     Ok(Played {
         start: nanos,
         devices,
@@ -170,6 +204,7 @@ pub(crate) async fn send(
         samples,
         latency: Latency::of(&all),
         last_failure: stats.last_failure(),
+        interrupted,
     })
 }
 

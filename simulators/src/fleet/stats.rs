@@ -113,6 +113,11 @@ impl Stats {
         *self.last_failure.lock() = format!("{device}: {what}");
     }
 
+    /// True when attempts to connect failed and none succeeded.
+    pub(super) fn never_connected(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) > 0 && self.connects.load(Ordering::Relaxed) == 0
+    }
+
     /// The last failure, with the device's name.
     pub fn last_failure(&self) -> String {
         self.last_failure.lock().clone()

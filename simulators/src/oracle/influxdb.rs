@@ -127,7 +127,8 @@ impl Refused {
     }
 }
 
-/// Turns a reading into its point: numbers are floats; the sequence is in the time.
+/// Turns a reading into its point: numbers are floats, integers that no float is equal to are in a
+/// field beside, names with a meaning are mapped; the sequence is in the time.
 fn as_point(reading: &Reading) -> Reading {
     let time = reading.time.and_then(|time| match reading.sequence {
         Some(sequence) => {
@@ -140,12 +141,16 @@ fn as_point(reading: &Reading) -> Reading {
         None => Some(time),
     });
     let values = reading.values.iter().map(|(name, value)| {
-        let value = match value {
-            #[expect(clippy::cast_precision_loss, reason = "as InfluxDB's floats are")]
-            Value::Int(v) => Value::Float(*v as f64),
-            other => other.clone(),
+        let name: Arc<str> = match &**name {
+            "device" | "tenant" | "time" => format!("{name}_").into(),
+            _ => Arc::clone(name),
         };
-        (Arc::clone(name), value)
+        #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "compared afterwards")]
+        match value {
+            Value::Int(v) if (*v as f64) as i128 == i128::from(*v) => (name, Value::Float(*v as f64)),
+            Value::Int(_) => (format!("{name}_int").into(), value.clone()),
+            other => (name, other.clone()),
+        }
     });
     Reading { time, sequence: None, values: values.collect() }
 }

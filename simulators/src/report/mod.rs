@@ -37,6 +37,9 @@ pub struct Summary {
     pub acknowledged_per_second: f64,
     /// The last failure; empty without one.
     pub last_failure: String,
+    /// True when it was interrupted (Ctrl-C).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
     /// Reports about the verified stores.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<StoreReport>,
@@ -78,6 +81,7 @@ impl Summary {
             most_connected: played.samples.iter().map(|sample| sample.connected).max().unwrap_or(0),
             latency: played.latency,
             last_failure: played.last_failure.clone(),
+            interrupted: played.interrupted,
             total,
             stores,
         }
@@ -122,7 +126,8 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}, seed {}, started {}", self.scenario, self.seed, self.started)?;
+        let interrupted = if self.interrupted { ", interrupted" } else { "" };
+        writeln!(f, "{}, seed {}, started {}{interrupted}", self.scenario, self.seed, self.started)?;
         for (name, value) in self.lines() {
             writeln!(f, "  {name:<28}{value}")?;
         }

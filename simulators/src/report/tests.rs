@@ -17,6 +17,7 @@ fn played(peak: u64) -> Played {
         lasted: Duration::from_secs(1000),
         samples: (1..=1000).map(sample).collect(),
         latency: Latency::default(),
+        interrupted: false,
         last_failure: "d<1>: connect & die".into(),
     }
 }

@@ -6,14 +6,17 @@
 //! the sections' bytes, end to end
 //! CRC-32C u32 of everything before it
 //! ```
-//! Sections: 1 times, 2 receive times (milliseconds since 1970), 3 sequences, 4 claimed times, 5
-//! device-timed bits, and for each column 16 + value type, whose bytes begin with the presence bits
-//! when some row lacks a value. Only requested columns are unpacked.
+//! Sections: 1 times, 2 receive times, 3 sequences, 4 claimed times, 5 device-timed bits, 6 receive
+//! times as distances from the times, in place of 2 where that is shorter, and for each column 16 +
+//! value type, whose bytes begin with the presence bits when some row lacks a value. Times are
+//! nanoseconds since 1970; the receive times of version 1 were milliseconds. Only requested columns
+//! are unpacked.
 
 mod bits;
 mod numbers;
 mod texts;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use model::Nanos;
@@ -22,12 +25,15 @@ use crate::block::{Block, BlockId, Column, ColumnData};
 use bits::{read_bits, write_bits};
 use numbers::{read_floats, read_integers, write_floats, write_integers};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// With receive times in milliseconds.
+const MILLISECONDS: u8 = 1;
 const TIMES: u8 = 1;
 const RECEIVED: u8 = 2;
 const SEQS: u8 = 3;
 const CLAIMED: u8 = 4;
 const TIMED: u8 = 5;
+const DELAYS: u8 = 6;
 const COLUMN: u8 = 16;
 const MILLISECOND: Nanos = 1_000_000;
 /// More rows than any writer makes: a greater length is damage.
@@ -49,10 +55,7 @@ pub enum CodecError {
 
 /// Writes a block. Its id is not part of the bytes: it is in the key.
 pub fn encode(block: &Block) -> Vec<u8> {
-    let mut sections: Vec<(u8, &str, Vec<u8>)> = vec![
-        (TIMES, "", integers(&block.times)),
-        (RECEIVED, "", integers(&block.received.iter().map(|t| t.div_euclid(MILLISECOND)).collect::<Vec<_>>())),
-    ];
+    let mut sections: Vec<(u8, &str, Vec<u8>)> = vec![(TIMES, "", integers(&block.times)), received(block)];
     if !block.seqs.is_empty() {
         sections.push((SEQS, "", optional(block.seqs.iter().map(|s| s.map(u64::cast_signed)))));
     }
@@ -94,12 +97,14 @@ pub fn decode(bytes: &[u8], id: BlockId, names: Option<&[Arc<str>]>) -> Result<B
         return Err(CodecError::Checksum);
     }
     let mut input = Input(body);
-    match input.u8()? {
-        VERSION => {}
+    let unit = match input.u8()? {
+        VERSION => 1,
+        MILLISECONDS => MILLISECOND,
         other => return Err(CodecError::Version(other)),
-    }
+    };
     let rows = input.length(MAX_ROWS)?;
     let count = input.length(body.len())?;
+    let wanted: Option<HashSet<&str>> = names.map(|names| names.iter().map(|name| &**name).collect());
     let mut directory = Vec::new();
     for _ in 0..count {
         let kind = input.u8()?;
@@ -122,12 +127,16 @@ pub fn decode(bytes: &[u8], id: BlockId, names: Option<&[Arc<str>]>) -> Result<B
             TIMES => block.times = read_integers(section, rows)?,
             RECEIVED => {
                 block.received = read_integers(section, rows)?;
-                block.received.iter_mut().for_each(|t| *t = t.saturating_mul(MILLISECOND));
+                block.received.iter_mut().for_each(|t| *t = t.saturating_mul(unit));
+            }
+            DELAYS => {
+                let delays = read_integers(section, rows)?.into_iter();
+                block.received = delays.zip(&block.times).map(|(delay, time)| time.wrapping_add(delay)).collect();
             }
             SEQS => block.seqs = read_optional(section, rows)?.map(|v| v.map(i64::cast_unsigned)).collect(),
             CLAIMED => block.claimed = read_optional(section, rows)?.collect(),
             TIMED => block.device_timed = read_bits(&mut Input(section), rows)?,
-            kind if names.is_some_and(|wanted| !wanted.iter().any(|n| **n == *name)) && kind > COLUMN => {}
+            kind if wanted.as_ref().is_some_and(|wanted| !wanted.contains(name)) && kind > COLUMN => {}
             kind => block.columns.push(read_column(kind, name, section, rows)?),
         }
     }
@@ -135,6 +144,13 @@ pub fn decode(bytes: &[u8], id: BlockId, names: Option<&[Arc<str>]>) -> Result<B
         return Err(CodecError::Malformed);
     }
     Ok(block)
+}
+
+/// Receive times, or the distances from the times: 0 where a reading has no time of its own.
+fn received(block: &Block) -> (u8, &'static str, Vec<u8>) {
+    let delays = block.received.iter().zip(&block.times).map(|(received, time)| received.wrapping_sub(*time));
+    let (times, delays) = (integers(&block.received), integers(&delays.collect::<Vec<_>>()));
+    if delays.len() < times.len() { (DELAYS, "", delays) } else { (RECEIVED, "", times) }
 }
 
 fn integers(values: &[i64]) -> Vec<u8> {

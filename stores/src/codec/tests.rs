@@ -46,6 +46,33 @@ fn blocks_of_all_sizes_come_back_as_they_were() {
 }
 
 #[test]
+fn receive_times_come_back_to_the_nanosecond() {
+    for rows in [1, 47, 500] {
+        let untimed = Block { received: block(rows).times, ..block(rows) };
+        let mut jitter = block(rows);
+        jitter.received.iter_mut().enumerate().for_each(|(i, t)| *t += (i as i64).pow(5) % 999_999_937);
+        let ahead = Block { received: vec![i64::MIN; rows], ..block(rows) };
+        for block in [&untimed, &jitter, &ahead] {
+            assert_eq!(decode(&encode(block), id(), None).unwrap(), *block, "{rows} rows");
+        }
+    }
+}
+
+#[test]
+fn blocks_of_version_1_have_receive_times_in_milliseconds() {
+    let mut block = block(1);
+    block.columns.clear();
+    (block.seqs, block.claimed, block.device_timed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut bytes = vec![1, 1, 2];
+    let sections = [(TIMES, integers(&block.times)), (RECEIVED, integers(&[block.received[0] / MILLISECOND]))];
+    sections.iter().for_each(|(kind, section)| bytes.extend_from_slice(&[*kind, 0, section.len() as u8]));
+    sections.iter().for_each(|(_, section)| bytes.extend_from_slice(section));
+    let crc = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    assert_eq!(decode(&bytes, id(), None).unwrap(), block);
+}
+
+#[test]
 fn only_wanted_columns_are_read() {
     let read = decode(&encode(&block(100)), id(), Some(&["s".into()])).unwrap();
     assert_eq!(read.columns.iter().map(|c| &*c.name).collect::<Vec<_>>(), ["s"]);

@@ -34,6 +34,22 @@ pub struct Deadletter {
     pub replayed: Option<Nanos>,
 }
 
+/// Bytes of letters after which a list ends, however many were asked for.
+pub const LIST_BYTES: usize = 4 << 20;
+
+impl Deadletter {
+    /// Bytes that it takes in memory and in an answer, about.
+    pub fn bytes(&self) -> usize {
+        256 + self.payload.len() + self.topic.len() + self.client.len() + self.reason.len()
+    }
+}
+
+/// True when a list of at most `limit` letters holds all that there are: neither their number nor
+/// [`LIST_BYTES`] ended it.
+pub fn is_last(letters: &[Deadletter], limit: usize) -> bool {
+    letters.len() < limit && letters.iter().map(Deadletter::bytes).sum::<usize>() < LIST_BYTES
+}
+
 /// Dead letters, in the order of (log, offset, stage).
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
@@ -41,8 +57,29 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// and stage) changes nothing.
     async fn put(&self, letters: Vec<Deadletter>) -> Result<()>;
 
-    /// Returns up to `limit` letters of a tenant after `after` = (log, offset, stage).
+    /// Returns up to `limit` letters of a tenant after `after` = (log, offset, stage). The list
+    /// ends before that with the letter that makes it [`LIST_BYTES`] long; see [`is_last`].
     async fn list(&self, tenant: &str, after: Option<(&str, u64, &str)>, limit: usize) -> Result<Vec<Deadletter>>;
+
+    /// Returns up to `most` letters of a log, the newest first.
+    async fn newest(&self, tenant: &str, log: &str, most: usize) -> Result<Vec<Deadletter>> {
+        const PAGE: usize = 1_000;
+        let mut newest: Vec<Deadletter> = Vec::new();
+        let mut after = (0, String::new());
+        loop {
+            let page = self.list(tenant, Some((log, after.0, &after.1)), PAGE).await?;
+            let end = is_last(&page, PAGE) || page.last().is_none_or(|last| *last.log != *log);
+            if let Some(last) = page.last() {
+                after = (last.offset, last.stage.clone());
+            }
+            newest.extend(page.into_iter().filter(|letter| *letter.log == *log));
+            newest.drain(..newest.len().saturating_sub(most));
+            if end {
+                newest.reverse();
+                return Ok(newest);
+            }
+        }
+    }
 
     /// Returns one letter.
     async fn get(&self, tenant: &str, log: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>>;
@@ -63,9 +100,9 @@ pub trait DeadLetters: Send + Sync + 'static {
                 let after = last.as_ref().map(|letter| (&*letter.log, letter.offset, &*letter.stage));
                 let page = self.list(&tenant, after, PAGE).await?;
                 count += page.iter().filter(|l| l.stage == stage && l.replayed.is_some()).count() as u64;
-                let full = page.len() == PAGE;
+                let end = is_last(&page, PAGE);
                 last = page.into_iter().last();
-                if !full {
+                if end {
                     break;
                 }
             }

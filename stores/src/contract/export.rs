@@ -37,7 +37,7 @@ pub trait Export: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Busy`](super::StoreError::Busy) when it is away: continue, the log keeps its
     /// readings. [`StoreError::NeedsOperator`](super::StoreError::NeedsOperator), with the key to
-    /// change, when waiting is of no use: end the start.
+    /// change, when it refuses them: end the start if they are new, else pause the export.
     async fn ready(&self) -> Result<()> {
         Ok(())
     }

@@ -28,10 +28,10 @@ pub trait ExportType: Default + Serialize + DeserializeOwned + JsonSchema + Send
     /// Names the key and what to do.
     fn check(&self, name: &str) -> Result<(), String>;
 
-    /// Opens the export `name`. A system that is unavailable is not an error.
+    /// Opens the export `name`. The system is not asked for anything: [`Export::ready`] does.
     ///
     /// # Errors
-    /// Names the key that an operator has to change.
+    /// Names the key of a setting that cannot be used.
     fn open(
         self,
         name: &str,

@@ -33,9 +33,9 @@ pub trait History: Send + Sync + 'static {
     /// [`StoreError::Moved`](super::StoreError::Moved) when a block no longer exists: find again.
     async fn fetch(&self, device: &DeviceKey, metas: &[BlockMeta], names: Option<&[Arc<str>]>) -> Result<Vec<Block>>;
 
-    /// Counts the readings held, by tenant, in the store itself: for the books. Readings that have
-    /// expired, or were found equal to another when blocks were merged, count as held: they were
-    /// stored.
+    /// Counts the readings held, by tenant: for the books. The rows that are in the store are
+    /// counted, not writes. Readings that have expired, or were found to be the same as another
+    /// when blocks were merged, count as held: they were stored.
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>>;
 
     /// Counts the readings between two ordering times, by tenant. `None` from a store that merges

@@ -14,12 +14,21 @@ pub struct LatestValue {
     pub name: Arc<str>,
     /// The value.
     pub value: Value,
-    /// Its ordering time.
+    /// The reading's time.
     pub time: Nanos,
+    /// The time that orders it: [`time`](Self::time), unless the device's clock is known to be wrong.
+    pub order: Nanos,
     /// Its sequence.
     pub seq: Option<u64>,
     /// Its receive time.
     pub received: Nanos,
+}
+
+impl LatestValue {
+    /// Key by which values of one name are ordered; the newest has the greatest.
+    pub fn age(&self) -> (Nanos, Nanos, Option<u64>, Nanos) {
+        (self.order, self.time, self.seq, self.received)
+    }
 }
 
 /// The present state of a device.

@@ -13,7 +13,8 @@ pub trait Store: History + Latest + DeadLetters + Retained {
     /// # Errors
     /// [`StoreError::Busy`](super::StoreError::Busy) when it is away: continue, everything else
     /// works meanwhile. [`StoreError::NeedsOperator`](super::StoreError::NeedsOperator), with the
-    /// key to change, when waiting is of no use: end the start.
+    /// key to change, when it refuses the settings: end the start if they are new, else go on
+    /// without it.
     async fn ready(&self) -> Result<()>;
 
     /// Returns the name of the kind of store, for logs and traces: `embedded`, `mongodb`.

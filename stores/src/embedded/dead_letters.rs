@@ -7,10 +7,10 @@ use model::Nanos;
 use redb::{ReadableDatabase, ReadableTable};
 use serde::{Deserialize, Serialize};
 
-use super::meta::{LETTER_COUNTS, LETTERS, Outcome, seal, unseal};
-use super::partition::at;
+use super::file::Outcome;
+use super::meta::{LETTER_COUNTS, LETTERS, seal, unseal};
 use super::{EmbeddedStore, Inner, keys};
-use crate::contract::{DeadLetters, Deadletter, Result, StoreError};
+use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, Result, StoreError};
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -50,6 +50,12 @@ impl DeadLetters for EmbeddedStore {
         self.blocking(move |inner| inner.letters(&from, &end, limit)).await
     }
 
+    async fn newest(&self, tenant: &str, log: &str, most: usize) -> Result<Vec<Deadletter>> {
+        let from = keys::letter(tenant, log, 0, "");
+        let end = keys::letters_of_log_end(tenant, log);
+        self.blocking(move |inner| inner.newest_letters(&from, &end, most)).await
+    }
+
     async fn get(&self, tenant: &str, log: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>> {
         let key = keys::letter(tenant, log, offset, stage);
         self.blocking(move |inner| inner.letter(&key)).await
@@ -70,16 +76,15 @@ impl DeadLetters for EmbeddedStore {
 
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.blocking(|inner| {
-            let read = || -> Outcome<_> {
-                let table = inner.meta.begin_read()?.open_table(LETTER_COUNTS)?;
+            inner.meta.open()?.run(|meta| {
+                let table = meta.begin_read()?.open_table(LETTER_COUNTS)?;
                 let mut all = Vec::new();
                 for entry in table.iter()? {
                     let (tenant, count) = entry?;
                     all.push((Arc::from(tenant.value()), count.value()));
                 }
                 Ok(all)
-            };
-            read().map_err(at(&inner.meta_path()))
+            })
         })
         .await
     }
@@ -87,8 +92,45 @@ impl DeadLetters for EmbeddedStore {
 
 impl Inner {
     fn letters(&self, from: &[u8], end: &[u8], limit: usize) -> Result<Vec<Deadletter>> {
-        let entries = self.entries(LETTERS, from, Some(end), limit)?;
-        entries.into_iter().map(|(key, value)| self.read_letter(&key, &value)).collect()
+        let mut bytes = 0;
+        let mut letters = Vec::new();
+        self.walk_letters(from, end, |range| {
+            for entry in range.take(limit) {
+                let (key, value) = entry?;
+                let letter = self.read_letter(key.value(), value.value());
+                bytes += letter.as_ref().map_or(0, Deadletter::bytes);
+                letters.push(letter);
+                if bytes >= LIST_BYTES {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        letters.into_iter().collect()
+    }
+
+    fn newest_letters(&self, from: &[u8], end: &[u8], most: usize) -> Result<Vec<Deadletter>> {
+        let mut letters = Vec::new();
+        self.walk_letters(from, end, |range| {
+            for entry in range.rev().take(most) {
+                let (key, value) = entry?;
+                letters.push(self.read_letter(key.value(), value.value()));
+            }
+            Ok(())
+        })?;
+        letters.into_iter().collect()
+    }
+
+    fn walk_letters(
+        &self,
+        from: &[u8],
+        end: &[u8],
+        walk: impl FnOnce(redb::Range<'_, &'static [u8], &'static [u8]>) -> Outcome<()>,
+    ) -> Result<()> {
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(LETTERS)?;
+            walk(table.range::<&[u8]>(from..end)?)
+        })
     }
 
     fn letter(&self, key: &[u8]) -> Result<Option<Deadletter>> {

@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use model::{DeviceKey, Nanos, TimeRange};
 use redb::{ReadableDatabase, ReadableTable};
 
-use super::partition::{BLOCKS, ROWS, at};
+use super::file::Opened;
+use super::partition::BLOCKS;
 use super::{EmbeddedStore, Inner, keys};
 use crate::block::{Block, BlockMeta, PARTITION, partition_of};
 use crate::codec;
@@ -31,7 +32,7 @@ impl History for EmbeddedStore {
             }
             for (number, blocks) in by_partition {
                 let database = inner.partitions.open(number)?;
-                inner.write_partition(&database, &blocks).map_err(at(&inner.partitions.path(number)))?;
+                database.run(|database| inner.write_partition(database, &blocks))?;
             }
             Ok(())
         })
@@ -56,7 +57,7 @@ impl History for EmbeddedStore {
                 let database = inner.partitions.open(number)?;
                 inner.find_in(&database, &device, range, &mut found).map_err(|error| match error {
                     Ok(error) => error,
-                    Err(error) => at(&inner.partitions.path(number))(error),
+                    Err(error) => database.failed(error),
                 })?;
             }
             Ok(found)
@@ -112,7 +113,6 @@ impl Inner {
         let write = database.begin_write()?;
         {
             let mut table = write.open_table(BLOCKS)?;
-            let mut rows: BTreeMap<&str, u64> = BTreeMap::new();
             for (key, block) in &encoded {
                 if table.get(&key[..])?.is_some() {
                     self.metrics.repeated.inc();
@@ -123,12 +123,6 @@ impl Inner {
                 self.metrics.readings.inc_by(block.times.len() as u64);
                 self.metrics.bytes.inc_by(bytes.len() as u64);
                 table.insert(&key[..], &bytes[..])?;
-                *rows.entry(&block.id.device.tenant).or_default() += block.times.len() as u64;
-            }
-            let mut counts = write.open_table(ROWS)?;
-            for (tenant, added) in rows {
-                let held = counts.get(tenant)?.map_or(0, |c| c.value());
-                counts.insert(tenant, held + added)?;
             }
         }
         write.commit()?;
@@ -160,22 +154,20 @@ impl Inner {
 
     fn fetch(&self, device: &DeviceKey, metas: &[BlockMeta], names: Option<&[Arc<str>]>) -> Result<Vec<Block>> {
         let mut blocks = Vec::with_capacity(metas.len());
-        let mut open = None;
+        let mut open: Option<(i64, Opened, _)> = None;
         for meta in metas {
             let number = partition_of(meta.first_time);
-            if open.as_ref().is_none_or(|(n, _)| *n != number) {
+            if open.as_ref().is_none_or(|(n, ..)| *n != number) {
                 if !self.partitions.all().contains(&number) {
                     return Err(StoreError::Moved);
                 }
                 let database = self.partitions.open(number)?;
-                let path = self.partitions.path(number);
-                let table =
-                    || -> std::result::Result<_, redb::Error> { Ok(database.begin_read()?.open_table(BLOCKS)?) };
-                open = Some((number, table().map_err(at(&path))?));
+                let table = database.run(|database| Ok(database.begin_read()?.open_table(BLOCKS)?))?;
+                open = Some((number, database, table));
             }
-            let (_, table) = open.as_ref().expect("it was opened above");
+            let (_, database, table) = open.as_ref().expect("it was opened above");
             let path = self.partitions.path(number);
-            let value = table.get(&meta.place[..]).map_err(at(&path))?.ok_or(StoreError::Moved)?;
+            let value = table.get(&meta.place[..]).map_err(|error| database.failed(error))?.ok_or(StoreError::Moved)?;
             blocks.push(decode(&path, device, &meta.place, value.value(), names)?);
         }
         self.metrics.fetched.inc_by(blocks.len() as u64);

@@ -58,6 +58,12 @@ pub(super) fn read_block(key: &[u8]) -> Result<BlockKey, StoreError> {
     split_block(key).ok_or_else(|| StoreError::Damaged(format!("a block key is malformed: {key:02x?}")))
 }
 
+/// Reads the tenant and the number of rows of a block key.
+pub(super) fn tenant_and_rows(key: &[u8]) -> Result<(&str, u32), StoreError> {
+    let split = || Some((text(key)?.0, u32::from_be_bytes(*key.last_chunk::<4>()?)));
+    split().ok_or_else(|| StoreError::Damaged(format!("a block key is malformed: {key:02x?}")))
+}
+
 fn split_block(key: &[u8]) -> Option<BlockKey> {
     let (tenant, rest) = text(key)?;
     let (id, rest) = text(rest)?;
@@ -135,6 +141,11 @@ pub(super) fn letters_after(tenant: &str, after: Option<(&str, u64, &str)>) -> V
         }
         None => [tenant.as_bytes(), &[0]].concat(),
     }
+}
+
+/// After every letter of a log.
+pub(super) fn letters_of_log_end(tenant: &str, log: &str) -> Vec<u8> {
+    [tenant.as_bytes(), &[0], log.as_bytes(), &[1]].concat()
 }
 
 /// After every letter of a tenant.

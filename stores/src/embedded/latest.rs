@@ -24,6 +24,9 @@ struct ValueRow {
     time: Nanos,
     seq: Option<u64>,
     received: Nanos,
+    /// Absent where it is the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    order: Option<Nanos>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,7 +89,9 @@ fn row(latest: &LatestValue) -> ValueRow {
         Value::Bool(v) => StoredValue::Bool(*v),
         Value::Str(v) => StoredValue::Text(v.to_string()),
     };
-    ValueRow { name: latest.name.to_string(), value, time: latest.time, seq: latest.seq, received: latest.received }
+    let order = (latest.order != latest.time).then_some(latest.order);
+    let LatestValue { name, time, seq, received, .. } = latest;
+    ValueRow { name: name.to_string(), value, time: *time, seq: *seq, received: *received, order }
 }
 
 fn read(row: ValueRow) -> LatestValue {
@@ -96,5 +101,6 @@ fn read(row: ValueRow) -> LatestValue {
         StoredValue::Bool(v) => Value::Bool(v),
         StoredValue::Text(v) => Value::Str(v.into()),
     };
-    LatestValue { name: row.name.into(), value, time: row.time, seq: row.seq, received: row.received }
+    let ValueRow { name, time, seq, received, order, .. } = row;
+    LatestValue { name: name.into(), value, time, order: order.unwrap_or(time), seq, received }
 }

@@ -1,14 +1,18 @@
 //! Small blocks of a device become one larger block, in the background.
 
+use std::hash::BuildHasher;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
-use redb::ReadableDatabase;
+use foldhash::fast::RandomState;
+use hashbrown::{HashMap, HashSet};
+use redb::{ReadableDatabase, ReadableTable};
 
-use super::partition::{BLOCKS, at};
+use super::file::Opened;
+use super::partition::{BLOCKS, MERGED};
 use super::{Inner, history, keys};
+use crate::block::Block;
 use crate::codec;
 use crate::contract::Result;
 use crate::query;
@@ -32,8 +36,31 @@ pub(super) struct Position {
     merged: bool,
 }
 
+/// Runs that were found to be better left apart, by a hash of their keys.
+#[derive(Debug, Default)]
+pub(super) struct Apart(HashSet<u64, RandomState>);
+
+impl Apart {
+    const MOST: usize = 65_536;
+
+    fn key(&self, run: &Run) -> u64 {
+        self.0.hasher().hash_one(run)
+    }
+
+    fn note(&mut self, run: &Run) {
+        if self.0.len() >= Self::MOST {
+            // They are read once more.
+            self.0.clear();
+        }
+        self.0.insert(self.key(run));
+    }
+}
+
 /// Adjacent blocks of one device.
-type Run = Vec<(Vec<u8>, u32)>;
+type Run = Vec<StoredBlock>;
+
+/// Key and rows of a block.
+type StoredBlock = (Vec<u8>, u32);
 
 impl Inner {
     /// Continues the walk for up to [`BUDGET`]. True when there is more to do.
@@ -53,10 +80,9 @@ impl Inner {
             }
             let database = self.partitions.open(number)?;
             let path = self.partitions.path(number);
-            let (runs, end) = self.runs(&database, &position.key).map_err(at(&path))?;
+            let (runs, end) = database.run(|database| self.runs(database, &position.key))?;
             for some in runs.chunks(RUNS_A_COMMIT) {
-                self.merge_runs(&database, &path, some)?;
-                position.merged = true;
+                position.merged |= self.merge_runs(&database, &path, some)?;
             }
             match end {
                 Some(key) => position.key = key,
@@ -108,41 +134,62 @@ impl Inner {
         Ok((runs, end))
     }
 
-    /// Replaces the blocks of each run by one, all in one transaction. The new block has the
-    /// identity of the first.
-    fn merge_runs(&self, database: &redb::Database, path: &Path, runs: &[Run]) -> Result<()> {
-        let mut merged = Vec::with_capacity(runs.len());
+    /// Replaces the blocks of each run by one, all in one transaction; by several when one would be
+    /// too sparse. A new block has the identity of its first. False when all were left as they are.
+    fn merge_runs(&self, database: &Opened, path: &Path, runs: &[Run]) -> Result<bool> {
+        let mut merged: Vec<(&[StoredBlock], Block)> = Vec::with_capacity(runs.len());
         {
-            let read = || -> std::result::Result<_, redb::Error> { Ok(database.begin_read()?.open_table(BLOCKS)?) };
-            let table = read().map_err(at(path))?;
+            let table = database.run(|database| Ok(database.begin_read()?.open_table(BLOCKS)?))?;
+            let mut apart = self.apart.lock();
             for run in runs {
+                if apart.0.contains(&apart.key(run)) {
+                    continue;
+                }
                 let mut blocks = Vec::with_capacity(run.len());
                 for (key, _) in run {
                     let device = keys::read_block(key)?.id.device;
-                    if let Some(value) = table.get(&key[..]).map_err(at(path))? {
-                        blocks.push(history::decode(path, &device, key, value.value(), None)?);
-                    }
+                    let Some(value) = table.get(&key[..]).map_err(|error| database.failed(error))? else { break };
+                    blocks.push(history::decode(path, &device, key, value.value(), None)?);
                 }
-                merged.extend(query::merge_blocks(&blocks).map(|block| (run, block)));
+                let (before, mut from) = (merged.len(), 0);
+                while from < blocks.len() {
+                    let to = from + query::fitting(&blocks[from..]);
+                    if to - from > 1 {
+                        merged.extend(query::merge_blocks(&blocks[from..to]).map(|block| (&run[from..to], block)));
+                    }
+                    from = to;
+                }
+                if merged.len() == before {
+                    apart.note(run);
+                }
             }
         }
-        let replace = || -> std::result::Result<(), redb::Error> {
+        if merged.is_empty() {
+            return Ok(false);
+        }
+        database.run(|database| {
             let write = database.begin_write()?;
             {
                 let mut table = write.open_table(BLOCKS)?;
+                let mut dropped = write.open_table(MERGED)?;
                 for (run, block) in &merged {
                     for (key, _) in *run {
                         table.remove(&key[..])?;
                     }
                     table.insert(&keys::block(block)[..], &codec::encode(block)[..])?;
+                    let rows: u64 = run.iter().map(|(_, rows)| u64::from(*rows)).sum();
+                    let (rows, tenant) = (rows - block.times.len() as u64, &*block.id.device.tenant);
+                    if rows > 0 {
+                        let before = dropped.get(tenant)?.map_or(0, |count| count.value());
+                        dropped.insert(tenant, before + rows)?;
+                    }
                 }
             }
             write.commit()?;
             Ok(())
-        };
-        replace().map_err(at(path))?;
-        self.metrics.merged.inc_by(runs.iter().map(|run| run.len() as u64).sum());
-        Ok(())
+        })?;
+        self.metrics.merged.inc_by(merged.iter().map(|(run, _)| run.len() as u64).sum());
+        Ok(true)
     }
 }
 

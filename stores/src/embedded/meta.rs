@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Inner;
-use super::partition::at;
+use super::file::Outcome;
 use crate::contract::{Result, StoreError};
 
 type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -26,8 +26,6 @@ pub(super) const LETTER_COUNTS: TableDefinition<'static, &'static str, u64> =
     TableDefinition::new("dead_letter_counts");
 /// (partition, tenant) to the rows that were deleted with it.
 const EXPIRED: TableDefinition<'static, (i64, &'static str), u64> = TableDefinition::new("expired");
-
-pub(super) type Outcome<T> = std::result::Result<T, redb::Error>;
 
 /// Makes the tables that do not exist.
 pub(super) fn prepare(database: &Database) -> Outcome<()> {
@@ -68,8 +66,8 @@ impl Inner {
         to: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let read = || -> Outcome<_> {
-            let table = self.meta.begin_read()?.open_table(table)?;
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(table)?;
             let range = match to {
                 Some(to) => table.range::<&[u8]>(from..to)?,
                 None => table.range::<&[u8]>(from..)?,
@@ -80,33 +78,30 @@ impl Inner {
                 all.push((key.value().to_vec(), value.value().to_vec()));
             }
             Ok(all)
-        };
-        read().map_err(at(&self.meta_path()))
+        })
     }
 
     /// Makes a change in one transaction, on disk when it returns.
     pub(super) fn change(&self, change: impl FnOnce(&WriteTransaction) -> Outcome<()>) -> Result<()> {
-        let run = || -> Outcome<()> {
-            let write = self.meta.begin_write()?;
+        self.meta.open()?.run(|meta| {
+            let write = meta.begin_write()?;
             change(&write)?;
             write.commit()?;
             Ok(())
-        };
-        run().map_err(at(&self.meta_path()))
+        })
     }
 
     /// Returns the rows of deleted partitions, by tenant.
     pub(super) fn expired(&self) -> Result<BTreeMap<Arc<str>, u64>> {
-        let read = || -> Outcome<_> {
-            let table = self.meta.begin_read()?.open_table(EXPIRED)?;
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(EXPIRED)?;
             let mut counts: BTreeMap<Arc<str>, u64> = BTreeMap::new();
             for entry in table.iter()? {
                 let (key, rows) = entry?;
                 *counts.entry(Arc::from(key.value().1)).or_default() += rows.value();
             }
             Ok(counts)
-        };
-        read().map_err(at(&self.meta_path()))
+        })
     }
 
     /// Records the rows of a partition that is about to be deleted. Recording it again changes

@@ -8,11 +8,15 @@
 //! Each write is one transaction that is on disk when it returns. Each value carries a checksum of
 //! its own, checked at each read: the key-value store checks its pages only when it repairs itself.
 //!
+//! A disk that was full, or failed otherwise, makes the key-value store refuse a file for good; the
+//! file is then closed and opened again, so that space alone ends the trouble.
+//!
 //! A block's key holds its identity and its extent, so that finding blocks reads keys only. Writing
 //! a block again finds its key. A merged block has lost its key, so only blocks that the log's
 //! cursor has passed ([`History::done`](crate::History::done)) are merged.
 
 mod dead_letters;
+mod file;
 mod history;
 mod keys;
 mod latest;
@@ -20,6 +24,7 @@ mod merge;
 mod meta;
 mod partition;
 mod retained;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +38,8 @@ use serde::{Deserialize, Serialize};
 use crate::contract::{Result, Store, StoreError};
 use crate::metrics::Metrics;
 use partition::Partitions;
+
+pub use verify::verify;
 
 /// Settings of the embedded store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -59,13 +66,13 @@ pub struct EmbeddedStore(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    config: Config,
-    meta: redb::Database,
+    meta: Arc<file::StoreFile>,
     partitions: Partitions,
     /// For each log, the offset that its history cursor has passed.
     done: Mutex<HashMap<Arc<str>, u64>>,
     /// Position of the next merge.
     merging: Mutex<merge::Position>,
+    apart: Mutex<merge::Apart>,
     metrics: Arc<Metrics>,
 }
 
@@ -75,15 +82,21 @@ impl EmbeddedStore {
     /// # Errors
     /// [`StoreError`]: another process has it open, the folder cannot be written, or it is damaged.
     pub fn open(config: Config, metrics: Arc<Metrics>) -> Result<Self> {
+        let open = file::opener(config.cache_bytes);
+        Self::open_with(config, metrics, open)
+    }
+
+    fn open_with(config: Config, metrics: Arc<Metrics>, open: file::Open) -> Result<Self> {
         let history = config.dir.join("history");
         std::fs::create_dir_all(&history)
             .map_err(|error| StoreError::busy(format!("cannot create {}: {error}", history.display())))?;
         let path = config.dir.join("meta.redb");
-        let meta = partition::open_file(&path, config.cache_bytes)?;
-        meta::prepare(&meta).map_err(partition::at(&path))?;
-        let partitions = Partitions::new(history, config.max_open_partitions, config.cache_bytes, &metrics)?;
-        let (done, merging) = (Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { config, meta, partitions, done, merging, metrics })))
+        let meta = Arc::new(file::StoreFile::new(path, Arc::clone(&open), meta::prepare));
+        // A file of an earlier release may lack a table.
+        meta.open()?.run(meta::prepare)?;
+        let partitions = Partitions::new(history, config.max_open_partitions, open, &metrics)?;
+        let (done, merging, apart) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { meta, partitions, done, merging, apart, metrics })))
     }
 
     /// Runs blocking work on a thread where it may block.
@@ -106,7 +119,7 @@ impl Store for EmbeddedStore {
 
 impl Inner {
     fn meta_path(&self) -> PathBuf {
-        self.config.dir.join("meta.redb")
+        self.meta.path().to_owned()
     }
 }
 

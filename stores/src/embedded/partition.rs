@@ -1,63 +1,57 @@
 //! Files of history, one for each week, a bounded number of them open.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use model::Nanos;
 use parking_lot::Mutex;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use super::file::{Open, Opened, Outcome, StoreFile};
+use super::keys;
 use crate::block::partition_of;
 use crate::contract::{Result, StoreError};
 use crate::metrics::Metrics;
 
 /// Block key to block.
 pub(super) const BLOCKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("blocks");
-/// Tenant to rows written: rows that a merge found to be equal still count.
-pub(super) const ROWS: TableDefinition<'_, &str, u64> = TableDefinition::new("rows");
+/// Tenant to rows that merges found to be the same as others, and dropped.
+pub(super) const MERGED: TableDefinition<'_, &str, u64> = TableDefinition::new("merged");
 
-/// Returns the meaning of an error of the key-value store, with the name of the file.
-pub(super) fn at<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> StoreError + '_ {
-    move |error| match error.into() {
-        redb::Error::Corrupted(what) => StoreError::Damaged(format!("{}: {what}", path.display())),
-        redb::Error::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => StoreError::busy(format!(
-            "no space left for {}: free some; the log keeps all readings meanwhile",
-            path.display()
-        )),
-        error => StoreError::busy(format!("{}: {error}", path.display())),
-    }
-}
-
-pub(super) fn open_file(path: &Path, cache_bytes: usize) -> Result<Database> {
-    Database::builder().set_cache_size(cache_bytes).create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::NeedsOperator(format!(
-            "another process has {} open: stop it, or use another data folder",
-            path.display()
-        )),
-        error => at(path)(error),
-    })
+/// Makes the tables of a new partition.
+fn prepare(database: &Database) -> Outcome<()> {
+    let write = database.begin_write()?;
+    write.open_table(BLOCKS)?;
+    write.open_table(MERGED)?;
+    write.commit()?;
+    Ok(())
 }
 
 /// All partitions.
-#[derive(Debug)]
 pub(super) struct Partitions {
     dir: PathBuf,
     capacity: usize,
-    cache_bytes: usize,
+    open: Open,
     state: Mutex<State>,
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug, Default)]
+impl std::fmt::Debug for Partitions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Partitions").field(&self.dir).finish()
+    }
+}
+
+#[derive(Default)]
 struct State {
     there: BTreeSet<i64>,
-    open: BTreeMap<i64, (u64, Arc<Database>)>,
+    open: BTreeMap<i64, (u64, Arc<StoreFile>)>,
     uses: u64,
 }
 
 impl Partitions {
-    pub(super) fn new(dir: PathBuf, capacity: usize, cache_bytes: usize, metrics: &Arc<Metrics>) -> Result<Self> {
+    pub(super) fn new(dir: PathBuf, capacity: usize, open: Open, metrics: &Arc<Metrics>) -> Result<Self> {
         let failed = |error: std::io::Error| StoreError::busy(format!("cannot list {}: {error}", dir.display()));
         let mut there = BTreeSet::new();
         for entry in std::fs::read_dir(&dir).map_err(failed)? {
@@ -73,7 +67,7 @@ impl Partitions {
         }
         metrics.partitions.set(there.len() as i64);
         let state = Mutex::new(State { there, ..State::default() });
-        Ok(Self { dir, capacity: capacity.max(1), cache_bytes, state, metrics: Arc::clone(metrics) })
+        Ok(Self { dir, capacity: capacity.max(1), open, state, metrics: Arc::clone(metrics) })
     }
 
     pub(super) fn path(&self, number: i64) -> PathBuf {
@@ -96,39 +90,27 @@ impl Partitions {
     }
 
     /// Opens a partition, creates it if it does not exist; the least recently used one is closed.
-    pub(super) fn open(&self, number: i64) -> Result<Arc<Database>> {
+    pub(super) fn open(&self, number: i64) -> Result<Opened> {
         // Held while opening: a file must not be opened twice.
         let mut state = self.state.lock();
         state.uses += 1;
         let uses = state.uses;
-        if let Some((used, database)) = state.open.get_mut(&number) {
+        if let Some((used, file)) = state.open.get_mut(&number) {
             *used = uses;
-            return Ok(Arc::clone(database));
+            return file.open();
         }
         while state.open.len() >= self.capacity {
             // A file that a query still uses cannot be closed; for a moment a few more may be open.
-            let idle =
-                state.open.iter().filter(|(_, (_, db))| Arc::strong_count(db) == 1).min_by_key(|(_, (used, _))| *used);
+            let idle = state.open.iter().filter(|(_, (_, file))| file.is_idle()).min_by_key(|(_, (used, _))| *used);
             let Some(oldest) = idle.map(|(n, _)| *n) else { break };
             state.open.remove(&oldest);
         }
-        let path = self.path(number);
-        let database = open_file(&path, self.cache_bytes)?;
-        let prepare = || -> std::result::Result<(), redb::Error> {
-            let write = database.begin_write()?;
-            write.open_table(BLOCKS)?;
-            write.open_table(ROWS)?;
-            write.commit()?;
-            Ok(())
-        };
-        if !state.there.contains(&number) {
-            prepare().map_err(at(&path))?;
-        }
-        let database = Arc::new(database);
+        let file = Arc::new(StoreFile::new(self.path(number), Arc::clone(&self.open), prepare));
+        let opened = file.open()?;
         state.there.insert(number);
-        state.open.insert(number, (uses, Arc::clone(&database)));
+        state.open.insert(number, (uses, file));
         self.metrics.partitions.set(state.there.len() as i64);
-        Ok(database)
+        Ok(opened)
     }
 
     /// Deletes a partition. Queries that have it open continue to read it.
@@ -143,19 +125,28 @@ impl Partitions {
         Ok(())
     }
 
-    /// Returns the rows written to a partition, by tenant.
+    /// Counts the rows of the blocks in a partition, and those that merges have dropped, by tenant.
     pub(super) fn rows_of(&self, number: i64) -> Result<Vec<(Arc<str>, u64)>> {
-        let database = self.open(number)?;
-        let read = || -> std::result::Result<_, redb::Error> {
-            let table = database.begin_read()?.open_table(ROWS)?;
-            let mut rows = Vec::new();
-            for entry in table.iter()? {
-                let (tenant, count) = entry?;
-                rows.push((Arc::from(tenant.value()), count.value()));
+        let opened = self.open(number)?;
+        let (mut rows, mut malformed): (BTreeMap<Arc<str>, u64>, _) = (BTreeMap::new(), None);
+        opened.run(|database| {
+            let read = database.begin_read()?;
+            for entry in read.open_table(BLOCKS)?.iter()? {
+                match keys::tenant_and_rows(entry?.0.value()) {
+                    Ok((tenant, count)) => match rows.get_mut(tenant) {
+                        Some(held) => *held += u64::from(count),
+                        None => drop(rows.insert(tenant.into(), u64::from(count))),
+                    },
+                    Err(error) => malformed = Some(error),
+                }
             }
-            Ok(rows)
-        };
-        read().map_err(at(&self.path(number)))
+            for entry in read.open_table(MERGED)?.iter()? {
+                let (tenant, count) = entry?;
+                *rows.entry(tenant.value().into()).or_default() += count.value();
+            }
+            Ok(())
+        })?;
+        malformed.map_or_else(|| Ok(rows.into_iter().collect()), Err)
     }
 
     pub(super) fn rows(&self) -> Result<Vec<(Arc<str>, u64)>> {

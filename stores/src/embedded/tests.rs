@@ -1,6 +1,11 @@
+use std::io::ErrorKind;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use model::{DeviceKey, Nanos, TimeRange, Value};
+use redb::backends::FileBackend;
+use redb::{BackendError, StorageBackend};
 
 use super::*;
 use crate::block::{Block, BlockId, Column, ColumnData, PARTITION, partition_of};
@@ -11,6 +16,104 @@ const START: Nanos = 1_700_000_000 * model::time::SECOND;
 fn open(dir: &std::path::Path) -> EmbeddedStore {
     let config = Config { dir: dir.to_owned(), max_open_partitions: 2, ..Config::default() };
     EmbeddedStore::open(config, Arc::default()).unwrap()
+}
+
+/// A file on a disk that can be full.
+#[derive(Debug)]
+struct Disk {
+    file: FileBackend,
+    full: Arc<AtomicBool>,
+}
+
+impl Disk {
+    fn space(&self) -> std::io::Result<()> {
+        if self.full.load(Ordering::SeqCst) { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.space().and_then(|()| self.file.set_len(len))
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.space().and_then(|()| self.file.write(offset, data))
+    }
+
+    fn close(&self) -> std::io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> std::result::Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> std::result::Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+}
+
+fn open_on(dir: &std::path::Path, full: &Arc<AtomicBool>) -> EmbeddedStore {
+    let full = Arc::clone(full);
+    let open = move |path: &std::path::Path| {
+        let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let disk = Disk { file: FileBackend::new(file)?, full: Arc::clone(&full) };
+        redb::Database::builder().create_with_backend(disk)
+    };
+    let config = Config { dir: dir.to_owned(), ..Config::default() };
+    EmbeddedStore::open_with(config, Arc::default(), Arc::new(open)).unwrap()
+}
+
+fn state(id: &str, readings: u64) -> LatestState {
+    LatestState { device: device(id), first_seen: 1, last_seen: 2, readings, clock_skew: 0, values: Vec::new() }
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_needs_nothing_but_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(AtomicBool::new(false));
+    let store = open_on(dir.path(), &full);
+    let weeks = PARTITION / model::time::SECOND;
+    store.write(vec![block("a", 0, 10)]).await.unwrap();
+    Latest::store(&store, vec![state("a", 1)]).await.unwrap();
+
+    for round in 1..4_i64 {
+        full.store(true, Ordering::SeqCst);
+        for _ in 0..3 {
+            let answers = [
+                store.write(vec![block("a", round * 10, 10)]).await,
+                // The first of another week.
+                store.write(vec![block("a", round * weeks, 10)]).await,
+                Latest::store(&store, vec![state("a", 1 + round.unsigned_abs())]).await,
+                store.put(Vec::new()).await.and(store.apply(Vec::new()).await),
+            ];
+            for answer in &answers[..3] {
+                assert!(matches!(answer, Err(StoreError::Busy { .. })), "{answer:?}");
+            }
+        }
+        full.store(false, Ordering::SeqCst);
+        store.write(vec![block("a", round * 10, 10)]).await.unwrap();
+        store.write(vec![block("a", round * weeks, 10)]).await.unwrap();
+        Latest::store(&store, vec![state("a", 1 + round.unsigned_abs())]).await.unwrap();
+        assert_eq!(Latest::load(&store).await.unwrap(), [state("a", 1 + round.unsigned_abs())]);
+    }
+    assert_eq!(values(&store, "a", TimeRange::ALL).await.len(), 70);
+    assert_eq!(History::count(&store).await.unwrap(), [("default".into(), 70)]);
+    drop(store);
+    // What is on the disk is whole.
+    assert_eq!(values(&open(dir.path()), "a", TimeRange::ALL).await.len(), 70);
 }
 
 fn device(id: &str) -> DeviceKey {
@@ -102,6 +205,23 @@ async fn equal_readings_of_different_blocks_become_one_in_a_merge_and_still_coun
 }
 
 #[tokio::test]
+async fn the_count_is_of_the_rows_that_are_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    store.write((0..6).map(|i| block("a", i * 10, 10)).collect()).await.unwrap();
+    let lost = store.find(&device("a"), TimeRange::ALL).await.unwrap().remove(2);
+    let partition = store.0.partitions.open(partition_of(START)).unwrap();
+    let lose = |database: &redb::Database| {
+        let write = database.begin_write()?;
+        write.open_table(partition::BLOCKS)?.remove(&lost.place[..])?;
+        write.commit()?;
+        Ok(())
+    };
+    partition.run(lose).unwrap();
+    assert_eq!(History::count(&store).await.unwrap(), [("default".into(), 50)]);
+}
+
+#[tokio::test]
 async fn old_partitions_are_deleted_whole_and_their_readings_still_count() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
@@ -140,7 +260,8 @@ async fn a_damaged_value_is_named_and_not_returned() {
 #[tokio::test]
 async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let value = LatestValue { name: "t".into(), value: Value::Float(0.1), time: 1, seq: Some(2), received: 3 };
+    let value =
+        LatestValue { name: "t".into(), value: Value::Float(0.1), time: 1, order: 4, seq: Some(2), received: 3 };
     let state = LatestState {
         device: device("zigbee/kitchen"),
         first_seen: 1,

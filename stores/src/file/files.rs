@@ -1,7 +1,8 @@
 //! The files of one log.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,7 +63,11 @@ impl LogFiles {
     /// Cuts away what was not committed, and returns the offset below which everything is written.
     pub(super) fn join(&mut self, config: &Config, log: &str, epoch: u64) -> Result<Option<u64>> {
         self.joined = None;
-        std::fs::create_dir_all(&config.folder).map_err(|error| refusal("create", &config.folder, &error))?;
+        if !config.folder.is_dir() {
+            std::fs::create_dir_all(&config.folder).map_err(|error| refusal("create", &config.folder, &error))?;
+            std::fs::set_permissions(&config.folder, Permissions::from_mode(0o750))
+                .map_err(|error| refusal("set the mode of", &config.folder, &error))?;
+        }
         let held = read_cursor(config, log)?;
         let is_new = held.is_none();
         let mut cursor = held.unwrap_or_else(|| Cursor { version: VERSION, ..Cursor::default() });
@@ -246,6 +251,8 @@ fn create(config: &Config, log: &str, first: u64) -> Result<Open> {
     let path = path_of(config, &name, true);
     let file = OpenOptions::new().append(true).create_new(true).open(&path);
     let file = file.map_err(|error| refusal("create", &path, &error))?;
+    // Readers of an export are other programs, in the group of the process.
+    file.set_permissions(Permissions::from_mode(0o640)).map_err(|error| refusal("set the mode of", &path, &error))?;
     Ok(Open { file, name, length: 0, begun: Instant::now(), entered: false })
 }
 

@@ -41,7 +41,8 @@ pub struct Config {
     #[schemars(with = "u64")]
     pub timeout_secs: f64,
     /// Fields whose type differs from that of their values, as `["count=integer"]`: float, integer,
-    /// boolean or string. Numbers are floats otherwise.
+    /// boolean or string. Numbers are floats otherwise. Where the bucket has another type already,
+    /// values go to the field beside it, as `count_int`.
     #[serde(with = "super::types::declarations")]
     #[schemars(with = "Vec<String>")]
     pub types: BTreeMap<String, FieldType>,

@@ -1,14 +1,23 @@
 //! Blocks into lines, in chunks of one request each. Decides for every value which field it is
 //! written to and whether it fits, before anything is sent: a pure function of the blocks, the
 //! settings and the known field types.
+//!
+//! The field of a value has its name, as [`names`] writes it, and the type that the
+//! configuration declares, else the one of the tenant's first value. Where the bucket has another
+//! type for that name, from another tenant or from before the declaration, the values are in the
+//! field beside it, with the type at the end of its name. An integer that no float is equal to is
+//! in the field beside one of floats, and the rest of its reading is not affected.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use model::{Nanos, ValueRef};
 
 use super::config::{Config, OnConflict};
 use super::line;
+use super::names;
 use super::types::{self, Catalogue, FieldType, FieldValue, KnownField, Origin};
 use crate::block::{Block, Column};
 
@@ -28,6 +37,8 @@ pub(super) struct Encoded {
     pub(super) chunks: Vec<Chunk>,
     /// Types of new fields: known when everything is written.
     pub(super) learnt: Vec<(Arc<str>, KnownField)>,
+    /// Types of the fields of tenants, likewise.
+    pub(super) tenants: Vec<(Arc<str>, Arc<str>, FieldType)>,
 }
 
 /// The reason why blocks cannot be written as they are.
@@ -37,6 +48,15 @@ pub(super) enum Refusal {
     Plain(String),
     /// The reading is older than the bucket keeps.
     TooOld(String),
+    /// The bucket has the field, and it is not known whether the tenant wrote it.
+    Undecided {
+        tenant: Arc<str>,
+        name: Arc<str>,
+        /// The type in the bucket.
+        held: FieldType,
+        /// The type of the tenant's value.
+        natural: FieldType,
+    },
     /// A value does not fit the type of its field.
     Conflict {
         /// The type of the field.
@@ -55,24 +75,41 @@ pub(super) struct Encoder {
     now: Nanos,
     /// The bucket does not keep points before this time.
     keeps_from: Nanos,
-    learnt: Vec<(Arc<str>, KnownField)>,
+    learnt: HashMap<Arc<str>, KnownField, RandomState>,
+    tenants: HashMap<(Arc<str>, Arc<str>), FieldType, RandomState>,
     chunks: Vec<Chunk>,
 }
 
 /// A column and the position in it.
 struct OpenColumn<'a> {
     column: &'a Column,
-    /// The name, escaped, with the equals sign.
-    key: String,
+    /// The field of the name.
+    name: Arc<str>,
     /// Index of the next value.
     next: usize,
-    /// The type of the field, once known.
-    known: Option<KnownField>,
+    /// The field of the values, once known.
+    target: Option<Target>,
+}
+
+/// The field that values are written to.
+struct Target {
+    name: Arc<str>,
+    /// The name, escaped, with the equals sign.
+    key: String,
+    known: KnownField,
 }
 
 impl Encoder {
     pub(super) fn new(config: Arc<Config>, catalogue: Catalogue, now: Nanos, keeps_from: Nanos) -> Self {
-        Self { config, catalogue, now, keeps_from, learnt: Vec::new(), chunks: vec![Chunk::default()] }
+        Self {
+            config,
+            catalogue,
+            now,
+            keeps_from,
+            learnt: HashMap::default(),
+            tenants: HashMap::default(),
+            chunks: vec![Chunk::default()],
+        }
     }
 
     /// Returns the lines of `blocks`, sorted by series.
@@ -86,14 +123,16 @@ impl Encoder {
             self.block(block)?;
         }
         self.chunks.retain(|chunk| chunk.lines > 0);
-        Ok(Encoded { chunks: self.chunks, learnt: self.learnt })
+        let tenants = self.tenants.into_iter().map(|((tenant, name), field)| (tenant, name, field)).collect();
+        Ok(Encoded { chunks: self.chunks, learnt: self.learnt.into_iter().collect(), tenants })
     }
 
     fn block(&mut self, block: &Block) -> Result<(), Refusal> {
         let series = self.series(block)?;
         let mut columns = Vec::with_capacity(block.columns.len());
         for column in &block.columns {
-            columns.push(OpenColumn { column, key: key(&column.name)?, next: 0, known: self.known(&column.name) });
+            let name = names::field_of(&column.name, &self.config.tags);
+            columns.push(OpenColumn { column, name, next: 0, target: None });
         }
         for (row, time) in block.times.iter().enumerate() {
             let time = line::point_time(*time, block.seqs.get(row).copied().flatten());
@@ -173,17 +212,84 @@ impl Encoder {
     }
 
     fn known(&self, name: &str) -> Option<KnownField> {
-        let here = || self.learnt.iter().find(|(held, _)| **held == *name).map(|(_, known)| *known);
+        let here = || self.learnt.get(name).copied();
         self.catalogue.get(name).or_else(here)
     }
 
-    /// Returns the type of a field. The first value decides it when nothing else does.
+    fn own(&self, tenant: &Arc<str>, name: &Arc<str>) -> Option<FieldType> {
+        let here = || self.tenants.get(&(Arc::clone(tenant), Arc::clone(name))).copied();
+        self.catalogue.of_tenant(tenant, name).or_else(here)
+    }
+
+    /// Returns the type of a field, `natural` for a new one.
     fn decide_type(&mut self, name: &Arc<str>, natural: FieldType) -> KnownField {
         self.known(name).unwrap_or_else(|| {
             let known = KnownField { field: natural, origin: Origin::Written(self.now) };
-            self.learnt.push((Arc::clone(name), known));
+            self.learnt.insert(Arc::clone(name), known);
             known
         })
+    }
+
+    /// Returns the field for the values of a tenant, of which `value` is one.
+    fn target(&mut self, block: &Block, name: &Arc<str>, value: ValueRef<'_>) -> Result<Target, Refusal> {
+        let (tenant, natural) = (&block.id.device.tenant, FieldType::natural(value.kind()));
+        let at = |name: &Arc<str>, known| Ok(Target { name: Arc::clone(name), key: key(name)?, known });
+        let held = self.known(name);
+        if let Some(field) = self.catalogue.wanted(name) {
+            let known = KnownField { field, origin: Origin::Declared };
+            return match held {
+                Some(held) if held.field != field && held.origin != Origin::Varies => self.beside(block, name, known),
+                _ => {
+                    self.decide_type(name, field);
+                    at(name, known)
+                }
+            };
+        }
+        let Some(held) = held else {
+            let field = self.own(tenant, name).unwrap_or(natural);
+            self.tenants.insert((Arc::clone(tenant), Arc::clone(name)), field);
+            let known = self.decide_type(name, field);
+            return at(name, known);
+        };
+        if held.origin == Origin::Varies {
+            // As sent: the server knows the type at that time.
+            return at(name, KnownField { field: natural, ..held });
+        }
+        match self.own(tenant, name) {
+            Some(field) if field == held.field => at(name, held),
+            Some(field) => self.beside(block, name, KnownField { field, origin: Origin::Written(self.now) }),
+            None if self.config.on_conflict != OnConflict::DeadLetter
+                || (types::fit(value, held.field, false).is_some() && !self.has_fields_beside(name)) =>
+            {
+                self.tenants.insert((Arc::clone(tenant), Arc::clone(name)), held.field);
+                at(name, held)
+            }
+            None => Err(Refusal::Undecided {
+                tenant: Arc::clone(tenant),
+                name: Arc::clone(name),
+                held: held.field,
+                natural,
+            }),
+        }
+    }
+
+    /// True when some tenant has another type for a name.
+    fn has_fields_beside(&self, name: &str) -> bool {
+        types::BESIDE.iter().any(|field| self.known(&types::beside(name, *field)).is_some())
+    }
+
+    /// Returns the field of a type beside the one of a name.
+    fn beside(&mut self, block: &Block, name: &Arc<str>, wanted: KnownField) -> Result<Target, Refusal> {
+        let beside = types::beside(name, wanted.field);
+        let tags = &self.config.tags;
+        if block.columns.iter().any(|column| names::field_of(&column.name, tags) == beside) {
+            return Err(Refusal::Plain(format!(
+                "the value {name:?} does not fit its field, and the reading has a value {beside:?} already"
+            )));
+        }
+        let held = self.decide_type(&beside, wanted.field);
+        let known = if wanted.origin == Origin::Declared && held.field == wanted.field { wanted } else { held };
+        Ok(Target { key: key(&beside)?, name: beside, known })
     }
 
     fn field(
@@ -193,40 +299,51 @@ impl Encoder {
         value: ValueRef<'_>,
         block: &Block,
     ) -> Result<(), Refusal> {
-        let name = &open.column.name;
-        let known = match open.known {
-            Some(known) => known,
-            None => self.decide_type(name, FieldType::natural(value.kind())),
-        };
-        open.known = Some(known);
-        let known = match known.origin {
-            // As sent: the server knows the type at that time.
-            Origin::Varies => KnownField { field: FieldType::natural(value.kind()), ..known },
-            _ => known,
-        };
+        if types::is_too_long(value) && self.is_of_floats(block, &open.name) {
+            let known = KnownField { field: FieldType::Integer, origin: Origin::Written(self.now) };
+            let target = self.beside(block, &open.name, known)?;
+            return put(out, &target, value);
+        }
+        if open.target.is_none() {
+            open.target = Some(self.target(block, &open.name, value)?);
+        }
+        let target = open.target.as_ref().expect("was set before");
+        let known = target.known;
         let wanted = known.origin == Origin::Declared;
         let fitting = types::fit(value, known.field, wanted).or_else(|| match self.config.on_conflict {
             OnConflict::Coerce => types::coerce(value, known.field),
             OnConflict::DeadLetter | OnConflict::SideField => None,
         });
         if let Some(fitting) = fitting {
-            out.push_str(&open.key);
-            return push(out, name, &fitting);
+            out.push_str(&target.key);
+            return push(out, &target.name, &fitting);
         }
         if self.config.on_conflict != OnConflict::SideField {
-            return Err(conflict(name, known, value));
+            return Err(conflict(&target.name, known, value));
         }
-        let (ending, natural) = types::side(value);
-        let beside: Arc<str> = format!("{name}{ending}").into();
-        let known = self.decide_type(&beside, natural);
-        let taken = block.columns.iter().any(|column| column.name == beside);
-        match types::fit(value, known.field, known.origin == Origin::Declared) {
-            Some(fitting) if !taken => {
-                out.push_str(&key(&beside)?);
-                push(out, &beside, &fitting)
-            }
-            _ => Err(conflict(&beside, known, value)),
+        let name = Arc::clone(&target.name);
+        let known = KnownField { field: types::side(value), origin: Origin::Written(self.now) };
+        let target = self.beside(block, &name, known)?;
+        put(out, &target, value)
+    }
+
+    /// True when a number of the tenant is written to a field of floats, and may not lose digits.
+    fn is_of_floats(&self, block: &Block, name: &Arc<str>) -> bool {
+        let own = self.own(&block.id.device.tenant, name).or(self.known(name).map(|known| known.field));
+        self.config.on_conflict != OnConflict::Coerce
+            && self.catalogue.wanted(name).is_none()
+            && own.is_none_or(|field| field == FieldType::Float)
+    }
+}
+
+/// Appends a value that has to fit its field.
+fn put(out: &mut String, target: &Target, value: ValueRef<'_>) -> Result<(), Refusal> {
+    match types::fit(value, target.known.field, target.known.origin == Origin::Declared) {
+        Some(fitting) => {
+            out.push_str(&target.key);
+            push(out, &target.name, &fitting)
         }
+        None => Err(conflict(&target.name, target.known, value)),
     }
 }
 
@@ -258,6 +375,11 @@ impl Refusal {
         let bucket = &config.bucket;
         let (name, known, value) = match self {
             Self::Plain(reason) | Self::TooOld(reason) => return reason.clone(),
+            Self::Undecided { name, held, natural, .. } => {
+                return format!(
+                    "a value of type {natural} does not fit field {name:?}, which is {held} in bucket {bucket:?}"
+                );
+            }
             Self::Conflict { name, known, value } => (name, known, value),
         };
         let field = known.field;

@@ -76,12 +76,16 @@ impl InfluxQl<'_> {
         Ok(fields)
     }
 
-    /// Returns the time of the first point that has the field.
+    /// Returns the time of the first point that has the field, of all tenants or of one.
     ///
     /// # Errors
     /// As [`InfluxQl::types`].
-    pub(super) async fn since(&self, field: &str) -> Result<Option<Nanos>> {
-        let query = format!("SELECT FIRST({}::field) FROM {}", quoted(field), self.measurement());
+    pub(super) async fn first(&self, field: &str, tenant: Option<&str>) -> Result<Option<Nanos>> {
+        let mut query = format!("SELECT FIRST({}::field) FROM {}", quoted(field), self.measurement());
+        if let Some(tenant) = tenant {
+            let key = quoted(&self.config.tags.tenant);
+            write!(query, " WHERE {key}::tag = {}", text(tenant)).expect("writing into a string does not fail");
+        }
         let tables = self.select(&query, None).await?;
         Ok(tables.first().and_then(|table| table.values.first()?.first()?.as_i64()))
     }
@@ -145,6 +149,11 @@ impl InfluxQl<'_> {
         let key = self.config.key("bucket");
         StoreError::NeedsOperator(format!("InfluxDB does not answer InfluxQL about {key}: {reason}"))
     }
+}
+
+/// Quotes a text.
+fn text(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// Quotes an identifier.

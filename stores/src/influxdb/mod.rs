@@ -6,9 +6,11 @@
 //! repeated changes nothing, so a batch may be sent again for any reason and in any cut.
 //!
 //! **Fields** are floats for numbers, booleans for booleans, strings for texts, unless the
-//! configuration or the bucket has another type. A value that its field holds exactly is written;
-//! any other is refused, coerced or written to another field, as configured, before it is sent.
-//! Field types are read from the bucket at the start and learnt from writes, never from absence.
+//! configuration or the tenant's points in the bucket have another type. A value that its field
+//! holds exactly is written; any other is refused, coerced or written to another field, as
+//! configured, before it is sent. Field types are read from the bucket at the start and learnt from
+//! writes, never from absence; one tenant does not decide those of another (`encode`). Names that
+//! mean something to InfluxDB are mapped (`names`).
 //!
 //! **A write** encodes blocks as lines, refuses readings that cannot be stored before anything is
 //! sent, and sends the lines in requests of some thousands, several at once. The meaning of an
@@ -26,6 +28,7 @@ mod encode;
 mod influxql;
 mod line;
 mod metrics;
+mod names;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -92,13 +95,6 @@ impl ExportType for Config {
 
     async fn open(self, name: &str, metrics: Arc<Metrics>) -> std::result::Result<Arc<dyn Export>, String> {
         let store = InfluxDb::new(self.of_export(name), metrics).map_err(|fault| fault.to_string())?;
-        match store.check().await {
-            Ok(()) => {}
-            Err(error @ StoreError::Busy { .. }) => {
-                tracing::warn!(export = name, %error, "InfluxDB is unavailable; the log keeps its readings");
-            }
-            Err(error) => return Err(error.to_string()),
-        }
         Ok(Arc::new(store))
     }
 }
@@ -111,7 +107,8 @@ impl InfluxDb {
     pub fn new(config: Config, metrics: Arc<Metrics>) -> std::result::Result<Self, ConfigError> {
         config.check()?;
         let config = Arc::new(config);
-        let catalogue = Catalogue::declared(&config.types);
+        let field = |(name, field): (&String, &FieldType)| (names::field_of(name, &config.tags), *field);
+        let catalogue = Catalogue::declared(config.types.iter().map(field));
         let client = Client::new(Arc::clone(&config))?;
         Ok(Self { config, client, bucket: Mutex::default(), catalogue: Mutex::new(catalogue), metrics })
     }
@@ -173,12 +170,40 @@ impl InfluxDb {
             match self.encode_for(&bucket, catalogue, Arc::clone(&blocks)).await? {
                 Ok(encoded) => return Ok(encoded),
                 Err(Refusal::TooOld(_)) if bucket.read_at.elapsed() > RETENTION_AGE => *self.bucket.lock() = None,
+                Err(Refusal::Undecided { tenant, name, held, natural }) => {
+                    let found = self.type_of_tenant(&bucket, &tenant, &name, held).await?;
+                    self.catalogue.lock().learn_tenants([(tenant, name, found.unwrap_or(natural))]);
+                }
                 Err(refusal) => {
                     self.metrics.refused.inc();
                     return Err(StoreError::Refused(self.reason(&bucket, &refusal).await));
                 }
             }
         }
+    }
+
+    /// Returns the type that a tenant's points have for a name: that of the field, which is `held`,
+    /// or of one beside it. `None` for a tenant without such points, and where the bucket cannot be
+    /// read: its values are then written beside, and none is lost.
+    async fn type_of_tenant(
+        &self,
+        bucket: &Bucket,
+        tenant: &str,
+        name: &str,
+        held: FieldType,
+    ) -> Result<Option<FieldType>> {
+        let known = self.catalogue.lock().clone();
+        let beside = types::BESIDE.map(|field| (types::beside(name, field), field));
+        let beside = beside.into_iter().filter(|(name, _)| known.get(name).is_some());
+        for (field, kind) in std::iter::once((name.into(), held)).chain(beside) {
+            match self.queries(bucket).first(&field, Some(tenant)).await {
+                Ok(Some(_)) => return Ok(Some(kind)),
+                Ok(None) => {}
+                Err(error @ StoreError::Busy { .. }) => return Err(error),
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(None)
     }
 
     async fn encode_for(
@@ -200,7 +225,7 @@ impl InfluxDb {
         let Refusal::Conflict { name, known: KnownField { field, origin: Origin::Bucket(None) }, .. } = refusal else {
             return refusal.reason(&self.config, None);
         };
-        let since = self.queries(bucket).since(name).await.ok().flatten();
+        let since = self.queries(bucket).first(name, None).await.ok().flatten();
         if since.is_some() {
             let known = KnownField { field: *field, origin: Origin::Bucket(since) };
             self.catalogue.lock().correct(name, known);
@@ -260,9 +285,11 @@ impl Export for InfluxDb {
         let mut attempts = if self.config.on_conflict == OnConflict::DeadLetter { 1 } else { CONFLICTS };
         let mut corrections = Vec::new();
         loop {
-            let Encoded { chunks, learnt } = self.encode(Arc::clone(&blocks), &corrections).await?;
+            let Encoded { chunks, learnt, tenants } = self.encode(Arc::clone(&blocks), &corrections).await?;
             let Err(error) = self.send(chunks).await else {
-                self.catalogue.lock().learn(learnt);
+                let mut catalogue = self.catalogue.lock();
+                catalogue.learn(learnt);
+                catalogue.learn_tenants(tenants);
                 return Ok(());
             };
             self.forget_bucket_after(&error);

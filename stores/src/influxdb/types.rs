@@ -1,7 +1,6 @@
 //! Field types: the type of each name, and whether a value fits it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -147,14 +146,33 @@ pub(super) fn coerce(value: ValueRef<'_>, to: FieldType) -> Option<FieldValue<'_
     })
 }
 
-/// Returns the suffix of the other field for a value that does not fit, and that field's type.
-pub(super) fn side(value: ValueRef<'_>) -> (&'static str, FieldType) {
+/// Returns the type of the other field for a value that does not fit.
+pub(super) fn side(value: ValueRef<'_>) -> FieldType {
     match value {
-        ValueRef::Int(v) if exact_float(v).is_none() => ("_int", FieldType::Integer),
-        ValueRef::Float(_) | ValueRef::Int(_) => ("_float", FieldType::Float),
-        ValueRef::Bool(_) => ("_bool", FieldType::Boolean),
-        ValueRef::Str(_) => ("_str", FieldType::String),
+        value if is_too_long(value) => FieldType::Integer,
+        ValueRef::Float(_) | ValueRef::Int(_) => FieldType::Float,
+        ValueRef::Bool(_) => FieldType::Boolean,
+        ValueRef::Str(_) => FieldType::String,
     }
+}
+
+/// Types that a tenant's values may have where another's have another.
+pub(super) const BESIDE: [FieldType; 3] = [FieldType::Float, FieldType::Boolean, FieldType::String];
+
+/// Returns the name of the field for values of a type, beside that of another type.
+pub(super) fn beside(name: &str, field: FieldType) -> Arc<str> {
+    let ending = match field {
+        FieldType::Float => "_float",
+        FieldType::Integer | FieldType::Unsigned => "_int",
+        FieldType::Boolean => "_bool",
+        FieldType::String => "_str",
+    };
+    format!("{name}{ending}").into()
+}
+
+/// True for an integer that no float is equal to.
+pub(super) fn is_too_long(value: ValueRef<'_>) -> bool {
+    matches!(value, ValueRef::Int(v) if exact_float(v).is_none())
 }
 
 /// Returns the float of the same number, if there is one.
@@ -174,7 +192,7 @@ fn exact_integer(v: f64) -> Option<i64> {
 /// The origin of a field's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Declared in `influxdb.types`.
+    /// Declared in `influxdb.types`; not of a field in the bucket.
     Declared,
     /// Read from the bucket; the time of the first point, if it was queried.
     Bucket(Option<Nanos>),
@@ -192,27 +210,41 @@ pub(super) struct KnownField {
     pub(super) origin: Origin,
 }
 
-/// Field types by value name. Cheap to clone; types are learnt from values that were written, never
-/// from absent ones.
+/// A tenant and a field.
+type TenantField = (Arc<str>, Arc<str>);
+
+/// Field types by field, and by tenant. Cheap to clone; types are learnt from values that were
+/// written, never from absent ones.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Catalogue {
+    declared: Arc<HashMap<Arc<str>, FieldType, RandomState>>,
     known: Arc<HashMap<Arc<str>, KnownField, RandomState>>,
+    /// The types that values of a field have for each tenant that wrote it.
+    tenants: Arc<HashMap<TenantField, FieldType, RandomState>>,
 }
 
 impl Catalogue {
-    /// Starts with the types that the configuration declares.
-    pub(super) fn declared(types: &BTreeMap<String, FieldType>) -> Self {
-        let entry = |(name, field): (&String, &FieldType)| {
-            (Arc::from(name.as_str()), KnownField { field: *field, origin: Origin::Declared })
-        };
-        Self { known: Arc::new(types.iter().map(entry).collect()) }
+    /// Starts with the types that the configuration declares, by field.
+    pub(super) fn declared(types: impl IntoIterator<Item = (Arc<str>, FieldType)>) -> Self {
+        Self { declared: Arc::new(types.into_iter().collect()), ..Self::default() }
     }
 
+    /// The type that the configuration declares for a field.
+    pub(super) fn wanted(&self, name: &str) -> Option<FieldType> {
+        self.declared.get(name).copied()
+    }
+
+    /// The type that a field has in the bucket.
     pub(super) fn get(&self, name: &str) -> Option<KnownField> {
         self.known.get(name).copied()
     }
 
-    /// Adds names that are not known yet.
+    /// The type that a tenant's values of a field have.
+    pub(super) fn of_tenant(&self, tenant: &Arc<str>, name: &Arc<str>) -> Option<FieldType> {
+        self.tenants.get(&(Arc::clone(tenant), Arc::clone(name))).copied()
+    }
+
+    /// Adds fields that are not known yet.
     pub(super) fn learn(&mut self, names: impl IntoIterator<Item = (Arc<str>, KnownField)>) {
         for (name, known) in names {
             if !self.known.contains_key(&name) {
@@ -221,13 +253,20 @@ impl Catalogue {
         }
     }
 
-    /// Corrects or adds one name that is not declared. An entry that holds less than is known
-    /// changes nothing.
+    /// Adds types of tenants.
+    pub(super) fn learn_tenants(&mut self, types: impl IntoIterator<Item = (Arc<str>, Arc<str>, FieldType)>) {
+        for (tenant, name, field) in types {
+            if self.of_tenant(&tenant, &name) != Some(field) {
+                Arc::make_mut(&mut self.tenants).insert((tenant, name), field);
+            }
+        }
+    }
+
+    /// Corrects or adds one field. An entry that holds less than is known changes nothing.
     pub(super) fn correct(&mut self, name: &str, known: KnownField) {
         let says_less = known.origin == Origin::Bucket(None);
         let is_news = |held: KnownField| match held.origin {
-            Origin::Declared => false,
-            Origin::Varies => held != known,
+            Origin::Varies | Origin::Declared => held != known,
             Origin::Bucket(_) | Origin::Written(_) => held.field != known.field || !says_less,
         };
         if self.get(name).is_none_or(is_news) {

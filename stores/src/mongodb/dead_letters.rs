@@ -13,7 +13,7 @@ use super::schema::LETTERS;
 use super::server::Server;
 use super::writer::Writer;
 use super::{MongoStore, decode};
-use crate::contract::{DeadLetters, Deadletter, Result};
+use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, Result};
 
 /// Bytes of letters in one request.
 const BYTES: usize = 8 << 20;
@@ -97,11 +97,19 @@ impl DeadLetters for MongoStore {
         };
         // `$` follows `#`.
         let filter = doc! { "_id": { "$gt": from, "$lt": format!("{tenant}$") } };
-        self.server().await?.letters(filter, limit).await
+        self.server().await?.letters(filter, 1, limit).await
+    }
+
+    async fn newest(&self, tenant: &str, log: &str, most: usize) -> Result<Vec<Deadletter>> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        let filter = doc! { "_id": { "$gt": format!("{tenant}#{log}#"), "$lt": format!("{tenant}#{log}$") } };
+        self.server().await?.letters(filter, -1, most).await
     }
 
     async fn get(&self, tenant: &str, log: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>> {
-        Ok(self.server().await?.letters(doc! { "_id": id(tenant, log, offset, stage) }, 1).await?.pop())
+        Ok(self.server().await?.letters(doc! { "_id": id(tenant, log, offset, stage) }, 1, 1).await?.pop())
     }
 
     async fn mark_replayed(&self, tenant: &str, log: &str, offset: u64, stage: &str, at: Nanos) -> Result<()> {
@@ -125,12 +133,14 @@ impl DeadLetters for MongoStore {
 }
 
 impl Server {
-    async fn letters(&self, filter: Document, limit: usize) -> Result<Vec<Deadletter>> {
+    /// Reads letters in the order of `direction`, until they are [`LIST_BYTES`] long.
+    async fn letters(&self, filter: Document, direction: i32, limit: usize) -> Result<Vec<Deadletter>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let collection = self.collection(LETTERS);
-        let request = collection.find(filter).sort(doc! { "_id": 1 }).limit(limit);
+        let request = collection.find(filter).sort(doc! { "_id": direction }).limit(limit);
         let cursor = self.send("find", request).await.map_err(|error| self.failed(&error))?;
         let name = self.name(LETTERS);
-        self.gather(self.request_limit(), cursor, |document| decode(&name, document)).await
+        let full = |letters: &[Deadletter]| letters.iter().map(Deadletter::bytes).sum::<usize>() >= LIST_BYTES;
+        self.gather_until(self.request_limit(), cursor, |document| decode(&name, document), full).await
     }
 }

@@ -13,6 +13,8 @@
 //! device contains `#`. Sequences from 2^63 on are negative. Names are encoded by
 //! [`names`](super::names).
 
+use std::collections::HashMap;
+
 use model::Nanos;
 use mongodb::bson::RawDocumentBuf;
 
@@ -63,6 +65,10 @@ pub(super) fn encode(block: &Block) -> RawDocumentBuf {
 fn values(w: &mut Writer, block: &Block) {
     let rows = block.times.len();
     let mut done = vec![false; block.columns.len()];
+    let mut same: HashMap<&str, Vec<usize>> = HashMap::with_capacity(block.columns.len());
+    for (at, column) in block.columns.iter().enumerate() {
+        same.entry(&column.name).or_default().push(at);
+    }
     for (at, column) in block.columns.iter().enumerate() {
         if done[at] {
             continue;
@@ -72,8 +78,9 @@ fn values(w: &mut Writer, block: &Block) {
             continue;
         }
         let mut shared = vec![column];
-        for (other, more) in block.columns.iter().enumerate().skip(at + 1) {
-            if more.name != column.name || more.data.is_empty() {
+        for &other in same[&*column.name].iter().filter(|other| **other > at) {
+            let more = &block.columns[other];
+            if more.data.is_empty() {
                 continue;
             }
             done[other] = true;

@@ -3,11 +3,12 @@
 //! ```text
 //! _id  tenant # device      w, d  tenant, device
 //! first_seen, last_seen, readings; clock_skew  { size, ns }
-//! values  name → { t: time, s: sequence, r: receive time, v: value }
+//! values  name → { u: time that orders it, t: time, s: sequence, r: receive time, v: value }
 //! ```
-//! The server merges a state into the stored one: of each value the one with the later (time,
+//! The server merges a state into the stored one: of each value the one with the later (u, time,
 //! sequence, receive time) stays, so that writers may write in any order, and a writer that is
-//! behind changes nothing. Plain `$max` costs the server half as much as a pipeline.
+//! behind changes nothing. Plain `$max` costs the server half as much as a pipeline. It compares
+//! names of fields too: `u` follows `t`, with which values without it begin.
 
 use async_trait::async_trait;
 use model::{DeviceKey, Value};
@@ -51,6 +52,7 @@ fn update(w: &mut Writer, state: &LatestState) {
             });
             for value in &state.values {
                 w.nested(&*format!("values.{}", names::field(&value.name)), |w| {
+                    w.long("u", value.order);
                     w.long("t", value.time);
                     w.optional_long("s", value.seq.map(u64::cast_signed));
                     w.long("r", value.received);
@@ -76,7 +78,8 @@ fn read_value(field: &str, document: &RawDocument) -> Option<LatestValue> {
     let (name, _) = names::name(field)?;
     let (time, received) = (decode::long(document, "t")?, decode::long(document, "r")?);
     let seq = decode::long(document, "s").map(i64::cast_unsigned);
-    Some(LatestValue { name: name.into(), value, time, seq, received })
+    let order = decode::long(document, "u").unwrap_or(time);
+    Some(LatestValue { name: name.into(), value, time, order, seq, received })
 }
 
 fn decode(collection: &str, document: &RawDocument) -> Result<LatestState> {

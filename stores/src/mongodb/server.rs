@@ -67,11 +67,22 @@ impl Server {
     pub(super) async fn gather<T>(
         &self,
         limit: Duration,
+        cursor: Cursor<RawDocumentBuf>,
+        read: impl FnMut(&RawDocument) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        self.gather_until(limit, cursor, read, |_| false).await
+    }
+
+    /// As [`Server::gather`], until `full` is true of what was read.
+    pub(super) async fn gather_until<T>(
+        &self,
+        limit: Duration,
         mut cursor: Cursor<RawDocumentBuf>,
         mut read: impl FnMut(&RawDocument) -> Result<T>,
+        full: impl Fn(&[T]) -> bool,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
-        while answered(limit, "getMore", cursor.advance()).await.map_err(|error| self.failed(&error))? {
+        while !full(&all) && answered(limit, "getMore", cursor.advance()).await.map_err(|error| self.failed(&error))? {
             all.push(read(cursor.current())?);
         }
         Ok(all)

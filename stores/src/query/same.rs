@@ -1,20 +1,26 @@
 //! The same reading: the one definition, and the places that use it.
 //!
-//! A device may send a reading twice: it publishes again, or a broker in between does. Two readings
-//! are the same when they are of one device, with one time of the device's own, one sequence and
-//! the same values to the last bit. A reading without a time of its own has a receive time, which
-//! no other reading has: two equal messages are then two readings.
+//! A device may send a reading twice: it publishes again, in the same payload or in another, or a
+//! broker in between does. Two readings are the same when they are of one device, with one time of
+//! the device's own, one sequence and the same names and values to the last bit. The payload, the
+//! order of its members and the time of receipt make no difference. A reading without a time of its
+//! own has a receive time, which no other reading has: two equal messages are then two readings.
 //!
-//! | place | compares | when |
+//! | place | finds the same reading by | among |
 //! |---|---|---|
-//! | `ingest::identity` | a hash of route, device, place in the message and payload; without a time of its own also client and packet id | as a record is made |
-//! | `flusher`, cut of a range | identity, time, sequence, schema and bytes of the values | readings of one sealed range |
-//! | `flusher`, recent readings | a hash of device, identity and sequence, with the time | a range and the readings stored before it |
-//! | [`merge_blocks`](super::merge_blocks) | [`same_reading`] | small blocks of a store become one |
-//! | the API's reads | [`same_reading`], [`same_row`] | blocks that overlap, and a row found both in the tail and in the history |
+//! | `buffer`, resent messages | `ingest::identity`, of messages that are marked as resent | messages whose acknowledgement the sender may have missed |
+//! | `flusher`, cut of a range, unflushed readings | `sinks::history::same`: this definition on records | readings of one range |
+//! | `flusher`, recent readings, in the history and in exports | a keyed hash of 128 bits of what is compared | a range and the readings delivered before it |
+//! | `flusher`, places in a store of points | sequence, nanoseconds, or a hash of the values | points of one device and millisecond |
+//! | [`merge_blocks`](super::merge_blocks) | [`same_reading`] through [`Distinct`](super::Distinct) | blocks of a store that become one |
+//! | the API's reads | [`same_reading`] through [`Distinct`](super::Distinct), with all values, also of metrics that were not selected | blocks of the store and of the tail |
+//! | the API's reads | [`same_row`] through [`Distinct`](super::Distinct) | a row of the tail that moved to the store meanwhile |
 //!
-//! The first three work on records, before columns exist, and may find fewer: a reading that is
-//! stored twice is found by the last two, and counts once for readers.
+//! A device time that was too far ahead to order a reading is still its own where records are
+//! compared. One that lies behind is not: a clock that was never set returns to the same times.
+//!
+//! A store may hold a reading twice when it was sent again long after. Its readers get it once,
+//! before and after it merges both; what a merge drops counts as held, so that the books agree.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -62,6 +68,11 @@ impl<B: Borrow<Block>> BlockRows<B> {
         columns.filter_map(move |(i, column)| Some((&column.name, self.value(i, row)?)))
     }
 
+    /// Returns the columns in which a row has values, by their places, and the values.
+    pub fn cells(&self, row: usize) -> impl Iterator<Item = (usize, ValueRef<'_>)> {
+        (0..self.ranks.len()).filter_map(move |column| Some((column, self.value(column, row)?)))
+    }
+
     /// True when a row has a value in some column.
     pub fn has_value(&self, row: usize) -> bool {
         self.values(row).next().is_some()
@@ -77,7 +88,8 @@ impl<B: Borrow<Block>> BlockRows<B> {
         self.block().device_timed.get(row).copied().unwrap_or(true)
     }
 
-    fn moment(&self, row: usize) -> (model::Nanos, Option<u64>) {
+    /// Returns time and sequence of a row.
+    pub fn moment(&self, row: usize) -> (model::Nanos, Option<u64>) {
         (self.block().times[row], self.sequence(row))
     }
 }
@@ -117,10 +129,15 @@ fn equal<A: Borrow<Block>, B: Borrow<Block>>(
     (a, row_a): (&BlockRows<A>, usize),
     (b, row_b): (&BlockRows<B>, usize),
 ) -> bool {
-    let has = |name: &Arc<str>, value: ValueRef<'_>| b.values(row_b).any(|(n, v)| n == name && v.same(value));
-    a.moment(row_a) == b.moment(row_b)
-        && a.values(row_a).count() == b.values(row_b).count()
-        && a.values(row_a).all(|(name, value)| has(name, value))
+    if a.moment(row_a) != b.moment(row_b) {
+        return false;
+    }
+    let (mut of_a, mut of_b): (Vec<_>, Vec<_>) = (a.values(row_a).collect(), b.values(row_b).collect());
+    for values in [&mut of_a, &mut of_b] {
+        // Most blocks have their columns in this order.
+        values.sort_by_key(|(name, value)| (*name, value.kind()));
+    }
+    of_a.len() == of_b.len() && of_a.iter().zip(&of_b).all(|(a, b)| a.0 == b.0 && a.1.same(b.1))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use model::Nanos;
 use parking_lot::Mutex;
 
 use super::MemoryStore;
-use crate::contract::{DeadLetters, Deadletter, Result};
+use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, Result};
 
 /// Tenant, log, offset, stage.
 type Key = (Arc<str>, Arc<str>, u64, String);
@@ -46,7 +46,13 @@ impl DeadLetters for MemoryStore {
         let after = after.map(|(log, offset, stage)| key(tenant, log, offset, stage));
         let of_tenant = letters.iter().filter(|(key, _)| &*key.0 == tenant);
         let behind = of_tenant.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after));
-        Ok(behind.map(|(_, letter)| letter.clone()).take(limit).collect())
+        let mut bytes = 0;
+        let fitting = behind.map(|(_, letter)| letter).take(limit).take_while(|letter| {
+            let fits = bytes < LIST_BYTES;
+            bytes += letter.bytes();
+            fits
+        });
+        Ok(fitting.cloned().collect())
     }
 
     async fn get(&self, tenant: &str, log: &str, offset: u64, stage: &str) -> Result<Option<Deadletter>> {

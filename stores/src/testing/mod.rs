@@ -6,6 +6,7 @@
 
 mod dead_letters;
 mod faults;
+mod growth;
 mod history;
 mod latest;
 mod retained;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use crate::contract::{Result, Store};
 
 pub use faults::{Faults, Hook};
+pub use growth::{assert_linear, growth};
 
 /// A store in memory. Cheap to clone: clones share their content and their faults.
 #[derive(Debug, Clone, Default)]

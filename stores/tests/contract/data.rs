@@ -22,7 +22,7 @@ pub(crate) fn block(device: &DeviceKey, first: i64, rows: i64) -> Block {
     Block {
         id: BlockId { device: device.clone(), log: "l".into(), first_offset: first.unsigned_abs(), part: 0 },
         times: seconds.iter().map(|s| START + s * SECOND).collect(),
-        received: seconds.iter().map(|s| START + s * SECOND + 5_000_000).collect(),
+        received: seconds.iter().map(|s| START + s * SECOND + 5_000_321).collect(),
         seqs: seconds.iter().map(|s| Some(s.unsigned_abs())).collect(),
         claimed: Vec::new(),
         device_timed: Vec::new(),
@@ -118,7 +118,7 @@ pub(crate) fn any_block(device: DeviceKey, first_offset: u64) -> impl Strategy<V
             Block {
                 id: BlockId { device: device.clone(), log: "log-1".into(), first_offset, part },
                 times: times.into_iter().map(|t| START + t).collect(),
-                received: received.into_iter().map(|ms| ms * 1_000_000).collect(),
+                received: received.into_iter().map(|ms| ms * 1_000_003).collect(),
                 seqs,
                 claimed: claimed.into_iter().map(|c: Option<u64>| c.map(u64::cast_signed)).collect(),
                 device_timed,

@@ -7,7 +7,7 @@ use crate::data::device;
 use crate::world::World;
 
 pub(crate) fn value(name: &str, value: Value, time: i64, seq: Option<u64>, received: i64) -> LatestValue {
-    LatestValue { name: name.into(), value, time, seq, received }
+    LatestValue { name: name.into(), value, time, order: time, seq, received }
 }
 
 pub(crate) fn state(id: &str, values: Vec<LatestValue>) -> LatestState {
@@ -61,7 +61,12 @@ pub(crate) async fn a_newer_state_takes_the_place_of_an_older_one(mut world: imp
     };
     Latest::store(store, vec![first.clone()]).await.unwrap();
     Latest::store(store, vec![second.clone()]).await.unwrap();
-    assert_eq!(load(store).await, [second]);
+    assert_eq!(load(store).await, std::slice::from_ref(&second));
+    // An earlier time that was ordered by its arrival: the device's clock was set back.
+    let back = LatestValue { order: 101, ..value("x", Value::Int(9), 50, Some(3), 101) };
+    let third = LatestState { values: vec![back, second.values[1].clone(), second.values[2].clone()], ..second };
+    Latest::store(store, vec![third.clone()]).await.unwrap();
+    assert_eq!(load(store).await, [third]);
 }
 
 pub(crate) async fn texts_and_names_of_all_kinds_survive(mut world: impl World) {

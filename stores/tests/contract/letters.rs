@@ -1,6 +1,6 @@
 //! Promises of a store of dead letters.
 
-use weir_stores::contract::{DeadLetters, Deadletter};
+use weir_stores::contract::{DeadLetters, Deadletter, is_last};
 
 use crate::world::World;
 
@@ -64,6 +64,32 @@ pub(crate) async fn letters_are_listed_in_order_and_in_pages(mut world: impl Wor
     assert_eq!(listed, all);
     assert_eq!(store.list("default", None, 0).await.unwrap(), []);
     assert_eq!(store.list("unknown", None, 10).await.unwrap(), []);
+}
+
+pub(crate) async fn a_list_ends_when_it_is_long_and_the_newest_are_found_without_it(mut world: impl World) {
+    let store = world.open().await;
+    let large = |offset| Deadletter { payload: vec![7; 1 << 20], ..letter("default", "l", offset, "ingest") };
+    put(store, (1..=12).map(large).collect()).await;
+    put(store, vec![letter("default", "l2", 1, "ingest"), letter("other", "l", 99, "ingest")]).await;
+    let page = store.list("default", None, 1_000).await.unwrap();
+    assert!((4..=5).contains(&page.len()) && !is_last(&page, 1_000), "{} MiB", page.len());
+    let (mut offsets, mut after) = (Vec::new(), (String::new(), 0, String::new()));
+    loop {
+        let page = store.list("default", Some((&after.0, after.1, &after.2)), 1_000).await.unwrap();
+        offsets.extend(page.iter().map(|letter| (letter.log.to_string(), letter.offset)));
+        if is_last(&page, 1_000) {
+            break;
+        }
+        let last = page.last().expect("not the last page");
+        after = (last.log.to_string(), last.offset, last.stage.clone());
+    }
+    let mut wanted: Vec<_> = (1..=12).map(|offset| ("l".to_owned(), offset)).collect();
+    wanted.push(("l2".to_owned(), 1));
+    assert_eq!(offsets, wanted);
+    let newest = store.newest("default", "l", 2).await.unwrap();
+    assert_eq!(newest.iter().map(|letter| letter.offset).collect::<Vec<_>>(), [12, 11]);
+    assert_eq!(store.newest("default", "l", 100).await.unwrap().len(), 12);
+    assert_eq!(store.newest("default", "none", 2).await.unwrap(), []);
 }
 
 pub(crate) async fn a_replayed_letter_is_marked(mut world: impl World) {

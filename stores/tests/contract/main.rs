@@ -64,6 +64,7 @@ promises! {
     letters:
         a_letter_that_is_there_already_changes_nothing,
         letters_are_listed_in_order_and_in_pages,
+        a_list_ends_when_it_is_long_and_the_newest_are_found_without_it,
         a_replayed_letter_is_marked,
         letters_are_counted_by_tenant;
     retained:

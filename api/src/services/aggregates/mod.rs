@@ -7,18 +7,29 @@ mod fill;
 mod request;
 mod series;
 
-use model::Nanos;
+use model::time::SECOND;
+use model::{DeviceKey, Nanos, TimeRange};
 use proto::v1::{AggregateSeries, QueryAggregatesRequest, QueryAggregatesResponse};
 use tonic::Status;
 
 use super::Shared;
 use crate::auth::Caller;
+use crate::memory::Meter;
 use crate::read::{Freshness, Order, SLICE_ROWS, Sweep};
 use crate::select::Walk;
 use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors, names};
 use request::AggregateRequest;
 use series::{Bucket, Collector, Finished};
+
+/// Times before the range in which the number before a series is looked for, one after the other.
+const LOOK_BACK: [Nanos; 3] = [3600 * SECOND, 24 * 3600 * SECOND, 31 * 24 * 3600 * SECOND];
+/// Approximate rows of a slice of them.
+const STEP_ROWS: usize = 1_000;
+/// Maximum number of rows that are looked through.
+const MAX_STEP_ROWS: usize = 100_000;
+/// Maximum bytes of a page.
+const PAGE_BYTES: usize = 4 << 20;
 
 /// Start of the next page: device, metric, start of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +62,9 @@ pub(super) async fn query(
     let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
     let page_token = std::mem::take(&mut request.page_token);
     let spec = AggregateRequest::read(caller, &tenant, &mut request)?;
-    let query = Query::new(Kind::Aggregates, &request);
+    let query = Query::new(&shared.config.token_secret, Kind::Aggregates, &request);
     let from = query.read_page(&page_token, PagePosition::read).map_err(|e| errors::token("page_token", e))?;
-    let mut page = Page { series: Vec::new(), left: page_size };
+    let mut page = Page { series: Vec::new(), left: page_size, bytes: 0 };
     let mut freshness = Freshness::COMPLETE;
     let mut walk = Walk::new(&spec.selector, from.as_ref().map(|position| position.device.as_str()));
     let mut next = None;
@@ -62,14 +73,18 @@ pub(super) async fn query(
         let order = Order::Ascending;
         let mut sweep = Sweep::open(&shared.backend, &device, spec.range, metrics, order, SLICE_ROWS).await?;
         freshness = freshness.and(sweep.freshness());
-        let mut collector = Collector::new(&spec);
+        let mut collector = Collector::new(&spec, Meter::new(&shared.config.memory));
         while let Some(slice) = sweep.next().await? {
             collector.add(&slice)?;
+        }
+        if collector.needs_steps() {
+            precede(shared, &device, &spec, &mut collector).await?;
         }
         let ended = sweep.freshness().complete_until.min(convert::now());
         let begin = from.as_ref().filter(|position| *position.device == *device.id);
         let name = names::device(&device.tenant, &device.id);
-        if let Some((metric, start)) = page.add(&name, collector.finish(ended)?, begin) {
+        let (all, _memory) = collector.finish(ended)?;
+        if let Some((metric, start)) = page.add(&name, all, begin) {
             next = Some(PagePosition { device: device.id.to_string(), metric, start });
             break;
         }
@@ -81,12 +96,52 @@ pub(super) async fn query(
     })
 }
 
+/// Finds the last number of each series before the range, from which the first bucket has its step.
+/// Looks back further and further, to the last reading of most devices only.
+async fn precede(
+    shared: &Shared,
+    device: &DeviceKey,
+    spec: &AggregateRequest,
+    collector: &mut Collector<'_>,
+) -> Result<(), Status> {
+    let (mut end, mut rows) = (spec.range.start, 0);
+    for reach in LOOK_BACK {
+        let range = TimeRange { start: spec.range.start.saturating_sub(reach), end };
+        let metrics = &spec.selector.metrics;
+        let mut sweep = Sweep::open(&shared.backend, device, range, metrics, Order::Descending, STEP_ROWS).await?;
+        while let Some(slice) = sweep.next().await? {
+            rows += slice.rows().len();
+            if collector.precede(&slice) || rows > MAX_STEP_ROWS {
+                return Ok(());
+            }
+        }
+        end = range.start;
+    }
+    Ok(())
+}
+
 struct Page {
     series: Vec<AggregateSeries>,
     left: usize,
+    /// Bytes of the series so far.
+    bytes: usize,
 }
 
 impl Page {
+    /// Returns how many of the buckets fit, at least one into an empty page.
+    fn fitting(&mut self, buckets: &[Bucket]) -> usize {
+        let mut count = 0;
+        for bucket in buckets.iter().take(self.left) {
+            let bytes = self.bytes + bucket.wire_bytes();
+            if bytes > PAGE_BYTES && self.bytes > 0 {
+                break;
+            }
+            self.bytes = bytes;
+            count += 1;
+        }
+        count
+    }
+
     /// Adds the series of a device from `from` on; returns metric and start of the first bucket
     /// that did not fit.
     fn add(&mut self, device: &str, all: Vec<Finished>, from: Option<&PagePosition>) -> Option<(String, Nanos)> {
@@ -98,7 +153,7 @@ impl Page {
             let start =
                 from.filter(|position| *position.metric == *metric).map_or(Nanos::MIN, |position| position.start);
             let rest = &buckets[buckets.partition_point(|bucket| bucket.window.start < start)..];
-            let fits = &rest[..rest.len().min(self.left)];
+            let fits = &rest[..self.fitting(rest)];
             self.left -= fits.len();
             if !fits.is_empty() {
                 self.series.push(AggregateSeries {

@@ -3,6 +3,7 @@
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
 local name = redis.call('HGET', KEYS[2], 'name')
 if name and name ~= ARGV[1] then return false end
+redis.call('HDEL', KEYS[1], 'restored')
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 redis.call('HSET', KEYS[2], 'name', ARGV[1], 'address', ARGV[2], 'epoch', epoch)
 redis.call('PEXPIRE', KEYS[2], ARGV[3])

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- KEYS meta log marks cursors   ARGV retain_bytes retain_ms
-local held = redis.call('HMGET', KEYS[1], 'end', 'bytes', 'freed', 'start')
+local held = redis.call('HMGET', KEYS[1], 'end', 'bytes', 'freed', 'start', 'restored')
 if not held[1] then return {'gone', '0', '0'} end
 local bytes, freed, start = tonumber(held[2]), tonumber(held[3]), tonumber(held[4])
 local passed = nil
@@ -10,7 +10,7 @@ for _, cursor in ipairs(redis.call('HVALS', KEYS[4])) do
 end
 local now = redis.call('TIME')
 local oldest = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000) - tonumber(ARGV[2])
-local from, more, before = '-', passed ~= nil, start
+local from, more, before = '-', passed ~= nil and not held[5], start
 -- At most so many frames for each call: the server does nothing else meanwhile.
 for _ = 1, 64 do
   if not more then break end

@@ -3,19 +3,23 @@
 //! is sent again has to have the same.
 //!
 //! A reading's place is its sequence; without one, the nanoseconds of its device time; when those
-//! are zero, or the device gave no time, a number made from its identity, which is equal when the
-//! same message is sent again. Only when that place is taken within the batch is it the next free
-//! one.
+//! are zero, a number made from its values, which is equal when the same reading is sent again, in
+//! any payload; when the device gave no time, a number made from its identity, which is equal
+//! when the same message is sent again. Only when that place is taken within the batch is it the
+//! next free one.
 
 use buffer::frame::ReadingRef;
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
 use crate::sinks::history::cut::Placed;
+use crate::sinks::history::same;
 
 /// Places in one millisecond, and its nanoseconds.
 const PLACES: u64 = 1_000_000;
 const MILLI: i64 = 1_000_000;
+/// Places are equal in all processes and releases.
+const SEED: u64 = 0;
 
 /// The places of a device's readings, which are sorted by time. Without `separate` they are the
 /// sequences, as sent.
@@ -51,6 +55,7 @@ fn wanted(reading: &ReadingRef<'_>) -> u64 {
     match reading.seq {
         Some(seq) => seq % PLACES,
         None if reading.device_timed && within != 0 => within,
+        None if reading.device_timed => (same::digest(SEED, reading) % u128::from(PLACES)) as u64,
         None => reading.identity % PLACES,
     }
 }

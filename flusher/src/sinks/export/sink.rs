@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use buffer::frame::Frame;
+use buffer::{Cursor, Log, ReadError};
 use model::Nanos;
 use model::trace::TraceContext;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use crate::sink::{Load, Part, Refusal, Sink};
 use crate::sinks::history::cut::{self, Cut, Names, Placed};
 use crate::sinks::history::letter::refused_reading;
 use crate::sinks::history::memtable::Memtable;
+use crate::sinks::history::recent::Recent;
 use crate::sinks::history::sink::part_bounds;
 
 /// Readings that are encoded and written at a time.
@@ -28,12 +30,14 @@ pub(crate) struct ExportSink {
     store: Arc<dyn Export>,
     filter: Arc<ExportFilter>,
     tables: Mutex<Tables>,
+    /// Changes only between two batches.
+    recent: Mutex<Recent>,
 }
 
 #[derive(Default)]
 struct Tables {
     open: Memtable,
-    closed_bytes: u64,
+    closed: Option<Arc<Memtable>>,
 }
 
 /// Readings of a device, as the store tells them apart.
@@ -56,14 +60,30 @@ impl Item {
 
 impl ExportSink {
     pub(crate) fn new(log: &str, name: Arc<str>, store: Arc<dyn Export>, filter: Arc<ExportFilter>) -> Self {
-        Self { log: log.into(), name, store, filter, tables: Mutex::default() }
+        Self { log: log.into(), name, store, filter, tables: Mutex::default(), recent: Mutex::default() }
     }
 }
 
 #[async_trait]
 impl Sink for ExportSink {
-    type Batch = Memtable;
+    type Batch = Arc<Memtable>;
     type Item = Item;
+
+    async fn prepare(&self, log: &dyn Log, done_to: u64) -> Result<(), ReadError> {
+        let cursors = log.cursors().await.map_err(|error| ReadError::Unavailable(error.to_string()))?;
+        // Readings that were left out, or came before the export did, are not in the store: the
+        // same reading, when it is sent again, is its first.
+        let has_all = |cursor: &Cursor| cursor.tallies.values().all(|tally| tally.missed + tally.filtered == 0);
+        if cursors.get(&*self.name).is_some_and(has_all) {
+            let recent = Recent::load(log, done_to).await?;
+            *self.recent.lock() = recent;
+        }
+        Ok(())
+    }
+
+    fn forget(&self) {
+        *self.recent.lock() = Recent::default();
+    }
 
     async fn join(&self, epoch: u64) -> stores::contract::Result<Option<u64>> {
         self.store.join(&self.log, epoch).await
@@ -77,33 +97,42 @@ impl Sink for ExportSink {
     fn load(&self) -> Load {
         let tables = self.tables.lock();
         let open_bytes = tables.open.bytes();
-        Load { records: tables.open.readings(), bytes: open_bytes + tables.closed_bytes, open_bytes }
+        Load {
+            records: tables.open.readings(),
+            bytes: open_bytes + tables.closed.as_ref().map_or(0, |closed| closed.bytes()),
+            open_bytes,
+        }
     }
 
-    fn close(&self) -> Memtable {
+    fn close(&self) -> Arc<Memtable> {
         let mut tables = self.tables.lock();
-        tables.closed_bytes = tables.open.bytes();
-        std::mem::take(&mut tables.open)
+        let closed = Arc::new(std::mem::take(&mut tables.open));
+        tables.closed = Some(Arc::clone(&closed));
+        closed
     }
 
-    fn cut(&self, batch: &Memtable, index: usize) -> Option<Part<Item>> {
+    fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Item>> {
         let (from, to) = part_bounds(batch, index, PART_READINGS)?;
         let mut part = Part::begin(if index == 0 { batch.passed().clone() } else { Tallies::new() });
+        let recent = self.recent.lock();
         let (mut names, separate) = (Names::default(), self.store.needs_distinct_times());
         for held in &batch.devices()[from..to] {
             let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
-            let merged = cut::sort_and_merge(&mut rows);
+            let device = recent.device(&held.device);
+            rows.retain(|(_, reading)| !recent.knows(device, reading));
+            cut::sort_and_merge(&mut rows);
             let counts = entry(&mut part.tallies, &held.device.tenant);
-            counts.merged += merged;
+            counts.merged += (held.rows.len() - rows.len()) as u64;
             counts.stored += rows.len() as u64;
             count_hours(&mut part.hours, &held.device.tenant, &rows);
-            let block = cut::build(&self.log, &held.device, &rows, 0, &mut names, |name| self.filter.has_name(name));
-            let offsets = rows.iter().map(|(offset, _)| *offset).collect();
-            part.items.push(Item {
-                seqs: place::seqs(&rows, separate),
-                traces: traces(&rows),
-                cut: Cut { block, offsets },
-            });
+            let (mut seqs, mut rest) = (place::seqs(&rows, separate), &rows[..]);
+            let wanted = |name: &str| self.filter.has_name(name);
+            for cut in cut::blocks(&self.log, &held.device, &rows, &mut names, &wanted) {
+                let (here, after) = rest.split_at(cut.offsets.len());
+                let later = seqs.split_off(here.len());
+                part.items.push(Item { seqs: std::mem::replace(&mut seqs, later), traces: traces(here), cut });
+                rest = after;
+            }
         }
         Some(part)
     }
@@ -140,8 +169,13 @@ impl Sink for ExportSink {
         item.cut.block.times.first().copied()
     }
 
-    fn finish(&self, _: u64) {
-        self.tables.lock().closed_bytes = 0;
+    fn finish(&self, done_to: u64) {
+        let closed = self.tables.lock().closed.take();
+        if let Some(batch) = &closed {
+            self.recent.lock().stored(batch, done_to);
+        }
+        // Freed outside the lock.
+        drop(closed);
     }
 }
 

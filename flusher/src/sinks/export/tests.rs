@@ -226,7 +226,14 @@ fn the_place_in_a_millisecond_is_the_sequence_else_the_nanoseconds_else_made_fro
         ReadingHeader { time: 8_000_123, identity: 4, device_timed: false, ..plain() },
     ];
     let stage = |staged: &mut Staged| headers.iter().enumerate().for_each(|(n, h)| reading(staged, h, n as i64));
-    assert_eq!(with_rows(stage, |rows| seqs(rows, true)), [Some(42), Some(123), Some(3), Some(4)]);
+    let places = with_rows(stage, |rows| seqs(rows, true));
+    assert_eq!([&places[..2], &places[3..]].concat(), [Some(42), Some(123), Some(4)]);
+    // Another payload with the same values has the same place; the numbers are those of every
+    // release.
+    let again = [ReadingHeader { identity: 5, ..headers[2] }];
+    let stage_again = |staged: &mut Staged| again.iter().for_each(|header| reading(staged, header, 2));
+    assert_eq!(with_rows(stage_again, |rows| seqs(rows, true)), [places[2]]);
+    assert_eq!(places[2], Some(766_838));
     assert_eq!(with_rows(stage, |rows| seqs(rows, false)), [Some(7_000_042), None, None, None]);
 }
 
@@ -235,10 +242,23 @@ fn readings_of_one_time_have_places_of_their_own_and_the_same_when_sent_again() 
     let stage = |staged: &mut Staged| {
         for (identity, value) in [(10, 1), (11, 2), (1_000_010, 3)] {
             reading(staged, &ReadingHeader { time: 9_000_000, identity, ..plain() }, value);
-            reading(staged, &ReadingHeader { time: 9_000_000, identity, received: 1, ..plain() }, value);
+            reading(staged, &ReadingHeader { time: 9_000_000, identity: 99, received: 1, ..plain() }, value);
         }
     };
-    // Sent twice, they are three; the third wants a place that is taken, and the one after that is,
-    // too.
+    // Sent twice, in other payloads, they are three.
+    let places = with_rows(stage, |rows| seqs(rows, true));
+    let distinct: std::collections::BTreeSet<_> = places.iter().collect();
+    assert_eq!((places.len(), distinct.len()), (3, 3));
+    assert_eq!(with_rows(stage, |rows| seqs(rows, true)), places);
+}
+
+#[test]
+fn a_place_that_is_taken_within_the_batch_is_the_next_free_one() {
+    let stage = |staged: &mut Staged| {
+        for (received, identity) in [(9_000_000, 10), (9_000_001, 11), (9_000_002, 1_000_010)] {
+            let header = ReadingHeader { time: received, received, identity, device_timed: false, ..plain() };
+            reading(staged, &header, 1);
+        }
+    };
     assert_eq!(with_rows(stage, |rows| seqs(rows, true)), [Some(10), Some(11), Some(12)]);
 }

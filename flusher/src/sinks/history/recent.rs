@@ -1,6 +1,6 @@
 //! The readings stored shortly before. A device that publishes a reading again, without marking it
-//! as a duplicate, may do so after the range with the first one was sealed: the second is then
-//! known here and not stored again.
+//! as a duplicate or in another payload, may do so after the range with the first one was sealed:
+//! the second is then known here and not stored again.
 //!
 //! The known readings depend on the log alone: those with offsets from [`WINDOW`] below the start
 //! of a range up to it. They are read again after a restart. Where the log has been trimmed, an
@@ -12,24 +12,37 @@ use buffer::frame::{ReadingRef, Record};
 use buffer::{Log, ReadError};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use model::{DeviceKey, Nanos};
-use xxhash_rust::xxh3::Xxh3;
+use model::DeviceKey;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use super::memtable::Memtable;
+use super::same;
 
 /// Records of the log that are remembered.
 pub(crate) const WINDOW: u64 = 131_072;
 const READ_BYTES: usize = 1 << 20;
 
-/// A reading: device, contents and counter as a hash, and its own time.
-type Key = (u64, Nanos);
+/// A reading as a hash: device, own time, sequence and values. Two that meet cannot be made without
+/// the seed.
+type Key = u128;
+
+/// A device's part of the keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OfDevice(u128);
 
 /// Readings by their keys, with their offsets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Recent {
+    seed: u64,
     offsets: HashMap<Key, u64, RandomState>,
     /// Every reading below was stored.
     done_to: u64,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { seed: same::secret_seed(), offsets: HashMap::default(), done_to: 0 }
+    }
 }
 
 impl Recent {
@@ -38,7 +51,7 @@ impl Recent {
     /// # Errors
     /// [`ReadError`], except for trimmed records.
     pub(crate) async fn load(log: &dyn Log, done_to: u64) -> Result<Self, ReadError> {
-        let mut recent = Self { offsets: HashMap::default(), done_to };
+        let mut recent = Self { done_to, ..Self::default() };
         let mut at = log.start().max(done_to.saturating_sub(WINDOW));
         while at < done_to {
             for frame in log.read(at, READ_BYTES).await? {
@@ -46,7 +59,8 @@ impl Recent {
                     if let Record::Reading(reading) = record
                         && offset < done_to
                     {
-                        recent.add(seed(reading.device), &reading, offset);
+                        let device = recent.device(reading.device);
+                        recent.add(device, &reading, offset);
                     }
                 }
                 at = frame.header().end_offset();
@@ -55,19 +69,19 @@ impl Recent {
         Ok(recent)
     }
 
-    /// True when an equal reading of the device was stored. `seed` is the device's.
-    pub(crate) fn knows(&self, seed: u64, reading: &ReadingRef<'_>) -> bool {
+    /// True when the same reading of the device was stored.
+    pub(crate) fn knows(&self, device: OfDevice, reading: &ReadingRef<'_>) -> bool {
         let least = self.done_to.saturating_sub(WINDOW);
-        key(seed, reading).and_then(|key| self.offsets.get(&key)).is_some_and(|offset| *offset >= least)
+        self.key(device, reading).and_then(|key| self.offsets.get(&key)).is_some_and(|offset| *offset >= least)
     }
 
     /// Notes that all readings of a range are stored, up to `done_to`.
     pub(crate) fn stored(&mut self, range: &Memtable, done_to: u64) {
         let least = done_to.saturating_sub(WINDOW);
         for held in range.devices() {
-            let seed = seed(&held.device);
-            for row in held.rows.iter().filter(|row| row.offset >= least) {
-                self.add(seed, &range.reading(row), row.offset);
+            let device = self.device(&held.device);
+            for row in held.rows.iter().filter(|row| (least..done_to).contains(&row.offset)) {
+                self.add(device, &range.reading(row), row.offset);
             }
         }
         self.done_to = done_to;
@@ -76,27 +90,30 @@ impl Recent {
         }
     }
 
-    fn add(&mut self, seed: u64, reading: &ReadingRef<'_>, offset: u64) {
-        if let Some(key) = key(seed, reading) {
+    fn add(&mut self, device: OfDevice, reading: &ReadingRef<'_>, offset: u64) {
+        if let Some(key) = self.key(device, reading) {
             let held = self.offsets.entry(key).or_insert(offset);
             *held = offset.max(*held);
         }
     }
-}
 
-/// A device's part of the keys.
-pub(crate) fn seed(device: &Arc<DeviceKey>) -> u64 {
-    let mut hasher = Xxh3::new();
-    // Neither holds a zero byte.
-    hasher.update(device.tenant.as_bytes());
-    hasher.update(&[0]);
-    hasher.update(device.id.as_bytes());
-    hasher.digest()
-}
+    /// A device's part of the keys.
+    pub(crate) fn device(&self, device: &Arc<DeviceKey>) -> OfDevice {
+        // Neither holds a zero byte.
+        let parts = [device.tenant.as_bytes(), &[0], device.id.as_bytes()].concat();
+        OfDevice(xxh3_128_with_seed(&parts, self.seed))
+    }
 
-/// None without a time of the device's own: two equal messages are then two readings.
-fn key(seed: u64, reading: &ReadingRef<'_>) -> Option<Key> {
-    let time = reading.claimed_time.or(reading.device_timed.then_some(reading.time))?;
-    let counter = reading.seq.map_or(0, |seq| seq.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    Some((seed ^ reading.identity.rotate_left(17) ^ counter, time))
+    /// None without a time of the device's own: two equal messages are then two readings.
+    fn key(&self, OfDevice(device): OfDevice, reading: &ReadingRef<'_>) -> Option<Key> {
+        let time = same::own_time(reading)?;
+        let mut moment = [0; 17];
+        moment[..8].copy_from_slice(&time.to_le_bytes());
+        if let Some(seq) = reading.seq {
+            moment[8..16].copy_from_slice(&seq.to_le_bytes());
+            moment[16] = 1;
+        }
+        let moment = xxh3_128_with_seed(&moment, self.seed);
+        Some(device.wrapping_add(moment).wrapping_add(same::digest(self.seed, reading)))
+    }
 }

@@ -12,7 +12,7 @@ use stores::contract::History;
 use super::cut::{self, Cut, Names};
 use super::letter::refused_reading;
 use super::memtable::{Memtable, Row};
-use super::recent::{self, Recent};
+use super::recent::Recent;
 use crate::accounting::tallies::{Tallies, count_hours, entry};
 use crate::sink::{Load, Part, Refusal, Sink};
 
@@ -107,8 +107,8 @@ impl Sink for HistorySink {
         let mut names = Names::default();
         for held in &batch.devices()[from..to] {
             let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
-            let seed = recent::seed(&held.device);
-            rows.retain(|(_, reading)| !recent.knows(seed, reading));
+            let device = recent.device(&held.device);
+            rows.retain(|(_, reading)| !recent.knows(device, reading));
             cut::sort_and_merge(&mut rows);
             let merged = (held.rows.len() - rows.len()) as u64;
             let counts = entry(&mut part.tallies, &held.device.tenant);

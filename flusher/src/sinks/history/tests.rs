@@ -43,8 +43,80 @@ fn only_readings_with_a_device_time_are_merged_when_equal() {
         }
     });
     let mut rows = rows(&frame);
-    assert_eq!(cut::sort_and_merge(&mut rows), 2);
-    assert_eq!(rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 2, 3, 4, 5]);
+    // Another payload, with another identity, is the same reading when its values are.
+    assert_eq!(cut::sort_and_merge(&mut rows), 3);
+    assert_eq!(rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 3, 4, 5]);
+}
+
+#[test]
+fn the_order_of_names_makes_no_other_reading_and_another_value_type_time_or_sequence_does() {
+    let (a, b) = (("a", ValueRef::Int(1)), ("b", ValueRef::Float(0.0)));
+    let header = ReadingHeader { time: 10, ..plain() };
+    let frame = frame(0, |staged| {
+        one(header, &[a, b], staged);
+        one(ReadingHeader { identity: 7, ..header }, &[b, a], staged);
+        one(header, &[a, ("b", ValueRef::Float(-0.0))], staged);
+        one(header, &[("a", ValueRef::Float(1.0)), b], staged);
+        one(header, &[a], staged);
+        one(ReadingHeader { seq: Some(1), ..header }, &[a, b], staged);
+        one(ReadingHeader { time: 11, ..header }, &[a, b], staged);
+    });
+    let mut rows = rows(&frame);
+    assert_eq!(cut::sort_and_merge(&mut rows), 1);
+    assert_eq!(rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_clock_that_was_never_set_makes_no_two_readings_the_same() {
+    let header = ReadingHeader { time: 30, received: 30, device_timed: false, claimed_time: Some(5), ..plain() };
+    let frame = frame(0, |staged| {
+        one(header, &[("a", ValueRef::Int(1))], staged);
+        one(ReadingHeader { time: 31, received: 31, ..header }, &[("a", ValueRef::Int(1))], staged);
+    });
+    assert_eq!(cut::sort_and_merge(&mut rows(&frame)), 0);
+}
+
+/// Readings of one device and time, each with a value of its own, and each sent twice.
+fn of_one_time(count: usize) -> Frame {
+    frame(0, |staged| {
+        let (device, schema) = (Arc::new(device(0, 1)), Arc::new(Schema::new(["a"])));
+        for n in 0..count as i64 {
+            let header = ReadingHeader { time: 10, identity: n.unsigned_abs(), ..plain() };
+            staged.reading(&device, &schema, &header, [Some(ValueRef::Int(n / 2))]);
+        }
+    })
+}
+
+#[test]
+fn readings_of_one_time_are_merged_in_linear_time() {
+    stores::testing::assert_linear(of_one_time, |frame| {
+        let mut rows = rows(frame);
+        assert_eq!(cut::sort_and_merge(&mut rows) as usize, rows.len());
+    });
+}
+
+#[test]
+fn readings_with_names_of_their_own_are_cut_in_linear_time() {
+    let new_names = |count: usize| {
+        frame(0, |staged| {
+            for message in 0..count / 20 {
+                let names: Vec<String> = (0..20).map(|n| format!("name-{message}-{n}")).collect();
+                let values: Vec<(&str, ValueRef<'_>)> = names.iter().map(|n| (&**n, ValueRef::Bool(true))).collect();
+                one(ReadingHeader { time: message as i64, ..plain() }, &values, staged);
+            }
+        })
+    };
+    stores::testing::assert_linear(new_names, |frame| {
+        let cuts = cuts(frame);
+        let rows: usize = cuts.iter().map(|cut| cut.block.times.len()).sum();
+        assert_eq!(rows, frame.records().count());
+        for Cut { block, .. } in &cuts {
+            assert!(!stores::block::is_sparse(block.times.len(), block.columns.len(), 20 * block.times.len()));
+        }
+        let mut ids: Vec<_> = cuts.iter().map(|cut| &cut.block.id).collect();
+        ids.sort();
+        assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "no two have the same identity");
+    });
 }
 
 #[test]
@@ -120,14 +192,16 @@ async fn what_was_stored_before_a_restart_is_known_from_the_log_as_far_back_as_t
     let done_to = buffer::Log::end(&log);
     let recent = Recent::load(&log, done_to).await.unwrap();
     let knows = |n: u64, time: i64, device_timed: bool| {
-        let values = [("n", ValueRef::Int(0))];
         let frame = frame(0, |staged| {
-            let header = ReadingHeader { time, identity: n, device_timed, ..plain() };
-            let schema = Arc::new(Schema::new(["n"]));
-            staged.reading(&Arc::new(device(n, 7)), &schema, &header, values.iter().map(|(_, v)| Some(*v)));
+            // Another payload: another order of the names, and another identity.
+            let header = ReadingHeader { time, identity: n ^ 1, device_timed, ..plain() };
+            let schema = Arc::new(Schema::new(["even", "n"]));
+            let even = n.is_multiple_of(2).then_some(ValueRef::Bool(true));
+            let value = ValueRef::Int(n.cast_signed());
+            staged.reading(&Arc::new(device(n, 7)), &schema, &header, [even, Some(value)]);
         });
         let (_, reading) = rows(&frame)[0];
-        recent.knows(recent::seed(reading.device), &reading)
+        recent.knows(recent.device(reading.device), &reading)
     };
     let time = |n: u64| i64::try_from(n).unwrap() * SECOND;
     let (last, first, before) = (done_to - 1, done_to - recent::WINDOW, done_to - recent::WINDOW - 1);
@@ -135,5 +209,5 @@ async fn what_was_stored_before_a_restart_is_known_from_the_log_as_far_back_as_t
     assert!(!knows(before, time(before), true), "beyond the window");
     assert!(!knows(last, time(last) + 1, true), "another time is another reading");
     assert!(!knows(last, time(last), false), "without a time of its own nothing is known to be the same");
-    assert!(!knows(done_to + 7, time(last), true), "another content is another reading");
+    assert!(!knows(last + 7, time(last), true), "another content is another reading");
 }

@@ -2,8 +2,10 @@
 //! from time to time in the store.
 
 mod map;
+mod order;
 mod sink;
 mod states;
+mod values;
 
 pub(crate) use map::LatestMap;
 pub(crate) use sink::LatestSink;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use buffer::frame::{Frame, Record};
+use buffer::frame::{Frame, ReadingRef, Record};
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use model::DeviceKey;
@@ -12,6 +12,7 @@ use stores::contract::LatestState;
 
 use super::States;
 use crate::accounting::tallies::{Tallies, count_passed, entry, tenant_of};
+use crate::metrics::Metrics;
 use crate::sink::{Load, Part, Refusal, Sink};
 
 /// States written at a time.
@@ -22,6 +23,9 @@ const PART_STATES: usize = 2_000;
 pub(crate) struct LatestSink {
     states: Arc<States>,
     open: Mutex<Changed>,
+    metrics: Arc<Metrics>,
+    /// Devices that have been reported to have too many names.
+    reported: Mutex<HashSet<u32, RandomState>>,
 }
 
 /// Changes since the last closing.
@@ -39,8 +43,22 @@ pub(crate) struct ToWrite {
 }
 
 impl LatestSink {
-    pub(crate) fn new(states: Arc<States>) -> Self {
-        Self { states, open: Mutex::default() }
+    pub(crate) fn new(states: Arc<States>, metrics: Arc<Metrics>) -> Self {
+        Self { states, open: Mutex::default(), metrics, reported: Mutex::default() }
+    }
+
+    /// Reports that names of a device were left out: each device once.
+    fn report(&self, place: u32, reading: &ReadingRef<'_>, left_out: u64) {
+        self.metrics.names_left_out.inc_by(left_out);
+        if self.reported.lock().insert(place) {
+            let DeviceKey { tenant, id } = &**reading.device;
+            tracing::warn!(
+                tenant = &**tenant,
+                device = &**id,
+                "the device sends more value names than `latest.max_names`: its latest state keeps those with the \
+                 newest values, the history keeps all; look for names that contain a time or a counter, or raise the key"
+            );
+        }
     }
 }
 
@@ -71,7 +89,10 @@ impl Sink for LatestSink {
                 }
             };
             last = Some((pointer, place));
-            map.apply(place, &reading);
+            let left_out = map.apply(place, &reading);
+            if left_out > 0 {
+                self.report(place, &reading, left_out);
+            }
             entry(&mut open.tallies, tenant_of(&record)).stored += 1;
         }
     }

@@ -17,8 +17,10 @@ pub(crate) struct States {
 }
 
 impl States {
-    pub(crate) fn new(store: Arc<dyn Latest>) -> Self {
-        Self { map: RwLock::default(), store, loaded: watch::channel(false).0 }
+    /// Keeps up to `max_names` names of each device.
+    pub(crate) fn new(store: Arc<dyn Latest>, max_names: usize) -> Self {
+        let map = RwLock::new(LatestMap::with_max_names(max_names));
+        Self { map, store, loaded: watch::channel(false).0 }
     }
 
     /// Merges the states that the store holds with those that are known already.

@@ -2,6 +2,8 @@ use buffer::frame::Record;
 use model::{Value, ValueRef};
 use proptest::prelude::*;
 
+use stores::contract::LatestValue;
+
 use super::LatestMap;
 use crate::testing::{device, frame, plain};
 
@@ -24,7 +26,10 @@ fn apply(map: &mut LatestMap, events: &[Event]) {
         let after = map.get(reading.device).unwrap();
         for held in before.iter().flat_map(|state| &state.values) {
             let now = after.values.iter().find(|v| v.name == held.name).unwrap();
-            assert!((now.time, now.seq, now.received) >= (held.time, held.seq, held.received), "never backwards");
+            // The same value again may have been received earlier.
+            let place = |v: &LatestValue| (v.order, v.time, v.seq);
+            let same = place(now) == place(held) && now.value == held.value;
+            assert!(same || now.age() >= held.age(), "never backwards");
         }
     }
 }
@@ -64,4 +69,123 @@ fn old_readings_fill_names_that_are_missing_and_change_no_newer_value() {
     let values: Vec<_> = state.values.iter().map(|v| (&*v.name, v.value.clone(), v.time)).collect();
     assert_eq!(values, [("a", Value::Int(1), 100), ("b", Value::Int(3), 50)]);
     assert_eq!((state.readings, state.first_seen, state.last_seen), (2, 1, 2));
+}
+
+/// Values of `a` after each event, with their times in seconds.
+fn shown(events: &[Event]) -> Vec<(Value, i64)> {
+    let mut map = LatestMap::default();
+    let shown = |event: &Event, map: &mut LatestMap| {
+        apply(map, std::slice::from_ref(event));
+        let held = &map.get(&device(0, 1)).unwrap().values[0];
+        (held.value.clone(), held.time / model::time::SECOND)
+    };
+    events.iter().map(|event| shown(event, &mut map)).collect()
+}
+
+/// Value `a`, measured and received at these seconds.
+fn at(time: i64, received: i64, value: i64) -> Event {
+    (time * model::time::SECOND, None, received * model::time::SECOND, Some(value), None)
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_hide_what_the_device_sends_now() {
+    // An hour ahead, then right.
+    let events = [at(4_600, 1_000, 1), at(4_610, 1_010, 2), at(1_020, 1_020, 3), at(1_030, 1_030, 4)];
+    let values: Vec<_> = shown(&events).into_iter().map(|(value, _)| value).collect();
+    assert_eq!(values, [1, 2, 3, 4].map(Value::Int));
+    // An hour ahead, then an hour behind, then right.
+    let events = [at(4_600, 1_000, 1), at(-2_590, 1_010, 2), at(-2_580, 1_020, 3), at(1_030, 1_030, 4)];
+    let values: Vec<_> = shown(&events).into_iter().map(|(value, _)| value).collect();
+    assert_eq!(values, [1, 2, 3, 4].map(Value::Int));
+}
+
+#[test]
+fn a_right_clock_that_is_set_ahead_does_not_hide_it_either() {
+    let events = [at(1_000, 1_000, 1), at(4_610, 1_010, 2), at(1_009, 1_010, 3), at(4_630, 1_030, 4)];
+    let values: Vec<_> = shown(&events).into_iter().map(|(value, _)| value).collect();
+    assert_eq!(values, [1, 2, 3, 4].map(Value::Int));
+}
+
+#[test]
+fn late_readings_of_a_right_clock_change_no_newer_value() {
+    let events = [at(1_000, 1_000, 1), at(400, 1_010, 2), at(1_021, 1_020, 3), at(500, 1_030, 4), at(1_040, 1_040, 5)];
+    let values: Vec<_> = shown(&events).into_iter().map(|(value, _)| value).collect();
+    assert_eq!(values, [1, 1, 3, 3, 5].map(Value::Int));
+}
+
+#[test]
+fn rows_of_one_message_keep_the_order_of_their_times_though_the_clock_is_ahead() {
+    let row = |time: i64, place: i64| {
+        Event::from((time * model::time::SECOND, None, 1_000 * model::time::SECOND + place, Some(time), None))
+    };
+    let newest_first = [row(4_600, 0), row(4_500, 1), row(900, 2)];
+    assert_eq!(shown(&newest_first).last(), Some(&(Value::Int(4_600), 4_600)));
+    let newest_last = [row(900, 0), row(4_500, 1), row(4_600, 2)];
+    assert_eq!(shown(&newest_last).last(), Some(&(Value::Int(4_600), 4_600)));
+}
+
+#[test]
+fn taking_a_log_with_a_wrong_clock_again_ends_in_the_same_state() {
+    let events = [at(10, 10, 1), at(4_600, 1_000, 2), at(1_010, 1_010, 3), at(700, 1_020, 4), at(1_030, 1_030, 5)];
+    let mut map = LatestMap::default();
+    for count in 1..=events.len() {
+        apply(&mut map, &events[..count]);
+        let once = map.get(&device(0, 1)).unwrap().values;
+        let mut again = LatestMap::default();
+        apply(&mut again, &events[..count]);
+        assert_eq!(again.get(&device(0, 1)).unwrap().values, once);
+    }
+}
+
+#[test]
+fn a_value_that_is_sent_again_was_received_when_it_came_first() {
+    let mut map = LatestMap::default();
+    apply(&mut map, &[(100, Some(1), 200, Some(1), None), (100, Some(1), 900, Some(1), None)]);
+    assert_eq!(map.get(&device(0, 1)).unwrap().values[0].received, 200);
+}
+
+/// Readings of one device with 200 names each, no name twice.
+fn new_names(count: usize) -> buffer::frame::Frame {
+    let owner = std::sync::Arc::new(device(0, 1));
+    frame(0, |staged| {
+        for message in 0..count / 200 {
+            let schema = std::sync::Arc::new(model::Schema::new((0..200).map(|n| format!("name-{message}-{n}"))));
+            let header = buffer::frame::ReadingHeader { time: message as i64, received: message as i64, ..plain() };
+            staged.reading(&owner, &schema, &header, (0..200).map(|n| Some(ValueRef::Int(n))));
+        }
+    })
+}
+
+fn apply_all(map: &mut LatestMap, frame: &buffer::frame::Frame) -> u64 {
+    let mut left_out = 0;
+    for (_, record) in frame.records() {
+        let Record::Reading(reading) = record else { panic!("a reading") };
+        let place = map.place(reading.device);
+        left_out += map.apply(place, &reading);
+    }
+    left_out
+}
+
+#[test]
+fn names_are_taken_and_merged_in_linear_time() {
+    stores::testing::assert_linear(new_names, |frame| {
+        let (mut map, mut bounded) = (LatestMap::default(), LatestMap::with_max_names(1_000));
+        assert_eq!(apply_all(&mut map, frame), 0);
+        assert!(apply_all(&mut bounded, frame) > 0);
+        let state = map.get(&device(0, 1)).unwrap();
+        map.merge(state);
+    });
+}
+
+#[test]
+fn of_too_many_names_those_with_the_newest_values_are_kept_and_none_goes_backwards() {
+    let mut map = LatestMap::with_max_names(1_000);
+    let left_out = apply_all(&mut map, &new_names(100_000));
+    let state = map.get(&device(0, 1)).unwrap();
+    assert!((875..=1_000).contains(&state.values.len()), "{}", state.values.len());
+    assert_eq!(left_out + state.values.len() as u64, 100_000);
+    assert!(state.values.iter().all(|value| value.time >= 494), "the newest five messages");
+    // The same messages again: what was left out does not come back.
+    assert_eq!(apply_all(&mut map, &new_names(90_000)), 0);
+    assert_eq!(map.get(&device(0, 1)).unwrap().values, state.values);
 }

@@ -9,11 +9,13 @@ use proto::v1::{Column, ReadingChunk};
 
 use super::columns::{Columns, FIXED, is_present, rows};
 use super::spool::Spool;
+use crate::client::output::csv_text;
 use crate::client::{names, time};
 
 pub(super) fn write(file: &File, spool: &mut Spool, columns: &Columns) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_writer(BufWriter::new(file));
-    writer.write_record(FIXED.into_iter().chain(columns.metrics()))?;
+    let metrics = columns.metrics().map(|name| csv_text(name.to_owned()));
+    writer.write_record(FIXED.into_iter().map(str::to_owned).chain(metrics))?;
     let places: BTreeMap<&str, usize> = columns.metrics().enumerate().map(|(place, name)| (name, place)).collect();
     spool.each(|chunk| write_chunk(&mut writer, &chunk, &places))?;
     writer.flush()?;
@@ -25,7 +27,7 @@ fn write_chunk<W: std::io::Write>(
     chunk: &ReadingChunk,
     places: &BTreeMap<&str, usize>,
 ) -> anyhow::Result<()> {
-    let device = names::device_id(&chunk.device);
+    let device = csv_text(names::device_id(&chunk.device));
     let mut next = vec![0; chunk.columns.len()];
     for (row, (measured, received, seq)) in rows(chunk).enumerate() {
         let mut fields = vec![String::new(); places.len()];
@@ -54,6 +56,6 @@ fn text(column: &Column, index: usize) -> Option<String> {
         Values::Doubles(c) => c.values.get(index).map(|v| format!("{v:?}")),
         Values::Ints(c) => c.values.get(index).map(ToString::to_string),
         Values::Bools(c) => c.values.get(index).map(ToString::to_string),
-        Values::Strings(c) => c.values.get(index).cloned(),
+        Values::Strings(c) => c.values.get(index).cloned().map(csv_text),
     }
 }

@@ -112,6 +112,15 @@ pub(crate) fn value_json(value: &Value) -> Option<serde_json::Value> {
     })
 }
 
+/// A text for a field of CSV. A spreadsheet runs a text that begins like a formula, and a device
+/// chooses its texts: such a text gets an apostrophe, which spreadsheets read as the mark of text.
+pub(crate) fn csv_text(text: String) -> String {
+    let formula =
+        text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}']);
+    // A number is no formula, also when its device sends it as text.
+    if formula && text.parse::<f64>().is_err() { format!("'{text}") } else { text }
+}
+
 /// Prints one JSON object on a line.
 ///
 /// # Errors

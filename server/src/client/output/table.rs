@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use super::{Cell, Format, json_line};
+use super::{Cell, Format, csv_text, json_line};
 
 /// Width to which columns are shrunk at most, to fit the terminal.
 const ENOUGH: usize = 24;
@@ -57,11 +57,11 @@ impl Table {
 
     fn write_csv(&self, out: &mut impl Write) -> anyhow::Result<()> {
         let mut writer = csv::Writer::from_writer(out);
-        writer.write_record(&self.columns)?;
+        writer.write_record(self.columns.iter().cloned().map(csv_text))?;
         for row in &self.rows {
             let empty = std::iter::repeat(Cell::None);
             let fields = row.iter().cloned().chain(empty).take(self.columns.len());
-            writer.write_record(fields.map(|cell| cell.text()))?;
+            writer.write_record(fields.map(|cell| csv_text(cell.text())))?;
         }
         writer.flush()?;
         Ok(())

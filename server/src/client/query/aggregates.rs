@@ -52,12 +52,23 @@ fn row(device: &str, metric: &str, bucket: &AggregateBucket) -> Vec<Cell> {
         time::show_proto(bucket.end_time.as_ref()).into(),
     ];
     cells.extend(bucket.values.iter().map(Cell::from));
-    cells.push(match (bucket.filled, bucket.partial) {
-        (true, _) => "filled".into(),
-        (false, true) => "partial".into(),
-        (false, false) => Cell::None,
-    });
+    cells.push(note(bucket));
     cells
+}
+
+fn note(bucket: &AggregateBucket) -> Cell {
+    let mut notes = Vec::new();
+    match (bucket.filled, bucket.partial) {
+        (true, _) => notes.push("filled".to_owned()),
+        (false, true) => notes.push("partial".to_owned()),
+        (false, false) => {}
+    }
+    match bucket.non_numeric_count {
+        0 => {}
+        others if others == bucket.count => notes.push("not numbers".to_owned()),
+        others => notes.push(format!("{others} of {} are not numbers", bucket.count)),
+    }
+    if notes.is_empty() { Cell::None } else { notes.join(", ").into() }
 }
 
 fn request(options: &cli::Query) -> anyhow::Result<QueryAggregatesRequest> {

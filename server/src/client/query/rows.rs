@@ -99,8 +99,8 @@ fn table(readings: &[Reading], with_device: bool) -> Table {
     let metrics: BTreeSet<&str> = readings.iter().flat_map(|r| r.values.keys().map(String::as_str)).collect();
     let with_sequence = readings.iter().any(|r| r.sequence.is_some());
     let fixed = [("device", with_device), ("time", true), ("received", true), ("seq", with_sequence)];
-    let names = fixed.iter().filter(|(_, shown)| *shown).map(|(name, _)| *name).chain(metrics.iter().copied());
-    let mut table = Table::new(names);
+    let names = fixed.iter().filter(|(_, shown)| *shown).map(|(name, _)| (*name).to_owned());
+    let mut table = Table::new(names.chain(metrics.iter().map(|name| heading(name, &metrics))));
     for reading in readings {
         let fields: [Cell; 4] = [
             names::device_id(&reading.device).into(),
@@ -113,6 +113,17 @@ fn table(readings: &[Reading], with_device: bool) -> Table {
         table.row(fields.chain(values));
     }
     table
+}
+
+/// The column of a value: its name, with `_` appended while that is the name of another column.
+fn heading(name: &str, metrics: &BTreeSet<&str>) -> String {
+    let mut heading = name.to_owned();
+    while ["device", "time", "received", "seq"].contains(&heading.as_str())
+        || (heading != name && metrics.contains(heading.as_str()))
+    {
+        heading.push('_');
+    }
+    heading
 }
 
 /// Converts a reading into JSON: `device`, `time`, `received`, `seq`, `values`.
@@ -133,4 +144,16 @@ pub(crate) fn reading_json(reading: &Reading) -> serde_json::Value {
     }
     object.insert("values".into(), values.into());
     object.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_named_as_a_fixed_column_has_a_column_of_its_own() {
+        let metrics = BTreeSet::from(["time", "time_", "t", "seq"]);
+        let headings: Vec<String> = metrics.iter().map(|name| heading(name, &metrics)).collect();
+        assert_eq!(headings, ["seq_", "t", "time__", "time_"]);
+    }
 }

@@ -17,7 +17,7 @@ fn any_state(id: usize) -> impl Strategy<Value = LatestState> {
             // Time, sequence and receive time determine the value.
             let values = values.into_iter().map(|(name, (time, seq, received))| {
                 let number = time * 100 + seq.map_or(0, |s| s as i64 * 10 + 10) + received;
-                value(&name, Value::Int(number), time, seq, received)
+                LatestValue { order: time - time % 2, ..value(&name, Value::Int(number), time, seq, received) }
             });
             LatestState {
                 device: device(&format!("d{id}")),
@@ -34,7 +34,7 @@ fn any_state(id: usize) -> impl Strategy<Value = LatestState> {
 /// Returns the expected state after all of these, in any order.
 fn merged(states: &[LatestState]) -> LatestState {
     let mut all: Vec<LatestValue> = states.iter().flat_map(|s| s.values.clone()).collect();
-    all.sort_by_key(|v| (v.name.to_string(), v.time, v.seq, v.received));
+    all.sort_by_key(|v| (v.name.to_string(), v.age()));
     let mut values: Vec<LatestValue> = Vec::new();
     for value in all {
         values.retain(|held| held.name != value.name);

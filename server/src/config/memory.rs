@@ -1,0 +1,178 @@
+//! `[memory]`: one amount for the process, divided among its parts.
+
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Config;
+
+/// Least amount that the parts can work with.
+const LEAST: u64 = 64 << 20;
+
+/// `[memory]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct Memory {
+    /// Memory for what clients send and ask for, in bytes, divided among packets, retained and
+    /// queued messages, unflushed readings, caches and queries; 0 is half of what the machine or
+    /// the control group has. A part that is full says so to its clients.
+    pub(crate) max_bytes: u64,
+}
+
+/// The shares of the parts that have no key of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// Answers of the services.
+    pub(crate) queries: usize,
+    /// Readings of one export that are not delivered yet.
+    pub(crate) export: u64,
+}
+
+impl Memory {
+    /// Checks the key, and the largest packet against its share.
+    pub(super) fn check(&self, config: &Config) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.max_bytes == 0 || self.max_bytes >= LEAST,
+            "`memory.max_bytes` is {}: give at least {LEAST} (64 MiB), or 0 for half of the machine's memory",
+            self.max_bytes
+        );
+        let packet = u64::from(config.mqtt.broker.max_packet_bytes);
+        anyhow::ensure!(
+            self.max_bytes == 0 || packet <= self.max_bytes / 32,
+            "`mqtt.max_packet_bytes` is {packet}: with `memory.max_bytes` = {} it can be at most {}",
+            self.max_bytes,
+            self.max_bytes / 32
+        );
+        Ok(())
+    }
+
+    fn total(&self) -> u64 {
+        match self.max_bytes {
+            0 => (available(Path::new("/")).unwrap_or(2 << 30) / 2).max(LEAST),
+            bytes => bytes,
+        }
+    }
+
+    fn shares(&self, exports: usize) -> Shares {
+        let total = self.total();
+        Shares { queries: size(total / 16 * 3), export: total / 16 / exports.max(1) as u64 }
+    }
+}
+
+impl Config {
+    /// The shares of `memory.max_bytes` for parts that have no key of their own.
+    pub(crate) fn shares(&self) -> Shares {
+        self.memory.shares(self.export.len() + 1)
+    }
+
+    /// The configuration with every part within its share of `memory.max_bytes`, and one line for
+    /// each key that is lowered.
+    pub(crate) fn within_memory(mut self) -> (Self, Vec<String>) {
+        let total = self.memory.total();
+        let mut lowered = Vec::new();
+        let mut lower = |key: &str, value: u64, most: u64| {
+            if value > most {
+                lowered.push(format!(
+                    "`{key}` is {value}: lowered to {most}, its share of {total} bytes (memory.max_bytes)"
+                ));
+            }
+            value.min(most)
+        };
+        let sink = &mut self.history.sink;
+        sink.max_unflushed_bytes = lower("history.max_unflushed_bytes", sink.max_unflushed_bytes, total / 8);
+        sink.flush_bytes = lower("history.flush_bytes", sink.flush_bytes, sink.max_unflushed_bytes / 2);
+        self.log.ring_bytes = size(lower("log.ring_bytes", self.log.ring_bytes as u64, total / 16));
+        let store = &mut self.history.store;
+        let files = store.max_open_partitions as u64 + 1;
+        store.cache_bytes = size(lower("history.cache_bytes", store.cache_bytes as u64, total / 8 / files));
+        self.mqtt.broker.memory_bytes = size(total / 8 * 3);
+        self.ingest.remembered_bytes = size(total / 32);
+        (self, lowered)
+    }
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Memory of the machine, or the least limit of the control groups that the process is in. `root`
+/// is the root of the file system.
+fn available(root: &Path) -> Option<u64> {
+    let read = |path: PathBuf| std::fs::read_to_string(path).ok();
+    let machine = read(root.join("proc/meminfo")).and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let groups = read(root.join("proc/self/cgroup")).unwrap_or_default();
+    let limits = groups.lines().filter_map(|line| {
+        // Version 2 has one line with an empty list of controllers; version 1 one for each.
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let (base, file) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let base = root.join(base);
+        // In a container the path may be that of the host: then only the root is there.
+        let folders = Path::new(path.trim_start_matches('/')).ancestors().map(|part| base.join(part));
+        folders.filter_map(|folder| read(folder.join(file))?.trim().parse::<u64>().ok()).min()
+    });
+    machine.into_iter().chain(limits).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn the_least_limit_of_machine_and_control_groups_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        assert_eq!(available(root), None);
+        put(root, "proc/meminfo", "MemFree:  1 kB\nMemTotal:       4194304 kB\n");
+        assert_eq!(available(root), Some(4 << 30));
+        put(root, "proc/self/cgroup", "0::/a/b\n");
+        put(root, "sys/fs/cgroup/a/b/memory.max", "max\n");
+        assert_eq!(available(root), Some(4 << 30));
+        put(root, "sys/fs/cgroup/a/memory.max", "1073741824\n");
+        assert_eq!(available(root), Some(1 << 30), "of a group around it");
+        put(root, "sys/fs/cgroup/memory.max", "536870912\n");
+        assert_eq!(available(root), Some(512 << 20), "of a container");
+        put(root, "proc/self/cgroup", "5:cpu,memory:/x\n4:pids:/x\n");
+        put(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", "268435456\n");
+        assert_eq!(available(root), Some(256 << 20), "of version 1");
+    }
+
+    #[test]
+    fn the_parts_together_hold_no_more_than_the_whole() {
+        for (max_bytes, exports) in [(LEAST, 0), (1 << 30, 1), (64 << 30, 5)] {
+            let mut config = Config { memory: Memory { max_bytes }, ..Config::default() };
+            config.export = (0..exports).map(|_| super::super::Export::default()).collect();
+            let (config, lowered) = config.within_memory();
+            let shares = config.shares();
+            let store = &config.history.store;
+            let parts = [
+                config.mqtt.broker.memory_bytes as u64,
+                config.ingest.remembered_bytes as u64,
+                config.history.sink.max_unflushed_bytes,
+                config.log.ring_bytes as u64,
+                (store.cache_bytes * (store.max_open_partitions + 1)) as u64,
+                shares.queries as u64,
+                shares.export * (exports as u64 + 1),
+            ];
+            assert!(parts.iter().sum::<u64>() <= max_bytes, "{parts:?}");
+            assert_eq!(lowered.is_empty(), max_bytes > 8 << 30, "{lowered:?}");
+            assert!(config.history.sink.flush_bytes < config.history.sink.max_unflushed_bytes);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Checks of the configured servers, before a start.
+
+use std::future::Future;
+use std::time::Duration;
+
+use buffer::redis::{OpenError, Redis};
+use stores::contract::{Store, StoreError};
+use stores::mongodb::MongoStore;
+
+use super::Finding;
+use crate::config::Config;
+use crate::exports;
+use crate::run::settings;
+
+/// Time within which a server answers.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connects to every configured server as a start does.
+pub(super) async fn configured(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if config.redis.is_used() {
+        let connect = async { Redis::connect(settings::redis_log(config)).await.map(drop) };
+        let waits = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
+        findings.push(check("Redis", "a start waits for it", waits, connect).await);
+    }
+    let waits = |error: &StoreError| matches!(error, StoreError::Busy { .. });
+    if !config.mongodb.uri.is_empty() {
+        let store = MongoStore::new(config.mongodb.clone(), std::sync::Arc::default());
+        let without = "devices are accepted without it, queries wait for it";
+        findings.push(check("MongoDB", without, waits, store.ready()).await);
+    }
+    match exports::open_all(config, &exports::Metrics::default()).await {
+        Ok(opened) => {
+            for export in opened {
+                let what = format!("export {}", export.name);
+                let without = "devices are accepted without it, the log keeps its readings";
+                findings.push(check(&what, without, waits, export.store.ready()).await);
+            }
+        }
+        Err(error) => findings.push(Finding::fail("exports", format!("{error:#}"))),
+    }
+    findings
+}
+
+/// `without` is the effect of a server that does not respond.
+async fn check<E: std::fmt::Display>(
+    what: &str,
+    without: &str,
+    waits: impl Fn(&E) -> bool,
+    connect: impl Future<Output = Result<(), E>>,
+) -> Finding {
+    match tokio::time::timeout(PATIENCE, connect).await {
+        Ok(Ok(())) => Finding::ok(what, "responds and accepts the settings"),
+        Ok(Err(error)) if waits(&error) => Finding::warn(what, format!("does not respond: {error}; {without}")),
+        Ok(Err(error)) => Finding::fail(what, error.to_string()),
+        Err(_) => Finding::warn(what, format!("does not respond within {PATIENCE:?}; {without}")),
+    }
+}

@@ -1,0 +1,47 @@
+//! The listener of the status page, with a limit on its connections.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use api::{Connections, GuardedStream};
+use tokio::net::TcpListener;
+
+/// A connection on which no byte moves for this long is closed. Longer than any answer takes.
+const IDLE: Duration = Duration::from_secs(60);
+/// Answer to a connection beyond the limit.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 1\r\n\
+    content-length: 50\r\nconnection: close\r\n\r\ntoo many connections: see `http.max_connections`\r\n";
+
+/// See [`Connections`].
+pub(super) struct Listener(Connections);
+
+impl Listener {
+    pub(super) fn new(listener: TcpListener, max_connections: usize) -> Self {
+        Self(Connections::new(listener, "http.max_connections", max_connections, IDLE, FULL))
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = GuardedStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (GuardedStream, SocketAddr) {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FULL;
+
+    #[test]
+    fn the_refusal_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+    }
+}

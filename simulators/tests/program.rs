@@ -1,0 +1,61 @@
+//! The program from the outside.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn weir_sim() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weir-sim"));
+    command.current_dir(std::env::temp_dir()).stdin(Stdio::null());
+    command
+}
+
+/// An address that nothing listens on.
+fn unused_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_run_against_nobody_ends_soon_and_fails() {
+    let begun = Instant::now();
+    let arguments = ["run", "steady", "--quiet", "--patience", "1s", "--broker", &unused_address()];
+    let output = weir_sim().args(arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("no device could connect to 127.0.0.1:") && text.contains("--broker"), "{text}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_listener_that_does_not_speak_mqtt_is_nobody_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let output = weir_sim()
+        .args(["run", "steady", "--devices", "0.01", "--quiet", "--patience", "1s", "--broker", &address])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
+
+#[test]
+fn an_interrupt_ends_a_run_with_its_summary() {
+    let mut child = weir_sim()
+        .args(["run", "steady", "--devices", "0.01", "--patience", "1h", "--broker", &unused_address()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first line of its progress.
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains(", interrupted") && text.contains("messages sent"), "{text}");
+}

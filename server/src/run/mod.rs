@@ -221,14 +221,14 @@ fn take_in(
     let Intake { inbox, batcher } = intake;
     let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
     let awaited = retained.is_none();
-    let broker = broker::Broker::new(config.mqtt.broker.clone(), inbox, state.metrics.broker.clone(), retained);
+    let broker = broker::Broker::new(settings::broker(config), inbox, state.metrics.broker.clone(), retained);
     if awaited {
         let (broker, stop) = (broker.clone(), stop.clone());
         supervisor.spawn("mqtt", "retained messages", async move {
             tokio::select! {
                 messages = retained::load_when_ready(&*store) => {
                     tracing::info!(messages = messages.len(), "retained messages of earlier starts");
-                    broker.restore(messages);
+                    broker.restore(messages).await;
                     stop.cancelled().await;
                 }
                 () = stop.cancelled() => {}

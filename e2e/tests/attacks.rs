@@ -131,9 +131,17 @@ fn halves(target: &Target, count: usize, is_connect: bool) {
     target.attack(|round| {
         let mut out = Vec::new();
         if is_connect {
-            let will = Will { topic: "w", payload: &body, ..Will::default() };
-            let id = format!("half-{round}");
-            mqtt_client::connect(&mut out, &Connect { client_id: &id, will: Some(will), ..Connect::default() });
+            let (client, most) = (format!("half-{round}"), &body[..60_000]);
+            let will = Will { topic: "w", payload: most, ..Will::default() };
+            let user = "u".repeat(60_000);
+            let connect = Connect {
+                client_id: &client,
+                will: Some(will),
+                username: Some(&user),
+                password: Some(most),
+                ..Connect::default()
+            };
+            mqtt_client::connect(&mut out, &connect);
         } else {
             out = connect(&format!("part-{round}"), Version::V4, true);
             publish(&mut out, "devices/half/telemetry", &body, 1, false);
@@ -192,8 +200,7 @@ fn sleepers(target: &Target) {
         let mut out = Vec::new();
         let properties = PropertyList::new().number(id::SESSION_EXPIRY, 86_400);
         let delay = PropertyList::new().number(id::WILL_DELAY, 86_400);
-        let will =
-            Will { topic: "late", payload: &payload[..500_000], properties: delay.as_bytes(), ..Will::default() };
+        let will = Will { topic: "late", payload: &payload[..60_000], properties: delay.as_bytes(), ..Will::default() };
         let connect = Connect {
             version: Version::V5,
             client_id: &client,

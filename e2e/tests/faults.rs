@@ -30,6 +30,8 @@ struct Fault {
     /// A metric behind an alert that is not zero.
     metric: &'static str,
     alert: &'static str,
+    /// The books balance by themselves, or once the setting is as before.
+    heals: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -48,6 +50,7 @@ const FAULTS: [Fault; 4] = [
         state: "redis has lost data",
         metric: "weir_buffer_losses_total",
         alert: "WeirLogLost",
+        heals: true,
     },
     Fault {
         name: "Redis starts again without its AOF",
@@ -56,6 +59,7 @@ const FAULTS: [Fault; 4] = [
         state: "redis has lost data",
         metric: "weir_buffer_losses_total",
         alert: "WeirLogLost",
+        heals: true,
     },
     Fault {
         name: "CONFIG SET appendonly no on Redis",
@@ -64,6 +68,7 @@ const FAULTS: [Fault; 4] = [
         state: "appendonly",
         metric: "weir_buffer_spilling",
         alert: "WeirSpilling",
+        heals: true,
     },
     Fault {
         name: "the token of InfluxDB is deleted",
@@ -72,6 +77,7 @@ const FAULTS: [Fault; 4] = [
         state: "influxdb",
         metric: "weir_flusher_paused",
         alert: "WeirSinkPaused",
+        heals: false,
     },
 ];
 
@@ -168,7 +174,11 @@ impl Processes {
         self.each(|name, weir| {
             let environment = site.environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
             let mut doctor = Command::new(program("weir")?);
-            doctor.arg("doctor").arg("--data-dir").arg(site.folder(name).join("data")).args(["--server", &weir.url()]);
+            doctor
+                .arg("doctor")
+                .arg("--data-dir")
+                .arg(site.folder(name).join("data"))
+                .args((weir.grpc.port() != 0).then(|| format!("--server={}", weir.url())));
             let output = doctor.envs(environment).env("WEIR_ROLES", name).env("WEIR_REDIS_NODE", name).output()?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             let lines = text.lines().filter(|line| !line.trim_start().starts_with("ok"));
@@ -176,8 +186,13 @@ impl Processes {
         })
     }
 
+    /// The process that answers gRPC calls.
+    fn api(&self) -> anyhow::Result<&Weir> {
+        self.0.last().map(|(_, weir)| weir).context("there is a process")
+    }
+
     fn books(&self) -> String {
-        self.each(|_, weir| weir.cli(&["books", "--check"]))
+        self.api().and_then(|api| api.cli(&["books", "--check"])).unwrap_or_else(|error| format!("{error:#}\n"))
     }
 }
 
@@ -229,6 +244,13 @@ async fn drill(fault: Fault, roles: &[&str]) -> anyhow::Result<()> {
                 println!("log:\n{}readiness:\n{}", processes.logs(&site), processes.readiness());
                 println!("books:\n{}doctor:\n{}", processes.books(), processes.doctor(&site));
                 println!("{} by {}", fault.alert, processes.metric(fault.metric));
+                if matches!(fault.kind, Kind::AppendonlyNo) {
+                    redis(&site, &["CONFIG", "SET", "appendonly", "yes"])?;
+                }
+                if fault.heals {
+                    wait_until("the books balance", WAIT, || async { processes.api()?.cli(&["books", "--check"]) })
+                        .await?;
+                }
                 Ok(())
             });
             over.store(true, Ordering::Relaxed);

@@ -265,6 +265,11 @@ impl Log for RedisLog {
             "moved" => Ok(()),
             "fenced" => Err(CursorError::Fenced { sink: sink.to_owned(), held, tried: cursor.epoch }),
             "backwards" => Err(CursorError::Backwards { sink: sink.to_owned(), from: held, to: cursor.done_to }),
+            "beyond" if cursor.sealed_to <= self.end() => {
+                // The server has lost the end, and the writer puts it there again.
+                Err(CursorError::Unavailable(format!("redis has lost the end of log {}", self.id)))
+            }
+            "beyond" => Err(CursorError::Backwards { sink: sink.to_owned(), from: held, to: cursor.done_to }),
             _ => Err(CursorError::Unavailable(format!("log {} was removed", self.id))),
         }
     }

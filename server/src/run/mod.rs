@@ -26,6 +26,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::backup::Offer;
 use crate::cli::RunOptions;
 use crate::config::{self, Config};
 use crate::data_dir::DataDir;
@@ -134,8 +135,9 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             return Ok(Ok(()));
         }
     };
-    let Node { state, stores, intake, fleet, readers, api, exporter } = node;
+    let Node { state, stores, intake, fleet, readers, api, exporter, open } = node;
     startup.works(state.clone());
+    startup.offer_backups(Offer::new(Arc::clone(&config), data.path().to_owned(), data.secret()?, open));
     let waits_for = servers.store_waits_for().map(str::to_owned);
 
     let mut supervisor = Supervisor::default();

@@ -53,7 +53,7 @@ impl<I: Inbox> Broker<I> {
                 owner.signal(Link::TAKEN_OVER);
                 taken_over = true;
             }
-            before = Before { due: state.last_will.take(), publishing: state.publishing.take() };
+            before = Before { last: state.last_will.take(), is_due: true, publishing: state.publishing.take() };
             if clean || state.expires.is_some_and(|at| at <= Instant::now()) {
                 tenant.end_session(&mut state, client);
             } else {
@@ -67,7 +67,7 @@ impl<I: Inbox> Broker<I> {
                 }
                 drop(state);
                 // The client is back in time.
-                before.due = before.due.filter(|last| last.will.delay_secs == 0);
+                before.is_due = before.last.as_ref().is_some_and(|last| last.will.delay_secs == 0);
                 return Taken { session: Arc::clone(held), present: true, taken_over, before };
             }
         }
@@ -77,6 +77,11 @@ impl<I: Inbox> Broker<I> {
             self.metrics.sessions.inc();
         }
         Taken { session, present: false, taken_over, before }
+    }
+
+    /// True while a connection owns the client's session.
+    pub(crate) fn is_connected(&self, tenant: &Tenant, client: &str) -> bool {
+        tenant.sessions.0.lock().get(client).is_some_and(|session| session.state().link.is_some())
     }
 
     /// Ends the ownership of the connection behind `link`: its session waits for the next one, or

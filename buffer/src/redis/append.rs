@@ -369,23 +369,15 @@ impl LogBackend for RedisWriter {
         self.key
     }
 
-    fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
+    fn recent_elsewhere(&mut self, anew: bool) -> Result<Vec<Frame>, AppendError> {
         let begun = Instant::now();
-        let found = self.block_on(async |form| form.elsewhere.look(anew).await);
-        match found {
-            Ok(Ok(frames)) => {
-                tracing::debug!(frames = frames.len(), time = ?begun.elapsed(), "looked for resent messages elsewhere");
-                frames
-            }
-            Ok(Err(error)) => {
-                tracing::warn!("cannot look for resent messages in the other logs: {}", words(&error));
-                Vec::new()
-            }
-            Err(error) => {
-                tracing::warn!("cannot look for resent messages in the other logs: {error}");
-                Vec::new()
-            }
-        }
+        let found = self.block_on(async |form| form.elsewhere.look(anew).await)?;
+        let frames = found.map_err(|error| {
+            self.servers.forget(None);
+            AppendError::Retry(format!("redis is away: {}", words(&error)))
+        })?;
+        tracing::debug!(frames = frames.len(), time = ?begun.elapsed(), "looked for resent messages elsewhere");
+        Ok(frames)
     }
 
     fn blocked(&self, reason: Option<&str>) {

@@ -121,7 +121,9 @@ impl RedisLog {
             return Err(self.not_there(from).await);
         };
         let before = |mark: &&Mark| mark.first < end && mark.bytes - holder.bytes < max_bytes as u64;
-        let last = marks.iter().take_while(before).last().unwrap_or(&holder);
+        // Up to a gap: readers take the frames for consecutive ones.
+        let joined = 1 + marks.windows(2).take_while(|pair| pair[0].end() == pair[1].first).count();
+        let last = marks.iter().take(joined).take_while(before).last().unwrap_or(&holder);
         let frames = fetch(&self.servers, &self.keys, &holder, last).await.map_err(unavailable)?;
         let frames = frames.into_iter().collect::<Result<Vec<_>, _>>().map_err(ReadError::Damaged)?;
         self.metrics.disk_reads.inc();
@@ -141,8 +143,22 @@ impl RedisLog {
             Ok(true) if self.end_there().await.is_none_or(|end| end <= offset) => {
                 ReadError::Unavailable(format!("redis has lost the end of log {}", self.id))
             }
-            Ok(true) => ReadError::Damaged(format!("{}: no entry holds offset {offset}", self.keys.log)),
+            Ok(true) => match self.behind_gap(offset).await {
+                Ok(Some(start)) => ReadError::Trimmed { offset, start },
+                Ok(None) => ReadError::Damaged(format!("{}: no entry holds offset {offset}", self.keys.log)),
+                Err(error) => unavailable(error),
+            },
         }
+    }
+
+    /// Returns the first offset behind the gap that holds `offset`, in a log that the server has
+    /// lost a part of.
+    async fn behind_gap(&self, offset: u64) -> RedisResult<Option<u64>> {
+        if !self.has_lost() {
+            return Ok(None);
+        }
+        let marks = marks_from(&self.servers, &self.keys, offset, 1).await?;
+        Ok(marks.iter().map(|mark| mark.first).find(|first| *first > offset))
     }
 
     /// The end of the log on the server, if it answers.
@@ -249,6 +265,11 @@ impl Log for RedisLog {
             "moved" => Ok(()),
             "fenced" => Err(CursorError::Fenced { sink: sink.to_owned(), held, tried: cursor.epoch }),
             "backwards" => Err(CursorError::Backwards { sink: sink.to_owned(), from: held, to: cursor.done_to }),
+            "beyond" if cursor.sealed_to <= self.end() => {
+                // The server has lost the end, and the writer puts it there again.
+                Err(CursorError::Unavailable(format!("redis has lost the end of log {}", self.id)))
+            }
+            "beyond" => Err(CursorError::Backwards { sink: sink.to_owned(), from: held, to: cursor.done_to }),
             _ => Err(CursorError::Unavailable(format!("log {} was removed", self.id))),
         }
     }

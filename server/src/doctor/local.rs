@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use super::Finding;
 use crate::client::time;
 use crate::config::{Config, Loaded};
-use crate::data_dir::{User, log_in, spill_in, store_in};
+use crate::data_dir::{OpenError, RESTORING, User, log_in, spill_in, store_in};
 use crate::run::{limits, settings};
 
 /// Free space below which the disk will soon be full.
@@ -43,6 +43,7 @@ pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
     let there = existing(&dir);
     let shown = dir.display();
     let mut findings = vec![match (there == dir, writable(&there)) {
+        _ if dir.join(RESTORING).exists() => Finding::fail(WHAT, OpenError::Restoring(dir.clone()).to_string()),
         (true, Ok(())) => Finding::ok(WHAT, format!("{shown} is writable")),
         (false, Ok(())) => Finding::ok(WHAT, format!("{shown} does not exist yet and can be created")),
         (_, Err(error)) => {

@@ -26,6 +26,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::backup::Offer;
 use crate::cli::RunOptions;
 use crate::config::{self, Config, Lowered};
 use crate::data_dir::DataDir;
@@ -132,8 +133,9 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             return Ok(Ok(()));
         }
     };
-    let Node { state, stores, intake, fleet, readers, api, exporter } = node;
+    let Node { state, stores, intake, fleet, readers, api, exporter, open } = node;
     startup.works(state.clone());
+    startup.offer_backups(Offer::new(Arc::clone(&config), data.path().to_owned(), data.secret()?, open));
     let waits_for = servers.store_waits_for().map(str::to_owned);
 
     let mut supervisor = Supervisor::default();
@@ -222,14 +224,14 @@ fn take_in(
     let Intake { inbox, batcher } = intake;
     let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
     let awaited = retained.is_none();
-    let broker = broker::Broker::new(config.mqtt.broker.clone(), inbox, state.metrics.broker.clone(), retained);
+    let broker = broker::Broker::new(settings::broker(config), inbox, state.metrics.broker.clone(), retained);
     if awaited {
         let (broker, stop) = (broker.clone(), stop.clone());
         supervisor.spawn("mqtt", "retained messages", async move {
             tokio::select! {
                 messages = retained::load_when_ready(&*store) => {
                     tracing::info!(messages = messages.len(), "retained messages of earlier starts");
-                    broker.restore(messages);
+                    broker.restore(messages).await;
                     stop.cancelled().await;
                 }
                 () = stop.cancelled() => {}

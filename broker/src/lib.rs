@@ -19,6 +19,7 @@ mod retained;
 mod route;
 mod session;
 mod sessions;
+mod takeovers;
 mod tenant;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
 mod trie;
@@ -45,6 +46,7 @@ pub use config::Config;
 pub use listener::{beyond, bind};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
+pub use takeovers::{Takeover, Takeovers};
 
 use door::{Gatekeeper, Inbox, OneTenant};
 use memory::Memory;

@@ -196,7 +196,11 @@ impl<I: Inbox> Broker<I> {
             (asked, most) => asked.min(most),
         };
         let link = Arc::<Link>::default();
-        let Taken { session, present, before } = self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        let Taken { session, present, taken_over, before } =
+            self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        if taken_over {
+            self.metrics.takeovers.count(&sender.tenant, &sender.client, peer, model::clock::now());
+        }
         if let Some(will) = asked.will
             && let Some(mut state) = session.owned_by(&link)
         {

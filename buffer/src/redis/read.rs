@@ -8,7 +8,7 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::watch;
 
 use super::cursors;
-use super::error::{strange, words};
+use super::error::{explain, strange};
 use super::keys::Keys;
 use super::servers::Servers;
 use super::{RedisLog, number, scripts};
@@ -184,7 +184,7 @@ impl RedisLog {
 }
 
 fn unavailable(error: RedisError) -> ReadError {
-    ReadError::Unavailable(words(&error))
+    ReadError::Unavailable(explain(&error))
 }
 
 #[async_trait]
@@ -242,7 +242,7 @@ impl Log for RedisLog {
         let mut ask = redis::cmd("HGETALL");
         let read: RedisResult<BTreeMap<String, String>> =
             self.servers.run(&self.keys.cursors, ask.arg(&self.keys.cursors)).await;
-        let read = read.map_err(|error| CursorError::Unavailable(words(&error)))?;
+        let read = read.map_err(|error| CursorError::Unavailable(explain(&error)))?;
         let decode = |(sink, text): (String, String)| {
             let cursor = cursors::decode(&text).ok_or_else(|| {
                 CursorError::Unavailable(format!("{}, sink {sink}: it holds no cursor", self.keys.cursors))
@@ -259,8 +259,8 @@ impl Log for RedisLog {
         let value = cursors::encode(&cursor);
         let arguments = [sink, &numbers[0], &numbers[1], &numbers[2], &value];
         let moved: RedisResult<(String, String)> = self.servers.script(&scripts::MOVE, &keys, &arguments).await;
-        let (what, held) = moved.map_err(|error| CursorError::Unavailable(words(&error)))?;
-        let held = number(&held).map_err(|error| CursorError::Unavailable(words(&error)))?;
+        let (what, held) = moved.map_err(|error| CursorError::Unavailable(explain(&error)))?;
+        let held = number(&held).map_err(|error| CursorError::Unavailable(explain(&error)))?;
         match what.as_str() {
             "moved" => Ok(()),
             "fenced" => Err(CursorError::Fenced { sink: sink.to_owned(), held, tried: cursor.epoch }),
@@ -281,7 +281,7 @@ impl Log for RedisLog {
         let arguments = [sink, &numbers[0], &numbers[1], &value];
         let answer: RedisResult<(String, String, String)> =
             self.servers.script(&scripts::REWIND, &keys, &arguments).await;
-        let unavailable = |error: redis::RedisError| CursorError::Unavailable(words(&error));
+        let unavailable = |error: redis::RedisError| CursorError::Unavailable(explain(&error));
         let (what, first, second) = answer.map_err(unavailable)?;
         let (first, second) = (number(&first).map_err(unavailable)?, number(&second).map_err(unavailable)?);
         let sink = sink.to_owned();
@@ -297,11 +297,11 @@ impl Log for RedisLog {
         let keys = [self.keys.meta.as_str(), &self.keys.cursors];
         let tried = epoch.to_string();
         let answer: RedisResult<(String, String)> = self.servers.script(&scripts::FORGET, &keys, &[sink, &tried]).await;
-        let (what, held) = answer.map_err(|error| CursorError::Unavailable(words(&error)))?;
+        let (what, held) = answer.map_err(|error| CursorError::Unavailable(explain(&error)))?;
         match what.as_str() {
             "forgotten" => Ok(()),
             "fenced" => {
-                let held = number(&held).map_err(|error| CursorError::Unavailable(words(&error)))?;
+                let held = number(&held).map_err(|error| CursorError::Unavailable(explain(&error)))?;
                 Err(CursorError::Fenced { sink: sink.to_owned(), held, tried: epoch })
             }
             _ => Err(CursorError::Unavailable(format!("log {} was removed", self.id))),

@@ -3,7 +3,7 @@
 mod exports;
 mod known;
 mod letters;
-mod limits;
+pub(crate) mod limits;
 mod listeners;
 mod log;
 mod node;
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backup::Offer;
 use crate::cli::RunOptions;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Lowered};
 use crate::data_dir::DataDir;
 use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
@@ -82,9 +82,7 @@ fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let (config, lowered) = loaded.config.within_memory();
     let (config, fewer) = limits::within_open_files(config, files);
-    for line in lowered.into_iter().chain(fewer) {
-        tracing::info!("{line}");
-    }
+    lowered.iter().chain(&fewer).for_each(Lowered::log);
     let ended = runtime.block_on(serve(config, lines));
     // Blocking work that an answer no longer waits for must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -180,6 +178,9 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
 
     supervisor.part_that_ends_with("http", HTTP_DEADLINE, http_stop);
     supervisor.spawn("http", "http", async move { http.await.context("serve http")? });
+
+    let stop = supervisor.part("log lines", HTTP_DEADLINE);
+    supervisor.spawn("log lines", "count of log lines left out", logs::report_left_out(stop));
 
     // Last: the spans of the other parts' last work are exported too.
     if let Some(exporter) = exporter {

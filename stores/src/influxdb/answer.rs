@@ -62,13 +62,10 @@ impl Answer {
             )),
             404 if by_influxdb => StoreError::NeedsOperator(missing(&message, config)),
             408 | 425 | 429 | 500..600 => {
-                StoreError::Busy { reason: format!("{message} ({status})"), retry_after: retry_after(&self.headers) }
+                let reason = format!("InfluxDB at {} ({}): {message} ({status})", config.url, config.key("url"));
+                StoreError::Busy { reason, retry_after: retry_after(&self.headers) }
             }
-            _ => StoreError::NeedsOperator(format!(
-                "the server at {} is not InfluxDB 2: check {} ({status}: {message})",
-                config.url,
-                config.key("url")
-            )),
+            _ => not_influxdb(config, status, &message),
         })
     }
 
@@ -86,6 +83,13 @@ impl Answer {
     }
 }
 
+/// The error of an answer that no InfluxDB 2 gives.
+fn not_influxdb(config: &Config, status: StatusCode, message: &str) -> StoreError {
+    let (url, key) = (&config.url, config.key("url"));
+    let path = if config.path().is_empty() { "" } else { ", and its path, which only a proxy needs" };
+    StoreError::NeedsOperator(format!("the server at {url} is not InfluxDB 2: check {key}{path} ({status}: {message})"))
+}
+
 fn is_refusal(body: &[u8]) -> bool {
     let marks: [&[u8]; 2] = [b"partial write", b"field type conflict"];
     marks.iter().any(|mark| body.windows(mark.len()).any(|part| part == *mark))
@@ -97,7 +101,20 @@ fn is_beyond_retention(message: &str) -> bool {
 
 /// Names the missing object of a 404 of InfluxDB.
 fn missing(message: &str, config: &Config) -> String {
-    let (key, value) = if message.contains("organization") { ("org", &config.org) } else { ("bucket", &config.bucket) };
+    let (key, value) = if message.contains("organization") {
+        ("org", &config.org)
+    } else if message.contains("bucket") || (config.path().is_empty() && !message.contains("path")) {
+        ("bucket", &config.bucket)
+    } else {
+        let (key, url) = (config.key("url"), &config.url);
+        return match config.path() {
+            "" => format!("{message}: {key} = {url:?} is not the address of InfluxDB 2: check it (404 Not Found)"),
+            path => format!(
+                "{message}: InfluxDB does not answer below the path {path:?} of {key} = {url:?}: write only \
+                 http://host:port, unless a proxy adds a path (404 Not Found)"
+            ),
+        };
+    };
     format!("{message}: {} = {value:?} does not exist: create it or set another (404 Not Found)", config.key(key))
 }
 

@@ -21,6 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use super::answer::Answer;
 use super::config::{Config, ConfigError};
 use crate::contract::{Result, StoreError};
+use crate::tls::Difference;
 
 /// Longest answer that is read.
 const ANSWER_BYTES: usize = 64 << 20;
@@ -118,14 +119,38 @@ impl Client {
                 StoreError::NeedsOperator(format!("cannot make a request to {}: {error}", self.config.key("url")))
             })?;
         match tokio::time::timeout(limit, self.exchange(request)).await {
-            Ok(Ok(answer)) => answer.verdict(&self.config),
-            Ok(Err(reason)) => Err(self.busy(&reason)),
+            Ok(Ok(answer)) => match answer.verdict(&self.config) {
+                // Some TLS servers report a client without TLS in HTTP, which reads as a refusal.
+                Err(StoreError::NeedsOperator(reason)) if reason.contains("HTTPS") => {
+                    Err(self.wrong_scheme(&reason).await.unwrap_or(StoreError::NeedsOperator(reason)))
+                }
+                verdict => verdict,
+            },
+            Ok(Err(reason)) => Err(self.wrong_scheme(&reason).await.unwrap_or_else(|| self.busy(&reason))),
             Err(_) => Err(self.busy(&format!(
                 "no answer within {} s ({})",
                 limit.as_secs_f64(),
                 self.config.key("request_timeout_ms")
             ))),
         }
+    }
+
+    /// The error of a port that speaks TLS when the address does not, or the other way round.
+    async fn wrong_scheme(&self, reason: &str) -> Option<StoreError> {
+        let uri: Uri = self.config.url.parse().ok()?;
+        let tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let difference = crate::tls::differs(uri.host()?, port, tls).await?;
+        let (key, url) = (self.config.key("url"), &self.config.url);
+        let wanted = if tls { "http://" } else { "https://" };
+        Some(match difference {
+            Difference::Certain(what) => {
+                StoreError::NeedsOperator(format!("{key} = {url:?}: {what}: write {wanted} there ({reason})"))
+            }
+            Difference::Possible(what) => {
+                self.busy(&format!("{reason}; {what}: if TLS is not enabled there, write {wanted}"))
+            }
+        })
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> std::result::Result<Answer, String> {

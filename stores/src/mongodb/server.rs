@@ -55,7 +55,7 @@ impl Server {
 
     /// Returns the meaning of a failed request, and counts it.
     pub(super) fn failed(&self, error: &Error) -> StoreError {
-        self.counted(answer::answer(error))
+        self.counted(self.meaning(error))
     }
 
     pub(super) fn counted(&self, meaning: StoreError) -> StoreError {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use mongodb::bson::Document;
 use weir_e2e::device::Device;
-use weir_e2e::services::{Mongod, skipped};
+use weir_e2e::services::{Mongod, Redis, skipped};
 use weir_e2e::{Weir, checked, program, read, wait_until};
 
 const DEVICES: usize = 4;
@@ -221,6 +221,69 @@ async fn a_later_copy_of_mongodb_and_the_backup_belong_together() -> anyhow::Res
     let books = balanced(&restored).await?;
     println!("{books}");
     restored.stop()
+}
+
+/// The cursors are on Redis then: one program cannot copy them and a store of this process at one
+/// moment, but the spill can be copied at any time.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_log_on_redis_a_running_process_copies_its_spill_and_a_stopped_one_its_store() -> anyhow::Result<()> {
+    if skipped("with_the_log_on_redis", &["redis-server"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let redis = Redis::start(&dir.path().join("redis"), "")?;
+    let url = redis.url();
+    let on_redis: Vec<(&str, &str)> = ENVIRONMENT.into_iter().chain([("WEIR_REDIS_URLS", url.as_str())]).collect();
+    let (data, copy) = (dir.path().join("data"), dir.path().join("backup"));
+    let weir = Weir::start_with(dir.path(), "127.0.0.1:0", &on_redis)?;
+    let mut device = Device::new("d", weir.mqtt);
+    for n in 0..20 {
+        device.send(n, "devices/d/telemetry", format!(r#"{{"n":{n}}}"#).as_bytes())?;
+    }
+    while device.in_flight() > 0 {
+        device.acknowledged()?;
+    }
+    let refused = backup(&data, &copy)?;
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success() && text.contains("on Redis") && text.contains("stop weir"), "{text}");
+    weir.stop()?;
+    let mut command = Command::new(program("weir")?);
+    command.arg("backup").arg(&copy).arg("--data-dir").arg(&data).envs(on_redis.clone());
+    checked("weir backup", command.output()?)?;
+    ensure!(servers(&copy)? == ["Flushers", "Redis", "Flushers"], "{:?}", servers(&copy)?);
+    ensure!(copy.join("spill/log.json").exists(), "the spill is copied");
+    let place = dir.path().join("restored");
+    std::fs::create_dir(&place)?;
+    checked("weir restore", restore(&copy, &place.join("data"))?)?;
+    let restored = Weir::start_with(&place, "127.0.0.1:0", &on_redis)?;
+    once(&restored.channel().await?, "d", &(0..20).collect()).await?;
+    balanced(&restored).await?;
+    restored.stop()?;
+
+    // Nothing waits for MongoDB here, and no store is in the data folder.
+    let place = dir.path().join("ingest");
+    std::fs::create_dir(&place)?;
+    let in_fleet = on_redis.iter().copied().chain([
+        ("WEIR_MONGODB_URI", "mongodb://127.0.0.1:1"),
+        ("WEIR_ROLES", "ingest"),
+        ("WEIR_REDIS_NODE", "ingest"),
+        ("WEIR_FLEET_SECRET", "known to all"),
+    ]);
+    let ingest = Weir::start_with(&place, "127.0.0.1:0", &in_fleet.collect::<Vec<_>>())?;
+    let copy = dir.path().join("spill");
+    checked("weir backup", backup(&place.join("data"), &copy)?)?;
+    ensure!(servers(&copy)? == ["Flushers", "Redis", "MongoDB", "Flushers"], "{:?}", servers(&copy)?);
+    ensure!(copy.join("spill/log.json").exists() && !copy.join("store").exists(), "the spill is copied");
+    ingest.kill()?;
+    checked("weir restore", restore(&copy, &dir.path().join("of-ingest"))?)?;
+    Ok(())
+}
+
+/// The servers of the steps, in order.
+fn servers(copy: &Path) -> anyhow::Result<Vec<String>> {
+    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(copy.join("manifest.json"))?)?;
+    let steps = manifest["servers"].as_array().context("steps")?;
+    Ok(steps.iter().map(|step| step["server"].as_str().unwrap_or_default().to_owned()).collect())
 }
 
 /// The collections and filters of the printed commands.

@@ -49,28 +49,34 @@ pub(crate) fn run(options: &BackupOptions) -> anyhow::Result<ExitCode> {
 
 fn print_taken(manifest: &Manifest, to: &Path) {
     let (files, bytes, taken) = (manifest.files.len(), manifest.bytes(), &manifest.taken);
-    remark(&format!("{} holds every reading acknowledged before {taken}: {files} files, {bytes} bytes.", to.display()));
-    print_steps("Now copy the servers, in this order:", &manifest.servers, |step| &step.backup);
+    let holds = match manifest.logs.iter().any(|log| log.folder == "log") {
+        true => format!("every reading acknowledged before {taken}"),
+        false => format!("the files of this process as of {taken}; the readings are on the servers"),
+    };
+    remark(&format!("{} holds {holds}: {files} files, {bytes} bytes.", to.display()));
+    let title = |step: &Step| format!("{}: {}", step.server, step.why);
+    print_steps("Copy the servers, in this order:", &manifest.servers, title, |step| &step.backup);
 }
 
 pub(super) fn print_restored(manifest: &Manifest, to: &Path) {
     let Manifest { weir, taken, .. } = manifest;
     let shown = to.display();
     remark(&format!("The backup of {taken}, taken by weir {weir}, is in {shown}. Later readings are not in it."));
-    print_steps("Restore the servers before a start, in this order:", &manifest.servers, |step| &step.restore);
+    let title = |step: &Step| step.server.clone();
+    print_steps("Restore the servers before a start, in this order:", &manifest.servers, title, |step| &step.restore);
     remark("Next:");
     remark(&format!("  weir doctor --data-dir {shown}"));
     remark(&format!("  weir run --data-dir {shown}"));
     remark("  weir books --check");
 }
 
-fn print_steps(title: &str, steps: &[Step], command: impl Fn(&Step) -> &String) {
+fn print_steps(heading: &str, steps: &[Step], title: impl Fn(&Step) -> String, command: impl Fn(&Step) -> &String) {
     if steps.is_empty() {
         return;
     }
-    remark(title);
+    remark(heading);
     for (n, step) in steps.iter().enumerate() {
-        remark(&format!("{}. {}: {}", n + 1, step.server, step.why));
+        remark(&format!("{}. {}", n + 1, title(step)));
         command(step).lines().for_each(|line| remark(&format!("     {line}")));
     }
 }

@@ -18,6 +18,7 @@ mod health;
 mod http;
 mod logs;
 mod map;
+mod refill;
 mod repair;
 mod run;
 mod supervise;
@@ -46,6 +47,7 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
         cli::Command::Run(options) => run::run(&options),
         cli::Command::Config(options) => cli::config(&options).map(|()| ExitCode::SUCCESS),
         cli::Command::Map(options) => map::run(&options),
+        cli::Command::Refill(options) => refill::run(&options),
         cli::Command::Repair(options) => repair::run(&options),
         cli::Command::Health(options) => health::run(&options),
         cli::Command::Doctor(options) => doctor::run(&options),

@@ -38,6 +38,9 @@ pub struct Config {
     /// not a key.
     #[serde(skip)]
     pub memory_bytes: usize,
+    /// Name of the node among those that share a store; not a key.
+    #[serde(skip)]
+    pub node: String,
 }
 
 impl Default for Config {
@@ -57,6 +60,7 @@ impl Default for Config {
             max_retained_messages: 100_000,
             drain_timeout_ms: 10_000,
             memory_bytes: 2 << 30,
+            node: String::new(),
         }
     }
 }

@@ -14,10 +14,12 @@ mod listener;
 mod memory;
 mod message;
 mod metrics;
+mod pending_wills;
 mod retained;
 mod route;
 mod session;
 mod sessions;
+mod takeovers;
 mod tenant;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
 mod trie;
@@ -36,6 +38,7 @@ pub mod fuzzing {
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +46,7 @@ pub use config::Config;
 pub use listener::{beyond, bind};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
+pub use takeovers::{Takeover, Takeovers};
 
 use door::{Gatekeeper, Inbox, OneTenant};
 use memory::Memory;
@@ -58,6 +62,10 @@ pub struct Broker<I: Inbox> {
     tenants: Tenants,
     connections: AtomicUsize,
     last_number: AtomicU64,
+    /// Time of the start, in nanoseconds: no two starts of a node have the same.
+    started: u64,
+    /// Will messages of earlier starts.
+    earlier: Mutex<Vec<pending_wills::Earlier>>,
     tasks: TaskTracker,
     /// The process is stopping: connections drain, pending will messages are published.
     stopping: CancellationToken,
@@ -82,10 +90,17 @@ impl<I: Inbox> Broker<I> {
     ) -> Arc<Self> {
         let memory = Memory::divide(config.memory_bytes);
         let tenants = Tenants::awaiting(config.max_retained_messages, &memory);
+        let mut earlier = Vec::new();
         if let Some(messages) = retained {
+            let (messages, wills) = pending_wills::split(messages, &config.node);
             tenants.restore(messages);
+            earlier = wills;
         }
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let started = now.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
         Arc::new(Self {
+            started,
+            earlier: Mutex::new(earlier),
             config,
             inbox,
             metrics,
@@ -101,9 +116,12 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// Adds the retained messages of earlier starts that were not available at this one. Topics
-    /// that were set or cleared since stay as they are.
-    pub fn restore(&self, messages: Vec<RetainedMessage>) {
+    /// that were set or cleared since stay as they are. Publishes will messages of earlier starts,
+    /// unless their clients are connected.
+    pub async fn restore(self: &Arc<Self>, messages: Vec<RetainedMessage>) {
+        let (messages, wills) = pending_wills::split(messages, &self.config.node);
         self.tenants.restore(messages);
+        self.settle_earlier(wills).await;
     }
 
     /// Returns the number of open connections.

@@ -46,6 +46,11 @@ impl<I: Inbox> Broker<I> {
     /// # Errors
     /// None at present: a failure to accept a connection is logged, and accepting goes on.
     pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+        let earlier = std::mem::take(&mut *self.earlier.lock());
+        tokio::select! {
+            () = self.settle_earlier(earlier) => {}
+            () = shutdown.cancelled() => {}
+        }
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::takeovers::Takeovers;
 use door::Verdict;
 
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
@@ -54,6 +55,8 @@ pub struct Metrics {
     pub retained: Gauge,
     /// Times that a connection began to wait because the log was full.
     pub waits: Counter,
+    /// Client ids that are taken over again and again.
+    pub takeovers: Takeovers,
     messages: Family<Kind, Counter>,
     /// The counters of `messages` by QoS and verdict, so that a message costs no look-up.
     by_kind: [[Counter; 3]; 3],
@@ -81,6 +84,7 @@ impl Default for Metrics {
             subscriptions: Gauge::default(),
             retained: Gauge::default(),
             waits: Counter::default(),
+            takeovers: Takeovers::default(),
             messages,
             by_kind,
         }

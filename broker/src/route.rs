@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::Broker;
 use crate::message::Message;
+use crate::pending_wills;
 use crate::retained::Walk;
 use crate::session::{Push, Queued, Session};
 use crate::tenant::Tenant;
@@ -38,9 +39,9 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// True when a message with the retain flag is kept. One that is not, because the limit is
-    /// reached, is counted.
+    /// reached or the topic is of Weir's own, is counted.
     pub(crate) fn keeps(&self, tenant: &Tenant, topic: &str, retain: bool) -> bool {
-        let keeps = retain && tenant.retained.has_room(topic);
+        let keeps = retain && !topic.starts_with(pending_wills::OWN) && tenant.retained.has_room(topic);
         if retain && !keeps {
             self.count_dropped("retained_full");
         }

@@ -28,6 +28,8 @@ pub(crate) struct Taken {
     pub(crate) session: Arc<Session>,
     /// An existing session continues.
     pub(crate) present: bool,
+    /// Another connection owned it.
+    pub(crate) taken_over: bool,
     pub(crate) before: Before,
 }
 
@@ -44,12 +46,14 @@ impl<I: Inbox> Broker<I> {
     ) -> Taken {
         let mut sessions = tenant.sessions.0.lock();
         let mut before = Before::default();
+        let mut taken_over = false;
         if let Some(held) = sessions.get(client) {
             let mut state = held.state();
             if let Some(owner) = state.link.take() {
                 owner.signal(Link::TAKEN_OVER);
+                taken_over = true;
             }
-            before = Before { due: state.last_will.take(), publishing: state.publishing.take() };
+            before = Before { last: state.last_will.take(), is_due: true, publishing: state.publishing.take() };
             if clean || state.expires.is_some_and(|at| at <= Instant::now()) {
                 tenant.end_session(&mut state, client);
             } else {
@@ -63,8 +67,8 @@ impl<I: Inbox> Broker<I> {
                 }
                 drop(state);
                 // The client is back in time.
-                before.due = before.due.filter(|last| last.will.delay_secs == 0);
-                return Taken { session: Arc::clone(held), present: true, before };
+                before.is_due = before.last.as_ref().is_some_and(|last| last.will.delay_secs == 0);
+                return Taken { session: Arc::clone(held), present: true, taken_over, before };
             }
         }
         let session =
@@ -72,7 +76,12 @@ impl<I: Inbox> Broker<I> {
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }
-        Taken { session, present: false, before }
+        Taken { session, present: false, taken_over, before }
+    }
+
+    /// True while a connection owns the client's session.
+    pub(crate) fn is_connected(&self, tenant: &Tenant, client: &str) -> bool {
+        tenant.sessions.0.lock().get(client).is_some_and(|session| session.state().link.is_some())
     }
 
     /// Ends the ownership of the connection behind `link`: its session waits for the next one, or

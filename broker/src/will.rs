@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::Broker;
 use crate::codec::connect::Will;
+use crate::pending_wills;
 use crate::session::{Link, Session};
 use crate::tenant::Tenant;
 use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
@@ -24,6 +25,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 pub(crate) struct LastWill {
     pub(crate) will: Will,
     pub(crate) sender: Sender,
+    /// Topic under which it is kept for the next start.
+    pub(crate) kept_as: Option<Box<str>>,
 }
 
 /// Closed when a will message is published, or is not due.
@@ -33,8 +36,10 @@ pub(crate) type Settled = watch::Receiver<()>;
 /// published, so that it comes before everything that the client sends now.
 #[derive(Debug, Default)]
 pub(crate) struct Before {
-    /// Of a connection that was taken over; now due.
-    pub(crate) due: Option<Box<LastWill>>,
+    /// Of a connection that was taken over.
+    pub(crate) last: Option<Box<LastWill>>,
+    /// It is due now; otherwise the client is back in time.
+    pub(crate) is_due: bool,
     /// Of a connection that has ended.
     pub(crate) publishing: Option<Settled>,
 }
@@ -72,7 +77,11 @@ impl<I: Inbox> Broker<I> {
 
     /// Returns when the will messages of the connections before are published.
     pub(crate) async fn settle(self: &Arc<Self>, before: Before, tenant: &Arc<Tenant>) {
-        let due = before.due.map(|last| self.publish_later(last, Arc::clone(tenant), None, None));
+        let (due, over) = if before.is_due { (before.last, None) } else { (None, before.last) };
+        let due = due.map(|last| self.publish_later(last, Arc::clone(tenant), None, None));
+        if let Some(last) = over {
+            self.forget_will(last);
+        }
         let all = async {
             for mut settled in before.publishing.into_iter().chain(due) {
                 // An error is the end of its publication.
@@ -96,30 +105,50 @@ impl<I: Inbox> Broker<I> {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let _held = memory;
-            let LastWill { will, sender } = *last;
             if let Some((delay, cancelled)) = pending {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
-                    cancelled = cancelled => if cancelled.is_ok() { return },
+                    cancelled = cancelled => if cancelled.is_ok() { return broker.forget_will(last) },
                     // Sessions end with the process, and wills are due at the end of a session.
                     () = broker.stopping.cancelled() => {}
                 }
             }
             let published = tokio::select! {
-                published = broker.publish_will(&will, &sender, &tenant) => published.map_err(|error| error.to_string()),
+                published = broker.publish_will(&last, &tenant) => published.map_err(|error| error.to_string()),
                 () = broker.abandon.cancelled() => Err("the process is stopping".to_owned()),
             };
             if let Err(error) = published {
                 broker.count_dropped("will_not_stored");
-                tracing::warn!("cannot publish the will message of client {} to {}: {error}", sender.client, will.topic);
+                let LastWill { will, sender, .. } = &*last;
+                tracing::warn!(
+                    "cannot publish the will message of client {} to {}: {error}",
+                    sender.client,
+                    will.topic
+                );
             }
             drop(done);
         });
         settled
     }
 
+    /// No longer keeps a will message that is not due.
+    fn forget_will(self: &Arc<Self>, last: Box<LastWill>) {
+        let broker = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let mut intake = broker.inbox.open(&last.sender);
+            if pending_wills::clear(&mut intake, &last) {
+                tokio::select! {
+                    // A log that has failed has said so.
+                    _ = door::store(&mut intake) => {}
+                    () = broker.abandon.cancelled() => {}
+                }
+            }
+        });
+    }
+
     /// A will message may be telemetry, or retained: then it is durable before subscribers get it.
-    async fn publish_will(&self, will: &Will, sender: &Sender, tenant: &Tenant) -> Result<(), Failed> {
+    pub(crate) async fn publish_will(&self, last: &LastWill, tenant: &Tenant) -> Result<(), Failed> {
+        let LastWill { will, sender, .. } = last;
         let (topic, payload, properties) = (&*will.topic, &*will.payload, &*will.properties);
         let delivery = Delivery { retain: will.retain, ..Delivery::default() };
         let mut intake = self.inbox.open(sender);
@@ -130,7 +159,8 @@ impl<I: Inbox> Broker<I> {
         if keep {
             intake.retain(&Retained { topic, payload, qos: will.qos, properties });
         }
-        if verdict != Verdict::Plain || keep {
+        let clears = pending_wills::clear(&mut intake, last);
+        if verdict != Verdict::Plain || keep || clears {
             door::store(&mut intake).await?;
         }
         if let Some(message) = copy {

@@ -101,11 +101,16 @@ pub trait LogBackend: Send {
         [0; 2]
     }
 
-    /// Frames that other writers appended since the last call, or recently when `anew`. Called for
-    /// every batch with resent messages, whose senders may have been connected to another node.
-    fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
+    /// Frames that other writers appended since the last successful call, or recently when `anew`.
+    /// Called for every batch with resent messages, whose senders may have been connected to another
+    /// node.
+    ///
+    /// # Errors
+    /// [`AppendError`]; after `Retry` the caller repeats it until it succeeds: without these frames
+    /// a resent message might be stored twice.
+    fn recent_elsewhere(&mut self, anew: bool) -> Result<Vec<Frame>, AppendError> {
         let _ = anew;
-        Vec::new()
+        Ok(Vec::new())
     }
 
     /// Called when appends become blocked, with the reason, or unblocked.
@@ -393,7 +398,8 @@ impl<A: LogBackend> Writer<A> {
     fn commit(&mut self, batch: &mut FrameBuilder) -> Result<(), String> {
         self.notices.drain(..).for_each(|notice| self.resends.notice(notice));
         if batch.has_resent() {
-            let elsewhere = self.form.recent_elsewhere(!std::mem::replace(&mut self.looked, true));
+            let anew = !std::mem::replace(&mut self.looked, true);
+            let elsewhere = self.retry(|form| form.recent_elsewhere(anew))?;
             elsewhere.iter().for_each(|frame| self.resends.learn_elsewhere(frame));
         }
         if batch.has_senders() {
@@ -413,23 +419,32 @@ impl<A: LogBackend> Writer<A> {
 
     /// Appends one frame, retrying until there is space.
     fn append(&mut self, part: &mut FrameBuilder) -> Result<(), String> {
+        let mut begun = std::time::Instant::now();
+        let frame = self.retry(|form| {
+            begun = std::time::Instant::now();
+            form.append(part)
+        })?;
+        let writing = begun.elapsed();
+        self.shared.metrics.appended(&frame, writing);
+        if frame.traced().next().is_some() && self.shared.traces.get().is_some() {
+            self.appended.push(Appended::now(&frame, writing, self.shared.metrics.spilling.get() > 0));
+        }
+        self.end = Some(frame.header().end_offset());
+        Ok(())
+    }
+
+    /// Repeats a step until it succeeds, reports meanwhile that the log takes no records.
+    fn retry<T>(&mut self, mut step: impl FnMut(&mut A) -> Result<T, AppendError>) -> Result<T, String> {
         let mut pause = Duration::from_millis(20);
         let mut blocked = false;
         loop {
-            let begun = std::time::Instant::now();
-            match self.form.append(part) {
-                Ok(frame) => {
-                    let writing = begun.elapsed();
-                    self.shared.metrics.appended(&frame, writing);
-                    if frame.traced().next().is_some() && self.shared.traces.get().is_some() {
-                        self.appended.push(Appended::now(&frame, writing, self.shared.metrics.spilling.get() > 0));
-                    }
-                    self.end = Some(frame.header().end_offset());
+            match step(&mut self.form) {
+                Ok(done) => {
                     if blocked {
                         self.form.blocked(None);
                         tracing::info!("the log takes records again");
                     }
-                    return Ok(());
+                    return Ok(done);
                 }
                 Err(AppendError::Fatal(reason)) => return Err(reason),
                 Err(AppendError::Retry(reason)) => {

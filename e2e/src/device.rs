@@ -124,6 +124,17 @@ impl Device {
         Ok(numbers)
     }
 
+    /// As [`Device::acknowledged`]; no number when the connection was lost.
+    ///
+    /// # Errors
+    /// When a packet is not the expected PUBACK.
+    pub fn acknowledged_until_lost(&mut self) -> io::Result<Vec<u64>> {
+        self.acknowledged().or_else(|error| match error.kind() {
+            io::ErrorKind::Other => Err(error),
+            _ => Ok(Vec::new()),
+        })
+    }
+
     /// Breaks the connection.
     pub fn disconnect(&mut self) {
         self.stream = None;

@@ -102,14 +102,9 @@ fn publish(number: usize, mqtt: SocketAddr, most: u64, stop: &AtomicBool, total:
                 break;
             }
         }
-        match device.acknowledged() {
-            Ok(numbers) => {
-                total.fetch_add(numbers.len() as u64, Ordering::Relaxed);
-                ledger.acknowledged.extend(numbers);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Other => return Err(error.into()),
-            Err(_) => {}
-        }
+        let numbers = device.acknowledged_until_lost()?;
+        total.fetch_add(numbers.len() as u64, Ordering::Relaxed);
+        ledger.acknowledged.extend(numbers);
     }
 }
 

@@ -109,13 +109,8 @@ fn play(number: usize, mqtt: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -
                 break;
             }
         }
-        match device.acknowledged() {
-            Ok(numbers) => {
-                total.fetch_add(numbers.len() as u64, Ordering::Relaxed);
-                ledger.acknowledged.extend(numbers);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Other => return Err(error.into()),
-            Err(_) => {}
-        }
+        let numbers = device.acknowledged_until_lost()?;
+        total.fetch_add(numbers.len() as u64, Ordering::Relaxed);
+        ledger.acknowledged.extend(numbers);
     }
 }

@@ -16,6 +16,7 @@ pub mod reading;
 pub mod setting;
 mod ticket;
 pub mod time;
+pub mod tls;
 pub mod topic;
 pub mod trace;
 pub mod value;

@@ -39,6 +39,14 @@ pub(crate) enum Command {
     Refill(RefillOptions),
     /// Cut a damaged log at its first damage, so that Weir starts again
     Repair(RepairOptions),
+    /// Copy what the data folder holds to a new folder, also while Weir runs
+    ///
+    /// The copy holds every reading that was acknowledged before the command began, and is
+    /// verified. A running process writes it itself: the folder must be reachable for it. With
+    /// Redis, MongoDB or InfluxDB, the command prints how to copy them, and in which order.
+    Backup(BackupOptions),
+    /// Write a backup to a data folder without data, after verifying every file
+    Restore(RestoreOptions),
 }
 
 /// Options of `weir run`. Each is stronger than its key in the environment and in the file.
@@ -176,6 +184,37 @@ pub(crate) struct RepairOptions {
     /// Really do it
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+/// Options of `weir backup`.
+#[derive(Debug, Args)]
+pub(crate) struct BackupOptions {
+    /// New folder for the backup; it must not exist, its parent must
+    #[arg(value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Options of `weir restore`.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreOptions {
+    /// Folder that `weir backup` wrote
+    #[arg(value_name = "FROM")]
+    pub(crate) from: PathBuf,
+    /// Data folder to write, missing or empty [default: the data folder of the configuration]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Only verify the backup
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) check: bool,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// `weir config`.

@@ -11,6 +11,9 @@ use rustix::fs::{FlockOperation, Mode};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
+/// Folder of an unfinished restore in a data folder.
+pub(crate) const RESTORING: &str = "restoring";
+
 /// A data folder, locked for this process.
 #[derive(Debug)]
 pub(crate) struct DataDir {
@@ -68,6 +71,9 @@ pub(crate) enum OpenError {
         /// Process id, as far as it is known.
         process: String,
     },
+    /// It holds part of a backup only.
+    #[error("{} holds an interrupted restore: remove all that is in it, then repeat `weir restore`", .0.display())]
+    Restoring(PathBuf),
     /// The file system refuses.
     #[error("cannot use {} for data: {source}; give another --data-dir or its owner the right to write", path.display())]
     Io {
@@ -89,6 +95,9 @@ impl DataDir {
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
         std::fs::create_dir_all(path).map_err(failed)?;
         let path = std::path::absolute(path).map_err(failed)?;
+        if path.join(RESTORING).exists() {
+            return Err(OpenError::Restoring(path));
+        }
         if let Err(error) = std::fs::set_permissions(&path, Permissions::from_mode(0o700)) {
             // A volume may belong to another user, and be for a group.
             tracing::debug!(%error, path = %path.display(), "cannot close the data folder to other users");

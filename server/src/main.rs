@@ -8,6 +8,7 @@
 //! each of them.
 //! Never: decides what a reading is, when it is durable or how it is stored.
 
+mod backup;
 mod cli;
 mod client;
 mod config;
@@ -49,6 +50,8 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
         cli::Command::Map(options) => map::run(&options),
         cli::Command::Refill(options) => refill::run(&options),
         cli::Command::Repair(options) => repair::run(&options),
+        cli::Command::Backup(options) => backup::command::run(&options),
+        cli::Command::Restore(options) => backup::restore::run(&options),
         cli::Command::Health(options) => health::run(&options),
         cli::Command::Doctor(options) => doctor::run(&options),
         cli::Command::Client(command) => client::run(command),

@@ -73,8 +73,8 @@ async fn fill(options: &RefillOptions) -> anyhow::Result<ExitCode> {
     check(channel, name, &options.tenant).await
 }
 
-/// Writes readings of the history since `since` that were received before `before`; returns how many,
-/// and how many are refused.
+/// Writes readings of the history since `since` that were received before `before`; returns how
+/// many, and how many are refused.
 async fn from_history(
     spec: &ExportSpec,
     channel: Channel,
@@ -158,7 +158,14 @@ fn block(chunk: ReadingChunk) -> Option<Block> {
     let rows = chunk.time_deltas_nanos.len();
     let (tenant, id) = chunk.device.strip_prefix("tenants/")?.split_once("/devices/")?;
     let mut time = chunk.base_time_unix_nanos;
-    let times: Vec<Nanos> = chunk.time_deltas_nanos.iter().map(|delta| { time = time.wrapping_add(*delta); time }).collect();
+    let times: Vec<Nanos> = chunk
+        .time_deltas_nanos
+        .iter()
+        .map(|delta| {
+            time = time.wrapping_add(*delta);
+            time
+        })
+        .collect();
     let delay = |row: usize| chunk.ingest_delays_nanos.get(row).copied().unwrap_or(0);
     let received = times.iter().enumerate().map(|(row, time)| time.wrapping_add(delay(row))).collect();
     let mut device_timed = if chunk.untimed_rows.is_empty() { Vec::new() } else { vec![true; rows] };

@@ -24,6 +24,7 @@ mod reading;
 pub mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tls;
 
 pub use block::{Block, BlockId, BlockMeta, Column, ColumnData};
 pub use contract::{DeadLetters, Deadletter, DeviceBatch, Export, History, Latest, Retained, Store, StoreError};

@@ -14,6 +14,7 @@ use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
 use crate::memory::FREE_BYTES;
+use crate::pending_wills;
 use crate::session::Link;
 use crate::sessions::Taken;
 use crate::will::LastWill;
@@ -195,11 +196,16 @@ impl<I: Inbox> Broker<I> {
             (asked, most) => asked.min(most),
         };
         let link = Arc::<Link>::default();
-        let Taken { session, present, before } = self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        let Taken { session, present, taken_over, before } =
+            self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+        if taken_over {
+            self.metrics.takeovers.count(&sender.tenant, &sender.client, peer, model::clock::now());
+        }
         if let Some(will) = asked.will
             && let Some(mut state) = session.owned_by(&link)
         {
-            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone() }));
+            let kept_as = Some(pending_wills::topic(&config.node, self.started, number));
+            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), kept_as }));
         }
         if !present && expiry > 0 && self.metrics.sessions.get() > config.max_sessions as i64 {
             // There is room for its connection, and for no session after that.
@@ -231,7 +237,7 @@ impl<I: Inbox> Broker<I> {
             clean: asked.clean,
             session,
             link,
-            before: (before.due.is_some() || before.publishing.is_some()).then_some(before),
+            before: (before.last.is_some() || before.publishing.is_some()).then_some(before),
             partial: Vec::new(),
             stalled: false,
             unfinished_since: None,

@@ -30,6 +30,7 @@ use tokio::time::Sleep;
 use crate::Broker;
 use crate::codec::Version;
 use crate::memory::FREE_BYTES;
+use crate::pending_wills;
 use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
 use crate::will::Before;
@@ -79,11 +80,24 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, 
                 // Boxed, as it is rare.
                 Box::pin(connection.broker.settle(before, &connection.tenant)).await;
             }
+            connection.keep_will();
             poll_fn(|cx| connection.poll(cx)).await
         } => end,
         () = broker.abandon.cancelled() => End::ShutDown,
     };
     Box::pin(connection.finish(end)).await;
+}
+
+impl<I: Inbox, S: Stream> Connection<I, S> {
+    /// Stages the will message for the next start, in case that this one ends without it.
+    fn keep_will(&mut self) {
+        if let Some(state) = self.session.owned_by(&self.link)
+            && let Some(last) = &state.last_will
+        {
+            pending_wills::keep(&mut self.intake, last);
+            self.staged = true;
+        }
+    }
 }
 
 struct Connection<I: Inbox, S> {

@@ -12,6 +12,7 @@ use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
     subscribe,
 };
+use crate::pending_wills;
 use crate::retained::Walk;
 use crate::session::Receipt;
 use crate::trie::Entry;
@@ -268,7 +269,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
         }
         if packet.reason != reason::DISCONNECT_WITH_WILL {
-            self.state()?.last_will = None;
+            let last = self.state()?.last_will.take();
+            if let Some(last) = last {
+                self.staged |= pending_wills::clear(&mut self.intake, &last);
+            }
         }
         Ok(End::Client)
     }

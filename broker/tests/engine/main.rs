@@ -6,6 +6,7 @@ mod acknowledgements;
 mod clients;
 mod limits;
 mod memory;
+mod pending_wills;
 mod resends;
 mod sessions;
 mod subscribers;

@@ -19,6 +19,8 @@ use weir_broker::{Broker, Config, Metrics, RetainedMessage, bind};
 pub(crate) struct Log {
     pub(crate) taken: Mutex<Vec<(String, Vec<u8>, bool)>>,
     pub(crate) retained: Mutex<Vec<String>>,
+    /// Retained messages of Weir's own: topic and payload, empty when it is cleared.
+    pub(crate) own: Mutex<Vec<(String, Vec<u8>)>>,
     /// Tenant and client id of every sender that was let in.
     pub(crate) senders: Mutex<Vec<(String, String)>>,
     pub(crate) last: AtomicU64,
@@ -98,7 +100,11 @@ impl Intake for LogIntake {
     }
 
     fn retain(&mut self, message: &Retained<'_>) {
-        self.log.retained.lock().push(message.topic.to_owned());
+        if message.topic.starts_with("$weir/") {
+            self.log.own.lock().push((message.topic.to_owned(), message.payload.to_vec()));
+        } else {
+            self.log.retained.lock().push(message.topic.to_owned());
+        }
     }
 
     fn end_session(&mut self) -> bool {

@@ -15,7 +15,8 @@ const VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     version: u32,
-    /// Unique among all logs; a log from which a repair removed records gets a new id.
+    /// Unique among all logs; a log from which a repair removed records gets a new id, and so does
+    /// a copy that was restored.
     pub(super) id: String,
     /// Stored in the header of each of its frames.
     pub(super) incarnation: u64,
@@ -42,6 +43,13 @@ impl Identity {
         let (stem, repairs) = old.split_once('-').unwrap_or((&old, "0"));
         let repairs = repairs.parse::<u64>().unwrap_or(0).saturating_add(1);
         Self::new(format!("{stem}-{repairs}"), incarnation)
+    }
+
+    /// The identity of a copy that is continued by other records than its original. Two copies of
+    /// one log differ, too.
+    pub(super) fn renewed(self) -> Self {
+        let stem = self.id.split_once('-').map_or(&*self.id, |(stem, _)| stem);
+        Self::new(format!("{stem}-{}", unique()), self.incarnation)
     }
 
     pub(super) fn write(&self, dir: &Path, disk: &dyn Disk) -> Result<(), OpenError> {

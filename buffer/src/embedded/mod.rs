@@ -40,6 +40,7 @@ mod read;
 mod recover;
 mod repair;
 mod segment;
+mod snapshot;
 mod spare;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,7 @@ pub use config::Config;
 pub use disk::{Disk, RealDisk};
 pub use recover::{OpenError, verify};
 pub use repair::{DamagedPlace, RepairReport, preview, repair};
+pub use snapshot::{Snapshot, renew};
 
 use cursors::CursorFile;
 use segment::Segment;

@@ -1,8 +1,8 @@
 //! Senders of messages that may come again, and ends of their sessions, in the records of a frame.
 
 use super::record::{
-    FIXED_BYTES, HAS_CLAIMED, HAS_SENDER, HAS_SEQ, HAS_TRACE, IN_FLIGHT, KIND_READING, KIND_SESSION_END, RESENT,
-    TRACE_BYTES,
+    DEVICE_TIMED, FIXED_BYTES, HAS_CLAIMED, HAS_SENDER, HAS_SEQ, HAS_TRACE, IN_FLIGHT, KIND_READING, KIND_SESSION_END,
+    RESENT, TRACE_BYTES,
 };
 use model::Nanos;
 
@@ -68,6 +68,8 @@ pub(crate) struct Seen {
     pub(crate) identity: u64,
     /// The sender marked it as possibly resent.
     pub(crate) resent: bool,
+    /// Its first record has a time of the device's own.
+    pub(crate) is_timed: bool,
 }
 
 /// Reads a whole record, checked; None for a record that does not matter.
@@ -88,7 +90,8 @@ pub(super) fn sighting(record: &[u8]) -> Option<Sighting> {
         packet: u16::from_le_bytes(*record.get(6..)?.first_chunk()?),
         in_flight: flags & IN_FLIGHT != 0,
     };
-    Some(Sighting::Message(Seen { sent, received, identity, resent: flags & RESENT != 0 }))
+    let is_timed = kind == KIND_READING && flags & DEVICE_TIMED != 0;
+    Some(Sighting::Message(Seen { sent, received, identity, resent: flags & RESENT != 0, is_timed }))
 }
 
 /// Returns the place in a record where its values, or the fields of a dead letter, begin.

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::config::Durability;
 use super::elsewhere::Elsewhere;
-use super::error::{OpenError, is_full, is_lost, is_no_script, words};
+use super::error::{OpenError, explain, is_lost, is_no_script, silent, words};
 use super::keys::Common;
 use super::restore::Restored;
 use super::servers::{Servers, invoke};
@@ -170,7 +170,7 @@ impl RedisWriter {
                 "log {} does not end where its writer left it but at {end}: start this node again",
                 self.log.id
             ))),
-            Err(error) => Err(AppendError::Retry(format!("redis is away: {}", words(&error)))),
+            Err(error) => Err(AppendError::Retry(explain(&error))),
         }
     }
 
@@ -183,7 +183,7 @@ impl RedisWriter {
     /// Frees space kept only for detecting resent messages.
     fn free(&mut self) -> Result<(), AppendError> {
         let trimmed = self.block_on(async |form| form.log.trim_to(&form.servers, 0, 0).await)?;
-        trimmed.map(drop).map_err(|error| AppendError::Retry(format!("redis is away: {}", words(&error))))
+        trimmed.map(drop).map_err(|error| AppendError::Retry(explain(&error)))
     }
 
     async fn ask(&mut self, frame: &Frame) -> Result<Answer, Refusal> {
@@ -263,9 +263,8 @@ impl From<RedisError> for Refusal {
 impl Refusal {
     fn words(&self) -> String {
         match self {
-            Self::Server(error) if is_full(error) => "redis is out of memory (maxmemory)".into(),
-            Self::Server(error) => format!("redis is away: {}", words(error)),
-            Self::Silent(limit) => format!("redis is away: no answer within {} ms", limit.as_millis()),
+            Self::Server(error) => explain(error),
+            Self::Silent(limit) => silent(*limit),
             Self::Settings(error) => error.to_string(),
         }
     }
@@ -370,23 +369,15 @@ impl LogBackend for RedisWriter {
         self.key
     }
 
-    fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
+    fn recent_elsewhere(&mut self, anew: bool) -> Result<Vec<Frame>, AppendError> {
         let begun = Instant::now();
-        let found = self.block_on(async |form| form.elsewhere.look(anew).await);
-        match found {
-            Ok(Ok(frames)) => {
-                tracing::debug!(frames = frames.len(), time = ?begun.elapsed(), "looked for resent messages elsewhere");
-                frames
-            }
-            Ok(Err(error)) => {
-                tracing::warn!("cannot look for resent messages in the other logs: {}", words(&error));
-                Vec::new()
-            }
-            Err(error) => {
-                tracing::warn!("cannot look for resent messages in the other logs: {error}");
-                Vec::new()
-            }
-        }
+        let found = self.block_on(async |form| form.elsewhere.look(anew).await)?;
+        let frames = found.map_err(|error| {
+            self.servers.forget(None);
+            AppendError::Retry(format!("redis is away: {}", words(&error)))
+        })?;
+        tracing::debug!(frames = frames.len(), time = ?begun.elapsed(), "looked for resent messages elsewhere");
+        Ok(frames)
     }
 
     fn blocked(&self, reason: Option<&str>) {
@@ -399,7 +390,7 @@ impl LogBackend for RedisWriter {
         let incarnation = self.incarnation;
         let ended =
             self.block_on(async |form| beat_once(&form.log, &form.servers, incarnation, Duration::ZERO).await)?;
-        ended.map(drop).map_err(|error| AppendError::Retry(format!("redis is away: {}", words(&error))))
+        ended.map(drop).map_err(|error| AppendError::Retry(explain(&error)))
     }
 }
 

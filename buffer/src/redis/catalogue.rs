@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redis::RedisResult;
 
-use super::error::words;
+use super::error::explain;
 use super::keys::{Common, Keys};
 use super::{HEARTBEAT, Redis, Shared, cursors, follow, millis, scripts};
 use crate::catalogue::{Catalogue, CatalogueError, ExportSetting, Holder, Lease, LogInfo};
@@ -25,7 +25,7 @@ enum Settled {
 }
 
 fn unavailable(error: redis::RedisError) -> CatalogueError {
-    CatalogueError::Unavailable(words(&error))
+    CatalogueError::Unavailable(explain(&error))
 }
 
 impl Shared {

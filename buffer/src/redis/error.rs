@@ -37,7 +37,8 @@ pub(super) fn words(error: &RedisError) -> String {
     match answer(error) {
         Some((code, rest)) if code == "ERR" => rest,
         Some((code, rest)) => format!("{code} {rest}"),
-        None => error.to_string(),
+        // The client names a place in the answer on a line of its own.
+        None => error.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" "),
     }
 }
 
@@ -73,16 +74,39 @@ pub(super) fn strange(what: &'static str) -> RedisError {
     RedisError::from((ErrorKind::UnexpectedReturnType, what))
 }
 
+/// The refusal of a user, and the keys to change.
+fn denial(error: &RedisError, words: &str) -> Option<(&'static str, &'static str)> {
+    let has = |code: &&str| words.contains(*code);
+    if words.contains("NOPERM") {
+        return Some(("lacks a permission for Weir", "grant it to the user of redis.username"));
+    }
+    let denied =
+        error.kind() == ErrorKind::AuthenticationFailed || ["WRONGPASS", "NOAUTH", "AUTH"].iter().any(|code| has(code));
+    denied.then_some(("refuses the user or password", "set redis.username and redis.password"))
+}
+
 /// The error of a refused connection, with the key to change.
 pub(super) fn refused(address: &str, error: &RedisError) -> OpenError {
     let words = words(error);
-    let denied = error.kind() == ErrorKind::AuthenticationFailed
-        || ["WRONGPASS", "NOAUTH", "NOPERM", "AUTH"].iter().any(|code| words.contains(code));
-    if denied {
-        let what =
-            if words.contains("NOPERM") { "lacks a permission for Weir" } else { "refuses the user or password" };
-        OpenError::Denied(format!("redis at {address} {what}: {words}: set redis.username and redis.password"))
-    } else {
-        OpenError::Unreachable(format!("cannot use redis at {address}: {words}: look at redis.urls"))
+    match denial(error, &words) {
+        Some((what, cure)) => OpenError::Denied(format!("redis at {address} {what}: {words}: {cure}")),
+        None => OpenError::Unreachable(format!("cannot use redis at {address}: {words}: look at redis.urls")),
     }
+}
+
+/// The failure of a command of an open log, with the key to change.
+pub(super) fn explain(error: &RedisError) -> String {
+    let words = words(error);
+    match denial(error, &words) {
+        Some((what, cure)) => format!("redis {what}: {words}: {cure}"),
+        None if is_full(error) => {
+            "redis is out of memory (maxmemory): raise it there, or lower redis.max_bytes and log.retain_bytes".into()
+        }
+        None => format!("redis is away: {words}: look at redis.urls"),
+    }
+}
+
+/// The failure of a command that has no answer in time.
+pub(super) fn silent(limit: std::time::Duration) -> String {
+    format!("redis is away: no answer within {} ms (redis.response_timeout_ms): look at redis.urls", limit.as_millis())
 }

@@ -41,6 +41,7 @@ mod restore;
 mod scripts;
 mod servers;
 mod settings;
+mod tls;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -8,7 +8,7 @@ use redis::{RedisError, RedisResult};
 use tokio::sync::watch;
 
 use super::cursors;
-use super::error::{strange, words};
+use super::error::{explain, strange};
 use super::keys::Keys;
 use super::servers::Servers;
 use super::{RedisLog, number, scripts};
@@ -121,7 +121,9 @@ impl RedisLog {
             return Err(self.not_there(from).await);
         };
         let before = |mark: &&Mark| mark.first < end && mark.bytes - holder.bytes < max_bytes as u64;
-        let last = marks.iter().take_while(before).last().unwrap_or(&holder);
+        // Up to a gap: readers take the frames for consecutive ones.
+        let joined = 1 + marks.windows(2).take_while(|pair| pair[0].end() == pair[1].first).count();
+        let last = marks.iter().take(joined).take_while(before).last().unwrap_or(&holder);
         let frames = fetch(&self.servers, &self.keys, &holder, last).await.map_err(unavailable)?;
         let frames = frames.into_iter().collect::<Result<Vec<_>, _>>().map_err(ReadError::Damaged)?;
         self.metrics.disk_reads.inc();
@@ -141,8 +143,22 @@ impl RedisLog {
             Ok(true) if self.end_there().await.is_none_or(|end| end <= offset) => {
                 ReadError::Unavailable(format!("redis has lost the end of log {}", self.id))
             }
-            Ok(true) => ReadError::Damaged(format!("{}: no entry holds offset {offset}", self.keys.log)),
+            Ok(true) => match self.behind_gap(offset).await {
+                Ok(Some(start)) => ReadError::Trimmed { offset, start },
+                Ok(None) => ReadError::Damaged(format!("{}: no entry holds offset {offset}", self.keys.log)),
+                Err(error) => unavailable(error),
+            },
         }
+    }
+
+    /// Returns the first offset behind the gap that holds `offset`, in a log that the server has
+    /// lost a part of.
+    async fn behind_gap(&self, offset: u64) -> RedisResult<Option<u64>> {
+        if !self.has_lost() {
+            return Ok(None);
+        }
+        let marks = marks_from(&self.servers, &self.keys, offset, 1).await?;
+        Ok(marks.iter().map(|mark| mark.first).find(|first| *first > offset))
     }
 
     /// The end of the log on the server, if it answers.
@@ -168,7 +184,7 @@ impl RedisLog {
 }
 
 fn unavailable(error: RedisError) -> ReadError {
-    ReadError::Unavailable(words(&error))
+    ReadError::Unavailable(explain(&error))
 }
 
 #[async_trait]
@@ -226,7 +242,7 @@ impl Log for RedisLog {
         let mut ask = redis::cmd("HGETALL");
         let read: RedisResult<BTreeMap<String, String>> =
             self.servers.run(&self.keys.cursors, ask.arg(&self.keys.cursors)).await;
-        let read = read.map_err(|error| CursorError::Unavailable(words(&error)))?;
+        let read = read.map_err(|error| CursorError::Unavailable(explain(&error)))?;
         let decode = |(sink, text): (String, String)| {
             let cursor = cursors::decode(&text).ok_or_else(|| {
                 CursorError::Unavailable(format!("{}, sink {sink}: it holds no cursor", self.keys.cursors))
@@ -243,12 +259,17 @@ impl Log for RedisLog {
         let value = cursors::encode(&cursor);
         let arguments = [sink, &numbers[0], &numbers[1], &numbers[2], &value];
         let moved: RedisResult<(String, String)> = self.servers.script(&scripts::MOVE, &keys, &arguments).await;
-        let (what, held) = moved.map_err(|error| CursorError::Unavailable(words(&error)))?;
-        let held = number(&held).map_err(|error| CursorError::Unavailable(words(&error)))?;
+        let (what, held) = moved.map_err(|error| CursorError::Unavailable(explain(&error)))?;
+        let held = number(&held).map_err(|error| CursorError::Unavailable(explain(&error)))?;
         match what.as_str() {
             "moved" => Ok(()),
             "fenced" => Err(CursorError::Fenced { sink: sink.to_owned(), held, tried: cursor.epoch }),
             "backwards" => Err(CursorError::Backwards { sink: sink.to_owned(), from: held, to: cursor.done_to }),
+            "beyond" if cursor.sealed_to <= self.end() => {
+                // The server has lost the end, and the writer puts it there again.
+                Err(CursorError::Unavailable(format!("redis has lost the end of log {}", self.id)))
+            }
+            "beyond" => Err(CursorError::Backwards { sink: sink.to_owned(), from: held, to: cursor.done_to }),
             _ => Err(CursorError::Unavailable(format!("log {} was removed", self.id))),
         }
     }
@@ -260,7 +281,7 @@ impl Log for RedisLog {
         let arguments = [sink, &numbers[0], &numbers[1], &value];
         let answer: RedisResult<(String, String, String)> =
             self.servers.script(&scripts::REWIND, &keys, &arguments).await;
-        let unavailable = |error: redis::RedisError| CursorError::Unavailable(words(&error));
+        let unavailable = |error: redis::RedisError| CursorError::Unavailable(explain(&error));
         let (what, first, second) = answer.map_err(unavailable)?;
         let (first, second) = (number(&first).map_err(unavailable)?, number(&second).map_err(unavailable)?);
         let sink = sink.to_owned();
@@ -276,11 +297,11 @@ impl Log for RedisLog {
         let keys = [self.keys.meta.as_str(), &self.keys.cursors];
         let tried = epoch.to_string();
         let answer: RedisResult<(String, String)> = self.servers.script(&scripts::FORGET, &keys, &[sink, &tried]).await;
-        let (what, held) = answer.map_err(|error| CursorError::Unavailable(words(&error)))?;
+        let (what, held) = answer.map_err(|error| CursorError::Unavailable(explain(&error)))?;
         match what.as_str() {
             "forgotten" => Ok(()),
             "fenced" => {
-                let held = number(&held).map_err(|error| CursorError::Unavailable(words(&error)))?;
+                let held = number(&held).map_err(|error| CursorError::Unavailable(explain(&error)))?;
                 Err(CursorError::Fenced { sink: sink.to_owned(), held, tried: epoch })
             }
             _ => Err(CursorError::Unavailable(format!("log {} was removed", self.id))),

@@ -7,7 +7,7 @@
 //!
 //! The writer still holds the newest frames and the offset of the next one. It puts them there
 //! again at the same offsets: followers, cursors and blocks keep their meaning. Records that are in
-//! no memory are gone; sinks that have not passed them count them as lost.
+//! no memory are gone: sinks that have not passed them count them as lost, and go on behind the gap.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ impl RedisLog {
         let from = {
             let mut held = self.held.lock();
             let from = there.unwrap_or(held.start).min(end);
-            if there.is_none_or(|there| there < first) {
+            if there.is_none() {
                 held.start = held.start.max(first);
             }
             from

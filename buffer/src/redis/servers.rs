@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use model::tls::Difference;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
@@ -18,7 +19,7 @@ use redis::{
 };
 
 use super::config::{Config, Secret};
-use super::error::{OpenError, is_lost, is_no_script, refused, strange};
+use super::error::{OpenError, is_lost, is_no_script, refused, strange, words};
 use super::keys::slot;
 
 /// Host and port.
@@ -62,7 +63,10 @@ impl Servers {
     /// Connects to every master; an error names the server and the key to change.
     pub(super) async fn masters(&self) -> Result<Vec<(String, MultiplexedConnection)>, OpenError> {
         let named = self.seeds.iter().map(|seed| seed.addr().to_string()).collect::<Vec<_>>().join(", ");
-        let masters = self.find().await.map_err(|error| refused(&named, &error))?;
+        let masters = match self.find().await {
+            Ok(masters) => masters,
+            Err(error) => return Err(self.explained(&named, &host_and_port(self.seeds[0].addr()), &error).await),
+        };
         let mut addresses: Vec<Address> = masters.into_iter().map(|(_, _, address)| address).collect();
         addresses.sort();
         addresses.dedup();
@@ -70,9 +74,29 @@ impl Servers {
         for address in addresses {
             let name = format!("{}:{}", address.0, address.1);
             let connection = self.connect(&address, self.config.response_timeout()).await;
-            found.push((name.clone(), connection.map_err(|error| refused(&name, &error))?));
+            match connection {
+                Ok(connection) => found.push((name, connection)),
+                Err(error) => return Err(self.explained(&name, &address, &error).await),
+            }
         }
         Ok(found)
+    }
+
+    /// The error of a refused connection to `address`, with what its port shows about TLS.
+    async fn explained(&self, name: &str, address: &Address, error: &RedisError) -> OpenError {
+        let OpenError::Unreachable(reason) = refused(name, error) else { return refused(name, error) };
+        let tls = matches!(self.seeds[0].addr(), ConnectionAddr::TcpTls { .. });
+        let wanted = if tls { "redis://" } else { "rediss://" };
+        match super::tls::differs(&address.0, address.1, tls).await {
+            Some(Difference::Certain(what)) => OpenError::Config(format!(
+                "cannot use redis at {name}: {what}: write {wanted} in redis.urls ({})",
+                words(error)
+            )),
+            Some(Difference::Possible(what)) => {
+                OpenError::Unreachable(format!("{reason}; {what}: if TLS is not enabled there, write {wanted}"))
+            }
+            None => OpenError::Unreachable(reason),
+        }
     }
 
     /// Opens a separate connection to the master of a key.

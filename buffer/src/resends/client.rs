@@ -45,6 +45,8 @@ pub(super) struct Client {
     is_connected: bool,
     /// Batch of the last message or of the end of the connection.
     used: u64,
+    /// Messages came from another log after later ones: a message behind them may have begun anew.
+    has_late: bool,
 }
 
 impl Client {
@@ -101,12 +103,13 @@ impl Client {
         if self.messages.len() >= most {
             self.messages.drain(..=self.messages.len() - most);
         }
-        if source != Source::Elsewhere && !held.again && !is_late && self.begins_anew(&held, most) {
+        if !held.again && !is_late && self.begins_anew(&held, most) {
             self.messages.retain(|other| other.connection == held.connection);
         }
         if is_late {
             let at = self.messages.partition_point(|other| other.received <= held.received);
             self.messages.insert(at, held);
+            self.has_late = true;
         } else {
             self.is_connected |= source == Source::Here;
             self.messages.push_back(held);
@@ -121,9 +124,33 @@ impl Client {
         !is_new(last) && !continues(last.packet, held.packet, most) && !self.messages.iter().any(is_new)
     }
 
+    /// Forgets what the client held before a connection that began anew, for messages that were
+    /// not known when the first of that connection was noted.
+    fn forget_earlier_lives(&mut self, most: usize) {
+        self.has_late = false;
+        let (mut met, mut last): (Vec<u32>, Option<u16>) = (Vec::new(), None);
+        let mut begins = None;
+        for (at, held) in self.messages.iter().enumerate() {
+            if !held.again && !met.contains(&held.connection) {
+                met.push(held.connection);
+                if last.is_some_and(|last| !continues(last, held.packet, most)) {
+                    begins = Some((at, held.connection));
+                }
+            }
+            last = Some(held.packet);
+        }
+        if let Some((begins, connection)) = begins {
+            let mut at = 0..;
+            self.messages.retain(|held| at.next() >= Some(begins) || held.connection == connection);
+        }
+    }
+
     /// Returns the index of a message that the client may send again and that is now marked as
     /// resent. `met` is all clear, before and after.
-    pub(super) fn find(&self, seen: &Seen, most: usize, met: &mut [u64; 1024]) -> Option<usize> {
+    pub(super) fn find(&mut self, seen: &Seen, most: usize, met: &mut [u64; 1024]) -> Option<usize> {
+        if self.has_late {
+            self.forget_earlier_lives(most);
+        }
         let found = self.walk(seen, most, met);
         for held in self.messages.iter().rev().take(most) {
             met[usize::from(held.packet >> 6)] = 0;
@@ -163,6 +190,14 @@ impl Client {
             }
         }
         None
+    }
+
+    /// Returns the index of a message with equal contents and an equal time of the device's own:
+    /// the same readings, under whichever packet id they came. Without such a time, the packet id
+    /// is part of the identity.
+    pub(super) fn find_equal(&self, seen: &Seen) -> Option<usize> {
+        let equal = |held: &Held| held.identity == seen.identity && (seen.is_timed || held.packet != seen.sent.packet);
+        self.messages.iter().rposition(equal)
     }
 
     /// Returns the index of a message that an earlier connection received but handed on after the

@@ -15,6 +15,10 @@
 //! - once its session has ended in order, or a QoS 2 message was released;
 //! - if it has published [`Bounds::messages`] more: no client has more in flight.
 //!
+//! A resent message with a time of the device's own is also in the log if any message that is held
+//! for its client has its identity: a device that publishes a reading twice, as two messages, sends
+//! the same reading.
+//!
 //! A resent message that is dropped takes the place of the one in the log, as of this connection:
 //! its acknowledgement may be lost, too.
 //!
@@ -171,7 +175,7 @@ impl Resends {
         });
         if source == Source::Here {
             let found = if seen.resent {
-                held.find(seen, self.bounds.messages, &mut self.met)
+                held.find(seen, self.bounds.messages, &mut self.met).or_else(|| held.find_equal(seen))
             } else {
                 held.find_later_copy(seen)
             };

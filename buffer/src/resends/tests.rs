@@ -212,6 +212,18 @@ fn more_messages_than_a_client_has_in_flight_confirm_the_first() {
 }
 
 #[test]
+fn a_reading_with_a_time_of_its_own_is_one_under_any_packet_id() {
+    let mut world = World::new(8);
+    let first = message(1, 1, 5);
+    // Only with a time of the device's own, two messages have one identity.
+    let copy = Message { sent: Sent { packet: 6, ..first.sent }, ..first };
+    assert!(world.take(&first));
+    assert!(!world.take(&again(copy, 2)), "its first transmission was lost");
+    assert!(!world.take(&again(copy, 3)));
+    assert!(world.take(&again(message(1, 3, 6), 3)));
+}
+
+#[test]
 fn a_released_message_is_not_sent_again() {
     let mut world = World::new(8);
     let first = message(1, 1, 1);

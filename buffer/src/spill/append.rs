@@ -119,14 +119,27 @@ impl<P: Primary> LogBackend for SpillWriter<P> {
         self.shared.primary.lock().key()
     }
 
-    fn recent_elsewhere(&mut self, anew: bool) -> Vec<Frame> {
+    fn recent_elsewhere(&mut self, anew: bool) -> Result<Vec<Frame>, AppendError> {
         self.look_anew |= anew;
         if !matches!(*self.shared.mode.lock(), Mode::Direct) {
             // The server is unavailable.
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let anew = std::mem::take(&mut self.look_anew);
-        self.shared.primary.lock().recent_elsewhere(anew)
+        // The time-out of a server that does not respond counts.
+        let begun = Instant::now();
+        let found = self.shared.primary.lock().recent_elsewhere(self.look_anew);
+        match found {
+            Ok(frames) => {
+                (self.look_anew, self.refused) = (false, None);
+                Ok(frames)
+            }
+            Err(AppendError::Retry(_)) if self.refused.get_or_insert(begun).elapsed() >= self.shared.patience() => {
+                // The append begins the spill.
+                self.look_anew = true;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn blocked(&self, reason: Option<&str>) {

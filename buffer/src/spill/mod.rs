@@ -129,6 +129,11 @@ impl Status {
         self.log.end().saturating_sub(self.drained.load(Ordering::Acquire))
     }
 
+    /// The log in its files.
+    pub fn files(&self) -> &EmbeddedLog {
+        &self.log
+    }
+
     /// Fill level of its files.
     pub fn state(&self) -> State {
         self.log.state()

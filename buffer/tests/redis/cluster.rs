@@ -155,6 +155,9 @@ async fn a_replica_takes_over_with_everything_that_was_acknowledged() {
     producer.goes_on(20);
     let knows = |text: &str| command(sentinel.port, &["INFO", "sentinel"]).contains(text);
     wait_until("the sentinel knows the replicas", || knows("slaves=2"));
+    // A replica that has not received the master's data yet would take over without it.
+    let is_filled = |server: &Server| command(server.port, &["INFO", "replication"]).contains("master_link_status:up");
+    wait_until("both replicas have the master's data", || replicas.iter().all(is_filled));
     master.kill();
     wait_until("a replica is master", || {
         let asked = replicas.iter().map(|server| try_command(server.port, &["INFO", "replication"]));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weir_buffer::batcher::BatchConfig;
 use weir_buffer::redis::{Config, Redis};
-use weir_buffer::{Catalogue, Cursor, Holder, Log};
+use weir_buffer::{Catalogue, Cursor, Holder, Log, ReadError};
 
 use crate::common::{all, append, stage};
 use crate::control::{Producer, wait_for};
@@ -281,6 +281,33 @@ async fn a_tail_that_the_server_lost_is_put_there_again() {
     let fresh = Redis::connect(server.config()).await.unwrap().open(log.id()).await.unwrap();
     assert_eq!(all(&*fresh).await, (0..11).collect::<Vec<_>>());
     assert!(log.concerns()[0].contains("from offset 7 on; 3 records"), "{:?}", log.concerns());
+}
+
+#[tokio::test]
+async fn frames_that_the_server_still_has_stay_though_those_behind_them_are_in_no_memory() {
+    let Some(server) = Server::start(&[]) else { return };
+    let (log, batcher) = server.log().await;
+    for n in 0..60 {
+        append(&batcher, stage([n], false)).unwrap();
+    }
+    let meta = format!("weir:{{{}}}:meta", log.id());
+    for key in ["log", "marks"] {
+        let key = format!("weir:{{{}}}:{key}", log.id());
+        for n in 5..60 {
+            assert_eq!(server.command(&["XDEL", &key, &format!("{n}-1")]), ":1");
+        }
+        assert_eq!(server.command(&["XSETID", &key, "4-1"]), "+OK");
+    }
+    server.command(&["HSET", &meta, "end", "5", "hash", "x"]);
+    append(&batcher, stage([60], false)).unwrap();
+    let fresh = Redis::connect(server.config()).await.unwrap().open(log.id()).await.unwrap();
+    let read = fresh.read(0, 1 << 20).await.unwrap();
+    assert_eq!(read.last().unwrap().header().end_offset(), 5, "up to the gap");
+    let Err(ReadError::Trimmed { offset: 5, start }) = fresh.read(5, 1).await else { panic!("there is a gap") };
+    assert!((6..60).contains(&start), "{start}");
+    assert!(fresh.has_lost(), "readers count it as lost");
+    let rest = fresh.read(start, 1 << 20).await.unwrap();
+    assert_eq!(rest.last().unwrap().header().end_offset(), 61);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Errors at the start are one clear line.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weir_buffer::redis::{Config, Durability, Redis, Secret};
 
 use crate::server::{SAFE, Server, free_port};
@@ -69,6 +70,37 @@ async fn a_server_that_is_away_or_not_a_master_is_named() {
     let replica = Server::start(&["--replicaof", &format!("127.0.0.1 {}", master.port)]).unwrap();
     let replica = line(replica.config()).await;
     assert!(replica.contains("no master") && replica.contains("redis.urls"), "{replica}");
+}
+
+/// Listens, and gives this answer to the first bytes of each connection.
+async fn port_that_answers(bytes: &'static [u8]) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut greeting = [0; 1024];
+            if stream.read(&mut greeting).await.is_ok_and(|length| length > 0) {
+                drop(stream.write_all(bytes).await);
+            }
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn tls_to_a_plain_port_and_plain_to_a_tls_port_are_named() {
+    let said = async |scheme: &str, port: u16| {
+        line(Config { urls: vec![format!("{scheme}://:secret@127.0.0.1:{port}")], ..Config::default() }).await
+    };
+    // A fatal alert: handshake_failure.
+    let tls = said("redis", port_that_answers(&[21, 3, 3, 0, 2, 2, 40]).await).await;
+    assert!(tls.contains("speaks TLS") && tls.contains("rediss://") && tls.contains("redis.urls"), "{tls}");
+    let plain = said("rediss", port_that_answers(b"-ERR unknown command\r\n").await).await;
+    assert!(plain.contains("does not speak TLS") && plain.contains("redis.urls"), "{plain}");
+    let Some(server) = Server::start(&[]) else { return };
+    let real = said("rediss", server.port).await;
+    assert!(real.contains("does not speak TLS") && real.contains("write redis://"), "{real}");
 }
 
 #[tokio::test]

@@ -13,7 +13,6 @@ use stores::contract::Result;
 use tokio_util::sync::CancellationToken;
 
 use crate::HISTORY;
-use crate::accounting::tallies::tenant_of;
 use crate::config::Retry;
 use crate::engine::progress::{LogPosition, Progress};
 use crate::engine::register::Registered;
@@ -329,7 +328,7 @@ pub(crate) fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl F
         if offset < from || offset >= to || !is_counted {
             continue;
         }
-        let tenant = tenant_of(&record);
+        let tenant: &str = record.tenant();
         let (_, count) = match &mut run {
             Some(held) if held.0 == tenant => held,
             other => {

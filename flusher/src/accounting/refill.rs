@@ -16,7 +16,7 @@ use stores::{Block, BlockId, Column, ColumnData};
 
 use crate::projections::ExportSpec;
 use crate::sinks::export::filter::ExportFilter;
-use crate::sinks::export::place::{PLACES, PLACE_SEED};
+use crate::sinks::export::place::{PLACE_SEED, PLACES};
 use crate::sinks::history::cut::{self, Cut};
 use crate::sinks::history::same;
 
@@ -117,15 +117,21 @@ impl Refill {
         let separate = self.store.needs_distinct_times();
         let columns: Vec<Column> =
             block.columns.iter().filter(|column| self.filter.has_name(&column.name)).cloned().collect();
-        let has_value = |row: usize| columns.iter().any(|column| column.present.get(row).is_none_or(|present| *present));
+        let has_value =
+            |row: usize| columns.iter().any(|column| column.present.get(row).is_none_or(|present| *present));
         for (row, keep) in keep.iter_mut().enumerate() {
             *keep &= has_value(row);
         }
         let mut seqs = Vec::new();
         for row in (0..rows).filter(|row| keep[*row]) {
             let sent = block.seqs.get(row).copied().flatten();
-            let place = || self.places.take(&block.id.device, block.times[row], wanted(&block, row, sent, digests[row]));
-            seqs.push(if separate { Some(place()) } else { sent });
+            seqs.push(match separate {
+                true => {
+                    let wanted = wanted(&block, row, sent, digests[row]);
+                    Some(self.places.take(&block.id.device, block.times[row], wanted))
+                }
+                false => sent,
+            });
         }
         let kept = |row: &usize| keep[*row];
         // Equal each time, so that consumers recognise a reading that is filled in twice.

@@ -28,11 +28,6 @@ pub(crate) fn times_of(hour: i64) -> TimeRange {
     TimeRange { start, end: start.saturating_add(HOUR) }
 }
 
-/// The tenant that a record counts for.
-pub(crate) fn tenant_of<'a>(record: &Record<'a>) -> &'a str {
-    record.tenant()
-}
-
 /// The value of `key`, made when it is new.
 pub(crate) fn entry<'a, T: Default>(map: &'a mut BTreeMap<String, T>, key: &str) -> &'a mut T {
     if !map.contains_key(key) {
@@ -56,10 +51,17 @@ pub(crate) fn add_hours(sum: &mut HourTallies, more: &HourTallies) {
     }
 }
 
+/// Takes one reading of an hour back.
+pub(crate) fn uncount_hour(hours: &mut HourTallies, tenant: &str, hour: i64) {
+    if let Some(held) = hours.get_mut(tenant).and_then(|hours| hours.get_mut(&hour)) {
+        *held = held.saturating_sub(1);
+    }
+}
+
 /// Counts a record that a sink passes over: records that it does not keep are `other`, unread
 /// messages are in the dead letters.
 pub(crate) fn count_passed(tallies: &mut Tallies, record: &Record<'_>) {
-    let counts = entry(tallies, tenant_of(record));
+    let counts = entry(tallies, record.tenant());
     match record {
         Record::DeadLetter(_) => counts.dead_lettered += 1,
         Record::Reading(_) | Record::Retained(_) | Record::SessionEnd(_) => counts.other += 1,

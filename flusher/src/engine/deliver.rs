@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::traces::{BatchTraces, Flush, FlushFaults, Traces};
 use super::verdict::{Verdict, verdict};
 use crate::accounting::accepted::Accepted;
-use crate::accounting::tallies::{self, HourTallies, Tallies, entry, hour_of};
+use crate::accounting::tallies::{self, HourTallies, Tallies, entry, hour_of, uncount_hour};
 use crate::config::Retry;
 use crate::metrics::{AnswerLabel, Metrics, SinkLabel};
 use crate::sink::{Part, Refusal, Sink};
@@ -200,10 +200,8 @@ impl<S: Sink> Delivery<S> {
         self.metrics.refused.get_or_create(&SinkLabel::new(self.shared.name())).inc();
         match self.sink.on_refused(item, reason) {
             Refusal::DeadLetter(letter) => {
-                let hour = self.sink.time_of(item).map(hour_of);
-                let held = part.hours.get_mut(&*letter.tenant).zip(hour).and_then(|(hours, hour)| hours.get_mut(&hour));
-                if let Some(held) = held {
-                    *held = held.saturating_sub(1);
+                if let Some(time) = self.sink.time_of(item) {
+                    uncount_hour(&mut part.hours, &letter.tenant, hour_of(time));
                 }
                 let counts = entry(&mut part.tallies, &letter.tenant);
                 if counts.stored > 0 {

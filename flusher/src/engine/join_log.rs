@@ -7,7 +7,7 @@ use buffer::frame::{Frame, Record};
 use buffer::{Cursor, Log, Tally};
 
 use super::register::{Registered, Unready, tally_of};
-use crate::accounting::tallies::{Tallies, entry, tenant_of};
+use crate::accounting::tallies::{Tallies, entry};
 use crate::readers::scan;
 use crate::{Accounting, DEAD_LETTERS, HISTORY, Projection, StartAt};
 
@@ -76,7 +76,7 @@ async fn count<const N: usize>(log: &dyn Log, ends: [u64; N]) -> Result<[BTreeMa
     let each = |frame: &Frame| {
         for (offset, record) in frame.records().filter(|(offset, _)| (from..to).contains(offset)) {
             for (counts, _) in found.iter_mut().zip(ends).filter(|(_, end)| offset < *end) {
-                let counts = entry(counts, tenant_of(&record));
+                let counts = entry(counts, record.tenant());
                 match record {
                     Record::Reading(_) => counts.readings += 1,
                     Record::DeadLetter(_) => counts.letters += 1,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deliver::{Delivery, Stop};
 use crate::accounting::replay;
-use crate::accounting::tallies::{self, HourTallies, Tallies, entry};
+use crate::accounting::tallies::{self, HourTallies, Tallies, entry, uncount_hour};
 use crate::sink::Sink;
 
 const READ_BYTES: usize = 1 << 20;
@@ -106,10 +106,8 @@ impl Recount {
         counts.stored -= 1;
         counts.dead_lettered += 1;
         counts.refused += 1;
-        let hour = replay::hour(letter);
-        let held = self.hours.get_mut(&*letter.tenant).zip(hour).and_then(|(hours, hour)| hours.get_mut(&hour));
-        if let Some(held) = held {
-            *held = held.saturating_sub(1);
+        if let Some(hour) = replay::hour(letter) {
+            uncount_hour(&mut self.hours, &letter.tenant, hour);
         }
     }
 }

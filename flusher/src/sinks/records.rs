@@ -7,7 +7,7 @@ use buffer::frame::{Frame, Record};
 use parking_lot::Mutex;
 use stores::contract::{DeadLetters, Deadletter, Retained, RetainedMessage};
 
-use crate::accounting::tallies::{Tallies, count_passed, tenant_of};
+use crate::accounting::tallies::{Tallies, count_passed};
 use crate::sink::{Load, Part, Refusal, Sink};
 
 /// Records written at a time.
@@ -130,7 +130,7 @@ impl RecordWriter for DeadLetterWriter {
         let item = Deadletter {
             log: Arc::clone(&self.log),
             offset,
-            tenant: tenant_of(record).into(),
+            tenant: Arc::clone(record.tenant()),
             device: letter.device.map(|d| Arc::clone(&d.id)),
             client: letter.client.to_owned(),
             topic: letter.topic.to_owned(),
@@ -163,7 +163,7 @@ impl RecordWriter for RetainedWriter {
     fn keep(&self, _: u64, record: &Record<'_>) -> Option<(RetainedMessage, usize)> {
         let Record::Retained(message) = record else { return None };
         let item = RetainedMessage {
-            tenant: tenant_of(record).into(),
+            tenant: Arc::clone(record.tenant()),
             topic: message.topic.to_owned(),
             qos: message.qos,
             payload: message.payload.to_vec(),

@@ -2,8 +2,9 @@
 
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
 use proto::v1::{BatchGetLatestRequest, LatestState, LatestValue, SeriesSelector};
+use tonic::transport::Channel;
 
-use super::output::{Cell, Table};
+use super::output::{self, Cell, Table};
 use super::{cli, client, connect, names, refused, time};
 
 /// Maximum number of devices in one request, from the protocol.
@@ -39,12 +40,50 @@ pub(crate) async fn run(options: &cli::Latest) -> anyhow::Result<()> {
         }
     }
     table_of(&states).print(options.common.format)?;
+    refuse_unknown(&missing)
+}
+
+/// Refuses devices that no reading was ever accepted from.
+fn refuse_unknown(missing: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(
         missing.is_empty(),
         "no reading was ever accepted from {}: `weir devices` lists the devices that have sent readings",
         missing.join(", ")
     );
     Ok(())
+}
+
+/// Returns those of `ids` that no reading was ever accepted from.
+///
+/// # Errors
+/// One line, with advice.
+pub(super) async fn unknown(channel: Channel, tenant: &str, ids: &[&String]) -> anyhow::Result<Vec<String>> {
+    let mut client = client!(TelemetryServiceClient<_>, channel);
+    let mut missing = Vec::new();
+    for ids in ids.chunks(MOST_DEVICES) {
+        let devices = ids.iter().map(|id| names::device(tenant, id)).collect();
+        let request = BatchGetLatestRequest {
+            parent: names::tenant(tenant),
+            selector: Some(SeriesSelector { devices, ..Default::default() }),
+            ..Default::default()
+        };
+        // All that are missing are in the first page.
+        let page = client.batch_get_latest(request).await.map_err(|s| refused(&s))?.into_inner();
+        missing.extend(page.missing_devices.iter().map(|name| names::device_id(name)));
+    }
+    Ok(missing)
+}
+
+/// Explains an answer without readings of the devices `ids`.
+///
+/// # Errors
+/// One line that names those that no reading was ever accepted from.
+pub(super) async fn explain_silence(channel: Channel, tenant: &str, ids: &[&String]) -> anyhow::Result<()> {
+    let missing = unknown(channel, tenant, ids).await?;
+    for id in ids.iter().filter(|id| !missing.contains(*id)) {
+        output::remark(&format!("{id}: no reading in this range with these names: use another --since or --metrics"));
+    }
+    refuse_unknown(&missing)
 }
 
 /// A row for each value. The note is a column only where there is one.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use proto::v1::operations_service_client::OperationsServiceClient;
 use proto::v1::sink_status::State;
-use proto::v1::{GetStatusRequest, Status};
+use proto::v1::{GetStatusRequest, RepeatedTakeover, Status};
 
 use super::output::{Format, Table, json_line};
 use super::{cli, client, connect, refused, time, unrouted};
@@ -27,6 +27,9 @@ pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
             if let Some(unrouted) = unrouted::summary(&status) {
                 writeln!(out, "  {unrouted}; `weir unrouted` lists them")?;
             }
+            if let Some(takeovers) = takeovers(&status) {
+                writeln!(out, "  {takeovers}")?;
+            }
             writeln!(out)?;
             logs(&status).print(Format::Table)?;
             writeln!(out)?;
@@ -34,6 +37,25 @@ pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if status.ready && status.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One sentence about client ids that are taken over again and again; `None` when there are none.
+pub(crate) fn takeovers(status: &Status) -> Option<String> {
+    const NAMED: usize = 5;
+    let all = &status.repeated_takeovers;
+    let name = |takeover: &RepeatedTakeover| {
+        let addresses = takeover.addresses.join(" and ");
+        format!("{:?}, {} times in a row, from {addresses}", takeover.client, takeover.takeover_count)
+    };
+    let names: Vec<String> = all.iter().take(NAMED).map(name).collect();
+    let more = if all.len() > NAMED { format!("; and {} more", all.len() - NAMED) } else { String::new() };
+    (!all.is_empty()).then(|| {
+        format!(
+            "connections take a client id from each other: {}{more}; give each device an id of its own, or let it close \
+             a connection before it connects again",
+            names.join("; ")
+        )
+    })
 }
 
 fn logs(status: &Status) -> Table {
@@ -115,5 +137,9 @@ pub(crate) fn json(status: &Status) -> serde_json::Value {
             "last": time::show_proto(topic.last_time.as_ref()),
         })).collect::<Vec<_>>(),
         "unrouted_topics": status.unrouted_topics.len(),
+        "repeated_takeovers": status.repeated_takeovers.iter().map(|takeover| serde_json::json!({
+            "tenant": takeover.tenant, "client": takeover.client, "takeovers": takeover.takeover_count,
+            "addresses": takeover.addresses, "last": time::show_proto(takeover.last_time.as_ref()),
+        })).collect::<Vec<_>>(),
     })
 }

@@ -13,11 +13,16 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::output::{self, Cell, Format, json_line};
 use super::query::rows::reading_json;
-use super::{cli, client, connect, names, refused, time};
+use super::{cli, client, connect, latest, names, refused, time};
 
 pub(crate) async fn run(options: &cli::Tail) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for ctrl-c")?;
-    let mut client = client!(TelemetryServiceClient<_>, connect(&options.common.server).await?);
+    let channel = connect(&options.common.server).await?;
+    let named: Vec<&String> = options.devices.iter().filter(|id| !id.contains('*')).collect();
+    for id in latest::unknown(channel.clone(), &options.common.tenant, &named).await? {
+        output::remark(&format!("no reading was ever accepted from {id}: waiting for its first"));
+    }
+    let mut client = client!(TelemetryServiceClient<_>, channel);
     let mut stream = client.subscribe(request(options)?).await.map_err(|s| refused(&s))?.into_inner();
     let mut printer = Printer::new(options.common.format);
     let mut left = options.limit.unwrap_or(usize::MAX);

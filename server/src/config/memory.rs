@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Config;
+use super::{Config, Lowered};
 
 /// Least amount that the parts can work with.
 const LEAST: u64 = 64 << 20;
@@ -66,26 +66,30 @@ impl Config {
         self.memory.shares(self.export.len() + 1)
     }
 
-    /// The configuration with every part within its share of `memory.max_bytes`, and one line for
-    /// each key that is lowered.
-    pub(crate) fn within_memory(mut self) -> (Self, Vec<String>) {
+    /// The configuration with every part within its share of `memory.max_bytes`, and the keys that
+    /// are lowered.
+    pub(crate) fn within_memory(mut self) -> (Self, Vec<Lowered>) {
         let total = self.memory.total();
+        let reason = format!("its share of {total} bytes (memory.max_bytes)");
+        let usual = Self::default();
         let mut lowered = Vec::new();
-        let mut lower = |key: &str, value: u64, most: u64| {
+        let mut lower = |key: &str, value: u64, default: u64, most: u64| {
             if value > most {
-                lowered.push(format!(
-                    "`{key}` is {value}: lowered to {most}, its share of {total} bytes (memory.max_bytes)"
-                ));
+                lowered.push(Lowered::new(key, value, default, most, &reason));
             }
             value.min(most)
         };
-        let sink = &mut self.history.sink;
-        sink.max_unflushed_bytes = lower("history.max_unflushed_bytes", sink.max_unflushed_bytes, total / 8);
-        sink.flush_bytes = lower("history.flush_bytes", sink.flush_bytes, sink.max_unflushed_bytes / 2);
-        self.log.ring_bytes = size(lower("log.ring_bytes", self.log.ring_bytes as u64, total / 16));
+        let (sink, default) = (&mut self.history.sink, &usual.history.sink);
+        sink.max_unflushed_bytes =
+            lower("history.max_unflushed_bytes", sink.max_unflushed_bytes, default.max_unflushed_bytes, total / 8);
+        sink.flush_bytes =
+            lower("history.flush_bytes", sink.flush_bytes, default.flush_bytes, sink.max_unflushed_bytes / 2);
+        let (ring, default) = (self.log.ring_bytes as u64, usual.log.ring_bytes as u64);
+        self.log.ring_bytes = size(lower("log.ring_bytes", ring, default, total / 16));
         let store = &mut self.history.store;
         let files = store.max_open_partitions as u64 + 1;
-        store.cache_bytes = size(lower("history.cache_bytes", store.cache_bytes as u64, total / 8 / files));
+        let (cache, default) = (store.cache_bytes as u64, usual.history.store.cache_bytes as u64);
+        store.cache_bytes = size(lower("history.cache_bytes", cache, default, total / 8 / files));
         self.mqtt.broker.memory_bytes = size(total / 8 * 3);
         self.ingest.remembered_bytes = size(total / 32);
         (self, lowered)

@@ -60,6 +60,11 @@ impl Fleet {
     /// When that cannot be known.
     pub(crate) fn advertised(&self, bound: std::net::SocketAddr) -> anyhow::Result<String> {
         if !self.advertise.is_empty() {
+            anyhow::ensure!(
+                !self.advertise.contains('/'),
+                "`fleet.advertise` is {:?}, which is not host:port: write it without a scheme and a path, as 10.0.0.7:50052",
+                self.advertise
+            );
             return Ok(format!("http://{}", self.advertise));
         }
         anyhow::ensure!(

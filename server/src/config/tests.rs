@@ -24,6 +24,19 @@ fn leaves(prefix: &str, table: &toml::Table, out: &mut Vec<String>) {
 }
 
 #[test]
+fn an_address_with_a_path_is_refused_where_it_can_have_none() {
+    let mut config = Config::default();
+    config.tracing.endpoint = "http://127.0.0.1:4318/v1/traces".into();
+    let error = config.check().unwrap_err().to_string();
+    assert!(error.contains("`tracing.endpoint`") && error.contains("/v1/traces") && error.contains(":4317"), "{error}");
+    config.tracing.endpoint = "http://127.0.0.1:4317/".into();
+    config.check().unwrap();
+    config.fleet.advertise = "http://10.0.0.7:50052".into();
+    let error = config.fleet.advertised(([127, 0, 0, 1], 1).into()).unwrap_err().to_string();
+    assert!(error.contains("`fleet.advertise`") && error.contains("host:port"), "{error}");
+}
+
+#[test]
 fn every_key_of_the_tree_is_documented_and_every_documented_key_is_in_the_tree() {
     let mut tree = Vec::new();
     leaves("", &toml::Table::try_from(Config::default()).unwrap(), &mut tree);

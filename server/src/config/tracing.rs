@@ -56,6 +56,12 @@ impl Tracing {
             endpoint.is_empty() || named,
             "`tracing.endpoint` is {endpoint:?}: give the address of an OTLP collector's gRPC port, as http://127.0.0.1:4317"
         );
+        let path = endpoint.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+        anyhow::ensure!(
+            path.is_empty(),
+            "`tracing.endpoint` is {endpoint:?}: spans are sent over gRPC, which has no path /{path}: give only scheme, \
+             host and gRPC port, as http://127.0.0.1:4317"
+        );
         anyhow::ensure!(
             (0.0..=1.0).contains(&self.ratio),
             "`tracing.ratio` is {}: give a share from 0 to 1, as 0.01",

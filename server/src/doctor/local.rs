@@ -10,8 +10,8 @@ use rustix::process::{Resource, getrlimit};
 use super::Finding;
 use crate::client::time;
 use crate::config::{Config, Loaded};
-use crate::data_dir::{User, log_in, spill_in, store_in};
-use crate::run::settings;
+use crate::data_dir::{OpenError, RESTORING, User, log_in, spill_in, store_in};
+use crate::run::{limits, settings};
 
 /// Free space below which the disk will soon be full.
 const LITTLE_SPACE: u64 = 1 << 30;
@@ -43,6 +43,7 @@ pub(super) fn data_folder(config: &Config) -> Vec<Finding> {
     let there = existing(&dir);
     let shown = dir.display();
     let mut findings = vec![match (there == dir, writable(&there)) {
+        _ if dir.join(RESTORING).exists() => Finding::fail(WHAT, OpenError::Restoring(dir.clone()).to_string()),
         (true, Ok(())) => Finding::ok(WHAT, format!("{shown} is writable")),
         (false, Ok(())) => Finding::ok(WHAT, format!("{shown} does not exist yet and can be created")),
         (_, Err(error)) => {
@@ -89,8 +90,17 @@ pub(super) fn open_files(config: &Config) -> Finding {
     const WHAT: &str = "open files";
     let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let wanted = (config.mqtt.broker.max_connections as u64).saturating_add(OWN_FILES);
-    if most >= wanted {
+    let (fitting, lowered) = limits::within_open_files(config.clone(), most);
+    if lowered.is_empty() {
         return Finding::ok(WHAT, format!("up to {most}"));
+    }
+    if !lowered.iter().any(|lowered| lowered.is_set) {
+        let connections = fitting.mqtt.broker.max_connections;
+        let text = format!(
+            "up to {most}, which is enough for {connections} MQTT connections; for more raise the limit (ulimit -Hn, \
+             LimitNOFILE in a unit file)"
+        );
+        return Finding::ok(WHAT, text);
     }
     let text = format!(
         "the system allows {most} open files, too few for {} connections: raise the limit (ulimit -Hn {wanted}, \

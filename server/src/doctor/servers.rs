@@ -11,6 +11,7 @@ use super::Finding;
 use crate::config::Config;
 use crate::exports;
 use crate::run::settings;
+use crate::traces::tls_differs;
 
 /// Time within which a server answers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,7 +40,32 @@ pub(super) async fn configured(config: &Config) -> Vec<Finding> {
         }
         Err(error) => findings.push(Finding::fail("exports", format!("{error:#}"))),
     }
+    findings.extend(collector(&config.tracing.endpoint).await);
     findings
+}
+
+/// Connects to the collector of spans.
+async fn collector(endpoint: &str) -> Option<Finding> {
+    const WHAT: &str = "tracing";
+    let (scheme, rest) = endpoint.split_once("://")?;
+    let default = if scheme == "https" { 443 } else { 80 };
+    let place = stores::tls::host_and_port(rest.trim_end_matches('/'), default);
+    let connected = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(place)).await;
+    let fault = match connected {
+        Ok(Ok(stream)) => {
+            drop(stream);
+            tls_differs(endpoint).await
+        }
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no connection within {PATIENCE:?}")),
+    };
+    Some(match fault {
+        None => Finding::ok(WHAT, "a collector's port accepts connections"),
+        Some(fault) => Finding::warn(
+            WHAT,
+            format!("`tracing.endpoint` = {endpoint:?}: {fault}; spans are dropped, readings are not"),
+        ),
+    })
 }
 
 /// `without` is the effect of a server that does not respond.

@@ -1,5 +1,6 @@
 //! Health, metrics and the status page.
 
+mod backup;
 mod exposition;
 mod gauges;
 mod guard;
@@ -15,13 +16,14 @@ use axum::extract::State as Shared;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::backup::offer;
 use crate::client;
 use crate::data_dir::Addresses;
 use crate::run::startup::Startup;
@@ -91,6 +93,7 @@ pub(crate) async fn serve(
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
+        .route(offer::PATH, post(backup::backup))
         .with_state(app)
         .layer(axum::middleware::from_fn_with_state(hosts, guard::guard));
     let serving = axum::serve(Listener::new(listener, max_connections), router)

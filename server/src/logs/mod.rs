@@ -6,16 +6,21 @@ mod limit;
 pub(crate) mod text;
 
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use anyhow::Context;
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::config::{LogFormat, Logging, Sources};
 use ecs::Ecs;
-use limit::Limit;
+use limit::{LeftOut, Limit};
+
+/// The limit of the log of this process.
+static LIMIT: OnceLock<Arc<Limit>> = OnceLock::new();
 
 /// The form of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +46,7 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<Lines> {
         LogFormat::Auto if terminal => Lines::Text,
         LogFormat::Auto => Lines::Json,
     };
-    let limit = Arc::new(Limit::default());
+    let limit = Arc::clone(LIMIT.get_or_init(Arc::default));
     let lines = if format == Lines::Json {
         fmt::layer().event_format(Ecs::new(Arc::clone(&limit))).with_writer(std::io::stderr).boxed()
     } else {
@@ -55,6 +60,22 @@ pub(crate) fn start(logging: &Logging) -> anyhow::Result<Lines> {
     };
     let started = tracing_subscriber::registry().with(filter).with(limit::Gate(limit)).with(lines).try_init();
     started.map(|()| format).map_err(|error| anyhow::anyhow!("cannot start the log: {error}"))
+}
+
+/// Logs how many lines were left out, also of a flood that no further line of its kind follows,
+/// until `stop`.
+pub(crate) async fn report_left_out(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(limit::WINDOW);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let unreported = LIMIT.get().map(|limit| limit.unreported(Instant::now())).unwrap_or_default();
+        for LeftOut { place, lines } in unreported {
+            tracing::warn!(place, lines, "log lines of one kind were left out, as there were many");
+        }
+    }
 }
 
 /// Starts the log for the error of a configuration that cannot be loaded: as text, unless the

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Config;
+use crate::config::{Config, Lowered};
 
 /// Descriptors for standard streams, folders, listeners, connections to servers and timers.
 const OTHER_FILES: u64 = 64;
@@ -25,30 +25,34 @@ pub(super) fn raise_open_files() -> u64 {
 }
 
 /// The configuration with as few connections as leave descriptors for the log and the stores, and
-/// one line for each key that is lowered.
-pub(super) fn within_open_files(mut config: Config, files: u64) -> (Config, Vec<String>) {
+/// the keys that are lowered.
+pub(crate) fn within_open_files(mut config: Config, files: u64) -> (Config, Vec<Lowered>) {
     let segments = config.log.capacity_bytes / config.log.segment_bytes.max(1);
     let own = OTHER_FILES + segments + config.history.store.max_open_partitions as u64 + exports(&config);
     // With a low limit the log does not grow to its capacity with all its segments open; half of
     // the descriptors hold more than connections can fill.
     let left = files - own.min(files / 2);
+    let reason = format!(
+        "because the process can open {files} files (`ulimit -n`) and the log and the stores need some of them"
+    );
+    let usual = Config::default();
     let mut lowered = Vec::new();
-    let mut lower = |key: &str, value: &mut usize, most: u64| {
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
-        if *value > most {
-            lowered.push(format!(
-                "`{key}` is {value}: lowered to {most}, because the process can open {files} files (`ulimit -n`) and the \
-                 log and the stores need some of them"
-            ));
-            *value = most;
+    let mut lower = |key: &str, value: &mut usize, default: usize, most: u64| {
+        let least = usize::try_from(most).unwrap_or(usize::MAX);
+        if *value > least {
+            lowered.push(Lowered::new(key, *value as u64, default as u64, most, &reason));
+            *value = least;
         }
     };
-    lower("http.max_connections", &mut config.http.max_connections, (left / 16).max(LEAST));
-    lower("grpc.max_connections", &mut config.grpc.limits.max_connections, (left / 8).max(LEAST));
+    let default = usual.http.max_connections;
+    lower("http.max_connections", &mut config.http.max_connections, default, (left / 16).max(LEAST));
+    let default = usual.grpc.limits.max_connections;
+    lower("grpc.max_connections", &mut config.grpc.limits.max_connections, default, (left / 8).max(LEAST));
     let others = (config.http.max_connections + config.grpc.limits.max_connections) as u64;
     // The broker opens a few more to refuse them with a reason.
     let most = left.saturating_sub(others + broker::beyond(0) as u64) / 17 * 16;
-    lower("mqtt.max_connections", &mut config.mqtt.broker.max_connections, most.max(LEAST));
+    let default = usual.mqtt.broker.max_connections;
+    lower("mqtt.max_connections", &mut config.mqtt.broker.max_connections, default, most.max(LEAST));
     (config, lowered)
 }
 
@@ -74,6 +78,14 @@ mod tests {
         }
         let (config, lowered) = within_open_files(Config::default(), 400);
         assert!((100..200).contains(&config.mqtt.broker.max_connections));
-        assert!(lowered.iter().any(|line| line.starts_with("`mqtt.max_connections` is 100000: lowered to")));
+        let line = |lowered: &[Lowered]| {
+            lowered.iter().find(|lowered| lowered.text.starts_with("`mqtt.max_connections` is ")).cloned().unwrap()
+        };
+        let default = line(&lowered);
+        assert!(!default.is_set && default.text.contains(" on this machine") && !default.text.contains("100000"));
+        let mut set = Config::default();
+        set.mqtt.broker.max_connections = 50_000;
+        let set = line(&within_open_files(set, 400).1);
+        assert!(set.is_set && set.text.starts_with("`mqtt.max_connections` is 50000: lowered to "), "{set:?}");
     }
 }

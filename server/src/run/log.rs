@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use buffer::embedded::EmbeddedLog;
 use buffer::redis::{OpenError, Redis};
 use buffer::{
-    Batcher, Catalogue, CatalogueError, Cursor, ExportSetting, Holder, Lease, Log, LogInfo, Metrics, SingleLog,
+    Batcher, Catalogue, CatalogueError, Cursor, ExportSetting, Holder, Lease, Log, LogInfo, Metrics, SingleLog, spill,
 };
 
 use super::known::KnownSettings;
@@ -27,6 +27,10 @@ pub(super) struct Logs {
     pub(super) catalogue: Arc<dyn Catalogue>,
     /// The server of the logs, when they are on Redis.
     pub(super) redis: Option<Redis>,
+    /// The log that this process writes, when it is in the data folder.
+    pub(super) embedded: Option<Arc<EmbeddedLog>>,
+    /// The files that it writes while Redis is unavailable.
+    pub(super) spill: Option<spill::Status>,
 }
 
 impl Logs {
@@ -47,9 +51,10 @@ impl Logs {
         let settings = settings::embedded_log(config, data);
         let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(settings, metrics)).await;
         let (log, batcher) = opened.context("open the log")??;
+        let embedded = Some(Arc::clone(&log));
         let log: Arc<dyn Log> = log;
         let catalogue = Arc::new(SingleLog::open(Arc::clone(&log), data.exports())?);
-        Ok(Self { own: Some((log, batcher)), catalogue, redis: None })
+        Ok(Self { own: Some((log, batcher)), catalogue, redis: None, embedded, spill: None })
     }
 
     /// Creates a new log for this start, in a process that takes devices. Waits for Redis, also for
@@ -70,19 +75,20 @@ impl Logs {
             OpenError::Config(_) | OpenError::Spill(_) | OpenError::Start(_) => false,
         };
         let redis = startup.wait_for(SERVER, passing, || Redis::connect(settings::redis_log(config))).await?;
-        let own = match config.has(Role::Ingest) {
+        let (own, spill) = match config.has(Role::Ingest) {
             true => {
                 let create = || create(&redis, config, data, Arc::clone(&metrics));
-                Some(startup.wait_for(SERVER, passing, create).await?)
+                let (log, batcher, spill) = startup.wait_for(SERVER, passing, create).await?;
+                (Some((log, batcher)), Some(spill))
             }
-            false => None,
+            false => (None, None),
         };
         known.accepted(SERVER, &settings);
         let catalogue: Arc<dyn Catalogue> = match config.is_fleet() {
             true => Arc::new(redis.clone()),
             false => Arc::new(Unshared(redis.clone())),
         };
-        Ok(Self { own, catalogue, redis: Some(redis) })
+        Ok(Self { own, catalogue, redis: Some(redis), embedded: None, spill })
     }
 }
 
@@ -92,9 +98,9 @@ async fn create(
     config: &Config,
     data: &DataDir,
     metrics: Arc<Metrics>,
-) -> Result<(Arc<dyn Log>, Batcher), OpenError> {
-    let (log, batcher, _) = redis.create_with_spill(settings::spill(config, data), metrics).await?;
-    Ok((log, batcher))
+) -> Result<(Arc<dyn Log>, Batcher, spill::Status), OpenError> {
+    let (log, batcher, spill) = redis.create_with_spill(settings::spill(config, data), metrics).await?;
+    Ok((log, batcher, spill))
 }
 
 /// Logs on Redis whose readings go into the data folder of this process: they are claimed, and

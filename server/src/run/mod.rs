@@ -3,7 +3,7 @@
 mod exports;
 mod known;
 mod letters;
-mod limits;
+pub(crate) mod limits;
 mod listeners;
 mod log;
 mod node;
@@ -27,8 +27,9 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::backup::Offer;
 use crate::cli::RunOptions;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Lowered};
 use crate::data_dir::DataDir;
 use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
@@ -83,9 +84,7 @@ fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let (config, lowered) = loaded.config.within_memory();
     let (config, fewer) = limits::within_open_files(config, files);
-    for line in lowered.into_iter().chain(fewer) {
-        tracing::info!("{line}");
-    }
+    lowered.iter().chain(&fewer).for_each(Lowered::log);
     let ended = runtime.block_on(serve(config, lines));
     // Blocking work that an answer no longer waits for must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -138,8 +137,9 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             return Ok(Ok(()));
         }
     };
-    let Node { state, stores, intake, fleet, readers, api, exporter } = node;
+    let Node { state, stores, intake, fleet, readers, api, exporter, open } = node;
     startup.works(state.clone());
+    startup.offer_backups(Offer::new(Arc::clone(&config), data.path().to_owned(), data.secret()?, open));
     let waits_for = servers.store_waits_for().map(str::to_owned);
 
     let mut supervisor = Supervisor::default();
@@ -183,6 +183,9 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     supervisor.part_that_ends_with("http", HTTP_DEADLINE, http_stop);
     supervisor.spawn("http", "http", async move { http.await.context("serve http")? });
 
+    let stop = supervisor.part("log lines", HTTP_DEADLINE);
+    supervisor.spawn("log lines", "count of log lines left out", logs::report_left_out(stop));
+
     // Last: the spans of the other parts' last work are exported too.
     if let Some(exporter) = exporter {
         let stop = supervisor.part("traces", exporter.deadline());
@@ -225,14 +228,14 @@ fn take_in(
     let Intake { inbox, batcher } = intake;
     let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
     let awaited = retained.is_none();
-    let broker = broker::Broker::new(config.mqtt.broker.clone(), inbox, state.metrics.broker.clone(), retained);
+    let broker = broker::Broker::new(settings::broker(config), inbox, state.metrics.broker.clone(), retained);
     if awaited {
         let (broker, stop) = (broker.clone(), stop.clone());
         supervisor.spawn("mqtt", "retained messages", async move {
             tokio::select! {
                 messages = retained::load_when_ready(&*store) => {
                     tracing::info!(messages = messages.len(), "retained messages of earlier starts");
-                    broker.restore(messages);
+                    broker.restore(messages).await;
                     stop.cancelled().await;
                 }
                 () = stop.cancelled() => {}

@@ -21,6 +21,7 @@ use super::settings;
 use super::startup::Startup;
 use super::state::{Metrics, State};
 use super::stores::Stores;
+use crate::backup;
 use crate::config::{Config, Role};
 use crate::data_dir::DataDir;
 use crate::traces::{self, Exporter};
@@ -39,6 +40,8 @@ pub(super) struct Node {
     pub(super) api: Option<(api::Backend, api::Config)>,
     /// `None` when nothing is traced.
     pub(super) exporter: Option<Exporter>,
+    /// The open files of the data folder.
+    pub(super) open: backup::Open,
 }
 
 /// The way of the devices into the log.
@@ -75,6 +78,8 @@ impl Node {
             Intake { inbox: inbox.traced(tracer.clone()), batcher: batcher.clone() }
         });
         let stores = Stores::open(config, data, &metrics).await?;
+        let open =
+            backup::Open { log: logs.embedded.clone(), spill: logs.spill.clone(), store: stores.embedded.clone() };
         let fleet = config.has(Role::Flusher).then(|| flusher(config, &logs, &stores, &metrics, &tracer, advertised));
         let local = fleet.as_ref().map(Fleet::handle);
         let readers = match local.is_some() || config.has(Role::Api) {
@@ -98,7 +103,7 @@ impl Node {
             };
             (backend, api::Config { tracer, ..settings::api(config, secret) })
         });
-        Ok(Self { state, stores, intake, fleet, readers, api, exporter })
+        Ok(Self { state, stores, intake, fleet, readers, api, exporter, open })
     }
 }
 

@@ -64,6 +64,9 @@ impl KnownParts {
         sinks: &[String],
         parts: &[StoredPart],
     ) -> Vec<String> {
+        if parts.is_empty() {
+            return Vec::new();
+        }
         let mut servers = self.0.servers.lock();
         let before = servers.get(server).filter(|seen| seen.settings == *settings).cloned();
         let mut seen = before.clone().unwrap_or_default();

@@ -15,6 +15,12 @@ pub(super) fn embedded_log(config: &Config, data: &DataDir) -> buffer::embedded:
     buffer::embedded::Config { dir: data.log(), ..config.log.clone() }
 }
 
+/// The broker of this node. Without Redis there is one node, whatever the machine is called.
+pub(super) fn broker(config: &Config) -> broker::Config {
+    let node = if config.redis.is_used() { config.redis.log.node.clone() } else { String::new() };
+    broker::Config { node, ..config.mqtt.broker.clone() }
+}
+
 /// The log on Redis keeps as much as `[log]` demands.
 pub(crate) fn redis_log(config: &Config) -> buffer::redis::Config {
     let log = &config.log;

@@ -7,6 +7,7 @@ use model::Backoff;
 use parking_lot::Mutex;
 
 use super::state::{Readiness, Reason, State, Waiting};
+use crate::backup::Offer;
 
 /// Shortest and longest wait between two attempts.
 pub(super) const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -17,6 +18,7 @@ pub(crate) struct Startup {
     /// Servers that cannot be used yet, with the reasons.
     pub(super) waiting: Waiting,
     state: Arc<Mutex<Option<State>>>,
+    backups: Arc<Mutex<Option<Offer>>>,
 }
 
 impl Startup {
@@ -24,6 +26,16 @@ impl Startup {
     /// respond.
     pub(super) fn works(&self, state: State) {
         *self.state.lock() = Some(state);
+    }
+
+    /// Takes backups on request from now on.
+    pub(super) fn offer_backups(&self, offer: Offer) {
+        *self.backups.lock() = Some(offer);
+    }
+
+    /// The backups of the process; None during the start.
+    pub(crate) fn backups(&self) -> Option<Offer> {
+        self.backups.lock().clone()
     }
 
     /// The state of the process; None during the start.

@@ -1,7 +1,7 @@
 //! State of the process: readiness, status, metrics.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use api::StatusSource;
@@ -231,6 +231,7 @@ impl State {
         let readiness = self.readiness_with(sinks);
         let (started, at) = self.shared.started;
         let (unrouted, others) = self.metrics.ingest.unrouted.list();
+        let takeovers = self.metrics.broker.takeovers.list(model::clock::now());
         v1::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             start_time: Some(at.into()),
@@ -243,6 +244,7 @@ impl State {
             sinks: sinks.iter().map(sink).collect(),
             unrouted_topics: unrouted.into_iter().map(unrouted_topic).collect(),
             other_unrouted_count: signed(others),
+            repeated_takeovers: takeovers.into_iter().map(repeated_takeover).collect(),
         }
     }
 
@@ -303,6 +305,17 @@ fn unrouted_topic(topic: ingest::UnroutedTopic) -> v1::UnroutedTopic {
         message_count: signed(topic.messages),
         first_time: Some(client::time::to_proto(topic.first)),
         last_time: Some(client::time::to_proto(topic.last)),
+    }
+}
+
+fn repeated_takeover(takeover: broker::Takeover) -> v1::RepeatedTakeover {
+    v1::RepeatedTakeover {
+        tenant: takeover.tenant.to_string(),
+        client: takeover.client.to_string(),
+        takeover_count: signed(takeover.count),
+        first_time: Some(client::time::to_proto(takeover.first)),
+        last_time: Some(client::time::to_proto(takeover.last)),
+        addresses: takeover.addresses.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -19,6 +19,8 @@ use crate::exports;
 pub(super) struct Stores {
     /// The store that holds everything but the exports.
     pub(super) store: Arc<dyn Store>,
+    /// The store, when it is that of the data folder.
+    pub(super) embedded: Option<EmbeddedStore>,
     /// The same, by what it holds.
     pub(super) standard: flusher::Stores,
     /// Latest states as the store has them, where other processes write there too.
@@ -39,16 +41,18 @@ impl Stores {
             let store = Arc::new(MongoStore::new(config.mongodb.clone(), Arc::clone(&metrics.mongodb)));
             let latest: Arc<dyn LatestView> = store.clone();
             let shared_latest = config.is_fleet().then_some(latest);
-            return Self::with(config, store, shared_latest, metrics).await;
+            return Self::with(config, store, None, shared_latest, metrics).await;
         }
         let (settings, counts) = (settings::embedded_store(config, data), Arc::clone(&metrics.stores));
         let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, counts)).await;
-        Self::with(config, Arc::new(opened.context("open the store")??), None, metrics).await
+        let store = opened.context("open the store")??;
+        Self::with(config, Arc::new(store.clone()), Some(store), None, metrics).await
     }
 
     async fn with<S: Store>(
         config: &Config,
         store: Arc<S>,
+        embedded: Option<EmbeddedStore>,
         shared_latest: Option<Arc<dyn LatestView>>,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
@@ -61,6 +65,6 @@ impl Stores {
         };
         let targets = exports.iter().zip(settings).map(target).collect();
         projections.extend(exports.into_iter().map(projections::export));
-        Ok(Self { store, standard, shared_latest, projections: Projections::new(projections)?, targets })
+        Ok(Self { store, embedded, standard, shared_latest, projections: Projections::new(projections)?, targets })
     }
 }

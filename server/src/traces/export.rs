@@ -38,6 +38,16 @@ pub(crate) struct Exporter<O = opentelemetry_otlp::SpanExporter> {
     full: (u64, Option<Instant>),
 }
 
+/// Says that the collector's port and `tracing.endpoint` differ about TLS, and what to write.
+pub(crate) async fn tls_differs(endpoint: &str) -> Option<String> {
+    let (scheme, rest) = endpoint.split_once("://")?;
+    let (tls, default) = if scheme == "https" { (true, 443) } else { (false, 80) };
+    let (host, port) = stores::tls::host_and_port(rest.trim_end_matches('/'), default);
+    let difference = stores::tls::differs(host, port, tls).await?;
+    let wanted = if tls { "http://" } else { "https://" };
+    Some(format!("{}: write {wanted} in `tracing.endpoint`", difference.words()))
+}
+
 impl<O: SpanExporter> Exporter<O> {
     pub(super) fn new(
         spans: mpsc::Receiver<Span>,
@@ -142,6 +152,10 @@ impl<O: SpanExporter> Exporter<O> {
                 self.metrics.dropped(Dropped::Unavailable).inc_by(count);
                 let before = self.failing.unwrap_or(0);
                 if self.failing.replace(before + count).is_none() {
+                    let error = match tls_differs(&self.endpoint).await {
+                        Some(difference) => format!("{error}; {difference}"),
+                        None => error,
+                    };
                     tracing::warn!(
                         endpoint = self.endpoint,
                         error,

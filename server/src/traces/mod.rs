@@ -24,7 +24,7 @@ use opentelemetry_sdk::trace::SpanExporter;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 
 use crate::config::Tracing;
-pub(crate) use export::Exporter;
+pub(crate) use export::{Exporter, tls_differs};
 pub(crate) use metrics::Metrics;
 use queue::Queue;
 

@@ -71,6 +71,35 @@ fn query_prints_rows_in_three_forms() {
 }
 
 #[test]
+fn a_device_that_never_sent_is_an_error_and_an_empty_range_is_said() {
+    let world = filled();
+    let file = tempfile::tempdir().unwrap();
+    let file = file.path().join("out.csv");
+    let file = file.to_str().unwrap();
+    for command in [
+        &["query", "d1", "unknown"][..],
+        &["query", "unknown", "--format", "json"],
+        &["query", "d1", "unknown", "--since", "2024-01-01", "--aggregate", "count", "--every", "1d"],
+        &["latest", "unknown"],
+        &["export", "d1", "unknown", "--output", file],
+    ] {
+        let output = world.ask(command);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {}", err(&output));
+        let said = err(&output);
+        assert!(said.contains("no reading was ever accepted from unknown: ") && !said.contains("d1"), "{said}");
+    }
+    for command in [
+        &["query", "d1", "--until", "2001-01-01"][..],
+        &["query", "d1", "--metrics", "none"],
+        &["query", "d1", "--since", "1m", "--aggregate", "count", "--every", "10s"],
+    ] {
+        let output = world.ask(command);
+        assert!(output.status.success(), "{command:?}: {}", err(&output));
+        assert!(err(&output).contains("d1: no reading"), "{command:?}: {}", err(&output));
+    }
+}
+
+#[test]
 fn query_prints_aggregates() {
     let world = filled();
     let text = world.answer(&[

@@ -110,6 +110,45 @@ fn is_resumed(world: &World, influx: &Influx) {
 }
 
 #[test]
+fn doctor_names_tls_a_collector_and_the_key_of_each_server() {
+    // A fatal TLS alert to everything: handshake_failure.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut greeting = [0; 1024];
+            if stream.read(&mut greeting).is_ok_and(|length| length > 0) {
+                stream.write_all(&[21, 3, 3, 0, 2, 2, 40]).ok();
+            }
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let url = format!("http://127.0.0.1:{port}");
+    let (redis, mongodb) = (format!("redis://127.0.0.1:{port}"), format!("mongodb://127.0.0.1:{port}"));
+    let mut servers = environment(&url).to_vec();
+    servers.extend([
+        ("WEIR_TRACING_ENDPOINT", &*url),
+        ("WEIR_REDIS_URLS", &*redis),
+        ("WEIR_MONGODB_URI", &*mongodb),
+        ("WEIR_MONGODB_SERVER_SELECTION_TIMEOUT_MS", "500"),
+    ]);
+    let output = run_with(&["doctor", "--data-dir", data.to_str().unwrap()], &servers);
+    let text = out(&output);
+    for (what, key) in [
+        ("Redis ", "redis.urls"),
+        ("MongoDB ", "mongodb.uri"),
+        ("export influxdb ", "influxdb.url"),
+        ("tracing ", "`tracing.endpoint`"),
+    ] {
+        let line = text.lines().find(|line| line.get(6..).is_some_and(|rest| rest.starts_with(what)));
+        let line = line.unwrap_or_else(|| panic!("{what} is not in {text}"));
+        assert!(line.contains(key) && line.contains("the port speaks TLS"), "{line}");
+    }
+}
+
+#[test]
 fn settings_that_never_worked_end_the_start_with_the_key() {
     let influx = Influx::start(TcpListener::bind("127.0.0.1:0").unwrap(), true);
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! The words of doctor, repair, status and the page, held against planted faults.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -157,6 +158,34 @@ fn a_topic_without_a_route_is_logged_once_and_listed_everywhere() {
 }
 
 #[test]
+fn a_client_id_that_is_taken_over_again_and_again_is_named_everywhere() {
+    let world = World::start();
+    let connect = || {
+        let mut stream = std::net::TcpStream::connect(world.address("mqtt")).unwrap();
+        stream.write_all(b"\x10\x11\x00\x04MQTT\x04\x02\x00\x3c\x00\x05twins").unwrap();
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).unwrap();
+        assert_eq!(connack, [0x20, 2, 0, 0]);
+        stream
+    };
+    // Each connection takes over the one before.
+    let _open: Vec<std::net::TcpStream> = (0..13).map(|_| connect()).collect();
+    world.publish(&[("devices/d1/telemetry", "1")]);
+    let named = r#""twins", 12 times in a row, from 127.0.0.1"#;
+    let status = world.answer(&["status"]);
+    assert!(status.contains(named), "{status}");
+    let doctor = run(&["doctor", "--data-dir", world.data().to_str().unwrap()]);
+    assert!(out(&doctor).contains("warn  clients") && out(&doctor).contains(named), "{}", out(&doctor));
+    let page: serde_json::Value = serde_json::from_str(&world.get("/status.json").1).unwrap();
+    assert_eq!(page["repeated_takeovers"][0]["client"], "twins", "{page}");
+    let log = wait("the log", || {
+        let log = world.log();
+        if log.matches("take this client id").count() == 2 { Ok(log) } else { Err(log) }
+    });
+    assert!(log.contains(r#""weir.client":"twins""#) && log.contains(r#""weir.takeovers":10"#), "{log}");
+}
+
+#[test]
 fn every_line_of_a_json_log_is_json_also_the_first_and_the_fatal_one() {
     let mut world = World::start_with(&[("WEIR_LOGGING_FORMAT", "json")]);
     world.signal(Signal::TERM);
@@ -187,6 +216,24 @@ fn every_line_of_a_json_log_is_json_also_the_first_and_the_fatal_one() {
     let text = err(&output);
     let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap_or_else(|e| panic!("{e}: {text}"));
     assert!(line["message"].as_str().unwrap().contains("speed"), "{line}");
+}
+
+#[test]
+fn without_a_terminal_a_text_log_has_the_plain_welcome_and_defaults_are_no_news() {
+    for (format, plain) in [("text", true), ("json", false), ("auto", false)] {
+        let world = World::start_with(&[("WEIR_LOGGING_FORMAT", format), ("WEIR_MEMORY_MAX_BYTES", "67108864")]);
+        let mqtt = format!("  MQTT   {}", world.address("mqtt"));
+        let log = wait("the welcome", || {
+            let log = world.log();
+            if log.contains(" is ready.") { Ok(log) } else { Err(log) }
+        });
+        assert_eq!(log.lines().any(|line| line == mqtt), plain, "{format}: {log}");
+        assert_eq!(log.lines().any(|line| line.starts_with('{')), !plain, "{format}: {log}");
+        assert!(!log.contains("lowered to"), "{log}");
+    }
+    let set = [("WEIR_MEMORY_MAX_BYTES", "67108864"), ("WEIR_LOG_RING_BYTES", "50000000")];
+    let log = World::start_with(&set).log();
+    assert!(log.contains("`log.ring_bytes` is 50000000: lowered to "), "{log}");
 }
 
 #[test]

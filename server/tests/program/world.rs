@@ -80,6 +80,8 @@ impl World {
 
     /// Starts Weir, or restarts it after its end.
     pub(crate) fn up(&mut self) {
+        // Of a process that was killed.
+        std::fs::remove_file(self.data().join("addresses.json")).ok();
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         let child = weir()
             .args(["run", "--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])

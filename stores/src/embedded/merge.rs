@@ -63,9 +63,14 @@ type Run = Vec<StoredBlock>;
 type StoredBlock = (Vec<u8>, u32);
 
 impl Inner {
-    /// Continues the walk for up to [`BUDGET`]. True when there is more to do.
+    /// Continues the walk for up to [`BUDGET`]. True when there is more to do, which
+    /// waits while a copy of the store is made.
     pub(super) fn merge(&self) -> Result<bool> {
         let begun = Instant::now();
+        let is_quiet = self.quiet.lock();
+        if *is_quiet {
+            return Ok(false);
+        }
         let mut position = self.merging.lock();
         loop {
             let next = self.partitions.all().into_iter().find(|n| position.partition.is_none_or(|p| *n >= p));

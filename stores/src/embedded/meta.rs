@@ -25,7 +25,7 @@ pub(super) const RETAINED: Bytes = TableDefinition::new("retained");
 pub(super) const LETTER_COUNTS: TableDefinition<'static, &'static str, u64> =
     TableDefinition::new("dead_letter_counts");
 /// (partition, tenant) to the rows that were deleted with it.
-const EXPIRED: TableDefinition<'static, (i64, &'static str), u64> = TableDefinition::new("expired");
+pub(super) const EXPIRED: TableDefinition<'static, (i64, &'static str), u64> = TableDefinition::new("expired");
 
 /// Makes the tables that do not exist.
 pub(super) fn prepare(database: &Database) -> Outcome<()> {

@@ -15,6 +15,7 @@
 //! a block again finds its key. A merged block has lost its key, so only blocks that the log's
 //! cursor has passed ([`History::done`](crate::History::done)) are merged.
 
+mod backup;
 mod dead_letters;
 mod file;
 mod history;
@@ -39,6 +40,7 @@ use crate::contract::{Result, Store, StoreError};
 use crate::metrics::Metrics;
 use partition::Partitions;
 
+pub use backup::{Held, Passed, Quiet};
 pub use verify::verify;
 
 /// Settings of the embedded store.
@@ -73,6 +75,8 @@ struct Inner {
     /// Position of the next merge.
     merging: Mutex<merge::Position>,
     apart: Mutex<merge::Apart>,
+    /// True while a copy is made; held while blocks are merged or deleted.
+    quiet: Mutex<bool>,
     metrics: Arc<Metrics>,
 }
 
@@ -95,8 +99,8 @@ impl EmbeddedStore {
         // A file of an earlier release may lack a table.
         meta.open()?.run(meta::prepare)?;
         let partitions = Partitions::new(history, config.max_open_partitions, open, &metrics)?;
-        let (done, merging, apart) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { meta, partitions, done, merging, apart, metrics })))
+        let (done, merging, apart, quiet) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Inner { meta, partitions, done, merging, apart, quiet, metrics })))
     }
 
     /// Runs blocking work on a thread where it may block.

@@ -116,6 +116,22 @@ async fn a_disk_that_was_full_needs_nothing_but_space() {
     assert_eq!(values(&open(dir.path()), "a", TimeRange::ALL).await.len(), 70);
 }
 
+fn letter(offset: u64, stage: &str) -> Deadletter {
+    Deadletter {
+        log: "l".into(),
+        offset,
+        tenant: "default".into(),
+        device: Some("d".into()),
+        client: "c".into(),
+        topic: "t".into(),
+        payload: vec![0, 255],
+        received: 7,
+        stage: stage.into(),
+        reason: "no JSON".into(),
+        replayed: None,
+    }
+}
+
 fn device(id: &str) -> DeviceKey {
     DeviceKey::new("default", id).unwrap()
 }
@@ -270,19 +286,6 @@ async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
         clock_skew: -4,
         values: vec![value],
     };
-    let letter = |offset: u64| Deadletter {
-        log: "l".into(),
-        offset,
-        tenant: "default".into(),
-        device: Some("d".into()),
-        client: "c".into(),
-        topic: "t".into(),
-        payload: vec![0, 255],
-        received: 7,
-        stage: "ingest".into(),
-        reason: "no JSON".into(),
-        replayed: None,
-    };
     let kept = RetainedMessage {
         tenant: "default".into(),
         topic: "a/b".into(),
@@ -295,7 +298,7 @@ async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
         let store = open(dir.path());
         Latest::store(&store, vec![state.clone()]).await.unwrap();
         for _ in 0..2 {
-            store.put((0..5).map(letter).collect()).await.unwrap();
+            store.put((0..5).map(|offset| letter(offset, "ingest")).collect()).await.unwrap();
         }
         let gone = RetainedMessage { topic: "x".into(), ..kept.clone() };
         let clear = RetainedMessage { payload: vec![], ..gone.clone() };
@@ -307,11 +310,11 @@ async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
     assert_eq!(Retained::load(&store).await.unwrap(), [kept]);
     assert_eq!(DeadLetters::count(&store).await.unwrap(), [("default".into(), 5)]);
     let all = store.list("default", None, 2).await.unwrap();
-    assert_eq!(all, [letter(0), letter(1)]);
+    assert_eq!(all, [letter(0, "ingest"), letter(1, "ingest")]);
     let rest = store.list("default", Some(("l", 1, "ingest")), 10).await.unwrap();
     assert_eq!(rest.iter().map(|l| (l.offset, l.replayed)).collect::<Vec<_>>(), [(2, None), (3, Some(99)), (4, None)]);
     assert_eq!(store.list("other", None, 10).await.unwrap(), []);
-    assert_eq!(store.get("default", "l", 4, "ingest").await.unwrap(), Some(letter(4)));
+    assert_eq!(store.get("default", "l", 4, "ingest").await.unwrap(), Some(letter(4, "ingest")));
 }
 
 #[tokio::test]
@@ -320,4 +323,44 @@ async fn a_second_process_is_refused_because_the_store_is_open() {
     let _first = open(dir.path());
     let error = EmbeddedStore::open(Config { dir: dir.path().to_owned(), ..Config::default() }, Arc::default());
     assert!(error.unwrap_err().to_string().contains("another process"));
+}
+
+/// A copy is begun when the history had passed 200 and the sink of the dead letters 5; the sinks
+/// and a merge go on before it is written.
+#[tokio::test]
+async fn a_copy_holds_what_the_cursors_had_passed_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    let weeks = PARTITION / model::time::SECOND;
+    store.write((0..40).map(|i| block("a", i * 10, 10)).chain([block("b", weeks, 10)]).collect()).await.unwrap();
+    store.put((0..8).map(|offset| letter(offset, "ingest")).chain([letter(6, "influxdb")]).collect()).await.unwrap();
+    Latest::store(&store, vec![state("a", 1)]).await.unwrap();
+    let quiet = store.quiet().unwrap();
+    assert!(matches!(store.quiet(), Err(StoreError::Busy { .. })), "one copy at a time");
+    let held = quiet.hold().unwrap();
+
+    Latest::store(&store, vec![state("a", 2)]).await.unwrap();
+    store.put(vec![letter(4, "influxdb")]).await.unwrap();
+    store.write(vec![block("a", 400, 10)]).await.unwrap();
+    store.done("l", 400);
+    assert!(!store.merge().await.unwrap());
+    assert_eq!(store.expire(Nanos::MAX).await.unwrap(), 0);
+    let copy = dir.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    let letters = [("ingest".to_owned(), 5), ("influxdb".to_owned(), 7)].into();
+    held.write_to(&copy, Some(Passed { log: "l", history: 200, letters: &letters })).unwrap();
+    drop(held);
+    store.merge().await.unwrap();
+    assert!(store.find(&device("a"), TimeRange::ALL).await.unwrap().len() < 41, "the original is merged again");
+
+    assert_eq!(verify(&copy), (3, Vec::new()));
+    let copied = open(&copy);
+    assert_eq!(values(&copied, "a", TimeRange::ALL).await, (0..200).collect::<Vec<_>>());
+    assert_eq!(History::count(&copied).await.unwrap(), [("default".into(), 200)]);
+    assert_eq!(Latest::load(&copied).await.unwrap(), [state("a", 1)]);
+    let found = copied.list("default", None, 100).await.unwrap();
+    let places: Vec<_> = found.iter().map(|letter| (letter.offset, letter.stage.as_str())).collect();
+    let ingest = (0..5).map(|offset| (offset, "ingest"));
+    assert_eq!(places, ingest.chain([(6, "influxdb")]).collect::<Vec<_>>());
+    assert_eq!(DeadLetters::count(&copied).await.unwrap(), [("default".into(), 6)]);
 }

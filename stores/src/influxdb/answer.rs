@@ -101,7 +101,8 @@ impl Answer {
             )),
             404 if by_influxdb => StoreError::NeedsOperator(missing(&message, config)),
             408 | 425 | 429 | 500..600 => {
-                StoreError::Busy { reason: format!("{message} ({status})"), retry_after: retry_after(&self.headers) }
+                let reason = format!("InfluxDB at {} ({}): {message} ({status})", config.url, config.key("url"));
+                StoreError::Busy { reason, retry_after: retry_after(&self.headers) }
             }
             _ => not_influxdb(config, &format!("{status}: {message}")),
         })
@@ -121,13 +122,11 @@ impl Answer {
     }
 }
 
-/// The error of an answer that InfluxDB does not give; nothing counts as stored.
+/// The error of an answer that no InfluxDB 2 gives; nothing counts as stored.
 pub(super) fn not_influxdb(config: &Config, found: &str) -> StoreError {
-    StoreError::NeedsOperator(format!(
-        "the server at {} is not InfluxDB 2: check {} and any proxy in front of it ({found})",
-        config.url,
-        config.key("url")
-    ))
+    let (url, key) = (&config.url, config.key("url"));
+    let path = if config.path().is_empty() { "" } else { ", and its path, which only a proxy needs" };
+    StoreError::NeedsOperator(format!("the server at {url} is not InfluxDB 2: check {key}{path} ({found})"))
 }
 
 fn is_refusal(body: &[u8]) -> bool {
@@ -141,7 +140,20 @@ fn is_beyond_retention(message: &str) -> bool {
 
 /// Names the missing object of a 404 of InfluxDB.
 fn missing(message: &str, config: &Config) -> String {
-    let (key, value) = if message.contains("organization") { ("org", &config.org) } else { ("bucket", &config.bucket) };
+    let (key, value) = if message.contains("organization") {
+        ("org", &config.org)
+    } else if message.contains("bucket") || (config.path().is_empty() && !message.contains("path")) {
+        ("bucket", &config.bucket)
+    } else {
+        let (key, url) = (config.key("url"), &config.url);
+        return match config.path() {
+            "" => format!("{message}: {key} = {url:?} is not the address of InfluxDB 2: check it (404 Not Found)"),
+            path => format!(
+                "{message}: InfluxDB does not answer below the path {path:?} of {key} = {url:?}: write only \
+                 http://host:port, unless a proxy adds a path (404 Not Found)"
+            ),
+        };
+    };
     format!("{message}: {} = {value:?} does not exist: create it or set another (404 Not Found)", config.key(key))
 }
 

@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 use super::answer::{Answer, not_influxdb};
 use super::config::{Config, ConfigError};
 use crate::contract::{Result, StoreError};
+use crate::tls::Difference;
 
 /// Longest answer that is read.
 const ANSWER_BYTES: usize = 64 << 20;
@@ -85,7 +86,8 @@ impl Client {
             .uri(uri)
             .header(CONTENT_TYPE, "text/plain; charset=utf-8")
             .header(CONTENT_ENCODING, "gzip");
-        self.send(self.timeout, request, packed).await?.stored(&self.config, self.named.load(Ordering::Relaxed))
+        let answer = self.send(self.timeout, request, packed).await?;
+        self.judged(answer.stored(&self.config, self.named.load(Ordering::Relaxed))).await
     }
 
     /// Reads an object in JSON; `None` when InfluxDB does not show it to this token.
@@ -102,7 +104,7 @@ impl Client {
             return Ok(None);
         }
         let status = answer.status;
-        let body = answer.verdict(&self.config)?;
+        let body = self.judged(answer.verdict(&self.config)).await?;
         let read = serde_json::from_slice(&body);
         let read = read.map_err(|error| not_influxdb(&self.config, &format!("{status} to GET {path}: {error}")))?;
         self.named.store(named, Ordering::Relaxed);
@@ -120,7 +122,8 @@ impl Client {
         let request =
             request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ACCEPT, "application/json");
         let limit = limit.unwrap_or_default().max(self.timeout);
-        self.send(limit, request, encoded(form).into()).await?.verdict(&self.config)
+        let answer = self.send(limit, request, encoded(form).into()).await?;
+        self.judged(answer.verdict(&self.config)).await
     }
 
     fn uri(&self, path: &str, parameters: &[(&str, &str)]) -> String {
@@ -137,12 +140,40 @@ impl Client {
             })?;
         match tokio::time::timeout(limit, self.exchange(request)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(reason)) => Err(self.busy(&reason)),
+            Ok(Err(reason)) => Err(self.wrong_scheme(&reason).await.unwrap_or_else(|| self.busy(&reason))),
             Err(_) => Err(self.busy(&format!(
                 "no answer within {} s ({})",
                 limit.as_secs_f64(),
                 self.config.key("request_timeout_ms")
             ))),
+        }
+    }
+
+    /// The error of a port that speaks TLS when the address does not, or the other way round.
+    async fn wrong_scheme(&self, reason: &str) -> Option<StoreError> {
+        let uri: Uri = self.config.url.parse().ok()?;
+        let tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let difference = crate::tls::differs(uri.host()?, port, tls).await?;
+        let (key, url) = (self.config.key("url"), &self.config.url);
+        let wanted = if tls { "http://" } else { "https://" };
+        Some(match difference {
+            Difference::Certain(what) => {
+                StoreError::NeedsOperator(format!("{key} = {url:?}: {what}: write {wanted} there ({reason})"))
+            }
+            Difference::Possible(what) => {
+                self.busy(&format!("{reason}; {what}: if TLS is not enabled there, write {wanted}"))
+            }
+        })
+    }
+
+    /// Some TLS servers report a client without TLS in HTTP, which reads as a refusal.
+    async fn judged<T>(&self, verdict: Result<T>) -> Result<T> {
+        match verdict {
+            Err(StoreError::NeedsOperator(reason)) if reason.contains("HTTPS") => {
+                Err(self.wrong_scheme(&reason).await.unwrap_or(StoreError::NeedsOperator(reason)))
+            }
+            verdict => verdict,
         }
     }
 

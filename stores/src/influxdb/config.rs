@@ -82,6 +82,9 @@ pub enum OnConflict {
     SideField,
 }
 
+/// Paths of InfluxDB and of its pages, which are not part of the address.
+const OWN_PATHS: [&str; 9] = ["/api", "/write", "/query", "/ping", "/health", "/ready", "/metrics", "/orgs", "/signin"];
+
 /// A setting that cannot be used; the message names its key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -141,6 +144,38 @@ impl Config {
         self
     }
 
+    /// Returns the path of the address, without a slash at its end.
+    pub(super) fn path(&self) -> &str {
+        let rest = self.url.split_once("://").map_or(&*self.url, |(_, rest)| rest);
+        rest.find('/').map_or("", |at| rest[at..].trim_end_matches('/'))
+    }
+
+    /// Checks the address as far as possible without the server.
+    fn check_url(&self) -> Result<(), ConfigError> {
+        let (key, url) = (self.key("url"), &self.url);
+        let rest = url.split_once("://").map_or(&**url, |(_, rest)| rest);
+        let host = rest.split('/').next().unwrap_or_default();
+        if host.contains('@') {
+            return Err(ConfigError(format!(
+                "{key} contains a user or a password: take them out, and set {} and {}",
+                self.key("token"),
+                self.key("org")
+            )));
+        }
+        let path = self.path();
+        let below =
+            |base: &&&str| path.strip_prefix(**base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        match OWN_PATHS.iter().find(below) {
+            Some(_) => {
+                let base = &url[..url.len() - rest.len() + host.len()];
+                Err(ConfigError(format!(
+                    "{key} = {url:?} has the path {path:?}, which InfluxDB has of its own: write {base}, Weir adds the paths"
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Returns the full name of a key.
     pub(super) fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.section)
@@ -161,6 +196,7 @@ impl Config {
                 return fault(format!("set {}", self.key(key)));
             }
         }
+        self.check_url()?;
         if self.token.bytes().any(|b| !(b' '..=b'~').contains(&b)) {
             return Err(self.bad_token());
         }

@@ -169,6 +169,11 @@ impl Config {
         if self.brokers.is_empty() || self.brokers.iter().any(|broker| broker.trim().is_empty()) {
             return Some("set `brokers` to the addresses of Kafka, as [\"host:9092\"]".to_owned());
         }
+        if let Some(broker) = self.brokers.iter().find(|broker| broker.contains(['/', '@'])) {
+            return Some(format!(
+                "`brokers` has {broker:?}, which is not host:port: write it without a scheme and a path"
+            ));
+        }
         if let Err(fault) = Template::new(&self.topic) {
             return Some(format!("cannot use `topic` = {:?}: {fault}", self.topic));
         }

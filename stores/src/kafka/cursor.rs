@@ -151,6 +151,13 @@ fn scan(
     }
 }
 
+/// Asks the brokers which they are, as the settings say.
+pub(super) fn reach(config: &Config, patience: Duration) -> Result<()> {
+    const DOING: &str = "reach the brokers";
+    let consumer = consumer(config, "read_uncommitted")?;
+    ask(&consumer, patience, DOING, || consumer.fetch_metadata(None, POLL)).map(drop)
+}
+
 /// Makes a call until it succeeds, its failure needs an operator, or `patience` is over.
 fn ask<T>(
     consumer: &BaseConsumer<Context>,

@@ -37,7 +37,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 
-use crate::contract::{DeviceBatch, Export, ExportType, Result};
+use crate::contract::{DeviceBatch, Export, ExportType, Result, StoreError};
 use crate::per_log::PerLog;
 use crate::settings::SettingsError;
 pub use config::{Compression, Config, Format, Sasl};
@@ -62,6 +62,44 @@ struct Kafka {
 }
 
 impl Kafka {
+    /// An error of the system, with the export and its key; that of a reading stays as it is.
+    fn named(&self, error: StoreError) -> StoreError {
+        let at = |reason: String| {
+            let (brokers, name) = (self.config.brokers.join(", "), &self.name);
+            format!("Kafka at {brokers} (export.{name}.brokers): {reason}")
+        };
+        match error {
+            StoreError::Busy { reason, retry_after } => StoreError::Busy { reason: at(reason), retry_after },
+            StoreError::NeedsOperator(reason) => StoreError::NeedsOperator(at(reason)),
+            StoreError::Aborted(reason) => StoreError::Aborted(at(reason)),
+            other => other,
+        }
+    }
+
+    /// As [`Kafka::named`], with what the first broker's port shows about TLS.
+    async fn explained(&self, error: StoreError) -> StoreError {
+        let error = match error {
+            StoreError::Busy { reason, retry_after } => {
+                StoreError::Busy { reason: self.with_tls(reason).await, retry_after }
+            }
+            StoreError::NeedsOperator(reason) if reason.contains("SSL") => {
+                StoreError::NeedsOperator(self.with_tls(reason).await)
+            }
+            other => other,
+        };
+        self.named(error)
+    }
+
+    async fn with_tls(&self, reason: String) -> String {
+        let Config { brokers, tls, .. } = &self.config;
+        let Some(first) = brokers.first() else { return reason };
+        let (host, port) = crate::tls::host_and_port(first.trim(), 9092);
+        match crate::tls::differs(host, port, *tls).await {
+            Some(difference) => format!("{reason}; {}: set `tls` = {}", difference.words(), !tls),
+            None => reason,
+        }
+    }
+
     fn patience(&self) -> Duration {
         Duration::from_millis(self.config.delivery_timeout_ms)
     }
@@ -99,26 +137,51 @@ impl KafkaExport {
     }
 }
 
+/// Longest wait for the brokers at a start.
+const REACH: Duration = Duration::from_secs(4);
+
 #[async_trait]
 impl Export for KafkaExport {
+    async fn ready(&self) -> Result<()> {
+        let kafka = Arc::clone(&self.kafka);
+        let asked = tokio::task::spawn_blocking(move || cursor::reach(&kafka.config, kafka.patience().min(REACH)));
+        let asked = asked.await.unwrap_or_else(|error| Err(StoreError::busy(error.to_string())));
+        match asked {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.kafka.explained(error).await),
+        }
+    }
+
     async fn join(&self, log: &str, epoch: u64) -> Result<Option<u64>> {
         let (kafka, id) = (Arc::clone(&self.kafka), log.to_owned());
-        self.logs.run(log, move |writer, _| writer.join(&kafka, &id, epoch)).await
+        self.logs
+            .run(log, move |writer, _| writer.join(&kafka, &id, epoch))
+            .await
+            .map_err(|error| self.kafka.named(error))
     }
 
     async fn write(&self, log: &str, batches: Vec<DeviceBatch>) -> Result<()> {
         let (kafka, id) = (Arc::clone(&self.kafka), log.to_owned());
-        self.logs.run(log, move |writer, abandoned| writer.write(&kafka, &id, &batches, abandoned)).await
+        self.logs
+            .run(log, move |writer, abandoned| writer.write(&kafka, &id, &batches, abandoned))
+            .await
+            .map_err(|error| self.kafka.named(error))
     }
 
     async fn commit(&self, log: &str, done_to: u64) -> Result<()> {
         let (kafka, id) = (Arc::clone(&self.kafka), log.to_owned());
-        self.logs.run(log, move |writer, abandoned| writer.commit(&kafka, &id, done_to, abandoned)).await
+        self.logs
+            .run(log, move |writer, abandoned| writer.commit(&kafka, &id, done_to, abandoned))
+            .await
+            .map_err(|error| self.kafka.named(error))
     }
 
     async fn rewind(&self, log: &str, epoch: u64, done_to: u64) -> Result<()> {
         let (kafka, id) = (Arc::clone(&self.kafka), log.to_owned());
-        self.logs.run(log, move |writer, _| writer.rewind(&kafka, &id, epoch, done_to)).await
+        self.logs
+            .run(log, move |writer, _| writer.rewind(&kafka, &id, epoch, done_to))
+            .await
+            .map_err(|error| self.kafka.named(error))
     }
 }
 

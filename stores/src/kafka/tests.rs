@@ -39,6 +39,39 @@ fn a_setting_that_cannot_be_used_is_refused_with_the_export_and_the_key() {
 }
 
 #[test]
+fn a_broker_is_a_host_and_a_port() {
+    for broker in ["kafka://k:9092", "k:9092/topic", "user:secret@k:9092"] {
+        let fault = fault(|c| c.brokers = vec![broker.into()]).unwrap();
+        assert!(fault.contains("`brokers`") && fault.contains("host:port"), "{fault}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn brokers_are_asked_at_the_start_and_an_error_names_the_key_and_tls() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let open = |address: std::net::SocketAddr| {
+        let config = Config { brokers: vec![address.to_string()], delivery_timeout_ms: 1_000, ..Config::default() };
+        KafkaExport::new("bus", config, &Metrics::default()).unwrap()
+    };
+    let export = open(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let alert = [21, 3, 3, 0, 2, 2, 40];
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, &alert).await);
+        }
+    });
+    let error = export.ready().await.unwrap_err();
+    let StoreError::Busy { reason, .. } = &error else { panic!("{error:?}") };
+    for word in ["export.bus.brokers", "speaks TLS", "`tls` = true"] {
+        assert!(reason.contains(word), "`{word}` is not in: {reason}");
+    }
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = open(closed).ready().await.unwrap_err().to_string();
+    assert!(error.contains("export.bus.brokers") && !error.contains("TLS"), "{error}");
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let config = Config { password: "hidden".into(), key_password: "hidden".into(), ..Config::default() };
     assert!(!format!("{config:?}").contains("hidden"));

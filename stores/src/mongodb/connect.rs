@@ -13,7 +13,7 @@ use mongodb::{Client, Database};
 use tokio::sync::Mutex;
 
 use super::answer::describe;
-use super::config::{Config, without_password};
+use super::config::{Config, hosts, without_password};
 use super::lazy::waiting;
 use super::metrics::Metrics;
 use super::schema;
@@ -107,28 +107,33 @@ fn check_server(hello: &Document, shown: &str) -> Result<()> {
 impl Server {
     /// Runs a command while connecting; an error names the key to change.
     pub(super) async fn ask_server(&self, database: &Database, command: Document) -> Result<Document> {
-        self.send("start", database.run_command(command)).await.map_err(|error| self.at_start(&error))
+        match self.send("start", database.run_command(command)).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.with_tls(&error, self.at_start(&error)).await),
+        }
     }
 
     /// Returns the meaning of an error before anything worked.
     pub(super) fn at_start(&self, error: &Error) -> StoreError {
-        let shown = without_password(&self.config.uri);
-        let said = describe(error);
-        let refused = matches!(&*error.kind, ErrorKind::Command(command) if command.code == 18);
-        match &*error.kind {
-            ErrorKind::Authentication { .. } => StoreError::NeedsOperator(format!(
-                "the server does not accept the user or the password of mongodb.uri `{shown}` (authSource is the database \
-                 that holds the user): {said}"
-            )),
-            _ if refused => {
-                StoreError::NeedsOperator(format!("wrong user or password in mongodb.uri `{shown}`: {said}"))
+        match self.meaning(error) {
+            error @ (StoreError::Busy { .. } | StoreError::NeedsOperator(_)) => error,
+            other => {
+                StoreError::NeedsOperator(format!("mongodb.uri `{}`: {other}", without_password(&self.config.uri)))
             }
-            ErrorKind::Command(command) if command.code == 13 => StoreError::NeedsOperator(format!(
-                "the user of mongodb.uri `{shown}` may not use the database of mongodb.database `{}`: {said}; grant it the role \
-                 readWrite there, or name a user",
-                self.config.database
-            )),
-            ErrorKind::ServerSelection { .. } | ErrorKind::Io(_) => StoreError::busy(waiting(
+        }
+    }
+
+    /// Returns the meaning of an error. One that an operator has to cure, or wait for, names the
+    /// key.
+    pub(super) fn meaning(&self, error: &Error) -> StoreError {
+        let said = describe(error);
+        match &*error.kind {
+            ErrorKind::Authentication { .. } => self.bad_user(&said),
+            // The pool of connections is emptied by the first refusal, which other requests report.
+            ErrorKind::ConnectionPoolCleared { message, .. } if message.contains("Authentication failed") => {
+                self.bad_user(message.rsplit("Kind: ").next().unwrap_or(message))
+            }
+            ErrorKind::ServerSelection { .. } => StoreError::busy(waiting(
                 &self.config,
                 &format!(
                     "no primary answers within mongodb.server_selection_timeout_ms = {}: {}",
@@ -136,11 +141,76 @@ impl Server {
                     cause(&said)
                 ),
             )),
-            _ => match super::answer::answer(error) {
-                StoreError::Busy { reason, .. } => StoreError::busy(waiting(&self.config, &reason)),
-                other => StoreError::NeedsOperator(format!("mongodb.uri `{shown}`: {other}")),
-            },
+            ErrorKind::Io(_) => StoreError::busy(waiting(&self.config, &cause(&said))),
+            ErrorKind::Command(command) => self.named(command.code, super::answer::answer(error)),
+            _ => self.named(0, super::answer::answer(error)),
         }
+    }
+
+    /// Returns the meaning of an answer with the key to change; `code` is the server's, 0 without
+    /// one.
+    pub(super) fn named(&self, code: i32, meaning: StoreError) -> StoreError {
+        match meaning {
+            StoreError::Busy { reason, retry_after } => {
+                StoreError::Busy { reason: waiting(&self.config, &reason), retry_after }
+            }
+            // UserNotFound, AuthenticationFailed, AtlasError.
+            StoreError::NeedsOperator(said) if matches!(code, 11 | 18 | 8000) => self.bad_user(&said),
+            StoreError::NeedsOperator(said) => {
+                let shown = without_password(&self.config.uri);
+                let Config { database, .. } = &self.config;
+                StoreError::NeedsOperator(match code {
+                    13 => format!(
+                        "the user of mongodb.uri `{shown}` may not use the database of mongodb.database `{database}`: \
+                         {said}; grant it the role readWrite there, or name a user"
+                    ),
+                    85 | 86 => format!(
+                        "the database of mongodb.database `{database}` has an index of its own: {said}; drop that index, \
+                         or set another mongodb.database or mongodb.collection_prefix"
+                    ),
+                    20 | 59 | 73 | 166 => format!(
+                        "the database of mongodb.database `{database}` cannot be used as Weir does: {said}; set another \
+                         mongodb.database, or a mongodb.uri of MongoDB 6.0 or later"
+                    ),
+                    _ => format!("mongodb.uri `{shown}`: {said}; check its options"),
+                })
+            }
+            other => other,
+        }
+    }
+
+    fn bad_user(&self, said: &str) -> StoreError {
+        let shown = without_password(&self.config.uri);
+        StoreError::NeedsOperator(format!(
+            "the server does not accept the user or the password of mongodb.uri `{shown}` (authSource is the database that \
+             holds the user): {said}"
+        ))
+    }
+
+    /// Adds that the port and `mongodb.uri` differ about TLS, when a connection was made and
+    /// failed.
+    async fn with_tls(&self, error: &Error, meaning: StoreError) -> StoreError {
+        let reached = matches!(&*error.kind, ErrorKind::ServerSelection { message, .. } if message.contains("Error:"))
+            || matches!(*error.kind, ErrorKind::Io(_));
+        let StoreError::Busy { reason, retry_after } = meaning else { return meaning };
+        let uri = &self.config.uri;
+        if !reached || uri.starts_with("mongodb+srv:") {
+            return StoreError::Busy { reason, retry_after };
+        }
+        let options = uri.split_once('?').map_or("", |(_, options)| options).to_lowercase();
+        let tls = options.split('&').any(|option| matches!(option, "tls=true" | "ssl=true"));
+        let first = hosts(uri).split(',').next().unwrap_or_default();
+        let (host, port) = crate::tls::host_and_port(first, 27_017);
+        let reason = match crate::tls::differs(host, port, tls).await {
+            Some(difference) if tls => {
+                format!("{reason}; {}: enable TLS there, or take tls=true out of mongodb.uri", difference.words())
+            }
+            Some(difference) => {
+                format!("{reason}; {}: add tls=true to the options of mongodb.uri", difference.words())
+            }
+            None => reason,
+        };
+        StoreError::Busy { reason, retry_after }
     }
 
     /// Refuses a user who may not write, now and not when the first block is written.

@@ -160,24 +160,24 @@ impl Server {
         let failures = details.write_errors.iter().flatten();
         let failures = failures.map(|e| (e.index, Failure { code: e.code, message: e.message.clone() }));
         let (there, others): (Vec<_>, Vec<_>) = failures.partition(|(_, failure)| failure.is_there_already());
-        let meanings: Vec<StoreError> = others.iter().map(|(_, failure)| failure.meaning()).collect();
+        let meanings: Vec<StoreError> =
+            others.iter().map(|(_, failure)| self.named(failure.code, failure.meaning())).collect();
         let refusal = |meaning: &StoreError| matches!(meaning, StoreError::Refused(_) | StoreError::TooLarge(_));
         // A failure that passes is returned first: a refused document will be refused again.
         if let Some(meaning) = meanings.iter().find(|m| !refusal(m)).or(meanings.first()) {
             return Err(self.counted(meaning.clone()));
         }
         if let Some(unmet) = &details.write_concern_error {
-            return Err(self.counted(StoreError::busy(format!("{} (code {})", unmet.message, unmet.code))));
+            let unmet = StoreError::busy(format!("{} (code {})", unmet.message, unmet.code));
+            return Err(self.counted(self.named(0, unmet)));
         }
         Ok(there.into_iter().map(|(place, _)| place).collect())
     }
 
     /// Returns the blocks of a device that touch a range, in any order.
     async fn touching(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
-        let (mut found, others) = tokio::try_join!(
-            self.metas(short(device, range), BY_TIME),
-            self.metas(long(device, range), LONG_BLOCKS)
-        )?;
+        let (mut found, others) =
+            tokio::try_join!(self.metas(short(device, range), BY_TIME), self.metas(long(device, range), LONG_BLOCKS))?;
         found.extend(others);
         Ok(found)
     }

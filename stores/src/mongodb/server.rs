@@ -67,7 +67,7 @@ impl Server {
         if answer::is_about_schema(error) {
             self.in_question.store(true, Ordering::Relaxed);
         }
-        self.counted(answer::answer(error))
+        self.counted(self.meaning(error))
     }
 
     pub(super) fn counted(&self, meaning: StoreError) -> StoreError {

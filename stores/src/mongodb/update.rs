@@ -63,7 +63,7 @@ impl Server {
             let answer = self.send("update", self.database.run_raw_command(command)).await;
             let answer = answer.map_err(|error| self.failed(&error))?;
             let answer = RawDocumentBuf::try_from(&answer).map_err(|error| StoreError::busy(error.to_string()))?;
-            judge(&answer).map_err(|error| self.counted(error))?;
+            judge(&answer, |code, meaning| self.named(code, meaning)).map_err(|error| self.counted(error))?;
         }
         Ok(())
     }
@@ -75,16 +75,17 @@ fn failure(document: &RawDocument) -> Failure {
 }
 
 /// Returns the meaning of the answer to an update: of each part, and of the write concern.
-fn judge(answer: &RawDocument) -> Result<()> {
+fn judge(answer: &RawDocument, named: impl Fn(i32, StoreError) -> StoreError) -> Result<()> {
     if let Ok(Some(RawBsonRef::Array(errors))) = answer.get("writeErrors") {
         let mut refused = None;
         for error in errors.into_iter().filter_map(|e| e.ok()?.as_document()) {
             let failure = failure(error);
             // Two writers insert the same key at the same time: one of them has to retry.
+            let code = failure.code;
             let meaning =
                 if failure.is_there_already() { StoreError::busy(failure.message) } else { failure.meaning() };
-            match meaning {
-                StoreError::Refused(_) | StoreError::TooLarge(_) => refused = refused.or(Some(meaning)),
+            match named(code, meaning) {
+                meaning @ (StoreError::Refused(_) | StoreError::TooLarge(_)) => refused = refused.or(Some(meaning)),
                 other => return Err(other),
             }
         }
@@ -95,7 +96,7 @@ fn judge(answer: &RawDocument) -> Result<()> {
     match answer.get("writeConcernError") {
         Ok(Some(RawBsonRef::Document(error))) => {
             let failure = failure(error);
-            Err(StoreError::busy(format!("{} (code {})", failure.message, failure.code)))
+            Err(named(failure.code, StoreError::busy(format!("{} (code {})", failure.message, failure.code))))
         }
         _ => Ok(()),
     }

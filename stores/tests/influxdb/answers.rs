@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use model::TimeRange;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weir_stores::StoreError;
 use weir_stores::contract::Export;
+use weir_stores::influxdb::Config;
 
 use crate::data::{T, device, float, int, simple};
 use crate::fake::{Fake, Say, TAKEN};
@@ -35,6 +37,62 @@ async fn each_status_has_the_meaning_of_the_table() {
     for status in ["500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "429 Too Many Requests"] {
         assert!(matches!(answer_json(status).await, StoreError::Busy { retry_after: None, .. }), "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_path_that_influxdb_does_not_have_is_blamed_on_the_url() {
+    let fault = r#"{"code":"not found","message":"path not found"}"#;
+    let StoreError::NeedsOperator(reason) = answer(Say::This("404 Not Found", "", fault)).await else { panic!() };
+    assert!(reason.contains("influxdb.url") && !reason.contains("influxdb.bucket"), "{reason}");
+    let busy = answer(Say::This("500 Internal Server Error", "", "{}")).await.to_string();
+    assert!(busy.contains("influxdb.url"), "an error while running names the key: {busy}");
+}
+
+/// Listens, and gives this answer to the first bytes of each connection.
+async fn port_that_answers(bytes: &'static [u8]) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut greeting = [0; 1024];
+            if stream.read(&mut greeting).await.is_ok_and(|length| length > 0) {
+                drop(stream.write_all(bytes).await);
+            }
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn tls_to_a_plain_port_and_plain_to_a_tls_port_are_named() {
+    // A fatal alert: handshake_failure.
+    let tls = port_that_answers(&[21, 3, 3, 0, 2, 2, 40]).await;
+    let in_http = port_that_answers(
+        b"HTTP/1.0 400 Bad Request\r\nContent-Length: 52\r\n\r\nClient sent an HTTP request to an HTTPS server.     \n",
+    )
+    .await;
+    let plain = port_that_answers(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+    let deaf = port_that_answers(b"").await;
+    let config = |scheme: &str, port: u16| {
+        let url = format!("{scheme}://127.0.0.1:{port}");
+        Config { url, token: "t".into(), org: "o".into(), bucket: "b".into(), ..Config::default() }
+    };
+    let said = async |scheme, port| open(config(scheme, port)).check().await.unwrap_err();
+    let error = said("http", tls).await;
+    assert!(
+        matches!(&error, StoreError::NeedsOperator(r) if r.contains("speaks TLS") && r.contains("https://")),
+        "{error}"
+    );
+    let error = said("https", plain).await;
+    let words = ["influxdb.url", "does not speak TLS", "http://"];
+    assert!(matches!(&error, StoreError::NeedsOperator(r) if words.iter().all(|w| r.contains(w))), "{error}");
+    let error = said("http", in_http).await;
+    assert!(matches!(&error, StoreError::NeedsOperator(r) if r.contains("influxdb.url")), "{error}");
+    let error = said("https", deaf).await;
+    assert!(matches!(&error, StoreError::Busy { reason, .. } if reason.contains("speaks TLS")), "{error}");
+    let error = said("http", plain).await;
+    assert!(!error.to_string().contains("TLS"), "{error}");
 }
 
 #[tokio::test]

@@ -124,6 +124,17 @@ fn settings_that_cannot_work_name_their_key() {
     assert!(fault(|c| c.bucket.clear()).contains("influxdb.bucket"));
     assert!(fault(|c| c.url = "localhost:8086".into()).contains("influxdb.url"));
     assert!(fault(|c| c.url = "ftp://host".into()).contains("influxdb.url"));
+    for url in
+        ["http://host:8086/api/v2", "http://host/api/v2/write?org=x", "https://host/orgs/1", "http://host/health/"]
+    {
+        let mut config = right.clone();
+        config.url = url.into();
+        let reason = InfluxDb::new(config, Default::default()).err().unwrap().to_string();
+        assert!(reason.contains("influxdb.url") && reason.contains("write http"), "{url}: {reason}");
+    }
+    assert!(fault(|c| c.url = "http://me:secret@host:8086".into()).contains("influxdb.token"));
+    assert!(!fault(|c| c.url = "http://me:secret@host:8086".into()).contains("secret"));
+    assert_eq!(fault(|c| c.url = "http://host/metrics-proxy/influx/".into()), "", "a proxy adds a path");
     assert!(fault(|c| c.measurement = "a b".into()).contains("influxdb.measurement"));
     assert!(fault(|c| c.measurement = "#x".into()).contains("influxdb.measurement"));
     assert!(fault(|c| c.tags.device = "time".into()).contains("influxdb.device_tag"));

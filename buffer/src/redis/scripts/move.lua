@@ -11,8 +11,7 @@ if cursor then
 end
 local done, sealed = tonumber(ARGV[3]), tonumber(ARGV[4])
 if tonumber(ARGV[2]) < epoch then return {'fenced', string.format('%.0f', epoch)} end
-if done < from or done > last or sealed > last or sealed < done then
-  return {'backwards', string.format('%.0f', from)}
-end
+if done < from or sealed < done then return {'backwards', string.format('%.0f', from)} end
+if sealed > last then return {'beyond', string.format('%.0f', last)} end
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[5])
 return {'moved', '0'}

@@ -1,4 +1,8 @@
-//! A model of clients, in which each acknowledged message is in the log exactly once.
+//! A model of clients and nodes, in which each acknowledged message is in one log exactly once.
+//!
+//! A node has learnt what the others appended when a message comes that is marked as resent, as
+//! over Redis. The clocks of the nodes differ by less than the time between two connections of a
+//! client.
 //!
 //! The bounds: a client has at most [`IN_FLIGHT`] messages in flight, no more than are kept for it;
 //! after a boot without DISCONNECT, one message arrives before the connection is lost again. Until
@@ -9,6 +13,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::*;
 
 const IN_FLIGHT: usize = 8;
+const NODES: usize = 3;
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -20,11 +25,13 @@ enum Step {
     GoDeaf,
     /// The connection is lost; the client connects and sends again.
     Reconnect,
+    /// The same, to the next node.
+    Move,
     /// DISCONNECT of a clean session, then a new one.
     Disconnect,
     /// Power is lost: the client forgets its messages, and its packet ids begin at 1.
     Boot,
-    /// The server ends, and starts again.
+    /// The client's node ends, and starts again.
     Restart,
     /// This many messages of others.
     Noise(u16),
@@ -36,6 +43,7 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
         5 => (1..IN_FLIGHT).prop_map(Step::Receive),
         2 => Just(Step::GoDeaf),
         3 => Just(Step::Reconnect),
+        2 => Just(Step::Move),
         1 => Just(Step::Disconnect),
         1 => Just(Step::Boot),
         1 => Just(Step::Restart),
@@ -64,6 +72,7 @@ const KINDS: [Kind; 4] = [
 struct Client {
     kind: Kind,
     id: u64,
+    node: usize,
     next: u16,
     connection: u32,
     is_deaf: bool,
@@ -72,9 +81,12 @@ struct Client {
     answers: VecDeque<u16>,
 }
 
-/// The server, and the numbers of messages that it has acknowledged.
+/// The nodes, and the numbers of messages that they have acknowledged.
 struct Server {
-    world: World,
+    nodes: Vec<World>,
+    /// Frames of each other node that a node has learnt.
+    learnt: [[usize; NODES]; NODES],
+    now: i64,
     acknowledged: HashSet<i64>,
     last: i64,
     connections: u32,
@@ -87,6 +99,7 @@ impl Client {
         Self {
             kind,
             id: place as u64 + 1,
+            node: place % NODES,
             next: kind.first,
             connection,
             is_deaf: false,
@@ -110,7 +123,7 @@ impl Client {
 
     fn send(&mut self, message: &Message, server: &mut Server) {
         if !self.is_deaf {
-            server.world.take(message);
+            server.take(self.node, message);
             server.acknowledged.insert(message.number);
             self.answers.push_back(message.sent.packet);
         }
@@ -146,7 +159,7 @@ impl Client {
 
     fn disconnect(&mut self, server: &mut Server) {
         if !self.is_deaf {
-            server.world.end_session(self.id);
+            server.tick(self.node).end_session(self.id);
         }
         self.unacknowledged.clear();
         self.connect(server);
@@ -154,6 +167,35 @@ impl Client {
 }
 
 impl Server {
+    fn new() -> Self {
+        let nodes = (0..NODES).map(|_| World::new(64)).collect();
+        let learnt = [[0; NODES]; NODES];
+        Self { nodes, learnt, now: 0, acknowledged: HashSet::new(), last: 0, connections: 0 }
+    }
+
+    /// Sets the clock of a node to the next time.
+    fn tick(&mut self, node: usize) -> &mut World {
+        self.now += 1;
+        self.nodes[node].now = self.now;
+        &mut self.nodes[node]
+    }
+
+    fn take(&mut self, node: usize, message: &Message) -> bool {
+        if message.resent {
+            for other in (0..NODES).filter(|other| *other != node) {
+                let frames = self.nodes[other].frames[self.learnt[node][other]..].to_vec();
+                self.learnt[node][other] += frames.len();
+                frames.iter().for_each(|frame| self.nodes[node].resends.learn_elsewhere(frame));
+            }
+        }
+        self.tick(node).take(message)
+    }
+
+    fn restart(&mut self, node: usize) {
+        self.learnt[node] = [0; NODES];
+        self.nodes[node].restart();
+    }
+
     fn connect(&mut self) -> u32 {
         self.connections += 1;
         self.connections
@@ -165,7 +207,7 @@ proptest! {
 
     #[test]
     fn each_acknowledged_message_is_stored_once(steps in prop::collection::vec(step(), 1..80)) {
-        let mut server = Server { world: World::new(64), acknowledged: HashSet::new(), last: 0, connections: 0 };
+        let mut server = Server::new();
         let mut clients: Vec<_> = (0..KINDS.len()).map(|place| Client::new(place, &mut server)).collect();
         for (place, step) in steps {
             let client = &mut clients[place];
@@ -174,17 +216,24 @@ proptest! {
                 Step::Receive(count) => client.receive(count),
                 Step::GoDeaf => client.is_deaf = true,
                 Step::Reconnect => client.reconnect(&mut server),
+                Step::Move => {
+                    client.node = (client.node + 1) % NODES;
+                    client.reconnect(&mut server);
+                }
                 Step::Disconnect => client.disconnect(&mut server),
                 Step::Boot => client.boot(&mut server),
                 Step::Restart => {
-                    server.world.restart();
-                    clients.iter_mut().for_each(|client| client.reconnect(&mut server));
+                    let node = client.node;
+                    server.restart(node);
+                    let connected = clients.iter_mut().filter(|client| client.node == node);
+                    connected.for_each(|client| client.reconnect(&mut server));
                 }
                 Step::Noise(count) => {
+                    let node = client.node;
                     for n in 1..=count {
                         server.last += 1;
                         let noise = Message { number: server.last, ..message(99, 99, n) };
-                        assert!(server.world.take(&noise));
+                        assert!(server.take(node, &noise));
                         server.acknowledged.insert(noise.number);
                     }
                 }
@@ -192,7 +241,8 @@ proptest! {
         }
         clients.iter_mut().for_each(|client| client.reconnect(&mut server));
         let mut stored = HashMap::<i64, u32>::new();
-        server.world.numbers().into_iter().for_each(|number| *stored.entry(number).or_default() += 1);
+        let numbers = server.nodes.iter().flat_map(World::numbers);
+        numbers.for_each(|number| *stored.entry(number).or_default() += 1);
         for number in &server.acknowledged {
             prop_assert_eq!(stored.get(number), Some(&1), "message {}", number);
         }

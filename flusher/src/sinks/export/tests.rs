@@ -7,9 +7,9 @@ use stores::StoreError;
 use stores::contract::BookLine;
 
 use super::place::seqs;
+use crate::projections::ExportSpec;
 use crate::sinks::history::cut::{self, Placed};
 use crate::testing::{FakeSeries, SERIES, World, device, frame, numbers, plain, stage_letter, stage_retained, until};
-use crate::projections::ExportSpec;
 use crate::{DEAD_LETTERS, HISTORY, Pace, Refill, SinkState, StartAt};
 
 fn world() -> (World, Arc<FakeSeries>) {

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use model::{DeviceKey, Nanos, TimeRange};
 
-use crate::accounting::tallies::{Tallies, count_passed, entry, tenant_of};
+use crate::accounting::tallies::{Tallies, count_passed, entry};
 use crate::sinks::export::filter::ExportFilter;
 
 /// Where a reading stands.
@@ -88,7 +88,7 @@ impl Memtable {
     /// Counts a record that is not a reading. Messages of a tenant that the filter leaves out are
     /// not the export's.
     fn pass(&mut self, record: &Record<'_>, filter: Option<&ExportFilter>) {
-        let tenant = tenant_of(record);
+        let tenant = record.tenant();
         match record {
             Record::DeadLetter(_) if filter.is_some_and(|filter| !filter.has_tenant(tenant)) => {
                 entry(&mut self.passed, tenant).filtered += 1;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use stores::contract::LatestState;
 
 use super::States;
-use crate::accounting::tallies::{Tallies, count_passed, entry, tenant_of};
+use crate::accounting::tallies::{Tallies, count_passed, entry};
 use crate::metrics::Metrics;
 use crate::sink::{Load, Part, Refusal, Sink};
 
@@ -93,7 +93,7 @@ impl Sink for LatestSink {
             if left_out > 0 {
                 self.report(place, &reading, left_out);
             }
-            entry(&mut open.tallies, tenant_of(&record)).stored += 1;
+            entry(&mut open.tallies, record.tenant()).stored += 1;
         }
     }
 

@@ -8,14 +8,16 @@ mod csv_file;
 mod parquet_file;
 mod spool;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
 use anyhow::Context;
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
 use proto::v1::{SeriesSelector, StreamReadingsRequest};
+use tonic::transport::Channel;
 
-use super::{cli, client, connect, names, output, query, refused};
+use super::{cli, client, connect, latest, names, output, query, refused};
 use columns::Columns;
 use spool::Spool;
 
@@ -38,7 +40,8 @@ pub(crate) async fn run(options: &cli::Export) -> anyhow::Result<()> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let (mut spool, columns) = read(options, Spool::new_in(folder)?).await?;
+    let channel = connect(&options.server).await?;
+    let (mut spool, columns, seen) = read(channel.clone(), options, Spool::new_in(folder)?).await?;
     // The output appears complete or not at all.
     let temporary =
         tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
@@ -50,7 +53,8 @@ pub(crate) async fn run(options: &cli::Export) -> anyhow::Result<()> {
     readable(temporary.as_file())?;
     temporary.persist(&options.output).with_context(|| format!("cannot write {}", options.output.display()))?;
     output::remark(&format!("{} readings written to {}", columns.rows(), options.output.display()));
-    Ok(())
+    let silent: Vec<&String> = options.devices.iter().filter(|id| !seen.contains(*id)).collect();
+    latest::explain_silence(channel, &options.tenant, &silent).await
 }
 
 /// Gives the output the usual permissions; a temporary file is readable by its owner only.
@@ -59,8 +63,14 @@ fn readable(file: &File) -> anyhow::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(0o644)).context("set the output's permissions")
 }
 
-async fn read(options: &cli::Export, mut spool: Spool) -> anyhow::Result<(Spool, Columns)> {
-    let mut client = client!(TelemetryServiceClient<_>, connect(&options.server).await?);
+/// Returns the readings, their columns, and the ids of their devices if the request names devices.
+async fn read(
+    channel: Channel,
+    options: &cli::Export,
+    mut spool: Spool,
+) -> anyhow::Result<(Spool, Columns, BTreeSet<String>)> {
+    let mut client = client!(TelemetryServiceClient<_>, channel);
+    let mut seen = BTreeSet::new();
     let mut columns = Columns::default();
     let all: Vec<String> = options.devices.iter().map(|id| names::device(&options.tenant, id)).collect();
     let batches: Vec<&[String]> = if all.is_empty() { vec![&[]] } else { all.chunks(MOST_DEVICES).collect() };
@@ -79,10 +89,13 @@ async fn read(options: &cli::Export, mut spool: Spool) -> anyhow::Result<(Spool,
         let mut stream = client.stream_readings(request).await.map_err(|s| refused(&s))?.into_inner();
         while let Some(answer) = stream.message().await.map_err(|s| refused(&s))? {
             for chunk in &answer.chunks {
+                if !options.devices.is_empty() {
+                    seen.insert(names::device_id(&chunk.device));
+                }
                 columns.note(chunk);
                 spool.push(chunk)?;
             }
         }
     }
-    Ok((spool, columns))
+    Ok((spool, columns, seen))
 }

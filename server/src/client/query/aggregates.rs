@@ -1,5 +1,7 @@
 //! Aggregates in buckets of time.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context;
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
 use proto::v1::{
@@ -7,14 +9,16 @@ use proto::v1::{
 };
 
 use crate::client::output::{Cell, Table};
-use crate::client::{cli, client, connect, names, refused, time};
+use crate::client::{cli, client, connect, latest, names, refused, time};
 
 /// Range without --since.
 const USUAL_RANGE: &str = "1d";
 
 pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
     let request = request(options)?;
-    let mut client = client!(TelemetryServiceClient<_>, connect(&options.common.server).await?);
+    let channel = connect(&options.common.server).await?;
+    let mut client = client!(TelemetryServiceClient<_>, channel.clone());
+    let mut seen = BTreeSet::new();
     let fixed = ["device", "metric", "start", "end"];
     let functions = options.aggregate.iter().map(|f| f.trim());
     let mut table = Table::new(fixed.into_iter().chain(functions).chain(["note"]));
@@ -26,6 +30,7 @@ pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
         let request = QueryAggregatesRequest { page_token, ..request.clone() };
         let page = client.query_aggregates(request).await.map_err(|s| refused(&s))?.into_inner();
         for series in page.series {
+            seen.insert(names::device_id(&series.device));
             let here = (series.device.clone(), series.metric.clone());
             if here != series_at {
                 series_at = here;
@@ -41,7 +46,9 @@ pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
             break;
         }
     }
-    table.print(options.common.format)
+    table.print(options.common.format)?;
+    let silent: Vec<&String> = options.devices.iter().filter(|id| !seen.contains(*id)).collect();
+    latest::explain_silence(channel, &options.common.tenant, &silent).await
 }
 
 fn row(device: &str, metric: &str, bucket: &AggregateBucket) -> Vec<Cell> {

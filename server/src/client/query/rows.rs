@@ -8,7 +8,7 @@ use proto::v1::{ListReadingsRequest, Reading};
 use tonic::transport::Channel;
 
 use crate::client::output::{self, Cell, Format, Table, json_line, value_json};
-use crate::client::{cli, client, connect, names, refused, time};
+use crate::client::{cli, client, connect, latest, names, refused, time};
 
 /// Maximum number of readings in one request, from the protocol.
 const MOST_ROWS: usize = 10_000;
@@ -17,7 +17,8 @@ const MOST_ROWS: usize = 10_000;
 const SOME_ROWS: usize = 1000;
 
 pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
-    let mut client = client!(TelemetryServiceClient<_>, connect(&options.common.server).await?);
+    let channel = connect(&options.common.server).await?;
+    let mut client = client!(TelemetryServiceClient<_>, channel.clone());
     // Without a range and a limit, the newest readings are shown, oldest first.
     let newest = options.range.since.is_none() && options.limit.is_none();
     let question = Question {
@@ -26,13 +27,14 @@ pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
         limit: options.limit.unwrap_or(if newest { SOME_ROWS } else { usize::MAX }),
     };
     let mut out = std::io::BufWriter::new(std::io::stdout());
-    let mut kept = Vec::new();
+    let (mut kept, mut silent) = (Vec::new(), Vec::new());
     for id in &options.devices {
         let device = names::device(&options.common.tenant, id);
         let turn = newest && !options.desc;
         let streaming = options.common.format == Format::Json && !turn;
-        let mut rows = Vec::new();
+        let (mut rows, mut found) = (Vec::new(), 0);
         let cut = read(&mut client, options, &question, &device, |page| {
+            found += page.len();
             if streaming {
                 return page.iter().try_for_each(|reading| json_line(&mut out, &reading_json(reading)));
             }
@@ -40,6 +42,9 @@ pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
             Ok(())
         })
         .await?;
+        if found == 0 {
+            silent.push(id);
+        }
         if turn {
             rows.reverse();
         }
@@ -53,9 +58,11 @@ pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
     if options.common.format == Format::Json {
         kept.iter().try_for_each(|reading| json_line(&mut out, &reading_json(reading)))?;
         out.flush()?;
-        return Ok(());
+    } else {
+        let with_device = options.devices.len() > 1 || options.common.format == Format::Csv;
+        table(&kept, with_device).print(options.common.format)?;
     }
-    table(&kept, options.devices.len() > 1 || options.common.format == Format::Csv).print(options.common.format)
+    latest::explain_silence(channel, &options.common.tenant, &silent).await
 }
 
 struct Question {

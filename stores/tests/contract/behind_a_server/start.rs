@@ -73,10 +73,57 @@ async fn a_wrong_password_and_a_missing_permission_are_different_errors() {
     let reader = MongoStore::for_reading(at("reader", "pw"), Default::default());
     assert_eq!(History::count(&reader).await.unwrap(), [("default".into(), 10)]);
     let error = reader.write(vec![block(&device("a"), 10, 10)]).await.unwrap_err();
-    needs_operator(&error, &["not authorized"]);
+    needs_operator(&error, &["not authorized", "mongodb.uri", "mongodb.database", "readWrite"]);
     // The permission is revoked while the store is in use.
     admin.run_command(doc! { "revokeRolesFromUser": "writer", "roles": [role("readWrite")] }).await.unwrap();
-    needs_operator(&store.write(vec![block(&device("a"), 20, 10)]).await.unwrap_err(), &["not authorized"]);
+    let error = store.write(vec![block(&device("a"), 20, 10)]).await.unwrap_err();
+    needs_operator(&error, &["not authorized", "mongodb.uri", "mongodb.database", "readWrite"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_is_changed_while_the_store_is_in_use_is_named_with_its_key() {
+    let mut server = own_server!(Kind::WithUsers);
+    let plain = config(&server);
+    let uri = |user: &str| plain.uri.replace("mongodb://", &format!("mongodb://{user}:pw@"));
+    server.admin(doc! { "createUser": "root", "pwd": "pw", "roles": ["root"] }).await.unwrap();
+    let root = mongodb::Client::with_uri_str(&uri("root")).await.unwrap().database("admin");
+    let role = doc! { "role": "readWrite", "db": &plain.database };
+    root.run_command(doc! { "createUser": "writer", "pwd": "pw", "roles": [role] }).await.unwrap();
+    let store = connected(&Config { uri: uri("writer"), ..plain.clone() }).await;
+    store.write(vec![block(&device("a"), 0, 10)]).await.unwrap();
+    root.run_command(doc! { "updateUser": "writer", "pwd": "other" }).await.unwrap();
+    // A connection that is authenticated stays so: the store makes new ones.
+    server.kill();
+    server.start_again();
+    server.primary().await;
+    let begun = std::time::Instant::now();
+    loop {
+        match store.write(vec![block(&device("a"), 10, 10)]).await {
+            Err(error @ StoreError::NeedsOperator(_)) => {
+                needs_operator(&error, &["mongodb.uri", "password", "Authentication failed"]);
+                break;
+            }
+            Err(StoreError::Busy { reason, .. }) => assert!(reason.contains("mongodb.uri"), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_tls_is_named() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("mongodb://user:secret@{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let alert = [21, 3, 3, 0, 2, 2, 40];
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, &alert).await);
+        }
+    });
+    let error = refused(Config { uri, server_selection_timeout_ms: 300, ..Config::default() }).await;
+    let StoreError::Busy { reason, .. } = &error else { panic!("{error:?}") };
+    assert!(reason.contains("speaks TLS") && reason.contains("tls=true") && !reason.contains("secret"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,222 @@
+//! Will messages that outlast the process.
+//!
+//! While a connection with a will message is open, the will message is kept among the retained
+//! messages, under a topic of Weir's own that no client can set. It is cleared in the step that
+//! publishes it, or when it is no longer due. A will message that is still there at a start belongs
+//! to a connection that ended with an earlier one: it is published before connections are accepted,
+//! so that it comes before everything that its client sends now.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::codec::connect::Will;
+use crate::will::LastWill;
+use crate::{Broker, RetainedMessage};
+use door::{Inbox, Intake, Retained, Sender};
+
+/// Topics of Weir's own begin with this.
+pub(crate) const OWN: &str = "$weir/";
+const TOPIC: &str = "$weir/wills/";
+const VERSION: u8 = 1;
+/// Will messages that are published at a time: one write of the log stores all of them.
+const AT_ONCE: usize = 1024;
+/// Time that connections wait for the will messages of earlier starts.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A will message of an earlier start.
+pub(crate) type Earlier = Box<LastWill>;
+
+/// Returns the topic that keeps the will message of a connection, which no other connection of any
+/// start of any node has.
+pub(crate) fn topic(node: &str, started: u64, connection: u64) -> Box<str> {
+    format!("{TOPIC}{node}/{started:x}-{connection}").into()
+}
+
+/// Removes the will messages that this node kept from the retained messages of earlier starts; those
+/// of other nodes are removed and left alone.
+pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str) -> (Vec<RetainedMessage>, Vec<Earlier>) {
+    let own = format!("{TOPIC}{node}/");
+    let (kept, retained): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.topic.starts_with(OWN));
+    let earlier = kept.into_iter().filter(|message| message.topic.starts_with(&own)).filter_map(|message| {
+        let topic = message.topic.clone();
+        let will = decode(message);
+        if will.is_none() {
+            tracing::warn!("cannot read the will message of an earlier start under {topic}");
+        }
+        will
+    });
+    (retained, earlier.collect())
+}
+
+fn encode(LastWill { will, sender, .. }: &LastWill) -> Vec<u8> {
+    let mut out = vec![VERSION, will.retain.into(), sender.user.is_some().into()];
+    out.extend_from_slice(&will.delay_secs.to_be_bytes());
+    for text in [&*will.topic, &*sender.client, sender.user.as_deref().unwrap_or_default()] {
+        // No text of a CONNECT has more than 65,535 bytes.
+        out.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.extend_from_slice(&will.payload);
+    out
+}
+
+fn decode(message: RetainedMessage) -> Option<Earlier> {
+    let ([version, retain, has_user], rest) = message.payload.split_first_chunk()?;
+    let (delay, mut rest) = rest.split_first_chunk()?;
+    let mut text = || {
+        let (length, tail) = rest.split_first_chunk()?;
+        let (text, tail) = tail.split_at_checked(u16::from_be_bytes(*length).into())?;
+        rest = tail;
+        std::str::from_utf8(text).ok()
+    };
+    let (topic, client, user) = (text()?.to_owned(), text()?, text()?);
+    let sender = Sender {
+        tenant: message.tenant,
+        client: client.into(),
+        user: (*has_user == 1).then(|| user.into()),
+        peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        protocol: "mqtt",
+    };
+    let will = Will {
+        topic,
+        payload: rest.to_vec(),
+        qos: message.qos,
+        retain: *retain == 1,
+        delay_secs: u32::from_be_bytes(*delay),
+        properties: message.properties,
+    };
+    (*version == VERSION).then(|| Box::new(LastWill { will, sender, kept_as: Some(message.topic.into()) }))
+}
+
+/// Stages that a will message is kept.
+pub(crate) fn keep(intake: &mut impl Intake, last: &LastWill) {
+    if let Some(topic) = &last.kept_as {
+        let payload = encode(last);
+        let Will { qos, properties, .. } = &last.will;
+        intake.retain(&Retained { topic, payload: &payload, qos: *qos, properties });
+    }
+}
+
+/// Stages that a will message is no longer kept. False when it was not.
+pub(crate) fn clear(intake: &mut impl Intake, last: &LastWill) -> bool {
+    if let Some(topic) = &last.kept_as {
+        intake.retain(&Retained { topic, payload: b"", qos: 0, properties: b"" });
+    }
+    last.kept_as.is_some()
+}
+
+impl<I: Inbox> Broker<I> {
+    /// Publishes the will messages of earlier starts. Returns when they are durable, or after some
+    /// time: a log that is full for longer does not keep clients out.
+    pub(crate) async fn settle_earlier(self: &Arc<Self>, earlier: Vec<Earlier>) {
+        if earlier.is_empty() {
+            return;
+        }
+        tracing::info!("{} clients were connected when an earlier start ended: publishing their wills", earlier.len());
+        let broker = Arc::clone(self);
+        let all = self.tasks.spawn(async move {
+            let mut earlier = earlier.into_iter();
+            loop {
+                let mut tasks = JoinSet::new();
+                for last in earlier.by_ref().take(AT_ONCE) {
+                    let broker = Arc::clone(&broker);
+                    tasks.spawn(async move { broker.settle_one(last).await });
+                }
+                if tasks.is_empty() {
+                    return;
+                }
+                tokio::select! {
+                    _ = tasks.join_all() => {}
+                    // They are kept for the next start.
+                    () = broker.stopping.cancelled() => return,
+                }
+            }
+        });
+        if tokio::time::timeout(SETTLE, all).await.is_err() {
+            tracing::warn!("accepting connections although the wills of an earlier start are not stored yet");
+        }
+    }
+
+    async fn settle_one(&self, last: Earlier) {
+        let tenant = self.tenants.get(&last.sender.tenant);
+        // With retained messages that came late, the client may be back.
+        let stored = if self.is_connected(&tenant, &last.sender.client) {
+            let mut intake = self.inbox.open(&last.sender);
+            clear(&mut intake, &last);
+            door::store(&mut intake).await
+        } else {
+            self.publish_will(&last, &tenant).await
+        };
+        if let Err(error) = stored {
+            tracing::warn!("cannot publish the will message of client {}: {error}", last.sender.client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(last: &LastWill, topic: &str) -> RetainedMessage {
+        RetainedMessage {
+            tenant: "t".into(),
+            topic: topic.to_owned(),
+            payload: encode(last),
+            qos: last.will.qos,
+            properties: last.will.properties.clone(),
+        }
+    }
+
+    fn last(user: Option<&str>) -> LastWill {
+        let will = Will {
+            topic: "presence/d".into(),
+            payload: b"\0off".to_vec(),
+            qos: 1,
+            retain: true,
+            delay_secs: 70_000,
+            properties: vec![1, 2],
+        };
+        let sender = Sender {
+            tenant: "t".into(),
+            client: "d".into(),
+            user: user.map(Into::into),
+            peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            protocol: "mqtt",
+        };
+        LastWill { will, sender, kept_as: Some(topic("n", 255, 7)) }
+    }
+
+    #[test]
+    fn a_kept_will_is_read_as_it_was() {
+        for user in [None, Some("u"), Some("")] {
+            let last = last(user);
+            let (retained, earlier) = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n");
+            assert!(retained.is_empty());
+            assert_eq!(earlier[0].will, last.will);
+            assert_eq!(earlier[0].kept_as, last.kept_as);
+            let of = |sender: &Sender| (sender.tenant.clone(), sender.client.clone(), sender.user.clone());
+            assert_eq!(of(&earlier[0].sender), of(&last.sender));
+        }
+    }
+
+    #[test]
+    fn only_wills_of_the_own_node_are_published_and_none_is_a_retained_message() {
+        let last = last(None);
+        let messages = ["$weir/wills/n/1-1", "$weir/wills/m/1-1", "a", "$weir/else"].map(|topic| kept(&last, topic));
+        let (retained, earlier) = split(messages.to_vec(), "n");
+        assert_eq!(retained.iter().map(|message| &*message.topic).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(earlier.len(), 1);
+    }
+
+    #[test]
+    fn damaged_bytes_are_no_will() {
+        let whole = kept(&last(Some("u")), "$weir/wills/n/1-1");
+        for end in 0..whole.payload.len() - 4 {
+            let payload = whole.payload[..end].to_vec();
+            assert!(split(vec![RetainedMessage { payload, ..whole.clone() }], "n").1.is_empty(), "{end} bytes");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `weir backup`, and the reports of both commands.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+
+use super::manifest::{Manifest, Step};
+use super::source::{Open, Source};
+use super::{offer, take};
+use crate::cli::{BackupOptions, RunOptions};
+use crate::client::output::remark;
+use crate::config;
+use crate::data_dir::{DataDir, User, user_of};
+
+/// Copies the data folder to a new folder: by the process that uses it, or directly when none does.
+///
+/// # Errors
+/// Names the file and what to do. There is no backup then.
+pub(crate) fn run(options: &BackupOptions) -> anyhow::Result<ExitCode> {
+    let sources =
+        RunOptions { config: options.config.clone(), data_dir: options.data_dir.clone(), ..RunOptions::default() };
+    let config = config::load(&sources.sources()?)?.config;
+    let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()));
+    let (data, to) = (absolute(&config.data_dir)?, absolute(&options.to)?);
+    let shown = data.display();
+    ensure!(data.is_dir(), "there is no data folder {shown}: name it with --data-dir");
+    let manifest = match user_of(&data) {
+        Some(User::Running(addresses)) => offer::request(addresses.http, &data, &to)?,
+        Some(User::Starting(_)) => {
+            bail!(
+                "a weir process uses {shown} and is not ready: `weir doctor --data-dir {shown}` says what it waits for"
+            )
+        }
+        None => {
+            ensure!(
+                ["log", "spill", "store", "secret"].iter().any(|part| data.join(part).exists()),
+                "there is no data of a weir in {shown}: name its folder with --data-dir"
+            );
+            let held = DataDir::open(&data)?;
+            let source = Source { config: Arc::new(config), data: held.path().to_owned(), open: Open::default() };
+            take::take(&source, &to)?
+        }
+    };
+    print_taken(&manifest, &to);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print_taken(manifest: &Manifest, to: &Path) {
+    let (files, bytes, taken) = (manifest.files.len(), manifest.bytes(), &manifest.taken);
+    remark(&format!("{} holds every reading acknowledged before {taken}: {files} files, {bytes} bytes.", to.display()));
+    print_steps("Now copy the servers, in this order:", &manifest.servers, |step| &step.backup);
+}
+
+pub(super) fn print_restored(manifest: &Manifest, to: &Path) {
+    let Manifest { weir, taken, .. } = manifest;
+    let shown = to.display();
+    remark(&format!("The backup of {taken}, taken by weir {weir}, is in {shown}. Later readings are not in it."));
+    print_steps("Restore the servers before a start, in this order:", &manifest.servers, |step| &step.restore);
+    remark("Next:");
+    remark(&format!("  weir doctor --data-dir {shown}"));
+    remark(&format!("  weir run --data-dir {shown}"));
+    remark("  weir books --check");
+}
+
+fn print_steps(title: &str, steps: &[Step], command: impl Fn(&Step) -> &String) {
+    if steps.is_empty() {
+        return;
+    }
+    remark(title);
+    for (n, step) in steps.iter().enumerate() {
+        remark(&format!("{}. {}: {}", n + 1, step.server, step.why));
+        command(step).lines().for_each(|line| remark(&format!("     {line}")));
+    }
+}

@@ -1,0 +1,152 @@
+//! The backup of a running process: a request over HTTP that only a reader of the data folder can
+//! make.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use axum::body::Body;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{Request, StatusCode, Uri};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::manifest::{Manifest, hex};
+use super::source::{Open, Source};
+use super::take;
+use crate::config::Config;
+
+/// Path of the request.
+pub(crate) const PATH: &str = "/backup";
+
+/// Maximum size of an answer.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+
+/// The request.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// Absolute path of the new folder.
+    to: PathBuf,
+}
+
+/// The answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Taken(Box<Manifest>),
+    Failed(String),
+}
+
+/// The backups that a process takes on request, one at a time. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Offer(Arc<Inner>);
+
+struct Inner {
+    source: Source,
+    token: String,
+    busy: Mutex<()>,
+}
+
+impl Offer {
+    /// Backups of the data folder `data` with the parts in `open`, for those who know its `secret`.
+    pub(crate) fn new(config: Arc<Config>, data: PathBuf, secret: [u8; 32], open: Open) -> Self {
+        let source = Source { config, data, open };
+        Self(Arc::new(Inner { source, token: token(&secret), busy: Mutex::default() }))
+    }
+
+    /// True when the text of `Authorization` is the token. The time of the comparison says nothing
+    /// about the token, since digests are compared.
+    pub(crate) fn permits(&self, given: &[u8]) -> bool {
+        Sha256::digest(given) == Sha256::digest(bearer(&self.0.token))
+    }
+
+    /// Takes a backup. Blocks. Returns the answer as JSON.
+    pub(crate) fn take(&self, order: &Order) -> String {
+        let taken = match self.0.busy.try_lock() {
+            Some(_one_at_a_time) => self.take_alone(&order.to),
+            None => Err(anyhow::anyhow!("another backup is being taken: wait for its end")),
+        };
+        let answer = match taken {
+            Ok(manifest) => {
+                tracing::info!(to = %order.to.display(), bytes = manifest.bytes(), "a backup was taken");
+                Answer::Taken(Box::new(manifest))
+            }
+            Err(error) => {
+                tracing::error!(to = %order.to.display(), "a backup failed: {error:#}");
+                Answer::Failed(format!("{error:#}"))
+            }
+        };
+        serde_json::to_string(&answer).unwrap_or_else(|error| format!(r#"{{"failed":"{error}"}}"#))
+    }
+
+    fn take_alone(&self, to: &Path) -> anyhow::Result<Manifest> {
+        let Source { config, open, .. } = &self.0.source;
+        ensure!(
+            !config.redis.is_used() || open.store.is_none(),
+            "the log with its cursors is on Redis and the store in the data folder, so that copies of a running process \
+             do not belong together: stop weir, run this again, copy Redis, then start weir"
+        );
+        take::take(&self.0.source, to).map_err(|error| match error.chain().any(is_forbidden) {
+            true => error.context("the weir process writes the backup itself and needs the right to do so"),
+            false => error,
+        })
+    }
+}
+
+fn is_forbidden(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    matches!(kind, Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem))
+}
+
+/// A token that only a reader of the data folder can make.
+fn token(secret: &[u8]) -> String {
+    hex(&Sha256::new_with_prefix(b"weir backup ").chain_update(secret).finalize())
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+/// Requests a backup of the process that uses the data folder `data` and answers at `http`.
+///
+/// # Errors
+/// Those of the process, and when it does not answer.
+pub(super) fn request(http: SocketAddr, data: &Path, to: &Path) -> anyhow::Result<Manifest> {
+    let path = data.join("secret");
+    let secret = std::fs::read(&path)
+        .with_context(|| format!("cannot read {}: run this as the user of the process", path.display()))?;
+    let order = serde_json::to_string(&Order { to: to.to_owned() }).context("a path that is not UTF-8")?;
+    let address = reachable(http);
+    let silent = || format!("the weir process at {address} did not answer to the end: check its log");
+    let uri = Uri::builder().scheme("http").authority(address.to_string()).path_and_query(PATH).build()?;
+    let request = Request::post(uri).header(AUTHORIZATION, bearer(&token(&secret)));
+    let request = request.header(CONTENT_TYPE, "application/json").body(Body::from(order))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
+    let (code, body) = runtime.block_on(async {
+        let answer = Client::builder(TokioExecutor::new()).build_http::<Body>().request(request).await;
+        let answer = answer.with_context(silent)?;
+        let code = answer.status();
+        let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.with_context(silent)?;
+        anyhow::Ok((code, body))
+    })?;
+    ensure!(code == StatusCode::OK, "{address} refuses the backup: {}", String::from_utf8_lossy(&body).trim_end());
+    // Line breaks before it keep the connection alive.
+    match serde_json::from_slice(&body).with_context(silent)? {
+        Answer::Taken(manifest) => Ok(*manifest),
+        Answer::Failed(reason) => bail!("{reason}"),
+    }
+}
+
+/// The address at which a process answers on its own machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    }
+}

@@ -1,0 +1,155 @@
+//! The copies of servers that belong to a backup, in their order, with commands.
+
+use serde_json::json;
+
+use super::manifest::{CopiedLog, Step};
+use crate::config::{Config, Export, kind_of};
+
+/// The steps after the copy of the data folder, which holds `logs`.
+///
+/// # Errors
+/// When an export of the configuration has no known type.
+pub(super) fn steps(config: &Config, logs: &[CopiedLog]) -> anyhow::Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    if config.redis.is_used() {
+        steps.push(pause(config));
+        steps.push(redis());
+    }
+    if !config.mongodb.uri.is_empty() {
+        steps.push(mongodb(config, logs));
+    }
+    for export in config.exports()? {
+        if kind_of(&export)?.name == "influxdb" {
+            steps.push(influxdb(&export));
+        }
+    }
+    if config.redis.is_used() {
+        steps.push(resume());
+    }
+    Ok(steps)
+}
+
+fn step(server: &str, why: &str, backup: &str, restore: &str) -> Step {
+    Step { server: server.to_owned(), why: why.to_owned(), backup: backup.to_owned(), restore: restore.to_owned() }
+}
+
+/// On Redis a log keeps its id. A store that is ahead of the cursors would take new blocks for
+/// those that it has.
+fn pause(config: &Config) -> Step {
+    let (who, effect) = match config.is_fleet() {
+        true => ("every process with the role flusher", "devices are acknowledged and queries answered meanwhile"),
+        false => ("weir", "devices wait, and send again what was not acknowledged"),
+    };
+    step(
+        "Flushers",
+        &format!("the copies belong together when no cursor moves while they are taken; {effect}"),
+        &format!("stop {who}"),
+        "let no weir process run",
+    )
+}
+
+fn resume() -> Step {
+    step("Flushers", "all copies are complete", "start them again", "start weir on all restored data folders")
+}
+
+fn redis() -> Step {
+    step(
+        "Redis",
+        "it holds the log and the cursors; the spill was copied before it, so that a frame is in one of the two",
+        "redis-cli -u \"$WEIR_REDIS_URLS\" --rdb redis.rdb\n(of a cluster: from each master)",
+        "put redis.rdb into the folder of an empty Redis as dump.rdb, start it with --appendonly no, then\n\
+         redis-cli -u \"$WEIR_REDIS_URLS\" CONFIG SET appendonly yes",
+    )
+}
+
+fn mongodb(config: &Config, logs: &[CopiedLog]) -> Step {
+    let database = &config.mongodb.database;
+    let archive = format!("--uri=\"$WEIR_MONGODB_URI\" --gzip --archive={database}.archive.gz");
+    let why = match config.redis.is_used() {
+        true => "no cursor moves, so it holds what the cursors count",
+        false => "it is copied after the cursors, so it holds at least what they count as stored",
+    };
+    let mut restore = format!("mongorestore {archive} --drop --nsInclude=\"{database}.*\"");
+    if let Some(log) = logs.iter().find(|log| log.folder == "log" && !config.redis.is_used()) {
+        restore.push('\n');
+        restore.push_str(&remove_rest(database, log));
+    }
+    step("MongoDB", why, &format!("mongodump {archive} --db={database}"), &restore)
+}
+
+/// The command that removes what a start stores again from the log, which has a new id then.
+fn remove_rest(database: &str, log: &CopiedLog) -> String {
+    let id = &log.id;
+    let passed = |sink: &str| log.passed.get(sink).copied().unwrap_or(log.start);
+    let first = format!("{id}#{:016x}", passed(flusher::HISTORY));
+    let blocks = json!({ "_id": { "$gte": first, "$lt": format!("{id}$") } });
+    let sinks = log.passed.keys().map(|sink| (sink.as_str(), passed(sink)));
+    let stages = sinks.chain([(flusher::INGEST, passed(flusher::DEAD_LETTERS))]);
+    let stages: Vec<_> =
+        stages.map(|(stage, offset)| json!({ "stage": stage, "offset": { "$gte": offset } })).collect();
+    let letters = json!({ "log": id, "$or": stages });
+    format!(
+        "mongosh \"$WEIR_MONGODB_URI\" --eval 'const d = db.getSiblingDB(\"{database}\");\n\
+         d.blocks.deleteMany({blocks});\n\
+         d.dead_letters.deleteMany({letters});'"
+    )
+}
+
+fn influxdb(export: &Export) -> Step {
+    let text = |key: &str| export.settings.get(key).and_then(toml::Value::as_str).unwrap_or_default();
+    let (url, org, bucket) = (text("url"), text("org"), text("bucket"));
+    let options = format!("--host {url} --org {org} --bucket {bucket} --token \"$INFLUX_TOKEN\"");
+    step(
+        &format!("InfluxDB (export {})", export.name),
+        "it is copied after the cursors; a point that is written again replaces itself",
+        &format!("influx backup {options} influxdb-{}", export.name),
+        &format!("influx restore {options} influxdb-{}", export.name),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(keys: &str) -> Vec<Step> {
+        let config: Config = toml::from_str(keys).unwrap();
+        let passed = [("history", 512), ("dead_letters", 700), ("influxdb", 300)];
+        let passed = passed.into_iter().map(|(sink, offset)| (sink.to_owned(), offset)).collect();
+        let log = CopiedLog { folder: "log".into(), id: "ab-1".into(), start: 7, end: 900, passed };
+        steps(&config, &[log]).unwrap()
+    }
+
+    fn servers(keys: &str) -> Vec<String> {
+        order(keys).into_iter().map(|step| step.server).collect()
+    }
+
+    const INFLUXDB: &str =
+        "[influxdb]\nurl = 'http://127.0.0.1:8086'\ntoken = 'hidden'\norg = 'weir'\nbucket = 'telemetry'\n";
+    const MONGODB: &str = "[mongodb]\nuri = 'mongodb://user:hidden@127.0.0.1'\n";
+    const REDIS: &str = "[redis]\nurls = ['redis://:hidden@127.0.0.1']\n";
+
+    #[test]
+    fn cursors_come_before_stores_and_no_flusher_runs_between_copies_of_servers() {
+        assert_eq!(servers(""), [""; 0]);
+        assert_eq!(servers(&[MONGODB, INFLUXDB].concat()), ["MongoDB", "InfluxDB (export influxdb)"]);
+        let all = [MONGODB, REDIS, INFLUXDB].concat();
+        assert_eq!(servers(&all), ["Flushers", "Redis", "MongoDB", "InfluxDB (export influxdb)", "Flushers"]);
+        let text: String = order(&all).iter().map(|step| format!("{}{}", step.backup, step.restore)).collect();
+        assert!(!text.contains("hidden") && text.contains("--bucket telemetry"), "{text}");
+    }
+
+    #[test]
+    fn the_rest_in_mongodb_begins_where_each_cursor_was() {
+        let mongodb = order(MONGODB).remove(0);
+        for part in [
+            r#"{"_id":{"$gte":"ab-1#0000000000000200","$lt":"ab-1$"}}"#,
+            r#"{"offset":{"$gte":512},"stage":"history"}"#,
+            r#"{"offset":{"$gte":700},"stage":"ingest"}"#,
+            r#"{"offset":{"$gte":300},"stage":"influxdb"}"#,
+        ] {
+            assert!(mongodb.restore.contains(part), "{part} in {}", mongodb.restore);
+        }
+        let on_redis = order(&[MONGODB, REDIS].concat());
+        assert!(on_redis.iter().all(|step| !step.restore.contains("deleteMany")), "the dumps belong together");
+    }
+}

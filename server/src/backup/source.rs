@@ -1,0 +1,147 @@
+//! The parts of a data folder: those that a running process has open, and others, which are opened
+//! for the copy.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use buffer::Batcher;
+use buffer::embedded::{EmbeddedLog, Snapshot};
+use buffer::spill;
+use stores::embedded::{EmbeddedStore, Held, Passed};
+
+use crate::config::Config;
+use crate::data_dir::{log_in, spill_in, store_in};
+
+/// The parts that a process has open. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Open {
+    pub(crate) log: Option<Arc<EmbeddedLog>>,
+    pub(crate) spill: Option<spill::Status>,
+    pub(crate) store: Option<EmbeddedStore>,
+}
+
+/// A data folder to copy.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) config: Arc<Config>,
+    pub(super) data: PathBuf,
+    pub(super) open: Open,
+}
+
+/// The parts at one moment.
+#[derive(Default)]
+pub(super) struct Moment {
+    pub(super) log: Option<Snapshot>,
+    pub(super) spill: Option<Snapshot>,
+    pub(super) store: Option<Held>,
+    /// Logs that were opened for the copy, to be closed after it.
+    opened: Vec<(Arc<EmbeddedLog>, Batcher)>,
+}
+
+impl Source {
+    /// Takes all parts that are there, as they are now.
+    ///
+    /// # Errors
+    /// Names the file and what to do.
+    pub(super) fn moment(&self) -> anyhow::Result<Moment> {
+        let mut moment = Moment::default();
+        let config = self.config.log.clone();
+        let store = self.store()?.map(|store| store.quiet()).transpose()?;
+        let hold = || store.map(|store| store.hold()).transpose();
+        let (log, store) = match (&self.open.log, log_in(&self.data)) {
+            (Some(log), _) => taken(log.snapshot(hold)),
+            (None, dir) if dir.is_dir() => {
+                taken(moment.open(buffer::embedded::Config { dir, ..config })?.snapshot(hold))
+            }
+            (None, _) => (None, hold()),
+        };
+        (moment.log, moment.store) = (log, store?);
+        let spill = self.config.redis.spill.clone();
+        moment.spill = match (&self.open.spill, spill_in(&self.data)) {
+            (Some(spill), _) => Some(spill.files().snapshot(|| ()).0),
+            (None, dir) if dir.is_dir() => {
+                let segment_bytes = self.config.log.segment_bytes.min(spill.segment_bytes);
+                let config = buffer::embedded::Config { dir, segment_bytes, ..self.config.log.clone() };
+                Some(moment.open(config)?.snapshot(|| ()).0)
+            }
+            (None, _) => None,
+        };
+        if moment.log.is_none()
+            && moment.spill.is_none()
+            && moment.store.is_none()
+            && !self.data.join("secret").exists()
+        {
+            bail!("there is no data of a weir in {}: name its folder with --data-dir", self.data.display());
+        }
+        Ok(moment)
+    }
+
+    fn store(&self) -> anyhow::Result<Option<EmbeddedStore>> {
+        let dir = store_in(&self.data);
+        match &self.open.store {
+            Some(store) => Ok(Some(store.clone())),
+            None if dir.is_dir() => {
+                let config = stores::embedded::Config { dir, ..self.config.history.store.clone() };
+                Ok(Some(EmbeddedStore::open(config, Arc::default()).context("open the store")?))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+fn taken<T>((log, store): (Snapshot, T)) -> (Option<Snapshot>, T) {
+    (Some(log), store)
+}
+
+impl Moment {
+    fn open(&mut self, config: buffer::embedded::Config) -> anyhow::Result<Arc<EmbeddedLog>> {
+        let (log, batcher) = EmbeddedLog::open(config, Arc::default())?;
+        self.opened.push((Arc::clone(&log), batcher));
+        Ok(log)
+    }
+
+    /// Writes the parts into the existing folder `to`.
+    ///
+    /// # Errors
+    /// Errors of either disk, with the file.
+    pub(super) fn write_to(&self, to: &Path) -> anyhow::Result<()> {
+        let folder = |path: PathBuf| super::files::create_folder(&path).map(|()| path);
+        if let Some(log) = &self.log {
+            log.write_to(&folder(log_in(to))?)?;
+        }
+        if let Some(spill) = &self.spill {
+            spill.write_to(&folder(spill_in(to))?)?;
+        }
+        if let Some(store) = &self.store {
+            let letters = self.log.as_ref().map(letters_passed);
+            let passed = self.log.as_ref().zip(letters.as_ref()).map(|(log, letters)| Passed {
+                log: log.id(),
+                history: passed(log, flusher::HISTORY),
+                letters,
+            });
+            store.write_to(&folder(store_in(to))?, passed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Moment {
+    fn drop(&mut self) {
+        self.opened.iter().for_each(|(_, batcher)| batcher.close());
+    }
+}
+
+/// The offset that a sink had passed: the start of the log for one without a cursor, which reads it
+/// from there.
+fn passed(log: &Snapshot, sink: &str) -> u64 {
+    log.cursors().get(sink).map_or(log.start(), |cursor| cursor.done_to)
+}
+
+/// The offset behind the dead letters of each stage: messages by the sink of the dead letters,
+/// readings by the sink whose store refused them.
+fn letters_passed(log: &Snapshot) -> BTreeMap<String, u64> {
+    let sinks = log.cursors().iter().map(|(sink, cursor)| (sink.clone(), cursor.done_to));
+    sinks.chain([(flusher::INGEST.to_owned(), passed(log, flusher::DEAD_LETTERS))]).collect()
+}

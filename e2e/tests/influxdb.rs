@@ -27,6 +27,24 @@ level = { model = "random_walk", start = 5.0, step = 0.1 }
 type_flip = 0.05
 "#;
 
+/// More than a few segments of the log.
+const MANY: &str = r#"
+name = "many"
+seed = 7
+duration = "10s"
+
+[[group]]
+name = "many"
+count = 200
+interval = "50ms"
+
+[group.values]
+a = { model = "random_walk", start = 5.0, step = 0.1 }
+b = { model = "random_walk", start = 5.0, step = 0.1 }
+c = { model = "random_walk", start = 5.0, step = 0.1 }
+d = { model = "random_walk", start = 5.0, step = 0.1 }
+"#;
+
 /// Bound for progress of the devices.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -133,11 +151,14 @@ fn a_bucket_made_anew_is_reported_and_filled_again_from_the_log_and_the_history(
     let dir = tempfile::tempdir()?;
     let influxd = Influxd::start(&dir.path().join("influxd"))?;
     // The log keeps little of what is delivered: the history has the rest.
-    let small = [("WEIR_LOG_SEGMENT_BYTES", "65536"), ("WEIR_LOG_RETAIN_BYTES", "65536")];
+    let small = [("WEIR_LOG_SEGMENT_BYTES", "1048576"), ("WEIR_LOG_RETAIN_BYTES", "65536")];
     let weir = start(dir.path(), "127.0.0.1:0", &influxd, &small)?;
     let mqtt = weir.mqtt.to_string();
     let ledger = dir.path().join("ledger");
-    let status = play::play(&weir, ("steady", "0.05", "90s"), &ledger, Stdio::null())?.0.wait()?;
+    let scenario = dir.path().join("many.toml");
+    std::fs::write(&scenario, MANY)?;
+    let scenario = scenario.to_str().context("a path that is text")?;
+    let status = play::play(&weir, (scenario, "1", "90s"), &ledger, Stdio::null())?.0.wait()?;
     ensure!(status.success(), "{status}");
     verify(&weir, &influxd, &ledger)?;
     influxd.make_bucket_anew()?;

@@ -287,10 +287,28 @@ impl Influxd {
     /// # Errors
     /// When the status is not a success; the error has the response.
     pub fn post(&self, path: &str, content: &str, body: &str) -> anyhow::Result<String> {
+        self.send("POST", path, content, body)
+    }
+
+    /// Deletes the bucket and makes another with its name, as an operator does.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn make_bucket_anew(&self) -> anyhow::Result<()> {
+        let json = "application/json";
+        let found = self.send("GET", &format!("/api/v2/buckets?name={}", self.bucket), json, "")?;
+        let found: serde_json::Value = serde_json::from_str(&found)?;
+        let (id, org) = (&found["buckets"][0]["id"], &found["buckets"][0]["orgID"]);
+        self.send("DELETE", &format!("/api/v2/buckets/{}", id.as_str().context("an id")?), json, "")?;
+        let bucket = serde_json::json!({ "orgID": org, "name": self.bucket, "retentionRules": [] });
+        self.post("/api/v2/buckets", json, &bucket.to_string()).map(drop)
+    }
+
+    fn send(&self, method: &str, path: &str, content: &str, body: &str) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(self.server.address)?;
         write!(
             stream,
-            "POST {path} HTTP/1.0\r\nHost: influxd\r\nAuthorization: Token {}\r\nContent-Type: {content}\r\n\
+            "{method} {path} HTTP/1.0\r\nHost: influxd\r\nAuthorization: Token {}\r\nContent-Type: {content}\r\n\
              Accept: application/csv, application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.token,
             body.len()

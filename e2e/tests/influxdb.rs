@@ -27,6 +27,24 @@ level = { model = "random_walk", start = 5.0, step = 0.1 }
 type_flip = 0.05
 "#;
 
+/// More than a few segments of the log.
+const MANY: &str = r#"
+name = "many"
+seed = 7
+duration = "10s"
+
+[[group]]
+name = "many"
+count = 200
+interval = "50ms"
+
+[group.values]
+a = { model = "random_walk", start = 5.0, step = 0.1 }
+b = { model = "random_walk", start = 5.0, step = 0.1 }
+c = { model = "random_walk", start = 5.0, step = 0.1 }
+d = { model = "random_walk", start = 5.0, step = 0.1 }
+"#;
+
 /// Bound for progress of the devices.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -123,4 +141,64 @@ fn a_wrong_token_or_bucket_is_one_line_at_the_start_that_names_the_key() -> anyh
         ensure!(error.contains(key), "{key}: {error}");
     }
     Ok(())
+}
+
+#[test]
+fn a_bucket_made_anew_is_reported_and_filled_again_from_the_log_and_the_history() -> anyhow::Result<()> {
+    if skipped("a_bucket_made_anew", &["influxd"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let influxd = Influxd::start(&dir.path().join("influxd"))?;
+    // The log keeps little of what is delivered: the history has the rest.
+    let small = [("WEIR_LOG_SEGMENT_BYTES", "1048576"), ("WEIR_LOG_RETAIN_BYTES", "65536")];
+    let weir = start(dir.path(), "127.0.0.1:0", &influxd, &small)?;
+    let mqtt = weir.mqtt.to_string();
+    let ledger = dir.path().join("ledger");
+    let scenario = dir.path().join("many.toml");
+    std::fs::write(&scenario, MANY)?;
+    let scenario = scenario.to_str().context("a path that is text")?;
+    let status = play::play(&weir, (scenario, "1", "90s"), &ledger, Stdio::null())?.0.wait()?;
+    ensure!(status.success(), "{status}");
+    verify(&weir, &influxd, &ledger)?;
+    influxd.make_bucket_anew()?;
+    reported(&weir)?;
+    ensure!(tail_of_log(dir.path()).contains("it was deleted and made anew"), "{}", tail_of_log(dir.path()));
+    ensure!(weir.cli(&["books", "--check"]).is_err(), "the books name an empty bucket");
+    weir.stop()?;
+    let weir = start(dir.path(), &mqtt, &influxd, &small)?;
+    reported(&weir).context("after a restart")?;
+    let since = ["refill", "influxdb", "--since", "1d"];
+    let refill = || {
+        let mut command = std::process::Command::new(weir_e2e::program("weir")?);
+        command.args(since).args(["--server", &weir.url()]).env("WEIR_INFLUXDB_URL", influxd.url());
+        command.env("WEIR_INFLUXDB_TOKEN", &influxd.token).env("WEIR_INFLUXDB_ORG", &influxd.org);
+        let output = command.env("WEIR_INFLUXDB_BUCKET", &influxd.bucket).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{said}");
+        anyhow::Ok(said)
+    };
+    let said = refill()?;
+    ensure!(said.contains("filled in from the history") && said.contains("balance"), "{said}");
+    println!("{said}");
+    verify(&weir, &influxd, &ledger)?;
+    let ready = weir.get("/health/ready")?;
+    ensure!(!ready.contains("made anew"), "the books balance: {ready}");
+    refill().context("the same again")?;
+    verify(&weir, &influxd, &ledger)?;
+    println!("{}", weir.cli(&["books", "--check"])?);
+    weir.stop()
+}
+
+/// Waits until readiness says that the bucket was made anew; devices are accepted meanwhile.
+fn reported(weir: &Weir) -> anyhow::Result<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        let ready = weir.get("/health/ready")?;
+        if ready.contains("the bucket `weir` was deleted and made anew") && ready.contains("200 OK") {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "{ready}");
+        std::thread::yield_now();
+    }
 }

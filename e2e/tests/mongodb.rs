@@ -203,3 +203,45 @@ async fn a_block_deleted_from_mongodb_is_missing_in_the_books() -> anyhow::Resul
     println!("{text}");
     weir.stop()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_dropped_underneath_costs_no_query_and_a_dropped_collection_is_reported() -> anyhow::Result<()> {
+    if skipped("an_index_dropped_underneath", &["mongod"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let mongod = Mongod::start(&dir.path().join("mongod")).await?;
+    let weir = start(dir.path(), "127.0.0.1:0", &mongod)?;
+    let mqtt = weir.mqtt.to_string();
+    let ledger = dir.path().join("ledger");
+    let status = play::play(&weir, ("steady", "0.05", "90s"), &ledger, Stdio::null())?.0.wait()?;
+    ensure!(status.success(), "{status}");
+    verify(&weir, &mongod, &ledger)?;
+    let database = mongod.client().await?.database("weir");
+    let blocks = database.collection::<mongodb::bson::Document>("blocks");
+    blocks.drop_indexes().await?;
+    let rows = weir.cli(&["query", "room-001", "--since", "1d", "--format", "csv"])?;
+    ensure!(rows.contains("room-001,"), "{rows}");
+    ensure!(tail_of_log(dir.path()).contains("index `by_device_and_time` of `blocks`"), "{}", tail_of_log(dir.path()));
+    weir.stop()?;
+    blocks.drop_indexes().await?;
+    let weir = start(dir.path(), &mqtt, &mongod)?;
+    verify(&weir, &mongod, &ledger).context("a start makes the indexes again")?;
+    weir.cli(&["books", "--check"])?;
+    blocks.drop().await?;
+    let lost = "the collection `blocks` was deleted and made anew";
+    let said = || async {
+        let ready = weir.get("/health/ready")?;
+        ensure!(ready.contains(lost) && ready.contains("200 OK"), "{ready}");
+        Ok(())
+    };
+    wait_until("the loss is reported", PATIENCE, said).await?;
+    ensure!(weir.cli(&["books", "--check"]).is_err(), "the books name an empty store");
+    weir.stop()?;
+    let weir = start(dir.path(), &mqtt, &mongod)?;
+    let ready = weir.get("/health/ready")?;
+    ensure!(ready.contains(lost), "a restart does not hide it: {ready}");
+    let doctor = weir.cli(&["doctor"]).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(doctor.contains(lost) && doctor.contains("do not balance"), "doctor names it: {doctor}");
+    weir.stop()
+}

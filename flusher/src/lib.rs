@@ -30,6 +30,7 @@ mod upkeep;
 
 use std::sync::Arc;
 
+pub use accounting::refill::Refill;
 pub use accounting::replay::{ReplayInto, replay_into_store};
 pub use accounting::tallies::{HourTallies, Tallies};
 pub use accounting::{Accounting, Countable};

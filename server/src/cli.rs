@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Doctor(DoctorOptions),
     /// Show what a payload becomes under the routes of the configuration
     Map(MapOptions),
+    /// Fill an export again, from the log and the history, after its system lost what it was given
+    Refill(RefillOptions),
     /// Cut a damaged log at its first damage, so that Weir starts again
     Repair(RepairOptions),
     /// Copy what the data folder holds to a new folder, also while Weir runs
@@ -149,6 +151,25 @@ pub(crate) struct MapOptions {
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: crate::client::output::Format,
+}
+
+/// Options of `weir refill`.
+#[derive(Debug, Args)]
+pub(crate) struct RefillOptions {
+    /// Name of the export
+    pub(crate) export: String,
+    /// Fill in readings since then: a duration ago (15m, 1h, 7d) or a time (2026-01-31)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: String,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Server that holds the history [default: the gRPC address of the configuration]
+    #[arg(long, value_name = "URL", env = "WEIR_SERVER")]
+    pub(crate) server: Option<String>,
+    /// Tenant; `-` is your own
+    #[arg(long, default_value = "-", env = "WEIR_TENANT", hide_env = true)]
+    pub(crate) tenant: String,
 }
 
 /// Options of `weir repair`.

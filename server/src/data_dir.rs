@@ -157,6 +157,11 @@ impl DataDir {
         self.path.join("servers.json")
     }
 
+    /// File with the parts of servers that hold what was written, as last seen.
+    pub(crate) fn parts(&self) -> PathBuf {
+        self.path.join("parts.json")
+    }
+
     /// The store's folder.
     pub(crate) fn store(&self) -> PathBuf {
         store_in(&self.path)

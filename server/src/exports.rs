@@ -125,6 +125,15 @@ pub(crate) async fn open_all(config: &Config, metrics: &Metrics) -> anyhow::Resu
     Ok(specs)
 }
 
+/// Opens one export of the configuration; `None` when none has this name.
+///
+/// # Errors
+/// Names the key of a setting that cannot be used.
+pub(crate) async fn open_named(config: &Config, name: &str) -> anyhow::Result<Option<ExportSpec>> {
+    let Some(export) = config.exports()?.into_iter().find(|export| export.name == name) else { return Ok(None) };
+    open_one(export, config.shares().export, &Metrics::default()).await.map(Some)
+}
+
 async fn open_one(export: Export, share: u64, metrics: &Metrics) -> anyhow::Result<ExportSpec> {
     let kind = config::kind_of(&export)?;
     let metrics = metrics.0.get(kind.name).context("every type has metrics")?;

@@ -19,6 +19,7 @@ mod health;
 mod http;
 mod logs;
 mod map;
+mod refill;
 mod repair;
 mod run;
 mod supervise;
@@ -47,6 +48,7 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
         cli::Command::Run(options) => run::run(&options),
         cli::Command::Config(options) => cli::config(&options).map(|()| ExitCode::SUCCESS),
         cli::Command::Map(options) => map::run(&options),
+        cli::Command::Refill(options) => refill::run(&options),
         cli::Command::Repair(options) => repair::run(&options),
         cli::Command::Backup(options) => backup::command::run(&options),
         cli::Command::Restore(options) => backup::restore::run(&options),

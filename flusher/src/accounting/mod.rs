@@ -2,6 +2,7 @@
 
 pub(crate) mod accepted;
 pub(crate) mod books;
+pub(crate) mod refill;
 pub(crate) mod replay;
 pub(crate) mod tallies;
 

@@ -14,7 +14,7 @@ use super::Fate;
 use super::fakes::Refuse;
 
 /// Device, time, place in the millisecond.
-type Point = (DeviceKey, Nanos, Option<u64>);
+pub(crate) type Point = (DeviceKey, Nanos, Option<u64>);
 
 /// A database of series: durable when a write returns; one reading for each device and point time,
 /// from any writer.
@@ -41,6 +41,11 @@ impl FakeSeries {
     /// Loses everything, as a bucket that was dropped and made again.
     pub(crate) fn clear(&self) {
         self.points.lock().clear();
+    }
+
+    /// The points, each with the number of its reading.
+    pub(crate) fn points(&self) -> BTreeMap<Point, i64> {
+        self.points.lock().clone()
     }
 
     /// The numbers of the readings, in order.

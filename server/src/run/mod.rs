@@ -7,6 +7,7 @@ pub(crate) mod limits;
 mod listeners;
 mod log;
 mod node;
+mod parts;
 pub(crate) mod replay;
 mod retained;
 mod server_watch;
@@ -35,6 +36,7 @@ use crate::supervise::{EndError, Supervisor};
 use crate::{http, logs};
 use known::KnownSettings;
 use node::{Intake, Node};
+use parts::KnownParts;
 use server_watch::Servers;
 use startup::Startup;
 
@@ -118,8 +120,10 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     let mut signals = std::pin::pin!(signals::handle_signals()?);
     let opening = async {
         let known = KnownSettings::open(&data)?;
-        let node = Node::open(&config, &data, metrics, &startup, &known, advertised.unwrap_or_default()).await?;
-        let servers = Servers::open(&config, &node.stores, &known, &startup).await?;
+        let parts = KnownParts::open(&data);
+        let known = (&known, &parts);
+        let node = Node::open(&config, &data, metrics, &startup, known, advertised.unwrap_or_default()).await?;
+        let servers = Servers::open(&config, &node.stores, known, &startup).await?;
         let retained = match node.intake.is_some() && servers.store_waits_for().is_none() {
             true => retained::load_in_time(&*node.stores.store).await?,
             false => None,

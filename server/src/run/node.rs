@@ -10,11 +10,12 @@ use flusher::fleet::{ReaderSource, Readers};
 use flusher::{Fleet, FleetHandle};
 use ingest::TelemetryInbox;
 use model::trace::Tracer;
-use stores::contract::StoreError;
+use stores::contract::{BookLine, Books, StoreError};
 
 use super::exports::Exports;
 use super::known::KnownSettings;
 use super::log::Logs;
+use super::parts::KnownParts;
 use super::replay::{LateReplayer, Replayer};
 use super::settings;
 use super::startup::Startup;
@@ -61,7 +62,7 @@ impl Node {
         data: &DataDir,
         metrics: Metrics,
         startup: &Startup,
-        known: &KnownSettings,
+        (known, parts): (&KnownSettings, &KnownParts),
         advertised: String,
     ) -> anyhow::Result<Self> {
         let routes = settings::routes(config)?;
@@ -95,7 +96,7 @@ impl Node {
                 latest: readers.latest(),
                 dead_letters: readers.dead_letters(),
                 logs: Arc::new(OpenLogs(readers.clone())),
-                books: readers.books(),
+                books: Arc::new(WatchedBooks { books: readers.books(), parts: parts.clone() }),
                 replay,
                 exports: Arc::new(Exports::new(stores.projections.clone(), readers.clone())),
                 status: Arc::new(state.clone()),
@@ -169,6 +170,23 @@ async fn token_secret(config: &Config, data: &DataDir, logs: &Logs, startup: &St
     let Some(redis) = logs.redis.as_ref().filter(|_| config.has(Role::Api)) else { return Ok(own) };
     let passing = |error: &CatalogueError| matches!(error, CatalogueError::Unavailable(_));
     Ok(startup.wait_for("Redis", passing, || redis.secret(own)).await?)
+}
+
+/// The books. A check ends the warnings about lost parts of servers whose books balance again.
+struct WatchedBooks {
+    books: Arc<dyn Books>,
+    parts: KnownParts,
+}
+
+#[async_trait]
+impl Books for WatchedBooks {
+    async fn books(&self, check: bool) -> Result<Vec<BookLine>, StoreError> {
+        let lines = self.books.books(check).await?;
+        if check {
+            self.parts.checked(&lines);
+        }
+        Ok(lines)
+    }
 }
 
 /// All logs, for live subscribers.

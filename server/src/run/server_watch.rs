@@ -7,13 +7,17 @@ use std::time::Duration;
 use anyhow::Context;
 use model::Backoff;
 use serde::Serialize;
-use stores::contract::{Export, Store, StoreError};
+use stores::contract::{Export, Store, StoreError, StoredPart};
 use tokio_util::sync::CancellationToken;
 
 use super::known::{Fingerprint, KnownSettings};
+use super::parts::KnownParts;
 use super::startup::{Startup, WAIT};
 use super::stores::Stores;
 use crate::config::{Config, Role};
+
+/// Time between two looks at the parts of a server that accepts this process.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Time for which a start waits for a server before devices are accepted without it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
@@ -32,20 +36,23 @@ impl Servers {
     pub(super) async fn open(
         config: &Config,
         stores: &Stores,
-        known: &KnownSettings,
+        (known, parts): (&KnownSettings, &KnownParts),
         startup: &Startup,
     ) -> anyhow::Result<Self> {
+        startup.waiting.report(parts.clone());
         let name = match stores.store.name() {
             "mongodb" => "MongoDB",
             name => name,
         };
         let store = Server::Store(Arc::clone(&stores.store));
-        let mut store = ServerWatch::new(name.to_owned(), store, &config.mongodb, known, startup);
+        let sinks = [flusher::HISTORY, flusher::DEAD_LETTERS].map(str::to_owned).to_vec();
+        let mut store = ServerWatch::new((name.to_owned(), sinks), store, &config.mongodb, (known, parts), startup);
         let targets = stores.targets.iter().filter(|_| config.has(Role::Flusher) || config.has(Role::Api));
         let mut exports: Vec<ServerWatch> = targets
             .map(|(name, target, settings)| {
                 let target = Server::Export(Arc::clone(target));
-                ServerWatch::new(format!("export {name}"), target, settings, known, startup)
+                let name = (format!("export {name}"), vec![name.clone()]);
+                ServerWatch::new(name, target, settings, (known, parts), startup)
             })
             .collect();
         let exports_open = futures::future::try_join_all(exports.iter_mut().map(ServerWatch::open));
@@ -58,7 +65,7 @@ impl Servers {
         (!self.store.accepted).then_some(&self.store.name)
     }
 
-    /// Asks those that cannot be used until they can, and waits for `stop`.
+    /// Asks those that cannot be used until they can, and looks for lost parts until `stop`.
     pub(super) async fn run(self, stop: CancellationToken) {
         let watches = self.exports.into_iter().chain([self.store]);
         futures::future::join_all(watches.map(|watch| watch.run(stop.clone()))).await;
@@ -80,24 +87,45 @@ impl Server {
             Self::Export(export) => export.ready().await,
         }
     }
+
+    /// The parts of a server that is ready.
+    async fn ready_parts(&self) -> Result<Vec<StoredPart>, StoreError> {
+        self.ready().await?;
+        match self {
+            Self::Store(store) => store.parts().await,
+            Self::Export(export) => export.parts().await,
+        }
+    }
 }
 
 /// Asks a server at the start, and again and again while it does not accept this process.
 struct ServerWatch {
     /// In readiness and log lines.
     name: String,
+    /// Projections that are stored there.
+    sinks: Vec<String>,
     server: Server,
     settings: Fingerprint,
     known: KnownSettings,
+    parts: KnownParts,
+    /// The server has parts that it may lose.
+    has_parts: bool,
     startup: Startup,
     /// True once the server has accepted the settings.
     accepted: bool,
 }
 
 impl ServerWatch {
-    fn new(name: String, server: Server, settings: &impl Serialize, known: &KnownSettings, startup: &Startup) -> Self {
-        let settings = known.fingerprint(settings);
-        Self { name, server, settings, known: known.clone(), startup: startup.clone(), accepted: false }
+    fn new(
+        (name, sinks): (String, Vec<String>),
+        server: Server,
+        settings: &impl Serialize,
+        (known, parts): (&KnownSettings, &KnownParts),
+        startup: &Startup,
+    ) -> Self {
+        let (settings, startup) = (known.fingerprint(settings), startup.clone());
+        let (known, parts) = (known.clone(), parts.clone());
+        Self { name, sinks, server, settings, known, parts, has_parts: false, startup, accepted: false }
     }
 
     /// Asks the server once, and waits no longer than devices may wait.
@@ -105,9 +133,9 @@ impl ServerWatch {
     /// # Errors
     /// A refusal of settings that the server never accepted; it names the key to change.
     async fn open(&mut self) -> anyhow::Result<()> {
-        let error = match tokio::time::timeout(DEADLINE, self.server.ready()).await {
-            Ok(Ok(())) => {
-                self.note_accepted();
+        let error = match tokio::time::timeout(DEADLINE, self.server.ready_parts()).await {
+            Ok(Ok(parts)) => {
+                self.note_accepted(&parts);
                 return Ok(());
             }
             Ok(Err(error)) => error,
@@ -131,11 +159,26 @@ impl ServerWatch {
                 () = stop.cancelled() => return,
             }
             tokio::select! {
-                ready = self.server.ready() => match ready {
-                    Ok(()) => {
+                ready = self.server.ready_parts() => match ready {
+                    Ok(parts) => {
                         tracing::info!(server = self.name, "the server can be used now");
-                        self.note_accepted();
+                        self.note_accepted(&parts);
                     }
+                    Err(error) => self.note_missing(&error),
+                },
+                () = stop.cancelled() => return,
+            }
+        }
+        while self.has_parts {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = stop.cancelled() => return,
+            }
+            tokio::select! {
+                ready = self.server.ready_parts() => match ready {
+                    Ok(parts) => self.note_accepted(&parts),
+                    // What needs the server reports that it is away.
+                    Err(StoreError::Busy { .. }) => {}
                     Err(error) => self.note_missing(&error),
                 },
                 () = stop.cancelled() => return,
@@ -144,8 +187,18 @@ impl ServerWatch {
         stop.cancelled().await;
     }
 
-    fn note_accepted(&mut self) {
+    /// Notes that the server accepts this process, and reports the parts that it has lost.
+    fn note_accepted(&mut self, parts: &[StoredPart]) {
         self.accepted = true;
+        self.has_parts |= !parts.is_empty();
+        for part in self.parts.saw(&self.name, &self.settings, &self.sinks, parts) {
+            let server = &self.name;
+            tracing::error!(
+                server,
+                part,
+                "it was deleted and made anew: what was written there before is gone; `weir health` has what to do"
+            );
+        }
         if matches!(&self.server, Server::Store(store) if store.name() == "embedded") {
             // It is no server: its files refuse nothing.
             return;

@@ -1,7 +1,7 @@
 //! State of the process: readiness, status, metrics.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use api::StatusSource;
@@ -16,6 +16,7 @@ use proto::v1::sink_status::State as ProtoState;
 use stores::contract::Deadletter;
 use tokio_util::sync::CancellationToken;
 
+use super::parts::KnownParts;
 use crate::config::{Config, Role};
 use crate::{client, exports, traces};
 
@@ -112,14 +113,18 @@ pub(crate) struct Readiness {
     pub(crate) reasons: Vec<Reason>,
 }
 
-/// Servers that cannot be used yet, with the reasons. Cheap to clone.
+/// Servers that cannot be used yet, with the reasons, and the parts that servers lost. Cheap to
+/// clone.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Waiting(Arc<Mutex<Vec<Reason>>>);
+pub(crate) struct Waiting {
+    reasons: Arc<Mutex<Vec<Reason>>>,
+    parts: Arc<OnceLock<KnownParts>>,
+}
 
 impl Waiting {
     /// Sets the reason why `server` cannot be used, `None` when it can. True when that is news.
     pub(super) fn set(&self, server: &str, reason: Option<String>) -> bool {
-        let mut held = self.0.lock();
+        let mut held = self.reasons.lock();
         let before = held.iter().position(|held| held.part == server).map(|at| held.remove(at).reason);
         let is_new = before != reason;
         held.extend(reason.map(|reason| Reason::new(server, reason)));
@@ -127,7 +132,14 @@ impl Waiting {
     }
 
     pub(super) fn reasons(&self) -> Vec<Reason> {
-        self.0.lock().clone()
+        let mut reasons = self.reasons.lock().clone();
+        reasons.extend(self.parts.get().map(KnownParts::concerns).unwrap_or_default());
+        reasons
+    }
+
+    /// From now on, reports the parts that servers lost.
+    pub(super) fn report(&self, parts: KnownParts) {
+        self.parts.get_or_init(|| parts);
     }
 }
 

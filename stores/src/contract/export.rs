@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use model::TimeRange;
 use model::trace::TraceContext;
 
-use super::Result;
+use super::{Result, StoredPart};
 use crate::block::Block;
 
 /// One device's readings of one delivery.
@@ -40,6 +40,15 @@ pub trait Export: Send + Sync + 'static {
     /// change, when it refuses them: end the start if they are new, else pause the export.
     async fn ready(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Returns the parts that hold what was written, as they are now; none of a system that cannot
+    /// be asked. They do not change while nothing is lost.
+    ///
+    /// # Errors
+    /// As [`Export::ready`].
+    async fn parts(&self) -> Result<Vec<StoredPart>> {
+        Ok(Vec::new())
     }
 
     /// Writes readings; those that are held already change nothing where the system can recognise

@@ -29,6 +29,6 @@ pub use export_type::ExportType;
 pub use history::History;
 pub use latest::{Latest, LatestState, LatestValue};
 pub use retained::{Retained, RetainedMessage};
-pub use store::Store;
+pub use store::{Store, StoredPart};
 
 pub use crate::ports::{BookLine, Books, HourLine, LatestView, Tail, TailAnswer};

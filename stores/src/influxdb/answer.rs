@@ -23,28 +23,67 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
+/// Headers by which InfluxDB names itself.
+const NAMES: [&str; 2] = ["x-influxdb-version", "x-influxdb-build"];
+
 /// The body of a refusal by InfluxDB.
 #[derive(Debug, Deserialize)]
 struct Fault {
     code: Option<String>,
-    #[serde(alias = "error")]
     message: Option<String>,
+    /// Of the endpoints that InfluxDB 1 had too.
+    error: Option<String>,
 }
 
 impl Answer {
+    /// True when the server names itself InfluxDB.
+    pub(super) fn is_named(&self) -> bool {
+        NAMES.iter().any(|name| self.headers.contains_key(*name))
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        serde_json::from_slice::<Fault>(&self.body).ok()
+    }
+
+    /// True when the server understood the request and refused it, and the server is InfluxDB: the
+    /// body has the form of its refusals. That of a gateway counts for nothing.
+    pub(super) fn is_refused_by_influxdb(&self) -> bool {
+        let has_form = |fault: Fault| match (fault.code, fault.message, fault.error) {
+            (Some(_), Some(_), _) => true,
+            (_, message, error) => self.is_named() && (message.is_some() || error.is_some()),
+        };
+        let is_judged = self.status.is_client_error() && !matches!(self.status.as_u16(), 408 | 425 | 429);
+        is_judged && self.fault().is_some_and(has_form)
+    }
+
+    /// Requires the answer to a write that was stored: 204 without a body. A page of a front is
+    /// sent with 200, and stores nothing. `named` when the server has named itself before.
+    ///
+    /// # Errors
+    /// The [`StoreError`] that the answer means.
+    pub(super) fn stored(self, config: &Config, named: bool) -> Result<()> {
+        let is_foreign = self.status != StatusCode::NO_CONTENT || !self.body.is_empty() || (named && !self.is_named());
+        let foreign = is_foreign.then(|| {
+            let found = format!("{}: {}", self.status, self.message(self.fault().as_ref()));
+            not_influxdb(config, &format!("{found}; a stored write is answered with 204 and no body"))
+        });
+        self.verdict(config)?;
+        foreign.map_or(Ok(()), Err)
+    }
+
     /// Returns the body of a success.
     ///
     /// # Errors
     /// The [`StoreError`] that the answer means.
     pub(super) fn verdict(self, config: &Config) -> Result<Vec<u8>> {
-        let fault = serde_json::from_slice::<Fault>(&self.body).ok();
+        let fault = self.fault();
         let message = self.message(fault.as_ref());
         // Some of the points are stored, whichever the status, and the others have to be found.
-        if is_refusal(&self.body) {
+        if fault.is_some() && is_refusal(&self.body) {
             let reason = if is_beyond_retention(&message) { format!("beyond_retention: {message}") } else { message };
             return Err(StoreError::Refused(reason));
         }
-        let by_influxdb = fault.is_some_and(|fault| fault.code.is_some() || fault.message.is_some());
+        let by_influxdb = self.is_refused_by_influxdb();
         let status = self.status;
         Err(match status.as_u16() {
             200..300 => return Ok(self.body),
@@ -65,12 +104,12 @@ impl Answer {
                 let reason = format!("InfluxDB at {} ({}): {message} ({status})", config.url, config.key("url"));
                 StoreError::Busy { reason, retry_after: retry_after(&self.headers) }
             }
-            _ => not_influxdb(config, status, &message),
+            _ => not_influxdb(config, &format!("{status}: {message}")),
         })
     }
 
     fn message(&self, fault: Option<&Fault>) -> String {
-        let text = match fault.and_then(|fault| fault.message.as_deref()) {
+        let text = match fault.and_then(|fault| fault.message.as_deref().or(fault.error.as_deref())) {
             Some(message) => message.to_owned(),
             None => String::from_utf8_lossy(&self.body).into_owned(),
         };
@@ -83,11 +122,11 @@ impl Answer {
     }
 }
 
-/// The error of an answer that no InfluxDB 2 gives.
-fn not_influxdb(config: &Config, status: StatusCode, message: &str) -> StoreError {
+/// The error of an answer that no InfluxDB 2 gives; nothing counts as stored.
+pub(super) fn not_influxdb(config: &Config, found: &str) -> StoreError {
     let (url, key) = (&config.url, config.key("url"));
     let path = if config.path().is_empty() { "" } else { ", and its path, which only a proxy needs" };
-    StoreError::NeedsOperator(format!("the server at {url} is not InfluxDB 2: check {key}{path} ({status}: {message})"))
+    StoreError::NeedsOperator(format!("the server at {url} is not InfluxDB 2: check {key}{path} ({found})"))
 }
 
 fn is_refusal(body: &[u8]) -> bool {

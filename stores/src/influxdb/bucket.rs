@@ -2,6 +2,7 @@
 //! and its name in InfluxQL. Made before the first write, and again after an answer that puts one
 //! of these in question.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -13,6 +14,11 @@ use crate::contract::{Result, StoreError};
 /// The known properties of the bucket.
 #[derive(Debug, Clone)]
 pub(super) struct Bucket {
+    /// `None` when the token does not see the bucket: the server then refuses points that are too
+    /// old, and types are learnt from writes.
+    ///
+    /// A bucket that was deleted and made anew under its name has another.
+    pub(super) id: Option<Arc<str>>,
     /// Points older than this are refused; `None` when it keeps everything, or its retention is not
     /// visible.
     pub(super) retention: Option<Duration>,
@@ -65,32 +71,18 @@ pub(super) async fn read(client: &Client, config: &Config) -> Result<Bucket> {
         Err(error) => return Err(error),
     }
     let parameters = [("org", &*config.org), ("name", &config.bucket)];
-    let known = match visible(client.get("/api/v2/buckets", &parameters).await)? {
-        Some(body) => serde_json::from_slice::<Buckets>(&body).ok().and_then(|known| known.buckets.into_iter().next()),
-        None => None,
-    };
-    let (mut retention, mut mapping) = (None, None);
-    if let Some(bucket) = known {
+    let known: Option<Buckets> = client.get("/api/v2/buckets", &parameters).await?;
+    let (mut retention, mut mapping, mut id) = (None, None, None);
+    if let Some(bucket) = known.and_then(|known| known.buckets.into_iter().next()) {
         let every = bucket.retention_rules.iter().map(|rule| rule.every_seconds).filter(|seconds| *seconds > 0);
         retention = every.min().map(Duration::from_secs);
         let parameters = [("org", &*config.org), ("bucketID", &bucket.id)];
-        if let Some(body) = visible(client.get("/api/v2/dbrps", &parameters).await)? {
-            mapping =
-                serde_json::from_slice::<Mappings>(&body).ok().and_then(|mappings| mappings.content.into_iter().next());
-        }
+        let mappings: Option<Mappings> = client.get("/api/v2/dbrps", &parameters).await?;
+        mapping = mappings.and_then(|mappings| mappings.content.into_iter().next());
+        id = Some(bucket.id.into());
     }
     let mapping = mapping.unwrap_or_else(|| by_name(&config.bucket));
-    Ok(Bucket { retention, mapping, read_at: Instant::now() })
-}
-
-/// Reads the bucket, as far as the token may. A token that may only write does not see it: the
-/// server then refuses points that are too old, and types are learnt from writes.
-fn visible(answer: Result<Vec<u8>>) -> Result<Option<Vec<u8>>> {
-    match answer {
-        Ok(body) => Ok(Some(body)),
-        Err(error @ StoreError::Busy { .. }) => Err(error),
-        Err(_) => Ok(None),
-    }
+    Ok(Bucket { id, retention, mapping, read_at: Instant::now() })
 }
 
 /// The name that a bucket has in InfluxQL by default.

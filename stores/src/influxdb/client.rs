@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,8 +18,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use serde::de::DeserializeOwned;
 
-use super::answer::Answer;
+use super::answer::{Answer, not_influxdb};
 use super::config::{Config, ConfigError};
 use crate::contract::{Result, StoreError};
 use crate::tls::Difference;
@@ -36,6 +38,8 @@ pub(super) struct Client {
     base: String,
     token: HeaderValue,
     timeout: Duration,
+    /// The server named itself in its last answer to [`Client::get`].
+    named: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Client {
@@ -67,10 +71,13 @@ impl Client {
             .build(https);
         let timeout = Duration::from_secs_f64(config.timeout_secs);
         let base = config.url.trim_end_matches('/').to_owned();
-        Ok(Self { pool, config, base, token, timeout })
+        Ok(Self { pool, config, base, token, timeout, named: Arc::default() })
     }
 
     /// Writes lines that [`pack`] packed.
+    ///
+    /// # Errors
+    /// The [`StoreError`] that the answer means; only that of InfluxDB counts as stored.
     pub(super) async fn write(&self, packed: Bytes) -> Result<()> {
         let parameters = [("org", &*self.config.org), ("bucket", &self.config.bucket), ("precision", "ns")];
         let uri = self.uri("/api/v2/write", &parameters);
@@ -79,13 +86,29 @@ impl Client {
             .uri(uri)
             .header(CONTENT_TYPE, "text/plain; charset=utf-8")
             .header(CONTENT_ENCODING, "gzip");
-        self.send(request, packed).await?;
-        Ok(())
+        let answer = self.send(self.timeout, request, packed).await?;
+        self.judged(answer.stored(&self.config, self.named.load(Ordering::Relaxed))).await
     }
 
-    pub(super) async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Vec<u8>> {
+    /// Reads an object in JSON; `None` when InfluxDB does not show it to this token.
+    ///
+    /// # Errors
+    /// The [`StoreError`] that the answer means; [`StoreError::NeedsOperator`] when it is not that
+    /// of InfluxDB.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Option<T>> {
         let request = Request::builder().method(Method::GET).uri(self.uri(path, parameters));
-        self.send(request.header(ACCEPT, "application/json"), Bytes::new()).await
+        let answer = self.send(self.timeout, request.header(ACCEPT, "application/json"), Bytes::new()).await?;
+        let named = answer.is_named();
+        if answer.is_refused_by_influxdb() {
+            self.named.store(named, Ordering::Relaxed);
+            return Ok(None);
+        }
+        let status = answer.status;
+        let body = self.judged(answer.verdict(&self.config)).await?;
+        let read = serde_json::from_slice(&body);
+        let read = read.map_err(|error| not_influxdb(&self.config, &format!("{status} to GET {path}: {error}")))?;
+        self.named.store(named, Ordering::Relaxed);
+        Ok(Some(read))
     }
 
     /// Posts a form; `limit` is its time limit, if it is longer than the usual one.
@@ -99,18 +122,15 @@ impl Client {
         let request =
             request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").header(ACCEPT, "application/json");
         let limit = limit.unwrap_or_default().max(self.timeout);
-        self.send_within(limit, request, encoded(form).into()).await
+        let answer = self.send(limit, request, encoded(form).into()).await?;
+        self.judged(answer.verdict(&self.config)).await
     }
 
     fn uri(&self, path: &str, parameters: &[(&str, &str)]) -> String {
         format!("{}{path}?{}", self.base, encoded(parameters))
     }
 
-    async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Vec<u8>> {
-        self.send_within(self.timeout, request, body).await
-    }
-
-    async fn send_within(&self, limit: Duration, request: http::request::Builder, body: Bytes) -> Result<Vec<u8>> {
+    async fn send(&self, limit: Duration, request: http::request::Builder, body: Bytes) -> Result<Answer> {
         let request = request
             .header(AUTHORIZATION, self.token.clone())
             .header(USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))
@@ -119,13 +139,7 @@ impl Client {
                 StoreError::NeedsOperator(format!("cannot make a request to {}: {error}", self.config.key("url")))
             })?;
         match tokio::time::timeout(limit, self.exchange(request)).await {
-            Ok(Ok(answer)) => match answer.verdict(&self.config) {
-                // Some TLS servers report a client without TLS in HTTP, which reads as a refusal.
-                Err(StoreError::NeedsOperator(reason)) if reason.contains("HTTPS") => {
-                    Err(self.wrong_scheme(&reason).await.unwrap_or(StoreError::NeedsOperator(reason)))
-                }
-                verdict => verdict,
-            },
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(reason)) => Err(self.wrong_scheme(&reason).await.unwrap_or_else(|| self.busy(&reason))),
             Err(_) => Err(self.busy(&format!(
                 "no answer within {} s ({})",
@@ -151,6 +165,16 @@ impl Client {
                 self.busy(&format!("{reason}; {what}: if TLS is not enabled there, write {wanted}"))
             }
         })
+    }
+
+    /// Some TLS servers report a client without TLS in HTTP, which reads as a refusal.
+    async fn judged<T>(&self, verdict: Result<T>) -> Result<T> {
+        match verdict {
+            Err(StoreError::NeedsOperator(reason)) if reason.contains("HTTPS") => {
+                Err(self.wrong_scheme(&reason).await.unwrap_or(StoreError::NeedsOperator(reason)))
+            }
+            verdict => verdict,
+        }
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> std::result::Result<Answer, String> {

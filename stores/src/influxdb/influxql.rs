@@ -139,6 +139,9 @@ impl InfluxQl<'_> {
         ];
         let body = self.client.post_form("/query", &form, limit).await?;
         let answer: Answer = serde_json::from_slice(&body).map_err(|error| self.unreadable(&error.to_string()))?;
+        if answer.results.is_empty() {
+            return Err(self.unreadable("the answer has no result of the query"));
+        }
         if let Some(error) = answer.results.iter().find_map(|result| result.error.as_ref()) {
             return Err(self.unreadable(error));
         }

@@ -44,7 +44,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 
 use crate::block::Block;
-use crate::contract::{DeviceBatch, Export, ExportType, Result, StoreError};
+use crate::contract::{DeviceBatch, Export, ExportType, Result, StoreError, StoredPart};
 use bucket::Bucket;
 use client::Client;
 pub use config::{Config, ConfigError, OnConflict, Tags};
@@ -68,6 +68,8 @@ pub struct InfluxDb {
     client: Client,
     /// `None` until the bucket was read, and after an answer that puts it in question.
     bucket: Mutex<Option<Bucket>>,
+    /// The bucket that was last seen.
+    id: Mutex<Option<Arc<str>>>,
     catalogue: Mutex<Catalogue>,
     metrics: Arc<Metrics>,
 }
@@ -107,10 +109,9 @@ impl InfluxDb {
     pub fn new(config: Config, metrics: Arc<Metrics>) -> std::result::Result<Self, ConfigError> {
         config.check()?;
         let config = Arc::new(config);
-        let field = |(name, field): (&String, &FieldType)| (names::field_of(name, &config.tags), *field);
-        let catalogue = Catalogue::declared(config.types.iter().map(field));
+        let catalogue = Mutex::new(declared(&config));
         let client = Client::new(Arc::clone(&config))?;
-        Ok(Self { config, client, bucket: Mutex::default(), catalogue: Mutex::new(catalogue), metrics })
+        Ok(Self { config, client, bucket: Mutex::default(), id: Mutex::default(), catalogue, metrics })
     }
 
     /// Checks that the token may write to the bucket, and reads the types of its fields. The first
@@ -126,6 +127,14 @@ impl InfluxDb {
 
     async fn read_bucket(&self) -> Result<Bucket> {
         let bucket = bucket::read(&self.client, &self.config).await?;
+        let held = self.id.lock().clone();
+        if held.is_some() && bucket.id.is_some() && held != bucket.id {
+            // The types of the bucket that was there before are not those of this one.
+            *self.catalogue.lock() = declared(&self.config);
+        }
+        if bucket.id.is_some() {
+            self.id.lock().clone_from(&bucket.id);
+        }
         self.load_types(&bucket).await?;
         *self.bucket.lock() = Some(bucket.clone());
         Ok(bucket)
@@ -266,6 +275,12 @@ impl InfluxDb {
     }
 }
 
+/// The types that the configuration declares.
+fn declared(config: &Config) -> Catalogue {
+    let field = |(name, field): (&String, &FieldType)| (names::field_of(name, &config.tags), *field);
+    Catalogue::declared(config.types.iter().map(field))
+}
+
 /// Returns the server's message about a type conflict.
 fn is_conflict(error: &StoreError) -> Option<&str> {
     match error {
@@ -278,6 +293,12 @@ fn is_conflict(error: &StoreError) -> Option<&str> {
 impl Export for InfluxDb {
     async fn ready(&self) -> Result<()> {
         self.check().await
+    }
+
+    async fn parts(&self) -> Result<Vec<StoredPart>> {
+        let bucket = self.bucket().await?;
+        let part = |id| StoredPart { name: format!("bucket `{}`", self.config.bucket), id };
+        Ok(bucket.id.map(part).into_iter().collect())
     }
 
     async fn write(&self, _: &str, batches: Vec<DeviceBatch>) -> Result<()> {

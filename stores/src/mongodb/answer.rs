@@ -82,8 +82,24 @@ fn general(code: i32) -> Option<Meaning> {
     })
 }
 
+/// True when a collection or an index that Weir makes is missing: NamespaceNotFound, and the
+/// planner's BadValue and NoQueryExecutionPlans for a hint.
+pub(super) fn is_about_schema(error: &Error) -> bool {
+    match &*error.kind {
+        ErrorKind::Command(command) => match command.code {
+            26 => true,
+            2 | 291 => command.message.contains("hint"),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 /// Returns the meaning of a failed request as a whole.
 pub(super) fn answer(error: &Error) -> StoreError {
+    if is_about_schema(error) {
+        return StoreError::busy("an index or a collection of Weir is missing from MongoDB; it is made again: retry");
+    }
     let reason = describe(error);
     let meaning = match &*error.kind {
         ErrorKind::Authentication { .. }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern};
 use mongodb::{Client, Database};
+use tokio::sync::Mutex;
 
 use super::answer::describe;
 use super::config::{Config, hosts, without_password};
@@ -42,7 +44,7 @@ fn durably() -> WriteConcern {
 /// [`StoreError::Busy`] when no server answers, [`StoreError::NeedsOperator`] when an operator has
 /// to change something.
 pub(super) async fn connect(config: Config, metrics: Arc<Metrics>, access: Access) -> Result<Server> {
-    let server = find(config, metrics).await?;
+    let server = find(config, metrics, access).await?;
     match access {
         Access::Read => drop(server.check_version().await?),
         Access::Write => {
@@ -54,7 +56,7 @@ pub(super) async fn connect(config: Config, metrics: Arc<Metrics>, access: Acces
 }
 
 /// Finds a server that answers and can be used.
-async fn find(config: Config, metrics: Arc<Metrics>) -> Result<Server> {
+async fn find(config: Config, metrics: Arc<Metrics>, access: Access) -> Result<Server> {
     let shown = without_password(&config.uri);
     let unread =
         |error: &Error| StoreError::NeedsOperator(format!("cannot use mongodb.uri `{shown}`: {}", describe(error)));
@@ -79,7 +81,8 @@ async fn find(config: Config, metrics: Arc<Metrics>) -> Result<Server> {
         )));
     }
     let database = client.database(&config.database);
-    let server = Server { config, client, database, metrics };
+    let (is_prepared, in_question, preparing) = (AtomicBool::default(), AtomicBool::default(), Mutex::default());
+    let server = Server { config, client, database, metrics, access, is_prepared, in_question, preparing };
     let hello = server.ask_server(&server.client.database("admin"), doc! { "hello": 1 }).await?;
     check_server(&hello, &shown)?;
     Ok(server)

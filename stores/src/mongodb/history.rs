@@ -93,11 +93,11 @@ impl History for MongoStore {
 
     async fn find(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
         let server = self.server().await?;
-        let (mut found, others) = tokio::try_join!(
-            server.metas(short(device, range), BY_TIME),
-            server.metas(long(device, range), LONG_BLOCKS)
-        )?;
-        found.extend(others);
+        let mut found = server.touching(device, range).await;
+        if server.repaired(&found).await? {
+            found = server.touching(device, range).await;
+        }
+        let mut found = found?;
         found.sort_by(|a, b| (a.first_time, &a.place).cmp(&(b.first_time, &b.place)));
         found.dedup();
         Ok(found)
@@ -117,20 +117,8 @@ impl History for MongoStore {
     /// second for each million blocks.
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         let server = self.server().await?;
-        for _ in 0..COUNTS {
-            let expired = server.expired().await?;
-            let pipeline = [doc! { "$group": { "_id": "$w", "n": { "$sum": "$n" } } }];
-            let mut counts = server.sums(BLOCKS, pipeline, Some(BY_TIME)).await?;
-            // Readings deleted meanwhile may have been counted on both sides, or on neither.
-            if server.expired().await? != expired {
-                continue;
-            }
-            for (tenant, readings) in expired {
-                *counts.entry(tenant).or_default() += readings;
-            }
-            return Ok(counts.into_iter().collect());
-        }
-        Err(StoreError::busy("readings are being deleted: count again"))
+        let counts = server.held().await;
+        if server.repaired(&counts).await? { server.held().await } else { counts }
     }
 
     async fn count_between(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
@@ -141,12 +129,18 @@ impl History for MongoStore {
         let some = doc! { "$size": { "$filter": { "input": "$t", "as": "t", "cond": within } } };
         let count = doc! { "$sum": { "$cond": [inside, "$n", some] } };
         let pipeline = [touched, doc! { "$group": { "_id": "$w", "n": count } }];
-        let counts = self.server().await?.sums(BLOCKS, pipeline, Some(BY_TIME)).await?;
-        Ok(Some(counts.into_iter().collect()))
+        let server = self.server().await?;
+        let mut counts = server.sums(BLOCKS, pipeline.clone(), Some(BY_TIME)).await;
+        if server.repaired(&counts).await? {
+            counts = server.sums(BLOCKS, pipeline, Some(BY_TIME)).await;
+        }
+        Ok(Some(counts?.into_iter().collect()))
     }
 
     async fn expire(&self, before: Nanos) -> Result<u64> {
-        self.server().await?.expire(before).await
+        let server = self.server().await?;
+        let expired = server.expire(before).await;
+        if server.repaired(&expired).await? { server.expire(before).await } else { expired }
     }
 
     async fn merge(&self) -> Result<bool> {
@@ -178,6 +172,32 @@ impl Server {
             return Err(self.counted(self.named(0, unmet)));
         }
         Ok(there.into_iter().map(|(place, _)| place).collect())
+    }
+
+    /// Returns the blocks of a device that touch a range, in any order.
+    async fn touching(&self, device: &DeviceKey, range: TimeRange) -> Result<Vec<BlockMeta>> {
+        let (mut found, others) =
+            tokio::try_join!(self.metas(short(device, range), BY_TIME), self.metas(long(device, range), LONG_BLOCKS))?;
+        found.extend(others);
+        Ok(found)
+    }
+
+    /// Returns the readings in blocks, and those that were deleted, by tenant.
+    async fn held(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        for _ in 0..COUNTS {
+            let expired = self.expired().await?;
+            let pipeline = [doc! { "$group": { "_id": "$w", "n": { "$sum": "$n" } } }];
+            let mut counts = self.sums(BLOCKS, pipeline, Some(BY_TIME)).await?;
+            // Readings deleted meanwhile may have been counted on both sides, or on neither.
+            if self.expired().await? != expired {
+                continue;
+            }
+            for (tenant, readings) in expired {
+                *counts.entry(tenant).or_default() += readings;
+            }
+            return Ok(counts.into_iter().collect());
+        }
+        Err(StoreError::busy("readings are being deleted: count again"))
     }
 
     async fn metas(&self, filter: Document, hint: &str) -> Result<Vec<BlockMeta>> {

@@ -46,7 +46,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mongodb::bson::doc;
 
-use crate::contract::{Result, Store};
+use crate::contract::{Result, Store, StoredPart};
 
 pub use config::Config;
 use connect::Access;
@@ -59,7 +59,8 @@ const LONG_REQUEST: Duration = Duration::from_secs(600);
 
 /// The store in MongoDB. Cheap to clone.
 ///
-/// Connects on first use, and makes the collections, indexes and the view that do not exist. Until
+/// Connects on first use, and makes the collections, indexes and the view that do not exist: then,
+/// on each [`Store::ready`], and when an answer shows that one is missing. Until
 /// a server is reached each call returns [`StoreError::Busy`](crate::StoreError::Busy) with the
 /// reason, and [`StoreError::NeedsOperator`](crate::StoreError::NeedsOperator) with the key to
 /// change for a wrong password, a missing permission, a server that is not a replica set, a server
@@ -101,8 +102,20 @@ impl Store for MongoStore {
         if known.is_some() {
             let ping = server.send("start", server.database.run_command(doc! { "ping": 1 })).await;
             ping.map_err(|error| server.at_start(&error))?;
+            if server.access == Access::Write {
+                server.prepare().await?;
+            }
         }
         Ok(())
+    }
+
+    async fn parts(&self) -> Result<Vec<StoredPart>> {
+        let held = self.server().await?.collections().await?;
+        let part = |name: &str| {
+            let id = Arc::clone(held.get(name)?.as_ref()?);
+            Some(StoredPart { name: format!("collection `{name}`"), id })
+        };
+        Ok(schema::HOLDING.into_iter().filter_map(part).collect())
     }
 
     fn name(&self) -> &'static str {

@@ -1,10 +1,16 @@
 //! Collections, indexes and the view, and the version of all of them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, ErrorKind};
 use mongodb::options::IndexOptions;
 
+use super::LONG_REQUEST;
+use super::connect::Access;
 use super::server::Server;
 use crate::contract::{Result, StoreError};
 
@@ -19,6 +25,9 @@ pub(super) const SCHEMA: &str = "schema";
 /// The collections that are written to.
 pub(super) const COLLECTIONS: [&str; 6] = [BLOCKS, DEVICES, LETTERS, RETAINED, EXPIRED, SCHEMA];
 
+/// The collections that hold what was written.
+pub(super) const HOLDING: [&str; 5] = [BLOCKS, DEVICES, LETTERS, RETAINED, EXPIRED];
+
 /// Index of `blocks` by device and time. It holds the last time and the rows too, so that blocks
 /// outside of a range are left out, and readings are counted, from the index alone. Its beginning
 /// is a shard key.
@@ -32,6 +41,16 @@ const VERSION: i32 = 1;
 fn index(keys: Document, name: &str, filter: Option<Document>) -> IndexModel {
     let options = IndexOptions::builder().name(name.to_owned()).partial_filter_expression(filter).build();
     IndexModel::builder().keys(keys).options(options).build()
+}
+
+/// Returns the indexes of each collection that has some.
+fn indexes() -> [(&'static str, Vec<IndexModel>); 2] {
+    let long = Some(doc! { "l": true });
+    let blocks = vec![
+        index(doc! { "w": 1, "d": 1, "t0": 1, "t1": 1, "n": 1 }, BY_TIME, None),
+        index(doc! { "w": 1, "d": 1, "t1": 1, "t0": 1 }, LONG_BLOCKS, long),
+    ];
+    [(BLOCKS, blocks), (LETTERS, vec![index(doc! { "w": 1 }, "by_tenant", None)])]
 }
 
 /// Returns the pipeline of the view: one document per reading, for operators and their tools.
@@ -84,30 +103,83 @@ impl Server {
         Ok(Some(version))
     }
 
-    /// Makes the collections, indexes and the view that do not exist.
+    /// Makes the collections, indexes and the view that do not exist, whichever version the
+    /// database has. What was there before and is missing is named in the log.
     pub(super) async fn prepare(&self) -> Result<()> {
-        if self.check_version().await? == Some(VERSION) {
-            return Ok(());
-        }
-        for collection in COLLECTIONS {
+        let _one_at_a_time = self.preparing.lock().await;
+        self.in_question.store(false, Ordering::Relaxed);
+        let version = self.check_version().await?;
+        let known = version.is_some() || self.is_prepared.load(Ordering::Relaxed);
+        let held = self.collections().await?;
+        for collection in COLLECTIONS.into_iter().filter(|collection| !held.contains_key(*collection)) {
+            self.note_missing(known, "collection", collection, "it is made again, empty");
             self.create(doc! { "create": self.name(collection) }).await?;
         }
-        self.create(doc! { "create": self.name(READINGS), "viewOn": self.name(BLOCKS), "pipeline": view() }).await?;
-        let long = Some(doc! { "l": true });
-        let blocks = [
-            index(doc! { "w": 1, "d": 1, "t0": 1, "t1": 1, "n": 1 }, BY_TIME, None),
-            index(doc! { "w": 1, "d": 1, "t1": 1, "t0": 1 }, LONG_BLOCKS, long),
-        ];
-        let made = self.send("start", self.collection(BLOCKS).create_indexes(blocks)).await;
-        made.map_err(|error| self.at_start(&error))?;
-        let made = self
-            .send("start", self.collection(LETTERS).create_indexes([index(doc! { "w": 1 }, "by_tenant", None)]))
-            .await;
-        made.map_err(|error| self.at_start(&error))?;
-        let note = self.database.collection::<Document>(&self.name(SCHEMA));
-        let note = note.update_one(doc! { "_id": "weir" }, doc! { "$max": { "version": VERSION } }).upsert(true);
-        self.send("start", note).await.map_err(|error| self.at_start(&error))?;
+        if !held.contains_key(READINGS) {
+            self.note_missing(known, "view", READINGS, "it is made again");
+            let create = doc! { "create": self.name(READINGS), "viewOn": self.name(BLOCKS), "pipeline": view() };
+            self.create(create).await?;
+        }
+        for (collection, indexes) in indexes() {
+            self.make_indexes(collection, indexes, known && held.contains_key(collection)).await?;
+        }
+        if version != Some(VERSION) {
+            let note = self.database.collection::<Document>(&self.name(SCHEMA));
+            let note = note.update_one(doc! { "_id": "weir" }, doc! { "$max": { "version": VERSION } }).upsert(true);
+            self.send("start", note).await.map_err(|error| self.at_start(&error))?;
+        }
+        self.is_prepared.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Makes the schema again when the answer puts it in question; true when the request is to be
+    /// repeated.
+    ///
+    /// # Errors
+    /// As [`Server::prepare`].
+    pub(super) async fn repaired<T>(&self, answer: &Result<T>) -> Result<bool> {
+        if answer.is_ok() || self.access == Access::Read || !self.in_question.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        self.prepare().await?;
+        Ok(true)
+    }
+
+    /// Returns the collections and the view that exist, each with the identity that the server gave
+    /// to it.
+    pub(super) async fn collections(&self) -> Result<BTreeMap<&'static str, Option<Arc<str>>>> {
+        let all = COLLECTIONS.into_iter().chain([READINGS]);
+        let names: BTreeMap<String, &'static str> = all.map(|name| (self.name(name), name)).collect();
+        let filter = doc! { "name": { "$in": names.keys().collect::<Vec<_>>() } };
+        let cursor = self.send("start", self.database.list_collections().filter(filter)).await;
+        let mut cursor = cursor.map_err(|error| self.at_start(&error))?;
+        let mut found = BTreeMap::new();
+        while self.send("start", cursor.advance()).await.map_err(|error| self.at_start(&error))? {
+            let one = cursor.deserialize_current().map_err(|error| self.at_start(&error))?;
+            let id = one.info.uuid.map(|uuid| uuid.bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+            found.extend(names.get(&one.name).map(|name| (*name, id.map(Arc::from))));
+        }
+        Ok(found)
+    }
+
+    async fn make_indexes(&self, collection: &'static str, indexes: Vec<IndexModel>, known: bool) -> Result<()> {
+        let of_collection = self.collection(collection);
+        // A user who may not list them may still make them: one that exists is left as it is.
+        if let Ok(held) = self.send("start", of_collection.list_index_names()).await {
+            let names = indexes.iter().filter_map(|index| index.options.as_ref()?.name.as_ref());
+            for name in names.filter(|name| !held.contains(name)) {
+                self.note_missing(known, "index", &format!("{name}` of `{collection}"), "it is made again");
+            }
+        }
+        let made = self.send_within(LONG_REQUEST, "start", of_collection.create_indexes(indexes)).await;
+        made.map(drop).map_err(|error| self.at_start(&error))
+    }
+
+    fn note_missing(&self, known: bool, kind: &str, name: &str, done: &str) {
+        if known {
+            let database = &self.config.database;
+            tracing::error!(database, "the {kind} `{name}` is missing from MongoDB although Weir made it: {done}");
+        }
     }
 
     async fn create(&self, mut command: Document) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::future::IntoFuture;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mongodb::bson::{RawDocument, RawDocumentBuf};
@@ -11,6 +12,7 @@ use mongodb::{Client, Collection, Cursor, Database};
 
 use super::answer;
 use super::config::Config;
+use super::connect::Access;
 use super::metrics::Metrics;
 use crate::contract::{Result, StoreError};
 
@@ -20,6 +22,13 @@ pub(super) struct Server {
     pub(super) client: Client,
     pub(super) database: Database,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) access: Access,
+    /// The schema was made or found complete on this connection.
+    pub(super) is_prepared: AtomicBool,
+    /// An answer shows that a part of the schema is missing.
+    pub(super) in_question: AtomicBool,
+    /// Held while the schema is made.
+    pub(super) preparing: tokio::sync::Mutex<()>,
 }
 
 impl Server {
@@ -55,6 +64,9 @@ impl Server {
 
     /// Returns the meaning of a failed request, and counts it.
     pub(super) fn failed(&self, error: &Error) -> StoreError {
+        if answer::is_about_schema(error) {
+            self.in_question.store(true, Ordering::Relaxed);
+        }
         self.counted(self.meaning(error))
     }
 

@@ -137,6 +137,62 @@ async fn a_server_that_is_not_influxdb_pauses_and_never_loses_a_reading() {
 }
 
 #[tokio::test]
+async fn only_the_answer_of_influxdb_to_a_write_counts_as_stored() {
+    let (html, json) = ("Content-Type: text/html\r\n", "Content-Type: application/json\r\n");
+    for say in [
+        Say::This("200 OK", html, "<!doctype html><title>Sign in</title>"),
+        Say::This("200 OK", json, r#"{"status":"ok"}"#),
+        Say::This("200 OK", "", ""),
+        Say::This("201 Created", "", ""),
+        Say::This("202 Accepted", "", ""),
+        Say::This("206 Partial Content", html, "<html>"),
+    ] {
+        let Say::This(status, ..) = say else { unreachable!() };
+        let StoreError::NeedsOperator(reason) = answer(say).await else { panic!("{status}") };
+        assert!(reason.contains("influxdb.url") && reason.contains(status), "{status}: {reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_gateway_is_not_one_of_influxdb() {
+    let bodies = [r#"{"message":"no Route matched with those values"}"#, r#"{"error":"bad request"}"#, "partial write"];
+    for body in bodies {
+        let error = answer(Say::This("400 Bad Request", "", body)).await;
+        assert!(matches!(&error, StoreError::NeedsOperator(_)), "{body}: {error:?}");
+    }
+    let named = answer(Say::This("400 Bad Request", "X-Influxdb-Version: v2.7.1\r\n", r#"{"error":"bad"}"#)).await;
+    assert!(matches!(&named, StoreError::Refused(_)), "{named:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_named_itself_has_to_name_itself_in_each_answer() {
+    let named = "X-Influxdb-Version: v2.7.1\r\n";
+    let blind = Say::This("204 No Content", "", "");
+    let fake = Fake::start([Say::This("204 No Content", named, ""), blind]).await.naming(named);
+    let points = open(fake.config());
+    let block = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
+    deliver(&points, vec![block.clone()]).await.unwrap();
+    let error = deliver(&points, vec![block.clone()]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NeedsOperator(reason) if reason.contains("influxdb.url")), "{error:?}");
+    // A server that never names itself is judged by the rest of its answers.
+    deliver(&open(fake.naming("").config()), vec![block]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_front_that_answers_every_request_alike_is_not_taken_for_influxdb() {
+    for say in [
+        Say::This("200 OK", "", "<html>"),
+        Say::This("204 No Content", "", ""),
+        Say::This("200 OK", "", "{}"),
+        Say::This("404 Not Found", "", "<html>"),
+    ] {
+        let fake = Fake::start([]).await.showing(say);
+        let error = open(fake.config()).check().await.unwrap_err();
+        assert!(matches!(&error, StoreError::NeedsOperator(reason) if reason.contains("influxdb.url")), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_or_hangs_up_ends_in_a_wait_not_in_a_loss() {
     let fake = Fake::start([Say::Nothing]).await;
     let points = open(weir_stores::influxdb::Config { timeout_secs: 0.3, ..fake.config() });

@@ -24,6 +24,10 @@ pub(crate) const TAKEN: Say = Say::This("204 No Content", "", "");
 
 #[derive(Default)]
 struct Script {
+    /// The answer to a request that reads the bucket, instead of an empty list.
+    shown: Option<Say>,
+    /// Further headers of answers that are not chosen.
+    named: &'static str,
     answers: VecDeque<Say>,
     written: Vec<String>,
     at_once: usize,
@@ -57,6 +61,18 @@ impl Fake {
             }
         });
         Self { port, script, task }
+    }
+
+    /// Names itself by these headers in every answer that is not chosen.
+    pub(crate) fn naming(self, headers: &'static str) -> Self {
+        self.script.lock().named = headers;
+        self
+    }
+
+    /// Gives this answer to every request that reads the bucket.
+    pub(crate) fn showing(self, say: Say) -> Self {
+        self.script.lock().shown = Some(say);
+        self
     }
 
     pub(crate) fn config(&self) -> Config {
@@ -93,9 +109,10 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) -> Option<()> 
         let say = if head.starts_with("POST /api/v2/write?org=plant&bucket=iot&precision=ns ") {
             answer(&head, &body, &script).await
         } else if head.starts_with("GET /api/v2/buckets") {
-            Say::This("200 OK", "", r#"{"buckets":[]}"#)
+            let script = script.lock();
+            script.shown.clone().unwrap_or(Say::This("200 OK", script.named, r#"{"buckets":[]}"#))
         } else {
-            Say::This("200 OK", "", r#"{"results":[{"statement_id":0}]}"#)
+            Say::This("200 OK", script.lock().named, r#"{"results":[{"statement_id":0}]}"#)
         };
         match say {
             Say::This(status, headers, body) => {
@@ -115,7 +132,7 @@ async fn answer(head: &str, body: &[u8], script: &Mutex<Script>) -> Say {
     let mut text = String::new();
     std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(body), &mut text).unwrap();
     if text.is_empty() {
-        return TAKEN;
+        return Say::This("204 No Content", script.lock().named, "");
     }
     {
         let mut script = script.lock();
@@ -130,5 +147,6 @@ async fn answer(head: &str, body: &[u8], script: &Mutex<Script>) -> Say {
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     let mut script = script.lock();
     script.at_once -= 1;
-    script.answers.pop_front().unwrap_or(TAKEN)
+    let named = script.named;
+    script.answers.pop_front().unwrap_or(Say::This("204 No Content", named, ""))
 }

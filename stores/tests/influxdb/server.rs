@@ -151,6 +151,13 @@ impl Influxd {
         assert_eq!(status, 201, "{body}");
     }
 
+    /// Deletes a bucket by its id.
+    pub(crate) async fn delete_bucket(&self, id: &str) {
+        let path = format!("/api/v2/buckets/{id}");
+        let (status, body) = self.ask("DELETE", &path, Some(TOKEN), "").await.unwrap();
+        assert_eq!(status, 204, "{body}");
+    }
+
     /// Creates a token with these permissions only.
     pub(crate) async fn token(&self, actions: &[&str], bucket: &str) -> String {
         let read = async |path: &str| -> Json {

@@ -65,6 +65,28 @@ async fn a_token_that_may_only_write_is_enough_to_write() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_was_deleted_is_refused_by_name_and_one_made_anew_is_another_part() {
+    let Some(server) = influxd().await else { return };
+    let points = open(server.config());
+    let number = simple(&device("t", "d"), T, 3, "x", |n| float(n as f64));
+    deliver(&points, vec![number.clone()]).await.unwrap();
+    let before = points.parts().await.unwrap();
+    assert_eq!((before.len(), &*before[0].name), (1, "bucket `iot`"));
+    points.check().await.unwrap();
+    assert_eq!(points.parts().await.unwrap(), before, "a check changes nothing");
+    server.delete_bucket(&before[0].id).await;
+    let error = deliver(&points, vec![number.clone()]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NeedsOperator(reason) if reason.contains("influxdb.bucket")), "{error:?}");
+    server.bucket("iot").await;
+    points.check().await.unwrap();
+    assert_ne!(points.parts().await.unwrap(), before);
+    // The types of the old bucket are not those of the new one.
+    let word = simple(&device("t", "d"), T, 3, "x", |_| text("far"));
+    deliver(&points, vec![word]).await.unwrap();
+    assert_eq!(points.count(TimeRange::ALL).await.unwrap().unwrap(), [("t".into(), 3)]);
+}
+
+#[tokio::test]
 async fn a_point_older_than_the_buckets_retention_is_refused_by_name() {
     let Some(server) = influxd_keeping(3_600).await else { return };
     let points = open(server.config());

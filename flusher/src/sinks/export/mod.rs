@@ -2,7 +2,7 @@
 //! may be repeated in any cut, so ranges are not sealed.
 
 pub(crate) mod filter;
-mod place;
+pub(crate) mod place;
 mod sink;
 
 pub(crate) use sink::ExportSink;

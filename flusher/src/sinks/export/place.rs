@@ -16,10 +16,10 @@ use crate::sinks::history::cut::Placed;
 use crate::sinks::history::same;
 
 /// Places in one millisecond, and its nanoseconds.
-const PLACES: u64 = 1_000_000;
+pub(crate) const PLACES: u64 = 1_000_000;
 const MILLI: i64 = 1_000_000;
 /// Places are equal in all processes and releases.
-const SEED: u64 = 0;
+pub(crate) const PLACE_SEED: u64 = 0;
 
 /// The places of a device's readings, which are sorted by time. Without `separate` they are the
 /// sequences, as sent.
@@ -55,7 +55,7 @@ fn wanted(reading: &ReadingRef<'_>) -> u64 {
     match reading.seq {
         Some(seq) => seq % PLACES,
         None if reading.device_timed && within != 0 => within,
-        None if reading.device_timed => (same::digest(SEED, reading) % u128::from(PLACES)) as u64,
+        None if reading.device_timed => (same::digest(PLACE_SEED, reading) % u128::from(PLACES)) as u64,
         None => reading.identity % PLACES,
     }
 }

@@ -7,9 +7,10 @@ use stores::StoreError;
 use stores::contract::BookLine;
 
 use super::place::seqs;
+use crate::projections::ExportSpec;
 use crate::sinks::history::cut::{self, Placed};
 use crate::testing::{FakeSeries, SERIES, World, device, frame, numbers, plain, stage_letter, stage_retained, until};
-use crate::{DEAD_LETTERS, HISTORY, SinkState};
+use crate::{DEAD_LETTERS, HISTORY, Pace, Refill, SinkState, StartAt};
 
 fn world() -> (World, Arc<FakeSeries>) {
     let mut world = World::new();
@@ -198,6 +199,70 @@ async fn an_export_that_is_no_longer_configured_is_taken_off_the_log() {
     world.done_to(HISTORY, 200).await;
     until("the log lets go", async || world.log.start() == 200).await;
     assert_books(&running.handle.books().books(true).await.unwrap());
+    running.stop().await.unwrap();
+}
+
+/// Writes what the history holds into the export, as `weir refill` does.
+async fn refill(world: &World, series: &Arc<FakeSeries>, before: i64) -> (u64, u64) {
+    let spec = ExportSpec {
+        name: SERIES.into(),
+        kind: "fake",
+        store: Arc::clone(series) as _,
+        filter: world.exports[0].filter.clone(),
+        pace: Pace::export(std::time::Duration::from_secs(1), 1_000, 1 << 20),
+        start: StartAt::Beginning,
+    };
+    let mut blocks = world.history.blocks();
+    blocks.sort_by(|a, b| (&a.id.device, &a.times).cmp(&(&b.id.device, &b.times)));
+    let mut refill = Refill::begin(&spec, before).await.unwrap();
+    for block in blocks {
+        refill.write(block).await.unwrap();
+    }
+    refill.counts()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_from_the_history_writes_the_points_of_the_deliveries_and_the_books_balance() {
+    let (world, series) = world();
+    let running = world.start().await;
+    world.append(0, 1_000, 7);
+    world.log.append(|staged| {
+        // Several in a millisecond, without a sequence and with one.
+        (0..20).for_each(|n| reading(staged, &ReadingHeader { seq: None, ..plain() }, 1_000 + n));
+        (0..20).for_each(|n| reading(staged, &ReadingHeader { seq: Some(n), ..plain() }, 1_020 + n as i64));
+    });
+    world.done_to(SERIES, 1_040).await;
+    world.done_to(HISTORY, 1_040).await;
+    let delivered = series.points();
+    assert_eq!(delivered.len(), 1_040);
+    series.clear();
+    assert!(!running.handle.books().books(true).await.unwrap().iter().all(BookLine::agrees), "the points are missing");
+    assert_eq!(refill(&world, &series, i64::MIN).await, (0, 0), "received later");
+    assert!(series.points().is_empty());
+    for time in ["the first", "the second"] {
+        assert_eq!(refill(&world, &series, i64::MAX).await, (1_040, 0), "{time}");
+        assert_eq!(series.points(), delivered, "{time}");
+        assert_books(&running.handle.books().books(true).await.unwrap());
+    }
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_passes_the_filter_and_counts_the_readings_that_are_refused() {
+    let (mut world, series) = world();
+    world.exports[0].filter.devices = vec![model::glob::Glob::new("d3")];
+    let running = world.start().await;
+    world.append(0, 700, 7);
+    world.done_to(SERIES, 700).await;
+    world.done_to(HISTORY, 700).await;
+    let delivered = series.points();
+    series.clear();
+    series.refuse(|block| {
+        let guilty = numbers([block]).contains_key(&3);
+        guilty.then(|| StoreError::Refused("type conflict".to_owned()))
+    });
+    assert_eq!(refill(&world, &series, i64::MAX).await, (delivered.len() as u64 - 1, 1));
+    assert_eq!(series.numbers(), delivered.values().copied().filter(|n| *n != 3).collect::<Vec<_>>());
     running.stop().await.unwrap();
 }
 

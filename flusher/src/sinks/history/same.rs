@@ -19,8 +19,13 @@ pub(crate) fn own_time(reading: &ReadingRef<'_>) -> Option<Nanos> {
 
 /// Hash of the names and values of a reading, in any order.
 pub(crate) fn digest(seed: u64, reading: &ReadingRef<'_>) -> u128 {
-    let hash = |(name, value): (&str, ValueRef<'_>)| hash_value(xxh3_64_with_seed(name.as_bytes(), seed), value);
+    let hash = |(name, value): (&str, ValueRef<'_>)| digest_of(seed, name, value);
     reading.values().map(hash).fold(0, u128::wrapping_add)
+}
+
+/// Hash of one name and value: the sum over those of a reading is its [`digest`].
+pub(crate) fn digest_of(seed: u64, name: &str, value: ValueRef<'_>) -> u128 {
+    hash_value(xxh3_64_with_seed(name.as_bytes(), seed), value)
 }
 
 fn hash_value(seed: u64, value: ValueRef<'_>) -> u128 {

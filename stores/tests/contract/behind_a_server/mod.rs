@@ -5,6 +5,7 @@ mod documents;
 mod faults;
 mod plans;
 mod retained;
+mod schema;
 mod start;
 mod states;
 

@@ -35,8 +35,8 @@ pub(crate) fn topic(node: &str, started: u64, connection: u64) -> Box<str> {
     format!("{TOPIC}{node}/{started:x}-{connection}").into()
 }
 
-/// Removes the will messages that this node kept from the retained messages of earlier starts; those
-/// of other nodes are removed and left alone.
+/// Separates the retained messages of earlier starts from the will messages that this node kept.
+/// Will messages of other nodes are left out.
 pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str) -> (Vec<RetainedMessage>, Vec<Earlier>) {
     let own = format!("{TOPIC}{node}/");
     let (kept, retained): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.topic.starts_with(OWN));

@@ -102,8 +102,8 @@ pub trait LogBackend: Send {
     }
 
     /// Frames that other writers appended since the last successful call, or recently when `anew`.
-    /// Called for every batch with resent messages, whose senders may have been connected to another
-    /// node.
+    /// Called for every batch with resent messages: their senders may have been connected to
+    /// another node.
     ///
     /// # Errors
     /// [`AppendError`]; after `Retry` the caller repeats it until it succeeds: without these frames

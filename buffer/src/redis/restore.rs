@@ -7,7 +7,7 @@
 //!
 //! The writer still holds the newest frames and the offset of the next one. It puts them there
 //! again at the same offsets: followers, cursors and blocks keep their meaning. Records that are in
-//! no memory are gone: sinks that have not passed them count them as lost, and go on behind the gap.
+//! no memory are gone: sinks that have not passed them count them as lost, and go on behind them.
 
 use std::time::Duration;
 

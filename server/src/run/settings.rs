@@ -15,7 +15,7 @@ pub(super) fn embedded_log(config: &Config, data: &DataDir) -> buffer::embedded:
     buffer::embedded::Config { dir: data.log(), ..config.log.clone() }
 }
 
-/// The broker of this node. Without Redis there is one node, whatever the machine is called.
+/// The broker of this node. Without Redis there is one node, and its machine may be renamed.
 pub(super) fn broker(config: &Config) -> broker::Config {
     let node = if config.redis.is_used() { config.redis.log.node.clone() } else { String::new() };
     broker::Config { node, ..config.mqtt.broker.clone() }

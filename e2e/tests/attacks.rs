@@ -274,6 +274,11 @@ async fn calls(target: &Target) {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the time between two readings, or of an attack, is not a state")]
+fn pace(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Publishes a reading every 20 ms; returns the times to the PUBACKs.
 fn quiet(target: &Target) -> anyhow::Result<Vec<Duration>> {
     let mut device = Device::new("quiet", target.mqtt);
@@ -287,7 +292,7 @@ fn quiet(target: &Target) -> anyhow::Result<Vec<Duration>> {
             device.acknowledged()?;
         }
         times.push(begun.elapsed());
-        std::thread::sleep(Duration::from_millis(20).saturating_sub(begun.elapsed()));
+        pace(Duration::from_millis(20).saturating_sub(begun.elapsed()));
     }
     Ok(times)
 }
@@ -367,7 +372,7 @@ async fn run(target: &Target, time: Duration) -> anyhow::Result<Vec<Duration>> {
             scope.spawn(|| handle.block_on(calls(target)));
             let begun = Instant::now();
             while begun.elapsed() < time && !device.is_finished() {
-                std::thread::sleep(Duration::from_millis(50));
+                pace(Duration::from_millis(50));
             }
             target.over.store(true, Ordering::Relaxed);
             device.join().map_err(|_| anyhow::anyhow!("the quiet device panicked"))?

@@ -196,6 +196,11 @@ impl Processes {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the time between two readings is not a state")]
+fn pace() {
+    std::thread::sleep(Duration::from_millis(50));
+}
+
 async fn drill(fault: Fault, roles: &[&str]) -> anyhow::Result<()> {
     // Manual runs let each fault last for a minute.
     let secs = std::env::var("WEIR_TEST_FAULT_SECS").ok().and_then(|secs| secs.parse().ok()).unwrap_or(0);
@@ -218,7 +223,7 @@ async fn drill(fault: Fault, roles: &[&str]) -> anyhow::Result<()> {
                     {
                         device.acknowledged().ok();
                     }
-                    std::thread::sleep(Duration::from_millis(50));
+                    pace();
                 }
             });
             let said = handle.block_on(async {

@@ -6,6 +6,7 @@ use model::Backoff;
 use model::setting::{secs_as_ms, zero_is_none};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use stores::contract::LetterBound;
 
 /// Settings of all sinks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ pub struct Config {
     pub history: History,
     /// The latest-state sink.
     pub latest: Latest,
+    /// The dead letters.
+    pub dead_letters: DeadLetters,
     /// How writes that a store does not accept are tried again.
     pub retry: Retry,
     /// How long the last flush of an ordered stop may take. Records that are not flushed by then
@@ -77,6 +80,17 @@ pub struct Latest {
     pub query_wait_ms: u64,
 }
 
+/// How many dead letters the store holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct DeadLetters {
+    /// Dead letters that the store holds, of all tenants together; beyond it the oldest are
+    /// deleted, of the tenant with the most, and counted.
+    pub max_count: u64,
+    /// Bytes of the dead letters that the store holds; beyond it the oldest are deleted.
+    pub max_bytes: u64,
+}
+
 /// How a write is tried again. Each wait is drawn at random from its upper half.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -91,7 +105,13 @@ pub struct Retry {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { history: History::default(), latest: Latest::default(), retry: Retry::default(), stop_secs: 10 }
+        Self {
+            history: History::default(),
+            latest: Latest::default(),
+            dead_letters: DeadLetters::default(),
+            retry: Retry::default(),
+            stop_secs: 10,
+        }
     }
 }
 
@@ -111,6 +131,18 @@ impl Default for History {
 impl Default for Latest {
     fn default() -> Self {
         Self { follow_ms: 50, flush_secs: 10.0, max_names: 10_000, query_wait_ms: 5_000 }
+    }
+}
+
+impl Default for DeadLetters {
+    fn default() -> Self {
+        Self { max_count: 100_000, max_bytes: 1 << 30 }
+    }
+}
+
+impl DeadLetters {
+    pub(crate) fn bound(&self) -> LetterBound {
+        LetterBound { count: self.max_count, bytes: self.max_bytes }
     }
 }
 

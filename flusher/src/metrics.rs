@@ -68,6 +68,7 @@ pub struct Metrics {
     pub(crate) log_tails: Counter,
     pub(crate) names_left_out: Counter,
     pub(crate) expired: Counter,
+    pub(crate) letters_trimmed: Counter,
 }
 
 fn flush_histogram() -> Histogram {
@@ -93,11 +94,17 @@ impl Default for Metrics {
             log_tails: Counter::default(),
             names_left_out: Counter::default(),
             expired: Counter::default(),
+            letters_trimmed: Counter::default(),
         }
     }
 }
 
 impl Metrics {
+    /// Dead letters deleted because the store held too many.
+    pub fn letters_deleted(&self) -> u64 {
+        self.letters_trimmed.get()
+    }
+
     /// Makes them part of `registry`.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("weir_flusher");
@@ -144,6 +151,11 @@ impl Metrics {
             self.names_left_out.clone(),
         );
         registry.register("expired", "Readings deleted by retention", self.expired.clone());
+        registry.register(
+            "dead_letters_deleted",
+            "Dead letters deleted because the store held too many",
+            self.letters_trimmed.clone(),
+        );
     }
 
     /// Starts the counters of a sink at zero, so that its first event is a change.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::time::SECOND;
-use stores::contract::History;
+use stores::contract::{DeadLetters, History, LetterBound};
 use tokio_util::sync::CancellationToken;
 
 use crate::Clock;
@@ -18,6 +18,9 @@ const PAUSE: u32 = 4;
 const IDLE: Duration = Duration::from_secs(30);
 /// Time between two deletions of old readings.
 const EXPIRE: Duration = Duration::from_secs(3600);
+
+/// Time between two looks at the number of dead letters.
+const TRIM: Duration = Duration::from_secs(5);
 
 /// Merges while there is work, at a pace that leaves the machine to other work.
 pub(crate) async fn merge(store: Arc<dyn History>, retry: Retry, shutdown: CancellationToken) -> Result<(), String> {
@@ -65,6 +68,39 @@ pub(crate) async fn expire(
         }
         tokio::select! {
             () = tokio::time::sleep(EXPIRE) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// Deletes the oldest dead letters beyond the bound.
+pub(crate) async fn trim(
+    store: Arc<dyn DeadLetters>,
+    bound: LetterBound,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) -> Result<(), String> {
+    let mut failed = false;
+    loop {
+        match store.trim(bound).await {
+            Ok(0) => failed = false,
+            Ok(letters) => {
+                failed = false;
+                metrics.letters_trimmed.inc_by(letters);
+                tracing::warn!(
+                    letters,
+                    "deleted the oldest dead letters, as there are more than dead_letters.max_count or \
+                     dead_letters.max_bytes: repair their cause, and replay those that are needed"
+                );
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failed, true) {
+                    tracing::warn!(%error, "cannot bound the dead letters; trying again");
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TRIM) => {}
             () = shutdown.cancelled() => return Ok(()),
         }
     }

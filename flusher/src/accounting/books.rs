@@ -156,12 +156,30 @@ pub(crate) async fn count(projections: &Projections, quiet: &impl Fn(&Projection
         }
         let counts = match &projection.accounting {
             Accounting::Telemetry(Some(store)) => store.count().await?,
-            Accounting::DeadLetters(store) => Some(store.count().await?),
+            Accounting::DeadLetters(store) => Some(with_trimmed(&**store).await?),
             Accounting::Telemetry(None) | Accounting::Nothing => None,
         };
         found.extend(counts.map(|counts| (Arc::clone(&projection.name), counts)));
     }
     Ok(found)
+}
+
+/// The letters that a store holds and those that its bound has deleted.
+async fn with_trimmed(store: &dyn DeadLetters) -> Result<Vec<(Arc<str>, u64)>> {
+    // A letter that leaves between the two would be counted twice, else not at all: ask until the
+    // number of those deleted stays the same.
+    let mut trimmed = store.count_trimmed().await?;
+    loop {
+        let mut counts: BTreeMap<Arc<str>, u64> = store.count().await?.into_iter().collect();
+        let after = store.count_trimmed().await?;
+        if after == trimmed {
+            for (tenant, count) in trimmed {
+                *counts.entry(tenant).or_default() += count;
+            }
+            return Ok(counts.into_iter().collect());
+        }
+        trimmed = after;
+    }
 }
 
 /// Enters the stores' own counts: in all, and of each hour.

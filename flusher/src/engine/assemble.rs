@@ -130,11 +130,15 @@ impl Builder {
         self.tasks.push(Task::new(name, start));
     }
 
-    /// Adds the work that is done once for each process: merging of blocks and retention.
+    /// Adds the work that is done once for each process: merging of blocks, retention, and the
+    /// bound of the dead letters.
     pub(crate) fn add_upkeep(&mut self) {
         let Context { config, stores, clock, metrics, .. } = self.context.clone();
         let (store, retry) = (Arc::clone(&stores.history), config.retry);
         self.task("merging of blocks".to_owned(), move |stop| upkeep::merge(store, retry, stop));
+        let (store, bound) = (Arc::clone(&stores.dead_letters), config.dead_letters.bound());
+        let counted = Arc::clone(&metrics);
+        self.task("bound of the dead letters".to_owned(), move |stop| upkeep::trim(store, bound, counted, stop));
         let (store, retention) = (stores.history, config.history.retention_secs);
         self.task("retention".to_owned(), move |stop| upkeep::expire(store, retention, clock, metrics, stop));
     }

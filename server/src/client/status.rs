@@ -27,6 +27,9 @@ pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
             if let Some(unrouted) = unrouted::summary(&status) {
                 writeln!(out, "  {unrouted}; `weir unrouted` lists them")?;
             }
+            if let Some(deleted) = deleted_letters(&status) {
+                writeln!(out, "  {deleted}")?;
+            }
             if let Some(takeovers) = takeovers(&status) {
                 writeln!(out, "  {takeovers}")?;
             }
@@ -37,6 +40,17 @@ pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(if status.ready && status.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One sentence about dead letters that left because of the bound; `None` when there are none.
+pub(crate) fn deleted_letters(status: &Status) -> Option<String> {
+    let deleted = status.deleted_dead_letter_count;
+    (deleted > 0).then(|| {
+        format!(
+            "the {deleted} oldest dead letters were deleted since the start, as there are more than \
+             dead_letters.max_count or dead_letters.max_bytes: repair their cause (`weir dead-letters`), or raise the keys"
+        )
+    })
 }
 
 /// One sentence about client ids that are taken over again and again; `None` when there are none.
@@ -137,6 +151,7 @@ pub(crate) fn json(status: &Status) -> serde_json::Value {
             "last": time::show_proto(topic.last_time.as_ref()),
         })).collect::<Vec<_>>(),
         "unrouted_topics": status.unrouted_topics.len(),
+        "deleted_dead_letters": status.deleted_dead_letter_count,
         "repeated_takeovers": status.repeated_takeovers.iter().map(|takeover| serde_json::json!({
             "tenant": takeover.tenant, "client": takeover.client, "takeovers": takeover.takeover_count,
             "addresses": takeover.addresses, "last": time::show_proto(takeover.last_time.as_ref()),

@@ -64,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) history: History,
     /// The newest value of each name of each device.
     pub(crate) latest: flusher::config::Latest,
+    /// Messages that could not be read, and readings that a store refused.
+    pub(crate) dead_letters: flusher::config::DeadLetters,
     /// Readings, latest states, dead letters and retained messages in MongoDB instead of in the
     /// data folder.
     pub(crate) mongodb: stores::mongodb::Config,
@@ -186,6 +188,7 @@ impl Default for Config {
             log: buffer::embedded::Config::default(),
             history: History::default(),
             latest: flusher::config::Latest::default(),
+            dead_letters: flusher::config::DeadLetters::default(),
             mongodb: stores::mongodb::Config::default(),
             redis: Redis::default(),
             fleet: Fleet::default(),
@@ -262,6 +265,13 @@ impl Config {
         export::check(self)?;
         self.tracing.check()?;
         anyhow::ensure!(self.history.sink.flush_secs > 0.0, "`history.flush_interval_ms` is 0: give at least 1");
+        let letters = &self.dead_letters;
+        anyhow::ensure!(
+            letters.max_count >= 1_000 && letters.max_bytes >= 1 << 20,
+            "`dead_letters.max_count` is {} and `dead_letters.max_bytes` is {}: give at least 1000 and 1048576",
+            letters.max_count,
+            letters.max_bytes
+        );
         anyhow::ensure!(self.latest.flush_secs > 0.0, "`latest.flush_interval_ms` is 0: give at least 1");
         Ok(())
     }

@@ -12,7 +12,7 @@ use proto::v1::{Export, GetBooksRequest, GetStatusRequest, ListExportsRequest, S
 use tonic::transport::Channel;
 
 use super::Finding;
-use crate::client::status::{state_name, takeovers, word};
+use crate::client::status::{deleted_letters, state_name, takeovers, word};
 use crate::client::{client, connect, names, refused, time, unrouted};
 
 /// Difference above which one of the two clocks is wrong.
@@ -53,6 +53,7 @@ async fn ask(url: &str) -> Vec<Finding> {
     findings.extend(readiness(&status));
     let unrouted = unrouted::summary(&status).map(|text| format!("{text}; `weir unrouted` lists them"));
     findings.extend(unrouted.map(|text| Finding::warn("routes", text)));
+    findings.extend(deleted_letters(&status).map(|text| Finding::warn("dead letters", text)));
     findings.extend(takeovers(&status).map(|text| Finding::warn("clients", text)));
     findings
         .push(books(&mut client, &status).await.unwrap_or_else(|error| Finding::fail("books", format!("{error:#}"))));

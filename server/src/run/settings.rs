@@ -50,6 +50,7 @@ pub(super) fn flusher(config: &Config) -> flusher::Config {
     flusher::Config {
         history: config.history.sink.clone(),
         latest: config.latest.clone(),
+        dead_letters: config.dead_letters.clone(),
         stop_secs: config.shutdown_timeout_secs.saturating_sub(1).max(1),
         ..flusher::Config::default()
     }

@@ -244,6 +244,7 @@ impl State {
             sinks: sinks.iter().map(sink).collect(),
             unrouted_topics: unrouted.into_iter().map(unrouted_topic).collect(),
             other_unrouted_count: signed(others),
+            deleted_dead_letter_count: signed(self.metrics.flusher.letters_deleted()),
             repeated_takeovers: takeovers.into_iter().map(repeated_takeover).collect(),
         }
     }

@@ -139,6 +139,31 @@ fn a_dead_letter_of_long_ago_is_on_the_page() {
 }
 
 #[test]
+fn dead_letters_beyond_the_bound_leave_and_the_books_count_them() {
+    let world = World::start_with(&[("WEIR_DEAD_LETTERS_MAX_COUNT", "1000")]);
+    let messages: Vec<String> = (0..1_100).map(|n| format!("{{{n}")).collect();
+    let rows: Vec<(&str, &str)> = messages.iter().map(|m| ("devices/d1/telemetry", m.as_str())).collect();
+    world.publish(&rows);
+    let doctor = wait("doctor names the deletion", || {
+        let doctor = out(&run(&["doctor", "--data-dir", world.data().to_str().unwrap()]));
+        let found = doctor.contains("warn  dead letters    the 150 oldest dead letters were deleted");
+        if found { Ok(doctor) } else { Err(doctor) }
+    });
+    assert!(doctor.contains("ok    books"), "{doctor}");
+    let books = world.answer(&["books", "--check", "--format", "csv"]);
+    assert!(books.contains("dead_letters,1100,0,0,0,1100,true,1100,1100"), "held and deleted: {books}");
+    let metric = "weir_flusher_dead_letters_deleted_total 150";
+    assert!(world.get("/metrics").1.contains(metric), "{}", world.get("/metrics").1);
+    assert!(world.log().contains("deleted the oldest dead letters"), "{}", world.log());
+    let listed = world.answer(&["dead-letters", "list", "--limit", "2000", "--format", "csv"]);
+    assert!(listed.contains("{1099") && !listed.contains("{149"), "the oldest are gone");
+    let file = world.data().join("small.toml");
+    std::fs::write(&file, "[dead_letters]\nmax_count = 5\n").unwrap();
+    let refused = run(&["config", "--check", file.to_str().unwrap()]);
+    assert!(err(&refused).contains("`dead_letters.max_count` is 5"), "{}", err(&refused));
+}
+
+#[test]
 fn a_topic_without_a_route_is_logged_once_and_listed_everywhere() {
     let world = World::start();
     world.publish(&[("hall/7/temperature", "21.5"), ("hall/7/temperature", "21.6"), ("devices/d1/telemetry", "1")]);

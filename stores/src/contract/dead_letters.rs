@@ -34,10 +34,59 @@ pub struct Deadletter {
     pub replayed: Option<Nanos>,
 }
 
+/// The stage of a message that could not be read.
+pub const INGEST: &str = "ingest";
+
 /// Bytes of letters after which a list ends, however many were asked for.
 pub const LIST_BYTES: usize = 4 << 20;
 
+/// How many letters a store holds, of all tenants together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LetterBound {
+    /// Letters.
+    pub count: u64,
+    /// Bytes of them, as the store holds them.
+    pub bytes: u64,
+}
+
+/// Letters of a tenant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LetterSum {
+    /// Letters.
+    pub count: u64,
+    /// Bytes of them, as the store holds them.
+    pub bytes: u64,
+}
+
+impl LetterBound {
+    /// Returns the tenant whose oldest letters have to leave: that with the most bytes, or with the
+    /// most letters. `None` when no more are held than `bound`; `over` is true once one was
+    /// deleted, and then some room is made.
+    pub fn exceeded_by<'a, T>(
+        &self,
+        held: impl Iterator<Item = (&'a T, &'a LetterSum)> + Clone,
+        over: bool,
+    ) -> Option<&'a T> {
+        let room = |bound: u64| if over { bound - bound / 20 } else { bound };
+        let total = |of: fn(&LetterSum) -> u64| held.clone().map(|(_, sum)| of(sum)).sum::<u64>();
+        let most = |of: fn(&LetterSum) -> u64| held.clone().max_by_key(|(_, sum)| of(sum)).map(|(tenant, _)| tenant);
+        if total(|sum| sum.bytes) > room(self.bytes) {
+            most(|sum| sum.bytes)
+        } else if total(|sum| sum.count) > room(self.count) {
+            most(|sum| sum.count)
+        } else {
+            None
+        }
+    }
+}
+
 impl Deadletter {
+    /// True when a bound may delete it. The books count the readings of an export that were
+    /// replayed from their letters.
+    pub fn may_leave(&self) -> bool {
+        self.stage == INGEST || self.replayed.is_none()
+    }
+
     /// Bytes that it takes in memory and in an answer, about.
     pub fn bytes(&self) -> usize {
         256 + self.payload.len() + self.topic.len() + self.client.len() + self.reason.len()
@@ -89,6 +138,18 @@ pub trait DeadLetters: Send + Sync + 'static {
 
     /// Counts the letters held, by tenant.
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>>;
+
+    /// Deletes the oldest letters while more than `bound` are held, of the tenant with the most,
+    /// and counts them by tenant with their deletion. Letters of an export that were replayed stay.
+    /// Returns the number of those deleted.
+    async fn trim(&self, _bound: LetterBound) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// Counts the letters that [`DeadLetters::trim`] has deleted, by tenant.
+    async fn count_trimmed(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        Ok(Vec::new())
+    }
 
     /// Counts the letters of a stage that were replayed, by tenant.
     async fn count_replayed(&self, stage: &str) -> Result<Vec<(Arc<str>, u64)>> {

@@ -22,7 +22,7 @@ mod latest;
 mod retained;
 mod store;
 
-pub use dead_letters::{DeadLetters, Deadletter, LIST_BYTES, is_last};
+pub use dead_letters::{DeadLetters, Deadletter, INGEST, LIST_BYTES, LetterBound, LetterSum, is_last};
 pub use error::{Result, StoreError};
 pub use export::{DeviceBatch, Export};
 pub use export_type::ExportType;

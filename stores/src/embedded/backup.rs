@@ -13,7 +13,7 @@ use std::sync::Arc;
 use redb::{Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 
 use super::file::{Opened, Outcome, at};
-use super::meta::{EXPIRED, LATEST, LETTER_COUNTS, LETTERS, RETAINED};
+use super::meta::{EXPIRED, LATEST, LETTER_BYTES, LETTER_COUNTS, LETTERS, LETTERS_TRIMMED, RETAINED};
 use super::partition::{BLOCKS, MERGED};
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{Result, StoreError};
@@ -96,23 +96,29 @@ impl Held {
     }
 
     fn write_meta(&self, to: &Path, passed: Option<Passed<'_>>) -> Result<()> {
-        self.meta.check(&[LATEST.name(), LETTERS.name(), RETAINED.name(), LETTER_COUNTS.name(), EXPIRED.name()])?;
+        let bytes = [LATEST, LETTERS, RETAINED].map(|table| table.name().to_owned());
+        let sums = [LETTER_COUNTS, LETTER_BYTES, LETTERS_TRIMMED].map(|table| table.name().to_owned());
+        let known: Vec<String> = bytes.into_iter().chain(sums).chain([EXPIRED.name().to_owned()]).collect();
+        self.meta.check(&known.iter().map(String::as_str).collect::<Vec<_>>())?;
         let mut copy = Copy::create(to, &self.meta)?;
-        let mut left_out: BTreeMap<String, u64> = BTreeMap::new();
-        copy.entries(LATEST, |_| Ok(true))?;
-        copy.entries(RETAINED, |_| Ok(true))?;
-        let is_passed = |key: &[u8]| {
+        let mut left_out: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+        copy.entries(LATEST, |_, _| Ok(true))?;
+        copy.entries(RETAINED, |_, _| Ok(true))?;
+        let is_passed = |key: &[u8], value_bytes: usize| {
             let (Some(passed), Some(letter)) = (passed, keys::read_letter(key)) else { return Ok(true) };
             let below = passed.letters.get(letter.stage).copied().unwrap_or(u64::MAX);
             let keep = letter.log != passed.log || letter.offset < below;
             if !keep {
-                *left_out.entry(letter.tenant.to_owned()).or_default() += 1;
+                let (count, bytes) = left_out.entry(letter.tenant.to_owned()).or_default();
+                (*count, *bytes) = (*count + 1, *bytes + (key.len() + value_bytes) as u64);
             }
             Ok(keep)
         };
         copy.entries(LETTERS, is_passed)?;
-        let left = |tenant: &&str, count: u64| count.saturating_sub(left_out.get(*tenant).copied().unwrap_or(0));
-        copy.counts(LETTER_COUNTS, left)?;
+        let of = |tenant: &str| left_out.get(tenant).copied().unwrap_or_default();
+        copy.counts(LETTER_COUNTS, |tenant, count| count.saturating_sub(of(tenant).0))?;
+        copy.counts(LETTER_BYTES, |tenant, bytes| bytes.saturating_sub(of(tenant).1))?;
+        copy.counts(LETTERS_TRIMMED, |_, count| count)?;
         copy.counts(EXPIRED, |_, rows| rows)
     }
 }
@@ -120,7 +126,7 @@ impl Held {
 fn write_partition(source: &Source, to: &Path, passed: Option<Passed<'_>>) -> Result<()> {
     source.check(&[BLOCKS.name(), MERGED.name()])?;
     let mut copy = Copy::create(to, source)?;
-    let is_passed = |key: &[u8]| {
+    let is_passed = |key: &[u8], _| {
         let block = keys::read_block(key)?;
         Ok(passed.is_none_or(|passed| *block.id.log != *passed.log || block.id.first_offset < passed.history))
     };
@@ -180,7 +186,7 @@ impl<'a> Copy<'a> {
     fn entries(
         &mut self,
         table: TableDefinition<'_, &'static [u8], &'static [u8]>,
-        mut keep: impl FnMut(&[u8]) -> Result<bool>,
+        mut keep: impl FnMut(&[u8], usize) -> Result<bool>,
     ) -> Result<()> {
         let opened = &self.source.opened;
         let from = self.source.read.open_table(table).map_err(|error| opened.failed(error))?;
@@ -195,7 +201,7 @@ impl<'a> Copy<'a> {
                     break;
                 };
                 let (key, value) = entry.map_err(|error| opened.failed(error))?;
-                let is_kept = keep(key.value())
+                let is_kept = keep(key.value(), value.value().len())
                     .map_err(|error| StoreError::Damaged(format!("{}: {error}", self.source.path.display())))?;
                 if is_kept {
                     bytes += (key.value().len() + value.value().len()) as u64;

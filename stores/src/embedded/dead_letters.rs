@@ -1,16 +1,18 @@
 //! Dead letters, and their number for each tenant.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use model::Nanos;
-use redb::{ReadableDatabase, ReadableTable};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::file::Outcome;
-use super::meta::{LETTER_COUNTS, LETTERS, seal, unseal};
+use super::meta::{LETTER_BYTES, LETTER_COUNTS, LETTERS, LETTERS_TRIMMED, seal, unseal};
 use super::{EmbeddedStore, Inner, keys};
-use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, Result, StoreError};
+use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, LetterBound, LetterSum, Result, StoreError};
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -30,14 +32,16 @@ impl DeadLetters for EmbeddedStore {
             inner.change(|write| {
                 let mut table = write.open_table(LETTERS)?;
                 let mut counts = write.open_table(LETTER_COUNTS)?;
+                let mut bytes = write.open_table(LETTER_BYTES)?;
                 for letter in &letters {
                     let key = keys::letter(&letter.tenant, &letter.log, letter.offset, &letter.stage);
                     if table.get(&key[..])?.is_some() {
                         continue;
                     }
-                    table.insert(&key[..], &seal(&row(letter))[..])?;
-                    let held = counts.get(&*letter.tenant)?.map_or(0, |c| c.value());
-                    counts.insert(&*letter.tenant, held + 1)?;
+                    let value = seal(&row(letter));
+                    table.insert(&key[..], &value[..])?;
+                    add(&mut counts, &letter.tenant, 1)?;
+                    add(&mut bytes, &letter.tenant, (key.len() + value.len()) as i64)?;
                 }
                 Ok(())
             })
@@ -66,31 +70,160 @@ impl DeadLetters for EmbeddedStore {
         self.blocking(move |inner| {
             let Some(mut letter) = inner.letter(&key)? else { return Ok(()) };
             letter.replayed = Some(at);
+            let value = seal(&row(&letter));
             inner.change(|write| {
-                write.open_table(LETTERS)?.insert(&key[..], &seal(&row(&letter))[..])?;
-                Ok(())
+                let before = write.open_table(LETTERS)?.insert(&key[..], &value[..])?.map(|v| v.value().len());
+                let grown = value.len() as i64 - before.unwrap_or_default() as i64;
+                add(&mut write.open_table(LETTER_BYTES)?, &letter.tenant, grown)
             })
         })
         .await
+    }
+
+    async fn trim(&self, bound: LetterBound) -> Result<u64> {
+        let mut deleted = 0;
+        loop {
+            let trimmed = self.blocking(move |inner| inner.trim_letters(bound, deleted > 0)).await?;
+            deleted += trimmed.deleted;
+            if trimmed.is_done {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    async fn count_trimmed(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        self.blocking(|inner| inner.letter_sums(LETTERS_TRIMMED)).await
     }
 
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
-        self.blocking(|inner| {
-            inner.meta.open()?.run(|meta| {
-                let table = meta.begin_read()?.open_table(LETTER_COUNTS)?;
-                let mut all = Vec::new();
-                for entry in table.iter()? {
-                    let (tenant, count) = entry?;
-                    all.push((Arc::from(tenant.value()), count.value()));
-                }
-                Ok(all)
-            })
-        })
-        .await
+        self.blocking(|inner| inner.letter_sums(LETTER_COUNTS)).await
     }
 }
 
+/// Adds to the number of a tenant.
+fn add(table: &mut redb::Table<'_, &'static str, u64>, tenant: &str, change: i64) -> Outcome<()> {
+    let held = table.get(tenant)?.map_or(0, |held| held.value());
+    table.insert(tenant, held.saturating_add_signed(change))?;
+    Ok(())
+}
+
+/// Letters deleted in one transaction.
+const TRIMMED: usize = 500;
+
+/// The outcome of one transaction that deletes letters.
+struct Trimmed {
+    deleted: u64,
+    is_done: bool,
+}
+
+/// The oldest letter of a log that may leave.
+struct Front {
+    key: Vec<u8>,
+    received: Nanos,
+    bytes: u64,
+    log_end: Vec<u8>,
+}
+
 impl Inner {
+    pub(super) fn letter_sums(
+        &self,
+        table: TableDefinition<'static, &'static str, u64>,
+    ) -> Result<Vec<(Arc<str>, u64)>> {
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(table)?;
+            let mut all = Vec::new();
+            for entry in table.iter()? {
+                let (tenant, sum) = entry?;
+                all.push((Arc::from(tenant.value()), sum.value()));
+            }
+            Ok(all)
+        })
+    }
+
+    /// Deletes some of the oldest letters while more than `bound` are held. A log holds its letters
+    /// in the order of their age, so that only the first of each log is looked at.
+    fn trim_letters(&self, bound: LetterBound, over: bool) -> Result<Trimmed> {
+        let mut held: BTreeMap<Arc<str>, LetterSum> = BTreeMap::new();
+        for (tenant, count) in self.letter_sums(LETTER_COUNTS)? {
+            held.entry(tenant).or_default().count = count;
+        }
+        for (tenant, bytes) in self.letter_sums(LETTER_BYTES)? {
+            held.entry(tenant).or_default().bytes = bytes;
+        }
+        let mut fronts: BTreeMap<Arc<str>, Vec<Front>> = BTreeMap::new();
+        let mut leaving = Vec::new();
+        let mut is_done = false;
+        while leaving.len() < TRIMMED {
+            let over = over || !leaving.is_empty();
+            let Some(tenant) = bound.exceeded_by(held.iter(), over).cloned() else {
+                is_done = true;
+                break;
+            };
+            let fronts = match fronts.entry(Arc::clone(&tenant)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(self.fronts(&tenant)?),
+            };
+            let Some(oldest) = (0..fronts.len()).min_by_key(|at| fronts[*at].received) else {
+                // What it still has stays, and is no reason for others to leave.
+                held.remove(&tenant);
+                continue;
+            };
+            let front = fronts.swap_remove(oldest);
+            let sum = held.entry(Arc::clone(&tenant)).or_default();
+            sum.count = sum.count.saturating_sub(1);
+            sum.bytes = sum.bytes.saturating_sub(front.bytes);
+            let next = [&front.key[..], &[0]].concat();
+            fronts.extend(self.front(&next, &front.log_end)?);
+            leaving.push((tenant, front));
+        }
+        let mut deleted = 0;
+        self.change(|write| {
+            let mut letters = write.open_table(LETTERS)?;
+            let (mut counts, mut bytes) = (write.open_table(LETTER_COUNTS)?, write.open_table(LETTER_BYTES)?);
+            let mut trimmed = write.open_table(LETTERS_TRIMMED)?;
+            for (tenant, Front { key, bytes: size, .. }) in &leaving {
+                // One that was marked meanwhile has another length.
+                let same = letters.get(&key[..])?.is_some_and(|v| (key.len() + v.value().len()) as u64 == *size);
+                if !same {
+                    continue;
+                }
+                letters.remove(&key[..])?;
+                add(&mut counts, tenant, -1)?;
+                add(&mut bytes, tenant, -(*size as i64))?;
+                add(&mut trimmed, tenant, 1)?;
+                deleted += 1;
+            }
+            Ok(())
+        })?;
+        Ok(Trimmed { deleted, is_done })
+    }
+
+    /// The oldest letter of each log of a tenant.
+    fn fronts(&self, tenant: &str) -> Result<Vec<Front>> {
+        let (mut from, end) = (keys::letters_after(tenant, None), keys::letters_end(tenant));
+        let mut fronts = Vec::new();
+        while let Some(first) = self.letters(&from, &end, 1)?.pop() {
+            let log_end = keys::letters_of_log_end(tenant, &first.log);
+            fronts.extend(self.front(&from, &log_end)?);
+            from = log_end;
+        }
+        Ok(fronts)
+    }
+
+    /// The first letter of a range that may leave.
+    fn front(&self, from: &[u8], log_end: &[u8]) -> Result<Option<Front>> {
+        let mut from = from.to_vec();
+        while let Some(letter) = self.letters(&from, log_end, 1)?.pop() {
+            let key = keys::letter(&letter.tenant, &letter.log, letter.offset, &letter.stage);
+            if letter.may_leave() {
+                let bytes = (key.len() + seal(&row(&letter)).len()) as u64;
+                return Ok(Some(Front { key, received: letter.received, bytes, log_end: log_end.to_vec() }));
+            }
+            from = [&key[..], &[0]].concat();
+        }
+        Ok(None)
+    }
+
     fn letters(&self, from: &[u8], end: &[u8], limit: usize) -> Result<Vec<Deadletter>> {
         let mut bytes = 0;
         let mut letters = Vec::new();

@@ -24,6 +24,11 @@ pub(super) const RETAINED: Bytes = TableDefinition::new("retained");
 /// Tenant to dead letters held.
 pub(super) const LETTER_COUNTS: TableDefinition<'static, &'static str, u64> =
     TableDefinition::new("dead_letter_counts");
+/// Tenant to bytes of dead letters held.
+pub(super) const LETTER_BYTES: TableDefinition<'static, &'static str, u64> = TableDefinition::new("dead_letter_bytes");
+/// Tenant to dead letters that the bound has deleted.
+pub(super) const LETTERS_TRIMMED: TableDefinition<'static, &'static str, u64> =
+    TableDefinition::new("dead_letters_trimmed");
 /// (partition, tenant) to the rows that were deleted with it.
 pub(super) const EXPIRED: TableDefinition<'static, (i64, &'static str), u64> = TableDefinition::new("expired");
 
@@ -33,7 +38,9 @@ pub(super) fn prepare(database: &Database) -> Outcome<()> {
     for table in [LATEST, LETTERS, RETAINED] {
         write.open_table(table)?;
     }
-    write.open_table(LETTER_COUNTS)?;
+    for table in [LETTER_COUNTS, LETTER_BYTES, LETTERS_TRIMMED] {
+        write.open_table(table)?;
+    }
     write.open_table(EXPIRED)?;
     write.commit()?;
     Ok(())

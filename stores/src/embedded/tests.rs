@@ -363,4 +363,8 @@ async fn a_copy_holds_what_the_cursors_had_passed_and_nothing_else() {
     let ingest = (0..5).map(|offset| (offset, "ingest"));
     assert_eq!(places, ingest.chain([(6, "influxdb")]).collect::<Vec<_>>());
     assert_eq!(DeadLetters::count(&copied).await.unwrap(), [("default".into(), 6)]);
+    let sums = |store: &EmbeddedStore| store.0.letter_sums(super::meta::LETTER_BYTES).unwrap();
+    let exact = open(&dir.path().join("exact"));
+    exact.put(found).await.unwrap();
+    assert_eq!(sums(&copied), sums(&exact), "the bytes of those in the copy");
 }

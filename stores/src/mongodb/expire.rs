@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use model::Nanos;
+use mongodb::ClientSession;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use mongodb::error::{Error, UNKNOWN_TRANSACTION_COMMIT_RESULT};
 use mongodb::options::Hint;
@@ -101,6 +102,11 @@ impl Server {
         let count = self.collection(EXPIRED);
         let count = count.update_one(doc! { "_id": tenant }, doc! { "$inc": { "n": readings } }).upsert(true);
         self.send("update", count.session(&mut session)).await.map_err(failed)?;
+        self.commit(session).await
+    }
+
+    /// Commits a transaction, again when the answer was lost.
+    pub(super) async fn commit(&self, mut session: ClientSession) -> Result<()> {
         let mut left = COMMITS;
         loop {
             left -= 1;

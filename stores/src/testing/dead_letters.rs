@@ -1,6 +1,6 @@
 //! Dead letters in memory, durable when they are put.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,13 +8,13 @@ use model::Nanos;
 use parking_lot::Mutex;
 
 use super::MemoryStore;
-use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, Result};
+use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, LetterBound, LetterSum, Result};
 
 /// Tenant, log, offset, stage.
 type Key = (Arc<str>, Arc<str>, u64, String);
 
 #[derive(Debug, Default)]
-pub(super) struct Letters(Mutex<BTreeMap<Key, Deadletter>>);
+pub(super) struct Letters(Mutex<BTreeMap<Key, Deadletter>>, Mutex<BTreeMap<Arc<str>, u64>>);
 
 fn key(tenant: &str, log: &str, offset: u64, stage: &str) -> Key {
     (tenant.into(), log.into(), offset, stage.to_owned())
@@ -66,6 +66,34 @@ impl DeadLetters for MemoryStore {
             letter.replayed = Some(at);
         }
         Ok(())
+    }
+
+    async fn trim(&self, bound: LetterBound) -> Result<u64> {
+        self.faults.answer()?;
+        let (mut letters, mut trimmed) = (self.letters.0.lock(), self.letters.1.lock());
+        let (mut deleted, mut staying) = (0, BTreeSet::new());
+        loop {
+            let mut held: BTreeMap<Arc<str>, LetterSum> = BTreeMap::new();
+            for letter in letters.values() {
+                let sum = held.entry(Arc::clone(&letter.tenant)).or_default();
+                (sum.count, sum.bytes) = (sum.count + 1, sum.bytes + letter.bytes() as u64);
+            }
+            held.retain(|tenant, _| !staying.contains(tenant));
+            let Some(tenant) = bound.exceeded_by(held.iter(), deleted > 0) else { return Ok(deleted) };
+            let leaving = letters.iter().filter(|(key, letter)| key.0 == *tenant && letter.may_leave());
+            let Some(oldest) = leaving.min_by_key(|(_, letter)| letter.received).map(|(key, _)| key.clone()) else {
+                staying.insert(Arc::clone(tenant));
+                continue;
+            };
+            letters.remove(&oldest);
+            *trimmed.entry(Arc::clone(tenant)).or_default() += 1;
+            deleted += 1;
+        }
+    }
+
+    async fn count_trimmed(&self) -> Result<Vec<(Arc<str>, u64)>> {
+        self.faults.read().await?;
+        Ok(self.letters.1.lock().iter().map(|(tenant, count)| (Arc::clone(tenant), *count)).collect())
     }
 
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {

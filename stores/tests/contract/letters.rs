@@ -1,6 +1,6 @@
 //! Promises of a store of dead letters.
 
-use weir_stores::contract::{DeadLetters, Deadletter, is_last};
+use weir_stores::contract::{DeadLetters, Deadletter, LetterBound, is_last};
 
 use crate::world::World;
 
@@ -101,6 +101,50 @@ pub(crate) async fn a_replayed_letter_is_marked(mut world: impl World) {
     assert_eq!(replayed, [Some(5), None]);
     assert_eq!(store.get("default", "l", 8, "history").await.unwrap(), None);
     assert_eq!(store.get("other", "l", 1, "history").await.unwrap(), None);
+}
+
+pub(crate) async fn beyond_a_bound_the_oldest_letters_of_the_largest_tenant_leave_and_are_counted(
+    mut world: impl World,
+) {
+    let store = world.open().await;
+    let at = |tenant: &str, log: &str, offset: u64, received| Deadletter {
+        received,
+        payload: vec![7; 1_000],
+        ..letter(tenant, log, offset, "ingest")
+    };
+    // Two logs whose letters alternate in age, an export's letter that was replayed, another
+    // tenant.
+    put(store, (0..30).map(|n| at("many", if n % 2 == 0 { "a" } else { "b" }, n as u64, n)).collect()).await;
+    let replayed = Deadletter { received: -5, ..letter("many", "a", 0, "influxdb") };
+    put(store, vec![replayed.clone()]).await;
+    store.mark_replayed("many", "a", 0, "influxdb", 9).await.unwrap();
+    put(store, (0..5).map(|n| at("few", "a", n, -100)).collect()).await;
+    let bound = LetterBound { count: 36, bytes: 1 << 30 };
+    assert_eq!(store.trim(bound).await.unwrap(), 0, "as many as may be");
+    assert_eq!(store.count_trimmed().await.unwrap(), []);
+    let bound = LetterBound { count: 20, ..bound };
+    let deleted = store.trim(bound).await.unwrap();
+    assert_eq!(deleted, 17, "to a twentieth below the bound");
+    let listed = store.list("many", None, 100).await.unwrap();
+    assert!(listed.contains(&Deadletter { replayed: Some(9), ..replayed }), "the books count it");
+    let mut ages: Vec<i64> = listed.iter().filter(|l| l.stage == "ingest").map(|l| l.received).collect();
+    ages.sort_unstable();
+    assert_eq!(ages, (17..30).collect::<Vec<i64>>(), "the oldest of both logs are gone");
+    let mut counts = DeadLetters::count(store).await.unwrap();
+    counts.sort();
+    assert_eq!(counts, [("few".into(), 5), ("many".into(), 14)]);
+    assert_eq!(store.count_trimmed().await.unwrap(), [("many".into(), 17)]);
+    // The same bytes.
+    assert_eq!(store.trim(bound).await.unwrap(), 0);
+    let deleted = store.trim(LetterBound { bytes: 9_000, ..bound }).await.unwrap();
+    assert!(deleted > 5, "{deleted}");
+    let held: u64 = DeadLetters::count(store).await.unwrap().iter().map(|(_, count)| count).sum();
+    assert_eq!(held, 19 - deleted);
+    let again = world.open_again().await;
+    assert_eq!(again.count_trimmed().await.unwrap().iter().map(|(_, count)| count).sum::<u64>(), 17 + deleted);
+    // No more may leave: it ends.
+    again.trim(LetterBound { count: 0, bytes: 0 }).await.unwrap();
+    assert_eq!(again.list("many", None, 100).await.unwrap().len(), 1);
 }
 
 pub(crate) async fn letters_are_counted_by_tenant(mut world: impl World) {

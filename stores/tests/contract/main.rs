@@ -63,6 +63,7 @@ promises! {
         texts_and_names_of_all_kinds_survive;
     letters:
         a_letter_that_is_there_already_changes_nothing,
+        beyond_a_bound_the_oldest_letters_of_the_largest_tenant_leave_and_are_counted,
         letters_are_listed_in_order_and_in_pages,
         a_list_ends_when_it_is_long_and_the_newest_are_found_without_it,
         a_replayed_letter_is_marked,

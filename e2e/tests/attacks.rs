@@ -265,11 +265,11 @@ async fn calls(target: &Target) {
             BatchGetLatestRequest { parent: "tenants/-".to_owned(), selector: Some(selector), ..Default::default() };
         // RESOURCE_EXHAUSTED is an answer.
         let (mut second, mut third) = (client.clone(), client.clone());
-        let _ = tokio::join!(
+        drop(tokio::join!(
             second.query_aggregates(aggregate),
             third.list_readings(list),
             client.batch_get_latest(latest)
-        );
+        ));
         target.rounds.fetch_add(1, Ordering::Relaxed);
     }
 }

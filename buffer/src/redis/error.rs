@@ -80,8 +80,7 @@ fn denial(error: &RedisError, words: &str) -> Option<(&'static str, &'static str
     if words.contains("NOPERM") {
         return Some(("lacks a permission for Weir", "grant it to the user of redis.username"));
     }
-    let denied =
-        error.kind() == ErrorKind::AuthenticationFailed || ["WRONGPASS", "NOAUTH", "AUTH"].iter().any(has);
+    let denied = error.kind() == ErrorKind::AuthenticationFailed || ["WRONGPASS", "NOAUTH", "AUTH"].iter().any(has);
     denied.then_some(("refuses the user or password", "set redis.username and redis.password"))
 }
 

@@ -186,7 +186,10 @@ async fn a_later_copy_of_mongodb_and_the_backup_belong_together() -> anyhow::Res
         })
         .collect();
     let progress = async |goal: usize| {
-        let reached = async || Ok(ensure!(count(&ledgers) >= goal, "{} of {goal}", count(&ledgers)));
+        let reached = async || {
+            ensure!(count(&ledgers) >= goal, "{} of {goal}", count(&ledgers));
+            Ok(())
+        };
         wait_until("devices are acknowledged", BOUND, reached).await
     };
     progress(1_000).await?;

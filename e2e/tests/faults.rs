@@ -27,7 +27,8 @@ struct Fault {
     log: &'static str,
     /// In the readiness or the output of the doctor of some process.
     state: &'static str,
-    /// A metric behind an alert that is not zero.
+    /// A metric behind the alert that is not zero; empty when Weir mends the fault or the books say
+    /// it.
     metric: &'static str,
     alert: &'static str,
     /// The books balance by themselves, or once the setting is as before.
@@ -40,9 +41,12 @@ enum Kind {
     StartWithoutAof,
     AppendonlyNo,
     TokenDeleted,
+    IndexDropped,
+    CollectionDropped,
+    BucketMadeAnew,
 }
 
-const FAULTS: [Fault; 4] = [
+const FAULTS: [Fault; 7] = [
     Fault {
         name: "FLUSHALL on Redis",
         kind: Kind::Flushall,
@@ -79,6 +83,33 @@ const FAULTS: [Fault; 4] = [
         alert: "WeirSinkPaused",
         heals: false,
     },
+    Fault {
+        name: "the indexes of MongoDB are dropped",
+        kind: Kind::IndexDropped,
+        log: "index `by_device_and_time` of `blocks`",
+        state: "",
+        metric: "",
+        alert: "none: they are made again",
+        heals: true,
+    },
+    Fault {
+        name: "a collection of MongoDB is dropped",
+        kind: Kind::CollectionDropped,
+        log: "it was deleted and made anew",
+        state: "the collection `blocks` was deleted and made anew",
+        metric: "",
+        alert: "none: `weir books --check` fails",
+        heals: false,
+    },
+    Fault {
+        name: "the bucket of InfluxDB is made anew",
+        kind: Kind::BucketMadeAnew,
+        log: "it was deleted and made anew",
+        state: "the bucket `weir` was deleted and made anew",
+        metric: "",
+        alert: "none: `weir books --check` fails",
+        heals: false,
+    },
 ];
 
 /// Sends a command to Redis.
@@ -105,7 +136,8 @@ fn influxdb(site: &Site, method: &str, path: &str) -> anyhow::Result<String> {
     Ok(body.to_owned())
 }
 
-fn plant(site: &mut Site, kind: Kind) -> anyhow::Result<()> {
+async fn plant(site: &mut Site, kind: Kind) -> anyhow::Result<()> {
+    let blocks = site.mongod.client().await?.database("weir").collection::<mongodb::bson::Document>("blocks");
     match kind {
         Kind::Flushall => redis(site, &["FLUSHALL"]),
         Kind::StartWithoutAof => {
@@ -119,6 +151,9 @@ fn plant(site: &mut Site, kind: Kind) -> anyhow::Result<()> {
             let id = list["authorizations"][0]["id"].as_str().context("an authorization")?;
             influxdb(site, "DELETE", &format!("/api/v2/authorizations/{id}")).map(drop)
         }
+        Kind::IndexDropped => Ok(blocks.drop_indexes().await?),
+        Kind::CollectionDropped => Ok(blocks.drop().await?),
+        Kind::BucketMadeAnew => site.influxd.as_ref().context("there is one")?.make_bucket_anew(),
     }
 }
 
@@ -233,10 +268,11 @@ async fn drill(fault: Fault, roles: &[&str]) -> anyhow::Result<()> {
                     Ok(())
                 })
                 .await?;
-                plant(&mut site, fault.kind)?;
+                plant(&mut site, fault.kind).await?;
                 let planted = Instant::now();
                 wait_until(fault.name, WAIT, || async {
-                    let (logs, metric) = (processes.logs(&site), processes.metric(fault.metric));
+                    let metric = if fault.metric.is_empty() { String::new() } else { processes.metric(fault.metric) };
+                    let logs = processes.logs(&site);
                     ensure!(logs.contains(fault.log), "log: {logs}");
                     let state = format!("{}{}", processes.readiness(), processes.doctor(&site));
                     ensure!(state.contains(fault.state), "state: {state}");
@@ -248,9 +284,20 @@ async fn drill(fault: Fault, roles: &[&str]) -> anyhow::Result<()> {
                 tokio::time::sleep(Duration::from_secs(secs).saturating_sub(planted.elapsed())).await;
                 println!("log:\n{}readiness:\n{}", processes.logs(&site), processes.readiness());
                 println!("books:\n{}doctor:\n{}", processes.books(), processes.doctor(&site));
-                println!("{} by {}", fault.alert, processes.metric(fault.metric));
+                if fault.metric.is_empty() {
+                    println!("alert: {}", fault.alert);
+                } else {
+                    println!("alert: {} by {}", fault.alert, processes.metric(fault.metric));
+                }
                 if matches!(fault.kind, Kind::AppendonlyNo) {
                     redis(&site, &["CONFIG", "SET", "appendonly", "yes"])?;
+                }
+                if fault.metric.is_empty() && !fault.heals {
+                    let unbalanced = || async {
+                        ensure!(processes.api()?.cli(&["books", "--check"]).is_err(), "{}", processes.books());
+                        Ok(())
+                    };
+                    wait_until("the books do not balance", WAIT, unbalanced).await?;
                 }
                 if fault.heals {
                     wait_until("the books balance", WAIT, || async { processes.api()?.cli(&["books", "--check"]) })

@@ -214,6 +214,9 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     Ok(ended)
 }
 
+/// The part that waits for retained messages.
+const RETAINED: &str = "retained messages";
+
 /// Accepts devices, and opens the log for them. Retained messages of earlier starts are loaded
 /// later when the store does not respond yet.
 fn take_in(
@@ -230,12 +233,16 @@ fn take_in(
     let awaited = retained.is_none();
     let broker = broker::Broker::new(settings::broker(config), inbox, state.metrics.broker.clone(), retained);
     if awaited {
-        let (broker, stop) = (broker.clone(), stop.clone());
+        let (broker, stop, waiting) = (broker.clone(), stop.clone(), state.waiting().clone());
+        let reason = "those of earlier starts are loaded when the store answers; clients that subscribe before do not \
+                      receive them";
+        waiting.set(RETAINED, Some(reason.to_owned()));
         supervisor.spawn("mqtt", "retained messages", async move {
             tokio::select! {
                 messages = retained::load_when_ready(&*store) => {
                     tracing::info!(messages = messages.len(), "retained messages of earlier starts");
                     broker.restore(messages).await;
+                    waiting.set(RETAINED, None);
                     stop.cancelled().await;
                 }
                 () = stop.cancelled() => {}

@@ -166,6 +166,11 @@ impl State {
         Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, waiting, stopping, started }) }
     }
 
+    /// What the process waits for.
+    pub(super) fn waiting(&self) -> &Waiting {
+        &self.shared.waiting
+    }
+
     /// State of each sink of each log that this process flushes.
     fn sinks(&self) -> Vec<SinkStatus> {
         self.shared.local.as_ref().map(FleetHandle::status).unwrap_or_default()

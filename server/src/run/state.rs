@@ -166,7 +166,7 @@ impl State {
         Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, waiting, stopping, started }) }
     }
 
-    /// What the process waits for.
+    /// The parts that the process waits for.
     pub(super) fn waiting(&self) -> &Waiting {
         &self.shared.waiting
     }

@@ -304,6 +304,17 @@ impl Influxd {
         self.post("/api/v2/buckets", json, &bucket.to_string()).map(drop)
     }
 
+    /// Deletes the token, so that every request with it is refused.
+    ///
+    /// # Errors
+    /// When a request is refused.
+    pub fn delete_token(&self) -> anyhow::Result<()> {
+        let json = "application/json";
+        let list: serde_json::Value = serde_json::from_str(&self.send("GET", "/api/v2/authorizations", json, "")?)?;
+        let id = list["authorizations"][0]["id"].as_str().context("an authorization")?;
+        self.send("DELETE", &format!("/api/v2/authorizations/{id}"), json, "").map(drop)
+    }
+
     fn send(&self, method: &str, path: &str, content: &str, body: &str) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect(self.server.address)?;
         write!(

@@ -123,19 +123,6 @@ fn redis(site: &Site, words: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends a request to InfluxDB. Returns the body of the response.
-fn influxdb(site: &Site, method: &str, path: &str) -> anyhow::Result<String> {
-    let influxd = site.influxd.as_ref().context("there is one")?;
-    let mut stream = TcpStream::connect(influxd.url().trim_start_matches("http://"))?;
-    let token = &influxd.token;
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: influxd\r\nAuthorization: Token {token}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("an answer with a head")?;
-    ensure!(head.contains(" 20"), "{path}: {answer}");
-    Ok(body.to_owned())
-}
-
 async fn plant(site: &mut Site, kind: Kind) -> anyhow::Result<()> {
     let blocks = site.mongod.client().await?.database("weir").collection::<mongodb::bson::Document>("blocks");
     match kind {
@@ -146,11 +133,7 @@ async fn plant(site: &mut Site, kind: Kind) -> anyhow::Result<()> {
             site.redis.0.start_again()
         }
         Kind::AppendonlyNo => redis(site, &["CONFIG", "SET", "appendonly", "no"]),
-        Kind::TokenDeleted => {
-            let list: serde_json::Value = serde_json::from_str(&influxdb(site, "GET", "/api/v2/authorizations")?)?;
-            let id = list["authorizations"][0]["id"].as_str().context("an authorization")?;
-            influxdb(site, "DELETE", &format!("/api/v2/authorizations/{id}")).map(drop)
-        }
+        Kind::TokenDeleted => site.influxd.as_ref().context("there is one")?.delete_token(),
         Kind::IndexDropped => Ok(blocks.drop_indexes().await?),
         Kind::CollectionDropped => Ok(blocks.drop().await?),
         Kind::BucketMadeAnew => site.influxd.as_ref().context("there is one")?.make_bucket_anew(),

@@ -1,5 +1,5 @@
-// A recording API server: posted objects can be read back, and are written to a folder as JSON. The
-// provider sends protobuf, which the decoders of Kubernetes read.
+// A recording API server: posted objects can be read back and workloads can be listed, and all are
+// written to a folder as JSON. The provider sends protobuf, which the decoders of Kubernetes read.
 //
 // usage: api FOLDER
 package main
@@ -13,19 +13,66 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	apps "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 )
 
+// resources of the API with which a client finds the path of a kind, and reads lists of it.
+var resources = map[string]metav1.APIResource{
+	"apps/v1/deployments":                               {Name: "deployments", Namespaced: true, Kind: "Deployment"},
+	"apps/v1/statefulsets":                              {Name: "statefulsets", Namespaced: true, Kind: "StatefulSet"},
+	"apiextensions.k8s.io/v1/customresourcedefinitions": {Name: "customresourcedefinitions", Kind: "CustomResourceDefinition"},
+}
+
+// discovery is the answers by path that do not depend on objects.
+func discovery() map[string]any {
+	groups := metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
+	// Types of members that a workload always has: the provider keeps these of an object.
+	text := map[string]any{"type": "string"}
+	object := func(members map[string]any) map[string]any {
+		return map[string]any{"type": "object", "properties": members}
+	}
+	workload := map[string]any{
+		"apiVersion": text, "kind": text, "metadata": object(map[string]any{"name": text, "namespace": text}),
+		"spec": object(map[string]any{"replicas": map[string]any{"type": "integer", "format": "int32"}}),
+	}
+	definitions, lists := map[string]any{}, map[string]any{}
+	for path, resource := range resources {
+		resource.Verbs = metav1.Verbs{"get", "list"}
+		group, version := filepath.Split(filepath.Dir(path))
+		group = strings.TrimSuffix(group, "/")
+		key := fmt.Sprintf("/apis/%s/%s", group, version)
+		list, known := lists[key].(metav1.APIResourceList)
+		if !known {
+			list = metav1.APIResourceList{TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: group + "/" + version}
+			served := metav1.GroupVersionForDiscovery{GroupVersion: list.GroupVersion, Version: version}
+			groups.Groups = append(groups.Groups, metav1.APIGroup{Name: group, Versions: []metav1.GroupVersionForDiscovery{served}, PreferredVersion: served})
+		}
+		list.APIResources = append(list.APIResources, resource)
+		lists[key] = list
+		definition := object(workload)
+		definition["x-kubernetes-group-version-kind"] = []schema.GroupVersionKind{{Group: group, Version: version, Kind: resource.Kind}}
+		definitions[resource.Kind] = definition
+	}
+	lists["/version"] = map[string]string{"major": "1", "minor": "33", "gitVersion": "v1.33.0"}
+	lists["/api"] = metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}}
+	lists["/apis"] = groups
+	lists["/openapi/v2"] = map[string]any{"swagger": "2.0", "definitions": definitions}
+	return lists
+}
+
 type server struct {
-	folder  string
-	mutex   sync.Mutex
-	objects map[string][]byte
+	folder    string
+	discovery map[string]any
+	mutex     sync.Mutex
+	objects   map[string][]byte
 }
 
 // fill adds defaults of a cluster that the provider depends on.
@@ -74,6 +121,31 @@ func (s *server) post(path string, request *http.Request) (int, []byte, error) {
 	return http.StatusCreated, kept, err
 }
 
+// list returns the objects below a path, of one kind.
+func (s *server) list(kind string, request *http.Request) any {
+	items := []json.RawMessage{}
+	name, named := strings.CutPrefix(request.URL.Query().Get("fieldSelector"), "metadata.name=")
+	for path, object := range s.objects {
+		if filepath.Dir(path) == request.URL.Path && (!named || filepath.Base(path) == name) {
+			items = append(items, object)
+		}
+	}
+	return map[string]any{"apiVersion": "v1", "kind": kind + "List", "metadata": map[string]string{}, "items": items}
+}
+
+// get returns the answer to a path without an object of its own, or nil.
+func (s *server) get(request *http.Request) any {
+	if found, there := s.discovery[request.URL.Path]; there {
+		return found
+	}
+	for path, resource := range resources {
+		if strings.HasPrefix(request.URL.Path, "/apis/"+filepath.Dir(path)+"/") && filepath.Base(request.URL.Path) == resource.Name {
+			return s.list(resource.Kind, request)
+		}
+	}
+	return nil
+}
+
 func (s *server) ServeHTTP(answer http.ResponseWriter, request *http.Request) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -86,11 +158,15 @@ func (s *server) ServeHTTP(answer http.ResponseWriter, request *http.Request) {
 			http.Error(answer, err.Error(), http.StatusBadRequest)
 			return
 		}
-	case request.URL.Path == "/version":
-		code, body = http.StatusOK, []byte(`{"major":"1","minor":"33","gitVersion":"v1.33.0"}`)
 	default:
 		if found, there := s.objects[request.URL.Path]; there {
 			code, body = http.StatusOK, found
+		} else if found := s.get(request); found != nil {
+			var err error
+			if body, err = json.Marshal(found); err != nil {
+				log.Fatal(err)
+			}
+			code = http.StatusOK
 		}
 	}
 	answer.Header().Set("Content-Type", "application/json")
@@ -106,5 +182,5 @@ func main() {
 		log.Fatal(err)
 	}
 	fmt.Println(listener.Addr())
-	log.Fatal(http.Serve(listener, &server{folder: os.Args[1], objects: map[string][]byte{}}))
+	log.Fatal(http.Serve(listener, &server{folder: os.Args[1], discovery: discovery(), objects: map[string][]byte{}}))
 }

@@ -17,7 +17,7 @@ impl Ring {
     }
 
     pub(crate) fn push(&mut self, frame: Frame) {
-        self.bytes += frame.bytes().len();
+        self.bytes += frame.memory();
         self.frames.push_back(frame);
         while self.bytes > self.capacity && self.frames.len() > 1 {
             self.pop_front();
@@ -26,7 +26,7 @@ impl Ring {
 
     pub(crate) fn pop_front(&mut self) {
         if let Some(frame) = self.frames.pop_front() {
-            self.bytes -= frame.bytes().len();
+            self.bytes -= frame.memory();
         }
     }
 

@@ -312,7 +312,7 @@ fn status(pid: u32, key: &str) -> anyhow::Result<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn attacks_at_once_stay_within_the_memory_budget_and_a_quiet_device_is_acknowledged() -> anyhow::Result<()> {
-    // Manual runs take ten minutes.
+    // Manual runs take ten minutes, or choose attacks: WEIR_TEST_ATTACKS=names,times.
     let secs = std::env::var("WEIR_TEST_ATTACK_SECS").ok().and_then(|secs| secs.parse().ok()).unwrap_or(20);
     let dir = tempfile::tempdir()?;
     let budget = BUDGET.to_string();
@@ -354,6 +354,8 @@ fn check_books(dir: &Path, weir: &Weir) -> anyhow::Result<()> {
     weir.cli(&["books"]).with_context(|| weir_e2e::tail_of_log(dir)).map(drop)
 }
 
+type Attack<'a> = Box<dyn Fn() + Send + Sync + 'a>;
+
 /// Runs all attacks at once for a time. Returns the times of the quiet device.
 async fn run(target: &Target, time: Duration) -> anyhow::Result<Vec<Duration>> {
     let seconds = now();
@@ -361,17 +363,25 @@ async fn run(target: &Target, time: Duration) -> anyhow::Result<Vec<Duration>> {
     tokio::task::block_in_place(|| {
         std::thread::scope(|scope| {
             let device = scope.spawn(|| quiet(target));
-            scope.spawn(|| names(target));
-            scope.spawn(|| times(target, seconds));
-            scope.spawn(|| devices(target));
-            scope.spawn(|| topics(target));
-            scope.spawn(|| halves(target, 1000, false));
-            scope.spawn(|| halves(target, 500, true));
-            scope.spawn(|| filters(target));
-            scope.spawn(|| retained(target));
-            scope.spawn(|| sleepers(target));
-            scope.spawn(|| letters(target));
-            scope.spawn(|| handle.block_on(calls(target)));
+            let attacks: [(&str, Attack<'_>); 11] = [
+                ("names", Box::new(|| names(target))),
+                ("times", Box::new(|| times(target, seconds))),
+                ("devices", Box::new(|| devices(target))),
+                ("topics", Box::new(|| topics(target))),
+                ("halves", Box::new(|| halves(target, 1000, false))),
+                ("connects", Box::new(|| halves(target, 500, true))),
+                ("filters", Box::new(|| filters(target))),
+                ("retained", Box::new(|| retained(target))),
+                ("sleepers", Box::new(|| sleepers(target))),
+                ("letters", Box::new(|| letters(target))),
+                ("calls", Box::new(|| handle.block_on(calls(target)))),
+            ];
+            let chosen = std::env::var("WEIR_TEST_ATTACKS").ok();
+            for (name, attack) in attacks {
+                if chosen.as_ref().is_none_or(|chosen| chosen.split(',').any(|choice| choice == name)) {
+                    scope.spawn(attack);
+                }
+            }
             let begun = Instant::now();
             while begun.elapsed() < time && !device.is_finished() {
                 pace(Duration::from_millis(50));

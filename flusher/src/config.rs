@@ -8,6 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use stores::contract::LetterBound;
 
+use crate::sinks::latest::Bounds;
+
+/// Largest state of a device: MongoDB stores documents of up to 16 MiB.
+const MAX_DEVICE_BYTES: u64 = 8 << 20;
+
 /// Settings of all sinks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -74,6 +79,9 @@ pub struct Latest {
     /// The history keeps all of them. A device that puts a time or a counter into its names would
     /// otherwise fill the memory.
     pub max_names: usize,
+    /// Memory for states, in bytes: those that were stored leave it when it is full; not a key.
+    #[serde(skip)]
+    pub memory_bytes: u64,
     /// How long a query may wait for the sink to take in what became durable just before the query;
     /// not a key.
     #[serde(skip)]
@@ -130,7 +138,7 @@ impl Default for History {
 
 impl Default for Latest {
     fn default() -> Self {
-        Self { follow_ms: 50, flush_secs: 10.0, max_names: 10_000, query_wait_ms: 5_000 }
+        Self { follow_ms: 50, flush_secs: 10.0, max_names: 10_000, memory_bytes: 1 << 30, query_wait_ms: 5_000 }
     }
 }
 
@@ -197,9 +205,15 @@ impl Latest {
             deliver: flush,
             skip: flush,
             records: u64::MAX,
-            bytes: u64::MAX,
-            max_bytes: u64::MAX,
+            // States that are not stored cannot leave: room for as many stored ones is left.
+            bytes: self.memory_bytes / 4,
+            max_bytes: self.memory_bytes / 2,
         }
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        let device_bytes = (self.memory_bytes / 8).min(MAX_DEVICE_BYTES);
+        Bounds { names: self.max_names, device_bytes, bytes: self.memory_bytes }
     }
 }
 

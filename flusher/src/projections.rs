@@ -37,8 +37,10 @@ pub fn standard(config: &Config, stores: &Stores) -> Vec<Projection> {
 /// Readings, in blocks.
 pub fn history(config: &Config, store: Arc<dyn History>) -> Projection {
     let (counted, replayed) = (Arc::new(CountedHistory(Arc::clone(&store))), IntoHistory(Arc::clone(&store)));
+    let unflushed = config.history.pace().max_bytes;
     let open = move |context: &crate::LogContext| {
-        let sink = Arc::new(HistorySink::new(context.log(), Arc::clone(&store), context.done_to()));
+        let sink = HistorySink::new(context.log(), Arc::clone(&store), context.done_to(), unflushed);
+        let sink = Arc::new(sink);
         (Arc::clone(&sink), View::Readings(sink))
     };
     Projection {
@@ -50,7 +52,7 @@ pub fn history(config: &Config, store: Arc<dyn History>) -> Projection {
 
 /// The newest values of each device.
 pub fn latest(config: &Config, store: Arc<dyn Latest>) -> Projection {
-    let states = Arc::new(States::new(store, config.latest.max_names));
+    let states = Arc::new(States::new(store, config.latest.bounds()));
     let shared = Arc::clone(&states);
     let open = move |context: &crate::LogContext| {
         let metrics = Arc::clone(&context.context.metrics);
@@ -106,7 +108,7 @@ pub fn export(spec: ExportSpec) -> Projection {
     let replayed = IntoExport { store: Arc::clone(&store) };
     let (passes, stage) = (Arc::clone(&filter), Arc::clone(&name));
     let open = move |context: &crate::LogContext| {
-        ExportSink::new(context.log(), Arc::clone(&stage), Arc::clone(&store), Arc::clone(&passes))
+        ExportSink::new(context.log(), Arc::clone(&stage), Arc::clone(&store), Arc::clone(&passes), pace.max_bytes)
     };
     Projection {
         start,

@@ -1,5 +1,6 @@
 //! The limit on the devices of a tenant.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
@@ -8,7 +9,10 @@ use parking_lot::Mutex;
 
 use crate::decode::{Class, Refusal};
 
-type Ids = HashSet<Arc<str>, foldhash::fast::RandomState>;
+/// Hashes of ids: a million devices take megabytes rather than a hundred. A new device with the
+/// hash of another is admitted without being counted; the key of the hashes is secret, so that
+/// nobody finds two that meet.
+type Ids = HashSet<u64, foldhash::fast::RandomState>;
 
 /// The devices of each tenant that have sent a message. Consulted once for each connection and
 /// device, not for each message.
@@ -16,12 +20,13 @@ type Ids = HashSet<Arc<str>, foldhash::fast::RandomState>;
 pub(crate) struct Admission {
     /// 0 means no limit, and no device is remembered.
     max_devices: usize,
+    key: RandomState,
     known: Mutex<HashMap<Arc<str>, Ids, foldhash::fast::RandomState>>,
 }
 
 impl Admission {
     pub(crate) fn new(max_devices: usize) -> Self {
-        Self { max_devices, known: Mutex::default() }
+        Self { max_devices, key: RandomState::new(), known: Mutex::default() }
     }
 
     /// Admits a device that is known, or new while its tenant is below the limit.
@@ -31,7 +36,8 @@ impl Admission {
         }
         let mut known = self.known.lock();
         let ids = known.entry(Arc::clone(&device.tenant)).or_default();
-        if ids.contains(&device.id) {
+        let id = self.key.hash_one(&device.id);
+        if ids.contains(&id) {
             return Ok(());
         }
         if ids.len() >= self.max_devices {
@@ -41,7 +47,7 @@ impl Admission {
             );
             return Err(Refusal::new(Class::Admission, reason));
         }
-        ids.insert(Arc::clone(&device.id));
+        ids.insert(id);
         Ok(())
     }
 }

@@ -176,6 +176,7 @@ pub struct Frame {
     stored: Bytes,
     records: Bytes,
     dictionary: record::Dictionary,
+    memory: usize,
     /// Traced readings, with positions in the frame as offsets.
     traced: Option<Arc<[Traced]>>,
 }
@@ -204,7 +205,8 @@ impl Frame {
         record::check(cursor.rest(), header.count, &dictionary)?;
         let records = body.slice(at..);
         let traced = traced::find(&records);
-        Ok(Self { header, records, stored, dictionary, traced })
+        let memory = stored.len() + if header.compressed { body.len() } else { 0 } + dictionary.memory();
+        Ok(Self { header, records, stored, dictionary, memory, traced })
     }
 
     /// The header.
@@ -215,6 +217,12 @@ impl Frame {
     /// Header and body to store.
     pub fn bytes(&self) -> &Bytes {
         &self.stored
+    }
+
+    /// Memory that the frame takes, near enough for a bound. Names are counted for each frame,
+    /// although frames may share them.
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Moves the records to another offset: the same offset and incarnation always yield the same

@@ -205,6 +205,20 @@ pub(super) struct Dictionary {
     pub(super) schemas: Arc<[Arc<Schema>]>,
 }
 
+/// Memory of a text that is shared, or of one that a schema has, besides its characters.
+const TEXT_MEMORY: usize = 32;
+/// Memory of a device besides its id.
+const DEVICE_MEMORY: usize = 96;
+
+impl Dictionary {
+    /// Memory that it takes, near enough for a bound.
+    pub(super) fn memory(&self) -> usize {
+        let names = |schema: &Arc<Schema>| schema.names().iter().map(|name| TEXT_MEMORY + name.len()).sum::<usize>();
+        let schemas: usize = self.schemas.iter().map(names).sum();
+        (self.tenants.len() + self.schemas.len()) * TEXT_MEMORY + self.devices.len() * DEVICE_MEMORY + schemas
+    }
+}
+
 /// Iterates over checked records.
 #[derive(Debug, Clone)]
 pub(super) struct Records<'a> {

@@ -407,17 +407,13 @@ impl FrameBuilder {
         out[..HEADER_BYTES].copy_from_slice(&header.write());
         let stored = Bytes::from(out);
         let traced = if self.flags & HAS_TRACE != 0 { traced::find(&self.records) } else { None };
-        let frame = Frame {
-            header,
-            records: stored.slice(records_at..),
-            stored,
-            dictionary: record::Dictionary {
-                tenants: self.tenants.drain(..).collect(),
-                devices: self.devices.drain(..).collect(),
-                schemas: self.schemas.drain(..).collect(),
-            },
-            traced,
+        let dictionary = record::Dictionary {
+            tenants: self.tenants.drain(..).collect(),
+            devices: self.devices.drain(..).collect(),
+            schemas: self.schemas.drain(..).collect(),
         };
+        let memory = stored.len() + dictionary.memory();
+        let frame = Frame { header, records: stored.slice(records_at..), stored, dictionary, memory, traced };
         self.clear();
         frame
     }

@@ -59,13 +59,23 @@ impl Progress {
     /// Waits until the follower has taken everything below `target`, for `limit` at most and not
     /// while it is full. Returns its position then.
     pub(crate) async fn reach(&self, target: u64, limit: Duration) -> LogPosition {
+        self.follow_to(target, limit, |position| position.full).await
+    }
+
+    /// As [`reach`](Self::reach), and waits while the follower is full too: until the store has
+    /// accepted what makes it full.
+    pub(crate) async fn reach_when_not_full(&self, target: u64, limit: Duration) -> LogPosition {
+        self.follow_to(target, limit, |_| false).await
+    }
+
+    async fn follow_to(&self, target: u64, limit: Duration, gives_up: impl Fn(&LogPosition) -> bool) -> LogPosition {
         if self.position().followed >= target {
             return self.position();
         }
         self.wanted.fetch_max(target, Ordering::AcqRel);
         self.wake.notify_one();
         let mut position = self.position.subscribe();
-        let there = position.wait_for(|p| p.followed >= target || p.full || p.ended);
+        let there = position.wait_for(|p| p.followed >= target || p.ended || gives_up(p));
         match tokio::time::timeout(limit, there).await {
             Ok(Ok(position)) => *position,
             Ok(Err(_)) | Err(_) => self.position(),

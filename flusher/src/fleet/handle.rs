@@ -6,11 +6,10 @@ use std::sync::Arc;
 use buffer::{Catalogue, Holder};
 use parking_lot::RwLock;
 use stores::contract::LatestState;
-use tokio::sync::watch;
 
 use super::member::Member;
 use crate::context::Context;
-use crate::sinks::latest::LatestMap;
+use crate::sinks::latest::Question;
 use crate::status::SinkStatus;
 
 /// The state that readers and the flusher share.
@@ -21,8 +20,6 @@ pub(crate) struct Shared {
     pub(super) members: RwLock<BTreeMap<String, Arc<Member>>>,
     /// The reasons why logs cannot be flushed here.
     pub(super) failed: RwLock<BTreeMap<String, String>>,
-    /// Notified when a log was claimed and when the store's states were loaded.
-    pub(super) loads: watch::Sender<()>,
     /// Held while a log moves from the members to the removed ones, so that the books count it
     /// once.
     pub(crate) moving: tokio::sync::RwLock<()>,
@@ -52,9 +49,12 @@ impl FleetHandle {
 }
 
 impl Shared {
-    /// Reads the latest states in memory.
-    pub(crate) fn known(&self, read: impl FnOnce(&LatestMap) -> Vec<LatestState>) -> Vec<LatestState> {
-        self.context.projections.states().map_or_else(Vec::new, |states| read(&states.map.read()))
+    /// Returns the latest states in memory, and whether they are all that the store has too.
+    pub(crate) async fn known(&self, question: &Question<'_>) -> (Vec<LatestState>, bool) {
+        match self.context.projections.states() {
+            Some(states) => states.known(question).await,
+            None => (Vec::new(), true),
+        }
     }
 
     pub(super) async fn load_states(&self) -> Result<(), stores::StoreError> {

@@ -1,6 +1,5 @@
 //! The latest states of all logs and the store.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,27 +9,19 @@ use buffer::frame::{Frame, Record};
 use futures::future::join_all;
 use model::DeviceKey;
 use proto::internal::v1 as proto;
-use stores::contract::{LatestState, LatestView, Result, StoreError};
+use stores::contract::{LatestState, LatestView, Result};
 
 use super::convert;
 use super::readers::Reading;
 use crate::readers::scan;
-use crate::sinks::latest::LatestMap;
+use crate::sinks::latest::{LatestMap, Question};
 
 /// A store that does not answer by then is not waited for, when the flushers know the states that
 /// it holds.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Time for which a query waits for the claim of the log and for the states at a start.
-const START_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Merges the states that every log's holder knows with those of the store.
 pub(super) struct FleetLatest(pub(super) Arc<Reading>);
-
-/// A query for states.
-enum Question<'a> {
-    Some(&'a [DeviceKey]),
-    List { tenant: &'a str, after: Option<&'a str>, limit: usize },
-}
 
 /// The states that the flushers know.
 struct Known {
@@ -42,57 +33,31 @@ struct Known {
 #[async_trait]
 impl LatestView for FleetLatest {
     async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
-        let mut known = self.ask_when_loaded(&Question::Some(devices)).await?;
-        for state in known.stored(&self.0, |store| store.get(devices)).await?.into_iter().flatten() {
-            known.map.merge(state);
-        }
-        Ok(devices.iter().map(|device| known.map.get(device)).collect())
+        let map = self.all(&Question::Some(devices)).await?;
+        Ok(devices.iter().map(|device| map.get(device)).collect())
     }
 
     async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
-        let mut known = self.ask_when_loaded(&Question::List { tenant, after, limit }).await?;
-        for state in known.stored(&self.0, |store| store.list(tenant, after, limit)).await? {
-            known.map.merge(state);
-        }
+        let map = self.all(&Question::List { tenant, after, limit }).await?;
         // Each gave its first ones: the first ones of all are among them, each with all that is
         // known of it.
-        Ok(known.map.list(tenant, after, limit))
-    }
-}
-
-impl Known {
-    /// The store's states; none when it does not answer and the flushers know them.
-    async fn stored<'a, T, F>(&self, readers: &'a Reading, ask: impl FnOnce(&'a dyn LatestView) -> F) -> Result<Vec<T>>
-    where
-        F: Future<Output = Result<Vec<T>>>,
-    {
-        match &readers.latest {
-            Some(store) if !self.complete => ask(&**store).await,
-            // An error, or no answer in time: the known states are complete without it.
-            Some(store) => {
-                Ok(tokio::time::timeout(PATIENCE, ask(&**store)).await.ok().and_then(Result::ok).unwrap_or_default())
-            }
-            None if self.complete => Ok(Vec::new()),
-            None => Err(StoreError::busy("the latest states are not loaded yet; ask again")),
-        }
+        Ok(map.list(tenant, after, limit))
     }
 }
 
 impl FleetLatest {
-    /// As [`FleetLatest::ask`]. Where only this process reads the store, a query right after the
-    /// start waits until the log is claimed and the states are loaded.
-    async fn ask_when_loaded(&self, question: &Question<'_>) -> Result<Known> {
-        let Some(local) = self.0.local.as_ref().filter(|_| self.0.latest.is_none()) else {
-            return self.ask(question).await;
+    /// The states that the flushers and the store know.
+    async fn all(&self, question: &Question<'_>) -> Result<LatestMap> {
+        let Known { mut map, complete } = self.ask(question).await?;
+        let store = question.ask(&*self.0.stores.latest);
+        let stored = match (complete, self.0.is_store_shared) {
+            (true, false) => Vec::new(),
+            // An error, or no answer in time: the known states are complete without it.
+            (true, true) => tokio::time::timeout(PATIENCE, store).await.ok().and_then(Result::ok).unwrap_or_default(),
+            (false, _) => store.await?,
         };
-        let deadline = tokio::time::Instant::now() + START_PATIENCE;
-        let mut loads = local.0.loads.subscribe();
-        loop {
-            let known = self.ask(question).await?;
-            if known.complete || tokio::time::timeout_at(deadline, loads.changed()).await.is_err() {
-                return Ok(known);
-            }
-        }
+        stored.into_iter().for_each(|state| map.merge(state));
+        Ok(map)
     }
 
     async fn ask(&self, question: &Question<'_>) -> Result<Known> {
@@ -120,7 +85,9 @@ impl FleetLatest {
                 member.handle.latest.catch_up().await?;
                 known.complete &= member.is_complete();
             }
-            local.0.known(|map| question.answer(map)).into_iter().for_each(|state| known.map.merge(state));
+            let (states, complete) = local.0.known(question).await;
+            known.complete &= complete;
+            states.into_iter().for_each(|state| known.map.merge(state));
         }
 
         known.complete &= unanswered.is_empty();
@@ -204,30 +171,4 @@ async fn from_log(log: &dyn Log, question: &Question<'_>, wait: Duration) -> Res
     };
     scan::frames(log, from, target, take).await?;
     Ok(question.answer(&map))
-}
-
-impl Question<'_> {
-    fn answer(&self, map: &LatestMap) -> Vec<LatestState> {
-        match self {
-            Self::Some(devices) => devices.iter().filter_map(|device| map.get(device)).collect(),
-            Self::List { tenant, after, limit } => map.list(tenant, *after, *limit),
-        }
-    }
-
-    /// The devices that are asked for by name.
-    fn devices(&self) -> HashSet<&DeviceKey> {
-        match self {
-            Self::Some(devices) => devices.iter().collect(),
-            Self::List { .. } => HashSet::new(),
-        }
-    }
-
-    fn wants(&self, devices: &HashSet<&DeviceKey>, device: &DeviceKey) -> bool {
-        match self {
-            Self::Some(_) => devices.contains(device),
-            Self::List { tenant, after, .. } => {
-                *device.tenant == **tenant && after.is_none_or(|after| *device.id > *after)
-            }
-        }
-    }
 }

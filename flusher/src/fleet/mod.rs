@@ -34,7 +34,6 @@ use std::time::Duration;
 use buffer::{Catalogue, CursorError, Holder, Lease, LogInfo};
 use model::trace::Tracer;
 use parking_lot::RwLock;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -113,7 +112,6 @@ impl Fleet {
             context: Context::new(config, projections, stores, metrics, Controls::unread()),
             members: RwLock::default(),
             failed: RwLock::default(),
-            loads: watch::channel(()).0,
             moving: tokio::sync::RwLock::default(),
         };
         let (resting, busy, starting, broken) = (HashMap::new(), Vec::new(), Vec::new(), None);
@@ -392,7 +390,6 @@ impl Fleet {
             Job::Loaded(logs, loaded) => {
                 self.busy.retain(|busy| !busy.is_empty());
                 self.shared.held(&logs).iter().filter(|_| loaded).for_each(|member| member.set_complete());
-                self.shared.loads.send_replace(());
             }
             Job::Started(started) => {
                 for (lease, member) in started {
@@ -410,7 +407,6 @@ impl Fleet {
                 tracing::info!(log = lease.log, epoch = lease.epoch, "flushes this log");
                 self.shared.failed.write().remove(&lease.log);
                 self.shared.members.write().insert(lease.log, Arc::new(member));
-                self.shared.loads.send_replace(());
             }
             Err(Unready { reason, passing }) => {
                 if passing {

@@ -33,8 +33,8 @@ pub struct Source {
     pub projections: Projections,
     /// The stores of the standard projections.
     pub stores: Stores,
-    /// The latest states as the store has them; `None` when only this process reads the store.
-    pub latest: Option<Arc<dyn LatestView>>,
+    /// Other processes write the stores too.
+    pub is_store_shared: bool,
     /// The logs that this process holds, when it flushes too.
     pub local: Option<FleetHandle>,
     /// The secret that all processes share.
@@ -50,7 +50,7 @@ pub(super) struct Reading {
     pub(super) peers: peers::Shared,
     pub(super) projections: Projections,
     pub(super) stores: Stores,
-    pub(super) latest: Option<Arc<dyn LatestView>>,
+    pub(super) is_store_shared: bool,
     pub(super) local: Option<FleetHandle>,
     /// Time for which a query waits for the end of a log.
     pub(super) wait: Duration,
@@ -76,7 +76,7 @@ impl Readers {
             peers: Arc::new(Peers::new(&source.secret)?),
             projections: source.projections,
             stores: source.stores,
-            latest: source.latest,
+            is_store_shared: source.is_store_shared,
             local: source.local,
             wait: Duration::from_millis(config.history.query_wait_ms),
             names: watch::channel(Arc::default()).0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{DeviceKey, TimeRange};
 use proto::internal::v1 as wire;
 use proto::internal::v1::fleet_service_server::{FleetService, FleetServiceServer};
-use stores::contract::{StoreError, Tail};
+use stores::contract::{LatestState, StoreError, Tail};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream;
@@ -15,6 +15,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use super::{FleetHandle, convert, ledger};
+use crate::sinks::latest::Question;
 
 /// Answers the other processes of the fleet until `stop`. Callers must know `secret`.
 ///
@@ -77,6 +78,10 @@ fn end(log: &str, complete_until: i64) -> wire::TailPart {
     wire::TailPart { part: Some(wire::tail_part::Part::End(end)) }
 }
 
+fn answer(states: Vec<LatestState>, logs: Vec<String>, complete: bool) -> Response<wire::LatestResponse> {
+    Response::new(wire::LatestResponse { states: states.into_iter().map(convert::state).collect(), logs, complete })
+}
+
 impl Service {
     /// The ones of `logs` that are held here, each caught up with all that is durable now.
     async fn caught_up(&self, logs: &[String]) -> Result<(Vec<String>, bool), Status> {
@@ -119,8 +124,8 @@ impl FleetService for Service {
         let request = request.into_inner();
         let (logs, complete) = self.caught_up(&request.logs).await?;
         let devices: Vec<_> = request.devices.iter().map(|device| key(&request.tenant, device)).collect();
-        let states = self.0.0.known(|map| devices.iter().filter_map(|device| map.get(device)).collect()).into_iter();
-        Ok(Response::new(wire::LatestResponse { states: states.map(convert::state).collect(), logs, complete }))
+        let (states, all) = self.0.0.known(&Question::Some(&devices)).await;
+        Ok(answer(states, logs, complete && all))
     }
 
     async fn list_latest(
@@ -130,9 +135,9 @@ impl FleetService for Service {
         let request = request.into_inner();
         let (logs, complete) = self.caught_up(&request.logs).await?;
         let after = (!request.after.is_empty()).then_some(request.after.as_str());
-        let states = self.0.0.known(|map| map.list(&request.tenant, after, request.limit as usize));
-        let states = states.into_iter().map(convert::state).collect();
-        Ok(Response::new(wire::LatestResponse { states, logs, complete }))
+        let question = Question::List { tenant: &request.tenant, after, limit: request.limit as usize };
+        let (states, all) = self.0.0.known(&question).await;
+        Ok(answer(states, logs, complete && all))
     }
 
     async fn books(&self, request: Request<wire::BooksRequest>) -> Result<Response<wire::BooksResponse>, Status> {

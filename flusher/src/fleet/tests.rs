@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use buffer::{Holder, Log};
-use model::{DeviceKey, TimeRange};
-use stores::contract::{Latest, LatestState, LatestView, Result};
+use model::TimeRange;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Fleet, FleetHandle, ReaderSource, Readers};
-use crate::testing::{FakeCatalogue, FakeLatest, FakeLog, World, device, numbers, stage, until};
+use crate::testing::{FakeCatalogue, FakeLog, World, device, numbers, stage, until};
 use crate::{Error, Metrics};
 
 pub(super) const LEASE: Duration = Duration::from_secs(3);
@@ -47,24 +45,10 @@ fn held(catalogue: &FakeCatalogue) -> [usize; 2] {
     ["a", "b"].map(|name| holders.values().filter(|holder| *holder == name).count())
 }
 
-struct View(Arc<FakeLatest>);
-
-#[async_trait]
-impl LatestView for View {
-    async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
-        let all = self.0.load().await?;
-        Ok(devices.iter().map(|device| all.iter().find(|state| state.device == *device).cloned()).collect())
-    }
-
-    async fn list(&self, _: &str, _: Option<&str>, _: usize) -> Result<Vec<LatestState>> {
-        self.0.load().await
-    }
-}
-
 pub(super) fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Option<FleetHandle>) -> Readers {
-    let (stores, latest) = (world.stores(), Some(Arc::new(View(world.latest.clone())) as Arc<dyn LatestView>));
+    let (stores, is_store_shared) = (world.stores(), true);
     let (catalogue, projections, secret) = (catalogue.clone(), world.projections(), "s".to_owned());
-    let source = ReaderSource { catalogue, projections, stores, latest, local, secret };
+    let source = ReaderSource { catalogue, projections, stores, is_store_shared, local, secret };
     Readers::new(&world.config, source).unwrap()
 }
 

@@ -8,13 +8,11 @@ use buffer::Log;
 use model::DeviceKey;
 use stores::contract::{LatestState, LatestView, Result, StoreError};
 
-use crate::sinks::latest::States;
+use crate::sinks::latest::{Question, States};
 use crate::status::Shared;
 
-/// A query waits this long for the store's states after a start.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Answers from memory, once every log's sink has taken all that was durable when the query came.
+/// Answers from memory and the store, once every log's sink has taken all that was durable when the
+/// query came.
 pub(crate) struct StatesView {
     pub(crate) states: Option<Arc<States>>,
     pub(crate) sources: Vec<(Arc<dyn Log>, Arc<Shared>)>,
@@ -26,7 +24,7 @@ impl StatesView {
     pub(crate) async fn catch_up(&self) -> Result<()> {
         for (log, shared) in &self.sources {
             let (target, _) = log.confirm_end().await;
-            let position = shared.progress.reach(target, self.wait).await;
+            let position = shared.progress.reach_when_not_full(target, self.wait).await;
             if position.followed < target && !position.ended {
                 let behind = target - position.followed;
                 return Err(StoreError::busy(format!("the latest states are {behind} readings behind; ask again")));
@@ -35,25 +33,24 @@ impl StatesView {
         Ok(())
     }
 
-    async fn loaded(&self) -> Result<&States> {
-        let busy = || StoreError::busy("the latest states are not loaded yet; ask again");
-        let states = self.states.as_deref().ok_or_else(busy)?;
-        if !states.wait_loaded(PATIENCE).await {
-            return Err(busy());
-        }
+    async fn ask(&self, question: &Question<'_>) -> Result<Vec<LatestState>> {
         self.catch_up().await?;
-        Ok(states)
+        match &self.states {
+            Some(states) => states.all(question).await,
+            None => Ok(Vec::new()),
+        }
     }
 }
 
 #[async_trait]
 impl LatestView for StatesView {
     async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
-        let map = self.loaded().await?.map.read();
-        Ok(devices.iter().map(|device| map.get(device)).collect())
+        let mut found = self.ask(&Question::Some(devices)).await?.into_iter().peekable();
+        // The answer has the order of the question.
+        Ok(devices.iter().map(|device| found.next_if(|state| state.device == *device)).collect())
     }
 
     async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
-        Ok(self.loaded().await?.map.read().list(tenant, after, limit))
+        self.ask(&Question::List { tenant, after, limit }).await
     }
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{
-    DeadLetters, Deadletter, History, Latest, LatestState, Result, Retained, RetainedMessage, StoreError,
+    DeadLetters, Deadletter, History, Latest, LatestState, LatestView, Result, Retained, RetainedMessage, StoreError,
 };
 use stores::{Block, BlockId, BlockMeta};
 use tokio::sync::Semaphore;
@@ -164,13 +164,30 @@ impl FakeLatest {
 }
 
 #[async_trait]
+impl LatestView for FakeLatest {
+    async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
+        self.fate.step("before states are read").await;
+        let states = self.states.lock();
+        Ok(devices.iter().map(|device| states.get(device).cloned()).collect())
+    }
+
+    async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
+        let states = self.states.lock();
+        let of_tenant = states.values().filter(|state| &*state.device.tenant == tenant);
+        Ok(of_tenant.filter(|state| after.is_none_or(|after| &*state.device.id > after)).take(limit).cloned().collect())
+    }
+}
+
+#[async_trait]
 impl Latest for FakeLatest {
-    async fn load(&self) -> Result<Vec<LatestState>> {
+    async fn load(&self, after: Option<&DeviceKey>, limit: usize) -> Result<Vec<LatestState>> {
         let slow = *self.slow.lock();
         if !slow.is_zero() {
             tokio::time::sleep(slow).await;
         }
-        Ok(self.states.lock().values().cloned().collect())
+        let states = self.states.lock();
+        let behind = |device: &DeviceKey| after.is_none_or(|after| device > after);
+        Ok(states.iter().filter(|(device, _)| behind(device)).take(limit).map(|(_, state)| state.clone()).collect())
     }
 
     async fn store(&self, states: Vec<LatestState>) -> Result<()> {

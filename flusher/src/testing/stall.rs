@@ -11,7 +11,8 @@ use buffer::{Cursor, CursorError, Log, ReadError};
 use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{
-    DeadLetters, Deadletter, DeviceBatch, Export, History, Latest, LatestState, Result, Retained, RetainedMessage,
+    DeadLetters, Deadletter, DeviceBatch, Export, History, Latest, LatestState, LatestView, Result, Retained,
+    RetainedMessage,
 };
 use stores::{Block, BlockMeta};
 use tokio::sync::watch;
@@ -181,9 +182,21 @@ impl SharedStates {
 }
 
 #[async_trait]
+impl LatestView for Sleepy<SharedStates> {
+    async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
+        let states = self.inner.0.lock();
+        Ok(devices.iter().map(|device| states.get(device)).collect())
+    }
+
+    async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
+        Ok(self.inner.0.lock().list(tenant, after, limit))
+    }
+}
+
+#[async_trait]
 impl Latest for Sleepy<SharedStates> {
-    async fn load(&self) -> Result<Vec<LatestState>> {
-        Ok(self.inner.0.lock().list("default", None, usize::MAX))
+    async fn load(&self, after: Option<&DeviceKey>, limit: usize) -> Result<Vec<LatestState>> {
+        self.list("default", after.map(|after| &*after.id), limit).await
     }
 
     async fn store(&self, states: Vec<LatestState>) -> Result<()> {

@@ -119,6 +119,44 @@ async fn latest_states_come_back_after_a_restart_and_are_listed_by_device() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn states_of_silent_devices_leave_the_memory_and_are_read_from_the_store() {
+    const MANY: u64 = 1_000;
+    let mut world = World::new();
+    world.config.latest.memory_bytes = 200_000;
+    let mut running = world.start().await;
+    for round in 0..4 {
+        if round == 2 {
+            running.stop().await.unwrap();
+            running = world.start().await;
+        }
+        let from = round * MANY;
+        for n in (from..from + MANY).step_by(100) {
+            world.append(n, n + 100, MANY);
+            // Of this round, of the one before, of none.
+            let view = running.handle.latest();
+            let states = view.get(&[device(n, MANY), device(n + 150, MANY), device(MANY, MANY + 1)]).await.unwrap();
+            assert_eq!(states[2], None);
+            let readings = |at: usize| states[at].as_ref().map_or(0, |state| state.readings);
+            let next_came = (n + 150) % MANY < n % MANY;
+            assert_eq!((readings(0), readings(1)), (round + 1, round + u64::from(next_came)), "{n}");
+        }
+        world.done_to(LATEST, from + MANY).await;
+        let map = &running.handle.latest.states.as_ref().unwrap().map;
+        assert!(map.read().bytes() <= 200_000, "{}", map.read().bytes());
+        let (mut after, mut listed) = (None::<String>, 0);
+        loop {
+            let page = running.handle.latest().list("default", after.as_deref(), 170).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(last.device.id.to_string());
+            listed += page.len() as u64;
+            assert!(page.iter().all(|state| state.readings == round + 1));
+        }
+        assert_eq!(listed, MANY);
+    }
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_letter_is_listed_as_soon_as_it_is_acknowledged() {
     let world = World::new();
     let running = world.start().await;

@@ -15,8 +15,8 @@ const LEAST: u64 = 64 << 20;
 #[serde(default)]
 pub(crate) struct Memory {
     /// Memory for what clients send and ask for, in bytes, divided among packets, retained and
-    /// queued messages, unflushed readings, caches and queries; 0 is half of what the machine or
-    /// the control group has. A part that is full says so to its clients.
+    /// queued messages, unflushed readings, latest states, caches and queries; 0 is half of what
+    /// the machine or the control group has. A part that is full says so to its clients.
     pub(crate) max_bytes: u64,
 }
 
@@ -56,7 +56,7 @@ impl Memory {
 
     fn shares(&self, exports: usize) -> Shares {
         let total = self.total();
-        Shares { queries: size(total / 16 * 3), export: total / 16 / exports.max(1) as u64 }
+        Shares { queries: size(total / 32 * 5), export: total / 16 / exports.max(1) as u64 }
     }
 }
 
@@ -89,9 +89,13 @@ impl Config {
         let store = &mut self.history.store;
         let files = store.max_open_partitions as u64 + 1;
         let (cache, default) = (store.cache_bytes as u64, usual.history.store.cache_bytes as u64);
-        store.cache_bytes = size(lower("history.cache_bytes", cache, default, total / 8 / files));
+        store.cache_bytes = size(lower("history.cache_bytes", cache, default, total / 32 * 3 / files));
         self.mqtt.broker.memory_bytes = size(total / 8 * 3);
         self.ingest.remembered_bytes = size(total / 32);
+        self.latest.memory_bytes = total / 16;
+        for batch in [&mut self.log.batch, &mut self.redis.log.batch] {
+            batch.resend_bytes = batch.resend_bytes.min(size(total / 32));
+        }
         (self, lowered)
     }
 }
@@ -168,6 +172,8 @@ mod tests {
             let parts = [
                 config.mqtt.broker.memory_bytes as u64,
                 config.ingest.remembered_bytes as u64,
+                config.latest.memory_bytes,
+                config.log.batch.resend_bytes as u64,
                 config.history.sink.max_unflushed_bytes,
                 config.log.ring_bytes as u64,
                 (store.cache_bytes * (store.max_open_partitions + 1)) as u64,

@@ -138,7 +138,7 @@ fn readers(config: &Config, logs: &Logs, stores: &Stores, local: Option<FleetHan
         catalogue: Arc::clone(&logs.catalogue),
         projections: stores.projections.clone(),
         stores: stores.standard.clone(),
-        latest: stores.shared_latest.clone(),
+        is_store_shared: config.is_fleet(),
         local,
         secret: config.fleet.secret.clone(),
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ::stores::contract::{Export, LatestView, Store};
+use ::stores::contract::{Export, Store};
 use ::stores::embedded::EmbeddedStore;
 use ::stores::mongodb::MongoStore;
 use anyhow::Context;
@@ -23,8 +23,6 @@ pub(super) struct Stores {
     pub(super) embedded: Option<EmbeddedStore>,
     /// The same, by what it holds.
     pub(super) standard: flusher::Stores,
-    /// Latest states as the store has them, where other processes write there too.
-    pub(super) shared_latest: Option<Arc<dyn LatestView>>,
     /// History, latest states, dead letters, retained messages, then the exports.
     pub(super) projections: Projections,
     /// The servers of the exports, each with its name and its settings.
@@ -39,21 +37,18 @@ impl Stores {
     pub(super) async fn open(config: &Config, data: &DataDir, metrics: &Metrics) -> anyhow::Result<Self> {
         if !config.mongodb.uri.is_empty() {
             let store = Arc::new(MongoStore::new(config.mongodb.clone(), Arc::clone(&metrics.mongodb)));
-            let latest: Arc<dyn LatestView> = store.clone();
-            let shared_latest = config.is_fleet().then_some(latest);
-            return Self::with(config, store, None, shared_latest, metrics).await;
+            return Self::with(config, store, None, metrics).await;
         }
         let (settings, counts) = (settings::embedded_store(config, data), Arc::clone(&metrics.stores));
         let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(settings, counts)).await;
         let store = opened.context("open the store")??;
-        Self::with(config, Arc::new(store.clone()), Some(store), None, metrics).await
+        Self::with(config, Arc::new(store.clone()), Some(store), metrics).await
     }
 
     async fn with<S: Store>(
         config: &Config,
         store: Arc<S>,
         embedded: Option<EmbeddedStore>,
-        shared_latest: Option<Arc<dyn LatestView>>,
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let standard = flusher::Stores::of(Arc::clone(&store));
@@ -65,6 +60,6 @@ impl Stores {
         };
         let targets = exports.iter().zip(settings).map(target).collect();
         projections.extend(exports.into_iter().map(projections::export));
-        Ok(Self { store, embedded, standard, shared_latest, projections: Projections::new(projections)?, targets })
+        Ok(Self { store, embedded, standard, projections: Projections::new(projections)?, targets })
     }
 }

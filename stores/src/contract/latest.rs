@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use model::{DeviceKey, Nanos, Value};
 
 use super::Result;
+use crate::ports::LatestView;
 
 /// The newest value of one name of a device.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,11 +49,12 @@ pub struct LatestState {
     pub values: Vec<LatestValue>,
 }
 
-/// A store of latest states.
+/// A store of latest states. As a view it has what was stored.
 #[async_trait]
-pub trait Latest: Send + Sync + 'static {
-    /// Loads all states, for the start.
-    async fn load(&self) -> Result<Vec<LatestState>>;
+pub trait Latest: LatestView {
+    /// Returns up to `limit` states of the devices that follow `after`, in an order of the store's
+    /// own: page by page, all of them.
+    async fn load(&self, after: Option<&DeviceKey>, limit: usize) -> Result<Vec<LatestState>>;
 
     /// Replaces the states of these devices, durably when it returns. Where several processes
     /// write, a value replaces the stored one only when it is newer.

@@ -50,7 +50,7 @@ impl DeadLetters for EmbeddedStore {
     }
 
     async fn list(&self, tenant: &str, after: Option<(&str, u64, &str)>, limit: usize) -> Result<Vec<Deadletter>> {
-        let (from, end) = (keys::letters_after(tenant, after), keys::letters_end(tenant));
+        let (from, end) = (keys::letters_after(tenant, after), keys::of_tenant(tenant).1);
         self.blocking(move |inner| inner.letters(&from, &end, limit)).await
     }
 
@@ -200,7 +200,7 @@ impl Inner {
 
     /// The oldest letter of each log of a tenant.
     fn fronts(&self, tenant: &str) -> Result<Vec<Front>> {
-        let (mut from, end) = (keys::letters_after(tenant, None), keys::letters_end(tenant));
+        let (mut from, end) = (keys::letters_after(tenant, None), keys::of_tenant(tenant).1);
         let mut fronts = Vec::new();
         while let Some(first) = self.letters(&from, &end, 1)?.pop() {
             let log_end = keys::letters_of_log_end(tenant, &first.log);

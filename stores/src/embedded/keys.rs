@@ -18,6 +18,18 @@ pub(super) fn device(device: &DeviceKey) -> Vec<u8> {
     key
 }
 
+/// The first key that follows that of a device.
+pub(super) fn after_device(key: &DeviceKey) -> Vec<u8> {
+    let mut key = device(key);
+    key.push(0);
+    key
+}
+
+/// The start of the keys of a tenant, and the first key after them.
+pub(super) fn of_tenant(tenant: &str) -> (Vec<u8>, Vec<u8>) {
+    ([tenant.as_bytes(), &[0]].concat(), [tenant.as_bytes(), &[1]].concat())
+}
+
 /// Reads a key of [`device`].
 pub(super) fn read_device(key: &[u8]) -> Result<DeviceKey, StoreError> {
     let split = || {
@@ -139,16 +151,11 @@ pub(super) fn letters_after(tenant: &str, after: Option<(&str, u64, &str)>) -> V
             key.push(0);
             key
         }
-        None => [tenant.as_bytes(), &[0]].concat(),
+        None => of_tenant(tenant).0,
     }
 }
 
 /// After every letter of a log.
 pub(super) fn letters_of_log_end(tenant: &str, log: &str) -> Vec<u8> {
     [tenant.as_bytes(), &[0], log.as_bytes(), &[1]].concat()
-}
-
-/// After every letter of a tenant.
-pub(super) fn letters_end(tenant: &str) -> Vec<u8> {
-    [tenant.as_bytes(), &[1]].concat()
 }

@@ -1,12 +1,17 @@
 //! Latest states, one entry for each device.
 
+use std::path::Path;
+
 use async_trait::async_trait;
-use model::{Nanos, Value};
+use model::{DeviceKey, Nanos, Value};
+use redb::ReadableDatabase;
 use serde::{Deserialize, Serialize};
 
+use super::file::Outcome;
 use super::meta::{LATEST, seal, unseal};
-use super::{EmbeddedStore, keys};
+use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{Latest, LatestState, LatestValue, Result};
+use crate::ports::LatestView;
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -40,25 +45,59 @@ enum StoredValue {
 }
 
 #[async_trait]
-impl Latest for EmbeddedStore {
-    async fn load(&self) -> Result<Vec<LatestState>> {
-        self.blocking(|inner| {
+impl LatestView for EmbeddedStore {
+    async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
+        let keys: Vec<Vec<u8>> = devices.iter().map(keys::device).collect();
+        self.blocking(move |inner| {
             let path = inner.meta_path();
-            let entries = inner.entries(LATEST, &[], None, usize::MAX)?;
-            let state = |(key, value): (Vec<u8>, Vec<u8>)| {
-                let row: Row = unseal(&path, &key, &value)?;
-                Ok(LatestState {
-                    device: keys::read_device(&key)?,
-                    first_seen: row.first_seen,
-                    last_seen: row.last_seen,
-                    readings: row.readings,
-                    clock_skew: row.clock_skew,
-                    values: row.values.into_iter().map(read).collect(),
-                })
-            };
-            entries.into_iter().map(state).collect()
+            let found = inner.meta.open()?.run(|meta| {
+                let table = meta.begin_read()?.open_table(LATEST)?;
+                let value = |key: &Vec<u8>| Ok(table.get(&key[..])?.map(|value| value.value().to_vec()));
+                keys.iter().map(value).collect::<Outcome<Vec<_>>>()
+            })?;
+            keys.iter()
+                .zip(found)
+                .map(|(key, value)| value.map(|value| state(&path, key, &value)).transpose())
+                .collect()
         })
         .await
+    }
+
+    async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
+        let (start, end) = keys::of_tenant(tenant);
+        let from = match after {
+            Some(after) => keys::after_device(&DeviceKey { tenant: tenant.into(), id: after.into() }),
+            None => start,
+        };
+        self.blocking(move |inner| inner.states(&from, Some(&end), limit)).await
+    }
+}
+
+impl Inner {
+    fn states(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<LatestState>> {
+        let path = self.meta_path();
+        let entries = self.entries(LATEST, from, to, limit)?;
+        entries.into_iter().map(|(key, value)| state(&path, &key, &value)).collect()
+    }
+}
+
+fn state(path: &Path, key: &[u8], value: &[u8]) -> Result<LatestState> {
+    let row: Row = unseal(path, key, value)?;
+    Ok(LatestState {
+        device: keys::read_device(key)?,
+        first_seen: row.first_seen,
+        last_seen: row.last_seen,
+        readings: row.readings,
+        clock_skew: row.clock_skew,
+        values: row.values.into_iter().map(read).collect(),
+    })
+}
+
+#[async_trait]
+impl Latest for EmbeddedStore {
+    async fn load(&self, after: Option<&DeviceKey>, limit: usize) -> Result<Vec<LatestState>> {
+        let from = after.map_or_else(Vec::new, keys::after_device);
+        self.blocking(move |inner| inner.states(&from, None, limit)).await
     }
 
     async fn store(&self, states: Vec<LatestState>) -> Result<()> {

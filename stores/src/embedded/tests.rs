@@ -107,7 +107,7 @@ async fn a_disk_that_was_full_needs_nothing_but_space() {
         store.write(vec![block("a", round * 10, 10)]).await.unwrap();
         store.write(vec![block("a", round * weeks, 10)]).await.unwrap();
         Latest::store(&store, vec![state("a", 1 + round.unsigned_abs())]).await.unwrap();
-        assert_eq!(Latest::load(&store).await.unwrap(), [state("a", 1 + round.unsigned_abs())]);
+        assert_eq!(Latest::load(&store, None, 100).await.unwrap(), [state("a", 1 + round.unsigned_abs())]);
     }
     assert_eq!(values(&store, "a", TimeRange::ALL).await.len(), 70);
     assert_eq!(History::count(&store).await.unwrap(), [("default".into(), 70)]);
@@ -306,7 +306,7 @@ async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
         store.mark_replayed("default", "l", 3, "ingest", 99).await.unwrap();
     }
     let store = open(dir.path());
-    assert_eq!(Latest::load(&store).await.unwrap(), [state]);
+    assert_eq!(Latest::load(&store, None, 100).await.unwrap(), [state]);
     assert_eq!(Retained::load(&store).await.unwrap(), [kept]);
     assert_eq!(DeadLetters::count(&store).await.unwrap(), [("default".into(), 5)]);
     let all = store.list("default", None, 2).await.unwrap();
@@ -357,7 +357,7 @@ async fn a_copy_holds_what_the_cursors_had_passed_and_nothing_else() {
     let copied = open(&copy);
     assert_eq!(values(&copied, "a", TimeRange::ALL).await, (0..200).collect::<Vec<_>>());
     assert_eq!(History::count(&copied).await.unwrap(), [("default".into(), 200)]);
-    assert_eq!(Latest::load(&copied).await.unwrap(), [state("a", 1)]);
+    assert_eq!(Latest::load(&copied, None, 100).await.unwrap(), [state("a", 1)]);
     let found = copied.list("default", None, 100).await.unwrap();
     let places: Vec<_> = found.iter().map(|letter| (letter.offset, letter.stage.as_str())).collect();
     let ingest = (0..5).map(|offset| (offset, "ingest"));

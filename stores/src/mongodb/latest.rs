@@ -107,8 +107,9 @@ fn decode(collection: &str, document: &RawDocument) -> Result<LatestState> {
 
 #[async_trait]
 impl Latest for MongoStore {
-    async fn load(&self) -> Result<Vec<LatestState>> {
-        self.server().await?.states(doc! {}, None).await
+    async fn load(&self, after: Option<&DeviceKey>, limit: usize) -> Result<Vec<LatestState>> {
+        let filter = after.map_or_else(Document::new, |after| doc! { "_id": { "$gt": id(after) } });
+        self.server().await?.states(filter, Some(limit)).await
     }
 
     async fn store(&self, states: Vec<LatestState>) -> Result<()> {
@@ -141,18 +142,20 @@ impl LatestView for MongoStore {
     }
 
     async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
         let from = format!("{tenant}#{}", after.unwrap_or_default());
         // `$` follows `#`.
         let filter = doc! { "_id": { "$gt": from, "$lt": format!("{tenant}$") } };
-        self.server().await?.states(filter, Some(i64::try_from(limit).unwrap_or(i64::MAX))).await
+        self.server().await?.states(filter, Some(limit)).await
     }
 }
 
 impl Server {
-    async fn states(&self, filter: Document, limit: Option<i64>) -> Result<Vec<LatestState>> {
+    async fn states(&self, filter: Document, limit: Option<usize>) -> Result<Vec<LatestState>> {
+        // The server takes 0 for no limit.
+        if limit == Some(0) {
+            return Ok(Vec::new());
+        }
+        let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
         let devices = self.collection(DEVICES);
         let request = devices.find(filter).sort(doc! { "_id": 1 }).batch_size(10_000);
         let request = request.optional(limit, mongodb::action::Find::limit);

@@ -1,6 +1,7 @@
 //! Latest states in memory, durable when they are stored.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use async_trait::async_trait;
 use model::DeviceKey;
@@ -27,9 +28,11 @@ impl MemoryStore {
 
 #[async_trait]
 impl Latest for MemoryStore {
-    async fn load(&self) -> Result<Vec<LatestState>> {
+    async fn load(&self, after: Option<&DeviceKey>, limit: usize) -> Result<Vec<LatestState>> {
         self.faults.read().await?;
-        Ok(self.latest.0.lock().values().cloned().collect())
+        let states = self.latest.0.lock();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(states.range::<DeviceKey, _>((from, Bound::Unbounded)).take(limit).map(|(_, state)| state.clone()).collect())
     }
 
     async fn store(&self, states: Vec<LatestState>) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Promises of a store of latest states.
 
-use model::Value;
-use weir_stores::contract::{Latest, LatestState, LatestValue};
+use model::{DeviceKey, Value};
+use weir_stores::contract::{Latest, LatestState, LatestValue, LatestView};
 
 use crate::data::device;
 use crate::world::World;
@@ -15,7 +15,7 @@ pub(crate) fn state(id: &str, values: Vec<LatestValue>) -> LatestState {
 }
 
 async fn load(store: &impl Latest) -> Vec<LatestState> {
-    let mut states = store.load().await.unwrap();
+    let mut states = store.load(None, 100).await.unwrap();
     states.sort_by(|a, b| a.device.cmp(&b.device));
     states
 }
@@ -42,6 +42,42 @@ pub(crate) async fn states_come_back_as_they_were_stored(mut world: impl World) 
     expected.sort_by(|a, b| a.device.cmp(&b.device));
     assert_eq!(load(store).await, expected);
     assert_eq!(load(world.open_again().await).await, expected);
+}
+
+pub(crate) async fn states_are_found_by_device_and_read_in_pages(mut world: impl World) {
+    let store = world.open().await;
+    let of = |tenant: &str, n: i64| LatestState {
+        device: DeviceKey::new(tenant, &format!("d{n}")).unwrap(),
+        ..state("x", vec![value("x", Value::Int(n), n, None, n)])
+    };
+    let north: Vec<_> = (0..5).map(|n| of("north", n)).collect();
+    let other = [of("north.2", 1), of("nort", 2)];
+    Latest::store(store, north.iter().chain(&other).cloned().collect()).await.unwrap();
+
+    let mut all = Vec::new();
+    loop {
+        let page = store.load(all.last().map(|state: &LatestState| &state.device), 3).await.unwrap();
+        assert!(page.len() <= 3);
+        if page.is_empty() {
+            break;
+        }
+        all.extend(page);
+    }
+    all.sort_by(|a, b| a.device.cmp(&b.device));
+    let mut expected: Vec<_> = north.iter().chain(&other).cloned().collect();
+    expected.sort_by(|a, b| a.device.cmp(&b.device));
+    assert_eq!(all, expected, "each once");
+
+    let unknown = DeviceKey::new("north", "d").unwrap();
+    let asked = [north[3].device.clone(), unknown, other[0].device.clone(), north[3].device.clone()];
+    let found = store.get(&asked).await.unwrap();
+    assert_eq!(found, [Some(north[3].clone()), None, Some(other[0].clone()), Some(north[3].clone())]);
+
+    assert_eq!(store.list("north", None, 2).await.unwrap(), north[..2]);
+    assert_eq!(store.list("north", Some("d1"), 10).await.unwrap(), north[2..]);
+    assert_eq!(store.list("north", Some("d4"), 10).await.unwrap(), []);
+    assert_eq!(store.list("north", None, 0).await.unwrap(), []);
+    assert_eq!(store.list("south", None, 10).await.unwrap(), []);
 }
 
 pub(crate) async fn a_newer_state_takes_the_place_of_an_older_one(mut world: impl World) {

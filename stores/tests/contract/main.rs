@@ -59,6 +59,7 @@ promises! {
         synced_blocks_are_there_after_opening_again;
     latest:
         states_come_back_as_they_were_stored,
+        states_are_found_by_device_and_read_in_pages,
         a_newer_state_takes_the_place_of_an_older_one,
         texts_and_names_of_all_kinds_survive;
     letters:

@@ -48,7 +48,7 @@ pub(crate) async fn equal_devices_of_two_tenants_have_their_own_latest_state(mut
     Latest::store(store, states.to_vec()).await.unwrap();
     let later = LatestState { last_seen: 90, ..states[1].clone() };
     Latest::store(store, vec![later.clone()]).await.unwrap();
-    let mut held = Latest::load(store).await.unwrap();
+    let mut held = Latest::load(store, None, 10).await.unwrap();
     held.sort_by(|a, b| a.device.cmp(&b.device));
     assert_eq!(held, [states[0].clone(), later]);
 }

@@ -17,8 +17,8 @@ use crate::sink::{Load, Part, Refusal, Sink};
 use crate::sinks::history::cut::{self, Cut, Names, Placed};
 use crate::sinks::history::letter::refused_reading;
 use crate::sinks::history::memtable::Memtable;
+use crate::sinks::history::parts::{self, PartSize};
 use crate::sinks::history::recent::Recent;
-use crate::sinks::history::sink::part_bounds;
 
 /// Readings that are encoded and written at a time.
 const PART_READINGS: usize = 50_000;
@@ -29,6 +29,7 @@ pub(crate) struct ExportSink {
     name: Arc<str>,
     store: Arc<dyn Export>,
     filter: Arc<ExportFilter>,
+    parts: PartSize,
     tables: Mutex<Tables>,
     /// Changes only between two batches.
     recent: Mutex<Recent>,
@@ -59,8 +60,16 @@ impl Item {
 }
 
 impl ExportSink {
-    pub(crate) fn new(log: &str, name: Arc<str>, store: Arc<dyn Export>, filter: Arc<ExportFilter>) -> Self {
-        Self { log: log.into(), name, store, filter, tables: Mutex::default(), recent: Mutex::default() }
+    /// A sink of a log; `unflushed` bytes of memory are for readings that are not delivered.
+    pub(crate) fn new(
+        log: &str,
+        name: Arc<str>,
+        store: Arc<dyn Export>,
+        filter: Arc<ExportFilter>,
+        unflushed: u64,
+    ) -> Self {
+        let parts = PartSize::new(PART_READINGS, unflushed);
+        Self { log: log.into(), name, store, filter, parts, tables: Mutex::default(), recent: Mutex::default() }
     }
 }
 
@@ -112,22 +121,23 @@ impl Sink for ExportSink {
     }
 
     fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Item>> {
-        let (from, to) = part_bounds(batch, index, PART_READINGS)?;
+        let bounds = self.parts.bounds(batch, index)?;
         let mut part = Part::begin(if index == 0 { batch.passed().clone() } else { Tallies::new() });
         let recent = self.recent.lock();
         let (mut names, separate) = (Names::default(), self.store.needs_distinct_times());
-        for held in &batch.devices()[from..to] {
-            let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
-            let device = recent.device(&held.device);
-            rows.retain(|(_, reading)| !recent.knows(device, reading));
-            cut::sort_and_merge(&mut rows);
+        for held in &batch.devices()[bounds.devices.clone()] {
+            let settled = parts::settled(batch, held, &recent);
+            let share = bounds.share(settled.len());
+            let rows = &settled[share.clone()];
             let counts = entry(&mut part.tallies, &held.device.tenant);
-            counts.merged += (held.rows.len() - rows.len()) as u64;
+            if bounds.slice == 0 {
+                counts.merged += (held.rows.len() - settled.len()) as u64;
+            }
             counts.stored += rows.len() as u64;
-            count_hours(&mut part.hours, &held.device.tenant, &rows);
-            let (mut seqs, mut rest) = (place::seqs(&rows, separate), &rows[..]);
+            count_hours(&mut part.hours, &held.device.tenant, rows);
+            let (mut seqs, mut rest) = (place::seqs(&settled, separate)[share].to_vec(), rows);
             let wanted = |name: &str| self.filter.has_name(name);
-            for cut in cut::blocks(&self.log, &held.device, &rows, &mut names, &wanted) {
+            for cut in cut::blocks(&self.log, &held.device, rows, &mut names, &wanted) {
                 let (here, after) = rest.split_at(cut.offsets.len());
                 let later = seqs.split_off(here.len());
                 part.items.push(Item { seqs: std::mem::replace(&mut seqs, later), traces: traces(here), cut });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use buffer::frame::{Frame, ReadingRef, Record};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use model::{DeviceKey, Nanos, TimeRange};
+use model::{DeviceKey, Nanos, Schema, TimeRange};
 
 use crate::accounting::tallies::{Tallies, count_passed, entry};
 use crate::sinks::export::filter::ExportFilter;
@@ -26,6 +26,31 @@ pub(crate) struct Row {
 pub(crate) struct DeviceRows {
     pub(crate) device: Arc<DeviceKey>,
     pub(crate) rows: Vec<Row>,
+    /// Names of the last reading.
+    schema: Option<Arc<Schema>>,
+    block_bytes: u64,
+}
+
+/// Memory of a row of a block besides its values.
+const BLOCK_ROW_BYTES: u64 = 64;
+/// Memory of a column of a block: its name, its rows and its values, when there are few.
+const COLUMN_BYTES: u64 = 320;
+
+impl DeviceRows {
+    fn add(&mut self, row: Row, reading: &ReadingRef<'_>) {
+        self.rows.push(row);
+        self.block_bytes += BLOCK_ROW_BYTES + 2 * reading.value_bytes().len() as u64;
+        let is_same = |schema: &Arc<Schema>| Arc::ptr_eq(schema, reading.schema) || schema == reading.schema;
+        if !self.schema.as_ref().is_some_and(is_same) {
+            self.block_bytes += COLUMN_BYTES * reading.schema.names().len() as u64;
+            self.schema = Some(Arc::clone(reading.schema));
+        }
+    }
+
+    /// Memory that blocks of the rows take, near enough for a bound.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.block_bytes
+    }
 }
 
 /// The readings of one range of a log.
@@ -41,7 +66,7 @@ pub(crate) struct Memtable {
 }
 
 /// Memory of a device besides its rows.
-const DEVICE_BYTES: u64 = 160;
+const DEVICE_BYTES: u64 = 200;
 const ROW_BYTES: u64 = 2 * size_of::<Row>() as u64;
 
 impl Memtable {
@@ -75,12 +100,13 @@ impl Memtable {
                 entry(&mut self.passed, &reading.device.tenant).filtered += 1;
                 continue;
             };
-            self.devices[device as usize].rows.push(Row { time: reading.time, offset, frame: place, position });
+            let row = Row { time: reading.time, offset, frame: place, position };
+            self.devices[device as usize].add(row, &reading);
             self.readings += 1;
         }
         let new_devices = (self.devices.len() - before.1) as u64;
         if self.readings > before.0 {
-            self.bytes += frame_bytes(frame) + (self.readings - before.0) * ROW_BYTES + new_devices * DEVICE_BYTES;
+            self.bytes += frame.memory() as u64 + (self.readings - before.0) * ROW_BYTES + new_devices * DEVICE_BYTES;
             self.frames.push(frame.clone());
         }
     }
@@ -102,7 +128,8 @@ impl Memtable {
             return *place;
         }
         let place = u32::try_from(self.devices.len()).expect("a range has fewer than 2^32 devices");
-        self.devices.push(DeviceRows { device: Arc::clone(device), rows: Vec::new() });
+        let rows = DeviceRows { device: Arc::clone(device), rows: Vec::new(), schema: None, block_bytes: 0 };
+        self.devices.push(rows);
         self.index.insert(Arc::clone(device), place);
         place
     }
@@ -148,10 +175,4 @@ pub(crate) fn reading_of<'a>(frame: &'a Frame, row: &Row) -> ReadingRef<'a> {
         Some(Record::Reading(reading)) => reading,
         _ => unreachable!("rows point at readings"),
     }
-}
-
-fn frame_bytes(frame: &Frame) -> u64 {
-    let header = frame.header();
-    let unpacked = if header.raw_bytes == header.body_bytes { 0 } else { u64::from(header.raw_bytes) };
-    frame.bytes().len() as u64 + unpacked + 96 * frame.devices().len() as u64
 }

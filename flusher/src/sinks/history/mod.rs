@@ -5,6 +5,7 @@ mod columns;
 pub(crate) mod cut;
 pub(crate) mod letter;
 pub(crate) mod memtable;
+pub(crate) mod parts;
 pub(crate) mod recent;
 pub(crate) mod same;
 pub(crate) mod sink;

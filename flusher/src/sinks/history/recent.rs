@@ -24,7 +24,8 @@ const READ_BYTES: usize = 1 << 20;
 
 /// A reading as a hash: device, own time, sequence and values. Two that meet cannot be made without
 /// the seed.
-type Key = u128;
+/// In two halves, so that an entry has no padding.
+type Key = [u64; 2];
 
 /// A device's part of the keys.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +79,10 @@ impl Recent {
     /// Notes that all readings of a range are stored, up to `done_to`.
     pub(crate) fn stored(&mut self, range: &Memtable, done_to: u64) {
         let least = done_to.saturating_sub(WINDOW);
+        // First, so that the table does not grow for entries that leave.
+        if self.offsets.len() as u64 + range.readings().min(WINDOW) > WINDOW {
+            self.offsets.retain(|_, offset| *offset >= least);
+        }
         for held in range.devices() {
             let device = self.device(&held.device);
             for row in held.rows.iter().filter(|row| (least..done_to).contains(&row.offset)) {
@@ -85,9 +90,6 @@ impl Recent {
             }
         }
         self.done_to = done_to;
-        if self.offsets.len() as u64 > 2 * WINDOW {
-            self.offsets.retain(|_, offset| *offset >= least);
-        }
     }
 
     fn add(&mut self, device: OfDevice, reading: &ReadingRef<'_>, offset: u64) {
@@ -114,6 +116,7 @@ impl Recent {
             moment[16] = 1;
         }
         let moment = xxh3_128_with_seed(&moment, self.seed);
-        Some(device.wrapping_add(moment).wrapping_add(same::digest(self.seed, reading)))
+        let key = device.wrapping_add(moment).wrapping_add(same::digest(self.seed, reading));
+        Some([key as u64, (key >> 64) as u64])
     }
 }

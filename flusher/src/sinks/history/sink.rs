@@ -12,6 +12,7 @@ use stores::contract::History;
 use super::cut::{self, Cut, Names};
 use super::letter::refused_reading;
 use super::memtable::{Memtable, Row};
+use super::parts::{self, PartSize};
 use super::recent::Recent;
 use crate::accounting::tallies::{Tallies, count_hours, entry};
 use crate::sink::{Load, Part, Refusal, Sink};
@@ -22,6 +23,7 @@ const PART_READINGS: usize = 131_072;
 pub(crate) struct HistorySink {
     log: Arc<str>,
     store: Arc<dyn History>,
+    parts: PartSize,
     tables: Mutex<Tables>,
     /// Changes only between two ranges.
     recent: Mutex<Recent>,
@@ -43,11 +45,13 @@ pub(crate) struct Unflushed {
 }
 
 impl HistorySink {
-    /// A sink of a log whose records below `done_to` are stored.
-    pub(crate) fn new(log: &str, store: Arc<dyn History>, done_to: u64) -> Self {
+    /// A sink of a log whose records below `done_to` are stored; `unflushed` bytes of memory are
+    /// for those that are not.
+    pub(crate) fn new(log: &str, store: Arc<dyn History>, done_to: u64, unflushed: u64) -> Self {
         let tables = Tables { taken_to: done_to, ..Tables::default() };
         store.done(log, done_to);
-        Self { log: log.into(), store, tables: Mutex::new(tables), recent: Mutex::default() }
+        let parts = PartSize::new(PART_READINGS, unflushed);
+        Self { log: log.into(), store, parts, tables: Mutex::new(tables), recent: Mutex::default() }
     }
 
     /// Name of the log.
@@ -101,21 +105,20 @@ impl Sink for HistorySink {
     }
 
     fn cut(&self, batch: &Arc<Memtable>, index: usize) -> Option<Part<Cut>> {
-        let (from, to) = part_bounds(batch, index, PART_READINGS)?;
+        let bounds = self.parts.bounds(batch, index)?;
         let recent = self.recent.lock();
         let mut part = Part::begin(if index == 0 { batch.passed().clone() } else { Tallies::new() });
         let mut names = Names::default();
-        for held in &batch.devices()[from..to] {
-            let mut rows: Vec<_> = held.rows.iter().map(|row| (row.offset, batch.reading(row))).collect();
-            let device = recent.device(&held.device);
-            rows.retain(|(_, reading)| !recent.knows(device, reading));
-            cut::sort_and_merge(&mut rows);
-            let merged = (held.rows.len() - rows.len()) as u64;
+        for held in &batch.devices()[bounds.devices.clone()] {
+            let settled = parts::settled(batch, held, &recent);
+            let rows = &settled[bounds.share(settled.len())];
             let counts = entry(&mut part.tallies, &held.device.tenant);
-            counts.merged += merged;
+            if bounds.slice == 0 {
+                counts.merged += (held.rows.len() - settled.len()) as u64;
+            }
             counts.stored += rows.len() as u64;
-            count_hours(&mut part.hours, &held.device.tenant, &rows);
-            part.items.append(&mut cut::cut(&self.log, &held.device, &rows, &mut names));
+            count_hours(&mut part.hours, &held.device.tenant, rows);
+            part.items.append(&mut cut::cut(&self.log, &held.device, rows, &mut names));
         }
         Some(part)
     }
@@ -149,27 +152,4 @@ impl Sink for HistorySink {
         // Freed outside the lock.
         drop(finished);
     }
-}
-
-/// The devices of part `index`: as many as make about `most` readings, at least one. The first part
-/// is there even when it is empty, for the records that are no readings.
-pub(crate) fn part_bounds(table: &Memtable, index: usize, most: usize) -> Option<(usize, usize)> {
-    let devices = table.devices();
-    let mut from = 0;
-    for part in 0.. {
-        let mut readings = 0;
-        let mut to = from;
-        while to < devices.len() && (to == from || readings + devices[to].rows.len() <= most) {
-            readings += devices[to].rows.len();
-            to += 1;
-        }
-        if part == index {
-            return (part == 0 || from < to).then_some((from, to));
-        }
-        if from == to {
-            return None;
-        }
-        from = to;
-    }
-    None
 }

@@ -6,6 +6,8 @@ use model::{Schema, ValueRef};
 use stores::{Block, ColumnData};
 
 use super::cut::{self, Cut, Names, Placed};
+use super::memtable::{DeviceRows, Memtable};
+use super::parts::{self, PartBounds, PartSize};
 use super::recent::{self, Recent};
 use crate::testing::{FakeLog, device, frame, numbers, plain, stage};
 
@@ -210,4 +212,56 @@ async fn what_was_stored_before_a_restart_is_known_from_the_log_as_far_back_as_t
     assert!(!knows(last, time(last) + 1, true), "another time is another reading");
     assert!(!knows(last, time(last), false), "without a time of its own nothing is known to be the same");
     assert!(!knows(last + 7, time(last), true), "another content is another reading");
+}
+
+/// The parts of a range with a limit on bytes: the numbers of readings in the cuts of each.
+fn parts(table: &Memtable, size: PartSize) -> Vec<Vec<Cut>> {
+    let recent = Recent::default();
+    let part = |bounds: PartBounds| -> Vec<Cut> {
+        let cut = |held: &DeviceRows| {
+            let settled = parts::settled(table, held, &recent);
+            cut::cut(&"log".into(), &held.device, &settled[bounds.share(settled.len())], &mut Names::default())
+        };
+        table.devices()[bounds.devices.clone()].iter().flat_map(cut).collect()
+    };
+    (0..).map_while(|index| size.bounds(table, index)).map(part).collect()
+}
+
+#[test]
+fn parts_have_a_bound_in_bytes_and_together_hold_each_reading_once() {
+    let frame = frame(0, |staged| {
+        // Devices 1 and 3 repeat their names, device 0 has new ones in each reading.
+        for n in 0..400_i64 {
+            let names: Vec<String> =
+                (0..20).map(|at| format!("v{}", if n % 4 == 0 { 20 * n + at } else { at })).collect();
+            let schema = Arc::new(Schema::new(&names));
+            let header = ReadingHeader { time: n * SECOND, received: n, ..plain() };
+            let owner = Arc::new(device(n.unsigned_abs(), 4));
+            staged.reading(&owner, &schema, &header, (0..20).map(|at| Some(ValueRef::Int(n * 20 + at))));
+        }
+    });
+    let mut table = Memtable::default();
+    table.take(&frame, 0, 400);
+    let whole = parts(&table, PartSize { readings: 1_000, bytes: u64::MAX });
+    assert_eq!(whole.len(), 1);
+    let bytes = 100_000;
+    let sliced = parts(&table, PartSize { readings: 1_000, bytes });
+    assert!((7..20).contains(&sliced.len()), "{}", sliced.len());
+    let cells = |cuts: &[Cut]| cuts.iter().map(|cut| cut.block.columns.len()).sum::<usize>();
+    assert!(sliced.iter().all(|cuts| cells(cuts) < 400), "columns are what takes memory");
+    let offsets = |parts: &[Vec<Cut>]| {
+        let mut offsets: Vec<u64> = parts.iter().flatten().flat_map(|cut| cut.offsets.clone()).collect();
+        offsets.sort_unstable();
+        offsets
+    };
+    assert_eq!(offsets(&sliced), (0..400).collect::<Vec<u64>>());
+    assert_eq!(offsets(&whole), offsets(&sliced));
+    // By number of readings, whole devices stay together.
+    let counted = parts(&table, PartSize { readings: 150, bytes: u64::MAX });
+    assert_eq!(
+        counted.iter().map(|cuts| cuts.iter().map(|cut| cut.offsets.len()).sum()).collect::<Vec<usize>>(),
+        [100; 4]
+    );
+    let empty = PartSize { readings: 1, bytes: 1 };
+    assert_eq!(parts(&Memtable::default(), empty), [Vec::new()], "for records that are no readings");
 }

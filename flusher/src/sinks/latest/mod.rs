@@ -3,11 +3,13 @@
 
 mod map;
 mod order;
+mod question;
 mod sink;
 mod states;
 mod values;
 
-pub(crate) use map::LatestMap;
+pub(crate) use map::{Bounds, LatestMap};
+pub(crate) use question::Question;
 pub(crate) use sink::LatestSink;
 pub(crate) use states::States;
 

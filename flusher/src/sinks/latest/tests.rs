@@ -4,8 +4,10 @@ use proptest::prelude::*;
 
 use stores::contract::LatestValue;
 
-use super::LatestMap;
-use crate::testing::{device, frame, plain};
+use super::{Bounds, LatestMap};
+use crate::testing::{device, frame, plain, stage};
+
+const NAMES: Bounds = Bounds { names: 1_000, device_bytes: u64::MAX, bytes: u64::MAX };
 
 type Event = (i64, Option<u64>, i64, Option<i64>, Option<i64>);
 
@@ -169,7 +171,7 @@ fn apply_all(map: &mut LatestMap, frame: &buffer::frame::Frame) -> u64 {
 #[test]
 fn names_are_taken_and_merged_in_linear_time() {
     stores::testing::assert_linear(new_names, |frame| {
-        let (mut map, mut bounded) = (LatestMap::default(), LatestMap::with_max_names(1_000));
+        let (mut map, mut bounded) = (LatestMap::default(), LatestMap::new(NAMES));
         assert_eq!(apply_all(&mut map, frame), 0);
         assert!(apply_all(&mut bounded, frame) > 0);
         let state = map.get(&device(0, 1)).unwrap();
@@ -179,7 +181,7 @@ fn names_are_taken_and_merged_in_linear_time() {
 
 #[test]
 fn of_too_many_names_those_with_the_newest_values_are_kept_and_none_goes_backwards() {
-    let mut map = LatestMap::with_max_names(1_000);
+    let mut map = LatestMap::new(NAMES);
     let left_out = apply_all(&mut map, &new_names(100_000));
     let state = map.get(&device(0, 1)).unwrap();
     assert!((875..=1_000).contains(&state.values.len()), "{}", state.values.len());
@@ -188,4 +190,116 @@ fn of_too_many_names_those_with_the_newest_values_are_kept_and_none_goes_backwar
     // The same messages again: what was left out does not come back.
     assert_eq!(apply_all(&mut map, &new_names(90_000)), 0);
     assert_eq!(map.get(&device(0, 1)).unwrap().values, state.values);
+}
+
+/// Takes reading `n`, of device `n` modulo `devices`.
+fn take(map: &mut LatestMap, n: u64, devices: u64) -> u32 {
+    let frame = frame(n, |staged| stage(staged, "default", n, devices));
+    let Some((_, Record::Reading(reading))) = frame.records().next() else { panic!("a reading") };
+    let place = map.place(reading.device);
+    map.apply(place, &reading);
+    place
+}
+
+/// A bound in which this many states of [`stage`] fit.
+fn room_for(states: u64) -> Bounds {
+    let mut map = LatestMap::default();
+    for n in 0..8 {
+        take(&mut map, n, 8);
+    }
+    Bounds { names: 100, device_bytes: u64::MAX, bytes: map.bytes() / 8 * states + 1 }
+}
+
+#[test]
+fn stored_states_leave_a_full_memory_in_the_order_in_which_they_were_stored() {
+    let mut map = LatestMap::new(room_for(10));
+    map.set_whole();
+    let places: Vec<u32> = (0..20).map(|n| take(&mut map, n, 1_000)).collect();
+    places.iter().for_each(|place| map.pin(*place));
+    map.shrink();
+    assert_eq!(map.list("default", None, 100).len(), 20, "none is stored");
+    assert_eq!((map.pinned_bytes(), map.is_whole()), (map.bytes(), true));
+
+    // Device 3 was stored last, device 4 has changes of two batches.
+    map.pin(places[4]);
+    map.unpin(&places[10..20]);
+    map.unpin(&[&places[..3], &places[4..10], &places[3..4]].concat());
+    let left: Vec<u64> = (0..20).filter(|n| map.get(&device(*n, 1_000)).is_some()).collect();
+    assert_eq!(left.len(), 10);
+    assert!(left.contains(&3) && left.contains(&4) && !left.iter().any(|n| *n > 9), "{left:?}");
+    assert!(!map.is_whole());
+    (100..109).for_each(|n| {
+        let place = take(&mut map, n, 1_000);
+        map.pin(place);
+        map.shrink();
+    });
+    let left: Vec<u64> = (0..20).filter(|n| map.get(&device(*n, 1_000)).is_some()).collect();
+    assert_eq!(left, [4], "device 3 was the last of the others");
+    map.unpin(&[places[4]]);
+    map.shrink();
+    assert!((9..=10).contains(&map.list("default", None, 100).len()));
+
+    // Places are used again, and the order does not keep what is over.
+    for n in 0..100_000 {
+        let place = take(&mut map, n, 5_000);
+        map.pin(place);
+        map.unpin(&[place]);
+    }
+    assert!(map.bytes() <= room_for(10).bytes);
+}
+
+#[test]
+fn a_device_that_left_and_comes_back_goes_on_where_it_was_once_its_stored_state_is_filled_in() {
+    let (mut map, mut whole) = (LatestMap::new(room_for(3)), LatestMap::default());
+    let mut stored = std::collections::HashMap::new();
+    for n in 0..200_u64 {
+        // Some devices come back often, some late.
+        let n = n * n % 57;
+        take(&mut whole, n, 10);
+        let place = take(&mut map, n, 10);
+        map.pin(place);
+        let partial = map.partial([&device(n, 10)]);
+        assert_eq!(partial.is_empty(), map.has_all_of(&device(n, 10)));
+        partial.iter().for_each(|partial| map.fill(partial, stored.get(&device(n, 10)).cloned()));
+        // A second answer of the store changes nothing.
+        partial.iter().for_each(|partial| map.fill(partial, stored.get(&device(n, 10)).cloned()));
+        let state = map.get(&device(n, 10)).unwrap();
+        assert_eq!(Some(&state), whole.get(&device(n, 10)).as_ref());
+        stored.insert(device(n, 10), state);
+        map.unpin(&[place]);
+    }
+    assert_eq!(stored.len(), 10);
+}
+
+#[test]
+fn an_answer_for_a_state_that_has_left_meanwhile_is_not_taken() {
+    let mut map = LatestMap::new(room_for(1));
+    let stored = {
+        let mut before = LatestMap::default();
+        take(&mut before, 0, 100);
+        before.get(&device(0, 100)).unwrap()
+    };
+    let place = take(&mut map, 100, 100);
+    let [partial] = &map.partial([&device(0, 100)])[..] else { panic!("a partial state") };
+    let partial = partial.clone();
+    map.fill(&partial, Some(stored.clone()));
+    map.pin(place);
+    map.unpin(&[place]);
+    take(&mut map, 1, 100);
+    map.shrink();
+    assert_eq!(map.get(&device(0, 100)), None, "it has left");
+    take(&mut map, 200, 100);
+    map.fill(&partial, Some(stored));
+    assert_eq!(map.get(&device(0, 100)).unwrap().readings, 1, "the store has more by now");
+    assert!(!map.has_all_of(&device(0, 100)));
+}
+
+#[test]
+fn one_device_has_a_bound_in_bytes_too() {
+    let mut map = LatestMap::new(Bounds { names: usize::MAX, device_bytes: 20_000, bytes: u64::MAX });
+    let left_out = apply_all(&mut map, &new_names(2_000));
+    let state = map.get(&device(0, 1)).unwrap();
+    assert_eq!(left_out + state.values.len() as u64, 2_000);
+    assert!((50..200).contains(&state.values.len()), "{}", state.values.len());
+    assert!(map.bytes() < 40_000, "{}", map.bytes());
 }

@@ -13,6 +13,9 @@ use super::order;
 
 /// Names are looked up in an index when there are more.
 const FEW: usize = 16;
+/// Memory of a name or a text besides its characters: the counts of an `Arc`, and what the
+/// allocator adds.
+const TEXT_BYTES: u64 = 24;
 /// When there are too many names, this share of those allowed is left out at once, so that the rest
 /// is not looked through for each new one.
 const SHARE: usize = 8;
@@ -30,9 +33,23 @@ pub(super) struct Values {
     /// Age and name of the newest value that was left out. No older one is taken for a name that is
     /// not there: a name that comes back has not gone backwards.
     floor: Option<(Age, Arc<str>)>,
+    /// Memory of the names and texts.
+    texts: u64,
 }
 
 impl Values {
+    /// Makes room for the values of a first reading.
+    pub(super) fn expect(&mut self, values: usize) {
+        if self.all.is_empty() {
+            self.all.reserve_exact(values);
+        }
+    }
+
+    /// Memory of the values.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.all.capacity() * size_of::<LatestValue>() + self.index.capacity() * 8) as u64 + self.texts
+    }
+
     /// Takes a value of a reading, unless there is a newer one; `hint` is where it may stand.
     pub(super) fn put(
         &mut self,
@@ -68,7 +85,11 @@ impl Values {
         match (&mut held.value, value) {
             // Texts mostly stay: do not allocate the same again.
             (Value::Str(text), ValueRef::Str(new)) if **text == *new => {}
-            (held, new) => *held = new.to_owned(),
+            (held, new) => {
+                self.texts -= text_bytes(held);
+                *held = new.to_owned();
+                self.texts += text_bytes(held);
+            }
         }
     }
 
@@ -76,25 +97,34 @@ impl Values {
     pub(super) fn merge(&mut self, values: Vec<LatestValue>, hasher: &RandomState) {
         for value in values {
             match self.find(&value.name, hasher) {
-                Some(place) if value.age() > self.all[place].age() => self.all[place] = value,
+                Some(place) if value.age() > self.all[place].age() => {
+                    self.texts = self.texts - text_bytes(&self.all[place].value) + text_bytes(&value.value);
+                    self.all[place] = value;
+                }
                 Some(_) => {}
                 None => self.add(value, hasher),
             }
         }
     }
 
-    /// Leaves out the names with the oldest values when there are more than `most`. Returns their
-    /// number.
-    pub(super) fn keep_newest(&mut self, most: usize, hasher: &RandomState) -> u64 {
-        if self.all.len() <= most {
+    /// Leaves out the names with the oldest values when there are more than `most`, or when they
+    /// take more than `bytes`, but not the last one. Returns their number.
+    pub(super) fn keep_newest(&mut self, most: usize, bytes: u64, hasher: &RandomState) -> u64 {
+        let before = self.all.len();
+        let is_large = before > 1 && self.bytes() > bytes;
+        if before <= most && !is_large {
             return 0;
         }
-        let before = self.all.len();
-        let left_out = before - (most - most / SHARE);
+        let fit = if is_large { (before as f64 * (bytes as f64 / self.bytes() as f64)) as usize } else { before };
+        let left = most.min(fit);
+        let left = (left - left / SHARE).clamp(1, before - 1);
+        let left_out = before - left;
         let mut ages: Vec<(Age, Arc<str>)> = self.all.iter().map(|v| (v.age(), Arc::clone(&v.name))).collect();
         let (_, floor, _) = ages.select_nth_unstable(left_out - 1);
         let floor = floor.clone();
         self.all.retain(|value| (value.age(), &value.name) > (floor.0, &floor.1));
+        self.all.shrink_to(left + left / SHARE);
+        self.texts = self.all.iter().map(bytes_of).sum();
         self.floor = Some(floor);
         self.index = HashTable::new();
         self.fill_index(hasher);
@@ -120,6 +150,7 @@ impl Values {
         if self.floor.as_ref().is_some_and(|(floor, name)| (value.age(), &value.name) <= (*floor, name)) {
             return;
         }
+        self.texts += bytes_of(&value);
         self.all.push(value);
         self.fill_index(hasher);
     }
@@ -135,5 +166,17 @@ impl Values {
             let place = u32::try_from(place).expect("a device has fewer than 2^32 names");
             index.insert_unique(hash(&place), place, hash);
         }
+    }
+}
+
+/// Memory of the texts of a value.
+fn bytes_of(value: &LatestValue) -> u64 {
+    TEXT_BYTES + value.name.len() as u64 + text_bytes(&value.value)
+}
+
+fn text_bytes(value: &Value) -> u64 {
+    match value {
+        Value::Str(text) => TEXT_BYTES + text.len() as u64,
+        Value::Float(_) | Value::Int(_) | Value::Bool(_) => 0,
     }
 }

@@ -46,7 +46,7 @@ async fn a_server_that_is_away_at_the_start_is_waited_for_and_every_call_is_refu
         busy(store.write(vec![block(&device("a"), 0, 10)]).await),
         busy(store.find(&device("a"), model::TimeRange::ALL).await),
         busy(History::count(&store).await),
-        busy(Latest::load(&store).await),
+        busy(Latest::load(&store, None, 10).await),
         busy(Retained::load(&store).await),
         busy(store.put(Vec::new()).await),
         busy(DeadLetters::list(&store, "default", None, 1).await),

@@ -66,7 +66,7 @@ async fn states_of_several_writers_merge_in_any_order_to_the_same() {
     for round in rounds {
         Latest::store(store, round).await.unwrap();
     }
-    let mut held = store.load().await.unwrap();
+    let mut held = store.load(None, 1_000).await.unwrap();
     held.sort_by(|a, b| a.device.cmp(&b.device));
     expected.sort_by(|a, b| a.device.cmp(&b.device));
     assert_eq!(held, expected);
@@ -94,7 +94,7 @@ async fn writers_at_one_time_lose_nothing() {
         });
     }
     tokio::time::timeout(std::time::Duration::from_secs(60), writers.join_all()).await.unwrap();
-    for state in store.load().await.unwrap() {
+    for state in store.load(None, 1_000).await.unwrap() {
         let values: Vec<_> = state.values.iter().map(|v| (v.name.to_string(), v.value.clone())).collect();
         assert_eq!(values, (0..4).map(|w| (format!("v{w}"), Value::Int(9))).collect::<Vec<_>>());
     }

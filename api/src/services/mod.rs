@@ -8,6 +8,7 @@ mod gaps;
 mod latest;
 mod operations;
 mod readings;
+mod states;
 mod stream;
 mod telemetry;
 
@@ -21,6 +22,7 @@ pub(crate) use dead_letters::DeadLetterApi;
 pub(crate) use devices::{DeviceApi, device_filter, scan};
 pub(crate) use exports::ExportApi;
 pub(crate) use operations::OperationsApi;
+pub(crate) use states::Steps;
 pub(crate) use telemetry::TelemetryApi;
 
 use crate::metrics::Metrics;

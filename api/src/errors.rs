@@ -84,8 +84,12 @@ pub(crate) fn exhausted(what: &str, limit: usize) -> Status {
 
 /// The memory for answers is used up.
 pub(crate) fn memory(full: model::Full) -> Status {
-    let message = format!("{full}: try again later");
-    let mut details = details("MEMORY_EXHAUSTED", &[("limit", &full.capacity.to_string())]);
+    crowded(full.capacity, format!("{full}: try again later"))
+}
+
+/// As [`memory`], with a message of its own.
+pub(crate) fn crowded(limit: usize, message: String) -> Status {
+    let mut details = details("MEMORY_EXHAUSTED", &[("limit", &limit.to_string())]);
     details.set_retry_info(Some(RETRY_AFTER));
     details.add_quota_failure_violation("server", &message);
     let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);

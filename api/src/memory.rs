@@ -10,6 +10,11 @@ const SHARE: usize = 4;
 /// Amounts are acquired from the budget in steps of this many bytes.
 const STEP: usize = 64 << 10;
 
+/// Returns the memory that one call may hold.
+pub(crate) fn share(budget: &Budget) -> usize {
+    budget.capacity() / SHARE
+}
+
 /// Counts the memory that one call holds. It is returned when the meter is dropped.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -21,7 +26,7 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(budget: &Budget) -> Self {
-        Self { held: budget.hold(), left: 0, most: budget.capacity() / SHARE }
+        Self { held: budget.hold(), left: 0, most: share(budget) }
     }
 
     /// Counts memory that is about to be allocated. `field` is the field of the request that

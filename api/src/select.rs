@@ -14,7 +14,7 @@ use crate::services::{Shared, device_filter, scan};
 
 /// Maximum number of devices that a call names.
 const MAX_NAMED: usize = 500;
-/// Devices read at one time while a filter is applied.
+/// Maximum number of devices read at one time while a filter is applied.
 const STEP: usize = 500;
 
 /// The selected devices.
@@ -106,10 +106,10 @@ impl Walk {
                 if *over {
                     return Ok(None);
                 }
-                let (states, next) = scan(shared, &self.tenant, filter, after.take(), STEP).await?;
+                let (found, next) = scan(shared, &self.tenant, filter, after.take(), STEP).await?;
                 *over = next.is_none();
                 *after = next;
-                *ready = states.into_iter().map(|s| s.device).collect::<Vec<_>>().into_iter();
+                *ready = found.states.into_iter().map(|s| s.device).collect::<Vec<_>>().into_iter();
             },
         }
     }

@@ -100,6 +100,13 @@ impl Held {
         self.budget.0.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Splits a part off the amount, at most all of it: an amount of its own.
+    pub fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { budget: self.budget.clone(), bytes }
+    }
+
     /// Grows or shrinks the amount to `bytes`.
     ///
     /// # Errors
@@ -135,6 +142,10 @@ mod tests {
         assert!(first.grow(1).is_err() && first.grow(usize::MAX).is_err());
         first.resize(10).unwrap();
         assert_eq!((first.bytes(), budget.held()), (10, 10));
+        let part = first.split(4);
+        assert_eq!((first.bytes(), part.bytes(), budget.held()), (6, 4, 10));
+        drop(part);
+        assert_eq!(budget.held(), 6);
         first.shrink(1_000);
         assert_eq!(budget.held(), 0, "no more is returned than was acquired");
         drop(first);

@@ -4,11 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use model::{Kind, Nanos, TimeRange, ValueRef};
+use model::{Held, Kind, Nanos, TimeRange, ValueRef};
 use stores::query::{BlockRows, Distinct};
 use stores::{Block, BlockMeta};
 
 use super::Order;
+use super::room::{Counted, ROW_BYTES};
 
 /// Position of a row: block and row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +22,25 @@ pub(crate) struct RowAt {
 #[derive(Debug, Clone)]
 pub(super) struct Piece {
     /// The selected columns.
-    pub(super) shown: Arc<Block>,
+    pub(super) shown: Counted,
     /// All columns, where they are known: two readings are told apart by all their values.
-    pub(super) whole: Option<Arc<Block>>,
+    pub(super) whole: Option<Counted>,
     /// Its place in the store; `None` for one of the tail.
     pub(super) meta: Option<BlockMeta>,
+}
+
+impl Piece {
+    /// Bytes of it, and of its rows while they are merged.
+    pub(super) fn cost(&self) -> usize {
+        let whole = self.whole.as_ref().filter(|whole| !whole.is(&self.shown));
+        self.shown.cost() + whole.map_or(0, Counted::cost)
+    }
+
+    /// The first row of it inside `range`, and the first one behind.
+    pub(super) fn rows_in(&self, range: TimeRange) -> std::ops::Range<usize> {
+        let times = &self.shown.times;
+        times.partition_point(|t| *t < range.start)..times.partition_point(|t| *t < range.end)
+    }
 }
 
 /// Rows of one device in order, each once.
@@ -34,11 +49,13 @@ pub(crate) struct Slice {
     blocks: Vec<Shown>,
     rows: Vec<RowAt>,
     columns: Vec<(Arc<str>, Kind)>,
+    /// The memory of the rows.
+    held: Held,
 }
 
 #[derive(Debug)]
 struct Shown {
-    rows: BlockRows<Arc<Block>>,
+    rows: BlockRows<Counted>,
     /// For each column of the block, its place among all columns.
     columns: Vec<u32>,
 }
@@ -54,22 +71,19 @@ pub(super) struct Draft {
 type Key = (Nanos, Option<u64>, Nanos, u64, u32);
 
 impl Draft {
-    /// The rows of `pieces` inside `range`. With `valued`, rows without a value are left out: they
-    /// have none of the selected columns.
-    pub(super) fn new(pieces: Vec<Piece>, range: TimeRange, valued: bool) -> Self {
-        let mut slice = Slice::of(&pieces);
-        for (b, block) in slice.blocks.iter().enumerate() {
-            let (rows, times) = (&block.rows, &block.rows.block().times);
-            let from = times.partition_point(|t| *t < range.start);
-            let to = times.partition_point(|t| *t < range.end);
-            let selected = (from..to).filter(|row| !valued || rows.has_value(*row));
-            slice.rows.extend(selected.map(|row| RowAt { block: index(b), row: index(row) }));
+    /// The rows of `pieces` inside `range`, for which `held` has [`ROW_BYTES`] each. With `valued`,
+    /// rows without a value are left out: they have none of the selected columns.
+    pub(super) fn new(pieces: Vec<Piece>, range: TimeRange, valued: bool, held: Held) -> Self {
+        let slice = Slice::of(&pieces, held);
+        let mut rows = Vec::with_capacity(slice.held.bytes() / ROW_BYTES);
+        for (b, piece) in pieces.iter().enumerate() {
+            let reader = &slice.blocks[b].rows;
+            let selected = piece.rows_in(range).filter(|row| !valued || reader.has_value(*row));
+            rows.extend(selected.map(|row| RowAt { block: index(b), row: index(row) }));
         }
-        let mut rows = std::mem::take(&mut slice.rows);
         // A stable sort is linear on sorted input, which is the usual case.
         rows.sort_by_key(|at| slice.key(*at));
-        slice.rows = rows;
-        Self { pieces, slice }
+        Self { pieces, slice: Slice { rows, ..slice } }
     }
 
     /// The places of the pieces that have rows of the same time and sequence as others, and whose
@@ -87,6 +101,10 @@ impl Draft {
         (0..self.pieces.len()).filter(lacks).collect()
     }
 
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
     /// The piece at a place.
     pub(super) fn piece(&mut self, at: usize) -> &mut Piece {
         &mut self.pieces[at]
@@ -97,36 +115,31 @@ impl Draft {
         let Self { pieces, mut slice } = self;
         let mut rows = std::mem::take(&mut slice.rows);
         if pieces.len() > 1 {
-            let is_whole =
-                |piece: &Piece| piece.whole.as_ref().filter(|whole| !Arc::ptr_eq(whole, &piece.shown)).cloned();
-            let whole: Vec<Option<BlockRows<Arc<Block>>>> =
+            let is_whole = |piece: &Piece| piece.whole.as_ref().filter(|whole| !whole.is(&piece.shown)).cloned();
+            let whole: Vec<Option<BlockRows<Counted>>> =
                 pieces.iter().map(|piece| is_whole(piece).map(BlockRows::new)).collect();
             let row = |at: RowAt| {
                 let place = at.block as usize;
                 (whole[place].as_ref().unwrap_or(&slice.blocks[place].rows), at.row as usize)
             };
-            let mut distinct = Distinct::default();
-            let mut kept = Vec::with_capacity(rows.len());
-            for run in rows.chunk_by(|a, b| slice.moment(*a) == slice.moment(*b)) {
-                // No block holds a reading twice: its writer has seen to that. Blocks that meet
-                // here are whole.
-                let alone = run.iter().all(|at| at.block == run[0].block);
-                let mut is_new =
-                    |at: &RowAt| alone || distinct.is_new(*at, pieces[at.block as usize].meta.is_some(), row);
-                kept.extend(run.iter().copied().filter(|at| is_new(at)));
-            }
-            rows = kept;
+            // No block holds a reading twice: its writer has seen to that. Blocks that meet here are
+            // whole.
+            let alone = |run: &[RowAt]| run.iter().all(|at| at.block == run[0].block);
+            let is_stored = |at: RowAt| pieces[at.block as usize].meta.is_some();
+            Distinct::default().retain(&mut rows, alone, is_stored, row);
         }
         if order == Order::Descending {
             rows.reverse();
         }
+        let unused = slice.held.bytes().saturating_sub(rows.capacity() * size_of::<RowAt>());
+        slice.held.shrink(unused);
         slice.rows = rows;
         slice
     }
 }
 
 impl Slice {
-    fn of(pieces: &[Piece]) -> Self {
+    fn of(pieces: &[Piece], held: Held) -> Self {
         let mut places: HashMap<(&str, Kind), u32, foldhash::fast::RandomState> = HashMap::default();
         let mut columns = Vec::new();
         let mut blocks = Vec::with_capacity(pieces.len());
@@ -140,9 +153,9 @@ impl Slice {
                 }
                 of_block.push(at);
             }
-            blocks.push(Shown { rows: BlockRows::new(Arc::clone(&piece.shown)), columns: of_block });
+            blocks.push(Shown { rows: BlockRows::new(piece.shown.clone()), columns: of_block });
         }
-        Self { blocks, rows: Vec::new(), columns }
+        Self { blocks, rows: Vec::new(), columns, held }
     }
 
     fn key(&self, at: RowAt) -> Key {
@@ -171,7 +184,7 @@ impl Slice {
         &self.rows
     }
 
-    fn reader(&self, at: RowAt) -> &BlockRows<Arc<Block>> {
+    fn reader(&self, at: RowAt) -> &BlockRows<Counted> {
         &self.blocks[at.block as usize].rows
     }
 

@@ -8,15 +8,16 @@ use proto::v1::{
     DeadLetter, GetDeadLetterRequest, ListDeadLettersRequest, ListDeadLettersResponse, ReplayDeadLettersRequest,
     ReplayDeadLettersResponse,
 };
+use stores::contract::LIST_BYTES;
 use stores::contract::{Deadletter, is_last};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::Shared;
 use crate::auth::Caller;
 use crate::backend::ReplayError;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
 use crate::token::{Kind, Query, Reader, Writer};
-use crate::{convert, errors, names};
+use crate::{convert, errors, memory, names};
 
 /// Letters read from the store at one time.
 const STEP: usize = 200;
@@ -104,6 +105,10 @@ impl DeadLetterApi {
         mut after: Option<PagePosition>,
         limit: usize,
     ) -> Result<(Vec<Deadletter>, Option<PagePosition>), Status> {
+        // A list and the page; a large letter may be in both beyond that.
+        let budget = &self.0.config.memory;
+        let bytes = (LIST_BYTES + PAGE_BYTES).min(memory::share(budget));
+        let _held = budget.acquire(bytes).map_err(errors::memory)?;
         let mut found = Vec::new();
         let (mut examined, mut bytes) = (0, 0);
         loop {
@@ -160,12 +165,17 @@ impl DeadLetterApi {
     async fn replay_all(&self, letters: &[Deadletter]) -> Result<ReplayDeadLettersResponse, Status> {
         let mut answer = ReplayDeadLettersResponse::default();
         for letter in letters {
-            match self.replay(letter).await? {
-                None => answer.replayed_count += 1,
-                Some(reason) => answer.failures.push(Failure { name: name(letter), reason }),
-            }
+            self.replay_into(letter, &mut answer).await?;
         }
         Ok(answer)
+    }
+
+    async fn replay_into(&self, letter: &Deadletter, answer: &mut ReplayDeadLettersResponse) -> Result<(), Status> {
+        match self.replay(letter).await? {
+            None => answer.replayed_count += 1,
+            Some(reason) => answer.failures.push(Failure { name: name(letter), reason }),
+        }
+        Ok(())
     }
 
     async fn replay_filtered(
@@ -230,11 +240,21 @@ impl DeadLetterService for DeadLetterApi {
         if request.names.is_empty() {
             return self.replay_filtered(&tenant, request, &page_token).await.map(Response::new);
         }
-        // All names are resolved before the first replay, so that a wrong one changes nothing.
-        let mut letters = Vec::with_capacity(request.names.len());
+        // All names are resolved before the first replay, so that a wrong one changes nothing; the
+        // letters are read again one by one, since together they may be large.
         for (i, given) in request.names.iter().enumerate() {
-            letters.push(self.by_name(&caller, &format!("names[{i}]"), given).await?);
+            self.by_name(&caller, &format!("names[{i}]"), given).await?;
         }
-        self.replay_all(&letters).await.map(Response::new)
+        let mut answer = ReplayDeadLettersResponse::default();
+        for (i, given) in request.names.iter().enumerate() {
+            match self.by_name(&caller, &format!("names[{i}]"), given).await {
+                Ok(letter) => self.replay_into(&letter, &mut answer).await?,
+                Err(gone) if gone.code() == Code::NotFound => {
+                    answer.failures.push(Failure { name: given.clone(), reason: gone.message().to_owned() });
+                }
+                Err(status) => return Err(status),
+            }
+        }
+        Ok(Response::new(answer))
     }
 }

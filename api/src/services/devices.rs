@@ -7,16 +7,16 @@ use stores::contract::LatestState;
 use tonic::{Request, Response, Status};
 
 use super::Shared;
+use super::states::{Kept, Steps};
 use crate::auth::Caller;
 use crate::convert;
 use crate::errors;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
 use crate::token::{Kind, Query};
-use crate::traces;
 
 /// Maximum number of states examined for one page: a selective filter makes pages short, not slow.
 const SCAN: usize = 20_000;
-/// States read at one time.
+/// Maximum number of states read at one time.
 const STEP: usize = 1_000;
 
 /// Fields of a device filter.
@@ -55,29 +55,31 @@ impl Subject for LatestState {
 }
 
 /// Returns states of a tenant that match a filter, and the device id to continue after while there
-/// may be more.
+/// may be more. Large states make a page short.
 pub(crate) async fn scan(
     shared: &Shared,
     tenant: &str,
     filter: &Filter,
     after: Option<String>,
     limit: usize,
-) -> Result<(Vec<LatestState>, Option<String>), Status> {
-    let mut found = Vec::new();
+) -> Result<(Kept, Option<String>), Status> {
+    let (mut found, mut steps) = (Kept::new(&shared.config.memory), Steps::default());
     let mut after = after;
     let mut examined = 0;
     loop {
-        let step = if *filter == Filter::Everything { limit - found.len() } else { STEP };
-        let asked = shared.backend.latest.list(tenant, after.as_deref(), step);
-        let count = |states: &Vec<_>, counts: &traces::Counts| traces::add(&counts.devices, states.len() as u64);
-        let states = traces::reading("list latest", asked, count).await.map_err(errors::store)?;
+        let most = if *filter == Filter::Everything { limit - found.states.len() } else { STEP };
+        let step = steps.size(most);
+        let (states, _held) = steps.list(shared, tenant, after.as_deref(), step).await?;
         let last = states.len() < step;
         examined += states.len();
         for state in states {
+            if found.is_full() {
+                return Ok((found, after));
+            }
             after = Some(state.device.id.to_string());
             if filter.matches(&state) {
-                found.push(state);
-                if found.len() == limit {
+                found.push(state)?;
+                if found.states.len() == limit {
                     return Ok((found, after));
                 }
             }
@@ -123,10 +125,10 @@ impl DeviceService for DeviceApi {
         let filter = device_filter("filter", &request.filter)?;
         let query = Query::new(&self.0.config.token_secret, Kind::Devices, &request);
         let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
-        let (states, after) = scan(&self.0, &tenant, &filter, after, page_size).await?;
+        let (found, after) = scan(&self.0, &tenant, &filter, after, page_size).await?;
         let next_page_token = after.map(|id| query.page(|w| w.text(&id))).unwrap_or_default();
         Ok(Response::new(ListDevicesResponse {
-            devices: states.iter().map(convert::device).collect(),
+            devices: found.states.iter().map(convert::device).collect(),
             next_page_token,
         }))
     }

@@ -77,7 +77,7 @@ impl Search<'_> {
     /// Searches a device; returns the time to continue from when the page is full.
     async fn device(&mut self, device: &DeviceKey, range: TimeRange) -> Result<(Option<Nanos>, Freshness), Status> {
         let metrics = &self.selector.metrics;
-        let mut sweep = Sweep::open(&self.shared.backend, device, range, metrics, Order::Ascending, SLICE_ROWS).await?;
+        let mut sweep = Sweep::open(self.shared.source(), device, range, metrics, Order::Ascending, SLICE_ROWS).await?;
         let freshness = sweep.freshness();
         let mut before = range.start;
         while let Some(slice) = sweep.next().await? {

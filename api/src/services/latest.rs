@@ -1,23 +1,24 @@
 //! `BatchGetLatest`.
 
-use std::sync::Arc;
-
+use model::DeviceKey;
+use prost::Message;
 use proto::v1::{BatchGetLatestRequest, BatchGetLatestResponse};
 use tonic::Status;
 
 use super::Shared;
 use super::devices::scan;
+use super::states::Steps;
 use crate::auth::Caller;
 use crate::convert;
 use crate::errors;
-use crate::filter::Filter;
 use crate::glob::Metrics;
 use crate::select::{Devices, Selector};
 use crate::token::{Kind, Query};
-use crate::traces;
 
 /// Maximum number of devices in an answer.
 const MAX_DEVICES: usize = 500;
+/// Bytes of an answer, apart from its last state: below the 4 MiB that clients accept by default.
+const PAGE_BYTES: usize = 3 << 20;
 
 pub(super) async fn batch_get(
     shared: &Shared,
@@ -28,46 +29,49 @@ pub(super) async fn batch_get(
     let page_size = convert::page_size(std::mem::take(&mut request.page_size), MAX_DEVICES, MAX_DEVICES)?;
     let page_token = std::mem::take(&mut request.page_token);
     let selector = Selector::read(caller, &tenant, request.selector.as_mut())?;
-    match selector.devices {
-        Devices::Named(devices) => named(shared, &devices, &selector.metrics).await,
+    let query = Query::new(&shared.config.token_secret, Kind::Latest, &request);
+    let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
+    let (mut answer, after) = match &selector.devices {
+        Devices::Named(devices) => named(shared, devices, &selector.metrics, after).await?,
         Devices::Filtered(filter) => {
-            let query = Query::new(&shared.config.token_secret, Kind::Latest, &request);
-            let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
-            filtered(shared, &tenant, &filter, &selector.metrics, query, (after, page_size)).await
+            let (found, after) = scan(shared, &tenant, filter, after, page_size).await?;
+            let states = found.states.iter().map(|state| convert::latest(state, &selector.metrics)).collect();
+            (BatchGetLatestResponse { states, ..Default::default() }, after)
         }
-    }
-}
-
-async fn named(
-    shared: &Shared,
-    devices: &[model::DeviceKey],
-    metrics: &Metrics,
-) -> Result<BatchGetLatestResponse, Status> {
-    let asked = shared.backend.latest.get(devices);
-    let count = |states: &Vec<_>, counts: &traces::Counts| traces::add(&counts.devices, states.len() as u64);
-    let states = traces::reading("get latest", asked, count).await.map_err(errors::store)?;
-    let mut answer = BatchGetLatestResponse::default();
-    for (device, state) in devices.iter().zip(states) {
-        match state {
-            Some(state) => answer.states.push(convert::latest(&state, metrics)),
-            None => answer.missing_devices.push(crate::names::device(&device.tenant, &device.id)),
-        }
-    }
+    };
+    answer.next_page_token = after.map(|id| query.page(|w| w.text(&id))).unwrap_or_default();
     Ok(answer)
 }
 
-async fn filtered(
+/// Reads the states of the devices behind `after`; returns the device to continue after when the
+/// answer is full.
+async fn named(
     shared: &Shared,
-    tenant: &Arc<str>,
-    filter: &Filter,
+    devices: &[DeviceKey],
     metrics: &Metrics,
-    query: Query,
-    (after, page_size): (Option<String>, usize),
-) -> Result<BatchGetLatestResponse, Status> {
-    let (states, after) = scan(shared, tenant, filter, after, page_size).await?;
-    Ok(BatchGetLatestResponse {
-        states: states.iter().map(|state| convert::latest(state, metrics)).collect(),
-        missing_devices: Vec::new(),
-        next_page_token: after.map(|id| query.page(|w| w.text(&id))).unwrap_or_default(),
-    })
+    after: Option<String>,
+) -> Result<(BatchGetLatestResponse, Option<String>), Status> {
+    let from = after.and_then(|id| devices.iter().position(|device| *device.id == *id)).map_or(0, |at| at + 1);
+    let mut left = &devices[from..];
+    let (mut answer, mut bytes, mut steps) = (BatchGetLatestResponse::default(), 0, Steps::default());
+    while !left.is_empty() {
+        let (some, rest) = left.split_at(steps.size(left.len()));
+        let (states, _held) = steps.get(shared, some).await?;
+        for (i, (device, state)) in some.iter().zip(states).enumerate() {
+            if bytes >= PAGE_BYTES {
+                let last = &devices[devices.len() - rest.len() - some.len() + i - 1];
+                return Ok((answer, Some(last.id.to_string())));
+            }
+            match state {
+                Some(state) => {
+                    let state = convert::latest(&state, metrics);
+                    bytes += state.encoded_len();
+                    answer.states.push(state);
+                }
+                None => answer.missing_devices.push(crate::names::device(&device.tenant, &device.id)),
+            }
+        }
+        left = rest;
+    }
+    Ok((answer, None))
 }

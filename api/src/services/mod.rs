@@ -8,6 +8,7 @@ mod gaps;
 mod latest;
 mod operations;
 mod readings;
+mod states;
 mod stream;
 mod telemetry;
 
@@ -21,9 +22,11 @@ pub(crate) use dead_letters::DeadLetterApi;
 pub(crate) use devices::{DeviceApi, device_filter, scan};
 pub(crate) use exports::ExportApi;
 pub(crate) use operations::OperationsApi;
+pub(crate) use states::Steps;
 pub(crate) use telemetry::TelemetryApi;
 
 use crate::metrics::Metrics;
+use crate::read::Source;
 use crate::{Backend, Config, errors};
 
 /// State shared by the services. Cheap to clone.
@@ -41,6 +44,11 @@ impl Shared {
     pub(crate) fn new(backend: Backend, config: Config, metrics: Metrics, draining: CancellationToken) -> Self {
         let streams = Arc::new(Semaphore::new(config.limits.max_streams));
         Self { backend, config: Arc::new(config), metrics, draining, streams }
+    }
+
+    /// The stores that a call reads readings from, and the memory for them.
+    pub(crate) fn source(&self) -> Source {
+        Source::new(&self.backend, &self.config.memory)
     }
 
     /// Reserves a position for a stream, released when dropped.

@@ -29,7 +29,7 @@ pub(super) async fn list(
     let rest = from.map_or(range, |position| position.rest(range, order));
     let metrics = Metrics::new(&request.metrics);
     let mut sweep =
-        Sweep::open(&shared.backend, &device, rest, &metrics, order, page_size.clamp(1024, read::SLICE_ROWS)).await?;
+        Sweep::open(shared.source(), &device, rest, &metrics, order, page_size.clamp(1024, read::SLICE_ROWS)).await?;
     let mut page = Page { device: &request.parent, readings: Vec::new(), bytes: 0, size: page_size, position: from };
     let next = page.fill(&mut sweep, from).await?;
     shared.metrics.rows_sent.inc_by(page.readings.len() as u64);

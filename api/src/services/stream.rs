@@ -212,8 +212,8 @@ impl Export {
         self.progress.position = skip;
         let range = skip.map_or(self.range, |position| position.rest(self.range, Order::Ascending));
         let metrics = &self.selector.metrics;
-        let backend = &self.shared.backend;
-        let sweep = Sweep::open(backend, &key, range, metrics, Order::Ascending, read::SLICE_ROWS).await?;
+        let source = self.shared.source().streamed();
+        let sweep = Sweep::open(source, &key, range, metrics, Order::Ascending, read::SLICE_ROWS).await?;
         self.progress.freshness = self.progress.freshness.and(sweep.freshness());
         Ok(Current { name: names::device(&key.tenant, &key.id), key, sweep, slice: None, skip })
     }

@@ -38,6 +38,24 @@ impl LogPosition {
     }
 }
 
+/// Events of one message.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) events: Vec<Event>,
+    bytes: usize,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// True with `max` events, or with as many bytes as a message has.
+    fn is_full(&self, max: usize) -> bool {
+        self.events.len() >= max || self.bytes >= BATCH_BYTES
+    }
+}
+
 /// Result of a pull.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Pull {
@@ -97,7 +115,7 @@ impl Follow {
     }
 
     /// Adds the next events, up to `max` in all; reads each log at most once.
-    pub(crate) async fn pull(&mut self, events: &mut Vec<Event>, max: usize) -> Result<Pull, Status> {
+    pub(crate) async fn pull(&mut self, batch: &mut Batch, max: usize) -> Result<Pull, Status> {
         let mut more = false;
         // The logs take turns at being first, so that a busy one does not starve the others.
         if self.positions.len() > 1 {
@@ -114,7 +132,7 @@ impl Follow {
                 // Reads from the ring never wait: yield to other tasks.
                 tokio::task::yield_now().await;
             }
-            if position.drain(&self.selection, events, max) {
+            if position.drain(&self.selection, batch, max) {
                 return Ok(Pull::Full);
             }
             more |= position.next < end;
@@ -156,17 +174,16 @@ pub(crate) fn write_positions<'a>(writer: &mut Writer, positions: impl ExactSize
 
 impl LogPosition {
     /// Examines the frames at hand; true when the batch is full.
-    fn drain(&mut self, selection: &Selection, events: &mut Vec<Event>, max: usize) -> bool {
-        let mut bytes = 0;
+    fn drain(&mut self, selection: &Selection, batch: &mut Batch, max: usize) -> bool {
         while let Some(frame) = self.frames.front() {
             if frame.devices().iter().any(|device| selection.selects(device)) {
                 let from = self.next;
                 for (offset, record) in frame.records().skip_while(|(offset, _)| *offset < from) {
-                    if events.len() >= max || bytes >= BATCH_BYTES {
+                    if batch.is_full(max) {
                         return true;
                     }
-                    if let Some(event) = event(self.log.id(), offset, record, selection, &mut bytes) {
-                        events.push(event);
+                    if let Some(event) = event(self.log.id(), offset, record, selection, &mut batch.bytes) {
+                        batch.events.push(event);
                     }
                     self.next = offset + 1;
                 }
@@ -174,7 +191,7 @@ impl LogPosition {
             self.next = self.next.max(frame.header().end_offset());
             self.frames.pop_front();
         }
-        events.len() >= max || bytes >= BATCH_BYTES
+        batch.is_full(max)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::convert;
 use crate::errors;
 use crate::services::{Shared, StreamPermit};
 use crate::token::{Kind, Query};
-use follow::{Change, Follow, Pull};
+use follow::{Batch, Change, Follow, Pull};
 use snapshot::Snapshot;
 
 pub(crate) use follow::write_positions;
@@ -149,35 +149,35 @@ impl Live {
     }
 
     async fn live(&mut self) -> Result<SubscribeResponse, Status> {
-        let mut events: Vec<Event> = Vec::new();
+        let mut batch = Batch::default();
         let mut send_at: Option<Instant> = None;
         let mut beat = false;
         loop {
             // Taken before the log is read: a heartbeat with this time follows everything durable
             // by then.
             let seen_at = convert::now();
-            let pull = self.follow.pull(&mut events, self.pace.max_events).await?;
+            let pull = self.follow.pull(&mut batch, self.pace.max_events).await?;
             match pull {
-                Pull::Trimmed if events.is_empty() => return Ok(self.closing("SLOW_CONSUMER", Duration::ZERO)),
-                Pull::Full | Pull::Trimmed => return Ok(self.batch(events, false, true)),
-                Pull::More if events.is_empty() && Instant::now() >= self.beat_at => {
+                Pull::Trimmed if batch.is_empty() => return Ok(self.closing("SLOW_CONSUMER", Duration::ZERO)),
+                Pull::Full | Pull::Trimmed => return Ok(self.batch(batch.events, false, true)),
+                Pull::More if batch.is_empty() && Instant::now() >= self.beat_at => {
                     // Many records were read and none selected: the token advances, the watermark
                     // does not.
                     return Ok(self.heartbeat(None));
                 }
                 Pull::More => continue,
-                Pull::Empty if beat && events.is_empty() => return Ok(self.heartbeat(Some(seen_at))),
+                Pull::Empty if beat && batch.is_empty() => return Ok(self.heartbeat(Some(seen_at))),
                 Pull::Empty => {}
             }
-            if !events.is_empty() && send_at.is_none() {
+            if !batch.is_empty() && send_at.is_none() {
                 send_at = Some(Instant::now() + self.pace.max_delay);
             }
             match self.wait(send_at.unwrap_or(self.beat_at)).await {
                 Woken::Data => {}
                 Woken::Logs => self.renew().await,
-                Woken::Drain if events.is_empty() => return Ok(self.closing("DRAIN", Duration::from_secs(1))),
-                Woken::Drain => return Ok(self.batch(events, false, true)),
-                Woken::Time if !events.is_empty() => return Ok(self.batch(events, false, true)),
+                Woken::Drain if batch.is_empty() => return Ok(self.closing("DRAIN", Duration::from_secs(1))),
+                Woken::Drain => return Ok(self.batch(batch.events, false, true)),
+                Woken::Time if !batch.is_empty() => return Ok(self.batch(batch.events, false, true)),
                 // Reads once more, so that the watermark is not as old as the wait was long.
                 Woken::Time => beat = true,
             }

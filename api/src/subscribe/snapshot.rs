@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model::DeviceKey;
+use model::{DeviceKey, Held};
+use prost::Message;
 use proto::v1::event::Payload;
 use proto::v1::{Event, Reading};
 use stores::contract::{LatestState, LatestValue};
 use tonic::Status;
 
 use super::start::Selection;
-use crate::services::Shared;
-use crate::{convert, errors, names};
+use crate::services::{Shared, Steps};
+use crate::{convert, names};
 
-/// Devices in one page.
+/// Maximum number of devices read at one time.
 const STEP: usize = 200;
+/// Bytes of values in a page, apart from its last device.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// Reads the latest states page by page.
 pub(crate) struct Snapshot {
@@ -22,6 +25,12 @@ pub(crate) struct Snapshot {
     after: Option<Arc<str>>,
     /// Devices not read yet, when the selection names all of them.
     named: Option<Vec<DeviceKey>>,
+    /// States that were read and not sent, and their memory.
+    ready: std::vec::IntoIter<LatestState>,
+    held: Option<Held>,
+    /// Every state was read.
+    over: bool,
+    steps: Steps,
 }
 
 /// A page of the snapshot.
@@ -32,29 +41,59 @@ pub(crate) struct Page {
 
 impl Snapshot {
     pub(crate) fn new(selection: &Selection) -> Self {
-        Self { selection: selection.clone(), after: None, named: selection.named() }
+        Self {
+            selection: selection.clone(),
+            after: None,
+            named: selection.named(),
+            ready: Vec::new().into_iter(),
+            held: None,
+            over: false,
+            steps: Steps::default(),
+        }
     }
 
     /// Reads the next page.
     pub(crate) async fn page(&mut self, shared: &Shared) -> Result<Page, Status> {
-        let latest = &shared.backend.latest;
-        let (states, last) = match &mut self.named {
+        if self.ready.len() == 0 {
+            self.read(shared).await?;
+        }
+        let (mut page, mut bytes) = (Vec::new(), 0);
+        while bytes < PAGE_BYTES {
+            let Some(state) = self.ready.next() else {
+                self.held = None;
+                break;
+            };
+            if self.selection.selects(&state.device) {
+                let of_state = events(&state, &self.selection);
+                bytes += of_state.iter().map(Message::encoded_len).sum::<usize>();
+                page.extend(of_state);
+            }
+        }
+        Ok(Page { events: page, last: self.over && self.ready.len() == 0 })
+    }
+
+    /// Reads the states of the next devices.
+    async fn read(&mut self, shared: &Shared) -> Result<(), Status> {
+        // Not held together with the next ones.
+        self.held = None;
+        let count = self.steps.size(STEP);
+        let (states, held) = match &mut self.named {
             Some(left) => {
-                let some: Vec<DeviceKey> = left.drain(..left.len().min(STEP)).collect();
-                let states = latest.get(&some).await.map_err(errors::store)?;
-                (states.into_iter().flatten().collect(), left.is_empty())
+                let some: Vec<DeviceKey> = left.drain(..left.len().min(count)).collect();
+                let (states, held) = self.steps.get(shared, &some).await?;
+                self.over = left.is_empty();
+                (states.into_iter().flatten().collect(), held)
             }
             None => {
                 let after = self.after.take();
-                let states =
-                    latest.list(self.selection.tenant(), after.as_deref(), STEP).await.map_err(errors::store)?;
+                let (states, held) = self.steps.list(shared, self.selection.tenant(), after.as_deref(), count).await?;
                 self.after = states.last().map(|state| Arc::clone(&state.device.id));
-                let last = states.len() < STEP;
-                (states, last)
+                self.over = states.len() < count;
+                (states, held)
             }
         };
-        let selection = states.iter().filter(|state| self.selection.selects(&state.device));
-        Ok(Page { events: selection.flat_map(|state| events(state, &self.selection)).collect(), last })
+        (self.ready, self.held) = (states.into_iter(), Some(held));
+        Ok(())
     }
 }
 

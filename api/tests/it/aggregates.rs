@@ -355,7 +355,9 @@ async fn an_answer_that_would_take_the_memory_of_all_calls_is_refused_before_it_
 async fn percentiles_hold_no_more_values_than_the_memory_of_one_call() {
     let world = World::with(|config| config.memory = model::Budget::new("queries", 1 << 20)).await;
     let rows: Vec<Row> = (0..20_000_i64).map(|i| row(NEW_YEAR + i * SECOND / 10, "t", 1.0)).collect();
-    world.history.put_block(block(&key("d"), 0, &rows));
+    for (part, rows) in rows.chunks(500).enumerate() {
+        world.history.put_block(block(&key("d"), part as u64, rows));
+    }
     let request = request("d", 1, &[AggregateFunction::Percentile]);
     let status = world.telemetry().query_aggregates(request).await.expect_err("too much");
     assert!(status.message().starts_with("bucket: makes an answer"), "{status:?}");

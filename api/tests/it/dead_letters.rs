@@ -119,3 +119,20 @@ async fn a_replay_into_a_full_log_is_unavailable() {
     let status = world.dead_letters().replay_dead_letters(replay(vec![], "")).await.expect_err("neither");
     assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
 }
+
+#[tokio::test]
+async fn letters_are_read_within_the_memory_for_all_calls() {
+    let budget = model::Budget::new("queries", 12 << 20);
+    let world = World::with(|config| config.memory = budget.clone()).await;
+    world.letters.put((0..3).map(|i| letter(i, "{")).collect()).await.unwrap();
+    let list = async || {
+        let request = ListDeadLettersRequest { parent: PARENT.into(), ..Default::default() };
+        world.dead_letters().list_dead_letters(request).await
+    };
+    assert_eq!(list().await.unwrap().into_inner().dead_letters.len(), 3);
+    assert_eq!(budget.held(), 0);
+    let others = budget.acquire(10 << 20).unwrap();
+    assert_status(&list().await.expect_err("full"), Code::ResourceExhausted, "MEMORY_EXHAUSTED");
+    drop(others);
+    assert_eq!(list().await.unwrap().into_inner().dead_letters.len(), 3);
+}

@@ -158,3 +158,49 @@ async fn more_than_500_devices_or_both_ways_to_name_them_are_refused() {
     let both = SeriesSelector { devices: vec![own_device("a")], device_filter: "a".into(), ..Default::default() };
     assert_status(&fails(both).await, Code::InvalidArgument, "FIELD_INVALID");
 }
+
+#[tokio::test]
+async fn answers_of_devices_with_many_names_end_where_their_bytes_do() {
+    const DEVICES: usize = 100;
+    let budget = model::Budget::new("queries", 48 << 20);
+    let world = World::with(|config| config.memory = budget.clone()).await;
+    let names: Vec<String> = (0..2_000).map(|name| format!("a metric of this device, number {name}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let ids: Vec<String> = (0..DEVICES).map(|i| format!("d{i:03}")).collect();
+    ids.iter().for_each(|id| world.device(id, SEEN, 1, &names));
+    let expected: Vec<String> = ids.iter().map(|id| device_name(id)).collect();
+
+    // The client accepts 4 MiB, the default: a larger answer would be an error.
+    for filter in ["", "reading_count >= 1"] {
+        let listed: Vec<String> = list(&world, filter, 1_000).await.into_iter().map(|d| d.name).collect();
+        assert_eq!(listed, expected);
+        assert_eq!(budget.held(), 0);
+    }
+    let mut named: Vec<String> = ids.iter().map(|id| own_device(id)).collect();
+    named.insert(40, own_device("none"));
+    for devices in [named, Vec::new()] {
+        let missing = usize::from(!devices.is_empty());
+        let selector = Some(SeriesSelector { devices, ..Default::default() });
+        let mut request = BatchGetLatestRequest { parent: PARENT.into(), selector, ..Default::default() };
+        let (mut seen, mut missed, mut pages) = (Vec::new(), 0, 0);
+        let mut client = proto::v1::telemetry_service_client::TelemetryServiceClient::new(world.channel.clone());
+        loop {
+            let answer = client.batch_get_latest(request.clone()).await.unwrap().into_inner();
+            assert!(answer.states.iter().all(|state| state.values.len() == names.len()));
+            seen.extend(answer.states.into_iter().map(|state| state.device));
+            missed += answer.missing_devices.len();
+            pages += 1;
+            request.page_token = answer.next_page_token;
+            if request.page_token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((seen, missed), (expected.clone(), missing));
+        assert!(pages > 3, "{pages} pages");
+        assert_eq!(budget.held(), 0);
+    }
+
+    let _others = budget.acquire(48 << 20).unwrap();
+    let status = world.devices().list_devices(ListDevicesRequest { parent: PARENT.into(), ..Default::default() }).await;
+    assert_status(&status.expect_err("no memory"), Code::ResourceExhausted, "MEMORY_EXHAUSTED");
+}

@@ -302,3 +302,52 @@ async fn wrong_subscriptions_name_the_field() {
         assert!(status.message().starts_with(field), "{status:?}");
     }
 }
+
+#[tokio::test]
+async fn a_message_has_no_more_than_its_bytes_however_long_it_collects_events() {
+    const EVENTS: usize = 60;
+    let world = World::start().await;
+    let collects = SubscribeRequest { max_batch_events: 5_000, max_batch_delay: Some(seconds(2)), ..request(None) };
+    let mut stream = subscribe(&world, collects).await;
+    let text = "x".repeat(100 << 10);
+    let appended = async {
+        for _ in 0..EVENTS {
+            world.append("d", "t", Value::Str(text.as_str().into())).await;
+        }
+    };
+    let read = async {
+        let (mut events, mut largest) = (0, 0);
+        while events < EVENTS {
+            if let Some(Message::Batch(batch)) = next(&mut stream).await.message {
+                events += batch.events.len();
+                largest = largest.max(prost::Message::encoded_len(&batch));
+            }
+        }
+        largest
+    };
+    let ((), largest) = tokio::join!(appended, read);
+    assert!(largest <= (1 << 20) + (120 << 10), "{largest} bytes in one message");
+}
+
+#[tokio::test]
+async fn a_snapshot_of_devices_with_many_names_comes_in_messages_that_clients_accept() {
+    let budget = model::Budget::new("queries", 48 << 20);
+    let world = World::with(|config| config.memory = budget.clone()).await;
+    let names: Vec<String> = (0..2_000).map(|name| format!("a metric of this device, number {name}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    (0..100).for_each(|i| world.device(&format!("d{i:03}"), 1_000, 1, &names));
+    // The client accepts 4 MiB, the default.
+    let mut client = TelemetryServiceClient::new(world.channel.clone());
+    for devices in [Vec::new(), (0..100).map(|i| own_device(&format!("d{i:03}"))).collect()] {
+        let selector = Some(SeriesSelector { devices, ..Default::default() });
+        let request = SubscribeRequest { selector, ..request(Some(Start::Snapshot(true))) };
+        let mut stream = client.subscribe(request).await.unwrap().into_inner();
+        let mut values = 0;
+        while values < 200_000 {
+            let Some(Message::Batch(batch)) = next(&mut stream).await.message else { panic!("no batch") };
+            values += batch.events.iter().map(|event| reading(event).values.len()).sum::<usize>();
+        }
+        assert_eq!(values, 200_000);
+        assert_eq!(budget.held(), 0, "nothing is held once it was sent");
+    }
+}

@@ -39,8 +39,7 @@ pub fn merge_blocks(blocks: &[Block]) -> Option<Block> {
         blocks.iter().enumerate().flat_map(|(b, block)| (0..block.times.len()).map(move |r| (b, r))).collect();
     // Stable: rows that are equal in all keep their order.
     rows.sort_by_key(|(b, r)| (readers[*b].moment(*r), blocks[*b].received[*r]));
-    let mut distinct = Distinct::default();
-    rows.retain(|row| distinct.is_new(*row, true, |(b, r)| (&readers[b], r)));
+    Distinct::default().retain(&mut rows, |_| false, |_| true, |(b, r)| (&readers[b], r));
     Some(gather(first, blocks, &readers, &rows))
 }
 

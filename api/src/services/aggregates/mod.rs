@@ -71,7 +71,7 @@ pub(super) async fn query(
     while let Some(device) = walk.next(shared).await? {
         let metrics = &spec.selector.metrics;
         let order = Order::Ascending;
-        let mut sweep = Sweep::open(&shared.backend, &device, spec.range, metrics, order, SLICE_ROWS).await?;
+        let mut sweep = Sweep::open(shared.source(), &device, spec.range, metrics, order, SLICE_ROWS).await?;
         freshness = freshness.and(sweep.freshness());
         let mut collector = Collector::new(&spec, Meter::new(&shared.config.memory));
         while let Some(slice) = sweep.next().await? {
@@ -108,7 +108,7 @@ async fn precede(
     for reach in LOOK_BACK {
         let range = TimeRange { start: spec.range.start.saturating_sub(reach), end };
         let metrics = &spec.selector.metrics;
-        let mut sweep = Sweep::open(&shared.backend, device, range, metrics, Order::Descending, STEP_ROWS).await?;
+        let mut sweep = Sweep::open(shared.source(), device, range, metrics, Order::Descending, STEP_ROWS).await?;
         while let Some(slice) = sweep.next().await? {
             rows += slice.rows().len();
             if collector.precede(&slice) || rows > MAX_STEP_ROWS {

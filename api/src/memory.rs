@@ -29,6 +29,11 @@ impl Meter {
         Self { held: budget.hold(), left: 0, most: share(budget) }
     }
 
+    /// True when half of what one call may hold is used: a page ends there.
+    pub(crate) fn is_half_used(&self) -> bool {
+        self.held.bytes() - self.left >= self.most / 2
+    }
+
     /// Counts memory that is about to be allocated. `field` is the field of the request that
     /// decides how much an answer takes.
     ///

@@ -122,8 +122,8 @@ impl Draft {
                 let place = at.block as usize;
                 (whole[place].as_ref().unwrap_or(&slice.blocks[place].rows), at.row as usize)
             };
-            // No block holds a reading twice: its writer has seen to that. Blocks that meet here are
-            // whole.
+            // No block holds a reading twice: its writer has seen to that. Blocks that meet here
+            // are whole.
             let alone = |run: &[RowAt]| run.iter().all(|at| at.block == run[0].block);
             let is_stored = |at: RowAt| pieces[at.block as usize].meta.is_some();
             Distinct::default().retain(&mut rows, alone, is_stored, row);

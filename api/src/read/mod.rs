@@ -3,8 +3,8 @@
 //! The tail is read before the store: a reading that moves from one to the other in between is seen
 //! twice and returned once. The history is read slice by slice in order of time, so that a long
 //! range needs no more memory than a short one: each slice ends where the next unread block begins.
-//! What is read is counted in the memory for all calls: estimated by rows before blocks are fetched,
-//! exactly afterwards, for as long as the blocks are held.
+//! What is read is counted in the memory for all calls: estimated by rows before blocks are
+//! fetched, exactly afterwards, for as long as the blocks are held.
 
 mod columns;
 mod freshness;
@@ -282,8 +282,8 @@ impl Sweep {
         Ok(Some(read.into_iter().map(piece).collect()))
     }
 
-    /// Fetches blocks with the selected columns or with all: as many of the first of `metas` as have
-    /// room beside what the call holds; `None` when not even one has.
+    /// Fetches blocks with the selected columns or with all: as many of the first of `metas` as
+    /// have room beside what the call holds; `None` when not even one has.
     async fn fetch(
         &mut self,
         mut metas: Vec<BlockMeta>,

@@ -66,7 +66,7 @@ impl Source {
     }
 }
 
-/// Why an amount was not acquired.
+/// The reason why an amount was not acquired.
 #[derive(Debug)]
 pub(super) enum Refusal {
     /// The call takes more than its share.
@@ -75,7 +75,7 @@ pub(super) enum Refusal {
     Full(Full),
 }
 
-/// What one read may take.
+/// The memory that one read may take.
 pub(super) struct Room {
     memory: Budget,
     ceiling: usize,

@@ -6,6 +6,7 @@ use tonic::Status;
 
 use super::Shared;
 use crate::auth::Caller;
+use crate::memory::Meter;
 use crate::read::{Freshness, Order, SLICE_ROWS, Sweep};
 use crate::select::{Selector, Walk};
 use crate::token::{Kind, Query, Reader};
@@ -40,7 +41,8 @@ pub(super) async fn query(
     // The future is not a gap.
     range.end = range.end.min(convert::now());
     let mut walk = Walk::new(&selector, from.as_ref().map(|(id, _)| id.as_str()));
-    let mut search = Search { shared, selector: &selector, min_gap, found: Vec::new(), size: page_size };
+    let memory = Meter::new(&shared.config.memory);
+    let mut search = Search { shared, selector: &selector, min_gap, found: Vec::new(), size: page_size, memory };
     let mut freshness = Freshness::COMPLETE;
     let mut next = None;
     while let Some(device) = walk.next(shared).await? {
@@ -71,6 +73,7 @@ struct Search<'a> {
     min_gap: Nanos,
     found: Vec<Gap>,
     size: usize,
+    memory: Meter,
 }
 
 impl Search<'_> {
@@ -84,19 +87,19 @@ impl Search<'_> {
             for &at in slice.rows() {
                 let time = slice.time(at);
                 if self.long(before, time) {
-                    if self.found.len() == self.size {
+                    if self.is_full() {
                         return Ok((Some(before), freshness));
                     }
-                    self.add(device, before, time, false);
+                    self.add(device, before, time, false)?;
                 }
                 before = time;
             }
         }
         if self.long(before, range.end) {
-            if self.found.len() == self.size {
+            if self.is_full() {
                 return Ok((Some(before), freshness));
             }
-            self.add(device, before, range.end, true);
+            self.add(device, before, range.end, true)?;
         }
         Ok((None, freshness))
     }
@@ -105,9 +108,17 @@ impl Search<'_> {
         to.saturating_sub(from) > self.min_gap
     }
 
-    fn add(&mut self, device: &DeviceKey, from: Nanos, to: Nanos, open: bool) {
+    fn is_full(&self) -> bool {
+        self.found.len() == self.size || self.memory.is_half_used()
+    }
+
+    fn add(&mut self, device: &DeviceKey, from: Nanos, to: Nanos, open: bool) -> Result<(), Status> {
         let range =
             proto::v1::TimeRange { start_time: Some(convert::timestamp(from)), end_time: Some(convert::timestamp(to)) };
-        self.found.push(Gap { device: names::device(&device.tenant, &device.id), range: Some(range), open });
+        let device = names::device(&device.tenant, &device.id);
+        // The list grows to twice its size.
+        self.memory.take(2 * size_of::<Gap>() + device.len(), "page_size")?;
+        self.found.push(Gap { device, range: Some(range), open });
+        Ok(())
     }
 }

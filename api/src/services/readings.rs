@@ -7,12 +7,16 @@ use tonic::Status;
 use super::Shared;
 use crate::auth::Caller;
 use crate::glob::Metrics;
+use crate::memory::Meter;
 use crate::read::{self, Order, Position, Sweep};
 use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors};
 
 /// Maximum bytes of a page, apart from its last reading.
 const PAGE_BYTES: usize = 1 << 20;
+/// Bytes of a reading in memory besides what it has in the answer, and of each of its values.
+const READING_BYTES: usize = size_of::<Reading>() + 64;
+const VALUE_BYTES: usize = 2 * size_of::<(String, proto::v1::Value)>();
 
 pub(super) async fn list(
     shared: &Shared,
@@ -30,7 +34,14 @@ pub(super) async fn list(
     let metrics = Metrics::new(&request.metrics);
     let mut sweep =
         Sweep::open(shared.source(), &device, rest, &metrics, order, page_size.clamp(1024, read::SLICE_ROWS)).await?;
-    let mut page = Page { device: &request.parent, readings: Vec::new(), bytes: 0, size: page_size, position: from };
+    let mut page = Page {
+        device: &request.parent,
+        readings: Vec::new(),
+        bytes: 0,
+        size: page_size,
+        position: from,
+        memory: Meter::new(&shared.config.memory),
+    };
     let next = page.fill(&mut sweep, from).await?;
     shared.metrics.rows_sent.inc_by(page.readings.len() as u64);
     Ok(ListReadingsResponse {
@@ -66,6 +77,7 @@ struct Page<'a> {
     bytes: usize,
     size: usize,
     position: Option<Position>,
+    memory: Meter,
 }
 
 impl Page<'_> {
@@ -79,11 +91,13 @@ impl Page<'_> {
                     skip -= 1;
                     continue;
                 }
-                if self.readings.len() == self.size || self.bytes >= PAGE_BYTES {
+                if self.readings.len() == self.size || self.bytes >= PAGE_BYTES || self.memory.is_half_used() {
                     return Ok(self.position);
                 }
                 let reading = read::reading(&slice, at, self.device);
-                self.bytes += reading.encoded_len() + 4;
+                let bytes = reading.encoded_len() + 4;
+                self.memory.take(READING_BYTES + reading.values.len() * VALUE_BYTES + bytes, "page_size")?;
+                self.bytes += bytes;
                 self.readings.push(reading);
                 self.position = Some(Position::after(self.position, time));
             }

@@ -1,5 +1,5 @@
-//! Latest states, read in steps that are as small as the states are large, and counted in the memory
-//! for all calls.
+//! Latest states, read in steps that are as small as the states are large, and counted in the
+//! memory for all calls.
 
 use model::{Budget, DeviceKey, Held, Value};
 use stores::contract::{LatestState, LatestValue};

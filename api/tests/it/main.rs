@@ -12,6 +12,7 @@ mod exports;
 mod fakes;
 mod history;
 mod live;
+mod memory;
 mod operations;
 mod tokens;
 mod traces;

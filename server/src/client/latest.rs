@@ -62,14 +62,19 @@ pub(super) async fn unknown(channel: Channel, tenant: &str, ids: &[&String]) -> 
     let mut missing = Vec::new();
     for ids in ids.chunks(MOST_DEVICES) {
         let devices = ids.iter().map(|id| names::device(tenant, id)).collect();
-        let request = BatchGetLatestRequest {
+        let mut request = BatchGetLatestRequest {
             parent: names::tenant(tenant),
             selector: Some(SeriesSelector { devices, ..Default::default() }),
             ..Default::default()
         };
-        // All that are missing are in the first page.
-        let page = client.batch_get_latest(request).await.map_err(|s| refused(&s))?.into_inner();
-        missing.extend(page.missing_devices.iter().map(|name| names::device_id(name)));
+        loop {
+            let page = client.batch_get_latest(request.clone()).await.map_err(|s| refused(&s))?.into_inner();
+            missing.extend(page.missing_devices.iter().map(|name| names::device_id(name)));
+            request.page_token = page.next_page_token;
+            if request.page_token.is_empty() {
+                break;
+            }
+        }
     }
     Ok(missing)
 }

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::Shared;
 use crate::auth::Caller;
-use crate::memory::Meter;
+use crate::memory::{self, Meter};
 use crate::read::{Freshness, Order, SLICE_ROWS, Sweep};
 use crate::select::Walk;
 use crate::token::{Kind, Query, Reader};
@@ -64,7 +64,10 @@ pub(super) async fn query(
     let spec = AggregateRequest::read(caller, &tenant, &mut request)?;
     let query = Query::new(&shared.config.token_secret, Kind::Aggregates, &request);
     let from = query.read_page(&page_token, PagePosition::read).map_err(|e| errors::token("page_token", e))?;
-    let mut page = Page { series: Vec::new(), left: page_size, bytes: 0 };
+    let budget = &shared.config.memory;
+    let most = PAGE_BYTES.min(memory::share(budget));
+    let mut page = Page { series: Vec::new(), left: page_size, bytes: 0, most };
+    let mut held = budget.hold();
     let mut freshness = Freshness::COMPLETE;
     let mut walk = Walk::new(&spec.selector, from.as_ref().map(|position| position.device.as_str()));
     let mut next = None;
@@ -84,7 +87,10 @@ pub(super) async fn query(
         let begin = from.as_ref().filter(|position| *position.device == *device.id);
         let name = names::device(&device.tenant, &device.id);
         let (all, _memory) = collector.finish(ended)?;
-        if let Some((metric, start)) = page.add(&name, all, begin) {
+        let rest = page.add(&name, all, begin);
+        // In memory, an answer takes more than on the wire.
+        held.resize(2 * page.bytes).map_err(errors::memory)?;
+        if let Some((metric, start)) = rest {
             next = Some(PagePosition { device: device.id.to_string(), metric, start });
             break;
         }
@@ -125,6 +131,8 @@ struct Page {
     left: usize,
     /// Bytes of the series so far.
     bytes: usize,
+    /// Maximum number of them.
+    most: usize,
 }
 
 impl Page {
@@ -133,7 +141,7 @@ impl Page {
         let mut count = 0;
         for bucket in buckets.iter().take(self.left) {
             let bytes = self.bytes + bucket.wire_bytes();
-            if bytes > PAGE_BYTES && self.bytes > 0 {
+            if bytes > self.most && self.bytes > 0 {
                 break;
             }
             self.bytes = bytes;

@@ -90,14 +90,14 @@ impl<I: Inbox> Broker<I> {
     ) -> Arc<Self> {
         let memory = Memory::divide(config.memory_bytes);
         let tenants = Tenants::awaiting(config.max_retained_messages, &memory);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let started = now.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
         let mut earlier = Vec::new();
         if let Some(messages) = retained {
-            let (messages, wills) = pending_wills::split(messages, &config.node);
+            let (messages, wills) = pending_wills::split(messages, &config.node, started);
             tenants.restore(messages);
             earlier = wills;
         }
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let started = now.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
         Arc::new(Self {
             started,
             earlier: Mutex::new(earlier),
@@ -119,7 +119,7 @@ impl<I: Inbox> Broker<I> {
     /// that were set or cleared since stay as they are. Publishes will messages of earlier starts,
     /// unless their clients are connected.
     pub async fn restore(self: &Arc<Self>, messages: Vec<RetainedMessage>) {
-        let (messages, wills) = pending_wills::split(messages, &self.config.node);
+        let (messages, wills) = pending_wills::split(messages, &self.config.node, self.started);
         self.tenants.restore(messages);
         self.settle_earlier(wills).await;
     }

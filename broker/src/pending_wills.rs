@@ -35,12 +35,14 @@ pub(crate) fn topic(node: &str, started: u64, connection: u64) -> Box<str> {
     format!("{TOPIC}{node}/{started:x}-{connection}").into()
 }
 
-/// Separates the retained messages of earlier starts from the will messages that this node kept.
-/// Will messages of other nodes are left out.
-pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str) -> (Vec<RetainedMessage>, Vec<Earlier>) {
+/// Separates the retained messages of earlier starts from the will messages that this node kept
+/// before the start at `started`. Will messages of other nodes are left out.
+pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str, started: u64) -> (Vec<RetainedMessage>, Vec<Earlier>) {
     let own = format!("{TOPIC}{node}/");
+    let of_now = format!("{own}{started:x}-");
     let (kept, retained): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| message.topic.starts_with(OWN));
-    let earlier = kept.into_iter().filter(|message| message.topic.starts_with(&own)).filter_map(|message| {
+    let is_earlier = |message: &RetainedMessage| message.topic.starts_with(&own) && !message.topic.starts_with(&of_now);
+    let earlier = kept.into_iter().filter(is_earlier).filter_map(|message| {
         let topic = message.topic.clone();
         let will = decode(message);
         if will.is_none() {
@@ -193,7 +195,9 @@ mod tests {
     fn a_kept_will_is_read_as_it_was() {
         for user in [None, Some("u"), Some("")] {
             let last = last(user);
-            let (retained, earlier) = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n");
+            let now = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n", 255);
+            assert!(now.0.is_empty() && now.1.is_empty(), "of this start");
+            let (retained, earlier) = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n", 1);
             assert!(retained.is_empty());
             assert_eq!(earlier[0].will, last.will);
             assert_eq!(earlier[0].kept_as, last.kept_as);
@@ -206,7 +210,7 @@ mod tests {
     fn only_wills_of_the_own_node_are_published_and_none_is_a_retained_message() {
         let last = last(None);
         let messages = ["$weir/wills/n/1-1", "$weir/wills/m/1-1", "a", "$weir/else"].map(|topic| kept(&last, topic));
-        let (retained, earlier) = split(messages.to_vec(), "n");
+        let (retained, earlier) = split(messages.to_vec(), "n", 1);
         assert_eq!(retained.iter().map(|message| &*message.topic).collect::<Vec<_>>(), ["a"]);
         assert_eq!(earlier.len(), 1);
     }
@@ -216,7 +220,7 @@ mod tests {
         let whole = kept(&last(Some("u")), "$weir/wills/n/1-1");
         for end in 0..whole.payload.len() - 4 {
             let payload = whole.payload[..end].to_vec();
-            assert!(split(vec![RetainedMessage { payload, ..whole.clone() }], "n").1.is_empty(), "{end} bytes");
+            assert!(split(vec![RetainedMessage { payload, ..whole.clone() }], "n", 1).1.is_empty(), "{end} bytes");
         }
     }
 }

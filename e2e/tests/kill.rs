@@ -1,12 +1,14 @@
 //! kill -9 under load, at random moments, with devices that send unacknowledged messages again.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
+use mqtt_client::{Connect, Packet, Publish, Subscription, Version, Will};
 use weir_e2e::device::Device;
 use weir_e2e::{Weir, read};
 
@@ -113,4 +115,83 @@ fn play(number: usize, mqtt: SocketAddr, stop: &AtomicBool, total: &AtomicU64) -
         total.fetch_add(numbers.len() as u64, Ordering::Relaxed);
         ledger.acknowledged.extend(numbers);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retained_messages_and_wills_outlast_a_kill_right_after_their_acknowledgement() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut weir = Weir::start(dir.path())?;
+    let mqtt = weir.mqtt.to_string();
+    for round in 0..3 {
+        let mut device = session("d", weir.mqtt, Some(&format!("offline {round}")))?;
+        let mut out = Vec::new();
+        for (packet_id, topic, payload) in [(1, "presence/d", "online"), (2, "other", "kept")] {
+            let payload = format!("{payload} {round}");
+            let publish =
+                Publish { topic, payload: payload.as_bytes(), qos: 1, retain: true, packet_id, ..Publish::default() };
+            mqtt_client::publish(&mut out, Version::V4, &publish);
+        }
+        device.write_all(&out)?;
+        device.read_exact(&mut [0; 8]).context("two PUBACKs")?;
+        weir.kill()?;
+        weir = Weir::start_with(dir.path(), &mqtt, &[])?;
+        let expected = [("other", format!("kept {round}")), ("presence/d", format!("offline {round}"))];
+        ensure!(
+            retained(weir.mqtt, 2)? == expected.map(|(topic, payload)| (topic.to_owned(), payload)),
+            "round {round}"
+        );
+    }
+    // The device is back and leaves in order: no start publishes a will of the lives before.
+    let mut device = session("d", weir.mqtt, None)?;
+    let mut out = Vec::new();
+    let publish =
+        Publish { topic: "presence/d", payload: b"online", qos: 1, retain: true, packet_id: 1, ..Publish::default() };
+    mqtt_client::publish(&mut out, Version::V4, &publish);
+    device.write_all(&out)?;
+    device.read_exact(&mut [0; 4]).context("a PUBACK")?;
+    weir.kill()?;
+    let weir = Weir::start_with(dir.path(), &mqtt, &[])?;
+    ensure!(retained(weir.mqtt, 2)?[1] == ("presence/d".to_owned(), "online".to_owned()));
+    weir.stop()
+}
+
+/// An open connection with a retained will message.
+fn session(client: &str, mqtt: SocketAddr, will: Option<&str>) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(mqtt)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut out = Vec::new();
+    let will = will.map(|will| Will {
+        topic: "presence/d",
+        payload: will.as_bytes(),
+        qos: 1,
+        retain: true,
+        ..Will::default()
+    });
+    mqtt_client::connect(&mut out, &Connect { client_id: client, will, ..Connect::default() });
+    stream.write_all(&out)?;
+    stream.read_exact(&mut [0; 4]).context("a CONNACK")?;
+    Ok(stream)
+}
+
+/// The retained messages that a new subscriber gets, by topic.
+fn retained(mqtt: SocketAddr, count: usize) -> anyhow::Result<Vec<(String, String)>> {
+    let mut stream = session("reader", mqtt, None)?;
+    let mut out = Vec::new();
+    let subscription = Subscription { filter: "#", qos: 0, ..Subscription::default() };
+    mqtt_client::subscribe(&mut out, Version::V4, 1, &[], &[subscription]);
+    stream.write_all(&out)?;
+    let (mut input, mut messages) = (Vec::new(), Vec::new());
+    while messages.len() < count {
+        let mut part = [0; 4096];
+        let read = stream.read(&mut part).with_context(|| format!("only {messages:?} is retained"))?;
+        input.extend_from_slice(&part[..read]);
+        while let Some((packet, length)) = mqtt_client::decode(&input, Version::V4)? {
+            if let Packet::Publish(message) = packet {
+                messages.push((message.topic.to_owned(), String::from_utf8_lossy(message.payload).into_owned()));
+            }
+            input.drain(..length);
+        }
+    }
+    messages.sort();
+    Ok(messages)
 }

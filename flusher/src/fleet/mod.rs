@@ -21,6 +21,7 @@ mod letters;
 mod member;
 mod peers;
 mod readers;
+mod retained;
 mod serve;
 mod share;
 mod tail;

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use buffer::{Holder, Log};
 use model::TimeRange;
+use stores::contract::{Retained, RetainedMessage};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Fleet, FleetHandle, ReaderSource, Readers};
-use crate::testing::{FakeCatalogue, FakeLog, World, device, numbers, stage, until};
+use crate::testing::{FakeCatalogue, FakeLog, World, device, numbers, stage, stage_retained, until};
 use crate::{Error, Metrics};
 
 pub(super) const LEASE: Duration = Duration::from_secs(3);
@@ -199,4 +200,45 @@ async fn an_ordered_stop_is_not_a_fault_in_any_order_of_ends() {
         a.stop.cancel();
         a.task.await.unwrap().unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retained_messages_that_only_a_log_has_are_among_those_of_a_start() {
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let stored = |topic: &str, received: i64| RetainedMessage {
+        tenant: "default".into(),
+        topic: topic.to_owned(),
+        qos: 1,
+        payload: b"stored".to_vec(),
+        properties: Vec::new(),
+        received,
+    };
+    world.retained.apply(vec![stored("a/b", 1), stored("other", 1)]).await.unwrap();
+    let readers = readers(&world, &catalogue, None);
+    let of_topic = async |topic: &str| {
+        let messages = readers.retained().await.unwrap();
+        messages.into_iter().find(|message| message.topic == topic).map(|message| message.payload)
+    };
+    assert_eq!(of_topic("a/b").await, Some(b"stored".to_vec()));
+    let one = log(&world, &catalogue, "one");
+    one.append(|staged| {
+        stage_retained(staged, b"first");
+        stage_retained(staged, b"second");
+    });
+    assert_eq!(of_topic("a/b").await, Some(b"second".to_vec()), "the last of one message's time counts");
+    assert_eq!(of_topic("other").await, Some(b"stored".to_vec()));
+    // A store that has a newer one, from another log.
+    world.retained.apply(vec![stored("a/b", 9)]).await.unwrap();
+    assert_eq!(of_topic("a/b").await, Some(b"stored".to_vec()));
+    world.retained.apply(vec![stored("a/b", 1)]).await.unwrap();
+    one.append(|staged| stage_retained(staged, b""));
+    assert_eq!(of_topic("a/b").await, None, "cleared");
+    // The sink has passed them: the store alone knows.
+    let running = start(&world, &catalogue, "a");
+    until("stored", async || one.cursor(crate::RETAINED).done_to == 3).await;
+    assert_eq!(of_topic("a/b").await, None);
+    running.stop.cancel();
+    running.task.await.unwrap().unwrap();
+    world.retained.apply(vec![stored("a/b", 2)]).await.unwrap();
+    assert_eq!(of_topic("a/b").await, Some(b"stored".to_vec()));
 }

@@ -16,7 +16,7 @@ use crate::Clock;
 use crate::metrics::Metrics;
 use crate::sinks::history::HistorySink;
 use crate::sinks::history::cut::{self, Names, Placed};
-use crate::sinks::history::memtable::{Row, reading_of};
+use crate::sinks::history::memtable::{Row, Selected};
 use crate::status::Shared;
 
 /// Bytes asked of the log at a time.
@@ -107,15 +107,17 @@ pub(crate) struct TailQuery<'a> {
 
 /// Rows that are made into blocks at once; more are work for a thread that may take its time.
 const AT_ONCE: usize = 4_096;
+/// Most rows of a block.
+const BLOCK_ROWS: usize = 16_384;
 
 impl TailQuery<'_> {
     /// Makes blocks of the rows of a history sink.
-    async fn unflushed(&self, log: &Arc<str>, rows: Vec<(Frame, Row)>) -> Result<Vec<Block>> {
-        if rows.len() <= AT_ONCE {
-            return Ok(blocks_of(log, self.device, self.names, &rows));
+    async fn unflushed(&self, log: &Arc<str>, tables: Vec<Selected>) -> Result<Vec<Block>> {
+        if tables.iter().map(|table| table.rows.len()).sum::<usize>() <= AT_ONCE {
+            return Ok(blocks_of(log, self.device, self.names, &tables));
         }
         let (log, device, names) = (Arc::clone(log), self.device.clone(), self.names.map(<[_]>::to_vec));
-        let made = tokio::task::spawn_blocking(move || blocks_of(&log, &device, names.as_deref(), &rows)).await;
+        let made = tokio::task::spawn_blocking(move || blocks_of(&log, &device, names.as_deref(), &tables)).await;
         made.map_err(|error| scan::busy(error.to_string()))
     }
 
@@ -148,8 +150,13 @@ impl TailQuery<'_> {
     }
 }
 
-fn blocks_of(log: &Arc<str>, device: &DeviceKey, names: Option<&[Arc<str>]>, rows: &[(Frame, Row)]) -> Vec<Block> {
-    blocks(log, device, names, rows.iter().map(|(frame, row)| (row.offset, reading_of(frame, row))).collect())
+/// Blocks of the rows, in portions, so that sorting them takes no more memory than a portion.
+fn blocks_of(log: &Arc<str>, device: &DeviceKey, names: Option<&[Arc<str>]>, tables: &[Selected]) -> Vec<Block> {
+    let portions = tables.iter().flat_map(|table| table.rows.chunks(BLOCK_ROWS).map(move |rows| (table, rows)));
+    let placed = |(table, rows): (&'_ Selected, &[Row])| -> Vec<Block> {
+        blocks(log, device, names, rows.iter().map(|row| (row.offset, table.reading(row))).collect())
+    };
+    portions.flat_map(placed).collect()
 }
 
 fn blocks(log: &Arc<str>, device: &DeviceKey, names: Option<&[Arc<str>]>, mut rows: Vec<Placed<'_>>) -> Vec<Block> {

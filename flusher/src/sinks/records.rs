@@ -161,16 +161,9 @@ impl RecordWriter for RetainedWriter {
     type Item = RetainedMessage;
 
     fn keep(&self, _: u64, record: &Record<'_>) -> Option<(RetainedMessage, usize)> {
-        let Record::Retained(message) = record else { return None };
-        let item = RetainedMessage {
-            tenant: Arc::clone(record.tenant()),
-            topic: message.topic.to_owned(),
-            qos: message.qos,
-            payload: message.payload.to_vec(),
-            properties: message.properties.to_vec(),
-            received: message.received,
-        };
-        Some((item, message.payload.len() + message.properties.len() + message.topic.len()))
+        let item = retained_message(record)?;
+        let bytes = item.payload.len() + item.properties.len() + item.topic.len();
+        Some((item, bytes))
     }
 
     async fn write(&self, items: Vec<RetainedMessage>) -> stores::contract::Result<()> {
@@ -180,4 +173,17 @@ impl RecordWriter for RetainedWriter {
     fn on_refused(&self, _: &RetainedMessage, _: &str) -> Refusal {
         Refusal::Pause
     }
+}
+
+/// The retained message of a record; `None` for another kind.
+pub(crate) fn retained_message(record: &Record<'_>) -> Option<RetainedMessage> {
+    let Record::Retained(message) = record else { return None };
+    Some(RetainedMessage {
+        tenant: Arc::clone(record.tenant()),
+        topic: message.topic.to_owned(),
+        qos: message.qos,
+        payload: message.payload.to_vec(),
+        properties: message.properties.to_vec(),
+        received: message.received,
+    })
 }

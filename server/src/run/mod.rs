@@ -22,14 +22,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::stores::contract::Store;
 use anyhow::Context;
+use flusher::fleet::Readers;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::backup::Offer;
 use crate::cli::RunOptions;
-use crate::config::{self, Config, Lowered};
+use crate::config::{self, Config, Lowered, Role};
 use crate::data_dir::DataDir;
 use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
@@ -125,7 +125,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         let node = Node::open(&config, &data, metrics, &startup, known, advertised.unwrap_or_default()).await?;
         let servers = Servers::open(&config, &node.stores, known, &startup).await?;
         let retained = match node.intake.is_some() && servers.store_waits_for().is_none() {
-            true => retained::load_in_time(&*node.stores.store).await?,
+            true => retained::load_in_time(&node.readers).await?,
             false => None,
         };
         anyhow::Ok((node, servers, retained))
@@ -137,7 +137,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             return Ok(Ok(()));
         }
     };
-    let Node { state, stores, intake, fleet, readers, api, exporter, open } = node;
+    let Node { state, stores: _, intake, fleet, readers, api, exporter, open } = node;
     startup.works(state.clone());
     startup.offer_backups(Offer::new(Arc::clone(&config), data.path().to_owned(), data.secret()?, open));
     let waits_for = servers.store_waits_for().map(str::to_owned);
@@ -145,7 +145,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
     if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
-        take_in(&mut supervisor, &config, &state, intake, (retained, Arc::clone(&stores.store)), listener);
+        take_in(&mut supervisor, &config, &state, intake, (retained, readers.clone()), listener);
     }
     let stop = supervisor.part("store", deadline);
     supervisor.spawn("store", "connections to servers", async move {
@@ -165,7 +165,8 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
         });
     }
-    if let Some(readers) = readers {
+    // A process that only takes devices has no use for the list.
+    if config.has(Role::Flusher) || config.has(Role::Api) {
         let stop = supervisor.part("logs", deadline);
         supervisor.spawn("logs", "list of the logs", async move {
             readers.watch(stop).await;
@@ -224,7 +225,7 @@ fn take_in(
     config: &Config,
     state: &state::State,
     intake: Intake,
-    (retained, store): (Option<Vec<broker::RetainedMessage>>, Arc<dyn Store>),
+    (retained, readers): (Option<Vec<broker::RetainedMessage>>, Readers),
     listener: TcpListener,
 ) {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
@@ -239,7 +240,7 @@ fn take_in(
         waiting.set(RETAINED, Some(reason.to_owned()));
         supervisor.spawn("mqtt", "retained messages", async move {
             tokio::select! {
-                messages = retained::load_when_ready(&*store) => {
+                messages = retained::load_when_ready(&readers) => {
                     tracing::info!(messages = messages.len(), "retained messages of earlier starts");
                     broker.restore(messages).await;
                     waiting.set(RETAINED, None);

@@ -34,8 +34,7 @@ pub(super) struct Node {
     pub(super) intake: Option<Intake>,
     /// `None` in a process without the role flusher.
     pub(super) fleet: Option<Fleet>,
-    /// `None` in a process that only takes devices.
-    pub(super) readers: Option<Readers>,
+    pub(super) readers: Readers,
     /// `None` in a process without the role api.
     pub(super) api: Option<(api::Backend, api::Config)>,
     /// `None` when nothing is traced.
@@ -82,13 +81,11 @@ impl Node {
             backup::Open { log: logs.embedded.clone(), spill: logs.spill.clone(), store: stores.embedded.clone() };
         let fleet = config.has(Role::Flusher).then(|| flusher(config, &logs, &stores, &metrics, &tracer, advertised));
         let local = fleet.as_ref().map(Fleet::handle);
-        let readers = match local.is_some() || config.has(Role::Api) {
-            true => Some(readers(config, &logs, &stores, local.clone())?),
-            false => None,
-        };
-        let state =
-            State::new(config, metrics.clone(), startup.waiting.clone(), logs.own.clone(), local, readers.clone());
-        let api = readers.clone().filter(|_| config.has(Role::Api)).map(|readers| {
+        let has_readers = local.is_some() || config.has(Role::Api);
+        let readers = readers(config, &logs, &stores, local.clone())?;
+        let asked = has_readers.then(|| readers.clone());
+        let state = State::new(config, metrics.clone(), startup.waiting.clone(), logs.own.clone(), local, asked);
+        let api = config.has(Role::Api).then(|| {
             let replay = replay(config, &logs, &stores, &metrics, intake.clone());
             let backend = api::Backend {
                 history: Arc::clone(&stores.standard.history),

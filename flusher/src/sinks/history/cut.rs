@@ -26,10 +26,9 @@ pub(crate) struct Cut {
 pub(crate) fn sort_and_merge(rows: &mut Vec<Placed<'_>>) -> u64 {
     rows.sort_unstable_by_key(|(offset, r)| (r.time, r.seq, *offset));
     let before = rows.len();
-    let mut distinct = Distinct::new();
     // A reading without a time of its own has a receive time, which no other has; one whose own
     // time was not used to order it stands elsewhere.
-    rows.retain(|(_, reading)| !reading.device_timed || distinct.is_new(reading));
+    Distinct::new().retain(rows, |reading| (reading.time, reading.seq), |reading| !reading.device_timed);
     drop_equal_claims(rows);
     (before - rows.len()) as u64
 }
@@ -43,13 +42,13 @@ fn drop_equal_claims(rows: &mut Vec<Placed<'_>>) {
         return;
     }
     claims.sort_unstable_by_key(|(offset, r)| (r.claimed_time, r.seq, *offset));
-    let mut distinct = Distinct::new();
-    claims.retain(|(_, reading)| !distinct.is_new(reading));
-    if claims.is_empty() {
+    let before = claims.len();
+    Distinct::new().retain(&mut claims, |reading| (reading.claimed_time, reading.seq), |_| false);
+    if claims.len() == before {
         return;
     }
-    let dropped: HashSet<u64, RandomState> = claims.iter().map(|(offset, _)| *offset).collect();
-    rows.retain(|(offset, _)| !dropped.contains(offset));
+    let kept: HashSet<u64, RandomState> = claims.iter().map(|(offset, _)| *offset).collect();
+    rows.retain(|(offset, reading)| !is_claimed(reading) || kept.contains(offset));
 }
 
 /// Cuts settled rows into blocks, each of one time partition.

@@ -9,6 +9,8 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use model::{DeviceKey, Nanos, Schema, TimeRange};
 
+use super::cut::Placed;
+use super::same::Distinct;
 use crate::accounting::tallies::{Tallies, count_passed, entry};
 use crate::sinks::export::filter::ExportFilter;
 
@@ -61,6 +63,8 @@ pub(crate) struct Memtable {
     index: HashMap<Arc<DeviceKey>, u32, RandomState>,
     readings: u64,
     bytes: u64,
+    /// Rows of the device with the most.
+    largest: usize,
     /// Counts of records that are not readings, and of readings that did not pass.
     passed: Tallies,
 }
@@ -68,6 +72,8 @@ pub(crate) struct Memtable {
 /// Memory of a device besides its rows.
 const DEVICE_BYTES: u64 = 200;
 const ROW_BYTES: u64 = 2 * size_of::<Row>() as u64;
+/// Memory of a row that is sorted and compared with others of its time.
+const SORTED_ROW_BYTES: u64 = (size_of::<Placed<'_>>() + Distinct::ROW_BYTES) as u64;
 
 impl Memtable {
     /// Takes the records of `frame` with offsets in `from..to`.
@@ -101,7 +107,9 @@ impl Memtable {
                 continue;
             };
             let row = Row { time: reading.time, offset, frame: place, position };
-            self.devices[device as usize].add(row, &reading);
+            let rows = &mut self.devices[device as usize];
+            rows.add(row, &reading);
+            self.largest = self.largest.max(rows.rows.len());
             self.readings += 1;
         }
         let new_devices = (self.devices.len() - before.1) as u64;
@@ -138,9 +146,9 @@ impl Memtable {
         self.readings
     }
 
-    /// Memory taken, near enough for a bound.
+    /// Memory taken, near enough for a bound: also while a device's rows are sorted to be written.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.largest as u64 * SORTED_ROW_BYTES
     }
 
     /// Counts of the records that are not rows.
@@ -162,17 +170,36 @@ impl Memtable {
     }
 
     /// The rows of a device in `range`, with the frames that they point into.
-    pub(crate) fn select(&self, device: &DeviceKey, range: TimeRange) -> Vec<(Frame, Row)> {
-        let Some(place) = self.index.get(device) else { return Vec::new() };
-        let rows = self.devices[*place as usize].rows.iter().filter(|row| range.contains(row.time));
-        rows.map(|row| (self.frames[row.frame as usize].clone(), *row)).collect()
+    pub(crate) fn select(&self, device: &DeviceKey, range: TimeRange) -> Selected {
+        let mut selected = Selected::default();
+        let Some(place) = self.index.get(device) else { return selected };
+        let mut last = None;
+        for row in self.devices[*place as usize].rows.iter().filter(|row| range.contains(row.time)) {
+            // Rows have the order of the log.
+            if last != Some(row.frame) {
+                last = Some(row.frame);
+                selected.frames.push(self.frames[row.frame as usize].clone());
+            }
+            let frame = u32::try_from(selected.frames.len() - 1).expect("a range has fewer than 2^32 frames");
+            selected.rows.push(Row { frame, ..*row });
+        }
+        selected
     }
 }
 
-/// The reading of a selected row.
-pub(crate) fn reading_of<'a>(frame: &'a Frame, row: &Row) -> ReadingRef<'a> {
-    match frame.record_at(row.position) {
-        Some(Record::Reading(reading)) => reading,
-        _ => unreachable!("rows point at readings"),
+/// Rows of one device, apart from their memtable.
+#[derive(Debug, Default)]
+pub(crate) struct Selected {
+    frames: Vec<Frame>,
+    pub(crate) rows: Vec<Row>,
+}
+
+impl Selected {
+    /// The reading of a row.
+    pub(crate) fn reading(&self, row: &Row) -> ReadingRef<'_> {
+        match self.frames[row.frame as usize].record_at(row.position) {
+            Some(Record::Reading(reading)) => reading,
+            _ => unreachable!("rows point at readings"),
+        }
     }
 }

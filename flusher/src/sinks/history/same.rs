@@ -3,9 +3,10 @@
 use std::hash::BuildHasher;
 
 use buffer::frame::ReadingRef;
-use hashbrown::HashTable;
 use model::{Nanos, ValueRef};
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128_with_seed};
+
+use super::cut::Placed;
 
 /// The time by which two readings may be the same: the device's own. One that was too far ahead to
 /// order the reading still is. A clock that was never set returns to the same times at each start,
@@ -60,49 +61,77 @@ pub(crate) fn same_values(a: &ReadingRef<'_>, b: &ReadingRef<'_>) -> bool {
     of_a.len() == of_b.len() && of_a.iter().zip(&of_b).all(same)
 }
 
-/// A table of this size is made anew rather than cleared.
-const SMALL: usize = 64;
+/// Bits of a mark that are the place of a reading; those above are of its digest.
+const PLACE_BITS: u32 = u32::BITS;
+const PLACE: u64 = u32::MAX as u64;
 
-/// The readings of one own time and sequence, each once.
-pub(crate) struct Distinct<'a> {
+/// Removes readings that are the same as an earlier one. Its work grows with the readings, however
+/// many of them have one time.
+pub(crate) struct Distinct {
     seed: u64,
-    first: Option<ReadingRef<'a>>,
-    /// Filled when a second one comes.
-    seen: HashTable<(u128, ReadingRef<'a>)>,
+    /// For each reading of one time, half of its digest and its place among them.
+    marks: Vec<u64>,
+    keep: Vec<bool>,
+    kept: Vec<usize>,
 }
 
-impl<'a> Distinct<'a> {
+impl Distinct {
+    /// Memory that a reading takes while it is compared with others of its time.
+    pub(crate) const ROW_BYTES: usize = size_of::<u64>() + size_of::<bool>();
+
     pub(crate) fn new() -> Self {
-        Self { seed: secret_seed(), first: None, seen: HashTable::new() }
+        Self { seed: secret_seed(), marks: Vec::new(), keep: Vec::new(), kept: Vec::new() }
     }
 
-    /// False when the reading is the same as one before. Readings come in the order of their own
-    /// times and sequences.
-    pub(crate) fn is_new(&mut self, reading: &ReadingRef<'a>) -> bool {
-        let Some(time) = own_time(reading) else { return true };
-        let meets = |first: &ReadingRef<'_>| (own_time(first), first.seq) == (Some(time), reading.seq);
-        let Some(first) = self.first.filter(meets) else {
-            self.first = Some(*reading);
-            if self.seen.capacity() > SMALL {
-                self.seen = HashTable::new()
+    /// Removes readings that are the same as an earlier one. `rows` are in the order of `moment`;
+    /// readings of one moment are the same when their values are. All for which `differs` is true
+    /// are kept.
+    pub(crate) fn retain<K: PartialEq>(
+        &mut self,
+        rows: &mut Vec<Placed<'_>>,
+        moment: impl Fn(&ReadingRef<'_>) -> K,
+        differs: impl Fn(&ReadingRef<'_>) -> bool,
+    ) {
+        let (mut from, mut end) = (0, 0);
+        while from < rows.len() {
+            let now = moment(&rows[from].1);
+            let count = rows[from..].iter().take_while(|(_, reading)| moment(reading) == now).count();
+            let run = from..from + count;
+            from = run.end;
+            self.keep.clear();
+            if count > 1 {
+                self.compare(&rows[run.clone()], &differs);
             } else {
-                self.seen.clear()
+                self.keep.push(true);
             }
-            return true;
-        };
-        if self.seen.is_empty() {
-            self.note(&first);
+            for (at, keep) in run.zip(&self.keep) {
+                rows[end] = rows[at];
+                end += usize::from(*keep);
+            }
         }
-        self.note(reading)
+        rows.truncate(end);
     }
 
-    fn note(&mut self, reading: &ReadingRef<'a>) -> bool {
-        let digest = digest(self.seed, reading);
-        let equal = |held: &(u128, ReadingRef<'_>)| held.0 == digest && same_values(&held.1, reading);
-        if self.seen.find(digest as u64, equal).is_some() {
-            return false;
+    /// Decides which readings of one moment are kept.
+    fn compare(&mut self, run: &[Placed<'_>], differs: &impl Fn(&ReadingRef<'_>) -> bool) {
+        assert!(u32::try_from(run.len()).is_ok(), "fewer than 2^32 readings have one time");
+        let Self { seed, marks, keep, kept } = self;
+        keep.resize(run.len(), true);
+        marks.clear();
+        let comparable = run.iter().enumerate().filter(|(_, (_, reading))| !differs(reading));
+        marks.extend(comparable.map(|(place, (_, reading))| digest(*seed, reading) as u64 & !PLACE | place as u64));
+        marks.sort_unstable();
+        let of_one_digest = marks.chunk_by(|a, b| a >> PLACE_BITS == b >> PLACE_BITS);
+        for marks in of_one_digest.filter(|marks| marks.len() > 1) {
+            kept.clear();
+            // In the order of the rows.
+            for place in marks.iter().map(|mark| (mark & PLACE) as usize) {
+                if kept.iter().any(|held| same_values(&run[*held].1, &run[place].1)) {
+                    keep[place] = false;
+                } else {
+                    kept.push(place);
+                }
+            }
         }
-        self.seen.insert_unique(digest as u64, (digest, *reading), |held| held.0 as u64);
-        true
     }
 }

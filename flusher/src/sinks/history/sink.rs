@@ -11,7 +11,7 @@ use stores::contract::History;
 
 use super::cut::{self, Cut, Names};
 use super::letter::refused_reading;
-use super::memtable::{Memtable, Row};
+use super::memtable::{Memtable, Selected};
 use super::parts::{self, PartSize};
 use super::recent::Recent;
 use crate::accounting::tallies::{Tallies, count_hours, entry};
@@ -39,7 +39,7 @@ struct Tables {
 
 /// The readings of one device that are not stored yet.
 pub(crate) struct Unflushed {
-    pub(crate) rows: Vec<(Frame, Row)>,
+    pub(crate) rows: Vec<Selected>,
     /// Every record of the log below this offset is among the rows or in the store.
     pub(crate) taken_to: u64,
 }
@@ -62,8 +62,8 @@ impl HistorySink {
     /// The rows of a device in `range` that are not in the store yet, as far as they were taken.
     pub(crate) fn unflushed(&self, device: &DeviceKey, range: TimeRange) -> Unflushed {
         let tables = self.tables.lock();
-        let mut rows = tables.sealed.as_ref().map_or_else(Vec::new, |sealed| sealed.select(device, range));
-        rows.append(&mut tables.open.select(device, range));
+        let sealed = tables.sealed.as_deref().into_iter();
+        let rows = sealed.chain([&tables.open]).map(|table| table.select(device, range)).collect();
         Unflushed { rows, taken_to: tables.taken_to }
     }
 }

@@ -98,7 +98,8 @@ impl<I: Inbox> Broker<I> {
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let most = self.config.max_connections;
         if connections > most.saturating_add(beyond(most)) {
-            // Without a word: its descriptor is needed elsewhere.
+            // Without an answer: its descriptor is needed elsewhere.
+            tracing::info!("refused a connection from {peer}: {}", connection::NO_CONNECTION);
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return self.count_end("max_connections");
         }

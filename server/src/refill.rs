@@ -51,8 +51,9 @@ async fn fill(options: &RefillOptions) -> anyhow::Result<ExitCode> {
     let name = &options.export;
     let Some(spec) = exports::open_named(&config, name).await? else {
         bail!(
-            "no export is named {name:?} in the configuration: see `weir exports`; the history and the other standard \
-             stores are not filled from elsewhere: restore them from a backup"
+            "no export is named {name:?} in the configuration of this command: give it that of the running Weir, with \
+             --config or WEIR_CONFIG, and see `weir exports`; the history and the other standard stores are not filled \
+             from elsewhere: restore them from a backup"
         );
     };
     let server = options.server.clone().unwrap_or_else(|| config.grpc.address.clone());

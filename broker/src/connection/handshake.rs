@@ -27,6 +27,9 @@ type Refused = &'static str;
 const MAX_IN_FLIGHT: usize = 1024;
 /// The reason of a refusal.
 const NO_MEMORY: &str = "the server has no memory for a connection with this much in its CONNECT (memory.max_bytes)";
+/// What is said of a connection beyond the maximum.
+pub(crate) const NO_CONNECTION: &str =
+    "the server has reached its maximum number of connections (mqtt.max_connections)";
 /// The first bytes of the body of an MQTT 5 CONNECT.
 const V5_BEGINS: &[u8] = b"\0\x04MQTT\x05";
 
@@ -59,23 +62,21 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         }
     };
     let version = connect.version;
+    let report = |what: &str| tracing::info!("refused a connection from {peer}: {what}");
     if full {
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
-        refuse(
-            &mut stream,
-            version,
-            code,
-            "the server has reached its maximum number of connections (mqtt.max_connections)",
-        )
-        .await;
+        report(NO_CONNECTION);
+        refuse(&mut stream, version, code, NO_CONNECTION).await;
         return Err("max_connections");
     }
     if connect.authentication_method.is_some() {
-        refuse(&mut stream, version, reason::BAD_AUTHENTICATION_METHOD, "authentication methods are not supported")
-            .await;
+        let what = "authentication methods are not supported";
+        report(what);
+        refuse(&mut stream, version, reason::BAD_AUTHENTICATION_METHOD, what).await;
         return Err("authentication_method");
     }
     if connect.client.is_empty() && version == Version::V4 && !connect.clean {
+        report("a session that lasts needs a client id");
         refuse(&mut stream, version, 2, "").await;
         return Err("client_id");
     }
@@ -83,6 +84,7 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     let own_bytes = own_bytes(&connect);
     let Ok(memory) = broker.memory.connections.acquire(own_bytes.saturating_sub(FREE_BYTES)) else {
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
+        report(NO_MEMORY);
         refuse(&mut stream, version, code, NO_MEMORY).await;
         return Err("memory");
     };

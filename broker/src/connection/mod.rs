@@ -37,6 +37,7 @@ use crate::will::Before;
 use answer::{Pending, Wait};
 use door::{Inbox, Intake, Sender, Ticket};
 use end::End;
+pub(crate) use handshake::NO_CONNECTION;
 
 /// Bytes that may wait for a slow peer before reading from it stops.
 const OUT_BYTES: usize = 64 << 10;

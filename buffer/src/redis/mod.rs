@@ -45,7 +45,7 @@ mod tls;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -97,6 +97,8 @@ pub struct RedisLog {
     metrics: Arc<Metrics>,
     /// Held while a lost log is put on the server again.
     restoring: tokio::sync::Mutex<()>,
+    /// Records of this log that are not on the server yet.
+    spill: OnceLock<spill::Status>,
     /// Task of the follower, or of the writer's heartbeat.
     task: Mutex<Option<Task>>,
 }
@@ -182,6 +184,7 @@ impl Redis {
         };
         let (log, form) = self.create_writer(Arc::clone(&metrics)).await?;
         let (form, status) = opened.start(form, end, metrics).await.map_err(spill_error)?;
+        log.spill.get_or_init(|| status.clone());
         let (batch, metrics) = (self.shared.config.batch.clone(), Arc::clone(&log.metrics));
         let batcher = Batcher::start(batch, metrics, form).map_err(|error| OpenError::Start(error.to_string()))?;
         // It is no longer needed: the new log has the rest of the spill.
@@ -287,6 +290,7 @@ impl Shared {
                 doubt: None,
             }),
             restoring: tokio::sync::Mutex::default(),
+            spill: OnceLock::new(),
             end: watch::channel(0).0,
             metrics,
             task: Mutex::default(),

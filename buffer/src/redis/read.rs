@@ -204,7 +204,11 @@ impl Log for RedisLog {
     async fn confirm_end(&self) -> (u64, model::Nanos) {
         let asked = now();
         if self.held.lock().written_here {
-            return (self.end(), asked);
+            let spilled = match self.spill.get() {
+                Some(spill) => spill.complete_until().await,
+                None => None,
+            };
+            return (self.end(), spilled.unwrap_or(asked));
         }
         let mut ask = redis::cmd("HGET");
         let end: RedisResult<Option<u64>> =

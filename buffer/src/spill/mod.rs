@@ -20,8 +20,8 @@
 //! the new start, once `drain.json` is updated. If the primary no longer has the old log, the
 //! cursor decides; frames that are drained twice have equal readings, which the stores merge.
 //!
-//! **Limits.** Sinks and queries do not see spilled records before they are drained. A node does
-//! not start while the server is unavailable.
+//! **Limits.** Sinks and queries do not see spilled records before they are drained; answers say
+//! until when they are complete. A node does not start while the server is unavailable.
 
 mod append;
 mod drain;
@@ -127,6 +127,18 @@ impl Status {
     /// Acknowledged records that are not drained yet.
     pub fn behind(&self) -> u64 {
         self.log.end().saturating_sub(self.drained.load(Ordering::Acquire))
+    }
+
+    /// The time until which the log on the server has every acknowledged record; `None` when all
+    /// are there.
+    pub(crate) async fn complete_until(&self) -> Option<model::Nanos> {
+        let drained = self.drained.load(Ordering::Acquire);
+        if self.log.end() <= drained {
+            return None;
+        }
+        let first = self.log.read(drained, 1).await.ok().and_then(|frames| Some(frames.first()?.header().appended));
+        // Records are received some time before their frame is built.
+        Some(first.map_or(0, |appended| appended - model::time::SECOND))
     }
 
     /// The log in its files.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::clock::now;
 use weir_buffer::redis::{Config, Redis, RedisLog};
 use weir_buffer::spill::{self, Status};
 use weir_buffer::{Batcher, Catalogue, Log};
@@ -51,11 +52,15 @@ async fn devices_are_not_affected_by_a_server_that_is_away() {
         } else {
             server.kill()
         }
+        let begun = now();
         for _ in 0..50 {
             append(&batcher, stage([next.next().unwrap()], false)).unwrap();
         }
         assert!(status.behind() > 0);
         assert_eq!(log.state().blocked, None, "it takes records");
+        let (end, until) = log.confirm_end().await;
+        assert_eq!(end, log.end());
+        assert!(until < begun, "the spilled records are not in the log that is read");
         if round == 1 {
             server.signal("CONT")
         } else {
@@ -65,6 +70,7 @@ async fn devices_are_not_affected_by_a_server_that_is_away() {
             append(&batcher, stage([next.next().unwrap()], false)).unwrap();
         }
         drained(&status).await;
+        assert!(log.confirm_end().await.1 > begun);
     }
     append(&batcher, stage([next.next().unwrap()], false)).unwrap();
     assert_eq!(status.behind(), 0, "appends go to the server again");

@@ -25,6 +25,10 @@ pub(super) fn opener(cache_bytes: usize) -> Open {
 pub(super) fn at<E: Into<redb::Error>>(path: &Path) -> impl Fn(E) -> StoreError + '_ {
     move |error| match error.into() {
         redb::Error::Corrupted(what) => StoreError::Damaged(format!("{}: {what}", path.display())),
+        // The file is not what it was: its first bytes, for one.
+        redb::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
+            StoreError::Damaged(format!("{}: {error}", path.display()))
+        }
         redb::Error::Io(error) if error.kind() == ErrorKind::StorageFull => StoreError::busy(format!(
             "no space left for {}: free some; the log keeps all readings meanwhile",
             path.display()

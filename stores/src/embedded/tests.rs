@@ -250,6 +250,19 @@ async fn old_partitions_are_deleted_whole_and_their_readings_still_count() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_longer_one_of_the_store_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let meta = dir.path().join("meta.redb");
+    let mut bytes = std::fs::read(&meta).unwrap();
+    bytes[..16].fill(b'x');
+    std::fs::write(&meta, bytes).unwrap();
+    let error = EmbeddedStore::open(Config { dir: dir.path().to_owned(), ..Config::default() }, Arc::default());
+    let error = error.map(drop).unwrap_err().to_string();
+    assert!(error.starts_with("stored data is damaged: ") && error.contains("meta.redb"), "{error}");
+}
+
+#[tokio::test]
 async fn a_damaged_value_is_named_and_not_returned() {
     let dir = tempfile::tempdir().unwrap();
     let mut block = block("a", 0, 400);

@@ -43,6 +43,7 @@ pub(super) async fn run(options: &cli::Query) -> anyhow::Result<()> {
         }
         page_token = page.next_page_token;
         if page_token.is_empty() {
+            super::report_missing(page.freshness.as_ref());
             break;
         }
     }

@@ -96,6 +96,7 @@ async fn read(
         take(page.readings)?;
         page_token = page.next_page_token;
         if page_token.is_empty() {
+            super::report_missing(page.freshness.as_ref());
             return Ok(false);
         }
     }

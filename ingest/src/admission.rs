@@ -11,7 +11,7 @@ use crate::decode::{Class, Refusal};
 
 /// Hashes of ids: a million devices take megabytes rather than a hundred. A new device with the
 /// hash of another is admitted without being counted; the key of the hashes is secret, so that
-/// nobody finds two that meet.
+/// a device cannot choose one that meets another.
 type Ids = HashSet<u64, foldhash::fast::RandomState>;
 
 /// The devices of each tenant that have sent a message. Consulted once for each connection and

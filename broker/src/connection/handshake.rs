@@ -27,7 +27,7 @@ type Refused = &'static str;
 const MAX_IN_FLIGHT: usize = 1024;
 /// The reason of a refusal.
 const NO_MEMORY: &str = "the server has no memory for a connection with this much in its CONNECT (memory.max_bytes)";
-/// What is said of a connection beyond the maximum.
+/// Reason for refusing a connection beyond the maximum.
 pub(crate) const NO_CONNECTION: &str =
     "the server has reached its maximum number of connections (mqtt.max_connections)";
 /// The first bytes of the body of an MQTT 5 CONNECT.

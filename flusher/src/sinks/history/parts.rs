@@ -1,5 +1,5 @@
-//! A range in parts, each of which is cut and written on its own. A part has a bound in memory,
-//! whatever devices send: blocks of readings with many names take far more than the log's bytes.
+//! A range in parts, each of which is cut and written on its own. A part has a bound in memory for
+//! any payload: blocks of readings with many names take far more than the log's bytes.
 
 use std::ops::Range;
 

@@ -155,9 +155,7 @@ impl FleetLatest {
 
 /// The states of the readings that the latest sink has not stored, made from the log itself.
 async fn from_log(log: &dyn Log, question: &Question<'_>, wait: Duration) -> Result<Vec<LatestState>> {
-    let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
-    let from = cursors.get(crate::LATEST).map_or_else(|| log.start(), |cursor| cursor.done_to);
-    let (target, _) = scan::end(log, wait).await?;
+    let (offsets, _) = scan::not_passed(log, crate::LATEST, wait).await?;
     let mut map = LatestMap::default();
     let devices = question.devices();
     let take = |frame: &Frame| {
@@ -169,6 +167,6 @@ async fn from_log(log: &dyn Log, question: &Question<'_>, wait: Duration) -> Res
             }
         }
     };
-    scan::frames(log, from, target, take).await?;
+    scan::frames(log, offsets.start, offsets.end, take).await?;
     Ok(question.answer(&map))
 }

@@ -78,17 +78,15 @@ async fn from_log(
     kept: &Kept<'_>,
     wait: Duration,
 ) -> Result<Vec<Deadletter>> {
-    let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
-    let from = cursors.get(crate::DEAD_LETTERS).map_or_else(|| log.start(), |cursor| cursor.done_to);
-    let (target, _) = scan::end(log, wait).await?;
+    let (offsets, _) = scan::not_passed(log, crate::DEAD_LETTERS, wait).await?;
     let (mut found, mut bytes) = (VecDeque::new(), 0);
     let take = |frame: &Frame| {
-        let records = frame.records().filter(|(offset, _)| *offset >= from);
+        let records = frame.records().filter(|(offset, _)| *offset >= offsets.start);
         for (letter, _) in records.filter_map(|(offset, record)| letters.keep(offset, &record)) {
             kept.add(&mut found, &mut bytes, letter);
         }
     };
-    scan::frames(log, from, target, take).await?;
+    scan::frames(log, offsets.start, offsets.end, take).await?;
     Ok(found.into())
 }
 

@@ -38,15 +38,13 @@ impl Readers {
 
     /// Adds the changes of a log that the store does not have.
     async fn changes(&self, log: &dyn Log, changes: &mut Changes) -> Result<()> {
-        let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
-        let from = cursors.get(crate::RETAINED).map_or_else(|| log.start(), |cursor| cursor.done_to);
-        let (to, _) = scan::end(log, self.0.wait).await?;
+        let (offsets, _) = scan::not_passed(log, crate::RETAINED, self.0.wait).await?;
         let take = |frame: &Frame| {
-            for (_, record) in frame.records().filter(|(offset, _)| (from..to).contains(offset)) {
+            for (_, record) in frame.records().filter(|(offset, _)| offsets.contains(offset)) {
                 retained_message(&record).into_iter().for_each(|change| keep_newest(changes, change));
             }
         };
-        scan::frames(log, from, to, take).await
+        scan::frames(log, offsets.start, offsets.end, take).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reads a range of a log, for readers that do not follow it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use buffer::frame::Frame;
@@ -22,6 +23,18 @@ pub(crate) async fn end(log: &dyn Log, wait: Duration) -> Result<(u64, Nanos)> {
         Ok(Ok(_)) => Ok((target, known_until)),
         _ => Err(busy(format!("the end of log {} cannot be read now; ask again", log.id()))),
     }
+}
+
+/// The offsets of a log that a sink has not passed, up to the log's end as it is now; and the time
+/// until which that is known to be all.
+///
+/// # Errors
+/// As [`end`], and when the cursors cannot be read.
+pub(crate) async fn not_passed(log: &dyn Log, sink: &str, wait: Duration) -> Result<(Range<u64>, Nanos)> {
+    let cursors = log.cursors().await.map_err(|error| busy(error.to_string()))?;
+    let from = cursors.get(sink).map_or_else(|| log.start(), |cursor| cursor.done_to);
+    let (to, known_until) = end(log, wait).await?;
+    Ok((from..to, known_until))
 }
 
 /// Passes every frame between two offsets to `each`; the first may begin below `from`. Frames that

@@ -85,11 +85,9 @@ fn outrun() -> StoreError {
 pub(crate) async fn from_log(log: &dyn Log, query: &TailQuery<'_>, wait: Duration) -> Result<TailAnswer> {
     let name: Arc<str> = log.id().into();
     for _ in 0..ATTEMPTS {
-        let cursors = log.cursors().await.map_err(|error| scan::busy(error.to_string()))?;
-        let from = cursors.get(crate::HISTORY).map_or_else(|| log.start(), |cursor| cursor.done_to);
-        let (target, complete_until) = scan::end(log, wait).await?;
+        let (offsets, complete_until) = scan::not_passed(log, crate::HISTORY, wait).await?;
         let mut blocks = Vec::new();
-        match query.read_rest(log, &name, (from, target), &mut blocks).await {
+        match query.read_rest(log, &name, (offsets.start, offsets.end), &mut blocks).await {
             Ok(()) => return Ok(TailAnswer { blocks, complete_until }),
             Err(ReadError::Trimmed { .. }) => {}
             Err(error) => return Err(scan::unread(error)),

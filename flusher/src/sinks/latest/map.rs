@@ -117,18 +117,7 @@ impl LatestMap {
     /// Merges a state of a device that another source knows.
     pub(crate) fn merge(&mut self, state: LatestState) {
         let place = self.place(&state.device);
-        self.change(place, |held, bounds, hasher| {
-            if held.partial {
-                return held.fill(state, bounds, hasher);
-            }
-            held.state.first_seen = held.state.first_seen.min(state.first_seen);
-            held.state.last_seen = held.state.last_seen.max(state.last_seen);
-            // Both counts go on from the store's.
-            held.state.readings = held.state.readings.max(state.readings);
-            held.take_skew(state.clock_skew);
-            held.values.merge(state.values, hasher);
-            held.keep_newest(bounds, hasher);
-        });
+        self.change(place, |held, bounds, hasher| held.merge(state, bounds, hasher));
         self.rest(place);
     }
 
@@ -338,7 +327,7 @@ impl LatestMap {
             return;
         }
         self.change(place, |held, bounds, hasher| match stored {
-            Some(stored) => held.fill(stored, bounds, hasher),
+            Some(stored) => held.merge(stored, bounds, hasher),
             None => held.partial = false,
         });
     }
@@ -397,14 +386,17 @@ impl Held {
         self.values.keep_newest(bounds.names, bounds.device_bytes, hasher)
     }
 
-    /// Adds what was stored to a partial state.
-    fn fill(&mut self, stored: LatestState, bounds: &Bounds, hasher: &RandomState) {
-        self.partial = false;
-        self.state.first_seen = self.state.first_seen.min(stored.first_seen);
-        self.state.last_seen = self.state.last_seen.max(stored.last_seen);
-        self.state.readings += stored.readings;
-        self.take_skew(stored.clock_skew);
-        self.values.merge(stored.values, hasher);
+    /// Takes what another source knows of the device.
+    fn merge(&mut self, other: LatestState, bounds: &Bounds, hasher: &RandomState) {
+        self.state.first_seen = self.state.first_seen.min(other.first_seen);
+        self.state.last_seen = self.state.last_seen.max(other.last_seen);
+        self.state.readings = match std::mem::take(&mut self.partial) {
+            true => self.state.readings + other.readings,
+            // Both counts go on from the store's.
+            false => self.state.readings.max(other.readings),
+        };
+        self.take_skew(other.clock_skew);
+        self.values.merge(other.values, hasher);
         self.keep_newest(bounds, hasher);
     }
 }

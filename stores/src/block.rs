@@ -58,6 +58,16 @@ pub struct Block {
     pub columns: Vec<Column>,
 }
 
+impl Block {
+    /// Returns the bytes that the contents take in memory, with the places of values that a reader
+    /// keeps.
+    pub fn memory(&self) -> usize {
+        let Self { times, received, seqs, claimed, device_timed, columns, .. } = self;
+        let of_rows = 8 * (times.capacity() + received.capacity()) + 16 * (seqs.capacity() + claimed.capacity());
+        of_rows + device_timed.capacity() + columns.iter().map(Column::memory).sum::<usize>()
+    }
+}
+
 /// The values of one name and type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
@@ -67,6 +77,25 @@ pub struct Column {
     pub present: Vec<bool>,
     /// The values of the rows that have one, in row order.
     pub data: ColumnData,
+}
+
+impl Column {
+    /// Bytes besides the values: the allocation of the name, and its places in readers.
+    const BYTES: usize = size_of::<Self>() + 96;
+    /// Bytes of a text's allocation besides the text.
+    const TEXT_BYTES: usize = size_of::<Box<str>>() + 16;
+
+    fn memory(&self) -> usize {
+        let values = match &self.data {
+            ColumnData::Float(values) => 8 * values.capacity(),
+            ColumnData::Int(values) => 8 * values.capacity(),
+            ColumnData::Bool(values) => values.capacity(),
+            ColumnData::Str(values) => values.iter().map(|text| Self::TEXT_BYTES + text.len()).sum(),
+        };
+        // A reader has the place of each value where some row lacks one.
+        let places = size_of::<u32>() * self.present.len();
+        Self::BYTES + self.name.len() + self.present.capacity() + places + values
+    }
 }
 
 /// Values of one type.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use model::{Budget, Full, Held};
 use stores::contract::{History, Tail};
 use stores::query::Distinct;
-use stores::{Block, BlockMeta, Column, ColumnData};
+use stores::{Block, BlockMeta};
 
 use super::merge::RowAt;
 use crate::Backend;
@@ -21,17 +21,15 @@ const FREE_SHARE: usize = 16;
 /// A slice of this size is read also when little memory is free.
 const LEAST_SLICE: usize = 64 << 10;
 /// Rows that are read before the width of a row is known, and their estimated width in bytes.
-const FIRST_ROWS: usize = 1024;
+const FIRST_ROWS: usize = 256;
 const FIRST_WIDTH: usize = 128;
 /// Bytes of a row besides its values: its time and its time of receipt.
 const LEAST_WIDTH: usize = 16;
 /// Bytes that a row takes while slices are merged: its place, once more where it is sorted, and
 /// where it is compared.
 pub(super) const ROW_BYTES: usize = 2 * size_of::<RowAt>() + Distinct::ROW_BYTES;
-/// Bytes of a column besides its values: its name's allocation, and its places in readers.
-const COLUMN_BYTES: usize = size_of::<Column>() + 96;
-/// Bytes of a text's allocation besides the text.
-const TEXT_BYTES: usize = size_of::<Box<str>>() + 16;
+/// Bytes of a block besides its contents.
+const BLOCK_BYTES: usize = size_of::<(Block, Held)>();
 
 /// The stores that a read asks, and the memory that it is counted in. Cheap to clone.
 #[derive(Clone)]
@@ -205,19 +203,5 @@ impl Borrow<Block> for Counted {
 
 /// Bytes of a block and of its reader.
 pub(super) fn bytes(block: &Block) -> usize {
-    let Block { times, received, seqs, claimed, device_timed, columns, .. } = block;
-    let of_rows = 8 * (times.capacity() + received.capacity()) + 16 * (seqs.capacity() + claimed.capacity());
-    size_of::<(Block, Held)>() + of_rows + device_timed.capacity() + columns.iter().map(column_bytes).sum::<usize>()
-}
-
-fn column_bytes(column: &Column) -> usize {
-    let values = match &column.data {
-        ColumnData::Float(values) => 8 * values.capacity(),
-        ColumnData::Int(values) => 8 * values.capacity(),
-        ColumnData::Bool(values) => values.capacity(),
-        ColumnData::Str(values) => values.iter().map(|text| TEXT_BYTES + text.len()).sum(),
-    };
-    // A reader has the place of each value where some row lacks one.
-    let places = size_of::<u32>() * column.present.len();
-    COLUMN_BYTES + column.name.len() + column.present.capacity() + places + values
+    BLOCK_BYTES + block.memory()
 }

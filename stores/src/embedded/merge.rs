@@ -17,14 +17,16 @@ use crate::codec;
 use crate::contract::Result;
 use crate::query;
 
-/// Rows of a merged block.
+/// Most rows of a merged block, and most bytes of the blocks that become one: as they are stored,
+/// and in memory.
 const FULL: u32 = 4096;
+const FULL_BYTES: usize = 4 << 20;
 /// Fewer blocks than this are not worth rewriting.
 const WORTH: usize = 4;
 /// Keys read in one transaction.
 const STRIDE: usize = 20_000;
-/// Runs merged in one transaction: each costs an fsync.
-const RUNS_A_COMMIT: usize = 128;
+/// Bytes of memory of the merged blocks of one transaction: each costs an fsync.
+const COMMIT_BYTES: usize = 16 << 20;
 const BUDGET: Duration = Duration::from_secs(1);
 
 /// The position of the walk over all partitions and devices.
@@ -62,6 +64,8 @@ type Run = Vec<StoredBlock>;
 /// Key and rows of a block.
 type StoredBlock = (Vec<u8>, u32);
 
+type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
+
 impl Inner {
     /// Continues the walk for up to [`BUDGET`]. True when there is more to do, which
     /// waits while a copy of the store is made.
@@ -86,9 +90,7 @@ impl Inner {
             let database = self.partitions.open(number)?;
             let path = self.partitions.path(number);
             let (runs, end) = database.run(|database| self.runs(database, &position.key))?;
-            for some in runs.chunks(RUNS_A_COMMIT) {
-                position.merged |= self.merge_runs(&database, &path, some)?;
-            }
+            position.merged |= self.merge_runs(&database, &path, &runs)?;
             match end {
                 Some(key) => position.key = key,
                 None => {
@@ -112,11 +114,12 @@ impl Inner {
         let table = database.begin_read()?.open_table(BLOCKS)?;
         let mut runs = Vec::new();
         let mut run: Run = Vec::new();
+        let (mut rows, mut bytes) = (0, 0);
         let mut device = None;
         let mut seen = 0;
         let mut end = None;
         for entry in table.range(from..)? {
-            let (key, _) = entry?;
+            let (key, value) = entry?;
             let Ok(block) = keys::read_block(key.value()) else { continue };
             let other = device.as_ref() != Some(&block.id.device);
             // A stride ends between devices, so that runs are not cut.
@@ -126,63 +129,69 @@ impl Inner {
             }
             seen += 1;
             let passed = done.get(&block.id.log).is_some_and(|below| block.id.first_offset < *below);
-            let rows: u32 = run.iter().map(|(_, rows)| rows).sum();
-            if other || rows + block.meta.rows > FULL {
+            let length = value.value().len();
+            if other || rows + block.meta.rows > FULL || bytes + length > FULL_BYTES {
                 take(&mut runs, &mut run);
+                (rows, bytes) = (0, 0);
             }
             device = Some(block.id.device);
-            if passed && block.meta.rows < FULL / 2 {
+            if passed && block.meta.rows < FULL / 2 && length < FULL_BYTES / 2 {
                 run.push((key.value().to_vec(), block.meta.rows));
+                rows += block.meta.rows;
+                bytes += length;
             }
         }
         take(&mut runs, &mut run);
         Ok((runs, end))
     }
 
-    /// Replaces the blocks of each run by one, all in one transaction; by several when one would be
-    /// too sparse. A new block has the identity of its first. False when all were left as they are.
+    /// Replaces the blocks of each run by one; by several when one would be too sparse or too large.
+    /// A new block has the identity of its first. False when all were left as they are.
     fn merge_runs(&self, database: &Opened, path: &Path, runs: &[Run]) -> Result<bool> {
-        let mut merged: Vec<(&[StoredBlock], Block)> = Vec::with_capacity(runs.len());
-        {
-            let table = database.run(|database| Ok(database.begin_read()?.open_table(BLOCKS)?))?;
-            let mut apart = self.apart.lock();
-            for run in runs {
-                if apart.0.contains(&apart.key(run)) {
-                    continue;
-                }
-                let mut blocks = Vec::with_capacity(run.len());
-                for (key, _) in run {
-                    let device = keys::read_block(key)?.id.device;
-                    let Some(value) = table.get(&key[..]).map_err(|error| database.failed(error))? else { break };
-                    blocks.push(history::decode(path, &device, key, value.value(), None)?);
-                }
-                let (before, mut from) = (merged.len(), 0);
-                while from < blocks.len() {
-                    let to = from + query::fitting(&blocks[from..]);
-                    if to - from > 1 {
-                        merged.extend(query::merge_blocks(&blocks[from..to]).map(|block| (&run[from..to], block)));
-                    }
-                    from = to;
-                }
-                if merged.len() == before {
-                    apart.note(run);
-                }
+        let table = database.run(|database| Ok(database.begin_read()?.open_table(BLOCKS)?))?;
+        let (mut apart, mut changed) = (self.apart.lock(), false);
+        let (mut merged, mut bytes) = (Vec::new(), 0);
+        for run in runs {
+            if apart.0.contains(&apart.key(run)) {
+                continue;
+            }
+            let before = merged.len();
+            let mut rest = &run[..];
+            while !rest.is_empty() {
+                let blocks = read(database, path, &table, rest)?;
+                let (group, others) = rest.split_at(blocks.len().max(1));
+                merge_group(group, &blocks, &mut merged);
+                rest = others;
+            }
+            if merged.len() == before {
+                apart.note(run);
+            }
+            bytes += merged[before..].iter().map(|(_, block)| block.memory()).sum::<usize>();
+            if bytes > COMMIT_BYTES {
+                self.replace(database, &merged)?;
+                (changed, bytes) = (true, 0);
+                merged.clear();
             }
         }
-        if merged.is_empty() {
-            return Ok(false);
+        if !merged.is_empty() {
+            self.replace(database, &merged)?;
         }
+        Ok(changed || !merged.is_empty())
+    }
+
+    /// Replaces stored blocks by the merged ones, in one transaction.
+    fn replace(&self, database: &Opened, merged: &[(&[StoredBlock], Block)]) -> Result<()> {
         database.run(|database| {
             let write = database.begin_write()?;
             {
                 let mut table = write.open_table(BLOCKS)?;
                 let mut dropped = write.open_table(MERGED)?;
-                for (run, block) in &merged {
-                    for (key, _) in *run {
+                for (group, block) in merged {
+                    for (key, _) in *group {
                         table.remove(&key[..])?;
                     }
                     table.insert(&keys::block(block)[..], &codec::encode(block)[..])?;
-                    let rows: u64 = run.iter().map(|(_, rows)| u64::from(*rows)).sum();
+                    let rows: u64 = group.iter().map(|(_, rows)| u64::from(*rows)).sum();
                     let (rows, tenant) = (rows - block.times.len() as u64, &*block.id.device.tenant);
                     if rows > 0 {
                         let before = dropped.get(tenant)?.map_or(0, |count| count.value());
@@ -193,8 +202,37 @@ impl Inner {
             write.commit()?;
             Ok(())
         })?;
-        self.metrics.merged.inc_by(merged.iter().map(|(run, _)| run.len() as u64).sum());
-        Ok(true)
+        self.metrics.merged.inc_by(merged.iter().map(|(group, _)| group.len() as u64).sum());
+        Ok(())
+    }
+}
+
+/// Reads the first blocks of a run that take at most [`FULL_BYTES`] together, at least one. None
+/// when the first is no longer there.
+fn read(database: &Opened, path: &Path, table: &Table, run: &[StoredBlock]) -> Result<Vec<Block>> {
+    let (mut blocks, mut bytes) = (Vec::new(), 0);
+    for (key, _) in run {
+        let device = keys::read_block(key)?.id.device;
+        let Some(value) = table.get(&key[..]).map_err(|error| database.failed(error))? else { break };
+        let block = history::decode(path, &device, key, value.value(), None)?;
+        bytes += block.memory();
+        if bytes > FULL_BYTES && !blocks.is_empty() {
+            break;
+        }
+        blocks.push(block);
+    }
+    Ok(blocks)
+}
+
+/// Merges the blocks of a group, those that fit each other.
+fn merge_group<'a>(group: &'a [StoredBlock], blocks: &[Block], merged: &mut Vec<(&'a [StoredBlock], Block)>) {
+    let mut from = 0;
+    while from < blocks.len() {
+        let to = from + query::fitting(&blocks[from..]);
+        if to - from > 1 {
+            merged.extend(query::merge_blocks(&blocks[from..to]).map(|block| (&group[from..to], block)));
+        }
+        from = to;
     }
 }
 

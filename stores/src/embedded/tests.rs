@@ -221,6 +221,33 @@ async fn equal_readings_of_different_blocks_become_one_in_a_merge_and_still_coun
 }
 
 #[tokio::test]
+async fn a_merged_block_has_a_bound_in_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // Texts that take little on disk: the bound is of the memory, too.
+    let text: Box<str> = "x".repeat(100_000).into();
+    let wide = |at: i64| {
+        let mut block = block("a", at * 10, 10);
+        block.columns.push(Column {
+            name: "z".into(),
+            present: Vec::new(),
+            data: ColumnData::Str(vec![text.clone(); 10]),
+        });
+        block
+    };
+    store.write((0..20).map(wide).collect()).await.unwrap();
+    store.done("l", 5000);
+    while store.merge().await.unwrap() {}
+    let metas = store.find(&device("a"), TimeRange::ALL).await.unwrap();
+    let blocks = store.fetch(&device("a"), &metas, None).await.unwrap();
+    assert!(blocks.len() < 20, "{} blocks of 1 MB each are merged as far as they may", blocks.len());
+    let largest = blocks.iter().map(Block::memory).max();
+    assert!(largest <= Some(4 << 20), "{largest:?} bytes");
+    assert_eq!(values(&store, "a", TimeRange::ALL).await, (0..200).collect::<Vec<_>>());
+    assert_eq!(History::count(&store).await.unwrap(), [("default".into(), 200)]);
+}
+
+#[tokio::test]
 async fn the_count_is_of_the_rows_that_are_there() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tikv_jemallocator::Jemalloc;
 
-/// Returns freed memory to the system within about a second, so that the process keeps to
+/// Returns freed memory to the system within a fraction of a second, so that the process keeps to
 /// `memory.max_bytes`: docs/adr/0016.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;

@@ -247,7 +247,7 @@ async fn drill(fault: Fault, roles: &[&str]) -> anyhow::Result<()> {
             let said = handle.block_on(async {
                 wait_until("readings are flushed", WAIT, || async {
                     let stored = processes.metric("weir_flusher_items_total");
-                    ensure!(stored.contains("history"), "{stored}");
+                    ensure!(stored.contains("history") && stored.contains("influxdb"), "{stored}");
                     Ok(())
                 })
                 .await?;

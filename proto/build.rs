@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 10] = [
     "weir/v1/options.proto",
     "weir/v1/types.proto",
     "weir/v1/device_service.proto",
@@ -12,6 +12,9 @@ const FILES: [&str; 7] = [
     "weir/v1/dead_letter_service.proto",
     "weir/v1/export_service.proto",
     "weir/v1/operations_service.proto",
+    "weir/v1/access_service.proto",
+    "weir/v1/tenant_service.proto",
+    "weir/v1/audit_service.proto",
 ];
 
 /// Files that are not part of the public API.

@@ -1,8 +1,10 @@
 //! Limits and secrets of the services.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use identity::{Admin, Authenticator};
 use model::Budget;
 use model::setting::duration_ms;
 use model::trace::Tracer;
@@ -29,6 +31,11 @@ pub struct Config {
     pub keepalive_interval: Duration,
     /// Records the spans of traced calls; without one, no call is traced.
     pub tracer: Option<Tracer>,
+    /// Checks the credentials of callers. Without one, every caller is
+    /// [`Principal::local`](identity::Principal::local), and there is one tenant.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Changes tenants, keys and secrets. Without it the calls for that are refused.
+    pub admin: Option<Admin>,
 }
 
 /// Limits that an operator sets: keys of `[grpc]`.
@@ -79,6 +86,8 @@ impl Config {
             limits: Limits::default(),
             keepalive_interval: Duration::from_secs(60),
             tracer: None,
+            authenticator: None,
+            admin: None,
         }
     }
 }

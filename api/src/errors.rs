@@ -51,6 +51,53 @@ pub(crate) fn denied(permission: &str, resource: &str) -> Status {
     status(Code::PermissionDenied, "PERMISSION_DENIED", message, &[("permission", permission), ("resource", resource)])
 }
 
+/// A caller that is not admitted.
+pub(crate) fn not_admitted(denied: &identity::Denied) -> Status {
+    use identity::Denied;
+    let message = denied.to_string();
+    match denied {
+        Denied::Missing => unauthenticated("CREDENTIAL_MISSING", message),
+        Denied::Invalid => unauthenticated("CREDENTIAL_INVALID", message),
+        Denied::Network => status(Code::PermissionDenied, "NETWORK_NOT_ALLOWED", message, &[]),
+        Denied::Suspended => status(Code::PermissionDenied, "TENANT_SUSPENDED", message, &[]),
+        Denied::Unavailable(_) => unavailable("AUTHENTICATION_UNAVAILABLE", message),
+    }
+}
+
+/// A credential that was revoked or expired during the call.
+pub(crate) fn ended() -> Status {
+    unauthenticated("CREDENTIAL_ENDED", "the credential was revoked or has expired: call again with a valid one")
+}
+
+/// A call without a valid credential. The metadata names the scheme, as `www-authenticate` does.
+fn unauthenticated(reason: &str, message: impl Into<String>) -> Status {
+    status(Code::Unauthenticated, reason, message, &[("scheme", "Bearer")])
+}
+
+/// A path of no known service. The answer does not repeat it.
+pub(crate) fn unknown_service() -> Status {
+    status(Code::PermissionDenied, "PERMISSION_DENIED", "permission denied (or the service does not exist)", &[])
+}
+
+/// A call that needs authentication to be on.
+pub(crate) fn auth_not_required() -> Status {
+    let message = "authentication is off, so that there are no tenants, API keys and secrets of devices: set `[auth] \
+                   required = true` (`weir init` makes a configuration with the first key)";
+    status(Code::FailedPrecondition, "AUTH_NOT_REQUIRED", message, &[])
+}
+
+/// A resource that exists already.
+pub(crate) fn exists(reason: &str, resource: &str) -> Status {
+    status(Code::AlreadyExists, reason, format!("`{resource}` exists already"), &[("resource", resource)])
+}
+
+/// There are as many resources of a kind as `subject` may have.
+pub(crate) fn quota(reason: &str, subject: &str, limit: usize, message: String) -> Status {
+    let mut details = details(reason, &[("limit", &limit.to_string())]);
+    details.add_quota_failure_violation(subject, &message);
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
 /// A resource that is not in a collection that the caller may see.
 pub(crate) fn not_found(reason: &str, resource: &str) -> Status {
     missing(reason, resource, format!("`{resource}` does not exist"))

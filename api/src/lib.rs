@@ -5,8 +5,8 @@
 //! resumed stream end exactly where the next one begins; every error carries advice for the caller,
 //! in words and as `google.rpc.ErrorInfo`.
 //! Hands on: latest states, history, live events, dead letters, exports, books and status.
-//! Never: holds state of its own beyond a call; serves a method that has no authorization rule;
-//! skips in silence.
+//! Never: holds state of its own beyond a call; serves a method that has no authorization rule, or
+//! a caller whose credential has ended; skips in silence.
 
 pub mod auth;
 mod backend;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use identity::Denied;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -23,11 +24,42 @@ pub struct Method {
     method: String,
 }
 
+/// Reason for which a call was refused before it reached a service, or ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Refused {
+    Missing,
+    Invalid,
+    Network,
+    Suspended,
+    Unavailable,
+    Permission,
+    Method,
+    Ended,
+}
+
+impl From<&Denied> for Refused {
+    fn from(denied: &Denied) -> Self {
+        match denied {
+            Denied::Missing => Self::Missing,
+            Denied::Invalid => Self::Invalid,
+            Denied::Network => Self::Network,
+            Denied::Suspended => Self::Suspended,
+            Denied::Unavailable(_) => Self::Unavailable,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    reason: Refused,
+}
+
 /// Metrics of the services. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     calls: Family<Call, Counter>,
     seconds: Family<Method, Histogram, fn() -> Histogram>,
+    refused: Family<Refusal, Counter>,
     pub(crate) streams_open: Gauge,
     pub(crate) rows_sent: Counter,
     pub(crate) slow_consumers: Counter,
@@ -44,6 +76,7 @@ impl Metrics {
     pub fn new() -> Self {
         Self {
             calls: Family::default(),
+            refused: Family::default(),
             seconds: Family::new_with_constructor(histogram),
             streams_open: Gauge::default(),
             rows_sent: Counter::default(),
@@ -60,6 +93,13 @@ impl Metrics {
             Unit::Seconds,
             self.seconds.clone(),
         );
+        registry.register(
+            "weir_api_calls_refused",
+            "Calls refused or ended because of who called, by reason: the credential is Missing, Invalid, of another \
+             Network, of a Suspended tenant, could not be checked (Unavailable), lacks the Permission, or Ended during \
+             the call; or there is no such Method",
+            self.refused.clone(),
+        );
         registry.register("weir_api_streams_open", "Open streams", self.streams_open.clone());
         registry.register("weir_api_rows_sent", "Readings sent in answers", self.rows_sent.clone());
         registry.register(
@@ -72,6 +112,11 @@ impl Metrics {
     /// Counts a call that has ended.
     pub(crate) fn ended(&self, method: &str, code: Code) {
         self.calls.get_or_create(&Call { method: method.to_owned(), code: format!("{code:?}") }).inc();
+    }
+
+    /// Counts a call that was refused.
+    pub(crate) fn refused(&self, reason: Refused) {
+        self.refused.get_or_create(&Refusal { reason }).inc();
     }
 
     /// Counts the start of an answer.

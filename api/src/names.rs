@@ -1,5 +1,6 @@
 //! Resource names: `tenants/{tenant}`, `tenants/{tenant}/devices/{device}`,
-//! `tenants/{tenant}/deadLetters/{letter}`, `exports/{export}`.
+//! `tenants/{tenant}/deadLetters/{letter}`, `tenants/{tenant}/apiKeys/{key}`,
+//! `tenants/{tenant}/devices/{device}/credentials/{credential}`, `exports/{export}`.
 //!
 //! In ids, all characters but letters, digits and `-._~` are percent-encoded, so that an id may
 //! contain `/`.
@@ -22,6 +23,16 @@ pub fn device(tenant: &str, id: &str) -> String {
     name.push_str("/devices/");
     encode_into(&mut name, id);
     name
+}
+
+/// Name of an API key.
+pub fn api_key(tenant: &str, id: &str) -> String {
+    format!("tenants/{}/apiKeys/{}", encode(tenant), encode(id))
+}
+
+/// Name of a credential of a device.
+pub fn device_credential(tenant: &str, device: &str, id: &str) -> String {
+    format!("{}/credentials/{}", self::device(tenant, device), encode(id))
 }
 
 /// Name of a dead letter. `tenant` may be [`OWN`].
@@ -98,6 +109,13 @@ pub(crate) fn split_child<'a>(name: &'a str, collection: &str) -> Option<(&'a st
     let (kind, tenant, found, id) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let good = kind == "tenants" && found == collection && !tenant.is_empty() && !id.is_empty();
     (good && parts.next().is_none()).then_some((tenant, id))
+}
+
+/// The encoded tenant, device and id of `tenants/{tenant}/devices/{device}/credentials/{id}`.
+pub(crate) fn split_credential(name: &str) -> Option<(&str, &str, &str)> {
+    let (device, id) = name.split_once("/credentials/")?;
+    let (tenant, device) = split_device(device)?;
+    (!id.is_empty() && !id.contains('/')).then_some((tenant, device, id))
 }
 
 /// Log, offset and stage of the last segment of a dead letter's name.

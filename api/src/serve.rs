@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use proto::v1::access_service_server::AccessServiceServer;
+use proto::v1::audit_service_server::AuditServiceServer;
 use proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use proto::v1::device_service_server::DeviceServiceServer;
 use proto::v1::export_service_server::ExportServiceServer;
 use proto::v1::operations_service_server::OperationsServiceServer;
 use proto::v1::telemetry_service_server::TelemetryServiceServer;
+use proto::v1::tenant_service_server::TenantServiceServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::Gzip;
@@ -17,7 +20,9 @@ use crate::auth::{RuleError, Rules};
 use crate::browsers::BrowsersLayer;
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
-use crate::services::{DeadLetterApi, DeviceApi, ExportApi, OperationsApi, Shared, TelemetryApi};
+use crate::services::{
+    AccessApi, AuditApi, DeadLetterApi, DeviceApi, ExportApi, OperationsApi, Shared, TelemetryApi, TenantApi,
+};
 use crate::{Backend, Config, Connections};
 
 /// Time within which a connection must answer a ping.
@@ -52,13 +57,16 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let rules = Rules::read(proto::FILE_DESCRIPTOR_SET)?;
-    let calls = CallsLayer::new(rules, metrics.clone(), config.limits.call_timeout).traced(config.tracer.clone());
+    let calls = CallsLayer::new(rules, &config, metrics.clone());
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<DeviceServiceServer<DeviceApi>>().await;
     reporter.set_serving::<TelemetryServiceServer<TelemetryApi>>().await;
     reporter.set_serving::<DeadLetterServiceServer<DeadLetterApi>>().await;
     reporter.set_serving::<ExportServiceServer<ExportApi>>().await;
     reporter.set_serving::<OperationsServiceServer<OperationsApi>>().await;
+    reporter.set_serving::<AccessServiceServer<AccessApi>>().await;
+    reporter.set_serving::<TenantServiceServer<TenantApi>>().await;
+    reporter.set_serving::<AuditServiceServer<AuditApi>>().await;
     let describe = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -96,6 +104,9 @@ pub async fn serve(
         .add_service(tuned!(DeadLetterServiceServer, DeadLetterApi))
         .add_service(tuned!(ExportServiceServer, ExportApi))
         .add_service(tuned!(OperationsServiceServer, OperationsApi))
+        .add_service(tuned!(AccessServiceServer, AccessApi))
+        .add_service(tuned!(TenantServiceServer, TenantApi))
+        .add_service(tuned!(AuditServiceServer, AuditApi))
         .add_service(health)
         .add_service(reflection)
         .add_service(older_reflection);

@@ -33,6 +33,10 @@ pub(crate) enum Kind {
     Live = 7,
     Letters = 8,
     Replay = 9,
+    ApiKeys = 10,
+    DeviceCredentials = 11,
+    Tenants = 12,
+    Audit = 13,
 }
 
 /// The query that a token belongs to, with the key of its tokens.

@@ -12,6 +12,13 @@ use door::Verdict;
 
 type ByReason = Family<[(&'static str, &'static str); 1], Counter>;
 
+/// The labels of a denial.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Denied {
+    action: &'static str,
+    reason: &'static str,
+}
+
 /// The labels of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
@@ -20,7 +27,7 @@ struct Kind {
 }
 
 const QOS: [&str; 3] = ["0", "1", "2"];
-const VERDICTS: [&str; 3] = ["staged", "quarantined", "plain"];
+const VERDICTS: [&str; 4] = ["staged", "quarantined", "plain", "denied"];
 
 /// The broker's metrics.
 #[derive(Debug)]
@@ -45,6 +52,7 @@ pub struct Metrics {
     /// Messages sent to subscribers.
     pub delivered: Counter,
     dropped: ByReason,
+    denied: Family<Denied, Counter>,
     /// Sessions, connected or not.
     pub sessions: Gauge,
     /// Sessions that end with their connection, because the maximum number is reached.
@@ -59,7 +67,7 @@ pub struct Metrics {
     pub takeovers: Takeovers,
     messages: Family<Kind, Counter>,
     /// The counters of `messages` by QoS and verdict, so that a message costs no look-up.
-    by_kind: [[Counter; 3]; 3],
+    by_kind: [[Counter; 4]; 3],
 }
 
 impl Default for Metrics {
@@ -79,6 +87,7 @@ impl Default for Metrics {
             sent: Counter::default(),
             delivered: Counter::default(),
             dropped: ByReason::default(),
+            denied: Family::default(),
             sessions: Gauge::default(),
             sessions_not_kept: Counter::default(),
             subscriptions: Gauge::default(),
@@ -97,6 +106,7 @@ impl Metrics {
             Verdict::Staged => 0,
             Verdict::Quarantined => 1,
             Verdict::Plain => 2,
+            Verdict::Denied => 3,
         };
         self.by_kind[usize::from(qos.min(2))][verdict].inc();
     }
@@ -110,6 +120,12 @@ impl Metrics {
     /// bounded set.
     pub fn dropped(&self, reason: &'static str) -> Counter {
         self.dropped.get_or_create_owned(&[("reason", reason)])
+    }
+
+    /// Returns the counter of what clients were denied: an action (`connect`, `publish`,
+    /// `subscribe`) for a reason, each of a bounded set.
+    pub fn denied(&self, action: &'static str, reason: &'static str) -> Counter {
+        self.denied.get_or_create_owned(&Denied { action, reason })
     }
 
     /// Registers the metrics as `weir_broker_…`.
@@ -132,6 +148,7 @@ impl Metrics {
         r.register_with_unit("sent", "Bytes written to sockets", Unit::Bytes, self.sent.clone());
         r.register("delivered", "Messages sent to subscribers", self.delivered.clone());
         r.register("dropped", "Messages dropped on the way to a subscriber, by reason", self.dropped.clone());
+        r.register("denied", "What clients were denied, by action and reason", self.denied.clone());
         r.register("sessions", "Sessions, connected or not", self.sessions.clone());
         r.register(
             "sessions_not_kept",

@@ -20,7 +20,8 @@ use door::{Inbox, Intake, Retained, Sender};
 /// Topics of Weir's own begin with this.
 pub(crate) const OWN: &str = "$weir/";
 const TOPIC: &str = "$weir/wills/";
-const VERSION: u8 = 1;
+/// Version 1 had no device.
+const VERSION: u8 = 2;
 /// Will messages that are published at a time: one write of the log stores all of them.
 const AT_ONCE: usize = 1024;
 /// Time that connections wait for the will messages of earlier starts.
@@ -56,7 +57,10 @@ pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str, started: u64) ->
 fn encode(LastWill { will, sender, .. }: &LastWill) -> Vec<u8> {
     let mut out = vec![VERSION, will.retain.into(), sender.user.is_some().into()];
     out.extend_from_slice(&will.delay_secs.to_be_bytes());
-    for text in [&*will.topic, &*sender.client, sender.user.as_deref().unwrap_or_default()] {
+    let user = sender.user.as_deref().unwrap_or_default();
+    // Devices have an id.
+    let device = sender.device.as_deref().unwrap_or_default();
+    for text in [&*will.topic, &*sender.client, user, device] {
         // No text of a CONNECT has more than 65,535 bytes.
         out.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(text.as_bytes());
@@ -75,8 +79,10 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
         std::str::from_utf8(text).ok()
     };
     let (topic, client, user) = (text()?.to_owned(), text()?, text()?);
+    let device = if *version == 1 { "" } else { text()? };
     let sender = Sender {
         tenant: message.tenant,
+        device: (!device.is_empty()).then(|| device.into()),
         client: client.into(),
         user: (*has_user == 1).then(|| user.into()),
         peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -90,7 +96,8 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
         delay_secs: u32::from_be_bytes(*delay),
         properties: message.properties,
     };
-    (*version == VERSION).then(|| Box::new(LastWill { will, sender, kept_as: Some(message.topic.into()) }))
+    matches!(version, 1 | &VERSION)
+        .then(|| Box::new(LastWill { will, sender, kept_as: Some(message.topic.into()), ended: None }))
 }
 
 /// Stages that a will message is kept.
@@ -172,7 +179,7 @@ mod tests {
         }
     }
 
-    fn last(user: Option<&str>) -> LastWill {
+    fn last(user: Option<&str>, device: Option<&str>) -> LastWill {
         let will = Will {
             topic: "presence/d".into(),
             payload: b"\0off".to_vec(),
@@ -183,32 +190,48 @@ mod tests {
         };
         let sender = Sender {
             tenant: "t".into(),
+            device: device.map(Into::into),
             client: "d".into(),
             user: user.map(Into::into),
             peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             protocol: "mqtt",
         };
-        LastWill { will, sender, kept_as: Some(topic("n", 255, 7)) }
+        LastWill { will, sender, kept_as: Some(topic("n", 255, 7)), ended: None }
     }
 
     #[test]
     fn a_kept_will_is_read_as_it_was() {
-        for user in [None, Some("u"), Some("")] {
-            let last = last(user);
+        for (user, device) in [(None, None), (Some("u"), Some("d")), (Some(""), None), (None, Some("d"))] {
+            let last = last(user, device);
             let now = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n", 255);
             assert!(now.0.is_empty() && now.1.is_empty(), "of this start");
             let (retained, earlier) = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n", 1);
             assert!(retained.is_empty());
             assert_eq!(earlier[0].will, last.will);
             assert_eq!(earlier[0].kept_as, last.kept_as);
-            let of = |sender: &Sender| (sender.tenant.clone(), sender.client.clone(), sender.user.clone());
+            let of = |sender: &Sender| {
+                (sender.tenant.clone(), sender.client.clone(), sender.user.clone(), sender.device.clone())
+            };
             assert_eq!(of(&earlier[0].sender), of(&last.sender));
         }
     }
 
     #[test]
+    fn a_will_kept_before_there_were_devices_is_read() {
+        let last = last(Some("u"), None);
+        let mut old = kept(&last, "$weir/wills/n/ff-7");
+        // Version 1 ended with the user name and the payload.
+        old.payload[0] = 1;
+        let device_at = old.payload.len() - last.will.payload.len() - 2;
+        old.payload.drain(device_at..device_at + 2);
+        let (_, earlier) = split(vec![old], "n", 1);
+        assert_eq!((&earlier[0].will, &earlier[0].sender.user), (&last.will, &last.sender.user));
+        assert_eq!(earlier[0].sender.device, None);
+    }
+
+    #[test]
     fn only_wills_of_the_own_node_are_published_and_none_is_a_retained_message() {
-        let last = last(None);
+        let last = last(None, None);
         let messages = ["$weir/wills/n/1-1", "$weir/wills/m/1-1", "a", "$weir/else"].map(|topic| kept(&last, topic));
         let (retained, earlier) = split(messages.to_vec(), "n", 2);
         assert_eq!(retained.iter().map(|message| &*message.topic).collect::<Vec<_>>(), ["a"]);
@@ -217,7 +240,7 @@ mod tests {
 
     #[test]
     fn damaged_bytes_are_no_will() {
-        let whole = kept(&last(Some("u")), "$weir/wills/n/1-1");
+        let whole = kept(&last(Some("u"), Some("d")), "$weir/wills/n/1-1");
         for end in 0..whole.payload.len() - 4 {
             let payload = whole.payload[..end].to_vec();
             assert!(split(vec![RetainedMessage { payload, ..whole.clone() }], "n", 2).1.is_empty(), "{end} bytes");

@@ -12,6 +12,7 @@ use std::time::Instant;
 use model::Held;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::message::Message;
 use crate::retained::Walk;
@@ -110,6 +111,8 @@ pub(crate) struct State {
     pub(crate) expiry_secs: u32,
     /// End of a session that no connection owns.
     pub(crate) expires: Option<Instant>,
+    /// Cancelled when the credential of its last connection is revoked or expires.
+    pub(crate) ended: Option<CancellationToken>,
     /// Will message of the connection that owns the session. DISCONNECT removes it.
     pub(crate) last_will: Option<Box<LastWill>>,
     /// Publication of the will message before.
@@ -147,6 +150,12 @@ impl State {
             self.in_flight.remove(at);
             self.on_the_wire -= 1;
         }
+    }
+
+    /// True when nothing of the session is left for the next connection.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        let is_revoked = self.ended.as_ref().is_some_and(CancellationToken::is_cancelled);
+        is_revoked || self.expires.is_some_and(|at| at <= now)
     }
 
     /// Ends the session and returns its subscriptions.

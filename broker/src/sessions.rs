@@ -10,7 +10,7 @@ use crate::Broker;
 use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
 use crate::will::Before;
-use door::Inbox;
+use door::{Grants, Identity, Inbox};
 
 /// A tenant's sessions.
 #[derive(Debug, Default)]
@@ -35,7 +35,8 @@ pub(crate) struct Taken {
 
 impl<I: Inbox> Broker<I> {
     /// Makes the connection behind `link` the owner of the client's session, and closes the
-    /// connection that owned it before. With `clean` the session starts empty.
+    /// connection that owned it before. With `clean` the session starts empty. Subscriptions that
+    /// are not granted to the `identity` are removed.
     pub(crate) fn take_session(
         &self,
         tenant: &Tenant,
@@ -43,6 +44,7 @@ impl<I: Inbox> Broker<I> {
         link: &Arc<Link>,
         clean: bool,
         expiry_secs: u32,
+        identity: &Identity,
     ) -> Taken {
         let mut sessions = tenant.sessions.0.lock();
         let mut before = Before::default();
@@ -54,13 +56,15 @@ impl<I: Inbox> Broker<I> {
                 taken_over = true;
             }
             before = Before { last: state.last_will.take(), is_due: true, publishing: state.publishing.take() };
-            if clean || state.expires.is_some_and(|at| at <= Instant::now()) {
+            if clean || state.is_over(Instant::now()) {
                 tenant.end_session(&mut state, client);
             } else {
                 state.link = Some(Arc::clone(link));
                 state.expiry_secs = expiry_secs;
                 state.expires = None;
                 state.on_the_wire = 0;
+                state.ended.clone_from(&identity.ended);
+                tenant.restrict(&mut state, client, &identity.grants);
                 if let Some(will) = state.will.take() {
                     // The receiver is gone when the will was published at this very moment.
                     will.send(()).ok();
@@ -73,6 +77,7 @@ impl<I: Inbox> Broker<I> {
         }
         let session =
             Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs, self.memory.sessions.hold()));
+        session.state().ended.clone_from(&identity.ended);
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }
@@ -100,14 +105,14 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
-    /// Removes a tenant's expired sessions.
+    /// Removes a tenant's expired sessions, and those whose credential was revoked.
     pub(crate) fn expire_sessions(&self, tenant: &Tenant) {
         let now = Instant::now();
         let mut sessions = tenant.sessions.0.lock();
         let before = sessions.len();
         sessions.retain(|client, session| {
             let mut state = session.state();
-            let expired = state.link.is_none() && state.expires.is_some_and(|at| at <= now);
+            let expired = state.link.is_none() && state.is_over(now);
             if expired {
                 tenant.end_session(&mut state, client);
             }
@@ -118,6 +123,19 @@ impl<I: Inbox> Broker<I> {
 }
 
 impl Tenant {
+    /// Removes the subscriptions that are not granted.
+    fn restrict(&self, state: &mut State, client: &str, grants: &Grants) {
+        let State { subscriptions, walks, .. } = state;
+        subscriptions.retain(|filter| {
+            let granted = grants.may_subscribe(filter);
+            if !granted {
+                walks.remove(&**filter);
+                self.trie.remove(filter, client);
+            }
+            granted
+        });
+    }
+
     fn end_session(&self, state: &mut State, client: &str) {
         for filter in state.end() {
             self.trie.remove(&filter, client);

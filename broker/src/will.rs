@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use model::Held;
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
 use crate::codec::connect::Will;
@@ -27,6 +28,8 @@ pub(crate) struct LastWill {
     pub(crate) sender: Sender,
     /// Topic under which it is kept for the next start.
     pub(crate) kept_as: Option<Box<str>>,
+    /// Cancelled when the credential of the sender is revoked or expires: then it is not published.
+    pub(crate) ended: Option<CancellationToken>,
 }
 
 /// Closed when a will message is published, or is not due.
@@ -93,7 +96,8 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
-    /// Publishes a will message in a task of its own, unless it is cancelled during a delay.
+    /// Publishes a will message in a task of its own, unless it is cancelled during a delay, or the
+    /// credential of its sender has ended.
     fn publish_later(
         self: &Arc<Self>,
         last: Box<LastWill>,
@@ -112,6 +116,9 @@ impl<I: Inbox> Broker<I> {
                     // Sessions end with the process, and wills are due at the end of a session.
                     () = broker.stopping.cancelled() => {}
                 }
+            }
+            if last.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
+                return broker.forget_will(last);
             }
             let published = tokio::select! {
                 published = broker.publish_will(&last, &tenant) => published.map_err(|error| error.to_string()),
@@ -132,7 +139,7 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// No longer keeps a will message that is not due.
-    fn forget_will(self: &Arc<Self>, last: Box<LastWill>) {
+    pub(crate) fn forget_will(self: &Arc<Self>, last: Box<LastWill>) {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let mut intake = broker.inbox.open(&last.sender);
@@ -153,14 +160,18 @@ impl<I: Inbox> Broker<I> {
         let delivery = Delivery { retain: will.retain, ..Delivery::default() };
         let mut intake = self.inbox.open(sender);
         let verdict = intake.take(&door::Message { topic, payload, delivery });
-        let keep = self.keeps(tenant, topic, will.retain);
-        let copy = self.copy(topic, payload, will.qos, keep, properties);
+        let denied = verdict == Verdict::Denied;
+        let keep = !denied && self.keeps(tenant, topic, will.retain);
+        let copy = if denied { None } else { self.copy(topic, payload, will.qos, keep, properties) };
         let keep = keep && copy.is_some();
         if keep {
             intake.retain(&Retained { topic, payload, qos: will.qos, properties });
         }
         let clears = pending_wills::clear(&mut intake, last);
-        if verdict != Verdict::Plain || keep || clears {
+        if denied {
+            self.metrics.denied("publish", "device").inc();
+        }
+        if matches!(verdict, Verdict::Staged | Verdict::Quarantined) || keep || clears {
             door::store(&mut intake).await?;
         }
         if let Some(message) = copy {

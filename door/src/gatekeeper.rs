@@ -1,10 +1,15 @@
-//! The tenant of a client.
+//! Admission of clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::Grants;
+
 /// The credentials that a client presented when it connected.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Credentials<'a> {
     /// Client id; empty when one is to be assigned.
     pub client: &'a str,
@@ -16,13 +21,81 @@ pub struct Credentials<'a> {
     pub peer: SocketAddr,
 }
 
-/// Decides which tenant a client belongs to, once for each connection.
-pub trait Gatekeeper: Send + Sync + 'static {
-    /// Returns the tenant of the client.
-    fn tenant(&self, credentials: &Credentials<'_>) -> Arc<str>;
+impl std::fmt::Debug for Credentials<'_> {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { client, user, peer, .. } = self;
+        f.debug_struct("Credentials")
+            .field("client", client)
+            .field("user", user)
+            .field("peer", peer)
+            .finish_non_exhaustive()
+    }
 }
 
-/// Admits every client, as one tenant.
+/// The identity of a client that was admitted.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// From the credential, never from the client's own words.
+    pub tenant: Arc<str>,
+    /// The device that the client is: readings of others are refused. `None` in an installation
+    /// without authentication.
+    pub device: Option<Arc<str>>,
+    /// Topics that it may publish and subscribe to.
+    pub grants: Arc<Grants>,
+    /// Cancelled when the credential is revoked or expires: the session ends.
+    pub ended: Option<CancellationToken>,
+}
+
+/// The reason why a client is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The kind, from which a protocol derives its code.
+    pub kind: RefusalKind,
+    /// A sentence for the client and the log; it names no secret.
+    pub reason: Arc<str>,
+}
+
+/// The kind of a [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// The credentials are missing, unknown, wrong, expired or revoked.
+    BadCredentials,
+    /// The client is known and may not connect: suspended, or from another network.
+    NotAuthorized,
+    /// The client id does not belong to the device of the credential.
+    ClientId,
+    /// Too many checks wait.
+    Busy,
+    /// The credentials cannot be checked now.
+    Unavailable,
+}
+
+/// Decides who a client is, once for each connection.
+///
+/// A door compares nothing of its own with the device of an identity: a client id belongs to a
+/// device when the gatekeeper says so. For an identity with a device it must be the device id, or
+/// begin with the device id and a colon; every other one is refused with
+/// [`RefusalKind::ClientId`], since the owner of a client id takes over its session. Without a
+/// client id, the door assigns one that begins so.
+#[async_trait]
+pub trait Gatekeeper: Send + Sync + 'static {
+    /// Returns the identity of the client. A door waits for it as long as for a CONNECT, and delays
+    /// no other client meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
+}
+
+#[async_trait]
+impl<G: Gatekeeper + ?Sized> Gatekeeper for Arc<G> {
+    async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        (**self).admit(credentials).await
+    }
+}
+
+/// Admits every client to one tenant, with every topic.
 #[derive(Debug, Clone)]
 pub struct OneTenant(Arc<str>);
 
@@ -33,8 +106,9 @@ impl Default for OneTenant {
     }
 }
 
+#[async_trait]
 impl Gatekeeper for OneTenant {
-    fn tenant(&self, _credentials: &Credentials<'_>) -> Arc<str> {
-        Arc::clone(&self.0)
+    async fn admit(&self, _credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        Ok(Identity { tenant: Arc::clone(&self.0), device: None, grants: Arc::default(), ended: None })
     }
 }

@@ -19,6 +19,10 @@ pub enum Verdict {
     Quarantined,
     /// Not telemetry: a plain message for subscribers. Nothing was staged.
     Plain,
+    /// A reading of a device other than the sender's. Nothing was staged; the message is not
+    /// retained and reaches no subscriber. The sender is answered as for a topic that it may not
+    /// publish to (MQTT 5: 0x87).
+    Denied,
 }
 
 /// The log has failed and accepts no more records: close without acknowledging.

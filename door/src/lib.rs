@@ -10,7 +10,7 @@
 //! A door calls, for each sender:
 //!
 //! ```text
-//! Gatekeeper::tenant(credentials) ─▶ Sender
+//! Gatekeeper::admit(credentials)  ─▶ Identity, Sender
 //! Inbox::open(sender)             ─▶ Intake
 //!   Intake::take(message)         ─▶ Verdict    once for each message; nothing is stored yet
 //!   Intake::poll_submit           ─▶ Ticket     once for all messages since the last submit
@@ -22,11 +22,13 @@
 //! each, and awaits [`store`] before it responds.
 
 mod gatekeeper;
+mod grants;
 mod inbox;
 mod message;
 mod sender;
 
-pub use gatekeeper::{Credentials, Gatekeeper, OneTenant};
+pub use gatekeeper::{Credentials, Gatekeeper, Identity, OneTenant, Refusal, RefusalKind};
+pub use grants::{GrantError, Grants};
 pub use inbox::{Failed, Inbox, Intake, Verdict, store};
 pub use message::{Delivery, Message, Retained};
 pub use model::Ticket;

@@ -53,7 +53,7 @@ impl Site {
             ("WEIR_MONGODB_SERVER_SELECTION_TIMEOUT_MS".into(), "1000".into()),
             ("WEIR_HISTORY_FLUSH_INTERVAL_MS".into(), "1000".into()),
             ("WEIR_LOG_SEGMENT_BYTES".into(), "1048576".into()),
-            ("WEIR_FLEET_SECRET".into(), "known to all".into()),
+            ("WEIR_FLEET_SECRET".into(), "known to all of them".into()),
             ("WEIR_FLEET_LEASE_MS".into(), "1500".into()),
         ];
         if let Some(influxd) = &influxd {

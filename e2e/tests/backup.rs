@@ -270,7 +270,7 @@ async fn with_the_log_on_redis_a_running_process_copies_its_spill_and_a_stopped_
         ("WEIR_MONGODB_URI", "mongodb://127.0.0.1:1"),
         ("WEIR_ROLES", "ingest"),
         ("WEIR_REDIS_NODE", "ingest"),
-        ("WEIR_FLEET_SECRET", "known to all"),
+        ("WEIR_FLEET_SECRET", "known to all of them"),
     ]);
     let ingest = Weir::start_with(&place, "127.0.0.1:0", &in_fleet.collect::<Vec<_>>())?;
     let copy = dir.path().join("spill");

@@ -265,7 +265,7 @@ async fn an_error_for_the_operator_ends_the_start_at_once_with_one_line() -> any
         ("WEIR_REDIS_URLS", wrong(site.redis.url()), "redis.password"),
         ("WEIR_MONGODB_URI", wrong(site.mongod.uri()), "mongodb.uri"),
         ("WEIR_FLEET_ADDRESS", "0.0.0.0:0".to_owned(), "fleet.advertise"),
-        ("WEIR_FLEET_SECRET", "two\nlines".to_owned(), "fleet.secret"),
+        ("WEIR_FLEET_SECRET", "two lines of a\nlong secret".to_owned(), "fleet.secret"),
     ];
     for (number, (name, value, key)) in cases.into_iter().enumerate() {
         site.environment.push((name.to_owned(), value));

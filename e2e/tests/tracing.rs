@@ -27,6 +27,7 @@ fn traceparent() -> String {
 fn start(dir: &Path, endpoint: &str, more: &[(&str, &str)]) -> anyhow::Result<Weir> {
     let mut environment = vec![
         ("WEIR_TRACING_ENDPOINT", endpoint),
+        ("WEIR_TRACING_BY_SENDERS", "true"),
         ("WEIR_HISTORY_FLUSH_INTERVAL_MS", "300"),
         ("WEIR_LATEST_FLUSH_INTERVAL_MS", "300"),
         ("WEIR_LOG_SEGMENT_BYTES", "1048576"),

@@ -60,6 +60,8 @@ type Remembered<T> = HashMap<String, T, foldhash::fast::RandomState>;
 pub(crate) struct TopicBindings {
     tenant: Arc<str>,
     client: Arc<str>,
+    /// The only device of an authenticated sender.
+    own: Option<Arc<str>>,
     key: Key,
     tenant_hash: u64,
     last_topic: String,
@@ -71,12 +73,13 @@ pub(crate) struct TopicBindings {
 }
 
 impl TopicBindings {
-    pub(crate) fn new(key: Key, tenant: Arc<str>, client: Arc<str>) -> Self {
+    pub(crate) fn new(key: Key, tenant: Arc<str>, client: Arc<str>, own: Option<Arc<str>>) -> Self {
         Self {
             tenant_hash: key.chain(0, tenant.as_bytes()),
             key,
             tenant,
             client,
+            own,
             last_topic: String::new(),
             last: None,
             topics: HashMap::default(),
@@ -178,7 +181,29 @@ impl TopicBindings {
         Ok(device)
     }
 
+    /// Returns the refusal of a message whose topic, or one of the devices that its payload names,
+    /// is of a device other than the sender's.
+    pub(crate) fn foreign<'a>(
+        &self,
+        binding: &TopicBinding,
+        mut named: impl Iterator<Item = &'a str>,
+    ) -> Option<Refusal> {
+        let refusals = binding.candidates.iter().filter_map(|candidate| candidate.device.as_ref()?.as_ref().err());
+        let of_topic = refusals.into_iter().find(|refusal| refusal.class == Class::Foreign);
+        of_topic.cloned().or_else(|| named.find_map(|id| self.foreign_device(id)))
+    }
+
+    fn foreign_device(&self, id: &str) -> Option<Refusal> {
+        let own = self.own.as_deref().filter(|own| *own != id)?;
+        let reason = format!("the message has a reading of device {id:.80?}, and was sent by device {own:.80?}");
+        Some(Refusal::new(Class::Foreign, reason))
+    }
+
+    /// Admits a device. One that is not the sender's does not count among those of the tenant.
     fn admit(&self, id: &str, rules: &Shared) -> Result<Arc<DeviceKey>, Refusal> {
+        if let Some(refusal) = self.foreign_device(id) {
+            return Err(refusal);
+        }
         let device = DeviceKey::new(&self.tenant, id)
             .map_err(|error| Refusal::new(Class::Device, format!("device id {id:.80?}: {error}")))?;
         rules.admission.admit(&device)?;
@@ -193,7 +218,7 @@ mod tests {
     use crate::rules::Rules;
 
     fn bindings() -> TopicBindings {
-        TopicBindings::new(Key([1, 2]), "t".into(), "c".into())
+        TopicBindings::new(Key([1, 2]), "t".into(), "c".into(), None)
     }
 
     fn rules(remembered_bytes: usize) -> Rules {

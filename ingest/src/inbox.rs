@@ -53,7 +53,7 @@ impl Inbox for TelemetryInbox {
     type Intake = ConnectionIngest;
 
     fn open(&self, sender: &Sender) -> ConnectionIngest {
-        let mut reader = PayloadReader::new(&self.rules, &sender.tenant, &sender.client);
+        let mut reader = PayloadReader::new(&self.rules, &sender.tenant, &sender.client, sender.device.as_ref());
         reader.connection = connection_number();
         reader.traces = self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, sender)));
         ConnectionIngest {
@@ -98,6 +98,10 @@ impl Intake for ConnectionIngest {
                 self.is_noted |= message.delivery.id.is_some() && readings > 0;
                 self.last_received += Nanos::from(readings);
                 Verdict::Staged
+            }
+            Outcome::Denied(refusal) => {
+                self.reader.deny(message, received, &refusal);
+                Verdict::Denied
             }
             Outcome::Refused(refusal) => {
                 self.is_noted |= message.delivery.id.is_some();

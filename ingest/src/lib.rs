@@ -10,6 +10,7 @@
 mod admission;
 mod binding;
 mod decode;
+mod denials;
 mod document;
 mod identity;
 mod inbox;

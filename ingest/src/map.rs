@@ -36,6 +36,8 @@ pub struct StoredMessage<'a> {
     pub received: Nanos,
     /// It has the retain flag.
     pub retain: bool,
+    /// The device of an authenticated sender: readings of others are refused.
+    pub device: Option<&'a str>,
 }
 
 /// Reads a message with these rules, or the rules of a [`crate::TelemetryInbox`]. Nothing is stored
@@ -62,12 +64,14 @@ pub fn map(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> MapOutcome
 /// # Errors
 /// The outcome without records: [`MapOutcome::Plain`] or [`MapOutcome::Refused`].
 pub fn replay(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> Result<Staged, MapOutcome> {
-    let mut reader = PayloadReader::new(rules.as_ref(), &Arc::from(message.tenant), &Arc::from(message.client));
+    let (tenant, client) = (Arc::from(message.tenant), Arc::from(message.client));
+    let device = message.device.map(Arc::from);
+    let mut reader = PayloadReader::new(rules.as_ref(), &tenant, &client, device.as_ref());
     let delivery = Delivery { resent: true, retain: message.retain, ..Delivery::default() };
     let sent = Message { topic: message.topic, payload: message.payload, delivery };
     match reader.read(&sent, message.received) {
         Outcome::Plain => Err(MapOutcome::Plain),
         Outcome::Staged(_) => Ok(std::mem::take(&mut reader.staged)),
-        Outcome::Refused(refusal) => Err(MapOutcome::Refused(refusal.reason)),
+        Outcome::Refused(refusal) | Outcome::Denied(refusal) => Err(MapOutcome::Refused(refusal.reason)),
     }
 }

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub nulls: Counter,
     /// Messages that could not be read.
     pub dead_letters: Counter,
+    /// Messages with a reading of a device other than their sender.
+    pub denied: Counter,
     /// Messages that no route matches.
     pub plain: Counter,
     /// The topics of these messages.
@@ -51,6 +53,7 @@ impl Default for Metrics {
             empty: Counter::default(),
             nulls: Counter::default(),
             dead_letters: Counter::default(),
+            denied: Counter::default(),
             plain: Counter::default(),
             unrouted: Unrouted::default(),
             clock_ahead: Counter::default(),
@@ -76,6 +79,7 @@ impl Metrics {
         );
         r.register("dead_letters", "Messages that could not be read", self.dead_letters.clone());
         r.register("refused", "Messages that could not be read, by reason", self.refused.clone());
+        r.register("denied", "Messages with a reading of a device other than their sender", self.denied.clone());
         r.register("plain", "Messages that no route matches", self.plain.clone());
         r.register("clock_ahead", "Readings whose device time was too far in the future", self.clock_ahead.clone());
         r.register(

@@ -10,6 +10,7 @@ use model::{DeviceKey, Nanos};
 use crate::binding::{Candidate, TopicBinding, TopicBindings};
 use crate::decode::text::Decoded;
 use crate::decode::{Class, Refusal, Scratch, ScratchRow, flat, plain};
+use crate::denials::Recent;
 use crate::document::{self, Document};
 use crate::identity::Key;
 use crate::metrics::Tally;
@@ -35,6 +36,7 @@ pub(crate) struct PayloadReader {
     planned: Vec<PlannedReading>,
     cache: schemas::Cache,
     bindings: TopicBindings,
+    denials: Recent,
     /// None when tracing is off.
     pub(crate) traces: Option<Box<Traces>>,
     /// The span of the last message, if it is traced.
@@ -58,10 +60,13 @@ pub(crate) enum Outcome {
     Staged(u32),
     /// Nothing was staged.
     Refused(Refusal),
+    /// It has a reading of a device other than its sender. Nothing was staged.
+    Denied(Refusal),
 }
 
 impl PayloadReader {
-    pub(crate) fn new(rules: &Rules, tenant: &Arc<str>, client: &Arc<str>) -> Self {
+    /// `device` is the only device of an authenticated sender.
+    pub(crate) fn new(rules: &Rules, tenant: &Arc<str>, client: &Arc<str>, device: Option<&Arc<str>>) -> Self {
         Self {
             rules: Arc::clone(&rules.shared),
             key: rules.key,
@@ -74,7 +79,8 @@ impl PayloadReader {
             scratch: Scratch::default(),
             planned: Vec::new(),
             cache: schemas::Cache::default(),
-            bindings: TopicBindings::new(rules.key, Arc::clone(tenant), Arc::clone(client)),
+            bindings: TopicBindings::new(rules.key, Arc::clone(tenant), Arc::clone(client), device.cloned()),
+            denials: Recent::default(),
             traces: None,
             traced: None,
         }
@@ -113,7 +119,23 @@ impl PayloadReader {
                 self.bindings.count_unrouted(&binding, message, received, &self.rules);
                 Outcome::Plain
             }
-            Err(refusal) => Outcome::Refused(refusal),
+            Err(refusal) if refusal.class == Class::Foreign => Outcome::Denied(refusal),
+            // A message that cannot be read is kept when all of it is of the sender's device.
+            Err(refusal) => {
+                let named = self.scratch.rows.iter().filter_map(|row| row.device).map(|id| self.scratch.text(id));
+                self.bindings.foreign(&binding, named).map_or(Outcome::Refused(refusal), Outcome::Denied)
+            }
+        }
+    }
+
+    /// Counts a message with a reading of another device, and logs it, once a minute for a client.
+    pub(crate) fn deny(&mut self, message: &Message<'_>, received: Nanos, refusal: &Refusal) {
+        self.rules.metrics.denied.inc();
+        if self.denials.is_due(received) && self.rules.denials.is_due(self.client_hash, received) {
+            tracing::warn!(
+                tenant = %self.tenant, client = %self.client, topic = message.topic,
+                "denied messages of this client: {}", refusal.reason
+            );
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use model::Budget;
 
 use crate::admission::Admission;
+use crate::denials::Denials;
 use crate::identity::Key;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) schemas: Schemas,
     pub(crate) admission: Admission,
+    pub(crate) denials: Denials,
     /// Memory for what connections remember.
     pub(crate) remembered: Budget,
 }
@@ -36,7 +38,8 @@ impl Rules {
         let admission = Admission::new(limits.max_devices);
         let remembered = Budget::new("topics that connections remember", limits.remembered_bytes);
         let schemas = Schemas::default();
-        let shared = Arc::new(Shared { routes, limits, metrics, schemas, admission, remembered });
+        let denials = Denials::default();
+        let shared = Arc::new(Shared { routes, limits, metrics, schemas, admission, denials, remembered });
         Self { shared, key: Key([0; 2]) }
     }
 

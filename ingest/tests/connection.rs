@@ -53,7 +53,14 @@ impl World {
     fn connect_of(&self, tenant: &str, id: &str) -> ConnectionIngest {
         let inbox = TelemetryInbox::with_rules(self.rules.clone(), self.batcher.clone(), self.clock.clone());
         let peer = "127.0.0.1:1".parse().unwrap();
-        inbox.open(&Sender { tenant: tenant.into(), client: id.into(), user: None, peer, protocol: "mqtt" })
+        inbox.open(&Sender {
+            tenant: tenant.into(),
+            device: None,
+            client: id.into(),
+            user: None,
+            peer,
+            protocol: "mqtt",
+        })
     }
 
     /// Every frame, once the ticket is durable.
@@ -225,6 +232,7 @@ fn a_replayed_message_has_its_old_receive_time_and_the_same_identity_every_time(
         payload,
         received: NOW - 5,
         retain: false,
+        device: None,
     };
     let mut intake = world.connect("other");
     let mut frames = Vec::new();

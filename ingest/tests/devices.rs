@@ -25,7 +25,10 @@ struct File {
 fn outcome(routes: &str, topic: &str, payload: &[u8]) -> MapOutcome {
     let file: File = toml::from_str(routes).expect("the routes are TOML");
     let rules = Rules::new(Routes::new(&file.route).expect("the routes are good"), Limits::default(), Arc::default());
-    map(&rules, &StoredMessage { tenant: "default", client: "c1", topic, payload, received: NOW, retain: false })
+    map(
+        &rules,
+        &StoredMessage { tenant: "default", client: "c1", topic, payload, received: NOW, retain: false, device: None },
+    )
 }
 
 fn readings(routes: &str, topic: &str, payload: &[u8]) -> Vec<Reading> {

@@ -9,9 +9,16 @@ use buffer::memory::MemoryLog;
 use door::{Delivery, Inbox, Intake, Message, Sender, Verdict};
 use weir_ingest::{ConnectionIngest, Limits, Routes, TelemetryInbox};
 
-fn sender() -> Sender {
+fn sender(device: Option<&str>) -> Sender {
     let peer = "127.0.0.1:1".parse().expect("an address");
-    Sender { tenant: "default".into(), client: "c".into(), user: None, peer, protocol: "mqtt" }
+    Sender {
+        tenant: "default".into(),
+        device: device.map(Into::into),
+        client: "c".into(),
+        user: None,
+        peer,
+        protocol: "mqtt",
+    }
 }
 
 /// At QoS 1.
@@ -23,7 +30,7 @@ fn message<'a>(topic: &'a str, payload: &'a str, id: u64) -> Message<'a> {
 fn a_message_of_a_known_shape_allocates_nothing() {
     let (log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
     let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default());
-    let mut intake = inbox.open(&sender());
+    let mut intake = inbox.open(&sender(Some("d1")));
     let payloads: Vec<String> = (0..100)
         .map(|n| {
             format!(r#"{{"ts":{},"seq":{n},"temperature":21.5,"humidity":45.25,"battery":99}}"#, 1_700_000_000 + n)
@@ -54,7 +61,7 @@ fn a_message_of_a_known_shape_allocates_nothing() {
 fn a_gateway_with_known_topics_and_shapes_allocates_nothing() {
     let (_log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
     let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default());
-    let mut intake = inbox.open(&sender());
+    let mut intake = inbox.open(&sender(None));
     let topics: Vec<String> = (0..20).map(|n| format!("devices/d{n}/telemetry")).collect();
     let payloads = [
         r#"{"t":21.5,"nested":{"on":true,"list":[1,2.5,null]},"text":"a\u00e9\n"}"#,

@@ -24,7 +24,10 @@ fn inbox(routes: &str) -> TelemetryInbox {
 }
 
 fn outcome(routes: &str, topic: &str, payload: &[u8]) -> MapOutcome {
-    map(&inbox(routes), &StoredMessage { tenant: "default", client: "c", topic, payload, received: NOW, retain: false })
+    map(
+        &inbox(routes),
+        &StoredMessage { tenant: "default", client: "c", topic, payload, received: NOW, retain: false, device: None },
+    )
 }
 
 fn readings(routes: &str, topic: &str, payload: &str) -> Vec<Reading> {

@@ -20,6 +20,7 @@ fn outcome(rules: &Rules, topic: &str, payload: &[u8]) -> MapOutcome {
             payload,
             received: 1_760_000_000_000_000_000,
             retain: false,
+            device: None,
         },
     )
 }

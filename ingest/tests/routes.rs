@@ -29,6 +29,7 @@ fn outcome(routes: &str, topic: &str, payload: &str) -> MapOutcome {
         payload: payload.as_bytes(),
         received: NOW,
         retain: false,
+        device: None,
     };
     map(&rules(routes), &message)
 }

@@ -33,7 +33,8 @@ impl World {
         let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default())
             .traced(Some(tracer));
         let peer = "127.0.0.1:1".parse().unwrap();
-        let sender = Sender { tenant: "default".into(), client: "c".into(), user: None, peer, protocol: "mqtt" };
+        let sender =
+            Sender { tenant: "default".into(), device: None, client: "c".into(), user: None, peer, protocol: "mqtt" };
         Self { log, intake: inbox.open(&sender), kept }
     }
 
@@ -73,7 +74,7 @@ impl World {
 
 #[test]
 fn a_context_that_comes_with_a_message_goes_with_every_reading_into_the_log() {
-    let mut world = World::new(Sampling::default());
+    let mut world = World::new(Sampling { by_senders: true, ..Sampling::default() });
     world.publish("devices/d1/telemetry", r#"{"t":1}"#, &[]);
     let two = r#"[{"t":1},{"t":2}]"#;
     world.publish("devices/d2/telemetry", two, &[("other", "x"), ("traceparent", PARENT)]);

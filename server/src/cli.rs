@@ -25,6 +25,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Start Weir
     Run(RunOptions),
+    /// Write a configuration with authentication, and print the key of its operator once
+    ///
+    /// With a configuration that is there already, only a new key is made. Weir must not run.
+    Init(InitOptions),
     /// Print the commented default configuration, or check a file
     Config(ConfigOptions),
     #[command(flatten)]
@@ -70,7 +74,7 @@ pub(crate) struct RunOptions {
     /// Roles of this process [default: all]
     #[arg(long, value_name = "ROLES", value_delimiter = ',')]
     pub(crate) roles: Vec<Role>,
-    /// Listen on addresses that others can reach although there is no authentication yet
+    /// Listen on addresses that others can reach although nothing is encrypted yet
     #[arg(long)]
     pub(crate) insecure: bool,
 }
@@ -96,6 +100,17 @@ impl RunOptions {
         flag("insecure", self.insecure.then(|| "true".to_owned()));
         Ok(sources)
     }
+}
+
+/// Options of `weir init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitOptions {
+    /// Configuration file to write [default: ./weir.toml]
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// Options of `weir config`.

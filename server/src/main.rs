@@ -8,6 +8,7 @@
 //! each of them.
 //! Never: decides what a reading is, when it is durable or how it is stored.
 
+mod access;
 mod backup;
 mod cli;
 mod client;
@@ -17,6 +18,7 @@ mod doctor;
 mod exports;
 mod health;
 mod http;
+mod init;
 mod logs;
 mod map;
 mod refill;
@@ -52,6 +54,7 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
     let command = arguments.command.unwrap_or(cli::Command::Run(arguments.run));
     match command {
         cli::Command::Run(options) => run::run(&options),
+        cli::Command::Init(options) => init::run(&options),
         cli::Command::Config(options) => cli::config(&options).map(|()| ExitCode::SUCCESS),
         cli::Command::Map(options) => map::run(&options),
         cli::Command::Refill(options) => refill::run(&options),

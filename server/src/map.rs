@@ -30,6 +30,7 @@ pub(crate) fn run(options: &MapOptions) -> anyhow::Result<ExitCode> {
         payload: &payload,
         received: time::now(),
         retain: options.retain,
+        device: None,
     };
     let rules = Rules::new(settings::routes(&config)?, config.ingest.clone(), Arc::default());
     match ingest::map(&rules, &message) {

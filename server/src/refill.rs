@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client::Connection;
 use anyhow::{Context, bail};
 use api::names;
 use flusher::Refill;
@@ -23,7 +24,6 @@ use proto::v1::{
     StreamReadingsRequest, TimeRange,
 };
 use stores::{Block, BlockId, Column, ColumnData};
-use tonic::transport::Channel;
 
 use crate::cli::RefillOptions;
 use crate::client::{self, client, output, refused, time};
@@ -78,7 +78,7 @@ async fn fill(options: &RefillOptions) -> anyhow::Result<ExitCode> {
 /// many, and how many are refused.
 async fn from_history(
     spec: &ExportSpec,
-    channel: Channel,
+    channel: Connection,
     tenant: &str,
     (since, before): (Nanos, Nanos),
 ) -> anyhow::Result<(u64, u64)> {
@@ -105,7 +105,7 @@ async fn from_history(
 }
 
 /// Waits until the export has delivered everything.
-async fn caught_up(control: &mut ExportServiceClient<Channel>, name: &str) -> anyhow::Result<()> {
+async fn caught_up(control: &mut ExportServiceClient<Connection>, name: &str) -> anyhow::Result<()> {
     let mut calm = 0;
     // Its driver follows the request within a second or two.
     while calm < 6 {
@@ -125,7 +125,7 @@ async fn caught_up(control: &mut ExportServiceClient<Channel>, name: &str) -> an
 }
 
 /// Checks the books of the export.
-async fn check(channel: Channel, name: &str, tenant: &str) -> anyhow::Result<ExitCode> {
+async fn check(channel: Connection, name: &str, tenant: &str) -> anyhow::Result<ExitCode> {
     let mut client = client!(OperationsServiceClient<_>, channel);
     let request = GetBooksRequest { parent: names::tenant(tenant), check: true };
     let books = client.get_books(request).await.map_err(|s| refused(&s))?.into_inner();

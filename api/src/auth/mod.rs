@@ -1,57 +1,63 @@
 //! Authorization of calls.
 //!
 //! Each method carries a rule in its proto option. [`Rules`] reads them from the descriptors; the
-//! server does not start while a method has none. The layer in `calls` checks the permission before
-//! the request reaches a service, and attaches a `Caller` to it. `Caller::tenant` and
-//! `Caller::device` check the resource that the field of the rule names; a service gets its tenant
-//! from nowhere else.
+//! server does not start while a method has none. The layer in `calls` asks an
+//! [`identity::Authenticator`] for the identity of the caller, checks the permission before the
+//! request reaches a service, and attaches a `Caller` to it. `Caller::tenant`, `Caller::device` and
+//! `Caller::own` authorize the resource that the field of the rule names; a service gets its tenant
+//! from nowhere else, and the layer withholds the answer of a call that authorized none.
 
+mod bearer;
 mod rules;
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use identity::{Principal, Role};
 use model::DeviceKey;
 use tonic::{Request, Status};
 
+pub(crate) use bearer::{Bearer, peer};
 pub use rules::{Rule, RuleError, Rules, Scope};
 
 use crate::{errors, names};
-
-/// The identity of a caller. Until there are credentials, every caller is the local principal: it
-/// belongs to the tenant `default` and holds every permission.
-#[derive(Debug, Clone)]
-pub(crate) struct Principal {
-    tenant: Arc<str>,
-}
-
-impl Principal {
-    /// The principal of a call without credentials.
-    pub(crate) fn local() -> Self {
-        Self { tenant: model::DEFAULT_TENANT.into() }
-    }
-
-    /// The tenant that it belongs to.
-    pub(crate) fn tenant(&self) -> &str {
-        &self.tenant
-    }
-
-    /// True when it holds a permission.
-    #[expect(clippy::unused_self, reason = "the local principal holds every permission; others will not")]
-    pub(crate) fn holds(&self, _permission: &str) -> bool {
-        true
-    }
-}
 
 /// A principal that holds the permission of the method it calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     principal: Principal,
+    peer: Option<IpAddr>,
     rule: Rule,
+    /// True when it may name any tenant: an operator of an installation with tenants.
+    roams: bool,
+    /// True once the resource that the rule names was authorized.
+    checked: Arc<AtomicBool>,
 }
 
 impl Caller {
-    pub(crate) fn new(principal: Principal, rule: Rule) -> Self {
-        Self { principal, rule }
+    /// A caller of a method with this rule. `tenants` is true when the installation has several.
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED when it does not hold the permission of the rule.
+    pub(crate) fn new(principal: Principal, rule: Rule, path: &str, tenants: bool) -> Result<Self, Status> {
+        let operator = principal.role >= Role::Installation;
+        let may = match rule.scope {
+            // Any valid credential.
+            Scope::Public | Scope::Caller => true,
+            Scope::Tenant | Scope::Device => principal.holds(&rule.permission),
+            Scope::Installation => operator && principal.holds(&rule.permission),
+        };
+        if !may {
+            return Err(errors::denied(&rule.permission, path));
+        }
+        let named = matches!(rule.scope, Scope::Tenant | Scope::Device);
+        Ok(Self { principal, peer: None, rule, roams: operator && tenants, checked: Arc::new(AtomicBool::new(!named)) })
+    }
+
+    /// The caller, at an address.
+    pub(crate) fn at(self, peer: Option<IpAddr>) -> Self {
+        Self { peer, ..self }
     }
 
     /// The caller that the layer attached to a request.
@@ -60,12 +66,27 @@ impl Caller {
         caller.ok_or_else(|| errors::internal("a call reached a service without authorization"))
     }
 
+    /// The identity of the caller.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The address that the call comes from, when it is known.
+    pub(crate) fn peer(&self) -> Option<IpAddr> {
+        self.peer
+    }
+
+    /// True once the resource that the rule names was authorized, or when it names none.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.checked.load(Ordering::Relaxed)
+    }
+
     /// Returns the tenant that `name` names if it is the caller's own, and replaces `name` by its
     /// full form, so that equivalent requests become equal.
     pub(crate) fn tenant(&self, name: &mut String) -> Result<Arc<str>, Status> {
         let field = &*self.rule.field;
         let tenant = names::split_tenant(name).ok_or_else(|| errors::invalid(field, "must be `tenants/{tenant}`"))?;
-        let own = self.own(tenant, name)?;
+        let own = self.own(field, tenant, name)?;
         *name = names::tenant(&own);
         Ok(own)
     }
@@ -75,20 +96,31 @@ impl Caller {
     pub(crate) fn device(&self, field: &str, name: &mut String) -> Result<DeviceKey, Status> {
         let shape = || errors::invalid(field, "must be `tenants/{tenant}/devices/{device}`, percent-encoded");
         let (tenant, id) = names::split_device(name).ok_or_else(shape)?;
-        let tenant = self.own(tenant, name)?;
+        let tenant = self.own(field, tenant, name)?;
         let id = names::decode(id).ok_or_else(shape)?;
         model::device::check_id(&id).map_err(|error| errors::invalid(field, error.to_string()))?;
         *name = names::device(&tenant, &id);
         Ok(DeviceKey { tenant, id: id.into() })
     }
 
-    /// Returns the caller's tenant if the tenant segment of a name stands for it.
-    pub(crate) fn own(&self, segment: &str, name: &str) -> Result<Arc<str>, Status> {
+    /// Returns the tenant that the tenant segment of a name stands for, if the caller may name it.
+    /// `field` is the request field that holds the name.
+    pub(crate) fn own(&self, field: &str, segment: &str, name: &str) -> Result<Arc<str>, Status> {
         let own = &self.principal.tenant;
-        if segment == names::OWN || names::decode(segment).as_deref() == Some(own) {
-            Ok(Arc::clone(own))
-        } else {
-            Err(errors::denied(&self.rule.permission, name))
+        let tenant = match names::decode(segment) {
+            _ if segment == names::OWN => Arc::clone(own),
+            Some(named) if *named == **own => Arc::clone(own),
+            Some(named) if self.roams && may_be_named(&named) => named.into(),
+            _ => return Err(errors::denied(&self.rule.permission, name)),
+        };
+        if *field == *self.rule.field {
+            self.checked.store(true, Ordering::Relaxed);
         }
+        Ok(tenant)
     }
+}
+
+/// True for the ids that a tenant can have, and for the chain of audit events without one.
+fn may_be_named(tenant: &str) -> bool {
+    tenant == identity::INSTALLATION || model::device::check_id(tenant).is_ok()
 }

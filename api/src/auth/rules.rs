@@ -1,8 +1,10 @@
 //! The authorization rules, read from the options of the methods.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
 
+use identity::Role;
 use prost_reflect::{DescriptorPool, MethodDescriptor, Value};
 
 const OPTION: &str = "weir.v1.auth";
@@ -19,6 +21,8 @@ pub enum Scope {
     Device,
     /// The installation.
     Installation,
+    /// The caller itself: any valid credential may call the method.
+    Caller,
 }
 
 /// The authorization rule of a method.
@@ -78,6 +82,15 @@ impl Rules {
         self.by_path.get(path)
     }
 
+    /// True when the path is below a known service.
+    pub fn has_service(&self, path: &str) -> bool {
+        let service = path.rfind('/').map(|end| &path[..=end]).filter(|service| service.len() > 1);
+        service.is_some_and(|service| {
+            let next = self.by_path.range::<str, _>((Included(service), Unbounded)).next();
+            next.is_some_and(|(path, _)| path.starts_with(service))
+        })
+    }
+
     /// All paths with their rules, ordered by path.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Rule)> {
         self.by_path.iter().map(|(path, rule)| (&**path, rule))
@@ -102,10 +115,14 @@ fn read_rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Rule, R
         Some(2) => Scope::Tenant,
         Some(3) => Scope::Device,
         Some(4) => Scope::Installation,
+        Some(5) => Scope::Caller,
         _ => return Err(broken("its rule has no scope")),
     };
     if permission.is_empty() && scope != Scope::Public {
         return Err(broken("its rule names no permission"));
+    }
+    if !permission.is_empty() && !Role::is_permission(&permission) {
+        return Err(broken("no role has the permission that its rule names"));
     }
     let named = matches!(scope, Scope::Tenant | Scope::Device);
     if named && method.input().get_field_by_name(&field).is_none() {

@@ -142,7 +142,7 @@ impl DeadLetterApi {
     async fn by_name(&self, caller: &Caller, field: &str, given: &str) -> Result<Deadletter, Status> {
         let shape = || errors::invalid(field, "must be a name that ListDeadLetters returned");
         let (tenant, id) = names::split_child(given, "deadLetters").ok_or_else(shape)?;
-        let tenant = caller.own(tenant, given)?;
+        let tenant = caller.own(field, tenant, given)?;
         let (log, offset, stage) = names::split_letter(id).ok_or_else(shape)?;
         let letter = self.0.backend.dead_letters.get(&tenant, &log, offset, &stage).await.map_err(errors::store)?;
         letter.ok_or_else(|| errors::not_found("DEAD_LETTER_NOT_FOUND", given))

@@ -1,6 +1,8 @@
 //! The services: each validates its request, queries the backend and builds the answer.
 
+mod access;
 mod aggregates;
+mod audit;
 mod dead_letters;
 mod devices;
 mod exports;
@@ -8,9 +10,11 @@ mod gaps;
 mod latest;
 mod operations;
 mod readings;
+mod registry;
 mod states;
 mod stream;
 mod telemetry;
+mod tenants;
 
 use std::sync::Arc;
 
@@ -18,12 +22,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+pub(crate) use access::AccessApi;
+pub(crate) use audit::AuditApi;
 pub(crate) use dead_letters::DeadLetterApi;
 pub(crate) use devices::{DeviceApi, device_filter, scan};
 pub(crate) use exports::ExportApi;
 pub(crate) use operations::OperationsApi;
 pub(crate) use states::Steps;
 pub(crate) use telemetry::TelemetryApi;
+pub(crate) use tenants::TenantApi;
 
 use crate::metrics::Metrics;
 use crate::read::Source;

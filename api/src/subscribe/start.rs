@@ -84,7 +84,7 @@ impl Selection {
 fn read_glob(caller: &Caller, field: &str, name: &mut String) -> Result<Glob, Status> {
     let shape = || errors::invalid(field, "must be `tenants/{tenant}/devices/{pattern}`, percent-encoded but for `*`");
     let (tenant, pattern) = names::split_device(name).ok_or_else(shape)?;
-    let tenant = caller.own(tenant, name)?;
+    let tenant = caller.own(field, tenant, name)?;
     let parts: Option<Vec<String>> = pattern.split('*').map(names::decode).collect();
     let parts = parts.ok_or_else(shape)?;
     let encoded: Vec<String> = parts.iter().map(|part| names::encode(part)).collect();

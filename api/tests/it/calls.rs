@@ -202,7 +202,7 @@ async fn a_browser_calls_over_plain_http_1() {
 }
 
 /// One call over gRPC-Web and plain HTTP/1.1; the whole answer as text.
-async fn web(world: &World, method: &str, headers: &str, message: &impl Message) -> String {
+pub(crate) async fn web(world: &World, method: &str, headers: &str, message: &impl Message) -> String {
     let message = message.encode_to_vec();
     let mut body = vec![0];
     body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());

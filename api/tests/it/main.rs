@@ -4,6 +4,7 @@
 
 extern crate weir_api as api;
 
+mod access;
 mod aggregates;
 mod calls;
 mod dead_letters;

@@ -46,7 +46,7 @@ async fn ended(kept: &Kept) -> Vec<Span> {
 
 #[tokio::test]
 async fn a_call_is_a_span_in_its_callers_trace_with_what_it_read() {
-    let (world, kept) = traced(Sampling::default()).await;
+    let (world, kept) = traced(Sampling { by_senders: true, ..Sampling::default() }).await;
     let request = || ListReadingsRequest { parent: own_device("d"), range: Some(range(0, 10)), ..Default::default() };
     world.telemetry().list_readings(request()).await.unwrap();
     let answer = world.telemetry().list_readings(asking(request(), "traceparent", CALLER)).await.unwrap();
@@ -71,7 +71,7 @@ async fn a_call_is_a_span_in_its_callers_trace_with_what_it_read() {
 
 #[tokio::test]
 async fn a_stream_is_one_span_to_its_end_and_reads_within_it() {
-    let (world, kept) = traced(Sampling::default()).await;
+    let (world, kept) = traced(Sampling { by_senders: true, ..Sampling::default() }).await;
     let selector = Some(SeriesSelector { devices: vec![own_device("d")], ..Default::default() });
     let request =
         StreamReadingsRequest { parent: PARENT.to_owned(), selector, range: Some(range(0, 10)), ..Default::default() };

@@ -12,6 +12,9 @@ use crate::message::Message;
 use crate::session::Receipt;
 use door::{Inbox, Intake, Ticket};
 
+/// The reason of a message that was denied.
+pub(super) const DENIED: &str = "the topic is not granted to this client, or a reading is of another device";
+
 /// The condition under which a message is acknowledged and routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -45,6 +48,17 @@ pub(super) enum Answer {
     Puback(u8),
     /// QoS 2.
     Pubrec(u8),
+}
+
+impl Answer {
+    /// The answer to a message of this QoS, with the reason code.
+    pub(super) fn after(qos: u8, code: u8) -> Self {
+        match qos {
+            0 => Self::Nothing,
+            1 => Self::Puback(code),
+            _ => Self::Pubrec(code),
+        }
+    }
 }
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
@@ -109,6 +123,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let code = if code == reason::NO_MATCHING_SUBSCRIBERS && subscribers > 0 { reason::SUCCESS } else { code };
         let text = match code {
             reason::QUOTA_EXCEEDED => "the server keeps no more retained messages (mqtt.max_retained_messages, memory)",
+            reason::NOT_AUTHORIZED => DENIED,
             _ => "the payload cannot be read; it is kept in the dead letters",
         };
         let text = (code >= 0x80 && self.problem_information).then_some(text);

@@ -46,7 +46,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             return None;
         }
         let (packet_id, queued) = &state.in_flight[state.on_the_wire];
-        let fits = self.send(queued, *packet_id, true);
+        let fits = self.may_receive(queued) && self.send(queued, *packet_id, true);
         if fits {
             state.on_the_wire += 1;
         } else {
@@ -69,6 +69,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             self.broker.count_dropped("expired");
             return Some(false);
         }
+        if !self.may_receive(&queued) {
+            return Some(false);
+        }
         let packet_id = if queued.qos > 0 { state.next_id() } else { 0 };
         let fits = self.send(&queued, packet_id, false);
         if fits && queued.qos > 0 {
@@ -76,6 +79,16 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             state.on_the_wire += 1;
         }
         Some(fits)
+    }
+
+    /// False for a message that was queued for an earlier identity of the client, which had other
+    /// grants; it is dropped.
+    fn may_receive(&self, queued: &Queued) -> bool {
+        let granted = self.grants.may_receive(&queued.message.topic);
+        if !granted {
+            self.broker.count_dropped("not_granted");
+        }
+        granted
     }
 
     /// Acquires the memory of a large message in `out`; without it, the message waits in its queue.

@@ -9,10 +9,11 @@ use std::time::Duration;
 use model::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::answer::{Answer, Wait};
-use super::{Connection, Stream};
+use super::answer::{self, Answer, Wait};
+use super::{Connection, Stream, admission};
 use crate::Broker;
 use crate::codec::{DecodeError, Version, encode, reason};
+use crate::pending_wills;
 use door::{Failed, Inbox, Intake};
 
 /// Time to send a peer the reason.
@@ -40,6 +41,10 @@ pub(super) enum End {
     Memory(Full),
     /// The client has connected again.
     TakenOver,
+    /// The credential was revoked or has expired.
+    Revoked,
+    /// A message to this topic was denied, and the protocol version has no code for it.
+    Denied(Box<str>),
     /// The process is stopping.
     ShutDown,
     /// The log has failed.
@@ -75,6 +80,8 @@ impl End {
             Self::Unfinished => "packet_timeout",
             Self::Memory(_) => "memory",
             Self::TakenOver => "taken_over",
+            Self::Revoked => "revoked",
+            Self::Denied(_) => "publish_denied",
             Self::ShutDown => "shut_down",
             Self::Failed(_) => "log_failed",
             Self::Unstored => "unstored",
@@ -93,6 +100,8 @@ impl End {
             )),
             Self::Memory(full) => Some((reason::QUOTA_EXCEEDED, full.to_string())),
             Self::TakenOver => Some((reason::SESSION_TAKEN_OVER, "the client has connected again".into())),
+            Self::Revoked => Some((reason::ADMINISTRATIVE_ACTION, admission::REVOKED.into())),
+            Self::Denied(_) => Some((reason::NOT_AUTHORIZED, answer::DENIED.into())),
             Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
             Self::Unstored => {
@@ -112,6 +121,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             End::Io(error) => tracing::debug!("connection of client {} failed: {error}", self.sender.client),
             End::Memory(full) => tracing::warn!("closed client {} at {}: {full}", self.sender.client, self.sender.peer),
+            End::Revoked => self.revoke(),
+            End::Denied(topic) => tracing::info!(
+                client = %self.sender.client, peer = %self.sender.peer, topic = %topic,
+                "closed a client of MQTT 3.1.1, which has no other answer: {}", answer::DENIED
+            ),
             End::Failed(error) => tracing::debug!("closed client {}: {error}", self.sender.client),
             _ => {}
         }
@@ -134,6 +148,31 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if sent {
             self.drain_socket().await;
         }
+    }
+
+    /// Acknowledges what is durable by now, and leaves no session. The will message knows that the
+    /// credential has ended.
+    fn revoke(&mut self) {
+        tracing::info!(
+            client = %self.sender.client, peer = %self.sender.peer, "closed a client: {}", admission::REVOKED
+        );
+        // A log that has failed acknowledges nothing.
+        self.answer().ok();
+        if let Some(last) = self.before.take().and_then(|before| before.last) {
+            self.broker.forget_will(last);
+        }
+        if let Some(mut state) = self.session.owned_by(&self.link) {
+            state.expiry_secs = 0;
+        }
+    }
+
+    /// No longer keeps the will message.
+    pub(super) fn drop_will(&mut self) -> Result<(), End> {
+        let last = self.state()?.last_will.take();
+        if let Some(last) = last {
+            self.staged |= pending_wills::clear(&mut self.intake, &last);
+        }
+        Ok(())
     }
 
     /// True when the client keeps nothing for its next connection. A client of 3.1.1 does not know

@@ -18,7 +18,7 @@ use crate::pending_wills;
 use crate::session::Link;
 use crate::sessions::Taken;
 use crate::will::LastWill;
-use door::{Credentials, Inbox, Intake, Sender, Ticket};
+use door::{Identity, Inbox, Intake, Sender, Ticket};
 
 /// The reason why a connection was refused, as a metric label.
 type Refused = &'static str;
@@ -80,7 +80,15 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         refuse(&mut stream, version, 2, "").await;
         return Err("client_id");
     }
-    let assigned = connect.client.is_empty().then(|| broker.make_client_id());
+    // The memory of the CONNECT stays counted meanwhile.
+    let identity = match broker.admit(&connect, peer).await {
+        Ok(identity) => identity,
+        Err(refused) => {
+            refuse(&mut stream, version, refused.code(version), &refused.reason).await;
+            return Err(refused.label);
+        }
+    };
+    let assigned = connect.client.is_empty().then(|| broker.make_client_id(identity.device.as_deref()));
     let own_bytes = own_bytes(&connect);
     let Ok(memory) = broker.memory.connections.acquire(own_bytes.saturating_sub(FREE_BYTES)) else {
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
@@ -88,7 +96,7 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         refuse(&mut stream, version, code, NO_MEMORY).await;
         return Err("memory");
     };
-    let mut connection = broker.connect(stream, peer, connect, assigned.as_deref(), (own_bytes, memory));
+    let mut connection = broker.connect(stream, peer, connect, identity, assigned.as_deref(), (own_bytes, memory));
     connection.stalled = !early.is_empty();
     connection.partial = early;
     Ok(connection)
@@ -152,10 +160,11 @@ async fn refuse<S: Stream>(stream: &mut S, version: Version, code: u8, text: &st
 }
 
 impl<I: Inbox> Broker<I> {
-    /// Returns a client id that no other connection has.
-    fn make_client_id(&self) -> String {
+    /// Returns a client id that no other connection has, of a device if there is one.
+    fn make_client_id(&self, device: Option<&str>) -> String {
+        let (device, colon) = device.map_or(("", ""), |device| (device, ":"));
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        format!("{}{now:x}-{}", door::ASSIGNED, self.next_number())
+        format!("{device}{colon}{}{now:x}-{}", door::ASSIGNED, self.next_number())
     }
 
     fn connect<S: Stream>(
@@ -163,20 +172,16 @@ impl<I: Inbox> Broker<I> {
         stream: S,
         peer: SocketAddr,
         asked: Connect,
+        identity: Identity,
         assigned: Option<&str>,
         (own_bytes, memory): (usize, Held),
     ) -> Connection<I, S> {
         let config = &self.config;
         let v5 = asked.version == Version::V5;
         let number = self.next_number();
-        let credentials = Credentials {
-            client: &asked.client,
-            user: asked.user.as_deref(),
-            password: asked.password.as_deref(),
-            peer,
-        };
         let sender = Sender {
-            tenant: self.gatekeeper.tenant(&credentials),
+            tenant: Arc::clone(&identity.tenant),
+            device: identity.device.clone(),
             client: assigned.unwrap_or(&asked.client).into(),
             user: asked.user.as_deref().map(Into::into),
             peer,
@@ -199,7 +204,7 @@ impl<I: Inbox> Broker<I> {
         };
         let link = Arc::<Link>::default();
         let Taken { session, present, taken_over, before } =
-            self.take_session(&tenant, &sender.client, &link, asked.clean, expiry);
+            self.take_session(&tenant, &sender.client, &link, asked.clean, expiry, &identity);
         if taken_over {
             self.metrics.takeovers.count(&sender.tenant, &sender.client, peer, model::clock::now());
         }
@@ -207,7 +212,8 @@ impl<I: Inbox> Broker<I> {
             && let Some(mut state) = session.owned_by(&link)
         {
             let kept_as = Some(pending_wills::topic(&config.node, self.started, number));
-            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), kept_as }));
+            let ended = identity.ended.clone();
+            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), kept_as, ended }));
         }
         if !present && expiry > 0 && self.metrics.sessions.get() > config.max_sessions as i64 {
             // There is room for its connection, and for no session after that.
@@ -233,6 +239,8 @@ impl<I: Inbox> Broker<I> {
             is_traced: intake.is_traced(),
             intake,
             sender,
+            grants: identity.grants,
+            ended: identity.ended,
             tenant,
             number,
             version: asked.version,
@@ -266,6 +274,7 @@ impl<I: Inbox> Broker<I> {
             timer: Box::pin(tokio::time::sleep(patience.unwrap_or(IDLE))),
             last_heard: Instant::now(),
             registered: false,
+            was_denied: false,
             draining: false,
             gone: false,
         }

@@ -5,6 +5,7 @@
 //! once. An idle connection holds no buffer: all connections of a thread read into one, and only an
 //! unfinished packet is kept.
 
+mod admission;
 mod answer;
 mod deliver;
 mod end;
@@ -26,6 +27,7 @@ use parking_lot::MutexGuard;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
 use crate::codec::Version;
@@ -35,7 +37,7 @@ use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
 use crate::will::Before;
 use answer::{Pending, Wait};
-use door::{Inbox, Intake, Sender, Ticket};
+use door::{Grants, Inbox, Intake, Sender, Ticket};
 use end::End;
 pub(crate) use handshake::NO_CONNECTION;
 
@@ -75,7 +77,17 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, 
         Ok(Err(reason)) => return broker.count_end(reason),
         Err(_) => return broker.count_end("connect_timeout"),
     };
+    let ended = connection.ended.take();
+    let revoked = async {
+        match &ended {
+            Some(ended) => ended.cancelled().await,
+            None => std::future::pending().await,
+        }
+    };
     let end = tokio::select! {
+        // A client whose credential was revoked is not read again.
+        biased;
+        () = revoked => End::Revoked,
         end = async {
             if let Some(before) = connection.before.take() {
                 // Boxed, as it is rare.
@@ -105,6 +117,9 @@ struct Connection<I: Inbox, S> {
     broker: Arc<Broker<I>>,
     stream: S,
     sender: Sender,
+    grants: Arc<Grants>,
+    /// Cancelled when the credential is revoked or expires.
+    ended: Option<CancellationToken>,
     tenant: Arc<Tenant>,
     number: u64,
     version: Version,
@@ -161,6 +176,8 @@ struct Connection<I: Inbox, S> {
     timer: Pin<Box<Sleep>>,
     last_heard: Instant,
     registered: bool,
+    /// A denial was logged.
+    was_denied: bool,
     draining: bool,
     /// The peer no longer reads acknowledgements.
     gone: bool,

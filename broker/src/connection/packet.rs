@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use model::trace::Span;
 
-use super::answer::{Answer, Pending, Wait};
+use super::answer::{self, Answer, Pending, Wait};
 use super::end::End;
 use super::{Connection, Stream};
 use crate::codec::subscribe::RetainHandling;
@@ -12,11 +12,10 @@ use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
     subscribe,
 };
-use crate::pending_wills;
 use crate::retained::Walk;
 use crate::session::Receipt;
 use crate::trie::Entry;
-use door::{Delivery, Inbox, Intake, Message as Received, Retained, Verdict};
+use door::{Delivery, Inbox, Intake, Message as Received, Retained, Sender, Verdict};
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Handles one packet; `body` follows its fixed header.
@@ -95,7 +94,15 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             retain: packet.retain,
             trace: if self.is_traced { properties::trace(packet.properties) } else { None },
         };
-        let verdict = self.intake.take(&Received { topic, payload: packet.payload, delivery });
+        let granted = self.grants.may_publish(topic);
+        let verdict = if granted {
+            self.intake.take(&Received { topic, payload: packet.payload, delivery })
+        } else {
+            Verdict::Denied
+        };
+        if verdict == Verdict::Denied {
+            return self.deny(packet.qos, packet.packet_id, topic, granted);
+        }
         let traced = self.intake.take_span().map(|span| self.describe(*span, packet.qos));
         self.broker.metrics.count_message(packet.qos, verdict);
         let keep = self.broker.keeps(&self.tenant, topic, packet.retain);
@@ -114,19 +121,53 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             Verdict::Plain if keep => reason::SUCCESS,
             Verdict::Plain if packet.retain => reason::QUOTA_EXCEEDED,
             Verdict::Plain => reason::NO_MATCHING_SUBSCRIBERS,
+            Verdict::Denied => reason::NOT_AUTHORIZED,
         };
-        let answer = match packet.qos {
-            0 => Answer::Nothing,
-            1 => Answer::Puback(code),
-            _ => Answer::Pubrec(code),
-        };
+        let answer = Answer::after(packet.qos, code);
         self.staged |= verdict != Verdict::Plain || keep;
         if answer != Answer::Nothing || copy.is_some() || traced.is_some() {
-            // A message that is not staged waits for the messages before it only.
-            let wait = if self.staged { Wait::Submit } else { Wait::Ticket(self.last_ticket) };
-            self.owe(Pending { wait, packet_id: packet.packet_id, answer, message: copy, traced });
+            self.owe(Pending { wait: self.turn(), packet_id: packet.packet_id, answer, message: copy, traced });
         }
         Ok(())
+    }
+
+    /// Answers a message that the client may not send: nothing of it was staged, and nothing is
+    /// retained or routed.
+    fn deny(&mut self, qos: u8, packet_id: u16, topic: &str, granted: bool) -> Result<(), End> {
+        self.broker.metrics.count_message(qos, Verdict::Denied);
+        let reason = match granted {
+            true => "device",
+            false if topic.starts_with('$') => "server_topic",
+            false => "topic",
+        };
+        self.broker.metrics.denied("publish", reason).inc();
+        if qos > 0 && self.version == Version::V4 {
+            // The client may send another message under this packet id.
+            self.session.end_receipt(packet_id, self.number, false, &self.link);
+            return Err(End::Denied(topic.into()));
+        }
+        self.log_denial(topic, answer::DENIED);
+        if qos > 0 {
+            let answer = Answer::after(qos, reason::NOT_AUTHORIZED);
+            self.owe(Pending { wait: self.turn(), packet_id, answer, message: None, traced: None });
+        }
+        Ok(())
+    }
+
+    /// Logs the first denial of a connection.
+    fn log_denial(&mut self, topic: &str, why: &str) {
+        if !std::mem::replace(&mut self.was_denied, true) {
+            let Sender { client, peer, .. } = &self.sender;
+            tracing::info!(
+                %client, %peer, topic,
+                "denied a message or a subscription: {why}; further ones of this connection are counted only"
+            );
+        }
+    }
+
+    /// The wait of a message that is not staged itself: for the messages before it.
+    fn turn(&self) -> Wait {
+        if self.staged { Wait::Submit } else { Wait::Ticket(self.last_ticket) }
     }
 
     /// True when a message under this packet id has not been acknowledged.
@@ -161,8 +202,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             Some(Receipt::Staged(number)) if *number == self.number => return Ok(false),
             Some(Receipt::Staged(_)) => Wait::Elsewhere,
-            Some(Receipt::Stored) if self.staged => Wait::Submit,
-            Some(Receipt::Stored) => Wait::Ticket(self.last_ticket),
+            Some(Receipt::Stored) => self.turn(),
         };
         drop(state);
         let owed_already = |p: &Pending| p.packet_id == packet_id && matches!(p.answer, Answer::Pubrec(_));
@@ -199,6 +239,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         for (filter, mut options) in packet.filters {
             if model::topic::check_filter(filter).is_err() {
                 reasons.push(reason::TOPIC_FILTER_INVALID);
+                continue;
+            }
+            if !self.grants.may_subscribe(filter) {
+                self.broker.metrics.denied("subscribe", "filter").inc();
+                self.log_denial(filter, "the topic filter is not granted to this client");
+                reasons.push(reason::NOT_AUTHORIZED);
                 continue;
             }
             // Messages are sent at QoS 1 at most; the SUBACK grants no more.
@@ -269,10 +315,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
         }
         if packet.reason != reason::DISCONNECT_WITH_WILL {
-            let last = self.state()?.last_will.take();
-            if let Some(last) = last {
-                self.staged |= pending_wills::clear(&mut self.intake, &last);
-            }
+            self.drop_will()?;
         }
         Ok(End::Client)
     }

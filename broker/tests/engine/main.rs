@@ -4,10 +4,14 @@
 
 mod acknowledgements;
 mod clients;
+mod devices;
+mod grants;
 mod limits;
 mod memory;
+mod peer;
 mod pending_wills;
 mod resends;
+mod revocation;
 mod sessions;
 mod subscribers;
 mod tenants;

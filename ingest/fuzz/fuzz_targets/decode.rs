@@ -19,7 +19,7 @@ fn rules(route: Route) -> Rules {
 
 fuzz_target!(|payload: &[u8]| {
     let read = |rules: &Rules, payload: &[u8]| {
-        map(rules, &StoredMessage { tenant: "t", client: "c", topic: "d", payload, received: 1_760_000_000_000_000_000, retain: false })
+        map(rules, &StoredMessage { tenant: "t", client: "c", topic: "d", payload, received: 1_760_000_000_000_000_000, retain: false, device: None })
     };
     read(&STREAMED, payload);
     read(&TREE, payload);

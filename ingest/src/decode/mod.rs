@@ -33,10 +33,12 @@ pub enum Class {
     Presence,
     /// The tenant has reached its limit of devices.
     Admission,
+    /// A device other than the authenticated sender. Such a message becomes no dead letter.
+    Foreign,
 }
 
 impl Class {
-    /// Every class.
+    /// Every class of a message that becomes a dead letter.
     pub const ALL: [Self; 7] =
         [Self::Json, Self::Text, Self::Limit, Self::Values, Self::Device, Self::Presence, Self::Admission];
 
@@ -50,6 +52,7 @@ impl Class {
             Self::Device => "device",
             Self::Presence => "presence",
             Self::Admission => "admission",
+            Self::Foreign => "foreign",
         }
     }
 }

@@ -126,6 +126,9 @@ pub struct Sampling {
     pub tenants: HashSet<String>,
     /// Device ids, in any tenant, that are always sampled.
     pub devices: HashSet<String>,
+    /// A trace context that says sampled is sampled. Otherwise the share decides: a sender cannot
+    /// have all of its messages recorded.
+    pub by_senders: bool,
 }
 
 impl Sampling {
@@ -210,8 +213,9 @@ pub struct Sampler {
 
 impl Sampler {
     /// Returns the context of the next message or call with the span id of its parent, or None when
-    /// it is not recorded. Its own context decides, if there is one; messages of listed tenants and
-    /// devices are always recorded.
+    /// it is not recorded. One whose own context is not sampled is not; one whose context is
+    /// sampled is when [`Sampling::by_senders`] says so. Messages of listed tenants and devices are
+    /// always recorded.
     pub fn sample(
         &mut self,
         carried: Option<Carried<'_>>,
@@ -222,7 +226,11 @@ impl Sampler {
             return None;
         }
         match carried.and_then(Carried::read) {
-            Some(parent) => (listed || parent.is_sampled()).then(|| (self.tracer.child(&parent), Some(parent.span_id))),
+            Some(parent) => {
+                let by_sender = self.tracer.0.sampling.by_senders;
+                let sampled = listed || (parent.is_sampled() && (by_sender || self.wins()));
+                sampled.then(|| (self.tracer.child(&parent), Some(parent.span_id)))
+            }
             None => (listed || self.wins()).then(|| (self.tracer.root(), None)),
         }
     }

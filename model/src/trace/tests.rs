@@ -132,7 +132,7 @@ fn traceparent_goes_before_uber_trace_id_wherever_it_stands() {
 }
 
 #[test]
-fn the_parent_decides_and_what_is_listed_is_sampled_whatever_it_says() {
+fn the_parent_of_a_trusted_sender_decides_and_what_is_listed_is_always_sampled() {
     let unsampled = PARENT.replace("-01", "-00");
     let mut all = sampler(Sampling { ratio: 1.0, ..Sampling::default() });
     let (context, parent) = all.sample(Some(Carried::Traceparent(PARENT)), None).unwrap();
@@ -142,7 +142,7 @@ fn the_parent_decides_and_what_is_listed_is_sampled_whatever_it_says() {
     assert_eq!(all.sample(Some(Carried::Traceparent(&unsampled)), None), None);
     assert!(all.sample(Some(Carried::Traceparent("garbage")), None).unwrap().1.is_none(), "as if there were none");
 
-    let mut none = sampler(Sampling::default());
+    let mut none = sampler(Sampling { by_senders: true, ..Sampling::default() });
     assert!(none.sample(None, Some("d1")).is_none());
     assert!(none.sample(Some(Carried::Traceparent(PARENT)), Some("d1")).is_some());
 
@@ -154,6 +154,16 @@ fn the_parent_decides_and_what_is_listed_is_sampled_whatever_it_says() {
 
     assert!(sampler(Sampling { tenants: set(&["default"]), ..Sampling::default() }).sample(None, None).is_some());
     assert!(sampler(Sampling { tenants: set(&["other"]), ..Sampling::default() }).sample(None, None).is_none());
+}
+
+#[test]
+fn a_sender_that_is_not_trusted_gets_the_share_of_all_others() {
+    assert!(sampler(Sampling::default()).sample(Some(Carried::Traceparent(PARENT)), Some("d1")).is_none());
+    let mut one_in_hundred = sampler(Sampling { ratio: 0.01, ..Sampling::default() });
+    let sample = |_: &u32| one_in_hundred.sample(Some(Carried::Traceparent(PARENT)), None).is_some();
+    let sampled = (0..100_000).filter(sample).count();
+    // The expected value is 1,000, the standard deviation 31.
+    assert!((800..1_200).contains(&sampled), "{sampled}");
 }
 
 #[test]

@@ -9,8 +9,10 @@ use anyhow::{Context, bail};
 use buffer::Batcher;
 use buffer::embedded::{EmbeddedLog, Snapshot};
 use buffer::spill;
+use identity::EmbeddedRegistry;
 use stores::embedded::{EmbeddedStore, Held, Passed};
 
+use crate::access::REGISTRY;
 use crate::config::Config;
 use crate::data_dir::{log_in, spill_in, store_in};
 
@@ -20,6 +22,7 @@ pub(crate) struct Open {
     pub(crate) log: Option<Arc<EmbeddedLog>>,
     pub(crate) spill: Option<spill::Status>,
     pub(crate) store: Option<EmbeddedStore>,
+    pub(crate) registry: Option<EmbeddedRegistry>,
 }
 
 /// A data folder to copy.
@@ -76,6 +79,18 @@ impl Source {
             bail!("there is no data of a weir in {}: name its folder with --data-dir", self.data.display());
         }
         Ok(moment)
+    }
+
+    /// The registry of tenants and credentials, if there is one.
+    pub(super) fn registry(&self) -> anyhow::Result<Option<EmbeddedRegistry>> {
+        match &self.open.registry {
+            Some(registry) => Ok(Some(registry.clone())),
+            None => {
+                let path = self.data.join(REGISTRY);
+                let is_there = path.exists();
+                is_there.then(|| EmbeddedRegistry::open(path)).transpose().context("open the registry")
+            }
+        }
     }
 
     fn store(&self) -> anyhow::Result<Option<EmbeddedStore>> {

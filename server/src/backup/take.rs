@@ -10,11 +10,12 @@ use super::files;
 use super::manifest::{self, CopiedFile, CopiedLog, Manifest};
 use super::servers;
 use super::source::Source;
+use crate::access::{PEPPERS, REGISTRY};
 use crate::client::time;
 use crate::data_dir::{log_in, spill_in, store_in};
 
 /// Small files that are replaced as a whole, so that each can be read at any time.
-const SMALL: [&str; 3] = ["secret", "servers.json", "exports.json"];
+const SMALL: [&str; 4] = ["secret", PEPPERS, "servers.json", "exports.json"];
 
 /// The name of the file with the place of the spill in the log on Redis.
 const DRAIN: &str = "drain.json";
@@ -60,6 +61,9 @@ fn write(source: &Source, to: &Path) -> anyhow::Result<Manifest> {
     let taken = time::show(time::now());
     let moment = source.moment()?;
     moment.write_to(to)?;
+    if let Some(registry) = source.registry()? {
+        registry.copy_to(&to.join(REGISTRY)).context("copy the registry")?;
+    }
     let mut small: Vec<PathBuf> = SMALL.iter().map(PathBuf::from).collect();
     if moment.spill.is_some() {
         // After the spill: it describes what was spilled last, which is then in the copy, or later.

@@ -4,13 +4,20 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::access_cli::{Audit, DevicesAndSecrets, Keys, Tenants};
 use super::output::Format;
 
 /// Commands that query a server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
-    /// List the devices that have sent readings
-    Devices(Devices),
+    /// List the devices that have sent readings; give devices secrets
+    Devices(DevicesAndSecrets),
+    /// List, make and delete API keys
+    Keys(Keys),
+    /// List, make, suspend and resume tenants
+    Tenants(Tenants),
+    /// List the changes of tenants, keys and secrets, and what was refused
+    Audit(Audit),
     /// Show the newest value of each name of devices
     Latest(Latest),
     /// Show the history of devices, or aggregates of it

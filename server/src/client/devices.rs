@@ -3,10 +3,21 @@
 use proto::v1::device_service_client::DeviceServiceClient;
 use proto::v1::{Device, ListDevicesRequest};
 
+use super::access_cli::{DevicesAndSecrets, DevicesCommand};
 use super::output::Table;
-use super::{cli, client, connect, names, refused, time};
+use super::{access, cli, client, connect, names, refused, time};
 
-pub(crate) async fn run(options: &cli::Devices) -> anyhow::Result<()> {
+pub(crate) async fn run(options: &DevicesAndSecrets) -> anyhow::Result<()> {
+    match &options.command {
+        None => list(&options.list).await,
+        Some(DevicesCommand::List(options)) => list(options).await,
+        Some(DevicesCommand::Add(options)) => access::add_device(options).await,
+        Some(DevicesCommand::Secrets(options)) => access::secrets(options).await,
+        Some(DevicesCommand::Revoke(options)) => access::revoke(options).await,
+    }
+}
+
+async fn list(options: &cli::Devices) -> anyhow::Result<()> {
     let mut client = client!(DeviceServiceClient<_>, connect(&options.common.server).await?);
     let mut table = Table::new(["device", "last_seen", "first_seen", "readings", "clock_skew", "metrics"]);
     let most = options.limit.unwrap_or(usize::MAX);

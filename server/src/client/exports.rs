@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use crate::client::Connection;
 use proto::v1::export::State;
 use proto::v1::export_service_client::ExportServiceClient;
 use proto::v1::{Export, ListExportsRequest, PauseExportRequest, ResumeExportRequest, RewindExportRequest};
-use tonic::transport::Channel;
 
 use super::output::{self, Format, Table, json_line};
 use super::{cli, client, connect, names, refused, time};
@@ -21,7 +21,7 @@ pub(crate) async fn run(options: &cli::Exports) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(server: &str) -> anyhow::Result<ExportServiceClient<Channel>> {
+async fn open(server: &str) -> anyhow::Result<ExportServiceClient<Connection>> {
     Ok(client!(ExportServiceClient<_>, connect(server).await?))
 }
 

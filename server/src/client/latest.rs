@@ -1,8 +1,8 @@
 //! `weir latest`.
 
+use crate::client::Connection;
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
 use proto::v1::{BatchGetLatestRequest, LatestState, LatestValue, SeriesSelector};
-use tonic::transport::Channel;
 
 use super::output::{self, Cell, Table};
 use super::{cli, client, connect, names, refused, time};
@@ -57,7 +57,7 @@ fn refuse_unknown(missing: &[String]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// One line, with advice.
-pub(super) async fn unknown(channel: Channel, tenant: &str, ids: &[&String]) -> anyhow::Result<Vec<String>> {
+pub(super) async fn unknown(channel: Connection, tenant: &str, ids: &[&String]) -> anyhow::Result<Vec<String>> {
     let mut client = client!(TelemetryServiceClient<_>, channel);
     let mut missing = Vec::new();
     for ids in ids.chunks(MOST_DEVICES) {
@@ -83,7 +83,7 @@ pub(super) async fn unknown(channel: Channel, tenant: &str, ids: &[&String]) -> 
 ///
 /// # Errors
 /// One line that names those that no reading was ever accepted from.
-pub(super) async fn explain_silence(channel: Channel, tenant: &str, ids: &[&String]) -> anyhow::Result<()> {
+pub(super) async fn explain_silence(channel: Connection, tenant: &str, ids: &[&String]) -> anyhow::Result<()> {
     let missing = unknown(channel, tenant, ids).await?;
     for id in ids.iter().filter(|id| !missing.contains(*id)) {
         output::remark(&format!("{id}: no reading in this range with these names: use another --since or --metrics"));

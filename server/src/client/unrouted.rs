@@ -41,9 +41,10 @@ pub(crate) fn summary(status: &Status) -> Option<String> {
         count => format!("; {count} messages came on further topics"),
     };
     Some(format!(
-        "no route matches {} topics since the start ({}{more}){others}: nothing is stored of their messages; add a \
+        "no route matches {} topic{} since the start ({}{more}){others}: nothing is stored of their messages; add a \
          route, or one with kind = \"ignore\", and try it with `weir map --topic TOPIC`",
         topics.len(),
+        if topics.len() == 1 { "" } else { "s" },
         names.join(", ")
     ))
 }

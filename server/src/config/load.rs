@@ -107,6 +107,11 @@ fn warning(name: &str, config: &Config) -> Option<String> {
     }
     let guess = name.trim_start_matches("WEIR_").to_lowercase();
     let near = unknown::nearest(&guess.replacen('_', ".", 1)).or_else(|| unknown::nearest(&guess))?;
+    if variable(near) == name {
+        let keys = super::keys::all().filter(|key| key.name.starts_with(&format!("{near}.")));
+        let keys: Vec<String> = keys.take(3).map(|key| variable(&key.name)).collect();
+        return Some(format!("environment variable {name} names a section, not a key: use {}, …", keys.join(", ")));
+    }
     Some(format!("environment variable {name} is not a key; did you mean {}?", variable(near)))
 }
 

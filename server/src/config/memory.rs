@@ -28,6 +28,8 @@ pub(crate) struct Shares {
     pub(crate) queries: usize,
     /// Readings of one export that are not delivered yet.
     pub(crate) export: u64,
+    /// Credentials of the clients and callers that were admitted.
+    pub(crate) credentials: usize,
 }
 
 impl Memory {
@@ -63,7 +65,11 @@ impl Memory {
 
     fn shares(&self, exports: usize) -> Shares {
         let total = self.divided();
-        Shares { queries: size(total / 32 * 5), export: total / 16 / exports.max(1) as u64 }
+        Shares {
+            queries: size(total / 32 * 5),
+            export: total / 16 / exports.max(1) as u64,
+            credentials: size(total / 16),
+        }
     }
 }
 
@@ -97,7 +103,9 @@ impl Config {
         let files = store.max_open_partitions as u64 + 1;
         let (cache, default) = (store.cache_bytes as u64, usual.history.store.cache_bytes as u64);
         store.cache_bytes = size(lower("history.cache_bytes", cache, default, total / 32 * 3 / files));
-        self.mqtt.broker.memory_bytes = size(total / 8 * 3);
+        // Each credential is of a client, so that its memory is from their share.
+        let credentials = if self.auth.required { total / 16 } else { 0 };
+        self.mqtt.broker.memory_bytes = size(total / 8 * 3 - credentials);
         self.ingest.remembered_bytes = size(total / 32);
         self.latest.memory_bytes = total / 16;
         for batch in [&mut self.log.batch, &mut self.redis.log.batch] {

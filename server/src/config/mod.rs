@@ -2,6 +2,7 @@
 //! of `weir config` of their doc comments ([`mod@keys`]); [`mod@load`] reads a file and the
 //! environment.
 
+mod auth;
 mod export;
 #[cfg(test)]
 mod export_tests;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use auth::Auth;
 pub(crate) use export::{Export, Start, kind_of};
 pub(crate) use keys::{Key, of as keys_of_table};
 pub(crate) use load::{Loaded, Sources, load};
@@ -41,13 +43,15 @@ pub(crate) struct Config {
     /// Roles of this process: `["all"]`, or some of ingest, flusher and api, when Redis carries the
     /// logs and MongoDB holds the data.
     pub(crate) roles: Vec<Role>,
-    /// Listen on addresses that others can reach although there is no authentication yet.
+    /// Listen on addresses that others can reach although nothing is encrypted yet.
     pub(crate) insecure: bool,
     /// Seconds that an ordered stop may take for each of its parts.
     pub(crate) shutdown_timeout_secs: u64,
     /// Time between the signal, when /health/ready begins to fail, and the first part that stops,
     /// in milliseconds: as long as a load balancer needs to notice.
     pub(crate) shutdown_delay_ms: u64,
+    /// Devices and callers have to authenticate.
+    pub(crate) auth: Auth,
     /// Memory of the process.
     pub(crate) memory: Memory,
     /// Devices: MQTT 3.1.1 and 5.
@@ -180,6 +184,7 @@ impl Default for Config {
             insecure: false,
             shutdown_timeout_secs: 20,
             shutdown_delay_ms: 0,
+            auth: Auth::default(),
             memory: Memory::default(),
             mqtt: Mqtt::default(),
             grpc: Grpc::default(),
@@ -263,6 +268,7 @@ impl Config {
         limits::check(self)?;
         anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
         export::check(self)?;
+        self.auth.check(self)?;
         self.tracing.check()?;
         anyhow::ensure!(self.history.sink.flush_secs > 0.0, "`history.flush_interval_ms` is 0: give at least 1");
         let letters = &self.dead_letters;
@@ -284,11 +290,16 @@ impl Config {
         for (key, address) in self.addresses() {
             anyhow::ensure!(
                 parse_address(key, address)?.ip().is_loopback() || self.insecure,
-                "`{key}` is {address}, which others can reach, and there is no authentication yet: use a loopback \
+                "`{key}` is {address}, which others can reach, and nothing is encrypted yet: use a loopback \
                  address, or add --insecure (`insecure = true`) if the network around it is trusted"
             );
         }
         let fleet = &self.fleet;
+        anyhow::ensure!(
+            fleet.secret.is_empty() || fleet.secret.len() >= SECRET_LENGTH,
+            "`fleet.secret` has {} characters: give at least {SECRET_LENGTH} random ones, as `openssl rand -hex 32` prints",
+            fleet.secret.len()
+        );
         anyhow::ensure!(
             !self.is_fleet()
                 || !self.has(Role::Flusher)
@@ -310,6 +321,9 @@ impl Config {
         ]
     }
 }
+
+/// Least length of `fleet.secret`.
+const SECRET_LENGTH: usize = 16;
 
 fn parse_address(key: &str, address: &str) -> anyhow::Result<SocketAddr> {
     address.parse().map_err(|_| {

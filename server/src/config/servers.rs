@@ -24,7 +24,8 @@ pub(crate) struct Fleet {
     pub(crate) address: String,
     /// Host and port at which the others reach it, as 10.0.0.7:50052. Empty: `fleet.address`.
     pub(crate) advertise: String,
-    /// The same long random text in every process: processes accept each other only with it.
+    /// The same random text in every process, of at least 16 characters: processes accept each
+    /// other only with it.
     pub(crate) secret: String,
     /// A log whose flusher died is taken over after this time, in milliseconds. Renewed three times
     /// as often.

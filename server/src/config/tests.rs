@@ -161,6 +161,26 @@ fn an_address_that_others_can_reach_is_refused_unless_insecure() {
 }
 
 #[test]
+fn a_short_fleet_secret_is_refused_without_being_shown() {
+    let mut config = Config::default();
+    config.fleet.secret = "hunter2".into();
+    let error = config.check_exposure().unwrap_err().to_string();
+    assert!(error.contains("`fleet.secret` has 7 characters") && !error.contains("hunter2"), "{error}");
+    config.fleet.secret = "0123456789abcdef".into();
+    assert!(config.check_exposure().is_ok());
+}
+
+#[test]
+fn topics_that_every_device_could_use_are_refused() {
+    for (topic, expected) in [("devices/#", "every device could use"), ("devices/{device}#", "not a topic filter")] {
+        let mut config = Config::default();
+        config.auth.publish = vec![topic.to_owned()];
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("`auth.publish`") && error.contains(expected), "{topic}: {error}");
+    }
+}
+
+#[test]
 fn routes_are_kept_when_a_variable_changes_something_else() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("weir.toml");

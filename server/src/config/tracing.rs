@@ -17,8 +17,11 @@ pub(crate) struct Tracing {
     /// Name of this process in the traces.
     pub(crate) service_name: String,
     /// Share of messages and calls that are traced, from 0 to 1. One that carries a trace context
-    /// is traced if the context is sampled.
+    /// that is not sampled is not traced.
     pub(crate) ratio: f64,
+    /// Every message and call that carries a sampled trace context is traced, beyond the ratio:
+    /// for senders that you trust.
+    pub(crate) by_senders: bool,
     /// Tenants whose messages are all traced.
     pub(crate) tenants: Vec<String>,
     /// Device ids of which every message is traced, whichever the tenant.
@@ -37,6 +40,7 @@ impl Default for Tracing {
             headers: Vec::new(),
             service_name: "weir".into(),
             ratio: 0.0,
+            by_senders: false,
             tenants: Vec::new(),
             devices: Vec::new(),
             queue_spans: 8192,

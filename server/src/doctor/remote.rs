@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::client::Connection;
 use anyhow::Context;
 use flusher::{DEAD_LETTERS, HISTORY, LATEST};
 use proto::v1::export::State;
@@ -9,7 +10,6 @@ use proto::v1::export_service_client::ExportServiceClient;
 use proto::v1::operations_service_client::OperationsServiceClient;
 use proto::v1::sink_status::State as SinkState;
 use proto::v1::{Export, GetBooksRequest, GetStatusRequest, ListExportsRequest, SinkStatus, Status};
-use tonic::transport::Channel;
 
 use super::Finding;
 use crate::client::status::{deleted_letters, state_name, takeovers, word};
@@ -82,7 +82,7 @@ fn readiness(status: &Status) -> Vec<Finding> {
     status.reasons.iter().map(finding).collect()
 }
 
-async fn books(client: &mut OperationsServiceClient<Channel>, status: &Status) -> anyhow::Result<Finding> {
+async fn books(client: &mut OperationsServiceClient<Connection>, status: &Status) -> anyhow::Result<Finding> {
     const WHAT: &str = "books";
     // A store that takes nothing can hold a flush for ever, and answers no questions.
     let standard = |sink: &&SinkStatus| [HISTORY, LATEST, DEAD_LETTERS].contains(&sink.sink.as_str());
@@ -109,7 +109,7 @@ async fn books(client: &mut OperationsServiceClient<Channel>, status: &Status) -
     Ok(Finding::fail(WHAT, text))
 }
 
-async fn exports(channel: Channel) -> anyhow::Result<Vec<Finding>> {
+async fn exports(channel: Connection) -> anyhow::Result<Vec<Finding>> {
     let mut client = client!(ExportServiceClient<_>, channel);
     let exports =
         client.list_exports(ListExportsRequest {}).await.map_err(|s| refused(&s)).context("cannot list the exports")?;

@@ -23,10 +23,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use door::{Gatekeeper, OneTenant};
 use flusher::fleet::Readers;
+use identity::Gate;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::backup::Offer;
 use crate::cli::RunOptions;
 use crate::config::{self, Config, Lowered, Role};
@@ -118,11 +121,22 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         (tokio::spawn(http::serve(listeners.http, config.http.max_connections, site, stop.clone())), stop)
     };
     let mut signals = std::pin::pin!(signals::handle_signals()?);
+    let access = match config.auth.required {
+        true => Some(Access::open(data.path()).await?),
+        false => None,
+    };
+    let bytes = config.shares().credentials;
+    let gate = access.as_ref().map(|access| access.gate(&config.auth, bytes)).transpose()?;
+    if let Some(access) = &access {
+        access.check_keys().await?;
+    }
     let opening = async {
         let known = KnownSettings::open(&data)?;
         let parts = KnownParts::open(&data);
         let known = (&known, &parts);
-        let node = Node::open(&config, &data, metrics, &startup, known, advertised.unwrap_or_default()).await?;
+        let advertised = advertised.unwrap_or_default();
+        let node =
+            Node::open(&config, &data, metrics, &startup, known, (advertised, access.as_ref(), gate.clone())).await?;
         let servers = Servers::open(&config, &node.stores, known, &startup).await?;
         let retained = match node.intake.is_some() && servers.store_waits_for().is_none() {
             true => retained::load_in_time(&node.readers).await?,
@@ -145,7 +159,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
     if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
-        take_in(&mut supervisor, &config, &state, intake, (retained, readers.clone()), listener);
+        take_in(&mut supervisor, &config, &state, intake, (retained, readers.clone()), (listener, gate.clone()));
     }
     let stop = supervisor.part("store", deadline);
     supervisor.spawn("store", "connections to servers", async move {
@@ -181,6 +195,14 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         });
     }
 
+    if let Some(gate) = gate {
+        let stop = supervisor.part("access", HTTP_DEADLINE);
+        supervisor.spawn("access", "changes of credentials", async move {
+            gate.follow(stop).await;
+            Ok(())
+        });
+    }
+
     supervisor.part_that_ends_with("http", HTTP_DEADLINE, http_stop);
     supervisor.spawn("http", "http", async move { http.await.context("serve http")? });
 
@@ -194,7 +216,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     }
 
     data.publish(&addresses)?;
-    welcome::print(&addresses, &data, waits_for.as_deref(), lines);
+    welcome::print(&addresses, &data, waits_for.as_deref(), lines, config.auth.required);
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {
@@ -226,13 +248,18 @@ fn take_in(
     state: &state::State,
     intake: Intake,
     (retained, readers): (Option<Vec<broker::RetainedMessage>>, Readers),
-    listener: TcpListener,
+    (listener, gate): (TcpListener, Option<Gate>),
 ) {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let Intake { inbox, batcher } = intake;
     let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
     let awaited = retained.is_none();
-    let broker = broker::Broker::new(settings::broker(config), inbox, state.metrics.broker.clone(), retained);
+    let gatekeeper: Box<dyn Gatekeeper> = match gate {
+        Some(gate) => Box::new(gate),
+        None => Box::new(OneTenant::default()),
+    };
+    let (settings, metrics) = (settings::broker(config), state.metrics.broker.clone());
+    let broker = broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, retained);
     if awaited {
         let (broker, stop, waiting) = (broker.clone(), stop.clone(), state.waiting().clone());
         let reason = "those of earlier starts are loaded when the store answers; clients that subscribe before do not \

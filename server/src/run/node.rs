@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use buffer::{Batcher, CatalogueError, Holder};
 use flusher::fleet::{ReaderSource, Readers};
 use flusher::{Fleet, FleetHandle};
+use identity::Gate;
 use ingest::TelemetryInbox;
 use model::trace::Tracer;
 use stores::contract::{BookLine, Books, StoreError};
@@ -21,6 +22,7 @@ use super::settings;
 use super::startup::Startup;
 use super::state::{Metrics, State};
 use super::stores::Stores;
+use crate::access::Access;
 use crate::backup;
 use crate::config::{Config, Role};
 use crate::data_dir::DataDir;
@@ -62,7 +64,7 @@ impl Node {
         metrics: Metrics,
         startup: &Startup,
         (known, parts): (&KnownSettings, &KnownParts),
-        advertised: String,
+        (advertised, access, gate): (String, Option<&Access>, Option<Gate>),
     ) -> anyhow::Result<Self> {
         let routes = settings::routes(config)?;
         let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup, known).await?;
@@ -77,8 +79,12 @@ impl Node {
             Intake { inbox: inbox.traced(tracer.clone()), batcher: batcher.clone() }
         });
         let stores = Stores::open(config, data, &metrics).await?;
-        let open =
-            backup::Open { log: logs.embedded.clone(), spill: logs.spill.clone(), store: stores.embedded.clone() };
+        let open = backup::Open {
+            log: logs.embedded.clone(),
+            spill: logs.spill.clone(),
+            store: stores.embedded.clone(),
+            registry: access.map(Access::registry),
+        };
         let fleet = config.has(Role::Flusher).then(|| flusher(config, &logs, &stores, &metrics, &tracer, advertised));
         let local = fleet.as_ref().map(Fleet::handle);
         let has_readers = local.is_some() || config.has(Role::Api);
@@ -98,7 +104,9 @@ impl Node {
                 exports: Arc::new(Exports::new(stores.projections.clone(), readers.clone())),
                 status: Arc::new(state.clone()),
             };
-            (backend, api::Config { tracer, ..settings::api(config, secret) })
+            let admin = access.zip(gate.clone()).map(|(access, gate)| access.admin().with_gate(gate));
+            let authenticator = gate.map(|gate| Arc::new(gate) as Arc<dyn identity::Authenticator>);
+            (backend, api::Config { tracer, authenticator, admin, ..settings::api(config, secret) })
         });
         Ok(Self { state, stores, intake, fleet, readers, api, exporter, open })
     }

@@ -57,6 +57,7 @@ impl Replay for Replayer {
             payload: &letter.payload,
             received: letter.received,
             retain: false,
+            device: None,
         };
         match ingest::map::replay(&self.inbox, &message) {
             Ok(staged) if staged.count() == 0 => Ok(()),

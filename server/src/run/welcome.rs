@@ -5,7 +5,7 @@ use crate::data_dir::{Addresses, DataDir};
 use crate::logs::Lines;
 
 /// Prints the addresses and first commands. `waits_for` is a store that cannot be used yet.
-pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&str>, lines: Lines) {
+pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&str>, lines: Lines, authenticates: bool) {
     let Addresses { mqtt, grpc, http, fleet } = addresses;
     let mut text = state(addresses, waits_for);
     if lines == Lines::Json {
@@ -16,7 +16,7 @@ pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&st
             http = %http,
             fleet = shown(fleet),
             data = %data.path().display(),
-            first_commands = commands(addresses).join("; "),
+            first_commands = commands(addresses, authenticates).join("; "),
             "{text}"
         );
         return;
@@ -33,7 +33,7 @@ pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&st
         line("fleet", fleet.to_string());
     }
     line("data", data.path().display().to_string());
-    for command in commands(addresses) {
+    for command in commands(addresses, authenticates) {
         text.push_str(&format!("\n{command}"));
     }
     remark(&text);
@@ -54,16 +54,22 @@ fn state(Addresses { mqtt, grpc, .. }: &Addresses, waits_for: Option<&str>) -> S
 }
 
 /// Commands to begin with.
-fn commands(Addresses { mqtt, grpc, .. }: &Addresses) -> Vec<String> {
+fn commands(Addresses { mqtt, grpc, .. }: &Addresses, authenticates: bool) -> Vec<String> {
     let mut commands = Vec::new();
-    if let Some(mqtt) = mqtt {
+    let server = match grpc {
+        Some(grpc) if grpc.port() != 50051 => format!(" --server http://{grpc}"),
+        _ => String::new(),
+    };
+    if authenticates {
+        // It prints how the device publishes.
+        commands.push(format!("Add a device:  weir devices add d1{server}"));
+    } else if let Some(mqtt) = mqtt {
         let port = if mqtt.port() == 1883 { String::new() } else { format!("-p {} ", mqtt.port()) };
         commands.push(format!(
             "Publish:    mosquitto_pub {port}-t devices/d1/telemetry -m '{{\"temperature\":21.5}}' -q 1"
         ));
     }
-    if let Some(grpc) = grpc {
-        let server = if grpc.port() == 50051 { String::new() } else { format!(" --server http://{grpc}") };
+    if grpc.is_some() {
         commands.push(format!("Read back:  weir latest d1{server}"));
     }
     commands

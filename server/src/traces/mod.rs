@@ -57,7 +57,8 @@ pub(crate) fn open(config: &Tracing, metrics: Arc<Metrics>) -> anyhow::Result<Op
 
 fn sampling(config: &Tracing) -> Sampling {
     let set = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
-    Sampling { ratio: config.ratio, tenants: set(&config.tenants), devices: set(&config.devices) }
+    let (tenants, devices) = (set(&config.tenants), set(&config.devices));
+    Sampling { ratio: config.ratio, tenants, devices, by_senders: config.by_senders }
 }
 
 /// Parses headers, `name=value` each.

@@ -171,7 +171,7 @@ fn a_topic_without_a_route_is_logged_once_and_listed_everywhere() {
     let rows = world.answer(&["unrouted", "--format", "csv"]);
     assert!(rows.contains("default,hall/7/temperature,test,2,") && !rows.contains("telemetry"), "{rows}");
     let status = world.answer(&["status"]);
-    assert!(status.contains(r#"no route matches 1 topics since the start ("hall/7/temperature")"#), "{status}");
+    assert!(status.contains(r#"no route matches 1 topic since the start ("hall/7/temperature")"#), "{status}");
     let doctor = run(&["doctor", "--data-dir", world.data().to_str().unwrap()]);
     assert!(doctor.status.success() && out(&doctor).contains("warn  routes"), "{}", out(&doctor));
     let page: serde_json::Value = serde_json::from_str(&world.get("/status.json").1).unwrap();

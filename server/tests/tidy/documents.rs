@@ -103,9 +103,14 @@ fn commands_in_the_documents_exist_with_their_flags() {
         for (line, block) in blocks(&read(&path), "sh") {
             for command in block.lines().filter_map(|l| l.trim().strip_prefix("weir ")) {
                 let command = command.split(" #").next().unwrap_or_default();
-                let mut words = command.split_whitespace();
+                let mut words = command.split_whitespace().peekable();
                 let name = words.next().unwrap_or_default();
-                let help = weir(&[name, "--help"]);
+                let mut help = weir(&[name, "--help"]);
+                if let Some(word) = words.peek().filter(|word| !word.starts_with('-')) {
+                    // A subcommand has flags of its own.
+                    let of_subcommand = weir(&[name, word, "--help"]);
+                    help = if of_subcommand.status.success() { of_subcommand } else { help };
+                }
                 let text = String::from_utf8_lossy(&help.stdout).into_owned();
                 let unknown = words.filter(|w| w.starts_with("--")).map(|w| w.split('=').next().unwrap_or(w));
                 let unknown: Vec<&str> = unknown.filter(|flag| !text.contains(flag)).collect();

@@ -145,8 +145,8 @@ impl Inner {
         Ok((runs, end))
     }
 
-    /// Replaces the blocks of each run by one; by several when one would be too sparse or too large.
-    /// A new block has the identity of its first. False when all were left as they are.
+    /// Replaces the blocks of each run by one; by several when one would be too sparse or too
+    /// large. A new block has the identity of its first. False when all were left as they are.
     fn merge_runs(&self, database: &Opened, path: &Path, runs: &[Run]) -> Result<bool> {
         let table = database.run(|database| Ok(database.begin_read()?.open_table(BLOCKS)?))?;
         let (mut apart, mut changed) = (self.apart.lock(), false);

@@ -12,10 +12,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 
+use crate::client::Connection;
 use anyhow::Context;
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
 use proto::v1::{SeriesSelector, StreamReadingsRequest};
-use tonic::transport::Channel;
 
 use super::{cli, client, connect, latest, names, output, query, refused};
 use columns::Columns;
@@ -65,7 +65,7 @@ fn readable(file: &File) -> anyhow::Result<()> {
 
 /// Returns the readings, their columns, and the ids of their devices if the request names devices.
 async fn read(
-    channel: Channel,
+    channel: Connection,
     options: &cli::Export,
     mut spool: Spool,
 ) -> anyhow::Result<(Spool, Columns, BTreeSet<String>)> {

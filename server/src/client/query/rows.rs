@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
+use crate::client::Connection;
 use proto::v1::telemetry_service_client::TelemetryServiceClient;
 use proto::v1::{ListReadingsRequest, Reading};
-use tonic::transport::Channel;
 
 use crate::client::output::{self, Cell, Format, Table, json_line, value_json};
 use crate::client::{cli, client, connect, latest, names, refused, time};
@@ -73,7 +73,7 @@ struct Question {
 
 /// Passes page after page to `take`; true when there is more than the limit.
 async fn read(
-    client: &mut TelemetryServiceClient<Channel>,
+    client: &mut TelemetryServiceClient<Connection>,
     options: &cli::Query,
     question: &Question,
     device: &str,

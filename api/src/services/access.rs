@@ -1,0 +1,193 @@
+//! `AccessService`.
+
+mod convert;
+
+use identity::{Admin, CredentialId, NewApiKey, Role};
+use proto::v1::access_service_server::AccessService;
+use proto::v1::{
+    ApiKey, CallerIdentity, CreateApiKeyRequest, CreateDeviceCredentialRequest, DeleteApiKeyRequest,
+    DeleteDeviceCredentialRequest, DeviceCredential, GetCallerIdentityRequest, ListApiKeysRequest, ListApiKeysResponse,
+    ListDeviceCredentialsRequest, ListDeviceCredentialsResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use super::registry::{Resource, by};
+use crate::auth::Caller;
+use crate::convert::page_size;
+use crate::token::{Kind, Query, Reader};
+use crate::{errors, names};
+
+/// Most API keys that a tenant has; the registry returns as many at one time.
+const MAX_KEYS: usize = 1000;
+
+/// Implementation of `AccessService`.
+pub(crate) struct AccessApi(pub(crate) Shared);
+
+fn read_id(reader: &mut Reader<'_>) -> Option<CredentialId> {
+    CredentialId::parse(&reader.text()?)
+}
+
+/// The id of a credential in a name.
+fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<CredentialId, Status> {
+    // Another text is the id of none.
+    CredentialId::parse(segment).ok_or_else(|| resource.refused("", name, identity::Error::NotFound(name.to_owned())))
+}
+
+/// Refuses scopes that the caller does not hold, and a key without scopes by a caller with some.
+fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Status> {
+    let principal = caller.principal();
+    if principal.scopes.is_some() && scopes.is_empty() {
+        let hint = "is required, since the credential of the caller is limited to scopes";
+        return Err(errors::invalid("api_key.scopes", hint));
+    }
+    match scopes.iter().find(|scope| Role::is_permission(scope) && !principal.holds(scope)) {
+        Some(scope) => Err(errors::invalid("api_key.scopes", format!("the caller does not hold `{scope}`"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the deletion of a key whose role is above that of the caller.
+async fn check_role(admin: &Admin, caller: &Caller, tenant: &str, id: CredentialId, name: &str) -> Result<(), Status> {
+    let own = caller.principal().role;
+    if own == Role::Installation {
+        return Ok(());
+    }
+    let refused = |error| Resource::ApiKey.refused("", name, error);
+    let keys = admin.list_api_keys(tenant, None, MAX_KEYS).await.map_err(refused)?;
+    let key = keys.iter().find(|key| key.credential.id == id);
+    let above = key.and_then(|key| key.credential.rights()).is_some_and(|rights| rights.role > own);
+    if above { Err(errors::denied("apiKeys.delete", name)) } else { Ok(()) }
+}
+
+#[tonic::async_trait]
+impl AccessService for AccessApi {
+    async fn get_caller_identity(
+        &self,
+        request: Request<GetCallerIdentityRequest>,
+    ) -> Result<Response<CallerIdentity>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(convert::caller(caller.principal())))
+    }
+
+    async fn create_api_key(&self, request: Request<CreateApiKeyRequest>) -> Result<Response<ApiKey>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        let key = request.api_key.ok_or_else(|| errors::invalid("api_key", "is required"))?;
+        check_scopes(&caller, &key.scopes)?;
+        let key = NewApiKey {
+            role: convert::role_from(key.role)?,
+            expires: convert::expires("api_key.expire_time", key.expire_time.as_ref())?,
+            display_name: key.display_name,
+            scopes: key.scopes,
+            allowed_networks: key.allowed_networks,
+        };
+        let created = admin.create_api_key(&tenant, key, &by(&caller, &request.request_id)).await;
+        let created = created.map_err(|error| Resource::ApiKey.refused(&request.parent, "", error))?;
+        let mut key = convert::api_key(&created.credential, None);
+        key.secret = created.secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
+        Ok(Response::new(key))
+    }
+
+    async fn list_api_keys(
+        &self,
+        request: Request<ListApiKeysRequest>,
+    ) -> Result<Response<ListApiKeysResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        let size = page_size(std::mem::take(&mut request.page_size), 100, 1000)?;
+        let page_token = std::mem::take(&mut request.page_token);
+        let query = Query::new(&self.0.config.token_secret, Kind::ApiKeys, &request);
+        let after = query.read_page(&page_token, read_id).map_err(|e| errors::token("page_token", e))?;
+        let keys = admin.list_api_keys(&tenant, after, size).await;
+        let keys = keys.map_err(|error| Resource::ApiKey.refused(&request.parent, "", error))?;
+        let last = keys.last().filter(|_| keys.len() == size);
+        Ok(Response::new(ListApiKeysResponse {
+            next_page_token: last.map(|key| query.page(|w| w.text(key.credential.id.as_str()))).unwrap_or_default(),
+            api_keys: keys.iter().map(|key| convert::api_key(&key.credential, key.last_use)).collect(),
+        }))
+    }
+
+    async fn delete_api_key(&self, request: Request<DeleteApiKeyRequest>) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request)?;
+        let name = request.into_inner().name;
+        let shape = || errors::invalid("name", "must be `tenants/{tenant}/apiKeys/{api_key}`");
+        let (tenant, id) = names::split_child(&name, "apiKeys").ok_or_else(shape)?;
+        let tenant = caller.own("name", tenant, &name)?;
+        let admin = self.0.admin()?;
+        let id = id_of(&name, id, &Resource::ApiKey)?;
+        check_role(admin, &caller, &tenant, id, &name).await?;
+        let deleted = admin.delete_api_key(&tenant, id, &by(&caller, "")).await;
+        deleted.map_err(|error| Resource::ApiKey.refused("", &name, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn create_device_credential(
+        &self,
+        request: Request<CreateDeviceCredentialRequest>,
+    ) -> Result<Response<DeviceCredential>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let device = caller.device("parent", &mut request.parent)?;
+        let admin = self.0.admin()?;
+        let expires = request.device_credential.and_then(|credential| credential.expire_time);
+        let expires = convert::expires("device_credential.expire_time", expires.as_ref())?;
+        let by = by(&caller, &request.request_id);
+        let created = admin.create_device_secret(&device.tenant, &device.id, expires, &by).await;
+        let created = created.map_err(|error| Resource::DeviceCredential.refused(&request.parent, "", error))?;
+        let mut credential = convert::device_credential(&created.credential, None);
+        credential.secret = created.secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
+        Ok(Response::new(credential))
+    }
+
+    async fn list_device_credentials(
+        &self,
+        request: Request<ListDeviceCredentialsRequest>,
+    ) -> Result<Response<ListDeviceCredentialsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let device = caller.device("parent", &mut request.parent)?;
+        let admin = self.0.admin()?;
+        let size = page_size(std::mem::take(&mut request.page_size), 100, 1000)?;
+        let page_token = std::mem::take(&mut request.page_token);
+        let query = Query::new(&self.0.config.token_secret, Kind::DeviceCredentials, &request);
+        let after = query.read_page(&page_token, read_id).map_err(|e| errors::token("page_token", e))?;
+        let after = after.map(|id| (&*device.id, id));
+        let listed = admin.list_device_secrets(&device.tenant, Some(&device.id), after, size).await;
+        let listed = listed.map_err(|error| Resource::DeviceCredential.refused(&request.parent, "", error))?;
+        let last = listed.last().filter(|_| listed.len() == size);
+        Ok(Response::new(ListDeviceCredentialsResponse {
+            next_page_token: last.map(|of| query.page(|w| w.text(of.credential.id.as_str()))).unwrap_or_default(),
+            device_credentials: listed
+                .iter()
+                .map(|of| convert::device_credential(&of.credential, of.last_use))
+                .collect(),
+        }))
+    }
+
+    async fn delete_device_credential(
+        &self,
+        request: Request<DeleteDeviceCredentialRequest>,
+    ) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request)?;
+        let name = request.into_inner().name;
+        let form = "must be `tenants/{tenant}/devices/{device}/credentials/{credential}`, percent-encoded";
+        let shape = || errors::invalid("name", form);
+        let (tenant, device, id) = names::split_credential(&name).ok_or_else(shape)?;
+        let tenant = caller.own("name", tenant, &name)?;
+        let device = names::decode(device).ok_or_else(shape)?;
+        let admin = self.0.admin()?;
+        let resource = Resource::DeviceCredential;
+        let id = id_of(&name, id, &resource)?;
+        let deleted = admin.delete_device_secret(&tenant, &device, id, &by(&caller, "")).await;
+        deleted.map_err(|error| match error {
+            identity::Error::Invalid { field: "device", reason } => errors::invalid("name", reason),
+            other => resource.refused("", &name, other),
+        })?;
+        Ok(Response::new(()))
+    }
+}

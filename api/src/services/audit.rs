@@ -1,0 +1,55 @@
+//! `AuditService`.
+
+use proto::v1::audit_service_server::AuditService;
+use proto::v1::{AuditEvent, ListAuditEventsRequest, ListAuditEventsResponse};
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use super::registry::Resource;
+use crate::auth::Caller;
+use crate::convert::{page_size, timestamp};
+use crate::errors;
+use crate::token::{Kind, Query};
+
+/// Implementation of `AuditService`.
+pub(crate) struct AuditApi(pub(crate) Shared);
+
+fn to_proto(event: identity::AuditEvent) -> AuditEvent {
+    AuditEvent {
+        sequence: event.sequence,
+        event_time: Some(timestamp(event.at)),
+        principal: event.principal,
+        method: event.method,
+        resource: event.resource,
+        granted: event.granted,
+        client_address: event.address.unwrap_or_default(),
+        request_id: event.request_id.unwrap_or_default(),
+        detail: event.detail,
+        count: event.count,
+        hash: event.hash.to_vec(),
+    }
+}
+
+#[tonic::async_trait]
+impl AuditService for AuditApi {
+    async fn list_audit_events(
+        &self,
+        request: Request<ListAuditEventsRequest>,
+    ) -> Result<Response<ListAuditEventsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        let size = page_size(std::mem::take(&mut request.page_size), 100, 1000)?;
+        let page_token = std::mem::take(&mut request.page_token);
+        let query = Query::new(&self.0.config.token_secret, Kind::Audit, &request);
+        let before = query.read_page(&page_token, |r| r.u64()).map_err(|e| errors::token("page_token", e))?;
+        let events = admin.list_audit(&tenant, before, size).await;
+        let events = events.map_err(|error| Resource::Tenant.refused(&request.parent, &request.parent, error))?;
+        let last = events.last().filter(|_| events.len() == size);
+        Ok(Response::new(ListAuditEventsResponse {
+            next_page_token: last.map(|event| query.page(|w| w.u64(event.sequence))).unwrap_or_default(),
+            audit_events: events.into_iter().map(to_proto).collect(),
+        }))
+    }
+}

@@ -1,0 +1,90 @@
+//! The registry of tenants and credentials, as its services use it.
+
+use identity::{Admin, By, Error};
+use tonic::Status;
+
+use super::Shared;
+use crate::auth::Caller;
+use crate::{errors, names};
+
+impl Shared {
+    /// The changes of tenants and credentials.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION without authentication.
+    pub(super) fn admin(&self) -> Result<&Admin, Status> {
+        self.config.admin.as_ref().ok_or_else(errors::auth_not_required)
+    }
+}
+
+/// The caller, as the origin of a change.
+pub(super) fn by(caller: &Caller, request_id: &str) -> By {
+    let principal = caller.principal();
+    By {
+        principal: principal.name.clone(),
+        role: principal.role,
+        address: caller.peer(),
+        request_id: (!request_id.is_empty()).then(|| request_id.to_owned()),
+    }
+}
+
+/// The kind of resource that a call concerns.
+pub(super) enum Resource {
+    ApiKey,
+    DeviceCredential,
+    Tenant,
+}
+
+impl Resource {
+    /// Converts an error of the registry. `parent` names the tenant or the device, `name` the
+    /// resource.
+    pub(super) fn refused(&self, parent: &str, name: &str, error: Error) -> Status {
+        match error {
+            // The tenant of a creation, which has no name yet.
+            Error::NotFound(_) if name.is_empty() => errors::not_found("TENANT_NOT_FOUND", &tenant_of(parent)),
+            Error::NotFound(_) => errors::not_found(self.reason(), name),
+            Error::Exists(_) => errors::exists("TENANT_EXISTS", name),
+            Error::Limit { most, .. } => errors::quota(self.too_many(), parent, most, error.to_string()),
+            Error::Invalid { field, reason } => errors::invalid(self.field(field), reason),
+            Error::Unavailable(_) => errors::unavailable("REGISTRY_UNAVAILABLE", error.to_string()),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::ApiKey => "API_KEY_NOT_FOUND",
+            Self::DeviceCredential => "DEVICE_CREDENTIAL_NOT_FOUND",
+            Self::Tenant => "TENANT_NOT_FOUND",
+        }
+    }
+
+    fn too_many(&self) -> &'static str {
+        match self {
+            Self::ApiKey => "TOO_MANY_API_KEYS",
+            Self::DeviceCredential => "TOO_MANY_DEVICE_CREDENTIALS",
+            Self::Tenant => "TOO_MANY_TENANTS",
+        }
+    }
+
+    /// The field of the request.
+    fn field(&self, field: &'static str) -> &'static str {
+        match (self, field) {
+            (Self::Tenant, "tenant") => "tenant_id",
+            (Self::Tenant, "display_name") => "tenant.display_name",
+            (Self::DeviceCredential, "expire_time") => "device_credential.expire_time",
+            (_, "tenant" | "device") => "parent",
+            (_, "display_name") => "api_key.display_name",
+            (_, "role") => "api_key.role",
+            (_, "scopes") => "api_key.scopes",
+            (_, "allowed_networks") => "api_key.allowed_networks",
+            (_, "expire_time") => "api_key.expire_time",
+            (_, other) => other,
+        }
+    }
+}
+
+/// The name of the tenant in a name.
+fn tenant_of(name: &str) -> String {
+    let tenant = names::split_device(name).map(|(tenant, _)| tenant).or_else(|| names::split_tenant(name));
+    format!("tenants/{}", tenant.unwrap_or_default())
+}

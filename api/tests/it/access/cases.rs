@@ -1,0 +1,91 @@
+//! The resource that each method names.
+
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+
+use super::rules;
+
+/// A tenant.
+const TENANT: &str = "{tenant}";
+const DEVICE: &str = "{tenant}/devices/{id}";
+const LETTER: &str = "{tenant}/deadLetters/{id}:1:ingest";
+const KEY: &str = "{tenant}/apiKeys/{id}";
+const CREDENTIAL: &str = "{tenant}/devices/d1/credentials/{id}";
+/// The method names none.
+const NONE: &str = "";
+
+/// The name in the field of each method's rule. A method that is not here fails each test of the
+/// matrix.
+const CASES: &[(&str, &str)] = &[
+    ("AccessService/CreateApiKey", TENANT),
+    ("AccessService/CreateDeviceCredential", DEVICE),
+    ("AccessService/DeleteApiKey", KEY),
+    ("AccessService/DeleteDeviceCredential", CREDENTIAL),
+    ("AccessService/GetCallerIdentity", NONE),
+    ("AccessService/ListApiKeys", TENANT),
+    ("AccessService/ListDeviceCredentials", DEVICE),
+    ("AuditService/ListAuditEvents", TENANT),
+    ("DeadLetterService/GetDeadLetter", LETTER),
+    ("DeadLetterService/ListDeadLetters", TENANT),
+    ("DeadLetterService/ReplayDeadLetters", TENANT),
+    ("DeviceService/GetDevice", DEVICE),
+    ("DeviceService/ListDevices", TENANT),
+    ("ExportService/ListExports", NONE),
+    ("ExportService/PauseExport", NONE),
+    ("ExportService/ResumeExport", NONE),
+    ("ExportService/RewindExport", NONE),
+    ("OperationsService/GetBooks", TENANT),
+    ("OperationsService/GetStatus", NONE),
+    ("TelemetryService/BatchGetLatest", TENANT),
+    ("TelemetryService/ListReadings", DEVICE),
+    ("TelemetryService/QueryAggregates", TENANT),
+    ("TelemetryService/QueryGaps", TENANT),
+    ("TelemetryService/StreamReadings", TENANT),
+    ("TelemetryService/Subscribe", TENANT),
+    ("TenantService/CreateTenant", NONE),
+    ("TenantService/GetTenant", NONE),
+    ("TenantService/ListTenants", NONE),
+    ("TenantService/ResumeTenant", NONE),
+    ("TenantService/SuspendTenant", NONE),
+];
+
+/// A method and the name that its requests hold.
+pub(super) struct Case {
+    path: String,
+    field: String,
+    template: &'static str,
+}
+
+/// The case of the method at a path.
+pub(super) fn case(path: &str) -> Case {
+    let method = path.trim_start_matches("/weir.v1.");
+    let found = CASES.iter().find(|(of, _)| *of == method);
+    let (_, template) = found.unwrap_or_else(|| panic!("{method} has no case: add the name that it takes"));
+    let (_, rule) = rules().into_iter().find(|(of, _)| of == path).expect("a method");
+    assert_eq!(
+        template.is_empty(),
+        rule.field.is_empty(),
+        "{method}: the case and the rule name a resource, or neither"
+    );
+    Case { path: path.to_owned(), field: rule.field.to_string(), template }
+}
+
+impl Case {
+    /// The name of a resource of a tenant.
+    pub(super) fn name(&self, tenant: &str, id: &str) -> String {
+        self.template.replace("{tenant}", tenant).replace("{id}", id)
+    }
+
+    /// A request that names a resource and nothing else.
+    pub(super) fn request(&self, tenant: &str, id: &str) -> Vec<u8> {
+        let pool = DescriptorPool::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
+        let (service, method) = self.path[1..].split_once('/').unwrap();
+        let service = pool.get_service_by_name(service).unwrap();
+        let method = service.methods().find(|of| of.name() == method).unwrap();
+        let mut request = DynamicMessage::new(method.input());
+        if !self.field.is_empty() {
+            request.set_field_by_name(&self.field, Value::String(self.name(tenant, id)));
+        }
+        request.encode_to_vec()
+    }
+}

@@ -1,0 +1,181 @@
+//! Gatekeepers, and clients that present credentials.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use door::{Credentials, Gatekeeper, Grants, Identity, Refusal, RefusalKind};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use weir_broker::Config;
+
+use crate::world::*;
+
+/// CONNECT property: a session that lasts 256 s.
+pub(crate) const LASTS: &[u8] = &[0x11, 0, 0, 1, 0];
+
+/// Admits every client with every topic; the user name is the tenant.
+pub(crate) struct ByUser;
+
+#[async_trait]
+impl Gatekeeper for ByUser {
+    async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        let tenant = credentials.user.unwrap_or("default").into();
+        Ok(Identity { tenant, device: None, grants: Arc::default(), ended: None })
+    }
+}
+
+/// Admits devices. The user name is `TENANT/DEVICE`; the device `slow` waits for a permit.
+pub(crate) struct Devices {
+    grants: Mutex<HashMap<String, Grants>>,
+    credentials: Mutex<HashMap<String, CancellationToken>>,
+    pub(crate) waiting: AtomicU64,
+    pub(crate) permits: Semaphore,
+}
+
+impl Devices {
+    pub(crate) fn new() -> Arc<Self> {
+        let (grants, credentials, waiting) = Default::default();
+        Arc::new(Self { grants, credentials, waiting, permits: Semaphore::new(0) })
+    }
+
+    pub(crate) fn world(self: &Arc<Self>, instant: bool) -> World {
+        World::guarded(Box::new(Arc::clone(self)), instant, Config::default(), Vec::new())
+    }
+
+    /// Changes the grants of a user's later connections.
+    pub(crate) fn grant(&self, user: &str, publish: &[&str], subscribe: &[&str]) {
+        let owned = |list: &[&str]| list.iter().map(|template| (*template).to_owned()).collect::<Vec<_>>();
+        let (_, device) = user.split_once('/').unwrap();
+        let grants = Grants::of(&owned(publish), &owned(subscribe), device).unwrap();
+        self.grants.lock().insert(user.to_owned(), grants);
+    }
+
+    /// The credential of a user's next connections.
+    pub(crate) fn credential(&self, user: &str) -> CancellationToken {
+        self.credentials.lock().entry(user.to_owned()).or_default().clone()
+    }
+
+    /// Revokes the credential of a user, who has another one from now on.
+    pub(crate) fn revoke(&self, user: &str) {
+        self.credentials.lock().remove(user).unwrap().cancel();
+    }
+}
+
+#[async_trait]
+impl Gatekeeper for Devices {
+    async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
+        let refused = |kind, reason: &str| Err(Refusal { kind, reason: reason.into() });
+        let (Some(user), Some(b"secret")) = (credentials.user, credentials.password) else {
+            return refused(RefusalKind::BadCredentials, "the credentials are not valid");
+        };
+        let ended = self.credential(user);
+        let Some((tenant, device)) = user.split_once('/') else {
+            return match user {
+                "suspended" => refused(RefusalKind::NotAuthorized, "the tenant is suspended"),
+                "busy" => refused(RefusalKind::Busy, "too many checks wait: try again in a minute"),
+                _ => refused(RefusalKind::Unavailable, "credentials cannot be checked now"),
+            };
+        };
+        if device == "slow" {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            self.permits.acquire().await.unwrap().forget();
+        }
+        let client = credentials.client;
+        let own = client.is_empty() || client == device;
+        if !own && !client.strip_prefix(device).is_some_and(|rest| rest.starts_with(':')) {
+            return refused(RefusalKind::ClientId, "the client id does not belong to the device");
+        }
+        let given = self.grants.lock().get(user).cloned();
+        let own = ["devices/{device}/#".to_owned(), "chat/{device}".to_owned()];
+        let grants = match given.map_or_else(|| Grants::of(&own, &own, device), Ok) {
+            Ok(grants) => Arc::new(grants),
+            Err(error) => return refused(RefusalKind::NotAuthorized, &error.to_string()),
+        };
+        Ok(Identity { tenant: tenant.into(), device: Some(device.into()), grants, ended: Some(ended) })
+    }
+}
+
+/// A CONNECT with credentials.
+#[derive(Clone, Copy)]
+pub(crate) struct Login<'a> {
+    pub(crate) v5: bool,
+    pub(crate) id: &'a str,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) password: &'a str,
+    pub(crate) clean: bool,
+    /// CONNECT properties of MQTT 5.
+    pub(crate) properties: &'a [u8],
+    /// Topic and payload of a will message of QoS 0.
+    pub(crate) will: Option<(&'a str, &'a [u8])>,
+    /// Properties of the will message.
+    pub(crate) delay: &'a [u8],
+}
+
+/// A clean MQTT 5 client with the device's own id.
+pub(crate) fn login(user: &str) -> Login<'_> {
+    let id = user.split_once('/').map_or(user, |(_, device)| device);
+    let user = Some(user);
+    Login { v5: true, id, user, password: "secret", clean: true, properties: &[], will: None, delay: &[] }
+}
+
+impl Login<'_> {
+    pub(crate) fn send(&self, world: &World) -> Peer {
+        let mut peer = world.client();
+        let credentials = if self.user.is_some() { 0xC0 } else { 0 };
+        let flags = credentials | u8::from(self.clean) << 1 | u8::from(self.will.is_some()) << 2;
+        let mut body = b"\0\x04MQTT".to_vec();
+        body.extend_from_slice(&[if self.v5 { 5 } else { 4 }, flags, 0, 0]);
+        let list = |body: &mut Vec<u8>, properties: &[u8]| {
+            if self.v5 {
+                body.push(properties.len() as u8);
+                body.extend_from_slice(properties);
+            }
+        };
+        let bytes = |body: &mut Vec<u8>, bytes: &[u8]| {
+            body.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+            body.extend_from_slice(bytes);
+        };
+        list(&mut body, self.properties);
+        bytes(&mut body, self.id.as_bytes());
+        if let Some((topic, payload)) = self.will {
+            list(&mut body, self.delay);
+            bytes(&mut body, topic.as_bytes());
+            bytes(&mut body, payload);
+        }
+        if let Some(user) = self.user {
+            bytes(&mut body, user.as_bytes());
+            bytes(&mut body, self.password.as_bytes());
+        }
+        peer.send(0x10, &body);
+        peer
+    }
+
+    /// Connects, and returns the body of the CONNACK, too.
+    pub(crate) fn connack(&self, world: &World) -> (Peer, Vec<u8>) {
+        let mut peer = self.send(world);
+        let (first, body) = peer.packet();
+        assert_eq!(first, 0x20);
+        (peer, body)
+    }
+
+    /// A client that is let in.
+    pub(crate) fn enter(&self, world: &World) -> Peer {
+        let (peer, body) = self.connack(world);
+        assert_eq!(body[1], 0, "{:?}", self.user);
+        peer
+    }
+}
+
+/// A client of tenant `a` that may use every topic.
+pub(crate) fn observer(devices: &Devices, world: &World) -> Peer {
+    devices.grant("a/observer", &["#"], &["#"]);
+    login("a/observer").enter(world)
+}
+
+/// True when bytes contain a text.
+pub(crate) fn has(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}

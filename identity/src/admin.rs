@@ -1,0 +1,328 @@
+//! Changes of tenants and credentials, as the api and the command line make them.
+
+mod check;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use model::{Clock, Nanos};
+
+use crate::registry::{
+    AuditEvent, AuditReport, Checkpoint, Created, Credential, CredentialKind, Error, KeyRights, Listed, Origin,
+    Registry, Result, Tenant, TenantState,
+};
+use crate::{CredentialId, Gate, Peppers, Role, Secret, Token, TokenKind};
+
+/// Maximum entries of one page.
+const MAX_PAGE: usize = 1000;
+
+/// The caller of a change.
+#[derive(Debug, Clone)]
+pub struct By {
+    /// Name of the principal: `apiKeys/4ZjQ0kq8yW2a`, `local`.
+    pub principal: Arc<str>,
+    /// Its role: it creates no API key of a higher one.
+    pub role: Role,
+    /// Address that it calls from.
+    pub address: Option<IpAddr>,
+    /// Id of the request: a creation with the same one within 24 hours is a repeat.
+    pub request_id: Option<String>,
+}
+
+impl By {
+    /// The operator at the command line.
+    pub fn local() -> Self {
+        Self { principal: "local".into(), role: Role::Installation, address: None, request_id: None }
+    }
+}
+
+/// An API key to be created.
+#[derive(Debug, Clone)]
+pub struct NewApiKey {
+    /// Its name for people.
+    pub display_name: String,
+    /// Its role.
+    pub role: Role,
+    /// Permissions that it is limited to; empty is all of its role.
+    pub scopes: Vec<String>,
+    /// Networks (CIDR) that it is valid from; empty is all.
+    pub allowed_networks: Vec<String>,
+    /// Time from which it is no longer valid.
+    pub expires: Option<Nanos>,
+}
+
+/// A device secret that was created.
+#[derive(Debug, Clone)]
+pub struct CreatedDeviceSecret {
+    /// The credential.
+    pub credential: Credential,
+    /// The password of the device, shown this once; `None` when the request is a repeat.
+    pub secret: Option<Secret>,
+}
+
+/// An API key that was created.
+#[derive(Debug, Clone)]
+pub struct CreatedApiKey {
+    /// The credential.
+    pub credential: Credential,
+    /// The key, shown this once; `None` when the request is a repeat.
+    pub secret: Option<Secret>,
+}
+
+/// A tenant that was created.
+#[derive(Debug, Clone)]
+pub struct CreatedTenant {
+    /// The tenant.
+    pub tenant: Tenant,
+    /// True when the request is a repeat.
+    pub is_repeat: bool,
+}
+
+/// Makes changes of tenants and credentials. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    registry: Arc<dyn Registry>,
+    peppers: Arc<Peppers>,
+    clock: Arc<dyn Clock>,
+    gate: Option<Gate>,
+}
+
+impl Admin {
+    /// Changes of a registry.
+    pub fn new(registry: Arc<dyn Registry>, peppers: Arc<Peppers>, clock: Arc<dyn Clock>) -> Self {
+        Self { registry, peppers, clock, gate: None }
+    }
+
+    /// Ends sessions at a gate of this process at once, not only when it reads of the change.
+    #[must_use]
+    pub fn with_gate(self, gate: Gate) -> Self {
+        Self { gate: Some(gate), ..self }
+    }
+
+    /// Creates a secret of a device; the device need not have connected before.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]; [`Error::NotFound`] without the tenant; [`Error::Limit`] when the device
+    /// has 3 secrets that are valid; [`Error::Unavailable`].
+    pub async fn create_device_secret(
+        &self,
+        tenant: &str,
+        device: &str,
+        expires: Option<Nanos>,
+        by: &By,
+    ) -> Result<CreatedDeviceSecret> {
+        let origin = self.origin("CreateDeviceCredential", by)?;
+        check::device(device)?;
+        let kind = CredentialKind::DeviceSecret { device: device.to_owned() };
+        let (credential, secret) = self.create(TokenKind::DeviceSecret, tenant, kind, expires, &origin).await?;
+        Ok(CreatedDeviceSecret { credential, secret })
+    }
+
+    /// Returns secrets of a device, or of all devices of the tenant in order of device and id,
+    /// those after `after`; at most 1000.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn list_device_secrets(
+        &self,
+        tenant: &str,
+        device: Option<&str>,
+        after: Option<(&str, CredentialId)>,
+        limit: usize,
+    ) -> Result<Vec<Listed>> {
+        check::tenant(tenant)?;
+        device.map(check::device).transpose()?;
+        self.registry.device_secrets(tenant, device, after, limit.min(MAX_PAGE)).await
+    }
+
+    /// Deletes a secret of a device. Its sessions end.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn delete_device_secret(&self, tenant: &str, device: &str, id: CredentialId, by: &By) -> Result<()> {
+        let origin = self.origin("DeleteDeviceCredential", by)?;
+        check::device(device)?;
+        self.delete(tenant, Some(device), id, &origin).await
+    }
+
+    /// Creates an API key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], also for a role above that of the caller; [`Error::NotFound`] without
+    /// the tenant; [`Error::Limit`] when the tenant has 1000; [`Error::Unavailable`].
+    pub async fn create_api_key(&self, tenant: &str, key: NewApiKey, by: &By) -> Result<CreatedApiKey> {
+        let origin = self.origin("CreateApiKey", by)?;
+        if key.role > by.role {
+            let reason = format!("{} is above the role of the caller ({})", key.role.as_str(), by.role.as_str());
+            return Err(Error::Invalid { field: "role", reason });
+        }
+        check::text("display_name", &key.display_name)?;
+        let rights = KeyRights {
+            display_name: key.display_name,
+            role: key.role,
+            scopes: check::scopes(key.role, key.scopes)?,
+            allowed_networks: check::networks(&key.allowed_networks)?,
+        };
+        let kind = CredentialKind::ApiKey(rights);
+        let (credential, secret) = self.create(TokenKind::ApiKey, tenant, kind, key.expires, &origin).await?;
+        Ok(CreatedApiKey { credential, secret })
+    }
+
+    /// Returns API keys of a tenant in order of their ids, those after `after`; at most 1000.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn list_api_keys(&self, tenant: &str, after: Option<CredentialId>, limit: usize) -> Result<Vec<Listed>> {
+        check::tenant(tenant)?;
+        self.registry.api_keys(tenant, after, limit.min(MAX_PAGE)).await
+    }
+
+    /// Returns an API key.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn get_api_key(&self, tenant: &str, id: CredentialId) -> Result<Listed> {
+        check::tenant(tenant)?;
+        let found = self.registry.credential(id).await?;
+        let found = found.filter(|found| found.credential.tenant == tenant && found.credential.rights().is_some());
+        let found = found.ok_or_else(|| Error::NotFound(format!("credential {id}")))?;
+        Ok(Listed { credential: found.credential, last_use: found.last_use })
+    }
+
+    /// Deletes an API key. Its streams end.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also for a key with a role above that of the caller;
+    /// [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn delete_api_key(&self, tenant: &str, id: CredentialId, by: &By) -> Result<()> {
+        let origin = self.origin("DeleteApiKey", by)?;
+        let key = self.get_api_key(tenant, id).await?;
+        if key.credential.rights().is_some_and(|rights| rights.role > by.role) {
+            return Err(Error::NotFound(format!("credential {id}")));
+        }
+        self.delete(tenant, None, id, &origin).await
+    }
+
+    /// Creates a tenant.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn create_tenant(&self, id: &str, display_name: &str, by: &By) -> Result<CreatedTenant> {
+        let origin = self.origin("CreateTenant", by)?;
+        check::tenant(id)?;
+        check::text("display_name", display_name)?;
+        let tenant = Tenant {
+            id: id.to_owned(),
+            display_name: display_name.to_owned(),
+            state: TenantState::Active,
+            created: origin.at,
+            version: 1,
+        };
+        let Created { row, is_repeat } = self.registry.create_tenant(tenant, &origin).await?;
+        Ok(CreatedTenant { tenant: row, is_repeat })
+    }
+
+    /// Returns a tenant.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn get_tenant(&self, id: &str) -> Result<Tenant> {
+        check::tenant(id)?;
+        self.registry.tenant(id).await?.ok_or_else(|| Error::NotFound(format!("tenants/{id}")))
+    }
+
+    /// Returns tenants in order of their ids, those after `after`; at most 1000.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn list_tenants(&self, after: &str, limit: usize) -> Result<Vec<Tenant>> {
+        self.registry.tenants(after, limit.min(MAX_PAGE)).await
+    }
+
+    /// Suspends a tenant. Its sessions and streams end, its data is kept.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn suspend_tenant(&self, id: &str, by: &By) -> Result<Tenant> {
+        let origin = self.origin("SuspendTenant", by)?;
+        check::tenant(id)?;
+        let tenant = self.registry.set_tenant_state(id, TenantState::Suspended, &origin).await?;
+        if let Some(gate) = &self.gate {
+            gate.revoke_tenant(id);
+        }
+        Ok(tenant)
+    }
+
+    /// Resumes a tenant that was suspended.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn resume_tenant(&self, id: &str, by: &By) -> Result<Tenant> {
+        let origin = self.origin("ResumeTenant", by)?;
+        check::tenant(id)?;
+        self.registry.set_tenant_state(id, TenantState::Active, &origin).await
+    }
+
+    /// Returns audit events of a tenant, or of [`INSTALLATION`](crate::INSTALLATION), the newest
+    /// first, those before sequence `before`; at most 1000.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn list_audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>> {
+        self.registry.audit(tenant, before, limit.min(MAX_PAGE)).await
+    }
+
+    /// Checks the audit chain of a tenant, and that it contains a checkpoint that was noted before.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
+        self.registry.verify_audit(tenant, checkpoint).await
+    }
+
+    async fn create(
+        &self,
+        token: TokenKind,
+        tenant: &str,
+        kind: CredentialKind,
+        expires: Option<Nanos>,
+        origin: &Origin,
+    ) -> Result<(Credential, Option<Secret>)> {
+        check::tenant(tenant)?;
+        check::expires(expires, origin.at)?;
+        let token = Token::generate(token).map_err(|error| Error::Unavailable(error.to_string()))?;
+        let credential = Credential {
+            id: token.id(),
+            tenant: tenant.to_owned(),
+            kind,
+            created: origin.at,
+            expires,
+            digest: self.peppers.digest(&token),
+        };
+        let Created { row, is_repeat } = self.registry.create_credential(credential, origin).await?;
+        Ok((row, (!is_repeat).then(|| token.text())))
+    }
+
+    async fn delete(&self, tenant: &str, device: Option<&str>, id: CredentialId, origin: &Origin) -> Result<()> {
+        check::tenant(tenant)?;
+        self.registry.delete_credential(tenant, device, id, origin).await?;
+        if let Some(gate) = &self.gate {
+            gate.revoke(&id);
+        }
+        Ok(())
+    }
+
+    fn origin(&self, method: &'static str, by: &By) -> Result<Origin> {
+        check::text("principal", &by.principal)?;
+        by.request_id.as_deref().map(check::request_id).transpose()?;
+        Ok(Origin {
+            by: by.principal.as_ref().to_owned(),
+            method,
+            address: by.address,
+            request_id: by.request_id.clone(),
+            at: self.clock.now(),
+        })
+    }
+}

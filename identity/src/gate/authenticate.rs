@@ -1,0 +1,60 @@
+//! Callers at the api.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::admit::paced;
+use super::live::Subject;
+use super::{Gate, Problem, pace};
+use crate::{Authenticator, Denied, Presented, Principal, Token, TokenKind};
+
+const METHOD: &str = "Authenticate";
+
+#[async_trait]
+impl Authenticator for Gate {
+    async fn authenticate(&self, presented: &Presented<'_>) -> Result<Principal, Denied> {
+        let bearer = presented.bearer.ok_or(Denied::Missing)?;
+        let now = self.0.clock.now();
+        let source = presented.peer.map(pace::source);
+        let checked = match Token::parse(TokenKind::ApiKey, bearer.as_bytes()) {
+            Some(token) => self.check(&token, source, now).await,
+            None => Err(match source.and_then(|source| self.0.failures.wait(source, now)) {
+                Some(wait) => Problem::Paced(wait),
+                None => Problem::Wrong { tenant: None, principal: String::new() },
+            }),
+        };
+        let entry = checked.map_err(|problem| {
+            self.failed(&problem, METHOD, source, now);
+            denied(problem)
+        })?;
+        let Subject::Caller { name, role, scopes, networks } = &entry.subject else { return Err(Denied::Invalid) };
+        let peer = presented.peer.map(|peer| peer.to_canonical());
+        let is_inside = peer.is_some_and(|peer| networks.iter().any(|network| network.contains(&peer)));
+        if !networks.is_empty() && !is_inside {
+            self.0.denials.add(&entry.tenant, name, METHOD, source, "the address is not in its networks", now);
+            return Err(Denied::Network);
+        }
+        Ok(Principal {
+            tenant: Arc::clone(&entry.tenant),
+            name: Arc::clone(name),
+            role: *role,
+            scopes: scopes.clone(),
+            ended: entry.ended.clone(),
+        })
+    }
+
+    fn refused(&self, principal: &Principal, method: &str, peer: Option<IpAddr>, reason: &str) {
+        self.deny(&principal.tenant, &principal.name, method, peer, reason);
+    }
+}
+
+fn denied(problem: Problem) -> Denied {
+    match problem {
+        Problem::Wrong { .. } => Denied::Invalid,
+        Problem::Suspended { .. } => Denied::Suspended,
+        Problem::Paced(wait) => Denied::Unavailable(paced(wait).into()),
+        Problem::Unavailable(reason) => Denied::Unavailable(reason.into()),
+    }
+}

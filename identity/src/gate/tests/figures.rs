@@ -1,0 +1,35 @@
+//! Figures: `cargo test -p weir-identity figures -- --nocapture`.
+
+use std::time::Instant;
+
+use super::*;
+
+#[tokio::test]
+async fn figures_of_an_admission() {
+    const DEVICES: usize = 300;
+    let world = World::new().await;
+    let mut secrets = Vec::new();
+    for n in 0..DEVICES {
+        let device = format!("d{n}");
+        let (_, secret) = world.device(&device, None).await;
+        secrets.push((device, secret));
+    }
+    let mut cold = Vec::new();
+    for (device, secret) in &secrets {
+        let began = Instant::now();
+        admitted(&world.gate, device, secret).await;
+        cold.push(began.elapsed());
+    }
+    cold.sort_unstable();
+    let began = Instant::now();
+    const ROUNDS: usize = 30;
+    for _ in 0..ROUNDS {
+        for (device, secret) in &secrets {
+            admitted(&world.gate, device, secret).await;
+        }
+    }
+    let warm = began.elapsed() / u32::try_from(ROUNDS * DEVICES).unwrap();
+    let p99 = cold[DEVICES * 99 / 100];
+    println!("admission: {warm:?} from the table; from the registry p50 {:?}, p99 {p99:?}", cold[DEVICES / 2]);
+    assert!(p99 < Duration::from_millis(10), "a credential is resolved within 10 ms: {p99:?}");
+}

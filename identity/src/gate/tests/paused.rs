@@ -1,0 +1,145 @@
+//! A registry whose lookups a test can hold up, or let fail.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+
+use crate::registry::{
+    AuditEvent, AuditReport, Changes, Checkpoint, Created, Credential, Denial, Error, Found, Listed, Origin, Registry,
+    Result, Tenant, TenantState, Use,
+};
+use crate::{CredentialId, EmbeddedRegistry};
+
+#[derive(Debug)]
+pub(super) struct Paused {
+    inner: EmbeddedRegistry,
+    is_paused: AtomicBool,
+    is_away: AtomicBool,
+    broken: parking_lot::Mutex<String>,
+    /// A permit for each lookup that has its row and is held up.
+    arrived: Semaphore,
+    /// A permit for each lookup that may return.
+    released: Semaphore,
+}
+
+impl Paused {
+    pub(super) fn new(inner: EmbeddedRegistry) -> Self {
+        let (is_paused, is_away) = (AtomicBool::new(false), AtomicBool::new(false));
+        let broken = parking_lot::Mutex::default();
+        Self { inner, is_paused, is_away, broken, arrived: Semaphore::new(0), released: Semaphore::new(0) }
+    }
+
+    /// Holds up the next lookup, after it has read its row.
+    pub(super) fn pause(&self) {
+        self.is_paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until a lookup is held up.
+    pub(super) async fn arrived(&self) {
+        self.arrived.acquire().await.unwrap().forget();
+    }
+
+    pub(super) fn release(&self) {
+        self.released.add_permits(1);
+    }
+
+    pub(super) fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// Refuses denials of this tenant.
+    pub(super) fn refuse_denials_of(&self, tenant: &str) {
+        tenant.clone_into(&mut self.broken.lock());
+    }
+
+    fn inner(&self) -> Result<&EmbeddedRegistry> {
+        match self.is_away.load(Ordering::SeqCst) {
+            true => Err(Error::Unavailable("/var/lib/weir/registry.redb is away".into())),
+            false => Ok(&self.inner),
+        }
+    }
+}
+
+#[async_trait]
+impl Registry for Paused {
+    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
+        self.inner()?.match_peppers(fingerprints).await
+    }
+
+    async fn tenant(&self, id: &str) -> Result<Option<Tenant>> {
+        self.inner()?.tenant(id).await
+    }
+
+    async fn tenants(&self, after: &str, limit: usize) -> Result<Vec<Tenant>> {
+        self.inner()?.tenants(after, limit).await
+    }
+
+    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>> {
+        self.inner()?.create_tenant(tenant, origin).await
+    }
+
+    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant> {
+        self.inner()?.set_tenant_state(id, state, origin).await
+    }
+
+    async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
+        let found = self.inner()?.credential(id).await?;
+        if self.is_paused.swap(false, Ordering::SeqCst) {
+            self.arrived.add_permits(1);
+            self.released.acquire().await.unwrap().forget();
+        }
+        Ok(found)
+    }
+
+    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
+        self.inner()?.create_credential(credential, origin).await
+    }
+
+    async fn delete_credential(
+        &self,
+        tenant: &str,
+        device: Option<&str>,
+        id: CredentialId,
+        origin: &Origin,
+    ) -> Result<()> {
+        self.inner()?.delete_credential(tenant, device, id, origin).await
+    }
+
+    async fn device_secrets(
+        &self,
+        tenant: &str,
+        device: Option<&str>,
+        after: Option<(&str, CredentialId)>,
+        limit: usize,
+    ) -> Result<Vec<Listed>> {
+        self.inner()?.device_secrets(tenant, device, after, limit).await
+    }
+
+    async fn api_keys(&self, tenant: &str, after: Option<CredentialId>, limit: usize) -> Result<Vec<Listed>> {
+        self.inner()?.api_keys(tenant, after, limit).await
+    }
+
+    async fn record_uses(&self, uses: &[Use]) -> Result<()> {
+        self.inner()?.record_uses(uses).await
+    }
+
+    async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
+        if denials.iter().any(|denial| denial.tenant == *self.broken.lock()) {
+            return Err(Error::Unavailable("its chain is damaged".into()));
+        }
+        self.inner()?.record_denials(denials).await
+    }
+
+    async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>> {
+        self.inner()?.audit(tenant, before, limit).await
+    }
+
+    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
+        self.inner()?.verify_audit(tenant, checkpoint).await
+    }
+
+    async fn changes(&self, after: u64, limit: usize) -> Result<Changes> {
+        self.inner()?.changes(after, limit).await
+    }
+}

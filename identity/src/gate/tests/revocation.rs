@@ -1,0 +1,188 @@
+//! The end of sessions.
+
+use super::*;
+
+#[tokio::test]
+async fn a_deleted_secret_ends_its_sessions_at_once_and_no_others() {
+    let world = World::new().await;
+    let (first, one) = world.device("d1", None).await;
+    let (_, two) = world.device("d1", None).await;
+    let ended = admitted(&world.gate, "d1", &one).await;
+    let other = admitted(&world.gate, "d1", &two).await;
+    world.admin.delete_device_secret("t", "d1", first, &By::local()).await.unwrap();
+    assert!(ended.is_cancelled() && !other.is_cancelled());
+    assert_eq!(refused(&world.gate, "d1", &one).await, RefusalKind::BadCredentials);
+    admitted(&world.gate, "d1", &two).await;
+}
+
+#[tokio::test]
+async fn a_suspended_tenant_ends_its_sessions_and_no_others() {
+    let world = World::new().await;
+    world.admin.create_tenant("u", "", &By::local()).await.unwrap();
+    let other = world.admin.create_device_secret("u", "d1", None, &By::local()).await.unwrap().secret.unwrap();
+    let (_, secret) = world.device("d1", None).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    let neighbour = admitted(&world.gate, "d1", &other).await;
+    world.admin.suspend_tenant("t", &By::local()).await.unwrap();
+    assert!(ended.is_cancelled() && !neighbour.is_cancelled());
+    assert_eq!(refused(&world.gate, "d1", &secret).await, RefusalKind::NotAuthorized);
+    world.admin.resume_tenant("t", &By::local()).await.unwrap();
+    assert!(!admitted(&world.gate, "d1", &secret).await.is_cancelled());
+}
+
+#[tokio::test]
+async fn an_expired_credential_ends_its_sessions() {
+    let world = World::new().await;
+    let (_, secret) = world.device("d1", Some(START + 10 * SECOND)).await;
+    let (_, later) = world.device("d1", Some(START + 20 * SECOND)).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    let other = admitted(&world.gate, "d1", &later).await;
+    let mut position = Position::default();
+    world.pass(9);
+    world.gate.step(&mut position).await;
+    assert!(!ended.is_cancelled());
+    world.pass(1);
+    assert_eq!(refused(&world.gate, "d1", &secret).await, RefusalKind::BadCredentials);
+    world.registry.set_away(true);
+    world.gate.step(&mut position).await;
+    assert!(ended.is_cancelled() && !other.is_cancelled());
+    world.pass(10);
+    world.gate.step(&mut position).await;
+    assert!(other.is_cancelled());
+}
+
+#[tokio::test]
+async fn changes_of_another_process_end_sessions() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    let (_, second) = world.device("d2", None).await;
+    let mut position = Position::default();
+    world.gate.step(&mut position).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    let other = admitted(&world.gate, "d2", &second).await;
+    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    assert!(!ended.is_cancelled());
+    world.gate.step(&mut position).await;
+    assert!(ended.is_cancelled() && !other.is_cancelled());
+    world.remote.suspend_tenant("t", &By::local()).await.unwrap();
+    world.gate.step(&mut position).await;
+    assert!(other.is_cancelled());
+}
+
+#[tokio::test]
+async fn credentials_that_were_verified_before_the_log_is_followed_are_looked_up_again() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    let (_, second) = world.device("d2", None).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    let other = admitted(&world.gate, "d2", &second).await;
+    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.gate.step(&mut Position::default()).await;
+    assert!(ended.is_cancelled() && !other.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_gate_without_the_control_log_asks_the_registry_each_time() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    world.gate.step(&mut Position::default()).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.pass(29);
+    admitted(&world.gate, "d1", &secret).await;
+    world.pass(1);
+    assert_eq!(refused(&world.gate, "d1", &secret).await, RefusalKind::BadCredentials);
+    assert!(ended.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_credential_that_is_revoked_during_its_lookup_is_refused() {
+    let world = World::new().await;
+    for from_here in [true, false] {
+        let (id, secret) = world.device("d1", None).await;
+        let mut position = Position::default();
+        world.gate.step(&mut position).await;
+        world.registry.pause();
+        let (gate, password) = (world.gate.clone(), secret.clone());
+        let admission = tokio::spawn(async move { connect(&gate, "d1", password.expose()).await });
+        world.registry.arrived().await;
+        let admin = if from_here { &world.admin } else { &world.remote };
+        admin.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+        if !from_here {
+            world.gate.step(&mut position).await;
+        }
+        world.registry.release();
+        let refusal = admission.await.unwrap().unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::BadCredentials, "revoked here: {from_here}");
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_is_suspended_during_a_lookup_is_refused() {
+    let world = World::new().await;
+    let (_, secret) = world.device("d1", None).await;
+    world.registry.pause();
+    let (gate, password) = (world.gate.clone(), secret.clone());
+    let admission = tokio::spawn(async move { connect(&gate, "d1", password.expose()).await });
+    world.registry.arrived().await;
+    world.admin.suspend_tenant("t", &By::local()).await.unwrap();
+    world.registry.release();
+    assert_eq!(admission.await.unwrap().unwrap_err().kind, RefusalKind::NotAuthorized);
+}
+
+#[tokio::test]
+async fn two_lookups_of_one_credential_share_its_end() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    world.registry.pause();
+    let (gate, password) = (world.gate.clone(), secret.clone());
+    let slow = tokio::spawn(async move { connect(&gate, "d1", password.expose()).await });
+    world.registry.arrived().await;
+    let quick = admitted(&world.gate, "d1", &secret).await;
+    world.registry.release();
+    let slow = slow.await.unwrap().unwrap().ended.unwrap();
+    world.admin.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    assert!(quick.is_cancelled() && slow.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_full_table_ends_the_sessions_that_began_the_longest_ago() {
+    let world = World::bounded(Bounds { entries: 16, bytes: 1 << 20 }).await;
+    let mut sessions = Vec::new();
+    for n in 0..60 {
+        let device = format!("d{n}");
+        let (_, secret) = world.device(&device, None).await;
+        world.pass(1);
+        sessions.push(admitted(&world.gate, &device, &secret).await);
+    }
+    let live = sessions.iter().filter(|session| !session.is_cancelled()).count();
+    assert_eq!(live, world.gate.0.live.ids().len(), "each session that goes on can be ended");
+    assert!(live <= 16 && !sessions[59].is_cancelled());
+}
+
+#[tokio::test]
+async fn the_table_is_bounded_in_bytes() {
+    let world = World::bounded(Bounds { entries: 1000, bytes: 16 * 4000 }).await;
+    let long = "x".repeat(200);
+    let mut sessions = Vec::new();
+    for n in 0..100 {
+        let device = format!("{long}{n}");
+        let (_, secret) = world.device(&device, None).await;
+        sessions.push(admitted(&world.gate, &device, &secret).await);
+    }
+    let live = sessions.iter().filter(|session| !session.is_cancelled()).count();
+    assert!((16..70).contains(&live), "{live} sessions of about 1.1 kB in shards of 4 kB");
+}
+
+#[tokio::test]
+async fn following_ends_when_it_is_stopped_and_writes_what_it_holds() {
+    let world = World::new().await;
+    connect(&world.gate, "d1", "wrong").await.unwrap_err();
+    let stop = CancellationToken::new();
+    let (gate, stopped) = (world.gate.clone(), stop.clone());
+    let follower = tokio::spawn(async move { gate.follow(stopped).await });
+    stop.cancel();
+    follower.await.unwrap();
+    let events = world.admin.list_audit(INSTALLATION, None, 9).await.unwrap();
+    assert_eq!((events.len(), events[0].count), (1, 1));
+}

@@ -1,0 +1,107 @@
+//! The identity of a caller of the api.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::Role;
+
+/// The credential that a caller presents.
+#[derive(Clone, Copy)]
+pub struct Presented<'a> {
+    /// The token of `authorization: Bearer`, when there is one.
+    pub bearer: Option<&'a str>,
+    /// Address that the call comes from, when it is known.
+    pub peer: Option<IpAddr>,
+}
+
+impl fmt::Debug for Presented<'_> {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bearer = self.bearer.map(|_| "…");
+        f.debug_struct("Presented").field("bearer", &bearer).field("peer", &self.peer).finish()
+    }
+}
+
+/// The identity of a caller.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// The tenant that it belongs to; a caller names no other.
+    pub tenant: Arc<str>,
+    /// Its name in logs and in the audit: `apiKeys/4ZjQ0kq8yW2a`, `local`.
+    pub name: Arc<str>,
+    /// Its role in the tenant.
+    pub role: Role,
+    /// Permissions that its credential is limited to; `None` is all of its role.
+    pub scopes: Option<Arc<[Box<str>]>>,
+    /// Cancelled when the credential is revoked or expires.
+    pub ended: CancellationToken,
+}
+
+impl Principal {
+    /// The caller of an installation without authentication: it belongs to the tenant `default` and
+    /// holds every permission.
+    pub fn local() -> Self {
+        Self {
+            tenant: model::DEFAULT_TENANT.into(),
+            name: "local".into(),
+            role: Role::Installation,
+            scopes: None,
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// True when its role has the permission, and its credential is not limited to others.
+    pub fn holds(&self, permission: &str) -> bool {
+        let in_scope = self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| **scope == *permission));
+        in_scope && self.role.has(permission)
+    }
+}
+
+/// The reason why a caller is not admitted. Its text is for the caller and names no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// No credential was presented.
+    #[error("the call has no credential: send `authorization: Bearer` with an API key (weir keys add)")]
+    Missing,
+    /// The credential is malformed, unknown, wrong, expired or revoked. One answer for all of them.
+    #[error("the credential is not valid: it may be wrong, expired or revoked")]
+    Invalid,
+    /// The credential is limited to other networks.
+    #[error("the credential is not valid from this address")]
+    Network,
+    /// The tenant is suspended.
+    #[error("the tenant is suspended")]
+    Suspended,
+    /// The credential cannot be checked now.
+    #[error("the credential cannot be checked now: {0}")]
+    Unavailable(Arc<str>),
+}
+
+/// Checks the credentials of callers.
+#[async_trait]
+pub trait Authenticator: Send + Sync + 'static {
+    /// Returns the identity of a caller.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    async fn authenticate(&self, presented: &Presented<'_>) -> Result<Principal, Denied>;
+
+    /// Notes for the audit that a caller was refused a call. `method` and `reason` are of a fixed
+    /// set.
+    fn refused(&self, _principal: &Principal, _method: &str, _peer: Option<IpAddr>, _reason: &str) {}
+}
+
+/// Admits every caller as [`Principal::local`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Open;
+
+#[async_trait]
+impl Authenticator for Open {
+    async fn authenticate(&self, _presented: &Presented<'_>) -> Result<Principal, Denied> {
+        Ok(Principal::local())
+    }
+}

@@ -1,0 +1,86 @@
+//! Tables and rows. Values are JSON behind a checksum: they are few, and an operator with the file
+//! alone can read them.
+
+use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::file::{Outcome, Stop};
+
+type Table<K, V> = TableDefinition<'static, K, V>;
+type Text = &'static str;
+type Bytes = &'static [u8];
+
+/// Id to tenant.
+pub(super) const TENANTS: Table<Text, Bytes> = TableDefinition::new("tenants");
+/// Id to credential.
+pub(super) const CREDENTIALS: Table<Text, Bytes> = TableDefinition::new("credentials");
+/// Id of a credential to the time of its last use.
+pub(super) const USES: Table<Text, i64> = TableDefinition::new("uses");
+/// Tenant, device, id of a credential.
+pub(super) const SECRETS: Table<(Text, Text, Text), ()> = TableDefinition::new("device_secrets");
+/// Tenant, id of a credential.
+pub(super) const KEYS: Table<(Text, Text), ()> = TableDefinition::new("api_keys");
+/// Tenant, request id to the creation.
+pub(super) const REQUESTS: Table<(Text, Text), Bytes> = TableDefinition::new("requests");
+/// Time, tenant, request id.
+pub(super) const REQUEST_TIMES: Table<(i64, Text, Text), ()> = TableDefinition::new("request_times");
+/// Tenant, sequence to hash and event.
+pub(super) const AUDIT: Table<(Text, u64), Bytes> = TableDefinition::new("audit");
+/// Tenant to the last event of its chain.
+pub(super) const HEADS: Table<Text, Bytes> = TableDefinition::new("audit_heads");
+/// Number to change.
+pub(super) const CONTROL: Table<u64, Bytes> = TableDefinition::new("control");
+/// Version of a pepper to its fingerprint.
+pub(super) const PEPPERS: Table<u32, Bytes> = TableDefinition::new("peppers");
+
+/// Makes the tables that do not exist.
+pub(super) fn prepare(database: &Database) -> Outcome<()> {
+    let write = database.begin_write()?;
+    write.open_table(TENANTS)?;
+    write.open_table(CREDENTIALS)?;
+    write.open_table(USES)?;
+    write.open_table(SECRETS)?;
+    write.open_table(KEYS)?;
+    write.open_table(REQUESTS)?;
+    write.open_table(REQUEST_TIMES)?;
+    write.open_table(AUDIT)?;
+    write.open_table(HEADS)?;
+    write.open_table(CONTROL)?;
+    write.open_table(PEPPERS)?;
+    write.commit()?;
+    Ok(())
+}
+
+/// Returns the JSON of a row, and its checksum behind it.
+pub(super) fn seal<T: Serialize>(row: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(row).expect("plain fields are JSON");
+    let checksum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// Reads a row; `place` names it in the error.
+pub(super) fn unseal<T: DeserializeOwned>(place: &str, bytes: &[u8]) -> Outcome<T> {
+    let json = bytes.split_last_chunk::<4>().filter(|(json, sum)| crc32fast::hash(json).to_le_bytes() == **sum);
+    json.and_then(|(json, _)| serde_json::from_slice(json).ok()).ok_or_else(|| Stop::Damaged(format!("entry {place}")))
+}
+
+/// Reads the row of an id.
+pub(super) fn get<T: DeserializeOwned>(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    id: &str,
+) -> Outcome<Option<T>> {
+    table.get(id)?.map(|bytes| unseal(id, bytes.value())).transpose()
+}
+
+/// Writes the row of an id.
+pub(super) fn put<T: Serialize>(
+    write: &WriteTransaction,
+    table: TableDefinition<'static, &'static str, &'static [u8]>,
+    id: &str,
+    row: &T,
+) -> Outcome<()> {
+    write.open_table(table)?.insert(id, seal(row).as_slice())?;
+    Ok(())
+}

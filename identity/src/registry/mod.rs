@@ -1,0 +1,112 @@
+//! Tenants, credentials, and the audit of their changes.
+//!
+//! Each change is one transaction with its audit event and its entry in the control log. If the
+//! event cannot be written, the change is not made.
+
+mod audit;
+#[cfg(test)]
+mod contract;
+mod embedded;
+mod types;
+
+use async_trait::async_trait;
+
+pub use audit::{AuditEvent, AuditReport, Checkpoint, Denial, Fault, INSTALLATION};
+pub use embedded::EmbeddedRegistry;
+pub(crate) use types::Result;
+pub use types::{
+    Change, ChangeKind, Changes, Created, Credential, CredentialKind, Error, Found, KeyRights, Listed, Origin, Tenant,
+    TenantState, Use,
+};
+
+use crate::CredentialId;
+
+/// Maximum count of device secrets that are valid at one time, for each device.
+pub(crate) const MAX_SECRETS: usize = 3;
+/// Maximum count of API keys of a tenant.
+pub(crate) const MAX_KEYS: usize = 1000;
+/// Time for which a repeated creation is recognised by its request id.
+pub(crate) const REPEATS: model::Nanos = 24 * 60 * 60 * model::time::SECOND;
+
+/// Keeps tenants, credentials, the audit and the control log.
+///
+/// Texts and ids are checked by the caller ([`Admin`](crate::Admin)), limits here.
+#[async_trait]
+pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
+    /// Compares peppers with those that the registry was used with, and keeps the fingerprints of
+    /// new versions.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when a version is known with another fingerprint: the file of peppers
+    /// belongs to another registry.
+    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()>;
+
+    /// Returns a tenant.
+    async fn tenant(&self, id: &str) -> Result<Option<Tenant>>;
+
+    /// Returns tenants in order of their ids, those after `after`.
+    async fn tenants(&self, after: &str, limit: usize) -> Result<Vec<Tenant>>;
+
+    /// Creates a tenant. A repeat of the same request returns the tenant.
+    ///
+    /// # Errors
+    /// [`Error::Exists`].
+    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>>;
+
+    /// Suspends or resumes a tenant. Without a change of state nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant>;
+
+    /// Returns a credential and the state of its tenant.
+    async fn credential(&self, id: CredentialId) -> Result<Option<Found>>;
+
+    /// Creates a credential. A repeat of the same request returns the credential of the first one,
+    /// and keeps nothing of this one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]: there is no such tenant. [`Error::Limit`].
+    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>>;
+
+    /// Deletes a device secret of a device, or an API key when `device` is `None`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also when it belongs to another tenant or device, or is of another
+    /// kind.
+    async fn delete_credential(
+        &self,
+        tenant: &str,
+        device: Option<&str>,
+        id: CredentialId,
+        origin: &Origin,
+    ) -> Result<()>;
+
+    /// Returns secrets of a device, or of all devices of the tenant in order of device and id,
+    /// those after `after`.
+    async fn device_secrets(
+        &self,
+        tenant: &str,
+        device: Option<&str>,
+        after: Option<(&str, CredentialId)>,
+        limit: usize,
+    ) -> Result<Vec<Listed>>;
+
+    /// Returns API keys of a tenant in order of their ids, those after `after`.
+    async fn api_keys(&self, tenant: &str, after: Option<CredentialId>, limit: usize) -> Result<Vec<Listed>>;
+
+    /// Records uses of credentials; those that were deleted meanwhile are left out.
+    async fn record_uses(&self, uses: &[Use]) -> Result<()>;
+
+    /// Writes audit events of denials.
+    async fn record_denials(&self, denials: &[Denial]) -> Result<()>;
+
+    /// Returns audit events of a tenant, the newest first, those before sequence `before`.
+    async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>>;
+
+    /// Checks the audit chain of a tenant, and that it contains a checkpoint that was noted before.
+    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport>;
+
+    /// Returns the entries of the control log after a number.
+    async fn changes(&self, after: u64, limit: usize) -> Result<Changes>;
+}

@@ -1,0 +1,153 @@
+//! Messages of an authenticated sender with readings of another device.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use buffer::Log;
+use buffer::batcher::BatchConfig;
+use buffer::memory::MemoryLog;
+use door::{Delivery, Inbox, Intake, Message, Sender, Verdict};
+use weir_ingest::{
+    Class, ConnectionIngest, Limits, MapOutcome, Metrics, Route, Routes, Rules, StoredMessage, TelemetryInbox, map,
+    replay,
+};
+
+struct World {
+    log: Arc<MemoryLog>,
+    inbox: TelemetryInbox,
+    metrics: Arc<Metrics>,
+}
+
+impl World {
+    fn new(routes: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct File {
+            #[serde(default)]
+            route: Vec<Route>,
+        }
+        let file: File = toml::from_str(routes).unwrap();
+        let (log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let routes = Routes::new(&file.route).unwrap();
+        let rules = Rules::with_max_devices(routes, Limits::default(), Arc::clone(&metrics), 1);
+        let inbox = TelemetryInbox::with_rules(rules, batcher, Arc::new(model::SystemClock));
+        Self { log, inbox, metrics }
+    }
+
+    /// The intake of device `d1`.
+    fn connect(&self) -> ConnectionIngest {
+        self.inbox.open(&Sender {
+            tenant: "default".into(),
+            device: Some("d1".into()),
+            client: "d1:app".into(),
+            user: None,
+            peer: "127.0.0.1:1".parse().unwrap(),
+            protocol: "mqtt",
+        })
+    }
+
+    /// Submits, and returns the number of records in the log when they are durable.
+    fn stored(&self, intake: &mut ConnectionIngest) -> u64 {
+        let Poll::Ready(ticket) = intake.poll_submit(&mut Context::from_waker(Waker::noop())) else {
+            panic!("the log has room")
+        };
+        let (ticket, begun) = (ticket.unwrap(), std::time::Instant::now());
+        while intake.durable().unwrap() < ticket {
+            assert!(begun.elapsed().as_secs() < 10, "{ticket:?} does not become durable");
+            std::thread::yield_now();
+        }
+        self.log.end()
+    }
+
+    fn dead_letters(&self) -> u64 {
+        self.metrics.dead_letters.get() + Class::ALL.iter().map(|class| self.metrics.refused(*class)).sum::<u64>()
+    }
+}
+
+fn message<'a>(topic: &'a str, payload: &'a str) -> Message<'a> {
+    Message { topic, payload: payload.as_bytes(), delivery: Delivery { id: Some(7), ..Delivery::default() } }
+}
+
+#[test]
+fn a_reading_of_another_device_is_denied_and_nothing_of_its_message_is_staged() {
+    let world = World::new("");
+    let mut intake = world.connect();
+    for payload in ["1", r#"{"t":1}"#, r#"[{"t":1},{"t":2}]"#, "{\"a\":1,\n\"b\":}", "{}"] {
+        assert_eq!(intake.take(&message("devices/d2/telemetry", payload)), Verdict::Denied, "{payload}");
+    }
+    assert_eq!(world.stored(&mut intake), 0);
+    assert_eq!((world.metrics.denied.get(), world.dead_letters()), (5, 0));
+    assert_eq!(world.metrics.messages.get(), 0);
+    assert_eq!(intake.take(&message("devices/d1/telemetry", "1")), Verdict::Staged, "others used up no device");
+    assert_eq!(intake.take(&message("devices/d1/telemetry", "{\"a\":1,\n\"b\":}")), Verdict::Quarantined);
+    assert_eq!(intake.take(&message("devices/d1/telemetry", "2")), Verdict::Staged);
+    assert_eq!(intake.take(&message("chat", "hello")), Verdict::Plain);
+    assert_eq!(world.stored(&mut intake), 3);
+}
+
+#[test]
+fn every_device_that_a_payload_names_has_to_be_the_senders() {
+    let world = World::new("[[route]]\ntopic = \"g\"\neach = \"$.rows\"\ndevice = \"{@.id}\"");
+    let mut intake = world.connect();
+    for (payload, verdict) in [
+        (r#"{"rows":[{"id":"d1","t":1},{"id":"d1","t":2}]}"#, Verdict::Staged),
+        (r#"{"rows":[{"id":"d1","t":1},{"id":"d2","t":2}]}"#, Verdict::Denied),
+        (r#"{"rows":[{"id":"d2","t":1},{"id":"d1","t":2}]}"#, Verdict::Denied),
+        (r#"{"rows":[{"id":"","t":1},{"id":"d2","t":2}]}"#, Verdict::Denied),
+        ("{\"rows\":[{\"id\":\"d2\",\"t\":1}]}\n{\"rows\":[{\"id\":\"d1\",\"t\":}]}", Verdict::Denied),
+        ("{\"rows\":[{\"id\":\"d1\",\"t\":1}]}\n{\"rows\":[{\"id\":\"d1\",\"t\":}]}", Verdict::Quarantined),
+    ] {
+        assert_eq!(intake.take(&message("g", payload)), verdict, "{payload}");
+    }
+    assert_eq!(world.stored(&mut intake), 3);
+    assert_eq!(world.metrics.denied.get(), 4);
+}
+
+#[test]
+fn presence_of_another_device_is_denied() {
+    let world = World::new("[[route]]\ntopic = \"tele/{device}/LWT\"\nkind = \"presence\"");
+    let mut intake = world.connect();
+    for (topic, payload, verdict) in [
+        ("tele/d1/LWT", "Online", Verdict::Staged),
+        ("tele/d2/LWT", "Offline", Verdict::Denied),
+        ("tele/d2/LWT", "", Verdict::Denied),
+        ("tele/d2/LWT", "neither", Verdict::Denied),
+        ("tele/d1/LWT", "neither", Verdict::Quarantined),
+    ] {
+        let retained = Delivery { retain: true, ..Delivery::default() };
+        assert_eq!(
+            intake.take(&Message { delivery: retained, ..message(topic, payload) }),
+            verdict,
+            "{topic} {payload}"
+        );
+    }
+    assert_eq!(world.stored(&mut intake), 2);
+}
+
+#[test]
+fn a_stored_message_of_a_device_is_replayed_to_that_device_only() {
+    let world = World::new("");
+    let message = StoredMessage {
+        tenant: "default",
+        client: "d1:app",
+        topic: "devices/d2/telemetry",
+        payload: b"1",
+        received: 5,
+        retain: false,
+        device: Some("d1"),
+    };
+    let MapOutcome::Refused(reason) = replay(&world.inbox, &message).unwrap_err() else { panic!("it is refused") };
+    assert_eq!(reason, "the message has a reading of device \"d2\", and was sent by device \"d1\"");
+    assert!(matches!(map(&world.inbox, &message), MapOutcome::Refused(_)));
+    for message in [
+        StoredMessage { topic: "devices/d1/telemetry", ..message },
+        StoredMessage { topic: "devices/d1/telemetry", device: None, ..message },
+    ] {
+        assert_eq!(replay(&world.inbox, &message).unwrap().count(), 1);
+    }
+    let open = StoredMessage { device: None, ..message };
+    let rules = World::new("").inbox;
+    assert_eq!(replay(&rules, &open).unwrap().count(), 1, "the device of its sender is not known");
+}

@@ -1,0 +1,287 @@
+//! `weir keys`, `weir tenants`, `weir audit` and the secrets of `weir devices`.
+
+use model::Nanos;
+use proto::v1::access_service_client::AccessServiceClient;
+use proto::v1::audit_service_client::AuditServiceClient;
+use proto::v1::tenant_service_client::TenantServiceClient;
+use proto::v1::{
+    ApiKey, AuditEvent, CreateApiKeyRequest, CreateDeviceCredentialRequest, CreateTenantRequest, DeleteApiKeyRequest,
+    DeleteDeviceCredentialRequest, DeviceCredential, ListApiKeysRequest, ListAuditEventsRequest,
+    ListDeviceCredentialsRequest, ListTenantsRequest, ResumeTenantRequest, Role, SuspendTenantRequest, Tenant, tenant,
+};
+
+use super::access_cli::{
+    Audit, DeviceAdd, DeviceName, DeviceRevoke, KeyAdd, KeyId, Keys, KeysCommand, KeysList, RoleName, TenantAdd,
+    TenantId, Tenants, TenantsCommand,
+};
+use super::cli::ServerAndFormat;
+use super::output::{self, Cell, Format, Table};
+use super::{Connection, client, connect, names, refused, time};
+
+/// Validity of a key without `--expires`.
+const YEAR: &str = "365d";
+/// Entries of one page.
+const PAGE: i32 = 1000;
+
+pub(crate) async fn keys(options: &Keys) -> anyhow::Result<()> {
+    match &options.command {
+        KeysCommand::List(options) => list_keys(options).await,
+        KeysCommand::Add(options) => add_key(options).await,
+        KeysCommand::Delete(options) => delete_key(options).await,
+    }
+}
+
+async fn access(server: &str) -> anyhow::Result<AccessServiceClient<Connection>> {
+    Ok(client!(AccessServiceClient<_>, connect(server).await?))
+}
+
+async fn list_keys(options: &KeysList) -> anyhow::Result<()> {
+    let mut client = access(&options.common.server).await?;
+    let mut table = Table::new(["id", "name", "role", "scopes", "networks", "created", "expires", "last_use"]);
+    let mut page_token = String::new();
+    loop {
+        let request = ListApiKeysRequest { parent: names::tenant(&options.common.tenant), page_size: PAGE, page_token };
+        let page = client.list_api_keys(request).await.map_err(|s| refused(&s))?.into_inner();
+        page.api_keys.iter().for_each(|key| table.row(key_row(key)));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return table.print(options.common.format);
+        }
+    }
+}
+
+fn key_row(key: &ApiKey) -> [Cell; 8] {
+    [
+        names::last(&key.name).to_owned().into(),
+        key.display_name.clone().into(),
+        role_name(key.role()).to_owned().into(),
+        key.scopes.join(" ").into(),
+        key.allowed_networks.join(" ").into(),
+        time::show_proto(key.create_time.as_ref()).into(),
+        time::show_proto(key.expire_time.as_ref()).into(),
+        time::show_proto(key.last_use_time.as_ref()).into(),
+    ]
+}
+
+async fn add_key(options: &KeyAdd) -> anyhow::Result<()> {
+    let expires = options.expires.as_deref().unwrap_or(YEAR);
+    let api_key = ApiKey {
+        display_name: options.name.clone(),
+        role: role(options.role).into(),
+        scopes: options.scopes.clone(),
+        allowed_networks: options.networks.clone(),
+        expire_time: Some(time::to_proto(expiry(expires)?)),
+        ..Default::default()
+    };
+    let parent = names::tenant(&options.common.tenant);
+    let request = CreateApiKeyRequest { parent, api_key: Some(api_key), ..Default::default() };
+    let mut client = access(&options.common.server).await?;
+    let key = client.create_api_key(request).await.map_err(|s| refused(&s))?.into_inner();
+    let mut table = Table::new(["id", "role", "expires", "key"]);
+    table.row([
+        names::last(&key.name).to_owned().into(),
+        role_name(key.role()).to_owned().into(),
+        time::show_proto(key.expire_time.as_ref()).into(),
+        key.secret.clone().into(),
+    ]);
+    table.print(options.common.format)?;
+    output::remark("The key is shown once; send it with each call as `authorization: Bearer KEY`.");
+    Ok(())
+}
+
+async fn delete_key(options: &KeyId) -> anyhow::Result<()> {
+    let name = format!("{}/apiKeys/{}", names::tenant(&options.common.tenant), options.id);
+    let mut client = access(&options.common.server).await?;
+    client.delete_api_key(DeleteApiKeyRequest { name }).await.map_err(|s| refused(&s))?;
+    output::remark(&format!("{} is deleted; its streams end.", options.id));
+    Ok(())
+}
+
+pub(crate) async fn add_device(options: &DeviceAdd) -> anyhow::Result<()> {
+    let DeviceName { common, device } = &options.name;
+    let expire_time = options.expires.as_deref().map(expiry).transpose()?.map(time::to_proto);
+    let credential = DeviceCredential { expire_time, ..Default::default() };
+    let parent = names::device(&common.tenant, device);
+    let request = CreateDeviceCredentialRequest { parent, device_credential: Some(credential), ..Default::default() };
+    let mut client = access(&common.server).await?;
+    let made = client.create_device_credential(request).await.map_err(|s| refused(&s))?.into_inner();
+    let id = names::last(&made.name);
+    if common.format == Format::Table {
+        println!("user      {device}\npassword  {}", made.secret);
+        output::remark(&format!(
+            "The password is shown once (`weir devices revoke {device} {id}` deletes it). To try it:\n  mosquitto_pub -h \
+             HOST -i {device} -u {device} -P {} -q 1 -t devices/{device}/telemetry -m '{{\"temperature\":21.5}}'",
+            made.secret
+        ));
+        return Ok(());
+    }
+    let mut table = Table::new(["id", "user", "password"]);
+    table.row([id.to_owned().into(), device.clone().into(), made.secret.clone().into()]);
+    table.print(common.format)
+}
+
+pub(crate) async fn secrets(options: &DeviceName) -> anyhow::Result<()> {
+    let mut client = access(&options.common.server).await?;
+    let request = ListDeviceCredentialsRequest {
+        parent: names::device(&options.common.tenant, &options.device),
+        page_size: PAGE,
+        ..Default::default()
+    };
+    let page = client.list_device_credentials(request).await.map_err(|s| refused(&s))?.into_inner();
+    let mut table = Table::new(["id", "created", "expires", "last_use"]);
+    for credential in &page.device_credentials {
+        table.row([
+            names::last(&credential.name).to_owned().into(),
+            time::show_proto(credential.create_time.as_ref()).into(),
+            time::show_proto(credential.expire_time.as_ref()).into(),
+            time::show_proto(credential.last_use_time.as_ref()).into(),
+        ]);
+    }
+    table.print(options.common.format)
+}
+
+pub(crate) async fn revoke(options: &DeviceRevoke) -> anyhow::Result<()> {
+    let DeviceName { common, device } = &options.name;
+    let name = format!("{}/credentials/{}", names::device(&common.tenant, device), options.id);
+    let mut client = access(&common.server).await?;
+    client.delete_device_credential(DeleteDeviceCredentialRequest { name }).await.map_err(|s| refused(&s))?;
+    output::remark(&format!("{} of {device} is deleted; its session ends.", options.id));
+    Ok(())
+}
+
+pub(crate) async fn tenants(options: &Tenants) -> anyhow::Result<()> {
+    match &options.command {
+        TenantsCommand::List(common) => list_tenants(common).await,
+        TenantsCommand::Add(options) => add_tenant(options).await,
+        TenantsCommand::Suspend(options) => suspend(options).await,
+        TenantsCommand::Resume(options) => resume(options).await,
+    }
+}
+
+async fn open_tenants(server: &str) -> anyhow::Result<TenantServiceClient<Connection>> {
+    Ok(client!(TenantServiceClient<_>, connect(server).await?))
+}
+
+async fn list_tenants(common: &ServerAndFormat) -> anyhow::Result<()> {
+    let mut client = open_tenants(&common.server).await?;
+    let mut table = tenant_table();
+    let mut page_token = String::new();
+    loop {
+        let request = ListTenantsRequest { page_size: PAGE, page_token };
+        let page = client.list_tenants(request).await.map_err(|s| refused(&s))?.into_inner();
+        page.tenants.iter().for_each(|tenant| table.row(tenant_row(tenant)));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return table.print(common.format);
+        }
+    }
+}
+
+async fn add_tenant(options: &TenantAdd) -> anyhow::Result<()> {
+    let TenantId { common, id } = &options.tenant;
+    let tenant = Tenant { display_name: options.name.clone(), ..Default::default() };
+    let request = CreateTenantRequest { tenant_id: id.clone(), tenant: Some(tenant), ..Default::default() };
+    let made = open_tenants(&common.server).await?.create_tenant(request).await.map_err(|s| refused(&s))?;
+    print_tenant(&made.into_inner(), common.format)
+}
+
+async fn suspend(options: &TenantId) -> anyhow::Result<()> {
+    let request = SuspendTenantRequest { name: names::tenant(&options.id) };
+    let mut client = open_tenants(&options.common.server).await?;
+    let tenant = client.suspend_tenant(request).await.map_err(|s| refused(&s))?.into_inner();
+    print_tenant(&tenant, options.common.format)
+}
+
+async fn resume(options: &TenantId) -> anyhow::Result<()> {
+    let request = ResumeTenantRequest { name: names::tenant(&options.id) };
+    let mut client = open_tenants(&options.common.server).await?;
+    let tenant = client.resume_tenant(request).await.map_err(|s| refused(&s))?.into_inner();
+    print_tenant(&tenant, options.common.format)
+}
+
+fn tenant_table() -> Table {
+    Table::new(["tenant", "name", "state", "created"])
+}
+
+fn tenant_row(tenant: &Tenant) -> [Cell; 4] {
+    let state = match tenant.state() {
+        tenant::State::Unspecified => "",
+        tenant::State::Active => "active",
+        tenant::State::Suspended => "suspended",
+    };
+    [
+        names::last(&tenant.name).to_owned().into(),
+        tenant.display_name.clone().into(),
+        state.to_owned().into(),
+        time::show_proto(tenant.create_time.as_ref()).into(),
+    ]
+}
+
+fn print_tenant(tenant: &Tenant, format: Format) -> anyhow::Result<()> {
+    let mut table = tenant_table();
+    table.row(tenant_row(tenant));
+    table.print(format)
+}
+
+pub(crate) async fn audit(options: &Audit) -> anyhow::Result<()> {
+    let mut client = client!(AuditServiceClient<_>, connect(&options.common.server).await?);
+    let mut table =
+        Table::new(["sequence", "time", "principal", "method", "resource", "address", "granted", "count", "detail"]);
+    let (mut page_token, mut left) = (String::new(), options.limit);
+    loop {
+        let page_size = i32::try_from(left).unwrap_or(PAGE).min(PAGE);
+        let parent = names::tenant(&options.common.tenant);
+        let request = ListAuditEventsRequest { parent, page_size, page_token };
+        let page = client.list_audit_events(request).await.map_err(|s| refused(&s))?.into_inner();
+        page.audit_events.iter().take(left).for_each(|event| table.row(event_row(event)));
+        left -= page.audit_events.len().min(left);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || left == 0 {
+            return table.print(options.common.format);
+        }
+    }
+}
+
+fn event_row(event: &AuditEvent) -> [Cell; 9] {
+    [
+        event.sequence.into(),
+        time::show_proto(event.event_time.as_ref()).into(),
+        event.principal.clone().into(),
+        event.method.clone().into(),
+        event.resource.clone().into(),
+        event.client_address.clone().into(),
+        if event.granted { "yes" } else { "no" }.to_owned().into(),
+        event.count.into(),
+        event.detail.clone().into(),
+    ]
+}
+
+/// The time in so long, as 90d.
+fn expiry(validity: &str) -> anyhow::Result<Nanos> {
+    let now = time::now();
+    // A duration is read as a time in the past.
+    let past = time::parse(validity, now)?;
+    anyhow::ensure!(past < now, "cannot use {validity:?} as a validity: give a duration, as 12h, 90d");
+    Ok(now.saturating_add(now - past))
+}
+
+fn role(name: RoleName) -> Role {
+    match name {
+        RoleName::Viewer => Role::Viewer,
+        RoleName::Operator => Role::Operator,
+        RoleName::Admin => Role::Admin,
+        RoleName::TenantAdmin => Role::TenantAdmin,
+        RoleName::Installation => Role::Installation,
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Unspecified => "",
+        Role::Viewer => "viewer",
+        Role::Operator => "operator",
+        Role::Admin => "admin",
+        Role::TenantAdmin => "tenant-admin",
+        Role::Installation => "installation",
+    }
+}

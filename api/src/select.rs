@@ -50,7 +50,9 @@ impl Selector {
         } else {
             let mut named: Vec<DeviceKey> = Vec::with_capacity(given.devices.len());
             for (i, name) in given.devices.iter_mut().enumerate() {
-                let device = caller.device(&format!("selector.devices[{i}]"), name)?;
+                let field = format!("selector.devices[{i}]");
+                let device = caller.device(&field, name)?;
+                check_tenant(&field, &device.tenant, tenant)?;
                 if !named.contains(&device) {
                     named.push(device);
                 }
@@ -59,6 +61,14 @@ impl Selector {
         };
         Ok(Self { tenant: Arc::clone(tenant), devices, metrics: Metrics::new(&given.metrics) })
     }
+}
+
+/// Refuses a device of another tenant than that of the request, which an operator may name.
+pub(crate) fn check_tenant(field: &str, named: &str, tenant: &str) -> Result<(), Status> {
+    if named == tenant {
+        return Ok(());
+    }
+    Err(errors::invalid(field, "belongs to another tenant than `parent` names"))
 }
 
 /// Iterates over the devices of a selector in a fixed order, without holding all of them.

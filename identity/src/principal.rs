@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Role;
@@ -37,6 +38,8 @@ pub struct Principal {
     pub role: Role,
     /// Permissions that its credential is limited to; `None` is all of its role.
     pub scopes: Option<Arc<[Box<str>]>>,
+    /// Networks that its credential is limited to; empty is all.
+    pub networks: Arc<[IpNet]>,
     /// Cancelled when the credential is revoked or expires.
     pub ended: CancellationToken,
 }
@@ -50,6 +53,7 @@ impl Principal {
             name: "local".into(),
             role: Role::Installation,
             scopes: None,
+            networks: Arc::default(),
             ended: CancellationToken::new(),
         }
     }
@@ -58,6 +62,13 @@ impl Principal {
     pub fn holds(&self, permission: &str) -> bool {
         let in_scope = self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| **scope == *permission));
         in_scope && self.role.has(permission)
+    }
+
+    /// True when its credential is valid from all of a network, or from an address alone. False for
+    /// a text that is neither, if the credential is limited to networks.
+    pub fn is_valid_from(&self, network: &str) -> bool {
+        let parsed = network.parse::<IpNet>().or_else(|_| network.parse::<IpAddr>().map(IpNet::from));
+        self.networks.is_empty() || parsed.is_ok_and(|asked| self.networks.iter().any(|own| own.contains(&asked)))
     }
 }
 
@@ -103,5 +114,23 @@ pub struct Open;
 impl Authenticator for Open {
     async fn authenticate(&self, _presented: &Presented<'_>) -> Result<Principal, Denied> {
         Ok(Principal::local())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_of_networks_is_valid_from_their_parts_only() {
+        let own = ["10.1.0.0/16", "2001:db8::/32"].map(|network| network.parse::<IpNet>().unwrap());
+        let principal = Principal { networks: own.into(), ..Principal::local() };
+        for part in ["10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "2001:db8:1::/48", "2001:db8::1"] {
+            assert!(principal.is_valid_from(part), "{part}");
+        }
+        for beyond in ["10.0.0.0/8", "10.2.0.1", "0.0.0.0/0", "::/0", "::ffff:10.1.2.3", "", "ten"] {
+            assert!(!principal.is_valid_from(beyond), "{beyond}");
+            assert!(Principal::local().is_valid_from(beyond), "{beyond}");
+        }
     }
 }

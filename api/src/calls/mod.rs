@@ -3,7 +3,9 @@
 //! tonic's interceptors see neither the method nor the end of a stream, so this is a tower layer.
 //! It denies by default: a path that has no rule and is not public is refused. The deadline and the
 //! end of the credential cover the stream too: when either comes, the stream's source is dropped
-//! and the call ends with DEADLINE_EXCEEDED or UNAUTHENTICATED.
+//! and the call ends with DEADLINE_EXCEEDED or UNAUTHENTICATED. A single answer that is ready is
+//! sent although the credential has ended meanwhile, since the call was carried out: a key may
+//! delete itself.
 
 mod body;
 
@@ -212,6 +214,8 @@ where
     }
     let end = CallEnd::new(method, checks.metrics.clone(), traced.clone());
     let ended = principal.ended.clone();
+    // Of the methods without a rule, reflection answers with a stream.
+    let is_stream = rule.is_none_or(|rule| rule.streaming);
     let answered = async move {
         let began = Instant::now();
         let answer = inner.call(request);
@@ -226,11 +230,12 @@ where
         };
         let answer = tokio::select! {
             biased;
+            // First, since the call may have ended the credential itself.
+            answer = in_time => answer,
             () = ended.cancelled() => {
                 end.metrics.refused(Refused::Ended);
                 return Ok(watch(errors::ended().into_http(), end, None, None));
             }
-            answer = in_time => answer,
         };
         end.metrics.answered(&end.method, began.elapsed());
         let answer = authorized(answer?, caller.as_ref());
@@ -240,7 +245,7 @@ where
             end.metrics.refused(Refused::Permission);
             checks.audit(&principal, &path, rule, caller.peer());
         }
-        Ok(watch(answer, end, deadline, Some(ended)))
+        Ok(watch(answer, end, deadline, is_stream.then_some(ended)))
     };
     match traced {
         Some(call) => call.during(answered).await,

@@ -18,9 +18,6 @@ use crate::convert::page_size;
 use crate::token::{Kind, Query, Reader};
 use crate::{errors, names};
 
-/// Most API keys that a tenant has; the registry returns as many at one time.
-const MAX_KEYS: usize = 1000;
-
 /// Implementation of `AccessService`.
 pub(crate) struct AccessApi(pub(crate) Shared);
 
@@ -47,16 +44,29 @@ fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Status> {
     }
 }
 
+/// Refuses networks that the caller is not valid from, and a key without networks by a caller with
+/// some.
+fn check_networks(caller: &Caller, networks: &[String]) -> Result<(), Status> {
+    const FIELD: &str = "api_key.allowed_networks";
+    let principal = caller.principal();
+    if !principal.networks.is_empty() && networks.is_empty() {
+        return Err(errors::invalid(FIELD, "is required, since the credential of the caller is limited to networks"));
+    }
+    if networks.iter().all(|network| principal.is_valid_from(network)) {
+        return Ok(());
+    }
+    Err(errors::invalid(FIELD, "is not within the networks that the credential of the caller is limited to"))
+}
+
 /// Refuses the deletion of a key whose role is above that of the caller.
 async fn check_role(admin: &Admin, caller: &Caller, tenant: &str, id: CredentialId, name: &str) -> Result<(), Status> {
     let own = caller.principal().role;
     if own == Role::Installation {
         return Ok(());
     }
-    let refused = |error| Resource::ApiKey.refused("", name, error);
-    let keys = admin.list_api_keys(tenant, None, MAX_KEYS).await.map_err(refused)?;
-    let key = keys.iter().find(|key| key.credential.id == id);
-    let above = key.and_then(|key| key.credential.rights()).is_some_and(|rights| rights.role > own);
+    let key = admin.get_api_key(tenant, id).await;
+    let key = key.map_err(|error| Resource::ApiKey.refused("", name, error))?;
+    let above = key.credential.rights().is_some_and(|rights| rights.role > own);
     if above { Err(errors::denied("apiKeys.delete", name)) } else { Ok(()) }
 }
 
@@ -77,6 +87,7 @@ impl AccessService for AccessApi {
         let admin = self.0.admin()?;
         let key = request.api_key.ok_or_else(|| errors::invalid("api_key", "is required"))?;
         check_scopes(&caller, &key.scopes)?;
+        check_networks(&caller, &key.allowed_networks)?;
         let key = NewApiKey {
             role: convert::role_from(key.role)?,
             expires: convert::expires("api_key.expire_time", key.expire_time.as_ref())?,

@@ -1,7 +1,10 @@
 //! `AuditService`.
 
+use identity::Checkpoint;
 use proto::v1::audit_service_server::AuditService;
-use proto::v1::{AuditEvent, ListAuditEventsRequest, ListAuditEventsResponse};
+use proto::v1::{
+    AuditEvent, ListAuditEventsRequest, ListAuditEventsResponse, VerifyAuditEventsRequest, VerifyAuditEventsResponse,
+};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
@@ -50,6 +53,31 @@ impl AuditService for AuditApi {
         Ok(Response::new(ListAuditEventsResponse {
             next_page_token: last.map(|event| query.page(|w| w.u64(event.sequence))).unwrap_or_default(),
             audit_events: events.into_iter().map(to_proto).collect(),
+        }))
+    }
+
+    async fn verify_audit_events(
+        &self,
+        request: Request<VerifyAuditEventsRequest>,
+    ) -> Result<Response<VerifyAuditEventsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        let known = match (request.known_sequence, &*request.known_hash) {
+            (0, []) => None,
+            (sequence, hash) if sequence > 0 => {
+                let hash = hash.try_into().map_err(|_| errors::invalid("known_hash", "must be 32 bytes"))?;
+                Some(Checkpoint { sequence, hash })
+            }
+            _ => return Err(errors::invalid("known_sequence", "must be given with `known_hash`")),
+        };
+        let report = admin.verify_audit(&tenant, known).await;
+        let report = report.map_err(|error| Resource::Tenant.refused(&request.parent, &request.parent, error))?;
+        Ok(Response::new(VerifyAuditEventsResponse {
+            sequence: report.verified.sequence,
+            hash: report.verified.hash.to_vec(),
+            fault: report.fault.map(|fault| fault.to_string()).unwrap_or_default(),
         }))
     }
 }

@@ -46,7 +46,12 @@ impl Resource {
             Error::Exists(_) => errors::exists("TENANT_EXISTS", name),
             Error::Limit { most, .. } => errors::quota(self.too_many(), parent, most, error.to_string()),
             Error::Invalid { field, reason } => errors::invalid(self.field(field), reason),
-            Error::Unavailable(_) => errors::unavailable("REGISTRY_UNAVAILABLE", error.to_string()),
+            Error::Unavailable(_) => {
+                // The text of the error names files: it is for the log.
+                tracing::warn!(%error, "a call needs the registry of credentials");
+                let message = "the registry of tenants and credentials is unavailable: try again later";
+                errors::unavailable("REGISTRY_UNAVAILABLE", message)
+            }
         }
     }
 
@@ -87,4 +92,25 @@ impl Resource {
 fn tenant_of(name: &str) -> String {
     let tenant = names::split_device(name).map(|(tenant, _)| tenant).or_else(|| names::split_tenant(name));
     format!("tenants/{}", tenant.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_fault_of_the_registry_names_no_file_to_the_caller() {
+        let error = || Error::Unavailable("/data/registry.redb: No space left on device (os error 28)".into());
+        for resource in [Resource::ApiKey, Resource::DeviceCredential, Resource::Tenant] {
+            let status = resource.refused("tenants/acme", "", error());
+            assert_eq!(status.code(), Code::Unavailable);
+            assert_eq!(status.get_details_error_info().unwrap().reason, "REGISTRY_UNAVAILABLE");
+            assert!(status.get_details_retry_info().is_some(), "{status:?}");
+            let all = format!("{} {:?}", status.message(), status.get_error_details());
+            assert!(!all.contains("/data") && !all.contains("device"), "{all}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ use tonic::Status;
 use super::follow::LogPosition;
 use crate::auth::Caller;
 use crate::glob::{Glob, Metrics};
+use crate::select::check_tenant;
 use crate::services::Shared;
 use crate::token::{Query, Reader};
 use crate::{convert, errors, names};
@@ -46,9 +47,11 @@ impl Selection {
         for (i, name) in given.devices.iter_mut().enumerate() {
             let field = format!("selector.devices[{i}]");
             if name.contains('*') {
-                globs.push(read_glob(caller, &field, name)?);
+                globs.push(read_glob(caller, &tenant, &field, name)?);
             } else {
-                exact.insert(caller.device(&field, name)?.id);
+                let device = caller.device(&field, name)?;
+                check_tenant(&field, &device.tenant, &tenant)?;
+                exact.insert(device.id);
             }
         }
         let metrics = Metrics::new(&given.metrics);
@@ -81,10 +84,11 @@ impl Selection {
 }
 
 /// Reads a device name with wildcards in its id; `%2A` is a literal star.
-fn read_glob(caller: &Caller, field: &str, name: &mut String) -> Result<Glob, Status> {
+fn read_glob(caller: &Caller, parent: &str, field: &str, name: &mut String) -> Result<Glob, Status> {
     let shape = || errors::invalid(field, "must be `tenants/{tenant}/devices/{pattern}`, percent-encoded but for `*`");
     let (tenant, pattern) = names::split_device(name).ok_or_else(shape)?;
     let tenant = caller.own(field, tenant, name)?;
+    check_tenant(field, &tenant, parent)?;
     let parts: Option<Vec<String>> = pattern.split('*').map(names::decode).collect();
     let parts = parts.ok_or_else(shape)?;
     let encoded: Vec<String> = parts.iter().map(|part| names::encode(part)).collect();

@@ -3,6 +3,7 @@
 
 mod cases;
 mod client;
+mod gate;
 mod keys;
 mod registry;
 mod secrecy;
@@ -10,6 +11,8 @@ mod streams;
 
 use api::auth::{Rule, Rules, Scope};
 use identity::Role;
+use prost::Message;
+use proto::v1::{self, SeriesSelector};
 use tonic::{Code, Status};
 
 use crate::world::{World, assert_status};
@@ -175,6 +178,40 @@ async fn an_operator_names_any_tenant_and_no_other_caller_does() {
     assert_eq!(status.code(), Code::Ok, "{status:?}");
     let status = call(&world, get, &[&operator], case(get).request("tenants/-", "theirs")).await;
     assert_eq!(status.code(), Code::NotFound, "{status:?}");
+}
+
+#[tokio::test]
+async fn an_operator_selects_devices_of_the_parents_tenant_only() {
+    let (world, keys) = with_keys().await;
+    let operator = format!("Bearer {}", keys.add(Role::Installation, None));
+    let parent = || "tenants/other".to_owned();
+    let check = async |method: &str, request: Vec<u8>| {
+        let status = call(&world, &format!("/weir.v1.TelemetryService/{method}"), &[&operator], request).await;
+        assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
+        assert!(status.message().starts_with("selector.devices[1]: belongs to another tenant"), "{method}: {status:?}");
+    };
+    // `-` is the operator's own tenant, also here.
+    for other in ["tenants/acme/devices/d1", "tenants/-/devices/d1"] {
+        let devices = vec!["tenants/other/devices/d1".to_owned(), other.to_owned()];
+        let selector = Some(SeriesSelector { devices, ..Default::default() });
+        macro_rules! check {
+            ($($method:literal $request:ident),* $(,)?) => {$(
+                let request = v1::$request { parent: parent(), selector: selector.clone(), ..Default::default() };
+                check($method, request.encode_to_vec()).await;
+            )*};
+        }
+        check!(
+            "BatchGetLatest" BatchGetLatestRequest,
+            "StreamReadings" StreamReadingsRequest,
+            "QueryAggregates" QueryAggregatesRequest,
+            "QueryGaps" QueryGapsRequest,
+            "Subscribe" SubscribeRequest,
+        );
+    }
+    let devices = ["tenants/other/devices/*", "tenants/acme/devices/*"].map(str::to_owned).to_vec();
+    let selector = Some(SeriesSelector { devices, ..Default::default() });
+    let request = v1::SubscribeRequest { parent: parent(), selector, ..Default::default() };
+    check("Subscribe", request.encode_to_vec()).await;
 }
 
 #[tokio::test]

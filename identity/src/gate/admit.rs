@@ -1,6 +1,5 @@
 //! Devices at the doors.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,12 +19,9 @@ impl Gatekeeper for Gate {
     async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let now = self.0.clock.now();
         let source = pace::source(credentials.peer.ip());
-        let entry = match self.check_password(credentials, source, now).await {
+        let entry = match self.check_password(credentials, now).await {
             Ok(entry) => entry,
-            Err(problem) => {
-                self.failed(&problem, METHOD, Some(source), now);
-                return Err(refusal(problem));
-            }
+            Err(problem) => return Err(refusal(self.failed(problem, METHOD, Some(source), now))),
         };
         let Subject::Device { device, grants, .. } = &entry.subject else { return Err(refusal(wrong(&entry))) };
         if !belongs(credentials.client, device) {
@@ -46,20 +42,12 @@ impl Gatekeeper for Gate {
 }
 
 impl Gate {
-    async fn check_password(
-        &self,
-        credentials: &Credentials<'_>,
-        source: IpAddr,
-        now: Nanos,
-    ) -> Result<Arc<Entry>, Problem> {
+    async fn check_password(&self, credentials: &Credentials<'_>, now: Nanos) -> Result<Arc<Entry>, Problem> {
         let token = credentials.password.and_then(|password| Token::parse(TokenKind::DeviceSecret, password));
         let Some(token) = token else {
-            return Err(match self.0.failures.wait(source, now) {
-                Some(wait) => Problem::Paced(wait),
-                None => Problem::Wrong { tenant: None, principal: String::new() },
-            });
+            return Err(Problem::Wrong { tenant: None, principal: String::new() });
         };
-        let entry = self.check(&token, Some(source), now).await?;
+        let entry = self.check(&token, now).await?;
         match &entry.subject {
             Subject::Device { device, .. } if names(credentials, device) => Ok(entry),
             _ => Err(wrong(&entry)),

@@ -19,16 +19,10 @@ impl Authenticator for Gate {
         let now = self.0.clock.now();
         let source = presented.peer.map(pace::source);
         let checked = match Token::parse(TokenKind::ApiKey, bearer.as_bytes()) {
-            Some(token) => self.check(&token, source, now).await,
-            None => Err(match source.and_then(|source| self.0.failures.wait(source, now)) {
-                Some(wait) => Problem::Paced(wait),
-                None => Problem::Wrong { tenant: None, principal: String::new() },
-            }),
+            Some(token) => self.check(&token, now).await,
+            None => Err(Problem::Wrong { tenant: None, principal: String::new() }),
         };
-        let entry = checked.map_err(|problem| {
-            self.failed(&problem, METHOD, source, now);
-            denied(problem)
-        })?;
+        let entry = checked.map_err(|problem| denied(self.failed(problem, METHOD, source, now)))?;
         let Subject::Caller { name, role, scopes, networks } = &entry.subject else { return Err(Denied::Invalid) };
         let peer = presented.peer.map(|peer| peer.to_canonical());
         let is_inside = peer.is_some_and(|peer| networks.iter().any(|network| network.contains(&peer)));
@@ -41,6 +35,7 @@ impl Authenticator for Gate {
             name: Arc::clone(name),
             role: *role,
             scopes: scopes.clone(),
+            networks: Arc::clone(networks),
             ended: entry.ended.clone(),
         })
     }

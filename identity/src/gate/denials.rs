@@ -84,7 +84,7 @@ impl Denials {
         self.0.lock().add(kind, Tally { first: now, count: 1 });
     }
 
-    /// Takes out those whose minute has passed, or all of them.
+    /// Takes out those whose minute has passed, or all of them. The clock may have been set back.
     pub(super) fn take(&self, now: Nanos, all: bool) -> Vec<(Key, Denial)> {
         let mut table = self.0.lock();
         if table.uncounted > 0 {
@@ -94,7 +94,8 @@ impl Denials {
             );
             table.uncounted = 0;
         }
-        let taken: Vec<_> = table.kinds.extract_if(|_, tally| all || now >= tally.first + WINDOW).collect();
+        let is_due = |tally: &Tally| !(tally.first..tally.first + WINDOW).contains(&now);
+        let taken: Vec<_> = table.kinds.extract_if(|_, tally| all || is_due(tally)).collect();
         for (kind, _) in &taken {
             if let Some(count) = table.of_tenant.get_mut(&kind.tenant) {
                 *count -= 1;
@@ -147,6 +148,14 @@ mod tests {
         assert!(denials.take(61 * SECOND, true).is_empty());
         denials.give_back(taken);
         assert_eq!(denials.take(61 * SECOND, false)[0].1.count, 50);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_no_events_up() {
+        let denials = Denials::default();
+        denials.add("t", "", "Connect", None, "wrong", 3600 * SECOND);
+        let taken = denials.take(0, false);
+        assert_eq!((taken.len(), taken[0].1.at), (1, 3600 * SECOND));
     }
 
     #[test]

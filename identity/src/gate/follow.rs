@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Gate;
@@ -23,27 +23,51 @@ const USES_EVERY: u64 = 30;
 pub(super) struct Position {
     /// Number of the last change that was applied; `None` before the first one.
     after: Option<u64>,
-    periods: u64,
     is_failing: bool,
+}
+
+fn periods() -> Interval {
+    let mut ticks = interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 impl Gate {
     /// Applies changes of other processes, ends the sessions of expired credentials, and writes
     /// uses and denials, each second until it is stopped.
     pub async fn follow(&self, stop: CancellationToken) {
+        // Side by side: a disk that hangs in a write delays no end of a session.
+        tokio::join!(self.keep_up(&stop), self.keep_written(&stop));
+    }
+
+    async fn keep_up(&self, stop: &CancellationToken) {
         let mut position = Position::default();
-        let mut ticks = interval(PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = periods();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => self.step(&mut position).await,
             }
         }
+    }
+
+    async fn keep_written(&self, stop: &CancellationToken) {
+        let mut ticks = periods();
+        for period in 0_u64.. {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+            }
+            if period.is_multiple_of(USES_EVERY) || self.0.uses.lock().len() >= USES {
+                self.write_uses().await;
+            }
+            self.write_denials(false).await;
+        }
         self.write_uses().await;
         self.write_denials(true).await;
     }
 
+    /// Ends the sessions of expired credentials and applies changes. Waits for no write.
     pub(super) async fn step(&self, position: &mut Position) {
         // Needs no registry.
         self.0.live.expire(self.0.clock.now());
@@ -58,11 +82,6 @@ impl Gate {
             }
             Err(_) => {}
         }
-        if position.periods.is_multiple_of(USES_EVERY) || self.0.uses.lock().len() >= USES {
-            self.write_uses().await;
-        }
-        self.write_denials(false).await;
-        position.periods += 1;
     }
 
     async fn catch_up(&self, position: &mut Position) -> Result<(), Error> {

@@ -42,7 +42,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) enum Subject {
     Device { device: Arc<str>, grants: Arc<Grants>, grant_bytes: usize },
-    Caller { name: Arc<str>, role: Role, scopes: Option<Arc<[Box<str>]>>, networks: Box<[IpNet]> },
+    Caller { name: Arc<str>, role: Role, scopes: Option<Arc<[Box<str>]>>, networks: Arc<[IpNet]> },
 }
 
 impl Entry {

@@ -86,7 +86,7 @@ enum Problem {
         tenant: String,
         principal: String,
     },
-    /// Its address has failed too often: seconds to wait.
+    /// As `Wrong`, from an address that has failed too often: seconds to wait.
     Paced(i64),
     Unavailable(String),
 }
@@ -155,17 +155,14 @@ impl Gate {
     }
 
     /// Checks a token: from the table, or in the registry.
-    async fn check(&self, token: &Token, source: Option<IpAddr>, now: Nanos) -> Result<Arc<Entry>, Problem> {
+    async fn check(&self, token: &Token, now: Nanos) -> Result<Arc<Entry>, Problem> {
         let inner = &*self.0;
         let followed = inner.followed.load(Ordering::Relaxed);
-        let known = inner.live.get(&token.id()).filter(|_| followed == 0 || now < followed + DEAF);
+        // A clock that was set back says nothing about the time since.
+        let is_fresh = followed == 0 || (followed..followed + DEAF).contains(&now);
+        let known = inner.live.get(&token.id()).filter(|_| is_fresh);
         if let Some(entry) = known {
             let is_right = inner.peppers.verify(token, Some(&entry.digest)) != Verdict::Wrong;
-            // A client with the right secret is not held up by others behind its address, which is
-            // paced: it costs the registry nothing.
-            if !is_right && let Some(wait) = source.and_then(|source| inner.failures.wait(source, now)) {
-                return Err(Problem::Paced(wait));
-            }
             if !is_right || entry.has_expired(now) {
                 return Err(Problem::Wrong {
                     tenant: Some(entry.tenant.as_ref().into()),
@@ -174,9 +171,6 @@ impl Gate {
             }
             self.touch(&entry, now);
             return Ok(entry);
-        }
-        if let Some(wait) = source.and_then(|source| inner.failures.wait(source, now)) {
-            return Err(Problem::Paced(wait));
         }
         for _ in 0..LOOKUPS {
             let epoch = inner.live.epoch();
@@ -288,13 +282,18 @@ impl Gate {
         }
     }
 
-    /// Counts a failure for its address and the audit.
-    fn failed(&self, problem: &Problem, method: &str, address: Option<IpAddr>, now: Nanos) {
+    /// Counts a failure for its address and the audit, and returns what to answer. A valid
+    /// credential does not come here, so that nothing which others do behind its address holds it
+    /// up.
+    fn failed(&self, problem: Problem, method: &str, address: Option<IpAddr>, now: Nanos) -> Problem {
         let deny = |tenant: &str, principal: &str, reason| {
             self.0.denials.add(tenant, principal, method, address, reason, now);
         };
-        match problem {
+        match &problem {
             Problem::Wrong { tenant, principal } => {
+                if let Some(wait) = address.and_then(|address| self.0.failures.wait(address, now)) {
+                    return Problem::Paced(wait);
+                }
                 deny(tenant.as_deref().unwrap_or(INSTALLATION), principal, "the credential is not valid");
                 if let Some(address) = address {
                     self.0.failures.add(address, now);
@@ -303,6 +302,7 @@ impl Gate {
             Problem::Suspended { tenant, principal } => deny(tenant, principal, "the tenant is suspended"),
             Problem::Paced(_) | Problem::Unavailable(_) => {}
         }
+        problem
     }
 }
 

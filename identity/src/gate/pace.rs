@@ -1,4 +1,4 @@
-//! Failures for each address: an address that failed ten times within a minute waits for its end.
+//! Failures for each address: after ten within a minute, further ones are told to wait for its end.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -35,22 +35,28 @@ struct Window {
     count: u32,
 }
 
+impl Window {
+    /// False after its minute, and when the clock was set back to a time before it.
+    fn holds(&self, now: Nanos) -> bool {
+        (self.began..self.began + WINDOW).contains(&now)
+    }
+}
+
 impl Failures {
     /// Returns the seconds for which an address has to wait.
     pub(super) fn wait(&self, source: IpAddr, now: Nanos) -> Option<i64> {
         let table = self.0.lock();
-        let window = table.windows.get(&source).filter(|window| window.count >= FAILURES)?;
-        let left = window.began + WINDOW - now;
-        (left > 0).then_some(left / SECOND + 1)
+        let window = table.windows.get(&source).filter(|window| window.count >= FAILURES && window.holds(now))?;
+        Some((window.began + WINDOW - now) / SECOND + 1)
     }
 
     pub(super) fn add(&self, source: IpAddr, now: Nanos) {
         let mut table = self.0.lock();
         let table = &mut *table;
         if table.windows.len() >= MAX_SOURCES && !table.windows.contains_key(&source) {
-            if now >= table.cleaned + SECOND {
+            if !(table.cleaned..table.cleaned + SECOND).contains(&now) {
                 table.cleaned = now;
-                table.windows.retain(|_, window| now < window.began + WINDOW);
+                table.windows.retain(|_, window| window.holds(now));
             }
             if table.windows.len() >= MAX_SOURCES {
                 let any = table.windows.keys().next().copied();
@@ -58,7 +64,7 @@ impl Failures {
             }
         }
         let window = table.windows.entry(source).or_insert(Window { began: now, count: 0 });
-        if now >= window.began + WINDOW {
+        if !window.holds(now) {
             *window = Window { began: now, count: 0 };
         }
         window.count += 1;
@@ -85,6 +91,18 @@ mod tests {
         assert_eq!(failures.wait(v4(1), 60 * SECOND), None);
         failures.add(v4(1), 60 * SECOND);
         assert_eq!(failures.wait(v4(1), 60 * SECOND), None, "a new minute begins at 1");
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_keeps_no_address_waiting() {
+        let failures = Failures::default();
+        (0..10).for_each(|_| failures.add(v4(1), 3600 * SECOND));
+        assert!(failures.wait(v4(1), 3600 * SECOND).is_some());
+        assert_eq!(failures.wait(v4(1), 0), None);
+        (0..9).for_each(|_| failures.add(v4(1), 0));
+        assert_eq!(failures.wait(v4(1), 0), None, "a new minute begins at 1");
+        failures.add(v4(1), 0);
+        assert_eq!(failures.wait(v4(1), 0), Some(61));
     }
 
     #[test]

@@ -144,9 +144,17 @@ pub(crate) async fn a_fourth_secret_is_refused_until_one_has_expired(registry: &
     let fourth = create(registry, secret("a", "d")).await;
     assert!(matches!(fourth, Err(Error::Limit { most: 3, .. })), "{fourth:?}");
     let later = Origin { at: NOW + SECOND, ..origin() };
-    registry.create_credential(secret("a", "d"), &later).await.unwrap();
+    let newest = registry.changes(0, 0).await.unwrap().newest;
+    let new = registry.create_credential(secret("a", "d"), &later).await.unwrap().row;
     assert_eq!(registry.credential(expiring.id).await.unwrap(), None);
     assert_eq!(registry.device_secrets("a", Some("d"), None, 9).await.unwrap().len(), 3);
+    let changes = registry.changes(newest, 9).await.unwrap().entries;
+    let kinds: Vec<_> = changes.iter().map(|change| change.kind).collect();
+    assert_eq!(kinds, [ChangeKind::Deleted(expiring.id), ChangeKind::Created(new.id)]);
+    let events = registry.audit("a", None, 2).await.unwrap();
+    assert_eq!([&events[0].resource, &events[1].resource], [&new.name(), &expiring.name()]);
+    assert!(events[1].granted && events[1].detail.contains("expired"), "{:?}", events[1]);
+    assert_eq!(registry.verify_audit("a", None).await.unwrap().fault, None);
 }
 
 pub(crate) async fn devices_whose_client_ids_clash_do_not_exist_beside_each_other(registry: &dyn Registry) {
@@ -201,7 +209,8 @@ pub(crate) async fn a_repeat_within_a_day_creates_nothing(registry: &dyn Registr
     assert!(!next.is_repeat && next.row.id != first.row.id);
     registry.delete_credential("a", None, next.row.id, &origin()).await.unwrap();
     let gone = registry.create_credential(key("a"), &request("r", NOW + day)).await;
-    assert!(matches!(gone, Err(Error::NotFound(_))), "{gone:?}");
+    let Err(Error::Invalid { field: "request_id", reason }) = gone else { panic!("{gone:?}") };
+    assert!(reason.contains("deleted") && reason.contains("another request id"), "{reason}");
 }
 
 pub(crate) async fn a_request_id_is_for_one_request(registry: &dyn Registry) {

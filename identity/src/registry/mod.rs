@@ -66,7 +66,9 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
     /// and keeps nothing of this one.
     ///
     /// # Errors
-    /// [`Error::NotFound`]: there is no such tenant. [`Error::Limit`].
+    /// [`Error::NotFound`]: there is no such tenant. [`Error::Limit`]. [`Error::Invalid`]: the
+    /// device clashes with another, or the request id was used for another request or its
+    /// credential was deleted.
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>>;
 
     /// Deletes a device secret of a device, or an API key when `device` is `None`.

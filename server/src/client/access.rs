@@ -1,5 +1,7 @@
 //! `weir keys`, `weir tenants`, `weir audit` and the secrets of `weir devices`.
 
+use std::process::ExitCode;
+
 use model::Nanos;
 use proto::v1::access_service_client::AccessServiceClient;
 use proto::v1::audit_service_client::AuditServiceClient;
@@ -7,12 +9,13 @@ use proto::v1::tenant_service_client::TenantServiceClient;
 use proto::v1::{
     ApiKey, AuditEvent, CreateApiKeyRequest, CreateDeviceCredentialRequest, CreateTenantRequest, DeleteApiKeyRequest,
     DeleteDeviceCredentialRequest, DeviceCredential, ListApiKeysRequest, ListAuditEventsRequest,
-    ListDeviceCredentialsRequest, ListTenantsRequest, ResumeTenantRequest, Role, SuspendTenantRequest, Tenant, tenant,
+    ListDeviceCredentialsRequest, ListTenantsRequest, ResumeTenantRequest, Role, SuspendTenantRequest, Tenant,
+    VerifyAuditEventsRequest, tenant,
 };
 
 use super::access_cli::{
-    Audit, DeviceAdd, DeviceName, DeviceRevoke, KeyAdd, KeyId, Keys, KeysCommand, KeysList, RoleName, TenantAdd,
-    TenantId, Tenants, TenantsCommand,
+    Audit, AuditCommand, AuditList, AuditVerify, DeviceAdd, DeviceName, DeviceRevoke, KeyAdd, KeyId, Keys, KeysCommand,
+    KeysList, RoleName, TenantAdd, TenantId, Tenants, TenantsCommand,
 };
 use super::cli::ServerAndFormat;
 use super::output::{self, Cell, Format, Table};
@@ -223,7 +226,47 @@ fn print_tenant(tenant: &Tenant, format: Format) -> anyhow::Result<()> {
     table.print(format)
 }
 
-pub(crate) async fn audit(options: &Audit) -> anyhow::Result<()> {
+pub(crate) async fn audit(options: &Audit) -> anyhow::Result<ExitCode> {
+    match &options.command {
+        None => list_events(&options.list).await?,
+        Some(AuditCommand::List(options)) => list_events(options).await?,
+        Some(AuditCommand::Verify(options)) => return verify(options).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify(options: &AuditVerify) -> anyhow::Result<ExitCode> {
+    let (known_sequence, known_hash) = options.known.as_deref().map(known).transpose()?.unwrap_or_default();
+    let parent = names::tenant(&options.common.tenant);
+    let request = VerifyAuditEventsRequest { parent, known_sequence, known_hash };
+    let mut client = client!(AuditServiceClient<_>, connect(&options.common.server).await?);
+    let report = client.verify_audit_events(request).await.map_err(|s| refused(&s))?.into_inner();
+    let hash: String = report.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut table = Table::new(["whole_up_to", "hash", "fault"]);
+    table.row([report.sequence.into(), hash.clone().into(), report.fault.clone().into()]);
+    table.print(options.common.format)?;
+    if report.fault.is_empty() {
+        output::remark(&format!("Note this outside of Weir for the next check: --known {}:{hash}", report.sequence));
+        return Ok(ExitCode::SUCCESS);
+    }
+    output::remark("The audit was altered: keep the data folder unchanged, and compare it with a backup.");
+    Ok(ExitCode::FAILURE)
+}
+
+/// Parses `SEQUENCE:HASH`.
+fn known(text: &str) -> anyhow::Result<(u64, Vec<u8>)> {
+    let parsed = text.split_once(':').and_then(|(sequence, hash)| {
+        let bytes = (0..hash.len()).step_by(2).map(|at| u8::from_str_radix(hash.get(at..at + 2)?, 16).ok());
+        Some((sequence.parse().ok()?, bytes.collect::<Option<Vec<u8>>>()?))
+    });
+    parsed.filter(|(_, hash)| hash.len() == 32).ok_or_else(|| {
+        anyhow::anyhow!(
+            "cannot parse --known {text:?}: give the sequence and hash that `weir audit verify` printed, as 12:9f…"
+        )
+    })
+}
+
+async fn list_events(options: &AuditList) -> anyhow::Result<()> {
     let mut client = client!(AuditServiceClient<_>, connect(&options.common.server).await?);
     let mut table =
         Table::new(["sequence", "time", "principal", "method", "resource", "address", "granted", "count", "detail"]);
@@ -258,11 +301,10 @@ fn event_row(event: &AuditEvent) -> [Cell; 9] {
 
 /// The time in so long, as 90d.
 fn expiry(validity: &str) -> anyhow::Result<Nanos> {
-    let now = time::now();
-    // A duration is read as a time in the past.
-    let past = time::parse(validity, now)?;
-    anyhow::ensure!(past < now, "cannot use {validity:?} as a validity: give a duration, as 12h, 90d");
-    Ok(now.saturating_add(now - past))
+    let span = time::span(validity).and_then(|span| Nanos::try_from(span).ok()).filter(|span| *span > 0);
+    let span =
+        span.ok_or_else(|| anyhow::anyhow!("cannot use --expires {validity:?}: give a duration, as 12h, 90d"))?;
+    Ok(time::now().saturating_add(span))
 }
 
 fn role(name: RoleName) -> Role {

@@ -171,7 +171,36 @@ pub(crate) struct TenantId {
 
 /// `weir audit`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Audit {
+    #[command(subcommand)]
+    pub(crate) command: Option<AuditCommand>,
+    #[command(flatten)]
+    pub(crate) list: AuditList,
+}
+
+/// The audit of a tenant.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// List the events, the newest first
+    List(AuditList),
+    /// Check that no event was changed or removed; fails when one was
+    Verify(AuditVerify),
+}
+
+/// `weir audit verify`
+#[derive(Debug, Args)]
+pub(crate) struct AuditVerify {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// An event that an earlier check printed: the chain must contain it
+    #[arg(long, value_name = "SEQUENCE:HASH")]
+    pub(crate) known: Option<String>,
+}
+
+/// `weir audit list`
+#[derive(Debug, Args)]
+pub(crate) struct AuditList {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Maximum number of events

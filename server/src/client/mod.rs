@@ -43,7 +43,7 @@ pub(crate) fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
             ClientCommand::Devices(options) => devices::run(&options).await?,
             ClientCommand::Keys(options) => access::keys(&options).await?,
             ClientCommand::Tenants(options) => access::tenants(&options).await?,
-            ClientCommand::Audit(options) => access::audit(&options).await?,
+            ClientCommand::Audit(options) => return access::audit(&options).await,
             ClientCommand::Latest(options) => latest::run(&options).await?,
             ClientCommand::Query(options) => query::run(&options).await?,
             ClientCommand::Tail(options) => tail::run(&options).await?,

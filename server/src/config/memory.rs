@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, Lowered};
 
+/// Memory of the credential of a connected device, in bytes.
+const CREDENTIAL: u64 = 700;
 /// Least amount that the parts can work with.
 const LEAST: u64 = 64 << 20;
 
@@ -105,6 +107,13 @@ impl Config {
         store.cache_bytes = size(lower("history.cache_bytes", cache, default, total / 32 * 3 / files));
         // Each credential is of a client, so that its memory is from their share.
         let credentials = if self.auth.required { total / 16 } else { 0 };
+        if self.auth.required {
+            // A credential that has no place ends its session.
+            let (connections, default) = (self.mqtt.broker.max_connections, usual.mqtt.broker.max_connections);
+            let most = credentials / CREDENTIAL;
+            self.mqtt.broker.max_connections =
+                size(lower("mqtt.max_connections", connections as u64, default as u64, most));
+        }
         self.mqtt.broker.memory_bytes = size(total / 8 * 3 - credentials);
         self.ingest.remembered_bytes = size(total / 32);
         self.latest.memory_bytes = total / 16;

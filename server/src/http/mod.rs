@@ -58,6 +58,8 @@ pub(crate) struct Site {
     pub(crate) data_dir: PathBuf,
     /// Names of the process in requests, besides addresses and local names.
     pub(crate) hosts: Arc<[String]>,
+    /// Callers of the API authenticate: the page, which asks for no key, shows no data of tenants.
+    pub(crate) hides_tenants: bool,
 }
 
 struct App {
@@ -145,7 +147,12 @@ async fn metrics(Shared(app): Shared<Arc<App>>, headers: HeaderMap) -> Response 
 async fn status(app: Shared<Arc<App>>) -> Response {
     let Site { startup, metrics, addresses, .. } = &app.site;
     let Some(state) = startup.state() else { return ready(app).await };
-    let mut object = client::status::json(&state.whole_status());
+    let mut status = state.whole_status();
+    if app.site.hides_tenants {
+        status.unrouted_topics.clear();
+        status.repeated_takeovers.clear();
+    }
+    let mut object = client::status::json(&status);
     let readiness = startup.readiness();
     object["state"] = readiness.word().into();
     object["ready"] = readiness.ready.into();
@@ -157,6 +164,11 @@ async fn status(app: Shared<Arc<App>>) -> Response {
         "acknowledgements": metrics.broker.acknowledgements.get(),
         "received_bytes": metrics.broker.received.get(),
     });
+    if app.site.hides_tenants {
+        object["books"] = serde_json::json!({ "error": "shown to callers with a key: weir books" });
+        object["dead_letters"] = serde_json::json!({ "error": "shown to callers with a key: weir dead-letters" });
+        return ([(CACHE_CONTROL, "no-store")], Json(object)).into_response();
+    }
     object["books"] = match state.books().await {
         Ok(lines) => lines
             .iter()

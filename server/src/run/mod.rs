@@ -114,8 +114,15 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         let (startup, metrics) = (startup.clone(), metrics.clone());
         let hosts = config.http.hosts.clone();
         let in_books = settings::in_books(&config)?;
-        let site =
-            http::Site { startup, metrics, in_books, addresses, data_dir: data.path().to_owned(), hosts: hosts.into() };
+        let site = http::Site {
+            startup,
+            metrics,
+            in_books,
+            addresses,
+            data_dir: data.path().to_owned(),
+            hosts: hosts.into(),
+            hides_tenants: config.auth.required,
+        };
         let stop = CancellationToken::new();
         // Before the rest: an operator can see what the process waits for.
         (tokio::spawn(http::serve(listeners.http, config.http.max_connections, site, stop.clone())), stop)

@@ -161,7 +161,9 @@ fn replay(
 ) -> Arc<dyn Replay> {
     let projections = stores.projections.clone();
     match (intake, &logs.redis) {
-        (Some(Intake { inbox, batcher }), _) => Arc::new(Replayer::new(inbox, batcher, projections)),
+        (Some(Intake { inbox, batcher }), _) => {
+            Arc::new(Replayer::new(inbox, batcher, projections).with_owners(config.auth.required))
+        }
         (None, Some(redis)) => {
             Arc::new(LateReplayer::new(redis.clone(), Arc::clone(config), metrics.clone(), projections))
         }

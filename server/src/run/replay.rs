@@ -18,19 +18,60 @@ use super::settings;
 use super::state::Metrics;
 use crate::config::Config;
 
+/// Devices that one client id is read as.
+const MOST_OWNERS: usize = 8;
+
 /// Replays dead letters: reads messages with the present routes and appends their readings to the
 /// log. Readings that a store refused are given to that store again.
 pub(crate) struct Replayer {
     inbox: TelemetryInbox,
     batcher: Batcher,
     projections: Projections,
+    has_owners: bool,
 }
 
 impl Replayer {
     /// Returns a replayer into the log behind `batcher`, and into these stores.
     pub(crate) fn new(inbox: TelemetryInbox, batcher: Batcher, projections: Projections) -> Self {
-        Self { inbox, batcher, projections }
+        Self { inbox, batcher, projections, has_owners: false }
     }
+
+    /// A letter of an authenticated device gives readings of that device only.
+    pub(crate) fn with_owners(self, has_owners: bool) -> Self {
+        Self { has_owners, ..self }
+    }
+
+    fn read(&self, letter: &Deadletter) -> Result<Staged, MapOutcome> {
+        let read = |device| {
+            let message = ingest::StoredMessage {
+                tenant: &letter.tenant,
+                client: &letter.client,
+                topic: &letter.topic,
+                payload: &letter.payload,
+                received: letter.received,
+                retain: false,
+                device,
+            };
+            ingest::map::replay(&self.inbox, &message)
+        };
+        if !self.has_owners {
+            return read(None);
+        }
+        let mut outcome = read(Some(&letter.client));
+        for device in shorter(&letter.client) {
+            if !matches!(outcome, Err(MapOutcome::Refused(_))) {
+                break;
+            }
+            outcome = read(Some(device)).or(outcome);
+        }
+        outcome
+    }
+}
+
+/// The devices besides `client` itself that may have this client id: it begins with the device and
+/// a colon. Only one of them has credentials.
+fn shorter(client: &str) -> impl Iterator<Item = &str> {
+    client.match_indices(':').map(|(at, _)| &client[..at]).filter(|device| !device.is_empty()).take(MOST_OWNERS)
 }
 
 /// Gives a refused reading to its store. Returns false for a letter that is a message.
@@ -50,16 +91,7 @@ impl Replay for Replayer {
         if into_store(&self.projections, letter).await? {
             return Ok(());
         }
-        let message = ingest::StoredMessage {
-            tenant: &letter.tenant,
-            client: &letter.client,
-            topic: &letter.topic,
-            payload: &letter.payload,
-            received: letter.received,
-            retain: false,
-            device: None,
-        };
-        match ingest::map::replay(&self.inbox, &message) {
+        match self.read(letter) {
             Ok(staged) if staged.count() == 0 => Ok(()),
             Ok(staged) => append(&self.batcher, staged).await,
             Err(MapOutcome::Refused(reason)) => Err(ReplayError::Refused(reason)),
@@ -129,4 +161,18 @@ async fn append(batcher: &Batcher, mut staged: Staged) -> Result<(), ReplayError
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_id_belongs_to_a_device_before_one_of_its_colons() {
+        let all = |client| shorter(client).collect::<Vec<_>>();
+        assert_eq!(all("pump-7"), [""; 0]);
+        assert_eq!(all("aa:bb:tool"), ["aa", "aa:bb"]);
+        assert_eq!(all(":x"), [""; 0]);
+        assert_eq!(all(&"a:".repeat(100)).len(), MOST_OWNERS);
+    }
 }

@@ -25,6 +25,7 @@ const CASES: &[(&str, &str)] = &[
     ("AccessService/ListApiKeys", TENANT),
     ("AccessService/ListDeviceCredentials", DEVICE),
     ("AuditService/ListAuditEvents", TENANT),
+    ("AuditService/VerifyAuditEvents", TENANT),
     ("DeadLetterService/GetDeadLetter", LETTER),
     ("DeadLetterService/ListDeadLetters", TENANT),
     ("DeadLetterService/ReplayDeadLetters", TENANT),

@@ -49,6 +49,7 @@ impl Keys {
             name: format!("apiKeys/{id}").into(),
             role,
             scopes: scopes.map(|scopes| scopes.iter().map(|scope| Box::from(*scope)).collect()),
+            networks: Arc::default(),
             ended: CancellationToken::new(),
         };
         let secret = format!("canary{}", keys.len());

@@ -288,6 +288,21 @@ async fn each_change_is_audited_with_its_caller_and_without_its_secret() {
     assert_eq!(created.request_id, "r7");
     let secret = key.secret.rsplit('_').next().unwrap();
     assert!(!format!("{events:?}").contains(&secret[..20]), "{events:?}");
+    let mut auditor = AuditServiceClient::new(installation.send(&token));
+    let verify = |known_sequence: u64, known_hash: Vec<u8>| v1::VerifyAuditEventsRequest {
+        parent: "tenants/-".into(),
+        known_sequence,
+        known_hash,
+    };
+    let noted = verify(created.sequence, created.hash.clone());
+    let whole = auditor.verify_audit_events(noted).await.unwrap().into_inner();
+    assert_eq!((whole.sequence, &*whole.hash, &*whole.fault), (deleted.sequence, &*deleted.hash, ""));
+    let other = auditor.verify_audit_events(verify(created.sequence, deleted.hash.clone())).await.unwrap();
+    assert!(other.into_inner().fault.contains("written anew"));
+    for request in [verify(0, vec![1]), verify(1, vec![1])] {
+        let status = auditor.verify_audit_events(request).await.expect_err("half of an event");
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
     installation.audit("%23installation").await;
 }
 

@@ -54,15 +54,19 @@ async fn a_key_is_valid_from_its_networks_only() {
 }
 
 #[tokio::test]
-async fn an_address_that_failed_ten_times_is_told_to_wait() {
+async fn an_address_that_failed_ten_times_is_told_to_wait_and_a_valid_key_is_not_held_up() {
     let world = World::new().await;
     let (_, key) = world.key(viewer()).await;
     for _ in 0..10 {
         assert_eq!(call(&world.gate, Some("x"), Some("10.0.0.1")).await.unwrap_err(), Denied::Invalid);
     }
-    let told = call(&world.gate, Some(key.expose()), Some("10.0.0.1")).await.unwrap_err();
-    assert!(matches!(&told, Denied::Unavailable(reason) if reason.contains("wait 61 s")), "{told:?}");
-    assert!(call(&world.gate, Some(key.expose()), Some("10.0.0.2")).await.is_ok());
+    let unknown = Token::generate(TokenKind::ApiKey).unwrap().text();
+    for wrong in ["x", unknown.expose()] {
+        let told = call(&world.gate, Some(wrong), Some("10.0.0.1")).await.unwrap_err();
+        assert!(matches!(&told, Denied::Unavailable(reason) if reason.contains("wait 61 s")), "{told:?}");
+        assert_eq!(call(&world.gate, Some(wrong), Some("10.0.0.2")).await.unwrap_err(), Denied::Invalid);
+    }
+    assert!(call(&world.gate, Some(key.expose()), Some("10.0.0.1")).await.is_ok(), "it was never used before");
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ async fn a_client_id_belongs_to_the_device_of_the_credential() {
 }
 
 #[tokio::test]
-async fn an_address_that_failed_ten_times_waits_for_the_rest_of_the_minute() {
+async fn an_address_that_failed_ten_times_is_told_to_wait_and_its_neighbours_connect() {
     let world = World::new().await;
     let (_, known) = world.device("d1", None).await;
     let (_, fresh) = world.device("d2", None).await;
@@ -109,9 +109,16 @@ async fn an_address_that_failed_ten_times_waits_for_the_rest_of_the_minute() {
         assert_eq!(connect(&world.gate, "d1", "wrong").await.unwrap_err().kind, RefusalKind::BadCredentials);
     }
     assert_eq!(connect(&world.gate, "d1", "wrong").await.unwrap_err().kind, RefusalKind::Busy);
-    assert_eq!(refused(&world.gate, "d2", &fresh).await, RefusalKind::Busy);
+    for wrong in [forge(&known), forge(&fresh), Token::generate(TokenKind::DeviceSecret).unwrap().text()] {
+        assert_eq!(refused(&world.gate, "d1", &wrong).await, RefusalKind::Busy);
+    }
+    assert_eq!(refused(&world.gate, "d3", &known).await, RefusalKind::Busy, "the secret of another device");
     assert!(connect(&world.gate, "d1", known.expose()).await.is_ok(), "a neighbour that was verified before");
-    assert!(connect_from(&world.gate, "10.0.0.2:1", "d2", fresh.expose()).await.is_ok());
+    assert!(connect(&world.gate, "d2", fresh.expose()).await.is_ok(), "a neighbour that connects first now");
+    assert_eq!(
+        connect_from(&world.gate, "10.0.0.2:1", "d1", "wrong").await.unwrap_err().kind,
+        RefusalKind::BadCredentials
+    );
     world.pass(60);
     assert_eq!(connect(&world.gate, "d1", "wrong").await.unwrap_err().kind, RefusalKind::BadCredentials);
 }
@@ -143,7 +150,7 @@ async fn a_rotated_pepper_takes_over_the_secrets_that_are_used() {
     let rotated = gate(&second);
     admitted(&rotated, "d1", &used).await;
     admitted(&rotated, "d1", &used).await;
-    rotated.step(&mut Position::default()).await;
+    rotated.write_uses().await;
     let third = gate(&second.rotated().unwrap());
     admitted(&third, "d1", &used).await;
     assert_eq!(refused(&third, "d2", &unused).await, RefusalKind::BadCredentials);
@@ -177,15 +184,14 @@ async fn failures_are_one_audit_event_a_minute_without_what_was_presented() {
         refused(&world.gate, "d1", &forged).await;
     }
     connect(&world.gate, "d1", "hunter2").await.unwrap_err();
-    let mut position = Position::default();
-    world.gate.step(&mut position).await;
+    world.gate.write_denials(false).await;
     let denials = async |tenant: &str| {
         let events = world.admin.list_audit(tenant, None, 9).await.unwrap();
         events.into_iter().filter(|event| !event.granted).collect::<Vec<_>>()
     };
     assert!(denials("t").await.is_empty());
     world.pass(60);
-    world.gate.step(&mut position).await;
+    world.gate.write_denials(false).await;
     let known = denials("t").await;
     assert_eq!((known.len(), known[0].count, known[0].principal.as_str()), (1, 3, "devices/d1"));
     assert_eq!((known[0].address.as_deref(), known[0].at), (Some("10.0.0.1"), START));

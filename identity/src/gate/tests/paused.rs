@@ -1,4 +1,4 @@
-//! A registry whose lookups a test can hold up, or let fail.
+//! A registry whose lookups and writes a test can hold up, or let fail.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,6 +16,9 @@ pub(super) struct Paused {
     inner: EmbeddedRegistry,
     is_paused: AtomicBool,
     is_away: AtomicBool,
+    is_hanging: AtomicBool,
+    /// A permit for each write that hangs.
+    hanging: Semaphore,
     broken: parking_lot::Mutex<String>,
     /// A permit for each lookup that has its row and is held up.
     arrived: Semaphore,
@@ -25,9 +28,10 @@ pub(super) struct Paused {
 
 impl Paused {
     pub(super) fn new(inner: EmbeddedRegistry) -> Self {
-        let (is_paused, is_away) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [is_paused, is_away, is_hanging] = [false; 3].map(AtomicBool::new);
+        let [hanging, arrived, released] = [0; 3].map(Semaphore::new);
         let broken = parking_lot::Mutex::default();
-        Self { inner, is_paused, is_away, broken, arrived: Semaphore::new(0), released: Semaphore::new(0) }
+        Self { inner, is_paused, is_away, is_hanging, hanging, broken, arrived, released }
     }
 
     /// Holds up the next lookup, after it has read its row.
@@ -46,6 +50,23 @@ impl Paused {
 
     pub(super) fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// Lets no record of uses or denials end from now on.
+    pub(super) fn hang_writes(&self) {
+        self.is_hanging.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until one of them hangs.
+    pub(super) async fn writing(&self) {
+        self.hanging.acquire().await.unwrap().forget();
+    }
+
+    async fn write(&self) {
+        if self.is_hanging.load(Ordering::SeqCst) {
+            self.hanging.add_permits(1);
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Refuses denials of this tenant.
@@ -121,10 +142,12 @@ impl Registry for Paused {
     }
 
     async fn record_uses(&self, uses: &[Use]) -> Result<()> {
+        self.write().await;
         self.inner()?.record_uses(uses).await
     }
 
     async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
+        self.write().await;
         if denials.iter().any(|denial| denial.tenant == *self.broken.lock()) {
             return Err(Error::Unavailable("its chain is damaged".into()));
         }

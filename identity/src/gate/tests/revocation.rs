@@ -96,6 +96,36 @@ async fn a_gate_without_the_control_log_asks_the_registry_each_time() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_does_not_stand_in_for_the_control_log() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    world.gate.step(&mut Position::default()).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.pass(-3600);
+    assert_eq!(refused(&world.gate, "d1", &secret).await, RefusalKind::BadCredentials);
+    assert!(ended.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_in_a_write_delays_no_end_of_a_session() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    let (_, expiring) = world.device("d2", Some(START + 10 * SECOND)).await;
+    let revoked = admitted(&world.gate, "d1", &secret).await;
+    let expired = admitted(&world.gate, "d2", &expiring).await;
+    world.registry.hang_writes();
+    let gate = world.gate.clone();
+    let follower = tokio::spawn(async move { gate.follow(CancellationToken::new()).await });
+    world.registry.writing().await;
+    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.pass(10);
+    let both = async { tokio::join!(revoked.cancelled(), expired.cancelled()) };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("the sessions end");
+    follower.abort();
+}
+
+#[tokio::test]
 async fn a_credential_that_is_revoked_during_its_lookup_is_refused() {
     let world = World::new().await;
     for from_here in [true, false] {

@@ -72,13 +72,16 @@ pub(super) fn create(write: &WriteTransaction, row: Credential, origin: &Origin)
     let target = row.device().unwrap_or_default();
     if let Some(id) = repeated(write, &row.tenant, target, origin)? {
         let known: Option<Credential> = get(&write.open_table(CREDENTIALS)?, &id)?;
-        let gone = || Error::NotFound("the credential of the first request was deleted meanwhile: it".into());
+        let gone = || Error::Invalid {
+            field: "request_id",
+            reason: "its credential has been deleted: use another request id".into(),
+        };
         return Ok(Created { row: known.ok_or_else(gone)?, is_repeat: true });
     }
     if let Some(device) = row.device() {
         check_client_ids(write, &row.tenant, device)?;
     }
-    make_room(write, &row, origin.at)?;
+    make_room(write, &row, origin)?;
     if write.open_table(CREDENTIALS)?.get(row.id.as_str())?.is_some() {
         return Err(Error::Exists(row.name()).into());
     }
@@ -100,7 +103,7 @@ pub(super) fn create(write: &WriteTransaction, row: Credential, origin: &Origin)
 
 /// Removes expired credentials of the device, and those of the tenant's keys when there are as many
 /// as may be; the creation is refused when that is not enough.
-fn make_room(write: &WriteTransaction, new: &Credential, now: Nanos) -> Outcome<()> {
+fn make_room(write: &WriteTransaction, new: &Credential, origin: &Origin) -> Outcome<()> {
     let (ids, most, what) = match &new.kind {
         CredentialKind::DeviceSecret { device } => {
             (ids_of_device(write, &new.tenant, device)?, MAX_SECRETS, "valid secrets of this device")
@@ -113,8 +116,10 @@ fn make_room(write: &WriteTransaction, new: &Credential, now: Nanos) -> Outcome<
     let mut left = ids.len();
     for id in ids {
         let row: Option<Credential> = get(&write.open_table(CREDENTIALS)?, &id)?;
-        if let Some(row) = row.filter(|row| row.has_expired(now)) {
+        if let Some(row) = row.filter(|row| row.has_expired(origin.at)) {
             remove(write, &row)?;
+            let reason = "expired; removed to make room for a new one".to_owned();
+            record(write, &row.tenant, row.name(), reason, origin, ChangeKind::Deleted(row.id))?;
             left -= 1;
         }
     }

@@ -56,6 +56,8 @@ pub(super) struct RegistryFile {
 #[derive(Default)]
 struct State {
     database: Option<Arc<Database>>,
+    /// True once it was open: from then on it is not created.
+    was_open: bool,
     /// Given up, and perhaps still in use by a read.
     given_up: Weak<Database>,
 }
@@ -67,7 +69,7 @@ impl std::fmt::Debug for RegistryFile {
 }
 
 impl RegistryFile {
-    /// A file that is opened by its first use; `prepare` makes the tables of a new one.
+    /// A file that is opened by its first use, or created; `prepare` makes the tables of a new one.
     pub(super) fn new(path: PathBuf, open: Open, prepare: fn(&Database) -> Outcome<()>) -> Self {
         Self { path, open, prepare, state: Mutex::default() }
     }
@@ -98,7 +100,13 @@ impl RegistryFile {
         if let Some(database) = &state.database {
             return Ok(Arc::clone(database));
         }
-        if !self.path.exists() {
+        let exists = self.path.try_exists().map_err(|error| self.meaning(Stop::Failed(error.into())))?;
+        if !exists && state.was_open {
+            // An empty registry in its place would refuse every credential, and forget them.
+            let path = self.path.display();
+            return Err(Error::Unavailable(format!("{path} is gone: mount its volume, or restore it from a backup")));
+        }
+        if !exists {
             self.create()?;
         }
         let database = (self.open)(&self.path).map_err(|error| match error {
@@ -114,6 +122,7 @@ impl RegistryFile {
         })?;
         // A file of an earlier release may lack a table.
         (self.prepare)(&database).map_err(|stop| self.meaning(stop))?;
+        state.was_open = true;
         Ok(Arc::clone(state.database.insert(Arc::new(database))))
     }
 

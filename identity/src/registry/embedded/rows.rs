@@ -1,7 +1,7 @@
 //! Tables and rows. Values are JSON behind a checksum: they are few, and an operator with the file
 //! alone can read them.
 
-use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -34,8 +34,13 @@ pub(super) const CONTROL: Table<u64, Bytes> = TableDefinition::new("control");
 /// Version of a pepper to its fingerprint.
 pub(super) const PEPPERS: Table<u32, Bytes> = TableDefinition::new("peppers");
 
-/// Makes the tables that do not exist.
+/// Makes the tables that do not exist. When all exist nothing is written: a file that is opened
+/// again while the disk is full can be read.
 pub(super) fn prepare(database: &Database) -> Outcome<()> {
+    match open_all(&database.begin_read()?) {
+        Err(TableError::TableDoesNotExist(_)) => {}
+        opened => return Ok(opened?),
+    }
     let write = database.begin_write()?;
     write.open_table(TENANTS)?;
     write.open_table(CREDENTIALS)?;
@@ -49,6 +54,21 @@ pub(super) fn prepare(database: &Database) -> Outcome<()> {
     write.open_table(CONTROL)?;
     write.open_table(PEPPERS)?;
     write.commit()?;
+    Ok(())
+}
+
+fn open_all(read: &ReadTransaction) -> Result<(), TableError> {
+    read.open_table(TENANTS)?;
+    read.open_table(CREDENTIALS)?;
+    read.open_table(USES)?;
+    read.open_table(SECRETS)?;
+    read.open_table(KEYS)?;
+    read.open_table(REQUESTS)?;
+    read.open_table(REQUEST_TIMES)?;
+    read.open_table(AUDIT)?;
+    read.open_table(HEADS)?;
+    read.open_table(CONTROL)?;
+    read.open_table(PEPPERS)?;
     Ok(())
 }
 

@@ -203,7 +203,10 @@ async fn all_is_found_again_after_a_restart_and_one_process_has_the_file() {
     assert_eq!(fault(&again).await, (6, None));
 }
 
-/// A file on a disk that can be full.
+const PAGE: u64 = 4096;
+
+/// A file on a disk that can be full: then only the first page, which holds the header, can be
+/// written over.
 #[derive(Debug)]
 struct Disk {
     file: FileBackend,
@@ -234,7 +237,10 @@ impl StorageBackend for Disk {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
-        self.space().and_then(|()| self.file.write(offset, data))
+        if offset >= PAGE {
+            self.space()?;
+        }
+        self.file.write(offset, data)
     }
 
     fn close(&self) -> std::io::Result<()> {
@@ -250,8 +256,8 @@ impl StorageBackend for Disk {
     }
 }
 
-#[tokio::test]
-async fn a_full_disk_refuses_changes_whole_and_space_alone_ends_it() {
+/// A registry with the tenant `a` on a disk that is full while the flag is set.
+async fn on_disk() -> (tempfile::TempDir, EmbeddedRegistry, Arc<AtomicBool>) {
     let dir = tempfile::tempdir().unwrap();
     let full = Arc::new(AtomicBool::new(false));
     let disk = Arc::clone(&full);
@@ -261,6 +267,12 @@ async fn a_full_disk_refuses_changes_whole_and_space_alone_ends_it() {
     };
     let registry = EmbeddedRegistry::open_with(path_in(dir.path()), Arc::new(open)).unwrap();
     registry.create_tenant(tenant("a"), &origin()).await.unwrap();
+    (dir, registry, full)
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_changes_whole_and_space_alone_ends_it() {
+    let (_dir, registry, full) = on_disk().await;
     full.store(true, Ordering::SeqCst);
     for _ in 0..2 {
         let refused = registry.create_credential(key("a"), &origin()).await;
@@ -271,6 +283,50 @@ async fn a_full_disk_refuses_changes_whole_and_space_alone_ends_it() {
     assert_eq!(registry.api_keys("a", None, 9).await.unwrap().len(), 1);
     let report = registry.verify_audit("a", None).await.unwrap();
     assert_eq!((report.verified.sequence, report.fault), (2, None));
+}
+
+#[tokio::test]
+async fn credentials_and_changes_are_read_while_the_disk_is_full() {
+    let (_dir, registry, full) = on_disk().await;
+    let known = registry.create_credential(key("a"), &origin()).await.unwrap().row;
+    full.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let refused = registry.create_credential(key("a"), &origin()).await;
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+        let found = registry.credential(known.id).await.unwrap().unwrap();
+        assert_eq!(found.credential, known);
+        assert_eq!(registry.changes(0, 9).await.unwrap().newest, 2);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_named_and_no_empty_one_takes_its_place() {
+    let (dir, registry, full) = on_disk().await;
+    let known = registry.create_credential(key("a"), &origin()).await.unwrap().row;
+    full.store(true, Ordering::SeqCst);
+    registry.create_credential(key("a"), &origin()).await.unwrap_err();
+    full.store(false, Ordering::SeqCst);
+    let (path, away) = (path_in(dir.path()), dir.path().join("away"));
+    std::fs::rename(&path, &away).unwrap();
+    for _ in 0..2 {
+        let refused = registry.credential(known.id).await;
+        assert!(matches!(&refused, Err(Error::Unavailable(reason)) if reason.contains("is gone")), "{refused:?}");
+        assert!(!path.exists());
+    }
+    std::fs::rename(&away, &path).unwrap();
+    assert_eq!(registry.credential(known.id).await.unwrap().unwrap().credential, known);
+}
+
+#[tokio::test]
+async fn a_table_that_a_file_lacks_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(path_in(dir.path())).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(rows::TENANTS).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let registry = EmbeddedRegistry::open(path_in(dir.path())).unwrap();
+    assert!(registry.api_keys("a", None, 9).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 12] = [
     "weir/v1/options.proto",
     "weir/v1/types.proto",
     "weir/v1/device_service.proto",
@@ -13,6 +13,8 @@ const FILES: [&str; 10] = [
     "weir/v1/export_service.proto",
     "weir/v1/operations_service.proto",
     "weir/v1/access_service.proto",
+    "weir/v1/issuer_service.proto",
+    "weir/v1/authority_service.proto",
     "weir/v1/tenant_service.proto",
     "weir/v1/audit_service.proto",
 ];

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tls::{Acceptor, PortStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
@@ -30,6 +31,7 @@ pub struct Connections {
     idle: Duration,
     refusal: &'static [u8],
     full: bool,
+    tls: Option<Acceptor>,
 }
 
 impl Connections {
@@ -37,7 +39,13 @@ impl Connections {
     /// `idle`. `name` names the limit's key in the log.
     pub fn new(listener: TcpListener, name: &'static str, most: usize, idle: Duration, refusal: &'static [u8]) -> Self {
         let permits = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
-        Self { listener, name, permits, idle, refusal, full: false }
+        Self { listener, name, permits, idle, refusal, full: false, tls: None }
+    }
+
+    /// Encrypts the connections. Each performs its handshake when it is first read.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Acceptor>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Returns the next connection within the limit.
@@ -58,7 +66,9 @@ impl Connections {
                         tracing::debug!("set TCP_NODELAY for {peer}: {error}");
                     }
                     let timer = Box::pin(tokio::time::sleep(FIRST.min(self.idle)));
-                    return (GuardedStream { stream, timer, idle: self.idle, _permit: permit }, peer);
+                    let info = stream.connect_info();
+                    let stream = PortStream::new(stream, peer, self.tls.as_ref());
+                    return (GuardedStream { stream, info, timer, idle: self.idle, _permit: permit }, peer);
                 }
                 Err(_) => {
                     if !std::mem::replace(&mut self.full, true) {
@@ -66,7 +76,8 @@ impl Connections {
                     }
                     // A new socket can be written to at once, as soon as the runtime has seen it.
                     let writable = tokio::time::timeout(PAUSE, stream.writable()).await;
-                    if !self.refusal.is_empty() && writable.is_ok() {
+                    // A client of TLS could not read it.
+                    if !self.refusal.is_empty() && self.tls.is_none() && writable.is_ok() {
                         // The peer is refused anyway; it may have gone.
                         stream.try_write(self.refusal).ok();
                     }
@@ -87,7 +98,8 @@ impl Connections {
 /// A connection that fails with a time-out when no byte has moved for too long.
 #[derive(Debug)]
 pub struct GuardedStream {
-    stream: TcpStream,
+    stream: PortStream,
+    info: TcpConnectInfo,
     timer: Pin<Box<Sleep>>,
     idle: Duration,
     _permit: OwnedSemaphorePermit,
@@ -152,7 +164,7 @@ impl Connected for GuardedStream {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.info.clone()
     }
 }
 
@@ -160,6 +172,7 @@ impl Connected for GuardedStream {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     async fn listen(most: usize, idle: Duration) -> (Connections, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -161,15 +161,6 @@ pub(crate) fn count(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Reads a page size: 0 stands for `default`, and more than `max` for `max` (AIP-158).
-pub(crate) fn page_size(given: i32, default: usize, max: usize) -> Result<usize, Status> {
-    match usize::try_from(given) {
-        Ok(0) => Ok(default),
-        Ok(n) => Ok(n.min(max)),
-        Err(_) => Err(errors::invalid("page_size", "must not be negative")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

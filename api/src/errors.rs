@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use buffer::ReadError;
+use identity::quota::Exceeded;
 use stores::StoreError;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::names;
 
 /// Domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "weir.dev";
@@ -58,6 +61,7 @@ pub(crate) fn not_admitted(denied: &identity::Denied) -> Status {
     match denied {
         Denied::Missing => unauthenticated("CREDENTIAL_MISSING", message),
         Denied::Invalid => unauthenticated("CREDENTIAL_INVALID", message),
+        Denied::NoRole(_) => status(Code::PermissionDenied, "ROLE_MISSING", message, &[]),
         Denied::Network => status(Code::PermissionDenied, "NETWORK_NOT_ALLOWED", message, &[]),
         Denied::Suspended => status(Code::PermissionDenied, "TENANT_SUSPENDED", message, &[]),
         Denied::Unavailable(_) => unavailable("AUTHENTICATION_UNAVAILABLE", message),
@@ -86,9 +90,19 @@ pub(crate) fn auth_not_required() -> Status {
     status(Code::FailedPrecondition, "AUTH_NOT_REQUIRED", message, &[])
 }
 
+/// ABORTED: the resource was changed since the caller read it.
+pub(crate) fn conflict(name: &str, message: String) -> Status {
+    status(Code::Aborted, "CONFLICT", message, &[("resource", name)])
+}
+
 /// A resource that exists already.
 pub(crate) fn exists(reason: &str, resource: &str) -> Status {
     status(Code::AlreadyExists, reason, format!("`{resource}` exists already"), &[("resource", resource)])
+}
+
+/// As [`exists`], with a message of its own.
+pub(crate) fn exists_as(reason: &str, resource: &str, message: &str) -> Status {
+    status(Code::AlreadyExists, reason, message, &[("resource", resource)])
 }
 
 /// There are as many resources of a kind as `subject` may have.
@@ -126,6 +140,21 @@ pub(crate) fn exhausted(what: &str, limit: usize) -> Status {
     details.add_quota_failure_violation("server", &message);
     let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
     push_back(&mut status, RETRY_AFTER);
+    status
+}
+
+/// A limit of the tenant is reached.
+pub(crate) fn limited(tenant: &str, exceeded: &Exceeded) -> Status {
+    let reason = if exceeded.quota.is_rate() { "RATE_LIMIT_EXCEEDED" } else { "QUOTA_EXCEEDED" };
+    let message = exceeded.to_string();
+    let limit = exceeded.limit.to_string();
+    let mut details = details(reason, &[("quota", exceeded.quota.name()), ("limit", &limit)]);
+    let after = exceeded.retry_after.unwrap_or(RETRY_AFTER);
+    details.set_retry_info(Some(after));
+    details.add_quota_failure_violation(names::tenant(tenant), &message);
+    let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
+    // Whole milliseconds that are not too few.
+    push_back(&mut status, after + Duration::from_millis(1));
     status
 }
 

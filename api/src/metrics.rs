@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use identity::Denied;
+use identity::quota::Quota;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -30,10 +31,12 @@ pub(crate) enum Refused {
     Missing,
     Invalid,
     Network,
+    NoRole,
     Suspended,
     Unavailable,
     Permission,
     Method,
+    Limit,
     Ended,
 }
 
@@ -43,6 +46,7 @@ impl From<&Denied> for Refused {
             Denied::Missing => Self::Missing,
             Denied::Invalid => Self::Invalid,
             Denied::Network => Self::Network,
+            Denied::NoRole(_) => Self::NoRole,
             Denied::Suspended => Self::Suspended,
             Denied::Unavailable(_) => Self::Unavailable,
         }
@@ -60,6 +64,7 @@ pub struct Metrics {
     calls: Family<Call, Counter>,
     seconds: Family<Method, Histogram, fn() -> Histogram>,
     refused: Family<Refusal, Counter>,
+    limited: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) streams_open: Gauge,
     pub(crate) rows_sent: Counter,
     pub(crate) slow_consumers: Counter,
@@ -77,6 +82,7 @@ impl Metrics {
         Self {
             calls: Family::default(),
             refused: Family::default(),
+            limited: Family::default(),
             seconds: Family::new_with_constructor(histogram),
             streams_open: Gauge::default(),
             rows_sent: Counter::default(),
@@ -96,9 +102,14 @@ impl Metrics {
         registry.register(
             "weir_api_calls_refused",
             "Calls refused or ended because of who called, by reason: the credential is Missing, Invalid, of another \
-             Network, of a Suspended tenant, could not be checked (Unavailable), lacks the Permission, or Ended during \
-             the call; or there is no such Method",
+             Network, of a Suspended tenant, could not be checked (Unavailable), lacks the Permission, has reached a Limit of \
+             its tenant, or Ended during the call; or there is no such Method",
             self.refused.clone(),
+        );
+        registry.register(
+            "weir_api_limited",
+            "Calls and streams refused because of a limit of their tenant, by limit",
+            self.limited.clone(),
         );
         registry.register("weir_api_streams_open", "Open streams", self.streams_open.clone());
         registry.register("weir_api_rows_sent", "Readings sent in answers", self.rows_sent.clone());
@@ -117,6 +128,11 @@ impl Metrics {
     /// Counts a call that was refused.
     pub(crate) fn refused(&self, reason: Refused) {
         self.refused.get_or_create(&Refusal { reason }).inc();
+    }
+
+    /// Counts a call that was refused because of a limit.
+    pub(crate) fn limited(&self, quota: Quota) {
+        self.limited.get_or_create(&[("limit", quota.name())]).inc();
     }
 
     /// Counts the start of an answer.

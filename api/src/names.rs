@@ -30,6 +30,11 @@ pub fn api_key(tenant: &str, id: &str) -> String {
     format!("tenants/{}/apiKeys/{}", encode(tenant), encode(id))
 }
 
+/// Name of a resource of a tenant, in a collection.
+pub(crate) fn child(tenant: &str, collection: &str, id: &str) -> String {
+    format!("tenants/{}/{collection}/{}", encode(tenant), encode(id))
+}
+
 /// Name of a credential of a device.
 pub fn device_credential(tenant: &str, device: &str, id: &str) -> String {
     format!("{}/credentials/{}", self::device(tenant, device), encode(id))

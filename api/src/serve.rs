@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use proto::v1::access_service_server::AccessServiceServer;
 use proto::v1::audit_service_server::AuditServiceServer;
+use proto::v1::authority_service_server::AuthorityServiceServer;
 use proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use proto::v1::device_service_server::DeviceServiceServer;
 use proto::v1::export_service_server::ExportServiceServer;
+use proto::v1::issuer_service_server::IssuerServiceServer;
 use proto::v1::operations_service_server::OperationsServiceServer;
 use proto::v1::telemetry_service_server::TelemetryServiceServer;
 use proto::v1::tenant_service_server::TenantServiceServer;
+use tls::Acceptor;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::Gzip;
@@ -21,7 +24,8 @@ use crate::browsers::BrowsersLayer;
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
 use crate::services::{
-    AccessApi, AuditApi, DeadLetterApi, DeviceApi, ExportApi, OperationsApi, Shared, TelemetryApi, TenantApi,
+    AccessApi, AuditApi, AuthorityApi, DeadLetterApi, DeviceApi, ExportApi, IssuerApi, OperationsApi, Shared,
+    TelemetryApi, TenantApi,
 };
 use crate::{Backend, Config, Connections};
 
@@ -44,13 +48,14 @@ pub enum Error {
     Transport(#[from] tonic::transport::Error),
 }
 
-/// Serves gRPC and gRPC-Web until `shutdown` is cancelled; then ends open streams, waits for calls
-/// in progress for at most [`Limits::drain_timeout`](crate::Limits::drain_timeout), and returns.
+/// Serves gRPC and gRPC-Web, encrypted with an acceptor, until `shutdown` is cancelled; then ends
+/// open streams, waits for calls in progress for at most
+/// [`Limits::drain_timeout`](crate::Limits::drain_timeout), and returns.
 ///
 /// # Errors
 /// [`Error`].
 pub async fn serve(
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Acceptor>),
     backend: Backend,
     config: Config,
     metrics: Metrics,
@@ -65,6 +70,8 @@ pub async fn serve(
     reporter.set_serving::<ExportServiceServer<ExportApi>>().await;
     reporter.set_serving::<OperationsServiceServer<OperationsApi>>().await;
     reporter.set_serving::<AccessServiceServer<AccessApi>>().await;
+    reporter.set_serving::<IssuerServiceServer<IssuerApi>>().await;
+    reporter.set_serving::<AuthorityServiceServer<AuthorityApi>>().await;
     reporter.set_serving::<TenantServiceServer<TenantApi>>().await;
     reporter.set_serving::<AuditServiceServer<AuditApi>>().await;
     let describe = || {
@@ -105,6 +112,8 @@ pub async fn serve(
         .add_service(tuned!(ExportServiceServer, ExportApi))
         .add_service(tuned!(OperationsServiceServer, OperationsApi))
         .add_service(tuned!(AccessServiceServer, AccessApi))
+        .add_service(tuned!(IssuerServiceServer, IssuerApi))
+        .add_service(tuned!(AuthorityServiceServer, AuthorityApi))
         .add_service(tuned!(TenantServiceServer, TenantApi))
         .add_service(tuned!(AuditServiceServer, AuditApi))
         .add_service(health)
@@ -112,7 +121,7 @@ pub async fn serve(
         .add_service(older_reflection);
     // A client of HTTP/2 answers the pings; one of HTTP/1 may wait for a call.
     let idle = keepalive.max(call_timeout) + 2 * PING_TIMEOUT;
-    let connections = Connections::new(listener, "grpc.max_connections", max_connections, idle, b"");
+    let connections = Connections::new(listener, "grpc.max_connections", max_connections, idle, b"").with_tls(tls);
     let incoming = futures::stream::unfold(connections, async |mut connections| {
         let (stream, _) = connections.accept().await;
         Some((Ok::<_, std::io::Error>(stream), connections))

@@ -1,12 +1,12 @@
 //! Page tokens and resume tokens: opaque, versioned, authenticated, bound to their query.
 //!
 //! ```text
-//! 0 version u8   1 kind u8   2 hash of the query u64   10 position, by kind   [last 16 bytes: HMAC-SHA-256 over
-//! everything before, cut to 128 bits]
+//! 0 version u8   1 hash of the query u64   9 position, by call   [last 16 bytes: HMAC-SHA-256 over everything
+//! before, cut to 128 bits]
 //! ```
-//! The hash is the beginning of an HMAC-SHA-256 of the request under the same key, so that no two
-//! queries can be made to share their tokens. A token names a position and grants no rights: a call
-//! with a token is authorized like any other.
+//! The hash is the beginning of an HMAC-SHA-256 of the call and its request under the same key, so
+//! that no two queries can be made to share their tokens. A token names a position and grants no
+//! rights: a call with a token is authorized like any other.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,48 +14,30 @@ use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
 
-const VERSION: u8 = 2;
-const HEAD: usize = 10;
+const VERSION: u8 = 3;
+const HEAD: usize = 9;
 const TAG: usize = 16;
 /// Maximum size of a token.
 const MAX_BYTES: usize = 4096;
-
-/// Kind of call that a token belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    Devices = 1,
-    Latest = 2,
-    Readings = 3,
-    Stream = 4,
-    Aggregates = 5,
-    Gaps = 6,
-    Live = 7,
-    Letters = 8,
-    Replay = 9,
-    ApiKeys = 10,
-    DeviceCredentials = 11,
-    Tenants = 12,
-    Audit = 13,
-}
 
 /// The query that a token belongs to, with the key of its tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Query {
     key: [u8; 32],
-    kind: Kind,
     hash: u64,
 }
 
 impl Query {
-    /// The query of a request whose tokens and page size were cleared and whose tenant was
-    /// resolved.
-    pub(crate) fn new(key: &[u8; 32], kind: Kind, request: &impl Message) -> Self {
-        let mut request = request.encode_to_vec();
+    /// The query of a call and its request, whose tokens and page size were cleared and whose
+    /// tenant was resolved.
+    pub(crate) fn new(key: &[u8; 32], call: &str, request: &impl Message) -> Self {
         // A token begins with its version, a query with a byte that is no version.
-        request.splice(..0, [0, kind as u8]);
-        let tag = mac(key, &request).finalize().into_bytes();
-        Self { key: *key, kind, hash: u64::from_le_bytes(tag[..8].try_into().expect("eight bytes")) }
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(call.as_bytes());
+        bytes.push(0);
+        bytes.extend(request.encode_to_vec());
+        let tag = mac(key, &bytes).finalize().into_bytes();
+        Self { key: *key, hash: u64::from_le_bytes(tag[..8].try_into().expect("eight bytes")) }
     }
 
     /// Makes a page token for the position that `write` writes.
@@ -79,7 +61,7 @@ impl Query {
     /// Makes a token for the position that `write` writes.
     pub(crate) fn token(self, write: impl FnOnce(&mut Writer)) -> Vec<u8> {
         let mut writer = Writer(Vec::with_capacity(64));
-        writer.0.extend_from_slice(&[VERSION, self.kind as u8]);
+        writer.0.push(VERSION);
         writer.u64(self.hash);
         write(&mut writer);
         let tag = mac(&self.key, &writer.0).finalize().into_bytes();
@@ -113,8 +95,8 @@ impl Query {
 
     fn read<T>(self, bytes: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Result<T, &'static str> {
         let (head, rest) = bytes.split_at_checked(HEAD).ok_or(MALFORMED)?;
-        let hash = u64::from_le_bytes(head[2..].try_into().expect("eight bytes"));
-        if head[1] != self.kind as u8 || hash != self.hash {
+        let hash = u64::from_le_bytes(head[1..].try_into().expect("eight bytes"));
+        if hash != self.hash {
             return Err("belongs to another query: all other fields must be as they were in the first call");
         }
         let mut reader = Reader(rest);
@@ -181,24 +163,24 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn query(kind: Kind, filter: &str) -> Query {
+    fn query(call: &str, filter: &str) -> Query {
         let request = proto::v1::ListDevicesRequest { filter: filter.into(), ..Default::default() };
-        Query::new(&[7; 32], kind, &request)
+        Query::new(&[7; 32], call, &request)
     }
 
     #[test]
     fn a_page_token_fits_only_its_own_query() {
-        let token = query(Kind::Devices, "a").page(|w| w.text("d7"));
-        assert_eq!(query(Kind::Devices, "a").read_page(&token, |r| r.text()), Ok(Some("d7".into())));
-        assert!(query(Kind::Devices, "b").read_page(&token, |r| r.text()).is_err());
-        assert!(query(Kind::Gaps, "a").read_page(&token, |r| r.text()).is_err());
-        assert_eq!(query(Kind::Devices, "a").read_page("", |r| r.text()), Ok(None));
-        assert!(query(Kind::Devices, "a").read_page("!!", |r| r.text()).is_err());
+        let token = query("Devices", "a").page(|w| w.text("d7"));
+        assert_eq!(query("Devices", "a").read_page(&token, |r| r.text()), Ok(Some("d7".into())));
+        assert!(query("Devices", "b").read_page(&token, |r| r.text()).is_err());
+        assert!(query("Gaps", "a").read_page(&token, |r| r.text()).is_err());
+        assert_eq!(query("Devices", "a").read_page("", |r| r.text()), Ok(None));
+        assert!(query("Devices", "a").read_page("!!", |r| r.text()).is_err());
     }
 
     #[test]
     fn a_token_with_any_bit_changed_is_refused() {
-        let query = query(Kind::Live, "a");
+        let query = query("Live", "a");
         let token = query.token(|w| w.i64(-5));
         assert_eq!(query.read_token(&token, |r| r.i64()), Ok(Some(-5)));
         assert_eq!(Query { key: [8; 32], ..query }.read_token(&token, |r| r.i64()), Err(UNSIGNED));

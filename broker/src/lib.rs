@@ -1,7 +1,7 @@
 //! MQTT in, PUBACK out.
 //!
-//! Receives: TCP connections of MQTT 3.1.1 and 5 clients; a [`door::Inbox`] for the messages that
-//! they publish.
+//! Receives: TCP and TLS connections of MQTT 3.1.1 and 5 clients; a [`door::Inbox`] for the
+//! messages that they publish.
 //! Promises: PUBACKs leave a connection in receipt order, each only after its message is durable.
 //! Hands on: every PUBLISH to the inbox; messages to the subscribers of the same tenant.
 //! Never: knows a reading, or the log behind the inbox; acknowledges telemetry from memory.
@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::Config;
-pub use listener::{beyond, bind};
+pub use listener::{Ports, beyond, bind};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
 pub use takeovers::{Takeover, Takeovers};

@@ -13,6 +13,7 @@ use crate::Broker;
 use crate::connection;
 use crate::session::Link;
 use door::Inbox;
+use tls::Acceptor;
 
 /// Connections that may wait to be accepted: a fleet reconnects all at once.
 const BACKLOG: i32 = 4096;
@@ -38,6 +39,29 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Listeners of a broker. A plain one alone is made from it.
+#[derive(Debug)]
+pub struct Ports {
+    /// Clients without TLS.
+    pub plain: TcpListener,
+    /// Clients with TLS, and its handshakes.
+    pub tls: Option<(TcpListener, Acceptor)>,
+}
+
+impl From<TcpListener> for Ports {
+    fn from(plain: TcpListener) -> Self {
+        Self { plain, tls: None }
+    }
+}
+
+/// Accepts the next connection; waits for ever without a listener.
+async fn accept_tls(tls: Option<&(TcpListener, Acceptor)>) -> io::Result<(TcpStream, SocketAddr)> {
+    match tls {
+        Some((listener, _)) => listener.accept().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl<I: Inbox> Broker<I> {
     /// Serves until `shutdown`; then sends every connection its acknowledgements and the reason,
     /// and closes it. Returns when all connections are closed; those that do not drain in time are
@@ -45,7 +69,8 @@ impl<I: Inbox> Broker<I> {
     ///
     /// # Errors
     /// None at present: a failure to accept a connection is logged, and accepting goes on.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) -> io::Result<()> {
+    pub async fn run(self: Arc<Self>, ports: impl Into<Ports>, shutdown: CancellationToken) -> io::Result<()> {
+        let Ports { plain, tls } = ports.into();
         let earlier = std::mem::take(&mut *self.earlier.lock());
         tokio::select! {
             () = self.settle_earlier(earlier) => {}
@@ -56,13 +81,17 @@ impl<I: Inbox> Broker<I> {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 _ = sweep.tick() => self.sweep(),
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => self.accept(stream, peer),
+                accepted = plain.accept() => match accepted {
+                    Ok((stream, peer)) => self.accept(stream, None, peer),
+                    Err(error) => self.survive(&error).await,
+                },
+                accepted = accept_tls(tls.as_ref()) => match accepted {
+                    Ok((stream, peer)) => self.accept(stream, tls.as_ref().map(|(_, acceptor)| acceptor.clone()), peer),
                     Err(error) => self.survive(&error).await,
                 },
             }
         }
-        drop(listener);
+        drop((plain, tls));
         self.tasks.close();
         // In this order: a connection that is being opened sees the token, or its session gets the
         // signal.
@@ -93,7 +122,7 @@ impl<I: Inbox> Broker<I> {
         self.metrics.retained.set(self.tenants.retained() as i64);
     }
 
-    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn accept(self: &Arc<Self>, stream: TcpStream, tls: Option<Acceptor>, peer: SocketAddr) {
         let broker = Arc::clone(self);
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let most = self.config.max_connections;
@@ -107,7 +136,7 @@ impl<I: Inbox> Broker<I> {
         self.metrics.connections.inc();
         self.metrics.connects.inc();
         self.tasks.spawn(async move {
-            connection::serve(&broker, stream, peer, full).await;
+            connection::serve(&broker, stream, tls.as_ref(), peer, full).await;
             broker.connections.fetch_sub(1, Ordering::Relaxed);
             broker.metrics.connections.dec();
         });

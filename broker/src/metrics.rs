@@ -53,6 +53,7 @@ pub struct Metrics {
     pub delivered: Counter,
     dropped: ByReason,
     denied: Family<Denied, Counter>,
+    limited: ByReason,
     /// Sessions, connected or not.
     pub sessions: Gauge,
     /// Sessions that end with their connection, because the maximum number is reached.
@@ -88,6 +89,7 @@ impl Default for Metrics {
             delivered: Counter::default(),
             dropped: ByReason::default(),
             denied: Family::default(),
+            limited: ByReason::default(),
             sessions: Gauge::default(),
             sessions_not_kept: Counter::default(),
             subscriptions: Gauge::default(),
@@ -128,6 +130,12 @@ impl Metrics {
         self.denied.get_or_create_owned(&Denied { action, reason })
     }
 
+    /// Returns the counter of a limit of tenants, of a bounded set: connections that were refused,
+    /// or times that a connection began to wait.
+    pub fn limited(&self, limit: &'static str) -> Counter {
+        self.limited.get_or_create_owned(&[("limit", limit)])
+    }
+
     /// Registers the metrics as `weir_broker_…`.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("weir_broker");
@@ -149,6 +157,11 @@ impl Metrics {
         r.register("delivered", "Messages sent to subscribers", self.delivered.clone());
         r.register("dropped", "Messages dropped on the way to a subscriber, by reason", self.dropped.clone());
         r.register("denied", "What clients were denied, by action and reason", self.denied.clone());
+        r.register(
+            "limited",
+            "Connections refused, and times that a connection was paced, because of a limit of its tenant, by limit",
+            self.limited.clone(),
+        );
         r.register("sessions", "Sessions, connected or not", self.sessions.clone());
         r.register(
             "sessions_not_kept",

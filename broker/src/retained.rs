@@ -131,6 +131,15 @@ impl Retained {
         !self.room.is_full() || self.held.lock().by_topic.contains_key(topic)
     }
 
+    /// True when a topic has a message.
+    pub(crate) fn holds(&self, topic: &str) -> bool {
+        self.held.lock().by_topic.contains_key(topic)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.held.lock().by_topic.len()
+    }
+
     /// Removes expired messages among the next topics.
     pub(crate) fn sweep(&self) {
         self.change(Held::sweep);

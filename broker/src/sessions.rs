@@ -20,6 +20,10 @@ impl Sessions {
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.0.lock().values().cloned().collect()
     }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
 }
 
 /// A session that a connection has taken up.
@@ -28,6 +32,8 @@ pub(crate) struct Taken {
     pub(crate) session: Arc<Session>,
     /// An existing session continues.
     pub(crate) present: bool,
+    /// The session already outlives its connections: its room is not looked for again.
+    pub(crate) is_kept: bool,
     /// Another connection owned it.
     pub(crate) taken_over: bool,
     pub(crate) before: Before,
@@ -37,6 +43,9 @@ impl<I: Inbox> Broker<I> {
     /// Makes the connection behind `link` the owner of the client's session, and closes the
     /// connection that owned it before. With `clean` the session starts empty. Subscriptions that
     /// are not granted to the `identity` are removed.
+    ///
+    /// A session that did not outlive its connections does not yet get `expiry_secs`: the caller
+    /// gives it by [`Session::owned_by`] when there is room.
     pub(crate) fn take_session(
         &self,
         tenant: &Tenant,
@@ -60,7 +69,8 @@ impl<I: Inbox> Broker<I> {
                 tenant.end_session(&mut state, client);
             } else {
                 state.link = Some(Arc::clone(link));
-                state.expiry_secs = expiry_secs;
+                let is_kept = state.expiry_secs > 0;
+                state.expiry_secs = if is_kept { expiry_secs } else { 0 };
                 state.expires = None;
                 state.on_the_wire = 0;
                 state.ended.clone_from(&identity.ended);
@@ -72,16 +82,15 @@ impl<I: Inbox> Broker<I> {
                 drop(state);
                 // The client is back in time.
                 before.is_due = before.last.as_ref().is_some_and(|last| last.will.delay_secs == 0);
-                return Taken { session: Arc::clone(held), present: true, taken_over, before };
+                return Taken { session: Arc::clone(held), present: true, is_kept, taken_over, before };
             }
         }
-        let session =
-            Arc::new(Session::new(Arc::clone(client), Arc::clone(link), expiry_secs, self.memory.sessions.hold()));
+        let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), 0, self.memory.sessions.hold()));
         session.state().ended.clone_from(&identity.ended);
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }
-        Taken { session, present: false, taken_over, before }
+        Taken { session, present: false, is_kept: false, taken_over, before }
     }
 
     /// True while a connection owns the client's session.

@@ -4,11 +4,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use door::quota::{Limits, TenantMeter};
 use door::{
     Credentials, Failed, Gatekeeper, Grants, Identity, Inbox, Intake, Message, OneTenant, Refusal, Retained, Sender,
     Ticket, Verdict,
@@ -45,15 +48,23 @@ impl Intake for Instantly {
     }
 }
 
-/// Admits every client as a device that may publish to its own topics.
-struct Device;
+/// Admits every client as a device that may publish to its own topics, within limits.
+struct Device(Limits);
 
 #[async_trait]
 impl Gatekeeper for Device {
     async fn admit(&self, _credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let own = ["tele/{device}/SENSOR", "stat/{device}/+", "devices/{device}/#"].map(str::to_owned);
         let grants = Arc::new(Grants::of(&own, &own, "a").unwrap());
-        Ok(Identity { tenant: "t".into(), device: Some("a".into()), grants, ended: Some(CancellationToken::new()) })
+        let meter = Some(TenantMeter::new(&self.0).device("a"));
+        Ok(Identity {
+            tenant: "t".into(),
+            device: Some("a".into()),
+            grants,
+            ended: Some(CancellationToken::new()),
+            meter,
+            expires: None,
+        })
     }
 }
 
@@ -141,6 +152,23 @@ fn a_publish_with_a_topic_alias_allocates_nothing() {
 fn a_publish_of_a_device_to_its_own_topic_allocates_nothing() {
     let mut packet = vec![0x32, 2 + 19 + 2 + 4, 0, 19];
     packet.extend_from_slice(b"devices/a/telemetry\0\x0021.5");
-    let each = allocations_per_message(Device, b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01a", packet, 23);
+    let each = allocations_per_message(Device(Limits::default()), b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01a", packet, 23);
     assert!(each < 0.000_5, "{each} allocations per message");
+}
+
+#[test]
+fn a_publish_that_is_paced_allocates_nothing() {
+    let mut packet = vec![0x32, 2 + 19 + 2 + 4, 0, 19];
+    packet.extend_from_slice(b"devices/a/telemetry\0\x0021.5");
+    let limits = Limits {
+        messages_per_second: NonZeroU64::new(20_000),
+        message_burst: NonZeroU64::new(100),
+        device_bytes_per_second: NonZeroU64::new(1 << 30),
+        ..Limits::default()
+    };
+    let begun = Instant::now();
+    let connect = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01a";
+    let each = allocations_per_message(Device(limits), connect, packet, 23);
+    assert!(each < 0.000_5, "{each} allocations per message");
+    assert!(begun.elapsed() > Duration::from_millis(1200), "25,000 messages at 20,000/s: {:?}", begun.elapsed());
 }

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use model::Nanos;
 use tokio_util::sync::CancellationToken;
 
 use crate::Grants;
+use crate::quota::DeviceMeter;
 
 /// The credentials that a client presented when it connected.
 #[derive(Clone, Copy)]
@@ -17,6 +19,10 @@ pub struct Credentials<'a> {
     pub user: Option<&'a str>,
     /// Password, when given.
     pub password: Option<&'a [u8]>,
+    /// Certificates that the client presented over TLS, in DER, its own first; empty without. The
+    /// client has the key of the first one. A gatekeeper that derives an identity from them
+    /// verifies the chain, the dates and the revocation itself.
+    pub certificates: &'a [Vec<u8>],
     /// Address that the client connects from.
     pub peer: SocketAddr,
 }
@@ -45,6 +51,10 @@ pub struct Identity {
     pub grants: Arc<Grants>,
     /// Cancelled when the credential is revoked or expires: the session ends.
     pub ended: Option<CancellationToken>,
+    /// Holds its connections and messages to the limits of the tenant; `None` without limits.
+    pub meter: Option<DeviceMeter>,
+    /// Time at which what the client presented expires: the connection ends, its session is kept.
+    pub expires: Option<Nanos>,
 }
 
 /// The reason why a client is not admitted.
@@ -74,10 +84,9 @@ pub enum RefusalKind {
 /// Decides who a client is, once for each connection.
 ///
 /// A door compares nothing of its own with the device of an identity: a client id belongs to a
-/// device when the gatekeeper says so. For an identity with a device it must be the device id, or
-/// begin with the device id and a colon; every other one is refused with
-/// [`RefusalKind::ClientId`], since the owner of a client id takes over its session. Without a
-/// client id, the door assigns one that begins so.
+/// device when the gatekeeper says so. For an identity with a device, every other client id than
+/// those that [belong to it](crate::belongs_to) is refused with [`RefusalKind::ClientId`], since
+/// the owner of a client id takes over its session. Without a client id, the door assigns one.
 #[async_trait]
 pub trait Gatekeeper: Send + Sync + 'static {
     /// Returns the identity of the client. A door waits for it as long as for a CONNECT, and delays
@@ -109,6 +118,13 @@ impl Default for OneTenant {
 #[async_trait]
 impl Gatekeeper for OneTenant {
     async fn admit(&self, _credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
-        Ok(Identity { tenant: Arc::clone(&self.0), device: None, grants: Arc::default(), ended: None })
+        Ok(Identity {
+            tenant: Arc::clone(&self.0),
+            device: None,
+            grants: Arc::default(),
+            ended: None,
+            meter: None,
+            expires: None,
+        })
     }
 }

@@ -25,6 +25,8 @@ mod gatekeeper;
 mod grants;
 mod inbox;
 mod message;
+mod owner;
+pub mod quota;
 mod sender;
 
 pub use gatekeeper::{Credentials, Gatekeeper, Identity, OneTenant, Refusal, RefusalKind};
@@ -32,4 +34,5 @@ pub use grants::{GrantError, Grants};
 pub use inbox::{Failed, Inbox, Intake, Verdict, store};
 pub use message::{Delivery, Message, Retained};
 pub use model::Ticket;
+pub use owner::{belongs_to, owners};
 pub use sender::{ASSIGNED, Sender, is_assigned};

@@ -22,6 +22,8 @@ struct Message {
 pub struct Device {
     client: String,
     broker: SocketAddr,
+    /// User name and password.
+    credentials: Option<(String, String)>,
     stream: Option<TcpStream>,
     unacknowledged: VecDeque<Message>,
     next_id: u16,
@@ -34,11 +36,18 @@ impl Device {
         Self {
             client: client.to_owned(),
             broker,
+            credentials: None,
             stream: None,
             unacknowledged: VecDeque::new(),
             next_id: 1,
             partial: Vec::new(),
         }
+    }
+
+    /// The device with a user name and a password.
+    #[must_use]
+    pub fn with_password(self, user: &str, password: &str) -> Self {
+        Self { credentials: Some((user.to_owned(), password.to_owned())), ..self }
     }
 
     /// Number of unacknowledged messages.
@@ -57,7 +66,13 @@ impl Device {
         let mut stream = TcpStream::connect(self.broker)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let connect = Connect { client_id: &self.client, ..Connect::default() };
+        let credentials = self.credentials.as_ref();
+        let connect = Connect {
+            client_id: &self.client,
+            username: credentials.map(|(user, _)| user.as_str()),
+            password: credentials.map(|(_, password)| password.as_bytes()),
+            ..Connect::default()
+        };
         let mut out = Vec::new();
         mqtt_client::connect(&mut out, &connect);
         stream.write_all(&out)?;

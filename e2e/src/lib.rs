@@ -6,6 +6,7 @@
 //! Never: sleeps for a fixed time; retries until green.
 
 pub mod device;
+pub mod partition;
 pub mod picture;
 pub mod play;
 pub mod read;
@@ -216,7 +217,7 @@ pub fn python() -> anyhow::Result<PathBuf> {
     Ok(std::env::var_os("WEIR_TEST_PYTHON").context("WEIR_TEST_PYTHON is not set: run `cargo xtask test`")?.into())
 }
 
-/// The folder with MQTT.js.
+/// The folder with MQTT.js and oidc-provider.
 ///
 /// # Errors
 /// When `cargo xtask test` did not set the variable.

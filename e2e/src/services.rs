@@ -1,7 +1,8 @@
-//! Real servers: redis-server, mongod as a replica set of one member, influxd, Jaeger and Kafka,
-//! each on a free port with its data in a given folder.
+//! Real servers: redis-server, mongod as a replica set of one member, influxd, Jaeger, Kafka and
+//! PostgreSQL, each on a free port with its data in a given folder.
 
 mod kafka;
+mod postgres;
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,10 +17,13 @@ use mongodb::options::ClientOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use kafka::{Kafka, Record};
+pub use postgres::Postgres;
 
 /// Time-out of the start of a server.
 const WAIT: Duration = Duration::from_secs(60);
 const REPLICA_SET: &str = "weir";
+/// Folder in which Debian keeps the programs of each version of PostgreSQL.
+const POSTGRESQL: &str = "/usr/lib/postgresql";
 
 /// A server process. Killed when dropped, unless [`Server::leave`] was called.
 #[derive(Debug)]
@@ -41,7 +45,10 @@ pub fn find(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let services = std::env::var_os("WEIR_SERVICES").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/weir-services/bin"));
-    let mut places = std::env::split_paths(&path).chain(services).chain(home).map(|dir| dir.join(name));
+    let versions = std::fs::read_dir(POSTGRESQL).into_iter().flatten().filter_map(Result::ok);
+    let versions = versions.map(|version| version.path().join("bin"));
+    let places = std::env::split_paths(&path).chain(services).chain(home).chain(versions);
+    let mut places = places.map(|dir| dir.join(name));
     places
         .find(|place| place.is_file())
         .with_context(|| format!("{name} is missing: run `cargo xtask services install`"))
@@ -67,7 +74,9 @@ impl Server {
         std::fs::create_dir_all(dir)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
-        let (program, arguments) = (find(program)?, arguments(port));
+        // A path is one already.
+        let program = if program.contains('/') { program.into() } else { find(program)? };
+        let arguments = arguments(port);
         let child = spawn(&program, &arguments, dir)?;
         let mut server = Self { child, program, arguments, dir: dir.to_owned(), address, left: false };
         server.listening()?;

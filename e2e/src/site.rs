@@ -73,10 +73,23 @@ impl Site {
     /// # Errors
     /// When it does not start.
     pub fn start(&self, name: &str, roles: &str, mqtt: &str) -> anyhow::Result<Weir> {
+        self.start_on(name, roles, mqtt, &[])
+    }
+
+    /// Like [`Site::start`], with settings of its own.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_with(&self, name: &str, roles: &str, settings: &[(&str, &str)]) -> anyhow::Result<Weir> {
+        self.start_on(name, roles, "127.0.0.1:0", settings)
+    }
+
+    fn start_on(&self, name: &str, roles: &str, mqtt: &str, settings: &[(&str, &str)]) -> anyhow::Result<Weir> {
         let dir = self.folder(name);
         std::fs::create_dir_all(&dir)?;
         let own = [("WEIR_ROLES", roles), ("WEIR_REDIS_NODE", name)];
         let all = self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(own);
+        let all = all.chain(settings.iter().copied());
         Weir::start_with(&dir, mqtt, &all.collect::<Vec<_>>()).with_context(|| format!("start {name} as {roles}"))
     }
 

@@ -1,11 +1,12 @@
-//! Devices with secrets and callers with keys, from the first command on.
+//! Devices with secrets or keys, and callers with keys, from the first command on.
 
 use std::future::ready;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
+use base64::Engine;
 use serde_json::Value;
 use weir_e2e::{Weir, checked, program, wait_until};
 
@@ -184,6 +185,76 @@ async fn a_revoked_secret_and_a_deleted_key_end_what_they_opened() -> anyhow::Re
     site.weir.stop()
 }
 
+/// Runs openssl with some input, and returns its output.
+fn openssl(dir: &Path, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+    let output = Command::new("openssl").current_dir(dir).args(arguments).output()?;
+    ensure!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
+
+/// A token that ends in so many seconds from now, besides the grace of 30 seconds.
+fn sign(dir: &Path, kid: &str, ends: i64) -> anyhow::Result<String> {
+    let part = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let now = i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs())?;
+    let header = serde_json::json!({ "alg": "EdDSA", "kid": kid });
+    let claims = serde_json::json!({ "aud": "weir:default", "iat": now - 300, "exp": now + ends });
+    let message = format!("{}.{}", part(header.to_string().as_bytes()), part(claims.to_string().as_bytes()));
+    std::fs::write(dir.join("message"), &message)?;
+    let signature = openssl(dir, &["pkeyutl", "-sign", "-rawin", "-inkey", "key.pem", "-in", "message"])?;
+    Ok(format!("{message}.{}", part(&signature)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_signs_its_passwords_is_disconnected_when_they_expire() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = start(dir.path())?;
+    openssl(dir.path(), &["genpkey", "-algorithm", "ed25519", "-out", "key.pem"])?;
+    let private = dir.path().join("key.pem");
+    let private = private.to_str().context("a path in UTF-8")?;
+    let error = site.refused(&site.key, &["devices", "add", "pump-7", "--key", private])?;
+    ensure!(error.contains("private key") && error.contains("-pubout"), "{error}");
+    openssl(dir.path(), &["pkey", "-in", "key.pem", "-pubout", "-out", "public.pem"])?;
+    let public = dir.path().join("public.pem");
+    let answer = site.json(&site.key, &["devices", "add", "pump-7", "--key", public.to_str().context("UTF-8")?])?;
+    ensure!(answer["algorithm"] == "EdDSA" && answer["audience"] == "weir:default", "{answer}");
+    let id = text(&answer, "id")?;
+    ensure!(site.cli(&site.key, &["devices", "secrets", "pump-7"])?.contains("EdDSA"));
+    let publish =
+        |password: &str| site.publish("mqttv311", Some(("pump-7", password)), "pump-7", "devices/pump-7/telemetry");
+    checked("the device publishes", publish(&sign(dir.path(), &id, 60)?)?)?;
+    ensure!(!publish(&sign(dir.path(), &id, -31)?)?.status.success(), "an expired token was admitted");
+    ensure!(!publish(&sign(dir.path(), "0123456789AB", 60)?)?.status.success(), "an unknown id was admitted");
+    let port = site.weir.mqtt.port().to_string();
+    let mut subscribed = Command::new("mosquitto_sub")
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-V",
+            "mqttv5",
+            "-i",
+            "pump-7",
+            "-t",
+            "devices/pump-7/#",
+            "-u",
+            "pump-7",
+        ])
+        .args(["-P", &sign(dir.path(), &id, -27)?])
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let ended = wait_until("the session ends", BOUND, || ready(has_ended(&mut subscribed))).await;
+    // It connects again by itself and is refused.
+    subscribed.kill().ok();
+    subscribed.wait()?;
+    ended?;
+    let metrics = site.weir.get("/metrics")?;
+    ensure!(metrics.contains("token_expired"), "{metrics}");
+    site.cli(&site.key, &["devices", "revoke", "pump-7", &id])?;
+    ensure!(!publish(&sign(dir.path(), &id, 60)?)?.status.success(), "a revoked key was admitted");
+    site.weir.stop()
+}
+
 #[test]
 fn secrets_keys_and_audit_outlast_a_kill() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -252,5 +323,50 @@ fn a_suspended_tenant_is_refused_and_others_are_not() -> anyhow::Result<()> {
     checked("the other tenant publishes", publish(&own)?)?;
     site.cli(&site.key, &["tenants", "resume", "acme"])?;
     checked("acme publishes again", publish(&acme)?)?;
+    site.weir.stop()
+}
+
+#[tokio::test]
+async fn peppers_are_exchanged_while_devices_and_callers_use_their_secrets() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = start(dir.path())?;
+    let (_, secret) = site.add_device("d1")?;
+    let rotate = |arguments: &[&str]| -> anyhow::Result<Output> {
+        let mut command = Command::new(program("weir")?);
+        command.current_dir(dir.path()).args(["peppers", "rotate", "--config", "weir.toml"]).args(arguments);
+        Ok(command.output()?)
+    };
+    let last_use = || site.cli(&site.key, &["devices", "secrets", "d1", "--format", "csv"]);
+    let mut newest = ("d1".to_owned(), secret.clone());
+    for round in 1..=3 {
+        if round == 2 {
+            checked("prepare", rotate(&["--prepare"])?)?;
+            ensure!(!rotate(&["--prepare"])?.status.success(), "one is prepared already");
+        }
+        checked("rotate", rotate(&[])?)?;
+        let version = format!("\"weir.version\":{}", round + 1);
+        wait_until("the new peppers", BOUND, async || {
+            let log = std::fs::read_to_string(dir.path().join("weir.log"))?;
+            let is_read = log.lines().any(|line| line.contains("peppers are read") && line.contains(&version));
+            ensure!(is_read, "{log}");
+            Ok(())
+        })
+        .await?;
+        let before = last_use()?;
+        // Secrets of before, each used between two rotations, and the newest one.
+        for (device, secret) in [("d1", &secret), (&*newest.0, &newest.1)] {
+            let topic = format!("devices/{device}/telemetry");
+            let output = site.publish("5", Some((device, secret)), device, &topic)?;
+            ensure!(output.status.success(), "round {round}: {device} is refused: {output:?}");
+        }
+        let device = format!("d{}", round + 1);
+        newest.1 = site.add_device(&device)?.1;
+        newest.0 = device;
+        wait_until("the use is written", BOUND, async || {
+            ensure!(last_use()? != before, "{before}");
+            Ok(())
+        })
+        .await?;
+    }
     site.weir.stop()
 }

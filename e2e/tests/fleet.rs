@@ -257,7 +257,7 @@ async fn an_error_for_the_operator_ends_the_start_at_once_with_one_line() -> any
     if skipped("an_error_for_the_operator", &["redis-server", "mongod"])? {
         return Ok(());
     }
-    let mut site = Site::new(false, &[]).await?;
+    let mut site = Site::new(false, &[("WEIR_INSECURE", "true")]).await?;
     let user = mongodb::bson::doc! { "createUser": "reader", "pwd": "pw", "roles": [{ "role": "read", "db": "weir" }] };
     site.mongod.client().await?.database("admin").run_command(user).await?;
     let wrong = |text: String| text.replace("://", "://weir:wrong@");

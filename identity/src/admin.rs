@@ -1,19 +1,26 @@
 //! Changes of tenants and credentials, as the api and the command line make them.
 
+mod certificates;
 mod check;
+mod devices;
+mod issuers;
 #[cfg(test)]
 mod tests;
+
+pub use certificates::{NewAuthority, RevokedCertificate};
+pub use devices::NewDeviceCertificate;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use door::quota::{Limits, Usage};
 use model::{Clock, Nanos};
 
 use crate::registry::{
-    AuditEvent, AuditReport, Checkpoint, Created, Credential, CredentialKind, Error, KeyRights, Listed, Origin,
-    Registry, Result, Tenant, TenantState,
+    AuditEvent, AuditReport, Checkpoint, Class, Created, Credential, CredentialKind, Error, KeyRights, Listed, Origin,
+    Owner, Registry, Result, Tenant, TenantState, TenantUpdate,
 };
-use crate::{CredentialId, Gate, Peppers, Role, Secret, Token, TokenKind};
+use crate::{CredentialId, Gate, KeyAlgorithm, Peppers, Role, Secret, Token, TokenKind};
 
 /// Maximum entries of one page.
 const MAX_PAGE: usize = 1000;
@@ -49,6 +56,17 @@ pub struct NewApiKey {
     pub scopes: Vec<String>,
     /// Networks (CIDR) that it is valid from; empty is all.
     pub allowed_networks: Vec<String>,
+    /// Time from which it is no longer valid.
+    pub expires: Option<Nanos>,
+}
+
+/// A public key of a device to register.
+#[derive(Debug, Clone)]
+pub struct NewDeviceKey {
+    /// The key, PEM.
+    pub public_key: String,
+    /// The algorithm that it has to be for.
+    pub algorithm: Option<KeyAlgorithm>,
     /// Time from which it is no longer valid.
     pub expires: Option<Nanos>,
 }
@@ -101,52 +119,6 @@ impl Admin {
         Self { gate: Some(gate), ..self }
     }
 
-    /// Creates a secret of a device; the device need not have connected before.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`]; [`Error::NotFound`] without the tenant; [`Error::Limit`] when the device
-    /// has 3 secrets that are valid; [`Error::Unavailable`].
-    pub async fn create_device_secret(
-        &self,
-        tenant: &str,
-        device: &str,
-        expires: Option<Nanos>,
-        by: &By,
-    ) -> Result<CreatedDeviceSecret> {
-        let origin = self.origin("CreateDeviceCredential", by)?;
-        check::device(device)?;
-        let kind = CredentialKind::DeviceSecret { device: device.to_owned() };
-        let (credential, secret) = self.create(TokenKind::DeviceSecret, tenant, kind, expires, &origin).await?;
-        Ok(CreatedDeviceSecret { credential, secret })
-    }
-
-    /// Returns secrets of a device, or of all devices of the tenant in order of device and id,
-    /// those after `after`; at most 1000.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`], [`Error::Unavailable`].
-    pub async fn list_device_secrets(
-        &self,
-        tenant: &str,
-        device: Option<&str>,
-        after: Option<(&str, CredentialId)>,
-        limit: usize,
-    ) -> Result<Vec<Listed>> {
-        check::tenant(tenant)?;
-        device.map(check::device).transpose()?;
-        self.registry.device_secrets(tenant, device, after, limit.min(MAX_PAGE)).await
-    }
-
-    /// Deletes a secret of a device. Its sessions end.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
-    pub async fn delete_device_secret(&self, tenant: &str, device: &str, id: CredentialId, by: &By) -> Result<()> {
-        let origin = self.origin("DeleteDeviceCredential", by)?;
-        check::device(device)?;
-        self.delete(tenant, Some(device), id, &origin).await
-    }
-
     /// Creates an API key.
     ///
     /// # Errors
@@ -176,7 +148,7 @@ impl Admin {
     /// [`Error::Invalid`], [`Error::Unavailable`].
     pub async fn list_api_keys(&self, tenant: &str, after: Option<CredentialId>, limit: usize) -> Result<Vec<Listed>> {
         check::tenant(tenant)?;
-        self.registry.api_keys(tenant, after, limit.min(MAX_PAGE)).await
+        self.registry.tenant_credentials(tenant, Class::ApiKey, after, limit.min(MAX_PAGE)).await
     }
 
     /// Returns an API key.
@@ -202,7 +174,7 @@ impl Admin {
         if key.credential.rights().is_some_and(|rights| rights.role > by.role) {
             return Err(Error::NotFound(format!("credential {id}")));
         }
-        self.delete(tenant, None, id, &origin).await
+        self.delete(tenant, Owner::Tenant(Class::ApiKey), id, &origin).await
     }
 
     /// Creates a tenant.
@@ -219,6 +191,7 @@ impl Admin {
             state: TenantState::Active,
             created: origin.at,
             version: 1,
+            limits: Limits::default(),
         };
         let Created { row, is_repeat } = self.registry.create_tenant(tenant, &origin).await?;
         Ok(CreatedTenant { tenant: row, is_repeat })
@@ -239,6 +212,32 @@ impl Admin {
     /// [`Error::Unavailable`].
     pub async fn list_tenants(&self, after: &str, limit: usize) -> Result<Vec<Tenant>> {
         self.registry.tenants(after, limit.min(MAX_PAGE)).await
+    }
+
+    /// Changes a tenant. The answer is the tenant as it is then.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Conflict`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn update_tenant(&self, id: &str, update: &TenantUpdate, by: &By) -> Result<Tenant> {
+        let origin = self.origin("UpdateTenant", by)?;
+        check::tenant(id)?;
+        update.display_name.as_deref().map(|name| check::text("display_name", name)).transpose()?;
+        let tenant = self.registry.update_tenant(id, update, &origin).await?;
+        if let Some(gate) = &self.gate {
+            gate.limit(id, tenant.limits);
+        }
+        Ok(tenant)
+    }
+
+    /// Returns the use that a tenant has made of this process since its start; `None` when none of
+    /// its credentials was used.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn tenant_usage(&self, id: &str) -> Result<(Tenant, Option<Usage>)> {
+        let tenant = self.get_tenant(id).await?;
+        let meter = self.gate.as_ref().and_then(|gate| gate.meter(id));
+        Ok((tenant, meter.map(|meter| meter.usage())))
     }
 
     /// Suspends a tenant. Its sessions and streams end, its data is kept.
@@ -299,15 +298,15 @@ impl Admin {
             kind,
             created: origin.at,
             expires,
-            digest: self.peppers.digest(&token),
+            digest: Some(self.peppers.digest(&token)),
         };
         let Created { row, is_repeat } = self.registry.create_credential(credential, origin).await?;
         Ok((row, (!is_repeat).then(|| token.text())))
     }
 
-    async fn delete(&self, tenant: &str, device: Option<&str>, id: CredentialId, origin: &Origin) -> Result<()> {
+    async fn delete(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
         check::tenant(tenant)?;
-        self.registry.delete_credential(tenant, device, id, origin).await?;
+        self.registry.delete_credential(tenant, owner, id, origin).await?;
         if let Some(gate) = &self.gate {
             gate.revoke(&id);
         }

@@ -8,18 +8,34 @@
 //! Never: knows a protocol, a reading or a store of readings.
 
 mod admin;
+mod certificate;
 mod gate;
+mod oauth;
 mod principal;
+mod public_key;
 mod registry;
 mod role;
 mod secret;
 
-pub use admin::{Admin, By, CreatedApiKey, CreatedDeviceSecret, CreatedTenant, NewApiKey};
+pub use admin::{
+    Admin, By, CreatedApiKey, CreatedDeviceSecret, CreatedTenant, NewApiKey, NewAuthority, NewDeviceCertificate,
+    NewDeviceKey, RevokedCertificate,
+};
+pub use certificate::{Authority, CertificateIdentity};
+pub use door::quota;
 pub use gate::{Gate, Topics};
+#[cfg(any(test, feature = "testing"))]
+pub use oauth::testing;
+pub use oauth::{
+    Algorithm, Claims, Fetch, FetchError, Fetched, HttpFetch, Issuer, Reach, RoleOfClaim, TokenError, TokenFault,
+    TokenIssuer, UnverifiedToken, ValidToken,
+};
 pub use principal::{Authenticator, Denied, Open, Presented, Principal};
+pub use public_key::KeyAlgorithm;
 pub use registry::{
-    AuditEvent, AuditReport, Change, ChangeKind, Changes, Checkpoint, Created, Credential, CredentialKind, Denial,
-    EmbeddedRegistry, Error, Fault, Found, INSTALLATION, KeyRights, Listed, Origin, Registry, Tenant, TenantState, Use,
+    AuditEvent, AuditReport, Change, ChangeKind, Changes, Checkpoint, Class, Created, Credential, CredentialKind,
+    Denial, EmbeddedRegistry, Error, Fault, Found, INSTALLATION, KeyRights, Listed, MongoOptions, MongoRegistry,
+    Origin, Owner, PostgresOptions, PostgresRegistry, Registry, RoleBinding, Tenant, TenantState, TenantUpdate, Use,
 };
 pub use role::Role;
 pub use secret::{CredentialId, Digest, PepperError, Peppers, Secret, Token, TokenKind};

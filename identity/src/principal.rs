@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use door::quota::CallerMeter;
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,8 @@ pub struct Principal {
     pub networks: Arc<[IpNet]>,
     /// Cancelled when the credential is revoked or expires.
     pub ended: CancellationToken,
+    /// Holds its calls and streams to the limits of the tenant; `None` without limits.
+    pub meter: Option<CallerMeter>,
 }
 
 impl Principal {
@@ -55,6 +58,7 @@ impl Principal {
             scopes: None,
             networks: Arc::default(),
             ended: CancellationToken::new(),
+            meter: None,
         }
     }
 
@@ -76,7 +80,9 @@ impl Principal {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
     /// No credential was presented.
-    #[error("the call has no credential: send `authorization: Bearer` with an API key (weir keys add)")]
+    #[error(
+        "the call has no credential: send `authorization: Bearer` with an API key (weir keys add) or an access token"
+    )]
     Missing,
     /// The credential is malformed, unknown, wrong, expired or revoked. One answer for all of them.
     #[error("the credential is not valid: it may be wrong, expired or revoked")]
@@ -84,6 +90,9 @@ pub enum Denied {
     /// The credential is limited to other networks.
     #[error("the credential is not valid from this address")]
     Network,
+    /// The access token is valid, and its principal has no role.
+    #[error("{0} has no role in the tenant: an administrator of the tenant gives it one (weir roles grant)")]
+    NoRole(Arc<str>),
     /// The tenant is suspended.
     #[error("the tenant is suspended")]
     Suspended,

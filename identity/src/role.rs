@@ -56,8 +56,21 @@ fn least(permission: &str) -> Option<Role> {
             Role::Viewer
         }
         "deadLetters.list" | "deadLetters.get" | "deadLetters.replay" => Role::Operator,
-        "credentials.create" | "credentials.list" | "credentials.delete" => Role::Admin,
-        "apiKeys.create" | "apiKeys.list" | "apiKeys.delete" | "audit.read" => Role::TenantAdmin,
+        "credentials.create" | "credentials.list" | "credentials.delete" | "certificates.revoke" => Role::Admin,
+        "apiKeys.create"
+        | "apiKeys.list"
+        | "apiKeys.delete"
+        | "authorities.create"
+        | "authorities.list"
+        | "authorities.delete"
+        | "issuers.create"
+        | "issuers.list"
+        | "issuers.delete"
+        | "roleBindings.create"
+        | "roleBindings.list"
+        | "roleBindings.delete"
+        | "audit.read"
+        | "usage.get" => Role::TenantAdmin,
         "status.get" | "exports.list" | "exports.pause" | "exports.resume" | "exports.rewind" | "tenants.create"
         | "tenants.get" | "tenants.list" | "tenants.update" | "tenants.delete" => Role::Installation,
         _ => return None,

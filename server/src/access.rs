@@ -1,39 +1,113 @@
-//! The registry of the data folder: tenants, credentials and the audit.
+//! The registry of tenants, credentials and the audit, and the peppers of its secrets.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use identity::{Admin, EmbeddedRegistry, Gate, Peppers, Registry, Topics};
+use identity::{
+    Admin, EmbeddedRegistry, Error, Gate, MongoOptions, MongoRegistry, Peppers, PostgresOptions, PostgresRegistry,
+    Registry, Topics,
+};
 use model::SystemClock;
+use tokio_util::sync::CancellationToken;
 
-use crate::config::Auth;
+use crate::cli::{PeppersRotate, RunOptions};
+use crate::client::output::remark;
+use crate::config::{self, Config, Place};
+use crate::run::startup::Startup;
 
-/// The open registry of a data folder.
+/// An open registry.
 pub(crate) struct Access {
-    registry: EmbeddedRegistry,
+    registry: Arc<dyn Registry>,
+    /// The same one, when it is a file of the data folder.
+    embedded: Option<EmbeddedRegistry>,
     peppers: Arc<Peppers>,
+    /// The file of the peppers.
+    path: PathBuf,
 }
 
 impl Access {
-    /// Opens the registry in a data folder; creates it when there is none.
+    /// Opens the registry, and waits for its server.
     ///
     /// # Errors
-    /// Names the file and what to do.
-    pub(crate) async fn open(data: &Path) -> anyhow::Result<Self> {
-        let peppers = Arc::new(Peppers::open(&data.join(PEPPERS))?);
-        let path = data.join(REGISTRY);
-        let registry = EmbeddedRegistry::open(path.clone())?;
-        registry
-            .match_peppers(peppers.fingerprints())
-            .await
-            .with_context(|| format!("{} and {PEPPERS} do not belong together", path.display()))?;
-        Ok(Self { registry, peppers })
+    /// Names the file or the key and what to do.
+    pub(crate) async fn open(config: &Config, data: &Path, startup: &Startup) -> anyhow::Result<Self> {
+        let peppers = peppers(config, data, false)?;
+        let passes = |error: &Error| matches!(error, Error::Unavailable(_)) && config.auth.place() != Place::Embedded;
+        let opened = startup.wait_for(SERVER, passes, || connect(config, data, &peppers)).await;
+        Self::of(config, opened, peppers, data)
     }
 
-    /// The registry, for a backup.
-    pub(crate) fn registry(&self) -> EmbeddedRegistry {
-        self.registry.clone()
+    /// Opens the registry, if its server responds now. The first one to do so makes the peppers.
+    ///
+    /// # Errors
+    /// As [`Access::open`].
+    pub(crate) async fn create(config: &Config, data: &Path) -> anyhow::Result<Self> {
+        let path = peppers_in(config, data);
+        let is_new = !path.exists();
+        let peppers = peppers(config, data, true)?;
+        let opened = connect(config, data, &peppers).await;
+        // When no answer came, the registry may know the new ones.
+        if is_new && matches!(&opened, Err(error) if !matches!(error, Error::Unavailable(_))) {
+            std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Self::of(config, opened, peppers, data)
+    }
+
+    fn of(config: &Config, opened: Result<Opened, Error>, peppers: Arc<Peppers>, data: &Path) -> anyhow::Result<Self> {
+        let (registry, embedded) = opened.with_context(|| match config.auth.place() {
+            Place::Embedded => format!("`{REGISTRY}` in the data folder, with its secrets in `{PEPPERS}`"),
+            _ => "`auth.registry`".to_owned(),
+        })?;
+        Ok(Self { registry, embedded, peppers, path: peppers_in(config, data) })
+    }
+
+    /// The registry of the data folder, for a backup.
+    pub(crate) fn embedded(&self) -> Option<EmbeddedRegistry> {
+        self.embedded.clone()
+    }
+
+    /// Reads the file of peppers again when it changes, until it is stopped: a rotation needs no
+    /// restart.
+    pub(crate) async fn follow(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(PEPPERS_PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut seen, mut reported) = (stamp(&self.path), String::new());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let now = stamp(&self.path);
+            if now == seen {
+                continue;
+            }
+            match self.reload().await {
+                Ok(()) => {
+                    tracing::info!(version = self.peppers.version(), "peppers are read again");
+                    seen = now;
+                    reported.clear();
+                }
+                // Tried again: the registry may be away.
+                Err(error) => {
+                    let error = format!("{error:#}; the peppers that were read before stay in use");
+                    if error != reported {
+                        tracing::error!("{error}");
+                        reported = error;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn reload(&self) -> anyhow::Result<()> {
+        let new = Peppers::read(&self.path)?.with_context(|| format!("{} is gone", self.path.display()))?;
+        self.registry.match_peppers(new.fingerprints()).await.with_context(|| self.path.display().to_string())?;
+        self.peppers.replace(&new);
+        Ok(())
     }
 
     /// Logs what to do when there is no key that a caller could have.
@@ -47,27 +121,118 @@ impl Access {
         Ok(())
     }
 
-    fn port(&self) -> Arc<dyn Registry> {
-        Arc::new(self.registry.clone())
-    }
-
     /// The changes that operators make.
     pub(crate) fn admin(&self) -> Admin {
-        Admin::new(self.port(), Arc::clone(&self.peppers), Arc::new(SystemClock))
+        Admin::new(Arc::clone(&self.registry), Arc::clone(&self.peppers), Arc::new(SystemClock))
     }
 
-    /// The check of devices and callers. It remembers those that were admitted in this many bytes.
+    /// The check of devices and callers. It remembers those that were admitted within its share of
+    /// the memory.
     ///
     /// # Errors
     /// Names the key of a topic that cannot be used.
-    pub(crate) fn gate(&self, config: &Auth, bytes: usize) -> anyhow::Result<Gate> {
-        let topics = Topics { publish: config.publish.clone(), subscribe: config.subscribe.clone() };
-        let gate = Gate::new(self.port(), Arc::clone(&self.peppers), topics, Arc::new(SystemClock))
+    pub(crate) fn gate(&self, config: &Config) -> anyhow::Result<Gate> {
+        let topics = Topics { publish: config.auth.publish.clone(), subscribe: config.auth.subscribe.clone() };
+        let gate = Gate::new(Arc::clone(&self.registry), Arc::clone(&self.peppers), topics, Arc::new(SystemClock))
             .context("`auth.publish` or `auth.subscribe` holds a topic that cannot be used")?;
-        Ok(gate.within(bytes))
+        Ok(gate.within(config.shares().credentials).with_issuers(Arc::new(config.auth.fetch()?)))
     }
 }
 
+type Opened = (Arc<dyn Registry>, Option<EmbeddedRegistry>);
+
+/// Opens the file of peppers. It is made with the registry, which may be long before this process
+/// first starts.
+fn peppers(config: &Config, data: &Path, creates: bool) -> anyhow::Result<Arc<Peppers>> {
+    let path = peppers_in(config, data);
+    let is_own = config.auth.place() == Place::Embedded && config.auth.peppers.as_os_str().is_empty();
+    anyhow::ensure!(
+        creates || is_own || path.exists(),
+        "{} does not exist: set `auth.peppers` to a copy of the file `{PEPPERS}` that `weir init` made, in the data folder in \
+         which it ran; without a registry yet, run `weir init` here",
+        path.display()
+    );
+    Ok(Arc::new(Peppers::open(&path)?))
+}
+
+/// The file of peppers.
+pub(crate) fn peppers_in(config: &Config, data: &Path) -> PathBuf {
+    match config.auth.peppers.as_os_str().is_empty() {
+        true => data.join(PEPPERS),
+        false => config.auth.peppers.clone(),
+    }
+}
+
+/// Opens the registry once, and compares the peppers with it.
+async fn connect(config: &Config, data: &Path, peppers: &Peppers) -> Result<Opened, Error> {
+    let (registry, embedded): Opened = match config.auth.place() {
+        Place::Embedded => {
+            let registry = EmbeddedRegistry::open(data.join(REGISTRY))?;
+            (Arc::new(registry.clone()), Some(registry))
+        }
+        Place::Postgresql(url) => (Arc::new(PostgresRegistry::connect(&url, PostgresOptions::default()).await?), None),
+        Place::Mongodb => {
+            let server = &config.mongodb;
+            let options = MongoOptions {
+                collection_prefix: format!("{}registry_", server.collection_prefix),
+                ..MongoOptions::default()
+            };
+            (Arc::new(MongoRegistry::connect(&server.uri, &server.database, options).await?), None)
+        }
+    };
+    registry.match_peppers(peppers.fingerprints()).await?;
+    Ok((registry, embedded))
+}
+
+/// Connects to the registry of a server, and compares the peppers with it.
+///
+/// # Errors
+/// The error of the registry.
+pub(crate) async fn check(config: &Config) -> Result<(), Error> {
+    let peppers = peppers(config, &config.data_dir, false);
+    let peppers = peppers.map_err(|error| Error::NeedsOperator(format!("{error:#}")))?;
+    connect(config, &config.data_dir, &peppers).await.map(drop)
+}
+
+/// A value that changes when a file is replaced or written.
+fn stamp(path: &Path) -> Option<(u64, u64, SystemTime)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
+}
+
+/// `weir peppers rotate`: replaces the file of peppers. A process that runs reads it within
+/// seconds.
+///
+/// # Errors
+/// Names the file and what to do.
+pub(crate) fn rotate(options: &PeppersRotate) -> anyhow::Result<ExitCode> {
+    let (config, data_dir) = (options.config.clone(), options.data_dir.clone());
+    let config = config::load(&RunOptions { config, data_dir, ..RunOptions::default() }.sources()?)?.config;
+    let path = peppers_in(&config, &config.data_dir);
+    let old = Peppers::read(&path)?;
+    let old = old.with_context(|| format!("{} does not exist: `weir init` makes it", path.display()))?;
+    let new = match options.prepare {
+        true => old.prepared()?.with_context(|| {
+            let shown = path.display();
+            format!(
+                "a pepper is prepared already in {shown}: copy the file to every process, then run it without --prepare"
+            )
+        })?,
+        false => old.rotated()?,
+    };
+    new.write(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let done = match options.prepare {
+        true => "has a new pepper that is not in use yet: copy it to every process, then run it without --prepare",
+        false => "has a new pepper; secrets move to it when they are used, and have to before the next rotation",
+    };
+    remark(&format!("{} {done}.", path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Time between two looks at the file of peppers.
+const PEPPERS_PERIOD: Duration = Duration::from_secs(1);
+/// Name of the server of a registry, in the reasons of a wait.
+const SERVER: &str = "registry";
 /// The registry, in a data folder.
 pub(crate) const REGISTRY: &str = "registry.redb";
 /// The keys of its credentials, in a data folder.

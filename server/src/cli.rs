@@ -29,6 +29,9 @@ pub(crate) enum Command {
     ///
     /// With a configuration that is there already, only a new key is made. Weir must not run.
     Init(InitOptions),
+    /// Exchange the peppers that secrets are kept under, also while Weir runs
+    #[command(subcommand)]
+    Peppers(PeppersCommand),
     /// Print the commented default configuration, or check a file
     Config(ConfigOptions),
     #[command(flatten)]
@@ -41,6 +44,8 @@ pub(crate) enum Command {
     Map(MapOptions),
     /// Fill an export again, from the log and the history, after its system lost what it was given
     Refill(RefillOptions),
+    /// Make a private authority, and certificates from it
+    Tls(TlsOptions),
     /// Cut a damaged log at its first damage, so that Weir starts again
     Repair(RepairOptions),
     /// Copy what the data folder holds to a new folder, also while Weir runs
@@ -74,7 +79,7 @@ pub(crate) struct RunOptions {
     /// Roles of this process [default: all]
     #[arg(long, value_name = "ROLES", value_delimiter = ',')]
     pub(crate) roles: Vec<Role>,
-    /// Listen on addresses that others can reach although nothing is encrypted yet
+    /// Listen on addresses that others can reach without encryption or authentication
     #[arg(long)]
     pub(crate) insecure: bool,
 }
@@ -113,6 +118,31 @@ pub(crate) struct InitOptions {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+/// Commands of `weir peppers`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeppersCommand {
+    /// Put a new pepper in place of the current one
+    ///
+    /// Secrets that are kept under the one before the current one are no longer valid then. The
+    /// processes read the file within seconds. Where several share a registry, prepare first, and
+    /// copy the file to all of them after each of the two commands.
+    Rotate(PeppersRotate),
+}
+
+/// Options of `weir peppers rotate`.
+#[derive(Debug, Args)]
+pub(crate) struct PeppersRotate {
+    /// Only add a pepper, which the next rotation puts in place
+    #[arg(long)]
+    pub(crate) prepare: bool,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
 /// Options of `weir config`.
 #[derive(Debug, Args)]
 pub(crate) struct ConfigOptions {
@@ -140,6 +170,9 @@ pub(crate) struct DoctorOptions {
     /// Server to query [default: the gRPC address of the configuration]
     #[arg(long, value_name = "URL", env = "WEIR_SERVER")]
     pub(crate) server: Option<String>,
+    /// PEM file of the authority of that server's certificate
+    #[arg(long, value_name = "FILE", env = "WEIR_CA")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 /// Options of `weir map`.
@@ -182,9 +215,48 @@ pub(crate) struct RefillOptions {
     /// Server that holds the history [default: the gRPC address of the configuration]
     #[arg(long, value_name = "URL", env = "WEIR_SERVER")]
     pub(crate) server: Option<String>,
+    /// PEM file of the authority of that server's certificate
+    #[arg(long, value_name = "FILE", env = "WEIR_CA")]
+    pub(crate) ca: Option<PathBuf>,
     /// Tenant; `-` is your own
     #[arg(long, default_value = "-", env = "WEIR_TENANT", hide_env = true)]
     pub(crate) tenant: String,
+}
+
+/// Options of `weir tls`.
+#[derive(Debug, Args)]
+pub(crate) struct TlsOptions {
+    #[command(subcommand)]
+    pub(crate) command: TlsCommand,
+}
+
+/// Commands of `weir tls`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TlsCommand {
+    /// Make a certificate for this server, and the authority if the folder has none
+    Create {
+        /// Folder of the files
+        #[arg(long, value_name = "DIR", default_value = "tls")]
+        dir: PathBuf,
+        /// Host name or address under which clients reach the server; may be repeated. Those of
+        /// this machine are always in the certificate.
+        #[arg(long, value_name = "HOST")]
+        host: Vec<String>,
+        /// Replace a certificate that is there
+        #[arg(long)]
+        renew: bool,
+    },
+    /// Make a certificate for a device or another client
+    Client {
+        /// Name of the client, as the id of a device
+        name: String,
+        /// Folder of the authority
+        #[arg(long, value_name = "DIR", default_value = "tls")]
+        dir: PathBuf,
+        /// Replace a certificate that is there
+        #[arg(long)]
+        renew: bool,
+    },
 }
 
 /// Options of `weir repair`.

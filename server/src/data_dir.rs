@@ -27,11 +27,17 @@ pub(crate) struct Addresses {
     /// Devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mqtt: Option<SocketAddr>,
+    /// Devices, over TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mqtts: Option<SocketAddr>,
     /// Third parties.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) grpc: Option<SocketAddr>,
     /// Health, metrics and the status page.
     pub(crate) http: SocketAddr,
+    /// gRPC and HTTP are encrypted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) tls: bool,
     /// The other processes of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fleet: Option<SocketAddr>,

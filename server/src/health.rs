@@ -2,18 +2,16 @@
 //! client.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::body::Body;
-use axum::http::Uri;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 
 use crate::cli::HealthOptions;
-use crate::config::{self, Sources};
+use crate::config::{self, Config, Sources};
+use crate::local::{Local, reachable};
 use crate::run::state::Readiness;
 
 /// Time within which a healthy process answers.
@@ -27,8 +25,8 @@ const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// # Errors
 /// When no process answers.
 pub(crate) fn run(options: &HealthOptions) -> anyhow::Result<ExitCode> {
-    let address = address(options)?;
-    let readiness = at(address)?;
+    let (config, address) = address(options)?;
+    let readiness = at(&config, address)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", readiness.word())?;
     for reason in &readiness.reasons {
@@ -37,23 +35,25 @@ pub(crate) fn run(options: &HealthOptions) -> anyhow::Result<ExitCode> {
     Ok(if readiness.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The readiness of the process at `address`.
+/// The readiness of the process with this configuration at `address`.
 ///
 /// # Errors
 /// When no process answers there.
-pub(crate) fn at(address: SocketAddr) -> anyhow::Result<Readiness> {
+pub(crate) fn at(config: &Config, address: SocketAddr) -> anyhow::Result<Readiness> {
+    let local = Local::new(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
-    match runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(address)).await }) {
+    match runtime.block_on(async { tokio::time::timeout(PATIENCE, ask(&local, address)).await }) {
         Ok(readiness) => readiness,
         Err(_) => bail!("{address} does not answer within {PATIENCE:?}: check the log of the process"),
     }
 }
 
-/// The address at which a process with this configuration answers on its own machine.
-fn address(options: &HealthOptions) -> anyhow::Result<SocketAddr> {
+/// The configuration, and the address at which a process with it answers on its own machine.
+fn address(options: &HealthOptions) -> anyhow::Result<(Config, SocketAddr)> {
     let mut sources = Sources::of_process(options.config.clone());
     sources.flags.extend(options.http.clone().map(|address| ("http.address", address)));
-    let text = config::load(&sources)?.config.http.address;
+    let config = config::load(&sources)?.config;
+    let text = &config.http.address;
     let address: SocketAddr = text.parse().with_context(|| {
         format!("cannot parse http.address {text:?} as an address and a port: use the form 127.0.0.1:8080")
     })?;
@@ -62,20 +62,14 @@ fn address(options: &HealthOptions) -> anyhow::Result<SocketAddr> {
             "http.address {text} stands for any free port: set the actual one with --http (see addresses.json in the data folder)"
         );
     }
-    Ok(match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
-        _ => address,
-    })
+    Ok((config, reachable(address)))
 }
 
-async fn ask(address: SocketAddr) -> anyhow::Result<Readiness> {
+async fn ask(local: &Local, address: SocketAddr) -> anyhow::Result<Readiness> {
     let silent = || {
         format!("no weir process answers at {address}: start one with `weir run`, or set another address with --http")
     };
-    let uri = Uri::builder().scheme("http").authority(address.to_string()).path_and_query("/health/ready").build()?;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
-    let answer = client.get(uri).await.with_context(silent)?;
+    let answer = local.client().get(local.uri(address, "/health/ready")?).await.with_context(silent)?;
     let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.with_context(silent)?;
     serde_json::from_slice(&body)
         .with_context(|| format!("the program that listens on {address} is not weir: set another address with --http"))

@@ -11,7 +11,7 @@ use identity::{By, NewApiKey, Role};
 use crate::access::Access;
 use crate::cli::InitOptions;
 use crate::client::output::remark;
-use crate::config::{self, Sources};
+use crate::config::{self, Config, Sources};
 use crate::data_dir::DataDir;
 
 /// Name of the configuration file that `weir run` reads by itself.
@@ -26,7 +26,10 @@ const VALIDITY: i64 = 365 * 24 * 3600;
 pub(crate) fn run(options: &InitOptions) -> anyhow::Result<ExitCode> {
     let path = options.config.clone().unwrap_or_else(|| FILE.into());
     let is_new = !path.exists();
-    let mut sources = Sources::of_process((!is_new).then(|| path.clone()));
+    let mut sources = match is_new {
+        true => Sources::of_process(None).without_file(),
+        false => Sources::of_process(Some(path.clone())),
+    };
     if let Some(dir) = &options.data_dir {
         let dir = dir.to_str().with_context(|| format!("--data-dir is not UTF-8: {}", dir.display()))?;
         sources.flags.push(("data_dir", dir.to_owned()));
@@ -42,7 +45,7 @@ pub(crate) fn run(options: &InitOptions) -> anyhow::Result<ExitCode> {
     );
     let data = DataDir::open(&config.data_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
-    let key = runtime.block_on(create_key(data.path()))?;
+    let key = runtime.block_on(create_key(&config, data.path()))?;
     if is_new {
         write(&path, &text(options)?)?;
         remark(&format!("{} is written, with authentication on. Start Weir with `weir run`.", path.display()));
@@ -56,8 +59,8 @@ pub(crate) fn run(options: &InitOptions) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn create_key(data: &Path) -> anyhow::Result<String> {
-    let admin = Access::open(data).await?.admin();
+async fn create_key(config: &Config, data: &Path) -> anyhow::Result<String> {
+    let admin = Access::create(config, data).await?.admin();
     match admin.create_tenant(model::DEFAULT_TENANT, "", &By::local()).await {
         Ok(_) | Err(identity::Error::Exists(_)) => {}
         Err(error) => return Err(error.into()),

@@ -19,12 +19,14 @@ mod exports;
 mod health;
 mod http;
 mod init;
+mod local;
 mod logs;
 mod map;
 mod refill;
 mod repair;
 mod run;
 mod supervise;
+mod tls_files;
 mod traces;
 
 use std::process::ExitCode;
@@ -55,9 +57,11 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
     match command {
         cli::Command::Run(options) => run::run(&options),
         cli::Command::Init(options) => init::run(&options),
+        cli::Command::Peppers(cli::PeppersCommand::Rotate(options)) => access::rotate(&options),
         cli::Command::Config(options) => cli::config(&options).map(|()| ExitCode::SUCCESS),
         cli::Command::Map(options) => map::run(&options),
         cli::Command::Refill(options) => refill::run(&options),
+        cli::Command::Tls(options) => tls_files::run(&options).map(|()| ExitCode::SUCCESS),
         cli::Command::Repair(options) => repair::run(&options),
         cli::Command::Backup(options) => backup::command::run(&options),
         cli::Command::Restore(options) => backup::restore::run(&options),

@@ -26,7 +26,7 @@ use proto::v1::{
 use stores::{Block, BlockId, Column, ColumnData};
 
 use crate::cli::RefillOptions;
-use crate::client::{self, client, output, refused, time};
+use crate::client::{self, Target, client, output, refused, time};
 use crate::config::{self, Sources};
 use crate::exports;
 
@@ -56,8 +56,8 @@ async fn fill(options: &RefillOptions) -> anyhow::Result<ExitCode> {
              from elsewhere: restore them from a backup"
         );
     };
-    let server = options.server.clone().unwrap_or_else(|| config.grpc.address.clone());
-    let channel = client::connect(&server).await?;
+    let target = Target::given_or_of(options.server.as_ref(), options.ca.as_ref(), &config);
+    let channel = client::connect(target).await?;
     let mut control = client!(ExportServiceClient<_>, channel.clone());
     let request = RewindExportRequest { name: names::export(name), to_time: Some(time::to_proto(since)) };
     let rewound = control.rewind_export(request).await.map_err(|s| refused(&s))?.into_inner();

@@ -28,6 +28,9 @@ pub(crate) enum Command {
     Replay(ReplayOptions),
     /// Measure throughput and PUBACK latency.
     Bench(Load),
+    /// Create a secret in Weir for each device of a scenario, and print them as CSV, for
+    /// --credentials.
+    Credentials(CredentialsOptions),
     /// List the built-in scenarios, or print one as a template.
     Scenarios {
         /// Scenario to print.
@@ -82,6 +85,32 @@ pub(crate) struct PlayOptions {
     /// Give up when no device could connect for this long.
     #[arg(long, default_value = "15s", value_parser = parse_duration)]
     pub(crate) patience: Duration,
+    /// Passwords of the devices: CSV with the columns device and password, as `weir-sim
+    /// credentials` prints.
+    #[arg(long)]
+    pub(crate) credentials: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct CredentialsOptions {
+    /// A built-in scenario, or a TOML file; without it, the devices of --bench.
+    #[arg(required_unless_present = "bench", conflicts_with = "bench")]
+    pub(crate) scenario: Option<String>,
+    /// Share of the devices, as for `weir-sim run`.
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) devices: f64,
+    /// The first devices of `weir-sim bench`: so many.
+    #[arg(long)]
+    pub(crate) bench: Option<usize>,
+    /// gRPC address of Weir.
+    #[arg(long, default_value = "http://127.0.0.1:50051")]
+    pub(crate) server: String,
+    /// API key of the role admin, at least.
+    #[arg(long, env = "WEIR_API_KEY", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Tenant of the devices.
+    #[arg(long, env = "WEIR_TENANT", default_value = "default")]
+    pub(crate) tenant: String,
 }
 
 #[derive(Args)]
@@ -126,8 +155,8 @@ pub(crate) struct TargetOptions {
     /// gRPC address of Weir, for example http://127.0.0.1:50051.
     #[arg(long)]
     server: Option<String>,
-    /// Bearer token for Weir.
-    #[arg(long, env = "WEIR_TOKEN", hide_env_values = true)]
+    /// API key for Weir.
+    #[arg(long, env = "WEIR_API_KEY", hide_env_values = true)]
     token: Option<String>,
     /// Connection string of MongoDB, to verify it directly:
     /// mongodb://127.0.0.1:27017/weir?replicaSet=rs0

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use weir_simulators::credentials::{self, Credentials};
 use weir_simulators::fleet::{self, Options};
 use weir_simulators::ledger::Ledger;
 use weir_simulators::oracle::{self, StoreReport, Targets};
@@ -15,19 +16,20 @@ use weir_simulators::replay;
 use weir_simulators::report::{Summary, html};
 use weir_simulators::scenario::{self, SHIPPED, Scenario};
 
-use cli::{Arguments, Command, Output, PlayOptions, RunOptions, ScenarioOptions, VerifyOptions};
+use cli::{Arguments, Command, CredentialsOptions, Output, PlayOptions, RunOptions, ScenarioOptions, VerifyOptions};
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Run(options) => run(&options),
         Command::Verify(options) => verify(&options),
         Command::Replay(options) => {
-            let played = replay::replay(&options.file, &options.replay(), &self::options(&options.play))?;
+            let played = replay::replay(&options.file, &options.replay(), &self::options(&options.play)?)?;
             let summary = Summary::of_file(&options.file.display().to_string(), &played);
             output(&summary, &played.samples, &options.output)?;
             Ok(ended(&summary, summary.all_taken()))
         }
         Command::Bench(load) => bench(&load),
+        Command::Credentials(options) => credentials(&options),
         Command::Scenarios { name } => {
             match name {
                 None => SHIPPED.iter().for_each(|(name, _)| println!("{name}\t{}", about(name))),
@@ -60,14 +62,32 @@ fn load(options: &ScenarioOptions) -> anyhow::Result<(Scenario, std::path::PathB
     Ok((scenario, folder))
 }
 
-fn options(play: &PlayOptions) -> Options {
-    Options {
+fn options(play: &PlayOptions) -> anyhow::Result<Options> {
+    Ok(Options {
         broker: play.broker,
         per_source: play.per_source,
         threads: play.threads,
         quiet: play.quiet,
         patience: play.patience,
-    }
+        credentials: play.credentials.as_deref().map(Credentials::read).transpose()?.unwrap_or_default(),
+    })
+}
+
+fn credentials(options: &CredentialsOptions) -> anyhow::Result<ExitCode> {
+    let names: Vec<String> = match (&options.scenario, options.bench) {
+        (Some(name), _) => {
+            let (scenario, folder) = scenario::load(name)?;
+            let scenario = scenario.scaled(options.devices, 1.0);
+            plan::devices(&scenario, &folder, 0)?.iter().map(|device| device.id.as_ref().to_owned()).collect()
+        }
+        (None, count) => (0..count.unwrap_or_default()).map(|number| format!("sim-{number}")).collect(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let weir = oracle::Weir::connect(&options.server, options.token.as_deref()).await?;
+        credentials::create(&weir, &options.tenant, names, std::io::stdout().lock()).await
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
@@ -80,7 +100,7 @@ fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
             &kept
         }
     };
-    let outcome = fleet::run(&scenario, &folder, ledger, &options(&arguments.play)).and_then(|played| {
+    let outcome = fleet::run(&scenario, &folder, ledger, &options(&arguments.play)?).and_then(|played| {
         let targets = arguments.targets.targets();
         // An interrupted run ends at once; `weir-sim verify` can follow with --ledger.
         let is_checked = !targets.is_empty() && !played.interrupted;

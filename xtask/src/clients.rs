@@ -10,13 +10,13 @@ use crate::run;
 /// Pinned, so that only changes of Weir break tests.
 const PYTHON_PACKAGES: [&str; 6] =
     ["paho-mqtt==2.1.0", "grpcio", "grpcio-reflection", "pyarrow", "kafka-python[lz4,zstd]==3.0.12", "duckdb==2.0.1"];
-const NODE_PACKAGES: [&str; 1] = ["mqtt@5"];
+const NODE_PACKAGES: [&str; 2] = ["mqtt@5", "oidc-provider@9.13.3"];
 
 /// Locations of the clients.
 pub(crate) struct Clients {
     /// Python with Eclipse Paho, gRPC with reflection, a Parquet reader, kafka-python, and DuckDB.
     pub(crate) python: PathBuf,
-    /// Folder with MQTT.js in `node_modules`.
+    /// Folder with MQTT.js and oidc-provider in `node_modules`.
     pub(crate) node: PathBuf,
 }
 

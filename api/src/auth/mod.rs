@@ -103,6 +103,19 @@ impl Caller {
         Ok(DeviceKey { tenant, id: id.into() })
     }
 
+    /// Returns the tenant and the id of a name in a collection of a tenant, if the caller may name
+    /// the tenant. `form` describes a name of the collection.
+    pub(crate) fn child<'a>(
+        &self,
+        field: &str,
+        name: &'a str,
+        collection: &str,
+        form: &str,
+    ) -> Result<(Arc<str>, &'a str), Status> {
+        let (tenant, id) = names::split_child(name, collection).ok_or_else(|| errors::invalid(field, form))?;
+        Ok((self.own(field, tenant, name)?, id))
+    }
+
     /// Returns the tenant that the tenant segment of a name stands for, if the caller may name it.
     /// `field` is the request field that holds the name.
     pub(crate) fn own(&self, field: &str, segment: &str, name: &str) -> Result<Arc<str>, Status> {

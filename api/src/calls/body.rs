@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
+use identity::quota::StreamPermit;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -45,11 +46,13 @@ pub(super) struct CallEnd {
     pub(super) metrics: Metrics,
     code: Option<Code>,
     traced: Option<Arc<Call>>,
+    /// A stream counts until its end.
+    pub(super) permit: Option<StreamPermit>,
 }
 
 impl CallEnd {
     pub(super) fn new(method: &str, metrics: Metrics, traced: Option<Arc<Call>>) -> Self {
-        Self { method: method.to_owned(), metrics, code: None, traced }
+        Self { method: method.to_owned(), metrics, code: None, traced, permit: None }
     }
 }
 

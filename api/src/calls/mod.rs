@@ -1,4 +1,4 @@
-//! The layer around every call: identity, permission, deadline, metrics.
+//! The layer around every call: identity, limits, permission, deadline, metrics.
 //!
 //! tonic's interceptors see neither the method nor the end of a stream, so this is a tower layer.
 //! It denies by default: a path that has no rule and is not public is refused. The deadline and the
@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
+use identity::quota::{Moment, StreamPermit};
 use identity::{Authenticator, Denied, Presented, Principal};
 use model::trace::Tracer;
 use tokio::time::{Instant, timeout_at};
@@ -54,6 +55,8 @@ struct Admitted {
     principal: Principal,
     /// `None` for a method without a rule.
     caller: Option<Caller>,
+    /// Of a stream whose tenant has limits.
+    permit: Option<StreamPermit>,
 }
 
 impl CallsLayer {
@@ -93,6 +96,7 @@ impl Checks {
     /// Decides whether a call may go on.
     async fn admit(&self, path: &str, rule: Option<&Rule>, request: &mut Request<Body>) -> Result<Admitted, Refusal> {
         let principal = self.authenticate(request).await?;
+        let permit = self.limit(&principal, rule)?;
         let caller = match rule {
             Some(rule) => {
                 let tenants = self.authenticator.is_some();
@@ -107,7 +111,18 @@ impl Checks {
             None if starts_with_any(path, &DESCRIPTIVE) || self.rules.has_service(path) => None,
             None => return Err(Refusal { reason: Refused::Method, status: errors::unknown_service() }),
         };
-        Ok(Admitted { principal, caller })
+        Ok(Admitted { principal, caller, permit })
+    }
+
+    /// Holds a caller to the limits of its tenant. Refused calls count, too.
+    fn limit(&self, principal: &Principal, rule: Option<&Rule>) -> Result<Option<StreamPermit>, Refusal> {
+        let Some(meter) = &principal.meter else { return Ok(None) };
+        let is_stream = rule.is_some_and(|rule| rule.streaming);
+        let permit = meter.call(Moment::now()).and_then(|()| is_stream.then(|| meter.stream()).transpose());
+        permit.map_err(|exceeded| {
+            self.metrics.limited(exceeded.quota);
+            Refusal { reason: Refused::Limit, status: errors::limited(&principal.tenant, &exceeded) }
+        })
     }
 
     /// Notes that a caller lacks the permission of a method, on any resource or on the one it
@@ -207,12 +222,13 @@ where
             }
         }
     };
-    let Admitted { principal, caller } = admitted;
+    let Admitted { principal, caller, permit } = admitted;
     let traced = rule.and_then(|_| Call::begin(checks.tracer.as_ref(), &principal.tenant, &path, request.headers()));
     if let Some(caller) = &caller {
         request.extensions_mut().insert(caller.clone());
     }
-    let end = CallEnd::new(method, checks.metrics.clone(), traced.clone());
+    let mut end = CallEnd::new(method, checks.metrics.clone(), traced.clone());
+    end.permit = permit;
     let ended = principal.ended.clone();
     // Of the methods without a rule, reflection answers with a stream.
     let is_stream = rule.is_none_or(|rule| rule.streaming);

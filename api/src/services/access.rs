@@ -2,8 +2,9 @@
 
 mod convert;
 
-use identity::{Admin, CredentialId, NewApiKey, Role};
+use identity::{Admin, CredentialId, NewApiKey, NewDeviceCertificate, Role};
 use proto::v1::access_service_server::AccessService;
+use proto::v1::device_credential::Proof;
 use proto::v1::{
     ApiKey, CallerIdentity, CreateApiKeyRequest, CreateDeviceCredentialRequest, DeleteApiKeyRequest,
     DeleteDeviceCredentialRequest, DeviceCredential, GetCallerIdentityRequest, ListApiKeysRequest, ListApiKeysResponse,
@@ -14,16 +15,12 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use super::registry::{Resource, by};
 use crate::auth::Caller;
-use crate::convert::page_size;
-use crate::token::{Kind, Query, Reader};
 use crate::{errors, names};
+
+pub(super) use convert::{role, role_from};
 
 /// Implementation of `AccessService`.
 pub(crate) struct AccessApi(pub(crate) Shared);
-
-fn read_id(reader: &mut Reader<'_>) -> Option<CredentialId> {
-    CredentialId::parse(&reader.text()?)
-}
 
 /// The id of a credential in a name.
 fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<CredentialId, Status> {
@@ -89,7 +86,7 @@ impl AccessService for AccessApi {
         check_scopes(&caller, &key.scopes)?;
         check_networks(&caller, &key.allowed_networks)?;
         let key = NewApiKey {
-            role: convert::role_from(key.role)?,
+            role: convert::role_from("api_key.role", key.role)?,
             expires: convert::expires("api_key.expire_time", key.expire_time.as_ref())?,
             display_name: key.display_name,
             scopes: key.scopes,
@@ -110,15 +107,11 @@ impl AccessService for AccessApi {
         let mut request = request.into_inner();
         let tenant = caller.tenant(&mut request.parent)?;
         let admin = self.0.admin()?;
-        let size = page_size(std::mem::take(&mut request.page_size), 100, 1000)?;
-        let page_token = std::mem::take(&mut request.page_token);
-        let query = Query::new(&self.0.config.token_secret, Kind::ApiKeys, &request);
-        let after = query.read_page(&page_token, read_id).map_err(|e| errors::token("page_token", e))?;
-        let keys = admin.list_api_keys(&tenant, after, size).await;
+        let page = self.0.page(&mut request)?;
+        let keys = admin.list_api_keys(&tenant, page.from, page.size).await;
         let keys = keys.map_err(|error| Resource::ApiKey.refused(&request.parent, "", error))?;
-        let last = keys.last().filter(|_| keys.len() == size);
         Ok(Response::new(ListApiKeysResponse {
-            next_page_token: last.map(|key| query.page(|w| w.text(key.credential.id.as_str()))).unwrap_or_default(),
+            next_page_token: page.next_after(&keys, |key| key.credential.id),
             api_keys: keys.iter().map(|key| convert::api_key(&key.credential, key.last_use)).collect(),
         }))
     }
@@ -126,9 +119,8 @@ impl AccessService for AccessApi {
     async fn delete_api_key(&self, request: Request<DeleteApiKeyRequest>) -> Result<Response<()>, Status> {
         let caller = Caller::of(&request)?;
         let name = request.into_inner().name;
-        let shape = || errors::invalid("name", "must be `tenants/{tenant}/apiKeys/{api_key}`");
-        let (tenant, id) = names::split_child(&name, "apiKeys").ok_or_else(shape)?;
-        let tenant = caller.own("name", tenant, &name)?;
+        let form = "must be `tenants/{tenant}/apiKeys/{api_key}`";
+        let (tenant, id) = caller.child("name", &name, "apiKeys", form)?;
         let admin = self.0.admin()?;
         let id = id_of(&name, id, &Resource::ApiKey)?;
         check_role(admin, &caller, &tenant, id, &name).await?;
@@ -145,11 +137,32 @@ impl AccessService for AccessApi {
         let mut request = request.into_inner();
         let device = caller.device("parent", &mut request.parent)?;
         let admin = self.0.admin()?;
-        let expires = request.device_credential.and_then(|credential| credential.expire_time);
-        let expires = convert::expires("device_credential.expire_time", expires.as_ref())?;
+        let wanted = request.device_credential.unwrap_or_default();
+        let expires = convert::expires("device_credential.expire_time", wanted.expire_time.as_ref())?;
         let by = by(&caller, &request.request_id);
-        let created = admin.create_device_secret(&device.tenant, &device.id, expires, &by).await;
-        let created = created.map_err(|error| Resource::DeviceCredential.refused(&request.parent, "", error))?;
+        let refused = |error| Resource::DeviceCredential.refused(&request.parent, "", error);
+        let created = match wanted.proof {
+            Some(Proof::PublicKey(key)) => {
+                let key = convert::public_key(key, expires)?;
+                Some(admin.create_device_key(&device.tenant, &device.id, &key, &by).await.map_err(refused)?)
+            }
+            Some(Proof::Certificate(certificate)) => {
+                let new = NewDeviceCertificate { certificate: certificate.pem, expires };
+                let created = admin.create_device_certificate(&device.tenant, &device.id, &new, &by).await;
+                Some(created.map_err(|error| {
+                    let name = match error {
+                        identity::Error::Exists(_) => request.parent.clone(),
+                        _ => String::new(),
+                    };
+                    Resource::DeviceCredential.refused(&request.parent, &name, error)
+                })?)
+            }
+            None => None,
+        };
+        if let Some(created) = created {
+            return Ok(Response::new(convert::device_credential(&created, None)));
+        }
+        let created = admin.create_device_secret(&device.tenant, &device.id, expires, &by).await.map_err(refused)?;
         let mut credential = convert::device_credential(&created.credential, None);
         credential.secret = created.secret.map(|secret| secret.expose().to_owned()).unwrap_or_default();
         Ok(Response::new(credential))
@@ -163,16 +176,12 @@ impl AccessService for AccessApi {
         let mut request = request.into_inner();
         let device = caller.device("parent", &mut request.parent)?;
         let admin = self.0.admin()?;
-        let size = page_size(std::mem::take(&mut request.page_size), 100, 1000)?;
-        let page_token = std::mem::take(&mut request.page_token);
-        let query = Query::new(&self.0.config.token_secret, Kind::DeviceCredentials, &request);
-        let after = query.read_page(&page_token, read_id).map_err(|e| errors::token("page_token", e))?;
-        let after = after.map(|id| (&*device.id, id));
-        let listed = admin.list_device_secrets(&device.tenant, Some(&device.id), after, size).await;
+        let page = self.0.page(&mut request)?;
+        let after = page.from.map(|id| (&*device.id, id));
+        let listed = admin.list_device_credentials(&device.tenant, Some(&device.id), after, page.size).await;
         let listed = listed.map_err(|error| Resource::DeviceCredential.refused(&request.parent, "", error))?;
-        let last = listed.last().filter(|_| listed.len() == size);
         Ok(Response::new(ListDeviceCredentialsResponse {
-            next_page_token: last.map(|of| query.page(|w| w.text(of.credential.id.as_str()))).unwrap_or_default(),
+            next_page_token: page.next_after(&listed, |of| of.credential.id),
             device_credentials: listed
                 .iter()
                 .map(|of| convert::device_credential(&of.credential, of.last_use))
@@ -194,7 +203,7 @@ impl AccessService for AccessApi {
         let admin = self.0.admin()?;
         let resource = Resource::DeviceCredential;
         let id = id_of(&name, id, &resource)?;
-        let deleted = admin.delete_device_secret(&tenant, &device, id, &by(&caller, "")).await;
+        let deleted = admin.delete_device_credential(&tenant, &device, id, &by(&caller, "")).await;
         deleted.map_err(|error| match error {
             identity::Error::Invalid { field: "device", reason } => errors::invalid("name", reason),
             other => resource.refused("", &name, other),

@@ -10,9 +10,8 @@ use tonic::{Request, Response, Status};
 use super::Shared;
 use super::registry::Resource;
 use crate::auth::Caller;
-use crate::convert::{page_size, timestamp};
+use crate::convert::timestamp;
 use crate::errors;
-use crate::token::{Kind, Query};
 
 /// Implementation of `AuditService`.
 pub(crate) struct AuditApi(pub(crate) Shared);
@@ -43,15 +42,11 @@ impl AuditService for AuditApi {
         let mut request = request.into_inner();
         let tenant = caller.tenant(&mut request.parent)?;
         let admin = self.0.admin()?;
-        let size = page_size(std::mem::take(&mut request.page_size), 100, 1000)?;
-        let page_token = std::mem::take(&mut request.page_token);
-        let query = Query::new(&self.0.config.token_secret, Kind::Audit, &request);
-        let before = query.read_page(&page_token, |r| r.u64()).map_err(|e| errors::token("page_token", e))?;
-        let events = admin.list_audit(&tenant, before, size).await;
+        let page = self.0.page(&mut request)?;
+        let events = admin.list_audit(&tenant, page.from, page.size).await;
         let events = events.map_err(|error| Resource::Tenant.refused(&request.parent, &request.parent, error))?;
-        let last = events.last().filter(|_| events.len() == size);
         Ok(Response::new(ListAuditEventsResponse {
-            next_page_token: last.map(|event| query.page(|w| w.u64(event.sequence))).unwrap_or_default(),
+            next_page_token: page.next_after(&events, |event| event.sequence),
             audit_events: events.into_iter().map(to_proto).collect(),
         }))
     }

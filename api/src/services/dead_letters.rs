@@ -16,7 +16,7 @@ use super::Shared;
 use crate::auth::Caller;
 use crate::backend::ReplayError;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
-use crate::token::{Kind, Query, Reader, Writer};
+use crate::page::Paged;
 use crate::{convert, errors, memory, names};
 
 /// Letters read from the store at one time.
@@ -58,20 +58,22 @@ impl Subject for Deadletter {
 }
 
 /// Position of a letter in the list: log, offset, stage.
-type PagePosition = (String, u64, String);
+type LetterPosition = (String, u64, String);
 
-fn position(letter: &Deadletter) -> PagePosition {
+fn position(letter: &Deadletter) -> LetterPosition {
     (letter.log.to_string(), letter.offset, letter.stage.clone())
 }
 
-fn write_position(writer: &mut Writer, (log, offset, stage): &PagePosition) {
-    writer.text(log);
-    writer.u64(*offset);
-    writer.text(stage);
-}
+/// Letters that match a filter are replayed page by page.
+impl Paged for ReplayDeadLettersRequest {
+    type Position = LetterPosition;
+    const CALL: &'static str = "ReplayDeadLettersRequest";
+    const DEFAULT_SIZE: usize = MAX_REPLAY;
+    const MAX_SIZE: usize = MAX_REPLAY;
 
-fn read_position(reader: &mut Reader<'_>) -> Option<PagePosition> {
-    Some((reader.text()?, reader.u64()?, reader.text()?))
+    fn take(&mut self) -> (i32, String) {
+        (0, std::mem::take(&mut self.page_token))
+    }
 }
 
 fn name(letter: &Deadletter) -> String {
@@ -102,9 +104,9 @@ impl DeadLetterApi {
         &self,
         tenant: &str,
         filter: &Filter,
-        mut after: Option<PagePosition>,
+        mut after: Option<LetterPosition>,
         limit: usize,
-    ) -> Result<(Vec<Deadletter>, Option<PagePosition>), Status> {
+    ) -> Result<(Vec<Deadletter>, Option<LetterPosition>), Status> {
         // A list and the page; a large letter may be in both beyond that.
         let budget = &self.0.config.memory;
         let bytes = (LIST_BYTES + PAGE_BYTES).min(memory::share(budget));
@@ -140,10 +142,9 @@ impl DeadLetterApi {
     }
 
     async fn by_name(&self, caller: &Caller, field: &str, given: &str) -> Result<Deadletter, Status> {
-        let shape = || errors::invalid(field, "must be a name that ListDeadLetters returned");
-        let (tenant, id) = names::split_child(given, "deadLetters").ok_or_else(shape)?;
-        let tenant = caller.own(field, tenant, given)?;
-        let (log, offset, stage) = names::split_letter(id).ok_or_else(shape)?;
+        const FORM: &str = "must be a name that ListDeadLetters returned";
+        let (tenant, id) = caller.child(field, given, "deadLetters", FORM)?;
+        let (log, offset, stage) = names::split_letter(id).ok_or_else(|| errors::invalid(field, FORM))?;
         let letter = self.0.backend.dead_letters.get(&tenant, &log, offset, &stage).await.map_err(errors::store)?;
         letter.ok_or_else(|| errors::not_found("DEAD_LETTER_NOT_FOUND", given))
     }
@@ -181,17 +182,15 @@ impl DeadLetterApi {
     async fn replay_filtered(
         &self,
         tenant: &Arc<str>,
-        request: ReplayDeadLettersRequest,
-        page_token: &str,
+        mut request: ReplayDeadLettersRequest,
     ) -> Result<ReplayDeadLettersResponse, Status> {
         let given = if request.filter == "*" { "" } else { &*request.filter };
         let filter = Filter::read("filter", given, FIELDS)?;
         let filter = Filter::All(vec![filter, Filter::read("filter", "replayed = false", FIELDS)?]);
-        let query = Query::new(&self.0.config.token_secret, Kind::Replay, &request);
-        let after = query.read_page(page_token, read_position).map_err(|e| errors::token("page_token", e))?;
-        let (letters, after) = self.scan(tenant, &filter, after, MAX_REPLAY).await?;
+        let mut page = self.0.page(&mut request)?;
+        let (letters, after) = self.scan(tenant, &filter, page.from.take(), page.size).await?;
         let mut answer = self.replay_all(&letters).await?;
-        answer.next_page_token = after.map(|at| query.page(|w| write_position(w, &at))).unwrap_or_default();
+        answer.next_page_token = page.next(after);
         Ok(answer)
     }
 }
@@ -205,15 +204,12 @@ impl DeadLetterService for DeadLetterApi {
         let caller = Caller::of(&request)?;
         let mut request = request.into_inner();
         let tenant = caller.tenant(&mut request.parent)?;
-        let page_size = convert::page_size(std::mem::take(&mut request.page_size), 50, 1000)?;
-        let page_token = std::mem::take(&mut request.page_token);
         let filter = Filter::read("filter", &request.filter, FIELDS)?;
-        let query = Query::new(&self.0.config.token_secret, Kind::Letters, &request);
-        let after = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
-        let (letters, after) = self.scan(&tenant, &filter, after, page_size).await?;
+        let mut page = self.0.page(&mut request)?;
+        let (letters, after) = self.scan(&tenant, &filter, page.from.take(), page.size).await?;
         Ok(Response::new(ListDeadLettersResponse {
             dead_letters: letters.into_iter().map(to_proto).collect(),
-            next_page_token: after.map(|at| query.page(|w| write_position(w, &at))).unwrap_or_default(),
+            next_page_token: page.next(after),
         }))
     }
 
@@ -230,7 +226,6 @@ impl DeadLetterService for DeadLetterApi {
         let caller = Caller::of(&request)?;
         let mut request = request.into_inner();
         let tenant = caller.tenant(&mut request.parent)?;
-        let page_token = std::mem::take(&mut request.page_token);
         if request.names.is_empty() == request.filter.is_empty() {
             return Err(errors::invalid("filter", "give either names or filter; `*` takes all"));
         }
@@ -238,7 +233,7 @@ impl DeadLetterService for DeadLetterApi {
             return Err(errors::invalid("names", format!("names more than {MAX_REPLAY} letters")));
         }
         if request.names.is_empty() {
-            return self.replay_filtered(&tenant, request, &page_token).await.map(Response::new);
+            return self.replay_filtered(&tenant, request).await.map(Response::new);
         }
         // All names are resolved before the first replay, so that a wrong one changes nothing; the
         // letters are read again one by one, since together they may be large.

@@ -12,7 +12,6 @@ use crate::auth::Caller;
 use crate::convert;
 use crate::errors;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
-use crate::token::{Kind, Query};
 
 /// Maximum number of states examined for one page: a selective filter makes pages short, not slow.
 const SCAN: usize = 20_000;
@@ -116,20 +115,16 @@ impl DeviceService for DeviceApi {
         let caller = Caller::of(&request)?;
         let mut request = request.into_inner();
         let tenant = caller.tenant(&mut request.parent)?;
-        let page_size = convert::page_size(std::mem::take(&mut request.page_size), 50, 1000)?;
-        let page_token = std::mem::take(&mut request.page_token);
         if !matches!(request.order_by.as_str(), "" | "name") {
             return Err(errors::invalid("order_by", "devices are ordered by `name` only"));
         }
         request.order_by.clear();
         let filter = device_filter("filter", &request.filter)?;
-        let query = Query::new(&self.0.config.token_secret, Kind::Devices, &request);
-        let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
-        let (found, after) = scan(&self.0, &tenant, &filter, after, page_size).await?;
-        let next_page_token = after.map(|id| query.page(|w| w.text(&id))).unwrap_or_default();
+        let mut page = self.0.page(&mut request)?;
+        let (found, after) = scan(&self.0, &tenant, &filter, page.from.take(), page.size).await?;
         Ok(Response::new(ListDevicesResponse {
             devices: found.states.iter().map(convert::device).collect(),
-            next_page_token,
+            next_page_token: page.next(after),
         }))
     }
 }

@@ -9,15 +9,7 @@ use crate::auth::Caller;
 use crate::memory::Meter;
 use crate::read::{Freshness, Order, SLICE_ROWS, Sweep};
 use crate::select::{Selector, Walk};
-use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors, names};
-
-/// Start of the next page: device, and the end of the last gap, as if a reading stood there.
-type PagePosition = (String, Nanos);
-
-fn read_position(reader: &mut Reader<'_>) -> Option<PagePosition> {
-    Some((reader.text()?, reader.i64()?))
-}
 
 pub(super) async fn query(
     shared: &Shared,
@@ -25,8 +17,6 @@ pub(super) async fn query(
     mut request: QueryGapsRequest,
 ) -> Result<QueryGapsResponse, Status> {
     let tenant = caller.tenant(&mut request.parent)?;
-    let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
-    let page_token = std::mem::take(&mut request.page_token);
     let selector = Selector::read(caller, &tenant, Some(request.selector.get_or_insert_default()))?;
     let mut range = convert::closed_range(request.range.as_ref())?;
     let min_gap = match &request.min_gap {
@@ -36,13 +26,14 @@ pub(super) async fn query(
     if min_gap == 0 {
         return Err(errors::invalid("min_gap", "is required and must be above 0"));
     }
-    let query = Query::new(&shared.config.token_secret, Kind::Gaps, &request);
-    let from = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
+    // A page begins at a device and the end of a gap, as if a reading stood there.
+    let page = shared.page(&mut request)?;
+    let from = &page.from;
     // The future is not a gap.
     range.end = range.end.min(convert::now());
     let mut walk = Walk::new(&selector, from.as_ref().map(|(id, _)| id.as_str()));
     let memory = Meter::new(&shared.config.memory);
-    let mut search = Search { shared, selector: &selector, min_gap, found: Vec::new(), size: page_size, memory };
+    let mut search = Search { shared, selector: &selector, min_gap, found: Vec::new(), size: page.size, memory };
     let mut freshness = Freshness::COMPLETE;
     let mut next = None;
     while let Some(device) = walk.next(shared).await? {
@@ -54,15 +45,9 @@ pub(super) async fn query(
             break;
         }
     }
-    let token = |(id, time): PagePosition| {
-        query.page(|writer| {
-            writer.text(&id);
-            writer.i64(time);
-        })
-    };
     Ok(QueryGapsResponse {
         gaps: search.found,
-        next_page_token: next.map(token).unwrap_or_default(),
+        next_page_token: page.next(next),
         freshness: Some(freshness.to_proto()),
     })
 }

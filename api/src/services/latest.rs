@@ -10,13 +10,9 @@ use super::devices::scan;
 use super::states::Steps;
 use crate::auth::Caller;
 use crate::convert;
-use crate::errors;
 use crate::glob::Metrics;
 use crate::select::{Devices, Selector};
-use crate::token::{Kind, Query};
 
-/// Maximum number of devices in an answer.
-const MAX_DEVICES: usize = 500;
 /// Bytes of an answer, apart from its last state: below the 4 MiB that clients accept by default.
 const PAGE_BYTES: usize = 3 << 20;
 
@@ -26,20 +22,18 @@ pub(super) async fn batch_get(
     mut request: BatchGetLatestRequest,
 ) -> Result<BatchGetLatestResponse, Status> {
     let tenant = caller.tenant(&mut request.parent)?;
-    let page_size = convert::page_size(std::mem::take(&mut request.page_size), MAX_DEVICES, MAX_DEVICES)?;
-    let page_token = std::mem::take(&mut request.page_token);
     let selector = Selector::read(caller, &tenant, request.selector.as_mut())?;
-    let query = Query::new(&shared.config.token_secret, Kind::Latest, &request);
-    let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
+    let mut page = shared.page(&mut request)?;
+    let after = page.from.take();
     let (mut answer, after) = match &selector.devices {
         Devices::Named(devices) => named(shared, devices, &selector.metrics, after).await?,
         Devices::Filtered(filter) => {
-            let (found, after) = scan(shared, &tenant, filter, after, page_size).await?;
+            let (found, after) = scan(shared, &tenant, filter, after, page.size).await?;
             let states = found.states.iter().map(|state| convert::latest(state, &selector.metrics)).collect();
             (BatchGetLatestResponse { states, ..Default::default() }, after)
         }
     };
-    answer.next_page_token = after.map(|id| query.page(|w| w.text(&id))).unwrap_or_default();
+    answer.next_page_token = page.next(after);
     Ok(answer)
 }
 

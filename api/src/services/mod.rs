@@ -3,10 +3,12 @@
 mod access;
 mod aggregates;
 mod audit;
+mod authorities;
 mod dead_letters;
 mod devices;
 mod exports;
 mod gaps;
+mod issuers;
 mod latest;
 mod operations;
 mod readings;
@@ -23,10 +25,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 pub(crate) use access::AccessApi;
+pub(crate) use aggregates::BucketPosition;
 pub(crate) use audit::AuditApi;
+pub(crate) use authorities::AuthorityApi;
 pub(crate) use dead_letters::DeadLetterApi;
 pub(crate) use devices::{DeviceApi, device_filter, scan};
 pub(crate) use exports::ExportApi;
+pub(crate) use issuers::IssuerApi;
 pub(crate) use operations::OperationsApi;
 pub(crate) use states::Steps;
 pub(crate) use telemetry::TelemetryApi;

@@ -9,7 +9,6 @@ use crate::auth::Caller;
 use crate::glob::Metrics;
 use crate::memory::Meter;
 use crate::read::{self, Order, Position, Sweep};
-use crate::token::{Kind, Query, Reader};
 use crate::{convert, errors};
 
 /// Maximum bytes of a page, apart from its last reading.
@@ -24,21 +23,20 @@ pub(super) async fn list(
     mut request: ListReadingsRequest,
 ) -> Result<ListReadingsResponse, Status> {
     let device = caller.device("parent", &mut request.parent)?;
-    let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
-    let page_token = std::mem::take(&mut request.page_token);
     let order = order(&request.order_by)?;
     let range = convert::range(request.range.as_ref())?;
-    let query = Query::new(&shared.config.token_secret, Kind::Readings, &request);
-    let from = query.read_page(&page_token, read_position).map_err(|e| errors::token("page_token", e))?;
+    let page_request = shared.page(&mut request)?;
+    let from = page_request.from;
     let rest = from.map_or(range, |position| position.rest(range, order));
     let metrics = Metrics::new(&request.metrics);
     let mut sweep =
-        Sweep::open(shared.source(), &device, rest, &metrics, order, page_size.clamp(1024, read::SLICE_ROWS)).await?;
+        Sweep::open(shared.source(), &device, rest, &metrics, order, page_request.size.clamp(1024, read::SLICE_ROWS))
+            .await?;
     let mut page = Page {
         device: &request.parent,
         readings: Vec::new(),
         bytes: 0,
-        size: page_size,
+        size: page_request.size,
         position: from,
         memory: Meter::new(&shared.config.memory),
     };
@@ -46,7 +44,7 @@ pub(super) async fn list(
     shared.metrics.rows_sent.inc_by(page.readings.len() as u64);
     Ok(ListReadingsResponse {
         readings: page.readings,
-        next_page_token: next.map(|position| token(query, position)).unwrap_or_default(),
+        next_page_token: page_request.next(next),
         freshness: Some(sweep.freshness().to_proto()),
     })
 }
@@ -58,17 +56,6 @@ fn order(order_by: &str) -> Result<Order, Status> {
         ["measure_time", "desc"] => Ok(Order::Descending),
         _ => Err(errors::invalid("order_by", "must be `measure_time` or `measure_time desc`")),
     }
-}
-
-fn token(query: Query, position: Position) -> String {
-    query.page(|writer| {
-        writer.i64(position.time);
-        writer.u64(position.sent);
-    })
-}
-
-fn read_position(reader: &mut Reader<'_>) -> Option<Position> {
-    Some(Position { time: reader.i64()?, sent: reader.u64()? })
 }
 
 struct Page<'a> {

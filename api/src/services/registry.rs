@@ -32,6 +32,10 @@ pub(super) fn by(caller: &Caller, request_id: &str) -> By {
 pub(super) enum Resource {
     ApiKey,
     DeviceCredential,
+    Authority,
+    Issuer,
+    RevokedCertificate,
+    RoleBinding,
     Tenant,
 }
 
@@ -43,10 +47,11 @@ impl Resource {
             // The tenant of a creation, which has no name yet.
             Error::NotFound(_) if name.is_empty() => errors::not_found("TENANT_NOT_FOUND", &tenant_of(parent)),
             Error::NotFound(_) => errors::not_found(self.reason(), name),
-            Error::Exists(_) => errors::exists("TENANT_EXISTS", name),
+            Error::Exists(_) => errors::exists(self.exists(), name),
+            Error::Conflict(_) => errors::conflict(name, error.to_string()),
             Error::Limit { most, .. } => errors::quota(self.too_many(), parent, most, error.to_string()),
             Error::Invalid { field, reason } => errors::invalid(self.field(field), reason),
-            Error::Unavailable(_) => {
+            Error::Unavailable(_) | Error::NeedsOperator(_) => {
                 // The text of the error names files: it is for the log.
                 tracing::warn!(%error, "a call needs the registry of credentials");
                 let message = "the registry of tenants and credentials is unavailable: try again later";
@@ -59,7 +64,23 @@ impl Resource {
         match self {
             Self::ApiKey => "API_KEY_NOT_FOUND",
             Self::DeviceCredential => "DEVICE_CREDENTIAL_NOT_FOUND",
+            Self::Authority => "AUTHORITY_NOT_FOUND",
+            Self::Issuer => "ISSUER_NOT_FOUND",
+            Self::RevokedCertificate => "CERTIFICATE_NOT_FOUND",
+            Self::RoleBinding => "ROLE_BINDING_NOT_FOUND",
             Self::Tenant => "TENANT_NOT_FOUND",
+        }
+    }
+
+    fn exists(&self) -> &'static str {
+        match self {
+            Self::ApiKey => "API_KEY_EXISTS",
+            Self::DeviceCredential => "DEVICE_CREDENTIAL_EXISTS",
+            Self::Authority => "AUTHORITY_EXISTS",
+            Self::Issuer => "ISSUER_EXISTS",
+            Self::RevokedCertificate => "CERTIFICATE_REVOKED",
+            Self::RoleBinding => "ROLE_BINDING_EXISTS",
+            Self::Tenant => "TENANT_EXISTS",
         }
     }
 
@@ -67,6 +88,10 @@ impl Resource {
         match self {
             Self::ApiKey => "TOO_MANY_API_KEYS",
             Self::DeviceCredential => "TOO_MANY_DEVICE_CREDENTIALS",
+            Self::Authority => "TOO_MANY_AUTHORITIES",
+            Self::Issuer => "TOO_MANY_ISSUERS",
+            Self::RevokedCertificate => "TOO_MANY_REVOKED_CERTIFICATES",
+            Self::RoleBinding => "TOO_MANY_ROLE_BINDINGS",
             Self::Tenant => "TOO_MANY_TENANTS",
         }
     }
@@ -77,7 +102,23 @@ impl Resource {
             (Self::Tenant, "tenant") => "tenant_id",
             (Self::Tenant, "display_name") => "tenant.display_name",
             (Self::DeviceCredential, "expire_time") => "device_credential.expire_time",
+            (Self::DeviceCredential, "certificate") => "device_credential.certificate.pem",
+            (Self::Authority, "display_name") => "authority.display_name",
+            (Self::Authority, "certificate") => "authority.certificate",
+            (Self::Authority, "expire_time") => "authority.expire_time",
+            (Self::DeviceCredential, "public_key") => "device_credential.public_key.pem",
+            (Self::DeviceCredential, "algorithm") => "device_credential.public_key.algorithm",
             (_, "tenant" | "device") => "parent",
+            (Self::Issuer, "display_name") => "issuer.display_name",
+            (Self::Issuer, "url") => "issuer.url",
+            (Self::Issuer, "audience") => "issuer.audience",
+            (Self::Issuer, "role_claim") => "issuer.role_claim",
+            (Self::Issuer, "roles") => "issuer.claim_roles",
+            (Self::Issuer, "max_role") => "issuer.max_role",
+            (Self::Issuer, "tenant_claim") => "issuer.tenant_claim",
+            (Self::Issuer, "max_lifetime") => "issuer.max_lifetime",
+            (Self::RoleBinding, "principal") => "role_binding.principal",
+            (Self::RoleBinding, "role") => "role_binding.role",
             (_, "display_name") => "api_key.display_name",
             (_, "role") => "api_key.role",
             (_, "scopes") => "api_key.scopes",

@@ -12,7 +12,7 @@ use crate::auth::Caller;
 use crate::read::{self, Details, Freshness, Order, Position, Slice, Sweep};
 use crate::select::{Selector, Walk};
 use crate::subscribe;
-use crate::token::{Kind, Query, Reader, Writer};
+use crate::token::{Query, Reader, Writer};
 use crate::{convert, errors, names};
 
 /// Approximate bytes of rows in one message: leaves room below 256 KiB for the parts not counted.
@@ -68,7 +68,7 @@ pub(super) async fn open(
         Ok(limit) => limit,
         Err(_) => return Err(errors::invalid("limit", "must not be negative")),
     };
-    let query = Query::new(&shared.config.token_secret, Kind::Stream, &request);
+    let query = Query::new(&shared.config.token_secret, "StreamReadings", &request);
     let progress = query.read_token(&token, Progress::read).map_err(|e| errors::token("resume_token", e))?;
     let logs = shared.backend.logs.open().await.map_err(errors::store)?;
     let progress = progress.unwrap_or_else(|| Progress {

@@ -1,22 +1,27 @@
 //! `TenantService`.
 
+mod limits;
+
 use std::sync::Arc;
 
-use identity::TenantState;
+use identity::{Error, TenantState};
 use proto::v1::tenant::State;
 use proto::v1::tenant_service_server::TenantService;
 use proto::v1::{
-    CreateTenantRequest, GetTenantRequest, ListTenantsRequest, ListTenantsResponse, ResumeTenantRequest,
-    SuspendTenantRequest, Tenant,
+    CreateTenantRequest, GetTenantRequest, GetTenantUsageRequest, ListTenantsRequest, ListTenantsResponse,
+    ResumeTenantRequest, SuspendTenantRequest, Tenant, TenantUsage, UpdateTenantRequest,
 };
 use tonic::{Request, Response, Status};
 
 use super::Shared;
 use super::registry::{Resource, by};
 use crate::auth::Caller;
-use crate::convert::{page_size, timestamp};
-use crate::token::{Kind, Query};
+use crate::convert::timestamp;
 use crate::{errors, names};
+use limits::Change;
+
+/// Tries to change one limit of a tenant whose others are being changed.
+const UPDATES: usize = 5;
 
 /// Implementation of `TenantService`.
 pub(crate) struct TenantApi(pub(crate) Shared);
@@ -37,6 +42,8 @@ fn to_proto(tenant: &identity::Tenant) -> Tenant {
         display_name: tenant.display_name.clone(),
         state: state.into(),
         create_time: Some(timestamp(tenant.created)),
+        limits: Some(crate::limits::to_proto(&tenant.limits)),
+        etag: tenant.version.to_string(),
     }
 }
 
@@ -78,17 +85,46 @@ impl TenantService for TenantApi {
         Caller::of(&request)?;
         let mut request = request.into_inner();
         let admin = self.0.admin()?;
-        let size = page_size(std::mem::take(&mut request.page_size), 100, 1000)?;
-        let page_token = std::mem::take(&mut request.page_token);
-        let query = Query::new(&self.0.config.token_secret, Kind::Tenants, &request);
-        let after = query.read_page(&page_token, |r| r.text()).map_err(|e| errors::token("page_token", e))?;
-        let tenants = admin.list_tenants(&after.unwrap_or_default(), size).await;
+        let page = self.0.page(&mut request)?;
+        let tenants = admin.list_tenants(page.from.as_deref().unwrap_or_default(), page.size).await;
         let tenants = tenants.map_err(|error| Resource::Tenant.refused("", "", error))?;
-        let last = tenants.last().filter(|_| tenants.len() == size);
         Ok(Response::new(ListTenantsResponse {
-            next_page_token: last.map(|tenant| query.page(|w| w.text(&tenant.id))).unwrap_or_default(),
+            next_page_token: page.next_after(&tenants, |tenant| tenant.id.clone()),
             tenants: tenants.iter().map(to_proto).collect(),
         }))
+    }
+
+    async fn update_tenant(&self, request: Request<UpdateTenantRequest>) -> Result<Response<Tenant>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let admin = self.0.admin()?;
+        let given = request.tenant.unwrap_or_default();
+        let tenant = named(&caller, &given.name)?;
+        let change = Change::read(&given, &request.update_mask.unwrap_or_default().paths)?;
+        let by = by(&caller, "");
+        let update = async || {
+            let present = if change.needs_present() { Some(admin.get_tenant(&tenant).await?) } else { None };
+            admin.update_tenant(&tenant, &change.update(present.as_ref()), &by).await
+        };
+        let mut updated = update().await;
+        for _ in 1..UPDATES {
+            if !(matches!(updated, Err(Error::Conflict(_))) && change.is_repeatable()) {
+                break;
+            }
+            // Another limit was changed meanwhile.
+            updated = update().await;
+        }
+        answer(&given.name, updated)
+    }
+
+    async fn get_tenant_usage(&self, request: Request<GetTenantUsageRequest>) -> Result<Response<TenantUsage>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut name = request.into_inner().name;
+        let tenant = caller.tenant(&mut name)?;
+        match self.0.admin()?.tenant_usage(&tenant).await {
+            Ok((tenant, usage)) => Ok(Response::new(limits::usage(&tenant, usage))),
+            Err(error) => Err(Resource::Tenant.refused("", &name, error)),
+        }
     }
 
     async fn suspend_tenant(&self, request: Request<SuspendTenantRequest>) -> Result<Response<Tenant>, Status> {

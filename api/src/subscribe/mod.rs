@@ -23,7 +23,7 @@ use crate::auth::Caller;
 use crate::convert;
 use crate::errors;
 use crate::services::{Shared, StreamPermit};
-use crate::token::{Kind, Query};
+use crate::token::Query;
 use follow::{Batch, Change, Follow, Pull};
 use snapshot::Snapshot;
 
@@ -41,7 +41,7 @@ pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<SubscribeResponse, Sta
 pub(crate) fn query(key: &[u8; 32], parent: &str, selector: &proto::v1::SeriesSelector) -> Query {
     let request =
         SubscribeRequest { parent: parent.to_owned(), selector: Some(selector.clone()), ..Default::default() };
-    Query::new(key, Kind::Live, &request)
+    Query::new(key, "Subscribe", &request)
 }
 
 /// Opens the stream.

@@ -3,8 +3,12 @@
 
 mod cases;
 mod client;
+mod device_keys;
 mod gate;
+mod issuers;
 mod keys;
+mod limits;
+mod oauth;
 mod registry;
 mod secrecy;
 mod streams;

@@ -74,7 +74,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (metrics, shutdown) = (Metrics::new(), CancellationToken::new());
-        let server = tokio::spawn(api::serve(listener, backend, config, metrics.clone(), shutdown.clone()));
+        let server = tokio::spawn(api::serve((listener, None), backend, config, metrics.clone(), shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Self {
             history,

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use crate::Broker;
 use crate::codec::connect::Connect;
 use crate::codec::{Version, reason};
+use crate::tenant::Tenant;
+use door::quota::{ConnectionPermit, Exceeded, Kept, Moment, Quota};
 use door::{Credentials, Identity, Inbox, Refusal, RefusalKind};
 
 /// The reason of a connection that ends with its credential.
 pub(super) const REVOKED: &str = "the credential was revoked or has expired";
+/// The reason of a connection that ends with the token that it was opened with.
+pub(super) const EXPIRED: &str = "the token has expired: connect with a new one";
 
 /// A client that is not admitted.
 #[derive(Debug)]
@@ -34,6 +38,12 @@ impl From<Refusal> for Refused {
     }
 }
 
+impl From<Exceeded> for Refused {
+    fn from(exceeded: Exceeded) -> Self {
+        Self { kind: RefusalKind::Busy, label: exceeded.quota.name(), reason: exceeded.to_string().into() }
+    }
+}
+
 impl Refused {
     /// The code of the CONNACK.
     pub(super) fn code(&self, version: Version) -> u8 {
@@ -50,11 +60,17 @@ impl Refused {
 
 impl<I: Inbox> Broker<I> {
     /// Asks the gatekeeper for the identity of a client. A refusal is counted and logged.
-    pub(super) async fn admit(&self, connect: &Connect, peer: SocketAddr) -> Result<Identity, Refused> {
+    pub(super) async fn admit(
+        &self,
+        connect: &Connect,
+        certificates: &[Vec<u8>],
+        peer: SocketAddr,
+    ) -> Result<Identity, Refused> {
         let credentials = Credentials {
             client: &connect.client,
             user: connect.user.as_deref(),
             password: connect.password.as_deref(),
+            certificates,
             peer,
         };
         let admitted = self.gatekeeper.admit(&credentials).await.map_err(Refused::from);
@@ -62,6 +78,35 @@ impl<I: Inbox> Broker<I> {
             self.metrics.denied("connect", refused.label).inc();
             tracing::info!(client = connect.client, %peer, "refused a connection: {}", refused.reason);
         })
+    }
+
+    /// Counts a connection for the limits of its tenant. One that takes over the session of another
+    /// connection comes in its place.
+    pub(super) fn count_in(
+        &self,
+        identity: &Identity,
+        connect: &Connect,
+        peer: SocketAddr,
+    ) -> Result<Option<ConnectionPermit>, Refused> {
+        let Some(meter) = &identity.meter else { return Ok(None) };
+        let takes_over =
+            !connect.client.is_empty() && self.is_connected(&self.tenants.get(&identity.tenant), &connect.client);
+        let permit = meter.connect(takes_over, Moment::now()).map_err(Refused::from);
+        permit.map(Some).inspect_err(|refused| {
+            self.metrics.denied("connect", refused.label).inc();
+            self.metrics.limited(refused.label).inc();
+            tracing::info!(client = connect.client, %peer, "refused a connection: {}", refused.reason);
+        })
+    }
+
+    /// True when the tenant may have the session that was made last.
+    pub(super) fn may_keep_session(&self, identity: &Identity, tenant: &Tenant) -> bool {
+        let others = tenant.sessions.len().saturating_sub(1);
+        let may = identity.meter.as_ref().is_none_or(|meter| meter.has_room(Kept::Sessions, others));
+        if !may {
+            self.metrics.limited(Quota::Sessions.name()).inc();
+        }
+        may
     }
 }
 

@@ -122,7 +122,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let code = if code == reason::NO_MATCHING_SUBSCRIBERS && subscribers > 0 { reason::SUCCESS } else { code };
         let text = match code {
-            reason::QUOTA_EXCEEDED => "the server keeps no more retained messages (mqtt.max_retained_messages, memory)",
+            reason::QUOTA_EXCEEDED => {
+                "no more retained messages are kept (retained_messages of the tenant, mqtt.max_retained_messages, memory)"
+            }
             reason::NOT_AUTHORIZED => DENIED,
             _ => "the payload cannot be read; it is kept in the dead letters",
         };

@@ -43,6 +43,8 @@ pub(super) enum End {
     TakenOver,
     /// The credential was revoked or has expired.
     Revoked,
+    /// The token that it was opened with has expired.
+    Expired,
     /// A message to this topic was denied, and the protocol version has no code for it.
     Denied(Box<str>),
     /// The process is stopping.
@@ -81,6 +83,7 @@ impl End {
             Self::Memory(_) => "memory",
             Self::TakenOver => "taken_over",
             Self::Revoked => "revoked",
+            Self::Expired => "token_expired",
             Self::Denied(_) => "publish_denied",
             Self::ShutDown => "shut_down",
             Self::Failed(_) => "log_failed",
@@ -101,6 +104,7 @@ impl End {
             Self::Memory(full) => Some((reason::QUOTA_EXCEEDED, full.to_string())),
             Self::TakenOver => Some((reason::SESSION_TAKEN_OVER, "the client has connected again".into())),
             Self::Revoked => Some((reason::ADMINISTRATIVE_ACTION, admission::REVOKED.into())),
+            Self::Expired => Some((reason::NOT_AUTHORIZED, admission::EXPIRED.into())),
             Self::Denied(_) => Some((reason::NOT_AUTHORIZED, answer::DENIED.into())),
             Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
@@ -115,6 +119,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Sends the reason, stores the last messages, and leaves the will message and the session.
     pub(super) async fn finish(mut self, end: End) {
         self.broker.count_end(end.label());
+        // Room for a message that is not handled goes to others.
+        self.pace = None;
         match &end {
             End::Decode(error) => {
                 tracing::info!("closed client {} at {}: {}", self.sender.client, self.sender.peer, error.what);
@@ -122,6 +128,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             End::Io(error) => tracing::debug!("connection of client {} failed: {error}", self.sender.client),
             End::Memory(full) => tracing::warn!("closed client {} at {}: {full}", self.sender.client, self.sender.peer),
             End::Revoked => self.revoke(),
+            // Acknowledges what is durable by now; a log that has failed acknowledges nothing.
+            End::Expired => drop(self.answer()),
             End::Denied(topic) => tracing::info!(
                 client = %self.sender.client, peer = %self.sender.peer, topic = %topic,
                 "closed a client of MQTT 3.1.1, which has no other answer: {}", answer::DENIED
@@ -144,6 +152,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             // Until then the next connection of the client finds the session, and waits, too.
             while settled.changed().await.is_ok() {}
         }
+        // Before its session is free: the client's next connection is not counted beside this one.
+        self.permit = None;
         self.broker.leave_session(&self.tenant, &self.session, &self.link);
         if sent {
             self.drain_socket().await;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use model::Held;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::pace::Pace;
 use super::{Connection, IDLE, Stream};
 use crate::Broker;
 use crate::codec::connect::{self, Connect};
@@ -18,6 +19,7 @@ use crate::pending_wills;
 use crate::session::Link;
 use crate::sessions::Taken;
 use crate::will::LastWill;
+use door::quota::ConnectionPermit;
 use door::{Identity, Inbox, Intake, Sender, Ticket};
 
 /// The reason why a connection was refused, as a metric label.
@@ -37,9 +39,9 @@ const V5_BEGINS: &[u8] = b"\0\x04MQTT\x05";
 /// writes.
 pub(super) async fn open<I: Inbox, S: Stream>(
     broker: &Arc<Broker<I>>,
-    mut stream: S,
-    peer: SocketAddr,
-    full: bool,
+    (mut stream, stream_bytes): (S, usize),
+    certificates: Vec<Vec<u8>>,
+    (peer, full): (SocketAddr, bool),
 ) -> Result<Connection<I, S>, Refused> {
     let mut memory = broker.memory.connects.hold();
     let (connect, early) = match read_connect(&mut stream, broker.config.max_packet_bytes as usize, &mut memory).await?
@@ -81,21 +83,24 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("client_id");
     }
     // The memory of the CONNECT stays counted meanwhile.
-    let identity = match broker.admit(&connect, peer).await {
-        Ok(identity) => identity,
+    let admitted = broker.admit(&connect, &certificates, peer).await;
+    let counted = admitted.and_then(|identity| Ok((broker.count_in(&identity, &connect, peer)?, identity)));
+    let (permit, identity) = match counted {
+        Ok(counted) => counted,
         Err(refused) => {
             refuse(&mut stream, version, refused.code(version), &refused.reason).await;
             return Err(refused.label);
         }
     };
     let assigned = connect.client.is_empty().then(|| broker.make_client_id(identity.device.as_deref()));
-    let own_bytes = own_bytes(&connect);
+    let own_bytes = own_bytes(&connect) + stream_bytes;
     let Ok(memory) = broker.memory.connections.acquire(own_bytes.saturating_sub(FREE_BYTES)) else {
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
         report(NO_MEMORY);
         refuse(&mut stream, version, code, NO_MEMORY).await;
         return Err("memory");
     };
+    let identity = (identity, permit);
     let mut connection = broker.connect(stream, peer, connect, identity, assigned.as_deref(), (own_bytes, memory));
     connection.stalled = !early.is_empty();
     connection.partial = early;
@@ -172,7 +177,7 @@ impl<I: Inbox> Broker<I> {
         stream: S,
         peer: SocketAddr,
         asked: Connect,
-        identity: Identity,
+        (identity, permit): (Identity, Option<ConnectionPermit>),
         assigned: Option<&str>,
         (own_bytes, memory): (usize, Held),
     ) -> Connection<I, S> {
@@ -203,7 +208,7 @@ impl<I: Inbox> Broker<I> {
             (asked, most) => asked.min(most),
         };
         let link = Arc::<Link>::default();
-        let Taken { session, present, taken_over, before } =
+        let Taken { session, present, is_kept, taken_over, before } =
             self.take_session(&tenant, &sender.client, &link, asked.clean, expiry, &identity);
         if taken_over {
             self.metrics.takeovers.count(&sender.tenant, &sender.client, peer, model::clock::now());
@@ -215,11 +220,16 @@ impl<I: Inbox> Broker<I> {
             let ended = identity.ended.clone();
             state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), kept_as, ended }));
         }
-        if !present && expiry > 0 && self.metrics.sessions.get() > config.max_sessions as i64 {
-            // There is room for its connection, and for no session after that.
-            self.metrics.sessions_not_kept.inc();
-            expiry = 0;
-            session.state().expiry_secs = 0;
+        let is_full =
+            || self.metrics.sessions.get() > config.max_sessions as i64 || !self.may_keep_session(&identity, &tenant);
+        if expiry > 0 && !is_kept {
+            if is_full() {
+                // There is room for its connection, and for no session after that.
+                self.metrics.sessions_not_kept.inc();
+                expiry = 0;
+            } else if let Some(mut state) = session.owned_by(&link) {
+                state.expiry_secs = expiry;
+            }
         }
         let own = ConnackProperties {
             session_expiry_secs: (v5 && expiry != wanted).then_some(expiry),
@@ -233,6 +243,8 @@ impl<I: Inbox> Broker<I> {
         let mut out = Vec::new();
         encode::connack(&mut out, asked.version, present, reason::SUCCESS, &own);
         let patience = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
+        let left = identity.expires.map(|at| Duration::from_nanos((at - model::clock::now()).max(0).unsigned_abs()));
+        let first = left.into_iter().fold(patience.unwrap_or(IDLE), Duration::min);
         Connection {
             broker: Arc::clone(self),
             stream,
@@ -242,6 +254,8 @@ impl<I: Inbox> Broker<I> {
             grants: identity.grants,
             ended: identity.ended,
             tenant,
+            pace: identity.meter.map(Pace::new),
+            permit,
             number,
             version: asked.version,
             clean: asked.clean,
@@ -259,6 +273,7 @@ impl<I: Inbox> Broker<I> {
             walking: present,
             out,
             written: 0,
+            unflushed: false,
             pending: VecDeque::new(),
             owed: 0,
             staged: false,
@@ -271,7 +286,8 @@ impl<I: Inbox> Broker<I> {
             maximum_packet_bytes: asked.maximum_packet_bytes.map_or(usize::MAX, |n| n as usize),
             problem_information: asked.problem_information && v5,
             patience,
-            timer: Box::pin(tokio::time::sleep(patience.unwrap_or(IDLE))),
+            deadline: left.and_then(|left| Instant::now().checked_add(left)),
+            timer: Box::pin(tokio::time::sleep(first)),
             last_heard: Instant::now(),
             registered: false,
             was_denied: false,

@@ -10,12 +10,13 @@ mod answer;
 mod deliver;
 mod end;
 mod handshake;
+mod pace;
 mod packet;
 mod read;
+mod serve;
+mod timer;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +26,6 @@ use std::time::{Duration, Instant};
 use model::{Full, Held};
 use parking_lot::MutexGuard;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -37,9 +37,12 @@ use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
 use crate::will::Before;
 use answer::{Pending, Wait};
+use door::quota::ConnectionPermit;
 use door::{Grants, Inbox, Intake, Sender, Ticket};
 use end::End;
 pub(crate) use handshake::NO_CONNECTION;
+use pace::Pace;
+pub(crate) use serve::serve;
 
 /// Bytes that may wait for a slow peer before reading from it stops.
 const OUT_BYTES: usize = 64 << 10;
@@ -51,6 +54,8 @@ const TURNS: usize = 16;
 const IDLE: Duration = Duration::from_secs(60);
 /// Minimum time between two checks of an expired keep-alive while the client waits for this side.
 const RECHECK: Duration = Duration::from_millis(500);
+/// Silence after which a connection is idle.
+const QUIET: Duration = Duration::from_millis(100);
 /// One batch in this many is timed.
 const SAMPLED: u32 = 16;
 
@@ -58,48 +63,6 @@ const SAMPLED: u32 = 16;
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
-
-/// Serves a connection until it ends.
-pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, stream: TcpStream, peer: SocketAddr, full: bool) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("set TCP_NODELAY for {peer}: {error}");
-    }
-    let connect_timeout = Duration::from_millis(broker.config.connect_timeout_ms);
-    // Boxed, so that the connection does not hold the memory of the handshake for the rest of its
-    // life.
-    let opening = Box::pin(handshake::open(broker, stream, peer, full));
-    let opened = tokio::select! {
-        opened = tokio::time::timeout(connect_timeout, opening) => opened,
-        () = broker.stopping.cancelled() => return broker.count_end("shut_down"),
-    };
-    let mut connection = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(reason)) => return broker.count_end(reason),
-        Err(_) => return broker.count_end("connect_timeout"),
-    };
-    let ended = connection.ended.take();
-    let revoked = async {
-        match &ended {
-            Some(ended) => ended.cancelled().await,
-            None => std::future::pending().await,
-        }
-    };
-    let end = tokio::select! {
-        // A client whose credential was revoked is not read again.
-        biased;
-        () = revoked => End::Revoked,
-        end = async {
-            if let Some(before) = connection.before.take() {
-                // Boxed, as it is rare.
-                Box::pin(connection.broker.settle(before, &connection.tenant)).await;
-            }
-            connection.keep_will();
-            poll_fn(|cx| connection.poll(cx)).await
-        } => end,
-        () = broker.abandon.cancelled() => End::ShutDown,
-    };
-    Box::pin(connection.finish(end)).await;
-}
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Stages the will message for the next start, in case that this one ends without it.
@@ -121,6 +84,9 @@ struct Connection<I: Inbox, S> {
     /// Cancelled when the credential is revoked or expires.
     ended: Option<CancellationToken>,
     tenant: Arc<Tenant>,
+    /// Present when the tenant may have limits.
+    pace: Option<Pace>,
+    permit: Option<ConnectionPermit>,
     number: u64,
     version: Version,
     /// The client asked for a clean start.
@@ -154,6 +120,8 @@ struct Connection<I: Inbox, S> {
     /// Bytes for the peer, from `written` on.
     out: Vec<u8>,
     written: usize,
+    /// The stream holds bytes that it has not sent.
+    unflushed: bool,
     /// Messages to be acknowledged or routed, in receipt order.
     pending: VecDeque<Pending>,
     /// Number of messages in `pending` that are to be acknowledged.
@@ -173,6 +141,8 @@ struct Connection<I: Inbox, S> {
     problem_information: bool,
     /// Silence after which the connection is closed.
     patience: Option<Duration>,
+    /// Time at which the connection ends with its token.
+    deadline: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     last_heard: Instant,
     registered: bool,
@@ -198,6 +168,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             // The signal to stop may have been sent before this connection was registered.
             self.draining = self.broker.stopping.is_cancelled();
         }
+        // A connection that is never idle does not come to its timer.
+        if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(End::Expired);
+        }
         for _ in 0..TURNS {
             let mut moved = self.handle_signals()?;
             moved |= self.answer()?;
@@ -212,7 +186,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             if !self.is_behind() && !self.staged && !self.draining {
                 moved |= self.read(cx)?;
             }
-            if self.draining && self.pending.is_empty() && self.out.is_empty() {
+            if self.draining && self.pending.is_empty() && self.out.is_empty() && !self.unflushed {
                 return Err(End::ShutDown);
             }
             if !moved {
@@ -277,6 +251,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Writes pending bytes, as far as the socket accepts them. True when all are written.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.out.is_empty() {
+            if self.unflushed {
+                self.flush(cx)?;
+            }
             return Ok(false);
         }
         let was_behind = self.is_behind();
@@ -298,6 +275,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.written = 0;
         self.out.clear();
         self.out.shrink_to(KEEP_BYTES);
+        self.flush(cx)?;
         if self.out_bytes > 0 {
             self.out_bytes = 0;
             self.count_memory().map_err(End::Memory)?;
@@ -307,56 +285,14 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(true)
     }
 
-    /// Closes a connection after one and a half keep-alives of silence; frees the buffers of an
-    /// idle one.
-    fn check_keep_alive(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        while self.timer.as_mut().poll(cx).is_ready() {
-            self.free_buffers();
-            let now = Instant::now();
-            let next = match self.patience {
-                None => now + IDLE,
-                Some(patience) => {
-                    let due = self.last_heard + patience;
-                    // A client that waits for this side, or whose socket is not read, is not
-                    // silent.
-                    let ours = self.staged || self.stalled || !self.pending.is_empty();
-                    if due <= now && !ours {
-                        return Err(End::KeepAlive);
-                    }
-                    due.max(now + RECHECK)
-                }
-            };
-            let next = self.packet_due(now)?.map_or(next, |due| due.min(next));
-            if self.starved {
-                // Others may have returned memory meanwhile.
-                self.starved = false;
-                self.link.remember(Link::ATTENTION);
-                cx.waker().wake_by_ref();
-            }
-            self.timer.as_mut().reset(next.into());
-        }
+    /// Sends bytes that the stream holds: TLS has records that the socket did not accept.
+    fn flush(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.unflushed = match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Pending => true,
+            Poll::Ready(Ok(())) => false,
+            Poll::Ready(Err(error)) => return Err(End::Io(error)),
+        };
         Ok(())
-    }
-
-    /// Returns when the rest of an unfinished packet is due.
-    fn packet_due(&mut self, now: Instant) -> Result<Option<Instant>, End> {
-        let Some(since) = &mut self.unfinished_since else { return Ok(None) };
-        if self.staged || self.stalled || self.out.len() - self.written > OUT_BYTES {
-            // Its socket is not read.
-            *since = now;
-        }
-        let timeout = Duration::from_millis(self.broker.config.packet_timeout_ms);
-        // A second for each KiB, as slow as the slowest networks.
-        let due = *since + timeout + Duration::from_millis(self.partial.len() as u64);
-        if due <= now { Err(End::Unfinished) } else { Ok(Some(due)) }
-    }
-
-    /// Sets the timer for at most this time from now.
-    fn wake_within(&mut self, time: Duration) {
-        let due = (Instant::now() + time).into();
-        if self.timer.deadline() > due {
-            self.timer.as_mut().reset(due);
-        }
     }
 
     /// Acquires the memory that the connection holds, or returns what it no longer holds.

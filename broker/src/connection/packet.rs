@@ -15,6 +15,7 @@ use crate::codec::{
 use crate::retained::Walk;
 use crate::session::Receipt;
 use crate::trie::Entry;
+use door::quota::Kept;
 use door::{Delivery, Inbox, Intake, Message as Received, Retained, Sender, Verdict};
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
@@ -105,7 +106,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let traced = self.intake.take_span().map(|span| self.describe(*span, packet.qos));
         self.broker.metrics.count_message(packet.qos, verdict);
-        let keep = self.broker.keeps(&self.tenant, topic, packet.retain);
+        let keep = self.broker.keeps(&self.tenant, topic, packet.retain)
+            && (packet.payload.is_empty()
+                || self.tenant.retained.holds(topic)
+                || self.may_keep(Kept::RetainedMessages, || self.tenant.retained.len()));
         // A copy only when there is a subscriber.
         let wanted = keep || self.tenant.trie.any(topic);
         let copy =
@@ -260,7 +264,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 // both places or in neither.
                 let mut state = self.state()?;
                 let held = state.subscriptions.contains(filter);
-                let has_place = held || state.subscriptions.len() < self.broker.config.max_subscriptions;
+                let has_place = held
+                    || state.subscriptions.len() < self.broker.config.max_subscriptions
+                        && self.may_keep(Kept::Subscriptions, || self.tenant.trie.len());
                 let inserted = has_place.then(|| self.tenant.trie.insert(filter, entry).ok()).flatten();
                 if inserted.is_some() && !held {
                     state.subscriptions.insert(filter.to_owned());

@@ -1,6 +1,7 @@
 //! From the socket to packets.
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -8,11 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::io::ReadBuf;
 
 use super::end::End;
+use super::pace::Pace;
 use super::{Connection, KEEP_BYTES, Stream};
-use crate::codec::{self, Framing};
+use crate::codec::{self, Framing, packet_type};
 use door::Inbox;
 
 const READ_BYTES: usize = 64 << 10;
+/// Read at one time from a client that is paced: most of it waits in memory.
+const SLOW_BYTES: usize = 4 << 10;
 
 thread_local! {
     /// One for all connections of the thread: it is used between two awaits only.
@@ -23,17 +27,25 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Reads once and handles every whole packet. True when there were bytes.
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.stalled {
+            if self.is_waiting() {
+                return self.read_ahead(cx);
+            }
             if self.is_full() {
                 return Ok(false);
             }
+            // It was not silent: its socket was not read.
+            self.last_heard = Instant::now();
             self.resume()?;
             self.note_partial()?;
             return Ok(true);
         }
         BUFFER.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(buffer);
+            let room = if self.pace.as_ref().is_some_and(Pace::is_slow) { SLOW_BYTES } else { READ_BYTES };
+            let mut buffer = ReadBuf::new(&mut buffer[..room]);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => return Ok(false),
+                // TLS that ends without its last message.
+                Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => return Err(End::Closed),
                 Poll::Ready(Err(error)) => return Err(End::Io(error)),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Err(End::Closed),
                 Poll::Ready(Ok(())) => {}
@@ -43,6 +55,35 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             self.bytes(buffer.filled())?;
             self.note_partial()?;
             Ok(true)
+        })
+    }
+
+    /// Reads on while a message waits for a limit, and handles the packets that need not wait with
+    /// it. True when there were bytes.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let room = self.room_ahead();
+        let read = room.map_or(0, |room| self.read_behind(room, cx));
+        if read > 0 {
+            self.last_heard = Instant::now();
+            self.broker.metrics.received.inc_by(read as u64);
+        }
+        // Without room, too: a read before the wait may have brought them.
+        let handled = self.handle_ahead()?;
+        self.note_partial()?;
+        Ok(read > 0 || handled)
+    }
+
+    /// Reads once behind the message that waits; returns the number of bytes.
+    fn read_behind(&mut self, room: usize, cx: &mut Context<'_>) -> usize {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(&mut buffer[..room]);
+            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut buffer) else { return 0 };
+            if read.is_err() || buffer.filled().is_empty() {
+                // The messages before its end come first.
+                self.stop_ahead();
+            }
+            self.partial.extend_from_slice(buffer.filled());
+            buffer.filled().len()
         })
     }
 
@@ -112,10 +153,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// Handles the whole packets at the start of `bytes`; returns the number of bytes that they
-    /// took. Stops early, `stalled`, when the maximum number of messages is pending.
+    /// took. Stops early, `stalled`, when the maximum number of messages is pending, or the next
+    /// one has to wait for a limit.
     fn packets(&mut self, bytes: &[u8]) -> Result<usize, End> {
         self.stalled = false;
         let mut at = 0;
+        let (mut messages, mut message_bytes) = (0, 0);
         let most = self.broker.config.max_packet_bytes as usize;
         while let Some(found) = codec::framing(&bytes[at..], most)? {
             if bytes.len() - at < found.total_bytes {
@@ -126,9 +169,23 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 break;
             }
             let Framing { header_bytes, total_bytes, .. } = found;
+            if self.pace.is_some() && found.packet_type() == packet_type::PUBLISH {
+                if !self.has_turn(total_bytes) {
+                    self.stalled = true;
+                    break;
+                }
+                messages += 1;
+                message_bytes += total_bytes as u64;
+            }
             self.packet(&found, &bytes[at + header_bytes..at + total_bytes])?;
             at += total_bytes;
             self.unfinished_since = None;
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.count(messages, message_bytes);
+            if !self.stalled {
+                pace.emptied();
+            }
         }
         Ok(at)
     }

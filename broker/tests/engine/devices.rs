@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use door::quota::{Limits, TenantMeter};
 use door::{Credentials, Gatekeeper, Grants, Identity, Refusal, RefusalKind};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -16,6 +17,9 @@ use crate::world::*;
 /// CONNECT property: a session that lasts 256 s.
 pub(crate) const LASTS: &[u8] = &[0x11, 0, 0, 1, 0];
 
+/// Password of a client whose connection ends after 400 ms.
+pub(crate) const BRIEF: &str = "brief";
+
 /// Admits every client with every topic; the user name is the tenant.
 pub(crate) struct ByUser;
 
@@ -23,7 +27,7 @@ pub(crate) struct ByUser;
 impl Gatekeeper for ByUser {
     async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let tenant = credentials.user.unwrap_or("default").into();
-        Ok(Identity { tenant, device: None, grants: Arc::default(), ended: None })
+        Ok(Identity { tenant, device: None, grants: Arc::default(), ended: None, meter: None, expires: None })
     }
 }
 
@@ -31,14 +35,15 @@ impl Gatekeeper for ByUser {
 pub(crate) struct Devices {
     grants: Mutex<HashMap<String, Grants>>,
     credentials: Mutex<HashMap<String, CancellationToken>>,
+    tenants: Mutex<HashMap<String, Arc<TenantMeter>>>,
     pub(crate) waiting: AtomicU64,
     pub(crate) permits: Semaphore,
 }
 
 impl Devices {
     pub(crate) fn new() -> Arc<Self> {
-        let (grants, credentials, waiting) = Default::default();
-        Arc::new(Self { grants, credentials, waiting, permits: Semaphore::new(0) })
+        let (grants, credentials, tenants, waiting) = Default::default();
+        Arc::new(Self { grants, credentials, tenants, waiting, permits: Semaphore::new(0) })
     }
 
     pub(crate) fn world(self: &Arc<Self>, instant: bool) -> World {
@@ -51,6 +56,14 @@ impl Devices {
         let (_, device) = user.split_once('/').unwrap();
         let grants = Grants::of(&owned(publish), &owned(subscribe), device).unwrap();
         self.grants.lock().insert(user.to_owned(), grants);
+    }
+
+    /// Limits the connections of a tenant from now on. Returns the meter.
+    pub(crate) fn limit(&self, tenant: &str, limits: &Limits) -> Arc<TenantMeter> {
+        let mut tenants = self.tenants.lock();
+        let meter = tenants.entry(tenant.to_owned()).or_default();
+        meter.set(limits);
+        Arc::clone(meter)
     }
 
     /// The credential of a user's next connections.
@@ -68,8 +81,12 @@ impl Devices {
 impl Gatekeeper for Devices {
     async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let refused = |kind, reason: &str| Err(Refusal { kind, reason: reason.into() });
-        let (Some(user), Some(b"secret")) = (credentials.user, credentials.password) else {
-            return refused(RefusalKind::BadCredentials, "the credentials are not valid");
+        let invalid = || refused(RefusalKind::BadCredentials, "the credentials are not valid");
+        let (Some(user), Some(password)) = (credentials.user, credentials.password) else { return invalid() };
+        let expires = match password {
+            b"secret" => None,
+            password if password == BRIEF.as_bytes() => Some(model::clock::now() + 400_000_000),
+            _ => return invalid(),
         };
         let ended = self.credential(user);
         let Some((tenant, device)) = user.split_once('/') else {
@@ -84,8 +101,7 @@ impl Gatekeeper for Devices {
             self.permits.acquire().await.unwrap().forget();
         }
         let client = credentials.client;
-        let own = client.is_empty() || client == device;
-        if !own && !client.strip_prefix(device).is_some_and(|rest| rest.starts_with(':')) {
+        if !client.is_empty() && !door::belongs_to(client, device) {
             return refused(RefusalKind::ClientId, "the client id does not belong to the device");
         }
         let given = self.grants.lock().get(user).cloned();
@@ -94,7 +110,8 @@ impl Gatekeeper for Devices {
             Ok(grants) => Arc::new(grants),
             Err(error) => return refused(RefusalKind::NotAuthorized, &error.to_string()),
         };
-        Ok(Identity { tenant: tenant.into(), device: Some(device.into()), grants, ended: Some(ended) })
+        let meter = self.tenants.lock().get(tenant).map(|tenant| tenant.device(device));
+        Ok(Identity { tenant: tenant.into(), device: Some(device.into()), grants, ended: Some(ended), meter, expires })
     }
 }
 

@@ -5,9 +5,11 @@
 mod acknowledgements;
 mod clients;
 mod devices;
+mod expiry;
 mod grants;
 mod limits;
 mod memory;
+mod pace;
 mod peer;
 mod pending_wills;
 mod resends;
@@ -15,4 +17,5 @@ mod revocation;
 mod sessions;
 mod subscribers;
 mod tenants;
+mod tls;
 mod world;

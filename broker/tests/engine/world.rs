@@ -10,7 +10,7 @@ use door::{Failed, Gatekeeper, Inbox, Intake, Message, Retained, Sender, Ticket,
 use model::trace::{Carried, Span, TraceContext};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use weir_broker::{Broker, Config, Metrics, RetainedMessage, bind};
+use weir_broker::{Broker, Config, Metrics, Ports, RetainedMessage, bind};
 
 use crate::devices::ByUser;
 pub(crate) use crate::peer::*;
@@ -189,19 +189,39 @@ impl World {
         config: Config,
         retained: Vec<RetainedMessage>,
     ) -> Self {
+        Self::on_ports(gatekeeper, instant, config, retained, None).0
+    }
+
+    /// With a port for TLS besides the plain one. Everything is durable at once.
+    pub(crate) fn encrypted(gatekeeper: Box<dyn Gatekeeper>, config: Config, tls: tls::Acceptor) -> (Self, SocketAddr) {
+        let (world, tls) = Self::on_ports(gatekeeper, true, config, Vec::new(), Some(tls));
+        (world, tls.unwrap())
+    }
+
+    fn on_ports(
+        gatekeeper: Box<dyn Gatekeeper>,
+        instant: bool,
+        config: Config,
+        retained: Vec<RetainedMessage>,
+        tls: Option<tls::Acceptor>,
+    ) -> (Self, Option<SocketAddr>) {
         let log = Arc::new(Log::default());
         log.instant.store(instant, Ordering::SeqCst);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
         let metrics = Arc::<Metrics>::default();
-        let (address, running) = {
+        let (address, tls, running) = {
             let _entered = runtime.enter();
-            let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let listen = || bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let plain = listen();
+            let address = plain.local_addr().unwrap();
+            let tls = tls.map(|acceptor| (listen(), acceptor));
+            let tls_address = tls.as_ref().map(|(listener, _)| listener.local_addr().unwrap());
             let inbox = LogInbox(Arc::clone(&log));
             let broker = Broker::with_gatekeeper(config, inbox, gatekeeper, Arc::clone(&metrics), Some(retained));
-            (listener.local_addr().unwrap(), runtime.spawn(broker.run(listener, shutdown.clone())))
+            (address, tls_address, runtime.spawn(broker.run(Ports { plain, tls }, shutdown.clone())))
         };
-        Self { log, address, shutdown, metrics, runtime, running: Some(running) }
+        (Self { log, address, shutdown, metrics, runtime, running: Some(running) }, tls)
     }
 
     pub(crate) fn stop(&mut self) {

@@ -46,6 +46,14 @@ pub struct Config {
     #[serde(with = "empty_is_none")]
     #[schemars(with = "String")]
     pub tls_ca_file: Option<PathBuf>,
+    /// PEM file with the certificate of this client, for servers that ask for one.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
+    pub tls_key_file: Option<PathBuf>,
     /// `"always"`: servers whose settings can lose what they have acknowledged are refused.
     /// `"relaxed"`: an append is as durable as the settings of the servers make it.
     pub durability: Durability,
@@ -120,6 +128,8 @@ impl Default for Config {
             sentinel_username: None,
             sentinel_password: None,
             tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             durability: Durability::Always,
             replicas: 0,
             replica_timeout_ms: 2_000,
@@ -153,6 +163,10 @@ impl Config {
             (
                 self.connect_timeout_ms == 0 || self.response_timeout_ms == 0,
                 "redis.connect_timeout_ms and redis.response_timeout_ms must not be 0",
+            ),
+            (
+                self.tls_cert_file.is_some() != self.tls_key_file.is_some(),
+                "redis.tls_cert_file and redis.tls_key_file belong together: give both",
             ),
             (self.replicas > 0 && self.replica_timeout_ms == 0, "redis.replica_timeout_ms must not be 0"),
         ];

@@ -6,6 +6,7 @@
 //! until the end of the migration, which counts as an outage.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
-    RedisConnectionInfo, RedisError, RedisResult, Script, TlsCertificates,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue,
+    IntoConnectionInfo, RedisConnectionInfo, RedisError, RedisResult, Script, TlsCertificates,
 };
 
 use super::config::{Config, Secret};
@@ -48,15 +49,20 @@ impl Servers {
     pub(super) fn new(config: Arc<Config>) -> Result<Self, OpenError> {
         static PROVIDER: Once = Once::new();
         // An error means that another task has installed a provider.
-        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        PROVIDER.call_once(|| drop(rustls::crypto::aws_lc_rs::default_provider().install_default()));
         let seeds = config.urls.iter().map(|url| seed(url, &config)).collect::<Result<_, _>>()?;
-        let root_cert = match &config.tls_ca_file {
-            None => None,
-            Some(file) => Some(std::fs::read(file).map_err(|error| {
-                OpenError::Config(format!("cannot read {}: {error}: look at redis.tls_ca_file", file.display()))
-            })?),
+        let read = |key: &str, file: &Option<PathBuf>| {
+            let bytes = file.as_ref().map(|file| {
+                std::fs::read(file).map_err(|error| {
+                    OpenError::Config(format!("cannot read {}: {error}: look at redis.{key}", file.display()))
+                })
+            });
+            bytes.transpose()
         };
-        let certificates = TlsCertificates { client_tls: None, root_cert };
+        let root_cert = read("tls_ca_file", &config.tls_ca_file)?;
+        let own = read("tls_cert_file", &config.tls_cert_file)?.zip(read("tls_key_file", &config.tls_key_file)?);
+        let client_tls = own.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        let certificates = TlsCertificates { client_tls, root_cert };
         Ok(Self { config, seeds, certificates, state: Mutex::default() })
     }
 

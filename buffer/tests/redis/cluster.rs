@@ -204,13 +204,16 @@ async fn a_server_is_used_over_tls_and_its_certificate_is_checked() {
     }
     let port = free_port();
     let arguments = ["--tls-port".to_owned(), port.to_string(), "--tls-cert-file".into(), certificate.clone()];
-    let more = ["--tls-key-file".to_owned(), key, "--tls-ca-cert-file".into(), certificate.clone()];
-    let rest = ["--tls-auth-clients", "no"];
+    let more = ["--tls-key-file".to_owned(), key.clone(), "--tls-ca-cert-file".into(), certificate.clone()];
+    // The server's own certificate is also that of the client.
+    let rest = ["--tls-auth-clients", "yes"];
     let all_arguments: Vec<&str> = arguments.iter().chain(&more).map(String::as_str).chain(rest).collect();
     let Some(server) = Server::start(&all_arguments) else { return };
     let config = Config {
         urls: vec![format!("rediss://127.0.0.1:{port}")],
-        tls_ca_file: Some(certificate.into()),
+        tls_ca_file: Some(certificate.clone().into()),
+        tls_cert_file: Some(certificate.into()),
+        tls_key_file: Some(key.into()),
         ..server.config()
     };
     let redis = Redis::connect(config.clone()).await.unwrap();
@@ -218,6 +221,8 @@ async fn a_server_is_used_over_tls_and_its_certificate_is_checked() {
     append(&batcher, stage(0..10, false)).unwrap();
     let reader = Redis::connect(config.clone()).await.unwrap().open(log.id()).await.unwrap();
     assert_eq!(all(&*reader).await, (0..10).collect::<Vec<_>>());
+    let unknown = Config { tls_cert_file: None, tls_key_file: None, ..config.clone() };
+    assert!(Redis::connect(unknown).await.is_err(), "a client without a certificate is let in");
     let stranger = Redis::connect(Config { tls_ca_file: None, ..config }).await.unwrap_err().to_string();
     assert!(stranger.contains("certificate") || stranger.contains("UnknownIssuer"), "{stranger}");
 }

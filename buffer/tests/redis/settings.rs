@@ -115,6 +115,7 @@ async fn an_inconsistent_configuration_names_its_key() {
         (Config { node: "a{b}".into(), ..base.clone() }, "redis.node"),
         (Config { prefix: String::new(), ..base.clone() }, "redis.prefix"),
         (Config { tls_ca_file: Some("/nowhere/ca.pem".into()), ..base.clone() }, "redis.tls_ca_file"),
+        (Config { tls_cert_file: Some("/nowhere/cert.pem".into()), ..base.clone() }, "redis.tls_key_file"),
     ];
     for (config, key) in cases {
         let line = line(config).await;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use super::{Server, find};
 use crate::{checked, python};
@@ -81,6 +81,8 @@ fn format(program: &Path, file: &Path) -> anyhow::Result<()> {
     checked("kafka-server format", command.output().context("start kafka-server")?).map(drop)
 }
 
+/// Records have the times of their readings, which are fixed in some tests: none is too old to be
+/// kept.
 fn settings(home: &Path, port: u16, sasl: u16, controller: u16) -> String {
     let (user, guest, password) = (Kafka::USER, Kafka::GUEST, Kafka::PASSWORD);
     format!(
@@ -107,6 +109,7 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+log.retention.ms=-1
 ",
         home.join("data").display()
     )
@@ -154,6 +157,22 @@ impl Kafka {
         let mut records = text.lines().map(record).collect::<anyhow::Result<Vec<_>>>()?;
         records.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
         Ok(records)
+    }
+}
+
+impl Kafka {
+    /// Writes a record to the first partition of a topic in a transaction that is never ended, as a
+    /// producer does that is killed in it.
+    ///
+    /// # Errors
+    /// When kafka-python cannot write it.
+    pub fn leave_open(&self, transactional_id: &str, topic: &str, key: &str, value: &str) -> anyhow::Result<()> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/kafka_leave_open.py");
+        let arguments = [&self.brokers(), transactional_id, topic, key, value];
+        let output = Command::new(python()?).arg(script).args(arguments).output()?;
+        let written = String::from_utf8_lossy(&output.stdout).contains("written");
+        ensure!(written, "kafka_leave_open.py: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 }
 

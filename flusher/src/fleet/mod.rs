@@ -24,6 +24,7 @@ mod readers;
 mod retained;
 mod serve;
 mod share;
+mod stream;
 mod tail;
 #[cfg(test)]
 mod tests;

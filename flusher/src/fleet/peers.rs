@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::internal::v1::fleet_service_client::FleetServiceClient;
+use tls::Connector;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -38,21 +39,22 @@ impl Interceptor for Key {
 /// Connections to other flushers, by address.
 pub(super) struct Peers {
     key: Key,
+    tls: Option<tls::Client>,
     clients: Mutex<HashMap<String, Client>>,
     silent: Mutex<HashMap<String, Instant>>,
 }
 
 impl Peers {
-    /// Clients with the secret that all processes share.
+    /// Clients with the secret that all processes share, encrypted when they have certificates.
     ///
     /// # Errors
     /// When it cannot be sent in a header.
-    pub(super) fn new(secret: &str) -> Result<Self, String> {
+    pub(super) fn new(secret: &str, tls: Option<tls::Client>) -> Result<Self, String> {
         let mut key: MetadataValue<Ascii> = format!("Bearer {secret}")
             .parse()
             .map_err(|_| "`fleet.secret` holds a line break or another control character")?;
         key.set_sensitive(true);
-        Ok(Self { key: Key(key), clients: Mutex::default(), silent: Mutex::default() })
+        Ok(Self { key: Key(key), tls, clients: Mutex::default(), silent: Mutex::default() })
     }
 
     /// A client of one of them; `None` while it is known not to answer.
@@ -64,12 +66,40 @@ impl Peers {
         if let Some(client) = clients.get(address) {
             return Some(client.clone());
         }
-        let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
-        let channel = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true).connect_lazy();
+        let Some(channel) = self.channel(address) else {
+            drop(clients);
+            self.silence(address);
+            return None;
+        };
         let client =
             FleetServiceClient::with_interceptor(channel, self.key.clone()).max_decoding_message_size(MESSAGE_BYTES);
         clients.insert(address.to_owned(), client.clone());
         Some(client)
+    }
+
+    /// An address is encrypted when this process has certificates, and never otherwise: the other
+    /// one cannot choose.
+    fn channel(&self, address: &str) -> Option<Channel> {
+        let plain = address.strip_prefix("https://").map(|rest| format!("http://{rest}"));
+        let cure = "set `fleet.certificate`, `fleet.key` and `fleet.ca` in every process";
+        match (plain, &self.tls) {
+            (Some(plain), Some(tls)) => {
+                let endpoint = Endpoint::from_shared(plain).ok()?.connect_timeout(PATIENCE).tcp_nodelay(true);
+                Some(endpoint.connect_with_connector_lazy(Connector::new(tls.clone())))
+            }
+            (None, None) => {
+                let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
+                Some(endpoint.connect_timeout(PATIENCE).tcp_nodelay(true).connect_lazy())
+            }
+            (Some(_), None) => {
+                tracing::error!(address, "a flusher has a certificate, and this process has none: {cure}");
+                None
+            }
+            (None, Some(_)) => {
+                tracing::error!(address, "a flusher has no certificate, and this process has one: {cure}");
+                None
+            }
+        }
     }
 
     /// Waits a short time for the start of an answer; `None` when none comes.
@@ -84,7 +114,13 @@ impl Peers {
                 tracing::error!(address, "a flusher refuses this process: {}", status.message());
                 status.message().to_owned()
             }
-            Ok(Err(status)) => status.message().to_owned(),
+            Ok(Err(status)) => match tls::explain(&status) {
+                Some(fault) => {
+                    tracing::error!(address, "a flusher cannot be called: {fault} (`fleet.ca`, `fleet.certificate`)");
+                    fault
+                }
+                None => status.message().to_owned(),
+            },
             Err(_) => format!("no answer within {PATIENCE:?}"),
         };
         tracing::debug!(address, reason, "a flusher does not answer");

@@ -39,6 +39,8 @@ pub struct Source {
     pub local: Option<FleetHandle>,
     /// The secret that all processes share.
     pub secret: String,
+    /// Encrypts calls: other processes are called at https addresses only.
+    pub tls: Option<tls::Client>,
 }
 
 /// Readers of the whole fleet. Cheap to clone.
@@ -73,7 +75,7 @@ impl Readers {
     pub fn new(config: &Config, source: Source) -> Result<Self, String> {
         Ok(Self(Arc::new(Reading {
             directory: Directory::new(source.catalogue, system_clock()),
-            peers: Arc::new(Peers::new(&source.secret)?),
+            peers: Arc::new(Peers::new(&source.secret, source.tls)?),
             projections: source.projections,
             stores: source.stores,
             is_store_shared: source.is_store_shared,

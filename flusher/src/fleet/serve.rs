@@ -1,34 +1,49 @@
 //! Answers of this process to the others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
 use model::{DeviceKey, TimeRange};
 use proto::internal::v1 as wire;
 use proto::internal::v1::fleet_service_server::{FleetService, FleetServiceServer};
 use stores::contract::{LatestState, StoreError, Tail};
+use tls::Acceptor;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream;
 use tonic::service::Interceptor;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
+use super::stream::FleetStream;
 use super::{FleetHandle, convert, ledger};
 use crate::sinks::latest::Question;
 
-/// Answers the other processes of the fleet until `stop`. Callers must know `secret`.
+/// Pause after a failure to accept: the limit of open files may be reached.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers the other processes of the fleet until `stop`. Callers must know `secret` and, with an
+/// acceptor, present a certificate.
 ///
 /// # Errors
 /// When the listener breaks.
 pub async fn serve(
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<Acceptor>),
     handle: FleetHandle,
     secret: &str,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let service = FleetServiceServer::with_interceptor(Service(handle), Guard::new(secret));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = futures::stream::unfold((listener, tls), async |(listener, tls)| {
+        let accepted = FleetStream::accept(&listener, tls.as_ref()).await;
+        if let Err(error) = &accepted {
+            tracing::warn!("cannot accept a connection of the fleet: {error}");
+            tokio::time::sleep(PAUSE).await;
+        }
+        Some((accepted, (listener, tls)))
+    });
+    let incoming = incoming.filter(|accepted| std::future::ready(accepted.is_ok()));
     Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
 }
 

@@ -49,7 +49,7 @@ fn held(catalogue: &FakeCatalogue) -> [usize; 2] {
 pub(super) fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Option<FleetHandle>) -> Readers {
     let (stores, is_store_shared) = (world.stores(), true);
     let (catalogue, projections, secret) = (catalogue.clone(), world.projections(), "s".to_owned());
-    let source = ReaderSource { catalogue, projections, stores, is_store_shared, local, secret };
+    let source = ReaderSource { catalogue, projections, stores, is_store_shared, local, secret, tls: None };
     Readers::new(&world.config, source).unwrap()
 }
 

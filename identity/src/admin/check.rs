@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 use model::{Nanos, device};
 
-use crate::Role;
+use crate::public_key::PublicKey;
 use crate::registry::{Error, Result};
+use crate::{KeyAlgorithm, Role};
 
 const MAX_TEXT_BYTES: usize = 256;
 const MAX_REQUEST_ID_BYTES: usize = 64;
@@ -26,6 +27,17 @@ pub(super) fn device(id: &str) -> Result<()> {
         return Err(invalid("device", "use an id without '/' and a leading '$': it fills a level of topics"));
     }
     Ok(())
+}
+
+pub(super) fn public_key(pem: &str, algorithm: Option<KeyAlgorithm>) -> Result<PublicKey> {
+    let key = PublicKey::parse(pem).map_err(|reason| invalid("public_key", reason))?;
+    match algorithm {
+        Some(algorithm) if algorithm != key.algorithm => {
+            let (given, own) = (algorithm.as_str(), key.algorithm.as_str());
+            Err(invalid("algorithm", format!("it is {given}, and the key is for {own}: leave it out, or use {own}")))
+        }
+        _ => Ok(key),
+    }
 }
 
 pub(super) fn text(field: &'static str, text: &str) -> Result<()> {

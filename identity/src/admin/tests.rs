@@ -116,7 +116,7 @@ async fn the_audit_names_the_caller_of_a_change_and_never_a_secret() {
     let by = By { principal: "apiKeys/x".into(), address: Some(address), ..By::local() };
     admin.create_tenant("t", "", &By::local()).await.unwrap();
     let created = admin.create_device_secret("t", "d1", None, &by).await.unwrap();
-    admin.delete_device_secret("t", "d1", created.credential.id, &by).await.unwrap();
+    admin.delete_device_credential("t", "d1", created.credential.id, &by).await.unwrap();
     admin.suspend_tenant("t", &by).await.unwrap();
     admin.resume_tenant("t", &by).await.unwrap();
     let events = admin.list_audit("t", None, 9).await.unwrap();

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use door::{Credentials, Gatekeeper, Identity, Refusal, RefusalKind};
 use model::Nanos;
 
+use super::jwt::SignedToken;
 use super::live::{Entry, Subject};
+use super::proof::Presented;
+use super::tenants::Metered;
 use super::{Gate, Problem, pace};
 use crate::{Token, TokenKind};
 
@@ -14,17 +17,20 @@ const METHOD: &str = "Connect";
 
 #[async_trait]
 impl Gatekeeper for Gate {
-    /// The password is the secret of a device. The user name, or the client id without one, is the
+    /// The password is the secret of a device, or a token that it signed; without a password, the
+    /// certificate of the connection counts. The user name, or the client id without one, is the
     /// device; the client id is the device, `{device}:…`, or empty.
     async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let now = self.0.clock.now();
         let source = pace::source(credentials.peer.ip());
-        let entry = match self.check_password(credentials, now).await {
-            Ok(entry) => entry,
+        let (entry, expires) = match self.check_password(credentials, now).await {
+            Ok(checked) => checked,
             Err(problem) => return Err(refusal(self.failed(problem, METHOD, Some(source), now))),
         };
         let Subject::Device { device, grants, .. } = &entry.subject else { return Err(refusal(wrong(&entry))) };
-        if !belongs(credentials.client, device) {
+        // A device of an authority is not in the registry, which keeps client ids from clashing.
+        let is_exact = entry.authority.is_none() || credentials.client.len() <= device.len();
+        if !is_exact || !is_own(credentials.client, device) {
             let reason = "the client id does not belong to the device";
             self.0.denials.add(&entry.tenant, &entry.principal(), METHOD, Some(source), reason, now);
             return Err(Refusal {
@@ -37,19 +43,34 @@ impl Gatekeeper for Gate {
             device: Some(Arc::clone(device)),
             grants: Arc::clone(grants),
             ended: Some(entry.ended.clone()),
+            meter: match &entry.meter {
+                Some(Metered::Device(meter)) => Some(meter.clone()),
+                _ => None,
+            },
+            expires,
         })
     }
 }
 
 impl Gate {
-    async fn check_password(&self, credentials: &Credentials<'_>, now: Nanos) -> Result<Arc<Entry>, Problem> {
-        let token = credentials.password.and_then(|password| Token::parse(TokenKind::DeviceSecret, password));
-        let Some(token) = token else {
+    /// Returns also when the connection ends, if it does before the credential.
+    async fn check_password(
+        &self,
+        credentials: &Credentials<'_>,
+        now: Nanos,
+    ) -> Result<(Arc<Entry>, Option<Nanos>), Problem> {
+        let password = credentials.password.unwrap_or_default();
+        let (entry, ends) = if let Some(token) = Token::parse(TokenKind::DeviceSecret, password) {
+            self.check_presented(Presented::Secret(&token), now).await?
+        } else if let Some(token) = SignedToken::parse(password) {
+            self.check_presented(Presented::Signed(&token), now).await?
+        } else if password.is_empty() && !credentials.certificates.is_empty() {
+            self.check_certificates(credentials.certificates, now).await?
+        } else {
             return Err(Problem::Wrong { tenant: None, principal: String::new() });
         };
-        let entry = self.check(&token, now).await?;
-        match &entry.subject {
-            Subject::Device { device, .. } if names(credentials, device) => Ok(entry),
+        match entry.device() {
+            Some(device) if names(credentials, device) => Ok((entry, ends)),
             _ => Err(wrong(&entry)),
         }
     }
@@ -64,20 +85,18 @@ fn wrong(entry: &Entry) -> Problem {
 fn names(credentials: &Credentials<'_>, device: &str) -> bool {
     match credentials.user.filter(|user| !user.is_empty()) {
         Some(user) => user == device,
-        None => belongs(credentials.client, device),
+        None => is_own(credentials.client, device),
     }
 }
 
-fn belongs(client: &str, device: &str) -> bool {
-    match client.strip_prefix(device) {
-        Some(rest) => rest.is_empty() || rest.starts_with(':'),
-        None => client.is_empty(),
-    }
+/// True when a client of the device may have the client id; an empty one is to be assigned.
+fn is_own(client: &str, device: &str) -> bool {
+    client.is_empty() || door::belongs_to(client, device)
 }
 
 fn refusal(problem: Problem) -> Refusal {
     let (kind, reason) = match problem {
-        Problem::Wrong { .. } => (
+        Problem::Wrong { .. } | Problem::Token { .. } | Problem::NoRole { .. } => (
             RefusalKind::BadCredentials,
             "user name or password is not valid: it may be wrong, expired or revoked".into(),
         ),

@@ -1,14 +1,18 @@
 //! Following the control log: changes that other processes make.
 
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::Gate;
 use super::denials::Key;
-use crate::registry::{ChangeKind, Denial, Error, TenantState};
+use super::{Gate, LOOKUP};
+use crate::CredentialId;
+use crate::registry::{ChangeKind, Denial, Error, Found, TenantState};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Entries of the control log that are read at one time.
@@ -17,6 +21,12 @@ const ENTRIES: usize = 1000;
 const USES: usize = 1000;
 /// Periods between two records of uses.
 const USES_EVERY: u64 = 30;
+/// Rows that are read again at one step, so that it ends soon.
+const PART: usize = 10_000;
+/// Rows that are read again at the same time.
+const READS: usize = 16;
+/// Rows that cannot be read, after which the others are left for the next step.
+const FAILURES: usize = 16;
 
 /// The place in the control log.
 #[derive(Debug, Default)]
@@ -24,6 +34,62 @@ pub(super) struct Position {
     /// Number of the last change that was applied; `None` before the first one.
     after: Option<u64>,
     is_failing: bool,
+    again: Again,
+}
+
+/// Rows that are still to be read. One row that cannot be read holds up nothing else: it is tried
+/// again at each step. Until `rows` and `tenants` are empty, the table is not known to be true.
+#[derive(Debug, Default)]
+struct Again {
+    /// Credentials, issuers and bindings of the tables.
+    rows: VecDeque<CredentialId>,
+    /// Tenants of the tokens.
+    tenants: VecDeque<Arc<str>>,
+    /// Tenants whose limits were changed, each once.
+    limits: VecDeque<Box<str>>,
+    is_failing: bool,
+}
+
+/// Does something for each of a part of the items, and leaves those for which it fails for the next
+/// time.
+async fn try_each<T, F>(left: &mut VecDeque<T>, act: impl Fn(T) -> F) -> Result<(), Error>
+where
+    T: Clone,
+    F: Future<Output = Result<(), Error>>,
+{
+    let (failures, act) = (&AtomicUsize::new(0), &act);
+    let (mut failed, mut result) = (Vec::new(), Ok(()));
+    let tries = (0..PART).map_while(|_| {
+        let has_failed = failures.load(Ordering::Relaxed) >= FAILURES;
+        let item = if has_failed { None } else { left.pop_front() }?;
+        Some(async move {
+            let done = tokio::time::timeout(LOOKUP, act(item.clone())).await;
+            let late = |_| Err(Error::Unavailable("the registry does not answer in time".into()));
+            (item, done.unwrap_or_else(late))
+        })
+    });
+    let mut tries = futures::stream::iter(tries).buffer_unordered(READS);
+    while let Some((item, done)) = tries.next().await {
+        if let Err(error) = done {
+            failures.fetch_add(1, Ordering::Relaxed);
+            result = Err(error);
+            failed.push(item);
+        }
+    }
+    drop(tries);
+    // After the others, which may be read.
+    left.extend(failed);
+    result
+}
+
+/// Logs the first one of errors that follow each other.
+fn report(is_failing: &mut bool, result: Result<(), Error>, why: &str) {
+    if let Err(error) = &result
+        && !*is_failing
+    {
+        tracing::warn!(%error, "{why}");
+    }
+    *is_failing = result.is_err();
 }
 
 fn periods() -> Interval {
@@ -37,7 +103,7 @@ impl Gate {
     /// uses and denials, each second until it is stopped.
     pub async fn follow(&self, stop: CancellationToken) {
         // Side by side: a disk that hangs in a write delays no end of a session.
-        tokio::join!(self.keep_up(&stop), self.keep_written(&stop));
+        tokio::join!(self.keep_up(&stop), self.keep_written(&stop), self.keep_keys(&stop));
     }
 
     async fn keep_up(&self, stop: &CancellationToken) {
@@ -51,6 +117,21 @@ impl Gate {
         }
     }
 
+    /// Reads the keys of issuers again when they are due.
+    async fn keep_keys(&self, stop: &CancellationToken) {
+        let mut ticks = periods();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.0.tokens.keep_keys(self.0.clock.now()) => {}
+            }
+        }
+    }
+
     async fn keep_written(&self, stop: &CancellationToken) {
         let mut ticks = periods();
         for period in 0_u64.. {
@@ -58,7 +139,12 @@ impl Gate {
                 () = stop.cancelled() => break,
                 _ = ticks.tick() => {}
             }
-            if period.is_multiple_of(USES_EVERY) || self.0.uses.lock().len() >= USES {
+            // A digest that moved to a new pepper has to be written before the next rotation.
+            let is_due = {
+                let uses = self.0.uses.lock();
+                uses.len() >= USES || uses.iter().any(|used| used.digest.is_some())
+            };
+            if is_due || period.is_multiple_of(USES_EVERY) {
                 self.write_uses().await;
             }
             self.write_denials(false).await;
@@ -71,25 +157,47 @@ impl Gate {
     pub(super) async fn step(&self, position: &mut Position) {
         // Needs no registry.
         self.0.live.expire(self.0.clock.now());
-        match self.catch_up(position).await {
-            Ok(()) => {
-                position.is_failing = false;
-                self.0.followed.store(self.0.clock.now(), Ordering::Relaxed);
-            }
-            Err(error) if !position.is_failing => {
-                position.is_failing = true;
-                tracing::warn!(%error, "changes of credentials cannot be read; sessions go on meanwhile");
-            }
-            Err(_) => {}
+        self.0.tokens.expire(self.0.clock.now());
+        let read = self.catch_up(position).await;
+        let is_read = read.is_ok();
+        let why = "changes of credentials cannot be read; sessions go on meanwhile";
+        report(&mut position.is_failing, read, why);
+        if !is_read {
+            return;
+        }
+        // All at the same time, so that none waits for another that does not answer.
+        let Again { rows, tenants, limits, .. } = &mut position.again;
+        let (row, tenant, limit) = tokio::join!(
+            try_each(rows, |id| async move {
+                let found = self.0.registry.credential(id).await?;
+                self.check_again(&id, found.as_ref());
+                Ok(())
+            }),
+            try_each(tenants, |id| async move { self.check_tenant_again(&id).await }),
+            try_each(limits, |id| async move { self.read_limits(&id).await }),
+        );
+        let is_checked = rows.is_empty() && tenants.is_empty();
+        let why = "rows of credentials or tenants cannot be read; what needs them is tried again each second";
+        report(&mut position.again.is_failing, row.and(tenant).and(limit), why);
+        if is_checked {
+            self.0.followed.store(self.0.clock.now(), Ordering::Relaxed);
         }
     }
 
-    async fn catch_up(&self, position: &mut Position) -> Result<(), Error> {
+    /// Applies the entries of the control log, and notes what has to be read for them.
+    pub(super) async fn catch_up(&self, position: &mut Position) -> Result<(), Error> {
         loop {
             let Some(after) = position.after else {
                 // Entries before this one were made before, or are looked up again.
                 let newest = self.0.registry.changes(0, 0).await?.newest;
-                self.check_again().await?;
+                // A lookup that has read its row before one of them puts nothing into the tables
+                // from here on.
+                self.0.live.overtake();
+                let ids = self.0.live.ids().into_iter().map(|(id, _)| id);
+                let again = &mut position.again;
+                again.rows = ids.chain(self.0.tokens.ids()).collect();
+                again.tenants = self.0.tokens.tenants().into();
+                again.limits = self.0.tenants.ids().into();
                 position.after = Some(newest);
                 continue;
             };
@@ -99,24 +207,50 @@ impl Gate {
                 continue;
             }
             let Some(last) = changes.entries.last() else { return Ok(()) };
-            position.after = Some(last.number);
             for change in &changes.entries {
                 match change.kind {
-                    ChangeKind::Deleted(id) => self.0.live.revoke(&id),
-                    ChangeKind::TenantSuspended => self.0.live.revoke_tenant(&change.tenant),
-                    ChangeKind::TenantActive | ChangeKind::Created(_) => {}
+                    ChangeKind::Deleted(id) => self.revoke(&id),
+                    ChangeKind::TenantSuspended => self.revoke_tenant(&change.tenant),
+                    ChangeKind::Created(id) => {
+                        // This one counts the change: a lookup that did not see it, and ends
+                        // between the two, adds no token.
+                        self.0.live.created(&id);
+                        self.0.tokens.created(&id);
+                    }
+                    ChangeKind::TenantActive | ChangeKind::TenantUpdated => {}
                 }
             }
+            let updated = changes.entries.iter().filter(|change| change.kind == ChangeKind::TenantUpdated);
+            let updated: BTreeSet<&str> = updated.map(|change| change.tenant.as_str()).collect();
+            for tenant in updated {
+                if !position.again.limits.iter().any(|known| **known == *tenant) {
+                    position.again.limits.push_back(tenant.into());
+                }
+            }
+            position.after = Some(last.number);
         }
     }
 
-    /// Looks up all credentials of the table again.
-    async fn check_again(&self) -> Result<(), Error> {
-        for id in self.0.live.ids() {
-            let found = self.0.registry.credential(id).await?;
-            if !found.is_some_and(|found| found.tenant == TenantState::Active) {
-                self.0.live.revoke(&id);
+    /// Ends the sessions and calls for which a row is not as it was.
+    fn check_again(&self, id: &CredentialId, found: Option<&Found>) {
+        if let Some(entry) = self.0.live.get(id) {
+            let is_valid = match entry.authority {
+                None => found.is_some_and(|found| found.tenant == TenantState::Active),
+                Some(_) => found.is_none(),
+            };
+            if !is_valid {
+                self.0.live.revoke(id);
             }
+        }
+        self.0.tokens.check_again(id, found);
+    }
+
+    /// Ends the calls of a tenant that is suspended, or is not there: of a token that names its
+    /// tenant, no row tells.
+    async fn check_tenant_again(&self, id: &str) -> Result<(), Error> {
+        let found = self.0.registry.tenant(id).await?;
+        if found.is_none_or(|found| found.state != TenantState::Active) {
+            self.revoke_tenant(id);
         }
         Ok(())
     }

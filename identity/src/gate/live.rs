@@ -2,10 +2,11 @@
 //!
 //! A credential is in the table before its first session begins, and leaves it when it is revoked
 //! or expires. When the table is full, the credential that was used the longest ago leaves, and its
-//! sessions end: they connect again. A session whose credential were not in the table could not be
-//! ended.
+//! sessions end: they connect again. It is one of the tenant that adds a credential when that
+//! tenant has more than a quarter of the table, or else of another tenant that has, or else of all
+//! tenants. A session whose credential were not in the table could not be ended.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -16,20 +17,32 @@ use model::Nanos;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{CredentialId, Digest, Role};
+use super::certificates::Rules;
+use super::proof::Proof;
+use super::tenants::Metered;
+use crate::{CredentialId, Role};
 
 const SHARDS: usize = 16;
 /// Entries that are looked at before the oldest one of them leaves.
 const LOOKS: usize = 16;
+/// A tenant with more than one part of so many of a shard makes the room when the shard is full.
+const SHARES: usize = 4;
+
+/// Memory for the certificate of an authority.
+const AUTHORITY_BYTES: usize = 4 << 10;
 
 /// A credential that was verified.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: CredentialId,
     pub(super) tenant: Arc<str>,
-    pub(super) digest: Digest,
+    pub(super) proof: Proof,
     pub(super) expires: Option<Nanos>,
     pub(super) subject: Subject,
+    /// The authority of a certificate: the registry has no row of it, unless it is revoked.
+    pub(super) authority: Option<CredentialId>,
+    /// Set before it comes into the table.
+    pub(super) meter: Option<Metered>,
     /// Cancelled when it leaves the table.
     pub(super) ended: CancellationToken,
     /// Time of its last use.
@@ -42,10 +55,28 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) enum Subject {
     Device { device: Arc<str>, grants: Arc<Grants>, grant_bytes: usize },
+    Authority { name: Box<str>, rules: Rules },
     Caller { name: Arc<str>, role: Role, scopes: Option<Arc<[Box<str>]>>, networks: Arc<[IpNet]> },
 }
 
 impl Entry {
+    /// Returns its device, if it identifies one.
+    pub(super) fn device(&self) -> Option<&str> {
+        match &self.subject {
+            Subject::Device { device, .. } => Some(device),
+            Subject::Caller { .. } | Subject::Authority { .. } => None,
+        }
+    }
+
+    /// Returns its name in the audit.
+    pub(super) fn principal(&self) -> String {
+        match &self.subject {
+            Subject::Device { device, .. } => format!("devices/{device}"),
+            Subject::Caller { name, .. } => name.as_ref().to_owned(),
+            Subject::Authority { name, .. } => name.as_ref().to_owned(),
+        }
+    }
+
     pub(super) fn has_expired(&self, now: Nanos) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
@@ -54,13 +85,14 @@ impl Entry {
     fn bytes(&self) -> usize {
         let texts = match &self.subject {
             Subject::Device { device, grant_bytes, .. } => device.len() + grant_bytes,
+            Subject::Authority { name, .. } => name.len() + AUTHORITY_BYTES,
             Subject::Caller { name, scopes, networks, .. } => {
                 let scopes =
                     scopes.iter().flat_map(|scopes| scopes.iter()).map(|scope| scope.len() + 16).sum::<usize>();
                 name.len() + scopes + size_of_val(&**networks)
             }
         };
-        size_of::<Self>() + 200 + self.tenant.len() + texts
+        size_of::<Self>() + 400 + self.tenant.len() + self.proof.bytes() + texts
     }
 }
 
@@ -76,84 +108,180 @@ pub(super) struct Live {
     shards: [Mutex<Shard>; SHARDS],
     /// Count of revocations: a lookup that began before one of them is repeated.
     epoch: AtomicU64,
-    /// For each shard.
-    bounds: Bounds,
 }
 
 #[derive(Debug)]
 struct Shard {
-    entries: HashMap<CredentialId, Arc<Entry>>,
-    /// In order of the uses, as known when they were put here.
-    order: VecDeque<(CredentialId, Nanos)>,
+    entries: HashMap<CredentialId, Place>,
+    /// The entries by their numbers.
+    order: BTreeMap<u64, CredentialId>,
+    tenants: HashMap<Arc<str>, Part>,
+    /// Tenants that have more than their share, and some that had.
+    large: Vec<Arc<str>>,
+    next_number: u64,
     bytes: usize,
+    bounds: Bounds,
     /// No entry expires before.
     next_expiry: Nanos,
 }
 
-impl Default for Shard {
-    fn default() -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), bytes: 0, next_expiry: Nanos::MAX }
+/// An entry in its shard.
+#[derive(Debug)]
+struct Place {
+    entry: Arc<Entry>,
+    /// Lower ones leave first.
+    number: u64,
+    /// Time of the last use, as known when it got its number.
+    seen: Nanos,
+}
+
+/// The part of a shard that a tenant has.
+#[derive(Debug, Default)]
+struct Part {
+    /// The numbers of its entries.
+    numbers: BTreeSet<u64>,
+    bytes: usize,
+}
+
+impl Part {
+    /// True when it is more than the share of a tenant.
+    fn is_large(&self, bounds: &Bounds) -> bool {
+        self.numbers.len() > (bounds.entries / SHARES).max(1) || self.bytes > bounds.bytes / SHARES
     }
 }
 
 impl Shard {
+    fn new(bounds: Bounds) -> Self {
+        Self {
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            tenants: HashMap::new(),
+            large: Vec::new(),
+            next_number: 0,
+            bytes: 0,
+            bounds,
+            next_expiry: Nanos::MAX,
+        }
+    }
+
+    fn get(&self, id: &CredentialId) -> Option<&Arc<Entry>> {
+        self.entries.get(id).map(|place| &place.entry)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values().map(|place| &place.entry)
+    }
+
+    fn add(&mut self, entry: &Arc<Entry>) {
+        let (bytes, number) = (entry.bytes(), self.next_number);
+        self.next_number += 1;
+        self.bytes += bytes;
+        self.next_expiry = self.next_expiry.min(entry.expires.unwrap_or(Nanos::MAX));
+        let seen = entry.used.load(Ordering::Relaxed);
+        self.entries.insert(entry.id, Place { entry: Arc::clone(entry), number, seen });
+        self.order.insert(number, entry.id);
+        let part = self.tenants.entry(Arc::clone(&entry.tenant)).or_default();
+        part.numbers.insert(number);
+        part.bytes += bytes;
+        if part.is_large(&self.bounds) && !self.large.contains(&entry.tenant) {
+            let (tenants, bounds) = (&self.tenants, &self.bounds);
+            self.large.retain(|tenant| tenants.get(tenant).is_some_and(|part| part.is_large(bounds)));
+            self.large.push(Arc::clone(&entry.tenant));
+        }
+    }
+
     fn remove(&mut self, id: &CredentialId) -> Option<Arc<Entry>> {
-        let entry = self.entries.remove(id)?;
-        self.bytes -= entry.bytes();
+        let Place { entry, number, .. } = self.entries.remove(id)?;
+        let bytes = entry.bytes();
+        self.bytes -= bytes;
+        self.order.remove(&number);
+        if let Some(part) = self.tenants.get_mut(&entry.tenant) {
+            part.numbers.remove(&number);
+            part.bytes -= bytes;
+            if part.numbers.is_empty() {
+                self.tenants.remove(&entry.tenant);
+            }
+        }
         Some(entry)
     }
 
     fn remove_if(&mut self, leaves: impl Fn(&Entry) -> bool, out: &mut Vec<Arc<Entry>>) {
-        let ids: Vec<_> = self.entries.values().filter(|entry| leaves(entry)).map(|entry| entry.id).collect();
+        let ids: Vec<_> = self.all().filter(|entry| leaves(entry)).map(|entry| entry.id).collect();
         out.extend(ids.iter().filter_map(|id| self.remove(id)));
     }
 
-    /// Removes the entry that was used the longest ago, or nearly so.
-    fn remove_oldest(&mut self) -> Option<Arc<Entry>> {
-        for look in 0.. {
-            let (id, seen) = self.order.pop_front()?;
-            let Some(entry) = self.entries.get(&id) else { continue };
-            let used = entry.used.load(Ordering::Relaxed);
-            if used <= seen || look >= LOOKS {
-                return self.remove(&id);
+    /// Removes entries until there is room for one of a tenant.
+    fn make_room(&mut self, tenant: &str, bytes: usize, out: &mut Vec<Arc<Entry>>) {
+        while self.entries.len() >= self.bounds.entries || self.bytes + bytes > self.bounds.bytes {
+            let large = self.large_tenant(tenant);
+            match self.remove_oldest(large.as_deref()) {
+                Some(oldest) => out.push(oldest),
+                None => break,
             }
-            self.order.push_back((id, used));
+        }
+    }
+
+    /// Returns the tenant whose entries leave for one of `tenant`: itself when it has more than its
+    /// share, or the largest of the others that have. Without this, a tenant that connects with
+    /// many credentials would end the long sessions of all others.
+    fn large_tenant(&self, tenant: &str) -> Option<Arc<str>> {
+        let bytes =
+            |name: &Arc<str>| self.tenants.get(name).filter(|part| part.is_large(&self.bounds)).map(|part| part.bytes);
+        let large = self.large.iter().filter_map(|name| Some((**name == *tenant, bytes(name)?, name)));
+        large.max_by_key(|(is_own, bytes, _)| (*is_own, *bytes)).map(|(.., name)| Arc::clone(name))
+    }
+
+    /// Removes the entry of a tenant, or of all, that was used the longest ago, or nearly so.
+    fn remove_oldest(&mut self, tenant: Option<&str>) -> Option<Arc<Entry>> {
+        for look in 0.. {
+            let number = match tenant {
+                Some(tenant) => *self.tenants.get(tenant)?.numbers.first()?,
+                None => *self.order.first_key_value()?.0,
+            };
+            let id = *self.order.get(&number)?;
+            let Place { entry, seen, .. } = self.entries.get(&id)?;
+            let is_used = entry.used.load(Ordering::Relaxed) > *seen;
+            // The sessions of all its certificates would end.
+            let stays = is_used || matches!(entry.subject, Subject::Authority { .. });
+            let removed = self.remove(&id)?;
+            // Those of a certificate have ended when its authority has left.
+            if !stays || look >= LOOKS || removed.ended.is_cancelled() {
+                return Some(removed);
+            }
+            // It gets a new number.
+            self.add(&removed);
         }
         None
     }
+}
 
-    fn add(&mut self, entry: &Arc<Entry>) {
-        self.bytes += entry.bytes();
-        self.next_expiry = self.next_expiry.min(entry.expires.unwrap_or(Nanos::MAX));
-        self.entries.insert(entry.id, Arc::clone(entry));
-        self.order.push_back((entry.id, entry.used.load(Ordering::Relaxed)));
-        // Removed entries leave their places behind.
-        if self.order.len() > 2 * self.entries.len() + 64 {
-            let entries = &self.entries;
-            let mut kept = hashbrown::HashSet::new();
-            self.order.retain(|(id, _)| entries.contains_key(id) && kept.insert(*id));
-        }
-    }
+/// Returns the place of the shard of a credential.
+pub(super) fn shard_of(id: &CredentialId) -> usize {
+    id.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into())) % SHARDS
 }
 
 impl Live {
     pub(super) fn new(bounds: Bounds) -> Self {
         let bounds = Bounds { entries: (bounds.entries / SHARDS).max(1), bytes: bounds.bytes / SHARDS };
-        Self { shards: Default::default(), epoch: AtomicU64::new(0), bounds }
+        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new(bounds))), epoch: AtomicU64::new(0) }
     }
 
     fn shard(&self, id: &CredentialId) -> &Mutex<Shard> {
-        let at = id.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        &self.shards[at % SHARDS]
+        &self.shards[shard_of(id)]
     }
 
     pub(super) fn get(&self, id: &CredentialId) -> Option<Arc<Entry>> {
-        self.shard(id).lock().entries.get(id).cloned()
+        self.shard(id).lock().get(id).cloned()
     }
 
     /// Returns the count of revocations, to be read before a lookup in the registry.
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Lets the lookups that go on be repeated: the changes that overtake them are not known.
+    pub(super) fn overtake(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Adds an entry, or returns the one that another session has added meanwhile. `None` when
@@ -168,11 +296,16 @@ impl Live {
             if self.epoch() != epoch {
                 return None;
             }
-            match shard.entries.get(&entry.id) {
-                Some(known) if known.digest == entry.digest => return Some(Arc::clone(known)),
+            // Its authority was deleted, and perhaps registered anew.
+            if shard.get(&entry.id).is_some_and(|known| known.ended.is_cancelled()) {
+                shard.remove(&entry.id);
+            }
+            match shard.get(&entry.id) {
+                Some(known) if known.proof.is_same(&entry.proof) => return Some(Arc::clone(known)),
                 // Its digest moved to another pepper; the sessions go on under the same token.
                 Some(known) => {
-                    let moved = Entry { ended: known.ended.clone(), ..Arc::into_inner(entry)? };
+                    let moved =
+                        Entry { ended: known.ended.clone(), meter: known.meter.clone(), ..Arc::into_inner(entry)? };
                     let moved = Arc::new(moved);
                     shard.remove(&moved.id);
                     shard.add(&moved);
@@ -180,19 +313,14 @@ impl Live {
                 }
                 None => {}
             }
-            let bytes = entry.bytes();
-            while shard.entries.len() >= self.bounds.entries || shard.bytes + bytes > self.bounds.bytes {
-                match shard.remove_oldest() {
-                    Some(oldest) => left.push(oldest),
-                    None => break,
-                }
-            }
+            shard.make_room(&entry.tenant, entry.bytes(), &mut left);
             shard.add(&entry);
         }
-        if !left.is_empty() {
+        if let Some(oldest) = left.first() {
             tracing::warn!(
-                "the table of credentials is full: sessions of the credentials that were used the longest ago end; \
-                 raise memory.max_bytes"
+                tenant = %oldest.tenant,
+                "the table of credentials is full: sessions of the tenant's credentials that were used the longest \
+                 ago end; raise memory.max_bytes"
             );
         }
         end(left);
@@ -203,6 +331,17 @@ impl Live {
     pub(super) fn revoke(&self, id: &CredentialId) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         let entry = self.shard(id).lock().remove(id);
+        end(entry.into_iter().collect());
+    }
+
+    /// Ends the sessions of a certificate whose revocation was created: only such a row has the id
+    /// of an entry that has no row. Entries of other rows are of this row, or newer.
+    pub(super) fn created(&self, id: &CredentialId) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let mut shard = self.shard(id).lock();
+        let is_certificate = shard.get(id).is_some_and(|entry| entry.authority.is_some());
+        let entry = if is_certificate { shard.remove(id) } else { None };
+        drop(shard);
         end(entry.into_iter().collect());
     }
 
@@ -223,15 +362,16 @@ impl Live {
             let mut shard = shard.lock();
             if shard.next_expiry <= now {
                 shard.remove_if(|entry| entry.has_expired(now), &mut left);
-                shard.next_expiry =
-                    shard.entries.values().filter_map(|entry| entry.expires).min().unwrap_or(Nanos::MAX);
+                shard.next_expiry = shard.all().filter_map(|entry| entry.expires).min().unwrap_or(Nanos::MAX);
             }
         }
         end(left);
     }
 
-    pub(super) fn ids(&self) -> Vec<CredentialId> {
-        self.shards.iter().flat_map(|shard| shard.lock().entries.keys().copied().collect::<Vec<_>>()).collect()
+    /// Returns the ids, and whether the registry has a row of each.
+    pub(super) fn ids(&self) -> Vec<(CredentialId, bool)> {
+        let of = |entry: &Arc<Entry>| (entry.id, entry.authority.is_none());
+        self.shards.iter().flat_map(|shard| shard.lock().all().map(of).collect::<Vec<_>>()).collect()
     }
 }
 

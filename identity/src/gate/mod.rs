@@ -4,14 +4,20 @@
 //! removes it there and cancels the token: at once when it is made in this process, within a second
 //! when it is made in another ([`Gate::follow`]). A lookup that a revocation overtakes is repeated.
 
+mod access;
 mod admit;
 mod authenticate;
+mod certificates;
 mod denials;
 mod follow;
+mod jwt;
 mod live;
 mod pace;
+mod proof;
+mod tenants;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,12 +30,15 @@ use model::{Clock, Nanos};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::oauth::TokenFault;
 use crate::registry::{Credential, CredentialKind, Found, INSTALLATION, Registry, TenantState, Use};
-use crate::secret::Verdict;
 use crate::{CredentialId, Peppers, Token};
 use denials::Denials;
 use live::{Bounds, Entry, Live, Subject};
 use pace::Failures;
+use proof::{Outcome, Presented, Proof};
+use tenants::Tenants;
+use tokens::Tokens;
 
 /// Credentials in the table. A larger fleet connects, but sessions of the devices that connected
 /// the longest ago end.
@@ -65,6 +74,8 @@ struct Inner {
     topics: Topics,
     clock: Arc<dyn Clock>,
     live: Live,
+    tenants: Tenants,
+    tokens: Tokens,
     failures: Failures,
     denials: Denials,
     uses: Mutex<Vec<Use>>,
@@ -83,6 +94,17 @@ enum Problem {
         principal: String,
     },
     Suspended {
+        tenant: String,
+        principal: String,
+    },
+    /// An access token that is not valid.
+    Token {
+        /// The tenant of its issuer.
+        tenant: Option<String>,
+        fault: TokenFault,
+    },
+    /// The principal of an access token that is valid has no role.
+    NoRole {
         tenant: String,
         principal: String,
     },
@@ -119,6 +141,8 @@ impl Gate {
             topics,
             clock,
             live: Live::new(bounds),
+            tenants: Tenants::default(),
+            tokens: Tokens::new(bounds.bytes / 8),
             failures: Failures::default(),
             denials: Denials::default(),
             uses: Mutex::default(),
@@ -139,11 +163,13 @@ impl Gate {
     /// Ends the sessions of a credential that the registry no longer has.
     pub(crate) fn revoke(&self, id: &CredentialId) {
         self.0.live.revoke(id);
+        self.0.tokens.revoke(id);
     }
 
     /// Ends the sessions of a tenant that was suspended.
     pub(crate) fn revoke_tenant(&self, tenant: &str) {
         self.0.live.revoke_tenant(tenant);
+        self.0.tokens.revoke_tenant(tenant);
     }
 
     /// Counts a denial for the audit; equal ones within a minute are one event. `tenant` must
@@ -154,31 +180,49 @@ impl Gate {
         self.0.denials.add(tenant, principal, method, address, reason, self.0.clock.now());
     }
 
-    /// Checks a token: from the table, or in the registry.
-    async fn check(&self, token: &Token, now: Nanos) -> Result<Arc<Entry>, Problem> {
-        let inner = &*self.0;
-        let followed = inner.followed.load(Ordering::Relaxed);
+    /// True while the control log is followed, so that the table has no credential that was
+    /// revoked.
+    fn is_fresh(&self, now: Nanos) -> bool {
+        let followed = self.0.followed.load(Ordering::Relaxed);
         // A clock that was set back says nothing about the time since.
-        let is_fresh = followed == 0 || (followed..followed + DEAF).contains(&now);
-        let known = inner.live.get(&token.id()).filter(|_| is_fresh);
-        if let Some(entry) = known {
-            let is_right = inner.peppers.verify(token, Some(&entry.digest)) != Verdict::Wrong;
-            if !is_right || entry.has_expired(now) {
+        followed == 0 || (followed..followed + DEAF).contains(&now)
+    }
+
+    /// Checks a generated secret.
+    async fn check(&self, token: &Token, now: Nanos) -> Result<Arc<Entry>, Problem> {
+        self.check_presented(Presented::Secret(token), now).await.map(|(entry, _)| entry)
+    }
+
+    /// Checks what was presented: from the table, or in the registry. Returns also when it expires,
+    /// if it does before its credential.
+    async fn check_presented(
+        &self,
+        presented: Presented<'_>,
+        now: Nanos,
+    ) -> Result<(Arc<Entry>, Option<Nanos>), Problem> {
+        let inner = &*self.0;
+        let known = inner.live.get(&presented.id()).filter(|_| self.is_fresh(now));
+        // Of a digest under an older pepper, the row says where it has moved to.
+        if let Some(entry) = known.filter(|entry| entry.proof.is_current(&inner.peppers)) {
+            let outcome = presented.compare(Some(&entry.proof), &inner.peppers);
+            let ends = outcome.ends(&entry.tenant, entry.device(), now).filter(|_| !entry.has_expired(now));
+            let Some(ends) = ends else {
                 return Err(Problem::Wrong {
                     tenant: Some(entry.tenant.as_ref().into()),
                     principal: entry.principal(),
                 });
-            }
+            };
             self.touch(&entry, now);
-            return Ok(entry);
+            return Ok((entry, ends));
         }
         for _ in 0..LOOKUPS {
             let epoch = inner.live.epoch();
-            let found = self.look_up(token.id()).await?;
-            let entry = self.verify(token, found, now)?;
+            let found = self.look_up(presented.id()).await?;
+            let (mut entry, ends) = self.verify(presented, found, now)?;
+            entry.meter = Some(self.metered(&entry).await?);
             if let Some(entry) = inner.live.insert(entry, epoch) {
                 self.touch(&entry, now);
-                return Ok(entry);
+                return Ok((entry, ends));
             }
         }
         Err(Problem::Unavailable("credentials are being revoked".into()))
@@ -196,47 +240,73 @@ impl Gate {
         }
     }
 
-    /// Compares a token with the row; without a row the same work is done.
-    fn verify(&self, token: &Token, found: Option<Found>, now: Nanos) -> Result<Entry, Problem> {
+    /// Compares what was presented with the row; without a row the same work is done.
+    fn verify(
+        &self,
+        presented: Presented<'_>,
+        found: Option<Found>,
+        now: Nanos,
+    ) -> Result<(Entry, Option<Nanos>), Problem> {
         let peppers = &self.0.peppers;
-        let verdict = peppers.verify(token, found.as_ref().map(|found| &found.credential.digest));
+        let proof = found.as_ref().and_then(|found| Proof::of(&found.credential));
+        let outcome = presented.compare(proof.as_ref(), peppers);
         let Some(Found { credential, tenant, last_use }) = found else {
-            // Perhaps revoked in another process, and not heard of yet.
-            if self.0.live.get(&token.id()).is_some() {
-                self.0.live.revoke(&token.id());
+            // Perhaps revoked in another process, and not heard of yet. A certificate below an
+            // authority never has a row.
+            if self.0.live.get(&presented.id()).is_some_and(|entry| entry.authority.is_none()) {
+                self.0.live.revoke(&presented.id());
             }
             return Err(Problem::Wrong { tenant: None, principal: String::new() });
         };
         let principal = name(&credential);
         let wrong = |credential: Credential, principal| Problem::Wrong { tenant: Some(credential.tenant), principal };
-        if verdict == Verdict::Wrong {
-            let version = credential.digest.pepper;
-            if !peppers.knows(version) && !self.0.has_lost_pepper.swap(true, Ordering::Relaxed) {
+        let ends = outcome.ends(&credential.tenant, credential.device(), now);
+        let (Some(proof), Some(ends)) = (proof, ends) else {
+            let lost = credential.digest.map(|kept| kept.pepper).filter(|version| !peppers.knows(*version));
+            if let Some(version) = lost
+                && !self.0.has_lost_pepper.swap(true, Ordering::Relaxed)
+            {
                 tracing::error!(version, "a credential is kept under a pepper that is not in the file of peppers");
             }
             return Err(wrong(credential, principal));
-        }
+        };
         if credential.has_expired(now) {
             return Err(wrong(credential, principal));
         }
         if tenant == TenantState::Suspended {
             return Err(Problem::Suspended { tenant: credential.tenant, principal });
         }
-        let digest = if verdict == Verdict::Old { peppers.digest(token) } else { credential.digest };
-        if verdict == Verdict::Old {
-            self.record(Use { id: credential.id, at: now, digest: Some(digest) });
-        }
+        let proof = match outcome {
+            Outcome::Secret(digest) => {
+                // It moves to the current pepper.
+                if credential.digest != Some(digest) {
+                    self.record(Use { id: credential.id, at: now, digest: Some(digest) });
+                }
+                Proof::Digest(digest)
+            }
+            _ => proof,
+        };
         let entry = Entry {
             id: credential.id,
             tenant: credential.tenant.as_str().into(),
-            digest,
+            proof,
             expires: credential.expires,
             subject: self.subject(&credential, &principal)?,
+            authority: None,
+            meter: None,
             ended: CancellationToken::new(),
             used: AtomicI64::new(now),
             recorded: AtomicI64::new(last_use.unwrap_or(Nanos::MIN)),
         };
-        Ok(entry)
+        Ok((entry, ends))
+    }
+
+    fn device(&self, device: &str) -> Result<Subject, GrantError> {
+        let Topics { publish, subscribe } = &self.0.topics;
+        let grants = Grants::of(publish, subscribe, device)?;
+        let filters = publish.iter().chain(subscribe);
+        let grant_bytes = filters.map(|filter| filter.len() + device.len() + 32).sum();
+        Ok(Subject::Device { device: device.into(), grants: Arc::new(grants), grant_bytes })
     }
 
     fn subject(&self, credential: &Credential, principal: &str) -> Result<Subject, Problem> {
@@ -245,12 +315,10 @@ impl Gate {
             Problem::Unavailable("the credential cannot be used: the log of the server has the reason".into())
         };
         match &credential.kind {
-            CredentialKind::DeviceSecret { device } => {
-                let Topics { publish, subscribe } = &self.0.topics;
-                let grants = Grants::of(publish, subscribe, device).map_err(|error| unusable(error.to_string()))?;
-                let filters = publish.iter().chain(subscribe);
-                let grant_bytes = filters.map(|filter| filter.len() + device.len() + 32).sum();
-                Ok(Subject::Device { device: device.as_str().into(), grants: Arc::new(grants), grant_bytes })
+            CredentialKind::DeviceSecret { device }
+            | CredentialKind::DeviceKey { device, .. }
+            | CredentialKind::DeviceCertificate { device, .. } => {
+                self.device(device).map_err(|error| unusable(error.to_string()))
             }
             CredentialKind::ApiKey(rights) => {
                 let networks = rights.allowed_networks.iter().map(|network| network.parse()).collect::<Result<_, _>>();
@@ -261,6 +329,12 @@ impl Gate {
                     scopes: (!scopes.is_empty()).then(|| scopes.into()),
                     networks: networks.map_err(|error: ipnet::AddrParseError| unusable(error.to_string()))?,
                 })
+            }
+            CredentialKind::Issuer(_)
+            | CredentialKind::RoleBinding(_)
+            | CredentialKind::Authority(_)
+            | CredentialKind::RevokedCertificate { .. } => {
+                Err(unusable("it identifies neither a device nor a caller".into()))
             }
         }
     }
@@ -286,32 +360,29 @@ impl Gate {
     /// credential does not come here, so that nothing which others do behind its address holds it
     /// up.
     fn failed(&self, problem: Problem, method: &str, address: Option<IpAddr>, now: Nanos) -> Problem {
-        let deny = |tenant: &str, principal: &str, reason| {
+        let deny = |tenant: &str, principal: &str, reason: &str| {
             self.0.denials.add(tenant, principal, method, address, reason, now);
+        };
+        let wrong = |tenant: Option<&str>, principal: &str, reason: &str| {
+            if let Some(wait) = address.and_then(|address| self.0.failures.wait(address, now)) {
+                return Some(Problem::Paced(wait));
+            }
+            deny(tenant.unwrap_or(INSTALLATION), principal, reason);
+            address.inspect(|address| self.0.failures.add(*address, now));
+            None
         };
         match &problem {
             Problem::Wrong { tenant, principal } => {
-                if let Some(wait) = address.and_then(|address| self.0.failures.wait(address, now)) {
-                    return Problem::Paced(wait);
-                }
-                deny(tenant.as_deref().unwrap_or(INSTALLATION), principal, "the credential is not valid");
-                if let Some(address) = address {
-                    self.0.failures.add(address, now);
-                }
+                return wrong(tenant.as_deref(), principal, "the credential is not valid").unwrap_or(problem);
             }
+            Problem::Token { tenant, fault } => {
+                return wrong(tenant.as_deref(), "", &fault.to_string()).unwrap_or(problem);
+            }
+            Problem::NoRole { tenant, principal } => deny(tenant, principal, "the principal has no role"),
             Problem::Suspended { tenant, principal } => deny(tenant, principal, "the tenant is suspended"),
             Problem::Paced(_) | Problem::Unavailable(_) => {}
         }
         problem
-    }
-}
-
-impl Entry {
-    fn principal(&self) -> String {
-        match &self.subject {
-            Subject::Device { device, .. } => format!("devices/{device}"),
-            Subject::Caller { name, .. } => name.as_ref().to_owned(),
-        }
     }
 }
 
@@ -323,8 +394,5 @@ fn cut(text: &str) -> &str {
 
 /// Returns the principal of a credential: `devices/d1`, `apiKeys/4ZjQ0kq8yW2a`.
 fn name(credential: &Credential) -> String {
-    match &credential.kind {
-        CredentialKind::DeviceSecret { device } => format!("devices/{device}"),
-        CredentialKind::ApiKey(_) => format!("apiKeys/{}", credential.id),
-    }
+    credential.device().map_or_else(|| credential.name(), |device| format!("devices/{device}"))
 }

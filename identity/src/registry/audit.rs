@@ -111,6 +111,20 @@ pub(super) fn link(previous: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// Returns the head of a chain behind one more event, and the bytes of the event that are stored.
+pub(super) fn extend(head: Checkpoint, mut event: AuditEvent) -> (Checkpoint, Vec<u8>) {
+    event.sequence = head.sequence + 1;
+    let bytes = serde_json::to_vec(&event).expect("plain fields are JSON");
+    (Checkpoint { sequence: event.sequence, hash: link(&head.hash, &bytes) }, bytes)
+}
+
+/// Reads an event that was stored.
+pub(super) fn read_event(hash: &[u8], bytes: &[u8]) -> Option<AuditEvent> {
+    let mut event: AuditEvent = serde_json::from_slice(bytes).ok()?;
+    event.hash = hash.try_into().ok()?;
+    Some(event)
+}
+
 /// Follows a chain from its beginning.
 #[derive(Debug)]
 pub(super) struct Walk {

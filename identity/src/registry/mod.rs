@@ -6,25 +6,35 @@
 mod audit;
 #[cfg(test)]
 mod contract;
+mod credential;
 mod embedded;
+#[cfg(test)]
+mod figures;
+mod mongodb;
+mod postgres;
+#[cfg(test)]
+mod proxy;
+mod rules;
+#[cfg(test)]
+mod servers;
+mod tenant;
+mod transaction;
+mod tries;
 mod types;
 
 use async_trait::async_trait;
 
+pub use self::mongodb::{MongoOptions, MongoRegistry};
 pub use audit::{AuditEvent, AuditReport, Checkpoint, Denial, Fault, INSTALLATION};
+pub use credential::{Class, Credential, CredentialKind, KeyRights, Owner, RoleBinding};
 pub use embedded::EmbeddedRegistry;
+pub use postgres::{PostgresOptions, PostgresRegistry};
+pub use tenant::{Tenant, TenantState, TenantUpdate};
 pub(crate) use types::Result;
-pub use types::{
-    Change, ChangeKind, Changes, Created, Credential, CredentialKind, Error, Found, KeyRights, Listed, Origin, Tenant,
-    TenantState, Use,
-};
+pub use types::{Change, ChangeKind, Changes, Created, Error, Found, Listed, Origin, Use};
 
 use crate::CredentialId;
 
-/// Maximum count of device secrets that are valid at one time, for each device.
-pub(crate) const MAX_SECRETS: usize = 3;
-/// Maximum count of API keys of a tenant.
-pub(crate) const MAX_KEYS: usize = 1000;
 /// Time for which a repeated creation is recognised by its request id.
 pub(crate) const REPEATS: model::Nanos = 24 * 60 * 60 * model::time::SECOND;
 
@@ -37,8 +47,8 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
     /// new versions.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when a version is known with another fingerprint: the file of peppers
-    /// belongs to another registry.
+    /// [`Error::NeedsOperator`] when a version is known with another fingerprint: the file of
+    /// peppers belongs to another registry.
     async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()>;
 
     /// Returns a tenant.
@@ -59,6 +69,12 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
     /// [`Error::NotFound`].
     async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant>;
 
+    /// Changes a tenant. Without a change nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]. [`Error::Conflict`]: the tenant has another version.
+    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant>;
+
     /// Returns a credential and the state of its tenant.
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>>;
 
@@ -71,22 +87,15 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
     /// credential was deleted.
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>>;
 
-    /// Deletes a device secret of a device, or an API key when `device` is `None`.
+    /// Deletes a credential.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also when it belongs to another tenant or device, or is of another
-    /// kind.
-    async fn delete_credential(
-        &self,
-        tenant: &str,
-        device: Option<&str>,
-        id: CredentialId,
-        origin: &Origin,
-    ) -> Result<()>;
+    /// [`Error::NotFound`], also when it belongs to another tenant or owner.
+    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()>;
 
-    /// Returns secrets of a device, or of all devices of the tenant in order of device and id,
+    /// Returns credentials of a device, or of all devices of the tenant in order of device and id,
     /// those after `after`.
-    async fn device_secrets(
+    async fn device_credentials(
         &self,
         tenant: &str,
         device: Option<&str>,
@@ -94,8 +103,15 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Listed>>;
 
-    /// Returns API keys of a tenant in order of their ids, those after `after`.
-    async fn api_keys(&self, tenant: &str, after: Option<CredentialId>, limit: usize) -> Result<Vec<Listed>>;
+    /// Returns credentials of a class of a tenant in order of their ids, those after `after`; none
+    /// of the class of devices.
+    async fn tenant_credentials(
+        &self,
+        tenant: &str,
+        class: Class,
+        after: Option<CredentialId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>>;
 
     /// Records uses of credentials; those that were deleted meanwhile are left out.
     async fn record_uses(&self, uses: &[Use]) -> Result<()>;

@@ -1,11 +1,12 @@
-//! Tenants, credentials and changes.
+//! Results, uses, origins and changes.
 
 use std::net::IpAddr;
 
 use model::Nanos;
 use serde::{Deserialize, Serialize};
 
-use crate::{CredentialId, Digest, Role};
+use super::{Credential, TenantState};
+use crate::{CredentialId, Digest};
 
 /// The result of a call to the registry.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
@@ -27,6 +28,9 @@ pub enum Error {
         /// Their maximum count.
         most: usize,
     },
+    /// The row was changed since it was read.
+    #[error("{0} was changed meanwhile: read it again, and repeat the change")]
+    Conflict(String),
     /// A field of the request is not valid.
     #[error("{field}: {reason}")]
     Invalid {
@@ -38,106 +42,9 @@ pub enum Error {
     /// The registry cannot answer now.
     #[error("the registry of credentials is unavailable: {0}")]
     Unavailable(String),
-}
-
-/// A tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tenant {
-    /// Its id.
-    pub id: String,
-    /// Its name for people.
-    pub display_name: String,
-    /// Its state.
-    pub state: TenantState,
-    /// Time of its creation.
-    pub created: Nanos,
-    /// Count of its changes, 1 at first.
-    pub version: u64,
-}
-
-/// The state of a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum TenantState {
-    /// Its credentials are valid.
-    Active,
-    /// Its credentials are refused, its data is kept.
-    Suspended,
-}
-
-/// A credential of a tenant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Credential {
-    /// Its id, the part of the token that is not secret.
-    pub id: CredentialId,
-    /// Its tenant.
-    pub tenant: String,
-    /// The client or caller that it identifies.
-    pub kind: CredentialKind,
-    /// Time of its creation.
-    pub created: Nanos,
-    /// Time from which it is no longer valid.
-    pub expires: Option<Nanos>,
-    /// The form in which its secret is kept.
-    pub digest: Digest,
-}
-
-impl Credential {
-    /// True when it has expired.
-    pub fn has_expired(&self, now: Nanos) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
-    }
-
-    /// Returns its device, if it is a device secret.
-    pub fn device(&self) -> Option<&str> {
-        match &self.kind {
-            CredentialKind::DeviceSecret { device } => Some(device),
-            CredentialKind::ApiKey(_) => None,
-        }
-    }
-
-    /// Returns its rights, if it is an API key.
-    pub fn rights(&self) -> Option<&KeyRights> {
-        match &self.kind {
-            CredentialKind::DeviceSecret { .. } => None,
-            CredentialKind::ApiKey(rights) => Some(rights),
-        }
-    }
-
-    /// Returns its name in the audit: `apiKeys/4ZjQ0kq8yW2a`,
-    /// `devices/d1/credentials/4ZjQ0kq8yW2a`.
-    pub fn name(&self) -> String {
-        match &self.kind {
-            CredentialKind::DeviceSecret { device } => format!("devices/{device}/credentials/{}", self.id),
-            CredentialKind::ApiKey(_) => format!("apiKeys/{}", self.id),
-        }
-    }
-}
-
-/// The client or caller that a credential identifies.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CredentialKind {
-    /// A device, which connects with it.
-    DeviceSecret {
-        /// Id of the device.
-        device: String,
-    },
-    /// A caller of the api.
-    ApiKey(KeyRights),
-}
-
-/// The rights of an API key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyRights {
-    /// Its name for people.
-    pub display_name: String,
-    /// Its role.
-    pub role: Role,
-    /// Permissions that it is limited to; empty is all of its role.
-    pub scopes: Vec<String>,
-    /// Networks (CIDR) that it is valid from; empty is all.
-    pub allowed_networks: Vec<String>,
+    /// The registry cannot be used until an operator has changed something. Waiting does not help.
+    #[error("the registry of credentials cannot be used: {0}")]
+    NeedsOperator(String),
 }
 
 /// A credential that was looked up by its id.
@@ -214,6 +121,8 @@ pub enum ChangeKind {
     TenantActive,
     /// The tenant was suspended.
     TenantSuspended,
+    /// Name, limits or features of the tenant were changed.
+    TenantUpdated,
     /// The credential was created.
     Created(CredentialId),
     /// The credential was deleted.

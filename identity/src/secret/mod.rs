@@ -17,6 +17,7 @@ use std::fmt;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 pub(crate) use peppers::Verdict;
 pub use peppers::{Digest, PepperError, Peppers};
@@ -31,9 +32,23 @@ const CHECKSUM: usize = 6;
 pub struct CredentialId([u8; ID]);
 
 impl CredentialId {
-    fn generate() -> std::io::Result<Self> {
+    pub(crate) fn generate() -> std::io::Result<Self> {
         // 62^12 is about 2^71, so that the remainder of 2^128 favours no id.
         Ok(Self(base62::encode(u128::from_le_bytes(random()?))))
+    }
+
+    /// Returns the id of a credential that is found by its content: by the address of an issuer, by
+    /// the name of a principal. The first 128 bits of the SHA-256 of all parts, each behind its
+    /// length, in base 62. Compare the content of the row that it finds.
+    pub(crate) fn derived(parts: &[&str]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let hash: [u8; 32] = hash.finalize().into();
+        let (first, _) = hash.split_first_chunk::<16>().expect("a half of 32 bytes");
+        Self(base62::encode(u128::from_le_bytes(*first)))
     }
 
     /// Returns an id, if the text is one.
@@ -150,6 +165,12 @@ impl Token {
     /// Returns the id of its credential.
     pub fn id(&self) -> CredentialId {
         self.id
+    }
+
+    /// The same token for another credential.
+    #[cfg(test)]
+    pub(crate) fn with_id(self, id: CredentialId) -> Self {
+        Self { id, ..self }
     }
 
     /// Returns its text.

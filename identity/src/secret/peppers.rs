@@ -3,10 +3,12 @@
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
@@ -14,7 +16,9 @@ use super::{Token, TokenKind, random};
 
 const HEADER: &str = "# Keys of Weir's credentials. Keep this file secret, and back it up apart from registry.redb:\n\
                       # without it no device secret and no API key is valid.\n";
-/// More than two peppers with comments need.
+/// The current pepper, the one before it, and one that is prepared.
+const MAX_PEPPERS: usize = 3;
+/// More than three peppers with comments need.
 const MAX_FILE_BYTES: usize = 4096;
 
 /// HMAC-SHA256 of a secret under a pepper; `Debug` shows the pepper's version only.
@@ -46,8 +50,8 @@ pub enum PepperError {
     /// Other users of the machine can read the file.
     #[error("{} can be read by other users: run `chmod 600` on it", .0.display())]
     Exposed(PathBuf),
-    /// The text is not one or two peppers.
-    #[error("{place}: {reason}: expected one or two lines `VERSION KEY`, the key as 64 hexadecimal digits")]
+    /// The text is not one to three peppers.
+    #[error("{place}: {reason}: expected one to three lines `VERSION KEY`, the key as 64 hexadecimal digits")]
     Malformed {
         /// The file, or the name of the source.
         place: String,
@@ -101,18 +105,38 @@ impl Pepper {
     }
 }
 
-/// The current pepper and the previous one. Secrets are kept under the current pepper; one that is
-/// kept under the previous one is valid, and moves at its next use.
+/// The current pepper, and others that secrets may be kept under: the one before it, and one that
+/// is prepared to become the current one. Secrets are kept under the current pepper; one that is
+/// kept under another is valid, and moves at its next use.
+///
+/// All holders of one value see a change at once ([`Peppers::replace`]).
+pub struct Peppers(RwLock<Arc<Set>>);
+
 #[derive(Clone)]
-pub struct Peppers {
+struct Set {
     current: Pepper,
-    previous: Option<Pepper>,
+    others: Vec<Pepper>,
+}
+
+impl Set {
+    fn all(&self) -> impl Iterator<Item = &Pepper> {
+        std::iter::once(&self.current).chain(&self.others)
+    }
+
+    fn newest(&self) -> u32 {
+        self.all().map(|pepper| pepper.version).max().unwrap_or_default()
+    }
+
+    fn generate(&self) -> std::io::Result<Pepper> {
+        Ok(Pepper::new(self.newest().saturating_add(1), random()?))
+    }
 }
 
 impl fmt::Debug for Peppers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let previous = self.previous.as_ref().map(|pepper| pepper.version);
-        f.debug_struct("Peppers").field("current", &self.current.version).field("previous", &previous).finish()
+        let set = self.set();
+        let others: Vec<u32> = set.others.iter().map(|pepper| pepper.version).collect();
+        f.debug_struct("Peppers").field("current", &set.current.version).field("others", &others).finish()
     }
 }
 
@@ -122,10 +146,24 @@ impl Peppers {
     /// # Errors
     /// When the operating system has no random bytes.
     pub fn generate() -> std::io::Result<Self> {
-        Ok(Self { current: Pepper::new(1, random()?), previous: None })
+        Ok(Self::of(Set { current: Pepper::new(1, random()?), others: Vec::new() }))
     }
 
-    /// Reads peppers from a text: lines `VERSION KEY`, the highest version is the current one.
+    fn of(set: Set) -> Self {
+        Self(RwLock::new(Arc::new(set)))
+    }
+
+    fn set(&self) -> Arc<Set> {
+        Arc::clone(&self.0.read())
+    }
+
+    /// Takes over the peppers of another value.
+    pub fn replace(&self, new: &Self) {
+        let new = new.set();
+        *self.0.write() = new;
+    }
+
+    /// Reads peppers from a text: lines `VERSION KEY`, the first one is the current one.
     ///
     /// # Errors
     /// [`PepperError::Malformed`]; `place` names the text in it.
@@ -141,17 +179,17 @@ impl Peppers {
             let version = version.parse().map_err(|_| fault("a version is not a number"))?;
             found.push(Pepper::new(version, hexadecimal(key.trim()).ok_or_else(|| fault("a key is malformed"))?));
         }
-        found.sort_by_key(|pepper| std::cmp::Reverse(pepper.version));
-        let mut found = found.into_iter();
-        let (current, previous) = (found.next(), found.next());
-        let current = current.ok_or_else(|| fault("there is none"))?;
-        if found.next().is_some() {
-            return Err(fault("there are more than two"));
+        if found.len() > MAX_PEPPERS {
+            return Err(fault("there are more than three"));
         }
-        if previous.as_ref().is_some_and(|previous| previous.version == current.version) {
+        let mut versions: Vec<u32> = found.iter().map(|pepper| pepper.version).collect();
+        versions.sort_unstable();
+        if versions.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err(fault("two have one version"));
         }
-        Ok(Self { current, previous })
+        let mut found = found.into_iter();
+        let current = found.next().ok_or_else(|| fault("there is none"))?;
+        Ok(Self::of(Set { current, others: found.collect() }))
     }
 
     /// Reads the file; `None` when there is none.
@@ -160,12 +198,14 @@ impl Peppers {
     /// [`PepperError`].
     pub fn read(path: &Path) -> Result<Option<Self>, PepperError> {
         let failed = |source| PepperError::Io { path: path.to_owned(), source };
-        let permissions = match std::fs::metadata(path) {
-            Ok(metadata) => metadata.permissions(),
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        if permissions.mode() & 0o077 != 0 {
+        // A file of another owner is for the group of this process: a secret that is mounted.
+        let closed = if metadata.uid() == rustix::process::geteuid().as_raw() { 0o077 } else { 0o037 };
+        if metadata.permissions().mode() & closed != 0 {
             return Err(PepperError::Exposed(path.to_owned()));
         }
         let bytes = std::fs::read(path).map_err(failed)?;
@@ -187,14 +227,38 @@ impl Peppers {
         Ok(peppers)
     }
 
-    /// Returns peppers with a new current one; the current one becomes the previous one, and
-    /// secrets that are kept under the one before it are no longer valid.
+    /// Returns peppers with a new current one: the one that was prepared, or one that is generated.
+    /// The current one becomes the previous one, and secrets that are kept under the one before it
+    /// are no longer valid.
     ///
     /// # Errors
     /// When the operating system has no random bytes.
     pub fn rotated(&self) -> std::io::Result<Self> {
-        let current = Pepper::new(self.current.version.saturating_add(1), random()?);
-        Ok(Self { current, previous: Some(self.current.clone()) })
+        let set = self.set();
+        let prepared = set.others.iter().find(|pepper| pepper.version > set.current.version).cloned();
+        let current = prepared.map_or_else(|| set.generate(), Ok)?;
+        Ok(Self::of(Set { current, others: vec![set.current.clone()] }))
+    }
+
+    /// Returns peppers with a further one that becomes the current one at the next rotation:
+    /// processes that share a registry all know it before the first of them uses it. `None` when
+    /// one is prepared already.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes.
+    pub fn prepared(&self) -> std::io::Result<Option<Self>> {
+        let set = self.set();
+        if set.newest() > set.current.version {
+            return Ok(None);
+        }
+        let mut new = (*set).clone();
+        new.others.push(set.generate()?);
+        Ok(Some(Self::of(new)))
+    }
+
+    /// Returns the version of the current pepper.
+    pub fn version(&self) -> u32 {
+        self.set().current.version
     }
 
     /// Writes the file, readable by its owner only: it is replaced at once and on disk when this
@@ -210,7 +274,7 @@ impl Peppers {
         }
         let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
         file.write_all(HEADER.as_bytes())?;
-        for pepper in [Some(&self.current), self.previous.as_ref()].into_iter().flatten() {
+        for pepper in self.set().all() {
             file.write_all(pepper.line().as_bytes())?;
         }
         file.sync_all()?;
@@ -221,26 +285,49 @@ impl Peppers {
 
     /// Returns the form in which a token is kept.
     pub(crate) fn digest(&self, token: &Token) -> Digest {
-        Digest { pepper: self.current.version, hmac: self.current.mac(token).finalize().into_bytes().into() }
+        let set = self.set();
+        Digest { pepper: set.current.version, hmac: set.current.mac(token).finalize().into_bytes().into() }
     }
 
     /// Compares a token with its digest in constant time. Without a digest, and for a pepper that
     /// does not exist, the same work is done.
     pub(crate) fn verify(&self, token: &Token, digest: Option<&Digest>) -> Verdict {
-        let kept = |pepper: &&Pepper| digest.is_some_and(|digest| digest.pepper == pepper.version);
-        let pepper = [Some(&self.current), self.previous.as_ref()].into_iter().flatten().find(kept);
+        let set = self.set();
+        let pepper = set.all().find(|pepper| digest.is_some_and(|digest| digest.pepper == pepper.version));
         let expected = digest.map_or([0; 32], |digest| digest.hmac);
-        let is_equal = pepper.unwrap_or(&self.current).mac(token).verify_slice(&expected).is_ok();
+        let is_equal = pepper.unwrap_or(&set.current).mac(token).verify_slice(&expected).is_ok();
         match pepper {
-            Some(pepper) if is_equal && pepper.version == self.current.version => Verdict::Right,
+            // One that is prepared is newer: another process uses it already.
+            Some(pepper) if is_equal && pepper.version >= set.current.version => Verdict::Right,
             Some(_) if is_equal => Verdict::Old,
             _ => Verdict::Wrong,
         }
     }
 
+    /// True when digests of a version need not move: of the current pepper, or of a prepared one,
+    /// which another process uses already.
+    pub(crate) fn is_current(&self, version: u32) -> bool {
+        let set = self.set();
+        set.all().any(|pepper| pepper.version == version && version >= set.current.version)
+    }
+
+    /// Returns a code for some parts, under each pepper: only this installation can make it.
+    pub(crate) fn codes(&self, parts: &[&str]) -> Vec<String> {
+        let code = |pepper: &Pepper| {
+            let mut mac = pepper.keyed.clone();
+            mac.update(b"code");
+            for part in parts {
+                mac.update(&(part.len() as u64).to_le_bytes());
+                mac.update(part.as_bytes());
+            }
+            mac.finalize().into_bytes().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        };
+        self.set().all().map(code).collect()
+    }
+
     /// True when a digest can be checked.
     pub(crate) fn knows(&self, version: u32) -> bool {
-        self.current.version == version || self.previous.as_ref().is_some_and(|previous| previous.version == version)
+        self.set().all().any(|pepper| pepper.version == version)
     }
 
     /// Returns a value for each version from which another file with the same versions is told
@@ -251,7 +338,7 @@ impl Peppers {
             mac.update(b"fingerprint");
             (pepper.version, mac.finalize().into_bytes().into())
         };
-        [Some(&self.current), self.previous.as_ref()].into_iter().flatten().map(of).collect()
+        self.set().all().map(of).collect()
     }
 }
 

@@ -51,7 +51,7 @@ fn debug_shows_no_secret() {
     assert!(!shown.contains(secret), "{shown}");
     assert_eq!(
         shown,
-        format!("Token(wd_{}_..) Secret(..) Peppers {{ current: 1, previous: None }} Digest(pepper 1)", token.id)
+        format!("Token(wd_{}_..) Secret(..) Peppers {{ current: 1, others: [] }} Digest(pepper 1)", token.id)
     );
 }
 
@@ -78,7 +78,15 @@ fn a_pepper_is_valid_until_the_second_rotation() {
     let second = first.rotated().unwrap();
     assert_eq!(second.verify(&token, Some(&digest)), Verdict::Old);
     assert_eq!(second.verify(&token, Some(&second.digest(&token))), Verdict::Right);
-    let third = second.rotated().unwrap();
+    let prepared = second.prepared().unwrap().unwrap();
+    assert!(prepared.prepared().unwrap().is_none(), "one is enough");
+    assert_eq!(prepared.verify(&token, Some(&digest)), Verdict::Old, "a preparation invalidates nothing");
+    assert_eq!(prepared.digest(&token), second.digest(&token), "and is not used yet");
+    let third = prepared.rotated().unwrap();
+    assert_eq!(third.fingerprints()[0], prepared.fingerprints()[2], "the prepared one is used");
+    assert_eq!(prepared.verify(&token, Some(&third.digest(&token))), Verdict::Right, "and known before");
+    prepared.replace(&third);
+    assert_eq!(prepared.fingerprints(), third.fingerprints());
     assert_eq!(third.verify(&token, Some(&digest)), Verdict::Wrong);
     assert!(!third.knows(digest.pepper));
 }
@@ -107,7 +115,7 @@ fn a_malformed_text_of_peppers_is_refused_without_showing_it() {
         format!("1 {}", &key[1..]),
         format!("1 {}\u{e9}{}", &key[..31], &key[..31]),
         format!("1 {key}\n1 {key}"),
-        format!("1 {key}\n2 {key}\n3 {key}"),
+        format!("1 {key}\n2 {key}\n3 {key}\n4 {key}"),
         " ".repeat(5000),
     ];
     for text in bad {
@@ -115,7 +123,7 @@ fn a_malformed_text_of_peppers_is_refused_without_showing_it() {
         assert!(error.starts_with("WEIR_PEPPER: ") && !error.contains("abab"), "{text:?}: {error}");
     }
     assert!(Peppers::parse("x", &[0xff]).is_err());
-    assert_eq!(Peppers::parse("x", format!("1 {key}\n7 {key}\n").as_bytes()).unwrap().fingerprints()[0].0, 7);
+    assert_eq!(Peppers::parse("x", format!("7 {key}\n1 {key}\n").as_bytes()).unwrap().version(), 7);
 }
 
 proptest! {

@@ -27,7 +27,7 @@ pub(crate) fn run(options: &BackupOptions) -> anyhow::Result<ExitCode> {
     let shown = data.display();
     ensure!(data.is_dir(), "there is no data folder {shown}: name it with --data-dir");
     let manifest = match user_of(&data) {
-        Some(User::Running(addresses)) => offer::request(addresses.http, &data, &to)?,
+        Some(User::Running(addresses)) => offer::request(&config, addresses.http, &data, &to)?,
         Some(User::Starting(_)) => {
             bail!(
                 "a weir process uses {shown} and is not ready: `weir doctor --data-dir {shown}` says what it waits for"

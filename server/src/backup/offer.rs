@@ -2,16 +2,14 @@
 //! make.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use axum::body::Body;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{Request, StatusCode, Uri};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use axum::http::{Request, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +18,7 @@ use super::manifest::{Manifest, hex};
 use super::source::{Open, Source};
 use super::take;
 use crate::config::Config;
+use crate::local::{Local, reachable};
 
 /// Path of the request.
 pub(crate) const PATH: &str = "/backup";
@@ -116,19 +115,19 @@ fn bearer(token: &str) -> String {
 ///
 /// # Errors
 /// Those of the process, and when it does not answer.
-pub(super) fn request(http: SocketAddr, data: &Path, to: &Path) -> anyhow::Result<Manifest> {
+pub(super) fn request(config: &Config, http: SocketAddr, data: &Path, to: &Path) -> anyhow::Result<Manifest> {
     let path = data.join("secret");
     let secret = std::fs::read(&path)
         .with_context(|| format!("cannot read {}: run this as the user of the process", path.display()))?;
     let order = serde_json::to_string(&Order { to: to.to_owned() }).context("a path that is not UTF-8")?;
     let address = reachable(http);
     let silent = || format!("the weir process at {address} did not answer to the end: check its log");
-    let uri = Uri::builder().scheme("http").authority(address.to_string()).path_and_query(PATH).build()?;
-    let request = Request::post(uri).header(AUTHORIZATION, bearer(&token(&secret)));
+    let local = Local::new(config)?;
+    let request = Request::post(local.uri(address, PATH)?).header(AUTHORIZATION, bearer(&token(&secret)));
     let request = request.header(CONTENT_TYPE, "application/json").body(Body::from(order))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     let (code, body) = runtime.block_on(async {
-        let answer = Client::builder(TokioExecutor::new()).build_http::<Body>().request(request).await;
+        let answer = local.client().request(request).await;
         let answer = answer.with_context(silent)?;
         let code = answer.status();
         let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.with_context(silent)?;
@@ -139,14 +138,5 @@ pub(super) fn request(http: SocketAddr, data: &Path, to: &Path) -> anyhow::Resul
     match serde_json::from_slice(&body).with_context(silent)? {
         Answer::Taken(manifest) => Ok(*manifest),
         Answer::Failed(reason) => bail!("{reason}"),
-    }
-}
-
-/// The address at which a process answers on its own machine.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
-        _ => address,
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::manifest::{CopiedLog, Step};
-use crate::config::{Config, Export, kind_of};
+use crate::config::{Config, Export, Place, kind_of};
 
 /// The steps after the copy of the data folder, which holds `logs`.
 ///
@@ -25,6 +25,14 @@ pub(super) fn steps(config: &Config, logs: &[CopiedLog]) -> anyhow::Result<Vec<S
     }
     if config.redis.is_used() {
         steps.push(resume());
+    }
+    if config.auth.required {
+        if matches!(config.auth.place(), Place::Postgresql(_)) {
+            steps.push(postgresql());
+        }
+        if !config.auth.peppers.as_os_str().is_empty() {
+            steps.push(peppers(config));
+        }
     }
     Ok(steps)
 }
@@ -95,6 +103,25 @@ fn remove_rest(database: &str, log: &CopiedLog) -> String {
     )
 }
 
+fn postgresql() -> Step {
+    step(
+        "PostgreSQL (registry)",
+        "tenants, credentials and the audit are in it; dump it as its owner, whom no row is hidden from",
+        "pg_dump --format=custom --file=registry.dump \"$WEIR_AUTH_REGISTRY\"",
+        "pg_restore --clean --if-exists --dbname=\"$WEIR_AUTH_REGISTRY\" registry.dump",
+    )
+}
+
+fn peppers(config: &Config) -> Step {
+    let path = config.auth.peppers.display();
+    step(
+        "Peppers",
+        "without them no secret is valid; keep them apart from the copy of the registry",
+        &format!("copy {path}"),
+        &format!("put it back to {path}, readable for Weir alone"),
+    )
+}
+
 fn influxdb(export: &Export) -> Step {
     let text = |key: &str| export.settings.get(key).and_then(toml::Value::as_str).unwrap_or_default();
     let (url, org, bucket) = (text("url"), text("org"), text("bucket"));
@@ -136,6 +163,16 @@ mod tests {
         assert_eq!(servers(&all), ["Flushers", "Redis", "MongoDB", "InfluxDB (export influxdb)", "Flushers"]);
         let text: String = order(&all).iter().map(|step| format!("{}{}", step.backup, step.restore)).collect();
         assert!(!text.contains("hidden") && text.contains("--bucket telemetry"), "{text}");
+    }
+
+    #[test]
+    fn a_registry_on_postgresql_and_peppers_elsewhere_are_copied_too() {
+        let auth =
+            "[auth]\nrequired = true\nregistry = 'postgresql://weir:hidden@db/weir'\npeppers = '/keys/peppers'\n";
+        assert_eq!(servers(auth), ["PostgreSQL (registry)", "Peppers"]);
+        let text: String = order(auth).iter().map(|step| format!("{}{}", step.backup, step.restore)).collect();
+        assert!(!text.contains("hidden") && text.contains("copy /keys/peppers"), "{text}");
+        assert_eq!(servers(&auth.replace("true", "false")), [""; 0]);
     }
 
     #[test]

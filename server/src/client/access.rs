@@ -1,4 +1,6 @@
-//! `weir keys`, `weir tenants`, `weir audit` and the secrets of `weir devices`.
+//! `weir keys`, `weir tenants` and `weir audit`.
+
+mod limits;
 
 use std::process::ExitCode;
 
@@ -7,24 +9,23 @@ use proto::v1::access_service_client::AccessServiceClient;
 use proto::v1::audit_service_client::AuditServiceClient;
 use proto::v1::tenant_service_client::TenantServiceClient;
 use proto::v1::{
-    ApiKey, AuditEvent, CreateApiKeyRequest, CreateDeviceCredentialRequest, CreateTenantRequest, DeleteApiKeyRequest,
-    DeleteDeviceCredentialRequest, DeviceCredential, ListApiKeysRequest, ListAuditEventsRequest,
-    ListDeviceCredentialsRequest, ListTenantsRequest, ResumeTenantRequest, Role, SuspendTenantRequest, Tenant,
+    ApiKey, AuditEvent, CreateApiKeyRequest, CreateTenantRequest, DeleteApiKeyRequest, ListApiKeysRequest,
+    ListAuditEventsRequest, ListTenantsRequest, ResumeTenantRequest, Role, SuspendTenantRequest, Tenant,
     VerifyAuditEventsRequest, tenant,
 };
 
 use super::access_cli::{
-    Audit, AuditCommand, AuditList, AuditVerify, DeviceAdd, DeviceName, DeviceRevoke, KeyAdd, KeyId, Keys, KeysCommand,
-    KeysList, RoleName, TenantAdd, TenantId, Tenants, TenantsCommand,
+    Audit, AuditCommand, AuditList, AuditVerify, KeyAdd, KeyId, Keys, KeysCommand, KeysList, RoleName, TenantAdd,
+    TenantId, Tenants, TenantsCommand,
 };
-use super::cli::ServerAndFormat;
+use super::cli::{Server, ServerAndFormat};
 use super::output::{self, Cell, Format, Table};
 use super::{Connection, client, connect, names, refused, time};
 
 /// Validity of a key without `--expires`.
 const YEAR: &str = "365d";
 /// Entries of one page.
-const PAGE: i32 = 1000;
+pub(super) const PAGE: i32 = 1000;
 
 pub(crate) async fn keys(options: &Keys) -> anyhow::Result<()> {
     match &options.command {
@@ -34,7 +35,7 @@ pub(crate) async fn keys(options: &Keys) -> anyhow::Result<()> {
     }
 }
 
-async fn access(server: &str) -> anyhow::Result<AccessServiceClient<Connection>> {
+pub(super) async fn access(server: &Server) -> anyhow::Result<AccessServiceClient<Connection>> {
     Ok(client!(AccessServiceClient<_>, connect(server).await?))
 }
 
@@ -100,68 +101,18 @@ async fn delete_key(options: &KeyId) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) async fn add_device(options: &DeviceAdd) -> anyhow::Result<()> {
-    let DeviceName { common, device } = &options.name;
-    let expire_time = options.expires.as_deref().map(expiry).transpose()?.map(time::to_proto);
-    let credential = DeviceCredential { expire_time, ..Default::default() };
-    let parent = names::device(&common.tenant, device);
-    let request = CreateDeviceCredentialRequest { parent, device_credential: Some(credential), ..Default::default() };
-    let mut client = access(&common.server).await?;
-    let made = client.create_device_credential(request).await.map_err(|s| refused(&s))?.into_inner();
-    let id = names::last(&made.name);
-    if common.format == Format::Table {
-        println!("user      {device}\npassword  {}", made.secret);
-        output::remark(&format!(
-            "The password is shown once (`weir devices revoke {device} {id}` deletes it). To try it:\n  mosquitto_pub -h \
-             HOST -i {device} -u {device} -P {} -q 1 -t devices/{device}/telemetry -m '{{\"temperature\":21.5}}'",
-            made.secret
-        ));
-        return Ok(());
-    }
-    let mut table = Table::new(["id", "user", "password"]);
-    table.row([id.to_owned().into(), device.clone().into(), made.secret.clone().into()]);
-    table.print(common.format)
-}
-
-pub(crate) async fn secrets(options: &DeviceName) -> anyhow::Result<()> {
-    let mut client = access(&options.common.server).await?;
-    let request = ListDeviceCredentialsRequest {
-        parent: names::device(&options.common.tenant, &options.device),
-        page_size: PAGE,
-        ..Default::default()
-    };
-    let page = client.list_device_credentials(request).await.map_err(|s| refused(&s))?.into_inner();
-    let mut table = Table::new(["id", "created", "expires", "last_use"]);
-    for credential in &page.device_credentials {
-        table.row([
-            names::last(&credential.name).to_owned().into(),
-            time::show_proto(credential.create_time.as_ref()).into(),
-            time::show_proto(credential.expire_time.as_ref()).into(),
-            time::show_proto(credential.last_use_time.as_ref()).into(),
-        ]);
-    }
-    table.print(options.common.format)
-}
-
-pub(crate) async fn revoke(options: &DeviceRevoke) -> anyhow::Result<()> {
-    let DeviceName { common, device } = &options.name;
-    let name = format!("{}/credentials/{}", names::device(&common.tenant, device), options.id);
-    let mut client = access(&common.server).await?;
-    client.delete_device_credential(DeleteDeviceCredentialRequest { name }).await.map_err(|s| refused(&s))?;
-    output::remark(&format!("{} of {device} is deleted; its session ends.", options.id));
-    Ok(())
-}
-
 pub(crate) async fn tenants(options: &Tenants) -> anyhow::Result<()> {
     match &options.command {
         TenantsCommand::List(common) => list_tenants(common).await,
         TenantsCommand::Add(options) => add_tenant(options).await,
+        TenantsCommand::Set(options) => limits::set(options).await,
+        TenantsCommand::Usage(options) => limits::usage(options).await,
         TenantsCommand::Suspend(options) => suspend(options).await,
         TenantsCommand::Resume(options) => resume(options).await,
     }
 }
 
-async fn open_tenants(server: &str) -> anyhow::Result<TenantServiceClient<Connection>> {
+async fn open_tenants(server: &Server) -> anyhow::Result<TenantServiceClient<Connection>> {
     Ok(client!(TenantServiceClient<_>, connect(server).await?))
 }
 
@@ -300,14 +251,14 @@ fn event_row(event: &AuditEvent) -> [Cell; 9] {
 }
 
 /// The time in so long, as 90d.
-fn expiry(validity: &str) -> anyhow::Result<Nanos> {
+pub(super) fn expiry(validity: &str) -> anyhow::Result<Nanos> {
     let span = time::span(validity).and_then(|span| Nanos::try_from(span).ok()).filter(|span| *span > 0);
     let span =
         span.ok_or_else(|| anyhow::anyhow!("cannot use --expires {validity:?}: give a duration, as 12h, 90d"))?;
     Ok(time::now().saturating_add(span))
 }
 
-fn role(name: RoleName) -> Role {
+pub(super) fn role(name: RoleName) -> Role {
     match name {
         RoleName::Viewer => Role::Viewer,
         RoleName::Operator => Role::Operator,
@@ -317,7 +268,7 @@ fn role(name: RoleName) -> Role {
     }
 }
 
-fn role_name(role: Role) -> &'static str {
+pub(super) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Unspecified => "",
         Role::Viewer => "viewer",

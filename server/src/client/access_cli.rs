@@ -1,5 +1,7 @@
 //! Command line of the commands about who may do what.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::cli::{Common, Devices};
@@ -19,11 +21,11 @@ pub(crate) struct DevicesAndSecrets {
 pub(crate) enum DevicesCommand {
     /// List the devices that have sent readings
     List(Devices),
-    /// Give a device a secret, and print what to type into the device
+    /// Give a device a secret or register its key, and print what to type into the device
     Add(DeviceAdd),
-    /// List the secrets of a device, without the secrets themselves
+    /// List the secrets and keys of a device, without the secrets themselves
     Secrets(DeviceName),
-    /// Delete a secret of a device, and end the session that it opened
+    /// Delete a secret or a key of a device, and end the sessions that it opened
     Revoke(DeviceRevoke),
 }
 
@@ -42,9 +44,15 @@ pub(crate) struct DeviceName {
 pub(crate) struct DeviceAdd {
     #[command(flatten)]
     pub(crate) name: DeviceName,
-    /// Validity of the secret, as 90d [default: without end]
+    /// Validity of the credential, as 90d [default: without end]
     #[arg(long, value_name = "DURATION")]
     pub(crate) expires: Option<String>,
+    /// Public key (PEM) of a device that signs its passwords itself, in place of a secret
+    #[arg(long, value_name = "FILE", conflicts_with = "certificate")]
+    pub(crate) key: Option<PathBuf>,
+    /// Certificate (PEM) that the device presents at the TLS handshake, in place of a secret
+    #[arg(long, value_name = "FILE")]
+    pub(crate) certificate: Option<PathBuf>,
 }
 
 /// `weir devices revoke`
@@ -52,7 +60,7 @@ pub(crate) struct DeviceAdd {
 pub(crate) struct DeviceRevoke {
     #[command(flatten)]
     pub(crate) name: DeviceName,
-    /// Id of the secret, from `weir devices secrets`
+    /// Id of the secret or key, from `weir devices secrets`
     #[arg(value_name = "ID")]
     pub(crate) id: String,
 }
@@ -143,6 +151,10 @@ pub(crate) enum TenantsCommand {
     List(super::cli::ServerAndFormat),
     /// Make a tenant
     Add(TenantAdd),
+    /// Change the name or the limits of a tenant
+    Set(TenantSet),
+    /// Show the limits of a tenant, and its use of the process that answers
+    Usage(TenantUsageOf),
     /// End the sessions of a tenant, and refuse its devices and keys
     Suspend(TenantId),
     /// Admit the devices and keys of a suspended tenant again
@@ -157,6 +169,29 @@ pub(crate) struct TenantAdd {
     /// Name for people
     #[arg(long, default_value = "")]
     pub(crate) name: String,
+}
+
+/// `weir tenants set`
+#[derive(Debug, Args)]
+pub(crate) struct TenantSet {
+    #[command(flatten)]
+    pub(crate) tenant: TenantId,
+    /// Name for people
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A limit, as messages_per_second=1000; `none` lifts it
+    #[arg(long = "limit", value_name = "NAME=NUMBER")]
+    pub(crate) limits: Vec<String>,
+}
+
+/// `weir tenants usage`
+#[derive(Debug, Args)]
+pub(crate) struct TenantUsageOf {
+    #[command(flatten)]
+    pub(crate) common: super::cli::ServerAndFormat,
+    /// Id of the tenant [default: the caller's own]
+    #[arg(value_name = "TENANT", default_value = "-")]
+    pub(crate) id: String,
 }
 
 /// `weir tenants suspend`, `weir tenants resume`

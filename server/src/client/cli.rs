@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::access_cli::{Audit, DevicesAndSecrets, Keys, Tenants};
+use super::authorities_cli::Authorities;
+use super::issuers_cli::{Issuers, Roles};
 use super::output::Format;
 
 /// Commands that query a server.
@@ -14,6 +16,12 @@ pub(crate) enum ClientCommand {
     Devices(DevicesAndSecrets),
     /// List, make and delete API keys
     Keys(Keys),
+    /// Admit devices with certificates of an authority; revoke certificates
+    Authorities(Authorities),
+    /// List, add and delete issuers of access tokens (OAuth 2)
+    Issuers(Issuers),
+    /// Give principals of issuers roles, list and revoke them
+    Roles(Roles),
     /// List, make, suspend and resume tenants
     Tenants(Tenants),
     /// List the changes of tenants, keys and secrets, and what was refused
@@ -39,12 +47,22 @@ pub(crate) enum ClientCommand {
     Export(Export),
 }
 
+/// The server, and its authority.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Server {
+    /// URL of the server; https:// with TLS
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", env = "WEIR_SERVER")]
+    pub(crate) server: String,
+    /// PEM file of the authority of the server's certificate [default: those that browsers trust]
+    #[arg(long, value_name = "FILE", env = "WEIR_CA")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
 /// Options of most commands.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
-    /// URL of the server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", env = "WEIR_SERVER")]
-    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) server: Server,
     /// Output format
     #[arg(long, value_enum, default_value_t, env = "WEIR_FORMAT")]
     pub(crate) format: Format,
@@ -56,9 +74,8 @@ pub(crate) struct Common {
 /// Options of the commands that concern the whole installation.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerAndFormat {
-    /// URL of the server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", env = "WEIR_SERVER")]
-    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) server: Server,
     /// Output format
     #[arg(long, value_enum, default_value_t, env = "WEIR_FORMAT")]
     pub(crate) format: Format,
@@ -317,9 +334,8 @@ pub(crate) struct ExportsRewind {
 /// `weir export`
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// URL of the server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051", env = "WEIR_SERVER")]
-    pub(crate) server: String,
+    #[command(flatten)]
+    pub(crate) server: Server,
     /// Tenant; `-` is your own
     #[arg(long, default_value = "-", env = "WEIR_TENANT", hide_env = true)]
     pub(crate) tenant: String,

@@ -5,15 +5,15 @@ use proto::v1::{Device, ListDevicesRequest};
 
 use super::access_cli::{DevicesAndSecrets, DevicesCommand};
 use super::output::Table;
-use super::{access, cli, client, connect, names, refused, time};
+use super::{cli, client, connect, device_access, names, refused, time};
 
 pub(crate) async fn run(options: &DevicesAndSecrets) -> anyhow::Result<()> {
     match &options.command {
         None => list(&options.list).await,
         Some(DevicesCommand::List(options)) => list(options).await,
-        Some(DevicesCommand::Add(options)) => access::add_device(options).await,
-        Some(DevicesCommand::Secrets(options)) => access::secrets(options).await,
-        Some(DevicesCommand::Revoke(options)) => access::revoke(options).await,
+        Some(DevicesCommand::Add(options)) => device_access::add_device(options).await,
+        Some(DevicesCommand::Secrets(options)) => device_access::secrets(options).await,
+        Some(DevicesCommand::Revoke(options)) => device_access::revoke(options).await,
     }
 }
 

@@ -7,6 +7,7 @@ use proto::v1::export::State;
 use proto::v1::export_service_client::ExportServiceClient;
 use proto::v1::{Export, ListExportsRequest, PauseExportRequest, ResumeExportRequest, RewindExportRequest};
 
+use super::cli::Server;
 use super::output::{self, Format, Table, json_line};
 use super::{cli, client, connect, names, refused, time};
 
@@ -21,7 +22,7 @@ pub(crate) async fn run(options: &cli::Exports) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn open(server: &str) -> anyhow::Result<ExportServiceClient<Connection>> {
+async fn open(server: &Server) -> anyhow::Result<ExportServiceClient<Connection>> {
     Ok(client!(ExportServiceClient<_>, connect(server).await?))
 }
 

@@ -2,12 +2,17 @@
 
 mod access;
 pub(crate) mod access_cli;
+mod authorities;
+pub(crate) mod authorities_cli;
 mod books;
 pub(crate) mod cli;
 mod dead_letters;
+mod device_access;
 mod devices;
 mod export;
 mod exports;
+mod issuers;
+pub(crate) mod issuers_cli;
 mod latest;
 pub(crate) mod names;
 pub(crate) mod output;
@@ -17,6 +22,7 @@ mod tail;
 pub(crate) mod time;
 pub(crate) mod unrouted;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,7 +33,9 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use cli::ClientCommand;
+use cli::{ClientCommand, Server};
+
+use crate::config::Config;
 
 /// Maximum size of an answer.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -42,6 +50,9 @@ pub(crate) fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         match command {
             ClientCommand::Devices(options) => devices::run(&options).await?,
             ClientCommand::Keys(options) => access::keys(&options).await?,
+            ClientCommand::Authorities(options) => authorities::authorities(&options).await?,
+            ClientCommand::Issuers(options) => issuers::issuers(&options).await?,
+            ClientCommand::Roles(options) => issuers::roles(&options).await?,
             ClientCommand::Tenants(options) => access::tenants(&options).await?,
             ClientCommand::Audit(options) => return access::audit(&options).await,
             ClientCommand::Latest(options) => latest::run(&options).await?,
@@ -102,20 +113,92 @@ impl Interceptor for Credential {
     }
 }
 
+impl From<&Server> for Target {
+    fn from(Server { server, ca }: &Server) -> Self {
+        let ca = ca.as_ref().map(|path| tls::Named::new("--ca", path));
+        Self { server: server.clone(), trust: Trust::Authority(ca) }
+    }
+}
+
+/// A server, and the certificates that it may have.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) server: String,
+    pub(crate) trust: Trust,
+}
+
+/// Certificates of a server.
+#[derive(Debug, Clone)]
+pub(crate) enum Trust {
+    /// From the authority in the file, or from those that browsers trust.
+    Authority(Option<tls::Named>),
+    /// The one in the file.
+    This(tls::Named),
+}
+
+impl Target {
+    /// The process of this machine with this configuration.
+    pub(crate) fn of_process(config: &Config, grpc: impl std::fmt::Display) -> Self {
+        match config.tls.files() {
+            Some(files) => Self { server: format!("https://{grpc}"), trust: Trust::This(files.certificate) },
+            None => Self { server: format!("http://{grpc}"), trust: Trust::Authority(None) },
+        }
+    }
+
+    /// The server that is given, or the process with this configuration.
+    pub(crate) fn given_or_of(server: Option<&String>, ca: Option<&PathBuf>, config: &Config) -> Self {
+        match server {
+            Some(server) => Self::from(&Server { server: server.clone(), ca: ca.cloned() }),
+            None => Self::of_process(config, &config.grpc.address),
+        }
+    }
+
+    fn client(&self) -> Result<tls::Client, tls::FileError> {
+        Ok(match &self.trust {
+            Trust::This(certificate) => tls::Client::with(tls::pinned(certificate)?),
+            Trust::Authority(ca) => tls::Client::open(tls::ClientFiles { ca: ca.clone(), identity: None }, &["h2"])?,
+        })
+    }
+}
+
 /// Connects to the server.
 ///
 /// # Errors
-/// When `server` is not a URL, no server answers there, or the API key cannot be read.
-pub(crate) async fn connect(server: &str) -> anyhow::Result<Connection> {
-    let url = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-    let endpoint = Endpoint::from_shared(url.clone())
+/// When the target is not a URL, no server answers there, its certificate is not valid, or the API
+/// key cannot be read.
+pub(crate) async fn connect(target: impl Into<Target>) -> anyhow::Result<Connection> {
+    let target = target.into();
+    let server = &target.server;
+    let url = if server.contains("://") { server.clone() } else { format!("http://{server}") };
+    // The connector encrypts: the channel has nothing to do with it.
+    let encrypted = url.strip_prefix("https://").map(|rest| format!("http://{rest}"));
+    let endpoint = Endpoint::from_shared(encrypted.clone().unwrap_or_else(|| url.clone()))
         .with_context(|| format!("cannot parse --server {server:?} as a URL: use the form http://127.0.0.1:50051"))?
         .connect_timeout(Duration::from_secs(5));
     let credential = Credential::of_environment()?;
-    let channel = endpoint.connect().await.map_err(|_| {
-        anyhow::anyhow!("no server answers at {url}: start one with `weir run`, or name another with --server URL")
-    })?;
+    let connected = match encrypted {
+        Some(_) => endpoint.connect_with_connector(tls::Connector::new(target.client()?)).await,
+        None => endpoint.connect().await,
+    };
+    let channel = match connected {
+        Ok(channel) => channel,
+        Err(error) => anyhow::bail!(unreachable(&url, &error).await),
+    };
     Ok(InterceptedService::new(channel, credential))
+}
+
+/// The reason why there is no connection.
+async fn unreachable(url: &str, error: &tonic::transport::Error) -> String {
+    if let Some(fault) = tls::explain(error) {
+        return format!("cannot connect to {url}: {fault}");
+    }
+    let address = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
+    let (host, port) = stores::tls::host_and_port(address, 50051);
+    if let Some(difference) = stores::tls::differs(host, port, url.starts_with("https://")).await {
+        let cure = if url.starts_with("https://") { "http://" } else { "https:// and --ca FILE" };
+        return format!("cannot connect to {url}: {}: use {cure}", difference.words());
+    }
+    format!("no server answers at {url}: start one with `weir run`, or name another with --server URL")
 }
 
 /// Creates the client of a service with our limits.
@@ -130,8 +213,15 @@ pub(crate) use client;
 pub(crate) fn refused(status: &Status) -> anyhow::Error {
     let message = status.message().trim();
     match status.code() {
-        Code::Unavailable if message.is_empty() || message.contains("transport") => {
-            anyhow::anyhow!("lost the connection to the server: check it with `weir doctor`")
+        // A command cancels no call of its own: the connection was closed before the answer.
+        Code::Unavailable | Code::Unknown | Code::Cancelled
+            if message.is_empty()
+                || message.contains("transport error")
+                || message.contains("operation was canceled") =>
+        {
+            anyhow::anyhow!(
+                "lost the connection to the server: check it with `weir doctor`; a server with TLS needs https:// and --ca FILE"
+            )
         }
         Code::Unimplemented => {
             anyhow::anyhow!(

@@ -11,7 +11,7 @@ fn loaded(text: &str, environment: &[(&str, &str)]) -> anyhow::Result<load::Load
     let path = dir.path().join("weir.toml");
     std::fs::write(&path, text)?;
     let environment = environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-    load(&Sources { file: Some(path), flags: Vec::new(), environment })
+    load(&Sources { file: Some(path), environment, ..Sources::default() })
 }
 
 fn fault(text: &str) -> String {

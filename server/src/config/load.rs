@@ -10,13 +10,24 @@ use super::{Config, export, keys, unknown};
 const USUAL_FILE: &str = "weir.toml";
 
 /// Variables of Weir that are not keys.
-const OTHER_VARIABLES: &[&str] = &["WEIR_CONFIG", "WEIR_LOG", "WEIR_SERVER", "WEIR_FORMAT", "WEIR_TENANT"];
+const OTHER_VARIABLES: &[&str] = &[
+    "WEIR_CONFIG",
+    "WEIR_LOG",
+    "WEIR_SERVER",
+    "WEIR_FORMAT",
+    "WEIR_TENANT",
+    "WEIR_API_KEY",
+    "WEIR_API_KEY_FILE",
+    "WEIR_CA",
+];
 
 /// Where the configuration comes from.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     /// `--config`.
     pub(crate) file: Option<PathBuf>,
+    /// Reads no file.
+    pub(crate) ignores_files: bool,
     /// Keys given as flags, with their values as text.
     pub(crate) flags: Vec<(&'static str, String)>,
     /// The environment, `WEIR_…` only.
@@ -30,11 +41,19 @@ impl Sources {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with("WEIR_"))
             .collect();
-        Self { file, flags: Vec::new(), environment }
+        Self { file, environment, ..Self::default() }
+    }
+
+    /// The same without the file that is read when no other was named.
+    pub(crate) fn without_file(self) -> Self {
+        Self { ignores_files: true, ..self }
     }
 
     /// The file to read, if there is one.
     fn file(&self) -> Option<PathBuf> {
+        if self.ignores_files {
+            return None;
+        }
         match &self.file {
             Some(path) => Some(path.clone()),
             None => Some(PathBuf::from(USUAL_FILE)).filter(|path| path.is_file()),

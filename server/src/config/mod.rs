@@ -6,6 +6,7 @@ mod auth;
 mod export;
 #[cfg(test)]
 mod export_tests;
+mod exposure;
 mod keys;
 mod limits;
 mod load;
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use auth::Auth;
+pub(crate) use auth::{Auth, Place};
 pub(crate) use export::{Export, Start, kind_of};
 pub(crate) use keys::{Key, of as keys_of_table};
 pub(crate) use load::{Loaded, Sources, load};
@@ -43,7 +44,8 @@ pub(crate) struct Config {
     /// Roles of this process: `["all"]`, or some of ingest, flusher and api, when Redis carries the
     /// logs and MongoDB holds the data.
     pub(crate) roles: Vec<Role>,
-    /// Listen on addresses that others can reach although nothing is encrypted yet.
+    /// Listen on addresses that others can reach without encryption (`[tls]`) or authentication
+    /// (`auth.required`).
     pub(crate) insecure: bool,
     /// Seconds that an ordered stop may take for each of its parts.
     pub(crate) shutdown_timeout_secs: u64,
@@ -52,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) shutdown_delay_ms: u64,
     /// Devices and callers have to authenticate.
     pub(crate) auth: Auth,
+    /// Encryption of the ports.
+    pub(crate) tls: tls::Config,
     /// Memory of the process.
     pub(crate) memory: Memory,
     /// Devices: MQTT 3.1.1 and 5.
@@ -115,6 +119,9 @@ pub(crate) enum Role {
 pub(crate) struct Mqtt {
     /// IP address and port. Port 0 takes a free one (see addresses.json in the data folder).
     pub(crate) address: String,
+    /// IP address and port for connections over TLS, as 0.0.0.0:8883; needs `tls.certificate`.
+    /// Empty: none.
+    pub(crate) tls_address: String,
     #[serde(flatten)]
     pub(crate) broker: broker::Config,
 }
@@ -185,6 +192,7 @@ impl Default for Config {
             shutdown_timeout_secs: 20,
             shutdown_delay_ms: 0,
             auth: Auth::default(),
+            tls: tls::Config::default(),
             memory: Memory::default(),
             mqtt: Mqtt::default(),
             grpc: Grpc::default(),
@@ -208,7 +216,7 @@ impl Default for Config {
 
 impl Default for Mqtt {
     fn default() -> Self {
-        Self { address: "127.0.0.1:1883".into(), broker: broker::Config::default() }
+        Self { address: "127.0.0.1:1883".into(), tls_address: String::new(), broker: broker::Config::default() }
     }
 }
 
@@ -269,6 +277,12 @@ impl Config {
         anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
         export::check(self)?;
         self.auth.check(self)?;
+        self.fleet.check()?;
+        self.tls.check().map_err(anyhow::Error::msg)?;
+        anyhow::ensure!(
+            self.mqtt.tls_address.is_empty() || self.tls.is_used(),
+            "`mqtt.tls_address` needs a certificate: set `tls.certificate` and `tls.key` (`weir tls create` makes them)"
+        );
         self.tracing.check()?;
         anyhow::ensure!(self.history.sink.flush_secs > 0.0, "`history.flush_interval_ms` is 0: give at least 1");
         let letters = &self.dead_letters;
@@ -282,48 +296,20 @@ impl Config {
         Ok(())
     }
 
-    /// Refuses to listen where others can reach it, unless `insecure` is set.
-    ///
-    /// # Errors
-    /// Names the key and what to do.
-    pub(crate) fn check_exposure(&self) -> anyhow::Result<()> {
-        for (key, address) in self.addresses() {
-            anyhow::ensure!(
-                parse_address(key, address)?.ip().is_loopback() || self.insecure,
-                "`{key}` is {address}, which others can reach, and nothing is encrypted yet: use a loopback \
-                 address, or add --insecure (`insecure = true`) if the network around it is trusted"
-            );
-        }
-        let fleet = &self.fleet;
-        anyhow::ensure!(
-            fleet.secret.is_empty() || fleet.secret.len() >= SECRET_LENGTH,
-            "`fleet.secret` has {} characters: give at least {SECRET_LENGTH} random ones, as `openssl rand -hex 32` prints",
-            fleet.secret.len()
-        );
-        anyhow::ensure!(
-            !self.is_fleet()
-                || !self.has(Role::Flusher)
-                || !fleet.secret.is_empty()
-                || parse_address("fleet.address", &fleet.address)?.ip().is_loopback(),
-            "`fleet.address` is {}, which others can reach: set `fleet.secret` to the same long random text in every process of the \
-             fleet",
-            fleet.address
-        );
-        Ok(())
-    }
-
     /// Addresses to listen on, with their keys.
-    pub(crate) fn addresses(&self) -> [(&'static str, &str); 3] {
+    pub(crate) fn addresses(&self) -> Vec<(&'static str, &str)> {
+        let tls = ("mqtt.tls_address", self.mqtt.tls_address.as_str());
         [
-            ("mqtt.address", self.mqtt.address.as_str()),
-            ("grpc.address", self.grpc.address.as_str()),
-            ("http.address", self.http.address.as_str()),
+            Some(("mqtt.address", self.mqtt.address.as_str())),
+            Some(tls).filter(|(_, address)| !address.is_empty()),
+            Some(("grpc.address", self.grpc.address.as_str())),
+            Some(("http.address", self.http.address.as_str())),
         ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
-
-/// Least length of `fleet.secret`.
-const SECRET_LENGTH: usize = 16;
 
 fn parse_address(key: &str, address: &str) -> anyhow::Result<SocketAddr> {
     address.parse().map_err(|_| {

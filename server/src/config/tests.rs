@@ -10,7 +10,7 @@ fn file(text: &str) -> anyhow::Result<Config> {
 fn with_environment(pairs: &[(&str, &str)]) -> anyhow::Result<load::Loaded> {
     let environment = pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
     let empty = tempfile::NamedTempFile::new()?;
-    load(&Sources { file: Some(empty.path().to_owned()), flags: Vec::new(), environment })
+    load(&Sources { file: Some(empty.path().to_owned()), environment, ..Sources::default() })
 }
 
 fn leaves(prefix: &str, table: &toml::Table, out: &mut Vec<String>) {
@@ -141,6 +141,7 @@ fn flags_are_stronger_than_the_environment_and_that_than_the_file() {
             ("WEIR_GRPC_ADDRESS".into(), "127.0.0.1:22".into()),
             ("WEIR_HTTP_ADDRESS".into(), "127.0.0.1:23".into()),
         ],
+        ..Sources::default()
     })
     .unwrap();
     let addresses: Vec<&str> = loaded.config.addresses().iter().map(|(_, a)| *a).collect();
@@ -148,16 +149,41 @@ fn flags_are_stronger_than_the_environment_and_that_than_the_file() {
 }
 
 #[test]
-fn an_address_that_others_can_reach_is_refused_unless_insecure() {
+fn an_address_that_others_can_reach_needs_encryption_and_authentication_or_insecure() {
     let mut config = Config::default();
     config.grpc.address = "0.0.0.0:50051".into();
     assert!(config.check().is_ok());
-    let error = config.check_exposure().unwrap_err().to_string();
-    assert!(error.contains("`grpc.address`") && error.contains("--insecure"), "{error}");
+    let refused = |config: &Config| config.check_exposure().unwrap_err().to_string();
+    let error = refused(&config);
+    assert!(error.contains("`grpc.address`") && error.contains("`tls.certificate`"), "{error}");
+    assert!(error.contains("--insecure"), "{error}");
+    (config.tls.certificate, config.tls.key) = ("server.pem".into(), "server.key".into());
+    config.mqtt.tls_address = "0.0.0.0:8883".into();
+    let error = refused(&config);
+    assert!(error.contains("`mqtt.tls_address`") && error.contains("`auth.required = true`"), "{error}");
+    config.auth.required = true;
+    config.check_exposure().unwrap();
+    config.mqtt.address = "[::]:1883".into();
+    let error = refused(&config);
+    assert!(error.contains("`mqtt.address`") && error.contains("`mqtt.tls_address`"), "{error}");
     config.insecure = true;
     assert!(config.check_exposure().is_ok());
     config.mqtt.address = "localhost".into();
     assert!(config.check().is_err());
+}
+
+#[test]
+fn keys_of_tls_are_given_together() {
+    let refused = |change: fn(&mut Config)| {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check().unwrap_err().to_string()
+    };
+    assert!(refused(|config| config.tls.certificate = "a".into()).contains("without `tls.key`"));
+    assert!(refused(|config| config.tls.key = "a".into()).contains("without `tls.certificate`"));
+    assert!(refused(|config| config.tls.client_ca = "a".into()).contains("`tls.client_ca` needs"));
+    assert!(refused(|config| config.mqtt.tls_address = "127.0.0.1:0".into()).contains("`mqtt.tls_address` needs"));
+    assert!(refused(|config| config.tls.max_handshakes = 0).contains("`tls.max_handshakes`"));
 }
 
 #[test]
@@ -186,7 +212,7 @@ fn routes_are_kept_when_a_variable_changes_something_else() {
     let path = dir.path().join("weir.toml");
     std::fs::write(&path, "[[route]]\ntopic = \"a/{device}\"\n").unwrap();
     let environment = vec![("WEIR_INSECURE".to_owned(), "true".to_owned())];
-    let loaded = load(&Sources { file: Some(path), flags: Vec::new(), environment }).unwrap();
+    let loaded = load(&Sources { file: Some(path), environment, ..Sources::default() }).unwrap();
     assert_eq!(loaded.config.route.len(), 1);
 }
 
@@ -206,4 +232,24 @@ fn tracing_that_cannot_be_is_refused_by_its_key() {
         let key = variable.trim_start_matches("WEIR_").to_lowercase().replacen('_', ".", 1);
         assert!(error.contains(&format!("`{key}`")) && !error.contains("secret"), "{error}");
     }
+}
+
+#[test]
+fn a_fleet_with_authentication_needs_a_registry_that_its_processes_share() {
+    let fleet = "[redis]\nurls = ['redis://r']\n[mongodb]\nuri = 'mongodb://m'\n[auth]\nrequired = true\n";
+    let error = check(fleet).unwrap_err();
+    assert!(error.contains("`auth.registry`") && error.contains("PostgreSQL"), "{error}");
+    for registry in ["mongodb", "postgresql://weir:hidden@db/weir"] {
+        check(&format!("{fleet}registry = '{registry}'\n")).unwrap();
+    }
+    let error = check("[auth]\nregistry = 'mongodb'\n").unwrap_err();
+    assert!(error.contains("`mongodb.uri` is empty"), "{error}");
+    let error = check("[auth]\nregistry = 'mysql://weir:hidden@db/weir'\n").unwrap_err();
+    assert!(error.contains("postgresql://") && !error.contains("hidden"), "{error}");
+}
+
+fn check(text: &str) -> Result<(), String> {
+    let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
+    assert!(!format!("{config:?}").contains("hidden"), "{config:?}");
+    config.check().map_err(|error| format!("{error:#}"))
 }

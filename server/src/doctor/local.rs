@@ -154,24 +154,24 @@ pub(super) fn files(config: &Config) -> Vec<Finding> {
 }
 
 /// The process that uses the data folder.
-pub(super) fn process(user: Option<&User>) -> Finding {
+pub(super) fn process(config: &Config, user: Option<&User>) -> Finding {
     const WHAT: &str = "process";
     match user {
         Some(User::Running(addresses)) => {
-            let listens = [addresses.mqtt, addresses.grpc, Some(addresses.http)].into_iter().flatten();
+            let listens = [addresses.mqtt, addresses.mqtts, addresses.grpc, Some(addresses.http)].into_iter().flatten();
             let listens: Vec<String> = listens.map(|address| address.to_string()).collect();
             Finding::ok(WHAT, format!("a weir process uses the data folder and listens on {}", listens.join(", ")))
         }
-        Some(User::Starting(http)) => starting(WHAT, *http),
+        Some(User::Starting(http)) => starting(config, WHAT, *http),
         None => Finding::warn(WHAT, "no weir process uses the data folder: start one with `weir run`"),
     }
 }
 
-fn starting(what: &'static str, http: Option<std::net::SocketAddr>) -> Finding {
+fn starting(config: &Config, what: &'static str, http: Option<std::net::SocketAddr>) -> Finding {
     let Some(http) = http else {
         return Finding::warn(what, "a weir process uses the data folder and is starting: ask again in a moment");
     };
-    match crate::health::at(http) {
+    match crate::health::at(config, http) {
         Ok(readiness) => {
             let reasons: Vec<String> = readiness.reasons.iter().map(ToString::to_string).collect();
             let text = format!("a weir process uses the data folder and is {}: ", readiness.word());

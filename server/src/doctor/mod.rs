@@ -1,5 +1,7 @@
 //! `weir doctor`: checks for problems and their cures.
 
+mod certificates;
+mod issuers;
 mod local;
 mod remote;
 mod servers;
@@ -10,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use crate::cli::DoctorOptions;
+use crate::client::Target;
 use crate::config;
 use crate::data_dir::{User, user_of};
 
@@ -72,8 +75,11 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     }
     say(local::open_files(config))?;
     say(local::clock())?;
+    for finding in certificates::certificates(config) {
+        say(finding)?;
+    }
     let user = user_of(&config.data_dir);
-    say(local::process(user.as_ref()))?;
+    say(local::process(config, user.as_ref()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     if user.is_none() {
         for finding in local::files(config).into_iter().chain(local::ports(config)) {
@@ -84,11 +90,13 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
         }
     }
     let of_process = match user {
-        Some(User::Running(addresses)) => addresses.grpc.map(|grpc| format!("http://{grpc}")),
+        Some(User::Running(addresses)) => addresses.grpc.map(|grpc| Target::of_process(config, grpc)),
         _ => None,
     };
-    if let Some(server) = options.server.clone().or(of_process) {
-        for finding in runtime.block_on(remote::server(&server)) {
+    let given = options.server.as_ref();
+    let given = given.map(|server| Target::given_or_of(Some(server), options.ca.as_ref(), config));
+    if let Some(target) = given.or(of_process) {
+        for finding in runtime.block_on(remote::server(&target, &config.auth)) {
             say(finding)?;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::Connection;
+use crate::client::{Connection, Target};
 use anyhow::Context;
 use flusher::{DEAD_LETTERS, HISTORY, LATEST};
 use proto::v1::export::State;
@@ -14,6 +14,7 @@ use proto::v1::{Export, GetBooksRequest, GetStatusRequest, ListExportsRequest, S
 use super::Finding;
 use crate::client::status::{deleted_letters, state_name, takeovers, word};
 use crate::client::{client, connect, names, refused, time, unrouted};
+use crate::config::Auth;
 
 /// Difference above which one of the two clocks is wrong.
 const CLOCK_SECONDS: i64 = 5;
@@ -26,23 +27,24 @@ const EXPORTS: &str = "exports";
 /// Time within which a healthy server answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) async fn server(url: &str) -> Vec<Finding> {
+pub(super) async fn server(target: &Target, auth: &Auth) -> Vec<Finding> {
     const WHAT: &str = "server";
     let silent = || {
         Finding::fail(
             WHAT,
-            format!("{url} does not answer within {PATIENCE:?}: check the server's log, then restart it"),
+            format!("{} does not answer within {PATIENCE:?}: check the server's log, then restart it", target.server),
         )
     };
-    tokio::time::timeout(PATIENCE, ask(url)).await.unwrap_or_else(|_| vec![silent()])
+    tokio::time::timeout(PATIENCE, ask(target, auth)).await.unwrap_or_else(|_| vec![silent()])
 }
 
-async fn ask(url: &str) -> Vec<Finding> {
+async fn ask(target: &Target, auth: &Auth) -> Vec<Finding> {
     const WHAT: &str = "server";
-    let channel = match connect(url).await {
+    let channel = match connect(target.clone()).await {
         Ok(channel) => channel,
         Err(error) => return vec![Finding::fail(WHAT, format!("{error:#}"))],
     };
+    let url = &target.server;
     let mut client = client!(OperationsServiceClient<_>, channel.clone());
     let status = match client.get_status(GetStatusRequest {}).await {
         Ok(answer) => answer.into_inner(),
@@ -57,6 +59,7 @@ async fn ask(url: &str) -> Vec<Finding> {
     findings.extend(takeovers(&status).map(|text| Finding::warn("clients", text)));
     findings
         .push(books(&mut client, &status).await.unwrap_or_else(|error| Finding::fail("books", format!("{error:#}"))));
+    findings.extend(super::issuers::issuers(channel.clone(), auth).await);
     findings.extend(exports(channel).await.unwrap_or_else(|error| vec![Finding::fail(EXPORTS, format!("{error:#}"))]));
     findings
 }

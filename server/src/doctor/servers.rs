@@ -8,10 +8,10 @@ use stores::contract::{Store, StoreError};
 use stores::mongodb::MongoStore;
 
 use super::Finding;
-use crate::config::Config;
-use crate::exports;
+use crate::config::{Config, Place};
 use crate::run::settings;
 use crate::traces::tls_differs;
+use crate::{access, exports};
 
 /// Time within which a server answers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,6 +25,11 @@ pub(super) async fn configured(config: &Config) -> Vec<Finding> {
         findings.push(check("Redis", "a start waits for it", waits, connect).await);
     }
     let waits = |error: &StoreError| matches!(error, StoreError::Busy { .. });
+    if config.auth.required && config.auth.place() != Place::Embedded {
+        let waits = |error: &identity::Error| matches!(error, identity::Error::Unavailable(_));
+        let without = "no device and no caller is admitted without it, but for those that were lately";
+        findings.push(check("registry", without, waits, access::check(config)).await);
+    }
     if !config.mongodb.uri.is_empty() {
         let store = MongoStore::new(config.mongodb.clone(), std::sync::Arc::default());
         let without = "devices are accepted without it, queries wait for it";

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use api::{Connections, GuardedStream};
+use tls::Acceptor;
 use tokio::net::TcpListener;
 
 /// A connection on which no byte moves for this long is closed. Longer than any answer takes.
@@ -16,8 +17,8 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/pla
 pub(super) struct Listener(Connections);
 
 impl Listener {
-    pub(super) fn new(listener: TcpListener, max_connections: usize) -> Self {
-        Self(Connections::new(listener, "http.max_connections", max_connections, IDLE, FULL))
+    pub(super) fn new(listener: TcpListener, tls: Option<Acceptor>, max_connections: usize) -> Self {
+        Self(Connections::new(listener, "http.max_connections", max_connections, IDLE, FULL).with_tls(tls))
     }
 }
 

@@ -75,7 +75,7 @@ struct App {
 /// # Errors
 /// When the listener breaks.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    (listener, tls): (TcpListener, Option<tls::Acceptor>),
     max_connections: usize,
     site: Site,
     stop: CancellationToken,
@@ -98,7 +98,7 @@ pub(crate) async fn serve(
         .route(offer::PATH, post(backup::backup))
         .with_state(app)
         .layer(axum::middleware::from_fn_with_state(hosts, guard::guard));
-    let serving = axum::serve(Listener::new(listener, max_connections), router)
+    let serving = axum::serve(Listener::new(listener, tls, max_connections), router)
         .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = serving => served.context("serve http"),

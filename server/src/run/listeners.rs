@@ -11,6 +11,8 @@ use crate::data_dir::Addresses;
 /// Open listeners of the roles that the process has.
 pub(super) struct Listeners {
     pub(super) mqtt: Option<TcpListener>,
+    /// For devices, over TLS.
+    pub(super) mqtts: Option<TcpListener>,
     pub(super) grpc: Option<TcpListener>,
     pub(super) http: TcpListener,
     /// For the other processes of the fleet.
@@ -28,6 +30,13 @@ impl Listeners {
             }
             false => None,
         };
+        let mqtts = match config.mqtt.tls_address.as_str() {
+            "" => None,
+            _ if !config.has(Role::Ingest) => None,
+            text => Some(broker::bind(address(text)?).with_context(|| {
+                format!("cannot listen on {text} (stop what has it, or change `mqtt.tls_address`)")
+            })?),
+        };
         let grpc = match config.has(Role::Api) {
             true => Some(listen(&config.grpc.address, || taken("grpc", &config.grpc.address)).await?),
             false => None,
@@ -42,17 +51,19 @@ impl Listeners {
             }
             false => None,
         };
-        Ok(Self { mqtt, grpc, http, fleet })
+        Ok(Self { mqtt, mqtts, grpc, http, fleet })
     }
 
     /// Where they are, with the ports that the system chose.
-    pub(super) fn addresses(&self) -> anyhow::Result<Addresses> {
+    pub(super) fn addresses(&self, has_tls: bool) -> anyhow::Result<Addresses> {
         let of = |listener: &TcpListener| listener.local_addr().context("ask for a listener's address");
         let maybe = |listener: &Option<TcpListener>| listener.as_ref().map(of).transpose();
         Ok(Addresses {
             mqtt: maybe(&self.mqtt)?,
+            mqtts: maybe(&self.mqtts)?,
             grpc: maybe(&self.grpc)?,
             http: of(&self.http)?,
+            tls: has_tls,
             fleet: maybe(&self.fleet)?,
         })
     }

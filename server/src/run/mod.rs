@@ -8,6 +8,7 @@ mod listeners;
 mod log;
 mod node;
 mod parts;
+mod ports;
 pub(crate) mod replay;
 mod retained;
 mod server_watch;
@@ -23,10 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use broker::Ports;
 use door::{Gatekeeper, OneTenant};
 use flusher::fleet::Readers;
 use identity::Gate;
-use tokio::net::TcpListener;
+use tls::Port;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
@@ -104,12 +106,15 @@ fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> 
 async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndError>> {
     let config = Arc::new(config);
     let data = DataDir::open(&config.data_dir)?;
+    let (startup, metrics) = (Startup::default(), state::Metrics::default());
+    let tls = ports::open(&config, metrics.tls.clone())?;
+    let fleet_tls = ports::open_fleet(&config, metrics.tls.clone())?;
     let listeners = listeners::Listeners::bind(&config).await?;
-    let addresses = listeners.addresses()?;
+    let addresses = listeners.addresses(tls.is_some())?;
     data.note_http(addresses.http);
+    let of = |port| tls.as_ref().map(|tls| tls.acceptor(port));
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
-    let (startup, metrics) = (Startup::default(), state::Metrics::default());
     let (http, http_stop) = {
         let (startup, metrics) = (startup.clone(), metrics.clone());
         let hosts = config.http.hosts.clone();
@@ -125,33 +130,39 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         };
         let stop = CancellationToken::new();
         // Before the rest: an operator can see what the process waits for.
-        (tokio::spawn(http::serve(listeners.http, config.http.max_connections, site, stop.clone())), stop)
+        (
+            tokio::spawn(http::serve(
+                (listeners.http, of(Port::Http)),
+                config.http.max_connections,
+                site,
+                stop.clone(),
+            )),
+            stop,
+        )
     };
     let mut signals = std::pin::pin!(signals::handle_signals()?);
-    let access = match config.auth.required {
-        true => Some(Access::open(data.path()).await?),
-        false => None,
-    };
-    let bytes = config.shares().credentials;
-    let gate = access.as_ref().map(|access| access.gate(&config.auth, bytes)).transpose()?;
-    if let Some(access) = &access {
-        access.check_keys().await?;
-    }
     let opening = async {
+        let access = match config.auth.required {
+            true => Some(Access::open(&config, data.path(), &startup).await?),
+            false => None,
+        };
+        let gate = access.as_ref().map(|access| access.gate(&config)).transpose()?;
+        if let Some(access) = &access {
+            access.check_keys().await?;
+        }
         let known = KnownSettings::open(&data)?;
         let parts = KnownParts::open(&data);
         let known = (&known, &parts);
-        let advertised = advertised.unwrap_or_default();
-        let node =
-            Node::open(&config, &data, metrics, &startup, known, (advertised, access.as_ref(), gate.clone())).await?;
+        let fleet = (advertised.unwrap_or_default(), fleet_tls.as_ref().map(|tls| tls.client.clone()));
+        let node = Node::open(&config, &data, metrics, &startup, known, (fleet, access.as_ref(), gate.clone())).await?;
         let servers = Servers::open(&config, &node.stores, known, &startup).await?;
         let retained = match node.intake.is_some() && servers.store_waits_for().is_none() {
             true => retained::load_in_time(&node.readers).await?,
             false => None,
         };
-        anyhow::Ok((node, servers, retained))
+        anyhow::Ok((node, servers, retained, access.zip(gate)))
     };
-    let (node, servers, retained) = tokio::select! {
+    let (node, servers, retained, access) = tokio::select! {
         opened = opening => opened?,
         name = &mut signals => {
             tracing::info!(signal = name, "stopped before it was ready");
@@ -165,8 +176,10 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
-    if let (Some(intake), Some(listener)) = (intake, listeners.mqtt) {
-        take_in(&mut supervisor, &config, &state, intake, (retained, readers.clone()), (listener, gate.clone()));
+    if let (Some(intake), Some(plain)) = (intake, listeners.mqtt) {
+        let ports = Ports { plain, tls: listeners.mqtts.zip(of(Port::Mqtt)) };
+        let gate = access.as_ref().map(|(_, gate)| gate.clone());
+        take_in(&mut supervisor, &config, &state, intake, (retained, readers.clone()), (ports, gate));
     }
     let stop = supervisor.part("store", deadline);
     supervisor.spawn("store", "connections to servers", async move {
@@ -182,8 +195,9 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         // Others ask until the last flush is over.
         let stop = supervisor.part("fleet", FLEET_DEADLINE);
         let secret = config.fleet.secret.clone();
+        let acceptor = fleet_tls.as_ref().map(|tls| tls.server.acceptor(Port::Fleet));
         supervisor.spawn("fleet", "answers to the fleet", async move {
-            flusher::fleet::serve(listener, handle, &secret, stop).await.context("answer the fleet")
+            flusher::fleet::serve((listener, acceptor), handle, &secret, stop).await.context("answer the fleet")
         });
     }
     // A process that only takes devices has no use for the list.
@@ -196,16 +210,18 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     }
     if let (Some(listener), Some((backend, settings))) = (listeners.grpc, api) {
         let stop = supervisor.part("grpc", deadline + config.grpc.limits.drain_timeout);
-        let metrics = state.metrics.api.clone();
+        let (metrics, listener) = (state.metrics.api.clone(), (listener, of(Port::Grpc)));
         supervisor.spawn("grpc", "grpc services", async move {
             Ok(api::serve(listener, backend, settings, metrics, stop).await?)
         });
     }
 
-    if let Some(gate) = gate {
+    ports::watch(&mut supervisor, HTTP_DEADLINE, tls.clone(), fleet_tls);
+
+    if let Some((access, gate)) = access {
         let stop = supervisor.part("access", HTTP_DEADLINE);
         supervisor.spawn("access", "changes of credentials", async move {
-            gate.follow(stop).await;
+            tokio::join!(gate.follow(stop.clone()), access.follow(stop));
             Ok(())
         });
     }
@@ -223,7 +239,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     }
 
     data.publish(&addresses)?;
-    welcome::print(&addresses, &data, waits_for.as_deref(), lines, config.auth.required);
+    welcome::print(&addresses, &data, waits_for.as_deref(), lines, (config.auth.required, &config.tls));
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {
@@ -255,7 +271,7 @@ fn take_in(
     state: &state::State,
     intake: Intake,
     (retained, readers): (Option<Vec<broker::RetainedMessage>>, Readers),
-    (listener, gate): (TcpListener, Option<Gate>),
+    (ports, gate): (Ports, Option<Gate>),
 ) {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let Intake { inbox, batcher } = intake;
@@ -285,11 +301,7 @@ fn take_in(
             Ok(())
         });
     }
-    supervisor.spawn(
-        "mqtt",
-        "mqtt broker",
-        async move { broker.run(listener, stop).await.context("accept connections") },
-    );
+    supervisor.spawn("mqtt", "mqtt broker", async move { broker.run(ports, stop).await.context("accept connections") });
 
     let stop = supervisor.part("log", deadline);
     supervisor.spawn("log", "log", state::watch_log(state.clone(), stop));

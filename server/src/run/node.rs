@@ -64,7 +64,7 @@ impl Node {
         metrics: Metrics,
         startup: &Startup,
         (known, parts): (&KnownSettings, &KnownParts),
-        (advertised, access, gate): (String, Option<&Access>, Option<Gate>),
+        ((advertised, fleet_tls), access, gate): ((String, Option<tls::Client>), Option<&Access>, Option<Gate>),
     ) -> anyhow::Result<Self> {
         let routes = settings::routes(config)?;
         let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup, known).await?;
@@ -83,12 +83,12 @@ impl Node {
             log: logs.embedded.clone(),
             spill: logs.spill.clone(),
             store: stores.embedded.clone(),
-            registry: access.map(Access::registry),
+            registry: access.and_then(Access::embedded),
         };
         let fleet = config.has(Role::Flusher).then(|| flusher(config, &logs, &stores, &metrics, &tracer, advertised));
         let local = fleet.as_ref().map(Fleet::handle);
         let has_readers = local.is_some() || config.has(Role::Api);
-        let readers = readers(config, &logs, &stores, local.clone())?;
+        let readers = readers(config, &logs, &stores, local.clone(), fleet_tls)?;
         let asked = has_readers.then(|| readers.clone());
         let state = State::new(config, metrics.clone(), startup.waiting.clone(), logs.own.clone(), local, asked);
         let api = config.has(Role::Api).then(|| {
@@ -138,7 +138,13 @@ fn flusher(
 }
 
 /// Readers of all logs, wherever each is flushed.
-fn readers(config: &Config, logs: &Logs, stores: &Stores, local: Option<FleetHandle>) -> anyhow::Result<Readers> {
+fn readers(
+    config: &Config,
+    logs: &Logs,
+    stores: &Stores,
+    local: Option<FleetHandle>,
+    tls: Option<tls::Client>,
+) -> anyhow::Result<Readers> {
     let source = ReaderSource {
         catalogue: Arc::clone(&logs.catalogue),
         projections: stores.projections.clone(),
@@ -146,6 +152,7 @@ fn readers(config: &Config, logs: &Logs, stores: &Stores, local: Option<FleetHan
         is_store_shared: config.is_fleet(),
         local,
         secret: config.fleet.secret.clone(),
+        tls,
     };
     Readers::new(&settings::flusher(config), source).map_err(anyhow::Error::msg)
 }

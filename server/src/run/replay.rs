@@ -18,7 +18,7 @@ use super::settings;
 use super::state::Metrics;
 use crate::config::Config;
 
-/// Devices that one client id is read as.
+/// Devices that one client id is read as, besides the one with this id.
 const MOST_OWNERS: usize = 8;
 
 /// Replays dead letters: reads messages with the present routes and appends their readings to the
@@ -58,7 +58,7 @@ impl Replayer {
             return read(None);
         }
         let mut outcome = read(Some(&letter.client));
-        for device in shorter(&letter.client) {
+        for device in door::owners(&letter.client).skip(1).take(MOST_OWNERS) {
             if !matches!(outcome, Err(MapOutcome::Refused(_))) {
                 break;
             }
@@ -66,12 +66,6 @@ impl Replayer {
         }
         outcome
     }
-}
-
-/// The devices besides `client` itself that may have this client id: it begins with the device and
-/// a colon. Only one of them has credentials.
-fn shorter(client: &str) -> impl Iterator<Item = &str> {
-    client.match_indices(':').map(|(at, _)| &client[..at]).filter(|device| !device.is_empty()).take(MOST_OWNERS)
 }
 
 /// Gives a refused reading to its store. Returns false for a letter that is a message.
@@ -126,7 +120,8 @@ impl LateReplayer {
         let (routes, limits) = (settings::routes(&self.config)?, self.config.ingest.clone());
         let (log, batcher) = self.redis.create(Arc::clone(&self.metrics.buffer)).await?;
         let inbox = TelemetryInbox::new(routes, limits, batcher.clone(), Arc::clone(&self.metrics.ingest));
-        Ok(Opened { replayer: Replayer::new(inbox, batcher, self.projections.clone()), _log: log })
+        let replayer = Replayer::new(inbox, batcher, self.projections.clone());
+        Ok(Opened { replayer: replayer.with_owners(self.config.auth.required), _log: log })
     }
 }
 
@@ -161,18 +156,4 @@ async fn append(batcher: &Batcher, mut staged: Staged) -> Result<(), ReplayError
         }
     })
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_id_belongs_to_a_device_before_one_of_its_colons() {
-        let all = |client| shorter(client).collect::<Vec<_>>();
-        assert_eq!(all("pump-7"), [""; 0]);
-        assert_eq!(all("aa:bb:tool"), ["aa", "aa:bb"]);
-        assert_eq!(all(":x"), [""; 0]);
-        assert_eq!(all(&"a:".repeat(100)).len(), MOST_OWNERS);
-    }
 }

@@ -59,7 +59,7 @@ impl Startup {
     ///
     /// # Errors
     /// The first error that is not `passing`.
-    pub(super) async fn wait_for<T, E, F>(
+    pub(crate) async fn wait_for<T, E, F>(
         &self,
         server: &str,
         passing: impl Fn(&E) -> bool,

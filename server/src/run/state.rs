@@ -42,6 +42,8 @@ pub(crate) struct Metrics {
     pub(crate) exports: Arc<exports::Metrics>,
     /// The services'.
     pub(crate) api: api::Metrics,
+    /// Metrics of TLS.
+    pub(crate) tls: tls::Metrics,
     /// The spans'.
     pub(crate) traces: Arc<traces::Metrics>,
 }
@@ -57,6 +59,7 @@ impl Metrics {
         self.mongodb.register(registry);
         self.exports.register(registry);
         self.api.register(registry);
+        self.tls.register(registry);
         self.traces.register(registry);
     }
 }

@@ -5,18 +5,26 @@ use crate::data_dir::{Addresses, DataDir};
 use crate::logs::Lines;
 
 /// Prints the addresses and first commands. `waits_for` is a store that cannot be used yet.
-pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&str>, lines: Lines, authenticates: bool) {
-    let Addresses { mqtt, grpc, http, fleet } = addresses;
+pub(super) fn print(
+    addresses: &Addresses,
+    data: &DataDir,
+    waits_for: Option<&str>,
+    lines: Lines,
+    (authenticates, tls): (bool, &tls::Config),
+) {
+    let Addresses { mqtt, mqtts, grpc, http, fleet, tls: is_encrypted } = addresses;
+    let commands = commands(addresses, authenticates, tls);
     let mut text = state(addresses, waits_for);
     if lines == Lines::Json {
         let shown = |address: &Option<std::net::SocketAddr>| address.map(|address| address.to_string());
         tracing::info!(
             mqtt = shown(mqtt),
+            mqtts = shown(mqtts),
             grpc = shown(grpc),
             http = %http,
             fleet = shown(fleet),
             data = %data.path().display(),
-            first_commands = commands(addresses, authenticates).join("; "),
+            first_commands = commands.join("; "),
             "{text}"
         );
         return;
@@ -25,15 +33,19 @@ pub(super) fn print(addresses: &Addresses, data: &DataDir, waits_for: Option<&st
     if let Some(mqtt) = mqtt {
         line("MQTT", mqtt.to_string());
     }
+    if let Some(mqtts) = mqtts {
+        line("MQTTS", mqtts.to_string());
+    }
     if let Some(grpc) = grpc {
         line("gRPC", grpc.to_string());
     }
-    line("HTTP", format!("http://{http}"));
+    let scheme = if *is_encrypted { "https" } else { "http" };
+    line("HTTP", format!("{scheme}://{http}"));
     if let Some(fleet) = fleet {
         line("fleet", fleet.to_string());
     }
     line("data", data.path().display().to_string());
-    for command in commands(addresses, authenticates) {
+    for command in commands {
         text.push_str(&format!("\n{command}"));
     }
     remark(&text);
@@ -54,9 +66,14 @@ fn state(Addresses { mqtt, grpc, .. }: &Addresses, waits_for: Option<&str>) -> S
 }
 
 /// Commands to begin with.
-fn commands(Addresses { mqtt, grpc, .. }: &Addresses, authenticates: bool) -> Vec<String> {
+fn commands(
+    Addresses { mqtt, grpc, tls: is_encrypted, .. }: &Addresses,
+    authenticates: bool,
+    tls: &tls::Config,
+) -> Vec<String> {
     let mut commands = Vec::new();
     let server = match grpc {
+        Some(grpc) if *is_encrypted => format!(" --server https://localhost:{}{}", grpc.port(), authority(tls)),
         Some(grpc) if grpc.port() != 50051 => format!(" --server http://{grpc}"),
         _ => String::new(),
     };
@@ -73,4 +90,10 @@ fn commands(Addresses { mqtt, grpc, .. }: &Addresses, authenticates: bool) -> Ve
         commands.push(format!("Read back:  weir latest d1{server}"));
     }
     commands
+}
+
+/// The option that names the authority, when it lies beside the certificate.
+fn authority(tls: &tls::Config) -> String {
+    let ca = tls.certificate.with_file_name("ca.pem");
+    if ca.is_file() { format!(" --ca {}", ca.display()) } else { String::new() }
 }

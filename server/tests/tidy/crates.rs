@@ -6,35 +6,41 @@ use crate::files::{none, read, root};
 
 /// Crates of the workspace: the folder, and the other crates it may depend on.
 pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
-    ("api", &["buffer", "identity", "model", "proto", "stores"]),
+    ("api", &["buffer", "identity", "model", "proto", "stores", "tls"]),
     ("bench", &["mqtt-client"]),
-    ("broker", &["door", "model"]),
+    ("broker", &["door", "model", "tls"]),
     ("buffer", &["model"]),
     ("door", &["model"]),
     ("e2e", &["model", "mqtt-client", "proto"]),
-    ("flusher", &["buffer", "model", "proto", "stores"]),
-    ("identity", &["door", "model"]),
+    ("flusher", &["buffer", "model", "proto", "stores", "tls"]),
+    ("identity", &["door", "model", "tls"]),
     ("ingest", &["buffer", "door", "model"]),
     ("model", &[]),
     ("mqtt-client", &[]),
     ("proto", &[]),
-    ("server", &["api", "broker", "buffer", "door", "flusher", "identity", "ingest", "model", "proto", "stores"]),
+    (
+        "server",
+        &["api", "broker", "buffer", "door", "flusher", "identity", "ingest", "model", "proto", "stores", "tls"],
+    ),
     ("simulators", &["model", "mqtt-client", "proto"]),
     ("stores", &["model"]),
+    ("tls", &[]),
     ("xtask", &[]),
 ];
 
 /// Third-party crates with owners, which other crates must not use. `Dev::Yes` allows them in
 /// tests.
 const OWNED: &[(&str, &[&str], Dev)] = &[
+    ("aws-lc-rs", &["identity"], Dev::Yes),
     ("axum", &["server"], Dev::No),
     ("clap", &["bench", "server", "simulators", "xtask"], Dev::No),
     ("flate2", &["stores"], Dev::Yes),
-    ("http-body-util", &["simulators", "stores"], Dev::Yes),
-    ("hyper", &["stores"], Dev::Yes),
-    ("hyper-rustls", &["simulators", "stores"], Dev::No),
-    ("hyper-util", &["server", "simulators", "stores"], Dev::Yes),
-    ("mongodb", &["e2e", "simulators", "stores"], Dev::Yes),
+    ("http-body-util", &["identity", "simulators", "stores"], Dev::Yes),
+    ("hyper", &["identity", "stores"], Dev::Yes),
+    ("hyper-rustls", &["server", "simulators", "stores"], Dev::No),
+    ("hyper-util", &["identity", "server", "simulators", "stores", "tls"], Dev::Yes),
+    ("jsonwebtoken", &["identity"], Dev::No),
+    ("mongodb", &["e2e", "identity", "simulators", "stores"], Dev::Yes),
     ("opentelemetry", &["server"], Dev::No),
     ("opentelemetry-otlp", &["server"], Dev::No),
     ("opentelemetry_sdk", &["server"], Dev::No),
@@ -46,9 +52,13 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("redis", &["buffer"], Dev::No),
     ("rumqttc", &["e2e", "simulators"], Dev::Yes),
     ("rumqttd", &[], Dev::Yes),
-    ("rustls", &["buffer", "stores"], Dev::Yes),
+    ("rcgen", &["tls"], Dev::Yes),
+    ("rustls", &["buffer", "identity", "stores", "tls"], Dev::Yes),
+    ("tokio-postgres", &["identity"], Dev::Yes),
     ("tonic", &["api", "e2e", "flusher", "proto", "server", "simulators"], Dev::Yes),
-    ("webpki-roots", &["stores"], Dev::No),
+    ("tokio-rustls", &["identity", "tls"], Dev::Yes),
+    ("webpki-roots", &["identity", "stores", "tls"], Dev::No),
+    ("x509-parser", &["identity", "tls"], Dev::Yes),
 ];
 
 #[derive(Clone, Copy, PartialEq)]

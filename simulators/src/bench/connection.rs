@@ -15,6 +15,7 @@ use tokio::sync::{Barrier, Semaphore, watch};
 
 use super::payload::Payload;
 use super::{Load, Shared};
+use crate::credentials::Credentials;
 
 /// Phase of the whole fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub(super) struct Connection {
     next_id: u16,
     sent: VecDeque<(u16, Instant)>,
     latencies: Option<Histogram<u64>>,
+    credentials: Credentials,
 }
 
 impl Connection {
@@ -67,8 +69,14 @@ impl Connection {
             next_id: 1,
             sent: VecDeque::new(),
             latencies: (load.inflight > 0).then(histogram),
+            credentials: Credentials::default(),
             load,
         }
+    }
+
+    /// The same connection, which presents the password of its device.
+    pub(super) fn with(self, credentials: Credentials) -> Self {
+        Self { credentials, ..self }
     }
 
     pub(super) async fn play(mut self, shared: &Shared, barrier: &Barrier, connecting: &Semaphore) -> Outcome {
@@ -98,7 +106,14 @@ impl Connection {
         stream.set_nodelay(true)?;
         let id = format!("sim-{}", self.index);
         let mut packet = Vec::new();
-        let connect = Connect { client_id: &id, clean_start: true, ..Connect::default() };
+        let password = self.credentials.password(&id);
+        let connect = Connect {
+            client_id: &id,
+            clean_start: true,
+            username: password.map(|_| id.as_str()),
+            password: password.map(str::as_bytes),
+            ..Connect::default()
+        };
         mqtt_client::connect(&mut packet, &connect);
         stream.write_all(&packet).await?;
         let mut answer = [0; 4];

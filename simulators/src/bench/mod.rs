@@ -8,6 +8,7 @@ mod payload;
 mod report;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::{Barrier, Semaphore, mpsc, watch};
 
+use crate::credentials::Credentials;
 use connection::{Connection, Outcome, Phase};
 pub use report::Report;
 
@@ -54,6 +56,9 @@ pub struct Load {
     /// Number of threads.
     #[arg(long, default_value_t = 2)]
     pub threads: usize,
+    /// Passwords of the devices: CSV with the columns device and password.
+    #[arg(long)]
+    pub credentials: Option<PathBuf>,
     /// Print one line of JSON.
     #[arg(long)]
     pub json: bool,
@@ -65,12 +70,13 @@ pub struct Load {
 /// When no connection can be made. The report counts connections that end early.
 pub fn run(load: &Load) -> anyhow::Result<Report> {
     raise_descriptor_limit();
+    let credentials = load.credentials.as_deref().map(Credentials::read).transpose()?.unwrap_or_default();
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(load.threads)
         .enable_all()
         .build()
         .context("start the runtime")?
-        .block_on(play(Arc::new(load.clone())))
+        .block_on(play(Arc::new(load.clone()), credentials))
 }
 
 /// Counters shared by all connections.
@@ -81,7 +87,7 @@ struct Shared {
     stop: AtomicBool,
 }
 
-async fn play(load: Arc<Load>) -> anyhow::Result<Report> {
+async fn play(load: Arc<Load>, credentials: Credentials) -> anyhow::Result<Report> {
     let shared = Arc::new(Shared::default());
     let (phase, phases) = watch::channel(Phase::Connecting);
     let (outcomes, mut results) = mpsc::channel::<Outcome>(load.conns.max(1));
@@ -90,6 +96,7 @@ async fn play(load: Arc<Load>) -> anyhow::Result<Report> {
     let began = Instant::now();
     for index in 0..load.conns {
         let connection = Connection::new(index, Arc::clone(&load), source(&load, index), phases.clone());
+        let connection = connection.with(credentials.clone());
         let (shared, outcomes) = (Arc::clone(&shared), outcomes.clone());
         let (barrier, connecting) = (Arc::clone(&barrier), Arc::clone(&connecting));
         tokio::spawn(async move {

@@ -51,7 +51,7 @@ impl Lean {
             Ok(stream) => stream,
             Err(error) => return Ended::Failed(format!("connect: {error}")),
         };
-        let limit = match self.handshake(queue, &mut stream).await {
+        let limit = match self.handshake(queue, target, &mut stream).await {
             Ok(limit) => limit,
             Err(error) => return Ended::Failed(error.to_string()),
         };
@@ -71,9 +71,10 @@ impl Lean {
     }
 
     /// Sends CONNECT and reads CONNACK. Returns the maximum number of messages in flight.
-    async fn handshake(&mut self, queue: &mut Queue, stream: &mut TcpStream) -> io::Result<usize> {
+    async fn handshake(&mut self, queue: &mut Queue, target: &Target, stream: &mut TcpStream) -> io::Result<usize> {
         let group = &queue.device.kind.group;
-        packet::connect(&mut self.output, group, &queue.device.id);
+        let password = target.credentials.password(&queue.device.id);
+        packet::connect(&mut self.output, group, &queue.device.id, password);
         stream.write_all(&self.output).await?;
         self.output.clear();
         let answer = tokio::time::timeout(CONNACK, self.connack(stream, group)).await;

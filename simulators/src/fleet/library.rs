@@ -28,8 +28,10 @@ impl Library {
         options.set_clean_session(group.clean_start);
         options.set_inflight(group.in_flight);
         options.set_keep_alive(group.keep_alive.max(Duration::from_secs(1)));
-        if let (Some(name), Some(password)) = (&group.username, &group.password) {
-            options.set_credentials(name, password);
+        match (target.credentials.password(&queue.device.id), &group.username, &group.password) {
+            (Some(own), ..) => drop(options.set_credentials(&*queue.device.id, own)),
+            (None, Some(name), Some(password)) => drop(options.set_credentials(name, password)),
+            _ => {}
         }
         let capacity = usize::from(group.in_flight) * 2 + 2;
         let (client, mut events) = AsyncClient::new(options, capacity);

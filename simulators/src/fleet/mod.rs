@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::credentials::Credentials;
 use crate::ledger::{Header, Recorder, Writer};
 use crate::plan::{self, Device, Messages};
 use crate::scenario::Scenario;
@@ -42,13 +43,16 @@ pub struct Options {
     pub quiet: bool,
     /// Time after which a run ends when no device could connect.
     pub patience: Duration,
+    /// Passwords of the devices.
+    pub credentials: Credentials,
 }
 
-/// Addresses of a connection.
+/// Addresses of a connection, and passwords.
 #[derive(Debug, Clone)]
 struct Target {
     broker: SocketAddr,
     source: Option<Ipv4Addr>,
+    credentials: Credentials,
 }
 
 /// How a connection ended.
@@ -152,7 +156,11 @@ pub(crate) async fn send(
     let mut tasks = JoinSet::new();
     let (stop, stopped) = watch::channel(false);
     for (device, messages) in fleet {
-        let target = Target { broker: options.broker, source: source(options, device.index as usize) };
+        let target = Target {
+            broker: options.broker,
+            source: source(options, device.index as usize),
+            credentials: options.credentials.clone(),
+        };
         let queue = Queue::new(device, messages, Arc::clone(&stats), recorder.clone(), start);
         let mut stopped = stopped.clone();
         tasks.spawn(async move {

@@ -14,7 +14,8 @@ pub(super) fn version(group: &Group) -> mqtt_client::Version {
     }
 }
 
-pub(super) fn connect(out: &mut Vec<u8>, group: &Group, client_id: &str) {
+/// Writes CONNECT. A password of its own comes before that of its group.
+pub(super) fn connect(out: &mut Vec<u8>, group: &Group, client_id: &str, password: Option<&str>) {
     let expiry = u32::try_from(group.session_expiry.as_secs()).unwrap_or(u32::MAX);
     let properties = PropertyList::new().number(id::SESSION_EXPIRY, expiry);
     let connect = Connect {
@@ -23,8 +24,8 @@ pub(super) fn connect(out: &mut Vec<u8>, group: &Group, client_id: &str) {
         clean_start: group.clean_start,
         keep_alive_secs: u16::try_from(group.keep_alive.as_secs()).unwrap_or(u16::MAX),
         will: None,
-        username: group.username.as_deref(),
-        password: group.password.as_deref().map(str::as_bytes),
+        username: password.map_or(group.username.as_deref(), |_| Some(client_id)),
+        password: password.or(group.password.as_deref()).map(str::as_bytes),
         properties: properties.as_bytes(),
     };
     mqtt_client::connect(out, &connect);

@@ -176,7 +176,13 @@ impl Weir {
         }
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    /// Returns the connection.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Returns a request with the token.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
             request.metadata_mut().insert("authorization", token.clone());

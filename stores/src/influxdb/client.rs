@@ -1,6 +1,7 @@
 //! HTTP to InfluxDB: a pool of connections, a time limit on everything, answers of bounded size.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,8 +17,8 @@ use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::de::DeserializeOwned;
 
 use super::answer::{Answer, not_influxdb};
@@ -228,8 +229,18 @@ fn tls(config: &Config) -> std::result::Result<rustls::ClientConfig, ConfigError
             roots.add(certificate.map_err(|error| fault(&error))?).map_err(|error| fault(&error))?;
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider);
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| fault(&error))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let builder = builder.with_root_certificates(roots);
+    let (Some(certificate), Some(key)) = (&config.cert_file, &config.key_file) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let named = |name: &str, file: &Path, error: &dyn std::fmt::Display| {
+        ConfigError(format!("{} = {}: {error}: give a PEM file", config.key(name), file.display()))
+    };
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| named("cert_file", certificate, &error))?;
+    let own = PrivateKeyDer::from_pem_file(key).map_err(|error| named("key_file", key, &error))?;
+    builder.with_client_auth_cert(chain, own).map_err(|error| named("key_file", key, &error))
 }

@@ -53,6 +53,14 @@ pub struct Config {
     #[serde(with = "empty_is_none")]
     #[schemars(with = "String")]
     pub ca_file: Option<PathBuf>,
+    /// PEM file with the certificate of this client, for servers that ask for one.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[serde(with = "empty_is_none")]
+    #[schemars(with = "String")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Tag keys.
@@ -106,6 +114,8 @@ impl Default for Config {
             types: BTreeMap::new(),
             on_conflict: OnConflict::default(),
             ca_file: None,
+            cert_file: None,
+            key_file: None,
         }
     }
 }
@@ -208,6 +218,9 @@ impl Config {
         if self.tags.tenant == self.tags.device {
             let (tenant, device) = (self.key("tenant_tag"), self.key("device_tag"));
             return fault(format!("{tenant} and {device} are the same: give them different names"));
+        }
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            return fault(format!("{} and {} belong together: give both", self.key("cert_file"), self.key("key_file")));
         }
         if self.batch_lines == 0 || self.in_flight == 0 {
             let (lines, requests) = (self.key("batch_lines"), self.key("in_flight"));

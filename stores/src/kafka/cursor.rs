@@ -93,25 +93,46 @@ fn create_topic(config: &Config, topic: &str, patience: Duration) -> Result<()> 
     }
 }
 
-/// The newest committed cursor of `log`. Waits for transactions of other logs that were begun
-/// before and are still open.
-pub(super) fn read(config: &Config, topic: &str, log: &str) -> Result<Option<Cursor>> {
+/// The records of the cursor topic that a read considers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    /// All, also those of transactions that are open or were aborted. Waits for no transaction.
+    Written,
+    /// Committed records. Waits for transactions of other logs that were begun before and are still
+    /// open.
+    Committed,
+}
+
+impl View {
+    fn isolation(self) -> &'static str {
+        match self {
+            Self::Written => "read_uncommitted",
+            Self::Committed => "read_committed",
+        }
+    }
+}
+
+/// The newest cursor of `log`.
+pub(super) fn read(config: &Config, topic: &str, log: &str, view: View) -> Result<Option<Cursor>> {
     let patience = Duration::from_millis(config.delivery_timeout_ms);
     let doing = format!("read the cursor of log {log:?} from topic {topic:?}");
-    let all = consumer(config, "read_uncommitted")?;
+    let all = consumer(config, View::Written.isolation())?;
     let (low, high) = ask(&all, patience, &doing, || all.fetch_watermarks(topic, PARTITION, ATTEMPT))?;
     drop(all);
-    // The watermark of committed records stands before the first transaction that is still open.
-    let committed = consumer(config, "read_committed")?;
-    ask(&committed, patience, &doing, || match committed.fetch_watermarks(topic, PARTITION, ATTEMPT)? {
-        (_, stable) if stable >= high => Ok(()),
-        _ => Err(KafkaError::OffsetFetch(Code::ConcurrentTransactions)),
-    })?;
-    drop(committed);
+    if view == View::Committed {
+        // The watermark of committed records stands before the first transaction that is still
+        // open.
+        let committed = consumer(config, view.isolation())?;
+        ask(&committed, patience, &doing, || match committed.fetch_watermarks(topic, PARTITION, ATTEMPT)? {
+            (_, stable) if stable >= high => Ok(()),
+            _ => Err(KafkaError::OffsetFetch(Code::ConcurrentTransactions)),
+        })?;
+    }
     let mut window = WINDOW;
     loop {
         let start = high.saturating_sub(window).max(low);
-        let found = scan(config, topic, log, start, patience, &doing)?;
+        let consumer = consumer(config, view.isolation())?;
+        let found = scan(&consumer, topic, log, start, patience, &doing)?;
         if found.is_some() || start <= low {
             return Ok(found);
         }
@@ -121,7 +142,7 @@ pub(super) fn read(config: &Config, topic: &str, log: &str) -> Result<Option<Cur
 
 /// The newest cursor of `log` from `start` to the end.
 fn scan(
-    config: &Config,
+    consumer: &BaseConsumer<Context>,
     topic: &str,
     log: &str,
     start: i64,
@@ -129,7 +150,6 @@ fn scan(
     doing: &str,
 ) -> Result<Option<Cursor>> {
     let fail = |error: KafkaError| answer(doing, &error);
-    let consumer = consumer(config, "read_committed")?;
     let mut assignment = TopicPartitionList::new();
     assignment.add_partition_offset(topic, PARTITION, Offset::Offset(start)).map_err(fail)?;
     consumer.assign(&assignment).map_err(fail)?;

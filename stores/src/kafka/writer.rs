@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseRecord, Producer as _};
 use super::Kafka;
 use super::answer::{Verdict, answer, answer_to, code_of, verdict};
 use super::client::{self, Delivery, Failure, Producer, Ticket};
-use super::cursor::{self, Cursor};
+use super::cursor::{self, Cursor, View};
 use super::encode::{Record, records};
 use crate::contract::{DeviceBatch, Result, StoreError};
 
@@ -166,11 +166,12 @@ impl Writer {
         }
         let topic = &kafka.cursor_topic;
         cursor::ensure_topic(&kafka.config, topic)?;
-        // A holder with a lower epoch must not fence the one that took over.
-        self.recorded(kafka, log)?;
+        // A holder with a lower epoch must not fence the one that took over. A transaction that a
+        // killed holder left open is not waited for here: it ends with the takeover below.
+        self.recorded(kafka, log, View::Written)?;
         let producer = client::producer(&kafka.config, Some(&format!("weir.{}.{log}", kafka.name)))?;
         initialise(kafka, &producer)?;
-        let recorded = self.recorded(kafka, log)?;
+        let recorded = self.recorded(kafka, log, View::Committed)?;
         self.done_to = recorded.and_then(|cursor| cursor.done_to);
         self.live = Some(Live { producer, transaction: Transaction::None });
         if recorded.is_none_or(|cursor| cursor.epoch != self.epoch) {
@@ -182,8 +183,8 @@ impl Writer {
         Ok(())
     }
 
-    fn recorded(&self, kafka: &Kafka, log: &str) -> Result<Option<Cursor>> {
-        let cursor = cursor::read(&kafka.config, &kafka.cursor_topic, log)?;
+    fn recorded(&self, kafka: &Kafka, log: &str, view: View) -> Result<Option<Cursor>> {
+        let cursor = cursor::read(&kafka.config, &kafka.cursor_topic, log, view)?;
         match cursor {
             Some(cursor) if cursor.epoch > self.epoch => Err(StoreError::busy(format!(
                 "log {log:?} belongs to the holder of lease epoch {} by topic {:?}; this process holds {}",

@@ -1,14 +1,15 @@
 //! Credentials and roles as messages.
 
-use identity::{Credential, Principal, Role};
+use identity::{Credential, CredentialKind, KeyAlgorithm, NewDeviceKey, Principal, Role};
 use model::Nanos;
-use proto::v1;
+use proto::v1::device_credential::Proof;
+use proto::v1::{self, SignatureAlgorithm};
 use tonic::Status;
 
 use crate::convert::{nanos, timestamp};
 use crate::{errors, names};
 
-fn role(role: Role) -> v1::Role {
+pub(in crate::services) fn role(role: Role) -> v1::Role {
     match role {
         Role::Viewer => v1::Role::Viewer,
         Role::Operator => v1::Role::Operator,
@@ -18,16 +19,16 @@ fn role(role: Role) -> v1::Role {
     }
 }
 
-/// The role of a new key.
-pub(super) fn role_from(given: i32) -> Result<Role, Status> {
+/// The role that a field names.
+pub(in crate::services) fn role_from(field: &str, given: i32) -> Result<Role, Status> {
     match v1::Role::try_from(given) {
         Ok(v1::Role::Viewer) => Ok(Role::Viewer),
         Ok(v1::Role::Operator) => Ok(Role::Operator),
         Ok(v1::Role::Admin) => Ok(Role::Admin),
         Ok(v1::Role::TenantAdmin) => Ok(Role::TenantAdmin),
         Ok(v1::Role::Installation) => Ok(Role::Installation),
-        Ok(v1::Role::Unspecified) => Err(errors::invalid("api_key.role", "is required")),
-        Err(_) => Err(errors::invalid("api_key.role", "is not one of Role")),
+        Ok(v1::Role::Unspecified) => Err(errors::invalid(field, "is required")),
+        Err(_) => Err(errors::invalid(field, "is not one of Role")),
     }
 }
 
@@ -42,6 +43,7 @@ pub(super) fn caller(principal: &Principal) -> v1::CallerIdentity {
         tenant: names::tenant(&principal.tenant),
         role: role(principal.role).into(),
         scopes: principal.scopes.iter().flat_map(|scopes| scopes.iter()).map(ToString::to_string).collect(),
+        limited: principal.scopes.is_some(),
     }
 }
 
@@ -72,5 +74,39 @@ pub(super) fn device_credential(credential: &Credential, last_use: Option<Nanos>
         expire_time: credential.expires.map(timestamp),
         create_time: Some(timestamp(credential.created)),
         last_use_time: last_use.map(timestamp),
+        proof: proof(&credential.kind),
     }
+}
+
+fn proof(kind: &CredentialKind) -> Option<Proof> {
+    match kind {
+        CredentialKind::DeviceKey { algorithm, public_key, .. } => {
+            let algorithm = KeyAlgorithm::parse(algorithm).map_or(SignatureAlgorithm::Unspecified, |it| match it {
+                KeyAlgorithm::Es256 => SignatureAlgorithm::Es256,
+                KeyAlgorithm::EdDsa => SignatureAlgorithm::Eddsa,
+                KeyAlgorithm::Rs256 => SignatureAlgorithm::Rs256,
+            });
+            Some(Proof::PublicKey(v1::PublicKey { pem: public_key.clone(), algorithm: algorithm.into() }))
+        }
+        CredentialKind::DeviceCertificate { fingerprint, .. } => {
+            let (pem, fingerprint) = (String::new(), fingerprint.clone());
+            Some(Proof::Certificate(v1::ClientCertificate { pem, fingerprint }))
+        }
+        _ => None,
+    }
+}
+
+/// The key of a new credential.
+pub(super) fn public_key(given: v1::PublicKey, expires: Option<Nanos>) -> Result<NewDeviceKey, Status> {
+    let algorithm = match SignatureAlgorithm::try_from(given.algorithm) {
+        Ok(SignatureAlgorithm::Unspecified) => None,
+        Ok(SignatureAlgorithm::Es256) => Some(KeyAlgorithm::Es256),
+        Ok(SignatureAlgorithm::Eddsa) => Some(KeyAlgorithm::EdDsa),
+        Ok(SignatureAlgorithm::Rs256) => Some(KeyAlgorithm::Rs256),
+        Err(_) => {
+            let field = "device_credential.public_key.algorithm";
+            return Err(errors::invalid(field, "is not one of SignatureAlgorithm"));
+        }
+    };
+    Ok(NewDeviceKey { public_key: given.pem, algorithm, expires })
 }

@@ -15,9 +15,10 @@ use tonic::Status;
 use super::Shared;
 use crate::auth::Caller;
 use crate::memory::{self, Meter};
+use crate::page::PagePosition;
 use crate::read::{Freshness, Order, SLICE_ROWS, Sweep};
 use crate::select::Walk;
-use crate::token::{Kind, Query, Reader};
+use crate::token::{Reader, Writer};
 use crate::{convert, errors, names};
 use request::AggregateRequest;
 use series::{Bucket, Collector, Finished};
@@ -33,23 +34,21 @@ const PAGE_BYTES: usize = 4 << 20;
 
 /// Start of the next page: device, metric, start of the bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct PagePosition {
+pub(crate) struct BucketPosition {
     device: String,
     metric: String,
     start: Nanos,
 }
 
-impl PagePosition {
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        Some(Self { device: reader.text()?, metric: reader.text()?, start: reader.i64()? })
+impl PagePosition for BucketPosition {
+    fn write(&self, writer: &mut Writer) {
+        writer.text(&self.device);
+        writer.text(&self.metric);
+        writer.i64(self.start);
     }
 
-    fn token(&self, query: Query) -> String {
-        query.page(|writer| {
-            writer.text(&self.device);
-            writer.text(&self.metric);
-            writer.i64(self.start);
-        })
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self { device: reader.text()?, metric: reader.text()?, start: reader.i64()? })
     }
 }
 
@@ -59,14 +58,12 @@ pub(super) async fn query(
     mut request: QueryAggregatesRequest,
 ) -> Result<QueryAggregatesResponse, Status> {
     let tenant = caller.tenant(&mut request.parent)?;
-    let page_size = convert::page_size(std::mem::take(&mut request.page_size), 1000, 10_000)?;
-    let page_token = std::mem::take(&mut request.page_token);
     let spec = AggregateRequest::read(caller, &tenant, &mut request)?;
-    let query = Query::new(&shared.config.token_secret, Kind::Aggregates, &request);
-    let from = query.read_page(&page_token, PagePosition::read).map_err(|e| errors::token("page_token", e))?;
+    let page_request = shared.page(&mut request)?;
+    let from = &page_request.from;
     let budget = &shared.config.memory;
     let most = PAGE_BYTES.min(memory::share(budget));
-    let mut page = Page { series: Vec::new(), left: page_size, bytes: 0, most };
+    let mut page = Page { series: Vec::new(), left: page_request.size, bytes: 0, most };
     let mut held = budget.hold();
     let mut freshness = Freshness::COMPLETE;
     let mut walk = Walk::new(&spec.selector, from.as_ref().map(|position| position.device.as_str()));
@@ -91,13 +88,13 @@ pub(super) async fn query(
         // In memory, an answer takes more than on the wire.
         held.resize(2 * page.bytes).map_err(errors::memory)?;
         if let Some((metric, start)) = rest {
-            next = Some(PagePosition { device: device.id.to_string(), metric, start });
+            next = Some(BucketPosition { device: device.id.to_string(), metric, start });
             break;
         }
     }
     Ok(QueryAggregatesResponse {
         series: page.series,
-        next_page_token: next.map(|position| position.token(query)).unwrap_or_default(),
+        next_page_token: page_request.next(next),
         freshness: Some(freshness.to_proto()),
     })
 }
@@ -152,9 +149,9 @@ impl Page {
 
     /// Adds the series of a device from `from` on; returns metric and start of the first bucket
     /// that did not fit.
-    fn add(&mut self, device: &str, all: Vec<Finished>, from: Option<&PagePosition>) -> Option<(String, Nanos)> {
+    fn add(&mut self, device: &str, all: Vec<Finished>, from: Option<&BucketPosition>) -> Option<(String, Nanos)> {
         for (metric, buckets) in all {
-            let begun = |position: &PagePosition| *metric < *position.metric;
+            let begun = |position: &BucketPosition| *metric < *position.metric;
             if from.is_some_and(begun) {
                 continue;
             }

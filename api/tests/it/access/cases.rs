@@ -10,6 +10,9 @@ const TENANT: &str = "{tenant}";
 const DEVICE: &str = "{tenant}/devices/{id}";
 const LETTER: &str = "{tenant}/deadLetters/{id}:1:ingest";
 const KEY: &str = "{tenant}/apiKeys/{id}";
+const AUTHORITY: &str = "{tenant}/authorities/{id}";
+const ISSUER: &str = "{tenant}/issuers/{id}";
+const BINDING: &str = "{tenant}/roleBindings/{id}";
 const CREDENTIAL: &str = "{tenant}/devices/d1/credentials/{id}";
 /// The method names none.
 const NONE: &str = "";
@@ -26,6 +29,10 @@ const CASES: &[(&str, &str)] = &[
     ("AccessService/ListDeviceCredentials", DEVICE),
     ("AuditService/ListAuditEvents", TENANT),
     ("AuditService/VerifyAuditEvents", TENANT),
+    ("AuthorityService/CreateAuthority", TENANT),
+    ("AuthorityService/DeleteAuthority", AUTHORITY),
+    ("AuthorityService/ListAuthorities", TENANT),
+    ("AuthorityService/RevokeCertificate", TENANT),
     ("DeadLetterService/GetDeadLetter", LETTER),
     ("DeadLetterService/ListDeadLetters", TENANT),
     ("DeadLetterService/ReplayDeadLetters", TENANT),
@@ -35,6 +42,12 @@ const CASES: &[(&str, &str)] = &[
     ("ExportService/PauseExport", NONE),
     ("ExportService/ResumeExport", NONE),
     ("ExportService/RewindExport", NONE),
+    ("IssuerService/CreateIssuer", TENANT),
+    ("IssuerService/CreateRoleBinding", TENANT),
+    ("IssuerService/DeleteIssuer", ISSUER),
+    ("IssuerService/DeleteRoleBinding", BINDING),
+    ("IssuerService/ListIssuers", TENANT),
+    ("IssuerService/ListRoleBindings", TENANT),
     ("OperationsService/GetBooks", TENANT),
     ("OperationsService/GetStatus", NONE),
     ("TelemetryService/BatchGetLatest", TENANT),
@@ -45,9 +58,11 @@ const CASES: &[(&str, &str)] = &[
     ("TelemetryService/Subscribe", TENANT),
     ("TenantService/CreateTenant", NONE),
     ("TenantService/GetTenant", NONE),
+    ("TenantService/GetTenantUsage", TENANT),
     ("TenantService/ListTenants", NONE),
     ("TenantService/ResumeTenant", NONE),
     ("TenantService/SuspendTenant", NONE),
+    ("TenantService/UpdateTenant", NONE),
 ];
 
 /// A method and the name that its requests hold.

@@ -15,15 +15,15 @@ use super::client::{call, open};
 use crate::world::{BOUND, World, assert_status};
 
 /// A server behind a gate, with the tenant `acme`.
-struct Guarded {
-    world: World,
+pub(super) struct Guarded {
+    pub(super) world: World,
     gate: Gate,
-    admin: Admin,
+    pub(super) admin: Admin,
     _folder: tempfile::TempDir,
 }
 
 impl Guarded {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::open(folder.path().join("registry")).unwrap());
         let (peppers, clock) = (Arc::new(Peppers::generate().unwrap()), Arc::new(SystemClock));
@@ -39,7 +39,7 @@ impl Guarded {
     }
 
     /// Creates a key; returns the value of its header, and its name.
-    async fn key(&self, role: Role, networks: &[&str]) -> (String, String) {
+    pub(super) async fn key(&self, role: Role, networks: &[&str]) -> (String, String) {
         let allowed_networks = networks.iter().map(|network| (*network).to_owned()).collect();
         let (display_name, scopes) = (String::new(), Vec::new());
         let key = NewApiKey { display_name, role, scopes, allowed_networks, expires: None };
@@ -50,7 +50,7 @@ impl Guarded {
 }
 
 /// A request with a credential.
-fn with<T>(authorization: &str, message: T) -> Request<T> {
+pub(super) fn with<T>(authorization: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", authorization.parse().unwrap());
     request

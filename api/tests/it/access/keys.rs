@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use identity::quota::CallerMeter;
 use identity::{Authenticator, Denied, Presented, Principal, Role};
 use parking_lot::Mutex;
 use stores::contract::DeadLetters as _;
@@ -51,6 +52,7 @@ impl Keys {
             scopes: scopes.map(|scopes| scopes.iter().map(|scope| Box::from(*scope)).collect()),
             networks: Arc::default(),
             ended: CancellationToken::new(),
+            meter: None,
         };
         let secret = format!("canary{}", keys.len());
         let token = format!("{id}.{secret}");
@@ -77,6 +79,11 @@ impl Keys {
 
     pub(super) fn limit_to_other_network(&self, token: &str) {
         self.change(token, |key| key.denied = Some(Denied::Network));
+    }
+
+    /// Holds the key to limits.
+    pub(super) fn meter(&self, token: &str, meter: CallerMeter) {
+        self.change(token, |key| key.principal.meter = Some(meter));
     }
 
     pub(super) fn suspend(&self, token: &str) {

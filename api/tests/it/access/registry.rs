@@ -6,6 +6,7 @@ use identity::{Admin, By, EmbeddedRegistry, Peppers, Role};
 use model::SystemClock;
 use proto::v1::access_service_client::AccessServiceClient;
 use proto::v1::audit_service_client::AuditServiceClient;
+use proto::v1::authority_service_client::AuthorityServiceClient;
 use proto::v1::tenant::State;
 use proto::v1::tenant_service_client::TenantServiceClient;
 use proto::v1::{self, ApiKey, AuditEvent, CreateApiKeyRequest, DeviceCredential};
@@ -18,16 +19,17 @@ use super::keys::Keys;
 use crate::world::{World, assert_status, timestamp};
 
 /// A server with the registry of a folder of its own, in which there is the tenant `acme`.
-struct Installation {
+pub(super) struct Installation {
     world: World,
-    keys: Arc<Keys>,
+    pub(super) keys: Arc<Keys>,
     _folder: tempfile::TempDir,
 }
 
-type Sent = InterceptedService<Channel, Box<dyn Fn(Request<()>) -> Result<Request<()>, Status> + Send + Sync>>;
+pub(super) type Sent =
+    InterceptedService<Channel, Box<dyn Fn(Request<()>) -> Result<Request<()>, Status> + Send + Sync>>;
 
 impl Installation {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let registry = EmbeddedRegistry::open(folder.path().join("registry")).unwrap();
         let peppers = Arc::new(Peppers::generate().unwrap());
@@ -42,7 +44,7 @@ impl Installation {
         Self { world, keys, _folder: folder }
     }
 
-    fn send(&self, token: &str) -> Sent {
+    pub(super) fn send(&self, token: &str) -> Sent {
         let value: tonic::metadata::MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
         let add = move |mut request: Request<()>| {
             request.metadata_mut().insert("authorization", value.clone());
@@ -51,19 +53,23 @@ impl Installation {
         InterceptedService::new(self.world.channel.clone(), Box::new(add))
     }
 
-    fn access(&self, role: Role) -> AccessServiceClient<Sent> {
+    pub(super) fn access(&self, role: Role) -> AccessServiceClient<Sent> {
         AccessServiceClient::new(self.send(&self.keys.add(role, None)))
+    }
+
+    pub(super) fn authorities(&self, role: Role) -> AuthorityServiceClient<Sent> {
+        AuthorityServiceClient::new(self.send(&self.keys.add(role, None)))
     }
 
     fn limited(&self, role: Role, scopes: &[&str]) -> AccessServiceClient<Sent> {
         AccessServiceClient::new(self.send(&self.keys.add(role, Some(scopes))))
     }
 
-    fn tenants(&self) -> TenantServiceClient<Sent> {
+    pub(super) fn tenants(&self) -> TenantServiceClient<Sent> {
         TenantServiceClient::new(self.send(&self.keys.add(Role::Installation, None)))
     }
 
-    async fn audit(&self, tenant: &str) -> Vec<AuditEvent> {
+    pub(super) async fn audit(&self, tenant: &str) -> Vec<AuditEvent> {
         let mut client = AuditServiceClient::new(self.send(&self.keys.add(Role::Installation, None)));
         let request = v1::ListAuditEventsRequest { parent: format!("tenants/{tenant}"), ..Default::default() };
         client.list_audit_events(request).await.unwrap().into_inner().audit_events
@@ -351,6 +357,7 @@ async fn a_caller_reads_its_own_identity() {
     let caller = client.get_caller_identity(v1::GetCallerIdentityRequest {}).await.unwrap().into_inner();
     assert_eq!((&*caller.tenant, caller.role()), ("tenants/acme", v1::Role::Operator));
     assert_eq!((&*caller.principal, &*caller.scopes), ("apiKeys/key0", &["telemetry.read".to_owned()][..]));
+    assert!(caller.limited);
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ async fn there_is_one_answer_for_all_that_is_not_valid() {
     let world = World::new().await;
     let (_, right) = world.device("d1", None).await;
     let (deleted, was_right) = world.device("d2", None).await;
-    world.admin.delete_device_secret("t", "d2", deleted, &By::local()).await.unwrap();
+    world.admin.delete_device_credential("t", "d2", deleted, &By::local()).await.unwrap();
     let (_, expired) = world.device("d3", Some(START + SECOND)).await;
     let (_, key) = world.key(viewer()).await;
     world.pass(1);
@@ -42,7 +42,7 @@ async fn there_is_one_answer_for_all_that_is_not_valid() {
     for (number, (device, password)) in cases.into_iter().enumerate() {
         let password = password.map(str::as_bytes);
         let from = peer(&format!("10.0.1.{number}:4000"));
-        let credentials = Credentials { client: device, user: Some(device), password, peer: from };
+        let credentials = Credentials { client: device, user: Some(device), password, certificates: &[], peer: from };
         answers.push(world.gate.admit(&credentials).await.unwrap_err());
     }
     assert_eq!(answers[0].kind, RefusalKind::BadCredentials);
@@ -93,7 +93,7 @@ async fn a_client_id_belongs_to_the_device_of_the_credential() {
     for (number, (user, client, expected)) in cases.into_iter().enumerate() {
         let from = peer(&format!("10.0.1.{number}:4000"));
         let password = Some(secret.expose().as_bytes());
-        let outcome = world.gate.admit(&Credentials { client, user, password, peer: from }).await;
+        let outcome = world.gate.admit(&Credentials { client, user, password, certificates: &[], peer: from }).await;
         assert_eq!(outcome.as_ref().err().map(|refusal| refusal.kind), expected, "{user:?} {client:?}");
         assert!(!format!("{outcome:?}").contains(secret.expose()));
     }
@@ -144,7 +144,7 @@ async fn a_rotated_pepper_takes_over_the_secrets_that_are_used() {
     let (_, used) = world.device("d1", None).await;
     let (_, unused) = world.device("d2", None).await;
     let gate = |peppers: &Peppers| {
-        Gate::new(world.registry.clone(), Arc::new(peppers.clone()), topics(), world.clock.clone()).unwrap()
+        Gate::new(world.registry.clone(), Arc::new(copy(peppers)), topics(), world.clock.clone()).unwrap()
     };
     let second = world.peppers.rotated().unwrap();
     let rotated = gate(&second);
@@ -157,12 +157,31 @@ async fn a_rotated_pepper_takes_over_the_secrets_that_are_used() {
 }
 
 #[tokio::test]
+async fn peppers_rotate_while_devices_are_connected() {
+    let world = World::new().await;
+    let (_, secret) = world.device("d1", None).await;
+    let (id, _) = world.device("d2", None).await;
+    let connected = admitted(&world.gate, "d1", &secret).await;
+    for round in 0..3 {
+        world.peppers.replace(&world.peppers.rotated().unwrap());
+        admitted(&world.gate, "d1", &secret).await;
+        world.gate.write_uses().await;
+        admitted(&world.gate, "d1", &secret).await;
+        assert!(!connected.is_cancelled(), "round {round}: the session goes on");
+    }
+    let wrong = world.device("d2", None).await.1;
+    assert_eq!(refused(&world.gate, "d1", &wrong).await, RefusalKind::BadCredentials);
+    let newest = world.registry.credential(id).await.unwrap().unwrap().credential;
+    assert_eq!(newest.digest.unwrap().pepper, 1, "it was not used");
+}
+
+#[tokio::test]
 async fn a_use_is_recorded_at_most_every_five_minutes() {
     let world = World::new().await;
     let (_, secret) = world.device("d1", None).await;
     let last_use = async || {
         world.gate.write_uses().await;
-        world.admin.list_device_secrets("t", Some("d1"), None, 1).await.unwrap()[0].last_use
+        world.admin.list_device_credentials("t", Some("d1"), None, 1).await.unwrap()[0].last_use
     };
     assert_eq!(last_use().await, None);
     admitted(&world.gate, "d1", &secret).await;
@@ -222,4 +241,11 @@ async fn a_tenant_whose_chain_is_damaged_holds_up_no_denials_of_others() {
     world.registry.refuse_denials_of("");
     world.gate.write_denials(true).await;
     assert_eq!(world.admin.list_audit("broken", None, 9).await.unwrap()[0].count, 1);
+}
+
+/// Peppers of another process with the same file.
+fn copy(peppers: &Peppers) -> Peppers {
+    let copy = Peppers::generate().unwrap();
+    copy.replace(peppers);
+    copy
 }

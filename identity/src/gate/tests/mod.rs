@@ -1,8 +1,15 @@
 mod callers;
+mod certificates;
 mod devices;
 mod figures;
+mod follow;
+mod keys;
+mod limits;
+mod live;
 mod paused;
 mod revocation;
+mod table;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -103,7 +110,8 @@ async fn connect(gate: &Gate, device: &str, password: &str) -> Result<Identity, 
 
 async fn connect_from(gate: &Gate, from: &str, device: &str, password: &str) -> Result<Identity, Refusal> {
     let password = Some(password.as_bytes());
-    gate.admit(&Credentials { client: device, user: Some(device), password, peer: peer(from) }).await
+    let credentials = Credentials { client: device, user: Some(device), password, certificates: &[], peer: peer(from) };
+    gate.admit(&credentials).await
 }
 
 async fn admitted(gate: &Gate, device: &str, secret: &Secret) -> CancellationToken {

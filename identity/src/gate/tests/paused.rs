@@ -1,25 +1,29 @@
 //! A registry whose lookups and writes a test can hold up, or let fail.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::registry::{
-    AuditEvent, AuditReport, Changes, Checkpoint, Created, Credential, Denial, Error, Found, Listed, Origin, Registry,
-    Result, Tenant, TenantState, Use,
+    AuditEvent, AuditReport, Changes, Checkpoint, Class, Created, Credential, Denial, Error, Found, Listed, Origin,
+    Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::{CredentialId, EmbeddedRegistry};
 
 #[derive(Debug)]
 pub(super) struct Paused {
     inner: EmbeddedRegistry,
+    lookups: AtomicUsize,
     is_paused: AtomicBool,
     is_away: AtomicBool,
     is_hanging: AtomicBool,
+    are_tenants_away: AtomicBool,
     /// A permit for each write that hangs.
     hanging: Semaphore,
     broken: parking_lot::Mutex<String>,
+    /// Ids of credentials and tenants whose rows cannot be read.
+    damaged: parking_lot::Mutex<Vec<String>>,
     /// A permit for each lookup that has its row and is held up.
     arrived: Semaphore,
     /// A permit for each lookup that may return.
@@ -28,10 +32,27 @@ pub(super) struct Paused {
 
 impl Paused {
     pub(super) fn new(inner: EmbeddedRegistry) -> Self {
-        let [is_paused, is_away, is_hanging] = [false; 3].map(AtomicBool::new);
+        let [is_paused, is_away, is_hanging, are_tenants_away] = [false; 4].map(AtomicBool::new);
         let [hanging, arrived, released] = [0; 3].map(Semaphore::new);
-        let broken = parking_lot::Mutex::default();
-        Self { inner, is_paused, is_away, is_hanging, hanging, broken, arrived, released }
+        let (lookups, broken, damaged) = Default::default();
+        Self {
+            inner,
+            lookups,
+            is_paused,
+            is_away,
+            is_hanging,
+            are_tenants_away,
+            hanging,
+            broken,
+            damaged,
+            arrived,
+            released,
+        }
+    }
+
+    /// Returns how often a credential was looked up.
+    pub(super) fn lookups(&self) -> usize {
+        self.lookups.load(Ordering::SeqCst)
     }
 
     /// Holds up the next lookup, after it has read its row.
@@ -50,6 +71,23 @@ impl Paused {
 
     pub(super) fn set_away(&self, is_away: bool) {
         self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    /// Lets tenants not be found, while credentials are.
+    pub(super) fn set_tenants_away(&self, are_away: bool) {
+        self.are_tenants_away.store(are_away, Ordering::SeqCst);
+    }
+
+    /// Lets the rows of these credentials and tenants not be read, and all others.
+    pub(super) fn damage(&self, ids: &[&str]) {
+        *self.damaged.lock() = ids.iter().map(|id| (*id).to_owned()).collect();
+    }
+
+    fn check(&self, id: &str) -> Result<()> {
+        match self.damaged.lock().iter().any(|damaged| damaged == id) {
+            true => Err(Error::Unavailable(format!("the row of {id} is damaged"))),
+            false => Ok(()),
+        }
     }
 
     /// Lets no record of uses or denials end from now on.
@@ -89,6 +127,10 @@ impl Registry for Paused {
     }
 
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>> {
+        if self.are_tenants_away.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable("tenants are away".into()));
+        }
+        self.check(id)?;
         self.inner()?.tenant(id).await
     }
 
@@ -105,6 +147,8 @@ impl Registry for Paused {
     }
 
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
+        self.lookups.fetch_add(1, Ordering::SeqCst);
+        self.check(id.as_str())?;
         let found = self.inner()?.credential(id).await?;
         if self.is_paused.swap(false, Ordering::SeqCst) {
             self.arrived.add_permits(1);
@@ -117,28 +161,32 @@ impl Registry for Paused {
         self.inner()?.create_credential(credential, origin).await
     }
 
-    async fn delete_credential(
-        &self,
-        tenant: &str,
-        device: Option<&str>,
-        id: CredentialId,
-        origin: &Origin,
-    ) -> Result<()> {
-        self.inner()?.delete_credential(tenant, device, id, origin).await
+    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
+        self.inner()?.update_tenant(id, update, origin).await
     }
 
-    async fn device_secrets(
+    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
+        self.inner()?.delete_credential(tenant, owner, id, origin).await
+    }
+
+    async fn device_credentials(
         &self,
         tenant: &str,
         device: Option<&str>,
         after: Option<(&str, CredentialId)>,
         limit: usize,
     ) -> Result<Vec<Listed>> {
-        self.inner()?.device_secrets(tenant, device, after, limit).await
+        self.inner()?.device_credentials(tenant, device, after, limit).await
     }
 
-    async fn api_keys(&self, tenant: &str, after: Option<CredentialId>, limit: usize) -> Result<Vec<Listed>> {
-        self.inner()?.api_keys(tenant, after, limit).await
+    async fn tenant_credentials(
+        &self,
+        tenant: &str,
+        class: Class,
+        after: Option<CredentialId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>> {
+        self.inner()?.tenant_credentials(tenant, class, after, limit).await
     }
 
     async fn record_uses(&self, uses: &[Use]) -> Result<()> {

@@ -9,7 +9,7 @@ async fn a_deleted_secret_ends_its_sessions_at_once_and_no_others() {
     let (_, two) = world.device("d1", None).await;
     let ended = admitted(&world.gate, "d1", &one).await;
     let other = admitted(&world.gate, "d1", &two).await;
-    world.admin.delete_device_secret("t", "d1", first, &By::local()).await.unwrap();
+    world.admin.delete_device_credential("t", "d1", first, &By::local()).await.unwrap();
     assert!(ended.is_cancelled() && !other.is_cancelled());
     assert_eq!(refused(&world.gate, "d1", &one).await, RefusalKind::BadCredentials);
     admitted(&world.gate, "d1", &two).await;
@@ -52,6 +52,17 @@ async fn an_expired_credential_ends_its_sessions() {
 }
 
 #[tokio::test]
+async fn a_device_that_connects_before_its_creation_is_read_stays_connected() {
+    let world = World::new().await;
+    let mut position = Position::default();
+    world.gate.step(&mut position).await;
+    let (_, secret) = world.device("d1", None).await;
+    let session = admitted(&world.gate, "d1", &secret).await;
+    world.gate.step(&mut position).await;
+    assert!(!session.is_cancelled());
+}
+
+#[tokio::test]
 async fn changes_of_another_process_end_sessions() {
     let world = World::new().await;
     let (id, secret) = world.device("d1", None).await;
@@ -60,7 +71,7 @@ async fn changes_of_another_process_end_sessions() {
     world.gate.step(&mut position).await;
     let ended = admitted(&world.gate, "d1", &secret).await;
     let other = admitted(&world.gate, "d2", &second).await;
-    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
     assert!(!ended.is_cancelled());
     world.gate.step(&mut position).await;
     assert!(ended.is_cancelled() && !other.is_cancelled());
@@ -76,7 +87,7 @@ async fn credentials_that_were_verified_before_the_log_is_followed_are_looked_up
     let (_, second) = world.device("d2", None).await;
     let ended = admitted(&world.gate, "d1", &secret).await;
     let other = admitted(&world.gate, "d2", &second).await;
-    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
     world.gate.step(&mut Position::default()).await;
     assert!(ended.is_cancelled() && !other.is_cancelled());
 }
@@ -87,7 +98,7 @@ async fn a_gate_without_the_control_log_asks_the_registry_each_time() {
     let (id, secret) = world.device("d1", None).await;
     world.gate.step(&mut Position::default()).await;
     let ended = admitted(&world.gate, "d1", &secret).await;
-    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
     world.pass(29);
     admitted(&world.gate, "d1", &secret).await;
     world.pass(1);
@@ -101,7 +112,7 @@ async fn a_clock_that_is_set_back_does_not_stand_in_for_the_control_log() {
     let (id, secret) = world.device("d1", None).await;
     world.gate.step(&mut Position::default()).await;
     let ended = admitted(&world.gate, "d1", &secret).await;
-    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
     world.pass(-3600);
     assert_eq!(refused(&world.gate, "d1", &secret).await, RefusalKind::BadCredentials);
     assert!(ended.is_cancelled());
@@ -118,7 +129,7 @@ async fn a_disk_that_hangs_in_a_write_delays_no_end_of_a_session() {
     let gate = world.gate.clone();
     let follower = tokio::spawn(async move { gate.follow(CancellationToken::new()).await });
     world.registry.writing().await;
-    world.remote.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
     world.pass(10);
     let both = async { tokio::join!(revoked.cancelled(), expired.cancelled()) };
     tokio::time::timeout(Duration::from_secs(20), both).await.expect("the sessions end");
@@ -137,7 +148,7 @@ async fn a_credential_that_is_revoked_during_its_lookup_is_refused() {
         let admission = tokio::spawn(async move { connect(&gate, "d1", password.expose()).await });
         world.registry.arrived().await;
         let admin = if from_here { &world.admin } else { &world.remote };
-        admin.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+        admin.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
         if !from_here {
             world.gate.step(&mut position).await;
         }
@@ -171,7 +182,7 @@ async fn two_lookups_of_one_credential_share_its_end() {
     let quick = admitted(&world.gate, "d1", &secret).await;
     world.registry.release();
     let slow = slow.await.unwrap().unwrap().ended.unwrap();
-    world.admin.delete_device_secret("t", "d1", id, &By::local()).await.unwrap();
+    world.admin.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
     assert!(quick.is_cancelled() && slow.is_cancelled());
 }
 

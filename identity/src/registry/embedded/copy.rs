@@ -31,8 +31,8 @@ fn copy_all(read: &ReadTransaction, write: &WriteTransaction) -> Outcome<()> {
     copy(read, write, rows::TENANTS)?;
     copy(read, write, rows::CREDENTIALS)?;
     copy(read, write, rows::USES)?;
-    copy(read, write, rows::SECRETS)?;
-    copy(read, write, rows::KEYS)?;
+    copy(read, write, rows::OF_DEVICES)?;
+    copy(read, write, rows::OF_TENANTS)?;
     copy(read, write, rows::REQUESTS)?;
     copy(read, write, rows::REQUEST_TIMES)?;
     copy(read, write, rows::AUDIT)?;

@@ -3,22 +3,25 @@
 use std::ops::Bound;
 
 use model::Nanos;
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::audit::record;
 use super::file::{Outcome, Stop};
 use super::rows::{
-    CREDENTIALS, KEYS, PEPPERS, REQUEST_TIMES, REQUESTS, SECRETS, TENANTS, USES, get, put, seal, unseal,
+    CREDENTIALS, OF_DEVICES, OF_TENANTS, PEPPERS, REQUEST_TIMES, REQUESTS, TENANTS, USES, get, put, seal, unseal,
 };
 use crate::CredentialId;
 use crate::registry::{
-    ChangeKind, Created, Credential, CredentialKind, Error, Found, Listed, MAX_KEYS, MAX_SECRETS, Origin, REPEATS,
-    Tenant, TenantState, Use,
+    ChangeKind, Class, Created, Credential, Error, Found, Listed, Origin, Owner, REPEATS, Tenant, TenantState,
+    TenantUpdate, Use,
 };
 
 /// Old requests that one creation removes.
 const REMOVED_REQUESTS: usize = 100;
+
+/// A table that lists credentials.
+type Index = TableDefinition<'static, (&'static str, &'static str, &'static str), ()>;
 
 /// A creation with a request id.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +58,25 @@ pub(super) fn set_state(write: &WriteTransaction, id: &str, state: TenantState, 
     tenant.state = state;
     tenant.version += 1;
     put(write, TENANTS, id, &tenant)?;
-    let (kind, detail) = match state {
-        TenantState::Active => (ChangeKind::TenantActive, "ACTIVE"),
-        TenantState::Suspended => (ChangeKind::TenantSuspended, "SUSPENDED"),
+    let kind = match state {
+        TenantState::Active => ChangeKind::TenantActive,
+        TenantState::Suspended => ChangeKind::TenantSuspended,
     };
-    record(write, id, format!("tenants/{id}"), detail.into(), origin, kind)?;
+    record(write, id, format!("tenants/{id}"), state.as_str().into(), origin, kind)?;
+    Ok(tenant)
+}
+
+pub(super) fn update_tenant(
+    write: &WriteTransaction,
+    id: &str,
+    update: &TenantUpdate,
+    origin: &Origin,
+) -> Outcome<Tenant> {
+    let mut tenant = tenant_of(write, id)?;
+    if update.apply(&mut tenant)? {
+        put(write, TENANTS, id, &tenant)?;
+        record(write, id, format!("tenants/{id}"), update.detail(), origin, ChangeKind::TenantUpdated)?;
+    }
     Ok(tenant)
 }
 
@@ -76,6 +93,8 @@ pub(super) fn create(write: &WriteTransaction, row: Credential, origin: &Origin)
             field: "request_id",
             reason: "its credential has been deleted: use another request id".into(),
         };
+        // An id that is derived from the content may belong to another tenant now.
+        let known = known.filter(|known| known.tenant == row.tenant);
         return Ok(Created { row: known.ok_or_else(gone)?, is_repeat: true });
     }
     if let Some(device) = row.device() {
@@ -86,30 +105,26 @@ pub(super) fn create(write: &WriteTransaction, row: Credential, origin: &Origin)
         return Err(Error::Exists(row.name()).into());
     }
     put(write, CREDENTIALS, row.id.as_str(), &row)?;
-    match &row.kind {
-        CredentialKind::DeviceSecret { device } => {
-            write.open_table(SECRETS)?.insert((&*row.tenant, &**device, row.id.as_str()), ())?;
-        }
-        CredentialKind::ApiKey(_) => {
-            write.open_table(KEYS)?.insert((&*row.tenant, row.id.as_str()), ())?;
-        }
-    }
+    let (table, key) = place(&row);
+    write.open_table(table)?.insert(key, ())?;
     remember(write, &row.tenant, target, row.id.as_str(), origin)?;
-    let expires = row.expires;
-    let detail = serde_json::json!({ "expires": expires, "rights": row.rights() }).to_string();
-    record(write, &row.tenant, row.name(), detail, origin, ChangeKind::Created(row.id))?;
+    record(write, &row.tenant, row.name(), row.detail(), origin, ChangeKind::Created(row.id))?;
     Ok(Created { row, is_repeat: false })
 }
 
-/// Removes expired credentials of the device, and those of the tenant's keys when there are as many
-/// as may be; the creation is refused when that is not enough.
+/// Returns the table that lists a credential, and its key there.
+fn place(row: &Credential) -> (Index, (&str, &str, &str)) {
+    match row.owner() {
+        Owner::Device(device) => (OF_DEVICES, (&row.tenant, device, row.id.as_str())),
+        Owner::Tenant(class) => (OF_TENANTS, (&row.tenant, class.as_str(), row.id.as_str())),
+    }
+}
+
+/// Removes expired credentials of the owner when there are as many as may be; the creation is
+/// refused when that is not enough.
 fn make_room(write: &WriteTransaction, new: &Credential, origin: &Origin) -> Outcome<()> {
-    let (ids, most, what) = match &new.kind {
-        CredentialKind::DeviceSecret { device } => {
-            (ids_of_device(write, &new.tenant, device)?, MAX_SECRETS, "valid secrets of this device")
-        }
-        CredentialKind::ApiKey(_) => (ids_of_keys(write, &new.tenant)?, MAX_KEYS, "API keys"),
-    };
+    let (what, most) = (new.class().plural(), new.class().most());
+    let ids = ids_beside(write, new)?;
     if ids.len() < most {
         return Ok(());
     }
@@ -129,20 +144,19 @@ fn make_room(write: &WriteTransaction, new: &Credential, origin: &Origin) -> Out
 /// Client ids of the device `a` begin with `a:`, so that the device `a:b` cannot exist beside it:
 /// each could take over sessions of the other.
 fn check_client_ids(write: &WriteTransaction, tenant: &str, device: &str) -> Outcome<()> {
-    let table = write.open_table(SECRETS)?;
+    let table = write.open_table(OF_DEVICES)?;
     let first = |from: &str| -> Outcome<Option<String>> {
         let entry = table.range((tenant, from, "")..)?.next().transpose()?;
         Ok(entry.filter(|(key, _)| key.value().0 == tenant).map(|(key, _)| key.value().1.to_owned()))
     };
-    let shorter = device.match_indices(':').map(|(at, _)| &device[..at]).filter(|shorter| !shorter.is_empty());
-    for shorter in shorter {
+    for shorter in door::owners(device).skip(1) {
         if first(shorter)?.is_some_and(|found| found == shorter) {
             return Err(clash(shorter));
         }
     }
     let prefix = format!("{device}:");
     match first(&prefix)? {
-        Some(longer) if longer.starts_with(&prefix) => Err(clash(&longer)),
+        Some(longer) if door::belongs_to(&longer, device) => Err(clash(&longer)),
         _ => Ok(()),
     }
 }
@@ -153,27 +167,15 @@ fn clash(other: &str) -> Stop {
     Error::Invalid { field: "device", reason }.into()
 }
 
-fn ids_of_device(write: &WriteTransaction, tenant: &str, device: &str) -> Outcome<Vec<String>> {
-    let table = write.open_table(SECRETS)?;
+/// Returns the ids of all credentials of the same owner.
+fn ids_beside(write: &WriteTransaction, new: &Credential) -> Outcome<Vec<String>> {
+    let (table, (tenant, owner, _)) = place(new);
+    let table = write.open_table(table)?;
     let mut ids = Vec::new();
-    for entry in table.range((tenant, device, "")..)? {
+    for entry in table.range((tenant, owner, "")..)? {
         let (key, _) = entry?;
         let (of, at, id) = key.value();
-        if (of, at) != (tenant, device) {
-            break;
-        }
-        ids.push(id.to_owned());
-    }
-    Ok(ids)
-}
-
-fn ids_of_keys(write: &WriteTransaction, tenant: &str) -> Outcome<Vec<String>> {
-    let table = write.open_table(KEYS)?;
-    let mut ids = Vec::new();
-    for entry in table.range((tenant, "")..)? {
-        let (key, _) = entry?;
-        let (of, id) = key.value();
-        if of != tenant {
+        if (of, at) != (tenant, owner) {
             break;
         }
         ids.push(id.to_owned());
@@ -184,12 +186,12 @@ fn ids_of_keys(write: &WriteTransaction, tenant: &str) -> Outcome<Vec<String>> {
 pub(super) fn delete(
     write: &WriteTransaction,
     tenant: &str,
-    device: Option<&str>,
+    owner: Owner<'_>,
     id: CredentialId,
     origin: &Origin,
 ) -> Outcome<()> {
     let row: Option<Credential> = get(&write.open_table(CREDENTIALS)?, id.as_str())?;
-    let row = row.filter(|row| row.tenant == tenant && row.device() == device);
+    let row = row.filter(|row| row.tenant == tenant && row.owner() == owner);
     let row = row.ok_or_else(|| Error::NotFound(format!("credential {id}")))?;
     remove(write, &row)?;
     record(write, tenant, row.name(), String::new(), origin, ChangeKind::Deleted(id))
@@ -199,14 +201,8 @@ fn remove(write: &WriteTransaction, row: &Credential) -> Outcome<()> {
     let id = row.id.as_str();
     write.open_table(CREDENTIALS)?.remove(id)?;
     write.open_table(USES)?.remove(id)?;
-    match &row.kind {
-        CredentialKind::DeviceSecret { device } => {
-            write.open_table(SECRETS)?.remove((&*row.tenant, &**device, id))?;
-        }
-        CredentialKind::ApiKey(_) => {
-            write.open_table(KEYS)?.remove((&*row.tenant, id))?;
-        }
-    }
+    let (table, key) = place(row);
+    write.open_table(table)?.remove(key)?;
     Ok(())
 }
 
@@ -266,8 +262,9 @@ pub(super) fn record_uses(write: &WriteTransaction, uses: &[Use]) -> Outcome<()>
             Err(stop) => return Err(stop),
         };
         write.open_table(USES)?.insert(id, used.at)?;
-        if let Some(digest) = used.digest.filter(|digest| digest.pepper > row.digest.pepper) {
-            row.digest = digest;
+        if let Some(digest) = used.digest.filter(|digest| row.digest.is_some_and(|known| digest.pepper > known.pepper))
+        {
+            row.digest = Some(digest);
             put(write, CREDENTIALS, id, &row)?;
         }
     }
@@ -284,7 +281,7 @@ pub(super) fn match_peppers(write: &WriteTransaction, fingerprints: &[(u32, [u8;
                 table.insert(version, fingerprint.as_slice())?;
             }
             Some(false) => {
-                return Err(Error::Unavailable(format!(
+                return Err(Error::NeedsOperator(format!(
                     "pepper {version} is not the one that its secrets are kept under: restore the file of peppers"
                 ))
                 .into());
@@ -316,7 +313,7 @@ pub(super) fn tenants(database: &Database, after: &str, limit: usize) -> Outcome
     Ok(found)
 }
 
-pub(super) fn secrets(
+pub(super) fn of_devices(
     database: &Database,
     tenant: &str,
     device: Option<&str>,
@@ -326,7 +323,7 @@ pub(super) fn secrets(
     let read = database.begin_read()?;
     let first = (tenant, device.unwrap_or_default(), "");
     let after = after.as_ref().map_or(first, |(device, id)| (tenant, device, id.as_str())).max(first);
-    let table = read.open_table(SECRETS)?;
+    let table = read.open_table(OF_DEVICES)?;
     let mut found = Vec::new();
     for entry in table.range((Bound::Excluded(after), Bound::Unbounded))?.take(limit) {
         let (key, _) = entry?;
@@ -339,20 +336,22 @@ pub(super) fn secrets(
     Ok(found)
 }
 
-pub(super) fn keys(
+pub(super) fn of_tenant(
     database: &Database,
     tenant: &str,
+    class: Class,
     after: Option<CredentialId>,
     limit: usize,
 ) -> Outcome<Vec<Listed>> {
     let read = database.begin_read()?;
-    let after = (tenant, after.as_ref().map_or("", CredentialId::as_str));
-    let table = read.open_table(KEYS)?;
+    let class = class.as_str();
+    let after = (tenant, class, after.as_ref().map_or("", CredentialId::as_str));
+    let table = read.open_table(OF_TENANTS)?;
     let mut found = Vec::new();
     for entry in table.range((Bound::Excluded(after), Bound::Unbounded))?.take(limit) {
         let (key, _) = entry?;
-        let (of, id) = key.value();
-        if of != tenant {
+        let (of, at, id) = key.value();
+        if (of, at) != (tenant, class) {
             break;
         }
         found.push(listed(&read, id)?);

@@ -19,8 +19,8 @@ use redb::{Database, ReadableDatabase, WriteTransaction};
 use tokio::sync::Semaphore;
 
 use super::{
-    AuditEvent, AuditReport, Changes, Checkpoint, Created, Credential, Denial, Error, Found, Listed, Origin, Registry,
-    Result, Tenant, TenantState, Use,
+    AuditEvent, AuditReport, Changes, Checkpoint, Class, Created, Credential, Denial, Error, Found, Listed, Origin,
+    Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::CredentialId;
 use file::{Outcome, RegistryFile};
@@ -118,6 +118,11 @@ impl Registry for EmbeddedRegistry {
         self.write(move |write| credentials::set_state(write, &id, state, &origin)).await
     }
 
+    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
+        let (id, update, origin) = (id.to_owned(), update.clone(), origin.clone());
+        self.write(move |write| credentials::update_tenant(write, &id, &update, &origin)).await
+    }
+
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         self.read(move |database| credentials::find(database, id)).await
     }
@@ -127,18 +132,20 @@ impl Registry for EmbeddedRegistry {
         self.write(move |write| credentials::create(write, credential, &origin)).await
     }
 
-    async fn delete_credential(
-        &self,
-        tenant: &str,
-        device: Option<&str>,
-        id: CredentialId,
-        origin: &Origin,
-    ) -> Result<()> {
-        let (tenant, device, origin) = (tenant.to_owned(), device.map(str::to_owned), origin.clone());
-        self.write(move |write| credentials::delete(write, &tenant, device.as_deref(), id, &origin)).await
+    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
+        let (tenant, origin) = (tenant.to_owned(), origin.clone());
+        let (device, class) = match owner {
+            Owner::Device(device) => (Some(device.to_owned()), Class::Device),
+            Owner::Tenant(class) => (None, class),
+        };
+        self.write(move |write| {
+            let owner = device.as_deref().map_or(Owner::Tenant(class), Owner::Device);
+            credentials::delete(write, &tenant, owner, id, &origin)
+        })
+        .await
     }
 
-    async fn device_secrets(
+    async fn device_credentials(
         &self,
         tenant: &str,
         device: Option<&str>,
@@ -149,14 +156,20 @@ impl Registry for EmbeddedRegistry {
         let after = after.map(|(device, id)| (device.to_owned(), id));
         self.read(move |database| {
             let after = after.as_ref().map(|(device, id)| (&**device, *id));
-            credentials::secrets(database, &tenant, device.as_deref(), after, limit)
+            credentials::of_devices(database, &tenant, device.as_deref(), after, limit)
         })
         .await
     }
 
-    async fn api_keys(&self, tenant: &str, after: Option<CredentialId>, limit: usize) -> Result<Vec<Listed>> {
+    async fn tenant_credentials(
+        &self,
+        tenant: &str,
+        class: Class,
+        after: Option<CredentialId>,
+        limit: usize,
+    ) -> Result<Vec<Listed>> {
         let tenant = tenant.to_owned();
-        self.read(move |database| credentials::keys(database, &tenant, after, limit)).await
+        self.read(move |database| credentials::of_tenant(database, &tenant, class, after, limit)).await
     }
 
     async fn record_uses(&self, uses: &[Use]) -> Result<()> {

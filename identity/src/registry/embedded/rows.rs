@@ -18,9 +18,9 @@ pub(super) const CREDENTIALS: Table<Text, Bytes> = TableDefinition::new("credent
 /// Id of a credential to the time of its last use.
 pub(super) const USES: Table<Text, i64> = TableDefinition::new("uses");
 /// Tenant, device, id of a credential.
-pub(super) const SECRETS: Table<(Text, Text, Text), ()> = TableDefinition::new("device_secrets");
-/// Tenant, id of a credential.
-pub(super) const KEYS: Table<(Text, Text), ()> = TableDefinition::new("api_keys");
+pub(super) const OF_DEVICES: Table<(Text, Text, Text), ()> = TableDefinition::new("credentials_of_devices");
+/// Tenant, class, id of a credential.
+pub(super) const OF_TENANTS: Table<(Text, Text, Text), ()> = TableDefinition::new("credentials_of_tenants");
 /// Tenant, request id to the creation.
 pub(super) const REQUESTS: Table<(Text, Text), Bytes> = TableDefinition::new("requests");
 /// Time, tenant, request id.
@@ -45,8 +45,8 @@ pub(super) fn prepare(database: &Database) -> Outcome<()> {
     write.open_table(TENANTS)?;
     write.open_table(CREDENTIALS)?;
     write.open_table(USES)?;
-    write.open_table(SECRETS)?;
-    write.open_table(KEYS)?;
+    write.open_table(OF_DEVICES)?;
+    write.open_table(OF_TENANTS)?;
     write.open_table(REQUESTS)?;
     write.open_table(REQUEST_TIMES)?;
     write.open_table(AUDIT)?;
@@ -61,8 +61,8 @@ fn open_all(read: &ReadTransaction) -> Result<(), TableError> {
     read.open_table(TENANTS)?;
     read.open_table(CREDENTIALS)?;
     read.open_table(USES)?;
-    read.open_table(SECRETS)?;
-    read.open_table(KEYS)?;
+    read.open_table(OF_DEVICES)?;
+    read.open_table(OF_TENANTS)?;
     read.open_table(REQUESTS)?;
     read.open_table(REQUEST_TIMES)?;
     read.open_table(AUDIT)?;

@@ -8,7 +8,7 @@ use redb::{BackendError, ReadableTable, StorageBackend};
 
 use super::*;
 use crate::registry::contract::{self, contract, key, origin, secret, tenant};
-use crate::registry::{Fault, MAX_KEYS};
+use crate::registry::{Class, Fault};
 
 fn open() -> (tempfile::TempDir, EmbeddedRegistry) {
     let dir = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ async fn a_change_whose_event_cannot_be_written_is_not_made() {
     let refused = registry.set_tenant_state("a", TenantState::Suspended, &origin()).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     assert_eq!(registry.credential(credential.id).await.unwrap(), None);
-    assert!(registry.device_secrets("a", None, None, 9).await.unwrap().is_empty());
+    assert!(registry.device_credentials("a", None, None, 9).await.unwrap().is_empty());
     assert_eq!(registry.tenant("a").await.unwrap().unwrap().state, TenantState::Active);
     assert_eq!(registry.changes(0, 99).await.unwrap(), before);
     assert!(matches!(fault(&registry).await, (5, Some(Fault::End { .. }))));
@@ -140,10 +140,11 @@ async fn a_change_whose_event_cannot_be_written_is_not_made() {
 
 #[tokio::test]
 async fn a_tenant_has_at_most_1000_api_keys_and_expired_ones_make_room() {
+    const MOST: usize = 1000;
     let (_dir, registry) = open();
     registry.create_tenant(tenant("a"), &origin()).await.unwrap();
     let fill = |write: &WriteTransaction| {
-        for n in 0..MAX_KEYS {
+        for n in 0..MOST {
             let expires = (n % 100 == 0).then_some(contract::NOW + 10);
             credentials::create(write, Credential { expires, ..key("a") }, &origin())?;
         }
@@ -151,10 +152,10 @@ async fn a_tenant_has_at_most_1000_api_keys_and_expired_ones_make_room() {
     };
     registry.write(fill).await.unwrap();
     let refused = registry.create_credential(key("a"), &origin()).await;
-    assert!(matches!(refused, Err(Error::Limit { most: MAX_KEYS, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Limit { most: MOST, .. })), "{refused:?}");
     let later = Origin { at: contract::NOW + 10, ..origin() };
     registry.create_credential(key("a"), &later).await.unwrap();
-    assert_eq!(registry.api_keys("a", None, 2000).await.unwrap().len(), MAX_KEYS - 10 + 1);
+    assert_eq!(registry.tenant_credentials("a", Class::ApiKey, None, 2000).await.unwrap().len(), MOST - 10 + 1);
 }
 
 #[tokio::test]
@@ -195,10 +196,10 @@ async fn all_is_found_again_after_a_restart_and_one_process_has_the_file() {
     let (dir, registry) = with_chain().await;
     let second = EmbeddedRegistry::open(path_in(dir.path()));
     assert!(matches!(&second, Err(Error::Unavailable(reason)) if reason.contains("another process")), "{second:?}");
-    let keys = registry.api_keys("a", None, 9).await.unwrap();
+    let keys = registry.tenant_credentials("a", Class::ApiKey, None, 9).await.unwrap();
     drop(registry);
     let again = EmbeddedRegistry::open(path_in(dir.path())).unwrap();
-    assert_eq!(again.api_keys("a", None, 9).await.unwrap(), keys);
+    assert_eq!(again.tenant_credentials("a", Class::ApiKey, None, 9).await.unwrap(), keys);
     again.create_credential(key("a"), &origin()).await.unwrap();
     assert_eq!(fault(&again).await, (6, None));
 }
@@ -280,7 +281,7 @@ async fn a_full_disk_refuses_changes_whole_and_space_alone_ends_it() {
     }
     full.store(false, Ordering::SeqCst);
     registry.create_credential(key("a"), &origin()).await.unwrap();
-    assert_eq!(registry.api_keys("a", None, 9).await.unwrap().len(), 1);
+    assert_eq!(registry.tenant_credentials("a", Class::ApiKey, None, 9).await.unwrap().len(), 1);
     let report = registry.verify_audit("a", None).await.unwrap();
     assert_eq!((report.verified.sequence, report.fault), (2, None));
 }
@@ -326,7 +327,7 @@ async fn a_table_that_a_file_lacks_is_made() {
     write.commit().unwrap();
     drop(database);
     let registry = EmbeddedRegistry::open(path_in(dir.path())).unwrap();
-    assert!(registry.api_keys("a", None, 9).await.unwrap().is_empty());
+    assert!(registry.tenant_credentials("a", Class::ApiKey, None, 9).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -339,8 +340,10 @@ async fn a_copy_holds_the_registry_of_one_moment() {
     registry.create_credential(key("a"), &origin()).await.unwrap();
     let copy = EmbeddedRegistry::open(path.clone()).unwrap();
     let ids = |keys: Vec<Listed>| keys.iter().map(|key| key.credential.id).collect::<Vec<_>>();
-    let (own, copied) =
-        (registry.api_keys("a", None, 100).await.unwrap(), copy.api_keys("a", None, 100).await.unwrap());
+    let (own, copied) = (
+        registry.tenant_credentials("a", Class::ApiKey, None, 100).await.unwrap(),
+        copy.tenant_credentials("a", Class::ApiKey, None, 100).await.unwrap(),
+    );
     let (own, copied) = (ids(own), ids(copied));
     assert_eq!((own.len(), copied.len()), (5, 4));
     assert!(copied.iter().all(|id| own.contains(id)));

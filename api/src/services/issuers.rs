@@ -1,0 +1,138 @@
+//! `IssuerService`.
+
+mod convert;
+
+use identity::CredentialId;
+use proto::v1::issuer_service_server::IssuerService;
+use proto::v1::{
+    CreateIssuerRequest, CreateRoleBindingRequest, DeleteIssuerRequest, DeleteRoleBindingRequest, Issuer,
+    ListIssuersRequest, ListIssuersResponse, ListRoleBindingsRequest, ListRoleBindingsResponse, RoleBinding,
+};
+use tonic::{Request, Response, Status};
+
+use super::Shared;
+use super::registry::{Resource, by};
+use crate::auth::Caller;
+use crate::{errors, names};
+
+/// Implementation of `IssuerService`.
+pub(crate) struct IssuerApi(pub(crate) Shared);
+
+/// Refuses a caller whose credential is limited: what it creates would not be.
+fn check_unlimited(caller: &Caller, permission: &str, name: &str) -> Result<(), Status> {
+    let principal = caller.principal();
+    let is_limited = principal.scopes.is_some() || !principal.networks.is_empty();
+    if is_limited { Err(errors::denied(permission, name)) } else { Ok(()) }
+}
+
+/// The id of an issuer or a role binding in a name.
+fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<CredentialId, Status> {
+    // Another text is the id of none.
+    CredentialId::parse(segment).ok_or_else(|| resource.refused("", name, identity::Error::NotFound(name.to_owned())))
+}
+
+#[tonic::async_trait]
+impl IssuerService for IssuerApi {
+    async fn create_issuer(&self, request: Request<CreateIssuerRequest>) -> Result<Response<Issuer>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        check_unlimited(&caller, "issuers.create", &request.parent)?;
+        let issuer = request.issuer.ok_or_else(|| errors::invalid("issuer", "is required"))?;
+        let issuer = convert::issuer_from(issuer, caller.principal().role)?;
+        let id = identity::Issuer::id(&issuer.url, &issuer.audience);
+        let created = admin.create_issuer(&tenant, issuer, &by(&caller, &request.request_id)).await;
+        let created = created.map_err(|error| match error {
+            identity::Error::Exists(_) => {
+                let name = names::child(&tenant, "issuers", id.as_str());
+                let message = "an issuer with this URL and audience exists already, in this tenant or in another: let \
+                               its tokens for this tenant have an audience of their own";
+                errors::exists_as("ISSUER_EXISTS", &name, message)
+            }
+            error => Resource::Issuer.refused(&request.parent, "", error),
+        })?;
+        Ok(Response::new(convert::issuer(&created.row)))
+    }
+
+    async fn list_issuers(
+        &self,
+        request: Request<ListIssuersRequest>,
+    ) -> Result<Response<ListIssuersResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        let page = self.0.page(&mut request)?;
+        let issuers = admin.list_issuers(&tenant, page.from, page.size).await;
+        let issuers = issuers.map_err(|error| Resource::Issuer.refused(&request.parent, "", error))?;
+        Ok(Response::new(ListIssuersResponse {
+            next_page_token: page.next_after(&issuers, |issuer| issuer.credential.id),
+            issuers: issuers.iter().map(|issuer| convert::issuer(&issuer.credential)).collect(),
+        }))
+    }
+
+    async fn delete_issuer(&self, request: Request<DeleteIssuerRequest>) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request)?;
+        let name = request.into_inner().name;
+        let form = "must be `tenants/{tenant}/issuers/{issuer}`";
+        let (tenant, id) = caller.child("name", &name, "issuers", form)?;
+        let admin = self.0.admin()?;
+        let id = id_of(&name, id, &Resource::Issuer)?;
+        let deleted = admin.delete_issuer(&tenant, id, &by(&caller, "")).await;
+        deleted.map_err(|error| Resource::Issuer.refused("", &name, error))?;
+        Ok(Response::new(()))
+    }
+
+    async fn create_role_binding(
+        &self,
+        request: Request<CreateRoleBindingRequest>,
+    ) -> Result<Response<RoleBinding>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        check_unlimited(&caller, "roleBindings.create", &request.parent)?;
+        let binding = request.role_binding.ok_or_else(|| errors::invalid("role_binding", "is required"))?;
+        let binding = convert::binding_from(binding)?;
+        let id = identity::RoleBinding::id(&tenant, &binding.principal);
+        let created = admin.create_role_binding(&tenant, binding, &by(&caller, &request.request_id)).await;
+        let created = created.map_err(|error| {
+            let name = match error {
+                identity::Error::Exists(_) => names::child(&tenant, "roleBindings", id.as_str()),
+                _ => String::new(),
+            };
+            Resource::RoleBinding.refused(&request.parent, &name, error)
+        })?;
+        Ok(Response::new(convert::binding(&created.row)))
+    }
+
+    async fn list_role_bindings(
+        &self,
+        request: Request<ListRoleBindingsRequest>,
+    ) -> Result<Response<ListRoleBindingsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        let page = self.0.page(&mut request)?;
+        let bindings = admin.list_role_bindings(&tenant, page.from, page.size).await;
+        let bindings = bindings.map_err(|error| Resource::RoleBinding.refused(&request.parent, "", error))?;
+        Ok(Response::new(ListRoleBindingsResponse {
+            next_page_token: page.next_after(&bindings, |binding| binding.credential.id),
+            role_bindings: bindings.iter().map(|binding| convert::binding(&binding.credential)).collect(),
+        }))
+    }
+
+    async fn delete_role_binding(&self, request: Request<DeleteRoleBindingRequest>) -> Result<Response<()>, Status> {
+        let caller = Caller::of(&request)?;
+        let name = request.into_inner().name;
+        let form = "must be `tenants/{tenant}/roleBindings/{role_binding}`";
+        let (tenant, id) = caller.child("name", &name, "roleBindings", form)?;
+        let admin = self.0.admin()?;
+        let id = id_of(&name, id, &Resource::RoleBinding)?;
+        let deleted = admin.delete_role_binding(&tenant, id, &by(&caller, "")).await;
+        deleted.map_err(|error| Resource::RoleBinding.refused("", &name, error))?;
+        Ok(Response::new(()))
+    }
+}

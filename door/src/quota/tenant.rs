@@ -1,0 +1,174 @@
+//! The meter of a tenant.
+
+use std::num::NonZeroU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::device::Device;
+use super::meter::{Count, Meter, Rate};
+use super::{DEVICE_CONNECTIONS, Exceeded, Limits, Quota};
+
+/// All that a tenant does in this process, held to its limits.
+#[derive(Debug, Default)]
+pub struct TenantMeter {
+    /// Limits of messages, for the tenant and for each device.
+    pub(super) paces: Paces,
+    pub(super) messages: Meter,
+    pub(super) bytes: Meter,
+    pub(super) connects: Limited,
+    pub(super) calls: Limited,
+    /// The rate of each key.
+    pub(super) key_calls: Rate,
+    pub(super) connections: Count,
+    pub(super) max_connections: Most,
+    pub(super) max_device_connections: Most,
+    pub(super) max_sessions: Most,
+    pub(super) max_subscriptions: Most,
+    pub(super) max_retained_messages: Most,
+    pub(super) streams: Count,
+    pub(super) max_streams: Most,
+    /// Devices in use. Those of a table of credentials stay between two connections.
+    pub(super) devices: Mutex<HashMap<Arc<str>, Weak<Device>>>,
+    pub(super) counted: Counted,
+}
+
+/// Rates of messages.
+#[derive(Debug, Default)]
+pub(super) struct Paces {
+    /// True when one of the rates is set.
+    any: AtomicBool,
+    /// Count of changes: a connection that waits asks again after one.
+    epoch: AtomicU64,
+    pub(super) messages: Rate,
+    pub(super) bytes: Rate,
+    pub(super) device_messages: Rate,
+    pub(super) device_bytes: Rate,
+}
+
+impl Paces {
+    pub(super) fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+}
+
+/// A rate and its use.
+#[derive(Debug, Default)]
+pub(super) struct Limited {
+    pub(super) rate: Rate,
+    pub(super) meter: Meter,
+}
+
+/// Maximum count.
+#[derive(Debug)]
+pub(super) struct Most(AtomicU64);
+
+impl Default for Most {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Most {
+    fn set(&self, limit: Option<NonZeroU64>) {
+        self.0.store(limit.map_or(u64::MAX, NonZeroU64::get), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counters since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counted {
+    pub(super) messages: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) calls: AtomicU64,
+    limited: [AtomicU64; Quota::ALL.len()],
+}
+
+/// The use that a tenant made of this process since its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Open connections.
+    pub connections: u64,
+    /// Open streams.
+    pub streams: u64,
+    /// Messages from devices.
+    pub messages: u64,
+    /// Their bytes, with topics and headers.
+    pub bytes: u64,
+    /// Calls that were admitted.
+    pub calls: u64,
+    /// For each limit, the connections, calls or streams that were refused, or the times that a
+    /// connection was paced.
+    pub limited: [(Quota, u64); Quota::ALL.len()],
+}
+
+impl TenantMeter {
+    /// A meter with these limits.
+    pub fn new(limits: &Limits) -> Arc<Self> {
+        let meter = Arc::new(Self::default());
+        meter.set(limits);
+        meter
+    }
+
+    /// Changes the limits. Each rate begins anew, with its whole burst.
+    pub fn set(&self, limits: &Limits) {
+        let Limits { messages_per_second, bytes_per_second, .. } = limits;
+        let Limits { device_messages_per_second, device_bytes_per_second, .. } = limits;
+        let paces = &self.paces;
+        paces.messages.set(*messages_per_second, limits.message_burst);
+        paces.bytes.set(*bytes_per_second, limits.byte_burst);
+        paces.device_messages.set(*device_messages_per_second, limits.device_message_burst);
+        paces.device_bytes.set(*device_bytes_per_second, limits.device_byte_burst);
+        let rates = [&paces.messages, &paces.bytes, &paces.device_messages, &paces.device_bytes];
+        paces.any.store(rates.iter().any(|rate| rate.is_set()), Ordering::Relaxed);
+        self.connects.rate.set(limits.connects_per_second, limits.connect_burst);
+        self.calls.rate.set(limits.calls_per_second, limits.call_burst);
+        self.key_calls.set(limits.key_calls_per_second, limits.key_call_burst);
+        self.max_connections.set(limits.connections);
+        self.max_device_connections.set(limits.device_connections.or(NonZeroU64::new(DEVICE_CONNECTIONS)));
+        self.max_streams.set(limits.streams);
+        self.max_sessions.set(limits.sessions);
+        self.max_subscriptions.set(limits.subscriptions);
+        self.max_retained_messages.set(limits.retained_messages);
+        for meter in [&self.messages, &self.bytes, &self.connects.meter, &self.calls.meter] {
+            meter.reset();
+        }
+        // Dropped after the lock: the last one of a device locks the table.
+        let devices: Vec<_> = self.devices.lock().values().filter_map(Weak::upgrade).collect();
+        devices.iter().for_each(|device| device.reset());
+        paces.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts an event of a limit and returns it.
+    pub(super) fn exceeded(&self, exceeded: Exceeded) -> Exceeded {
+        self.limited(exceeded.quota);
+        exceeded
+    }
+
+    pub(super) fn limited(&self, quota: Quota) {
+        self.counted.limited[quota as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the use since the start.
+    pub fn usage(&self) -> Usage {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Usage {
+            connections: self.connections.get(),
+            streams: self.streams.get(),
+            messages: read(&self.counted.messages),
+            bytes: read(&self.counted.bytes),
+            calls: read(&self.counted.calls),
+            limited: Quota::ALL.map(|quota| (quota, read(&self.counted.limited[quota as usize]))),
+        }
+    }
+}

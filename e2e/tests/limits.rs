@@ -1,0 +1,186 @@
+//! One tenant floods Weir; its limits slow it down, and no other tenant.
+
+use std::ops::Range;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use weir_e2e::device::Device;
+use weir_e2e::{Weir, checked, program};
+
+/// Messages of each device that floods.
+const MESSAGES: u64 = 300;
+const DEVICES: usize = 4;
+/// One of which floods.
+const TENANTS: usize = 20;
+const RATE: u64 = 200;
+const BURST: u64 = 50;
+/// Unacknowledged messages of a device that floods.
+const WINDOW: usize = 100;
+
+struct Site {
+    weir: Weir,
+    key: String,
+}
+
+impl Site {
+    fn start(dir: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(program("weir")?);
+        command.current_dir(dir).args(["init", "--data-dir", "data"]);
+        let key = checked("weir init", command.output()?)?.trim().to_owned();
+        let config = dir.join("weir.toml");
+        let config = config.to_str().context("a path in UTF-8")?;
+        Ok(Self { weir: Weir::start_with(dir, "127.0.0.1:0", &[("WEIR_CONFIG", config)])?, key })
+    }
+
+    fn output(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(program("weir")?);
+        command.args(arguments).args(["--server", &self.weir.url()]);
+        Ok(command.env("WEIR_API_KEY", &self.key).output()?)
+    }
+
+    fn cli(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        checked(&format!("weir {arguments:?}"), self.output(arguments)?)
+    }
+
+    fn device(&self, tenant: &str, id: &str) -> anyhow::Result<Device> {
+        let answer = self.cli(&["devices", "add", id, "--tenant", tenant, "--format", "json"])?;
+        let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
+        let password = answer["password"].as_str().context("a password")?;
+        Ok(Device::new(id, self.weir.mqtt).with_password(id, password))
+    }
+
+    fn readings(&self, tenant: &str, device: &str) -> anyhow::Result<usize> {
+        let rows = self.cli(&["query", device, "--tenant", tenant, "--format", "csv", "--limit", "100000"])?;
+        Ok(rows.lines().count().saturating_sub(1))
+    }
+}
+
+/// Sends messages as fast as the window allows, until all are acknowledged.
+fn flood(device: &mut Device, id: &str, numbers: Range<u64>) -> anyhow::Result<()> {
+    let topic = format!("devices/{id}/telemetry");
+    let mut acknowledged = 0;
+    for number in numbers.clone() {
+        while device.in_flight() >= WINDOW {
+            acknowledged += device.acknowledged()?.len();
+        }
+        device.send(number, &topic, format!("{{\"n\":{number}}}").as_bytes())?;
+    }
+    while device.in_flight() > 0 {
+        acknowledged += device.acknowledged()?.len();
+    }
+    ensure!(numbers.count() == acknowledged, "{id}: {acknowledged}");
+    Ok(())
+}
+
+/// Devices of other tenants, each with one message under way at a time.
+struct Quiet {
+    devices: Vec<Device>,
+    sent: u64,
+}
+
+impl Quiet {
+    /// Sends one message and returns the time until its acknowledgement.
+    fn round_trip(&mut self) -> anyhow::Result<Duration> {
+        let turn = self.sent as usize % self.devices.len();
+        let device = &mut self.devices[turn];
+        let begun = Instant::now();
+        device.send(self.sent, "devices/quiet/telemetry", format!("{{\"n\":{}}}", self.sent).as_bytes())?;
+        self.sent += 1;
+        while device.in_flight() > 0 {
+            device.acknowledged()?;
+        }
+        Ok(begun.elapsed())
+    }
+
+    /// Sends messages until the floods have ended. Returns the time of each, and of all.
+    fn beside(&mut self, noisy: &mut [Device], numbers: &Range<u64>) -> anyhow::Result<(Vec<Duration>, Duration)> {
+        let left = AtomicUsize::new(noisy.len());
+        let (begun, mut times) = (Instant::now(), Vec::new());
+        thread::scope(|scope| {
+            let floods: Vec<_> = noisy
+                .iter_mut()
+                .enumerate()
+                .map(|(n, device)| {
+                    scope.spawn({
+                        let left = &left;
+                        move || {
+                            let ended = flood(device, &noisy_id(n), numbers.clone());
+                            left.fetch_sub(1, Ordering::SeqCst);
+                            ended
+                        }
+                    })
+                })
+                .collect();
+            while left.load(Ordering::SeqCst) > 0 {
+                times.push(self.round_trip()?);
+            }
+            floods.into_iter().try_for_each(|flood| flood.join().expect("a flood does not panic"))
+        })?;
+        Ok((times, begun.elapsed()))
+    }
+}
+
+fn noisy_id(n: usize) -> String {
+    format!("noisy{n}")
+}
+
+fn figures(name: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("{name}: {} messages, PUBACK p50 {:?}, p99 {:?}, max {:?}", times.len(), at(50), at(99), at(100));
+}
+
+#[test]
+fn a_flood_of_one_tenant_is_slowed_down_without_a_loss_and_delays_no_other() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = Site::start(dir.path())?;
+    let calm: Vec<_> = (1..TENANTS).map(|n| format!("calm{n}")).collect();
+    for tenant in calm.iter().map(String::as_str).chain(["flood"]) {
+        site.cli(&["tenants", "add", tenant])?;
+    }
+    let (rate, burst) = (format!("messages_per_second={RATE}"), format!("message_burst={BURST}"));
+    let set = site.cli(&["tenants", "set", "flood", "--limit", &rate, "--limit", &burst, "--format", "csv"])?;
+    ensure!(set == format!("limit,value\nmessages_per_second,{RATE}\nmessage_burst,{BURST}\n"), "{set}");
+    let devices = calm.iter().map(|tenant| site.device(tenant, "quiet")).collect::<anyhow::Result<_>>()?;
+    let mut quiet = Quiet { devices, sent: 0 };
+    let alone = (0..2000).map(|_| quiet.round_trip()).collect::<anyhow::Result<Vec<_>>>()?;
+    figures("alone", alone);
+
+    let noisy = (0..DEVICES).map(|n| site.device("flood", &noisy_id(n)));
+    let mut noisy = noisy.collect::<anyhow::Result<Vec<_>>>()?;
+    let (beside, lasted) = quiet.beside(&mut noisy, &(0..MESSAGES))?;
+    let all = DEVICES as u64 * MESSAGES;
+    println!("the flood: {all} messages in {lasted:?}");
+    let least = Duration::from_millis((all - BURST) * 1000 / RATE);
+    ensure!(lasted >= least, "{lasted:?} for what takes {least:?} at the rate");
+    // Behind the flood, they would have had a fifth of its rate.
+    ensure!(beside.len() as u64 > all / 4, "{} messages in {lasted:?}", beside.len());
+    figures("beside the flood", beside);
+    let usage = site.cli(&["tenants", "usage", "flood", "--format", "csv"])?;
+    let of = |name: &str| usage.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    ensure!(of("messages,") == Some(format!("messages,{all},,0")), "{usage}");
+    let limited = of("messages_per_second,").context("a limit")?;
+    ensure!(limited.starts_with(&format!("messages_per_second,,{RATE},")) && !limited.ends_with(",0"), "{usage}");
+
+    // The open connections notice that the limit is lifted.
+    let set = site.cli(&["tenants", "set", "flood", "--limit", "messages_per_second=none", "--format", "csv"])?;
+    ensure!(!set.contains("messages_per_second"), "{set}");
+    let (beside, lasted) = quiet.beside(&mut noisy, &(MESSAGES..10 * MESSAGES))?;
+    println!("the flood without a limit: {} messages in {lasted:?}", 9 * all);
+    figures("beside the flood without a limit", beside);
+
+    for n in 0..DEVICES {
+        let stored = site.readings("flood", &noisy_id(n))?;
+        ensure!(stored as u64 == 10 * MESSAGES, "{stored} of {} are stored", 10 * MESSAGES);
+    }
+    let stored = calm.iter().map(|tenant| site.readings(tenant, "quiet")).sum::<anyhow::Result<usize>>()?;
+    ensure!(stored as u64 == quiet.sent, "{stored} of {} are stored", quiet.sent);
+    let usage = site.cli(&["tenants", "usage", "calm1", "--format", "csv"])?;
+    ensure!(usage.contains("connections,1,,0"), "{usage}");
+    site.weir.stop()
+}

@@ -1,0 +1,158 @@
+//! Following the control log past what cannot be read, and from the start.
+
+use std::num::NonZeroU64;
+use std::time::Instant;
+
+use door::quota::{Limits, Moment};
+
+use super::tokens::{ALICE, Issued, issuer};
+use super::*;
+use crate::TenantUpdate;
+use crate::oauth::{Issuer, RoleOfClaim};
+
+#[tokio::test]
+async fn a_lookup_that_the_first_reading_of_the_log_overtakes_is_repeated() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    world.registry.pause();
+    let (gate, password) = (world.gate.clone(), secret.clone());
+    let admission = tokio::spawn(async move { connect(&gate, "d1", password.expose()).await });
+    world.registry.arrived().await;
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
+    world.gate.step(&mut Position::default()).await;
+    world.registry.release();
+    assert_eq!(admission.await.unwrap().unwrap_err().kind, RefusalKind::BadCredentials);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_creation_counts_before_the_tokens_that_did_not_see_it_leave() {
+    let world = World::new().await;
+    let mut position = Position::default();
+    world.gate.step(&mut position).await;
+    world.device("d1", None).await;
+    let before = world.gate.0.live.epoch();
+    let held = world.gate.0.tokens.hold();
+    let gate = world.gate.clone();
+    let step = tokio::spawn(async move { gate.catch_up(&mut position).await });
+    let since = Instant::now();
+    while world.gate.0.live.epoch() == before {
+        assert!(since.elapsed() < Duration::from_secs(20), "the tokens come first");
+        std::thread::yield_now();
+    }
+    drop(held);
+    step.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_tenant_that_only_a_token_names_ends_its_calls_after_a_gap() {
+    let issued = Issued::without_issuer().await;
+    // No row of a binding has the tenant either.
+    let roles = vec![RoleOfClaim { value: "ops".into(), role: Role::Viewer }];
+    let tenant_claim = Some("tenant".into());
+    issued.create(Issuer { tenant_claim, role_claim: Some("groups".into()), roles, ..issuer() }).await;
+    let mut calls = Vec::new();
+    for tenant in ["u", "v"] {
+        issued.world.admin.create_tenant(tenant, "", &By::local()).await.unwrap();
+        let mut claims = issued.claims();
+        claims["tenant"] = tenant.into();
+        claims["groups"] = "ops".into();
+        calls.push(issued.call(&issued.key.token(&claims)).await.unwrap().ended);
+    }
+    issued.world.remote.suspend_tenant("u", &By::local()).await.unwrap();
+    let mut position = Position::default();
+    issued.world.registry.damage(&["u"]);
+    issued.world.gate.step(&mut position).await;
+    assert!(!calls[0].is_cancelled(), "its row cannot be read");
+    issued.world.registry.damage(&[]);
+    issued.world.gate.step(&mut position).await;
+    assert!(calls[0].is_cancelled() && !calls[1].is_cancelled());
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_holds_up_no_other_and_is_read_later() {
+    let world = World::new().await;
+    let mut sessions = Vec::new();
+    for n in 0..100 {
+        let device = format!("d{n}");
+        let (id, secret) = world.device(&device, None).await;
+        let ended = admitted(&world.gate, &device, &secret).await;
+        world.remote.delete_device_credential("t", &device, id, &By::local()).await.unwrap();
+        sessions.push((id, ended));
+    }
+    let (_, valid) = world.device("d", None).await;
+    let valid = admitted(&world.gate, "d", &valid).await;
+    // More than may fail at one step.
+    let damaged: Vec<&str> = sessions[..40].iter().map(|(id, _)| id.as_str()).collect();
+    world.registry.damage(&damaged);
+    let mut position = Position::default();
+    for _ in 0..10 {
+        world.gate.step(&mut position).await;
+    }
+    assert!(sessions[..40].iter().all(|(_, ended)| !ended.is_cancelled()));
+    assert!(sessions[40..].iter().all(|(_, ended)| ended.is_cancelled()));
+    assert_eq!(world.gate.0.followed.load(Ordering::SeqCst), 0, "the table is not known to be true");
+    let (id, later) = world.device("later", None).await;
+    let later = admitted(&world.gate, "later", &later).await;
+    world.remote.delete_device_credential("t", "later", id, &By::local()).await.unwrap();
+    world.gate.step(&mut position).await;
+    assert!(later.is_cancelled(), "the log is followed");
+    world.registry.damage(&[]);
+    world.gate.step(&mut position).await;
+    assert!(sessions.iter().all(|(_, ended)| ended.is_cancelled()) && !valid.is_cancelled());
+    assert_eq!(world.gate.0.followed.load(Ordering::SeqCst), world.clock.now());
+}
+
+#[tokio::test]
+async fn limits_that_cannot_be_read_hold_up_neither_the_log_nor_other_tenants() {
+    let world = World::new().await;
+    let mut meters = Vec::new();
+    for tenant in ["a", "b"] {
+        world.admin.create_tenant(tenant, "", &By::local()).await.unwrap();
+        let created = world.admin.create_device_secret(tenant, "d1", None, &By::local()).await.unwrap();
+        meters.push(connect(&world.gate, "d1", created.secret.unwrap().expose()).await.unwrap().meter.unwrap());
+    }
+    let room = |n: usize| {
+        let meter = &meters[n];
+        let held: Vec<_> = std::iter::from_fn(|| meter.connect(false, Moment::now()).ok()).collect();
+        held.len()
+    };
+    let mut position = Position::default();
+    world.gate.step(&mut position).await;
+    let limits = Limits { device_connections: NonZeroU64::new(2), ..Limits::default() };
+    let update = TenantUpdate { limits: Some(limits), ..TenantUpdate::default() };
+    world.registry.damage(&["a"]);
+    for tenant in ["a", "b"] {
+        world.remote.update_tenant(tenant, &update, &By::local()).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    world.gate.step(&mut position).await;
+    assert_eq!([room(0), room(1)], [8, 2]);
+    // The part of the log is not applied again, so a later one is.
+    let (id, secret) = world.device("d1", None).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
+    world.pass(20);
+    world.gate.step(&mut position).await;
+    assert!(ended.is_cancelled());
+    assert_eq!(world.gate.0.followed.load(Ordering::SeqCst), world.clock.now());
+    let epoch = world.gate.0.live.epoch();
+    world.gate.step(&mut position).await;
+    assert_eq!(world.gate.0.live.epoch(), epoch, "no revocation is applied twice");
+    world.registry.damage(&[]);
+    world.gate.step(&mut position).await;
+    assert_eq!([room(0), room(1)], [2, 2]);
+}
+
+#[tokio::test]
+async fn a_change_before_the_control_log_was_first_read_is_not_missed() {
+    let issued = Issued::new().await;
+    let binding = issued.bind("t", ALICE, Role::Viewer).await;
+    let bob = "oidc:https://login.example#bob";
+    issued.bind("t", bob, Role::Viewer).await;
+    let principal = issued.call(&issued.token()).await.unwrap();
+    let mut claims = issued.claims();
+    claims["sub"] = "bob".into();
+    let goes_on = issued.call(&issued.key.token(&claims)).await.unwrap();
+    issued.world.remote.delete_role_binding("t", binding, &By::local()).await.unwrap();
+    issued.follow(&mut Position::default()).await;
+    assert!(principal.ended.is_cancelled() && !goes_on.ended.is_cancelled());
+}

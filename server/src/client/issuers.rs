@@ -1,0 +1,180 @@
+//! `weir issuers` and `weir roles`.
+
+use clap::ValueEnum;
+use proto::v1::issuer::ClaimRole;
+use proto::v1::issuer_service_client::IssuerServiceClient;
+use proto::v1::{
+    CreateIssuerRequest, CreateRoleBindingRequest, DeleteIssuerRequest, DeleteRoleBindingRequest, Issuer,
+    ListIssuersRequest, ListRoleBindingsRequest, RoleBinding,
+};
+
+use super::access::{PAGE, role, role_name};
+use super::access_cli::RoleName;
+use super::cli::Server;
+use super::issuers_cli::{
+    IssuerAdd, IssuerId, Issuers, IssuersCommand, IssuersList, RoleGrant, RoleRevoke, Roles, RolesCommand, RolesList,
+};
+use super::output::{self, Cell, Format, Table};
+use super::{Connection, client, connect, names, refused, time};
+
+pub(crate) async fn issuers(options: &Issuers) -> anyhow::Result<()> {
+    match &options.command {
+        IssuersCommand::List(options) => list_issuers(options).await,
+        IssuersCommand::Add(options) => add_issuer(options).await,
+        IssuersCommand::Delete(options) => delete_issuer(options).await,
+    }
+}
+
+pub(crate) async fn roles(options: &Roles) -> anyhow::Result<()> {
+    match &options.command {
+        RolesCommand::List(options) => list_roles(options).await,
+        RolesCommand::Grant(options) => grant(options).await,
+        RolesCommand::Revoke(options) => revoke(options).await,
+    }
+}
+
+async fn open(server: &Server) -> anyhow::Result<IssuerServiceClient<Connection>> {
+    Ok(client!(IssuerServiceClient<_>, connect(server).await?))
+}
+
+async fn list_issuers(options: &IssuersList) -> anyhow::Result<()> {
+    let mut client = open(&options.common.server).await?;
+    let mut table = issuer_table();
+    let mut page_token = String::new();
+    loop {
+        let request = ListIssuersRequest { parent: names::tenant(&options.common.tenant), page_size: PAGE, page_token };
+        let page = client.list_issuers(request).await.map_err(|s| refused(&s))?.into_inner();
+        page.issuers.iter().for_each(|issuer| table.row(issuer_row(issuer)));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return table.print(options.common.format);
+        }
+    }
+}
+
+fn issuer_table() -> Table {
+    Table::new(["id", "url", "audience", "name", "max_role", "role_claim", "algorithms", "created"])
+}
+
+fn issuer_row(issuer: &Issuer) -> [Cell; 8] {
+    [
+        names::last(&issuer.name).to_owned().into(),
+        issuer.url.clone().into(),
+        issuer.audience.clone().into(),
+        issuer.display_name.clone().into(),
+        role_name(issuer.max_role()).to_owned().into(),
+        issuer.role_claim.clone().into(),
+        issuer.algorithms.join(" ").into(),
+        time::show_proto(issuer.create_time.as_ref()).into(),
+    ]
+}
+
+/// Parses `VALUE=ROLE`.
+fn claim_role(text: &str) -> anyhow::Result<ClaimRole> {
+    let parsed = text.rsplit_once('=').filter(|(value, _)| !value.is_empty());
+    let parsed = parsed.and_then(|(value, named)| Some((value, RoleName::from_str(named, true).ok()?)));
+    let (value, named) = parsed
+        .ok_or_else(|| anyhow::anyhow!("cannot parse --roles {text:?}: give VALUE=ROLE, as operators=operator"))?;
+    Ok(ClaimRole { value: value.to_owned(), role: role(named).into() })
+}
+
+async fn add_issuer(options: &IssuerAdd) -> anyhow::Result<()> {
+    let seconds = |text: &str| {
+        let span = time::span(text).and_then(|span| i64::try_from(span / 1_000_000_000).ok());
+        span.ok_or_else(|| anyhow::anyhow!("cannot use --max-lifetime {text:?}: give a duration, as 15m, 12h"))
+    };
+    let lifetime = options.max_lifetime.as_deref().map(seconds).transpose()?;
+    let issuer = Issuer {
+        display_name: options.name.clone(),
+        url: options.url.clone(),
+        audience: options.audience.clone(),
+        algorithms: options.algorithms.clone(),
+        any_type: options.any_type,
+        ignore_scopes: options.ignore_scopes,
+        role_claim: options.role_claim.clone().unwrap_or_default(),
+        claim_roles: options.roles.iter().map(|text| claim_role(text)).collect::<Result<_, _>>()?,
+        max_role: options.max_role.map_or(0, |max| role(max).into()),
+        tenant_claim: options.tenant_claim.clone().unwrap_or_default(),
+        max_lifetime: lifetime.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+        ..Default::default()
+    };
+    let parent = names::tenant(&options.common.tenant);
+    let request = CreateIssuerRequest { parent, issuer: Some(issuer), ..Default::default() };
+    let made = open(&options.common.server).await?.create_issuer(request).await.map_err(|s| refused(&s))?.into_inner();
+    let mut table = issuer_table();
+    table.row(issuer_row(&made));
+    table.print(options.common.format)?;
+    output::remark(&format!(
+        "Give its principals roles: `weir roles grant 'client:{}#CLIENT' --role viewer`.",
+        options.url
+    ));
+    Ok(())
+}
+
+async fn delete_issuer(options: &IssuerId) -> anyhow::Result<()> {
+    let name = format!("{}/issuers/{}", names::tenant(&options.common.tenant), options.id);
+    let mut client = open(&options.common.server).await?;
+    client.delete_issuer(DeleteIssuerRequest { name }).await.map_err(|s| refused(&s))?;
+    output::remark(&format!("{} is deleted; the streams of its tokens end.", options.id));
+    Ok(())
+}
+
+/// Returns all role bindings of a tenant.
+async fn bindings(client: &mut IssuerServiceClient<Connection>, tenant: &str) -> anyhow::Result<Vec<RoleBinding>> {
+    let (mut all, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = ListRoleBindingsRequest { parent: names::tenant(tenant), page_size: PAGE, page_token };
+        let page = client.list_role_bindings(request).await.map_err(|s| refused(&s))?.into_inner();
+        all.extend(page.role_bindings);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(all);
+        }
+    }
+}
+
+fn print_bindings(bindings: &[RoleBinding], format: Format) -> anyhow::Result<()> {
+    let mut table = Table::new(["id", "principal", "role", "created"]);
+    for binding in bindings {
+        table.row([
+            names::last(&binding.name).to_owned().into(),
+            binding.principal.clone().into(),
+            role_name(binding.role()).to_owned().into(),
+            time::show_proto(binding.create_time.as_ref()).into(),
+        ]);
+    }
+    table.print(format)
+}
+
+async fn list_roles(options: &RolesList) -> anyhow::Result<()> {
+    let mut client = open(&options.common.server).await?;
+    print_bindings(&bindings(&mut client, &options.common.tenant).await?, options.common.format)
+}
+
+async fn grant(options: &RoleGrant) -> anyhow::Result<()> {
+    let binding =
+        RoleBinding { principal: options.principal.clone(), role: role(options.role).into(), ..Default::default() };
+    let parent = names::tenant(&options.common.tenant);
+    let request = CreateRoleBindingRequest { parent, role_binding: Some(binding), ..Default::default() };
+    let mut client = open(&options.common.server).await?;
+    let made = client.create_role_binding(request).await.map_err(|s| refused(&s))?.into_inner();
+    print_bindings(&[made], options.common.format)
+}
+
+async fn revoke(options: &RoleRevoke) -> anyhow::Result<()> {
+    let mut client = open(&options.common.server).await?;
+    let named = &options.principal;
+    let id = if named.contains('#') {
+        let all = bindings(&mut client, &options.common.tenant).await?;
+        let found = all.iter().find(|binding| binding.principal == *named);
+        let found =
+            found.ok_or_else(|| anyhow::anyhow!("{named} has no role: `weir roles list` shows those that have"))?;
+        names::last(&found.name).to_owned()
+    } else {
+        named.clone()
+    };
+    let name = format!("{}/roleBindings/{id}", names::tenant(&options.common.tenant));
+    client.delete_role_binding(DeleteRoleBindingRequest { name }).await.map_err(|s| refused(&s))?;
+    output::remark(&format!("{named} has no role any longer; its streams end."));
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Addresses that others can reach.
+
+use anyhow::ensure;
+
+use super::{Config, Role, parse_address};
+
+/// Least length of `fleet.secret`.
+const SECRET_LENGTH: usize = 16;
+
+impl Config {
+    /// Refuses to listen where others can reach it without encryption and authentication, unless
+    /// `insecure` is set.
+    ///
+    /// # Errors
+    /// Names the key and what to do.
+    pub(crate) fn check_exposure(&self) -> anyhow::Result<()> {
+        for (key, address) in self.addresses() {
+            if self.insecure || parse_address(key, address)?.ip().is_loopback() {
+                continue;
+            }
+            let otherwise = "or add --insecure (`insecure = true`) if the network around it is trusted";
+            ensure!(
+                key != "mqtt.address",
+                "`{key}` is {address}, which others can reach, and its connections are not encrypted: use `mqtt.tls_address`, \
+                 {otherwise}"
+            );
+            ensure!(
+                self.tls.is_used(),
+                "`{key}` is {address}, which others can reach, and nothing is encrypted: set `tls.certificate` and `tls.key` \
+                 (`weir tls create` makes them), {otherwise}"
+            );
+            ensure!(
+                self.auth.required,
+                "`{key}` is {address}, which others can reach, and every client may do everything: set `auth.required = true` \
+                 (`weir init` makes the first key), {otherwise}"
+            );
+        }
+        self.check_fleet_exposure()
+    }
+
+    fn check_fleet_exposure(&self) -> anyhow::Result<()> {
+        let fleet = &self.fleet;
+        ensure!(
+            fleet.secret.is_empty() || fleet.secret.len() >= SECRET_LENGTH,
+            "`fleet.secret` has {} characters: give at least {SECRET_LENGTH} random ones, as `openssl rand -hex 32` prints",
+            fleet.secret.len()
+        );
+        let is_closed = !self.is_fleet()
+            || !self.has(Role::Flusher)
+            || parse_address("fleet.address", &fleet.address)?.ip().is_loopback();
+        ensure!(
+            is_closed || fleet.is_encrypted() || !fleet.secret.is_empty(),
+            "`fleet.address` is {}, which others can reach: set `fleet.certificate`, `fleet.key` and `fleet.ca` (`weir tls create` \
+             makes them) in every process of the fleet",
+            fleet.address
+        );
+        ensure!(
+            is_closed || fleet.is_encrypted() || self.insecure,
+            "`fleet.address` is {}, which others can reach, and `fleet.secret` would be sent unencrypted: set `fleet.certificate`, \
+             `fleet.key` and `fleet.ca` in every process of the fleet, or add --insecure (`insecure = true`) if the network around \
+             it is trusted",
+            fleet.address
+        );
+        Ok(())
+    }
+}

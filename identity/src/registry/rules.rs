@@ -1,8 +1,8 @@
-//! The rules of a registry whose rows lie on a server: limits, repeats, clashes, the audit and the
-//! control log of each change, over the rows of one transaction.
+//! The rules of every registry: limits, repeats, clashes, the audit and the control log of each
+//! change, over the rows of one transaction.
 //!
-//! A change may run several times: the transaction is repeated after a conflict with another one,
-//! and after a commit whose answer was lost.
+//! On a server a change may run several times: the transaction is repeated after a conflict with
+//! another one, and after a commit whose answer was lost.
 
 use async_trait::async_trait;
 
@@ -321,8 +321,7 @@ async fn make_room<R: Rows>(rows: &mut R, new: &Credential, origin: &Origin) -> 
 /// Client ids of the device `a` begin with `a:`, so that the device `a:b` cannot exist beside it:
 /// each could take over sessions of the other.
 async fn check_client_ids<R: Rows>(rows: &mut R, tenant: &str, device: &str) -> Outcome<()> {
-    let shorter = device.match_indices(':').map(|(at, _)| &device[..at]).filter(|shorter| !shorter.is_empty());
-    let shorter: Vec<&str> = shorter.collect();
+    let shorter: Vec<&str> = door::owners(device).skip(1).collect();
     match rows.device_among(tenant, &shorter, &format!("{device}:")).await? {
         None => Ok(()),
         Some(other) => {

@@ -1,5 +1,4 @@
-//! One transaction of a registry that lies on a server: its rows, the work on them, and the ways in
-//! which it ends early.
+//! One transaction of a registry: its rows, the work on them, and the ways in which it ends early.
 
 use async_trait::async_trait;
 use model::Nanos;

@@ -5,10 +5,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 use super::file::{Outcome, Stop};
 use super::rows::{AUDIT, CONTROL, HEADS, get, put, seal, unseal};
 use crate::registry::audit::{Walk, link};
-use crate::registry::{AuditEvent, AuditReport, Change, ChangeKind, Changes, Checkpoint, Denial, Fault, Origin};
-
-/// Entries of the control log that are kept.
-const KEPT: u64 = 10_000;
+use crate::registry::rules::KEPT_CHANGES;
+use crate::registry::{AuditEvent, AuditReport, Change, ChangeKind, Changes, Checkpoint, Fault};
 
 const HASH: usize = 32;
 
@@ -25,63 +23,29 @@ pub(super) fn append(write: &WriteTransaction, tenant: &str, mut event: AuditEve
     put(write, HEADS, tenant, &(event.sequence, hash))
 }
 
-/// Adds the event of a change, and its entry of the control log.
-pub(super) fn record(
-    write: &WriteTransaction,
-    tenant: &str,
-    resource: String,
-    detail: String,
-    origin: &Origin,
-    kind: ChangeKind,
-) -> Outcome<()> {
-    let event = AuditEvent {
-        at: origin.at,
-        principal: origin.by.clone(),
-        method: origin.method.to_owned(),
-        resource,
-        address: origin.address.map(|address| address.to_string()),
-        request_id: origin.request_id.clone(),
-        granted: true,
-        detail,
-        count: 1,
-        ..AuditEvent::default()
-    };
-    append(write, tenant, event)?;
-    control(write, tenant, kind)
-}
-
 /// Adds an entry to the control log.
 pub(super) fn control(write: &WriteTransaction, tenant: &str, kind: ChangeKind) -> Outcome<()> {
     let mut table = write.open_table(CONTROL)?;
     let number = table.last()?.map_or(0, |(number, _)| number.value()) + 1;
     table.insert(number, seal(&Change { number, tenant: tenant.to_owned(), kind }).as_slice())?;
-    if let Some(old) = number.checked_sub(KEPT) {
+    if let Some(old) = number.checked_sub(KEPT_CHANGES) {
         table.remove(old)?;
-    }
-    Ok(())
-}
-
-/// Adds events of denials.
-pub(super) fn deny(write: &WriteTransaction, denials: Vec<Denial>) -> Outcome<()> {
-    for denial in denials {
-        let event = AuditEvent {
-            at: denial.at,
-            principal: denial.principal,
-            method: denial.method,
-            address: denial.address.map(|address| address.to_string()),
-            granted: false,
-            detail: denial.reason,
-            count: denial.count,
-            ..AuditEvent::default()
-        };
-        append(write, &denial.tenant, event)?;
     }
     Ok(())
 }
 
 /// Returns events, the newest first.
 pub(super) fn list(database: &Database, tenant: &str, before: Option<u64>, limit: usize) -> Outcome<Vec<AuditEvent>> {
-    let table = database.begin_read()?.open_table(AUDIT)?;
+    newest(&database.begin_read()?.open_table(AUDIT)?, tenant, before, limit)
+}
+
+/// Returns events of the table, the newest first.
+pub(super) fn newest(
+    table: &impl ReadableTable<(&'static str, u64), &'static [u8]>,
+    tenant: &str,
+    before: Option<u64>,
+    limit: usize,
+) -> Outcome<Vec<AuditEvent>> {
     let events = table.range((tenant, 0)..(tenant, before.unwrap_or(u64::MAX)))?;
     let mut found = Vec::new();
     for entry in events.rev().take(limit) {

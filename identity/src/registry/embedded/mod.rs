@@ -4,9 +4,10 @@
 //! audit event is covered by its chain.
 
 mod audit;
+mod changes;
 mod copy;
-mod credentials;
 mod file;
+mod lists;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,11 @@ use async_trait::async_trait;
 use redb::{Database, ReadableDatabase, WriteTransaction};
 use tokio::sync::Semaphore;
 
+use super::rules::{
+    CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordDenials, RecordUses, SetTenantState,
+    UpdateTenant,
+};
+use super::transaction::Work;
 use super::{
     AuditEvent, AuditReport, Changes, Checkpoint, Class, Created, Credential, Denial, Error, Found, Listed, Origin,
     Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
@@ -76,6 +82,11 @@ impl EmbeddedRegistry {
         self.blocking(&self.0.writers, transaction).await
     }
 
+    /// Makes a change in one transaction.
+    async fn change<W: Work>(&self, work: W) -> Result<W::Output> {
+        self.write(move |write| changes::make(write, &work)).await
+    }
+
     async fn blocking<T: Send + 'static>(
         &self,
         permits: &Arc<Semaphore>,
@@ -95,7 +106,7 @@ impl EmbeddedRegistry {
 #[async_trait]
 impl Registry for EmbeddedRegistry {
     async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
-        self.write(move |write| credentials::match_peppers(write, &fingerprints)).await
+        self.change(MatchPeppers(fingerprints)).await
     }
 
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>> {
@@ -105,44 +116,32 @@ impl Registry for EmbeddedRegistry {
 
     async fn tenants(&self, after: &str, limit: usize) -> Result<Vec<Tenant>> {
         let after = after.to_owned();
-        self.read(move |database| credentials::tenants(database, &after, limit)).await
+        self.read(move |database| lists::tenants(database, &after, limit)).await
     }
 
     async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>> {
-        let origin = origin.clone();
-        self.write(move |write| credentials::create_tenant(write, tenant, &origin)).await
+        self.change(CreateTenant(tenant, origin.clone())).await
     }
 
     async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant> {
-        let (id, origin) = (id.to_owned(), origin.clone());
-        self.write(move |write| credentials::set_state(write, &id, state, &origin)).await
+        self.change(SetTenantState(id.to_owned(), state, origin.clone())).await
     }
 
     async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
-        let (id, update, origin) = (id.to_owned(), update.clone(), origin.clone());
-        self.write(move |write| credentials::update_tenant(write, &id, &update, &origin)).await
+        self.change(UpdateTenant(id.to_owned(), update.clone(), origin.clone())).await
     }
 
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
-        self.read(move |database| credentials::find(database, id)).await
+        self.read(move |database| lists::find(database, id)).await
     }
 
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
-        let origin = origin.clone();
-        self.write(move |write| credentials::create(write, credential, &origin)).await
+        self.change(CreateCredential(credential, origin.clone())).await
     }
 
     async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
-        let (tenant, origin) = (tenant.to_owned(), origin.clone());
-        let (device, class) = match owner {
-            Owner::Device(device) => (Some(device.to_owned()), Class::Device),
-            Owner::Tenant(class) => (None, class),
-        };
-        self.write(move |write| {
-            let owner = device.as_deref().map_or(Owner::Tenant(class), Owner::Device);
-            credentials::delete(write, &tenant, owner, id, &origin)
-        })
-        .await
+        let (tenant, owner, origin) = (tenant.to_owned(), owner.into(), origin.clone());
+        self.change(DeleteCredential { tenant, owner, id, origin }).await
     }
 
     async fn device_credentials(
@@ -156,7 +155,7 @@ impl Registry for EmbeddedRegistry {
         let after = after.map(|(device, id)| (device.to_owned(), id));
         self.read(move |database| {
             let after = after.as_ref().map(|(device, id)| (&**device, *id));
-            credentials::of_devices(database, &tenant, device.as_deref(), after, limit)
+            lists::of_devices(database, &tenant, device.as_deref(), after, limit)
         })
         .await
     }
@@ -169,17 +168,15 @@ impl Registry for EmbeddedRegistry {
         limit: usize,
     ) -> Result<Vec<Listed>> {
         let tenant = tenant.to_owned();
-        self.read(move |database| credentials::of_tenant(database, &tenant, class, after, limit)).await
+        self.read(move |database| lists::of_tenant(database, &tenant, class, after, limit)).await
     }
 
     async fn record_uses(&self, uses: &[Use]) -> Result<()> {
-        let uses = uses.to_vec();
-        self.write(move |write| credentials::record_uses(write, &uses)).await
+        self.change(RecordUses(uses.to_vec())).await
     }
 
     async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
-        let denials = denials.to_vec();
-        self.write(move |write| audit::deny(write, denials)).await
+        self.change(RecordDenials(denials.to_vec())).await
     }
 
     async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>> {

@@ -146,7 +146,7 @@ async fn a_tenant_has_at_most_1000_api_keys_and_expired_ones_make_room() {
     let fill = |write: &WriteTransaction| {
         for n in 0..MOST {
             let expires = (n % 100 == 0).then_some(contract::NOW + 10);
-            credentials::create(write, Credential { expires, ..key("a") }, &origin())?;
+            changes::make(write, &CreateCredential(Credential { expires, ..key("a") }, origin()))?;
         }
         Ok(())
     };

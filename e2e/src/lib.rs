@@ -6,6 +6,7 @@
 //! Never: sleeps for a fixed time; retries until green.
 
 pub mod device;
+pub mod keyed;
 pub mod partition;
 pub mod picture;
 pub mod play;

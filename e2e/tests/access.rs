@@ -8,82 +8,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, ensure};
 use base64::Engine;
 use serde_json::Value;
+use weir_e2e::keyed::{Keyed, init, run};
 use weir_e2e::{Weir, checked, program, wait_until};
 
 const BOUND: Duration = Duration::from_secs(10);
-
-/// Weir with authentication, and the key of its operator.
-struct Site {
-    weir: Weir,
-    key: String,
-}
-
-/// Makes the first key and starts Weir on the same data folder.
-fn start(dir: &Path) -> anyhow::Result<Site> {
-    let key = init(dir)?;
-    Ok(Site { weir: run(dir)?, key })
-}
-
-fn init(dir: &Path) -> anyhow::Result<String> {
-    let mut command = Command::new(program("weir")?);
-    command.current_dir(dir).args(["init", "--data-dir", "data"]);
-    let key = checked("weir init", command.output()?)?.trim().to_owned();
-    ensure!(key.starts_with("weir_") && key.lines().count() == 1, "{key:?}");
-    Ok(key)
-}
-
-fn run(dir: &Path) -> anyhow::Result<Weir> {
-    let config = dir.join("weir.toml");
-    let config = config.to_str().context("a path in UTF-8")?;
-    Weir::start_with(dir, "127.0.0.1:0", &[("WEIR_CONFIG", config)])
-}
-
-impl Site {
-    fn output(&self, key: &str, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = Command::new(program("weir")?);
-        command.args(arguments).args(["--server", &self.weir.url()]);
-        Ok(command.env("WEIR_API_KEY", key).output()?)
-    }
-
-    /// Runs a command that succeeds.
-    fn cli(&self, key: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        checked(&format!("weir {arguments:?}"), self.output(key, arguments)?)
-    }
-
-    /// Runs a command that is refused; returns its error.
-    fn refused(&self, key: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.output(key, arguments)?;
-        ensure!(!output.status.success(), "weir {arguments:?} succeeded");
-        Ok(String::from_utf8(output.stderr)?)
-    }
-
-    fn json(&self, key: &str, arguments: &[&str]) -> anyhow::Result<Value> {
-        let text = self.cli(key, &[arguments, &["--format", "json"]].concat())?;
-        serde_json::from_str(&text).with_context(|| text.clone())
-    }
-
-    fn add_key(&self, name: &str, role: &str) -> anyhow::Result<(String, String)> {
-        let answer = self.json(&self.key, &["keys", "add", name, "--role", role])?;
-        Ok((text(&answer, "id")?, text(&answer, "key")?))
-    }
-
-    fn add_device(&self, device: &str) -> anyhow::Result<(String, String)> {
-        let answer = self.json(&self.key, &["devices", "add", device])?;
-        ensure!(text(&answer, "user")? == device, "{answer}");
-        Ok((text(&answer, "id")?, text(&answer, "password")?))
-    }
-
-    fn publish(&self, version: &str, user: Option<(&str, &str)>, client: &str, topic: &str) -> anyhow::Result<Output> {
-        let port = self.weir.mqtt.port().to_string();
-        let mut command = Command::new("mosquitto_pub");
-        command.args(["-h", "127.0.0.1", "-p", &port, "-V", version, "-q", "1", "-i", client, "-t", topic]);
-        command.args(["-m", r#"{"n":1}"#]);
-        if let Some((user, password)) = user {
-            command.args(["-u", user, "-P", password]);
-        }
-        Ok(command.output()?)
-    }
-}
 
 fn has_ended(child: &mut Child) -> anyhow::Result<ExitStatus> {
     child.try_wait()?.context("it runs")
@@ -96,7 +24,7 @@ fn text(answer: &Value, name: &str) -> anyhow::Result<String> {
 #[test]
 fn a_device_with_a_secret_publishes_its_own_readings_and_a_caller_with_a_key_reads_them() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let site = start(dir.path())?;
+    let site = Keyed::start(dir.path())?;
     let (_, password) = site.add_device("pump-7")?;
     let pump = Some(("pump-7", &*password));
     for version in ["mqttv311", "mqttv5"] {
@@ -142,7 +70,7 @@ fn a_device_with_a_secret_publishes_its_own_readings_and_a_caller_with_a_key_rea
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_secret_and_a_deleted_key_end_what_they_opened() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let site = start(dir.path())?;
+    let site = Keyed::start(dir.path())?;
     let (id, password) = site.add_device("pump-7")?;
     let port = site.weir.mqtt.port().to_string();
     let subscriber = ["-h", "127.0.0.1", "-p", &port, "-V", "mqttv5", "-i", "pump-7", "-t", "devices/pump-7/#"];
@@ -207,7 +135,7 @@ fn sign(dir: &Path, kid: &str, ends: i64) -> anyhow::Result<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_signs_its_passwords_is_disconnected_when_they_expire() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let site = start(dir.path())?;
+    let site = Keyed::start(dir.path())?;
     openssl(dir.path(), &["genpkey", "-algorithm", "ed25519", "-out", "key.pem"])?;
     let private = dir.path().join("key.pem");
     let private = private.to_str().context("a path in UTF-8")?;
@@ -258,7 +186,7 @@ async fn a_device_that_signs_its_passwords_is_disconnected_when_they_expire() ->
 #[test]
 fn secrets_keys_and_audit_outlast_a_kill() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut site = start(dir.path())?;
+    let mut site = Keyed::start(dir.path())?;
     let (_, password) = site.add_device("pump-7")?;
     let (viewer_id, viewer) = site.add_key("dashboard", "viewer")?;
     site.weir.kill()?;
@@ -287,7 +215,7 @@ fn a_second_init_makes_another_key_and_leaves_the_configuration() -> anyhow::Res
     let config = std::fs::read_to_string(dir.path().join("weir.toml"))?;
     let second = init(dir.path())?;
     ensure!(first != second && config == std::fs::read_to_string(dir.path().join("weir.toml"))?);
-    let site = Site { weir: run(dir.path())?, key: second };
+    let site = Keyed { weir: run(dir.path())?, key: second };
     site.cli(&first, &["status"])?;
     let mut command = Command::new(program("weir")?);
     let output = command.current_dir(dir.path()).args(["init", "--data-dir", "data"]).output()?;
@@ -299,7 +227,7 @@ fn a_second_init_makes_another_key_and_leaves_the_configuration() -> anyhow::Res
 #[test]
 fn without_authentication_the_commands_name_what_to_do() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let site = Site { weir: Weir::start(dir.path())?, key: String::new() };
+    let site = Keyed { weir: Weir::start(dir.path())?, key: String::new() };
     for arguments in [&["keys", "list"][..], &["devices", "add", "d1"], &["tenants", "list"], &["audit"]] {
         let error = site.refused("", arguments)?;
         ensure!(error.contains("auth") && error.contains("weir init"), "{arguments:?}: {error}");
@@ -310,7 +238,7 @@ fn without_authentication_the_commands_name_what_to_do() -> anyhow::Result<()> {
 #[test]
 fn a_suspended_tenant_is_refused_and_others_are_not() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let site = start(dir.path())?;
+    let site = Keyed::start(dir.path())?;
     site.cli(&site.key, &["tenants", "add", "acme"])?;
     let answer = site.json(&site.key, &["devices", "add", "d1", "--tenant", "acme"])?;
     let (acme, own) = (text(&answer, "password")?, site.add_device("d1")?.1);
@@ -329,7 +257,7 @@ fn a_suspended_tenant_is_refused_and_others_are_not() -> anyhow::Result<()> {
 #[tokio::test]
 async fn peppers_are_exchanged_while_devices_and_callers_use_their_secrets() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let site = start(dir.path())?;
+    let site = Keyed::start(dir.path())?;
     let (_, secret) = site.add_device("d1")?;
     let rotate = |arguments: &[&str]| -> anyhow::Result<Output> {
         let mut command = Command::new(program("weir")?);

@@ -1,8 +1,6 @@
 //! One tenant floods Weir; its limits slow it down, and no other tenant.
 
 use std::ops::Range;
-use std::path::Path;
-use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use weir_e2e::device::Device;
-use weir_e2e::{Weir, checked, program};
+use weir_e2e::keyed::Keyed;
 
 /// Messages of each device that floods.
 const MESSAGES: u64 = 300;
@@ -22,36 +20,18 @@ const BURST: u64 = 50;
 /// Unacknowledged messages of a device that floods.
 const WINDOW: usize = 100;
 
-struct Site {
-    weir: Weir,
-    key: String,
-}
+struct Site(Keyed);
 
 impl Site {
-    fn start(dir: &Path) -> anyhow::Result<Self> {
-        let mut command = Command::new(program("weir")?);
-        command.current_dir(dir).args(["init", "--data-dir", "data"]);
-        let key = checked("weir init", command.output()?)?.trim().to_owned();
-        let config = dir.join("weir.toml");
-        let config = config.to_str().context("a path in UTF-8")?;
-        Ok(Self { weir: Weir::start_with(dir, "127.0.0.1:0", &[("WEIR_CONFIG", config)])?, key })
-    }
-
-    fn output(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = Command::new(program("weir")?);
-        command.args(arguments).args(["--server", &self.weir.url()]);
-        Ok(command.env("WEIR_API_KEY", &self.key).output()?)
-    }
-
     fn cli(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        checked(&format!("weir {arguments:?}"), self.output(arguments)?)
+        self.0.cli(&self.0.key, arguments)
     }
 
     fn device(&self, tenant: &str, id: &str) -> anyhow::Result<Device> {
         let answer = self.cli(&["devices", "add", id, "--tenant", tenant, "--format", "json"])?;
         let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
         let password = answer["password"].as_str().context("a password")?;
-        Ok(Device::new(id, self.weir.mqtt).with_password(id, password))
+        Ok(Device::new(id, self.0.weir.mqtt).with_password(id, password))
     }
 
     fn readings(&self, tenant: &str, device: &str) -> anyhow::Result<usize> {
@@ -138,7 +118,7 @@ fn figures(name: &str, mut times: Vec<Duration>) {
 #[test]
 fn a_flood_of_one_tenant_is_slowed_down_without_a_loss_and_delays_no_other() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let site = Site::start(dir.path())?;
+    let site = Site(Keyed::start(dir.path())?);
     let calm: Vec<_> = (1..TENANTS).map(|n| format!("calm{n}")).collect();
     for tenant in calm.iter().map(String::as_str).chain(["flood"]) {
         site.cli(&["tenants", "add", tenant])?;
@@ -182,5 +162,5 @@ fn a_flood_of_one_tenant_is_slowed_down_without_a_loss_and_delays_no_other() -> 
     ensure!(stored as u64 == quiet.sent, "{stored} of {} are stored", quiet.sent);
     let usage = site.cli(&["tenants", "usage", "calm1", "--format", "csv"])?;
     ensure!(usage.contains("connections,1,,0"), "{usage}");
-    site.weir.stop()
+    site.0.weir.stop()
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +14,8 @@ use proto::v1::telemetry_service_client::TelemetryServiceClient;
 use proto::v1::{ListDevicesRequest, SeriesSelector, SubscribeRequest};
 use serde_json::Value;
 use tonic::{Code, Request};
-use weir_e2e::{Weir, checked, node_folder, program, wait_until};
+use weir_e2e::keyed::{Keyed, init, run};
+use weir_e2e::{node_folder, program, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 const RESOURCE: &str = "https%3A%2F%2Fweir.example%2Fapi";
@@ -94,44 +95,16 @@ fn token(url: &str, client: &str, scope: &str, resource: &str) -> anyhow::Result
     Ok(body["access_token"].as_str().with_context(|| answer.clone())?.to_owned())
 }
 
-/// Weir that accepts issuers of this host, and the key of its operator.
-struct Site {
-    weir: Weir,
-    key: String,
-}
-
-impl Site {
-    fn start(dir: &Path) -> anyhow::Result<Self> {
-        let mut command = Command::new(program("weir")?);
-        command.current_dir(dir).args(["init", "--data-dir", "data"]);
-        let key = checked("weir init", command.output()?)?.trim().to_owned();
-        let config = dir.join("weir.toml");
-        let text = std::fs::read_to_string(&config)?;
-        let networks = "required = true\nissuer_networks = [\"127.0.0.0/8\"]";
-        let changed = text.replacen("required = true", networks, 1);
-        ensure!(changed != text, "{text}");
-        std::fs::write(&config, changed)?;
-        let config = config.to_str().context("a path in UTF-8")?;
-        Ok(Self { weir: Weir::start_with(dir, "127.0.0.1:0", &[("WEIR_CONFIG", config)])?, key })
-    }
-
-    fn output(&self, key: &str, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = Command::new(program("weir")?);
-        command.args(arguments).args(["--server", &self.weir.url()]);
-        Ok(command.env("WEIR_API_KEY", key).output()?)
-    }
-
-    /// Runs a command that succeeds.
-    fn cli(&self, key: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        checked(&format!("weir {arguments:?}"), self.output(key, arguments)?)
-    }
-
-    /// Runs a command that is refused; returns its error.
-    fn refused(&self, key: &str, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self.output(key, arguments)?;
-        ensure!(!output.status.success(), "weir {arguments:?} succeeded");
-        Ok(String::from_utf8(output.stderr)?)
-    }
+/// Starts Weir, which accepts issuers of this host.
+fn start(dir: &Path) -> anyhow::Result<Keyed> {
+    let key = init(dir)?;
+    let config = dir.join("weir.toml");
+    let text = std::fs::read_to_string(&config)?;
+    let networks = "required = true\nissuer_networks = [\"127.0.0.0/8\"]";
+    let changed = text.replacen("required = true", networks, 1);
+    ensure!(changed != text, "{text}");
+    std::fs::write(&config, changed)?;
+    Ok(Keyed { weir: run(dir)?, key })
 }
 
 fn with<T>(token: &str, message: T) -> anyhow::Result<Request<T>> {
@@ -144,7 +117,7 @@ fn with<T>(token: &str, message: T) -> anyhow::Result<Request<T>> {
 fn a_client_of_a_real_issuer_has_its_role_and_its_scopes() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let issuer = Issuer::start(dir.path())?;
-    let site = Site::start(dir.path())?;
+    let site = start(dir.path())?;
     let own = issuer.token("dashboard", "", RESOURCE)?;
     let error = site.refused(&own, &["devices"])?;
     ensure!(error.contains("not valid"), "no issuer yet: {error}");
@@ -214,7 +187,7 @@ struct Counts {
 async fn keys_are_rotated_while_tokens_are_in_use_without_a_failed_call() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let mut issuer = Issuer::start(dir.path())?;
-    let site = Site::start(dir.path())?;
+    let site = start(dir.path())?;
     site.cli(&site.key, &["issuers", "add", &issuer.url, "--audience", "weir"])?;
     let principal = format!("client:{}#dashboard", issuer.url);
     site.cli(&site.key, &["roles", "grant", &principal, "--role", "viewer"])?;
@@ -271,7 +244,7 @@ async fn keys_are_rotated_while_tokens_are_in_use_without_a_failed_call() -> any
 fn doctor_reports_an_issuer_whose_keys_cannot_be_read() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let issuer = Issuer::start(dir.path())?;
-    let site = Site::start(dir.path())?;
+    let site = start(dir.path())?;
     site.cli(&site.key, &["issuers", "add", &issuer.url, "--audience", "weir"])?;
     let doctor = || -> anyhow::Result<String> {
         let mut command = Command::new(program("weir")?);

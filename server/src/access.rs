@@ -173,10 +173,8 @@ async fn connect(config: &Config, data: &Path, peppers: &Peppers) -> Result<Open
         Place::Postgresql(url) => (Arc::new(PostgresRegistry::connect(&url, PostgresOptions::default()).await?), None),
         Place::Mongodb => {
             let server = &config.mongodb;
-            let options = MongoOptions {
-                collection_prefix: format!("{}registry_", server.collection_prefix),
-                ..MongoOptions::default()
-            };
+            let options =
+                MongoOptions { collection_prefix: server.collection_prefix.clone(), ..MongoOptions::default() };
             (Arc::new(MongoRegistry::connect(&server.uri, &server.database, options).await?), None)
         }
     };

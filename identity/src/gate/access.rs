@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::tokens::{Access, KnownIssuer};
-use super::{Gate, LOOKUP, LOOKUPS, Problem};
+use super::{Gate, LOOKUPS, Problem};
 use crate::oauth::{Fetch, Issuer, TokenError, TokenFault, UnverifiedToken, ValidToken};
 use crate::registry::{CredentialKind, RoleBinding, TenantState};
 use crate::{CredentialId, Role};
@@ -113,16 +113,10 @@ impl Gate {
         if model::device::check_id(tenant).is_err() {
             return Err(bad(&issuer.tenant, TokenFault::Tenant));
         }
-        let found = tokio::time::timeout(LOOKUP, self.0.registry.tenant(tenant)).await;
-        match found {
-            Ok(Ok(Some(found))) if found.state == TenantState::Active => Ok(()),
-            Ok(Ok(Some(_))) => Err(Problem::Suspended { tenant: tenant.into(), principal: principal.into() }),
-            Ok(Ok(None)) => Err(bad(&issuer.tenant, TokenFault::Tenant)),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a tenant cannot be checked");
-                Err(Problem::Unavailable("the registry of credentials does not answer".into()))
-            }
-            Err(_) => Err(Problem::Unavailable("the registry of credentials does not answer in time".into())),
+        match self.look_up_tenant(tenant).await? {
+            Some(found) if found.state == TenantState::Active => Ok(()),
+            Some(_) => Err(Problem::Suspended { tenant: tenant.into(), principal: principal.into() }),
+            None => Err(bad(&issuer.tenant, TokenFault::Tenant)),
         }
     }
 

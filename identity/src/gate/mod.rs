@@ -12,6 +12,7 @@ mod denials;
 mod follow;
 mod jwt;
 mod live;
+mod lookup;
 mod pace;
 mod proof;
 mod tenants;
@@ -226,18 +227,6 @@ impl Gate {
             }
         }
         Err(Problem::Unavailable("credentials are being revoked".into()))
-    }
-
-    async fn look_up(&self, id: CredentialId) -> Result<Option<Found>, Problem> {
-        match tokio::time::timeout(LOOKUP, self.0.registry.credential(id)).await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a credential cannot be checked");
-                // The text of the error names files: it is for the log.
-                Err(Problem::Unavailable("the registry of credentials does not answer".into()))
-            }
-            Err(_) => Err(Problem::Unavailable("the registry of credentials does not answer in time".into())),
-        }
     }
 
     /// Compares what was presented with the row; without a row the same work is done.

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::live::{Entry, Subject};
-use super::{Gate, LOOKUP, LOOKUPS, Problem};
+use super::{Gate, LOOKUPS, Problem};
 use crate::registry::Error;
 
 /// Tenants beyond this number leave the table when none of their credentials is in use.
@@ -98,25 +98,19 @@ impl Gate {
 
     /// Returns the meter of a tenant: from the table, or with the limits of the registry.
     pub(super) async fn tenant_meter(&self, tenant: &str) -> Result<Arc<TenantMeter>, Problem> {
-        let unavailable = |why: &str| Problem::Unavailable(why.into());
         for _ in 0..LOOKUPS {
             let changes = match self.0.tenants.get(tenant) {
                 Ok(meter) => return Ok(meter),
                 Err(changes) => changes,
             };
-            let found = tokio::time::timeout(LOOKUP, self.0.registry.tenant(tenant)).await;
-            let found = found.map_err(|_| unavailable("the registry of tenants does not answer in time"))?;
-            let found = found.map_err(|error| {
-                tracing::warn!(%error, "the limits of a tenant cannot be read");
-                unavailable("the registry of tenants does not answer")
-            })?;
             // A tenant of a credential exists.
+            let found = self.look_up_tenant(tenant).await?;
             let limits = found.map(|tenant| tenant.limits).unwrap_or_default();
             if let Some(meter) = self.0.tenants.add(tenant, limits, changes) {
                 return Ok(meter);
             }
         }
-        Err(unavailable("the limits of tenants are being changed"))
+        Err(Problem::Unavailable("the limits of tenants are being changed".into()))
     }
 
     /// Returns the meter of a credential.

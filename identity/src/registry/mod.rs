@@ -16,6 +16,8 @@ mod postgres;
 mod proxy;
 mod rules;
 #[cfg(test)]
+mod server_contract;
+#[cfg(test)]
 mod servers;
 mod tenant;
 mod transaction;

@@ -1,65 +1,26 @@
 //! Several processes on one database.
 
 use super::*;
-
-const WRITERS: usize = 8;
-const CHANGES: usize = 20;
+use crate::registry::server_contract::{WRITERS, are_read_in_order, do_not_pass_a_limit};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn changes_of_many_writers_are_read_in_order_and_without_gaps() {
     let (_, url) = database().await;
-    let reader = connect(&url).await;
-    for id in ["a", "b"] {
-        reader.create_tenant(tenant(id), &origin()).await.unwrap();
+    let mut registries = Vec::new();
+    for _ in 0..WRITERS {
+        registries.push(connect(&url).await);
     }
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let url = url.clone();
-            tokio::spawn(async move {
-                let registry = connect(&url).await;
-                let of = if writer % 2 == 0 { "a" } else { "b" };
-                for n in 0..CHANGES {
-                    registry.create_credential(secret(of, &format!("{writer}-{n}")), &origin()).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    let all = 2 + (WRITERS * CHANGES) as u64;
-    let mut last = 0;
-    while last < all {
-        let changes = reader.changes(last, 7).await.unwrap();
-        assert!(!changes.has_gap);
-        for change in changes.entries {
-            assert_eq!(change.number, last + 1, "no number is skipped, and none appears late");
-            last = change.number;
-        }
-    }
-    for writer in writers {
-        writer.await.unwrap();
-    }
-    for id in ["a", "b"] {
-        let report = reader.verify_audit(id, None).await.unwrap();
-        assert_eq!((report.verified.sequence, report.fault), (1 + (WRITERS * CHANGES / 2) as u64, None));
-    }
+    are_read_in_order(&connect(&url).await, registries).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_at_once_do_not_pass_a_limit() {
     let (_, url) = database().await;
-    connect(&url).await.create_tenant(tenant("a"), &origin()).await.unwrap();
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|_| {
-            let url = url.clone();
-            tokio::spawn(
-                async move { connect(&url).await.create_credential(secret("a", "d"), &origin()).await.is_ok() },
-            )
-        })
-        .collect();
-    let mut created = 0;
-    for writer in writers {
-        created += usize::from(writer.await.unwrap());
+    let mut registries = Vec::new();
+    for _ in 0..WRITERS {
+        registries.push(connect(&url).await);
     }
-    assert_eq!(created, Class::Device.most());
+    do_not_pass_a_limit(registries).await;
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! On a server a change may run several times: the transaction is repeated after a conflict with
 //! another one, and after a commit whose answer was lost.
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 
 use super::transaction::{Outcome, Request, Rows, Work};
@@ -195,16 +197,15 @@ impl Work for RecordUses {
 
     async fn run<R: Rows>(&self, rows: &mut R, _in_doubt: bool) -> Outcome<()> {
         let ids: Vec<CredentialId> = self.0.iter().map(|used| used.id).collect();
-        let mut found = rows.tenants_of(&ids).await?;
+        let found = rows.tenants_of(&ids).await?;
+        let tenants: HashMap<CredentialId, String> = found.into_iter().map(|(tenant, id)| (id, tenant)).collect();
+        let mut uses: Vec<(&String, Use)> =
+            self.0.iter().filter_map(|used| Some((tenants.get(&used.id)?, *used))).collect();
         // One order for all processes: they wait for each other, and do not block each other.
-        found.sort_unstable();
-        for of_tenant in found.chunk_by(|a, b| a.0 == b.0) {
-            let uses: Vec<Use> = of_tenant
-                .iter()
-                .flat_map(|(_, id)| self.0.iter().filter(move |used| used.id == *id))
-                .copied()
-                .collect();
-            rows.put_uses(&of_tenant[0].0, &uses).await?;
+        uses.sort_by_key(|(tenant, used)| (*tenant, used.id));
+        for of_tenant in uses.chunk_by(|a, b| a.0 == b.0) {
+            let uses: Vec<Use> = of_tenant.iter().map(|(_, used)| *used).collect();
+            rows.put_uses(of_tenant[0].0, &uses).await?;
         }
         Ok(())
     }

@@ -137,7 +137,8 @@ pub(super) async fn keys_of_a_killed_server(
 }
 
 /// Runs the test `name` in a process of its own, with a variable in which it finds the registry and
-/// calls [`make_changes`], and kills it in the midst of them. Returns the keys that it acknowledged.
+/// calls [`make_changes`], and kills it in the midst of them. Returns the keys that it
+/// acknowledged.
 pub(super) fn keys_of_a_killed_process(name: &str, (variable, value): (&str, &str)) -> Vec<CredentialId> {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])

@@ -15,6 +15,7 @@ use model::trace::Tracer;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
+use crate::backlog::{Account, Backlog};
 use crate::frame::{Frame, FrameBuilder, MAX_BODY_BYTES, Staged};
 use crate::metrics::Metrics;
 use crate::resends::{Bounds, Resends};
@@ -61,14 +62,17 @@ impl Default for BatchConfig {
     }
 }
 
+/// Bytes of a log that a frame takes are a multiple of this.
+const SECTOR: u64 = 512;
+
 /// News of clients that wait for the writer at most.
 const MAX_NOTICES: usize = 1 << 16;
 
 /// The reason why a submit was refused.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SubmitError {
-    /// The batch is full: staged records stay staged, and the waker is called when there may be
-    /// room.
+    /// The batch is full, or the tenant holds its share of the log: staged records stay staged, and
+    /// the waker is called when there may be room.
     #[error("the log is full")]
     Full,
     /// The log has failed.
@@ -111,6 +115,11 @@ pub trait LogBackend: Send {
     fn recent_elsewhere(&mut self, anew: bool) -> Result<Vec<Frame>, AppendError> {
         let _ = anew;
         Ok(Vec::new())
+    }
+
+    /// Returns the backlog of the log, when tenants are held to a share of it.
+    fn backlog(&self) -> Option<Arc<Backlog>> {
+        None
     }
 
     /// Called when appends become blocked, with the reason, or unblocked.
@@ -177,10 +186,14 @@ struct Shared {
     metrics: Arc<Metrics>,
     traces: OnceLock<Appends>,
     key: [u64; 2],
+    backlog: Option<Arc<Backlog>>,
 }
 
 struct State {
     open: FrameBuilder,
+    /// Submitted bytes of the open batch, and those of accounts among them.
+    submitted: u64,
+    accounts: Vec<(Arc<Account>, u64)>,
     ticket: u64,
     waiting: Vec<Waker>,
     /// Wakers by task, so that a task that polls repeatedly is kept once.
@@ -206,6 +219,8 @@ impl Batcher {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 open: FrameBuilder::default(),
+                submitted: 0,
+                accounts: Vec::new(),
                 ticket: 1,
                 waiting: Vec::new(),
                 for_room: HashMap::new(),
@@ -220,6 +235,7 @@ impl Batcher {
             metrics,
             traces: OnceLock::new(),
             key: form.key(),
+            backlog: form.backlog(),
         });
         let writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -235,12 +251,39 @@ impl Batcher {
     /// # Errors
     /// [`SubmitError`]; `staged` is then unchanged.
     pub fn submit(&self, staged: &mut Staged, waker: &Waker) -> Result<Ticket, SubmitError> {
+        self.submit_of(None, staged, waker)
+    }
+
+    /// Returns the account of a tenant; `None` when tenants are not held to a share of the log.
+    pub fn account(&self, tenant: &Arc<str>) -> Option<Arc<Account>> {
+        self.shared.backlog.as_ref().map(|backlog| backlog.account(tenant))
+    }
+
+    /// As [`Batcher::submit`], for records of one tenant: [`SubmitError::Full`] also while the
+    /// tenant holds its share of the log.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; `staged` is then unchanged.
+    pub fn submit_of(
+        &self,
+        account: Option<&Arc<Account>>,
+        staged: &mut Staged,
+        waker: &Waker,
+    ) -> Result<Ticket, SubmitError> {
         if let Some(reason) = self.shared.failed.get() {
             return Err(SubmitError::Failed(Arc::clone(reason)));
         }
+        if account.is_some_and(|account| !account.may_submit(waker)) {
+            self.shared.metrics.share_waits.inc();
+            // The end of the log wakes the tasks that wait at that time.
+            return Err(match self.shared.state.lock().closing {
+                true => self.closed(),
+                false => SubmitError::Full,
+            });
+        }
         let mut state = self.shared.state.lock();
         if state.closing {
-            return Err(SubmitError::Failed("it is being closed".into()));
+            return Err(self.closed());
         }
         let full = state.open.bytes() + staged.bytes() > self.shared.config.max_bytes;
         if full && !state.open.is_empty() {
@@ -249,7 +292,16 @@ impl Batcher {
             self.shared.metrics.full.inc();
             return Err(SubmitError::Full);
         }
+        let bytes = staged.bytes() as u64;
         state.open.absorb(staged);
+        state.submitted += bytes;
+        if let Some(account) = account {
+            account.submitted(bytes);
+            match state.accounts.last_mut() {
+                Some((last, held)) if Arc::ptr_eq(last, account) => *held += bytes,
+                _ => state.accounts.push((Arc::clone(account), bytes)),
+            }
+        }
         if state.waiting.last().is_none_or(|last| !last.will_wake(waker)) {
             state.waiting.push(waker.clone());
         }
@@ -260,6 +312,10 @@ impl Batcher {
             self.shared.work.notify_one();
         }
         Ok(ticket)
+    }
+
+    fn closed(&self) -> SubmitError {
+        SubmitError::Failed(self.shared.failed.get().map_or_else(|| "it is being closed".into(), Arc::clone))
     }
 
     /// Key of the hashes by which resent messages are recognised: see [`LogBackend::key`].
@@ -310,6 +366,11 @@ struct Writer<A> {
     looked: bool,
     notices: Vec<Notice>,
     spare: FrameBuilder,
+    /// As [`State::submitted`] and [`State::accounts`], of the current batch.
+    submitted: u64,
+    accounts: Vec<(Arc<Account>, u64)>,
+    /// Bytes of the log that the current batch took.
+    used: u64,
     /// Wakers of the current batch.
     waiting: Vec<Waker>,
     /// Frames with traced messages whose spans are not recorded yet.
@@ -327,6 +388,9 @@ impl<A: LogBackend> Writer<A> {
             looked: false,
             notices: Vec::new(),
             spare: FrameBuilder::default(),
+            submitted: 0,
+            accounts: Vec::new(),
+            used: 0,
             waiting: Vec::new(),
             appended: Vec::new(),
         }
@@ -346,6 +410,9 @@ impl<A: LogBackend> Writer<A> {
         let for_room = std::mem::take(&mut state.for_room);
         drop(state);
         self.waiting.into_iter().chain(waiting).chain(for_room.into_values()).for_each(Waker::wake);
+        if let Some(backlog) = &self.shared.backlog {
+            backlog.wake(true);
+        }
     }
 
     fn run(&mut self) {
@@ -357,6 +424,10 @@ impl<A: LogBackend> Writer<A> {
             if let Err(reason) = self.commit(&mut batch) {
                 self.fail(&reason);
                 return;
+            }
+            if let Some(backlog) = &self.shared.backlog {
+                let used = std::mem::take(&mut self.used);
+                backlog.appended(&mut self.accounts, self.submitted, self.end.unwrap_or(0), used);
             }
             self.shared.durable.store(ticket, Ordering::Release);
             self.waiting.drain(..).for_each(Waker::wake);
@@ -388,6 +459,8 @@ impl<A: LogBackend> Writer<A> {
         // Both keep their allocations.
         std::mem::swap(&mut self.waiting, &mut state.waiting);
         std::mem::swap(&mut self.notices, &mut state.notices);
+        std::mem::swap(&mut self.accounts, &mut state.accounts);
+        self.submitted = std::mem::take(&mut state.submitted);
         let for_room = std::mem::take(&mut state.for_room);
         drop(state);
         for_room.into_values().for_each(Waker::wake);
@@ -426,6 +499,7 @@ impl<A: LogBackend> Writer<A> {
         })?;
         let writing = begun.elapsed();
         self.shared.metrics.appended(&frame, writing);
+        self.used += (frame.bytes().len() as u64).next_multiple_of(SECTOR);
         if frame.traced().next().is_some() && self.shared.traces.get().is_some() {
             self.appended.push(Appended::now(&frame, writing, self.shared.metrics.spilling.get() > 0));
         }

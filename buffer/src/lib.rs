@@ -7,6 +7,7 @@
 //! Hands on: [`frame::Frame`]s to readers.
 //! Never: reports memory as durable; retries an fsync; drops records when full.
 
+mod backlog;
 pub mod batcher;
 pub mod catalogue;
 pub mod cursor;
@@ -21,6 +22,7 @@ mod ring;
 pub mod spill;
 mod traces;
 
+pub use backlog::Account;
 pub use batcher::{Batcher, Notice, SubmitError, Ticket};
 pub use catalogue::{Catalogue, CatalogueError, ExportSetting, Holder, Lease, LogInfo, Rewind, SingleLog};
 pub use cursor::{Cursor, Tally};

@@ -16,6 +16,7 @@ pub struct Metrics {
     pub(crate) bytes: Counter,
     pub(crate) duplicates: Counter,
     pub(crate) full: Counter,
+    pub(crate) share_waits: Counter,
     pub(crate) disk_reads: Counter,
     pub(crate) blocked: Gauge,
     pub(crate) used: Gauge,
@@ -33,6 +34,7 @@ impl Default for Metrics {
             bytes: Counter::default(),
             duplicates: Counter::default(),
             full: Counter::default(),
+            share_waits: Counter::default(),
             disk_reads: Counter::default(),
             blocked: Gauge::default(),
             used: Gauge::default(),
@@ -53,6 +55,11 @@ impl Metrics {
         registry.register_with_unit("appended", "Frame bytes appended", Unit::Bytes, self.bytes.clone());
         registry.register("duplicates", "Resent records that were in the log already", self.duplicates.clone());
         registry.register("full", "Submits that had to wait for room", self.full.clone());
+        registry.register(
+            "share_waits",
+            "Submits that had to wait because their tenant held its share of the log",
+            self.share_waits.clone(),
+        );
         registry.register("disk_reads", "Reads that the memory ring could not answer", self.disk_reads.clone());
         registry.register("blocked", "1 while no records are taken", self.blocked.clone());
         registry.register_with_unit("used", "Bytes of the log", Unit::Bytes, self.used.clone());

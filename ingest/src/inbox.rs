@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use buffer::{Batcher, Notice, SubmitError};
+use buffer::{Account, Batcher, Notice, SubmitError};
 use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use model::trace::{Span, Tracer};
 use model::{Clock, Nanos, SystemClock};
@@ -58,6 +58,7 @@ impl Inbox for TelemetryInbox {
         reader.traces = self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, sender)));
         ConnectionIngest {
             reader,
+            account: self.batcher.account(&sender.tenant),
             batcher: self.batcher.clone(),
             clock: Arc::clone(&self.clock),
             turn: None,
@@ -79,6 +80,8 @@ fn connection_number() -> u32 {
 pub struct ConnectionIngest {
     reader: PayloadReader,
     batcher: Batcher,
+    /// The account of the tenant, when tenants are held to a share of the log.
+    account: Option<Arc<Account>>,
     clock: Arc<dyn Clock>,
     /// Start of this turn: the clock is read once for all messages between two submits.
     turn: Option<Nanos>,
@@ -151,7 +154,7 @@ impl Intake for ConnectionIngest {
             // Messages without a value wait only for what was submitted before.
             return Poll::Ready(Ok(self.last_ticket));
         }
-        match self.batcher.submit(&mut self.reader.staged, cx.waker()) {
+        match self.batcher.submit_of(self.account.as_ref(), &mut self.reader.staged, cx.waker()) {
             Ok(ticket) => {
                 self.last_ticket = ticket;
                 Poll::Ready(Ok(ticket))

@@ -10,6 +10,7 @@ use super::EmbeddedLog;
 use super::recover::{END_FILE, encode_end};
 use super::segment::Segment;
 use super::spare::Spare;
+use crate::backlog::Backlog;
 use crate::batcher::{AppendError, LogBackend};
 use crate::frame::{Frame, FrameBuilder};
 use crate::log::now;
@@ -146,6 +147,10 @@ impl LogBackend for EmbeddedWriter {
 
     fn key(&self) -> [u64; 2] {
         self.log.key
+    }
+
+    fn backlog(&self) -> Option<Arc<Backlog>> {
+        self.log.backlog.clone()
     }
 
     fn blocked(&self, reason: Option<&str>) {

@@ -33,6 +33,10 @@ pub struct Config {
     ///
     /// Space that new records need is freed in any case.
     pub retain_secs: u64,
+    /// Percentage of the log that one tenant alone may fill with records that are not yet in every
+    /// store; its devices wait then. With several such tenants each has less. 100 is no limit. Needs
+    /// `auth.required`.
+    pub tenant_share_percent: u32,
     /// Forming of batches; not a key.
     #[serde(skip)]
     pub batch: BatchConfig,
@@ -45,6 +49,11 @@ impl Config {
             return Err(OpenError::Capacity { capacity: self.capacity_bytes, least });
         }
         Ok(())
+    }
+
+    /// Bytes that tenants share: without the file that is written to and the next one.
+    pub(super) fn divided_bytes(&self) -> u64 {
+        self.capacity_bytes.saturating_sub(2 * self.segment_for(0)).max(self.capacity_bytes / 2)
     }
 
     /// Size of a segment for a frame of `bytes`.
@@ -62,6 +71,7 @@ impl Default for Config {
             ring_bytes: 64 << 20,
             retain_bytes: 1 << 30,
             retain_secs: 3600,
+            tenant_share_percent: 50,
             batch: BatchConfig::default(),
         }
     }

@@ -50,6 +50,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::backlog::Backlog;
 use crate::batcher::Batcher;
 use crate::cursor::Cursor;
 use crate::frame::Frame;
@@ -79,6 +80,7 @@ pub struct EmbeddedLog {
     cursors: CursorFile,
     end: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    backlog: Option<Arc<Backlog>>,
     /// Held while segments are deleted, oldest first, so that a crash leaves no gap.
     deleting: Mutex<()>,
     me: Weak<Self>,
@@ -137,10 +139,12 @@ impl EmbeddedLog {
             cursors: recovered.cursors,
             end: watch::channel(recovered.end).0,
             metrics,
+            backlog: Backlog::new(config.divided_bytes(), config.tenant_share_percent),
             _lock: recovered.lock,
             config,
             disk,
         });
+        log.count_backlog();
         let form = EmbeddedWriter::new(Arc::clone(&log), recovered.identity.incarnation).map_err(OpenError::start)?;
         Ok((log, form))
     }
@@ -152,6 +156,24 @@ impl EmbeddedLog {
     /// The offset that every registered sink has passed, or the log's start without sinks.
     fn passed(&self) -> u64 {
         self.cursors.all().values().map(|c| c.done_to).min().unwrap_or_else(|| self.start())
+    }
+
+    /// Counts the records of earlier starts that a sink has not passed.
+    fn count_backlog(&self) {
+        let Some(backlog) = &self.backlog else { return };
+        let (passed, end) = (self.passed(), self.end());
+        let shared = self.shared.lock();
+        let ends = shared.segments.iter().skip(1).map(|next| next.first_offset).chain([end]);
+        for (segment, end) in shared.segments.iter().zip(ends).filter(|(_, end)| *end > passed) {
+            backlog.found(end, segment.end());
+        }
+    }
+
+    /// Notes how far every sink has come, after a cursor moved.
+    fn note_passed(&self) {
+        if let Some(backlog) = &self.backlog {
+            backlog.pass(self.passed());
+        }
     }
 
     /// Deletes segments that all sinks have passed; with `urgent`, regardless of the retention.
@@ -216,7 +238,9 @@ impl Log for EmbeddedLog {
         let (sink, end) = (sink.to_owned(), self.end());
         tokio::task::spawn_blocking(move || file.move_to(&sink, cursor, end, &*disk))
             .await
-            .map_err(|error| CursorError::Unavailable(error.to_string()))?
+            .map_err(|error| CursorError::Unavailable(error.to_string()))??;
+        self.note_passed();
+        Ok(())
     }
 
     async fn rewind_cursor(&self, sink: &str, cursor: Cursor) -> Result<(), CursorError> {
@@ -235,7 +259,9 @@ impl Log for EmbeddedLog {
         let (file, disk, sink) = (self.cursors.clone(), Arc::clone(&self.disk), sink.to_owned());
         tokio::task::spawn_blocking(move || file.forget(&sink, epoch, &*disk))
             .await
-            .map_err(|error| CursorError::Unavailable(error.to_string()))?
+            .map_err(|error| CursorError::Unavailable(error.to_string()))??;
+        self.note_passed();
+        Ok(())
     }
 
     async fn offset_at(&self, time: model::Nanos) -> Result<u64, ReadError> {

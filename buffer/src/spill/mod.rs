@@ -193,6 +193,7 @@ fn files(config: &Config) -> embedded::Config {
         ring_bytes: 16 << 20,
         retain_bytes: 0,
         retain_secs: 0,
+        tenant_share_percent: 100,
         ..embedded::Config::default()
     }
 }

@@ -12,7 +12,9 @@ pub(crate) fn routes(config: &Config) -> anyhow::Result<ingest::Routes> {
 }
 
 pub(super) fn embedded_log(config: &Config, data: &DataDir) -> buffer::embedded::Config {
-    buffer::embedded::Config { dir: data.log(), ..config.log.clone() }
+    // Without authentication there is one tenant.
+    let tenant_share_percent = if config.auth.required { config.log.tenant_share_percent } else { 100 };
+    buffer::embedded::Config { dir: data.log(), tenant_share_percent, ..config.log.clone() }
 }
 
 /// The broker of this node. Without Redis there is one node, and its machine may be renamed.

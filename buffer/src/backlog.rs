@@ -1,0 +1,403 @@
+//! The unflushed bytes of each tenant in a log, and the share that each may have.
+//!
+//! A tenant may hold as much of the log as a fixed proportion of what is free: with a share of one
+//! half, as much as is free. One tenant alone fills half of the log, two fill two thirds, and there
+//! is always room for a tenant that holds nothing. Further records of a tenant that holds its share
+//! wait; they are neither refused nor dropped.
+//!
+//! Only the writer's process knows these numbers, so that they begin anew with it: what the log
+//! held before is counted for no tenant, and is not free.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::task::Waker;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::log::now;
+
+/// Bytes are known for this many parts of the log: a tenant counts as holding a part until all of
+/// the part is flushed.
+const PARTS: u64 = 64;
+/// The table of tenants is cleared of those that hold nothing when it has grown to this size, and
+/// to twice the size that was left then.
+const LEAST_TABLE: usize = 1024;
+/// Time between two log lines about one tenant.
+const QUIET: i64 = 60 * model::time::SECOND;
+
+/// Unflushed bytes by the part of the log in which they are.
+#[derive(Default)]
+struct Ledger {
+    /// Bytes that are not known to be flushed.
+    bytes: AtomicU64,
+    /// Ends of parts, in order, each with its bytes.
+    parts: Mutex<VecDeque<(u64, u64)>>,
+}
+
+impl Ledger {
+    /// Adds bytes that end at `end`. Parts are at least `least` bytes long, but for the last one.
+    fn add(&self, end: u64, bytes: u64, least: u64) {
+        let mut parts = self.parts.lock();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        match parts.back_mut() {
+            Some((last, held)) if *held < least => (*last, *held) = (end, *held + bytes),
+            _ => parts.push_back((end, bytes)),
+        }
+    }
+
+    /// Removes what lies below `passed`.
+    fn settle(&self, passed: u64) {
+        if self.bytes.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut parts = self.parts.lock();
+        while parts.front().is_some_and(|(end, _)| *end <= passed) {
+            let (_, bytes) = parts.pop_front().unwrap_or_default();
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The backlog of a log. One for each writer.
+pub struct Backlog {
+    capacity: u64,
+    /// Bytes that a tenant may hold for each free byte.
+    per_free_byte: f64,
+    /// Every sink has passed this offset.
+    passed: AtomicU64,
+    all: Ledger,
+    accounts: Mutex<Accounts>,
+    /// Accounts with tasks that wait.
+    waiting: Mutex<Vec<Arc<Account>>>,
+    has_waiting: AtomicBool,
+}
+
+#[derive(Default)]
+struct Accounts {
+    by_tenant: HashMap<Arc<str>, Arc<Account>>,
+    /// Size at which accounts that hold nothing leave.
+    full: usize,
+}
+
+/// The account of a tenant in a log. It outlives the tenant's connections for as long as it holds
+/// bytes.
+pub struct Account {
+    tenant: Arc<str>,
+    log: std::sync::Weak<Backlog>,
+    ledger: Ledger,
+    /// Bytes that were submitted and are not appended yet.
+    pending: AtomicU64,
+    tasks: Mutex<HashMap<(usize, usize), Waker>>,
+    /// It is among those that wait. Changed while they are locked.
+    waits: AtomicBool,
+    reported: AtomicI64,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("tenant", &self.tenant).field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Backlog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backlog").field("capacity", &self.capacity).field("bytes", &self.all.bytes()).finish()
+    }
+}
+
+impl Backlog {
+    /// A log of `capacity` bytes of which a tenant may hold `percent` alone; `None` when one may
+    /// hold all.
+    pub(crate) fn new(capacity: u64, percent: u32) -> Option<Arc<Self>> {
+        let share = f64::from(percent.clamp(1, 100)) / 100.0;
+        (share < 1.0).then(|| {
+            Arc::new(Self {
+                capacity,
+                per_free_byte: share / (1.0 - share),
+                passed: AtomicU64::new(0),
+                all: Ledger::default(),
+                accounts: Mutex::default(),
+                waiting: Mutex::default(),
+                has_waiting: AtomicBool::new(false),
+            })
+        })
+    }
+
+    /// Counts bytes that end at `end` and were in the log before.
+    pub(crate) fn found(&self, end: u64, bytes: u64) {
+        self.all.add(end, bytes, self.least());
+    }
+
+    /// Returns the account of a tenant.
+    pub(crate) fn account(self: &Arc<Self>, tenant: &Arc<str>) -> Arc<Account> {
+        let mut accounts = self.accounts.lock();
+        if let Some(account) = accounts.by_tenant.get(tenant) {
+            return Arc::clone(account);
+        }
+        if accounts.by_tenant.len() >= accounts.full.max(LEAST_TABLE) {
+            let passed = self.passed.load(Ordering::Relaxed);
+            accounts.by_tenant.retain(|_, account| Arc::strong_count(account) > 1 || account.settled(passed) > 0);
+            accounts.full = 2 * accounts.by_tenant.len();
+        }
+        let account = Arc::new(Account {
+            tenant: Arc::clone(tenant),
+            log: Arc::downgrade(self),
+            ledger: Ledger::default(),
+            pending: AtomicU64::new(0),
+            tasks: Mutex::default(),
+            waits: AtomicBool::new(false),
+            reported: AtomicI64::new(i64::MIN),
+        });
+        accounts.by_tenant.insert(Arc::clone(tenant), Arc::clone(&account));
+        account
+    }
+
+    fn least(&self) -> u64 {
+        self.capacity / PARTS
+    }
+
+    /// Bytes that a tenant may hold now.
+    fn share(&self) -> u64 {
+        let free = self.capacity.saturating_sub(self.all.bytes());
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a bound that need not be exact"
+        )]
+        let share = (free as f64 * self.per_free_byte) as u64;
+        share
+    }
+
+    /// Notes that every sink has passed this offset, and wakes tasks whose tenants have room now.
+    pub(crate) fn pass(&self, offset: u64) {
+        self.passed.fetch_max(offset, Ordering::AcqRel);
+        self.all.settle(self.passed.load(Ordering::Acquire));
+        self.wake(false);
+    }
+
+    /// Counts a batch: the bytes that each tenant submitted, and the bytes that the log used for
+    /// all `submitted` bytes.
+    pub(crate) fn appended(&self, batch: &mut Vec<(Arc<Account>, u64)>, submitted: u64, end: u64, used: u64) {
+        self.all.add(end, used, self.least());
+        for (account, bytes) in batch.drain(..) {
+            let cost = u128::from(bytes) * u128::from(used) / u128::from(submitted.max(1));
+            if cost > 0 {
+                account.ledger.add(end, u64::try_from(cost).unwrap_or(u64::MAX), self.least());
+            }
+            account.pending.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        // Records that were in the log already have made room.
+        self.wake(false);
+    }
+
+    /// Wakes waiting tasks of tenants that have room; with `all`, every one.
+    pub(crate) fn wake(&self, all: bool) {
+        if !self.has_waiting.load(Ordering::Acquire) {
+            return;
+        }
+        let (passed, share) = (self.passed.load(Ordering::Acquire), self.share());
+        let mut woken = Vec::new();
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|account| {
+            let waits = !all && account.settled(passed) > share;
+            if !waits {
+                account.waits.store(false, Ordering::Relaxed);
+                woken.extend(account.tasks.lock().drain().map(|(_, waker)| waker));
+            }
+            waits
+        });
+        self.has_waiting.store(!waiting.is_empty(), Ordering::Release);
+        drop(waiting);
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Account {
+    /// Bytes that the tenant has submitted and that are not known to be flushed.
+    pub fn bytes(&self) -> u64 {
+        self.ledger.bytes() + self.pending.load(Ordering::Relaxed)
+    }
+
+    fn settled(&self, passed: u64) -> u64 {
+        self.ledger.settle(passed);
+        self.bytes()
+    }
+
+    /// True when the tenant holds no more than its share: it may add a batch of any size.
+    fn has_room(&self, log: &Backlog) -> bool {
+        // Without a settlement first: most tenants hold little.
+        let share = log.share();
+        self.bytes() <= share || self.settled(log.passed.load(Ordering::Acquire)) <= share
+    }
+
+    /// True when the tenant may submit now. Else the task is woken when it may.
+    pub(crate) fn may_submit(self: &Arc<Self>, waker: &Waker) -> bool {
+        let Some(log) = self.log.upgrade() else { return true };
+        if self.has_room(&log) {
+            return true;
+        }
+        let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+        {
+            let mut waiting = log.waiting.lock();
+            self.tasks.lock().insert(task, waker.clone());
+            if !self.waits.swap(true, Ordering::Relaxed) {
+                waiting.push(Arc::clone(self));
+            }
+            log.has_waiting.store(true, Ordering::Release);
+        }
+        // Room that was made meanwhile has woken no task.
+        let has_room = self.has_room(&log);
+        if !has_room {
+            self.report(&log);
+        }
+        has_room
+    }
+
+    /// Counts bytes that were submitted.
+    pub(crate) fn submitted(&self, bytes: u64) {
+        self.pending.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn report(&self, log: &Backlog) {
+        let (now, last) = (now(), self.reported.load(Ordering::Relaxed));
+        let is_due = last.saturating_add(QUIET) <= now;
+        if is_due && self.reported.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            let (bytes, unflushed) = (self.bytes(), log.all.bytes());
+            tracing::warn!(
+                tenant = %self.tenant, bytes, unflushed, capacity = log.capacity,
+                "the tenant holds its share of the log with records that a sink has not stored yet; its devices wait \
+                 (log.tenant_share_percent)"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn backlog(percent: u32) -> Arc<Backlog> {
+        Backlog::new(6400, percent).unwrap()
+    }
+
+    /// Appends `bytes` of a tenant as a batch that ends at `end`, if it may.
+    fn append(log: &Arc<Backlog>, tenant: &str, bytes: u64, end: u64) -> bool {
+        let account = log.account(&tenant.into());
+        if !account.may_submit(Waker::noop()) {
+            return false;
+        }
+        account.submitted(bytes);
+        log.appended(&mut vec![(account, bytes)], bytes, end, bytes);
+        true
+    }
+
+    /// Appends batches of 100 bytes in turns until no tenant may append. Returns the bytes of each.
+    fn fill(log: &Arc<Backlog>, tenants: &[&str]) -> Vec<u64> {
+        for end in 1..1000 {
+            let mut any = false;
+            for tenant in tenants {
+                any |= append(log, tenant, 100, end);
+            }
+            if !any {
+                return tenants.iter().map(|tenant| log.account(&(*tenant).into()).bytes()).collect();
+            }
+        }
+        panic!("the log is never full");
+    }
+
+    #[test]
+    fn one_tenant_fills_its_share_and_several_leave_room_for_others() {
+        let near = |bytes: u64, wanted: u64| bytes >= wanted && bytes <= wanted + 100;
+        let log = backlog(50);
+        assert!(near(fill(&log, &["a"])[0], 3200));
+        assert!(append(&log, "quiet", 50, 2000), "a tenant without a backlog has room");
+        let log = backlog(50);
+        let held = fill(&log, &["a", "b"]);
+        assert!(near(held[0], 2100) && near(held[1], 2100), "{held:?}");
+        assert!(append(&log, "quiet", 50, 2000));
+        assert!(near(fill(&backlog(75), &["a"])[0], 4800));
+        assert!(Backlog::new(6400, 100).is_none(), "no limit");
+    }
+
+    #[test]
+    fn passed_bytes_are_no_longer_held_and_waiting_tasks_are_woken_once() {
+        let log = backlog(50);
+        fill(&log, &["a"]);
+        let (count, account) = (Arc::new(Count::default()), log.account(&"a".into()));
+        let waker = Waker::from(Arc::clone(&count));
+        for _ in 0..3 {
+            assert!(!account.may_submit(&waker));
+        }
+        let woken = || count.0.load(Ordering::Relaxed);
+        log.pass(0);
+        assert_eq!(woken(), 0, "nothing was passed");
+        log.pass(20);
+        assert_eq!(woken(), 1);
+        assert!(account.bytes() < 1500 && account.may_submit(&waker));
+        log.pass(1000);
+        assert_eq!((account.settled(1000), log.all.bytes(), woken()), (0, 0, 1));
+    }
+
+    #[test]
+    fn what_the_log_held_before_is_not_free_until_it_is_passed() {
+        let log = backlog(50);
+        log.found(10, 4400);
+        let held = fill(&log, &["a"])[0];
+        assert!((1000..=1100).contains(&held), "{held}");
+        log.pass(10);
+        assert!(append(&log, "a", 100, 2000));
+    }
+
+    #[test]
+    fn records_that_were_in_the_log_already_take_no_room() {
+        let log = backlog(50);
+        let account = log.account(&"a".into());
+        account.submitted(6500);
+        let count = Arc::new(Count::default());
+        assert!(!account.may_submit(&Waker::from(Arc::clone(&count))));
+        log.appended(&mut vec![(Arc::clone(&account), 6500)], 6500, 5, 0);
+        assert_eq!((account.bytes(), count.0.load(Ordering::Relaxed)), (0, 1));
+    }
+
+    #[test]
+    fn costs_are_divided_by_the_bytes_that_each_submitted() {
+        let log = backlog(50);
+        let (a, b) = (log.account(&"a".into()), log.account(&"b".into()));
+        a.submitted(300);
+        b.submitted(100);
+        log.appended(&mut vec![(Arc::clone(&a), 300), (Arc::clone(&b), 100)], 400, 1, 800);
+        assert_eq!((a.bytes(), b.bytes()), (600, 200));
+    }
+
+    #[test]
+    fn tenants_that_hold_nothing_leave_the_table_and_one_that_reconnects_has_its_account() {
+        let log = backlog(50);
+        fill(&log, &["a"]);
+        for number in 0..10 * LEAST_TABLE {
+            log.account(&number.to_string().into());
+        }
+        let accounts = log.accounts.lock().by_tenant.len();
+        assert!(accounts <= LEAST_TABLE, "{accounts}");
+        assert!(!append(&log, "a", 1, 2000));
+    }
+}

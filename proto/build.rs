@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "weir/v1/options.proto",
     "weir/v1/types.proto",
     "weir/v1/device_service.proto",
@@ -16,6 +16,7 @@ const FILES: [&str; 12] = [
     "weir/v1/issuer_service.proto",
     "weir/v1/authority_service.proto",
     "weir/v1/tenant_service.proto",
+    "weir/v1/group_service.proto",
     "weir/v1/audit_service.proto",
 ];
 

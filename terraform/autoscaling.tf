@@ -2,7 +2,7 @@
 # single pod and leaves it alone until an autoscaler acts. So that an apply does not undo what the
 # autoscaler did, its present number is kept.
 data "kubernetes_resources" "workloads" {
-  for_each = var.autoscaling.enabled ? { ingest = "StatefulSet", flusher = "Deployment", api = "Deployment" } : {}
+  for_each = var.autoscaling.enabled ? { ingest = "StatefulSet", flusher = "StatefulSet", api = "Deployment" } : {}
 
   api_version    = "apps/v1"
   kind           = each.value
@@ -26,7 +26,7 @@ locals {
 locals {
   scaled = var.autoscaling.enabled ? {
     ingest  = { kind = "StatefulSet", least = var.ingest.replicas, most = var.ingest.max_replicas }
-    flusher = { kind = "Deployment", least = var.flusher.replicas, most = var.flusher.max_replicas }
+    flusher = { kind = "StatefulSet", least = var.flusher.replicas, most = var.flusher.max_replicas }
     api     = { kind = "Deployment", least = var.api.replicas, most = var.api.max_replicas }
   } : {}
 }

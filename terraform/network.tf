@@ -78,7 +78,7 @@ resource "kubernetes_network_policy_v1" "out" {
 
 resource "kubernetes_network_policy_v1" "in" {
   for_each = {
-    ingest = { port = "1883", from = var.network.devices }
+    ingest = { port = tostring(local.mqtt.port), from = var.network.devices }
     api    = { port = "50051", from = var.network.clients }
   }
 

@@ -4,12 +4,12 @@ output "namespace" {
 }
 
 output "mqtt_service" {
-  description = "Service for devices, port 1883."
+  description = "Service for devices, port 8883; 1883 with `insecure`."
   value       = kubernetes_service_v1.mqtt.metadata[0].name
 }
 
 output "grpc_service" {
-  description = "Service for gRPC clients, port 50051."
+  description = "Service for gRPC clients, port 443; 50051 with `insecure`."
   value       = kubernetes_service_v1.grpc.metadata[0].name
 }
 

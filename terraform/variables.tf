@@ -54,7 +54,7 @@ variable "image_pull_secrets" {
 }
 
 variable "existing_secret" {
-  description = "Name of a Secret in the namespace with the keys `redis-url`, `database-url`, `fleet-secret`, and `influxdb-token` if InfluxDB is used. Empty: a Secret is created from the variables below."
+  description = "Name of a Secret in the namespace with the keys `redis-url`, `database-url`, `peppers`, `registry-url` with `registry = \"postgresql\"`, `fleet-secret` with `insecure`, and `influxdb-token` if InfluxDB is used. Empty: a Secret is created from the variables below."
   type        = string
   default     = ""
 }
@@ -84,7 +84,7 @@ variable "database_url" {
 }
 
 variable "fleet_secret" {
-  description = "Long random text that authenticates the processes to each other. Not used with `existing_secret`."
+  description = "With `insecure` only: long random text that authenticates the processes to each other. Not used with `existing_secret`."
   type        = string
   default     = ""
   sensitive   = true
@@ -92,6 +92,70 @@ variable "fleet_secret" {
   validation {
     condition     = var.fleet_secret == "" || length(var.fleet_secret) >= 16
     error_message = "fleet_secret: use at least 16 random characters, for example from `openssl rand -hex 32`."
+  }
+}
+
+variable "insecure" {
+  description = "Without TLS, and every client may do everything: for a trusted network, in place of the variables about certificates, the registry and peppers."
+  type        = bool
+  default     = false
+}
+
+variable "tls_secret" {
+  description = "Name of a Secret of the type `kubernetes.io/tls` with the certificate of the ports for devices and clients; cert-manager makes such, and so does [certificates](certificates)."
+  type        = string
+  default     = ""
+}
+
+variable "fleet_tls_secret" {
+  description = "Name of a Secret with `tls.crt`, `tls.key` and `ca.crt`, from an authority of its own, by which the processes know each other. The certificate is for `*.{name}-flusher-pods.{namespace}.svc`, for servers and clients."
+  type        = string
+  default     = ""
+}
+
+variable "client_ca" {
+  description = "PEM text of the authorities of device certificates; another one ends the handshake. Empty: the registry decides."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.client_ca == "" || strcontains(var.client_ca, "-----BEGIN CERTIFICATE-----")
+    error_message = "client_ca: use the text of a PEM file, for example file(\"plant-ca.pem\")."
+  }
+}
+
+variable "registry" {
+  description = "Where tenants, credentials and the audit are: `mongodb`, the database of the data, or `postgresql`, with its address in `registry_url`."
+  type        = string
+  default     = "mongodb"
+
+  validation {
+    condition     = contains(["mongodb", "postgresql"], var.registry)
+    error_message = "registry: use \"mongodb\" or \"postgresql\"."
+  }
+}
+
+variable "registry_url" {
+  description = "PostgreSQL of the registry: postgresql://user:password@host/weir?sslmode=verify-full. Not used with `existing_secret`."
+  type        = string
+  default     = ""
+  sensitive   = true
+
+  validation {
+    condition     = var.registry_url == "" || can(regex("^postgres(ql)?://", var.registry_url))
+    error_message = "registry_url: use postgresql://user:password@host/weir."
+  }
+}
+
+variable "peppers" {
+  description = "The peppers of the registry, a line `1 KEY` with 64 random hexadecimal digits. Without them no secret is valid: keep a copy. Not used with `existing_secret`."
+  type        = string
+  default     = ""
+  sensitive   = true
+
+  validation {
+    condition     = var.peppers == "" || can(regex("^[0-9]+ [0-9a-f]{64}", var.peppers))
+    error_message = "peppers: use \"1 KEY\", for example \"1 $(openssl rand -hex 32)\"."
   }
 }
 
@@ -215,10 +279,11 @@ variable "termination_grace_seconds" {
 }
 
 variable "mqtt_service" {
-  description = "Service of the ingest pods for devices: `type` ClusterIP, NodePort or LoadBalancer, and `annotations` for the cloud's load balancer."
+  description = "Service of the ingest pods for devices: `type` ClusterIP, NodePort or LoadBalancer, and `annotations` for the cloud's load balancer, which passes TLS on. `preserve_addresses` keeps the addresses of devices (externalTrafficPolicy Local) with the latter two."
   type = object({
-    type        = optional(string, "ClusterIP")
-    annotations = optional(map(string), {})
+    type               = optional(string, "ClusterIP")
+    annotations        = optional(map(string), {})
+    preserve_addresses = optional(bool, true)
   })
   default = {}
 
@@ -228,6 +293,17 @@ variable "mqtt_service" {
   }
 }
 
+variable "grpc_ingress" {
+  description = "Ingress for gRPC clients at port 443: `host`, `class`, `tls_secret` with the certificate of the host (empty: that of the controller), and `annotations`, by default those with which ingress-nginx calls Weir. Null: none."
+  type = object({
+    host        = string
+    class       = optional(string)
+    tls_secret  = optional(string, "")
+    annotations = optional(map(string))
+  })
+  default = null
+}
+
 variable "network" {
   description = "Allowed connections: CIDRs of `devices` (MQTT) and `clients` (gRPC), namespaces that `monitor` (metrics), CIDRs and ports of the `stores`."
   type = object({
@@ -235,7 +311,7 @@ variable "network" {
     clients     = optional(list(string), ["0.0.0.0/0"])
     monitor     = optional(list(string), ["monitoring"])
     stores      = optional(list(string), ["0.0.0.0/0"])
-    store_ports = optional(list(number), [6379, 27017, 8086, 4317, 4318])
+    store_ports = optional(list(number), [6379, 27017, 5432, 8086, 4317, 4318])
   })
   default = {}
 

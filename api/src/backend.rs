@@ -35,11 +35,11 @@ pub struct Backend {
 /// The logs of the installation, which may be added and removed.
 #[async_trait]
 pub trait Logs: Send + Sync + 'static {
-    /// Opens all current logs.
+    /// Opens the current logs that may have records of a tenant; all without one.
     ///
     /// # Errors
     /// [`StoreError::Busy`] when they cannot be reached.
-    async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError>;
+    async fn open(&self, tenant: Option<&str>) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError>;
 
     /// Names of the logs. Changes when a log is added or removed; may be empty before the first
     /// listing. Never changes again once closed.
@@ -49,7 +49,7 @@ pub trait Logs: Send + Sync + 'static {
 /// A fixed set of logs.
 #[async_trait]
 impl Logs for Vec<Arc<dyn buffer::Log>> {
-    async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError> {
+    async fn open(&self, _tenant: Option<&str>) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError> {
         Ok(self.clone())
     }
 

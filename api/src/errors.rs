@@ -95,6 +95,11 @@ pub(crate) fn conflict(name: &str, message: String) -> Status {
     status(Code::Aborted, "CONFLICT", message, &[("resource", name)])
 }
 
+/// FAILED_PRECONDITION: other resources need this one.
+pub(crate) fn in_use(name: &str, message: String) -> Status {
+    status(Code::FailedPrecondition, "GROUP_IN_USE", message, &[("resource", name)])
+}
+
 /// A resource that exists already.
 pub(crate) fn exists(reason: &str, resource: &str) -> Status {
     status(Code::AlreadyExists, reason, format!("`{resource}` exists already"), &[("resource", resource)])

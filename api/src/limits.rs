@@ -27,7 +27,10 @@ macro_rules! each_limit {
             streams,
             sessions,
             subscriptions,
-            retained_messages
+            retained_messages,
+            devices,
+            series,
+            retention_seconds
         )
     };
 }

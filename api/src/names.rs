@@ -30,8 +30,8 @@ pub fn api_key(tenant: &str, id: &str) -> String {
     format!("tenants/{}/apiKeys/{}", encode(tenant), encode(id))
 }
 
-/// Name of a resource of a tenant, in a collection.
-pub(crate) fn child(tenant: &str, collection: &str, id: &str) -> String {
+/// Name of a resource of a tenant, in a collection. `tenant` may be [`OWN`].
+pub fn child(tenant: &str, collection: &str, id: &str) -> String {
     format!("tenants/{}/{collection}/{}", encode(tenant), encode(id))
 }
 

@@ -7,8 +7,8 @@ use identity::CredentialId;
 use prost::Message;
 use proto::v1::{
     BatchGetLatestRequest, ListApiKeysRequest, ListAuditEventsRequest, ListAuthoritiesRequest, ListDeadLettersRequest,
-    ListDeviceCredentialsRequest, ListDevicesRequest, ListIssuersRequest, ListReadingsRequest, ListRoleBindingsRequest,
-    ListTenantsRequest, QueryAggregatesRequest, QueryGapsRequest,
+    ListDeviceCredentialsRequest, ListDevicesRequest, ListGroupMembersRequest, ListGroupsRequest, ListIssuersRequest,
+    ListReadingsRequest, ListRoleBindingsRequest, ListTenantsRequest, QueryAggregatesRequest, QueryGapsRequest,
 };
 use tonic::Status;
 
@@ -56,6 +56,8 @@ paged! {
     ListDeadLettersRequest, (String, u64, String), 50, 1_000;
     ListDeviceCredentialsRequest, CredentialId, 100, 1_000;
     ListDevicesRequest, String, 50, 1_000;
+    ListGroupMembersRequest, String, 1_000, 1_000;
+    ListGroupsRequest, String, 100, 1_000;
     ListIssuersRequest, CredentialId, 100, 1_000;
     ListReadingsRequest, Position, 1_000, 10_000;
     ListRoleBindingsRequest, CredentialId, 100, 1_000;
@@ -236,7 +238,7 @@ mod tests {
         let message = |page: Result<Page<ListApiKeysRequest>, Status>| page.err().unwrap().message().to_owned();
         let wrong = message(keys("tenants/b", 1, &token));
         assert!(wrong.contains("start from the beginning"), "{wrong}");
-        let (changed, cut) = (format!("B{}", &token[1..]), &token[..token.len() - 4]);
+        let (changed, cut) = (format!("C{}", &token[1..]), &token[..token.len() - 4]);
         for given in ["x", "!!", "AAAA", &changed, cut, &"A".repeat(10_000)] {
             assert_eq!(message(keys("tenants/a", 1, given)), wrong, "{given}");
         }

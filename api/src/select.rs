@@ -6,7 +6,7 @@ use model::DeviceKey;
 use proto::v1::SeriesSelector;
 use tonic::Status;
 
-use crate::auth::Caller;
+use crate::auth::{Caller, Visible};
 use crate::errors;
 use crate::filter::Filter;
 use crate::glob::Metrics;
@@ -32,6 +32,8 @@ pub(crate) struct Selector {
     pub(crate) tenant: Arc<str>,
     pub(crate) devices: Devices,
     pub(crate) metrics: Metrics,
+    /// The devices that the caller sees.
+    pub(crate) visible: Visible,
 }
 
 impl Selector {
@@ -59,7 +61,8 @@ impl Selector {
             }
             Devices::Named(named)
         };
-        Ok(Self { tenant: Arc::clone(tenant), devices, metrics: Metrics::new(&given.metrics) })
+        let (tenant, metrics) = (Arc::clone(tenant), Metrics::new(&given.metrics));
+        Ok(Self { tenant, devices, metrics, visible: caller.visible() })
     }
 }
 
@@ -75,6 +78,7 @@ pub(crate) fn check_tenant(field: &str, named: &str, tenant: &str) -> Result<(),
 #[derive(Debug)]
 pub(crate) struct Walk {
     tenant: Arc<str>,
+    visible: Visible,
     source: Source,
 }
 
@@ -102,21 +106,35 @@ impl Walk {
                 }
             }
         };
-        Self { tenant: Arc::clone(&selector.tenant), source }
+        Self { tenant: Arc::clone(&selector.tenant), visible: selector.visible.clone(), source }
+    }
+
+    /// True while the caller sees a device. One that it has named is refused otherwise.
+    pub(crate) fn admits(&self, device: &DeviceKey) -> Result<bool, Status> {
+        match self.source {
+            Source::Named(_) => self.visible.check(device).map(|()| true),
+            Source::Filtered { .. } => Ok(self.visible.has(&device.id)),
+        }
     }
 
     /// Returns the next device; `None` after the last one.
     pub(crate) async fn next(&mut self, shared: &Shared) -> Result<Option<DeviceKey>, Status> {
+        let visible = &self.visible;
         match &mut self.source {
-            Source::Named(devices) => Ok(devices.next()),
+            Source::Named(devices) => {
+                let next = devices.next();
+                next.as_ref().map_or(Ok(()), |device| visible.check(device))?;
+                Ok(next)
+            }
             Source::Filtered { filter, ready, after, over } => loop {
-                if let Some(device) = ready.next() {
+                // The first one comes from a token, and the others may have left meanwhile.
+                if let Some(device) = ready.by_ref().find(|device| visible.has(&device.id)) {
                     return Ok(Some(device));
                 }
                 if *over {
                     return Ok(None);
                 }
-                let (found, next) = scan(shared, &self.tenant, filter, after.take(), STEP).await?;
+                let (found, next) = scan(shared, (&self.tenant, visible), filter, after.take(), STEP).await?;
                 *over = next.is_none();
                 *after = next;
                 *ready = found.states.into_iter().map(|s| s.device).collect::<Vec<_>>().into_iter();

@@ -8,15 +8,17 @@ use proto::v1::authority_service_server::AuthorityServiceServer;
 use proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use proto::v1::device_service_server::DeviceServiceServer;
 use proto::v1::export_service_server::ExportServiceServer;
+use proto::v1::group_service_server::GroupServiceServer;
 use proto::v1::issuer_service_server::IssuerServiceServer;
 use proto::v1::operations_service_server::OperationsServiceServer;
 use proto::v1::telemetry_service_server::TelemetryServiceServer;
 use proto::v1::tenant_service_server::TenantServiceServer;
-use tls::Acceptor;
+use tls::{Acceptor, Connections};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
 use tonic_web::GrpcWebLayer;
 
 use crate::auth::{RuleError, Rules};
@@ -24,13 +26,16 @@ use crate::browsers::BrowsersLayer;
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
 use crate::services::{
-    AccessApi, AuditApi, AuthorityApi, DeadLetterApi, DeviceApi, ExportApi, IssuerApi, OperationsApi, Shared,
+    AccessApi, AuditApi, AuthorityApi, DeadLetterApi, DeviceApi, ExportApi, GroupApi, IssuerApi, OperationsApi, Shared,
     TelemetryApi, TenantApi,
 };
-use crate::{Backend, Config, Connections};
+use crate::{Backend, Config, health};
 
 /// Time within which a connection must answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of requests that a connection may send before they are read, of one call and of all.
+const CALL_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
 /// Maximum size of the headers of a call, in bytes.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 
@@ -63,7 +68,8 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let rules = Rules::read(proto::FILE_DESCRIPTOR_SET)?;
     let calls = CallsLayer::new(rules, &config, metrics.clone());
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let reporter = HealthReporter::new();
+    let health = health::server(reporter.clone());
     reporter.set_serving::<DeviceServiceServer<DeviceApi>>().await;
     reporter.set_serving::<TelemetryServiceServer<TelemetryApi>>().await;
     reporter.set_serving::<DeadLetterServiceServer<DeadLetterApi>>().await;
@@ -71,6 +77,7 @@ pub async fn serve(
     reporter.set_serving::<OperationsServiceServer<OperationsApi>>().await;
     reporter.set_serving::<AccessServiceServer<AccessApi>>().await;
     reporter.set_serving::<IssuerServiceServer<IssuerApi>>().await;
+    reporter.set_serving::<GroupServiceServer<GroupApi>>().await;
     reporter.set_serving::<AuthorityServiceServer<AuthorityApi>>().await;
     reporter.set_serving::<TenantServiceServer<TenantApi>>().await;
     reporter.set_serving::<AuditServiceServer<AuditApi>>().await;
@@ -102,6 +109,8 @@ pub async fn serve(
         .http2_keepalive_interval(Some(keepalive))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
         .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(calls_at_once)
         .layer(browsers)
         .layer(GrpcWebLayer::new())
@@ -113,6 +122,7 @@ pub async fn serve(
         .add_service(tuned!(OperationsServiceServer, OperationsApi))
         .add_service(tuned!(AccessServiceServer, AccessApi))
         .add_service(tuned!(IssuerServiceServer, IssuerApi))
+        .add_service(tuned!(GroupServiceServer, GroupApi))
         .add_service(tuned!(AuthorityServiceServer, AuthorityApi))
         .add_service(tuned!(TenantServiceServer, TenantApi))
         .add_service(tuned!(AuditServiceServer, AuditApi))

@@ -1,9 +1,13 @@
-//! Page tokens and resume tokens: opaque, versioned, authenticated, bound to their query.
+//! Page tokens and resume tokens: versioned, authenticated, encrypted, bound to their query.
 //!
 //! ```text
 //! 0 version u8   1 hash of the query u64   9 position, by call   [last 16 bytes: HMAC-SHA-256 over everything
 //! before, cut to 128 bits]
 //! ```
+//! Hash and position are encrypted with a key stream, HMAC-SHA-256 over the last 16 bytes and a
+//! counter (the construction of synthetic initialization vectors): a position may be a device that
+//! the caller does not see, where a page ended while others were examined.
+//!
 //! The hash is the beginning of an HMAC-SHA-256 of the call and its request under the same key, so
 //! that no two queries can be made to share their tokens. A token names a position and grants no
 //! rights: a call with a token is authorized like any other.
@@ -14,7 +18,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use prost::Message;
 use sha2::Sha256;
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const HEAD: usize = 9;
 const TAG: usize = 16;
 /// Maximum size of a token.
@@ -65,6 +69,7 @@ impl Query {
         writer.u64(self.hash);
         write(&mut writer);
         let tag = mac(&self.key, &writer.0).finalize().into_bytes();
+        apply_key_stream(&self.key, &tag[..TAG], &mut writer.0[1..]);
         writer.0.extend_from_slice(&tag[..TAG]);
         writer.0
     }
@@ -82,15 +87,17 @@ impl Query {
             return Ok(None);
         }
         let (bytes, tag) = match token.len().checked_sub(TAG) {
-            Some(at) if token.len() <= MAX_BYTES => token.split_at(at),
+            Some(at) if at > 0 && token.len() <= MAX_BYTES => token.split_at(at),
             _ => return Err(MALFORMED),
         };
         // The version is read before the tag: what is signed differs between versions.
-        if bytes.first().is_some_and(|version| *version != VERSION) {
+        if bytes[0] != VERSION {
             return Err("belongs to another release: start from the beginning");
         }
-        mac(&self.key, bytes).verify_truncated_left(tag).map_err(|_| UNSIGNED)?;
-        self.read(bytes, read).map(Some)
+        let mut bytes = bytes.to_vec();
+        apply_key_stream(&self.key, tag, &mut bytes[1..]);
+        mac(&self.key, &bytes).verify_truncated_left(tag).map_err(|_| UNSIGNED)?;
+        self.read(&bytes, read).map(Some)
     }
 
     fn read<T>(self, bytes: &[u8], read: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Result<T, &'static str> {
@@ -112,6 +119,25 @@ fn mac(secret: &[u8; 32], bytes: &[u8]) -> Hmac<Sha256> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
     mac.update(bytes);
     mac
+}
+
+/// Returns a text that stands for another one, which it does not show.
+pub(crate) fn opaque(secret: &[u8; 32], text: &str) -> String {
+    // Neither a token nor a query nor a key stream begins with this byte.
+    let tag = mac(secret, &[&[2], text.as_bytes()].concat()).finalize().into_bytes();
+    URL_SAFE_NO_PAD.encode(&tag[..TAG])
+}
+
+/// Encrypts or decrypts bytes of a token with this tag.
+fn apply_key_stream(secret: &[u8; 32], tag: &[u8], bytes: &mut [u8]) {
+    for (counter, part) in (0_u32..).zip(bytes.chunks_mut(32)) {
+        // Neither a token nor a query begins with this byte.
+        let mut block = vec![1];
+        block.extend_from_slice(tag);
+        block.extend_from_slice(&counter.to_le_bytes());
+        let stream = mac(secret, &block).finalize().into_bytes();
+        part.iter_mut().zip(stream).for_each(|(byte, key)| *byte ^= key);
+    }
 }
 
 /// Writes a position.
@@ -176,6 +202,17 @@ mod tests {
         assert!(query("Gaps", "a").read_page(&token, |r| r.text()).is_err());
         assert_eq!(query("Devices", "a").read_page("", |r| r.text()), Ok(None));
         assert!(query("Devices", "a").read_page("!!", |r| r.text()).is_err());
+    }
+
+    #[test]
+    fn a_token_shows_nothing_of_its_position() {
+        let query = query("Devices", "a");
+        let token = |id: &str| query.token(|w| w.text(id));
+        let (long, other) = (token(&"hall-7/pump".repeat(9)), token(&"hall-8/pump".repeat(9)));
+        assert!(!long.windows(4).any(|bytes| bytes == b"hall"));
+        let same = long.iter().zip(&other).skip(1).filter(|(a, b)| a == b).count();
+        assert!(same < long.len() / 8, "tokens of similar positions are not similar: {same} bytes");
+        assert_eq!(query.read_token(&long, |r| r.text()), Ok(Some("hall-7/pump".repeat(9))));
     }
 
     #[test]

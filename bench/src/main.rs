@@ -5,9 +5,12 @@
 //! Hands on: printed tables.
 //! Never: asserts a figure.
 
+mod flood;
 mod front_door;
 mod null_broker;
 mod process;
+mod reconnect;
+mod site;
 
 use clap::{Parser, Subcommand};
 
@@ -24,6 +27,13 @@ enum Command {
     /// Compare Weir with the null broker under several loads, then measure idle connections,
     /// start-up time and binary size.
     FrontDoor(front_door::Options),
+    /// Break the connections of a fleet twice, by the network and by kill -9 of Weir: time until
+    /// all devices are back, CPU time and memory of a connection, with each kind of credential.
+    /// Fails when a reading was lost or doubled.
+    Reconnect(reconnect::Options),
+    /// Let one of many tenants flood Weir, with a limit and without: PUBACKs, calls and lag of the
+    /// others.
+    Flood(flood::Options),
     /// Run a server that only answers PUBLISH with PUBACK: the lower bound of ingestion.
     NullBroker {
         /// Address to listen on.
@@ -35,6 +45,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::FrontDoor(options) => front_door::run(&options),
+        Command::Reconnect(options) => reconnect::run(&options),
+        Command::Flood(options) => flood::run(&options),
         Command::NullBroker { listen } => null_broker::run(listen),
     }
 }

@@ -67,3 +67,23 @@ pub(crate) fn weir(dir: &std::path::Path) -> anyhow::Result<Running> {
         std::thread::yield_now();
     }
 }
+
+/// Ticks of a second in `/proc`, on every usual machine.
+const TICKS: f64 = 100.0;
+
+/// User and system time that a process has used.
+pub(crate) fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in brackets, may contain blanks: fields are counted after it. Times are fields 14
+    // and 15 of proc(5).
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<f64>().ok();
+    Some((next()? + next()?) / TICKS)
+}
+
+/// Memory of a process that is in use.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

@@ -29,14 +29,15 @@ mod will;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     pub use crate::codec::{
-        DecodeError, Framing, Version, acks, check_flags, connect, encode, framing, packet_type, properties, publish,
-        reason, subscribe,
+        DecodeError, Framing, Version, acks, auth, check_flags, connect, encode, framing, packet_type, properties,
+        publish, reason, subscribe,
     };
     pub use crate::trie::{Entry, MAX_LEVELS, Trie};
 }
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,11 @@ pub use takeovers::{Takeover, Takeovers};
 use door::{Gatekeeper, Inbox, OneTenant};
 use memory::Memory;
 use tenant::Tenants;
+use tls::Strangers;
+
+/// Time after which a client that is not admitted yet gives way to any other one, when connections
+/// or memory are used up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The broker: the state that all connections share.
 pub struct Broker<I: Inbox> {
@@ -61,6 +67,10 @@ pub struct Broker<I: Inbox> {
     memory: Memory,
     tenants: Tenants,
     connections: AtomicUsize,
+    /// Connections whose client is not admitted yet.
+    strangers: Strangers<bool>,
+    /// The ones of them that hold memory of `memory.connects`.
+    waiting: Strangers<()>,
     last_number: AtomicU64,
     /// Time of the start, in nanoseconds: no two starts of a node have the same.
     started: u64,
@@ -95,7 +105,7 @@ impl<I: Inbox> Broker<I> {
         let mut earlier = Vec::new();
         if let Some(messages) = retained {
             let (messages, wills) = pending_wills::split(messages, &config.node, started);
-            tenants.restore(messages);
+            tenants.restore(messages, true);
             earlier = wills;
         }
         Arc::new(Self {
@@ -108,6 +118,8 @@ impl<I: Inbox> Broker<I> {
             memory,
             tenants,
             connections: AtomicUsize::new(0),
+            strangers: Strangers::new(PATIENCE),
+            waiting: Strangers::new(PATIENCE),
             last_number: AtomicU64::new(0),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -119,9 +131,27 @@ impl<I: Inbox> Broker<I> {
     /// that were set or cleared since stay as they are. Publishes will messages of earlier starts,
     /// unless their clients are connected.
     pub async fn restore(self: &Arc<Self>, messages: Vec<RetainedMessage>) {
+        self.restore_these(messages, true).await;
+    }
+
+    /// As [`Broker::restore`], with all messages of some tenants; those of others follow.
+    pub async fn restore_part(self: &Arc<Self>, messages: Vec<RetainedMessage>) {
+        self.restore_these(messages, false).await;
+    }
+
+    async fn restore_these(self: &Arc<Self>, messages: Vec<RetainedMessage>, is_last: bool) {
         let (messages, wills) = pending_wills::split(messages, &self.config.node, self.started);
-        self.tenants.restore(messages);
+        self.tenants.restore(messages, is_last);
         self.settle_earlier(wills).await;
+    }
+
+    /// Forgets a tenant whose credentials are no longer valid: its retained messages, its sessions
+    /// and their subscriptions. A connection that is still closing leaves by itself.
+    pub fn forget_tenant(&self, id: &str) {
+        if let Some(tenant) = self.tenants.remove(id) {
+            tenant.retained.clear();
+            self.forget_sessions(&tenant);
+        }
     }
 
     /// Returns the number of open connections.

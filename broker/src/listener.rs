@@ -126,13 +126,16 @@ impl<I: Inbox> Broker<I> {
         let broker = Arc::clone(self);
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         let most = self.config.max_connections;
-        if connections > most.saturating_add(beyond(most)) {
+        // A client that is not admitted yet ends soon, and leaves its place to this one.
+        let displaced = if connections > most { self.strangers.displace(peer.ip()) } else { None };
+        if displaced.is_none() && connections > most.saturating_add(beyond(most)) {
             // Without an answer: its descriptor is needed elsewhere.
             tracing::info!("refused a connection from {peer}: {}", connection::NO_CONNECTION);
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return self.count_end("max_connections");
         }
-        let full = connections > most;
+        // The place of one that was itself to be refused is beyond the maximum as well.
+        let full = connections > most && displaced != Some(false);
         self.metrics.connections.inc();
         self.metrics.connects.inc();
         self.tasks.spawn(async move {

@@ -9,7 +9,7 @@ pub(crate) const FREE_BYTES: usize = 1 << 10;
 /// The ceilings of the broker.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// CONNECT packets that are not complete.
+    /// Clients that are not admitted yet: TLS sessions, CONNECT packets.
     pub(crate) connects: Budget,
     /// Unfinished packets, topic aliases, will messages and names of connections.
     pub(crate) connections: Budget,
@@ -23,7 +23,7 @@ impl Memory {
     pub(crate) fn divide(bytes: usize) -> Self {
         let eighth = bytes / 8;
         Self {
-            connects: Budget::new("CONNECT packets", eighth),
+            connects: Budget::new("clients that are not admitted yet", eighth),
             connections: Budget::new("unfinished packets", 3 * eighth),
             retained: Budget::new("retained messages", 2 * eighth),
             sessions: Budget::new("sessions", 2 * eighth),

@@ -27,7 +27,7 @@ struct Kind {
 }
 
 const QOS: [&str; 3] = ["0", "1", "2"];
-const VERDICTS: [&str; 4] = ["staged", "quarantined", "plain", "denied"];
+const VERDICTS: [&str; 5] = ["staged", "quarantined", "plain", "denied", "over_quota"];
 
 /// The broker's metrics.
 #[derive(Debug)]
@@ -64,11 +64,13 @@ pub struct Metrics {
     pub retained: Gauge,
     /// Times that a connection began to wait because the log was full.
     pub waits: Counter,
+    /// Takeovers of sessions that had to wait for their turn.
+    pub takeovers_paced: Counter,
     /// Client ids that are taken over again and again.
     pub takeovers: Takeovers,
     messages: Family<Kind, Counter>,
     /// The counters of `messages` by QoS and verdict, so that a message costs no look-up.
-    by_kind: [[Counter; 4]; 3],
+    by_kind: [[Counter; 5]; 3],
 }
 
 impl Default for Metrics {
@@ -95,6 +97,7 @@ impl Default for Metrics {
             subscriptions: Gauge::default(),
             retained: Gauge::default(),
             waits: Counter::default(),
+            takeovers_paced: Counter::default(),
             takeovers: Takeovers::default(),
             messages,
             by_kind,
@@ -109,6 +112,7 @@ impl Metrics {
             Verdict::Quarantined => 1,
             Verdict::Plain => 2,
             Verdict::Denied => 3,
+            Verdict::OverQuota(_) => 4,
         };
         self.by_kind[usize::from(qos.min(2))][verdict].inc();
     }
@@ -124,8 +128,8 @@ impl Metrics {
         self.dropped.get_or_create_owned(&[("reason", reason)])
     }
 
-    /// Returns the counter of what clients were denied: an action (`connect`, `publish`,
-    /// `subscribe`) for a reason, each of a bounded set.
+    /// Returns the counter of what clients were denied: an action (`connect`,
+    /// `authenticate`, `publish`, `subscribe`) for a reason, each of a bounded set.
     pub fn denied(&self, action: &'static str, reason: &'static str) -> Counter {
         self.denied.get_or_create_owned(&Denied { action, reason })
     }
@@ -167,6 +171,11 @@ impl Metrics {
             "sessions_not_kept",
             "Sessions that end with their connection, because the maximum number is reached",
             self.sessions_not_kept.clone(),
+        );
+        r.register(
+            "takeovers_paced",
+            "Connections whose takeover of a session waited, because there were many",
+            self.takeovers_paced.clone(),
         );
         r.register("subscriptions", "Subscriptions", self.subscriptions.clone());
         r.register("retained", "Retained messages", self.retained.clone());

@@ -83,6 +83,7 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
     let sender = Sender {
         tenant: message.tenant,
         device: (!device.is_empty()).then(|| device.into()),
+        meter: None,
         client: client.into(),
         user: (*has_user == 1).then(|| user.into()),
         peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -97,7 +98,7 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
         properties: message.properties,
     };
     matches!(version, 1 | &VERSION)
-        .then(|| Box::new(LastWill { will, sender, kept_as: Some(message.topic.into()), ended: None }))
+        .then(|| Box::new(LastWill { will, sender, kept_as: Some(message.topic.into()), ended: None, meter: None }))
 }
 
 /// Stages that a will message is kept.
@@ -191,12 +192,13 @@ mod tests {
         let sender = Sender {
             tenant: "t".into(),
             device: device.map(Into::into),
+            meter: None,
             client: "d".into(),
             user: user.map(Into::into),
             peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             protocol: "mqtt",
         };
-        LastWill { will, sender, kept_as: Some(topic("n", 255, 7)), ended: None }
+        LastWill { will, sender, kept_as: Some(topic("n", 255, 7)), ended: None, meter: None }
     }
 
     #[test]

@@ -17,6 +17,8 @@ const STEP: usize = 1024;
 const STEP_BYTES: usize = 1 << 20;
 /// Topics visited by one sweep for expired messages.
 const SWEEP: usize = 16;
+/// Topics of a tenant that can be cleared before the messages of earlier starts are restored.
+const CLEARED: usize = 100_000;
 
 /// Room for the retained messages of all tenants.
 #[derive(Debug)]
@@ -76,6 +78,11 @@ impl Held {
         }
     }
 
+    /// True while no more topics can be cleared.
+    fn is_full(&self, topic: &str) -> bool {
+        self.cleared.as_ref().is_some_and(|cleared| cleared.len() >= CLEARED && !cleared.contains(topic))
+    }
+
     /// Removes expired messages among the next topics, round and round.
     fn sweep(&mut self) {
         let next = self.by_topic.range::<str, _>((Excluded(&*self.swept_to), Unbounded)).take(SWEEP);
@@ -122,13 +129,19 @@ impl Retained {
         changed
     }
 
+    /// Removes all messages.
+    pub(crate) fn clear(&self) {
+        self.change(|held| held.by_topic.clear());
+    }
+
     /// True when a message for this topic is accepted. A full store first removes a few expired
     /// messages.
     pub(crate) fn has_room(&self, topic: &str) -> bool {
         if self.room.is_full() {
             self.sweep();
         }
-        !self.room.is_full() || self.held.lock().by_topic.contains_key(topic)
+        let held = self.held.lock();
+        !(self.room.is_full() || held.is_full(topic)) || held.by_topic.contains_key(topic)
     }
 
     /// True when a topic has a message.
@@ -247,6 +260,18 @@ mod tests {
         retained.restore(["set", "cleared", "old"].map(|topic| Message::new(topic, b"old", 1, true, &[])));
         let found: Vec<_> = retained.matching("#").iter().map(|m| (m.topic.to_string(), m.payload.to_vec())).collect();
         assert_eq!(found, [("old".into(), b"old".to_vec()), ("set".into(), b"new".to_vec())]);
+    }
+
+    #[test]
+    fn before_the_restore_only_so_many_topics_can_be_cleared() {
+        let retained = Retained::new(room(10), true);
+        for topic in 0..CLEARED {
+            assert!(retained.has_room(&topic.to_string()));
+            retained.set(&message(&topic.to_string(), ""));
+        }
+        assert!(retained.has_room("0") && !retained.has_room("new"));
+        retained.restore([]);
+        assert!(retained.has_room("new"));
     }
 
     #[test]

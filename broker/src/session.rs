@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::message::Message;
 use crate::retained::Walk;
+use crate::takeovers::TakeoverPace;
 use crate::will::{LastWill, Settled};
 
 /// Bytes of topics, payloads and properties that may be queued for one subscriber.
@@ -113,6 +114,8 @@ pub(crate) struct State {
     pub(crate) expires: Option<Instant>,
     /// Cancelled when the credential of its last connection is revoked or expires.
     pub(crate) ended: Option<CancellationToken>,
+    /// Takeovers of the session.
+    pub(crate) takeovers: TakeoverPace,
     /// Will message of the connection that owns the session. DISCONNECT removes it.
     pub(crate) last_will: Option<Box<LastWill>>,
     /// Publication of the will message before.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use crate::Broker;
 use crate::session::{Link, Session, State};
+use crate::takeovers::TakeoverPace;
 use crate::tenant::Tenant;
 use crate::will::Before;
 use door::{Grants, Identity, Inbox};
@@ -58,17 +59,21 @@ impl<I: Inbox> Broker<I> {
         let mut sessions = tenant.sessions.0.lock();
         let mut before = Before::default();
         let mut taken_over = false;
+        let mut pace = TakeoverPace::default();
         if let Some(held) = sessions.get(client) {
             let mut state = held.state();
             if let Some(owner) = state.link.take() {
                 owner.signal(Link::TAKEN_OVER);
                 taken_over = true;
+                state.takeovers.count(Instant::now());
             }
+            pace = std::mem::take(&mut state.takeovers);
             before = Before { last: state.last_will.take(), is_due: true, publishing: state.publishing.take() };
             if clean || state.is_over(Instant::now()) {
                 tenant.end_session(&mut state, client);
             } else {
                 state.link = Some(Arc::clone(link));
+                state.takeovers = pace;
                 let is_kept = state.expiry_secs > 0;
                 state.expiry_secs = if is_kept { expiry_secs } else { 0 };
                 state.expires = None;
@@ -86,7 +91,11 @@ impl<I: Inbox> Broker<I> {
             }
         }
         let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), 0, self.memory.sessions.hold()));
-        session.state().ended.clone_from(&identity.ended);
+        {
+            let mut state = session.state();
+            state.ended.clone_from(&identity.ended);
+            state.takeovers = pace;
+        }
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }
@@ -96,6 +105,29 @@ impl<I: Inbox> Broker<I> {
     /// True while a connection owns the client's session.
     pub(crate) fn is_connected(&self, tenant: &Tenant, client: &str) -> bool {
         tenant.sessions.0.lock().get(client).is_some_and(|session| session.state().link.is_some())
+    }
+
+    /// Waits for the turn of a connection that takes over the session of another one, when the
+    /// session goes from one to the next again and again.
+    ///
+    /// # Errors
+    /// A metric label, when the client has connected again meanwhile: that connection waits now.
+    pub(crate) async fn wait_for_takeover(&self, tenant: &Arc<str>, client: &str) -> Result<(), &'static str> {
+        let turn = {
+            let tenant = self.tenants.get(tenant);
+            let sessions = tenant.sessions.0.lock();
+            let mut state = sessions.get(client).map(|session| session.state());
+            let taken = state.as_mut().filter(|state| state.link.is_some());
+            taken.and_then(|state| state.takeovers.turn(Instant::now()))
+        };
+        let Some((wait, another)) = turn else { return Ok(()) };
+        self.metrics.takeovers_paced.inc();
+        // A client whose connections have little time for their CONNECT has its turn, too.
+        let most = Duration::from_millis(self.config.connect_timeout_ms / 2);
+        tokio::select! {
+            () = tokio::time::sleep(wait.min(most)) => Ok(()),
+            () = another.cancelled() => Err("taken_over"),
+        }
     }
 
     /// Ends the ownership of the connection behind `link`: its session waits for the next one, or
@@ -112,6 +144,25 @@ impl<I: Inbox> Broker<I> {
         } else {
             state.expires = Instant::now().checked_add(Duration::from_secs(u64::from(state.expiry_secs)));
         }
+    }
+
+    /// Ends a tenant's sessions that no connection owns, without their will messages.
+    pub(crate) fn forget_sessions(&self, tenant: &Tenant) {
+        let mut sessions = tenant.sessions.0.lock();
+        let before = sessions.len();
+        sessions.retain(|client, session| {
+            let mut state = session.state();
+            if state.link.is_some() {
+                return true;
+            }
+            if let Some(will) = state.will.take() {
+                // The receiver is gone when the will was published at this very moment.
+                will.send(()).ok();
+            }
+            tenant.end_session(&mut state, client);
+            false
+        });
+        self.metrics.sessions.dec_by((before - sessions.len()) as i64);
     }
 
     /// Removes a tenant's expired sessions, and those whose credential was revoked.

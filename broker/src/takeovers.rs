@@ -3,10 +3,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use model::Nanos;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 /// Client ids that are watched at one time.
 const WATCHED: usize = 64;
@@ -16,6 +17,43 @@ const NAMED: u64 = 5;
 const APART: Duration = Duration::from_secs(60);
 /// A client id is listed for this long after its last takeover.
 const LISTED: Duration = Duration::from_secs(600);
+
+/// Takeovers of a session that may come at once.
+const BURST: u32 = 10;
+/// Time between two of them after that.
+const EACH: Duration = Duration::from_secs(1);
+
+/// The takeovers of one session: a few at once, and then one a second. Connections that take it
+/// from each other again and again do not occupy the process.
+#[derive(Debug, Default)]
+pub(crate) struct TakeoverPace {
+    /// The time up to which takeovers are counted.
+    used_to: Option<Instant>,
+    /// Cancelled when another connection waits for its turn in place of this one.
+    waiting: Option<CancellationToken>,
+}
+
+impl TakeoverPace {
+    /// Counts a takeover.
+    pub(crate) fn count(&mut self, now: Instant) {
+        self.used_to = Some(self.used_to.map_or(now, |used| used.max(now)) + EACH);
+        self.waiting = None;
+    }
+
+    /// Returns the time to wait before the next takeover, and a token that another connection of
+    /// the client cancels; `None` when it may be now.
+    pub(crate) fn turn(&mut self, now: Instant) -> Option<(Duration, CancellationToken)> {
+        let wait = self.used_to?.saturating_duration_since(now).checked_sub(EACH * (BURST - 1))?;
+        if wait.is_zero() {
+            return None;
+        }
+        let token = CancellationToken::new();
+        if let Some(before) = self.waiting.replace(token.clone()) {
+            before.cancel();
+        }
+        Some((wait, token))
+    }
+}
 
 /// The client ids that are taken over most often. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -103,6 +141,25 @@ mod tests {
     use model::time::SECOND;
 
     use super::*;
+
+    #[test]
+    fn a_session_is_taken_over_ten_times_at_once_and_then_once_a_second() {
+        let mut pace = TakeoverPace::default();
+        let begun = Instant::now();
+        for _ in 0..10 {
+            assert!(pace.turn(begun).is_none());
+            pace.count(begun);
+        }
+        let (wait, first) = pace.turn(begun).unwrap();
+        assert_eq!(wait, EACH);
+        let (wait, second) = pace.turn(begun + EACH / 2).unwrap();
+        assert_eq!(wait, EACH / 2, "waiting costs no turn");
+        assert!(first.is_cancelled() && !second.is_cancelled(), "one of them waits");
+        assert!(pace.turn(begun + EACH).is_none());
+        pace.count(begun + EACH);
+        assert_eq!(pace.turn(begun + EACH).unwrap().0, EACH);
+        assert!(pace.turn(begun + 100 * EACH).is_none());
+    }
 
     #[test]
     fn ids_that_are_taken_over_in_a_row_are_named_and_the_table_is_bounded() {

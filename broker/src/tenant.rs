@@ -60,12 +60,17 @@ impl Tenants {
         Arc::clone(self.held.lock().get(id, &self.room, &self.subscriptions))
     }
 
+    pub(crate) fn remove(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.held.lock().by_id.remove(id)
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<Tenant>> {
         self.held.lock().by_id.values().cloned().collect()
     }
 
-    /// Adds the retained messages of earlier starts. Changes made since this start take precedence.
-    pub(crate) fn restore(&self, messages: Vec<RetainedMessage>) {
+    /// Adds the retained messages of earlier starts; unless `is_last`, only of some tenants, which
+    /// are all those with messages. Changes made since this start take precedence.
+    pub(crate) fn restore(&self, messages: Vec<RetainedMessage>, is_last: bool) {
         let mut left_out = 0_usize;
         let mut by_tenant: HashMap<Arc<str>, Vec<Message>, foldhash::fast::RandomState> = HashMap::default();
         for message in messages {
@@ -82,14 +87,16 @@ impl Tenants {
                  subscribers: raise `memory.max_bytes`"
             );
         }
-        // Every tenant that awaits its messages is restored, and those made from now on await none.
+        // At last every tenant that awaits its messages is restored, and those made from then on
+        // await none.
         let tenants: Vec<_> = {
             let mut held = self.held.lock();
             for id in by_tenant.keys() {
                 held.get(id, &self.room, &self.subscriptions);
             }
-            held.awaiting = false;
-            held.by_id.iter().map(|(id, tenant)| (Arc::clone(id), Arc::clone(tenant))).collect()
+            held.awaiting &= !is_last;
+            let restored = held.by_id.iter().filter(|(id, _)| is_last || by_tenant.contains_key(*id));
+            restored.map(|(id, tenant)| (Arc::clone(id), Arc::clone(tenant))).collect()
         };
         for (id, tenant) in tenants {
             tenant.retained.restore(by_tenant.remove(&id).unwrap_or_default());
@@ -108,5 +115,34 @@ impl Tenants {
                 tenant.retained.sweep();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(tenant: &str, topic: &str) -> RetainedMessage {
+        RetainedMessage {
+            tenant: tenant.into(),
+            topic: topic.into(),
+            payload: b"old".to_vec(),
+            qos: 1,
+            properties: vec![],
+        }
+    }
+
+    #[test]
+    fn tenants_whose_messages_come_later_keep_what_was_cleared_since_the_start() {
+        let tenants = Tenants::awaiting(100, &Memory::divide(64 << 20));
+        let late = tenants.get(&"late".into());
+        late.retained.set(&Arc::new(Message::new("cleared", b"", 1, true, &[])));
+        tenants.restore(vec![message("early", "a"), message("early", "b")], false);
+        assert_eq!(tenants.retained(), 2);
+        // Made after the first part, and before its own.
+        let new = tenants.get(&"new".into());
+        new.retained.set(&Arc::new(Message::new("cleared", b"", 1, true, &[])));
+        tenants.restore(vec![message("late", "cleared"), message("late", "c"), message("new", "cleared")], true);
+        assert_eq!(tenants.retained(), 3, "of `early` two, of `late` one");
     }
 }

@@ -12,6 +12,7 @@ use crate::codec::connect::Will;
 use crate::pending_wills;
 use crate::session::{Link, Session};
 use crate::tenant::Tenant;
+use door::quota::DeviceMeter;
 use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
 
 /// Bytes of a will message that waits, besides its contents: a task.
@@ -30,6 +31,8 @@ pub(crate) struct LastWill {
     pub(crate) kept_as: Option<Box<str>>,
     /// Cancelled when the credential of the sender is revoked or expires: then it is not published.
     pub(crate) ended: Option<CancellationToken>,
+    /// Limits of the tenant. A will message of an earlier start has none.
+    pub(crate) meter: Option<DeviceMeter>,
 }
 
 /// Closed when a will message is published, or is not due.
@@ -160,8 +163,16 @@ impl<I: Inbox> Broker<I> {
         let delivery = Delivery { retain: will.retain, ..Delivery::default() };
         let mut intake = self.inbox.open(sender);
         let verdict = intake.take(&door::Message { topic, payload, delivery });
-        let denied = verdict == Verdict::Denied;
-        let keep = !denied && self.keeps(tenant, topic, will.retain);
+        let denied = matches!(verdict, Verdict::Denied | Verdict::OverQuota(_));
+        let keep = !denied
+            && self.keeps(tenant, topic, will.retain)
+            && self.may_retain(tenant, last.meter.as_ref(), topic, payload);
+        if will.retain && !denied && !keep {
+            tracing::info!(
+                tenant = %sender.tenant, client = %sender.client, topic,
+                "a will message is delivered and not kept: a limit of retained messages is reached"
+            );
+        }
         let copy = if denied { None } else { self.copy(topic, payload, will.qos, keep, properties) };
         let keep = keep && copy.is_some();
         if keep {

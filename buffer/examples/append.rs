@@ -1,7 +1,7 @@
 //! Measures the throughput of the log on this machine, in files or on a Redis.
 //!
 //! `cargo run --release -p weir-buffer --example append -- [TASKS] [RECORDS PER SUBMIT] [SECONDS]
-//! [DIR or redis://HOST:PORT] [REPLICAS]`
+//! [DIR, sealed:DIR or redis://HOST:PORT] [REPLICAS]`
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +34,13 @@ fn main() {
 }
 
 fn in_files(dir: PathBuf) -> (Arc<dyn Log>, Batcher) {
-    let config = Config { dir, ..Config::default() };
+    let sealed = dir.to_str().and_then(|dir| dir.strip_prefix("sealed:")).map(PathBuf::from);
+    let keys = sealed.as_ref().map(|dir| {
+        std::fs::create_dir_all(dir).expect("a folder");
+        envelope::testing::keyring(dir)
+    });
+    let dir = sealed.map_or(dir, |dir| dir.join("log"));
+    let config = Config { dir, keys, ..Config::default() };
     let (log, batcher) = EmbeddedLog::open(config, Arc::new(Metrics::default())).expect("the log opens");
     (log, batcher)
 }

@@ -5,6 +5,9 @@
 //! is always room for a tenant that holds nothing. Further records of a tenant that holds its share
 //! wait; they are neither refused nor dropped.
 //!
+//! A task that waits looks again after it is noted, and room is made before those that wait are
+//! looked up: with one order of both, none is missed. Hence `SeqCst`.
+//!
 //! Only the writer's process knows these numbers, so that they begin anew with it: what the log
 //! held before is counted for no tenant, and is not free.
 
@@ -41,7 +44,7 @@ impl Ledger {
     /// Adds bytes that end at `end`. Parts are at least `least` bytes long, but for the last one.
     fn add(&self, end: u64, bytes: u64, least: u64) {
         let mut parts = self.parts.lock();
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::SeqCst);
         match parts.back_mut() {
             Some((last, held)) if *held < least => (*last, *held) = (end, *held + bytes),
             _ => parts.push_back((end, bytes)),
@@ -50,18 +53,18 @@ impl Ledger {
 
     /// Removes what lies below `passed`.
     fn settle(&self, passed: u64) {
-        if self.bytes.load(Ordering::Relaxed) == 0 {
+        if self.bytes.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut parts = self.parts.lock();
         while parts.front().is_some_and(|(end, _)| *end <= passed) {
             let (_, bytes) = parts.pop_front().unwrap_or_default();
-            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.bytes.fetch_sub(bytes, Ordering::SeqCst);
         }
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::SeqCst)
     }
 }
 
@@ -142,7 +145,7 @@ impl Backlog {
             return Arc::clone(account);
         }
         if accounts.by_tenant.len() >= accounts.full.max(LEAST_TABLE) {
-            let passed = self.passed.load(Ordering::Relaxed);
+            let passed = self.passed.load(Ordering::SeqCst);
             accounts.by_tenant.retain(|_, account| Arc::strong_count(account) > 1 || account.settled(passed) > 0);
             accounts.full = 2 * accounts.by_tenant.len();
         }
@@ -178,8 +181,8 @@ impl Backlog {
 
     /// Notes that every sink has passed this offset, and wakes tasks whose tenants have room now.
     pub(crate) fn pass(&self, offset: u64) {
-        self.passed.fetch_max(offset, Ordering::AcqRel);
-        self.all.settle(self.passed.load(Ordering::Acquire));
+        self.passed.fetch_max(offset, Ordering::SeqCst);
+        self.all.settle(self.passed.load(Ordering::SeqCst));
         self.wake(false);
     }
 
@@ -187,34 +190,38 @@ impl Backlog {
     /// all `submitted` bytes.
     pub(crate) fn appended(&self, batch: &mut Vec<(Arc<Account>, u64)>, submitted: u64, end: u64, used: u64) {
         self.all.add(end, used, self.least());
+        let mut waits = false;
         for (account, bytes) in batch.drain(..) {
             let cost = u128::from(bytes) * u128::from(used) / u128::from(submitted.max(1));
             if cost > 0 {
                 account.ledger.add(end, u64::try_from(cost).unwrap_or(u64::MAX), self.least());
             }
-            account.pending.fetch_sub(bytes, Ordering::Relaxed);
+            account.pending.fetch_sub(bytes, Ordering::SeqCst);
+            waits |= account.waits.load(Ordering::SeqCst);
         }
-        // Records that were in the log already have made room.
-        self.wake(false);
+        if waits {
+            // Records that were in the log already have made room.
+            self.wake(false);
+        }
     }
 
     /// Wakes waiting tasks of tenants that have room; with `all`, every one.
     pub(crate) fn wake(&self, all: bool) {
-        if !self.has_waiting.load(Ordering::Acquire) {
+        if !self.has_waiting.load(Ordering::SeqCst) {
             return;
         }
-        let (passed, share) = (self.passed.load(Ordering::Acquire), self.share());
+        let (passed, share) = (self.passed.load(Ordering::SeqCst), self.share());
         let mut woken = Vec::new();
         let mut waiting = self.waiting.lock();
         waiting.retain(|account| {
             let waits = !all && account.settled(passed) > share;
             if !waits {
-                account.waits.store(false, Ordering::Relaxed);
+                account.waits.store(false, Ordering::SeqCst);
                 woken.extend(account.tasks.lock().drain().map(|(_, waker)| waker));
             }
             waits
         });
-        self.has_waiting.store(!waiting.is_empty(), Ordering::Release);
+        self.has_waiting.store(!waiting.is_empty(), Ordering::SeqCst);
         drop(waiting);
         woken.into_iter().for_each(Waker::wake);
     }
@@ -223,7 +230,7 @@ impl Backlog {
 impl Account {
     /// Bytes that the tenant has submitted and that are not known to be flushed.
     pub fn bytes(&self) -> u64 {
-        self.ledger.bytes() + self.pending.load(Ordering::Relaxed)
+        self.ledger.bytes() + self.pending.load(Ordering::SeqCst)
     }
 
     fn settled(&self, passed: u64) -> u64 {
@@ -235,7 +242,7 @@ impl Account {
     fn has_room(&self, log: &Backlog) -> bool {
         // Without a settlement first: most tenants hold little.
         let share = log.share();
-        self.bytes() <= share || self.settled(log.passed.load(Ordering::Acquire)) <= share
+        self.bytes() <= share || self.settled(log.passed.load(Ordering::SeqCst)) <= share
     }
 
     /// True when the tenant may submit now. Else the task is woken when it may.
@@ -248,10 +255,10 @@ impl Account {
         {
             let mut waiting = log.waiting.lock();
             self.tasks.lock().insert(task, waker.clone());
-            if !self.waits.swap(true, Ordering::Relaxed) {
+            if !self.waits.swap(true, Ordering::SeqCst) {
                 waiting.push(Arc::clone(self));
             }
-            log.has_waiting.store(true, Ordering::Release);
+            log.has_waiting.store(true, Ordering::SeqCst);
         }
         // Room that was made meanwhile has woken no task.
         let has_room = self.has_room(&log);
@@ -261,15 +268,20 @@ impl Account {
         has_room
     }
 
+    /// Forgets a task that waits for room.
+    pub(crate) fn no_longer_waits(&self, task: (usize, usize)) -> Option<Waker> {
+        self.tasks.lock().remove(&task)
+    }
+
     /// Counts bytes that were submitted.
     pub(crate) fn submitted(&self, bytes: u64) {
-        self.pending.fetch_add(bytes, Ordering::Relaxed);
+        self.pending.fetch_add(bytes, Ordering::SeqCst);
     }
 
     fn report(&self, log: &Backlog) {
-        let (now, last) = (now(), self.reported.load(Ordering::Relaxed));
+        let (now, last) = (now(), self.reported.load(Ordering::SeqCst));
         let is_due = last.saturating_add(QUIET) <= now;
-        if is_due && self.reported.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if is_due && self.reported.compare_exchange(last, now, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             let (bytes, unflushed) = (self.bytes(), log.all.bytes());
             tracing::warn!(
                 tenant = %self.tenant, bytes, unflushed, capacity = log.capacity,

@@ -99,6 +99,12 @@ pub trait LogBackend: Send {
         None
     }
 
+    /// True when the records fit into one frame of this log. Those of one message always do.
+    fn fits(&self, builder: &FrameBuilder) -> bool {
+        let _ = builder;
+        true
+    }
+
     /// Key of the hashes by which resent messages are recognised: random, secret, and the same for
     /// all nodes and starts of an installation.
     fn key(&self) -> [u64; 2] {
@@ -314,6 +320,14 @@ impl Batcher {
         Ok(ticket)
     }
 
+    /// Forgets a task that waits for room and has ended: the addresses of its waker's data and
+    /// table. It is woken: should it still run, it asks again.
+    pub fn no_longer_waits(&self, account: Option<&Arc<Account>>, task: (usize, usize)) {
+        let of_account = account.and_then(|account| account.no_longer_waits(task));
+        let of_log = self.shared.state.lock().for_room.remove(&task);
+        of_account.into_iter().chain(of_log).for_each(Waker::wake);
+    }
+
     fn closed(&self) -> SubmitError {
         SubmitError::Failed(self.shared.failed.get().map_or_else(|| "it is being closed".into(), Arc::clone))
     }
@@ -482,12 +496,21 @@ impl<A: LogBackend> Writer<A> {
         let BatchConfig { max_records, max_bytes, .. } = self.shared.config;
         while !batch.is_empty() {
             if batch.count() <= max_records && batch.bytes() <= max_bytes {
-                self.append(batch)?;
+                self.append_parts(batch)?;
             } else {
-                self.append(&mut batch.take_front(max_records, max_bytes))?;
+                self.append_parts(&mut batch.take_front(max_records, max_bytes))?;
             }
         }
         Ok(())
+    }
+
+    /// Appends one frame, or several when the log needs them smaller.
+    fn append_parts(&mut self, part: &mut FrameBuilder) -> Result<(), String> {
+        while part.count() > 1 && !self.form.fits(part) {
+            let mut front = part.take_front(part.count() / 2, usize::MAX);
+            self.append_parts(&mut front)?;
+        }
+        self.append(part)
     }
 
     /// Appends one frame, retrying until there is space.

@@ -65,7 +65,8 @@ pub struct Tally {
     pub dead_lettered: u64,
     /// Records that are not telemetry: retained messages.
     pub other: u64,
-    /// Readings that were no longer in the log when the sink was added.
+    /// Readings that were no longer in the log when the sink was added, and those whose contents
+    /// could not be read, since the keys of their tenant were destroyed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub missed: u64,
     /// Records excluded by the filter of an export.

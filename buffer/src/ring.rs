@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use envelope::Keyring;
+
 use crate::frame::Frame;
 
 #[derive(Debug)]
@@ -21,6 +23,19 @@ impl Ring {
         self.frames.push_back(frame);
         while self.bytes > self.capacity && self.frames.len() > 1 {
             self.pop_front();
+        }
+    }
+
+    /// Opens frames again that have records of tenants whose keys were destroyed.
+    pub(crate) fn reopen(&mut self, keys: &Keyring) {
+        for frame in self.frames.iter_mut().filter(|frame| frame.has_destroyed(keys)) {
+            match Frame::open(frame.bytes(), Some(keys)) {
+                Ok(opened) => {
+                    self.bytes = self.bytes - frame.memory() + opened.memory();
+                    *frame = opened;
+                }
+                Err(error) => tracing::error!(%error, "cannot open a frame in memory again"),
+            }
         }
     }
 

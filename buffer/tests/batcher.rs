@@ -167,6 +167,25 @@ fn a_task_that_polls_for_room_repeatedly_is_woken_once() {
 }
 
 #[test]
+fn a_task_that_no_longer_waits_for_room_is_forgotten() {
+    let hand = Hand::new(Way::Wait);
+    let batcher = hand.batcher(BatchConfig { max_bytes: 100, ..BatchConfig::default() });
+    batcher.submit(&mut stage([0], false), Waker::noop()).unwrap();
+    hand.wait_for_appends(1);
+    batcher.submit(&mut stage([1], false), Waker::noop()).unwrap();
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(Arc::clone(&count));
+    assert!(matches!(batcher.submit(&mut stage(2..9, false), &waker), Err(SubmitError::Full)));
+    let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+    drop(waker);
+    assert_eq!(Arc::strong_count(&count), 2);
+    batcher.no_longer_waits(None, task);
+    assert_eq!(Arc::strong_count(&count), 1);
+    hand.go(Way::Store);
+    batcher.close();
+}
+
+#[test]
 fn a_log_that_is_full_can_be_closed_and_acknowledges_nothing() {
     let hand = Hand::new(Way::Full);
     let batcher = hand.batcher(BatchConfig::default());

@@ -35,6 +35,11 @@ async fn on_all<F: Future<Output = ()>>(test: impl Fn(Arc<dyn Log>, Batcher) -> 
     let dir = tempfile::tempdir().unwrap();
     let (log, batcher) = EmbeddedLog::open(small(dir.path()), Arc::default()).unwrap();
     test(log, batcher).await;
+    // Sealed.
+    let dir = tempfile::tempdir().unwrap();
+    let keys = Some(envelope::testing::keyring(dir.path()));
+    let (log, batcher) = EmbeddedLog::open(Config { keys, ..small(dir.path()) }, Arc::default()).unwrap();
+    test(log, batcher).await;
     let Some(server) = Server::start(&[]) else { return };
     let (log, batcher) = server.log().await;
     test(log, batcher).await;

@@ -17,7 +17,15 @@ use weir_buffer::embedded::{Config, EmbeddedLog};
 use weir_buffer::{Cursor, Log};
 
 fn config(dir: &Path) -> Config {
-    Config { dir: dir.join("log"), segment_bytes: 8 << 10, ring_bytes: 1 << 10, retain_bytes: 0, ..Config::default() }
+    let keys = dir.join(envelope::FILE).exists().then(|| envelope::testing::keyring(dir));
+    Config {
+        keys,
+        dir: dir.join("log"),
+        segment_bytes: 8 << 10,
+        ring_bytes: 1 << 10,
+        retain_bytes: 0,
+        ..Config::default()
+    }
 }
 
 /// Knowledge of the log outside of the process.
@@ -92,6 +100,10 @@ impl Known {
 async fn history(seed: u64, rounds: u32) {
     println!("WEIR_SEED={seed}");
     let dir = tempfile::tempdir().unwrap();
+    // Every other history is sealed.
+    if (seed >> 40).is_multiple_of(2) {
+        drop(envelope::testing::keyring(dir.path()));
+    }
     let mut random = Random(seed);
     let disk = Arc::new(CrashDisk::new(random.below(u64::MAX - 1) + 1));
     let mut known = Known::default();

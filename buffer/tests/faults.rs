@@ -386,12 +386,12 @@ async fn a_frame_of_a_later_release_is_named_and_neither_skipped_nor_cut() {
     image(dir.path());
     let segment = segments(dir.path()).pop().unwrap();
     let mut bytes = std::fs::read(&segment).unwrap();
-    bytes[4] = 3;
+    bytes[4] = 4;
     bytes[48..52].fill(7);
     std::fs::write(&segment, &bytes).unwrap();
     let error = EmbeddedLog::open(config(dir.path()), Arc::default()).unwrap_err();
-    assert!(matches!(error, OpenError::Version { version: 3, .. }), "{error}");
-    assert!(matches!(repair(dir.path()), Err(OpenError::Version { version: 3, .. })));
+    assert!(matches!(error, OpenError::Version { version: 4, .. }), "{error}");
+    assert!(matches!(repair(dir.path()), Err(OpenError::Version { version: 4, .. })));
     assert_eq!(std::fs::read(&segment).unwrap(), bytes);
 }
 

@@ -2,85 +2,26 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
-use std::sync::Arc;
+#[path = "common/sample.rs"]
+mod sample;
+
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use model::{DeviceKey, Schema, ValueRef};
 use proptest::prelude::*;
-use weir_buffer::frame::{
-    DeadLetterRef, Frame, FrameBuilder, HEADER_BYTES, ReadingHeader, Record, RetainedRef, Sent, Staged,
-};
+use sample::text;
+use weir_buffer::frame::{Frame, FrameBuilder, HEADER_BYTES, ReadingHeader, Record, SEALED_VERSION, Staged};
 
-/// One record of each kind, with every optional field and every type of value.
+static KEYS: LazyLock<envelope::Keyring> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = envelope::testing::keyring(dir.path());
+    sample::builder().build_sealed(0, 0, 0, Some(&keys)).unwrap();
+    keys
+});
+
 fn sample() -> Frame {
-    let device = Arc::new(DeviceKey::new("default", "room/küche").unwrap());
-    let other = Arc::new(DeviceKey::new("other", "d2").unwrap());
-    let schema = Arc::new(Schema::new(["temperature", "count", "door", "window", "mode", "absent"]));
-    let plain = Arc::new(Schema::new(["value"]));
-    let mut staged = Staged::default();
-    let header = ReadingHeader {
-        time: 1_700_000_000_123_456_789,
-        received: 1_700_000_001_000_000_000,
-        identity: 0xDEAD_BEEF_0123_4567,
-        seq: Some(42),
-        device_timed: true,
-        claimed_time: Some(4_000_000_000_000_000_000),
-        trace: Some(&[7; 25]),
-        resent: true,
-    };
-    let values = [
-        Some(ValueRef::Float(-21.5)),
-        Some(ValueRef::Int(i64::MIN)),
-        Some(ValueRef::Bool(true)),
-        Some(ValueRef::Bool(false)),
-        Some(ValueRef::Str("größer")),
-        None,
-    ];
-    staged.message(Some(Sent { client: 0x0102_0304_0506_0708, connection: 9, packet: 0x0A0B, in_flight: true }));
-    staged.reading(&device, &schema, &header, values);
-    let bare = ReadingHeader {
-        seq: None,
-        device_timed: false,
-        claimed_time: None,
-        trace: None,
-        resent: false,
-        identity: 1,
-        ..header
-    };
-    staged.reading(&other, &plain, &bare, [Some(ValueRef::Int(-3))]);
-    let (own, others): (Arc<str>, Arc<str>) = ("default".into(), "other".into());
-    let letter = DeadLetterRef {
-        tenant: &own,
-        device: Some(&device),
-        received: 5,
-        identity: 6,
-        reason: "not JSON at byte 0",
-        topic: "devices/d1/telemetry",
-        client: "c1",
-        payload: &[0xFF, 0],
-    };
-    staged.dead_letter(&letter, false);
-    staged.message(Some(Sent { client: 3, connection: 4, packet: 5, in_flight: false }));
-    staged.dead_letter(&DeadLetterRef { tenant: &others, device: None, ..letter }, true);
-    for tenant in [&own, &others] {
-        let message = RetainedRef { tenant, received: 8, qos: 1, topic: "state", payload: b"on", properties: &[1, 0] };
-        staged.retained(&message);
-    }
-    staged.session_end(&own, 0x1112_1314_1516_1718, 11);
-    let mut builder = FrameBuilder::default();
-    builder.absorb(&mut staged);
-    builder.build(1000, 0x0123_4567_89AB_CDEF, 1_700_000_002_000_000_000)
-}
-
-fn text(frame: &Frame) -> String {
-    let records: Vec<String> = frame
-        .records()
-        .map(|(offset, record)| match record {
-            Record::Reading(r) => format!("{offset} {:?} {:?} {:?}", r.to_reading(), r.identity, r.trace),
-            other => format!("{offset} {other:?}"),
-        })
-        .collect();
-    format!("{:?}\n{}", frame.header(), records.join("\n"))
+    sample::builder().build(1000, 0x0123_4567_89AB_CDEF, 1_700_000_002_000_000_000)
 }
 
 /// `tests/golden/frame-2.bin` is the first released version and is never regenerated; version 1 was
@@ -139,7 +80,34 @@ proptest! {
         let mut header = sample().bytes()[..HEADER_BYTES].to_vec();
         header[8..12].copy_from_slice(&length);
         header[12..16].copy_from_slice(&length);
-        walk(&sealed(header, &bytes));
+        walk(&sealed(header.clone(), &bytes));
+        header[4] = SEALED_VERSION;
+        prop_assert!(Frame::open(&sealed(header, &bytes), Some(&KEYS)).is_err());
+    }
+
+    #[test]
+    fn no_change_of_a_sealed_body_under_a_right_checksum_shows_another_reading(
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        count in 0_u32..20,
+    ) {
+        let keys = &*KEYS;
+        let frame = sample::builder().build_sealed(1000, 7, 9, Some(keys)).unwrap();
+        let mut body = frame.bytes()[HEADER_BYTES..].to_vec();
+        for (at, byte) in changes {
+            let at = at.index(body.len());
+            body[at] = byte;
+        }
+        let mut header = frame.bytes()[..HEADER_BYTES].to_vec();
+        if count > 10 {
+            header[16..20].copy_from_slice(&count.to_le_bytes());
+        }
+        let known: Vec<String> = frame.records().map(|(_, record)| format!("{record:?}")).collect();
+        if let Ok(read) = Frame::open(&sealed(header, &body), Some(keys)) {
+            for (_, record) in read.records() {
+                let shown = format!("{record:?}");
+                prop_assert!(known.contains(&shown) || matches!(record, Record::Destroyed(_)), "{}", shown);
+            }
+        }
     }
 
     #[test]

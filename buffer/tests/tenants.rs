@@ -96,6 +96,7 @@ async fn records(log: &dyn Log) -> Vec<String> {
                         "retained"
                     }
                     Record::SessionEnd(_) => "session end",
+                    Record::Destroyed(_) => panic!("no keys were destroyed"),
                 };
                 found.push(format!("{kind} {tenant}"));
             }

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use model::Nanos;
 use tokio_util::sync::CancellationToken;
 
-use crate::Grants;
 use crate::quota::DeviceMeter;
+use crate::{Grants, Sender};
 
 /// The credentials that a client presented when it connected.
 #[derive(Clone, Copy)]
@@ -19,6 +19,9 @@ pub struct Credentials<'a> {
     pub user: Option<&'a str>,
     /// Password, when given.
     pub password: Option<&'a [u8]>,
+    /// Token that the client signed and presented in place of a password, by an exchange that the
+    /// protocol has for it; see [`Gatekeeper::takes_tokens`].
+    pub token: Option<&'a [u8]>,
     /// Certificates that the client presented over TLS, in DER, its own first; empty without. The
     /// client has the key of the first one. A gatekeeper that derives an identity from them
     /// verifies the chain, the dates and the revocation itself.
@@ -28,7 +31,7 @@ pub struct Credentials<'a> {
 }
 
 impl std::fmt::Debug for Credentials<'_> {
-    /// Without the password.
+    /// Without the password and the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { client, user, peer, .. } = self;
         f.debug_struct("Credentials")
@@ -81,7 +84,8 @@ pub enum RefusalKind {
     Unavailable,
 }
 
-/// Decides who a client is, once for each connection.
+/// Decides who a client is, once for each connection, and again for each further token that the
+/// client presents.
 ///
 /// A door compares nothing of its own with the device of an identity: a client id belongs to a
 /// device when the gatekeeper says so. For an identity with a device, every other client id than
@@ -95,12 +99,36 @@ pub trait Gatekeeper: Send + Sync + 'static {
     /// # Errors
     /// [`Refusal`].
     async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal>;
+
+    /// True when a client may present a token by an exchange of its protocol. It can present
+    /// another one later, and stays connected ([`Gatekeeper::admit_again`]).
+    fn takes_tokens(&self) -> bool {
+        false
+    }
+
+    /// Checks the next token of a client that is connected as `known`, which is not a connection
+    /// more. The identity is that of the same device, with the end of the new token.
+    ///
+    /// # Errors
+    /// [`Refusal`], also for a token of another device or tenant: the connection ends.
+    async fn admit_again(&self, credentials: &Credentials<'_>, known: &Sender) -> Result<Identity, Refusal> {
+        let (_, _) = (credentials, known);
+        Err(Refusal { kind: RefusalKind::NotAuthorized, reason: "tokens are not accepted".into() })
+    }
 }
 
 #[async_trait]
 impl<G: Gatekeeper + ?Sized> Gatekeeper for Arc<G> {
     async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         (**self).admit(credentials).await
+    }
+
+    fn takes_tokens(&self) -> bool {
+        (**self).takes_tokens()
+    }
+
+    async fn admit_again(&self, credentials: &Credentials<'_>, known: &Sender) -> Result<Identity, Refusal> {
+        (**self).admit_again(credentials, known).await
     }
 }
 

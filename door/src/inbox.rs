@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use model::Ticket;
 use model::trace::Span;
 
+use crate::quota::Quota;
 use crate::{Message, Retained, Sender};
 
 /// The outcome of one message.
@@ -23,6 +24,10 @@ pub enum Verdict {
     /// retained and reaches no subscriber. The sender is answered as for a topic that it may not
     /// publish to (MQTT 5: 0x87).
     Denied,
+    /// A reading of a new device, or with a new value name, beyond a limit of the tenant. Nothing
+    /// was staged; the message is not retained and reaches no subscriber, and it is not
+    /// acknowledged as stored (MQTT 5: 0x97 with the limit as the reason).
+    OverQuota(Quota),
 }
 
 /// The log has failed and accepts no more records: close without acknowledging.

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::quota::DeviceMeter;
+
 /// First part of a client id that a door assigns to a client without one.
 pub const ASSIGNED: &str = "weir-assigned-";
 
@@ -21,6 +23,8 @@ pub struct Sender {
     /// The device that the client is: readings of others are denied. `None` in an installation
     /// without authentication.
     pub device: Option<Arc<str>>,
+    /// The meter of the device, held to the limits of the tenant.
+    pub meter: Option<DeviceMeter>,
     /// Client id, given or assigned; unique within the tenant at any one time.
     pub client: Arc<str>,
     /// User name, when given.

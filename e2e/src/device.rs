@@ -50,6 +50,11 @@ impl Device {
         Self { credentials: Some((user.to_owned(), password.to_owned())), ..self }
     }
 
+    /// Connects to this broker from the next connection on.
+    pub fn reach(&mut self, broker: SocketAddr) {
+        self.broker = broker;
+    }
+
     /// Number of unacknowledged messages.
     pub fn in_flight(&self) -> usize {
         self.unacknowledged.len()
@@ -137,6 +142,25 @@ impl Device {
         }
         self.partial.drain(..used);
         Ok(numbers)
+    }
+
+    /// As [`Device::acknowledged`], within a time after which there is no number and the connection
+    /// stays.
+    ///
+    /// # Errors
+    /// Like [`Device::acknowledged`].
+    pub fn acknowledged_within(&mut self, time: Duration) -> io::Result<Vec<u64>> {
+        let arrived = {
+            let stream = self.stream.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+            stream.set_read_timeout(Some(time))?;
+            let peeked = stream.peek(&mut [0]);
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            match peeked {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => false,
+                peeked => peeked.map(|_| true)?,
+            }
+        };
+        if arrived { self.acknowledged() } else { Ok(Vec::new()) }
     }
 
     /// As [`Device::acknowledged`]; no number when the connection was lost.

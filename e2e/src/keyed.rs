@@ -38,6 +38,40 @@ pub fn run(dir: &Path) -> anyhow::Result<Weir> {
     Weir::start_with(dir, "127.0.0.1:0", &[("WEIR_CONFIG", config)])
 }
 
+/// Weir with authentication and TLS on every port; `tls/ca.pem` in its folder is the authority of
+/// its certificate.
+pub struct Encrypted {
+    /// The process, and the key of the operator.
+    pub keyed: Keyed,
+    /// Port of MQTT over TLS.
+    pub mqtts: u16,
+}
+
+impl Encrypted {
+    /// Makes the registry and the certificate, and starts Weir.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+        let key = init(dir)?;
+        checked("weir tls create", Command::new(program("weir")?).current_dir(dir).args(["tls", "create"]).output()?)?;
+        let mut text = std::fs::read_to_string(dir.join("weir.toml"))?;
+        let (certificate, key_file) = (dir.join("tls/server.pem"), dir.join("tls/server.key"));
+        text.push_str(&format!("\n[tls]\ncertificate = {certificate:?}\nkey = {key_file:?}\n"));
+        text.push_str("\n[mqtt]\ntls_address = \"127.0.0.1:0\"\n");
+        std::fs::write(dir.join("weir.toml"), text)?;
+        let weir = run(dir)?;
+        let addresses: Value = serde_json::from_str(&std::fs::read_to_string(dir.join("data/addresses.json"))?)?;
+        let port = addresses["mqtts"].as_str().and_then(|text| text.rsplit_once(':')).context("a port for TLS")?.1;
+        Ok(Self { keyed: Keyed { weir, key }, mqtts: port.parse()? })
+    }
+
+    /// The server as commands name it; they also need `tls/ca.pem`.
+    pub fn url(&self) -> String {
+        format!("https://localhost:{}", self.keyed.weir.grpc.port())
+    }
+}
+
 impl Keyed {
     /// Makes the registry and starts Weir.
     ///

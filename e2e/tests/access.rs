@@ -1,7 +1,7 @@
 //! Devices with secrets or keys, and callers with keys, from the first command on.
 
 use std::future::ready;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, SystemTime};
 
@@ -206,6 +206,93 @@ fn secrets_keys_and_audit_outlast_a_kill() -> anyhow::Result<()> {
     let error = site.output(&site.key, &["audit", "verify", "--known", &other])?;
     ensure!(!error.status.success() && String::from_utf8(error.stdout)?.contains("written anew"));
     site.weir.stop()
+}
+
+/// The one file of checkpoints, once it has so many lines.
+async fn checkpoints(dir: &Path, lines: usize) -> anyhow::Result<PathBuf> {
+    let probe = || {
+        let file = std::fs::read_dir(dir)?.next().transpose()?.context("a file")?.path();
+        let found = std::fs::read_to_string(&file)?.lines().count();
+        ensure!(found >= lines, "{found} lines");
+        Ok(file)
+    };
+    wait_until("the checkpoints", BOUND, || ready(probe())).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_checkpoints_outlast_a_kill_and_find_an_audit_that_was_put_back() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let key = init(dir.path())?;
+    let (out, data, old) = (dir.path().join("out"), dir.path().join("data"), dir.path().join("old"));
+    std::fs::create_dir(&out)?;
+    std::fs::copy(data.join("registry.redb"), &old)?;
+    let config = dir.path().join("weir.toml");
+    let text = std::fs::read_to_string(&config)?;
+    std::fs::write(&config, format!("{text}\n[audit]\nfolder = {out:?}\ninterval_secs = 1\n"))?;
+    let mut site = Keyed { weir: run(dir.path())?, key };
+    let file = checkpoints(&out, 1).await?;
+    let keys = data.join("audit-key.pub");
+    let verify = |file: &Path| -> anyhow::Result<Vec<String>> {
+        let arguments = ["audit", "verify", "--checkpoints", path(file)?, "--public-key", path(&keys)?];
+        Ok(arguments.map(str::to_owned).to_vec())
+    };
+    let verified = |site: &Keyed, file: &Path| -> anyhow::Result<(bool, String)> {
+        let arguments = verify(file)?;
+        let output = site.output(&site.key, &arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+        Ok((output.status.success(), String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?))
+    };
+    site.add_device("pump-7")?;
+    site.weir.kill()?;
+    site.weir = run(dir.path())?;
+    // The change before the kill, which may have come after a checkpoint.
+    checkpoints(&out, 2).await?;
+    let (is_whole, said) = verified(&site, &file)?;
+    ensure!(is_whole, "{said}");
+    let (_, auditor) = site.add_key("auditor", "tenant-admin")?;
+    let arguments = verify(&file)?;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(["--tenant", "default"]).collect();
+    let own = site.cli(&auditor, &arguments)?;
+    ensure!(own.contains("default"), "{own}");
+    let lines = std::fs::read_to_string(&file)?;
+    let (first, rest) = lines.split_once('\n').context("a line")?;
+    let copy = dir.path().join("copy.ndjson");
+    for (text, expected) in [
+        (lines.replacen("\"sequence\":", "\"sequence\":1", 1), "signature is not valid"),
+        ("nothing\n".to_owned(), "not a checkpoint"),
+        (rest.to_owned(), "before it is missing"),
+        (format!("{first}\n"), "was handed over"),
+    ] {
+        std::fs::write(&copy, text)?;
+        let (is_whole, said) = verified(&site, &copy)?;
+        ensure!(!is_whole && said.contains(expected), "{said}");
+    }
+    checked("weir audit key --rotate", {
+        let rotate = ["audit", "key", "--rotate", "--data-dir", path(&data)?];
+        Command::new(program("weir")?).args(rotate).output()?
+    })?;
+    let before = std::fs::read_to_string(&file)?.lines().count();
+    site.add_device("pump-8")?;
+    checkpoints(&out, before + 1).await?;
+    let (is_whole, said) = verified(&site, &file)?;
+    ensure!(is_whole, "after the rotation: {said}");
+    // The audit as it was before the first checkpoint's events.
+    site.weir.kill()?;
+    std::fs::copy(&old, data.join("registry.redb"))?;
+    site.weir = run(dir.path())?;
+    let (is_whole, said) = verified(&site, &file)?;
+    ensure!(!is_whole && said.contains("chain ends at event"), "{said}");
+    let report = || {
+        // The command fails while something is wrong.
+        let status = String::from_utf8(site.output(&site.key, &["status"])?.stdout)?;
+        ensure!(status.contains("altered"), "{status}");
+        Ok(())
+    };
+    wait_until("the report", BOUND, || ready(report())).await?;
+    site.weir.kill()
+}
+
+fn path(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path in UTF-8")
 }
 
 #[test]

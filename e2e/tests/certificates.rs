@@ -4,13 +4,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, ensure};
-use weir_e2e::{Weir, checked, program};
+use weir_e2e::keyed::Encrypted;
+use weir_e2e::{checked, program};
 
 struct Site<'a> {
     dir: &'a Path,
-    weir: Weir,
-    mqtts: String,
-    key: String,
+    weir: Encrypted,
 }
 
 fn run(dir: &Path, command: &str, arguments: &[&str]) -> anyhow::Result<String> {
@@ -19,23 +18,9 @@ fn run(dir: &Path, command: &str, arguments: &[&str]) -> anyhow::Result<String> 
 
 /// Weir with authentication and TLS; the authority `plant` is made with openssl.
 fn start(dir: &Path) -> anyhow::Result<Site<'_>> {
-    let weir = program("weir")?;
-    let weir = weir.to_str().context("a path in UTF-8")?;
-    let key = run(dir, weir, &["init", "--data-dir", "data"])?.trim().to_owned();
-    run(dir, weir, &["tls", "create"])?;
     let new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
     run(dir, "openssl", &[&new[..], &["-subj", "/CN=Plant", "-keyout", "plant.key", "-out", "plant.pem"]].concat())?;
-    let path = |name: &str| dir.join(name).display().to_string();
-    let (config, certificate, key_file) = (path("weir.toml"), path("tls/server.pem"), path("tls/server.key"));
-    let mut text = std::fs::read_to_string(&config)?;
-    text.push_str(&format!("\n[tls]\ncertificate = {certificate:?}\nkey = {key_file:?}\n"));
-    std::fs::write(&config, text)?;
-    let environment = [("WEIR_CONFIG", config.as_str()), ("WEIR_MQTT_TLS_ADDRESS", "127.0.0.1:0")];
-    let weir = Weir::start_with(dir, "127.0.0.1:0", &environment)?;
-    let addresses = std::fs::read_to_string(dir.join("data/addresses.json"))?;
-    let addresses: serde_json::Value = serde_json::from_str(&addresses)?;
-    let mqtts = addresses["mqtts"].as_str().and_then(|text| text.rsplit_once(':')).context("a port for TLS")?;
-    Ok(Site { dir, weir, mqtts: mqtts.1.to_owned(), key })
+    Ok(Site { dir, weir: Encrypted::start(dir)? })
 }
 
 impl Site<'_> {
@@ -51,10 +36,13 @@ impl Site<'_> {
     }
 
     fn weir(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let server = format!("https://localhost:{}", self.weir.grpc.port());
+        self.weir_as(&self.weir.keyed.key, arguments)
+    }
+
+    fn weir_as(&self, key: &str, arguments: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(program("weir")?);
-        command.current_dir(self.dir).env("WEIR_API_KEY", &self.key).args(arguments);
-        Ok(command.args(["--server", &server, "--ca", "tls/ca.pem"]).output()?)
+        command.current_dir(self.dir).env("WEIR_API_KEY", key).args(arguments);
+        Ok(command.args(["--server", &self.weir.url(), "--ca", "tls/ca.pem"]).output()?)
     }
 
     fn cli(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -65,7 +53,18 @@ impl Site<'_> {
         let topic = format!("devices/{device}/telemetry");
         let (pem, key) = (format!("{name}.pem"), format!("{name}.key"));
         let mut command = Command::new("mosquitto_pub");
-        command.args(["-h", "localhost", "-p", &self.mqtts, "--cafile", "tls/ca.pem", "--cert", &pem, "--key", &key]);
+        command.args([
+            "-h",
+            "localhost",
+            "-p",
+            &self.weir.mqtts.to_string(),
+            "--cafile",
+            "tls/ca.pem",
+            "--cert",
+            &pem,
+            "--key",
+            &key,
+        ]);
         command.args(["-V", "mqttv311", "-q", "1", "-i", device, "-u", device, "-t", &topic, "-m", "{\"n\":1}"]);
         Ok(command.current_dir(self.dir).output()?.status.success())
     }
@@ -79,7 +78,16 @@ fn devices_connect_with_pinned_certificates_and_with_those_of_an_authority_until
     site.issue("pump-7", "pump-7", "subjectAltName=URI:urn:weir:default:pump-7")?;
     site.issue("pump-8", "pump-8", "keyUsage=digitalSignature")?;
     ensure!(!site.publish("pump-7", "pump-7")?, "a certificate of an unknown authority was admitted");
-    site.cli(&["devices", "add", "pump-8", "--certificate", "pump-8.pem"])?;
+    // An administrator of the tenant shows that he has the key.
+    let key = site.cli(&["keys", "add", "admin", "--role", "admin", "--format", "json"])?;
+    let key: serde_json::Value = serde_json::from_str(&key)?;
+    let (key, add) =
+        (key["key"].as_str().context("a key")?, ["devices", "add", "pump-8", "--certificate", "pump-8.pem"]);
+    let error = String::from_utf8(site.weir_as(key, &add)?.stderr)?;
+    let code = error.split("common name ").nth(1).and_then(|rest| rest.split(' ').next());
+    let subject = format!("/CN={}", code.with_context(|| error.clone())?);
+    run(site.dir, "openssl", &["req", "-new", "-key", "pump-8.key", "-subj", &subject, "-out", "pump-8.proof"])?;
+    checked("the proof", site.weir_as(key, &[&add[..], &["--proof", "pump-8.proof"]].concat())?)?;
     ensure!(site.publish("pump-8", "pump-8")?, "a pinned certificate was refused");
     ensure!(!site.publish("pump-7", "pump-8")?, "it was admitted for another device");
     let error = String::from_utf8(site.weir(&["authorities", "add", "plant.pem"])?.stderr)?;
@@ -95,5 +103,5 @@ fn devices_connect_with_pinned_certificates_and_with_those_of_an_authority_until
     for method in ["CreateAuthority", "RevokeCertificate", "CreateDeviceCredential"] {
         ensure!(audit.contains(method), "{method} in {audit}");
     }
-    site.weir.stop()
+    site.weir.keyed.weir.stop()
 }

@@ -1,8 +1,12 @@
 //! kill -9 under load, at random moments, with devices that send unacknowledged messages again.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, ensure};
 use mqtt_client::{Connect, Packet, Publish, Subscription, Version, Will};
 use weir_e2e::device::Device;
-use weir_e2e::{Weir, read};
+use weir_e2e::{Weir, program, read};
 
 const KILLS: usize = 20;
 const DEVICES: usize = 6;
@@ -24,12 +28,26 @@ struct Ledger {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_lose_no_acknowledged_reading_and_double_none() -> anyhow::Result<()> {
+    kills(false).await
+}
+
+/// Each kill meets a rotation of the key-encryption key.
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_kills_with_encryption_lose_no_acknowledged_reading_and_double_none() -> anyhow::Result<()> {
+    kills(true).await
+}
+
+async fn kills(is_sealed: bool) -> anyhow::Result<()> {
     let seed = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
     println!("seed {seed}");
     let dir = tempfile::tempdir()?;
+    let key_file = dir.path().join("kek");
+    let key_text = key_file.to_str().context("a path is text")?.to_owned();
+    keys(&key_file, false)?;
     // A short flush interval, so that kills also hit the seal, the write and the trim.
-    let environment = [("WEIR_HISTORY_FLUSH_INTERVAL_MS", "300")];
-    let mut weir = Weir::start_with(dir.path(), "127.0.0.1:0", &environment)?;
+    let environment = [("WEIR_HISTORY_FLUSH_INTERVAL_MS", "300"), ("WEIR_ENCRYPTION_KEY_FILE", key_text.as_str())];
+    let environment = &environment[..if is_sealed { 2 } else { 1 }];
+    let mut weir = Weir::start_with(dir.path(), "127.0.0.1:0", environment)?;
     let mqtt = weir.mqtt;
     let stop = Arc::new(AtomicBool::new(false));
     let total = Arc::new(AtomicU64::new(0));
@@ -52,8 +70,20 @@ async fn twenty_kills_lose_no_acknowledged_reading_and_double_none() -> anyhow::
             ensure!(begun.elapsed() < Duration::from_secs(60), "no progress before kill {kill}");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        weir.kill()?;
-        weir = Weir::start_with(dir.path(), &mqtt.to_string(), &environment)
+        let rotating = if is_sealed { Some(rotate(dir.path(), &key_file, kill % 2 == 0)?) } else { None };
+        if let Some(mut rotating) = rotating {
+            // Every third rotation is complete.
+            if kill % 3 == 0 {
+                ensure!(rotating.wait()?.success(), "rotation {kill}");
+            } else {
+                tokio::time::sleep(moment / 20).await;
+            }
+            weir.kill()?;
+            rotating.wait()?;
+        } else {
+            weir.kill()?;
+        }
+        weir = Weir::start_with(dir.path(), &mqtt.to_string(), environment)
             .with_context(|| format!("start after kill {kill}, seed {seed}"))?;
     }
     stop.store(true, Ordering::Relaxed);
@@ -77,6 +107,24 @@ async fn twenty_kills_lose_no_acknowledged_reading_and_double_none() -> anyhow::
     let books = weir.cli(&["books", "--check"])?;
     println!("{books}");
     weir.stop()
+}
+
+/// Writes two key-encryption keys; which one is current is up to `turned`.
+fn keys(path: &Path, turned: bool) -> anyhow::Result<()> {
+    let mut keys = ["11".repeat(32), "22".repeat(32)];
+    if turned {
+        keys.reverse();
+    }
+    std::fs::write(path, keys.join("\n"))?;
+    Ok(std::fs::set_permissions(path, Permissions::from_mode(0o600))?)
+}
+
+/// Begins a rotation by the process that runs.
+fn rotate(dir: &Path, key_file: &Path, turned: bool) -> anyhow::Result<Child> {
+    keys(key_file, turned)?;
+    let mut command = Command::new(program("weir")?);
+    command.args(["encryption", "rotate", "--data-dir"]).arg(dir.join("data")).stderr(Stdio::null());
+    Ok(command.spawn()?)
 }
 
 /// Publishes until `stop` is set, then waits until everything is acknowledged. Devices with odd

@@ -125,7 +125,7 @@ fn a_flood_of_one_tenant_is_slowed_down_without_a_loss_and_delays_no_other() -> 
     }
     let (rate, burst) = (format!("messages_per_second={RATE}"), format!("message_burst={BURST}"));
     let set = site.cli(&["tenants", "set", "flood", "--limit", &rate, "--limit", &burst, "--format", "csv"])?;
-    ensure!(set == format!("limit,value\nmessages_per_second,{RATE}\nmessage_burst,{BURST}\n"), "{set}");
+    ensure!(set == format!("name,value\nmessages_per_second,{RATE}\nmessage_burst,{BURST}\n"), "{set}");
     let devices = calm.iter().map(|tenant| site.device(tenant, "quiet")).collect::<anyhow::Result<_>>()?;
     let mut quiet = Quiet { devices, sent: 0 };
     let alone = (0..2000).map(|_| quiet.round_trip()).collect::<anyhow::Result<Vec<_>>>()?;
@@ -162,5 +162,68 @@ fn a_flood_of_one_tenant_is_slowed_down_without_a_loss_and_delays_no_other() -> 
     ensure!(stored as u64 == quiet.sent, "{stored} of {} are stored", quiet.sent);
     let usage = site.cli(&["tenants", "usage", "calm1", "--format", "csv"])?;
     ensure!(usage.contains("connections,1,,0"), "{usage}");
+    site.0.weir.stop()
+}
+
+/// Publishes with mosquitto_pub over MQTT 5; returns what it reports.
+fn publish(site: &Site, device: &str, password: &str, message: &str) -> anyhow::Result<String> {
+    let (port, topic) = (site.0.weir.mqtt.port().to_string(), format!("devices/{device}/telemetry"));
+    let output = std::process::Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port, "-V", "mqttv5", "-q", "1", "-i", device, "-t", &topic])
+        .args(["-u", device, "-P", password, "-m", message])
+        .output()?;
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_devices_and_series_are_refused_before_they_are_acknowledged_and_known_ones_go_on() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut site = Site(Keyed::start(dir.path())?);
+    site.cli(&["tenants", "add", "acme"])?;
+    let mut passwords = Vec::new();
+    for device in ["d1", "d2", "d3"] {
+        let answer = site.cli(&["devices", "add", device, "--tenant", "acme", "--format", "json"])?;
+        let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
+        passwords.push(answer["password"].as_str().context("a password")?.to_owned());
+    }
+    for (device, password) in ["d1", "d2"].iter().zip(&passwords) {
+        let reported = publish(&site, device, password, r#"{"a":1,"b":2}"#)?;
+        ensure!(reported.is_empty(), "{reported}");
+    }
+    site.cli(&["tenants", "set", "acme", "--limit", "devices=2", "--limit", "series=4"])?;
+    for start in 0..2 {
+        let usage = async || {
+            // One message, so that the tenant is in use in this process.
+            publish(&site, "d1", &passwords[0], r#"{"a":3}"#)?;
+            let usage = site.cli(&["tenants", "usage", "acme", "--format", "csv"])?;
+            let has = |line: &str| usage.lines().any(|found| found.starts_with(line));
+            ensure!(has("devices,2,2,") && has("series,4,4,"), "{usage}");
+            anyhow::Ok(())
+        };
+        weir_e2e::wait_until("the devices are counted", Duration::from_secs(30), usage).await?;
+        for (device, password, message) in [
+            ("d3", &passwords[2], r#"{"a":1}"#),
+            ("d1", &passwords[0], r#"{"a":1,"c":1}"#),
+            ("d2", &passwords[1], r#"{"a":1,"d":1}"#),
+        ] {
+            let reported = publish(&site, device, password, message)?;
+            ensure!(reported.to_lowercase().contains("quota"), "{device} {message}: {reported:?}");
+        }
+        let known = publish(&site, "d2", &passwords[1], r#"{"b":4,"a":5}"#)?;
+        ensure!(known.is_empty(), "a known device goes on: {known}");
+        let stored = site.readings("acme", "d3").map_err(|error| error.to_string());
+        let none = |error: &String| error.contains("no reading was ever accepted from d3");
+        ensure!(stored.as_ref().is_err_and(none), "a refused reading is stored: {stored:?}");
+        if start == 0 {
+            let Site(Keyed { weir, key }) = site;
+            weir.kill()?;
+            site = Site(Keyed { weir: weir_e2e::keyed::run(dir.path())?, key });
+        }
+    }
+    let usage = site.cli(&["tenants", "usage", "acme", "--format", "csv"])?;
+    ensure!(usage.contains("devices,2,2,1") && usage.contains("series,4,4,2"), "{usage}");
+    site.cli(&["tenants", "set", "acme", "--limit", "devices=none", "--limit", "series=none"])?;
+    let reported = publish(&site, "d3", &passwords[2], r#"{"a":1}"#)?;
+    ensure!(reported.is_empty(), "the limit is lifted: {reported}");
     site.0.weir.stop()
 }

@@ -18,7 +18,9 @@ mod flusher;
 mod metrics;
 mod projection;
 pub mod projections;
+mod purged;
 mod readers;
+mod retentions;
 mod sink;
 mod sinks;
 mod status;
@@ -39,6 +41,8 @@ pub use fleet::{Fleet, FleetHandle};
 pub use flusher::{Claim, Error, Flusher, Handle, Stores};
 pub use metrics::Metrics;
 pub use projection::{LogContext, Projection, Projections, StartAt};
+pub use purged::PurgedTenants;
+pub use retentions::Retentions;
 pub use sink::{Load, Part, Refusal, Sink};
 pub use status::{SinkState, SinkStatus};
 

@@ -15,7 +15,7 @@ use crate::sink::Sink;
 use crate::sinks::export::filter::ExportFilter;
 use crate::sinks::latest::States;
 use crate::status::Shared;
-use crate::{Accounting, flusher::Error};
+use crate::{Accounting, PurgedTenants, Retentions, flusher::Error};
 
 /// Where a projection begins on a log that it has not seen before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,10 @@ impl LogContext {
     /// [`Log::id`].
     pub fn log(&self) -> &str {
         self.log.id()
+    }
+
+    pub(crate) fn purged(&self) -> PurgedTenants {
+        self.context.projections.purged().clone()
     }
 
     /// The sink has everything below this offset.
@@ -135,7 +139,11 @@ impl Projection {
 
 /// The projections of a process. Cheap to clone.
 #[derive(Clone)]
-pub struct Projections(Arc<[Arc<Projection>]>);
+pub struct Projections {
+    list: Arc<[Arc<Projection>]>,
+    purged: PurgedTenants,
+    retentions: Retentions,
+}
 
 impl Projections {
     /// A list of projections.
@@ -147,12 +155,13 @@ impl Projections {
         if let Some(twice) = projections.iter().find(|projection| !names.insert(Arc::clone(&projection.name))) {
             return Err(Error::SameName(twice.name.to_string()));
         }
-        Ok(Self(projections.into_iter().map(Arc::new).collect()))
+        let list = projections.into_iter().map(Arc::new).collect();
+        Ok(Self { list, purged: PurgedTenants::default(), retentions: Retentions::default() })
     }
 
     /// All of them.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Projection>> + Clone {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// The one of that name.
@@ -163,6 +172,16 @@ impl Projections {
     /// The exports among them.
     pub fn exports(&self) -> impl Iterator<Item = &Arc<Projection>> {
         self.iter().filter(|projection| projection.is_export())
+    }
+
+    /// The tenants of which nothing is written.
+    pub fn purged(&self) -> &PurgedTenants {
+        &self.purged
+    }
+
+    /// The tenants whose readings are kept for less time than those of others.
+    pub fn retentions(&self) -> &Retentions {
+        &self.retentions
     }
 
     pub(crate) fn states(&self) -> Option<&Arc<States>> {

@@ -39,7 +39,7 @@ pub fn history(config: &Config, store: Arc<dyn History>) -> Projection {
     let (counted, replayed) = (Arc::new(CountedHistory(Arc::clone(&store))), IntoHistory(Arc::clone(&store)));
     let unflushed = config.history.pace().max_bytes;
     let open = move |context: &crate::LogContext| {
-        let sink = HistorySink::new(context.log(), Arc::clone(&store), context.done_to(), unflushed);
+        let sink = HistorySink::new(context.log(), Arc::clone(&store), context.done_to(), unflushed, context.purged());
         let sink = Arc::new(sink);
         (Arc::clone(&sink), View::Readings(sink))
     };
@@ -56,7 +56,7 @@ pub fn latest(config: &Config, store: Arc<dyn Latest>) -> Projection {
     let shared = Arc::clone(&states);
     let open = move |context: &crate::LogContext| {
         let metrics = Arc::clone(&context.context.metrics);
-        (Arc::new(LatestSink::new(Arc::clone(&shared), metrics)), View::States)
+        (Arc::new(LatestSink::new(Arc::clone(&shared), metrics, context.purged())), View::States)
     };
     Projection {
         accounting: Accounting::Telemetry(None),
@@ -69,7 +69,8 @@ pub fn latest(config: &Config, store: Arc<dyn Latest>) -> Projection {
 pub fn dead_letters(store: Arc<dyn DeadLetters>) -> Projection {
     let counted = Arc::clone(&store);
     let open = move |context: &crate::LogContext| {
-        let writer = DeadLetterWriter { log: context.log().into(), store: Arc::clone(&store) };
+        let writer =
+            DeadLetterWriter { log: context.log().into(), store: Arc::clone(&store), purged: context.purged() };
         (Arc::new(RecordSink::new(writer)), View::DeadLetters)
     };
     Projection {
@@ -80,7 +81,9 @@ pub fn dead_letters(store: Arc<dyn DeadLetters>) -> Projection {
 
 /// Retained messages.
 pub fn retained(store: Arc<dyn Retained>) -> Projection {
-    let open = move |_: &crate::LogContext| RecordSink::new(RetainedWriter { store: Arc::clone(&store) });
+    let open = move |context: &crate::LogContext| {
+        RecordSink::new(RetainedWriter { store: Arc::clone(&store), purged: context.purged() })
+    };
     Projection::new(crate::RETAINED, crate::RETAINED, Pace::rare(MESSAGES), open)
 }
 
@@ -108,7 +111,8 @@ pub fn export(spec: ExportSpec) -> Projection {
     let replayed = IntoExport { store: Arc::clone(&store) };
     let (passes, stage) = (Arc::clone(&filter), Arc::clone(&name));
     let open = move |context: &crate::LogContext| {
-        ExportSink::new(context.log(), Arc::clone(&stage), Arc::clone(&store), Arc::clone(&passes), pace.max_bytes)
+        let (stage, store, passes) = (Arc::clone(&stage), Arc::clone(&store), Arc::clone(&passes));
+        ExportSink::new(context.log(), stage, store, passes, pace.max_bytes).without(context.purged())
     };
     Projection {
         start,

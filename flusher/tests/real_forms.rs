@@ -31,9 +31,12 @@ struct World {
 }
 
 async fn start(dir: &Path, flush_secs: f64) -> World {
+    // Sealed, if the test has made a keyring.
+    let keys = dir.join(envelope::FILE).exists().then(|| envelope::testing::keyring(dir));
     let log_config = buffer::embedded::Config {
         dir: dir.join("log"),
         segment_bytes: 1 << 20,
+        keys: keys.clone(),
         ..buffer::embedded::Config::default()
     };
     // Tasks of a flusher that was aborted let go of the folders when they are next run.
@@ -44,7 +47,7 @@ async fn start(dir: &Path, flush_secs: f64) -> World {
     })
     .await;
     let (log, batcher) = log.unwrap();
-    let store_config = stores::embedded::Config { dir: dir.join("store"), ..stores::embedded::Config::default() };
+    let store_config = stores::embedded::Config { dir: dir.join("store"), keys, ..stores::embedded::Config::default() };
     let mut store = None;
     until(async || {
         store = EmbeddedStore::open(store_config.clone(), Arc::default()).ok();
@@ -68,6 +71,10 @@ fn device(n: i64) -> DeviceKey {
 }
 
 async fn append(world: &World, from: i64, to: i64) {
+    append_to(&world.log, &world.batcher, from, to).await;
+}
+
+async fn append_to(log: &EmbeddedLog, batcher: &Batcher, from: i64, to: i64) {
     let schema = Arc::new(Schema::new(["n"]));
     for first in (from..to).step_by(100) {
         let mut staged = Staged::default();
@@ -84,9 +91,9 @@ async fn append(world: &World, from: i64, to: i64) {
             };
             staged.reading(&Arc::new(device(n)), &schema, &header, [Some(ValueRef::Int(n))]);
         }
-        until(async || !matches!(world.batcher.submit(&mut staged, Waker::noop()), Err(SubmitError::Full))).await;
+        until(async || !matches!(batcher.submit(&mut staged, Waker::noop()), Err(SubmitError::Full))).await;
     }
-    until(async || world.log.end() == to.unsigned_abs()).await;
+    until(async || log.end() == to.unsigned_abs()).await;
 }
 
 async fn until(mut there: impl AsyncFnMut() -> bool) {
@@ -131,7 +138,56 @@ async fn check(world: &World, total: i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readings_pass_from_the_log_into_the_store_over_kills_and_orderly_stops() {
+    pass_over_kills(tempfile::tempdir().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealed_readings_pass_from_the_log_into_the_store_over_kills_and_orderly_stops() {
     let dir = tempfile::tempdir().unwrap();
+    drop(envelope::testing::keyring(dir.path()));
+    pass_over_kills(dir).await;
+}
+
+/// Readings that were not stored when the keys were destroyed hold no cursor, and have their place
+/// in the books.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readings_of_a_destroyed_tenant_are_passed_over_and_the_books_balance() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(envelope::testing::keyring(dir.path()));
+    let world = start(dir.path(), 0.1).await;
+    append(&world, 0, 2_000).await;
+    let stored =
+        |world: &World, to| world.handle.status().iter().any(|s| *s.sink == *weir_flusher::HISTORY && s.done_to == to);
+    until(async || stored(&world, 2_000)).await;
+    world.task.abort();
+    assert!(world.task.await.unwrap_err().is_cancelled());
+    // Nothing flushes these.
+    append_to(&world.log, &world.batcher, 2_000, 3_000).await;
+    world.batcher.close();
+    drop((world.log, world.batcher, world.store, world.handle));
+    envelope::testing::keyring(dir.path()).destroy("default").unwrap();
+
+    let world = start(dir.path(), 0.1).await;
+    append(&world, 3_000, 4_000).await;
+    until(async || stored(&world, 4_000)).await;
+    for d in 0..DEVICES {
+        assert_eq!(query(&world, &device(d)).await, Vec::<i64>::new());
+    }
+    assert_eq!(world.handle.latest().list("default", None, 1_000).await.unwrap().len(), 0);
+    for line in world.handle.books().books(true).await.unwrap() {
+        assert!(line.balances(), "{line:?}");
+        assert!(line.held.is_none_or(|held| held == line.expected), "{line:?}");
+    }
+    let cursors = world.log.cursors().await.unwrap();
+    assert_eq!(
+        (cursors["history"].tallies["default"].stored, cursors["history"].tallies["default"].missed),
+        (2_000, 2_000)
+    );
+    world.stop.cancel();
+    world.task.await.unwrap().unwrap();
+}
+
+async fn pass_over_kills(dir: tempfile::TempDir) {
     let world = start(dir.path(), 0.1).await;
     append(&world, 0, 5_000).await;
     check(&world, 5_000).await;

@@ -2,26 +2,34 @@
 
 mod certificates;
 mod check;
+mod deletion;
 mod devices;
+mod groups;
 mod issuers;
 #[cfg(test)]
 mod tests;
 
 pub use certificates::{NewAuthority, RevokedCertificate};
-pub use devices::NewDeviceCertificate;
+pub use devices::{NewDeviceCertificate, NewDevicePassword};
+pub use groups::NewGroup;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use door::quota::{Limits, Usage};
 use model::{Clock, Nanos};
+use tokio::sync::Semaphore;
 
 use crate::registry::{
-    AuditEvent, AuditReport, Checkpoint, Class, Created, Credential, CredentialKind, Error, KeyRights, Listed, Origin,
-    Owner, Registry, Result, Tenant, TenantState, TenantUpdate,
+    AuditEvent, AuditRange, AuditReport, Checkpoint, Class, Created, Credential, CredentialKind, Error, KeyRights,
+    Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate,
 };
-use crate::{CredentialId, Gate, KeyAlgorithm, Peppers, Role, Secret, Token, TokenKind};
+use crate::{Checkpoints, CredentialId, Gate, KeyAlgorithm, Peppers, Role, Secret, SignedCheckpoint, Token, TokenKind};
 
+/// Checks of audit chains at one time. Each reads a whole chain: more of them would hold up the
+/// lookups of credentials of all tenants.
+const CHECKS: usize = 2;
 /// Maximum entries of one page.
 const MAX_PAGE: usize = 1000;
 
@@ -56,6 +64,8 @@ pub struct NewApiKey {
     pub scopes: Vec<String>,
     /// Networks (CIDR) that it is valid from; empty is all.
     pub allowed_networks: Vec<String>,
+    /// Groups whose devices it is limited to; empty is the whole tenant.
+    pub groups: Vec<String>,
     /// Time from which it is no longer valid.
     pub expires: Option<Nanos>,
 }
@@ -105,12 +115,15 @@ pub struct Admin {
     peppers: Arc<Peppers>,
     clock: Arc<dyn Clock>,
     gate: Option<Gate>,
+    checkpoints: Option<Arc<Checkpoints>>,
+    checks: Arc<Semaphore>,
 }
 
 impl Admin {
     /// Changes of a registry.
     pub fn new(registry: Arc<dyn Registry>, peppers: Arc<Peppers>, clock: Arc<dyn Clock>) -> Self {
-        Self { registry, peppers, clock, gate: None }
+        let checks = Arc::new(Semaphore::new(CHECKS));
+        Self { registry, peppers, clock, gate: None, checkpoints: None, checks }
     }
 
     /// Ends sessions at a gate of this process at once, not only when it reads of the change.
@@ -119,11 +132,18 @@ impl Admin {
         Self { gate: Some(gate), ..self }
     }
 
+    /// Signs the ends of audit chains that were checked.
+    #[must_use]
+    pub fn with_checkpoints(self, checkpoints: Arc<Checkpoints>) -> Self {
+        Self { checkpoints: Some(checkpoints), ..self }
+    }
+
     /// Creates an API key.
     ///
     /// # Errors
-    /// [`Error::Invalid`], also for a role above that of the caller; [`Error::NotFound`] without
-    /// the tenant; [`Error::Limit`] when the tenant has 1000; [`Error::Unavailable`].
+    /// [`Error::Invalid`], also for a role above that of the caller and for a group that is not
+    /// there; [`Error::NotFound`] without the tenant; [`Error::Limit`] when the tenant has 1000;
+    /// [`Error::Unavailable`].
     pub async fn create_api_key(&self, tenant: &str, key: NewApiKey, by: &By) -> Result<CreatedApiKey> {
         let origin = self.origin("CreateApiKey", by)?;
         if key.role > by.role {
@@ -136,6 +156,7 @@ impl Admin {
             role: key.role,
             scopes: check::scopes(key.role, key.scopes)?,
             allowed_networks: check::networks(&key.allowed_networks)?,
+            groups: check::groups(key.role, key.groups)?,
         };
         let kind = CredentialKind::ApiKey(rights);
         let (credential, secret) = self.create(TokenKind::ApiKey, tenant, kind, key.expires, &origin).await?;
@@ -177,14 +198,50 @@ impl Admin {
         self.delete(tenant, Owner::Tenant(Class::ApiKey), id, &origin).await
     }
 
-    /// Creates a tenant.
+    /// Returns the tenant that has a credential, an issuer or an authority, for an operator of the
+    /// installation.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn holder(&self, id: CredentialId, by: &By) -> Result<Option<String>> {
+        if by.role < Role::Installation {
+            return Ok(None);
+        }
+        Ok(self.registry.credential(id).await?.map(|found| found.credential.tenant))
+    }
+
+    /// Creates a tenant in the shared pool.
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::Invalid`], [`Error::Unavailable`].
     pub async fn create_tenant(&self, id: &str, display_name: &str, by: &By) -> Result<CreatedTenant> {
+        self.create_tenant_in(id, display_name, None, by).await
+    }
+
+    /// Creates a tenant in a pool of the gate of this process, or in the shared one.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::Invalid`], also for a pool that the process does not have;
+    /// [`Error::Unavailable`].
+    pub async fn create_tenant_in(
+        &self,
+        id: &str,
+        display_name: &str,
+        pool: Option<&str>,
+        by: &By,
+    ) -> Result<CreatedTenant> {
         let origin = self.origin("CreateTenant", by)?;
         check::tenant(id)?;
         check::text("display_name", display_name)?;
+        if let Some(pool) = pool
+            && let Some(pools) = self.gate.as_ref().map(Gate::pools)
+            && !pools.iter().any(|known| known == pool)
+        {
+            let known = if pools.is_empty() { "none".to_owned() } else { pools.join(", ") };
+            let reason =
+                format!("there is no pool {pool:.80?}: add it as [[pool]] to the configuration (it has {known})");
+            return Err(Error::Invalid { field: "pool", reason });
+        }
         let tenant = Tenant {
             id: id.to_owned(),
             display_name: display_name.to_owned(),
@@ -192,6 +249,9 @@ impl Admin {
             created: origin.at,
             version: 1,
             limits: Limits::default(),
+            features: BTreeMap::new(),
+            deletion: None,
+            pool: pool.map(str::to_owned),
         };
         let Created { row, is_repeat } = self.registry.create_tenant(tenant, &origin).await?;
         Ok(CreatedTenant { tenant: row, is_repeat })
@@ -222,6 +282,11 @@ impl Admin {
         let origin = self.origin("UpdateTenant", by)?;
         check::tenant(id)?;
         update.display_name.as_deref().map(|name| check::text("display_name", name)).transpose()?;
+        if let Some(name) = update.limits.and_then(|limits| limits.uncountable()) {
+            let reason = format!("{name} can be limited to at most {}", door::quota::MAX_COUNTED);
+            return Err(Error::Invalid { field: "limits", reason });
+        }
+        update.features.as_ref().map(check::features).transpose()?;
         let tenant = self.registry.update_tenant(id, update, &origin).await?;
         if let Some(gate) = &self.gate {
             gate.limit(id, tenant.limits);
@@ -273,12 +338,26 @@ impl Admin {
         self.registry.audit(tenant, before, limit.min(MAX_PAGE)).await
     }
 
-    /// Checks the audit chain of a tenant, and that it contains a checkpoint that was noted before.
+    /// Checks a part of the audit chain of a tenant. Two checks run at one time.
     ///
     /// # Errors
     /// [`Error::Unavailable`].
-    pub async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
-        self.registry.verify_audit(tenant, checkpoint).await
+    pub async fn check_audit(&self, tenant: &str, range: &AuditRange) -> Result<AuditReport> {
+        let permit = self.checks.acquire().await;
+        let _permit = permit.map_err(|error| Error::Unavailable(error.to_string()))?;
+        self.registry.check_audit(tenant, range).await
+    }
+
+    /// Signs the end of a chain that was checked, and returns it with the public key; `None`
+    /// without a key.
+    pub fn sign_audit(&self, tenant: &str, end: Checkpoint) -> Option<(SignedCheckpoint, [u8; 32])> {
+        let signed = self.checkpoints.as_ref()?.sign(tenant, end);
+        signed.inspect_err(|error| tracing::warn!(%error, "the end of an audit is not signed")).ok()
+    }
+
+    /// Returns the newest checkpoint of a tenant that each target of this process was given.
+    pub fn handed_out(&self, tenant: &str) -> Vec<SignedCheckpoint> {
+        self.checkpoints.as_ref().map(|checkpoints| checkpoints.newest(tenant)).unwrap_or_default()
     }
 
     async fn create(

@@ -4,6 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA384_ASN1, ECDSA_P384_SHA256_ASN1, ECDSA_P384_SHA384_ASN1,
+    ECDSA_P521_SHA512_ASN1, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512, UnparsedPublicKey, VerificationAlgorithm,
+};
 use model::Nanos;
 use model::time::SECOND;
 use rustls::RootCertStore;
@@ -12,10 +17,11 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use serde::{Deserialize, Serialize};
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::CredentialId;
+use crate::{CredentialId, hex};
 
 /// Bytes of a PEM text.
 const MAX_PEM_BYTES: usize = 32 << 10;
@@ -33,14 +39,12 @@ impl Fingerprint {
 
     /// Reads hexadecimal digits.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let digit = |at: usize| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-        let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(digit).collect();
-        bytes?.try_into().ok().map(Self)
+        hex::decode(text).map(Self)
     }
 
     /// Returns its hexadecimal digits.
     pub(crate) fn hex(&self) -> String {
-        hex(&self.0)
+        hex::encode(&self.0)
     }
 
     /// Returns the id of the credential of a device with this certificate.
@@ -52,10 +56,6 @@ impl Fingerprint {
     pub(crate) fn revoked_id(&self, tenant: &str) -> CredentialId {
         CredentialId::derived(&["revoked", tenant, &self.hex()])
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads the one certificate of a PEM text.
@@ -107,7 +107,7 @@ pub(crate) fn authority_of(der: &[u8]) -> Option<CredentialId> {
 }
 
 fn authority_id(key_id: &[u8]) -> CredentialId {
-    CredentialId::derived(&["authority", &hex(key_id)])
+    CredentialId::derived(&["authority", &hex::encode(key_id)])
 }
 
 /// The part of a certificate that names its device.
@@ -194,6 +194,45 @@ fn verifier(der: Vec<u8>) -> Option<Arc<dyn ClientCertVerifier>> {
 /// Returns the common name of a certificate, if it has one.
 pub(crate) fn common_name(der: &[u8]) -> Option<String> {
     only(parse(der)?.subject().iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_owned)))
+}
+
+/// Returns the common name of a certification request (PKCS #10, PEM) that the key of a certificate
+/// has signed.
+///
+/// # Errors
+/// A sentence that completes the name of the field.
+pub(crate) fn requested_name(pem: &str, der: &[u8]) -> Result<Option<String>, &'static str> {
+    const MISSING: &str = "it has no PEM section `CERTIFICATE REQUEST`: `openssl req -new` makes one";
+    if pem.len() > MAX_PEM_BYTES {
+        return Err("it is longer than 32 KiB");
+    }
+    let sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok);
+    let request = only(sections.filter(|(kind, _)| *kind == SectionKind::Csr)).ok_or(MISSING)?.1;
+    let (_, request) = X509CertificationRequest::from_der(&request).map_err(|_| MISSING)?;
+    let info = &request.certification_request_info;
+    let certificate = parse(der).ok_or("the certificate cannot be read")?;
+    if info.subject_pki.raw != certificate.public_key().raw {
+        return Err("it is for another key than that of the certificate");
+    }
+    let algorithm = request.signature_algorithm.algorithm.to_id_string();
+    let candidates: &[&'static dyn VerificationAlgorithm] = match algorithm.as_str() {
+        "1.2.840.10045.4.3.2" => &[&ECDSA_P256_SHA256_ASN1, &ECDSA_P384_SHA256_ASN1],
+        "1.2.840.10045.4.3.3" => &[&ECDSA_P256_SHA384_ASN1, &ECDSA_P384_SHA384_ASN1],
+        "1.2.840.10045.4.3.4" => &[&ECDSA_P521_SHA512_ASN1],
+        "1.2.840.113549.1.1.11" => &[&RSA_PKCS1_2048_8192_SHA256],
+        "1.2.840.113549.1.1.12" => &[&RSA_PKCS1_2048_8192_SHA384],
+        "1.2.840.113549.1.1.13" => &[&RSA_PKCS1_2048_8192_SHA512],
+        "1.3.101.112" => &[&ED25519],
+        _ => return Err("its signature is not ECDSA, Ed25519 or RSA with SHA-2"),
+    };
+    let signature = request.signature_value.data.as_ref();
+    let is_signed = |algorithm: &&'static dyn VerificationAlgorithm| {
+        UnparsedPublicKey::new(*algorithm, info.subject_pki.raw).verify(info.raw, signature).is_ok()
+    };
+    if !candidates.iter().any(is_signed) {
+        return Err("its signature is not valid");
+    }
+    Ok(only(info.subject.iter_common_name().filter_map(|name| name.as_str().ok().map(str::to_owned))))
 }
 
 /// Returns the device that a certificate names.

@@ -9,33 +9,47 @@
 
 mod admin;
 mod certificate;
+mod checkpoint;
 mod gate;
+mod hex;
 mod oauth;
+mod password;
 mod principal;
 mod public_key;
+mod purge;
+mod reach;
 mod registry;
 mod role;
 mod secret;
 
 pub use admin::{
     Admin, By, CreatedApiKey, CreatedDeviceSecret, CreatedTenant, NewApiKey, NewAuthority, NewDeviceCertificate,
-    NewDeviceKey, RevokedCertificate,
+    NewDeviceKey, NewDevicePassword, NewGroup, RevokedCertificate,
 };
 pub use certificate::{Authority, CertificateIdentity};
+pub use checkpoint::{
+    CheckedCheckpoints, CheckpointError, CheckpointFault, CheckpointKey, CheckpointKeyError, CheckpointKeys,
+    CheckpointOptions, CheckpointReader, CheckpointTarget, Checkpoints, SignedCheckpoint, TargetStatus, Webhook,
+};
 pub use door::quota;
-pub use gate::{Gate, Topics};
+pub use gate::{Gate, NotHere, PlaceError, Topics};
 #[cfg(any(test, feature = "testing"))]
 pub use oauth::testing;
 pub use oauth::{
     Algorithm, Claims, Fetch, FetchError, Fetched, HttpFetch, Issuer, Reach, RoleOfClaim, TokenError, TokenFault,
     TokenIssuer, UnverifiedToken, ValidToken,
 };
+pub use password::{PasswordHash, Passwords};
 pub use principal::{Authenticator, Denied, Open, Presented, Principal};
 pub use public_key::KeyAlgorithm;
+pub use purge::{Place, Purger};
+pub use reach::{DeviceReach, ReachChanges};
 pub use registry::{
-    AuditEvent, AuditReport, Change, ChangeKind, Changes, Checkpoint, Class, Created, Credential, CredentialKind,
-    Denial, EmbeddedRegistry, Error, Fault, Found, INSTALLATION, KeyRights, Listed, MongoOptions, MongoRegistry,
-    Origin, Owner, PostgresOptions, PostgresRegistry, Registry, RoleBinding, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Change, ChangeKind, Changes, Checkpoint, Class, Created, Credential,
+    CredentialKind, Deletion, DeletionStep, Denial, EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter,
+    GroupRegistry, GroupUpdate, INSTALLATION, KeyRights, Listed, MemberChange, MongoOptions, MongoRegistry, Origin,
+    Owner, PlaceCount, PostgresOptions, PostgresRegistry, Registry, Rehashed, Residual, RoleBinding, Tenant,
+    TenantState, TenantUpdate, Use, Worker,
 };
 pub use role::Role;
-pub use secret::{CredentialId, Digest, PepperError, Peppers, Secret, Token, TokenKind};
+pub use secret::{CredentialId, Digest, KeyFileError, PepperError, Peppers, Secret, Token, TokenKind, read_private};

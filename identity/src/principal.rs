@@ -9,7 +9,7 @@ use door::quota::CallerMeter;
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
-use crate::Role;
+use crate::{DeviceReach, Role};
 
 /// The credential that a caller presents.
 #[derive(Clone, Copy)]
@@ -41,6 +41,8 @@ pub struct Principal {
     pub scopes: Option<Arc<[Box<str>]>>,
     /// Networks that its credential is limited to; empty is all.
     pub networks: Arc<[IpNet]>,
+    /// The devices that it may act on, and with them the tenant unless they are those of groups.
+    pub reach: DeviceReach,
     /// Cancelled when the credential is revoked or expires.
     pub ended: CancellationToken,
     /// Holds its calls and streams to the limits of the tenant; `None` without limits.
@@ -57,6 +59,7 @@ impl Principal {
             role: Role::Installation,
             scopes: None,
             networks: Arc::default(),
+            reach: DeviceReach::default(),
             ended: CancellationToken::new(),
             meter: None,
         }

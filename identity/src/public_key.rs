@@ -94,9 +94,7 @@ impl PublicKey {
 
     /// Returns the key as PEM, and nothing else that the text had.
     pub(crate) fn pem(&self) -> String {
-        let text = STANDARD.encode(&self.der);
-        let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
-        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+        pem("PUBLIC KEY", &self.der)
     }
 
     /// Returns the key for checks, and the bytes that it takes.
@@ -108,6 +106,13 @@ impl PublicKey {
         };
         (self.algorithm, key, self.der.len())
     }
+}
+
+/// Returns a section of PEM.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
 fn algorithm(der: &[u8]) -> Result<KeyAlgorithm, &'static str> {

@@ -52,9 +52,14 @@ impl Role {
 /// The least role that has a permission.
 fn least(permission: &str) -> Option<Role> {
     Some(match permission {
-        "identity.get" | "telemetry.read" | "telemetry.subscribe" | "devices.get" | "devices.list" | "books.get" => {
-            Role::Viewer
-        }
+        "identity.get"
+        | "telemetry.read"
+        | "telemetry.subscribe"
+        | "devices.get"
+        | "devices.list"
+        | "books.get"
+        | "groups.get"
+        | "groups.list" => Role::Viewer,
         "deadLetters.list" | "deadLetters.get" | "deadLetters.replay" => Role::Operator,
         "credentials.create" | "credentials.list" | "credentials.delete" | "certificates.revoke" => Role::Admin,
         "apiKeys.create"
@@ -65,10 +70,14 @@ fn least(permission: &str) -> Option<Role> {
         | "authorities.delete"
         | "issuers.create"
         | "issuers.list"
+        | "issuers.update"
         | "issuers.delete"
         | "roleBindings.create"
         | "roleBindings.list"
         | "roleBindings.delete"
+        | "groups.create"
+        | "groups.update"
+        | "groups.delete"
         | "audit.read"
         | "usage.get" => Role::TenantAdmin,
         "status.get" | "exports.list" | "exports.pause" | "exports.resume" | "exports.rewind" | "tenants.create"

@@ -46,7 +46,7 @@ async fn a_killed_process_leaves_all_that_it_acknowledged_and_a_whole_chain() {
             admin.get_api_key("t", *id).await.unwrap();
         }
         let keys = admin.list_api_keys("t", None, 1000).await.unwrap();
-        let report = admin.verify_audit("t", None).await.unwrap();
+        let report = admin.check_audit("t", &weir_identity::AuditRange::default()).await.unwrap();
         assert_eq!(report.fault, None);
         assert_eq!(report.verified.sequence, 1 + u64::try_from(keys.len()).unwrap(), "one event for each change");
     }
@@ -65,6 +65,7 @@ async fn make_changes(dir: &Path) {
             role: Role::Viewer,
             scopes: Vec::new(),
             allowed_networks: Vec::new(),
+            groups: Vec::new(),
             expires: None,
         };
         let created = admin.create_api_key("t", key, &By::local()).await.expect("create a key");

@@ -89,8 +89,15 @@ fn measure_traced(
     let routes = Routes::new(routes).expect("good routes");
     let inbox = TelemetryInbox::new(routes, Limits::default(), batcher, Arc::default()).traced(tracer);
     let peer = "127.0.0.1:1".parse().expect("an address");
-    let sender =
-        Sender { tenant: "default".into(), device: None, client: "example".into(), user: None, peer, protocol: "mqtt" };
+    let sender = Sender {
+        tenant: "default".into(),
+        device: None,
+        meter: None,
+        client: "example".into(),
+        user: None,
+        peer,
+        protocol: "mqtt",
+    };
     let mut intake = inbox.open(&sender);
     let delivery = Delivery { id: Some(1), trace: context.map(Carried::Traceparent), ..Delivery::default() };
     let payloads: Vec<String> = (0..1000).map(payload).collect();

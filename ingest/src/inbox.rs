@@ -55,6 +55,7 @@ impl Inbox for TelemetryInbox {
     fn open(&self, sender: &Sender) -> ConnectionIngest {
         let mut reader = PayloadReader::new(&self.rules, &sender.tenant, &sender.client, sender.device.as_ref());
         reader.connection = connection_number();
+        reader.meter.clone_from(&sender.meter);
         reader.traces = self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, sender)));
         ConnectionIngest {
             reader,
@@ -65,6 +66,7 @@ impl Inbox for TelemetryInbox {
             last_received: 0,
             last_ticket: Ticket(0),
             is_noted: false,
+            task: None,
         }
     }
 }
@@ -90,6 +92,8 @@ pub struct ConnectionIngest {
     last_ticket: Ticket,
     /// A message was staged that the client may send again.
     is_noted: bool,
+    /// The task that waited for room last: the addresses of its waker's data and table.
+    task: Option<(usize, usize)>,
 }
 
 impl Intake for ConnectionIngest {
@@ -105,6 +109,10 @@ impl Intake for ConnectionIngest {
             Outcome::Denied(refusal) => {
                 self.reader.deny(message, received, &refusal);
                 Verdict::Denied
+            }
+            Outcome::OverQuota(exceeded) => {
+                self.reader.over_quota(message, received, &exceeded);
+                Verdict::OverQuota(exceeded.quota)
             }
             Outcome::Refused(refusal) => {
                 self.is_noted |= message.delivery.id.is_some();
@@ -159,7 +167,14 @@ impl Intake for ConnectionIngest {
                 self.last_ticket = ticket;
                 Poll::Ready(Ok(ticket))
             }
-            Err(SubmitError::Full) => Poll::Pending,
+            Err(SubmitError::Full) => {
+                let waker = cx.waker();
+                let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+                if let Some(before) = self.task.replace(task).filter(|before| *before != task) {
+                    self.batcher.no_longer_waits(self.account.as_ref(), before);
+                }
+                Poll::Pending
+            }
             Err(SubmitError::Failed(reason)) => Poll::Ready(Err(Failed(reason))),
         }
     }
@@ -171,6 +186,9 @@ impl Intake for ConnectionIngest {
 
 impl Drop for ConnectionIngest {
     fn drop(&mut self) {
+        if let Some(task) = self.task {
+            self.batcher.no_longer_waits(self.account.as_ref(), task);
+        }
         if self.is_noted {
             let PayloadReader { client_hash: client, connection, .. } = self.reader;
             self.batcher.notice(Notice::Left { client, connection });

@@ -73,5 +73,6 @@ pub fn replay(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> Result<
         Outcome::Plain => Err(MapOutcome::Plain),
         Outcome::Staged(_) => Ok(std::mem::take(&mut reader.staged)),
         Outcome::Refused(refusal) | Outcome::Denied(refusal) => Err(MapOutcome::Refused(refusal.reason)),
+        Outcome::OverQuota(exceeded) => Err(MapOutcome::Refused(exceeded.to_string())),
     }
 }

@@ -26,6 +26,8 @@ pub struct Metrics {
     pub dead_letters: Counter,
     /// Messages with a reading of a device other than their sender.
     pub denied: Counter,
+    /// Messages of new devices, or with new value names, beyond a limit of their tenant.
+    pub over_quota: Counter,
     /// Messages that no route matches.
     pub plain: Counter,
     /// The topics of these messages.
@@ -54,6 +56,7 @@ impl Default for Metrics {
             nulls: Counter::default(),
             dead_letters: Counter::default(),
             denied: Counter::default(),
+            over_quota: Counter::default(),
             plain: Counter::default(),
             unrouted: Unrouted::default(),
             clock_ahead: Counter::default(),
@@ -79,6 +82,8 @@ impl Metrics {
         );
         r.register("dead_letters", "Messages that could not be read", self.dead_letters.clone());
         r.register("refused", "Messages that could not be read, by reason", self.refused.clone());
+        let help = "Messages refused because of a limit of devices or series of their tenant";
+        r.register("over_quota", help, self.over_quota.clone());
         r.register("denied", "Messages with a reading of a device other than their sender", self.denied.clone());
         r.register("plain", "Messages that no route matches", self.plain.clone());
         r.register("clock_ahead", "Readings whose device time was too far in the future", self.clock_ahead.clone());

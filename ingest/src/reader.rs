@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use buffer::frame::{DeadLetterRef, ReadingHeader, RetainedRef, Sent, Staged};
+use door::quota::{DeviceMeter, Exceeded};
 use door::{Delivery, Message, Retained};
 use model::trace::Span;
 use model::{DeviceKey, Nanos};
@@ -37,6 +38,10 @@ pub(crate) struct PayloadReader {
     cache: schemas::Cache,
     bindings: TopicBindings,
     denials: Recent,
+    /// Of a device whose tenant may have limits.
+    pub(crate) meter: Option<DeviceMeter>,
+    /// The device and the names that were admitted last.
+    admitted: Option<(Arc<DeviceKey>, Arc<model::Schema>)>,
     /// None when tracing is off.
     pub(crate) traces: Option<Box<Traces>>,
     /// The span of the last message, if it is traced.
@@ -62,6 +67,8 @@ pub(crate) enum Outcome {
     Refused(Refusal),
     /// It has a reading of a device other than its sender. Nothing was staged.
     Denied(Refusal),
+    /// It has a reading of a new device, or with a new name, beyond a limit. Nothing was staged.
+    OverQuota(Exceeded),
 }
 
 impl PayloadReader {
@@ -81,6 +88,8 @@ impl PayloadReader {
             cache: schemas::Cache::default(),
             bindings: TopicBindings::new(rules.key, Arc::clone(tenant), Arc::clone(client), device.cloned()),
             denials: Recent::default(),
+            meter: None,
+            admitted: None,
             traces: None,
             traced: None,
         }
@@ -106,6 +115,9 @@ impl PayloadReader {
         self.scratch.clear(received);
         match self.rows(message, &binding).and_then(|taken| self.plan(&binding).map(|()| taken)) {
             Ok(true) => {
+                if let Err(exceeded) = self.admit() {
+                    return Outcome::OverQuota(exceeded);
+                }
                 self.tally.messages += 1;
                 self.tally.nulls += self.scratch.absent;
                 if let Some(traces) = &mut self.traces {
@@ -125,6 +137,34 @@ impl PayloadReader {
                 let named = self.scratch.rows.iter().filter_map(|row| row.device).map(|id| self.scratch.text(id));
                 self.bindings.foreign(&binding, named).map_or(Outcome::Refused(refusal), Outcome::Denied)
             }
+        }
+    }
+
+    /// Checks the devices and names of the planned readings against the limits of the tenant.
+    fn admit(&mut self) -> Result<(), Exceeded> {
+        let Some(meter) = self.meter.as_ref().filter(|meter| meter.counts_series()) else { return Ok(()) };
+        let rows = || self.planned.iter().filter_map(|plan| Some((&plan.device, plan.schema.as_ref()?)));
+        let is_admitted = |(device, schema): (&Arc<DeviceKey>, &Arc<model::Schema>)| {
+            let last = self.admitted.as_ref();
+            last.is_some_and(|last| Arc::ptr_eq(&last.0, device) && Arc::ptr_eq(&last.1, schema))
+        };
+        if rows().all(is_admitted) {
+            return Ok(());
+        }
+        meter.admit(rows().map(|(device, schema)| (&*device.id, schema.names().iter().map(AsRef::as_ref))))?;
+        let last = rows().next_back().map(|(device, schema)| (Arc::clone(device), Arc::clone(schema)));
+        self.admitted = last;
+        Ok(())
+    }
+
+    /// Counts a message beyond a limit, and logs it, once a minute for a client.
+    pub(crate) fn over_quota(&mut self, message: &Message<'_>, received: Nanos, exceeded: &Exceeded) {
+        self.rules.metrics.over_quota.inc();
+        if self.denials.is_due(received) && self.rules.denials.is_due(self.client_hash, received) {
+            tracing::warn!(
+                tenant = %self.tenant, client = %self.client, topic = message.topic,
+                "refused messages of this client: {exceeded}"
+            );
         }
     }
 

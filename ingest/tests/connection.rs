@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use buffer::Log;
-use buffer::batcher::BatchConfig;
-use buffer::frame::{Frame, Record};
+use buffer::batcher::{AppendError, BatchConfig, LogBackend};
+use buffer::frame::{Frame, FrameBuilder, Record};
 use buffer::memory::MemoryLog;
 use door::{Delivery, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use model::Clock;
@@ -56,6 +56,7 @@ impl World {
         inbox.open(&Sender {
             tenant: tenant.into(),
             device: None,
+            meter: None,
             client: id.into(),
             user: None,
             peer,
@@ -102,7 +103,7 @@ fn identities(frames: &[Frame]) -> Vec<u64> {
     let identity = |record: Record<'_>| match record {
         Record::Reading(reading) => reading.identity,
         Record::DeadLetter(letter) => letter.identity,
-        Record::Retained(_) | Record::SessionEnd(_) => 0,
+        Record::Retained(_) | Record::SessionEnd(_) | Record::Destroyed(_) => 0,
     };
     frames.iter().flat_map(|frame| frame.records().map(|(_, record)| identity(record)).collect::<Vec<_>>()).collect()
 }
@@ -142,6 +143,7 @@ fn no_two_records_of_a_connection_are_received_at_one_time_even_when_the_clock_g
                 Record::DeadLetter(d) => d.received,
                 Record::Retained(m) => m.received,
                 Record::SessionEnd(e) => e.received,
+                Record::Destroyed(_) => panic!("no keys were destroyed"),
             };
             frame.records().map(|(_, record)| received(record)).collect::<Vec<_>>()
         })
@@ -309,4 +311,57 @@ fn records_of_two_tenants_with_the_same_client_topic_and_device_do_not_meet() {
         .flat_map(|frame| frame.records().map(|(_, record)| record.tenant().to_string()).collect::<Vec<_>>())
         .collect();
     assert_eq!(tenants, ["a", "b", "b", "b"], "the resent one is not the other tenant's");
+}
+
+/// A log without room. It counts the appends that were tried.
+struct Full(Arc<AtomicI64>);
+
+impl LogBackend for Full {
+    fn append(&mut self, _: &mut FrameBuilder) -> Result<Frame, AppendError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Err(AppendError::Retry("the test wants no records".into()))
+    }
+
+    fn recent(&self) -> Vec<Frame> {
+        Vec::new()
+    }
+
+    fn blocked(&self, _: Option<&str>) {}
+}
+
+struct Task;
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn connections_that_waited_for_room_and_ended_leave_nothing() {
+    let appends = Arc::new(AtomicI64::new(0));
+    let config = BatchConfig { max_bytes: 1, ..BatchConfig::default() };
+    let batcher = buffer::Batcher::start(config, Arc::default(), Full(Arc::clone(&appends))).unwrap();
+    let world = World { batcher, ..World::new(100) };
+    let staged = |id: &str| {
+        let mut intake = world.connect(id);
+        assert_eq!(intake.take(&message(r#"{"a":1}"#)), Verdict::Staged);
+        intake
+    };
+    submit(&mut staged("first"));
+    let begun = Instant::now();
+    while appends.load(Ordering::Relaxed) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no append");
+        std::thread::yield_now();
+    }
+    submit(&mut staged("second"));
+    for number in 0..20 {
+        let mut intake = staged(&number.to_string());
+        let tasks = [Arc::new(Task), Arc::new(Task)];
+        for task in &tasks {
+            let waker = Waker::from(Arc::clone(task));
+            assert!(intake.poll_submit(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert_eq!(tasks.each_ref().map(Arc::strong_count), [1, 2], "the last task waits");
+        drop(intake);
+        assert_eq!(tasks.each_ref().map(Arc::strong_count), [1, 1]);
+    }
 }

@@ -41,6 +41,7 @@ impl World {
         self.inbox.open(&Sender {
             tenant: "default".into(),
             device: Some("d1".into()),
+            meter: None,
             client: "d1:app".into(),
             user: None,
             peer: "127.0.0.1:1".parse().unwrap(),

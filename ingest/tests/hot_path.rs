@@ -14,6 +14,7 @@ fn sender(device: Option<&str>) -> Sender {
     Sender {
         tenant: "default".into(),
         device: device.map(Into::into),
+        meter: None,
         client: "c".into(),
         user: None,
         peer,

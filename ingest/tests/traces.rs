@@ -33,8 +33,15 @@ impl World {
         let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default())
             .traced(Some(tracer));
         let peer = "127.0.0.1:1".parse().unwrap();
-        let sender =
-            Sender { tenant: "default".into(), device: None, client: "c".into(), user: None, peer, protocol: "mqtt" };
+        let sender = Sender {
+            tenant: "default".into(),
+            device: None,
+            meter: None,
+            client: "c".into(),
+            user: None,
+            peer,
+            protocol: "mqtt",
+        };
         Self { log, intake: inbox.open(&sender), kept }
     }
 

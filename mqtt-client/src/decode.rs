@@ -56,6 +56,13 @@ pub enum Packet<'a> {
         /// Encoded properties.
         properties: &'a [u8],
     },
+    /// The next step of an authentication, or its success (5.0).
+    Auth {
+        /// Reason code.
+        reason: u8,
+        /// Encoded properties.
+        properties: &'a [u8],
+    },
 }
 
 /// Lengths of a packet, from its fixed header.
@@ -140,6 +147,10 @@ fn packet(first: u8, body: &[u8], version: Version) -> Result<Packet<'_>, Decode
         kind::DISCONNECT if v5 => {
             let (reason, properties) = reason(&mut reader)?;
             Packet::Disconnect { reason, properties }
+        }
+        kind::AUTH if v5 => {
+            let (reason, properties) = reason(&mut reader)?;
+            Packet::Auth { reason, properties }
         }
         _ => return Err(DecodeError("a server does not send this type of packet")),
     };

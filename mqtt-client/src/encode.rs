@@ -108,6 +108,17 @@ pub fn pingreq(out: &mut Vec<u8>) {
     out.extend_from_slice(&[kind::PINGREQ << 4, 0]);
 }
 
+/// Writes an AUTH of MQTT 5.
+pub fn auth(out: &mut Vec<u8>, reason: u8, properties: &[u8]) {
+    if reason == 0 && properties.is_empty() {
+        out.extend_from_slice(&[kind::AUTH << 4, 0]);
+        return;
+    }
+    header(out, kind::AUTH << 4, 1 + properties_bytes(Version::V5, properties));
+    out.push(reason);
+    write_properties(out, Version::V5, properties);
+}
+
 /// Writes a DISCONNECT. 3.1.1 sends neither the reason nor properties.
 pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: u8, properties: &[u8]) {
     if version == Version::V4 || (reason == 0 && properties.is_empty()) {

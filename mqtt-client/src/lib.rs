@@ -25,7 +25,7 @@ mod encode;
 mod properties;
 
 pub use decode::{DecodeError, Framing, Packet, decode, framing};
-pub use encode::{ack, connect, disconnect, pingreq, publish, subscribe, unsubscribe};
+pub use encode::{ack, auth, connect, disconnect, pingreq, publish, subscribe, unsubscribe};
 pub use properties::{Property, PropertyList, Value, id, iterate};
 
 /// Protocol version of a connection.
@@ -150,4 +150,5 @@ pub mod packet_type {
     pub const PINGREQ: u8 = 12;
     pub const PINGRESP: u8 = 13;
     pub const DISCONNECT: u8 = 14;
+    pub const AUTH: u8 = 15;
 }

@@ -73,6 +73,12 @@ fn requests_have_their_reserved_flags_and_their_options() {
     let disconnect = |version| written(|out| mqtt_client::disconnect(out, version, 4, expiry.as_bytes()));
     assert_eq!(disconnect(Version::V4), b"\xe0\0");
     assert_eq!(disconnect(Version::V5), b"\xe0\x07\x04\x05\x11\0\0\0\x07");
+    let method = PropertyList::new().bytes(id::AUTHENTICATION_METHOD, "m").bytes(id::AUTHENTICATION_DATA, "t");
+    assert_eq!(
+        written(|out| mqtt_client::auth(out, 0x19, method.as_bytes())),
+        b"\xf0\x0a\x19\x08\x15\0\x01m\x16\0\x01t"
+    );
+    assert_eq!(written(|out| mqtt_client::auth(out, 0, &[])), b"\xf0\0");
 }
 
 #[test]
@@ -102,6 +108,8 @@ fn answers_of_a_server_are_read() {
     assert_eq!(decode(b"\xb0\x04\0\x09\0\x11", V5), Packet::Unsuback { packet_id: 9, reasons: &[0x11] });
     assert_eq!(decode(b"\xd0\0", V4), Packet::Pingresp);
     assert_eq!(decode(b"\xe0\x01\x8b", V5), Packet::Disconnect { reason: 0x8B, properties: &[] });
+    assert_eq!(decode(b"\xf0\0", V5), Packet::Auth { reason: 0, properties: &[] });
+    assert_eq!(decode(b"\xf0\x06\0\x04\x15\0\x01m", V5), Packet::Auth { reason: 0, properties: b"\x15\0\x01m" });
 }
 
 #[test]
@@ -117,6 +125,7 @@ fn packets_that_a_server_must_not_send_are_refused() {
         b"\x30\x03\0\x01\xff",
         b"\xd0\x01\0",
         b"\xe0\0",
+        b"\xf0\0",
     ];
     for bytes in refused {
         assert!(mqtt_client::decode(bytes, Version::V4).is_err(), "{bytes:02x?}");

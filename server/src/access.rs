@@ -1,5 +1,6 @@
 //! The registry of tenants, credentials and the audit, and the peppers of its secrets.
 
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,13 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use identity::{
-    Admin, EmbeddedRegistry, Error, Gate, MongoOptions, MongoRegistry, Peppers, PostgresOptions, PostgresRegistry,
-    Registry, Topics,
+    Admin, CheckpointKey, CheckpointKeys, Checkpoints, EmbeddedRegistry, Error, Gate, MongoOptions, MongoRegistry,
+    Passwords, Peppers, PostgresOptions, PostgresRegistry, Registry, Topics,
 };
 use model::SystemClock;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{PeppersRotate, RunOptions};
+use crate::client::access_cli::AuditKey;
 use crate::client::output::remark;
 use crate::config::{self, Config, Place};
 use crate::run::startup::Startup;
@@ -27,6 +29,7 @@ pub(crate) struct Access {
     peppers: Arc<Peppers>,
     /// The file of the peppers.
     path: PathBuf,
+    checkpoints: Arc<Checkpoints>,
 }
 
 impl Access {
@@ -62,7 +65,22 @@ impl Access {
             Place::Embedded => format!("`{REGISTRY}` in the data folder, with its secrets in `{PEPPERS}`"),
             _ => "`auth.registry`".to_owned(),
         })?;
-        Ok(Self { registry, embedded, peppers, path: peppers_in(config, data) })
+        let key = audit_key_in(config, data);
+        anyhow::ensure!(
+            config.audit.key.as_os_str().is_empty() || key.exists(),
+            "`audit.key`: {} does not exist: copy the file there, or make one with `weir audit key`",
+            key.display()
+        );
+        CheckpointKey::open(&key).context("the key of checkpoints of the audit")?;
+        let checkpoints = Checkpoints::new(
+            Arc::clone(&registry),
+            Arc::new(SystemClock),
+            key,
+            data.join(CHECKPOINTS),
+            config.audit.options(),
+            config.audit.targets()?,
+        );
+        Ok(Self { registry, embedded, peppers, path: peppers_in(config, data), checkpoints: Arc::new(checkpoints) })
     }
 
     /// The registry of the data folder, for a backup.
@@ -70,19 +88,21 @@ impl Access {
         self.embedded.clone()
     }
 
-    /// Reads the file of peppers again when it changes, until it is stopped: a rotation needs no
-    /// restart.
+    /// Reads the file of peppers again when it changes, and at SIGHUP, until it is stopped: a
+    /// rotation needs no restart.
     pub(crate) async fn follow(&self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(PEPPERS_PERIOD);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut seen, mut reported) = (stamp(&self.path), String::new());
+        let mut asked = tls::Hangup::new();
         loop {
-            tokio::select! {
+            let is_asked = tokio::select! {
                 () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+                _ = ticks.tick() => false,
+                () = asked.next() => true,
+            };
             let now = stamp(&self.path);
-            if now == seen {
+            if now == seen && !is_asked {
                 continue;
             }
             match self.reload().await {
@@ -124,6 +144,12 @@ impl Access {
     /// The changes that operators make.
     pub(crate) fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.registry), Arc::clone(&self.peppers), Arc::new(SystemClock))
+            .with_checkpoints(self.checkpoints())
+    }
+
+    /// The signed checkpoints of the audit.
+    pub(crate) fn checkpoints(&self) -> Arc<Checkpoints> {
+        Arc::clone(&self.checkpoints)
     }
 
     /// The check of devices and callers. It remembers those that were admitted within its share of
@@ -135,7 +161,13 @@ impl Access {
         let topics = Topics { publish: config.auth.publish.clone(), subscribe: config.auth.subscribe.clone() };
         let gate = Gate::new(Arc::clone(&self.registry), Arc::clone(&self.peppers), topics, Arc::new(SystemClock))
             .context("`auth.publish` or `auth.subscribe` holds a topic that cannot be used")?;
-        Ok(gate.within(config.shares().credentials).with_issuers(Arc::new(config.auth.fetch()?)))
+        let pools = config.pool.iter().map(|pool| pool.name.clone()).collect();
+        let gate = gate.within(config.shares().credentials).with_pools(pools);
+        let gate = gate.with_issuers(Arc::new(config.auth.fetch()?));
+        match config.auth.passwords {
+            true => Ok(gate.with_passwords(Passwords::start(config.shares().passwords).context("hash passwords")?)),
+            false => Ok(gate),
+        }
     }
 }
 
@@ -227,6 +259,47 @@ pub(crate) fn rotate(options: &PeppersRotate) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The file of the key that signs checkpoints of the audit.
+pub(crate) fn audit_key_in(config: &Config, data: &Path) -> PathBuf {
+    match config.audit.key.as_os_str().is_empty() {
+        true => data.join(AUDIT_KEY),
+        false => config.audit.key.clone(),
+    }
+}
+
+/// The file of the key of a configuration file or a data folder.
+fn configured_audit_key(config: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let (config, data_dir) = (config.map(Path::to_owned), data_dir.map(Path::to_owned));
+    let config = config::load(&RunOptions { config, data_dir, ..RunOptions::default() }.sources()?)?.config;
+    Ok(audit_key_in(&config, &config.data_dir))
+}
+
+/// The file of the public keys of checkpoints.
+///
+/// # Errors
+/// When the configuration cannot be read.
+pub(crate) fn audit_keys(config: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
+    Ok(CheckpointKeys::beside(&configured_audit_key(config, data_dir)?))
+}
+
+/// `weir audit key`: prints the public keys, after making a key when there is none.
+///
+/// # Errors
+/// Names the file and what to do.
+pub(crate) fn audit_key(options: &AuditKey) -> anyhow::Result<()> {
+    let path = configured_audit_key(options.config.as_deref(), options.data_dir.as_deref())?;
+    let key = if options.rotate { CheckpointKey::replace(&path)? } else { CheckpointKey::open(&path)? };
+    let beside = CheckpointKeys::beside(&path);
+    let text = std::fs::read_to_string(&beside).with_context(|| format!("cannot read {}", beside.display()))?;
+    remark(&format!(
+        "The key {} signs checkpoints. Keep these public keys outside of this machine, for `weir audit verify \
+         --checkpoints FILE --public-key KEYS`.",
+        key.id()
+    ));
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("print the keys")
+}
+
 /// Time between two looks at the file of peppers.
 const PEPPERS_PERIOD: Duration = Duration::from_secs(1);
 /// Name of the server of a registry, in the reasons of a wait.
@@ -235,3 +308,10 @@ const SERVER: &str = "registry";
 pub(crate) const REGISTRY: &str = "registry.redb";
 /// The keys of its credentials, in a data folder.
 pub(crate) const PEPPERS: &str = "peppers";
+/// The key that signs checkpoints of the audit, in a data folder.
+pub(crate) const AUDIT_KEY: &str = "audit-key";
+/// The public keys of checkpoints, in a data folder.
+pub(crate) const AUDIT_KEYS: &str = "audit-key.pub";
+/// The checkpoints that were signed, in a data folder. Not part of a backup: after one was put in
+/// place, checkpoints begin anew.
+const CHECKPOINTS: &str = "checkpoints.redb";

@@ -32,6 +32,9 @@ pub(crate) enum Command {
     /// Exchange the peppers that secrets are kept under, also while Weir runs
     #[command(subcommand)]
     Peppers(PeppersCommand),
+    /// The keys of encryption at rest, also while Weir runs
+    #[command(subcommand)]
+    Encryption(EncryptionCommand),
     /// Print the commented default configuration, or check a file
     Config(ConfigOptions),
     #[command(flatten)]
@@ -116,6 +119,10 @@ pub(crate) struct InitOptions {
     /// Folder that holds everything [default: ./weir-data]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Write the key to this file, which only its owner can read, in place of the output. Nothing
+    /// is done when it exists, so that the command can run before each start
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 /// Commands of `weir peppers`.
@@ -135,6 +142,54 @@ pub(crate) struct PeppersRotate {
     /// Only add a pepper, which the next rotation puts in place
     #[arg(long)]
     pub(crate) prepare: bool,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Commands of `weir encryption`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum EncryptionCommand {
+    /// Print the state of the keys
+    Status(EncryptionOptions),
+    /// Wrap all keys anew with the first key-encryption key of the configuration
+    ///
+    /// Put the new key in front of the current one in `encryption.key_file` first, and remove the
+    /// current one afterwards. Nothing waits meanwhile.
+    Rotate(EncryptionOptions),
+    /// Destroy the keys of a tenant: everything that is sealed for it becomes unreadable for ever
+    Destroy {
+        /// The tenant
+        tenant: String,
+        /// Really do it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        options: EncryptionOptions,
+    },
+    /// Print the lines of files that an export has sealed
+    Decrypt {
+        /// Files of the export, open or closed
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        options: EncryptionOptions,
+    },
+    /// Make new keys for a tenant whose keys were destroyed, when its name is used again
+    Allow {
+        /// The tenant
+        tenant: String,
+        #[command(flatten)]
+        options: EncryptionOptions,
+    },
+}
+
+/// Options of `weir encryption`.
+#[derive(Debug, Args)]
+pub(crate) struct EncryptionOptions {
     /// Configuration file; ./weir.toml is read when it is there
     #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
     pub(crate) config: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, Mode};
@@ -14,11 +15,16 @@ use serde::{Deserialize, Serialize};
 /// Folder of an unfinished restore in a data folder.
 pub(crate) const RESTORING: &str = "restoring";
 
-/// A data folder, locked for this process.
+/// Folder of the pools in a data folder.
+const POOLS: &str = "pools";
+
+/// A data folder, locked for this process, or the folder of a pool in it.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
-    lock: File,
+    /// The data folder of a pool's folder.
+    root: PathBuf,
+    lock: Arc<File>,
 }
 
 /// Addresses of a running Weir: the content of `addresses.json`.
@@ -135,7 +141,22 @@ impl DataDir {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        Ok(Self { path, lock })
+        Ok(Self { root: path.clone(), path, lock: Arc::new(lock) })
+    }
+
+    /// Creates the folder of a pool if it is missing.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`].
+    pub(crate) fn pool(&self, name: &str) -> Result<Self, OpenError> {
+        let path = pools_in(&self.root).join(name);
+        let failed = |source| OpenError::Io { path: path.clone(), source };
+        std::fs::create_dir_all(&path).map_err(failed)?;
+        // The names of both folders have to survive a crash, as do the files in them.
+        for parent in [&self.root, &pools_in(&self.root)] {
+            File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+        }
+        Ok(Self { path, root: self.root.clone(), lock: Arc::clone(&self.lock) })
     }
 
     /// Absolute.
@@ -175,7 +196,7 @@ impl DataDir {
 
     /// Adds the address of HTTP to the lock file, where `weir doctor` finds it during a start.
     pub(crate) fn note_http(&self, http: SocketAddr) {
-        if let Err(error) = writeln!(&self.lock, "{http}") {
+        if let Err(error) = writeln!(&*self.lock, "{http}") {
             tracing::warn!(%error, "cannot write the address of HTTP to the lock file");
         }
     }
@@ -201,7 +222,7 @@ impl DataDir {
     /// # Errors
     /// When it can be neither read nor created.
     pub(crate) fn secret(&self) -> anyhow::Result<[u8; 32]> {
-        let path = self.path.join("secret");
+        let path = self.root.join("secret");
         match std::fs::read(&path) {
             Ok(bytes) => bytes.try_into().map_err(|_| {
                 anyhow::anyhow!(
@@ -218,6 +239,25 @@ impl DataDir {
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }
+}
+
+/// Folder of the pools in a data folder.
+pub(crate) fn pools_in(data_dir: &Path) -> PathBuf {
+    data_dir.join(POOLS)
+}
+
+/// The pools that have a folder in a data folder: each with its name and that folder.
+pub(crate) fn pool_folders(data_dir: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(pools_in(data_dir)).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())));
+    let mut found: Vec<_> = named.filter(|(_, path)| path.is_dir()).collect();
+    found.sort();
+    found
+}
+
+/// A data folder and the folders of its pools: each has a log and a store.
+pub(crate) fn lanes_in(data_dir: &Path) -> Vec<PathBuf> {
+    [data_dir.to_owned()].into_iter().chain(pool_folders(data_dir).into_iter().map(|(_, path)| path)).collect()
 }
 
 /// Folder of the log's files while Redis is unavailable, in a data folder.

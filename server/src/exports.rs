@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use envelope::Keyring;
 use flusher::projections::{ExportFilter, ExportSpec};
 use flusher::{Pace, StartAt};
 use futures::FutureExt;
@@ -13,7 +14,7 @@ use futures::future::BoxFuture;
 use prometheus_client::registry::Registry;
 use stores::contract::{Export as Store, ExportType};
 
-use crate::config::{self, Config, Export, Key};
+use crate::config::{Config, Export, Key};
 
 /// Every type of export.
 pub(crate) const TYPES: &[Kind] = &[
@@ -43,14 +44,14 @@ pub(crate) struct Kind {
     pub(crate) check: fn(&str, &toml::Table) -> anyhow::Result<()>,
     metrics: fn() -> AnyMetrics,
     register: fn(&AnyMetrics, &mut Registry),
-    open: fn(String, toml::Table, AnyMetrics) -> Opening,
+    open: fn(String, toml::Table, (AnyMetrics, Option<Keyring>)) -> Opening,
 }
 
 impl Kind {
     const fn of<T: ExportType>() -> Self {
         Self {
             name: T::TYPE,
-            keys: config::keys_of_table::<T>,
+            keys: crate::config::keys_of_table::<T>,
             defaults: defaults::<T>,
             check: check::<T>,
             metrics: || Arc::new(T::Metrics::default()),
@@ -59,7 +60,7 @@ impl Kind {
                     T::register(metrics, registry);
                 }
             },
-            open: |name, settings, metrics| open::<T>(name, settings, metrics).boxed(),
+            open: |name, settings, parts| open::<T>(name, settings, parts).boxed(),
         }
     }
 }
@@ -86,9 +87,13 @@ fn check<T: ExportType>(name: &str, table: &toml::Table) -> anyhow::Result<()> {
     settings::<T>(table)?.check(name).map_err(anyhow::Error::msg)
 }
 
-async fn open<T: ExportType>(name: String, table: toml::Table, metrics: AnyMetrics) -> anyhow::Result<Arc<dyn Store>> {
+async fn open<T: ExportType>(
+    name: String,
+    table: toml::Table,
+    (metrics, keys): (AnyMetrics, Option<Keyring>),
+) -> anyhow::Result<Arc<dyn Store>> {
     let metrics = metrics.downcast::<T::Metrics>().map_err(|_| anyhow::anyhow!("metrics of another type"))?;
-    settings::<T>(&table)?.open(&name, metrics).await.map_err(anyhow::Error::msg)
+    settings::<T>(&table)?.with_keys(keys).open(&name, metrics).await.map_err(anyhow::Error::msg)
 }
 
 /// Metrics of every type; exports of a type share theirs.
@@ -120,7 +125,7 @@ pub(crate) async fn open_all(config: &Config, metrics: &Metrics) -> anyhow::Resu
     let mut specs = Vec::new();
     for export in config.exports()? {
         let failed = format!("open export `{}`", export.name);
-        specs.push(open_one(export, config.shares().export, metrics).await.context(failed)?);
+        specs.push(open_one(export, config, config.log.keys.clone(), metrics).await.context(failed)?);
     }
     Ok(specs)
 }
@@ -131,23 +136,31 @@ pub(crate) async fn open_all(config: &Config, metrics: &Metrics) -> anyhow::Resu
 /// Names the key of a setting that cannot be used.
 pub(crate) async fn open_named(config: &Config, name: &str) -> anyhow::Result<Option<ExportSpec>> {
     let Some(export) = config.exports()?.into_iter().find(|export| export.name == name) else { return Ok(None) };
-    open_one(export, config.shares().export, &Metrics::default()).await.map(Some)
+    // The process that runs has the keyring.
+    let is_sealed = export.kind == stores::file::Config::TYPE && config.encryption.is_on();
+    let keys = is_sealed.then(|| Keyring::read(&config.encryption, &config.data_dir)).transpose()?;
+    open_one(export, config, keys, &Metrics::default()).await.map(Some)
 }
 
-async fn open_one(export: Export, share: u64, metrics: &Metrics) -> anyhow::Result<ExportSpec> {
-    let kind = config::kind_of(&export)?;
+async fn open_one(
+    export: Export,
+    config: &Config,
+    keys: Option<Keyring>,
+    metrics: &Metrics,
+) -> anyhow::Result<ExportSpec> {
+    let kind = crate::config::kind_of(&export)?;
     let metrics = metrics.0.get(kind.name).context("every type has metrics")?;
-    let store = (kind.open)(export.name.clone(), export.settings, Arc::clone(metrics)).await?;
+    let store = (kind.open)(export.name.clone(), export.settings, (Arc::clone(metrics), keys)).await?;
     let flush = Duration::from_millis(export.flush_interval_ms);
     Ok(ExportSpec {
         name: export.name.into(),
         kind: kind.name,
         store,
         filter: ExportFilter::new(&export.tenants, &export.devices, &export.names),
-        pace: Pace::export(flush, export.flush_records, UNFLUSHED_BYTES.min(share)),
+        pace: Pace::export(flush, export.flush_records, UNFLUSHED_BYTES.min(config.shares().export)),
         start: match export.start {
-            config::Start::Beginning => StartAt::Joining,
-            config::Start::Now => StartAt::Now,
+            crate::config::Start::Beginning => StartAt::Joining,
+            crate::config::Start::Now => StartAt::Now,
         },
     })
 }

@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod data_dir;
 mod doctor;
+mod encryption;
 mod exports;
 mod health;
 mod http;
@@ -58,6 +59,7 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
         cli::Command::Run(options) => run::run(&options),
         cli::Command::Init(options) => init::run(&options),
         cli::Command::Peppers(cli::PeppersCommand::Rotate(options)) => access::rotate(&options),
+        cli::Command::Encryption(command) => encryption::run(&command),
         cli::Command::Config(options) => cli::config(&options).map(|()| ExitCode::SUCCESS),
         cli::Command::Map(options) => map::run(&options),
         cli::Command::Refill(options) => refill::run(&options),

@@ -9,7 +9,7 @@ use buffer::embedded::RepairReport;
 use crate::cli::{RepairOptions, RunOptions};
 use crate::client::output::remark;
 use crate::config;
-use crate::data_dir::{DataDir, log_in, spill_in};
+use crate::data_dir::{DataDir, lanes_in, log_in, spill_in};
 
 /// Reports what a repair of the logs in the data folder would change; with `--yes`, makes the
 /// changes.
@@ -20,8 +20,8 @@ pub(crate) fn run(options: &RepairOptions) -> anyhow::Result<ExitCode> {
     let sources =
         RunOptions { config: options.config.clone(), data_dir: options.data_dir.clone(), ..RunOptions::default() };
     let config = config::load(&sources.sources()?)?.config;
-    let dirs = [log_in(&config.data_dir), spill_in(&config.data_dir)];
-    let dirs: Vec<PathBuf> = dirs.into_iter().filter(|dir| dir.is_dir()).collect();
+    let dirs = lanes_in(&config.data_dir).into_iter().flat_map(|lane| [log_in(&lane), spill_in(&lane)]);
+    let dirs: Vec<PathBuf> = dirs.filter(|dir| dir.is_dir()).collect();
     anyhow::ensure!(
         !dirs.is_empty(),
         "there is no log in {}: use the --data-dir of the log",

@@ -60,6 +60,7 @@ impl Supervisor {
 
     /// As [`Supervisor::part`], for tasks that have their token already.
     pub(crate) fn part_that_ends_with(&mut self, name: &'static str, deadline: Duration, stop: CancellationToken) {
+        debug_assert!(self.parts.iter().all(|part| part.name != name), "{name} was added before");
         self.parts.push(Part { name, deadline, stop, finish: None });
     }
 

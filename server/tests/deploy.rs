@@ -92,8 +92,8 @@ fn the_configuration_of_the_service_loads_also_with_every_store_switched_on() {
 fn variables_that_the_container_files_set_are_read() {
     let sample = weir(&["config"]);
     let known = variables(&sample);
-    // Variables of the compose file itself.
-    let own = BTreeSet::from(["WEIR_DEMO_TOKEN"]);
+    // Variables of the compose file itself, and of the commands in it.
+    let own = BTreeSet::from(["WEIR_API_KEY_FILE", "WEIR_CA", "WEIR_DEMO_TOKEN", "WEIR_SERVER"]);
     for file in ["deploy/compose.yaml", "deploy/Dockerfile", "deploy/weir.toml"] {
         let text = std::fs::read_to_string(root().join(file)).unwrap();
         let set = variables(&text);

@@ -1,11 +1,13 @@
 //! The command line.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weir_simulators::bench::Load;
+use weir_simulators::broker::Address;
+use weir_simulators::credentials::Kind;
 use weir_simulators::oracle::{Place, Targets};
 use weir_simulators::replay::{Columns, Replay};
 use weir_simulators::scenario::{Version, parse_duration};
@@ -21,15 +23,15 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Play a scenario; with --server, verify the stored readings afterwards.
-    Run(RunOptions),
+    Run(Box<RunOptions>),
     /// Verify the stored readings of a run by its ledger. Fails if there are differences.
     Verify(VerifyOptions),
     /// Play a CSV file, or a session recorded with `mosquitto_sub -F '%j'`.
     Replay(ReplayOptions),
     /// Measure throughput and PUBACK latency.
     Bench(Load),
-    /// Create a secret in Weir for each device of a scenario, and print them as CSV, for
-    /// --credentials.
+    /// Create a secret, a signing key or a certificate for each device of a scenario, which Weir
+    /// accepts, and print them as CSV, for --credentials.
     Credentials(CredentialsOptions),
     /// List the built-in scenarios, or print one as a template.
     Scenarios {
@@ -70,9 +72,11 @@ pub(crate) struct ScenarioOptions {
 
 #[derive(Args)]
 pub(crate) struct PlayOptions {
-    /// Address of the broker.
+    /// Address of the broker; mqtts://host:port is encrypted.
     #[arg(long, default_value = "127.0.0.1:1883")]
-    pub(crate) broker: SocketAddr,
+    pub(crate) broker: Address,
+    #[command(flatten)]
+    pub(crate) authorities: Authorities,
     /// Connections for each source address 127.0.0.x, to exceed the ports of one address.
     #[arg(long, default_value_t = 20_000)]
     pub(crate) per_source: usize,
@@ -85,10 +89,36 @@ pub(crate) struct PlayOptions {
     /// Give up when no device could connect for this long.
     #[arg(long, default_value = "15s", value_parser = parse_duration)]
     pub(crate) patience: Duration,
-    /// Passwords of the devices: CSV with the columns device and password, as `weir-sim
-    /// credentials` prints.
+    /// Credentials of the devices, as `weir-sim credentials` prints them.
     #[arg(long)]
     pub(crate) credentials: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Token {
+    /// API key for Weir; to create credentials, of the role admin at least.
+    #[arg(long, env = "WEIR_API_KEY", hide_env_values = true)]
+    token: Option<String>,
+    /// File with the API key.
+    #[arg(long, env = "WEIR_API_KEY_FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+}
+
+impl Token {
+    /// Reads the key.
+    pub(crate) fn read(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(text.trim().to_owned()))
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct Authorities {
+    /// PEM file with the authorities of the servers, for mqtts:// and https://; without it, the
+    /// public ones.
+    #[arg(long, env = "WEIR_CA")]
+    pub(crate) ca: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -99,15 +129,29 @@ pub(crate) struct CredentialsOptions {
     /// Share of the devices, as for `weir-sim run`.
     #[arg(long, default_value_t = 1.0)]
     pub(crate) devices: f64,
-    /// The first devices of `weir-sim bench`: so many.
+    /// This number of devices of `weir-sim bench`.
     #[arg(long)]
     pub(crate) bench: Option<usize>,
+    /// With --bench: number of the first device.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) first_device: usize,
+    /// Kind of the credentials.
+    #[arg(long, value_enum, default_value = "secret")]
+    pub(crate) kind: Kind,
+    /// Folder with ca.pem and ca.key, from which the certificates are; both are made when they are
+    /// missing, and the authority is registered in Weir.
+    #[arg(long, default_value = "authority")]
+    pub(crate) authority: PathBuf,
+    #[command(flatten)]
+    pub(crate) authorities: Authorities,
+    /// Write to this file, which only its owner can read. Nothing is done when it exists.
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
     /// gRPC address of Weir.
     #[arg(long, default_value = "http://127.0.0.1:50051")]
     pub(crate) server: String,
-    /// API key of the role admin, at least.
-    #[arg(long, env = "WEIR_API_KEY", hide_env_values = true)]
-    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) token: Token,
     /// Tenant of the devices.
     #[arg(long, env = "WEIR_TENANT", default_value = "default")]
     pub(crate) tenant: String,
@@ -129,6 +173,12 @@ pub(crate) struct RunOptions {
     pub(crate) scenario: ScenarioOptions,
     #[command(flatten)]
     pub(crate) play: PlayOptions,
+    /// Write the counters of each moment to this file, as lines of JSON.
+    #[arg(long)]
+    pub(crate) samples: Option<PathBuf>,
+    /// Time between two samples.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub(crate) sample_every: Duration,
     /// Record sent and acknowledged messages in this new file, for `weir-sim verify`.
     #[arg(long)]
     pub(crate) ledger: Option<PathBuf>,
@@ -144,6 +194,8 @@ pub(crate) struct VerifyOptions {
     #[arg(long)]
     pub(crate) ledger: PathBuf,
     #[command(flatten)]
+    pub(crate) authorities: Authorities,
+    #[command(flatten)]
     pub(crate) targets: TargetOptions,
     /// Print one line of JSON.
     #[arg(long)]
@@ -152,12 +204,11 @@ pub(crate) struct VerifyOptions {
 
 #[derive(Args)]
 pub(crate) struct TargetOptions {
-    /// gRPC address of Weir, for example http://127.0.0.1:50051.
+    /// gRPC address of Weir: `http://127.0.0.1:50051`, `https://weir.example.com:50051`.
     #[arg(long)]
     server: Option<String>,
-    /// API key for Weir.
-    #[arg(long, env = "WEIR_API_KEY", hide_env_values = true)]
-    token: Option<String>,
+    #[command(flatten)]
+    token: Token,
     /// Connection string of MongoDB, to verify it directly:
     /// mongodb://127.0.0.1:27017/weir?replicaSet=rs0
     #[arg(long, env = "WEIR_MONGODB_URI", hide_env_values = true)]
@@ -187,10 +238,11 @@ pub(crate) struct TargetOptions {
 }
 
 impl TargetOptions {
-    pub(crate) fn targets(&self) -> Targets {
-        Targets {
+    pub(crate) fn targets(&self, authorities: &Authorities) -> anyhow::Result<Targets> {
+        Ok(Targets {
             weir: self.server.clone(),
-            token: self.token.clone(),
+            token: self.token.read()?,
+            ca: authorities.ca.clone(),
             mongodb: self.mongodb.clone(),
             influxdb: self.influxdb.as_ref().map(|url| Place {
                 url: url.clone(),
@@ -201,7 +253,7 @@ impl TargetOptions {
             }),
             parallel: self.parallel,
             within: self.within,
-        }
+        })
     }
 }
 

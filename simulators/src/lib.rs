@@ -7,6 +7,7 @@
 //! Never: depends on a particular broker; relies on counts that a store reports.
 
 pub mod bench;
+pub mod broker;
 pub mod credentials;
 pub mod fleet;
 pub mod ledger;

@@ -2,12 +2,16 @@
 
 mod cli;
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use weir_simulators::credentials::{self, Credentials};
+use weir_simulators::broker::Broker;
+use weir_simulators::credentials::{self, Created, Credentials};
 use weir_simulators::fleet::{self, Options};
 use weir_simulators::ledger::Ledger;
 use weir_simulators::oracle::{self, StoreReport, Targets};
@@ -64,28 +68,43 @@ fn load(options: &ScenarioOptions) -> anyhow::Result<(Scenario, std::path::PathB
 
 fn options(play: &PlayOptions) -> anyhow::Result<Options> {
     Ok(Options {
-        broker: play.broker,
-        per_source: play.per_source,
+        broker: Broker::open(&play.broker, play.authorities.ca.as_deref(), play.per_source)?,
         threads: play.threads,
         quiet: play.quiet,
         patience: play.patience,
+        sample_every: Duration::from_secs(1),
         credentials: play.credentials.as_deref().map(Credentials::read).transpose()?.unwrap_or_default(),
     })
 }
 
 fn credentials(options: &CredentialsOptions) -> anyhow::Result<ExitCode> {
+    if options.output.as_ref().is_some_and(|path| path.exists()) {
+        return Ok(ExitCode::SUCCESS);
+    }
     let names: Vec<String> = match (&options.scenario, options.bench) {
         (Some(name), _) => {
             let (scenario, folder) = scenario::load(name)?;
             let scenario = scenario.scaled(options.devices, 1.0);
             plan::devices(&scenario, &folder, 0)?.iter().map(|device| device.id.as_ref().to_owned()).collect()
         }
-        (None, count) => (0..count.unwrap_or_default()).map(|number| format!("sim-{number}")).collect(),
+        (None, count) => {
+            (options.first_device..).take(count.unwrap_or_default()).map(|number| format!("sim-{number}")).collect()
+        }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     runtime.block_on(async {
-        let weir = oracle::Weir::connect(&options.server, options.token.as_deref()).await?;
-        credentials::create(&weir, &options.tenant, names, std::io::stdout().lock()).await
+        let ca = options.authorities.ca.as_deref();
+        let weir = oracle::Weir::connect(&options.server, options.token.read()?.as_deref(), ca).await?;
+        let created = Created { kind: options.kind, tenant: &options.tenant, authority: &options.authority };
+        let Some(path) = &options.output else {
+            return credentials::create(&weir, &created, names, std::io::stdout().lock()).await;
+        };
+        // Under its name once it is whole.
+        let part = path.with_extension("part");
+        let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&part);
+        let file = file.with_context(|| format!("cannot write {}", part.display()))?;
+        credentials::create(&weir, &created, names, file).await?;
+        std::fs::rename(&part, path).with_context(|| format!("cannot write {}", path.display()))
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -100,8 +119,9 @@ fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
             &kept
         }
     };
-    let outcome = fleet::run(&scenario, &folder, ledger, &options(&arguments.play)?).and_then(|played| {
-        let targets = arguments.targets.targets();
+    let options = Options { sample_every: arguments.sample_every, ..options(&arguments.play)? };
+    let outcome = fleet::run(&scenario, &folder, ledger, &options).and_then(|played| {
+        let targets = arguments.targets.targets(&arguments.play.authorities)?;
         // An interrupted run ends at once; `weir-sim verify` can follow with --ledger.
         let is_checked = !targets.is_empty() && !played.interrupted;
         let stores = if is_checked { check(ledger, &targets)? } else { Vec::new() };
@@ -112,6 +132,11 @@ fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
     }
     let (played, stores) = outcome?;
     let summary = Summary::new(&scenario, &played, stores);
+    if let Some(path) = &arguments.samples {
+        let lines: Result<Vec<String>, _> = played.samples.iter().map(serde_json::to_string).collect();
+        let text = format!("{}\n", lines?.join("\n"));
+        std::fs::write(path, text).with_context(|| format!("write {}", path.display()))?;
+    }
     output(&summary, &played.samples, &arguments.output)?;
     Ok(ended(&summary, summary.is_clean()))
 }
@@ -139,7 +164,7 @@ fn check(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<StoreReport>> {
 }
 
 fn verify(options: &VerifyOptions) -> anyhow::Result<ExitCode> {
-    let targets = options.targets.targets();
+    let targets = options.targets.targets(&options.authorities)?;
     anyhow::ensure!(!targets.is_empty(), "no store to verify: use --server http://127.0.0.1:50051");
     let reports = check(&options.ledger, &targets)?;
     if options.json {

@@ -59,3 +59,27 @@ fn an_interrupt_ends_a_run_with_its_summary() {
     assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains(", interrupted") && text.contains("messages sent"), "{text}");
 }
+
+#[test]
+fn a_scenario_in_the_working_folder_is_played() {
+    let dir = tempfile::tempdir().unwrap();
+    let template = weir_sim().args(["scenarios", "steady"]).output().unwrap().stdout;
+    std::fs::write(dir.path().join("mine.toml"), template).unwrap();
+    let output = weir_sim()
+        .current_dir(dir.path())
+        .args(["run", "mine.toml", "--devices", "0.01", "--quiet", "--patience", "1s", "--broker", &unused_address()])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("no device could connect"), "{text}");
+}
+
+#[test]
+fn a_file_of_authorities_that_is_missing_is_named() {
+    let output = weir_sim()
+        .args(["run", "steady", "--quiet", "--broker", "mqtts://localhost:1", "--ca", "missing/ca.pem"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("`--ca` = missing/ca.pem"), "{text}");
+}

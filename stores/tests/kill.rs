@@ -14,7 +14,9 @@ const CHILD: &str = "WEIR_TEST_STORE_CHILD";
 const ROWS: i64 = 20;
 
 fn open(dir: &Path) -> EmbeddedStore {
-    let config = Config { dir: dir.to_owned(), ..Config::default() };
+    // Sealed: a kill must not leave a value without its key.
+    let keys = Some(envelope::testing::keyring(dir));
+    let config = Config { dir: dir.to_owned(), keys, ..Config::default() };
     EmbeddedStore::open(config, Arc::default()).expect("the store opens after a kill")
 }
 

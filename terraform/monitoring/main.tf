@@ -43,6 +43,34 @@ variable "interval" {
   }
 }
 
+variable "insecure" {
+  description = "As in the main module."
+  type        = bool
+  default     = false
+}
+
+variable "tls" {
+  description = "Check of Weir's certificate, whose names are not those of pods: `server_name`, one of its names, and `ca_secret`, a Secret with its authority as `ca.crt`. Null: the metrics are encrypted, and the certificate is not checked."
+  type = object({
+    server_name = string
+    ca_secret   = string
+  })
+  default = null
+}
+
+locals {
+  endpoint = { port = "http", path = "/metrics", interval = var.interval }
+  check = var.tls == null ? { insecureSkipVerify = true, serverName = null, ca = null } : {
+    insecureSkipVerify = false
+    serverName         = var.tls.server_name
+    ca                 = { secret = { name = var.tls.ca_secret, key = "ca.crt" } }
+  }
+  encrypted = {
+    scheme    = "https"
+    tlsConfig = { for key, value in local.check : key => value if value != null }
+  }
+}
+
 resource "kubernetes_manifest" "monitor" {
   manifest = {
     apiVersion = "monitoring.coreos.com/v1"
@@ -54,7 +82,7 @@ resource "kubernetes_manifest" "monitor" {
     }
     spec = {
       selector            = { matchLabels = var.selector }
-      podMetricsEndpoints = [{ port = "http", path = "/metrics", interval = var.interval }]
+      podMetricsEndpoints = [merge(local.endpoint, var.insecure ? {} : local.encrypted)]
       podTargetLabels     = ["app.kubernetes.io/component"]
     }
   }

@@ -3,10 +3,11 @@ locals {
   selector = merge(var.common.selector, { "app.kubernetes.io/component" = var.role })
   labels   = merge(var.common.labels, { "app.kubernetes.io/component" = var.role })
   settings = merge(var.common.settings, { WEIR_ROLES = var.role })
+  is_named = var.named || var.storage != null
 }
 
 resource "kubernetes_deployment_v1" "this" {
-  count = var.storage == null ? 1 : 0
+  count = local.is_named ? 0 : 1
 
   metadata {
     name      = local.name
@@ -89,14 +90,6 @@ resource "kubernetes_deployment_v1" "this" {
               }
             }
           }
-          env {
-            name = "POD_IP"
-            value_from {
-              field_ref {
-                field_path = "status.podIP"
-              }
-            }
-          }
           dynamic "env" {
             for_each = local.settings
             content {
@@ -134,8 +127,9 @@ resource "kubernetes_deployment_v1" "this" {
           # Responds from the beginning of a start; /health/ready has what it waits for.
           startup_probe {
             http_get {
-              path = "/health"
-              port = "http"
+              path   = "/health"
+              port   = "http"
+              scheme = var.common.scheme
             }
             period_seconds    = 2
             failure_threshold = 30
@@ -144,8 +138,9 @@ resource "kubernetes_deployment_v1" "this" {
           # and queries reach a pod as soon as it is ready.
           liveness_probe {
             http_get {
-              path = "/health"
-              port = "http"
+              path   = "/health"
+              port   = "http"
+              scheme = var.common.scheme
             }
             initial_delay_seconds = 30
             period_seconds        = 10
@@ -154,8 +149,9 @@ resource "kubernetes_deployment_v1" "this" {
           }
           readiness_probe {
             http_get {
-              path = "/health/ready"
-              port = "http"
+              path   = "/health/ready"
+              port   = "http"
+              scheme = var.common.scheme
             }
             period_seconds    = 5
             timeout_seconds   = 3
@@ -185,8 +181,34 @@ resource "kubernetes_deployment_v1" "this" {
             name       = "tmp"
             mount_path = "/tmp"
           }
+          dynamic "volume_mount" {
+            for_each = var.common.files
+            content {
+              name       = volume_mount.key
+              mount_path = "${var.common.folder}/${volume_mount.key}"
+              read_only  = true
+            }
+          }
         }
 
+        dynamic "volume" {
+          for_each = var.common.files
+          content {
+            name = volume.key
+            # Read again when they change. The group of the pod reads them, no other user.
+            secret {
+              secret_name  = volume.value.secret
+              default_mode = "0440"
+              dynamic "items" {
+                for_each = volume.value.items
+                content {
+                  key  = items.value
+                  path = items.value
+                }
+              }
+            }
+          }
+        }
         volume {
           name = "tmp"
           empty_dir {}
@@ -203,7 +225,7 @@ resource "kubernetes_deployment_v1" "this" {
 }
 
 resource "kubernetes_stateful_set_v1" "this" {
-  count = var.storage == null ? 0 : 1
+  count = local.is_named ? 1 : 0
 
   metadata {
     name      = local.name
@@ -228,21 +250,27 @@ resource "kubernetes_stateful_set_v1" "this" {
     }
 
     # The next pod of the same name drains the spill of this pod.
-    persistent_volume_claim_retention_policy {
-      when_deleted = "Retain"
-      when_scaled  = "Retain"
+    dynamic "persistent_volume_claim_retention_policy" {
+      for_each = var.storage[*]
+      content {
+        when_deleted = "Retain"
+        when_scaled  = "Retain"
+      }
     }
 
-    volume_claim_template {
-      metadata {
-        name   = "data"
-        labels = local.labels
-      }
-      spec {
-        access_modes       = ["ReadWriteOnce"]
-        storage_class_name = var.storage.class
-        resources {
-          requests = { storage = var.storage.size }
+    dynamic "volume_claim_template" {
+      for_each = var.storage[*]
+      content {
+        metadata {
+          name   = "data"
+          labels = local.labels
+        }
+        spec {
+          access_modes       = ["ReadWriteOnce"]
+          storage_class_name = volume_claim_template.value.class
+          resources {
+            requests = { storage = volume_claim_template.value.size }
+          }
         }
       }
     }
@@ -307,14 +335,6 @@ resource "kubernetes_stateful_set_v1" "this" {
               }
             }
           }
-          env {
-            name = "POD_IP"
-            value_from {
-              field_ref {
-                field_path = "status.podIP"
-              }
-            }
-          }
           dynamic "env" {
             for_each = local.settings
             content {
@@ -352,8 +372,9 @@ resource "kubernetes_stateful_set_v1" "this" {
           # Responds from the beginning of a start; /health/ready has what it waits for.
           startup_probe {
             http_get {
-              path = "/health"
-              port = "http"
+              path   = "/health"
+              port   = "http"
+              scheme = var.common.scheme
             }
             period_seconds    = 2
             failure_threshold = 30
@@ -362,8 +383,9 @@ resource "kubernetes_stateful_set_v1" "this" {
           # and queries reach a pod as soon as it is ready.
           liveness_probe {
             http_get {
-              path = "/health"
-              port = "http"
+              path   = "/health"
+              port   = "http"
+              scheme = var.common.scheme
             }
             initial_delay_seconds = 30
             period_seconds        = 10
@@ -372,8 +394,9 @@ resource "kubernetes_stateful_set_v1" "this" {
           }
           readiness_probe {
             http_get {
-              path = "/health/ready"
-              port = "http"
+              path   = "/health/ready"
+              port   = "http"
+              scheme = var.common.scheme
             }
             period_seconds    = 5
             timeout_seconds   = 3
@@ -403,11 +426,44 @@ resource "kubernetes_stateful_set_v1" "this" {
             name       = "tmp"
             mount_path = "/tmp"
           }
+          dynamic "volume_mount" {
+            for_each = var.common.files
+            content {
+              name       = volume_mount.key
+              mount_path = "${var.common.folder}/${volume_mount.key}"
+              read_only  = true
+            }
+          }
         }
 
+        dynamic "volume" {
+          for_each = var.common.files
+          content {
+            name = volume.key
+            # Read again when they change. The group of the pod reads them, no other user.
+            secret {
+              secret_name  = volume.value.secret
+              default_mode = "0440"
+              dynamic "items" {
+                for_each = volume.value.items
+                content {
+                  key  = items.value
+                  path = items.value
+                }
+              }
+            }
+          }
+        }
         volume {
           name = "tmp"
           empty_dir {}
+        }
+        dynamic "volume" {
+          for_each = var.storage == null ? ["data"] : []
+          content {
+            name = volume.value
+            empty_dir {}
+          }
         }
       }
     }
@@ -419,7 +475,7 @@ resource "kubernetes_stateful_set_v1" "this" {
 
 # Names of the pods.
 resource "kubernetes_service_v1" "pods" {
-  count = var.storage == null ? 0 : 1
+  count = local.is_named ? 1 : 0
 
   metadata {
     name      = "${local.name}-pods"

@@ -16,6 +16,9 @@ variable "common" {
       limits   = object({ cpu = string, memory = string })
     })
     grace_seconds = number
+    folder        = string
+    files         = map(object({ secret = string, items = list(string) }))
+    scheme        = string
   })
 }
 
@@ -38,6 +41,12 @@ variable "replicas" {
 variable "ports" {
   description = "Ports by name."
   type        = map(number)
+}
+
+variable "named" {
+  description = "Pods have names that stay, which makes them a StatefulSet also without `storage`."
+  type        = bool
+  default     = false
 }
 
 variable "storage" {

@@ -4,7 +4,10 @@ variables {
   image_tag    = "0.1.0"
   redis_url    = "redis://redis:6379"
   database_url = "mongodb://mongo/?replicaSet=rs0"
-  fleet_secret = "a long random text"
+  peppers      = "1 0000000000000000000000000000000000000000000000000000000000000000"
+
+  tls_secret       = "weir-tls"
+  fleet_tls_secret = "weir-fleet-tls"
 }
 
 run "defaults_are_those_of_the_case_study" {
@@ -54,7 +57,7 @@ run "a_secret_that_is_there_is_taken" {
     existing_secret = "stores"
     redis_url       = ""
     database_url    = ""
-    fleet_secret    = ""
+    peppers         = ""
   }
 
   assert {
@@ -124,6 +127,7 @@ run "a_short_secret_is_refused" {
   command = plan
 
   variables {
+    insecure     = true
     fleet_secret = "short"
   }
 
@@ -168,4 +172,126 @@ run "what_is_no_network_is_refused" {
   }
 
   expect_failures = [var.network]
+}
+
+run "devices_and_clients_need_tls_and_authentication" {
+  command = plan
+
+  assert {
+    condition = (
+      local.settings.WEIR_AUTH_REQUIRED == "true" && local.settings.WEIR_AUTH_REGISTRY == "mongodb" &&
+      local.settings.WEIR_MQTT_ADDRESS == "127.0.0.1:1883" && !contains(keys(local.settings), "WEIR_INSECURE")
+    )
+    error_message = "authentication is on, and the port without TLS is on loopback"
+  }
+
+  assert {
+    condition     = kubernetes_service_v1.mqtt.spec[0].port[0].port == 8883 && kubernetes_service_v1.grpc.spec[0].port[0].port == 443
+    error_message = "the usual ports of TLS"
+  }
+
+  assert {
+    condition     = local.settings.WEIR_FLEET_ADVERTISE == "$(POD_NAME).weir-flusher-pods.weir.svc:50052"
+    error_message = "flushers are called by a name that their certificate has"
+  }
+
+  assert {
+    condition     = kubernetes_horizontal_pod_autoscaler_v2.this["flusher"].spec[0].scale_target_ref[0].kind == "StatefulSet"
+    error_message = "the autoscaler finds the flushers"
+  }
+}
+
+run "a_trusted_network_does_without" {
+  command = plan
+
+  variables {
+    insecure         = true
+    fleet_secret     = "a long random text"
+    peppers          = ""
+    tls_secret       = ""
+    fleet_tls_secret = ""
+  }
+
+  assert {
+    condition     = local.settings.WEIR_INSECURE == "true" && length(local.files) == 0 && local.secrets.WEIR_FLEET_SECRET == "fleet-secret"
+    error_message = "no certificates, and the secret of the fleet"
+  }
+
+  assert {
+    condition     = kubernetes_service_v1.mqtt.spec[0].port[0].port == 1883 && kubernetes_network_policy_v1.in["ingest"].spec[0].ingress[0].ports[0].port == "1883"
+    error_message = "the port without TLS"
+  }
+}
+
+run "missing_certificates_are_asked_for" {
+  command = plan
+
+  variables {
+    fleet_tls_secret = ""
+  }
+
+  expect_failures = [terraform_data.certificates]
+}
+
+run "missing_peppers_are_asked_for" {
+  command = plan
+
+  variables {
+    peppers = ""
+  }
+
+  expect_failures = [kubernetes_secret_v1.this]
+}
+
+run "peppers_of_another_form_are_refused" {
+  command = plan
+
+  variables {
+    peppers = "secret"
+  }
+
+  expect_failures = [var.peppers]
+}
+
+run "a_registry_in_postgresql_needs_its_address" {
+  command = plan
+
+  variables {
+    registry = "postgresql"
+  }
+
+  expect_failures = [kubernetes_secret_v1.this]
+}
+
+run "the_address_of_a_registry_stays_in_the_secret" {
+  command = plan
+
+  variables {
+    registry     = "postgresql"
+    registry_url = "postgresql://weir:secret@db/weir"
+  }
+
+  assert {
+    condition     = local.secrets.WEIR_AUTH_REGISTRY == "registry-url" && !contains(keys(local.settings), "WEIR_AUTH_REGISTRY")
+    error_message = "a reference to the Secret"
+  }
+}
+
+run "clients_reach_the_api_by_an_ingress_and_devices_present_certificates" {
+  command = plan
+
+  variables {
+    grpc_ingress = { host = "weir.example.com" }
+    client_ca    = "-----BEGIN CERTIFICATE-----"
+  }
+
+  assert {
+    condition     = kubernetes_ingress_v1.grpc[0].metadata[0].annotations["nginx.ingress.kubernetes.io/backend-protocol"] == "GRPCS"
+    error_message = "the controller calls Weir over TLS"
+  }
+
+  assert {
+    condition     = local.settings.WEIR_TLS_CLIENT_CA == "/etc/weir/client-ca/ca.crt" && contains(keys(local.files), "client-ca")
+    error_message = "the authorities of devices are mounted"
+  }
 }

@@ -60,11 +60,25 @@ def weir(kind, pod, where):
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     if live["path"] != "/health" or ready["path"] != "/health/ready" or ports[live["port"]] != 8080:
         faults.append(f"{where}: probes are {live}, {ready}")
+    values = {entry["name"]: entry.get("value") for entry in container["env"]}
+    insecure = values.get("WEIR_INSECURE") == "true"
+    if {live["scheme"], ready["scheme"]} != {"HTTP" if insecure else "HTTPS"}:
+        faults.append(f"{where}: probes are {live}, {ready}")
+    if not insecure and (values.get("WEIR_AUTH_REQUIRED") != "true" or not values.get("WEIR_TLS_CERTIFICATE")):
+        faults.append(f"{where}: authentication and TLS are not on")
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    for name, value in values.items():
+        if value and value.startswith("/etc/weir/") and os.path.dirname(value) not in mounts:
+            faults.append(f"{where}: {name} is {value}, which is not mounted")
+    for volume in pod["volumes"]:
+        if "secret" in volume and volume["secret"].get("defaultMode") != 0o440:
+            faults.append(f"{where}: the files of {volume['name']} have the mode {volume['secret'].get('defaultMode')}")
     if not container["securityContext"].get("readOnlyRootFilesystem"):
         faults.append(f"{where}: the root file system can be written")
     if pod.get("terminationGracePeriodSeconds") != 180 or pod.get("enableServiceLinks") is not False:
         faults.append(f"{where}: grace or service links")
-    secret = [entry for entry in container["env"] if "URI" in entry["name"] and "valueFrom" not in entry]
+    secret = [entry for entry in container["env"] if "URI" in entry["name"] and "valueFrom" not in entry
+              or "://" in (entry.get("value") or "") and "@" in entry["value"]]
     if secret:
         faults.append(f"{where}: a connection string stands in the pod")
     known = set(os.environ.get("WEIR_KEYS", "").split())

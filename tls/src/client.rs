@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::RwLock;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, client};
 use tokio::net::TcpStream;
@@ -14,7 +14,9 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::ClientStream;
+use crate::authority::Identity;
 use crate::files::{self, FileError, Named};
+use crate::reload::Hangup;
 
 /// The files of a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,6 +99,23 @@ impl Client {
         Self(Arc::new(Inner { files: ClientFiles::default(), protocols: Vec::new(), config }))
     }
 
+    /// The same for one of many devices, with a certificate of its own. Its sessions are its own,
+    /// too: a ticket resumes the session of the device that received it.
+    ///
+    /// # Errors
+    /// When the certificate and its key do not belong together.
+    pub fn for_device(&self, identity: Option<&Identity>) -> Result<Self, Error> {
+        let mut config = ClientConfig::clone(&self.0.config.read());
+        config.resumption = client::Resumption::in_memory_sessions(1);
+        if let Some(Identity { certificate, key }) = identity {
+            let chain = vec![CertificateDer::from(certificate.clone())];
+            let key = PrivateKeyDer::Pkcs8(key.clone().into());
+            let certified = CertifiedKey::from_der(chain, key, &crate::provider())?;
+            config.client_auth_cert_resolver = Arc::new(Own(Arc::new(certified)));
+        }
+        Ok(Self::with(config))
+    }
+
     /// Reads the files anew.
     ///
     /// # Errors
@@ -107,14 +126,16 @@ impl Client {
         Ok(())
     }
 
-    /// Reads the files anew every `interval`, until `stop`. The server that uses the same files
-    /// logs their faults.
+    /// Reads the files anew every `interval` and at SIGHUP, until `stop`. The server that uses the
+    /// same files logs their faults.
     pub async fn watch(&self, interval: Duration, stop: CancellationToken) {
+        let mut asked = Hangup::new();
         let mut ticks = tokio::time::interval(interval);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
+                () = asked.next() => {}
             }
             if let Err(error) = self.reload() {
                 tracing::debug!("{error}");
@@ -141,14 +162,25 @@ impl Client {
 /// [`FileError`].
 pub fn pinned(certificate: &Named) -> Result<ClientConfig, FileError> {
     let own = files::read_certificates(certificate)?.swap_remove(0);
+    Ok(custom(Some(own)))
+}
+
+/// Settings that accept every certificate: the other side is not known, so that nothing secret may
+/// be sent to it.
+pub fn unverified() -> ClientConfig {
+    custom(None)
+}
+
+fn custom(own: Option<CertificateDer<'static>>) -> ClientConfig {
     let algorithms = crate::provider().signature_verification_algorithms;
     let verifier = Arc::new(Pinned { own, algorithms });
-    Ok(builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
 }
 
 #[derive(Debug)]
 struct Pinned {
-    own: CertificateDer<'static>,
+    /// `None` accepts every certificate.
+    own: Option<CertificateDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -161,7 +193,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        match *end_entity == self.own {
+        match self.own.as_ref().is_none_or(|own| end_entity == own) {
             true => Ok(ServerCertVerified::assertion()),
             false => Err(CertificateError::ApplicationVerificationFailure.into()),
         }

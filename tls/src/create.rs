@@ -6,11 +6,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose};
 use sha2::{Digest, Sha256};
 
+use crate::authority::{self, Authority};
 use crate::certificate::now;
 
 /// Days for which a certificate is valid: more than 825 are refused by some clients.
@@ -75,9 +74,6 @@ pub enum CreateError {
 /// # Errors
 /// [`CreateError`].
 pub fn create(dir: &Path, hosts: &[String], renew: bool) -> Result<Created, CreateError> {
-    std::fs::create_dir_all(dir).map_err(|error| CreateError::File { path: dir.to_owned(), error })?;
-    let (ca, ca_key) = (dir.join("ca.pem"), dir.join("ca.key"));
-    let is_new_ca = !ca.exists() && !ca_key.exists();
     let (certificate, key) = (dir.join("server.pem"), dir.join("server.key"));
     if certificate.exists() && !renew {
         return Err(CreateError::Exists(certificate));
@@ -92,11 +88,29 @@ pub fn create(dir: &Path, hosts: &[String], renew: bool) -> Result<Created, Crea
     params.distinguished_name.push(DnType::CommonName, &names[0]);
     // Processes of a fleet call each other with it.
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    if is_new_ca {
-        create_ca(&ca, &ca_key)?;
-    }
+    let is_new_ca = ensure_ca(dir)?;
     issue(dir, params, &certificate, &key)?;
-    Ok(Created { ca, certificate, key, is_new_ca })
+    Ok(Created { ca: dir.join("ca.pem"), certificate, key, is_new_ca })
+}
+
+/// Makes an authority unless the folder has one; true when it is new.
+pub(crate) fn ensure_ca(dir: &Path) -> Result<bool, CreateError> {
+    std::fs::create_dir_all(dir).map_err(|error| CreateError::File { path: dir.to_owned(), error })?;
+    let (ca, key) = (dir.join("ca.pem"), dir.join("ca.key"));
+    let is_new = !ca.exists() && !key.exists();
+    if is_new {
+        create_ca(&ca, &key)?;
+    }
+    Ok(is_new)
+}
+
+pub(crate) fn check_name(name: &str) -> Result<(), CreateError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    let is_short = !name.is_empty() && name.len() <= MOST_NAME;
+    match is_short && name.chars().all(is_plain) && !name.starts_with('.') {
+        true => Ok(()),
+        false => Err(CreateError::Name(name.to_owned())),
+    }
 }
 
 /// Makes a certificate for a client of this name, with the authority of the folder.
@@ -104,11 +118,10 @@ pub fn create(dir: &Path, hosts: &[String], renew: bool) -> Result<Created, Crea
 /// # Errors
 /// [`CreateError`].
 pub fn create_client(dir: &Path, name: &str, renew: bool) -> Result<Created, CreateError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    let is_taken = matches!(name, "ca" | "server");
-    if name.is_empty() || name.len() > MOST_NAME || !name.chars().all(is_plain) || name.starts_with('.') || is_taken {
+    if matches!(name, "ca" | "server") {
         return Err(CreateError::Name(name.to_owned()));
     }
+    let params = authority::client(name)?;
     let ca = dir.join("ca.pem");
     if !ca.exists() {
         return Err(CreateError::NoAuthority(dir.to_owned()));
@@ -117,9 +130,6 @@ pub fn create_client(dir: &Path, name: &str, renew: bool) -> Result<Created, Cre
     if certificate.exists() && !renew {
         return Err(CreateError::Exists(certificate));
     }
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     issue(dir, params, &certificate, &key)?;
     Ok(Created { ca, certificate, key, is_new_ca: false })
 }
@@ -138,26 +148,15 @@ fn create_ca(certificate: &Path, key: &Path) -> Result<(), CreateError> {
     write(certificate, made.pem().as_bytes(), 0o644)
 }
 
-fn issue(dir: &Path, mut params: CertificateParams, certificate: &Path, key: &Path) -> Result<(), CreateError> {
-    let (ca, ca_key) = (dir.join("ca.pem"), dir.join("ca.key"));
-    let read =
-        |path: &Path| std::fs::read_to_string(path).map_err(|error| CreateError::File { path: path.to_owned(), error });
-    let bad =
-        |path: &Path, error: rcgen::Error| CreateError::Authority { path: path.to_owned(), what: error.to_string() };
-    let ca_pair = KeyPair::from_pem(&read(&ca_key)?).map_err(|error| bad(&ca_key, error))?;
-    let issuer = Issuer::from_ca_cert_pem(&read(&ca)?, ca_pair).map_err(|error| bad(&ca, error))?;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    set_dates(&mut params, DAYS);
-    let pair = KeyPair::generate().map_err(CreateError::Names)?;
-    let made = params.signed_by(&pair, &issuer).map_err(CreateError::Names)?;
+fn issue(dir: &Path, params: CertificateParams, certificate: &Path, key: &Path) -> Result<(), CreateError> {
+    let (made, pair) = Authority::open(dir)?.sign(params)?;
     // A process that reads the files in between finds a pair that does not match, and keeps the
     // previous one.
     write(key, pair.serialize_pem().as_bytes(), 0o600)?;
     write(certificate, made.pem().as_bytes(), 0o644)
 }
 
-fn set_dates(params: &mut CertificateParams, days: u64) {
+pub(crate) fn set_dates(params: &mut CertificateParams, days: u64) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let begin = u64::try_from(now()).unwrap_or_default().saturating_sub(LATE);
     params.not_before = epoch + Duration::from_secs(begin);

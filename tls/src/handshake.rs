@@ -45,6 +45,12 @@ pub enum HandshakeError {
          `tls.handshake_timeout_ms`"
     )]
     Busy,
+    /// It took its time, or its source has the most handshakes, and others need its place.
+    #[error(
+        "its handshake was not complete, and others need its place: it took long, or was the oldest one of the address \
+         with the most"
+    )]
+    Displaced,
     /// A certificate is not valid.
     #[error("{0}")]
     Certificate(String),
@@ -68,6 +74,7 @@ impl HandshakeError {
             Self::Plain(_) => "not_tls",
             Self::TimedOut => "tls_timeout",
             Self::Busy => "tls_busy",
+            Self::Displaced => "tls_displaced",
             Self::Certificate(_) => "client_certificate",
             Self::Refused(_) => "certificate_refused",
             Self::Failed(_) => "tls_failed",
@@ -130,11 +137,14 @@ impl Acceptor {
         }
         spoken.store(true, Ordering::Relaxed);
         let source = stream.peer_addr().map_err(|_| HandshakeError::Closed)?.ip();
-        let _place = self.server.places(self.port).take(source).await.map_err(|_| HandshakeError::Busy)?;
+        let place = self.server.places(self.port).take(source).await.map_err(|_| HandshakeError::Busy)?;
         begun.store(true, Ordering::Relaxed);
         let _pending = Pending::new(&self.server);
         let current = self.server.current();
-        let stream = TlsAcceptor::from(current.of(self.port)).accept(stream).await.map_err(|error| of_io(&error))?;
+        let stream = tokio::select! {
+            accepted = TlsAcceptor::from(current.of(self.port)).accept(stream) => accepted.map_err(|error| of_io(&error))?,
+            () = place.displaced() => return Err(HandshakeError::Displaced),
+        };
         let session = stream.get_ref().1;
         let presented = session.peer_certificates().unwrap_or_default();
         // The verifier is not asked when a session is resumed.

@@ -1,21 +1,28 @@
 //! Places among the handshakes of a port: a bounded number, and of them a share for each source.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::strangers::{Guest, Strangers, network};
 
 /// A source has at most one of this many parts of a port's places: stalled handshakes of one leave
 /// the others theirs.
 const PARTS: usize = 8;
+/// Time for a handshake while others wait for its place.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The places of a port.
 pub(crate) struct Places {
-    all: Semaphore,
+    all: Arc<Semaphore>,
     each: usize,
     sources: Mutex<HashMap<IpAddr, Source>>,
+    held: Strangers<Permits>,
 }
 
 /// The places of one source, and how many handshakes hold one or wait for one.
@@ -24,18 +31,46 @@ struct Source {
     users: u32,
 }
 
+/// A place of a source, and the place of the port for it.
+struct Permits {
+    own: OwnedSemaphorePermit,
+    all: OwnedSemaphorePermit,
+}
+
 impl Places {
     pub(crate) fn new(most: usize) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
-        Self { all: Semaphore::new(most), each: most.div_ceil(PARTS), sources: Mutex::default() }
+        let all = Arc::new(Semaphore::new(most));
+        Self { all, each: most.div_ceil(PARTS), sources: Mutex::default(), held: Strangers::new(PATIENCE) }
     }
 
-    /// Waits for a place of this source, and then for one of the port.
+    /// Waits for a place of this source, and then for one of the port. Handshakes that take their
+    /// time give way, and so does the oldest one of the source with the most.
     pub(crate) async fn take(&self, from: IpAddr) -> Result<Place<'_>, AcquireError> {
         let (user, places) = self.enter(network(from));
-        let own = places.acquire_owned().await?;
-        let all = self.all.acquire().await?;
-        Ok(Place { _all: all, _own: own, _user: user })
+        let own = loop {
+            // In the order in which they came.
+            match timeout(self.held.patience(), Arc::clone(&places).acquire_owned()).await {
+                Ok(own) => break own?,
+                Err(_) => {
+                    if let Some(Permits { own, .. }) = self.held.displace_own(from) {
+                        break own;
+                    }
+                }
+            }
+        };
+        let all = loop {
+            if let Ok(all) = Arc::clone(&self.all).try_acquire_owned() {
+                break all;
+            }
+            if let Some(Permits { all, .. }) = self.held.displace(from) {
+                break all;
+            }
+            if let Ok(all) = timeout(self.held.patience(), Arc::clone(&self.all).acquire_owned()).await {
+                break all?;
+            }
+        };
+        Ok(Place { guest: self.held.enter(from, Permits { own, all }), _user: user })
     }
 
     fn enter(&self, source: IpAddr) -> (User<'_>, Arc<Semaphore>) {
@@ -49,9 +84,15 @@ impl Places {
 
 /// A place, while it is held.
 pub(crate) struct Place<'a> {
-    _all: SemaphorePermit<'a>,
-    _own: OwnedSemaphorePermit,
+    guest: Guest<Permits>,
     _user: User<'a>,
+}
+
+impl Place<'_> {
+    /// Resolves when another handshake has the place.
+    pub(crate) async fn displaced(&self) {
+        self.guest.displaced().await;
+    }
 }
 
 /// Keeps the entry of a source.
@@ -72,19 +113,9 @@ impl Drop for User<'_> {
     }
 }
 
-/// The address that counts: with IPv6, one client has a whole /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
-        address => address,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
+    use std::time::Instant;
 
     use super::*;
 
@@ -92,12 +123,8 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    #[test]
-    fn addresses_of_one_client_are_one_source() {
-        assert_eq!(network(ip("10.0.0.7")), ip("10.0.0.7"));
-        assert_eq!(network(ip("::ffff:10.0.0.7")), ip("10.0.0.7"));
-        assert_eq!(network(ip("2001:db8:1:2:3:4:5:6")), network(ip("2001:db8:1:2::1")));
-        assert_ne!(network(ip("2001:db8:1:2::1")), network(ip("2001:db8:1:3::1")));
+    fn patient(most: usize, patience: Duration) -> Places {
+        Places { held: Strangers::new(patience), ..Places::new(most) }
     }
 
     #[tokio::test]
@@ -114,9 +141,57 @@ mod tests {
         assert!(third.is_ok());
         assert_eq!(places.sources.lock().len(), 2);
         drop((second, third, other));
-        assert_eq!(places.sources.lock().len(), 0);
+        assert_eq!((places.sources.lock().len(), places.held.sources()), (0, 0));
+        assert_eq!(places.all.available_permits(), 16);
         // A small number leaves every source one.
         let places = Places::new(1);
         assert!(timeout(Duration::ZERO, places.take(ip("10.0.0.1"))).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn sources_that_fill_a_port_together_keep_no_other_one_out() {
+        let places = Places::new(64);
+        let mut held = Vec::new();
+        for n in 0..64 {
+            let from = ip(&format!("10.0.0.{}", n % 8));
+            held.push(timeout(Duration::ZERO, places.take(from)).await.expect("there is room").expect("it is open"));
+        }
+        // Many of theirs wait, and came before.
+        let mut waiting = Vec::new();
+        for _ in 0..4 {
+            for from in ["10.0.0.9", "10.0.0.1"] {
+                let mut take = Box::pin(places.take(ip(from)));
+                assert!(timeout(Duration::ZERO, &mut take).await.is_err() || from == "10.0.0.9");
+                waiting.push(take);
+            }
+        }
+        let begun = Instant::now();
+        for from in ["10.1.0.1", "10.1.0.2", "10.1.0.3"] {
+            let place = timeout(Duration::from_secs(1), places.take(ip(from))).await;
+            held.push(place.expect("at once").expect("it is open"));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(1));
+        let displaced = async |place: &Place<'_>| timeout(Duration::ZERO, place.displaced()).await.is_ok();
+        assert!(displaced(&held[0]).await && displaced(&held[1]).await && displaced(&held[2]).await);
+        assert!(!displaced(&held[8]).await);
+        drop(waiting);
+        drop(held);
+        assert_eq!((places.all.available_permits(), places.sources.lock().len()), (64, 0));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_takes_its_time_gives_way_to_those_of_its_own_source() {
+        let places = patient(8, Duration::from_millis(10));
+        let stalled = places.take(ip("10.0.0.1")).await.expect("it is open");
+        let next = timeout(Duration::from_secs(10), places.take(ip("10.0.0.1"))).await.expect("within the time");
+        stalled.displaced().await;
+        // Others fill the rest of the port, each with one.
+        let mut held = Vec::new();
+        for n in 2..9 {
+            held.push(places.take(ip(&format!("10.0.0.{n}"))).await.expect("it is open"));
+        }
+        let late = timeout(Duration::from_secs(10), places.take(ip("10.0.0.99"))).await.expect("within the time");
+        drop((stalled, next, held, late));
+        assert_eq!((places.all.available_permits(), places.sources.lock().len()), (8, 0));
     }
 }

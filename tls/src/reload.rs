@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::now;
@@ -12,23 +12,46 @@ use crate::server::{Contents, Server};
 const SOON: i64 = 14;
 const DAY: i64 = 86_400;
 
+/// Requests to read files again: SIGHUP.
+#[derive(Debug)]
+pub struct Hangup(Option<Signal>);
+
+impl Hangup {
+    /// Requests from now on. The signal no longer ends the process.
+    pub fn new() -> Self {
+        Self(signal(SignalKind::hangup()).ok())
+    }
+
+    /// Resolves at the next request.
+    pub async fn next(&mut self) {
+        let came = match &mut self.0 {
+            Some(signal) => signal.recv().await,
+            None => None,
+        };
+        if came.is_none() {
+            // There will be none.
+            std::future::pending().await
+        }
+    }
+}
+
+impl Default for Hangup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Server {
     /// Reads changed files every `interval` and at SIGHUP, until `stop`; warns once a day of a
     /// certificate that expires soon.
     pub async fn watch(&self, interval: Duration, stop: CancellationToken) {
-        let mut hangup = signal(SignalKind::hangup()).ok();
+        let mut asked = Hangup::new();
         let mut ticks = tokio::time::interval(interval);
         loop {
-            let asked = async {
-                match &mut hangup {
-                    Some(hangup) => hangup.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
-                _ = asked => tracing::info!("SIGHUP: reading the files of `{}`", self.files.certificate.key),
+                () = asked.next() => tracing::info!("SIGHUP: reading the files of `{}`", self.files.certificate.key),
             }
             self.reload();
             self.warn_of_expiry(now());

@@ -162,6 +162,27 @@ async fn certificates_of_an_authority_are_accepted_and_handed_on_also_when_resum
 }
 
 #[tokio::test]
+async fn devices_of_one_process_have_certificates_and_sessions_of_their_own() {
+    let world = world(true, false, LIMITS).await;
+    let authority = tls::Authority::open(world.dir.path()).unwrap();
+    assert!(authority.client("../pump").is_err());
+    let (acceptor, all) = (world.server.acceptor(Port::Mqtt), world.client(None));
+    let own = ["pump-1", "pump-2"].map(|name| authority.client(name).unwrap());
+    let devices = [0, 1].map(|n| all.for_device(Some(&own[n])).unwrap());
+    for outcome in ["full", "resumed"] {
+        for (device, own) in devices.iter().zip(&own) {
+            let (accepted, connected) = world.connect(&acceptor, device).await;
+            assert_eq!(accepted.unwrap().certificates, std::slice::from_ref(&own.certificate));
+            connected.unwrap();
+        }
+        assert_eq!(world.metrics.handshakes("mqtt", outcome).get(), 2);
+    }
+    let mixed = tls::Identity { key: own[0].key.clone(), ..own[1].clone() };
+    assert!(all.for_device(Some(&mixed)).is_err());
+    assert!(!format!("{mixed:?}").contains("key:"));
+}
+
+#[tokio::test]
 async fn a_session_is_not_resumed_past_an_authority_that_is_gone() {
     let world = world(true, false, LIMITS).await;
     tls::create_client(world.dir.path(), "pump-7", false).unwrap();

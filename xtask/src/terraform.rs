@@ -11,19 +11,34 @@ use crate::{cargo, clients, run};
 /// Folder of the module.
 const MODULE: &str = "terraform";
 /// Folders with their own plan.
-const ROOTS: [&str; 4] = ["", "monitoring", "examples/local", "examples/managed"];
+const ROOTS: [&str; 5] = ["", "monitoring", "certificates", "examples/local", "examples/managed"];
 /// Release 3.2.1 of the provider and a few later commits.
 const PROVIDER: &str = "github.com/hashicorp/terraform-provider-kubernetes@v1.13.4-0.20260821094251-3a33fb6cc605";
 /// A package with the schemas of Kubernetes.
 const PYTHON_PACKAGES: &str = "kubernetes-validate==1.37.0";
+const PEPPERS: &str = concat!("peppers=1 ", "00000000000000000000000000000000", "00000000000000000000000000000000");
 /// Variables of the module for the check of created objects.
-const VARIABLES: [&str; 6] = [
+const VARIABLES: [&str; 11] = [
     "image_tag=0.1.0",
     "redis_url=redis://redis:6379",
     "database_url=mongodb://mongo/?replicaSet=rs0",
-    "fleet_secret=a long random text",
+    "registry=postgresql",
+    "registry_url=postgresql://weir:password@db/weir",
+    PEPPERS,
+    "tls_secret=weir-tls",
+    "fleet_tls_secret=weir-fleet-tls",
+    r#"grpc_ingress={"host"="weir.example.com"}"#,
     "influxdb_token=token",
     r#"influxdb={"url"="http://influxdb:8086","org"="weir","bucket"="weir"}"#,
+];
+
+/// The same for a trusted network.
+const INSECURE: [&str; 5] = [
+    "image_tag=0.1.0",
+    "redis_url=redis://redis:6379",
+    "database_url=mongodb://mongo/?replicaSet=rs0",
+    "insecure=true",
+    "fleet_secret=a long random text",
 ];
 
 /// Programs for the checks.
@@ -57,7 +72,8 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
     let keys = keys()?;
     tools.rendered(&copy, &keys, &VARIABLES, None)?;
-    tools.rendered(&copy.join("examples/local"), &keys, &[], None)?;
+    tools.rendered(&copy, &keys, &INSECURE, None)?;
+    tools.rendered(&copy.join("examples/local"), &keys, &[PEPPERS], None)?;
     // The check can fail: it finds pods that may run as root, and a pod that differs from the
     // others.
     let role = copy.join("role/main.tf");
@@ -65,6 +81,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     for (good, faulty, fault) in [
         ("run_as_non_root            = true", "run_as_non_root            = false", "runAsNonRoot is not true"),
         ("period_seconds    = 5\n", "period_seconds    = 6\n", "containers is not as in"),
+        (r#"default_mode = "0440""#, r#"default_mode = "0444""#, "have the mode"),
     ] {
         ensure!(text.contains(good), "{} does not contain {good:?}", role.display());
         // One of the two kinds of workloads.
@@ -143,7 +160,7 @@ fn keys() -> anyhow::Result<String> {
 /// Checks that every variable and output is in the README of its folder.
 fn documented() -> anyhow::Result<()> {
     let mut lacking = Vec::new();
-    for root in ["", "monitoring"] {
+    for root in ["", "monitoring", "certificates"] {
         let folder = Path::new(MODULE).join(root);
         let readme = std::fs::read_to_string(folder.join("README.md"))?;
         for entry in std::fs::read_dir(&folder)? {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::header::AUTHORIZATION;
 use http::{Extensions, HeaderMap};
 use identity::Denied;
-use tonic::transport::server::TcpConnectInfo;
+use tls::Peer;
 
 const SCHEME: &str = "bearer";
 /// Maximum size of a token, in bytes.
@@ -48,7 +48,7 @@ fn token(value: &str) -> Option<&str> {
 
 /// The address that a call comes from, when it is known.
 pub(crate) fn peer(extensions: &Extensions) -> Option<IpAddr> {
-    extensions.get::<TcpConnectInfo>()?.remote_addr().map(|peer| peer.ip().to_canonical())
+    extensions.get::<Peer>().map(|peer| peer.address().ip().to_canonical())
 }
 
 #[cfg(test)]

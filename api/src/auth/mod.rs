@@ -5,10 +5,13 @@
 //! [`identity::Authenticator`] for the identity of the caller, checks the permission before the
 //! request reaches a service, and attaches a `Caller` to it. `Caller::tenant`, `Caller::device` and
 //! `Caller::own` authorize the resource that the field of the rule names; a service gets its tenant
-//! from nowhere else, and the layer withholds the answer of a call that authorized none.
+//! from nowhere else, and the layer withholds the answer of a call that authorized none. The rule
+//! also decides what a caller that is bound to groups of devices may call, and the layer withholds
+//! the answer of a call that did not ask for the devices which such a caller sees.
 
 mod bearer;
 mod rules;
+mod visible;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,7 +22,8 @@ use model::DeviceKey;
 use tonic::{Request, Status};
 
 pub(crate) use bearer::{Bearer, peer};
-pub use rules::{Rule, RuleError, Rules, Scope};
+pub use rules::{DeviceScope, Rule, RuleError, Rules, Scope};
+pub(crate) use visible::Visible;
 
 use crate::{errors, names};
 
@@ -33,6 +37,8 @@ pub(crate) struct Caller {
     roams: bool,
     /// True once the resource that the rule names was authorized.
     checked: Arc<AtomicBool>,
+    /// True once the devices that the caller sees were asked for.
+    seen: Arc<AtomicBool>,
 }
 
 impl Caller {
@@ -41,18 +47,21 @@ impl Caller {
     /// # Errors
     /// PERMISSION_DENIED when it does not hold the permission of the rule.
     pub(crate) fn new(principal: Principal, rule: Rule, path: &str, tenants: bool) -> Result<Self, Status> {
-        let operator = principal.role >= Role::Installation;
+        // Its role is that of some devices.
+        let is_bound = !principal.reach.is_everything();
+        let operator = principal.role >= Role::Installation && !is_bound;
         let may = match rule.scope {
             // Any valid credential.
             Scope::Public | Scope::Caller => true,
             Scope::Tenant | Scope::Device => principal.holds(&rule.permission),
             Scope::Installation => operator && principal.holds(&rule.permission),
         };
-        if !may {
+        if !may || is_bound && matches!(rule.devices, DeviceScope::TenantWide | DeviceScope::Undecided) {
             return Err(errors::denied(&rule.permission, path));
         }
         let named = matches!(rule.scope, Scope::Tenant | Scope::Device);
-        Ok(Self { principal, peer: None, rule, roams: operator && tenants, checked: Arc::new(AtomicBool::new(!named)) })
+        let [checked, seen] = [!named, !(named && is_bound)].map(|is_done| Arc::new(AtomicBool::new(is_done)));
+        Ok(Self { principal, peer: None, rule, roams: operator && tenants, checked, seen })
     }
 
     /// The caller, at an address.
@@ -76,9 +85,16 @@ impl Caller {
         self.peer
     }
 
-    /// True once the resource that the rule names was authorized, or when it names none.
+    /// True once the resource that the rule names was authorized, or when it names none, and the
+    /// devices that a caller of groups sees were asked for.
     pub(crate) fn is_checked(&self) -> bool {
-        self.checked.load(Ordering::Relaxed)
+        self.checked.load(Ordering::Relaxed) && self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Returns the devices that it sees, of its own tenant.
+    pub(crate) fn visible(&self) -> Visible {
+        self.seen.store(true, Ordering::Relaxed);
+        Visible::new(self.principal.reach.clone(), Arc::clone(&self.rule.permission))
     }
 
     /// Returns the tenant that `name` names if it is the caller's own, and replaces `name` by its
@@ -91,14 +107,20 @@ impl Caller {
         Ok(own)
     }
 
-    /// Returns the device that `name` names if it belongs to the caller's tenant, and replaces
-    /// `name` by its full form.
+    /// Returns the device that `name` names if it belongs to the caller's tenant and groups, and
+    /// replaces `name` by its full form.
     pub(crate) fn device(&self, field: &str, name: &mut String) -> Result<DeviceKey, Status> {
         let shape = || errors::invalid(field, "must be `tenants/{tenant}/devices/{device}`, percent-encoded");
         let (tenant, id) = names::split_device(name).ok_or_else(shape)?;
         let tenant = self.own(field, tenant, name)?;
         let id = names::decode(id).ok_or_else(shape)?;
         model::device::check_id(&id).map_err(|error| errors::invalid(field, error.to_string()))?;
+        if !self.principal.reach.has(&id) {
+            return Err(errors::denied(&self.rule.permission, name));
+        }
+        if *field == *self.rule.field {
+            self.seen.store(true, Ordering::Relaxed);
+        }
         *name = names::device(&tenant, &id);
         Ok(DeviceKey { tenant, id: id.into() })
     }

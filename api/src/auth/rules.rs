@@ -5,7 +5,7 @@ use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
 
 use identity::Role;
-use prost_reflect::{DescriptorPool, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, Value};
 
 const OPTION: &str = "weir.v1.auth";
 const PACKAGE: &str = "weir.v1";
@@ -25,6 +25,20 @@ pub enum Scope {
     Caller,
 }
 
+/// The devices that a method concerns, for callers that are bound to groups;
+/// `weir.v1.DeviceScope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceScope {
+    /// Not decided: refused as [`DeviceScope::TenantWide`] is. A test fails.
+    Undecided,
+    /// No devices, or the one that the method names.
+    Named,
+    /// The tenant as a whole.
+    TenantWide,
+    /// Devices of the caller's groups only.
+    Filtered,
+}
+
 /// The authorization rule of a method.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
@@ -36,6 +50,8 @@ pub struct Rule {
     pub scope: Scope,
     /// The request field that names the resource.
     pub field: Arc<str>,
+    /// The devices that it concerns.
+    pub devices: DeviceScope,
     /// True when the server answers with a stream.
     pub streaming: bool,
 }
@@ -125,10 +141,24 @@ fn read_rule(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Rule, R
         return Err(broken("no role has the permission that its rule names"));
     }
     let named = matches!(scope, Scope::Tenant | Scope::Device);
-    if named && method.input().get_field_by_name(&field).is_none() {
+    if named && !has_field(&method.input(), &field) {
         return Err(broken("its rule names a field that the request lacks"));
     }
-    Ok(Rule { index: 0, permission, scope, field, streaming: method.is_server_streaming() })
+    let devices = match (scope, rule.get_field_by_name("devices").as_deref().and_then(Value::as_enum_number)) {
+        (Scope::Tenant, Some(1)) | (Scope::Installation, None | Some(0)) => DeviceScope::TenantWide,
+        (Scope::Tenant, Some(2)) => DeviceScope::Filtered,
+        (Scope::Tenant, None | Some(0)) => DeviceScope::Undecided,
+        (_, None | Some(0)) => DeviceScope::Named,
+        _ => return Err(broken("its rule sets `devices`, which is for methods of a tenant")),
+    };
+    Ok(Rule { index: 0, permission, scope, field, devices, streaming: method.is_server_streaming() })
+}
+
+/// True when a message has a field, or one of a field.
+fn has_field(message: &MessageDescriptor, path: &str) -> bool {
+    let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let Some(field) = message.get_field_by_name(first) else { return false };
+    rest.is_none_or(|rest| field.kind().as_message().is_some_and(|message| has_field(message, rest)))
 }
 
 #[cfg(test)]
@@ -143,7 +173,12 @@ mod tests {
     fn the_permissions_are_those_of_the_golden_table() {
         let rules = Rules::read(proto::FILE_DESCRIPTOR_SET).expect("every method has a rule");
         let line = |(path, rule): (&str, &Rule)| {
-            format!("{path} {} {:?} {}", rule.permission, rule.scope, rule.field).trim_end().to_owned()
+            let devices = match rule.scope {
+                Scope::Tenant => format!("{:?}", rule.devices),
+                _ => String::new(),
+            };
+            let line = format!("{path} {} {:?} {} {devices}", rule.permission, rule.scope, rule.field);
+            line.trim_end().to_owned()
         };
         let table: Vec<String> = rules.iter().map(line).collect();
         let golden: Vec<&str> = include_str!("../../tests/permissions.txt").lines().collect();

@@ -8,6 +8,7 @@
 //! delete itself.
 
 mod body;
+mod waiting;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -20,16 +21,19 @@ use http::{HeaderMap, Request, Response};
 use identity::quota::{Moment, StreamPermit};
 use identity::{Authenticator, Denied, Presented, Principal};
 use model::trace::Tracer;
-use tokio::time::{Instant, timeout_at};
+use tls::Peer;
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::auth::{Bearer, Caller, Rule, Rules, peer};
+use crate::health::REQUEST_TIME;
 use crate::metrics::{self, Refused};
 use crate::traces::Call;
 use crate::{Config, errors};
 use body::{CallEnd, code_in, watch};
+use waiting::Waiting;
 
 /// Services that need no credential: a load balancer has none.
 const PUBLIC: [&str; 1] = ["/grpc.health.v1.Health/"];
@@ -48,6 +52,7 @@ struct Checks {
     call_timeout: Duration,
     tracer: Option<Tracer>,
     authenticator: Option<Arc<dyn Authenticator>>,
+    waiting: Waiting,
 }
 
 /// A call that may go on.
@@ -67,6 +72,7 @@ impl CallsLayer {
             call_timeout: config.limits.call_timeout,
             tracer: config.tracer.clone(),
             authenticator: config.authenticator.clone(),
+            waiting: Waiting::default(),
         }))
     }
 }
@@ -87,10 +93,16 @@ impl Checks {
 
     /// Identifies the caller of a request and removes its credential.
     async fn authenticate(&self, request: &mut Request<Body>) -> Result<Principal, Denied> {
-        let Some(authenticator) = &self.authenticator else { return Ok(Principal::local()) };
+        let known = |request: &Request<Body>| request.extensions().get::<Peer>().map_or((), Peer::admit);
+        let Some(authenticator) = &self.authenticator else {
+            known(request);
+            return Ok(Principal::local());
+        };
         let bearer = Bearer::take(request.headers_mut())?;
         let presented = Presented { bearer: bearer.token(), peer: peer(request.extensions()) };
-        authenticator.authenticate(&presented).await
+        let principal = self.waiting.check(presented.peer, authenticator.authenticate(&presented)).await?;
+        known(request);
+        Ok(principal)
     }
 
     /// Decides whether a call may go on.
@@ -190,8 +202,12 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Answer<S::Error> {
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.request();
+        }
         if starts_with_any(request.uri().path(), &PUBLIC) {
-            return Box::pin(self.inner.call(request));
+            let answer = timeout(REQUEST_TIME, self.inner.call(request));
+            return Box::pin(async { answer.await.unwrap_or_else(|_| Ok(errors::deadline().into_http())) });
         }
         // The clone may not be ready; the service that was polled is.
         let next = self.inner.clone();

@@ -2,7 +2,7 @@
 
 mod convert;
 
-use identity::{Admin, CredentialId, NewApiKey, NewDeviceCertificate, Role};
+use identity::{Admin, CredentialId, NewApiKey, NewDeviceCertificate, NewDevicePassword, Role};
 use proto::v1::access_service_server::AccessService;
 use proto::v1::device_credential::Proof;
 use proto::v1::{
@@ -12,8 +12,8 @@ use proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::Shared;
 use super::registry::{Resource, by};
+use super::{Shared, groups};
 use crate::auth::Caller;
 use crate::{errors, names};
 
@@ -86,6 +86,7 @@ impl AccessService for AccessApi {
         check_scopes(&caller, &key.scopes)?;
         check_networks(&caller, &key.allowed_networks)?;
         let key = NewApiKey {
+            groups: groups::ids(&caller, "api_key.groups", &tenant, &key.groups)?,
             role: convert::role_from("api_key.role", key.role)?,
             expires: convert::expires("api_key.expire_time", key.expire_time.as_ref())?,
             display_name: key.display_name,
@@ -140,27 +141,36 @@ impl AccessService for AccessApi {
         let wanted = request.device_credential.unwrap_or_default();
         let expires = convert::expires("device_credential.expire_time", wanted.expire_time.as_ref())?;
         let by = by(&caller, &request.request_id);
-        let refused = |error| Resource::DeviceCredential.refused(&request.parent, "", error);
+        let refused = |error| {
+            let (name, error) = match error {
+                identity::Error::Exists(_) => (&*request.parent, error),
+                // The reason names another device.
+                identity::Error::Invalid { field: "device", .. } if !caller.visible().is_everything() => {
+                    let reason = "a device that connects cannot have this id, or its client ids would clash with \
+                                  those of another one";
+                    ("", identity::Error::Invalid { field: "device", reason: reason.into() })
+                }
+                error => ("", error),
+            };
+            Resource::DeviceCredential.refused(&request.parent, name, error)
+        };
         let created = match wanted.proof {
             Some(Proof::PublicKey(key)) => {
                 let key = convert::public_key(key, expires)?;
-                Some(admin.create_device_key(&device.tenant, &device.id, &key, &by).await.map_err(refused)?)
+                Some(admin.create_device_key(&device.tenant, &device.id, &key, &by).await)
             }
             Some(Proof::Certificate(certificate)) => {
-                let new = NewDeviceCertificate { certificate: certificate.pem, expires };
-                let created = admin.create_device_certificate(&device.tenant, &device.id, &new, &by).await;
-                Some(created.map_err(|error| {
-                    let name = match error {
-                        identity::Error::Exists(_) => request.parent.clone(),
-                        _ => String::new(),
-                    };
-                    Resource::DeviceCredential.refused(&request.parent, &name, error)
-                })?)
+                let new = NewDeviceCertificate { certificate: certificate.pem, proof: certificate.proof, expires };
+                Some(admin.create_device_certificate(&device.tenant, &device.id, &new, &by).await)
+            }
+            Some(Proof::Password(password)) => {
+                let new = NewDevicePassword { password: password.into(), expires };
+                Some(admin.create_device_password(&device.tenant, &device.id, &new, &by).await)
             }
             None => None,
         };
         if let Some(created) = created {
-            return Ok(Response::new(convert::device_credential(&created, None)));
+            return Ok(Response::new(convert::device_credential(&created.map_err(refused)?, None)));
         }
         let created = admin.create_device_secret(&device.tenant, &device.id, expires, &by).await.map_err(refused)?;
         let mut credential = convert::device_credential(&created.credential, None);
@@ -200,6 +210,10 @@ impl AccessService for AccessApi {
         let (tenant, device, id) = names::split_credential(&name).ok_or_else(shape)?;
         let tenant = caller.own("name", tenant, &name)?;
         let device = names::decode(device).ok_or_else(shape)?;
+        let visible = caller.visible();
+        if !visible.has(&device) {
+            return Err(visible.denied(&name));
+        }
         let admin = self.0.admin()?;
         let resource = Resource::DeviceCredential;
         let id = id_of(&name, id, &resource)?;

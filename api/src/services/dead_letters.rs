@@ -1,7 +1,5 @@
 //! `DeadLetterService`.
 
-use std::sync::Arc;
-
 use proto::v1::dead_letter_service_server::DeadLetterService;
 use proto::v1::replay_dead_letters_response::Failure;
 use proto::v1::{
@@ -13,7 +11,7 @@ use stores::contract::{Deadletter, is_last};
 use tonic::{Code, Request, Response, Status};
 
 use super::Shared;
-use crate::auth::Caller;
+use crate::auth::{Caller, Visible};
 use crate::backend::ReplayError;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
 use crate::page::Paged;
@@ -94,15 +92,20 @@ fn to_proto(letter: Deadletter) -> DeadLetter {
     }
 }
 
+/// True when a caller sees a letter: one of groups sees those of their devices.
+fn sees(visible: &Visible, letter: &Deadletter) -> bool {
+    visible.is_everything() || letter.device.as_ref().is_some_and(|device| visible.has(device))
+}
+
 /// Implementation of `DeadLetterService`.
 pub(crate) struct DeadLetterApi(pub(crate) Shared);
 
 impl DeadLetterApi {
-    /// Returns letters that match a filter, and the position to continue after while there may be
-    /// more.
+    /// Returns letters of devices that the caller sees, which match a filter, and the position to
+    /// continue after while there may be more.
     async fn scan(
         &self,
-        tenant: &str,
+        (tenant, visible): (&str, &Visible),
         filter: &Filter,
         mut after: Option<LetterPosition>,
         limit: usize,
@@ -120,7 +123,7 @@ impl DeadLetterApi {
             examined += letters.len();
             for letter in letters {
                 let at = position(&letter);
-                if filter.matches(&letter) {
+                if sees(visible, &letter) && filter.matches(&letter) {
                     bytes += letter.payload.len() + letter.topic.len() + letter.reason.len() + 200;
                     if bytes > PAGE_BYTES && !found.is_empty() {
                         return Ok((found, after));
@@ -146,7 +149,13 @@ impl DeadLetterApi {
         let (tenant, id) = caller.child(field, given, "deadLetters", FORM)?;
         let (log, offset, stage) = names::split_letter(id).ok_or_else(|| errors::invalid(field, FORM))?;
         let letter = self.0.backend.dead_letters.get(&tenant, &log, offset, &stage).await.map_err(errors::store)?;
-        letter.ok_or_else(|| errors::not_found("DEAD_LETTER_NOT_FOUND", given))
+        let visible = caller.visible();
+        match letter {
+            Some(letter) if sees(&visible, &letter) => Ok(letter),
+            None if visible.is_everything() => Err(errors::not_found("DEAD_LETTER_NOT_FOUND", given)),
+            // The same answer, whether it exists or not.
+            _ => Err(visible.denied(given)),
+        }
     }
 
     /// Replays a letter; `Ok(Some(reason))` when it is refused again.
@@ -181,14 +190,14 @@ impl DeadLetterApi {
 
     async fn replay_filtered(
         &self,
-        tenant: &Arc<str>,
+        (tenant, visible): (&str, &Visible),
         mut request: ReplayDeadLettersRequest,
     ) -> Result<ReplayDeadLettersResponse, Status> {
         let given = if request.filter == "*" { "" } else { &*request.filter };
         let filter = Filter::read("filter", given, FIELDS)?;
         let filter = Filter::All(vec![filter, Filter::read("filter", "replayed = false", FIELDS)?]);
         let mut page = self.0.page(&mut request)?;
-        let (letters, after) = self.scan(tenant, &filter, page.from.take(), page.size).await?;
+        let (letters, after) = self.scan((tenant, visible), &filter, page.from.take(), page.size).await?;
         let mut answer = self.replay_all(&letters).await?;
         answer.next_page_token = page.next(after);
         Ok(answer)
@@ -206,7 +215,7 @@ impl DeadLetterService for DeadLetterApi {
         let tenant = caller.tenant(&mut request.parent)?;
         let filter = Filter::read("filter", &request.filter, FIELDS)?;
         let mut page = self.0.page(&mut request)?;
-        let (letters, after) = self.scan(&tenant, &filter, page.from.take(), page.size).await?;
+        let (letters, after) = self.scan((&tenant, &caller.visible()), &filter, page.from.take(), page.size).await?;
         Ok(Response::new(ListDeadLettersResponse {
             dead_letters: letters.into_iter().map(to_proto).collect(),
             next_page_token: page.next(after),
@@ -233,7 +242,7 @@ impl DeadLetterService for DeadLetterApi {
             return Err(errors::invalid("names", format!("names more than {MAX_REPLAY} letters")));
         }
         if request.names.is_empty() {
-            return self.replay_filtered(&tenant, request).await.map(Response::new);
+            return self.replay_filtered((&tenant, &caller.visible()), request).await.map(Response::new);
         }
         // All names are resolved before the first replay, so that a wrong one changes nothing; the
         // letters are read again one by one, since together they may be large.
@@ -244,7 +253,7 @@ impl DeadLetterService for DeadLetterApi {
         for (i, given) in request.names.iter().enumerate() {
             match self.by_name(&caller, &format!("names[{i}]"), given).await {
                 Ok(letter) => self.replay_into(&letter, &mut answer).await?,
-                Err(gone) if gone.code() == Code::NotFound => {
+                Err(gone) if matches!(gone.code(), Code::NotFound | Code::PermissionDenied) => {
                     answer.failures.push(Failure { name: given.clone(), reason: gone.message().to_owned() });
                 }
                 Err(status) => return Err(status),

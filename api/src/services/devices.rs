@@ -1,5 +1,7 @@
 //! `DeviceService`.
 
+use std::sync::Arc;
+
 use model::DeviceKey;
 use proto::v1::device_service_server::DeviceService;
 use proto::v1::{Device, GetDeviceRequest, ListDevicesRequest, ListDevicesResponse};
@@ -8,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::Shared;
 use super::states::{Kept, Steps};
-use crate::auth::Caller;
+use crate::auth::{Caller, Visible};
 use crate::convert;
 use crate::errors;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
@@ -53,11 +55,11 @@ impl Subject for LatestState {
     }
 }
 
-/// Returns states of a tenant that match a filter, and the device id to continue after while there
-/// may be more. Large states make a page short.
+/// Returns states of a tenant that a caller sees and that match a filter, and the device id to
+/// continue after while there may be more. Large states make a page short.
 pub(crate) async fn scan(
     shared: &Shared,
-    tenant: &str,
+    (tenant, visible): (&Arc<str>, &Visible),
     filter: &Filter,
     after: Option<String>,
     limit: usize,
@@ -68,10 +70,9 @@ pub(crate) async fn scan(
     loop {
         let most = if *filter == Filter::Everything { limit - found.states.len() } else { STEP };
         let step = steps.size(most);
-        let (states, _held) = steps.list(shared, tenant, after.as_deref(), step).await?;
-        let last = states.len() < step;
-        examined += states.len();
-        for state in states {
+        let seen = steps.seen(shared, (tenant, visible), after.as_deref(), step).await?;
+        examined += seen.examined;
+        for state in seen.states {
             if found.is_full() {
                 return Ok((found, after));
             }
@@ -83,7 +84,8 @@ pub(crate) async fn scan(
                 }
             }
         }
-        if last {
+        after = seen.after;
+        if after.is_none() {
             return Ok((found, None));
         }
         if examined >= SCAN {
@@ -121,7 +123,8 @@ impl DeviceService for DeviceApi {
         request.order_by.clear();
         let filter = device_filter("filter", &request.filter)?;
         let mut page = self.0.page(&mut request)?;
-        let (found, after) = scan(&self.0, &tenant, &filter, page.from.take(), page.size).await?;
+        let visible = caller.visible();
+        let (found, after) = scan(&self.0, (&tenant, &visible), &filter, page.from.take(), page.size).await?;
         Ok(Response::new(ListDevicesResponse {
             devices: found.states.iter().map(convert::device).collect(),
             next_page_token: page.next(after),

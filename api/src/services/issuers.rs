@@ -7,6 +7,7 @@ use proto::v1::issuer_service_server::IssuerService;
 use proto::v1::{
     CreateIssuerRequest, CreateRoleBindingRequest, DeleteIssuerRequest, DeleteRoleBindingRequest, Issuer,
     ListIssuersRequest, ListIssuersResponse, ListRoleBindingsRequest, ListRoleBindingsResponse, RoleBinding,
+    UpdateIssuerRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -14,6 +15,9 @@ use super::Shared;
 use super::registry::{Resource, by};
 use crate::auth::Caller;
 use crate::{errors, names};
+
+/// Tries to change an issuer that is being changed.
+const UPDATES: usize = 5;
 
 /// Implementation of `IssuerService`.
 pub(crate) struct IssuerApi(pub(crate) Shared);
@@ -43,16 +47,47 @@ impl IssuerService for IssuerApi {
         let issuer = convert::issuer_from(issuer, caller.principal().role)?;
         let id = identity::Issuer::id(&issuer.url, &issuer.audience);
         let created = admin.create_issuer(&tenant, issuer, &by(&caller, &request.request_id)).await;
-        let created = created.map_err(|error| match error {
-            identity::Error::Exists(_) => {
+        match created {
+            Ok(created) => Ok(Response::new(convert::issuer(&created.row))),
+            Err(identity::Error::Exists(_)) => {
                 let name = names::child(&tenant, "issuers", id.as_str());
-                let message = "an issuer with this URL and audience exists already, in this tenant or in another: let \
-                               its tokens for this tenant have an audience of their own";
-                errors::exists_as("ISSUER_EXISTS", &name, message)
+                let holder = admin.holder(id, &by(&caller, "")).await.ok().flatten();
+                let place = holder.map_or("in this tenant or in another".to_owned(), |holder| {
+                    format!("it is `{}`", names::child(&holder, "issuers", id.as_str()))
+                });
+                let message = format!(
+                    "an issuer with this URL and audience exists already, {place}: let its tokens for this tenant have \
+                     an audience of their own"
+                );
+                Err(errors::exists_as("ISSUER_EXISTS", &name, &message))
             }
-            error => Resource::Issuer.refused(&request.parent, "", error),
-        })?;
-        Ok(Response::new(convert::issuer(&created.row)))
+            Err(error) => Err(Resource::Issuer.refused(&request.parent, "", error)),
+        }
+    }
+
+    async fn update_issuer(&self, request: Request<UpdateIssuerRequest>) -> Result<Response<Issuer>, Status> {
+        let caller = Caller::of(&request)?;
+        let UpdateIssuerRequest { name, issuer, update_mask } = request.into_inner();
+        let form = "must be `tenants/{tenant}/issuers/{issuer}`";
+        let (tenant, id) = caller.child("name", &name, "issuers", form)?;
+        let admin = self.0.admin()?;
+        check_unlimited(&caller, "issuers.update", &name)?;
+        let id = id_of(&name, id, &Resource::Issuer)?;
+        let (given, by) = (issuer.unwrap_or_default(), by(&caller, ""));
+        let paths = update_mask.unwrap_or_default().paths;
+        let refused = |error| Resource::Issuer.refused("", &name, error);
+        let mut tries = 0;
+        loop {
+            let present = admin.get_issuer(&tenant, id, &by).await.map_err(refused)?;
+            let changed = convert::changed(convert::issuer(&present), &given, &paths)?;
+            let changed = convert::issuer_from(changed, caller.principal().role)?;
+            let etag = if given.etag.is_empty() { present.etag() } else { given.etag.clone() };
+            match admin.update_issuer(&tenant, id, changed, &etag, &by).await {
+                // Another field was changed meanwhile.
+                Err(identity::Error::Conflict(_)) if given.etag.is_empty() && tries < UPDATES => tries += 1,
+                updated => return Ok(Response::new(convert::issuer(&updated.map_err(refused)?))),
+            }
+        }
     }
 
     async fn list_issuers(
@@ -94,7 +129,7 @@ impl IssuerService for IssuerApi {
         let admin = self.0.admin()?;
         check_unlimited(&caller, "roleBindings.create", &request.parent)?;
         let binding = request.role_binding.ok_or_else(|| errors::invalid("role_binding", "is required"))?;
-        let binding = convert::binding_from(binding)?;
+        let binding = convert::binding_from(&caller, &tenant, binding)?;
         let id = identity::RoleBinding::id(&tenant, &binding.principal);
         let created = admin.create_role_binding(&tenant, binding, &by(&caller, &request.request_id)).await;
         let created = created.map_err(|error| {

@@ -28,7 +28,7 @@ pub(super) async fn batch_get(
     let (mut answer, after) = match &selector.devices {
         Devices::Named(devices) => named(shared, devices, &selector.metrics, after).await?,
         Devices::Filtered(filter) => {
-            let (found, after) = scan(shared, &tenant, filter, after, page.size).await?;
+            let (found, after) = scan(shared, (&tenant, &selector.visible), filter, after, page.size).await?;
             let states = found.states.iter().map(|state| convert::latest(state, &selector.metrics)).collect();
             (BatchGetLatestResponse { states, ..Default::default() }, after)
         }

@@ -30,8 +30,7 @@ impl OperationsService for OperationsApi {
         let caller = Caller::of(&request)?;
         let mut request = request.into_inner();
         let tenant = caller.tenant(&mut request.parent)?;
-        let mut lines = self.0.backend.books.books(request.check).await.map_err(errors::store)?;
-        lines.retain(|line| line.tenant == tenant);
+        let mut lines = self.0.backend.books.books_of(&tenant, request.check).await.map_err(errors::store)?;
         lines.sort_by(|a, b| a.sink.cmp(&b.sink));
         let lines = lines.into_iter().map(|line| BookLine {
             balanced: line.balances() && line.agrees(),
@@ -52,7 +51,7 @@ impl OperationsService for OperationsApi {
     async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<ServerStatus>, Status> {
         Caller::of(&request)?;
         let mut status = self.0.backend.status.status().await;
-        let logs = self.0.backend.logs.open().await.map_err(errors::store)?;
+        let logs = self.0.backend.logs.open(None).await.map_err(errors::store)?;
         let logs = logs.iter().map(|log| {
             let state = log.state();
             LogStatus {

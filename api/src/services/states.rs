@@ -1,11 +1,14 @@
 //! Latest states, read in steps that are as small as the states are large, and counted in the
 //! memory for all calls.
 
+use std::sync::Arc;
+
 use model::{Budget, DeviceKey, Held, Value};
 use stores::contract::{LatestState, LatestValue};
 use tonic::Status;
 
 use super::Shared;
+use crate::auth::Visible;
 use crate::{errors, memory, traces};
 
 /// States read before their size is known, and their estimated bytes.
@@ -65,6 +68,18 @@ pub(crate) struct Steps {
     last: Option<(usize, usize)>,
 }
 
+/// States that a caller sees.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) states: Vec<LatestState>,
+    /// States that were read for them.
+    pub(crate) examined: usize,
+    /// The device to continue after; `None` at the end. It may be one that the caller does not see.
+    pub(crate) after: Option<String>,
+    /// The memory for them.
+    pub(crate) held: Held,
+}
+
 /// States of one step, and the memory for them.
 pub(crate) type Step<T> = (Vec<T>, Held);
 
@@ -92,6 +107,44 @@ impl Steps {
         let states = traces::reading("list latest", asked, count).await.map_err(errors::store)?;
         let held = self.measured(limit, states.iter(), held)?;
         Ok((states, held))
+    }
+
+    /// Reads the next states of a tenant that a caller sees, and examines `limit` at most, as many
+    /// as [`Steps::size`] allows.
+    pub(crate) async fn seen(
+        &mut self,
+        shared: &Shared,
+        (tenant, visible): (&Arc<str>, &Visible),
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Seen, Status> {
+        let reach = visible.reach();
+        let end = || Seen { states: Vec::new(), examined: 0, after: None, held: shared.config.memory.hold() };
+        if let Some(ids) = reach.listed_after(after.unwrap_or_default(), limit) {
+            if ids.is_empty() {
+                return Ok(end());
+            }
+            let is_last = ids.len() < limit;
+            let devices = ids.into_iter().map(|id| DeviceKey { tenant: Arc::clone(tenant), id });
+            let devices: Vec<DeviceKey> = devices.collect();
+            let (states, held) = self.get(shared, &devices).await?;
+            let after = devices.last().filter(|_| !is_last).map(|device| device.id.to_string());
+            let states = states.into_iter().flatten().filter(|state| reach.has(&state.device.id)).collect();
+            return Ok(Seen { states, examined: devices.len(), after, held });
+        }
+        let start = if after.is_none() { reach.start() } else { String::new() };
+        let after = after.or_else(|| (!start.is_empty()).then_some(&*start));
+        if after.is_some_and(|after| reach.ends_before(after)) {
+            return Ok(end());
+        }
+        let (mut states, held) = self.list(shared, tenant, after, limit).await?;
+        let examined = states.len();
+        let last = states.last().filter(|_| examined == limit).map(|state| state.device.id.to_string());
+        let after = last.filter(|last| !reach.ends_before(last));
+        if !reach.is_everything() {
+            states.retain(|state| reach.has(&state.device.id));
+        }
+        Ok(Seen { states, examined, after, held })
     }
 
     /// Reads the states of some devices, as many as [`Steps::size`] allows.

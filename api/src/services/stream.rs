@@ -70,7 +70,7 @@ pub(super) async fn open(
     };
     let query = Query::new(&shared.config.token_secret, "StreamReadings", &request);
     let progress = query.read_token(&token, Progress::read).map_err(|e| errors::token("resume_token", e))?;
-    let logs = shared.backend.logs.open().await.map_err(errors::store)?;
+    let logs = shared.backend.logs.open(Some(&*tenant)).await.map_err(errors::store)?;
     let progress = progress.unwrap_or_else(|| Progress {
         device: None,
         position: None,
@@ -168,6 +168,11 @@ impl Export {
     /// when every device is read.
     async fn chunk(&mut self, budget: usize) -> Result<Option<(ReadingChunk, usize)>, Status> {
         loop {
+            if let Some(current) = &self.current
+                && !self.walk.admits(&current.key)?
+            {
+                self.current = None;
+            }
             let Some(current) = &mut self.current else {
                 match self.walk.next(&self.shared).await? {
                     Some(device) => self.current = Some(self.open_device(device).await?),

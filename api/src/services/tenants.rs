@@ -1,5 +1,6 @@
 //! `TenantService`.
 
+mod deletion;
 mod limits;
 
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use identity::{Error, TenantState};
 use proto::v1::tenant::State;
 use proto::v1::tenant_service_server::TenantService;
 use proto::v1::{
-    CreateTenantRequest, GetTenantRequest, GetTenantUsageRequest, ListTenantsRequest, ListTenantsResponse,
-    ResumeTenantRequest, SuspendTenantRequest, Tenant, TenantUsage, UpdateTenantRequest,
+    CreateTenantRequest, DeleteTenantRequest, GetTenantDeletionRequest, GetTenantRequest, GetTenantUsageRequest,
+    ListTenantsRequest, ListTenantsResponse, ResumeTenantRequest, SuspendTenantRequest, Tenant, TenantDeletion,
+    TenantUsage, UndeleteTenantRequest, UpdateTenantRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -32,11 +34,19 @@ fn named(caller: &Caller, name: &str) -> Result<Arc<str>, Status> {
     caller.own("name", segment, name)
 }
 
-fn to_proto(tenant: &identity::Tenant) -> Tenant {
-    let state = match tenant.state {
+fn state_of(tenant: &identity::Tenant) -> State {
+    match tenant.state {
         TenantState::Active => State::Active,
         TenantState::Suspended => State::Suspended,
-    };
+        TenantState::Deleting => State::Deleting,
+        TenantState::Purging => State::Purging,
+        TenantState::Deleted => State::Deleted,
+    }
+}
+
+fn to_proto(tenant: &identity::Tenant) -> Tenant {
+    let state = state_of(tenant);
+    let deletion = tenant.deletion.as_deref();
     Tenant {
         name: names::tenant(&tenant.id),
         display_name: tenant.display_name.clone(),
@@ -44,6 +54,10 @@ fn to_proto(tenant: &identity::Tenant) -> Tenant {
         create_time: Some(timestamp(tenant.created)),
         limits: Some(crate::limits::to_proto(&tenant.limits)),
         etag: tenant.version.to_string(),
+        features: tenant.features.clone().into_iter().collect(),
+        delete_time: deletion.map(|deletion| timestamp(deletion.requested)),
+        purge_time: deletion.map(|deletion| timestamp(deletion.purge)),
+        pool: tenant.pool.clone().unwrap_or_default(),
     }
 }
 
@@ -65,8 +79,9 @@ impl TenantService for TenantApi {
         if id == names::OWN {
             return Err(errors::invalid("tenant_id", "must not be `-`, which stands for the caller's own tenant"));
         }
-        let display_name = request.tenant.unwrap_or_default().display_name;
-        let created = admin.create_tenant(&id, &display_name, &by(&caller, &request.request_id)).await;
+        let Tenant { display_name, pool, .. } = request.tenant.unwrap_or_default();
+        let (pool, by) = (Some(&*pool).filter(|pool| !pool.is_empty()), by(&caller, &request.request_id));
+        let created = admin.create_tenant_in(&id, &display_name, pool, &by).await;
         answer(&names::tenant(&id), created.map(|created| created.tenant))
     }
 
@@ -88,9 +103,10 @@ impl TenantService for TenantApi {
         let page = self.0.page(&mut request)?;
         let tenants = admin.list_tenants(page.from.as_deref().unwrap_or_default(), page.size).await;
         let tenants = tenants.map_err(|error| Resource::Tenant.refused("", "", error))?;
+        let is_shown = |tenant: &&identity::Tenant| request.show_deleted || tenant.state != TenantState::Deleted;
         Ok(Response::new(ListTenantsResponse {
             next_page_token: page.next_after(&tenants, |tenant| tenant.id.clone()),
-            tenants: tenants.iter().map(to_proto).collect(),
+            tenants: tenants.iter().filter(is_shown).map(to_proto).collect(),
         }))
     }
 
@@ -145,5 +161,40 @@ impl TenantService for TenantApi {
         let admin = self.0.admin()?;
         let tenant = named(&caller, &name)?;
         answer(&name, admin.resume_tenant(&tenant, &by(&caller, "")).await)
+    }
+
+    async fn delete_tenant(&self, request: Request<DeleteTenantRequest>) -> Result<Response<Tenant>, Status> {
+        let caller = Caller::of(&request)?;
+        let DeleteTenantRequest { name, etag, reason, purge_time } = request.into_inner();
+        let admin = self.0.admin()?;
+        let tenant = named(&caller, &name)?;
+        if tenant == caller.principal().tenant {
+            return Err(errors::invalid("name", "is the caller's own tenant, whose keys could not restore it"));
+        }
+        let version = limits::version("etag", &etag)?;
+        let purge = purge_time.map(|time| deletion::time("purge_time", &time)).transpose()?;
+        answer(&name, admin.delete_tenant(&tenant, &reason, purge, version, &by(&caller, "")).await)
+    }
+
+    async fn undelete_tenant(&self, request: Request<UndeleteTenantRequest>) -> Result<Response<Tenant>, Status> {
+        let caller = Caller::of(&request)?;
+        let name = request.into_inner().name;
+        let admin = self.0.admin()?;
+        let tenant = named(&caller, &name)?;
+        answer(&name, admin.undelete_tenant(&tenant, &by(&caller, "")).await)
+    }
+
+    async fn get_tenant_deletion(
+        &self,
+        request: Request<GetTenantDeletionRequest>,
+    ) -> Result<Response<TenantDeletion>, Status> {
+        let caller = Caller::of(&request)?;
+        let name = request.into_inner().name;
+        let admin = self.0.admin()?;
+        let tenant = named(&caller, &name)?;
+        match admin.tenant_deletion(&tenant).await {
+            Ok((tenant, found)) => Ok(Response::new(deletion::to_proto(&tenant, found))),
+            Err(error) => Err(Resource::Tenant.refused("", &name, error)),
+        }
     }
 }

@@ -96,6 +96,10 @@ impl Follow {
         Self { positions, selection, names }
     }
 
+    pub(crate) fn tenant(&self) -> &str {
+        self.selection.visible().0
+    }
+
     /// Follows these logs from now on: new logs from their beginning, removed logs until they are
     /// read to their end.
     pub(crate) fn renew(&mut self, logs: &[Arc<dyn Log>]) {
@@ -203,5 +207,5 @@ fn event(log: &str, offset: u64, record: Record<'_>, selection: &Selection, byte
     let name = names::device(&reading.device.tenant, &reading.device.id);
     let reading = convert::reading(name, &reading, selection.metrics())?;
     *bytes += EVENT_BYTES + prost::Message::encoded_len(&reading);
-    Some(Event { event_id: format!("{log}:{offset}"), payload: Some(Payload::Reading(reading)) })
+    Some(Event { event_id: selection.event_id(log, offset), payload: Some(Payload::Reading(reading)) })
 }

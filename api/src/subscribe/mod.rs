@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, stream};
+use identity::ReachChanges;
 use model::Nanos;
 use proto::v1::subscribe_response::{Closing, EventBatch, Heartbeat, Message};
 use proto::v1::{Event, SubscribeRequest, SubscribeResponse};
@@ -53,16 +54,21 @@ pub(crate) async fn subscribe(
     let tenant = caller.tenant(&mut request.parent)?;
     let pace = Pace::read(&request)?;
     let selector = request.selector.get_or_insert_default();
-    let selection = Selection::read(caller, tenant, selector)?;
+    let selection = Selection::read(caller, tenant, selector, shared.config.token_secret)?;
     let query = query(&shared.config.token_secret, &request.parent, selector);
     let permit = shared.open_stream()?;
+    let rights = selection.visible().1.reach().changes();
+    // Once more, since changes are seen from here on.
+    selection.check()?;
     let snapshot = matches!(request.start, Some(proto::v1::subscribe_request::Start::Snapshot(true)));
     // Subscribed before the logs are opened, so that a log created in between is noticed.
     let names = shared.backend.logs.names();
-    let positions = start::positions(shared, query, request.start).await?;
+    let positions = start::positions(shared, selection.visible().0, query, request.start).await?;
     let live = Live {
         snapshot: snapshot.then(|| Snapshot::new(&selection)),
-        follow: Follow::new(positions, selection, names),
+        follow: Follow::new(positions, selection.clone(), names),
+        selection,
+        rights,
         shared: shared.clone(),
         query,
         beat_at: Instant::now() + pace.heartbeat,
@@ -115,6 +121,9 @@ struct Live {
     pace: Pace,
     snapshot: Option<Snapshot>,
     follow: Follow,
+    selection: Selection,
+    /// Changes of the devices that the caller sees.
+    rights: ReachChanges,
     beat_at: Instant,
     over: bool,
     _permit: StreamPermit,
@@ -133,6 +142,9 @@ impl Live {
     async fn next(&mut self) -> Option<Result<SubscribeResponse, Status>> {
         if self.over {
             return None;
+        }
+        if let Err(status) = self.check_rights() {
+            return Some(Err(status));
         }
         if let Some(snapshot) = &mut self.snapshot {
             let page = match snapshot.page(&self.shared).await {
@@ -157,6 +169,8 @@ impl Live {
             // by then.
             let seen_at = convert::now();
             let pull = self.follow.pull(&mut batch, self.pace.max_events).await?;
+            // Before anything claims that all events of the selection were sent.
+            self.check_rights()?;
             match pull {
                 Pull::Trimmed if batch.is_empty() => return Ok(self.closing("SLOW_CONSUMER", Duration::ZERO)),
                 Pull::Full | Pull::Trimmed => return Ok(self.batch(batch.events, false, true)),
@@ -184,6 +198,11 @@ impl Live {
         }
     }
 
+    /// Ends the stream when a device that it names is one that the caller sees no longer.
+    fn check_rights(&mut self) -> Result<(), Status> {
+        if self.rights.happened() { self.selection.check() } else { Ok(()) }
+    }
+
     async fn wait(&mut self, until: Instant) -> Woken {
         tokio::select! {
             biased;
@@ -193,12 +212,13 @@ impl Live {
                 Change::Logs => Woken::Logs,
                 Change::Closed => Woken::Drain,
             },
+            () = self.rights.wait() => Woken::Data,
             () = tokio::time::sleep_until(until) => Woken::Time,
         }
     }
 
     async fn renew(&mut self) {
-        match self.shared.backend.logs.open().await {
+        match self.shared.backend.logs.open(Some(self.follow.tenant())).await {
             Ok(logs) => self.follow.renew(&logs),
             Err(error) => {
                 tracing::warn!(%error, "cannot open the logs after a change; retrying");

@@ -1,7 +1,6 @@
 //! The newest values, sent before the live events.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use model::{DeviceKey, Held};
 use prost::Message;
@@ -22,7 +21,7 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Reads the latest states page by page.
 pub(crate) struct Snapshot {
     selection: Selection,
-    after: Option<Arc<str>>,
+    after: Option<String>,
     /// Devices not read yet, when the selection names all of them.
     named: Option<Vec<DeviceKey>>,
     /// States that were read and not sent, and their memory.
@@ -54,7 +53,8 @@ impl Snapshot {
 
     /// Reads the next page.
     pub(crate) async fn page(&mut self, shared: &Shared) -> Result<Page, Status> {
-        if self.ready.len() == 0 {
+        // An empty page would tell of devices that the caller does not see.
+        while self.ready.len() == 0 && !self.over {
             self.read(shared).await?;
         }
         let (mut page, mut bytes) = (Vec::new(), 0);
@@ -86,10 +86,10 @@ impl Snapshot {
             }
             None => {
                 let after = self.after.take();
-                let (states, held) = self.steps.list(shared, self.selection.tenant(), after.as_deref(), count).await?;
-                self.after = states.last().map(|state| Arc::clone(&state.device.id));
-                self.over = states.len() < count;
-                (states, held)
+                let seen = self.steps.seen(shared, self.selection.visible(), after.as_deref(), count).await?;
+                self.over = seen.after.is_none();
+                self.after = seen.after;
+                (seen.states, seen.held)
             }
         };
         (self.ready, self.held) = (states.into_iter(), Some(held));

@@ -9,21 +9,20 @@ use proto::v1::subscribe_request::Start;
 use tonic::Status;
 
 use super::follow::LogPosition;
-use crate::auth::Caller;
+use crate::auth::{Caller, Visible};
 use crate::glob::{Glob, Metrics};
 use crate::select::check_tenant;
 use crate::services::Shared;
-use crate::token::{Query, Reader};
+use crate::token::{self, Query, Reader};
 use crate::{convert, errors, names};
 
 /// Maximum number of devices and patterns in a request.
 const MAX_NAMED: usize = 500;
 
-/// The selected events.
-#[derive(Debug, Clone)]
+/// The selected events. Not `Debug`: it holds a key.
+#[derive(Clone)]
 pub(crate) struct Selection(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     tenant: Arc<str>,
     /// True when every device of the tenant is selected.
@@ -31,11 +30,20 @@ struct Inner {
     exact: HashSet<Arc<str>>,
     globs: Vec<Glob>,
     metrics: Metrics,
+    /// The devices that the caller sees.
+    visible: Visible,
+    /// The key of tokens.
+    secret: [u8; 32],
 }
 
 impl Selection {
     /// Reads a selector and writes full names into it.
-    pub(crate) fn read(caller: &Caller, tenant: Arc<str>, given: &mut SeriesSelector) -> Result<Self, Status> {
+    pub(crate) fn read(
+        caller: &Caller,
+        tenant: Arc<str>,
+        given: &mut SeriesSelector,
+        secret: [u8; 32],
+    ) -> Result<Self, Status> {
         if !given.device_filter.is_empty() {
             let hint = "is not supported by Subscribe: use selector.devices, in which `*` matches any characters";
             return Err(errors::invalid("selector.device_filter", hint));
@@ -55,11 +63,27 @@ impl Selection {
             }
         }
         let metrics = Metrics::new(&given.metrics);
-        Ok(Self(Arc::new(Inner { tenant, all: given.devices.is_empty(), exact, globs, metrics })))
+        let (all, visible) = (given.devices.is_empty(), caller.visible());
+        Ok(Self(Arc::new(Inner { tenant, all, exact, globs, metrics, visible, secret })))
     }
 
-    pub(crate) fn tenant(&self) -> &str {
-        &self.0.tenant
+    /// The tenant, and the devices of it that the caller sees.
+    pub(crate) fn visible(&self) -> (&Arc<str>, &Visible) {
+        (&self.0.tenant, &self.0.visible)
+    }
+
+    /// Refuses the selection when it names a device that the caller sees no longer.
+    pub(crate) fn check(&self) -> Result<(), Status> {
+        let Inner { tenant, exact, visible, .. } = &*self.0;
+        let key = |id: &Arc<str>| DeviceKey { tenant: Arc::clone(tenant), id: Arc::clone(id) };
+        exact.iter().try_for_each(|id| if visible.has(id) { Ok(()) } else { visible.check(&key(id)) })
+    }
+
+    /// The id of an event: its position, unless that would count events which the caller does not
+    /// see.
+    pub(crate) fn event_id(&self, log: &str, offset: u64) -> String {
+        let id = format!("{log}:{offset}");
+        if self.0.visible.is_everything() { id } else { token::opaque(&self.0.secret, &id) }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -68,9 +92,10 @@ impl Selection {
 
     /// True when events of this device are selected.
     pub(crate) fn selects(&self, device: &DeviceKey) -> bool {
-        let Inner { tenant, all, exact, globs, .. } = &*self.0;
+        let Inner { tenant, all, exact, globs, visible, .. } = &*self.0;
         device.tenant == *tenant
             && (*all || exact.contains(&*device.id) || globs.iter().any(|glob| glob.matches(&device.id)))
+            && visible.has(&device.id)
     }
 
     /// The devices, when the selection names all of them.
@@ -97,28 +122,33 @@ fn read_glob(caller: &Caller, parent: &str, field: &str, name: &mut String) -> R
 }
 
 /// The positions at which the stream starts, one for each log.
-pub(crate) async fn positions(shared: &Shared, query: Query, start: Option<Start>) -> Result<Vec<LogPosition>, Status> {
+pub(crate) async fn positions(
+    shared: &Shared,
+    tenant: &str,
+    query: Query,
+    start: Option<Start>,
+) -> Result<Vec<LogPosition>, Status> {
     match start {
         None | Some(Start::Snapshot(_)) => {
-            let logs = shared.backend.logs.open().await.map_err(errors::store)?;
+            let logs = shared.backend.logs.open(Some(tenant)).await.map_err(errors::store)?;
             Ok(logs.iter().map(|log| LogPosition::new(log, log.end())).collect())
         }
         Some(Start::StartTime(time)) => {
             let time = convert::nanos("start_time", &time)?;
-            at_time(shared, time).await
+            at_time(shared, tenant, time).await
         }
         Some(Start::ResumeToken(token)) => {
             let positions = query.read_token(&token, read_positions);
             let positions = positions.map_err(|e| errors::token("resume_token", e))?;
             let positions = positions.ok_or_else(|| errors::token("resume_token", "is empty"))?;
-            resumed(shared, &positions).await
+            resumed(shared, tenant, &positions).await
         }
     }
 }
 
-async fn at_time(shared: &Shared, time: model::Nanos) -> Result<Vec<LogPosition>, Status> {
+async fn at_time(shared: &Shared, tenant: &str, time: model::Nanos) -> Result<Vec<LogPosition>, Status> {
     let now = convert::now();
-    let logs = shared.backend.logs.open().await.map_err(errors::store)?;
+    let logs = shared.backend.logs.open(Some(tenant)).await.map_err(errors::store)?;
     let mut positions = Vec::with_capacity(logs.len());
     for log in &logs {
         let offset = log.offset_at(time).await.map_err(|error| errors::log(log.id(), error))?;
@@ -138,8 +168,8 @@ pub(crate) fn read_positions(reader: &mut Reader<'_>) -> Option<Vec<(String, u64
     (0..count).map(|_| Some((reader.text()?, reader.u64()?))).collect()
 }
 
-async fn resumed(shared: &Shared, tokens: &[(String, u64)]) -> Result<Vec<LogPosition>, Status> {
-    let logs = shared.backend.logs.open().await.map_err(errors::store)?;
+async fn resumed(shared: &Shared, tenant: &str, tokens: &[(String, u64)]) -> Result<Vec<LogPosition>, Status> {
+    let logs = shared.backend.logs.open(Some(tenant)).await.map_err(errors::store)?;
     if let Some((gone, _)) = tokens.iter().find(|(id, _)| !logs.iter().any(|log| log.id() == id)) {
         return Err(errors::not_retained(gone, 0, "the log is gone"));
     }

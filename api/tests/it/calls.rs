@@ -180,6 +180,35 @@ async fn health_says_serving() {
 }
 
 #[tokio::test]
+async fn health_checks_without_a_credential_are_bounded() {
+    let world = World::start().await;
+    let request = |service: &str| HealthCheckRequest { service: service.into() };
+    let large = HealthClient::new(world.channel.clone()).check(request(&"x".repeat(2_000))).await.unwrap_err();
+    assert_eq!(large.code(), Code::OutOfRange, "{large}");
+    let mut channels = Vec::new();
+    for _ in 0..3 {
+        channels.push(world.another_channel().await);
+    }
+    let mut watching = Vec::new();
+    for n in 0..256 {
+        let mut stream = HealthClient::new(channels[n / 100].clone()).watch(request("")).await.unwrap().into_inner();
+        assert_eq!(stream.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+        watching.push(stream);
+    }
+    let beyond = HealthClient::new(channels[2].clone()).watch(request("")).await.unwrap_err();
+    assert_eq!(beyond.code(), Code::ResourceExhausted, "{beyond}");
+    HealthClient::new(world.channel.clone()).check(request("")).await.unwrap();
+    drop((watching, channels));
+    loop {
+        let again = HealthClient::new(world.channel.clone()).watch(request("")).await;
+        match again {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error.code(), Code::ResourceExhausted, "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_path_is_unimplemented() {
     let world = World::start().await;
     let mut client = tonic::client::Grpc::new(world.channel.clone());

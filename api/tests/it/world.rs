@@ -99,6 +99,11 @@ impl World {
         self.latest.put_state(state(id, seen, readings, names));
     }
 
+    /// A channel with a connection of its own.
+    pub(crate) async fn another_channel(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
     pub(crate) fn telemetry(&self) -> TelemetryServiceClient<Channel> {
         TelemetryServiceClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
     }

@@ -5,7 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use weir_broker::fuzzing::{
-    Framing, Version, acks, check_flags, connect, encode, framing, packet_type as kind, properties, publish, subscribe,
+    Framing, Version, acks, auth, check_flags, connect, encode, framing, packet_type as kind, properties, publish,
+    subscribe,
 };
 
 #[path = "../../src/codec/tests/client.rs"]
@@ -68,6 +69,14 @@ fn from_client(found: &Framing, body: &[u8], version: Version) {
                 client::disconnect(&mut out, version, asked.reason, asked.session_expiry_secs);
                 let again = framing(&out, usize::MAX).expect("well formed").expect("whole");
                 assert_eq!(acks::decode_disconnect(&out[again.header_bytes..], version).as_ref(), Ok(&asked));
+            }
+        }
+        kind::AUTH => {
+            if let Ok(asked) = auth::decode(body, version) {
+                let mut out = Vec::new();
+                client::auth(&mut out, &asked);
+                let again = framing(&out, usize::MAX).expect("well formed").expect("whole");
+                assert_eq!(auth::decode(&out[again.header_bytes..], version).as_ref(), Ok(&asked));
             }
         }
         _ => {}

@@ -1,6 +1,6 @@
 //! CONNECT (section 3.1).
 
-use super::properties::{self, Carrier, Value, id};
+use super::properties::{self, Carrier, id};
 use super::{DecodeError, Reader, Version, reason};
 
 /// A CONNECT packet.
@@ -32,6 +32,8 @@ pub struct Connect {
     pub problem_information: bool,
     /// Authentication method, when given.
     pub authentication_method: Option<String>,
+    /// Authentication data, when given.
+    pub authentication_data: Option<Vec<u8>>,
 }
 
 /// A will message.
@@ -99,10 +101,8 @@ pub fn decode(body: &[u8]) -> Result<Connect, DecodeError> {
         maximum_packet_bytes: properties::number(own, id::MAXIMUM_PACKET_SIZE),
         topic_alias_maximum: small(id::TOPIC_ALIAS_MAXIMUM).unwrap_or(0),
         problem_information: properties::number(own, id::REQUEST_PROBLEM) != Some(0),
-        authentication_method: properties::iterate(own).find_map(|p| match p.value {
-            Value::Text(text) if p.id == id::AUTHENTICATION_METHOD => Some(text.to_owned()),
-            _ => None,
-        }),
+        authentication_method: properties::text(own, id::AUTHENTICATION_METHOD).map(str::to_owned),
+        authentication_data: properties::binary(own, id::AUTHENTICATION_DATA).map(<[u8]>::to_vec),
     })
 }
 

@@ -18,6 +18,8 @@ pub struct ConnackProperties<'a> {
     pub topic_alias_maximum: Option<u16>,
     /// Keep-alive, when it differs from the requested one.
     pub server_keep_alive_secs: Option<u16>,
+    /// Authentication method, when CONNECT had one.
+    pub authentication_method: Option<&'a str>,
     /// Explanation of the reason.
     pub reason_string: Option<&'a str>,
 }
@@ -42,6 +44,7 @@ pub fn connack(out: &mut Vec<u8>, version: Version, session_present: bool, reaso
     number(id::TOPIC_ALIAS_MAXIMUM, own.topic_alias_maximum.map(u16::to_be_bytes).as_ref().map(|b| &b[..]));
     number(id::SERVER_KEEP_ALIVE, own.server_keep_alive_secs.map(u16::to_be_bytes).as_ref().map(|b| &b[..]));
     text_property(&mut list, id::ASSIGNED_CLIENT_ID, own.assigned_client);
+    text_property(&mut list, id::AUTHENTICATION_METHOD, own.authentication_method);
     text_property(&mut list, id::REASON_STRING, own.reason_string);
     varint(&mut body, list.len());
     body.extend_from_slice(&list);
@@ -102,6 +105,16 @@ pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: u8, text: Option<
     varint(&mut body, list.len());
     body.extend_from_slice(&list);
     packet(out, kind::DISCONNECT << 4, &body);
+}
+
+/// Writes an AUTH of MQTT 5.
+pub fn auth(out: &mut Vec<u8>, reason: u8, method: &str) {
+    let mut body = vec![reason];
+    let mut list = Vec::new();
+    text_property(&mut list, id::AUTHENTICATION_METHOD, Some(method));
+    varint(&mut body, list.len());
+    body.extend_from_slice(&list);
+    packet(out, kind::AUTH << 4, &body);
 }
 
 /// Flags and properties of a PUBLISH to a subscriber.

@@ -4,6 +4,7 @@
 //! here against all rules of the standard that do not depend on the session.
 
 pub mod acks;
+pub mod auth;
 pub mod connect;
 pub mod encode;
 pub mod properties;
@@ -29,6 +30,8 @@ pub mod reason {
     pub const DISCONNECT_WITH_WILL: u8 = 0x04;
     pub const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
     pub const NO_SUBSCRIPTION: u8 = 0x11;
+    pub const CONTINUE_AUTHENTICATION: u8 = 0x18;
+    pub const REAUTHENTICATE: u8 = 0x19;
     pub const MALFORMED: u8 = 0x81;
     pub const PROTOCOL_ERROR: u8 = 0x82;
     pub const IMPLEMENTATION_SPECIFIC: u8 = 0x83;
@@ -37,6 +40,7 @@ pub mod reason {
     pub const BAD_CREDENTIALS: u8 = 0x86;
     pub const NOT_AUTHORIZED: u8 = 0x87;
     pub const SERVER_UNAVAILABLE: u8 = 0x88;
+    pub const SERVER_BUSY: u8 = 0x89;
     pub const SERVER_SHUTTING_DOWN: u8 = 0x8B;
     pub const BAD_AUTHENTICATION_METHOD: u8 = 0x8C;
     pub const KEEP_ALIVE_TIMEOUT: u8 = 0x8D;

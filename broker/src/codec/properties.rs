@@ -51,6 +51,8 @@ pub enum Carrier {
     Unsubscribe,
     /// DISCONNECT.
     Disconnect,
+    /// AUTH.
+    Auth,
 }
 
 /// The value of a property.
@@ -127,6 +129,22 @@ pub(crate) fn number(bytes: &[u8], wanted: u8) -> Option<u32> {
     })
 }
 
+/// Returns the value of a property of text that occurs at most once.
+pub(crate) fn text(bytes: &[u8], wanted: u8) -> Option<&str> {
+    iterate(bytes).find_map(|p| match p.value {
+        Value::Text(text) if p.id == wanted => Some(text),
+        _ => None,
+    })
+}
+
+/// Returns the value of a binary property that occurs at most once.
+pub(crate) fn binary(bytes: &[u8], wanted: u8) -> Option<&[u8]> {
+    iterate(bytes).find_map(|p| match p.value {
+        Value::Binary(binary) if p.id == wanted => Some(binary),
+        _ => None,
+    })
+}
+
 fn next<'a>(reader: &mut Reader<'a>) -> Result<Property<'a>, DecodeError> {
     let whole = reader.rest();
     let id = reader.u8()?;
@@ -150,11 +168,11 @@ fn allowed(property: u8, carrier: Carrier) -> bool {
         }
         id::SUBSCRIPTION_ID => carrier == Carrier::Subscribe,
         id::SESSION_EXPIRY => matches!(carrier, Carrier::Connect | Carrier::Disconnect),
-        id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA => carrier == Carrier::Connect,
+        id::AUTHENTICATION_METHOD | id::AUTHENTICATION_DATA => matches!(carrier, Carrier::Connect | Carrier::Auth),
         id::REQUEST_PROBLEM | id::REQUEST_RESPONSE => carrier == Carrier::Connect,
         id::RECEIVE_MAXIMUM | id::TOPIC_ALIAS_MAXIMUM | id::MAXIMUM_PACKET_SIZE => carrier == Carrier::Connect,
         id::WILL_DELAY => carrier == Carrier::Will,
-        id::REASON_STRING => matches!(carrier, Carrier::Answer | Carrier::Disconnect),
+        id::REASON_STRING => matches!(carrier, Carrier::Answer | Carrier::Disconnect | Carrier::Auth),
         id::TOPIC_ALIAS => carrier == Carrier::Publish,
         id::USER => true,
         // The others are sent by servers only.

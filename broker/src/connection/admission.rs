@@ -18,7 +18,7 @@ pub(super) const EXPIRED: &str = "the token has expired: connect with a new one"
 /// A client that is not admitted.
 #[derive(Debug)]
 pub(super) struct Refused {
-    kind: RefusalKind,
+    pub(super) kind: RefusalKind,
     /// Metric label.
     pub(super) label: &'static str,
     /// For the client and the log.
@@ -70,6 +70,10 @@ impl<I: Inbox> Broker<I> {
             client: &connect.client,
             user: connect.user.as_deref(),
             password: connect.password.as_deref(),
+            token: connect
+                .authentication_method
+                .as_ref()
+                .map(|_| connect.authentication_data.as_deref().unwrap_or_default()),
             certificates,
             peer,
         };

@@ -10,10 +10,20 @@ use super::{Connection, Stream};
 use crate::codec::{Version, encode, packet_type, reason};
 use crate::message::Message;
 use crate::session::Receipt;
+use door::quota::Quota;
 use door::{Inbox, Intake, Ticket};
 
 /// The reason of a message that was denied.
 pub(super) const DENIED: &str = "the topic is not granted to this client, or a reading is of another device";
+
+/// The reason of a message that is beyond a limit of its tenant.
+pub(super) fn over(quota: Quota) -> &'static str {
+    match quota {
+        Quota::Devices => "not stored: the limit devices of the tenant is reached, and this device is new",
+        Quota::Series => "not stored: the limit series of the tenant is reached, and a value name is new",
+        _ => "not stored: a limit of the tenant is reached",
+    }
+}
 
 /// The condition under which a message is acknowledged and routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +47,15 @@ pub(super) struct Pending {
     pub(super) message: Option<Arc<Message>>,
     /// Ends when the message is acknowledged.
     pub(super) traced: Option<Box<Span>>,
+    /// The limit that it is beyond.
+    pub(super) quota: Option<Quota>,
+}
+
+impl Pending {
+    /// An acknowledgement alone.
+    pub(super) fn answer(wait: Wait, packet_id: u16, answer: Answer) -> Self {
+        Self { wait, packet_id, answer, message: None, traced: None, quota: None }
+    }
 }
 
 /// The acknowledgement that the sender is owed.
@@ -122,6 +141,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let code = if code == reason::NO_MATCHING_SUBSCRIBERS && subscribers > 0 { reason::SUCCESS } else { code };
         let text = match code {
+            reason::QUOTA_EXCEEDED if due.quota.is_some() => due.quota.map_or("", over),
             reason::QUOTA_EXCEEDED => {
                 "no more retained messages are kept (retained_messages of the tenant, mqtt.max_retained_messages, memory)"
             }

@@ -9,11 +9,13 @@ use std::time::Duration;
 use model::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::admission::{self, Refused};
 use super::answer::{self, Answer, Wait};
-use super::{Connection, Stream, admission};
+use super::{Connection, Stream};
 use crate::Broker;
 use crate::codec::{DecodeError, Version, encode, reason};
 use crate::pending_wills;
+use door::quota::Quota;
 use door::{Failed, Inbox, Intake};
 
 /// Time to send a peer the reason.
@@ -45,8 +47,13 @@ pub(super) enum End {
     Revoked,
     /// The token that it was opened with has expired.
     Expired,
+    /// The next token of the client was refused.
+    Refused(Refused),
     /// A message to this topic was denied, and the protocol version has no code for it.
     Denied(Box<str>),
+    /// A message to this topic is beyond a limit of the tenant, and the protocol version has no
+    /// code for it.
+    OverQuota(Box<str>, Quota),
     /// The process is stopping.
     ShutDown,
     /// The log has failed.
@@ -76,6 +83,7 @@ impl End {
                 reason::TOPIC_NAME_INVALID => "topic_name",
                 reason::TOPIC_FILTER_INVALID => "topic_filter",
                 reason::TOPIC_ALIAS_INVALID => "topic_alias",
+                reason::BAD_AUTHENTICATION_METHOD => "authentication_method",
                 _ => "protocol",
             },
             Self::KeepAlive => "keep_alive",
@@ -84,7 +92,9 @@ impl End {
             Self::TakenOver => "taken_over",
             Self::Revoked => "revoked",
             Self::Expired => "token_expired",
+            Self::Refused(_) => "token_refused",
             Self::Denied(_) => "publish_denied",
+            Self::OverQuota(..) => "over_quota",
             Self::ShutDown => "shut_down",
             Self::Failed(_) => "log_failed",
             Self::Unstored => "unstored",
@@ -105,7 +115,9 @@ impl End {
             Self::TakenOver => Some((reason::SESSION_TAKEN_OVER, "the client has connected again".into())),
             Self::Revoked => Some((reason::ADMINISTRATIVE_ACTION, admission::REVOKED.into())),
             Self::Expired => Some((reason::NOT_AUTHORIZED, admission::EXPIRED.into())),
+            Self::Refused(refused) => Some((refused.farewell(), refused.reason.as_ref().to_owned())),
             Self::Denied(_) => Some((reason::NOT_AUTHORIZED, answer::DENIED.into())),
+            Self::OverQuota(_, quota) => Some((reason::QUOTA_EXCEEDED, answer::over(*quota).into())),
             Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
             Self::Unstored => {
@@ -130,9 +142,21 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             End::Revoked => self.revoke(),
             // Acknowledges what is durable by now; a log that has failed acknowledges nothing.
             End::Expired => drop(self.answer()),
+            End::Refused(refused) => {
+                self.broker.metrics.denied("authenticate", refused.label).inc();
+                tracing::info!(
+                    client = %self.sender.client, peer = %self.sender.peer,
+                    "closed a client whose next token was refused: {}", refused.reason
+                );
+                self.answer().ok();
+            }
             End::Denied(topic) => tracing::info!(
                 client = %self.sender.client, peer = %self.sender.peer, topic = %topic,
                 "closed a client of MQTT 3.1.1, which has no other answer: {}", answer::DENIED
+            ),
+            End::OverQuota(topic, quota) => tracing::info!(
+                client = %self.sender.client, peer = %self.sender.peer, topic = %topic,
+                "closed a client of MQTT 3.1.1, which has no other answer: {}", answer::over(*quota)
             ),
             End::Failed(error) => tracing::debug!("closed client {}: {error}", self.sender.client),
             _ => {}

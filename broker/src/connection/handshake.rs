@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use model::Held;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::authenticate::{METHOD, left_until};
 use super::pace::Pace;
-use super::{Connection, IDLE, Stream};
+use super::waiting::Waiting;
+use super::{Connection, DISPLACED, IDLE, Stream};
 use crate::Broker;
 use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
@@ -21,6 +23,7 @@ use crate::sessions::Taken;
 use crate::will::LastWill;
 use door::quota::ConnectionPermit;
 use door::{Identity, Inbox, Intake, Sender, Ticket};
+use tls::Guest;
 
 /// The reason why a connection was refused, as a metric label.
 type Refused = &'static str;
@@ -42,27 +45,34 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     (mut stream, stream_bytes): (S, usize),
     certificates: Vec<Vec<u8>>,
     (peer, full): (SocketAddr, bool),
+    guest: Guest<bool>,
 ) -> Result<Connection<I, S>, Refused> {
-    let mut memory = broker.memory.connects.hold();
-    let (connect, early) = match read_connect(&mut stream, broker.config.max_packet_bytes as usize, &mut memory).await?
-    {
-        Ok(read) => read,
-        Err(Malformed { error, v5 }) => {
-            tracing::info!("refused a connection from {peer}: {}", error.what);
-            if error.reason == reason::QUOTA_EXCEEDED {
-                let (version, code) = if v5 { (Version::V5, error.reason) } else { (Version::V4, 3) };
-                refuse(&mut stream, version, code, error.what).await;
-                return Err("memory");
+    let mut waiting = Waiting::new(broker, peer.ip());
+    // A copy of those in the stream.
+    let chain: usize = certificates.iter().map(Vec::len).sum();
+    if let Err(error) = waiting.begin(stream_bytes + chain).await {
+        tracing::info!("refused a connection from {peer}: {error}");
+        return Err("memory");
+    }
+    let (connect, early) =
+        match read_connect(&mut stream, broker.config.max_packet_bytes as usize, &mut waiting).await? {
+            Ok(read) => read,
+            Err(Malformed { error, v5 }) => {
+                tracing::info!("refused a connection from {peer}: {}", error.what);
+                if error.reason == reason::QUOTA_EXCEEDED {
+                    let (version, code) = if v5 { (Version::V5, error.reason) } else { (Version::V4, 3) };
+                    refuse(&mut stream, version, code, error.what).await;
+                    return Err("memory");
+                }
+                match error.reason {
+                    _ if v5 => refuse(&mut stream, Version::V5, error.reason, error.what).await,
+                    // 3.1.1 has a return code for this reason only.
+                    reason::UNSUPPORTED_VERSION => refuse(&mut stream, Version::V4, 1, "").await,
+                    _ => {}
+                }
+                return Err("malformed_connect");
             }
-            match error.reason {
-                _ if v5 => refuse(&mut stream, Version::V5, error.reason, error.what).await,
-                // 3.1.1 has a return code for this reason only.
-                reason::UNSUPPORTED_VERSION => refuse(&mut stream, Version::V4, 1, "").await,
-                _ => {}
-            }
-            return Err("malformed_connect");
-        }
-    };
+        };
     let version = connect.version;
     let report = |what: &str| tracing::info!("refused a connection from {peer}: {what}");
     if full {
@@ -71,8 +81,9 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         refuse(&mut stream, version, code, NO_CONNECTION).await;
         return Err("max_connections");
     }
-    if connect.authentication_method.is_some() {
-        let what = "authentication methods are not supported";
+    let is_known = |method: &str| method == METHOD && broker.gatekeeper.takes_tokens();
+    if !connect.authentication_method.as_deref().is_none_or(is_known) {
+        let what = "the authentication method is not supported: WEIR-JWT is, where devices authenticate";
         report(what);
         refuse(&mut stream, version, reason::BAD_AUTHENTICATION_METHOD, what).await;
         return Err("authentication_method");
@@ -83,7 +94,7 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("client_id");
     }
     // The memory of the CONNECT stays counted meanwhile.
-    let admitted = broker.admit(&connect, &certificates, peer).await;
+    let admitted = waiting.unless_displaced(broker.admit(&connect, &certificates, peer)).await?;
     let counted = admitted.and_then(|identity| Ok((broker.count_in(&identity, &connect, peer)?, identity)));
     let (permit, identity) = match counted {
         Ok(counted) => counted,
@@ -92,6 +103,14 @@ pub(super) async fn open<I: Inbox, S: Stream>(
             return Err(refused.label);
         }
     };
+    // From here on it is known, and gives way to no other.
+    waiting.admit()?;
+    guest.leave().ok_or(DISPLACED)?;
+    if let Err(reason) = broker.wait_for_takeover(&identity.tenant, &connect.client).await {
+        let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
+        refuse(&mut stream, version, code, "the client has connected again").await;
+        return Err(reason);
+    }
     let assigned = connect.client.is_empty().then(|| broker.make_client_id(identity.device.as_deref()));
     let own_bytes = own_bytes(&connect) + stream_bytes;
     let Ok(memory) = broker.memory.connections.acquire(own_bytes.saturating_sub(FREE_BYTES)) else {
@@ -121,10 +140,10 @@ struct Malformed {
 }
 
 /// Reads a whole CONNECT. Returns it with the bytes that followed.
-async fn read_connect<S: Stream>(
+async fn read_connect<I: Inbox, S: Stream>(
     stream: &mut S,
     max_packet_bytes: usize,
-    memory: &mut Held,
+    waiting: &mut Waiting<'_, I>,
 ) -> Result<Result<(Connect, Vec<u8>), Malformed>, Refused> {
     let mut bytes = Vec::with_capacity(256);
     loop {
@@ -142,10 +161,10 @@ async fn read_connect<S: Stream>(
             }
             Ok(_) => {}
         }
-        if stream.read_buf(&mut bytes).await.map_err(|_| "io")? == 0 {
+        if waiting.unless_displaced(stream.read_buf(&mut bytes)).await?.map_err(|_| "io")? == 0 {
             return Err("closed_before_connect");
         }
-        if memory.resize(bytes.capacity().saturating_sub(FREE_BYTES)).is_err() {
+        if waiting.hold(bytes.capacity()).await.is_err() {
             let error = DecodeError { reason: reason::QUOTA_EXCEEDED, what: NO_MEMORY };
             let body = framing(&bytes, max_packet_bytes)
                 .ok()
@@ -187,6 +206,7 @@ impl<I: Inbox> Broker<I> {
         let sender = Sender {
             tenant: Arc::clone(&identity.tenant),
             device: identity.device.clone(),
+            meter: identity.meter.clone(),
             client: assigned.unwrap_or(&asked.client).into(),
             user: asked.user.as_deref().map(Into::into),
             peer,
@@ -218,7 +238,8 @@ impl<I: Inbox> Broker<I> {
         {
             let kept_as = Some(pending_wills::topic(&config.node, self.started, number));
             let ended = identity.ended.clone();
-            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), kept_as, ended }));
+            let meter = identity.meter.clone();
+            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), kept_as, ended, meter }));
         }
         let is_full =
             || self.metrics.sessions.get() > config.max_sessions as i64 || !self.may_keep_session(&identity, &tenant);
@@ -238,12 +259,13 @@ impl<I: Inbox> Broker<I> {
             assigned_client: assigned,
             topic_alias_maximum: Some(config.topic_alias_maximum),
             server_keep_alive_secs: (keep_alive != asked.keep_alive_secs).then_some(keep_alive),
+            authentication_method: asked.authentication_method.as_deref(),
             reason_string: None,
         };
         let mut out = Vec::new();
         encode::connack(&mut out, asked.version, present, reason::SUCCESS, &own);
         let patience = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
-        let left = identity.expires.map(|at| Duration::from_nanos((at - model::clock::now()).max(0).unsigned_abs()));
+        let left = left_until(identity.expires);
         let first = left.into_iter().fold(patience.unwrap_or(IDLE), Duration::min);
         Connection {
             broker: Arc::clone(self),
@@ -253,6 +275,7 @@ impl<I: Inbox> Broker<I> {
             sender,
             grants: identity.grants,
             ended: identity.ended,
+            authentication: asked.authentication_method.map(|_| Box::default()),
             tenant,
             pace: identity.meter.map(Pace::new),
             permit,

@@ -7,6 +7,7 @@
 
 mod admission;
 mod answer;
+mod authenticate;
 mod deliver;
 mod end;
 mod handshake;
@@ -15,6 +16,7 @@ mod packet;
 mod read;
 mod serve;
 mod timer;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -37,6 +39,7 @@ use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
 use crate::will::Before;
 use answer::{Pending, Wait};
+use authenticate::Authentication;
 use door::quota::ConnectionPermit;
 use door::{Grants, Inbox, Intake, Sender, Ticket};
 use end::End;
@@ -58,6 +61,9 @@ const RECHECK: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_millis(100);
 /// One batch in this many is timed.
 const SAMPLED: u32 = 16;
+
+/// Metric label of a connection that gave way to others before its client was known.
+const DISPLACED: &str = "displaced";
 
 /// The byte stream below MQTT.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -81,8 +87,10 @@ struct Connection<I: Inbox, S> {
     stream: S,
     sender: Sender,
     grants: Arc<Grants>,
-    /// Cancelled when the credential is revoked or expires.
+    /// Cancelled when the credential is revoked or expires. Taken by the task, which watches it.
     ended: Option<CancellationToken>,
+    /// Present when CONNECT named an authentication method.
+    authentication: Option<Box<Authentication>>,
     tenant: Arc<Tenant>,
     /// Present when the tenant may have limits.
     pace: Option<Pace>,
@@ -154,10 +162,12 @@ struct Connection<I: Inbox, S> {
 }
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+    /// Ready with `None` when there is another credential to watch (`ended`).
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<End>> {
         match self.turns(cx) {
+            Ok(()) if self.ended.is_some() => Poll::Ready(None),
             Ok(()) => Poll::Pending,
-            Err(end) => Poll::Ready(end),
+            Err(end) => Poll::Ready(Some(end)),
         }
     }
 
@@ -174,11 +184,16 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         for _ in 0..TURNS {
             let mut moved = self.handle_signals()?;
+            moved |= self.poll_authentication(cx)?;
             moved |= self.answer()?;
             if self.walking {
                 moved |= self.walk_retained()?;
             }
             moved |= self.write(cx)?;
+            if self.ended.is_some() {
+                // To be watched from now on.
+                return Ok(());
+            }
             if self.staged {
                 moved |= self.submit(cx)?;
             }

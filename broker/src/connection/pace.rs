@@ -2,16 +2,18 @@
 //!
 //! A message takes its room from the meters before it is handled. When there is none, it stays in
 //! the buffer of the connection until its turn comes, and a few KiB behind it; the client is slowed
-//! down by TCP. Acknowledgements and messages to the client go on meanwhile, and so do PINGREQ and
-//! PUBACK packets within these few KiB. Connections of
-//! a tenant take turns, and each waits for one message at a time.
+//! down by TCP. Acknowledgements and messages to the client go on meanwhile, and so do PINGREQ,
+//! PUBACK and AUTH packets within these few KiB. Connections of a tenant take turns, and each waits
+//! for one message at a time.
 
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::end::End;
 use super::{Connection, Stream};
+use crate::Broker;
 use crate::codec::{self, packet_type};
+use crate::tenant::Tenant;
 use door::Inbox;
 use door::quota::{DeviceMeter, Kept, Moment, Wait};
 
@@ -106,12 +108,11 @@ impl Pace {
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// True when the tenant may have one more of what the broker keeps.
     pub(super) fn may_keep(&self, kept: Kept, held: impl FnOnce() -> usize) -> bool {
-        let Some(pace) = &self.pace else { return true };
-        let has_room = pace.meter().has_room(kept, held());
-        if !has_room {
-            self.broker.metrics.limited(kept.quota().name()).inc();
-        }
-        has_room
+        self.broker.may_keep(self.meter(), kept, held)
+    }
+
+    pub(super) fn meter(&self) -> Option<&DeviceMeter> {
+        self.pace.as_ref().map(Pace::meter)
     }
 
     /// True while a message waits for a limit.
@@ -145,7 +146,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
-    /// Handles PINGREQ and PUBACK packets behind the message that waits. True when there was one.
+    /// Handles PINGREQ, PUBACK and AUTH packets behind the message that waits. True when there was
+    /// one.
     pub(super) fn handle_ahead(&mut self) -> Result<bool, End> {
         let Some(ahead) = self.pace.as_ref().map(|pace| pace.ahead) else { return Ok(false) };
         let most = self.broker.config.max_packet_bytes as usize;
@@ -159,7 +161,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             if end > bytes.len() {
                 break;
             }
-            if matches!(found.packet_type(), packet_type::PINGREQ | packet_type::PUBACK) {
+            if matches!(found.packet_type(), packet_type::PINGREQ | packet_type::PUBACK | packet_type::AUTH) {
                 handled = self.packet(&found, &bytes[at + found.header_bytes..end]);
                 if handled.is_err() {
                     break;
@@ -191,6 +193,25 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             return None;
         }
         Some(now + sleep)
+    }
+}
+
+impl<I: Inbox> Broker<I> {
+    /// True when the tenant of a meter may have one more of what the broker keeps.
+    fn may_keep(&self, meter: Option<&DeviceMeter>, kept: Kept, held: impl FnOnce() -> usize) -> bool {
+        let has_room = meter.is_none_or(|meter| meter.has_room(kept, held()));
+        if !has_room {
+            self.metrics.limited(kept.quota().name()).inc();
+        }
+        has_room
+    }
+
+    /// True when the tenant may keep this retained message: it clears or replaces one, or there is
+    /// room for one more.
+    pub(crate) fn may_retain(&self, tenant: &Tenant, meter: Option<&DeviceMeter>, topic: &str, payload: &[u8]) -> bool {
+        payload.is_empty()
+            || tenant.retained.holds(topic)
+            || self.may_keep(meter, Kept::RetainedMessages, || tenant.retained.len())
     }
 }
 

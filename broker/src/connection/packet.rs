@@ -15,7 +15,7 @@ use crate::codec::{
 use crate::retained::Walk;
 use crate::session::Receipt;
 use crate::trie::Entry;
-use door::quota::Kept;
+use door::quota::{Kept, Quota};
 use door::{Delivery, Inbox, Intake, Message as Received, Retained, Sender, Verdict};
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
@@ -41,7 +41,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 Err(DecodeError::protocol("acknowledgement of a message that was not sent").into())
             }
             kind::CONNECT => Err(DecodeError::protocol("CONNECT was sent twice").into()),
-            kind::AUTH => Err(DecodeError::protocol("AUTH without an authentication method").into()),
+            kind::AUTH => self.authenticate(body),
             _ => Err(DecodeError::protocol("a packet that only servers send").into()),
         }
     }
@@ -101,15 +101,15 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         } else {
             Verdict::Denied
         };
-        if verdict == Verdict::Denied {
-            return self.deny(packet.qos, packet.packet_id, topic, granted);
+        match verdict {
+            Verdict::Denied => return self.deny(packet.qos, packet.packet_id, topic, granted),
+            Verdict::OverQuota(quota) => return self.refuse(packet.qos, packet.packet_id, topic, quota),
+            Verdict::Staged | Verdict::Quarantined | Verdict::Plain => {}
         }
         let traced = self.intake.take_span().map(|span| self.describe(*span, packet.qos));
         self.broker.metrics.count_message(packet.qos, verdict);
         let keep = self.broker.keeps(&self.tenant, topic, packet.retain)
-            && (packet.payload.is_empty()
-                || self.tenant.retained.holds(topic)
-                || self.may_keep(Kept::RetainedMessages, || self.tenant.retained.len()));
+            && self.broker.may_retain(&self.tenant, self.meter(), topic, packet.payload);
         // A copy only when there is a subscriber.
         let wanted = keep || self.tenant.trie.any(topic);
         let copy =
@@ -125,12 +125,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             Verdict::Plain if keep => reason::SUCCESS,
             Verdict::Plain if packet.retain => reason::QUOTA_EXCEEDED,
             Verdict::Plain => reason::NO_MATCHING_SUBSCRIBERS,
-            Verdict::Denied => reason::NOT_AUTHORIZED,
+            Verdict::Denied | Verdict::OverQuota(_) => reason::NOT_AUTHORIZED,
         };
         let answer = Answer::after(packet.qos, code);
         self.staged |= verdict != Verdict::Plain || keep;
         if answer != Answer::Nothing || copy.is_some() || traced.is_some() {
-            self.owe(Pending { wait: self.turn(), packet_id: packet.packet_id, answer, message: copy, traced });
+            let (wait, packet_id) = (self.turn(), packet.packet_id);
+            self.owe(Pending { wait, packet_id, answer, message: copy, traced, quota: None });
         }
         Ok(())
     }
@@ -153,7 +154,26 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.log_denial(topic, answer::DENIED);
         if qos > 0 {
             let answer = Answer::after(qos, reason::NOT_AUTHORIZED);
-            self.owe(Pending { wait: self.turn(), packet_id, answer, message: None, traced: None });
+            self.owe(Pending::answer(self.turn(), packet_id, answer));
+        }
+        Ok(())
+    }
+
+    /// Answers a message beyond a limit of the tenant that no wait cures: nothing of it was staged,
+    /// and nothing is retained or routed. A client of MQTT 3.1.1 has to learn that it is not
+    /// stored, and can by the end of the connection only.
+    fn refuse(&mut self, qos: u8, packet_id: u16, topic: &str, quota: Quota) -> Result<(), End> {
+        self.broker.metrics.count_message(qos, Verdict::OverQuota(quota));
+        self.broker.metrics.limited(quota.name()).inc();
+        if qos > 0 && self.version == Version::V4 {
+            // The client may send another message under this packet id.
+            self.session.end_receipt(packet_id, self.number, false, &self.link);
+            return Err(End::OverQuota(topic.into(), quota));
+        }
+        self.log_denial(topic, answer::over(quota));
+        if qos > 0 {
+            let answer = Answer::after(qos, reason::QUOTA_EXCEEDED);
+            self.owe(Pending { quota: Some(quota), ..Pending::answer(self.turn(), packet_id, answer) });
         }
         Ok(())
     }
@@ -212,7 +232,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let owed_already = |p: &Pending| p.packet_id == packet_id && matches!(p.answer, Answer::Pubrec(_));
         if !self.pending.iter().any(owed_already) {
             let answer = Answer::Pubrec(reason::SUCCESS);
-            self.owe(Pending { wait, packet_id, answer, message: None, traced: None });
+            self.owe(Pending::answer(wait, packet_id, answer));
         }
         Ok(false)
     }

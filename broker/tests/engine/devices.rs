@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use door::quota::{Limits, TenantMeter};
-use door::{Credentials, Gatekeeper, Grants, Identity, Refusal, RefusalKind};
+use door::{Credentials, Gatekeeper, Grants, Identity, Refusal, RefusalKind, Sender};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,9 @@ pub(crate) const LASTS: &[u8] = &[0x11, 0, 0, 1, 0];
 
 /// Password of a client whose connection ends after 400 ms.
 pub(crate) const BRIEF: &str = "brief";
+
+/// Token of another key of the same device, with a credential of its own: `{user}#2`.
+pub(crate) const SECOND_KEY: &[u8] = b"second key";
 
 /// Admits every client with every topic; the user name is the tenant.
 pub(crate) struct ByUser;
@@ -82,13 +85,17 @@ impl Gatekeeper for Devices {
     async fn admit(&self, credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         let refused = |kind, reason: &str| Err(Refusal { kind, reason: reason.into() });
         let invalid = || refused(RefusalKind::BadCredentials, "the credentials are not valid");
-        let (Some(user), Some(password)) = (credentials.user, credentials.password) else { return invalid() };
+        let presented = credentials.token.or(credentials.password);
+        let (Some(user), Some(password)) = (credentials.user, presented) else { return invalid() };
         let expires = match password {
-            b"secret" => None,
+            b"secret" | SECOND_KEY => None,
             password if password == BRIEF.as_bytes() => Some(model::clock::now() + 400_000_000),
             _ => return invalid(),
         };
-        let ended = self.credential(user);
+        let ended = match password {
+            SECOND_KEY => self.credential(&format!("{user}#2")),
+            _ => self.credential(user),
+        };
         let Some((tenant, device)) = user.split_once('/') else {
             return match user {
                 "suspended" => refused(RefusalKind::NotAuthorized, "the tenant is suspended"),
@@ -113,6 +120,28 @@ impl Gatekeeper for Devices {
         let meter = self.tenants.lock().get(tenant).map(|tenant| tenant.device(device));
         Ok(Identity { tenant: tenant.into(), device: Some(device.into()), grants, ended: Some(ended), meter, expires })
     }
+
+    fn takes_tokens(&self) -> bool {
+        true
+    }
+
+    /// Some tokens have an outcome of their own; `slow` waits for a permit.
+    async fn admit_again(&self, credentials: &Credentials<'_>, known: &Sender) -> Result<Identity, Refusal> {
+        assert_eq!((credentials.client, credentials.user), (&*known.client, known.user.as_deref()));
+        assert_eq!(credentials.password, None);
+        let kind = match credentials.token {
+            Some(b"other device") => RefusalKind::NotAuthorized,
+            Some(b"busy") => RefusalKind::Busy,
+            Some(b"away") => RefusalKind::Unavailable,
+            Some(b"slow") => {
+                self.waiting.fetch_add(1, Ordering::SeqCst);
+                self.permits.acquire().await.unwrap().forget();
+                return self.admit(&Credentials { token: Some(b"secret"), ..*credentials }).await;
+            }
+            _ => return self.admit(credentials).await,
+        };
+        Err(Refusal { kind, reason: "the token is refused".into() })
+    }
 }
 
 /// A CONNECT with credentials.
@@ -121,12 +150,15 @@ pub(crate) struct Login<'a> {
     pub(crate) v5: bool,
     pub(crate) id: &'a str,
     pub(crate) user: Option<&'a str>,
+    /// Empty: none is sent.
     pub(crate) password: &'a str,
     pub(crate) clean: bool,
     /// CONNECT properties of MQTT 5.
     pub(crate) properties: &'a [u8],
     /// Topic and payload of a will message of QoS 0.
     pub(crate) will: Option<(&'a str, &'a [u8])>,
+    /// The will message is retained.
+    pub(crate) retain: bool,
     /// Properties of the will message.
     pub(crate) delay: &'a [u8],
 }
@@ -135,14 +167,17 @@ pub(crate) struct Login<'a> {
 pub(crate) fn login(user: &str) -> Login<'_> {
     let id = user.split_once('/').map_or(user, |(_, device)| device);
     let user = Some(user);
-    Login { v5: true, id, user, password: "secret", clean: true, properties: &[], will: None, delay: &[] }
+    let (properties, will, delay) = (&[], None, &[]);
+    Login { v5: true, id, user, password: "secret", clean: true, properties, will, retain: false, delay }
 }
 
 impl Login<'_> {
     pub(crate) fn send(&self, world: &World) -> Peer {
         let mut peer = world.client();
-        let credentials = if self.user.is_some() { 0xC0 } else { 0 };
+        let user = if self.user.is_some() { 0x80 } else { 0 };
+        let credentials = user | if self.user.is_some() && !self.password.is_empty() { 0x40 } else { 0 };
         let flags = credentials | u8::from(self.clean) << 1 | u8::from(self.will.is_some()) << 2;
+        let flags = flags | u8::from(self.retain) << 5;
         let mut body = b"\0\x04MQTT".to_vec();
         body.extend_from_slice(&[if self.v5 { 5 } else { 4 }, flags, 0, 0]);
         let list = |body: &mut Vec<u8>, properties: &[u8]| {
@@ -164,7 +199,9 @@ impl Login<'_> {
         }
         if let Some(user) = self.user {
             bytes(&mut body, user.as_bytes());
-            bytes(&mut body, self.password.as_bytes());
+            if !self.password.is_empty() {
+                bytes(&mut body, self.password.as_bytes());
+            }
         }
         peer.send(0x10, &body);
         peer

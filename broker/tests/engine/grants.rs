@@ -149,6 +149,38 @@ fn a_client_of_3_1_1_that_publishes_what_is_not_granted_is_closed_and_its_packet
 }
 
 #[test]
+fn a_message_beyond_a_limit_is_answered_with_the_limit_and_at_3_1_1_by_the_end_of_the_connection() {
+    let devices = Devices::new();
+    let world = devices.world(true);
+    let mut observer = observer(&devices, &world);
+    observer.subscribe("#", 1, true);
+    for qos in [1, 2] {
+        let mut device = login("a/d1").enter(&world);
+        publish(&mut device, "devices/d1/telemetry", NEW_SERIES, qos, 7, true);
+        let (_, body) = device.packet();
+        assert_eq!(body[..3], [0, 7, 0x97]);
+        assert!(has(&body, "the limit series of the tenant is reached"), "{body:?}");
+        publish(&mut device, "devices/d1/telemetry", b"2", qos, 7, true);
+        assert_eq!(device.packet().1, [0, 7], "the packet id is free, and a known series goes on");
+        drop(device);
+        let mut device = Login { v5: false, ..login("a/d1") }.enter(&world);
+        publish(&mut device, "devices/d1/telemetry", NEW_SERIES, qos, 7, false);
+        assert!(device.is_closed());
+        wait(|| world.ended("over_quota") == u64::from(qos));
+        let mut device = Login { v5: false, ..login("a/d1") }.enter(&world);
+        publish(&mut device, "devices/d1/telemetry", NEW_SERIES, 0, 0, false);
+        device.ping();
+    }
+    assert_eq!(world.metrics.limited("series").get(), 6);
+    assert_eq!(world.log.taken.lock().len(), 2);
+    assert_eq!(*world.log.retained.lock(), ["devices/d1/telemetry"; 2], "nothing of it is retained");
+    for _ in 0..2 {
+        assert!(observer.packet().1.starts_with(&text("devices/d1/telemetry")));
+    }
+    assert!(observer.is_silent());
+}
+
+#[test]
 fn a_packet_id_of_qos_2_is_free_after_a_denial() {
     let world = Devices::new().world(true);
     let mut device = login("a/d1").enter(&world);

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod acknowledgements;
+mod authenticate;
 mod clients;
 mod devices;
 mod expiry;
@@ -15,6 +16,7 @@ mod pending_wills;
 mod resends;
 mod revocation;
 mod sessions;
+mod strangers;
 mod subscribers;
 mod tenants;
 mod tls;

@@ -352,3 +352,36 @@ fn sessions_subscriptions_and_retained_messages_have_limits_of_the_tenant() {
         assert_eq!(world.metrics.limited(kept).get(), 1, "{kept}");
     }
 }
+
+#[test]
+fn a_retained_will_message_beyond_the_limit_is_delivered_and_not_kept() {
+    let devices = Devices::new();
+    let world = devices.world(true);
+    devices.grant("r/d1", &["#"], &["#"]);
+    devices.grant("r/d2", &["#"], &["#"]);
+    devices.limit("r", &limits(&[("retained_messages", 1)]));
+    let mut peer = login("r/d1").enter(&world);
+    peer.publish_with(0x33, "x/a", b"1", 1, true);
+    assert_eq!(peer.packet(), (0x40, vec![0, 1]));
+    peer.subscribe("x/#", 1 | 2 << 4, true);
+    let gone = |topic| drop(Login { will: Some((topic, b"gone")), retain: true, ..login("r/d2") }.enter(&world));
+    let arrived = |peer: &mut Peer, topic: &str| {
+        let (first, body) = peer.packet();
+        assert_eq!((first, &body[2..2 + topic.len()]), (0x30, topic.as_bytes()));
+        assert!(has(&body, "gone"));
+    };
+    gone("x/b");
+    arrived(&mut peer, "x/b");
+    assert_eq!(world.metrics.limited("retained_messages").get(), 1);
+    assert_eq!(*world.log.retained.lock(), ["x/a"]);
+    // The one that is kept can change.
+    gone("x/a");
+    arrived(&mut peer, "x/a");
+    assert_eq!(*world.log.retained.lock(), ["x/a", "x/a"]);
+    // Later subscribers get what is kept.
+    let mut late = login("r/d1").enter(&world);
+    late.subscribe("x/#", 1, true);
+    let (first, body) = late.packet();
+    assert_eq!((first, has(&body, "x/a") && has(&body, "gone")), (0x31, true));
+    assert!(late.is_silent(), "nothing else is kept");
+}

@@ -13,7 +13,7 @@ use rustls::{ClientConnection, StreamOwned};
 use tls::{ClientFiles, Limits, Metrics, Named, Port, Server, ServerFiles};
 use weir_broker::Config;
 
-use crate::world::{World, text, wait};
+use crate::world::{World, from, text, wait};
 
 type Encrypted = StreamOwned<ClientConnection, TcpStream>;
 
@@ -37,6 +37,10 @@ struct Site {
 }
 
 fn site(timeout: Duration) -> Site {
+    site_with(timeout, Config::default())
+}
+
+fn site_with(timeout: Duration, config: Config) -> Site {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path();
     tls::create(path, &[], false).unwrap();
@@ -49,31 +53,39 @@ fn site(timeout: Duration) -> Site {
     let server = Server::open(files, Limits { timeout, at_once: 8 }, false, Metrics::default()).unwrap();
     let certificates = Notes::default();
     let gatekeeper = Box::new(certificates.clone());
-    let (world, tls) = World::encrypted(gatekeeper, Config::default(), server.acceptor(Port::Mqtt));
+    let (world, tls) = World::encrypted(gatekeeper, config, server.acceptor(Port::Mqtt));
     Site { world, dir, tls, certificates }
 }
 
 impl Site {
     fn connect(&self, identity: bool) -> Encrypted {
+        self.connect_from(1, identity)
+    }
+
+    fn connect_from(&self, source: u8, identity: bool) -> Encrypted {
         let named = |file: &str| Named::new("file", self.dir.path().join(file));
         let identity = identity.then(|| (named("d1.pem"), named("d1.key")));
         let config = ClientFiles { ca: Some(named("ca.pem")), identity }.load(&[]).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        let stream = TcpStream::connect(self.tls).unwrap();
+        let stream = from(source, self.tls);
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), stream)
     }
 
     /// A connected client of MQTT 3.1.1.
     fn client(&self, id: &str, identity: bool) -> Encrypted {
-        let mut client = self.connect(identity);
-        let mut connect = vec![0x10, 12 + id.len() as u8];
-        connect.extend_from_slice(b"\0\x04MQTT\x04\x02\0\0");
-        connect.extend_from_slice(&text(id));
-        client.write_all(&connect).unwrap();
-        assert_eq!(read(&mut client, 4), [0x20, 2, 0, 0]);
-        client
+        enter(self.connect(identity), id)
     }
+}
+
+/// Connects as a client of MQTT 3.1.1.
+fn enter(mut client: Encrypted, id: &str) -> Encrypted {
+    let mut connect = vec![0x10, 12 + id.len() as u8];
+    connect.extend_from_slice(b"\0\x04MQTT\x04\x02\0\0");
+    connect.extend_from_slice(&text(id));
+    client.write_all(&connect).unwrap();
+    assert_eq!(read(&mut client, 4), [0x20, 2, 0, 0]);
+    client
 }
 
 fn read(client: &mut Encrypted, bytes: usize) -> Vec<u8> {
@@ -159,4 +171,26 @@ fn a_stop_ends_encrypted_connections_in_order() {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).expect("the end is announced, so that it cannot be forged");
     drop(begun);
+}
+
+#[test]
+fn tls_sessions_without_a_connect_have_a_ceiling_and_keep_no_other_source_out() {
+    // 512 KiB for clients that are not admitted: 23 sessions.
+    let config = Config { memory_bytes: 4 << 20, connect_timeout_ms: 60_000, ..Config::default() };
+    let site = site_with(Duration::from_secs(20), config);
+    let mut idle = Vec::new();
+    for _ in 0..30 {
+        let mut client = site.connect(false);
+        // Completes the handshake, unless the server has closed the connection.
+        client.flush().ok();
+        idle.push(client);
+    }
+    wait(|| site.world.ended("memory") == 7);
+    assert_eq!(site.world.metrics.connections.get(), 23);
+    let mut clients = Vec::new();
+    for n in 0..5 {
+        clients.push(enter(site.connect_from(2, false), &format!("d{n}")));
+    }
+    // The first of them needed its place, and the others that of the one before.
+    wait(|| site.world.ended("displaced") == 1);
 }

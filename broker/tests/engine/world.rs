@@ -17,6 +17,8 @@ pub(crate) use crate::peer::*;
 
 /// A payload with a reading of another device.
 pub(crate) const OTHER_DEVICE: &[u8] = b"of another device";
+/// Payload of a message beyond the limit of series.
+pub(crate) const NEW_SERIES: &[u8] = b"of a new series";
 
 /// A log that the test controls.
 #[derive(Default)]
@@ -89,6 +91,9 @@ impl Intake for LogIntake {
         if message.payload == OTHER_DEVICE {
             return Verdict::Denied;
         }
+        if message.payload == NEW_SERIES {
+            return Verdict::OverQuota(door::quota::Quota::Series);
+        }
         if self.log.traced.load(Ordering::SeqCst) {
             let own = TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 1 };
             let context = message.delivery.trace.and_then(Carried::read).unwrap_or(own);
@@ -157,6 +162,14 @@ pub(crate) fn wait(mut state: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(10), "not within 10 s");
         std::thread::yield_now();
     }
+}
+
+/// A connection from 127.0.0.`last`.
+pub(crate) fn from(last: u8, to: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, last], 0)).into()).unwrap();
+    socket.connect(&to.into()).unwrap();
+    socket.into()
 }
 
 /// A broker of its own.
@@ -289,6 +302,13 @@ impl World {
 
     pub(crate) fn client(&self) -> Peer {
         let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Peer(stream)
+    }
+
+    /// A client at 127.0.0.`last`.
+    pub(crate) fn client_from(&self, last: u8) -> Peer {
+        let stream = from(last, self.address);
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         Peer(stream)
     }

@@ -98,6 +98,20 @@ impl EmbeddedWriter {
         }
     }
 
+    /// Returns a frame as a reader may see it: keys may have been destroyed since it was built.
+    fn readable(&self, frame: &Frame) -> Frame {
+        let keys = self.log.config.keys.as_ref().filter(|keys| keys.destructions() > 0 && frame.has_destroyed(keys));
+        let opened = keys.map(|keys| Frame::open(frame.bytes(), Some(keys)));
+        match opened {
+            Some(Ok(opened)) => opened,
+            Some(Err(error)) => {
+                tracing::error!(%error, "cannot open a frame in memory again");
+                frame.clone()
+            }
+            None => frame.clone(),
+        }
+    }
+
     fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {
         let segment = self.segment_for(frame)?;
         let place = segment.end();
@@ -112,7 +126,10 @@ impl EmbeddedWriter {
         if let Err(error) = self.log.disk.write_at(&self.end_file, &encode_end(header.end_offset()), 0) {
             tracing::warn!("note the durable end in {}: {error}", self.log.config.dir.join(END_FILE).display());
         }
-        self.log.shared.lock().ring.push(frame.clone());
+        let mut shared = self.log.shared();
+        let read = self.readable(frame);
+        shared.ring.push(read);
+        drop(shared);
         self.log.end.send_replace(header.end_offset());
         Ok(())
     }
@@ -125,7 +142,10 @@ impl LogBackend for EmbeddedWriter {
             None => {
                 // Append times never decrease, so that they can be searched.
                 self.last_time = self.last_time.max(now());
-                builder.build(*self.log.end.borrow(), self.incarnation, self.last_time)
+                let (end, keys) = (*self.log.end.borrow(), self.log.config.keys.as_ref());
+                builder
+                    .build_sealed(end, self.incarnation, self.last_time, keys)
+                    .map_err(|error| AppendError::Retry(error.to_string()))?
             }
         };
         match self.store(&frame) {
@@ -137,12 +157,16 @@ impl LogBackend for EmbeddedWriter {
         }
     }
 
+    fn fits(&self, builder: &FrameBuilder) -> bool {
+        self.log.config.keys.as_ref().is_none_or(|keys| !keys.seals()) || builder.fits_sealed()
+    }
+
     fn recent(&self) -> Vec<Frame> {
         self.log.shared.lock().ring.frames().cloned().collect()
     }
 
     fn recent_at(&self, offset: u64) -> Option<Frame> {
-        self.log.shared.lock().ring.at(offset)
+        self.log.shared().ring.at(offset)
     }
 
     fn key(&self) -> [u64; 2] {

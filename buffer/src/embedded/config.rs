@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use envelope::Keyring;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,12 +35,15 @@ pub struct Config {
     /// Space that new records need is freed in any case.
     pub retain_secs: u64,
     /// Percentage of the log that one tenant alone may fill with records that are not yet in every
-    /// store; its devices wait then. With several such tenants each has less. 100 is no limit. Needs
-    /// `auth.required`.
+    /// store; its devices wait then. With several such tenants each has less. 100 is no limit.
+    /// Needs `auth.required`.
     pub tenant_share_percent: u32,
     /// Forming of batches; not a key.
     #[serde(skip)]
     pub batch: BatchConfig,
+    /// Keys that records are sealed with; not a key of the configuration.
+    #[serde(skip)]
+    pub keys: Option<Keyring>,
 }
 
 impl Config {
@@ -73,6 +77,7 @@ impl Default for Config {
             retain_secs: 3600,
             tenant_share_percent: 50,
             batch: BatchConfig::default(),
+            keys: None,
         }
     }
 }

@@ -10,8 +10,9 @@
 //! ```
 //! **Write.** One `pwrite` and one `fdatasync` for a batch. Frames start at multiples of 512 bytes,
 //! so no write touches a sector with an acknowledged frame. The next segment is zeroed in the
-//! background. A failed fsync poisons the log: the kernel may have dropped the pages, so that a
-//! retry could succeed without writing them.
+//! background. With [`Config::keys`], the contents are sealed ([`crate::frame`]). A failed fsync
+//! poisons the log: the kernel may have dropped the pages, so that a retry could succeed without
+//! writing them.
 //!
 //! **Recover.** Segments are read in order, and each frame's checksum is verified. The first
 //! position without a frame is the end of the log if no frame follows and it is not below the known
@@ -47,7 +48,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
+use envelope::Keyring;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::backlog::Backlog;
@@ -94,6 +96,8 @@ struct Shared {
     segments: Vec<Arc<Segment>>,
     ring: Ring,
     blocked: Option<String>,
+    /// Destructions of keys that the frames in memory know of.
+    destructions: u64,
 }
 
 impl EmbeddedLog {
@@ -128,6 +132,7 @@ impl EmbeddedLog {
     ) -> Result<(Arc<Self>, EmbeddedWriter), OpenError> {
         config.check()?;
         let recovered = recover::recover(&config, &*disk)?;
+        let destructions = config.keys.as_ref().map_or(0, Keyring::destructions);
         let mut ring = Ring::new(config.ring_bytes);
         recovered.recent.into_iter().for_each(|frame| ring.push(frame));
         let log = Arc::new_cyclic(|me| Self {
@@ -135,7 +140,7 @@ impl EmbeddedLog {
             deleting: Mutex::default(),
             id: recovered.identity.id,
             key: recovered.key,
-            shared: Mutex::new(Shared { segments: recovered.segments, ring, blocked: None }),
+            shared: Mutex::new(Shared { segments: recovered.segments, ring, blocked: None, destructions }),
             cursors: recovered.cursors,
             end: watch::channel(recovered.end).0,
             metrics,
@@ -147,6 +152,20 @@ impl EmbeddedLog {
         log.count_backlog();
         let form = EmbeddedWriter::new(Arc::clone(&log), recovered.identity.incarnation).map_err(OpenError::start)?;
         Ok((log, form))
+    }
+
+    /// The shared state. Frames in memory of a tenant whose keys were destroyed are as unreadable
+    /// as those on disk.
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        let mut shared = self.shared.lock();
+        if let Some(keys) = &self.config.keys {
+            let destructions = keys.destructions();
+            if shared.destructions != destructions {
+                shared.destructions = destructions;
+                shared.ring.reopen(keys);
+            }
+        }
+        shared
     }
 
     fn used_bytes(&self) -> u64 {

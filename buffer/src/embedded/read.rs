@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envelope::Keyring;
 
 use super::EmbeddedLog;
 use super::segment::{SECTOR, Segment};
@@ -14,7 +15,7 @@ impl EmbeddedLog {
     pub(super) async fn read_frames(&self, from: u64, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
         let end = *self.end.borrow();
         let segments = {
-            let shared = self.shared.lock();
+            let shared = self.shared();
             let start = shared.segments[0].first_offset;
             if from < start {
                 return Err(ReadError::Trimmed { offset: from, start });
@@ -29,7 +30,8 @@ impl EmbeddedLog {
             shared.segments[at..].to_vec()
         };
         self.metrics.disk_reads.inc();
-        blocking(move || read_segments(&segments, from, end, max_bytes)).await
+        let keys = self.config.keys.clone();
+        blocking(move || read_segments(&segments, keys.as_ref(), (from, end), max_bytes)).await
     }
 
     pub(super) async fn find_time(&self, time: model::Nanos) -> Result<u64, ReadError> {
@@ -63,7 +65,12 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(read).await.map_err(|error| ReadError::Unavailable(error.to_string()))?
 }
 
-fn read_segments(segments: &[Arc<Segment>], from: u64, end: u64, max_bytes: usize) -> Result<Vec<Frame>, ReadError> {
+fn read_segments(
+    segments: &[Arc<Segment>],
+    keys: Option<&Keyring>,
+    (from, end): (u64, u64),
+    max_bytes: usize,
+) -> Result<Vec<Frame>, ReadError> {
     let mut frames = Vec::new();
     let mut bytes = 0;
     for segment in segments {
@@ -75,7 +82,7 @@ fn read_segments(segments: &[Arc<Segment>], from: u64, end: u64, max_bytes: usiz
             }
             let length = header.frame_bytes();
             if header.end_offset() > from {
-                let frame = Frame::decode(&bytes_at(segment, place, length)?)
+                let frame = Frame::open(&bytes_at(segment, place, length)?, keys)
                     .map_err(|error| damaged(segment, place, &error.to_string()))?;
                 frames.push(frame);
                 bytes += length;

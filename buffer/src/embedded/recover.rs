@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envelope::UnsealError;
 
 use super::config::Config;
 use super::cursors::CursorFile;
@@ -16,6 +17,7 @@ use super::identity::{self, Identity};
 use super::key;
 use super::lock::Lock;
 use super::segment::{SECTOR, Segment};
+use crate::frame::sealed::{Reading, check_keys};
 use crate::frame::{self, Frame, FrameError, Header, VERSION_AT};
 
 /// Name of the file that has the durable end.
@@ -42,7 +44,7 @@ pub enum OpenError {
     #[error(
         "{file}, byte {offset}: format version {version}, this release reads up to {read}: start the release that wrote it",
         file = file.display(),
-        read = frame::VERSION
+        read = frame::SEALED_VERSION
     )]
     Version {
         /// Path of the file.
@@ -51,6 +53,16 @@ pub enum OpenError {
         offset: u64,
         /// Version found.
         version: u32,
+    },
+    /// The keyring does not have the key of acknowledged records. Nothing is damaged.
+    #[error("cannot read the log: {file}, byte {offset}: {what}", file = file.display())]
+    Keys {
+        /// Path of the file.
+        file: PathBuf,
+        /// Offset in the file.
+        offset: u64,
+        /// The key, and what to do.
+        what: String,
     },
     /// The configured capacity is too small.
     #[error("capacity_bytes of the log is {capacity}: use at least {least}, or smaller segments")]
@@ -111,7 +123,12 @@ pub(super) fn recover(config: &Config, disk: &dyn Disk) -> Result<Recovered, Ope
     let identity = identity::read_or_make(dir, disk, paths.is_empty())?;
     let key = key::read_or_make(dir, disk)?;
     let cursors = CursorFile::open(dir.join("cursors"))?;
-    let mut walk = Walk { incarnation: identity.incarnation, ring_bytes: config.ring_bytes, ..Walk::default() };
+    let mut walk = Walk {
+        incarnation: identity.incarnation,
+        ring_bytes: config.ring_bytes,
+        reading: Reading::With(config.keys.clone()),
+        ..Walk::default()
+    };
     let mut segments = walk.segments(&paths)?;
     walk.check_end(dir, &cursors, segments.last().map(|segment| &*segment.path))?;
     if segments.is_empty() {
@@ -147,6 +164,7 @@ pub fn verify(dir: &Path) -> Result<u64, OpenError> {
 #[derive(Default)]
 struct Walk {
     incarnation: u64,
+    reading: Reading,
     ring_bytes: usize,
     expected: u64,
     /// End of the frames in the last segment.
@@ -227,6 +245,9 @@ impl Walk {
             let what = format!("the frame has offset {}, due was {}", header.first_offset, self.expected);
             return Err(OpenError::damaged(path, place, what));
         }
+        if let Reading::With(keys) = &self.reading {
+            check_keys(&frame, header, keys.as_ref()).map_err(|error| unreadable(path, place, &error))?;
+        }
         self.expected = header.end_offset();
         self.recent_bytes += frame.len();
         self.recent.push_back((path.to_owned(), place, frame));
@@ -240,10 +261,20 @@ impl Walk {
     fn recent_frames(self) -> Result<Vec<Frame>, OpenError> {
         let frames = self.recent.into_iter().map(|(path, place, bytes)| {
             // A copy, because the frame would keep the whole file in memory.
-            Frame::decode(&Bytes::copy_from_slice(&bytes))
-                .map_err(|error| OpenError::damaged(&path, place, error.to_string()))
+            Frame::read(&Bytes::copy_from_slice(&bytes), &self.reading)
+                .map_err(|error| unreadable(&path, place, &error))
         });
         frames.collect()
+    }
+}
+
+/// A frame whose checksum is right and that cannot be read.
+fn unreadable(path: &Path, place: u64, error: &FrameError) -> OpenError {
+    match error {
+        FrameError::Sealed | FrameError::Unseal(UnsealError::Missing { .. }) => {
+            OpenError::Keys { file: path.to_owned(), offset: place, what: error.to_string() }
+        }
+        error => OpenError::damaged(path, place, error.to_string()),
     }
 }
 
@@ -251,11 +282,13 @@ impl Walk {
 /// decides.
 pub(super) fn other_version(path: &Path, place: u64, bytes: &[u8], version: u8) -> OpenError {
     let mut mended = bytes.to_vec();
-    mended[VERSION_AT] = frame::VERSION;
-    match Header::check(&mended) {
-        Ok(_) => OpenError::damaged(path, place, "the version of the frame is damaged"),
-        Err(_) => OpenError::Version { file: path.to_owned(), offset: place, version: version.into() },
+    for known in [frame::VERSION, frame::SEALED_VERSION] {
+        mended[VERSION_AT] = known;
+        if Header::check(&mended).is_ok() {
+            return OpenError::damaged(path, place, "the version of the frame is damaged");
+        }
     }
+    OpenError::Version { file: path.to_owned(), offset: place, version: version.into() }
 }
 
 /// Finds a complete frame of this log from offset `expected` on, on a sector after `at`.

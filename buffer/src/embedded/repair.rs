@@ -17,6 +17,7 @@ use super::identity::{self, Identity};
 use super::lock::Lock;
 use super::recover::{END_FILE, OpenError, known_end, other_version, segment_paths};
 use super::segment::SECTOR;
+use crate::frame::sealed::Reading;
 use crate::frame::{Frame, FrameError, Header, Record};
 
 /// Result of a repair, or of its preview.
@@ -160,8 +161,13 @@ impl Pending {
             return;
         }
         // Damage inside of a frame is damage of its checksum, which has been verified.
-        let Ok(frame) = Frame::decode(frame) else { return };
-        let is_counted = |record: &Record<'_>| matches!(record, Record::Reading(_) | Record::DeadLetter(_));
+        // Contents are not needed: records of sealed frames appear as destroyed.
+        let Ok(frame) = Frame::read(frame, &Reading::Outline) else { return };
+        let is_counted = |record: &Record<'_>| match record {
+            Record::Reading(_) | Record::DeadLetter(_) => true,
+            Record::Destroyed(record) => record.is_telemetry,
+            Record::Retained(_) | Record::SessionEnd(_) => false,
+        };
         for (offset, record) in frame.records().filter(|(_, record)| is_counted(record)) {
             for (_, _, counts) in self.0.iter_mut().filter(|(_, done_to, _)| *done_to <= offset) {
                 *counts.entry(record.tenant().to_string()).or_default() += 1;

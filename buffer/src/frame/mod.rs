@@ -13,10 +13,12 @@
 //!   schema count u32, then per schema: name count u16, then per name: length u16, name
 //!   records, see [`record`]
 //! ```
-//! Record `i` of a frame has the offset `first offset + i`.
+//! Record `i` of a frame has the offset `first offset + i`. With encryption at rest the contents
+//! are sealed: version 3, see `sealed`.
 
 pub mod record;
 mod screen;
+pub(crate) mod sealed;
 mod sent;
 mod staged;
 mod traced;
@@ -24,22 +26,29 @@ mod traced;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use envelope::{Keyring, UnsealError};
 use model::{DeviceKey, Nanos};
 
-pub use record::{DeadLetterRef, ReadingRef, Record, RetainedRef, SessionEndRef};
+use record::Dictionary;
+
+pub use record::{DeadLetterRef, DestroyedRef, ReadingRef, Record, RetainedRef, SessionEndRef};
 pub use sent::Sent;
 pub(crate) use sent::{Place, Seen, Sighting};
 pub use staged::{FrameBuilder, ReadingHeader, Staged};
 pub use traced::Traced;
 
-/// Format version of this release.
+/// Format version of frames in plain.
 pub const VERSION: u8 = 2;
+/// Format version of sealed frames, the latest one.
+pub const SEALED_VERSION: u8 = 3;
 /// Offset of the version byte, in every version.
 pub const VERSION_AT: usize = 4;
 /// Length of the header.
 pub const HEADER_BYTES: usize = 56;
 /// Maximum length of a body; a header with a longer one is damaged.
 pub const MAX_BODY_BYTES: usize = 48 << 20;
+/// Maximum length of a sealed body, in which names of values may stand once for each tenant.
+pub const MAX_SEALED_BYTES: usize = 96 << 20;
 
 const MAGIC: [u8; 4] = *b"WEIR";
 const FLAG_LZ4: u8 = 1;
@@ -59,7 +68,7 @@ pub enum FrameError {
     #[error("no frame starts here")]
     Magic,
     /// Written by another release. Never skipped.
-    #[error("frame has format version {0}, this release reads version {VERSION}: start the release that wrote it")]
+    #[error("frame has format version {0}, this release reads up to {SEALED_VERSION}: start the release that wrote it")]
     Version(u8),
     /// The checksum does not match.
     #[error("checksum does not match")]
@@ -67,6 +76,12 @@ pub enum FrameError {
     /// The checksum matches but the contents are invalid: a defect of the writer.
     #[error("frame contents are malformed: {0}")]
     Malformed(&'static str),
+    /// There is no keyring.
+    #[error("frame is sealed: set `encryption.key_file` to the key of then")]
+    Sealed,
+    /// The keyring does not open it.
+    #[error(transparent)]
+    Unseal(UnsealError),
 }
 
 /// Header of a frame.
@@ -85,6 +100,7 @@ pub struct Header {
     /// Append time, by the writer's clock.
     pub appended: Nanos,
     compressed: bool,
+    sealed: bool,
     crc: u32,
 }
 
@@ -102,7 +118,7 @@ impl Header {
         if bytes[..4] != MAGIC {
             return Err(FrameError::Magic);
         }
-        if bytes[VERSION_AT] != VERSION {
+        if ![VERSION, SEALED_VERSION].contains(&bytes[VERSION_AT]) {
             return Err(FrameError::Version(bytes[VERSION_AT]));
         }
         if bytes.len() < HEADER_BYTES {
@@ -112,6 +128,7 @@ impl Header {
         let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let header = Self {
             compressed: bytes[5] & FLAG_LZ4 != 0,
+            sealed: bytes[VERSION_AT] == SEALED_VERSION,
             body_bytes: u32_at(8),
             raw_bytes: u32_at(12),
             count: u32_at(16),
@@ -120,12 +137,14 @@ impl Header {
             appended: u64_at(40).cast_signed(),
             crc: u32_at(48),
         };
+        let most = if header.sealed { MAX_SEALED_BYTES } else { MAX_BODY_BYTES };
         let sane = usize::from(u16::from_le_bytes([bytes[6], bytes[7]])) == HEADER_BYTES
             && bytes[5] & !FLAG_LZ4 == 0
+            && !(header.compressed && header.sealed)
             && u32_at(20) == 0
             && u32_at(52) == 0
-            && header.body_bytes as usize <= MAX_BODY_BYTES
-            && header.raw_bytes as usize <= MAX_BODY_BYTES
+            && header.body_bytes as usize <= most
+            && header.raw_bytes as usize <= most
             && header.first_offset.checked_add(u64::from(header.count)).is_some();
         if sane { Ok(header) } else { Err(FrameError::Malformed("header fields are out of range")) }
     }
@@ -152,10 +171,30 @@ impl Header {
         HEADER_BYTES + self.body_bytes as usize
     }
 
+    /// Completes a frame in `out`, whose body is behind the room for the header.
+    fn of(out: &mut [u8], count: u32, first_offset: u64, incarnation: u64, appended: Nanos, sealed: bool) -> Self {
+        let body_bytes = u32::try_from(out.len() - HEADER_BYTES).expect("a body has a bound");
+        let raw_bytes = body_bytes;
+        let mut header = Self {
+            body_bytes,
+            raw_bytes,
+            count,
+            first_offset,
+            incarnation,
+            appended,
+            compressed: false,
+            sealed,
+            crc: 0,
+        };
+        header.crc = crc32c::crc32c_append(crc32c::crc32c(&header.write()[..48]), &out[HEADER_BYTES..]);
+        out[..HEADER_BYTES].copy_from_slice(&header.write());
+        header
+    }
+
     fn write(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[..4].copy_from_slice(&MAGIC);
-        out[4] = VERSION;
+        out[VERSION_AT] = if self.sealed { SEALED_VERSION } else { VERSION };
         out[5] = if self.compressed { FLAG_LZ4 } else { 0 };
         out[6..8].copy_from_slice(&u16::try_from(HEADER_BYTES).expect("fits").to_le_bytes());
         out[8..12].copy_from_slice(&self.body_bytes.to_le_bytes());
@@ -175,18 +214,31 @@ pub struct Frame {
     header: Header,
     stored: Bytes,
     records: Bytes,
-    dictionary: record::Dictionary,
+    dictionary: Dictionary,
     memory: usize,
     /// Traced readings, with positions in the frame as offsets.
     traced: Option<Arc<[Traced]>>,
 }
 
 impl Frame {
-    /// Reads the frame at the start of `bytes`; following bytes are ignored.
+    /// Reads the frame at the start of `bytes`, in plain; following bytes are ignored.
     ///
     /// # Errors
     /// [`FrameError`]; never panics.
     pub fn decode(bytes: &Bytes) -> Result<Self, FrameError> {
+        Self::open(bytes, None)
+    }
+
+    /// Reads the frame at the start of `bytes`, with the keys of sealed ones; following bytes are
+    /// ignored.
+    ///
+    /// # Errors
+    /// [`FrameError`]; never panics.
+    pub fn open(bytes: &Bytes, keys: Option<&Keyring>) -> Result<Self, FrameError> {
+        Self::read(bytes, &sealed::Reading::With(keys.cloned()))
+    }
+
+    pub(crate) fn read(bytes: &Bytes, reading: &sealed::Reading) -> Result<Self, FrameError> {
         let header = Header::check(bytes)?;
         let stored = bytes.slice(..header.frame_bytes());
         let body = if header.compressed {
@@ -199,13 +251,18 @@ impl Frame {
         if body.len() != header.raw_bytes as usize {
             return Err(FrameError::Malformed("body is not as long as the header says"));
         }
-        let mut cursor = record::Cursor::new(&body);
-        let dictionary = record::read_dictionary(&mut cursor)?;
-        let at = body.len() - cursor.rest().len();
-        record::check(cursor.rest(), header.count, &dictionary)?;
-        let records = body.slice(at..);
+        let (dictionary, records) = if header.sealed {
+            sealed::open(&header, &body, reading)?
+        } else {
+            let mut cursor = record::Cursor::new(&body);
+            let dictionary = record::read_dictionary(&mut cursor)?;
+            let at = body.len() - cursor.rest().len();
+            record::check(cursor.rest(), header.count, &dictionary)?;
+            (dictionary, body.slice(at..))
+        };
         let traced = traced::find(&records);
-        let memory = stored.len() + if header.compressed { body.len() } else { 0 } + dictionary.memory();
+        let own = if header.compressed || header.sealed { body.len().max(records.len()) } else { 0 };
+        let memory = stored.len() + own + dictionary.memory();
         Ok(Self { header, records, stored, dictionary, memory, traced })
     }
 
@@ -227,7 +284,11 @@ impl Frame {
 
     /// Moves the records to another offset: the same offset and incarnation always yield the same
     /// bytes.
+    ///
+    /// # Panics
+    /// For a sealed frame, which is valid in its place only; logs that move frames have no keys.
     pub(crate) fn moved_to(&self, first_offset: u64, incarnation: u64) -> Self {
+        assert!(!self.header.sealed, "a sealed frame cannot be moved");
         let mut header = Header { first_offset, incarnation, ..self.header };
         let body = &self.stored[HEADER_BYTES..];
         header.crc = crc32c::crc32c_append(crc32c::crc32c(&header.write()[..48]), body);
@@ -242,6 +303,13 @@ impl Frame {
         let from = self.header.first_offset;
         let all = self.traced.iter().flat_map(|traced| traced.iter());
         all.map(move |message| Traced { first: from + message.first, last: from + message.last, ..*message })
+    }
+
+    /// True when a record is of a tenant whose keys were destroyed.
+    pub(crate) fn has_destroyed(&self, keys: &Keyring) -> bool {
+        let Dictionary { tenants, devices, .. } = &self.dictionary;
+        let mut all = devices.iter().map(|device| &device.tenant).chain(tenants.iter());
+        self.header.sealed && all.any(|tenant| keys.has_destroyed(tenant))
     }
 
     /// Devices of the records in this frame.

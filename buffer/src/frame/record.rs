@@ -11,6 +11,7 @@
 //!    dead letter: [sender], as flagged; reason, topic, client, payload; each length u32, bytes
 //!    retained:    qos u8, topic, payload, properties; each length u32, bytes
 //!    session end: nothing
+//!    destroyed:   nothing; in memory only, never in a stored frame
 //! sender, in the first record of a message that may come again: client u64, connection u32
 //! ```
 
@@ -29,6 +30,11 @@ pub(super) const KIND_READING: u8 = 0;
 pub(super) const KIND_DEAD_LETTER: u8 = 1;
 pub(super) const KIND_RETAINED: u8 = 2;
 pub(super) const KIND_SESSION_END: u8 = 3;
+/// Contents that cannot be read, since the keys of their tenant were destroyed.
+pub(super) const KIND_DESTROYED: u8 = 4;
+
+/// Flag of [`KIND_DESTROYED`]: it was a reading or an unreadable message.
+pub(super) const TELEMETRY: u8 = 1;
 
 pub(super) const DEVICE_TIMED: u8 = 1;
 pub(super) const HAS_SEQ: u8 = 2;
@@ -56,6 +62,8 @@ pub enum Record<'a> {
     Retained(RetainedRef<'a>),
     /// The end of a session.
     SessionEnd(SessionEndRef<'a>),
+    /// Any of these, of a tenant whose keys were destroyed.
+    Destroyed(DestroyedRef<'a>),
 }
 
 impl<'a> Record<'a> {
@@ -66,6 +74,7 @@ impl<'a> Record<'a> {
             Self::DeadLetter(letter) => letter.tenant,
             Self::Retained(message) => message.tenant,
             Self::SessionEnd(end) => end.tenant,
+            Self::Destroyed(record) => record.tenant,
         }
     }
 }
@@ -196,6 +205,15 @@ pub struct SessionEndRef<'a> {
     pub client: u64,
 }
 
+/// A record whose contents cannot be read.
+#[derive(Debug, Clone, Copy)]
+pub struct DestroyedRef<'a> {
+    /// The tenant whose keys were destroyed.
+    pub tenant: &'a Arc<str>,
+    /// It was a reading or an unreadable message.
+    pub is_telemetry: bool,
+}
+
 /// Dictionary of a frame: entries that records refer to by number.
 #[derive(Debug, Clone)]
 pub(super) struct Dictionary {
@@ -251,14 +269,18 @@ impl<'a> Iterator for Records<'a> {
 pub(super) fn check(bytes: &[u8], count: u32, dictionary: &Dictionary) -> Result<(), FrameError> {
     let mut cursor = Cursor::new(bytes);
     for _ in 0..count {
-        if let Record::Reading(reading) = read(&mut cursor, dictionary)? {
-            let mut values = Cursor::new(reading.values);
-            for _ in reading.schema.names() {
-                values.value()?;
+        match read(&mut cursor, dictionary)? {
+            Record::Reading(reading) => {
+                let mut values = Cursor::new(reading.values);
+                for _ in reading.schema.names() {
+                    values.value()?;
+                }
+                if !values.rest().is_empty() {
+                    return Err(FrameError::Malformed("bytes after the last value"));
+                }
             }
-            if !values.rest().is_empty() {
-                return Err(FrameError::Malformed("bytes after the last value"));
-            }
+            Record::Destroyed(_) => return Err(FrameError::Malformed("record of an unknown kind")),
+            Record::DeadLetter(_) | Record::Retained(_) | Record::SessionEnd(_) => {}
         }
     }
     if cursor.rest().is_empty() { Ok(()) } else { Err(FrameError::Malformed("bytes after the last record")) }
@@ -321,6 +343,7 @@ fn read<'a>(cursor: &mut Cursor<'a>, dictionary: &'a Dictionary) -> Result<Recor
             let (topic, payload, properties) = (body.text()?, body.blob()?, body.blob()?);
             Record::Retained(RetainedRef { tenant, received, qos, topic, payload, properties })
         }
+        KIND_DESTROYED => Record::Destroyed(DestroyedRef { tenant, is_telemetry: flags & TELEMETRY != 0 }),
         KIND_SESSION_END => Record::SessionEnd(SessionEndRef { tenant, received, client: identity }),
         _ => return Err(FrameError::Malformed("record of an unknown kind")),
     };
@@ -343,9 +366,9 @@ pub(super) fn read_dictionary(cursor: &mut Cursor<'_>) -> Result<Dictionary, Fra
     Ok(Dictionary { tenants, devices, schemas })
 }
 
-fn list<T>(
-    cursor: &mut Cursor<'_>,
-    mut read: impl FnMut(&mut Cursor<'_>) -> Result<T, FrameError>,
+pub(super) fn list<'a, T>(
+    cursor: &mut Cursor<'a>,
+    mut read: impl FnMut(&mut Cursor<'a>) -> Result<T, FrameError>,
 ) -> Result<Arc<[T]>, FrameError> {
     let count = cursor.u32()? as usize;
     // An entry has at least two bytes: a wrong count reserves no more than the size of the frame.
@@ -369,7 +392,7 @@ impl<'a> Cursor<'a> {
         self.0
     }
 
-    fn take(&mut self, n: usize) -> Result<&'a [u8], FrameError> {
+    pub(super) fn take(&mut self, n: usize) -> Result<&'a [u8], FrameError> {
         let (head, tail) = self.0.split_at_checked(n).ok_or(FrameError::Malformed("a field is cut short"))?;
         self.0 = tail;
         Ok(head)
@@ -379,7 +402,7 @@ impl<'a> Cursor<'a> {
         Ok(self.take(N)?.try_into().expect("took N bytes"))
     }
 
-    fn u8(&mut self) -> Result<u8, FrameError> {
+    pub(super) fn u8(&mut self) -> Result<u8, FrameError> {
         Ok(self.array::<1>()?[0])
     }
 
@@ -387,7 +410,7 @@ impl<'a> Cursor<'a> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, FrameError> {
+    pub(super) fn u32(&mut self) -> Result<u32, FrameError> {
         self.array().map(u32::from_le_bytes)
     }
 
@@ -408,7 +431,7 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(self.blob()?).map_err(|_| FrameError::Malformed("text is not UTF-8"))
     }
 
-    fn short_text(&mut self) -> Result<&'a str, FrameError> {
+    pub(super) fn short_text(&mut self) -> Result<&'a str, FrameError> {
         let n = usize::from(self.u16()?);
         std::str::from_utf8(self.take(n)?).map_err(|_| FrameError::Malformed("text is not UTF-8"))
     }

@@ -62,7 +62,7 @@ impl FirstRecord<'_> {
                 kind == KIND_DEAD_LETTER
                     && builder.tenants.get(number(12)).is_some_and(|tenant| tenant == letter.tenant)
             }
-            Record::Retained(_) | Record::SessionEnd(_) => false,
+            Record::Retained(_) | Record::SessionEnd(_) | Record::Destroyed(_) => false,
         };
         owners && self.bytes.get(sent::contents_at(kind, self.bytes[5])..) == Some(contents)
     }

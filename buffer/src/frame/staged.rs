@@ -12,6 +12,7 @@ use super::record::{
     self, CONTINUES, DEVICE_TIMED, FIXED_BYTES, HAS_CLAIMED, HAS_SENDER, HAS_SEQ, HAS_TRACE, IN_FLIGHT,
     KIND_DEAD_LETTER, KIND_READING, KIND_RETAINED, KIND_SESSION_END, NONE, RESENT, TRACE_BYTES,
 };
+use super::sealed::push_short;
 use super::{Frame, HEADER_BYTES, Header, MAX_BODY_BYTES, Sent, raw_records, traced};
 
 /// Fields before the values of a reading.
@@ -353,7 +354,7 @@ impl FrameBuilder {
         self.flags = 0;
     }
 
-    fn raw(&self) -> impl Iterator<Item = (&[u8], RawHead)> {
+    pub(super) fn raw(&self) -> impl Iterator<Item = (&[u8], RawHead)> {
         raw_records(&self.records).map(|bytes| {
             let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
             (bytes, RawHead { is_reading: bytes[4] == KIND_READING, device: number(8), name: number(12) })
@@ -367,63 +368,64 @@ impl FrameBuilder {
     pub fn build(&mut self, first_offset: u64, incarnation: u64, appended: Nanos) -> Frame {
         let mut out = Vec::with_capacity(HEADER_BYTES + self.records.len() + 64 * self.devices.len() + 256);
         out.resize(HEADER_BYTES, 0);
-        let short = |out: &mut Vec<u8>, text: &str| {
-            let n = u16::try_from(text.len()).expect("ids and names are shorter than 64 KiB");
-            out.extend_from_slice(&n.to_le_bytes());
-            out.extend_from_slice(text.as_bytes());
-        };
+        self.write_body(&mut out);
+        let records_at = out.len() - self.records.len();
+        assert!(out.len() - HEADER_BYTES <= MAX_BODY_BYTES, "a frame of {} bytes cannot be read", out.len());
+        let header = Header::of(&mut out, self.count, first_offset, incarnation, appended, false);
+        let stored = Bytes::from(out);
+        let traced = if self.has_traces() { traced::find(&self.records) } else { None };
+        let dictionary = self.take_dictionary();
+        let memory = stored.len() + dictionary.memory();
+        let frame = Frame { header, records: stored.slice(records_at..), stored, dictionary, memory, traced };
+        self.clear();
+        frame
+    }
+
+    /// Appends dictionary and records.
+    pub(super) fn write_body(&self, out: &mut Vec<u8>) {
         let count = |n: usize| u32::try_from(n).expect("a frame holds fewer than 2^32 names").to_le_bytes();
         out.extend_from_slice(&count(self.tenants.len()));
-        self.tenants.iter().for_each(|tenant| short(&mut out, tenant));
+        self.tenants.iter().for_each(|tenant| push_short(out, tenant));
         out.extend_from_slice(&count(self.devices.len()));
         for device in &self.devices {
-            short(&mut out, &device.tenant);
-            short(&mut out, &device.id);
+            push_short(out, &device.tenant);
+            push_short(out, &device.id);
         }
         out.extend_from_slice(&count(self.schemas.len()));
         for schema in &self.schemas {
             let names = u16::try_from(schema.names().len()).expect("a reading has fewer than 65,536 values");
             out.extend_from_slice(&names.to_le_bytes());
             for name in schema.names() {
-                short(&mut out, name);
+                push_short(out, name);
             }
         }
-        let records_at = out.len();
         out.extend_from_slice(&self.records);
-        assert!(out.len() - HEADER_BYTES <= MAX_BODY_BYTES, "a frame of {} bytes cannot be read", out.len());
-        let body_bytes = u32::try_from(out.len() - HEADER_BYTES).expect("it is shorter than that");
-        let mut header = Header {
-            body_bytes,
-            raw_bytes: body_bytes,
-            count: self.count,
-            first_offset,
-            incarnation,
-            appended,
-            compressed: false,
-            crc: 0,
-        };
-        let head = header.write();
-        header.crc = crc32c::crc32c_append(crc32c::crc32c(&head[..48]), &out[HEADER_BYTES..]);
-        out[..HEADER_BYTES].copy_from_slice(&header.write());
-        let stored = Bytes::from(out);
-        let traced = if self.flags & HAS_TRACE != 0 { traced::find(&self.records) } else { None };
-        let dictionary = record::Dictionary {
+    }
+
+    /// Bytes of the names of values.
+    pub(super) fn name_bytes(&self) -> usize {
+        self.schema_bytes
+    }
+
+    /// True when a reading may have a trace context.
+    pub(super) fn has_traces(&self) -> bool {
+        self.flags & HAS_TRACE != 0
+    }
+
+    pub(super) fn take_dictionary(&mut self) -> record::Dictionary {
+        record::Dictionary {
             tenants: self.tenants.drain(..).collect(),
             devices: self.devices.drain(..).collect(),
             schemas: self.schemas.drain(..).collect(),
-        };
-        let memory = stored.len() + dictionary.memory();
-        let frame = Frame { header, records: stored.slice(records_at..), stored, dictionary, memory, traced };
-        self.clear();
-        frame
+        }
     }
 }
 
-struct RawHead {
-    is_reading: bool,
-    device: u32,
+pub(super) struct RawHead {
+    pub(super) is_reading: bool,
+    pub(super) device: u32,
     /// Number of the schema of a reading, or of the tenant of another record.
-    name: u32,
+    pub(super) name: u32,
 }
 
 /// Bytes of a schema in a frame's dictionary.
@@ -433,7 +435,7 @@ fn schema_bytes(schema: &Schema) -> usize {
 
 /// Returns the index in `to` of the entry at `old` in `from`, which is added once. `places` caches
 /// the indexes.
-fn move_name<T: ?Sized>(old: u32, places: &mut [u32], from: &[Arc<T>], to: &mut Vec<Arc<T>>) -> u32 {
+pub(super) fn move_name<T: ?Sized>(old: u32, places: &mut [u32], from: &[Arc<T>], to: &mut Vec<Arc<T>>) -> u32 {
     let Some(place) = places.get_mut(old as usize) else { return NONE };
     if *place == NONE {
         *place = u32::try_from(to.len()).expect("a frame holds fewer than 2^32 names");

@@ -241,6 +241,6 @@ fn identity(record: &Record<'_>) -> Option<u64> {
     match record {
         Record::Reading(reading) => Some(reading.identity),
         Record::DeadLetter(letter) => Some(letter.identity),
-        Record::Retained(_) | Record::SessionEnd(_) => None,
+        Record::Retained(_) | Record::SessionEnd(_) | Record::Destroyed(_) => None,
     }
 }

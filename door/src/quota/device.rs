@@ -92,6 +92,10 @@ impl TenantMeter {
 }
 
 impl DeviceMeter {
+    pub(super) fn tenant(&self) -> &TenantMeter {
+        &self.0.tenant
+    }
+
     /// True when messages may have to wait. A message costs no more than this while there is no
     /// limit of messages or bytes.
     pub fn paces(&self) -> bool {

@@ -36,6 +36,15 @@ pub struct Limits {
     /// Retained messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained_messages: Limit,
+    /// Devices that have sent readings; those of a new one are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Limit,
+    /// Series: pairs of a device and a value name; readings with a new one are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub series: Limit,
+    /// Seconds for which readings are kept, at most as long as those of the installation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention_seconds: Limit,
     /// Messages of all devices in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_per_second: Limit,
@@ -83,13 +92,16 @@ pub struct Limits {
 /// A limit by its name.
 type Field = (&'static str, fn(&mut Limits) -> &mut Limit);
 
-const FIELDS: [Field; 20] = [
+const FIELDS: [Field; 23] = [
     ("connections", |limits| &mut limits.connections),
     ("connects_per_second", |limits| &mut limits.connects_per_second),
     ("connect_burst", |limits| &mut limits.connect_burst),
     ("sessions", |limits| &mut limits.sessions),
     ("subscriptions", |limits| &mut limits.subscriptions),
     ("retained_messages", |limits| &mut limits.retained_messages),
+    ("devices", |limits| &mut limits.devices),
+    ("series", |limits| &mut limits.series),
+    ("retention_seconds", |limits| &mut limits.retention_seconds),
     ("messages_per_second", |limits| &mut limits.messages_per_second),
     ("message_burst", |limits| &mut limits.message_burst),
     ("bytes_per_second", |limits| &mut limits.bytes_per_second),
@@ -132,6 +144,12 @@ impl Limits {
         *field(self) = limit;
         Ok(())
     }
+
+    /// Returns the name of a limit that is larger than can be counted, if there is one.
+    pub fn uncountable(&self) -> Option<&'static str> {
+        let counted = [(Quota::Devices, self.devices), (Quota::Series, self.series)];
+        counted.into_iter().find(|(_, limit)| !super::census::countable(*limit)).map(|(quota, _)| quota.name())
+    }
 }
 
 /// The limit that was reached, named as its field in [`Limits`].
@@ -149,6 +167,10 @@ pub enum Quota {
     Subscriptions,
     /// Retained messages of the tenant.
     RetainedMessages,
+    /// Devices of the tenant that have sent readings.
+    Devices,
+    /// Series of the tenant.
+    Series,
     /// Messages of the tenant.
     Messages,
     /// Bytes of the tenant.
@@ -167,13 +189,15 @@ pub enum Quota {
 
 impl Quota {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Connections,
         Self::Connects,
         Self::DeviceConnections,
         Self::Sessions,
         Self::Subscriptions,
         Self::RetainedMessages,
+        Self::Devices,
+        Self::Series,
         Self::Messages,
         Self::Bytes,
         Self::DeviceMessages,
@@ -192,6 +216,8 @@ impl Quota {
             Self::Sessions => "sessions",
             Self::Subscriptions => "subscriptions",
             Self::RetainedMessages => "retained_messages",
+            Self::Devices => "devices",
+            Self::Series => "series",
             Self::Messages => "messages_per_second",
             Self::Bytes => "bytes_per_second",
             Self::DeviceMessages => "device_messages_per_second",
@@ -207,6 +233,7 @@ impl Quota {
         match self {
             Self::Connections | Self::DeviceConnections | Self::Streams => false,
             Self::Sessions | Self::Subscriptions | Self::RetainedMessages => false,
+            Self::Devices | Self::Series => false,
             Self::Connects | Self::Messages | Self::Bytes | Self::DeviceMessages | Self::DeviceBytes => true,
             Self::Calls | Self::KeyCalls => true,
         }
@@ -230,6 +257,7 @@ impl fmt::Display for Exceeded {
         write!(f, "the limit {} = {limit} of the tenant is reached: ", quota.name())?;
         match retry_after {
             Some(wait) => write!(f, "try again in {} ms", wait.as_millis() + 1),
+            None if matches!(quota, Quota::Devices | Quota::Series) => write!(f, "known ones go on; raise the limit"),
             None => write!(f, "close one first, or raise the limit"),
         }
     }

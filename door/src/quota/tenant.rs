@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use super::census::Census;
 use super::device::Device;
 use super::meter::{Count, Meter, Rate};
 use super::{DEVICE_CONNECTIONS, Exceeded, Limits, Quota};
@@ -33,6 +34,7 @@ pub struct TenantMeter {
     /// Devices in use. Those of a table of credentials stay between two connections.
     pub(super) devices: Mutex<HashMap<Arc<str>, Weak<Device>>>,
     pub(super) counted: Counted,
+    pub(super) census: Census,
 }
 
 /// Rates of messages.
@@ -76,7 +78,7 @@ impl Default for Most {
 }
 
 impl Most {
-    fn set(&self, limit: Option<NonZeroU64>) {
+    pub(super) fn set(&self, limit: Option<NonZeroU64>) {
         self.0.store(limit.map_or(u64::MAX, NonZeroU64::get), Ordering::Relaxed);
     }
 
@@ -107,6 +109,9 @@ pub struct Usage {
     pub bytes: u64,
     /// Calls that were admitted.
     pub calls: u64,
+    /// Devices and series that are known, 0 of those without a limit; `None` while neither is
+    /// limited, or they are not read yet.
+    pub known: Option<(u64, u64)>,
     /// For each limit, the connections, calls or streams that were refused, or the times that a
     /// connection was paced.
     pub limited: [(Quota, u64); Quota::ALL.len()],
@@ -140,6 +145,7 @@ impl TenantMeter {
         self.max_sessions.set(limits.sessions);
         self.max_subscriptions.set(limits.subscriptions);
         self.max_retained_messages.set(limits.retained_messages);
+        self.census.set(limits);
         for meter in [&self.messages, &self.bytes, &self.connects.meter, &self.calls.meter] {
             meter.reset();
         }
@@ -168,6 +174,7 @@ impl TenantMeter {
             messages: read(&self.counted.messages),
             bytes: read(&self.counted.bytes),
             calls: read(&self.counted.calls),
+            known: self.census.counts(),
             limited: Quota::ALL.map(|quota| (quota, read(&self.counted.limited[quota as usize]))),
         }
     }

@@ -237,3 +237,94 @@ fn the_things_that_a_door_keeps_have_limits() {
     tenant.set(&Limits::default());
     assert!(all.iter().all(|(kept, ..)| device.has_room(*kept, usize::MAX - 1)));
 }
+
+fn names<'a>(
+    of: &'a [(&'a str, &'a [&'a str])],
+) -> impl Iterator<Item = (&'a str, std::iter::Copied<std::slice::Iter<'a, &'a str>>)> {
+    of.iter().map(|(device, names)| (*device, names.iter().copied()))
+}
+
+#[test]
+fn new_devices_and_series_are_refused_beyond_their_limits_and_known_ones_go_on() {
+    let tenant = TenantMeter::new(&limits(&[("devices", 2), ("series", 3)]));
+    let device = tenant.device("d1");
+    assert!(device.counts_series() && !tenant.is_counted());
+    // Those of earlier starts are not read yet.
+    for known in [("d1", ["a", "b"]), ("d2", ["a", "b"])] {
+        assert!(device.admit(names(&[(known.0, &known.1)])).is_ok());
+    }
+    assert!(tenant.learn("d3", ["a"].into_iter()));
+    tenant.learnt_all(tenant.count_begun());
+    assert_eq!(tenant.usage().known, Some((3, 5)), "more than the limits");
+    assert!(device.admit(names(&[("d1", &["a"]), ("d2", &["b", "a"]), ("d3", &["a"])])).is_ok());
+    let refused = device.admit(names(&[("d1", &["a"]), ("d4", &["a"])])).unwrap_err();
+    assert_eq!((refused.quota, refused.limit, refused.retry_after), (Quota::Devices, 2, None));
+    let refused = device.admit(names(&[("d1", &["a", "c"])])).unwrap_err();
+    assert_eq!(refused.to_string(), "the limit series = 3 of the tenant is reached: known ones go on; raise the limit");
+    assert_eq!((limited(&tenant, Quota::Devices), limited(&tenant, Quota::Series)), (1, 1));
+    // Nothing of a message that was refused is known afterwards.
+    tenant.set(&limits(&[("devices", 4), ("series", 6)]));
+    assert!(device.admit(names(&[("d4", &["a"])])).is_ok());
+    assert_eq!(tenant.usage().known, Some((4, 6)));
+    assert!(device.admit(names(&[("d5", &["a"])])).is_err());
+    // Without limits nothing is remembered.
+    tenant.set(&Limits::default());
+    assert!(!device.counts_series() && tenant.usage().known.is_none() && tenant.remembered() == 0);
+}
+
+#[test]
+fn devices_are_counted_alone_when_series_are_not_limited() {
+    let tenant = TenantMeter::new(&limits(&[("devices", 2)]));
+    let device = tenant.device("d1");
+    let values: Vec<String> = (0..=MAX_COUNTED).map(|value| value.to_string()).collect();
+    assert!(tenant.learn("d1", values.iter().map(String::as_str)));
+    tenant.learnt_all(tenant.count_begun());
+    let many: Vec<&str> = values.iter().map(String::as_str).collect();
+    assert!(device.admit(names(&[("d2", &many)])).is_ok());
+    assert_eq!((tenant.usage().known, tenant.remembered()), (Some((2, 0)), 2));
+    assert!(device.admit(names(&[("d3", &["a"])])).is_err());
+}
+
+#[test]
+fn a_message_with_very_many_new_names_is_refused_as_one() {
+    let tenant = TenantMeter::new(&limits(&[("series", 3)]));
+    tenant.learnt_all(tenant.count_begun());
+    let device = tenant.device("d1");
+    let values: Vec<String> = (0..100_000).map(|value| value.to_string()).collect();
+    let many: Vec<&str> = values.iter().map(String::as_str).collect();
+    assert!(device.admit(names(&[("d1", &many)])).is_err());
+    assert_eq!((tenant.remembered(), limited(&tenant, Quota::Series)), (0, 1));
+    assert!(device.admit(names(&[("d1", &["a", "b", "a", "b", "c"])])).is_ok(), "each counts once");
+}
+
+#[test]
+fn until_those_of_earlier_starts_are_read_no_more_are_remembered_than_can_be_counted() {
+    let tenant = TenantMeter::new(&limits(&[("series", 3)]));
+    let device = tenant.device("d1");
+    let values: Vec<String> = (0..MAX_COUNTED).map(|value| value.to_string()).collect();
+    let many: Vec<&str> = values.iter().map(String::as_str).collect();
+    assert!(device.admit(names(&[("d1", &many)])).is_ok() && device.admit(names(&[("d2", &many)])).is_ok());
+    assert_eq!(tenant.remembered() as u64, MAX_COUNTED);
+}
+
+#[test]
+fn a_limit_that_is_set_anew_makes_the_count_begin_anew() {
+    let tenant = TenantMeter::new(&limits(&[("devices", 2)]));
+    let begun = tenant.count_begun();
+    assert!(tenant.learn("d1", ["a"].into_iter()));
+    tenant.set(&limits(&[("devices", 2), ("series", 1)]));
+    tenant.learnt_all(begun);
+    assert!(!tenant.is_counted(), "the series of d1 are not known");
+    assert!(tenant.learn("d1", ["a"].into_iter()));
+    tenant.learnt_all(tenant.count_begun());
+    tenant.set(&limits(&[("devices", 3), ("series", 2)]));
+    assert_eq!(tenant.usage().known, Some((1, 1)), "other limits change nothing");
+    tenant.set(&limits(&[("series", 2)]));
+    assert_eq!(tenant.usage().known, Some((0, 1)));
+}
+
+#[test]
+fn a_limit_that_cannot_be_counted_is_named() {
+    assert_eq!(limits(&[("series", MAX_COUNTED)]).uncountable(), None);
+    assert_eq!(limits(&[("devices", MAX_COUNTED + 1)]).uncountable(), Some("devices"));
+}

@@ -324,7 +324,11 @@ pub(crate) fn add(counts: &mut Counts, tenant: &str, count: Count) {
 pub(crate) fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl FnMut(&str, Count)) {
     let mut run: Option<(&str, Count)> = None;
     for (offset, record) in frame.records() {
-        let is_counted = matches!(record, Record::Reading(_) | Record::DeadLetter(_));
+        let is_counted = match record {
+            Record::Reading(_) | Record::DeadLetter(_) => true,
+            Record::Destroyed(record) => record.is_telemetry,
+            Record::Retained(_) | Record::SessionEnd(_) => false,
+        };
         if offset < from || offset >= to || !is_counted {
             continue;
         }
@@ -339,7 +343,7 @@ pub(crate) fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl F
             }
         };
         match record {
-            Record::Reading(_) => count.readings += 1,
+            Record::Reading(_) | Record::Destroyed(_) => count.readings += 1,
             _ => count.letters += 1,
         }
     }

@@ -14,7 +14,7 @@ use super::accepted::{Accepted, Count, Counts, Snapshot};
 use super::replay;
 use super::tallies::{hour_of, times_of};
 use crate::status::Shared;
-use crate::{Accounting, Clock, Projection, Projections};
+use crate::{Accounting, Clock, Projection, Projections, PurgedTenants, Retentions};
 
 /// How long the books may wait: for the count to reach the end, and for a flush that is under way.
 const WAIT: Duration = Duration::from_secs(10);
@@ -195,23 +195,24 @@ pub(crate) async fn enter_counts(
     });
     for (name, counts) in counts {
         let Some(projection) = projections.get(&name) else { continue };
-        fill(lines, &name, counts);
+        fill(lines, &name, counts, projections.purged());
         if let (Accounting::Telemetry(_), Some(letters)) = (&projection.accounting, &letters) {
             expect_replayed(lines, &name, &**letters).await?;
         }
     }
     for projection in projections.iter() {
-        check_hours(lines, projection, kept_from).await?;
+        check_hours(lines, projection, (kept_from, projections.retentions())).await?;
     }
     Ok(())
 }
 
-/// Enters a store's own count.
-fn fill(lines: &mut Lines, sink: &Arc<str>, counts: Vec<(Arc<str>, u64)>) {
-    for line in lines.values_mut().filter(|line| *line.sink == **sink) {
+/// Enters a store's own count. Of a tenant whose data is removed, the store has less than it was
+/// given: the report of the deletion has the counts.
+fn fill(lines: &mut Lines, sink: &Arc<str>, counts: Vec<(Arc<str>, u64)>, purged: &PurgedTenants) {
+    for line in lines.values_mut().filter(|line| *line.sink == **sink && !purged.has(&line.tenant)) {
         line.held = Some(0);
     }
-    for (tenant, count) in counts {
+    for (tenant, count) in counts.into_iter().filter(|(tenant, _)| !purged.has(tenant)) {
         line(lines, sink, &tenant).held = Some(count);
     }
 }
@@ -266,7 +267,11 @@ pub(crate) fn add_hours<'a>(line: &mut BookLine, hours: impl ExactSizeIterator<I
 }
 
 /// Asks a store for its count of each hour.
-async fn check_hours(lines: &mut Lines, projection: &Projection, kept_from: Option<i64>) -> Result<()> {
+async fn check_hours(
+    lines: &mut Lines,
+    projection: &Projection,
+    (kept_from, retentions): (Option<i64>, &Retentions),
+) -> Result<()> {
     let Accounting::Telemetry(Some(store)) = &projection.accounting else { return Ok(()) };
     let is_checked = |sink: &Arc<str>, line: &BookLine| *sink == projection.name && line.held.is_some();
     let of_sink = lines.iter().filter(|((sink, _), line)| is_checked(sink, line));
@@ -274,6 +279,9 @@ async fn check_hours(lines: &mut Lines, projection: &Projection, kept_from: Opti
     for hour in asked.into_iter().rev().take(CHECKED).filter(|hour| kept_from.is_none_or(|from| *hour > from)) {
         let Some(counts) = store.count_between(times_of(hour)).await? else { break };
         for ((_, tenant), line) in lines.iter_mut().filter(|((sink, _), line)| is_checked(sink, line)) {
+            if retentions.reaches(tenant, hour) {
+                continue;
+            }
             let held = counts.iter().find(|(of, _)| of == tenant).map_or(0, |(_, count)| *count);
             line.hours.iter_mut().filter(|known| known.hour == hour).for_each(|known| known.held = Some(held));
         }

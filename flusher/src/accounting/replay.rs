@@ -40,6 +40,9 @@ pub async fn replay_into_store(projections: &Projections, letter: &Deadletter) -
     if letter.stage == INGEST {
         return Ok(false);
     }
+    if projections.purged().has(&letter.tenant) {
+        return Err(StoreError::Refused("the tenant is deleted".to_owned()));
+    }
     let Some(store) = projections.get(&letter.stage).and_then(|projection| projection.replay.as_ref()) else {
         let reason = format!("no export {:?} is configured here: configure it, or replay elsewhere", letter.stage);
         return Err(StoreError::Refused(reason));

@@ -59,12 +59,13 @@ pub(crate) fn uncount_hour(hours: &mut HourTallies, tenant: &str, hour: i64) {
 }
 
 /// Counts a record that a sink passes over: records that it does not keep are `other`, unread
-/// messages are in the dead letters.
+/// messages are in the dead letters, and readings of a tenant whose keys were destroyed are missed.
 pub(crate) fn count_passed(tallies: &mut Tallies, record: &Record<'_>) {
     let counts = entry(tallies, record.tenant());
     match record {
         Record::DeadLetter(_) => counts.dead_lettered += 1,
-        Record::Reading(_) | Record::Retained(_) | Record::SessionEnd(_) => counts.other += 1,
+        Record::Destroyed(record) if record.is_telemetry => counts.missed += 1,
+        Record::Reading(_) | Record::Retained(_) | Record::SessionEnd(_) | Record::Destroyed(_) => counts.other += 1,
     }
 }
 

@@ -79,8 +79,9 @@ async fn count<const N: usize>(log: &dyn Log, ends: [u64; N]) -> Result<[BTreeMa
                 let counts = entry(counts, record.tenant());
                 match record {
                     Record::Reading(_) => counts.readings += 1,
+                    Record::Destroyed(record) if record.is_telemetry => counts.readings += 1,
                     Record::DeadLetter(_) => counts.letters += 1,
-                    Record::Retained(_) | Record::SessionEnd(_) => counts.other += 1,
+                    Record::Retained(_) | Record::SessionEnd(_) | Record::Destroyed(_) => counts.other += 1,
                 }
             }
         }

@@ -33,11 +33,18 @@ struct Known {
 #[async_trait]
 impl LatestView for FleetLatest {
     async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
+        let purged = self.0.projections.purged();
+        if devices.iter().any(|device| purged.has(&device.tenant)) {
+            return Ok(vec![None; devices.len()]);
+        }
         let map = self.all(&Question::Some(devices)).await?;
         Ok(devices.iter().map(|device| map.get(device)).collect())
     }
 
     async fn list(&self, tenant: &str, after: Option<&str>, limit: usize) -> Result<Vec<LatestState>> {
+        if self.0.projections.purged().has(tenant) {
+            return Ok(Vec::new());
+        }
         let map = self.all(&Question::List { tenant, after, limit }).await?;
         // Each gave its first ones: the first ones of all are among them, each with all that is
         // known of it.

@@ -11,6 +11,7 @@ use model::Nanos;
 use stores::contract::{DeadLetters, Deadletter, LIST_BYTES, Result, is_last};
 
 use super::readers::Reading;
+use crate::PurgedTenants;
 use crate::readers::scan;
 use crate::sinks::records::{DeadLetterWriter, RecordWriter};
 
@@ -24,7 +25,8 @@ impl FleetLetters {
         let logs: Vec<String> = listing.logs.iter().map(|info| info.id.clone()).collect();
         let mut found = Vec::new();
         for log in self.0.open_all(&logs).await? {
-            let letters = DeadLetterWriter { log: log.id().into(), store: Arc::clone(&self.0.stores.dead_letters) };
+            let store = Arc::clone(&self.0.stores.dead_letters);
+            let letters = DeadLetterWriter { log: log.id().into(), store, purged: PurgedTenants::default() };
             let read = from_log(&*log, &letters, kept, self.0.wait).await;
             found.extend(self.0.unless_gone(log.id(), read).await?);
         }

@@ -20,11 +20,12 @@ mod ledger;
 mod letters;
 mod member;
 mod peers;
+#[cfg(test)]
+mod peers_tests;
 mod readers;
 mod retained;
 mod serve;
 mod share;
-mod stream;
 mod tail;
 #[cfg(test)]
 mod tests;

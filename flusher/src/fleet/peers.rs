@@ -1,6 +1,7 @@
 //! Connections to the other flushers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,11 +9,14 @@ use parking_lot::Mutex;
 use proto::internal::v1::fleet_service_client::FleetServiceClient;
 use tls::Connector;
 use tokio::time::Instant;
+use tonic::codegen::http::Uri;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
+
+use crate::metrics::Metrics;
 
 /// A flusher that has not begun to answer by then is not waited for: the log itself can be read.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -22,6 +26,51 @@ const WHOLE: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(5);
 /// Bytes of a message at most.
 const MESSAGE_BYTES: usize = 256 << 20;
+
+/// The reason why an address is not called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The secret would be readable on the way.
+    #[error(
+        "its address on Redis can be reached from other machines, and `fleet.secret` would be sent unencrypted: set \
+         `fleet.certificate`, `fleet.key` and `fleet.ca` in every process, or `insecure = true` if the network around \
+         them is trusted"
+    )]
+    Exposed,
+    /// It is encrypted, and this process has no certificates.
+    #[error(
+        "it has a certificate, and this process has none: set `fleet.certificate`, `fleet.key` and `fleet.ca` in \
+         every process"
+    )]
+    NoneHere,
+    /// It is not encrypted, and this process has certificates.
+    #[error(
+        "it has no certificate, and this process has one: set `fleet.certificate`, `fleet.key` and `fleet.ca` in \
+         every process"
+    )]
+    NoneThere,
+    /// It is not an address.
+    #[error("its address on Redis is not http://host:port: set `fleet.advertise` in that process")]
+    Address,
+}
+
+impl Refusal {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Exposed => "unencrypted",
+            Self::NoneHere => "no_certificate",
+            Self::NoneThere => "no_certificate_there",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// True for addresses of this machine, and for its usual name. Other names are looked up each time,
+/// and may change.
+fn is_loopback(host: &str) -> bool {
+    let address: Result<IpAddr, _> = host.trim_matches(['[', ']']).parse();
+    address.map_or(host.eq_ignore_ascii_case("localhost"), |address| address.to_canonical().is_loopback())
+}
 
 pub(super) type Client = FleetServiceClient<InterceptedService<Channel, Key>>;
 
@@ -40,21 +89,30 @@ impl Interceptor for Key {
 pub(super) struct Peers {
     key: Key,
     tls: Option<tls::Client>,
+    trusts_network: bool,
+    metrics: Arc<Metrics>,
     clients: Mutex<HashMap<String, Client>>,
     silent: Mutex<HashMap<String, Instant>>,
 }
 
 impl Peers {
     /// Clients with the secret that all processes share, encrypted when they have certificates.
+    /// Without, the secret is sent to this machine only, unless the network is trusted.
     ///
     /// # Errors
-    /// When it cannot be sent in a header.
-    pub(super) fn new(secret: &str, tls: Option<tls::Client>) -> Result<Self, String> {
+    /// When the secret cannot be sent in a header.
+    pub(super) fn new(
+        secret: &str,
+        tls: Option<tls::Client>,
+        trusts_network: bool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
         let mut key: MetadataValue<Ascii> = format!("Bearer {secret}")
             .parse()
             .map_err(|_| "`fleet.secret` holds a line break or another control character")?;
         key.set_sensitive(true);
-        Ok(Self { key: Key(key), tls, clients: Mutex::default(), silent: Mutex::default() })
+        let (clients, silent) = (Mutex::default(), Mutex::default());
+        Ok(Self { key: Key(key), tls, trusts_network, metrics, clients, silent })
     }
 
     /// A client of one of them; `None` while it is known not to answer.
@@ -77,29 +135,38 @@ impl Peers {
         Some(client)
     }
 
-    /// An address is encrypted when this process has certificates, and never otherwise: the other
-    /// one cannot choose.
+    /// An address is encrypted when this process has certificates, and never otherwise: addresses
+    /// stand on Redis, and must not choose.
     fn channel(&self, address: &str) -> Option<Channel> {
-        let plain = address.strip_prefix("https://").map(|rest| format!("http://{rest}"));
-        let cure = "set `fleet.certificate`, `fleet.key` and `fleet.ca` in every process";
-        match (plain, &self.tls) {
-            (Some(plain), Some(tls)) => {
-                let endpoint = Endpoint::from_shared(plain).ok()?.connect_timeout(PATIENCE).tcp_nodelay(true);
-                Some(endpoint.connect_with_connector_lazy(Connector::new(tls.clone())))
+        let channel = self.allowed(address).map(|endpoint| {
+            let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true);
+            match &self.tls {
+                Some(tls) => endpoint.connect_with_connector_lazy(Connector::new(tls.clone())),
+                None => endpoint.connect_lazy(),
             }
-            (None, None) => {
-                let endpoint = Endpoint::from_shared(address.to_owned()).ok()?;
-                Some(endpoint.connect_timeout(PATIENCE).tcp_nodelay(true).connect_lazy())
-            }
-            (Some(_), None) => {
-                tracing::error!(address, "a flusher has a certificate, and this process has none: {cure}");
-                None
-            }
-            (None, Some(_)) => {
-                tracing::error!(address, "a flusher has no certificate, and this process has one: {cure}");
-                None
-            }
-        }
+        });
+        channel.inspect_err(|refusal| self.report(address, *refusal)).ok()
+    }
+
+    fn allowed(&self, address: &str) -> Result<Endpoint, Refusal> {
+        let address = address.to_ascii_lowercase();
+        let uri: Uri = address.parse().map_err(|_| Refusal::Address)?;
+        let is_here = uri.host().is_some_and(is_loopback);
+        let plain = match (uri.scheme_str(), &self.tls) {
+            (Some("https"), Some(_)) => format!("http{}", address.trim_start_matches("https")),
+            (Some("http"), None) if is_here || self.trusts_network => address,
+            (Some("http"), None) => return Err(Refusal::Exposed),
+            (Some("https"), None) => return Err(Refusal::NoneHere),
+            (Some("http"), Some(_)) => return Err(Refusal::NoneThere),
+            _ => return Err(Refusal::Address),
+        };
+        Endpoint::from_shared(plain).map_err(|_| Refusal::Address)
+    }
+
+    /// Counts and logs an address that is not called. It is not tried again for a while.
+    fn report(&self, address: &str, refusal: Refusal) {
+        self.metrics.peers_refused(refusal.label()).inc();
+        tracing::error!(address, "a flusher is not called: {refusal}");
     }
 
     /// Waits a short time for the start of an answer; `None` when none comes.

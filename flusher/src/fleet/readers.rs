@@ -19,6 +19,7 @@ use super::peers::{self, Peers};
 use super::{FleetHandle, convert, latest, ledger, letters, tail};
 use crate::accounting::books::{KeptFrom, kept_from};
 use crate::flusher::system_clock;
+use crate::metrics::Metrics;
 use crate::status::SinkStatus;
 use crate::{Config, Projections, Stores};
 
@@ -41,6 +42,10 @@ pub struct Source {
     pub secret: String,
     /// Encrypts calls: other processes are called at https addresses only.
     pub tls: Option<tls::Client>,
+    /// Without certificates the secret may be sent to other machines.
+    pub trusts_network: bool,
+    /// Counts the addresses that are not called.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Readers of the whole fleet. Cheap to clone.
@@ -75,7 +80,7 @@ impl Readers {
     pub fn new(config: &Config, source: Source) -> Result<Self, String> {
         Ok(Self(Arc::new(Reading {
             directory: Directory::new(source.catalogue, system_clock()),
-            peers: Arc::new(Peers::new(&source.secret, source.tls)?),
+            peers: Arc::new(Peers::new(&source.secret, source.tls, source.trusts_network, source.metrics)?),
             projections: source.projections,
             stores: source.stores,
             is_store_shared: source.is_store_shared,

@@ -20,7 +20,8 @@ impl Readers {
     /// yet. What was acknowledged before a kill is among them.
     ///
     /// # Errors
-    /// [`StoreError::Busy`](stores::StoreError::Busy) when the logs or the store cannot be read now.
+    /// [`StoreError::Busy`](stores::StoreError::Busy) when the logs or the store cannot be read
+    /// now.
     pub async fn retained(&self) -> Result<Vec<RetainedMessage>> {
         let mut changes = Changes::default();
         for log in self.logs().await? {
@@ -33,7 +34,9 @@ impl Readers {
             keep_newest(&mut changes, message);
         }
         // A change without a payload cleared its topic.
-        Ok(changes.into_values().filter(|message| !message.payload.is_empty()).collect())
+        let purged = self.0.projections.purged();
+        let is_held = |message: &RetainedMessage| !message.payload.is_empty() && !purged.has(&message.tenant);
+        Ok(changes.into_values().filter(is_held).collect())
     }
 
     /// Adds the changes of a log that the store does not have.

@@ -3,28 +3,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use model::{DeviceKey, TimeRange};
 use proto::internal::v1 as wire;
 use proto::internal::v1::fleet_service_server::{FleetService, FleetServiceServer};
 use stores::contract::{LatestState, StoreError, Tail};
-use tls::Acceptor;
+use tls::{Acceptor, Connections, Peer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream;
 use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::stream::FleetStream;
 use super::{FleetHandle, convert, ledger};
 use crate::sinks::latest::Question;
 
-/// Pause after a failure to accept: the limit of open files may be reached.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Connections of other processes at one time. Each opens one; others wait for those that have not
+/// said the secret.
+const CONNECTIONS: usize = 256;
+/// Time for a connection to make its first call with the secret.
+const KNOWN_WITHIN: Duration = Duration::from_secs(10);
+/// Calls at one time on one connection.
+const CALLS: u32 = 256;
+/// Time between two pings on a connection, and the time for an answer.
+const PING: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum size of the headers and of the request of a call: names of logs and devices.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+/// Bytes of the request of a call that may arrive before they are read.
+const WINDOW: u32 = 64 << 10;
 
 /// Answers the other processes of the fleet until `stop`. Callers must know `secret` and, with an
-/// acceptor, present a certificate.
+/// acceptor, present a certificate. Connections that have not called with the secret yet keep no
+/// others out.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -34,17 +47,24 @@ pub async fn serve(
     secret: &str,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let service = FleetServiceServer::with_interceptor(Service(handle), Guard::new(secret));
-    let incoming = futures::stream::unfold((listener, tls), async |(listener, tls)| {
-        let accepted = FleetStream::accept(&listener, tls.as_ref()).await;
-        if let Err(error) = &accepted {
-            tracing::warn!("cannot accept a connection of the fleet: {error}");
-            tokio::time::sleep(PAUSE).await;
-        }
-        Some((accepted, (listener, tls)))
+    let service = FleetServiceServer::new(Service(handle)).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let service = InterceptedService::new(service, Guard::new(secret));
+    let connections = Connections::new(listener, "256 of the fleet", CONNECTIONS, PING + 2 * PING_TIMEOUT, b"");
+    let connections = connections.with_tls(tls).known_within(KNOWN_WITHIN);
+    let incoming = futures::stream::unfold(connections, async |mut connections| {
+        let (stream, _) = connections.accept().await;
+        Some((Ok::<_, std::io::Error>(stream), connections))
     });
-    let incoming = incoming.filter(|accepted| std::future::ready(accepted.is_ok()));
-    Server::builder().add_service(service).serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
+    Server::builder()
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(4 * WINDOW)
+        .max_concurrent_streams(CALLS)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await
 }
 
 /// Admits callers that know the secret.
@@ -66,6 +86,9 @@ impl Interceptor for Guard {
             .zip(self.0.as_bytes())
             .fold(given.len() ^ self.0.len(), |wrong, (a, b)| wrong | usize::from(a ^ b));
         if wrong == 0 {
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.admit();
+            }
             Ok(request)
         } else {
             Err(Status::unauthenticated("wrong fleet secret: set the same `fleet.secret` in every process"))

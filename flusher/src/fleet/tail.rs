@@ -28,6 +28,9 @@ impl Tail for FleetTail {
     async fn tail(&self, device: &DeviceKey, range: TimeRange, names: Option<&[Arc<str>]>) -> Result<TailAnswer> {
         let listing = self.0.directory.list().await?;
         let mut answer = TailAnswer { blocks: Vec::new(), complete_until: listing.as_of };
+        if self.0.projections.purged().has(&device.tenant) {
+            return Ok(answer);
+        }
         let mut groups = self.0.groups(&listing);
         let mut unanswered = std::mem::take(&mut groups.unheld);
 

@@ -49,7 +49,9 @@ fn held(catalogue: &FakeCatalogue) -> [usize; 2] {
 pub(super) fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Option<FleetHandle>) -> Readers {
     let (stores, is_store_shared) = (world.stores(), true);
     let (catalogue, projections, secret) = (catalogue.clone(), world.projections(), "s".to_owned());
-    let source = ReaderSource { catalogue, projections, stores, is_store_shared, local, secret, tls: None };
+    let (tls, trusts_network, metrics) = (None, false, Arc::default());
+    let source =
+        ReaderSource { catalogue, projections, stores, is_store_shared, local, secret, tls, trusts_network, metrics };
     Readers::new(&world.config, source).unwrap()
 }
 

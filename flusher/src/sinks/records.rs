@@ -7,6 +7,7 @@ use buffer::frame::{Frame, Record};
 use parking_lot::Mutex;
 use stores::contract::{DeadLetters, Deadletter, Retained, RetainedMessage};
 
+use crate::PurgedTenants;
 use crate::accounting::tallies::{Tallies, count_passed};
 use crate::sink::{Load, Part, Refusal, Sink};
 
@@ -119,6 +120,7 @@ fn part<I: Clone>(items: &[I], tallies: Tallies) -> Part<I> {
 pub(crate) struct DeadLetterWriter {
     pub(crate) log: Arc<str>,
     pub(crate) store: Arc<dyn DeadLetters>,
+    pub(crate) purged: PurgedTenants,
 }
 
 #[async_trait]
@@ -143,7 +145,8 @@ impl RecordWriter for DeadLetterWriter {
         Some((item, letter.payload.len() + letter.topic.len() + letter.reason.len() + letter.client.len()))
     }
 
-    async fn write(&self, items: Vec<Deadletter>) -> stores::contract::Result<()> {
+    async fn write(&self, mut items: Vec<Deadletter>) -> stores::contract::Result<()> {
+        items.retain(|letter| !self.purged.has(&letter.tenant));
         self.store.put(items).await
     }
 
@@ -154,6 +157,7 @@ impl RecordWriter for DeadLetterWriter {
 
 pub(crate) struct RetainedWriter {
     pub(crate) store: Arc<dyn Retained>,
+    pub(crate) purged: PurgedTenants,
 }
 
 #[async_trait]
@@ -166,7 +170,8 @@ impl RecordWriter for RetainedWriter {
         Some((item, bytes))
     }
 
-    async fn write(&self, items: Vec<RetainedMessage>) -> stores::contract::Result<()> {
+    async fn write(&self, mut items: Vec<RetainedMessage>) -> stores::contract::Result<()> {
+        items.retain(|message| !self.purged.has(&message.tenant));
         self.store.apply(items).await
     }
 

@@ -153,6 +153,7 @@ impl Log for FakeLog {
             Record::DeadLetter(letter) => letter.received,
             Record::Retained(message) => message.received,
             Record::SessionEnd(end) => end.received,
+            Record::Destroyed(_) => panic!("no keys were destroyed"),
         };
         let first = records.filter(|(_, record)| received(record) >= time).map(|(offset, _)| offset).next();
         Ok(first.unwrap_or_else(|| self.end()))

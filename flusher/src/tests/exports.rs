@@ -12,7 +12,7 @@ fn line<'a>(lines: &'a [BookLine], sink: &str, tenant: &str) -> Option<&'a BookL
     lines.iter().find(|line| line.sink == sink && &*line.tenant == tenant)
 }
 
-fn append(world: &World, from: u64) {
+pub(super) fn append(world: &World, from: u64) {
     world.log.append(|staged| {
         (from..from + 100).for_each(|n| stage(staged, if n % 5 == 0 { "acme" } else { "default" }, n, 10));
         stage_letter(staged, "no JSON");

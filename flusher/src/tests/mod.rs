@@ -4,6 +4,7 @@ mod books;
 mod crash;
 mod delivery;
 mod exports;
+mod purged;
 mod queries;
 mod takeover;
 mod traces;

@@ -93,11 +93,13 @@ impl Admin {
         self.delete(tenant, Owner::Tenant(Class::Authority), id, &origin).await
     }
 
-    /// Revokes one certificate of an authority of the tenant. Its sessions end.
+    /// Revokes one certificate of an authority of the tenant, also where a device of the tenant is
+    /// registered with it. Its sessions end.
     ///
     /// # Errors
-    /// [`Error::Invalid`]; [`Error::Exists`] when it is revoked; [`Error::NotFound`] without the
-    /// tenant; [`Error::Limit`] when the tenant has 10,000; [`Error::Unavailable`].
+    /// [`Error::Invalid`], also for one that has expired; [`Error::Exists`] when it is revoked;
+    /// [`Error::NotFound`] without the tenant; [`Error::Limit`] when the tenant has 10,000;
+    /// [`Error::Unavailable`].
     pub async fn revoke_certificate(
         &self,
         tenant: &str,
@@ -105,17 +107,32 @@ impl Admin {
         by: &By,
     ) -> Result<Created<Credential>> {
         let origin = self.origin("RevokeCertificate", by)?;
+        check::tenant(tenant)?;
         let invalid = |reason: &str| Error::Invalid { field: "certificate", reason: reason.to_owned() };
         let der = certificate::read(&revoked.certificate).map_err(invalid)?;
         let print = Fingerprint::of(&der);
         let kind = CredentialKind::RevokedCertificate { fingerprint: print.hex() };
-        // After the certificate has expired, its row may make room.
-        let expires = certificate::expires(&der).filter(|last| *last > origin.at);
+        // After the certificate has expired, its row makes room for others.
+        let expires = certificate::expires(&der).ok_or_else(|| invalid("its time of expiry cannot be read"))?;
+        if expires <= origin.at {
+            return Err(invalid("it has expired, so that it is no longer valid anyway"));
+        }
         let id = print.revoked_id(tenant);
-        let created = self.register(id, tenant, kind, expires, &origin).await?;
+        // First, so that it holds at once. One that exists may be of a call that ended here.
+        let created = self.register(id, tenant, kind, Some(expires), &origin).await;
+        if created.as_ref().is_err_and(|error| !matches!(error, Error::Exists(_))) {
+            return created;
+        }
         if let Some(gate) = &self.gate {
             gate.revoke(&id);
         }
-        Ok(created)
+        // If the device is registered with it, that ends too.
+        let pinned = self.registry.credential(print.id()).await?.map(|found| found.credential);
+        if let Some(pinned) = pinned.filter(|pinned| pinned.tenant == tenant)
+            && let Some(device) = pinned.device()
+        {
+            self.delete(tenant, Owner::Device(device), pinned.id, &origin).await?;
+        }
+        created
     }
 }

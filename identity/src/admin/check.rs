@@ -1,16 +1,31 @@
 //! Rules for the fields of a change.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
+use model::time::SECOND;
 use model::{Nanos, device};
 
 use crate::public_key::PublicKey;
-use crate::registry::{Error, Result};
+use crate::registry::{Error, GroupFilter, Result};
 use crate::{KeyAlgorithm, Role};
 
 const MAX_TEXT_BYTES: usize = 256;
 const MAX_REQUEST_ID_BYTES: usize = 64;
 const MAX_SCOPES: usize = 64;
 const MAX_NETWORKS: usize = 64;
+/// Groups that a key or a role is bound to.
+const MAX_GROUPS: usize = 16;
+const MAX_GROUP_BYTES: usize = 63;
+const MAX_PATTERNS: usize = 32;
+const MAX_FEATURES: usize = 32;
+const MAX_FEATURE_BYTES: usize = 64;
+/// Features that Weir itself reads. Others are the operator's own.
+const FEATURES: [&str; 0] = [];
+/// Beginning of the names of features that Weir only keeps.
+const OWN_FEATURES: &str = "x-";
+/// Longest time until a deletion.
+const LONGEST_GRACE: Nanos = 365 * 24 * 3600 * SECOND;
 
 fn invalid(field: &'static str, reason: impl Into<String>) -> Error {
     Error::Invalid { field, reason: reason.into() }
@@ -48,6 +63,37 @@ pub(super) fn text(field: &'static str, text: &str) -> Result<()> {
         Some(c) => Err(invalid(field, format!("it contains {c:?}, which is not allowed"))),
         None => Ok(()),
     }
+}
+
+pub(super) fn features(features: &BTreeMap<String, bool>) -> Result<()> {
+    if features.len() > MAX_FEATURES {
+        return Err(invalid("features", format!("there are more than {MAX_FEATURES}: remove one with NAME=none")));
+    }
+    for name in features.keys() {
+        let shown: String = name.chars().take(40).collect();
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+        if name.len() > MAX_FEATURE_BYTES || !name.chars().all(is_plain) {
+            let reason = format!(
+                "{shown:?} is not a name of a feature: use at most {MAX_FEATURE_BYTES} of a-z, 0-9, '-', '_' and '.'"
+            );
+            return Err(invalid("features", reason));
+        }
+        let is_own = name.strip_prefix(OWN_FEATURES).is_some_and(|rest| !rest.is_empty());
+        if !is_own && !FEATURES.contains(&name.as_str()) {
+            let reason = format!("there is no feature {shown:?}: names of your own begin with {OWN_FEATURES:?}");
+            return Err(invalid("features", reason));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the time from which data is removed: the one that was given, or that of the default.
+pub(super) fn purge_time(given: Option<Nanos>, default: Nanos, now: Nanos) -> Result<Nanos> {
+    let time = given.unwrap_or(now.saturating_add(default)).max(now);
+    if time > now.saturating_add(LONGEST_GRACE) {
+        return Err(invalid("purge_time", "it is more than 365 days ahead"));
+    }
+    Ok(time)
 }
 
 pub(super) fn request_id(id: &str) -> Result<()> {
@@ -102,4 +148,54 @@ pub(super) fn networks(networks: &[String]) -> Result<Vec<String>> {
         }
     };
     networks.iter().map(network).collect()
+}
+
+/// Returns the groups in order, each once. Only roles whose permissions are about devices are bound
+/// to groups.
+pub(super) fn groups(role: Role, mut groups: Vec<String>) -> Result<Vec<String>> {
+    if groups.len() > MAX_GROUPS {
+        return Err(invalid("groups", format!("there are more than {MAX_GROUPS}")));
+    }
+    if !groups.is_empty() && role > Role::Admin {
+        let reason = format!("the role {} is that of a whole tenant: use ADMIN or less", role.as_str());
+        return Err(invalid("groups", reason));
+    }
+    groups.iter().try_for_each(|id| group("groups", id))?;
+    groups.sort_unstable();
+    groups.dedup();
+    Ok(groups)
+}
+
+/// Checks the id of a group, which is part of lists and of names.
+pub(super) fn group(field: &'static str, id: &str) -> Result<()> {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if id.is_empty() || id.len() > MAX_GROUP_BYTES || !id.bytes().all(is_good) {
+        let reason = format!("use 1 to {MAX_GROUP_BYTES} letters, digits, '-', '_' and '.' for the id of a group");
+        return Err(invalid(field, reason));
+    }
+    Ok(())
+}
+
+/// Returns the filter with its patterns in order, each once; without any it is none.
+pub(super) fn filter(filter: GroupFilter) -> Result<GroupFilter> {
+    let GroupFilter::Patterns(mut patterns) = filter else { return Ok(filter) };
+    if patterns.len() > MAX_PATTERNS {
+        return Err(invalid("patterns", format!("there are more than {MAX_PATTERNS}")));
+    }
+    for pattern in &patterns {
+        device::check_id(pattern).map_err(|error| invalid("patterns", error.to_string()))?;
+    }
+    patterns.sort_unstable();
+    patterns.dedup();
+    Ok(if patterns.is_empty() { GroupFilter::None } else { GroupFilter::Patterns(patterns) })
+}
+
+/// Returns devices in order, each once.
+pub(super) fn members(mut devices: Vec<String>) -> Result<Vec<String>> {
+    for id in &devices {
+        device::check_id(id).map_err(|error| invalid("devices", error.to_string()))?;
+    }
+    devices.sort_unstable();
+    devices.dedup();
+    Ok(devices)
 }

@@ -7,19 +7,75 @@ use crate::{CredentialId, Role};
 
 impl Admin {
     /// Creates an issuer: its tokens are accepted in the tenant. `max_role` and `is_operated`
-    /// follow from the caller: no principal of the issuer has a role above that of its creator.
+    /// follow from the caller: no principal of the issuer has a role above that of its creator. An
+    /// administrator of a tenant creates issuers for the audience `weir:{tenant}` only, so that no
+    /// tenant takes the issuer of another one.
     ///
     /// # Errors
-    /// [`Error::Invalid`], also for a role above that of the caller; [`Error::Exists`] when any
-    /// tenant has an issuer with this URL and audience; [`Error::NotFound`] without the tenant;
+    /// [`Error::Invalid`], also for a role above that of the caller and for another audience;
+    /// [`Error::Exists`] when any tenant has an issuer with this URL and audience;
+    /// [`Error::NotFound`] without the tenant;
     /// [`Error::Limit`] when the tenant has 20; [`Error::Unavailable`].
     pub async fn create_issuer(&self, tenant: &str, issuer: Issuer, by: &By) -> Result<Created<Credential>> {
         let origin = self.origin("CreateIssuer", by)?;
         check_role("max_role", issuer.max_role, by)?;
         check::text("display_name", &issuer.display_name)?;
         let issuer = Issuer { is_operated: by.role == Role::Installation, ..issuer }.checked()?;
+        let own = format!("weir:{tenant}");
+        if by.role < Role::Installation && issuer.audience != own {
+            let reason = format!(
+                "an issuer of this tenant has the audience {own:?}: let its tokens have it, or ask an operator of the \
+                 installation for another one"
+            );
+            return Err(Error::Invalid { field: "audience", reason });
+        }
         let id = Issuer::id(&issuer.url, &issuer.audience);
         self.create_row(tenant, id, CredentialKind::Issuer(issuer), &origin).await
+    }
+
+    /// Returns an issuer.
+    ///
+    /// # Errors
+    /// As [`delete_issuer`](Self::delete_issuer).
+    pub async fn get_issuer(&self, tenant: &str, id: CredentialId, by: &By) -> Result<Credential> {
+        check::tenant(tenant)?;
+        let found = self.registry.credential(id).await?.map(|found| found.credential);
+        let is_wanted = |row: &Credential| row.tenant == tenant && may_change(&row.kind, by);
+        found.filter(is_wanted).ok_or_else(|| Error::NotFound(format!("credential {id}")))
+    }
+
+    /// Changes an issuer; its URL, its audience and its tenant claim stay. The calls of its tokens
+    /// end. `etag`: that of the issuer that the change is made for.
+    ///
+    /// # Errors
+    /// As [`create_issuer`](Self::create_issuer) and [`delete_issuer`](Self::delete_issuer);
+    /// [`Error::Conflict`] when the issuer has another etag.
+    pub async fn update_issuer(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        issuer: Issuer,
+        etag: &str,
+        by: &By,
+    ) -> Result<Credential> {
+        let origin = self.origin("UpdateIssuer", by)?;
+        let present = self.get_issuer(tenant, id, by).await?;
+        let CredentialKind::Issuer(known) = &present.kind else {
+            return Err(Error::NotFound(format!("credential {id}")));
+        };
+        if (&issuer.url, &issuer.audience, &issuer.tenant_claim) != (&known.url, &known.audience, &known.tenant_claim) {
+            let reason = "url, audience and tenant claim stay: add another issuer, and delete this one".to_owned();
+            return Err(Error::Invalid { field: "url", reason });
+        }
+        check_role("max_role", issuer.max_role, by)?;
+        check::text("display_name", &issuer.display_name)?;
+        let issuer = Issuer { is_operated: known.is_operated, ..issuer }.checked()?;
+        let kind = CredentialKind::Issuer(issuer);
+        let updated = self.registry.update_credential(tenant, id, kind, Some(etag), &origin).await?;
+        if let Some(gate) = &self.gate {
+            gate.revoke(&id);
+        }
+        Ok(updated)
     }
 
     /// Returns issuers of a tenant in order of their ids, those after `after`; at most 1000.
@@ -39,12 +95,7 @@ impl Admin {
     /// [`Error::Invalid`], [`Error::Unavailable`].
     pub async fn delete_issuer(&self, tenant: &str, id: CredentialId, by: &By) -> Result<()> {
         let origin = self.origin("DeleteIssuer", by)?;
-        let may = |kind: &CredentialKind| {
-            let CredentialKind::Issuer(issuer) = kind else { return false };
-            let least = if issuer.tenant_claim.is_some() { Role::Installation } else { issuer.max_role };
-            least <= by.role
-        };
-        self.delete_if(tenant, Class::Issuer, id, may, &origin).await
+        self.delete_if(tenant, Class::Issuer, id, |kind| may_change(kind, by), &origin).await
     }
 
     /// Gives a principal of an issuer a role in a tenant. It has one binding: delete it to give it
@@ -63,8 +114,14 @@ impl Admin {
         let origin = self.origin("CreateRoleBinding", by)?;
         check_role("role", binding.role, by)?;
         check_principal(&binding.principal)?;
+        let groups = check::groups(binding.role, binding.groups)?;
+        let binding = RoleBinding { groups, ..binding };
         let id = RoleBinding::id(tenant, &binding.principal);
-        self.create_row(tenant, id, CredentialKind::RoleBinding(binding), &origin).await
+        let created = self.create_row(tenant, id, CredentialKind::RoleBinding(binding), &origin).await?;
+        if let Some(gate) = &self.gate {
+            gate.created(&id);
+        }
+        Ok(created)
     }
 
     /// Returns role bindings of a tenant in order of their ids, those after `after`; at most 1000.
@@ -121,6 +178,13 @@ impl Admin {
         }
         self.delete(tenant, Owner::Tenant(class), id, origin).await
     }
+}
+
+/// True for an issuer that the caller may change.
+fn may_change(kind: &CredentialKind, by: &By) -> bool {
+    let CredentialKind::Issuer(issuer) = kind else { return false };
+    let least = if issuer.tenant_claim.is_some() { Role::Installation } else { issuer.max_role };
+    least <= by.role
 }
 
 fn check_role(field: &'static str, role: Role, by: &By) -> Result<()> {

@@ -18,6 +18,7 @@ fn viewer() -> NewApiKey {
         role: Role::Viewer,
         scopes: Vec::new(),
         allowed_networks: Vec::new(),
+        groups: Vec::new(),
         expires: None,
     }
 }
@@ -129,5 +130,5 @@ async fn the_audit_names_the_caller_of_a_change_and_never_a_secret() {
     let secret = created.secret.unwrap();
     assert!(!format!("{events:?}").contains(&secret.expose()[16..59]));
     assert!(!format!("{:?}", created.credential).contains("hmac"));
-    assert_eq!(admin.verify_audit("t", None).await.unwrap().fault, None);
+    assert_eq!(admin.check_audit("t", &crate::AuditRange::default()).await.unwrap().fault, None);
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::tokens::{Access, KnownIssuer};
 use super::{Gate, LOOKUPS, Problem};
 use crate::oauth::{Fetch, Issuer, TokenError, TokenFault, UnverifiedToken, ValidToken};
-use crate::registry::{CredentialKind, RoleBinding, TenantState};
+use crate::registry::{CredentialKind, RoleBinding, Stamp, TenantState};
 use crate::{CredentialId, Role};
 
 impl Gate {
@@ -41,7 +41,7 @@ impl Gate {
                 }
             })?;
             // Not before: the state of a tenant is for those whom its issuer knows.
-            if tenant == TenantState::Suspended {
+            if !tenant.admits() {
                 let tenant = issuer.tenant.as_ref().into();
                 return Err(Problem::Suspended { tenant, principal: valid.claims.principal });
             }
@@ -89,11 +89,18 @@ impl Gate {
         };
         let binding = RoleBinding::id(&tenant, &claims.principal);
         let bound = self.bound_role(binding, &tenant, &claims.principal).await?;
-        let Some(role) = bound.max(claims.role).map(|role| role.min(settings.max_role)) else {
+        let role = bound.as_ref().map(|(bound, _)| bound.role).max(claims.role);
+        // An operator of the installation is not of one tenant, and so of no group.
+        let is_bound = bound.as_ref().is_some_and(|(bound, _)| !bound.groups.is_empty());
+        let most = if is_bound { settings.max_role.min(Role::Admin) } else { settings.max_role };
+        let Some(role) = role.map(|role| role.min(most)) else {
             return Err(Problem::NoRole { tenant: tenant.as_ref().into(), principal: claims.principal });
         };
+        // The groups of a binding limit its principal whole, also the role of its token.
+        let groups = bound.as_ref().map(|(bound, _)| &*bound.groups).unwrap_or_default();
         Ok(Access {
             print,
+            reach: self.reach(&tenant, groups).await?,
             meter: self.tenant_meter(&tenant).await?.caller(),
             tenant,
             name: claims.principal.into(),
@@ -103,7 +110,7 @@ impl Gate {
             issuer,
             key,
             binding,
-            is_bound: bound.is_some(),
+            bound: bound.map(|(_, stamp)| stamp),
             ended: CancellationToken::new(),
         })
     }
@@ -115,12 +122,20 @@ impl Gate {
         }
         match self.look_up_tenant(tenant).await? {
             Some(found) if found.state == TenantState::Active => Ok(()),
+            // Its own chain has ended.
+            Some(found) if found.state.is_purged() => Err(bad(&issuer.tenant, TokenFault::Tenant)),
             Some(_) => Err(Problem::Suspended { tenant: tenant.into(), principal: principal.into() }),
             None => Err(bad(&issuer.tenant, TokenFault::Tenant)),
         }
     }
 
-    async fn bound_role(&self, id: CredentialId, tenant: &str, principal: &str) -> Result<Option<Role>, Problem> {
+    /// Returns a binding, and the stamp of its row.
+    async fn bound_role(
+        &self,
+        id: CredentialId,
+        tenant: &str,
+        principal: &str,
+    ) -> Result<Option<(RoleBinding, Stamp)>, Problem> {
         let found = self.look_up(id).await?;
         Ok(found.and_then(|found| match &found.credential.kind {
             CredentialKind::RoleBinding(binding)
@@ -128,7 +143,7 @@ impl Gate {
                     && binding.principal == principal
                     && !found.credential.has_expired(self.0.clock.now()) =>
             {
-                Some(binding.role)
+                Some((binding.clone(), found.credential.stamp()))
             }
             _ => None,
         }))

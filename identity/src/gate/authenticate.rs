@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::admit::paced;
+use super::admit::{BUSY, paced};
 use super::live::Subject;
 use super::tenants::Metered;
 use super::{Gate, Problem, pace};
@@ -29,6 +29,7 @@ impl Authenticator for Gate {
                 role: access.role,
                 scopes: access.scopes.clone(),
                 networks: Arc::default(),
+                reach: access.reach.clone(),
                 ended: access.ended.clone(),
                 meter: Some(access.meter.clone()),
             });
@@ -38,7 +39,9 @@ impl Authenticator for Gate {
             None => Err(Problem::Wrong { tenant: None, principal: String::new() }),
         };
         let entry = checked.map_err(|problem| denied(self.failed(problem, METHOD, source, now)))?;
-        let Subject::Caller { name, role, scopes, networks } = &entry.subject else { return Err(Denied::Invalid) };
+        let Subject::Caller { name, role, scopes, networks, reach } = &entry.subject else {
+            return Err(Denied::Invalid);
+        };
         let peer = presented.peer.map(|peer| peer.to_canonical());
         let is_inside = peer.is_some_and(|peer| networks.iter().any(|network| network.contains(&peer)));
         if !networks.is_empty() && !is_inside {
@@ -51,6 +54,7 @@ impl Authenticator for Gate {
             role: *role,
             scopes: scopes.clone(),
             networks: Arc::clone(networks),
+            reach: reach.clone(),
             ended: entry.ended.clone(),
             meter: match &entry.meter {
                 Some(Metered::Caller(meter)) => Some(meter.clone()),
@@ -70,6 +74,7 @@ fn denied(problem: Problem) -> Denied {
         Problem::NoRole { principal, .. } => Denied::NoRole(principal.into()),
         Problem::Suspended { .. } => Denied::Suspended,
         Problem::Paced(wait) => Denied::Unavailable(paced(wait).into()),
+        Problem::Busy => Denied::Unavailable(BUSY.into()),
         Problem::Unavailable(reason) => Denied::Unavailable(reason.into()),
     }
 }

@@ -16,10 +16,12 @@ use super::proof::{Presented, Proof};
 use super::{Gate, LOOKUPS, Problem};
 use crate::CredentialId;
 use crate::certificate::{self, AuthorityCertificate, CertificateIdentity, Fingerprint};
-use crate::registry::{CredentialKind, TenantState};
+use crate::registry::CredentialKind;
 
 /// Certificates of a chain.
 const MAX_CHAIN: usize = 4;
+/// Memory for the certificate of an authority, besides its own length.
+const AUTHORITY_BYTES: usize = 4 << 10;
 /// Bytes of a chain.
 const MAX_BYTES: usize = 64 << 10;
 
@@ -28,9 +30,16 @@ const MAX_BYTES: usize = 64 << 10;
 pub(super) struct Rules {
     certificate: AuthorityCertificate,
     identity: CertificateIdentity,
+    /// Bytes of its PEM text: names of a certificate may be long.
+    length: usize,
 }
 
 impl Rules {
+    /// Memory that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        AUTHORITY_BYTES + self.length
+    }
+
     /// Returns the device of a chain that is valid, and the time at which the chain expires.
     fn verify(&self, chain: &[Vec<u8>], tenant: &str, now: Nanos) -> Option<(String, Nanos)> {
         if !self.certificate.verify(chain, now) {
@@ -74,8 +83,10 @@ impl Gate {
     ) -> Result<Option<Arc<Entry>>, Problem> {
         // The last certificate is from the authority, or the authority itself.
         for id in chain.iter().rev().filter_map(|der| certificate::authority_of(der)) {
-            if let Some(authority) = self.authority(id, chain, now).await? {
-                return self.check_below(&authority, chain, print, now).await;
+            let Some(authority) = self.authority(id, chain, now).await? else { continue };
+            // Names are not signed for by those that they name: another one may be right.
+            if let Some(entry) = self.check_below(&authority, chain, print, now).await? {
+                return Ok(Some(entry));
             }
         }
         Ok(None)
@@ -89,14 +100,14 @@ impl Gate {
             return Ok(Some(known).filter(|known| !known.has_expired(now)));
         }
         for _ in 0..LOOKUPS {
-            let epoch = inner.live.epoch();
+            let epoch = inner.live.epoch_of(&id);
             let Some(found) = self.look_up(id).await? else { return Ok(None) };
             let credential = found.credential;
             let CredentialKind::Authority(authority) = &credential.kind else { return Ok(None) };
             let certificate = AuthorityCertificate::parse(&authority.certificate);
             let Some(certificate) = certificate.ok().filter(|_| !credential.has_expired(now)) else { return Ok(None) };
-            let rules = Rules { certificate, identity: authority.identity };
-            if found.tenant == TenantState::Suspended {
+            let rules = Rules { certificate, identity: authority.identity, length: authority.certificate.len() };
+            if !found.tenant.admits() {
                 return match rules.verify(chain, &credential.tenant, now) {
                     Some(_) => Err(Problem::Suspended { principal: credential.name(), tenant: credential.tenant }),
                     None => Ok(None),
@@ -106,6 +117,7 @@ impl Gate {
             let entry = Entry {
                 id,
                 tenant: credential.tenant.as_str().into(),
+                stamp: credential.stamp(),
                 proof: Proof::None,
                 expires: credential.expires,
                 subject,
@@ -138,7 +150,7 @@ impl Gate {
             return Ok(Some(known));
         }
         for _ in 0..LOOKUPS {
-            let epoch = live.epoch();
+            let epoch = live.epoch_of(&id);
             if self.look_up(id).await?.is_some() {
                 let (tenant, principal) = (authority.tenant.as_ref().to_owned(), authority.principal());
                 return Err(Problem::Wrong { tenant: Some(tenant), principal });
@@ -154,6 +166,7 @@ impl Gate {
             let mut entry = Entry {
                 id,
                 tenant: Arc::clone(&authority.tenant),
+                stamp: authority.stamp,
                 proof: Proof::Certificate(print),
                 expires: Some(authority.expires.map_or(expires, |end| end.min(expires))),
                 subject,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::denials::Key;
 use super::{Gate, LOOKUP};
 use crate::CredentialId;
-use crate::registry::{ChangeKind, Denial, Error, Found, TenantState};
+use crate::registry::{ChangeKind, Denial, Error, Found, TenantState, Use};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// Entries of the control log that are read at one time.
@@ -38,7 +38,8 @@ pub(super) struct Position {
 }
 
 /// Rows that are still to be read. One row that cannot be read holds up nothing else: it is tried
-/// again at each step. Until `rows` and `tenants` are empty, the table is not known to be true.
+/// again at each step. Until `rows`, `tenants` and `groups` are empty, the tables are not known to
+/// be true.
 #[derive(Debug, Default)]
 struct Again {
     /// Credentials, issuers and bindings of the tables.
@@ -47,6 +48,10 @@ struct Again {
     tenants: VecDeque<Arc<str>>,
     /// Tenants whose limits were changed, each once.
     limits: VecDeque<Box<str>>,
+    /// Groups that were changed, each once.
+    groups: VecDeque<CredentialId>,
+    /// The list of the tenants whose data is removed has to be read.
+    purged: bool,
     is_failing: bool,
 }
 
@@ -142,7 +147,7 @@ impl Gate {
             // A digest that moved to a new pepper has to be written before the next rotation.
             let is_due = {
                 let uses = self.0.uses.lock();
-                uses.len() >= USES || uses.iter().any(|used| used.digest.is_some())
+                uses.len() >= USES || uses.iter().any(Use::moves)
             };
             if is_due || period.is_multiple_of(USES_EVERY) {
                 self.write_uses().await;
@@ -166,8 +171,8 @@ impl Gate {
             return;
         }
         // All at the same time, so that none waits for another that does not answer.
-        let Again { rows, tenants, limits, .. } = &mut position.again;
-        let (row, tenant, limit) = tokio::join!(
+        let Again { rows, tenants, limits, groups, .. } = &mut position.again;
+        let (row, tenant, limit, group) = tokio::join!(
             try_each(rows, |id| async move {
                 let found = self.0.registry.credential(id).await?;
                 self.check_again(&id, found.as_ref());
@@ -175,10 +180,16 @@ impl Gate {
             }),
             try_each(tenants, |id| async move { self.check_tenant_again(&id).await }),
             try_each(limits, |id| async move { self.read_limits(&id).await }),
+            try_each(groups, |key| async move { self.read_group_again(&key).await }),
         );
-        let is_checked = rows.is_empty() && tenants.is_empty();
+        let is_checked = rows.is_empty() && tenants.is_empty() && groups.is_empty();
+        let listed = match position.again.purged {
+            true => self.load_purged().await,
+            false => Ok(()),
+        };
+        position.again.purged = listed.is_err();
         let why = "rows of credentials or tenants cannot be read; what needs them is tried again each second";
-        report(&mut position.again.is_failing, row.and(tenant).and(limit), why);
+        report(&mut position.again.is_failing, row.and(tenant).and(limit).and(group).and(listed), why);
         if is_checked {
             self.0.followed.store(self.0.clock.now(), Ordering::Relaxed);
         }
@@ -198,6 +209,8 @@ impl Gate {
                 again.rows = ids.chain(self.0.tokens.ids()).collect();
                 again.tenants = self.0.tokens.tenants().into();
                 again.limits = self.0.tenants.ids().into();
+                again.groups = self.0.groups.all_changed().into();
+                again.purged = true;
                 position.after = Some(newest);
                 continue;
             };
@@ -211,16 +224,28 @@ impl Gate {
                 match change.kind {
                     ChangeKind::Deleted(id) => self.revoke(&id),
                     ChangeKind::TenantSuspended => self.revoke_tenant(&change.tenant),
+                    ChangeKind::TenantPurging => {
+                        self.revoke_tenant(&change.tenant);
+                        self.0.purged.add(&change.tenant);
+                    }
                     ChangeKind::Created(id) => {
                         // This one counts the change: a lookup that did not see it, and ends
                         // between the two, adds no token.
                         self.0.live.created(&id);
                         self.0.tokens.created(&id);
                     }
+                    ChangeKind::GroupChanged(key) => {
+                        // One that is being read for its first caller is read again.
+                        let is_known = self.0.groups.changed(&key).is_some();
+                        if is_known && !position.again.groups.contains(&key) {
+                            position.again.groups.push_back(key);
+                        }
+                    }
                     ChangeKind::TenantActive | ChangeKind::TenantUpdated => {}
                 }
             }
-            let updated = changes.entries.iter().filter(|change| change.kind == ChangeKind::TenantUpdated);
+            let is_updated = |kind| matches!(kind, ChangeKind::TenantUpdated | ChangeKind::TenantActive);
+            let updated = changes.entries.iter().filter(|change| is_updated(change.kind));
             let updated: BTreeSet<&str> = updated.map(|change| change.tenant.as_str()).collect();
             for tenant in updated {
                 if !position.again.limits.iter().any(|known| **known == *tenant) {
@@ -235,7 +260,9 @@ impl Gate {
     fn check_again(&self, id: &CredentialId, found: Option<&Found>) {
         if let Some(entry) = self.0.live.get(id) {
             let is_valid = match entry.authority {
-                None => found.is_some_and(|found| found.tenant == TenantState::Active),
+                None => found.is_some_and(|found| {
+                    found.tenant == TenantState::Active && found.credential.stamp() == entry.stamp
+                }),
                 Some(_) => found.is_none(),
             };
             if !is_valid {

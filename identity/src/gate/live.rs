@@ -20,22 +20,22 @@ use tokio_util::sync::CancellationToken;
 use super::certificates::Rules;
 use super::proof::Proof;
 use super::tenants::Metered;
-use crate::{CredentialId, Role};
+use crate::registry::Stamp;
+use crate::{CredentialId, DeviceReach, Role};
 
-const SHARDS: usize = 16;
+pub(super) const SHARDS: usize = 16;
 /// Entries that are looked at before the oldest one of them leaves.
 const LOOKS: usize = 16;
 /// A tenant with more than one part of so many of a shard makes the room when the shard is full.
 const SHARES: usize = 4;
-
-/// Memory for the certificate of an authority.
-const AUTHORITY_BYTES: usize = 4 << 10;
 
 /// A credential that was verified.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: CredentialId,
     pub(super) tenant: Arc<str>,
+    /// That of its row, or of the row of its authority.
+    pub(super) stamp: Stamp,
     pub(super) proof: Proof,
     pub(super) expires: Option<Nanos>,
     pub(super) subject: Subject,
@@ -56,7 +56,7 @@ pub(super) struct Entry {
 pub(super) enum Subject {
     Device { device: Arc<str>, grants: Arc<Grants>, grant_bytes: usize },
     Authority { name: Box<str>, rules: Rules },
-    Caller { name: Arc<str>, role: Role, scopes: Option<Arc<[Box<str>]>>, networks: Arc<[IpNet]> },
+    Caller { name: Arc<str>, role: Role, scopes: Option<Arc<[Box<str>]>>, networks: Arc<[IpNet]>, reach: DeviceReach },
 }
 
 impl Entry {
@@ -85,11 +85,11 @@ impl Entry {
     fn bytes(&self) -> usize {
         let texts = match &self.subject {
             Subject::Device { device, grant_bytes, .. } => device.len() + grant_bytes,
-            Subject::Authority { name, .. } => name.len() + AUTHORITY_BYTES,
-            Subject::Caller { name, scopes, networks, .. } => {
+            Subject::Authority { name, rules } => name.len() + rules.bytes(),
+            Subject::Caller { name, scopes, networks, reach, .. } => {
                 let scopes =
                     scopes.iter().flat_map(|scopes| scopes.iter()).map(|scope| scope.len() + 16).sum::<usize>();
-                name.len() + scopes + size_of_val(&**networks)
+                name.len() + scopes + size_of_val(&**networks) + reach.groups().count() * 16
             }
         };
         size_of::<Self>() + 400 + self.tenant.len() + self.proof.bytes() + texts
@@ -106,8 +106,10 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Live {
     shards: [Mutex<Shard>; SHARDS],
-    /// Count of revocations: a lookup that began before one of them is repeated.
-    epoch: AtomicU64,
+    /// Counts of revocations for each shard: a lookup that began before one of its own is repeated.
+    /// One count for all would let a tenant that creates and deletes without end repeat the lookups
+    /// of all others.
+    epochs: [AtomicU64; SHARDS],
 }
 
 #[derive(Debug)]
@@ -263,7 +265,7 @@ pub(super) fn shard_of(id: &CredentialId) -> usize {
 impl Live {
     pub(super) fn new(bounds: Bounds) -> Self {
         let bounds = Bounds { entries: (bounds.entries / SHARDS).max(1), bytes: bounds.bytes / SHARDS };
-        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new(bounds))), epoch: AtomicU64::new(0) }
+        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new(bounds))), epochs: Default::default() }
     }
 
     fn shard(&self, id: &CredentialId) -> &Mutex<Shard> {
@@ -274,31 +276,47 @@ impl Live {
         self.shard(id).lock().get(id).cloned()
     }
 
-    /// Returns the count of revocations, to be read before a lookup in the registry.
+    /// Returns the count of revocations that concern a credential, to be read before a lookup in
+    /// the registry.
+    pub(super) fn epoch_of(&self, id: &CredentialId) -> u64 {
+        self.epochs[shard_of(id)].load(Ordering::SeqCst)
+    }
+
+    /// Returns the count of all revocations.
     pub(super) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::SeqCst)
+        self.epochs.iter().map(|epoch| epoch.load(Ordering::SeqCst)).sum()
+    }
+
+    fn count(&self, id: &CredentialId) {
+        self.epochs[shard_of(id)].fetch_add(1, Ordering::SeqCst);
     }
 
     /// Lets the lookups that go on be repeated: the changes that overtake them are not known.
     pub(super) fn overtake(&self) {
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        for epoch in &self.epochs {
+            epoch.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Adds an entry, or returns the one that another session has added meanwhile. `None` when
     /// credentials were revoked since `epoch`: the registry has to be asked again.
     pub(super) fn insert(&self, entry: Entry, epoch: u64) -> Option<Arc<Entry>> {
         let entry = Arc::new(entry);
-        let mut left = Vec::new();
+        let (mut left, mut replaced) = (Vec::new(), None);
         {
             let mut shard = self.shard(&entry.id).lock();
             // A revocation counts first and removes then, so one that is not seen here finds the
             // entry.
-            if self.epoch() != epoch {
+            if self.epoch_of(&entry.id) != epoch {
                 return None;
             }
             // Its authority was deleted, and perhaps registered anew.
             if shard.get(&entry.id).is_some_and(|known| known.ended.is_cancelled()) {
                 shard.remove(&entry.id);
+            }
+            // Its row was deleted and made anew, and its control log entries are not known yet.
+            if shard.get(&entry.id).is_some_and(|known| known.stamp != entry.stamp) {
+                replaced = shard.remove(&entry.id);
             }
             match shard.get(&entry.id) {
                 Some(known) if known.proof.is_same(&entry.proof) => return Some(Arc::clone(known)),
@@ -316,6 +334,7 @@ impl Live {
             shard.make_room(&entry.tenant, entry.bytes(), &mut left);
             shard.add(&entry);
         }
+        end(replaced.into_iter().collect());
         if let Some(oldest) = left.first() {
             tracing::warn!(
                 tenant = %oldest.tenant,
@@ -329,7 +348,7 @@ impl Live {
 
     /// Ends the sessions of a credential.
     pub(super) fn revoke(&self, id: &CredentialId) {
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.count(id);
         let entry = self.shard(id).lock().remove(id);
         end(entry.into_iter().collect());
     }
@@ -337,7 +356,7 @@ impl Live {
     /// Ends the sessions of a certificate whose revocation was created: only such a row has the id
     /// of an entry that has no row. Entries of other rows are of this row, or newer.
     pub(super) fn created(&self, id: &CredentialId) {
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.count(id);
         let mut shard = self.shard(id).lock();
         let is_certificate = shard.get(id).is_some_and(|entry| entry.authority.is_some());
         let entry = if is_certificate { shard.remove(id) } else { None };
@@ -347,7 +366,7 @@ impl Live {
 
     /// Ends the sessions of a tenant.
     pub(super) fn revoke_tenant(&self, tenant: &str) {
-        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.overtake();
         let mut left = Vec::new();
         for shard in &self.shards {
             shard.lock().remove_if(|entry| *entry.tenant == *tenant, &mut left);

@@ -15,7 +15,7 @@ impl Gate {
 }
 
 /// Waits for an answer of the registry.
-async fn answer<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
+pub(super) async fn answer<T>(asked: impl Future<Output = Result<T, Error>>) -> Result<T, Problem> {
     match tokio::time::timeout(LOOKUP, asked).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => {

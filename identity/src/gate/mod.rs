@@ -10,19 +10,22 @@ mod authenticate;
 mod certificates;
 mod denials;
 mod follow;
+mod groups;
 mod jwt;
 mod live;
 mod lookup;
 mod pace;
+mod passwords;
 mod proof;
+mod purged;
 mod tenants;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use door::{GrantError, Grants};
@@ -32,13 +35,16 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::oauth::TokenFault;
-use crate::registry::{Credential, CredentialKind, Found, INSTALLATION, Registry, TenantState, Use};
-use crate::{CredentialId, Peppers, Token};
+use crate::registry::{Credential, CredentialKind, Found, INSTALLATION, Registry, Use};
+use crate::{CredentialId, DeviceReach, Passwords, Peppers, Token};
 use denials::Denials;
+use groups::Groups;
 use live::{Bounds, Entry, Live, Subject};
 use pace::Failures;
 use proof::{Outcome, Presented, Proof};
+use purged::PurgedTenants;
 use tenants::Tenants;
+pub use tenants::{NotHere, PlaceError};
 use tokens::Tokens;
 
 /// Credentials in the table. A larger fleet connects, but sessions of the devices that connected
@@ -76,8 +82,13 @@ struct Inner {
     clock: Arc<dyn Clock>,
     live: Live,
     tenants: Tenants,
+    purged: PurgedTenants,
     tokens: Tokens,
-    failures: Failures,
+    passwords: OnceLock<Passwords>,
+    groups: Groups,
+    failures: Failures<IpAddr>,
+    /// Of chosen passwords, by credential.
+    guesses: Failures<CredentialId>,
     denials: Denials,
     uses: Mutex<Vec<Use>>,
     /// Time at which the control log was last read; 0 while it is not followed.
@@ -111,6 +122,8 @@ enum Problem {
     },
     /// As `Wrong`, from an address that has failed too often: seconds to wait.
     Paced(i64),
+    /// Too many chosen passwords are being checked.
+    Busy,
     Unavailable(String),
 }
 
@@ -143,8 +156,12 @@ impl Gate {
             clock,
             live: Live::new(bounds),
             tenants: Tenants::default(),
+            purged: PurgedTenants::default(),
             tokens: Tokens::new(bounds.bytes / 8),
+            passwords: OnceLock::new(),
+            groups: Groups::new(bounds.bytes / 8),
             failures: Failures::default(),
+            guesses: Failures::default(),
             denials: Denials::default(),
             uses: Mutex::default(),
             followed: AtomicI64::new(0),
@@ -161,10 +178,20 @@ impl Gate {
         Self::bounded(registry, peppers, inner.topics.clone(), Arc::clone(&inner.clock), bounds)
     }
 
+    pub(crate) fn registry_and_clock(&self) -> (Arc<dyn Registry>, Arc<dyn Clock>) {
+        (Arc::clone(&self.0.registry), Arc::clone(&self.0.clock))
+    }
+
     /// Ends the sessions of a credential that the registry no longer has.
     pub(crate) fn revoke(&self, id: &CredentialId) {
         self.0.live.revoke(id);
         self.0.tokens.revoke(id);
+    }
+
+    /// Ends what is no longer valid beside a credential that the registry has now.
+    pub(crate) fn created(&self, id: &CredentialId) {
+        self.0.live.created(id);
+        self.0.tokens.created(id);
     }
 
     /// Ends the sessions of a tenant that was suspended.
@@ -217,9 +244,14 @@ impl Gate {
             return Ok((entry, ends));
         }
         for _ in 0..LOOKUPS {
-            let epoch = inner.live.epoch();
+            let epoch = inner.live.epoch_of(&presented.id());
             let found = self.look_up(presented.id()).await?;
+            // Of most credentials an empty list.
+            let groups = found.as_ref().map(|found| found.credential.groups().to_vec()).unwrap_or_default();
             let (mut entry, ends) = self.verify(presented, found, now)?;
+            if let Subject::Caller { reach, .. } = &mut entry.subject {
+                *reach = self.reach(&entry.tenant, &groups).await?;
+            }
             entry.meter = Some(self.metered(&entry).await?);
             if let Some(entry) = inner.live.insert(entry, epoch) {
                 self.touch(&entry, now);
@@ -251,25 +283,22 @@ impl Gate {
         let wrong = |credential: Credential, principal| Problem::Wrong { tenant: Some(credential.tenant), principal };
         let ends = outcome.ends(&credential.tenant, credential.device(), now);
         let (Some(proof), Some(ends)) = (proof, ends) else {
-            let lost = credential.digest.map(|kept| kept.pepper).filter(|version| !peppers.knows(*version));
-            if let Some(version) = lost
-                && !self.0.has_lost_pepper.swap(true, Ordering::Relaxed)
-            {
-                tracing::error!(version, "a credential is kept under a pepper that is not in the file of peppers");
+            if let Some(kept) = credential.digest.filter(|kept| !peppers.knows(kept.pepper)) {
+                self.lost_pepper(kept.pepper);
             }
             return Err(wrong(credential, principal));
         };
         if credential.has_expired(now) {
             return Err(wrong(credential, principal));
         }
-        if tenant == TenantState::Suspended {
+        if !tenant.admits() {
             return Err(Problem::Suspended { tenant: credential.tenant, principal });
         }
         let proof = match outcome {
             Outcome::Secret(digest) => {
                 // It moves to the current pepper.
                 if credential.digest != Some(digest) {
-                    self.record(Use { id: credential.id, at: now, digest: Some(digest) });
+                    self.record(Use { digest: Some(digest), ..Use::at(credential.id, now) });
                 }
                 Proof::Digest(digest)
             }
@@ -278,6 +307,7 @@ impl Gate {
         let entry = Entry {
             id: credential.id,
             tenant: credential.tenant.as_str().into(),
+            stamp: credential.stamp(),
             proof,
             expires: credential.expires,
             subject: self.subject(&credential, &principal)?,
@@ -288,6 +318,13 @@ impl Gate {
             recorded: AtomicI64::new(last_use.unwrap_or(Nanos::MIN)),
         };
         Ok((entry, ends))
+    }
+
+    /// Reports the first pepper that is not in the file.
+    fn lost_pepper(&self, version: u32) {
+        if !self.0.has_lost_pepper.swap(true, Ordering::Relaxed) {
+            tracing::error!(version, "a credential is kept under a pepper that is not in the file of peppers");
+        }
     }
 
     fn device(&self, device: &str) -> Result<Subject, GrantError> {
@@ -306,7 +343,8 @@ impl Gate {
         match &credential.kind {
             CredentialKind::DeviceSecret { device }
             | CredentialKind::DeviceKey { device, .. }
-            | CredentialKind::DeviceCertificate { device, .. } => {
+            | CredentialKind::DeviceCertificate { device, .. }
+            | CredentialKind::DevicePassword { device, .. } => {
                 self.device(device).map_err(|error| unusable(error.to_string()))
             }
             CredentialKind::ApiKey(rights) => {
@@ -317,6 +355,8 @@ impl Gate {
                     role: rights.role,
                     scopes: (!scopes.is_empty()).then(|| scopes.into()),
                     networks: networks.map_err(|error: ipnet::AddrParseError| unusable(error.to_string()))?,
+                    // None until they are read.
+                    reach: DeviceReach::of(Vec::new()),
                 })
             }
             CredentialKind::Issuer(_)
@@ -334,7 +374,7 @@ impl Gate {
         let recorded = entry.recorded.load(Ordering::Relaxed);
         let is_due = now >= recorded.saturating_add(USES);
         if is_due && entry.recorded.compare_exchange(recorded, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.record(Use { id: entry.id, at: now, digest: None });
+            self.record(Use::at(entry.id, now));
         }
     }
 
@@ -368,8 +408,8 @@ impl Gate {
                 return wrong(tenant.as_deref(), "", &fault.to_string()).unwrap_or(problem);
             }
             Problem::NoRole { tenant, principal } => deny(tenant, principal, "the principal has no role"),
-            Problem::Suspended { tenant, principal } => deny(tenant, principal, "the tenant is suspended"),
-            Problem::Paced(_) | Problem::Unavailable(_) => {}
+            Problem::Suspended { tenant, principal } => deny(tenant, principal, "the tenant is suspended or deleted"),
+            Problem::Paced(_) | Problem::Busy | Problem::Unavailable(_) => {}
         }
         problem
     }

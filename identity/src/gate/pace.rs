@@ -1,5 +1,7 @@
-//! Failures for each address: after ten within a minute, further ones are told to wait for its end.
+//! Failures for each address, and for each password: after ten within a minute, further ones are
+//! told to wait for its end.
 
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 
 use hashbrown::HashMap;
@@ -20,13 +22,19 @@ pub(super) fn source(address: IpAddr) -> IpAddr {
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<Table>);
+#[derive(Debug)]
+pub(super) struct Failures<K>(Mutex<Table<K>>);
 
-#[derive(Debug, Default)]
-struct Table {
-    windows: HashMap<IpAddr, Window>,
+#[derive(Debug)]
+struct Table<K> {
+    windows: HashMap<K, Window>,
     cleaned: Nanos,
+}
+
+impl<K> Default for Failures<K> {
+    fn default() -> Self {
+        Self(Mutex::new(Table { windows: HashMap::new(), cleaned: 0 }))
+    }
 }
 
 #[derive(Debug)]
@@ -42,15 +50,41 @@ impl Window {
     }
 }
 
-impl Failures {
-    /// Returns the seconds for which an address has to wait.
-    pub(super) fn wait(&self, source: IpAddr, now: Nanos) -> Option<i64> {
+impl<K: Hash + Eq + Copy> Failures<K> {
+    /// Returns the seconds for which a source has to wait.
+    pub(super) fn wait(&self, source: K, now: Nanos) -> Option<i64> {
         let table = self.0.lock();
         let window = table.windows.get(&source).filter(|window| window.count >= FAILURES && window.holds(now))?;
         Some((window.began + WINDOW - now) / SECOND + 1)
     }
 
-    pub(super) fn add(&self, source: IpAddr, now: Nanos) {
+    /// Counts a failure before it is known to be one; `Err` has the seconds to wait.
+    pub(super) fn guess(&self, source: K, now: Nanos) -> Result<Guess<'_, K>, i64> {
+        let count = self.count(source, now);
+        // From here on it is taken back when it is left.
+        let guess = Guess { failures: self, source, now, is_kept: false };
+        if count <= FAILURES {
+            return Ok(guess);
+        }
+        Err(self.wait(source, now).unwrap_or(1))
+    }
+
+    /// Takes back a failure that was counted at a time, if its minute still runs.
+    fn take_back(&self, source: K, now: Nanos) {
+        let mut table = self.0.lock();
+        let Some(window) = table.windows.get_mut(&source).filter(|window| window.holds(now)) else { return };
+        window.count = window.count.saturating_sub(1);
+        if window.count == 0 {
+            table.windows.remove(&source);
+        }
+    }
+
+    pub(super) fn add(&self, source: K, now: Nanos) {
+        self.count(source, now);
+    }
+
+    /// Counts a failure, and returns how many the minute has.
+    fn count(&self, source: K, now: Nanos) -> u32 {
         let mut table = self.0.lock();
         let table = &mut *table;
         if table.windows.len() >= MAX_SOURCES && !table.windows.contains_key(&source) {
@@ -68,6 +102,31 @@ impl Failures {
             *window = Window { began: now, count: 0 };
         }
         window.count += 1;
+        window.count
+    }
+}
+
+/// A failure that was counted before it is known to be one: taken back unless it is kept.
+#[derive(Debug)]
+pub(super) struct Guess<'a, K: Hash + Eq + Copy> {
+    failures: &'a Failures<K>,
+    source: K,
+    now: Nanos,
+    is_kept: bool,
+}
+
+impl<K: Hash + Eq + Copy> Guess<'_, K> {
+    /// It was one.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl<K: Hash + Eq + Copy> Drop for Guess<'_, K> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.failures.take_back(self.source, self.now);
+        }
     }
 }
 

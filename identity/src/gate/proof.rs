@@ -6,6 +6,7 @@ use jsonwebtoken::DecodingKey;
 use model::Nanos;
 
 use super::jwt::{Claims, SignedToken};
+use super::passwords::KnownPassword;
 use crate::certificate::Fingerprint;
 use crate::public_key::{KeyAlgorithm, PublicKey};
 use crate::registry::{Credential, CredentialKind};
@@ -32,6 +33,8 @@ pub(super) enum Proof {
     Key(PinnedKey),
     /// The certificate with this fingerprint.
     Certificate(Fingerprint),
+    /// A chosen password.
+    Password(KnownPassword),
     /// An authority identifies no client itself.
     None,
 }
@@ -106,6 +109,7 @@ impl Proof {
             (Self::Digest(one), Self::Digest(other)) => one == other,
             (Self::Key(_), Self::Key(_)) | (Self::None, Self::None) => true,
             (Self::Certificate(one), Self::Certificate(other)) => one == other,
+            (Self::Password(one), Self::Password(other)) => one.is_same(other),
             _ => false,
         }
     }
@@ -114,14 +118,14 @@ impl Proof {
     pub(super) fn is_current(&self, peppers: &Peppers) -> bool {
         match self {
             Self::Digest(digest) => peppers.is_current(digest.pepper),
-            Self::Key(_) | Self::Certificate(_) | Self::None => true,
+            Self::Key(_) | Self::Certificate(_) | Self::Password(_) | Self::None => true,
         }
     }
 
     /// Bytes on the heap.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Digest(_) | Self::Certificate(_) | Self::None => 0,
+            Self::Digest(_) | Self::Certificate(_) | Self::Password(_) | Self::None => 0,
             Self::Key(key) => key.bytes,
         }
     }

@@ -1,6 +1,6 @@
 //! Meters of the tenants whose credentials are in use, held to the limits of the registry.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use door::quota::{CallerMeter, DeviceMeter, Limits, TenantMeter};
 use hashbrown::HashMap;
@@ -21,7 +21,11 @@ pub(super) enum Metered {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Tenants(Mutex<Table>);
+pub(super) struct Tenants {
+    table: Mutex<Table>,
+    /// Pools of this process.
+    pools: OnceLock<Vec<String>>,
+}
 
 #[derive(Debug, Default)]
 struct Table {
@@ -34,39 +38,90 @@ struct Table {
 struct Held {
     meter: Arc<TenantMeter>,
     limits: Limits,
+    pool: Option<Arc<str>>,
+}
+
+/// A tenant whose pool this process does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "tenant {tenant} is in the pool {pool:?}, which this process does not have: add it as [[pool]] to its configuration"
+)]
+pub struct NotHere {
+    /// The tenant.
+    pub tenant: String,
+    /// Its pool.
+    pub pool: Arc<str>,
+}
+
+/// The reason why the pool of a tenant is not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// This process does not have it.
+    #[error(transparent)]
+    NotHere(#[from] NotHere),
+    /// The registry does not answer.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 impl Tenants {
     /// Returns the meter of a tenant, when it is known.
     fn get(&self, id: &str) -> Result<Arc<TenantMeter>, u64> {
-        let table = self.0.lock();
+        let table = self.table.lock();
         table.by_id.get(id).map(|held| Arc::clone(&held.meter)).ok_or(table.changes)
+    }
+
+    /// Returns the pool of a tenant, when the tenant is in the table; `None` in it is the shared
+    /// pool.
+    fn pool(&self, id: &str) -> Option<Option<Arc<str>>> {
+        self.table.lock().by_id.get(id).map(|held| held.pool.clone())
+    }
+
+    fn pools(&self) -> &[String] {
+        self.pools.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the pool, if this process has it.
+    fn own(&self, tenant: &str, pool: Option<Arc<str>>) -> Result<Option<Arc<str>>, NotHere> {
+        match pool {
+            Some(pool) if !self.pools().iter().any(|known| **known == *pool) => {
+                Err(NotHere { tenant: tenant.to_owned(), pool })
+            }
+            pool => Ok(pool),
+        }
     }
 
     /// Adds a tenant with limits that were read after this count of changes, unless there was
     /// another one since.
-    fn add(&self, id: &str, limits: Limits, changes: u64) -> Option<Arc<TenantMeter>> {
-        let mut table = self.0.lock();
+    fn add(&self, id: &str, limits: Limits, pool: Option<Arc<str>>, changes: u64) -> Option<Arc<TenantMeter>> {
+        let mut table = self.table.lock();
         if table.changes != changes {
             return None;
         }
         if table.by_id.len() >= TENANTS {
             table.by_id.retain(|_, held| Arc::strong_count(&held.meter) > 1);
         }
-        let meter = || Held { meter: TenantMeter::new(&limits), limits };
+        let meter = || Held { meter: TenantMeter::new(&limits), limits, pool };
         Some(Arc::clone(&table.by_id.entry(id.into()).or_insert_with(meter).meter))
     }
 
     /// Counts a change. True when the tenant is in the table.
     fn changed(&self, id: &str) -> bool {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         table.changes += 1;
         table.by_id.contains_key(id)
     }
 
+    /// Changes the pool of a tenant: another one of the same id was created.
+    fn place(&self, id: &str, pool: Option<Arc<str>>) {
+        if let Some(held) = self.table.lock().by_id.get_mut(id) {
+            held.pool = pool;
+        }
+    }
+
     /// Changes the limits of a tenant. Equal ones change nothing.
     pub(super) fn set(&self, id: &str, limits: Limits) {
-        let mut table = self.0.lock();
+        let mut table = self.table.lock();
         table.changes += 1;
         let changed = table.by_id.get_mut(id).filter(|held| held.limits != limits);
         let meter = changed.map(|held| {
@@ -81,14 +136,60 @@ impl Tenants {
 
     /// Returns the tenants of the table.
     pub(super) fn ids(&self) -> Vec<Box<str>> {
-        self.0.lock().by_id.keys().cloned().collect()
+        self.table.lock().by_id.keys().cloned().collect()
     }
 }
 
 impl Gate {
+    /// Admits devices of tenants in these pools, besides those in the shared one. Only the first
+    /// call has an effect.
+    #[must_use]
+    pub fn with_pools(self, pools: Vec<String>) -> Self {
+        self.0.tenants.pools.get_or_init(|| pools);
+        self
+    }
+
+    /// Returns the pools of this process, without the shared one.
+    pub fn pools(&self) -> &[String] {
+        self.0.tenants.pools()
+    }
+
+    /// Returns the pool of a tenant that is in use; `None` in it is the shared pool.
+    ///
+    /// # Errors
+    /// [`NotHere`].
+    pub fn known_pool(&self, tenant: &str) -> Result<Option<Option<Arc<str>>>, NotHere> {
+        self.0.tenants.pool(tenant).map(|pool| self.0.tenants.own(tenant, pool)).transpose()
+    }
+
+    /// Returns the pool of a tenant: from the table, or from the registry. `None` is the shared
+    /// one, in which a tenant that is not registered has nothing.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub async fn pool(&self, tenant: &str) -> Result<Option<Arc<str>>, PlaceError> {
+        if let Some(pool) = self.known_pool(tenant)? {
+            return Ok(pool);
+        }
+        let pool = match self.look_up_tenant(tenant).await {
+            // Not put into the table: it may be registered later, in a pool.
+            Ok(found) => found.and_then(|tenant| tenant.pool),
+            Err(Problem::Unavailable(reason)) => return Err(PlaceError::Unavailable(reason)),
+            Err(_) => return Err(PlaceError::Unavailable("the pool of the tenant cannot be read".to_owned())),
+        };
+        Ok(self.0.tenants.own(tenant, pool.map(Into::into))?)
+    }
+
     /// Returns the meter of a tenant of this process, if one of its credentials was used.
     pub(crate) fn meter(&self, tenant: &str) -> Option<Arc<TenantMeter>> {
         self.0.tenants.get(tenant).ok()
+    }
+
+    /// Returns the meters of tenants whose devices or series are limited, of those in use here.
+    pub fn counting_meters(&self) -> Vec<(Box<str>, Arc<TenantMeter>)> {
+        let table = self.0.tenants.table.lock();
+        let counting = table.by_id.iter().filter(|(_, held)| held.meter.counts_series());
+        counting.map(|(id, held)| (id.clone(), Arc::clone(&held.meter))).collect()
     }
 
     /// Applies the limits of a tenant that was changed.
@@ -105,8 +206,8 @@ impl Gate {
             };
             // A tenant of a credential exists.
             let found = self.look_up_tenant(tenant).await?;
-            let limits = found.map(|tenant| tenant.limits).unwrap_or_default();
-            if let Some(meter) = self.0.tenants.add(tenant, limits, changes) {
+            let (limits, pool) = found.map(|tenant| (tenant.limits, tenant.pool)).unwrap_or_default();
+            if let Some(meter) = self.0.tenants.add(tenant, limits, pool.map(Into::into), changes) {
                 return Ok(meter);
             }
         }
@@ -129,6 +230,7 @@ impl Gate {
             && let Some(tenant) = self.0.registry.tenant(tenant).await?
         {
             self.0.tenants.set(&tenant.id, tenant.limits);
+            self.0.tenants.place(&tenant.id, tenant.pool.map(Into::into));
         }
         Ok(())
     }

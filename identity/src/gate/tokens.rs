@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::oauth::{Fetch, TokenIssuer};
-use crate::registry::{Credential, Found, TenantState};
-use crate::{CredentialId, CredentialKind, Role};
+use crate::registry::{Credential, Found, Stamp, TenantState};
+use crate::{CredentialId, CredentialKind, DeviceReach, Role};
 
 /// Tokens in the table. Beyond, the calls of the token that was verified the longest ago end.
 const MAX_ENTRIES: usize = 100_000;
@@ -49,8 +49,10 @@ pub(super) struct Access {
     pub(super) key: [u8; 32],
     /// Id of the binding of its principal, whether there is one or not.
     pub(super) binding: CredentialId,
-    /// True when there is one.
-    pub(super) is_bound: bool,
+    /// The stamp of its row, if there is one.
+    pub(super) bound: Option<Stamp>,
+    /// The devices of its groups.
+    pub(super) reach: DeviceReach,
     /// Shared by all tokens of its principal.
     pub(super) meter: CallerMeter,
     /// Cancelled when it leaves the table.
@@ -62,6 +64,8 @@ pub(super) struct Access {
 pub(super) struct KnownIssuer {
     pub(super) id: CredentialId,
     pub(super) tenant: Arc<str>,
+    /// That of its row.
+    stamp: Stamp,
     pub(super) tokens: TokenIssuer,
     /// The keys for which the table was last searched.
     swept: AtomicU64,
@@ -178,8 +182,8 @@ impl Tokens {
         let CredentialKind::Issuer(settings) = &row.kind else { return None };
         let fetch = self.fetch()?;
         let mut issuers = self.issuers.lock();
-        let known = issuers.get(&row.id);
-        let known = known.filter(|known| *known.tenant == *row.tenant && known.tokens.settings() == settings);
+        let stamp = row.stamp();
+        let known = issuers.get(&row.id).filter(|known| known.stamp == stamp);
         if let Some(known) = known {
             known.used.store(clock.now(), Ordering::Relaxed);
             return Some(Arc::clone(known));
@@ -187,6 +191,7 @@ impl Tokens {
         let known = Arc::new(KnownIssuer {
             id: row.id,
             tenant: row.tenant.as_str().into(),
+            stamp,
             tokens: TokenIssuer::new(settings.clone(), Arc::clone(fetch), Arc::clone(clock)),
             swept: AtomicU64::new(0),
             used: AtomicI64::new(clock.now()),
@@ -212,7 +217,8 @@ impl Tokens {
                 return None;
             }
             if let Some(Entry { access: known, .. }) = table.entries.get(&access.print)
-                && (known.role, &known.scopes) == (access.role, &access.scopes)
+                && (known.role, &known.scopes, known.bound) == (access.role, &access.scopes, access.bound)
+                && known.issuer.stamp == access.issuer.stamp
             {
                 return Some(Arc::clone(known));
             }
@@ -237,7 +243,7 @@ impl Tokens {
 
     /// Ends the calls of a principal that has a role binding now, so that its role is looked up.
     pub(super) fn created(&self, id: &CredentialId) {
-        self.remove_if(id, |access| access.binding == *id && !access.is_bound);
+        self.remove_if(id, |access| access.binding == *id && access.bound.is_none());
     }
 
     fn remove_if(&self, id: &CredentialId, leaves: impl Fn(&Access) -> bool) {
@@ -273,9 +279,17 @@ impl Tokens {
     /// Ends the calls for which the row of an issuer or a binding is not as it was.
     pub(super) fn check_again(&self, id: &CredentialId, found: Option<&Found>) {
         match found {
-            Some(found) if found.tenant == TenantState::Active => self.created(id),
+            Some(found) if found.tenant == TenantState::Active => {
+                // The row of now, not one that had its id before.
+                let stamp = found.credential.stamp();
+                self.remove_if(id, |access| {
+                    (access.issuer.id == *id && access.issuer.stamp != stamp)
+                        || (access.binding == *id && access.bound != Some(stamp))
+                });
+            }
             Some(_) => self.revoke(id),
-            None => self.remove_if(id, |access| access.issuer.id == *id || (access.binding == *id && access.is_bound)),
+            None => self
+                .remove_if(id, |access| access.issuer.id == *id || (access.binding == *id && access.bound.is_some())),
         }
     }
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, DATE, HOST, HeaderMap, USER_AGENT};
-use http::{Request, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderValue, USER_AGENT,
+};
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::pki_types::pem::PemObject;
@@ -131,7 +133,30 @@ impl HttpFetch {
         Ok(reached)
     }
 
-    async fn fetch(&self, url: &str, reach: Reach) -> Result<Fetched, FetchError> {
+    /// Sends bytes to an address that an operator chose, and returns the status of the answer.
+    ///
+    /// # Errors
+    /// [`FetchError`] with the cause.
+    pub async fn post(
+        &self,
+        url: &str,
+        content_type: &'static str,
+        bearer: Option<&str>,
+        body: Bytes,
+    ) -> Result<u16, FetchError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Some(bearer) = bearer {
+            let mut value = HeaderValue::try_from(format!("Bearer {bearer}"))
+                .map_err(|_| FetchError("the token has a character that no header may have".into()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let call = Call { method: Method::POST, headers, body };
+        in_time(self.call(url, Reach::Operator, call)).await.map(|fetched| fetched.status)
+    }
+
+    async fn call(&self, url: &str, reach: Reach, call: Call) -> Result<Fetched, FetchError> {
         let uri: Uri = url.parse().map_err(|_| FetchError("it is not a URL".into()))?;
         let is_tls = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default();
@@ -140,27 +165,40 @@ impl HttpFetch {
         if !is_tls {
             addresses.retain(|address| address.ip().to_canonical().is_loopback());
             if addresses.is_empty() {
-                return Err(FetchError("keys of an issuer are read over https: give it a URL with https".into()));
+                return Err(FetchError("http is for addresses of this host: give it a URL with https".into()));
             }
         }
         let stream = connect(&addresses).await?;
         if !is_tls {
-            return exchange(stream, &uri).await;
+            return exchange(stream, &uri, call).await;
         }
         let name = ServerName::try_from(bare).map_err(failed)?;
         let stream = self.tls.connect(name, stream).await;
-        exchange(stream.map_err(|error| FetchError(format!("TLS failed: {error}")))?, &uri).await
+        exchange(stream.map_err(|error| FetchError(format!("TLS failed: {error}")))?, &uri, call).await
     }
 }
 
 #[async_trait]
 impl Fetch for HttpFetch {
     async fn get(&self, url: &str, reach: Reach) -> Result<Fetched, FetchError> {
-        let fetched = match tokio::time::timeout(TIMEOUT, self.fetch(url, reach)).await {
-            Ok(fetched) => fetched,
-            Err(_) => Err(FetchError(format!("no answer within {} s", TIMEOUT.as_secs()))),
-        };
+        let call = Call { method: Method::GET, headers: HeaderMap::new(), body: Bytes::new() };
+        let fetched = in_time(self.call(url, reach, call)).await;
         fetched.map_err(|FetchError(reason)| FetchError(format!("cannot read {url}: {reason}")))
+    }
+}
+
+/// A request.
+#[derive(Debug)]
+struct Call {
+    method: Method,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+async fn in_time(call: impl Future<Output = Result<Fetched, FetchError>>) -> Result<Fetched, FetchError> {
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(fetched) => fetched,
+        Err(_) => Err(FetchError(format!("no answer within {} s", TIMEOUT.as_secs()))),
     }
 }
 
@@ -175,15 +213,22 @@ async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, FetchError> {
     Err(FetchError(last))
 }
 
-async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, uri: &Uri) -> Result<Fetched, FetchError> {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    uri: &Uri,
+    Call { method, headers, body }: Call,
+) -> Result<Fetched, FetchError> {
     let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-    let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
+    let mut request = Request::builder()
+        .method(method)
+        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(HOST, authority)
         .header(ACCEPT, "application/json")
         .header(CONNECTION, "close")
         .header(USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(failed)?;
+    request.headers_mut().extend(headers);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let answer = async {
         let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();

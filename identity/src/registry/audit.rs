@@ -7,9 +7,15 @@
 //! end are found by the head, which is kept beside the chain. A chain that was computed anew in
 //! whole is found by a [`Checkpoint`] that was noted outside of Weir.
 
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+
 use model::Nanos;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use crate::hex;
 
 /// Name of the chain of events that belong to no tenant; no tenant can have this id.
 pub const INSTALLATION: &str = "#installation";
@@ -71,6 +77,36 @@ pub struct Checkpoint {
     pub hash: [u8; 32],
 }
 
+/// `SEQUENCE:HASH`, the hash in hexadecimal digits.
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.sequence, hex::encode(&self.hash))
+    }
+}
+
+impl FromStr for Checkpoint {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed =
+            text.split_once(':').and_then(|(sequence, hash)| Some((sequence.parse().ok()?, hex::decode(hash)?)));
+        parsed.map(|(sequence, hash)| Self { sequence, hash }).ok_or("expected SEQUENCE:HASH, as 12:9f…")
+    }
+}
+
+/// The part of a chain that is to be checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuditRange {
+    /// An event that was noted before: the check begins with it, and the chain has to contain it.
+    /// Sequence 0: it begins with the first event.
+    pub from: Checkpoint,
+    /// The last event to check. `None`: the chain is checked to its end, and compared with its
+    /// head.
+    pub to: Option<u64>,
+    /// Events that were noted before.
+    pub known: Vec<Checkpoint>,
+}
+
 /// The outcome of a check of a chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditReport {
@@ -125,16 +161,36 @@ pub(super) fn read_event(hash: &[u8], bytes: &[u8]) -> Option<AuditEvent> {
     Some(event)
 }
 
-/// Follows a chain from its beginning.
+/// Follows a chain, from its beginning or from an event that was noted.
 #[derive(Debug)]
 pub(super) struct Walk {
     last: Checkpoint,
-    checkpoint: Option<Checkpoint>,
+    /// The hash of the event before the first one that is checked is taken as it is stored.
+    takes_first: bool,
+    to: Option<u64>,
+    /// Events that the chain has to contain, the next one first.
+    known: VecDeque<Checkpoint>,
 }
 
 impl Walk {
-    pub(super) fn new(checkpoint: Option<Checkpoint>) -> Self {
-        Self { last: Checkpoint::default(), checkpoint: checkpoint.filter(|checkpoint| checkpoint.sequence > 0) }
+    pub(super) fn new(range: &AuditRange) -> Self {
+        let mut known: VecDeque<_> = range.known.iter().copied().filter(|known| known.sequence > 0).collect();
+        known.make_contiguous().sort_by_key(|known| known.sequence);
+        if range.from.sequence > 0 {
+            known.push_front(range.from);
+        }
+        let last = Checkpoint { sequence: range.from.sequence.saturating_sub(2), ..Checkpoint::default() };
+        Self { last, takes_first: range.from.sequence > 1, to: range.to, known }
+    }
+
+    /// Returns the sequence of the next event to read.
+    pub(super) fn next(&self) -> u64 {
+        self.last.sequence + 1
+    }
+
+    /// True when all events that were to be checked are.
+    pub(super) fn is_done(&self) -> bool {
+        !self.takes_first && self.to.is_some_and(|to| self.last.sequence >= to)
     }
 
     /// Returns the event up to which the chain is whole.
@@ -144,17 +200,25 @@ impl Walk {
 
     /// Goes on to the next event.
     pub(super) fn step(&mut self, sequence: u64, hash: &[u8], bytes: &[u8]) -> Result<(), Fault> {
-        let expected = self.last.sequence + 1;
+        let expected = self.next();
         if sequence != expected {
             return Err(Fault::Missing(expected));
+        }
+        if self.takes_first {
+            self.takes_first = false;
+            self.last = Checkpoint { sequence, hash: hash.try_into().map_err(|_| Fault::Changed(sequence))? };
+            return Ok(());
         }
         let own = link(&self.last.hash, bytes);
         let names = serde_json::from_slice::<AuditEvent>(bytes).map(|event| event.sequence);
         if own != *hash || names.ok() != Some(sequence) {
             return Err(Fault::Changed(sequence));
         }
-        if self.checkpoint.is_some_and(|noted| noted.sequence == sequence && noted.hash != own) {
-            return Err(Fault::Checkpoint(sequence));
+        while let Some(noted) = self.known.front().filter(|noted| noted.sequence <= sequence) {
+            if noted.sequence == sequence && noted.hash != own {
+                return Err(Fault::Checkpoint(sequence));
+            }
+            self.known.pop_front();
         }
         self.last = Checkpoint { sequence, hash: own };
         Ok(())
@@ -162,14 +226,18 @@ impl Walk {
 
     /// Compares the end with the head.
     pub(super) fn end(&self, head: Checkpoint) -> Result<(), Fault> {
+        if self.is_done() {
+            return Ok(());
+        }
+        if let Some(from) = self.known.front().filter(|_| self.takes_first) {
+            return Err(Fault::End { ends: head.sequence.min(from.sequence - 1), head: from.sequence });
+        }
         if self.last != head {
             return Err(Fault::End { ends: self.last.sequence, head: head.sequence });
         }
-        match self.checkpoint {
-            Some(noted) if noted.sequence > self.last.sequence => {
-                Err(Fault::End { ends: self.last.sequence, head: noted.sequence })
-            }
-            _ => Ok(()),
+        match self.known.back() {
+            Some(noted) => Err(Fault::End { ends: self.last.sequence, head: noted.sequence }),
+            None => Ok(()),
         }
     }
 }

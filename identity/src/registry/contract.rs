@@ -1,5 +1,10 @@
 //! The rules that every registry keeps, as tests that take any registry.
 
+mod audit;
+mod deletion;
+mod groups;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use door::quota::Limits;
@@ -7,10 +12,13 @@ use model::Nanos;
 use model::time::SECOND;
 
 use super::{
-    ChangeKind, Checkpoint, Class, Created, Credential, CredentialKind, Denial, Error, Fault, INSTALLATION, KeyRights,
-    Origin, Owner, Registry, Result, RoleBinding, Tenant, TenantState, TenantUpdate, Use,
+    AuditRange, ChangeKind, Checkpoint, Class, Created, Credential, CredentialKind, Denial, Error, Fault, INSTALLATION,
+    KeyRights, Origin, Owner, Registry, Rehashed, Result, RoleBinding, Tenant, TenantState, TenantUpdate, Use,
 };
-use crate::{CredentialId, Digest, Role, Token, TokenKind};
+use crate::{CredentialId, Digest, PasswordHash, Role, Token, TokenKind};
+pub(crate) use audit::*;
+pub(crate) use deletion::*;
+pub(crate) use groups::*;
 
 /// Makes a test of each rule.
 macro_rules! contract {
@@ -20,6 +28,7 @@ macro_rules! contract {
             a_tenant_is_created_once,
             the_state_of_a_tenant_is_found_with_its_credentials,
             a_tenant_is_changed_in_the_version_that_was_read,
+            the_pool_of_a_tenant_is_kept_through_every_change,
             credentials_are_listed_by_class,
             an_id_is_taken_once,
             a_credential_needs_a_tenant,
@@ -28,14 +37,28 @@ macro_rules! contract {
             only_its_tenant_and_device_delete_a_credential,
             a_repeat_within_a_day_creates_nothing,
             a_request_id_is_for_one_request,
+            a_credential_is_changed_in_the_form_that_was_read,
             a_repeat_shows_nothing_of_another_tenant,
             lists_are_paged_and_hold_one_tenant_only,
             a_use_is_recorded_and_moves_the_digest_to_a_new_pepper,
+            a_device_has_one_password_and_a_use_keeps_it_in_its_new_form,
             each_change_has_its_audit_event,
             denials_are_audited,
             a_chain_contains_its_checkpoints,
+            a_part_of_a_chain_is_checked,
+            the_ends_of_chains_are_listed,
             the_control_log_numbers_each_change,
-            peppers_of_another_registry_are_refused
+            a_tenant_is_deleted_step_by_step_and_its_id_is_not_given_again,
+            a_tenant_that_is_to_be_deleted_can_be_restored,
+            one_process_at_a_time_removes_the_data_of_a_tenant,
+            features_are_changed_with_a_tenant,
+            peppers_of_another_registry_are_refused,
+            a_group_is_created_once_and_listed_in_its_tenant,
+            a_group_is_changed_in_the_version_that_was_read,
+            members_are_added_once_and_listed_in_order,
+            groups_and_their_members_are_bounded,
+            a_group_that_rights_are_bound_to_is_not_deleted,
+            each_change_of_a_group_is_audited_and_in_the_control_log
         );
     };
     ($open:expr; $($rule:ident),*) => {
@@ -68,6 +91,9 @@ pub(crate) fn tenant(id: &str) -> Tenant {
         created: NOW,
         version: 1,
         limits: Limits::default(),
+        features: BTreeMap::new(),
+        deletion: None,
+        pool: None,
     }
 }
 
@@ -89,6 +115,7 @@ pub(crate) fn key(tenant: &str) -> Credential {
         role: Role::Viewer,
         scopes: vec!["telemetry.read".into()],
         allowed_networks: vec!["10.0.0.0/8".into()],
+        groups: Vec::new(),
     };
     Credential { kind: CredentialKind::ApiKey(rights), ..secret(tenant, "-") }
 }
@@ -110,6 +137,18 @@ pub(crate) async fn tenants_are_listed_in_pages_in_order(registry: &dyn Registry
     assert_eq!(ids(registry.tenants("b", 2).await.unwrap()), ["c"]);
     assert_eq!(registry.tenant("a").await.unwrap(), Some(tenant("a")));
     assert_eq!(registry.tenant("d").await.unwrap(), None);
+}
+
+pub(crate) async fn the_pool_of_a_tenant_is_kept_through_every_change(registry: &dyn Registry) {
+    let placed = Tenant { pool: Some("gold".into()), ..tenant("a") };
+    assert_eq!(registry.create_tenant(placed.clone(), &origin()).await.unwrap().row, placed);
+    let renamed = TenantUpdate { display_name: Some("N".into()), ..Default::default() };
+    assert_eq!(registry.update_tenant("a", &renamed, &origin()).await.unwrap().pool, placed.pool);
+    registry.set_tenant_state("a", TenantState::Suspended, &origin()).await.unwrap();
+    assert_eq!(registry.tenant("a").await.unwrap().unwrap().pool, placed.pool);
+    assert_eq!(registry.tenants("", 9).await.unwrap()[0].pool, placed.pool);
+    let created = registry.audit("a", None, 9).await.unwrap().pop().unwrap();
+    assert!(created.detail.contains("pool \"gold\""), "{}", created.detail);
 }
 
 pub(crate) async fn a_tenant_is_created_once(registry: &dyn Registry) {
@@ -171,7 +210,8 @@ pub(crate) async fn credentials_are_listed_by_class(registry: &dyn Registry) {
     let url = "https://login.example.com".to_owned();
     let issuer =
         crate::Issuer { display_name: "login".into(), url, audience: "weir".into(), ..crate::Issuer::default() };
-    let binding = RoleBinding { principal: "oidc:https://login.example.com#1".into(), role: Role::Admin };
+    let binding =
+        RoleBinding { principal: "oidc:https://login.example.com#1".into(), role: Role::Admin, groups: Vec::new() };
     let (algorithm, public_key) = ("ES256".into(), "-----BEGIN PUBLIC KEY-----".into());
     let rows = [
         of(CredentialKind::Issuer(issuer)),
@@ -308,8 +348,56 @@ pub(crate) async fn a_request_id_is_for_one_request(registry: &dyn Registry) {
     refused(registry.create_credential(key("a"), &request("r", NOW)).await);
     let another = Origin { by: "apiKeys/x".into(), ..request("r", NOW) };
     refused(registry.create_credential(secret("a", "d"), &another).await);
+    // Rows whose ids follow from their content, and others.
+    let binding = |principal: &str, role| Credential {
+        id: RoleBinding::id("a", principal),
+        kind: CredentialKind::RoleBinding(RoleBinding { principal: principal.into(), role, groups: Vec::new() }),
+        digest: None,
+        ..key("a")
+    };
+    let first = binding("oidc:https://login.example.com#1", Role::Viewer);
+    registry.create_credential(first.clone(), &request("s", NOW)).await.unwrap();
+    let repeat = registry.create_credential(first.clone(), &request("s", NOW)).await.unwrap();
+    assert_eq!(repeat, Created { row: first, is_repeat: true });
+    let principal = "oidc:https://login.example.com#2";
+    refused(registry.create_credential(binding(principal, Role::Viewer), &request("s", NOW)).await);
+    let above = binding("oidc:https://login.example.com#1", Role::Admin);
+    refused(registry.create_credential(above, &request("s", NOW)).await);
+    let wider = KeyRights { scopes: Vec::new(), ..key("a").rights().unwrap().clone() };
+    registry.create_credential(key("a"), &request("k", NOW)).await.unwrap();
+    let wider = Credential { kind: CredentialKind::ApiKey(wider), ..key("a") };
+    refused(registry.create_credential(wider, &request("k", NOW)).await);
     let elsewhere = registry.create_credential(secret("b", "d"), &request("r", NOW)).await.unwrap();
     assert!(!elsewhere.is_repeat, "request ids belong to a tenant");
+}
+
+pub(crate) async fn a_credential_is_changed_in_the_form_that_was_read(registry: &dyn Registry) {
+    with_tenants(registry, &["a", "b"]).await;
+    let row = Credential { digest: None, ..key("a") };
+    create(registry, row.clone()).await.unwrap();
+    let of =
+        |name: &str| CredentialKind::ApiKey(KeyRights { display_name: name.into(), ..row.rights().unwrap().clone() });
+    let newest = registry.changes(0, 0).await.unwrap().newest;
+    let changed = registry.update_credential("a", row.id, of("one"), Some(&row.etag()), &origin()).await.unwrap();
+    assert_eq!(changed, Credential { kind: of("one"), ..row.clone() });
+    assert_eq!(registry.credential(row.id).await.unwrap().unwrap().credential, changed);
+    assert_ne!(changed.etag(), row.etag());
+    let stale = registry.update_credential("a", row.id, of("two"), Some(&row.etag()), &origin()).await;
+    assert_eq!(stale, Err(Error::Conflict(row.name())));
+    for etag in [None, Some(changed.etag())] {
+        let same = registry.update_credential("a", row.id, of("one"), etag.as_deref(), &origin()).await.unwrap();
+        assert_eq!(same, changed, "nothing has changed");
+    }
+    let device = CredentialKind::DeviceSecret { device: "d".into() };
+    for (tenant, kind) in [("b", of("x")), ("a", device)] {
+        let refused = registry.update_credential(tenant, row.id, kind, None, &origin()).await;
+        assert_eq!(refused, Err(Error::NotFound(format!("credential {}", row.id))));
+    }
+    let changes = registry.changes(newest, 9).await.unwrap().entries;
+    let kinds: Vec<_> = changes.iter().map(|change| change.kind).collect();
+    assert_eq!(kinds, [ChangeKind::Deleted(row.id), ChangeKind::Created(row.id)], "what it opened ends");
+    let events = registry.audit("a", None, 9).await.unwrap();
+    assert!(events.len() == 3 && events[0].detail.contains("one") && events[0].resource == row.name(), "{events:?}");
 }
 
 pub(crate) async fn a_repeat_shows_nothing_of_another_tenant(registry: &dyn Registry) {
@@ -359,74 +447,56 @@ pub(crate) async fn a_use_is_recorded_and_moves_the_digest_to_a_new_pepper(regis
     let credential = secret("a", "d");
     create(registry, credential.clone()).await.unwrap();
     let newer = Digest { pepper: 2, hmac: [9; 32] };
-    let deleted = Use { id: secret("a", "d").id, at: NOW, digest: Some(newer) };
-    let uses = [Use { id: credential.id, at: NOW + 5, digest: None }, deleted];
+    let moved = |id, at, digest| Use { digest, ..Use::at(id, at) };
+    let deleted = secret("a", "d").id;
+    let uses = [Use::at(credential.id, NOW + 5), moved(deleted, NOW, Some(newer))];
     registry.record_uses(&uses).await.unwrap();
     let found = registry.credential(credential.id).await.unwrap().unwrap();
     assert_eq!((found.last_use, &found.credential), (Some(NOW + 5), &credential));
-    assert_eq!(registry.credential(deleted.id).await.unwrap(), None);
-    registry.record_uses(&[Use { id: credential.id, at: NOW + 6, digest: Some(newer) }]).await.unwrap();
-    let older = Use { id: credential.id, at: NOW + 6, digest: credential.digest };
-    registry.record_uses(&[older]).await.unwrap();
+    assert_eq!(registry.credential(deleted).await.unwrap(), None);
+    for digest in [Some(newer), credential.digest] {
+        registry.record_uses(&[moved(credential.id, NOW + 6, digest)]).await.unwrap();
+    }
     assert_eq!(registry.credential(credential.id).await.unwrap().unwrap().credential.digest, Some(newer));
     assert_eq!(registry.device_credentials("a", None, None, 1).await.unwrap()[0].last_use, Some(NOW + 6));
 }
 
-pub(crate) async fn each_change_has_its_audit_event(registry: &dyn Registry) {
-    let address: IpAddr = [10, 0, 0, 1].into();
-    let by = Origin { address: Some(address), request_id: Some("r".into()), by: "apiKeys/x".into(), ..origin() };
-    with_tenants(registry, &["a"]).await;
-    let id = registry.create_credential(key("a"), &by).await.unwrap().row.id;
-    registry.delete_credential("a", KEYS, id, &origin()).await.unwrap();
-    registry.delete_credential("a", KEYS, id, &origin()).await.unwrap_err();
-    registry.set_tenant_state("a", TenantState::Suspended, &origin()).await.unwrap();
-    registry.set_tenant_state("a", TenantState::Suspended, &origin()).await.unwrap();
-    let events = registry.audit("a", None, 9).await.unwrap();
-    let seen: Vec<_> = events.iter().map(|event| (event.sequence, event.resource.as_str())).collect();
-    let name = format!("apiKeys/{id}");
-    assert_eq!(seen, [(4, "tenants/a"), (3, &name), (2, &name), (1, "tenants/a")]);
-    let created = &events[2];
-    assert!(created.granted && created.count == 1 && created.at == NOW && created.method == "Test");
-    assert_eq!((created.principal.as_str(), created.address.as_deref()), ("apiKeys/x", Some("10.0.0.1")));
-    assert_eq!(created.request_id.as_deref(), Some("r"));
-    assert!(created.detail.contains("telemetry.read") && created.detail.contains("10.0.0.0/8"));
-    assert_eq!(registry.audit("a", Some(3), 1).await.unwrap(), events[2..3]);
-    let report = registry.verify_audit("a", None).await.unwrap();
-    assert_eq!((report.verified.sequence, report.fault), (4, None));
-    assert_eq!(report.verified.hash, events[0].hash);
-}
-
-pub(crate) async fn denials_are_audited(registry: &dyn Registry) {
-    let denial = |tenant: &str, count| Denial {
-        tenant: tenant.into(),
-        principal: "devices/d".into(),
-        method: "Connect".into(),
-        address: Some([10, 0, 0, 1].into()),
-        reason: "wrong".into(),
-        at: NOW,
-        count,
+pub(crate) async fn a_device_has_one_password_and_a_use_keeps_it_in_its_new_form(registry: &dyn Registry) {
+    with_tenants(registry, &["a", "b"]).await;
+    let hash = |text: &str, pepper| PasswordHash { phc: format!("$argon2id$v=19$m=8,t=1,p=1${text}"), pepper };
+    let row = |tenant: &str, device: &str, password: PasswordHash| Credential {
+        id: crate::password::id_of(tenant, device),
+        kind: CredentialKind::DevicePassword { device: device.into(), password },
+        digest: None,
+        ..secret(tenant, device)
     };
-    registry.record_denials(&[denial(INSTALLATION, 1), denial("a", 40), denial("a", 2)]).await.unwrap();
-    let events = registry.audit("a", None, 9).await.unwrap();
-    let counts: Vec<_> = events.iter().map(|event| (event.sequence, event.count, event.granted)).collect();
-    assert_eq!(counts, [(2, 2, false), (1, 40, false)]);
-    assert_eq!(registry.audit(INSTALLATION, None, 9).await.unwrap().len(), 1);
-    assert_eq!(registry.verify_audit("a", None).await.unwrap().fault, None);
-}
-
-pub(crate) async fn a_chain_contains_its_checkpoints(registry: &dyn Registry) {
-    with_tenants(registry, &["a"]).await;
-    let noted = registry.verify_audit("a", None).await.unwrap().verified;
-    assert_eq!(noted.sequence, 1);
+    let first = row("a", "d", hash("1", 1));
+    registry.create_credential(first.clone(), &request("r", NOW)).await.unwrap();
+    let repeat = registry.create_credential(row("a", "d", hash("salted anew", 1)), &request("r", NOW)).await.unwrap();
+    assert_eq!(repeat, Created { row: first.clone(), is_repeat: true });
+    assert_eq!(create(registry, row("a", "d", hash("2", 1))).await, Err(Error::Exists(first.name())));
+    create(registry, row("b", "d", hash("3", 1))).await.unwrap();
     create(registry, secret("a", "d")).await.unwrap();
-    assert_eq!(registry.verify_audit("a", Some(noted)).await.unwrap().fault, None);
-    let other = Checkpoint { hash: [1; 32], ..noted };
-    assert_eq!(registry.verify_audit("a", Some(other)).await.unwrap().fault, Some(Fault::Checkpoint(1)));
-    let beyond = Checkpoint { sequence: 3, ..noted };
-    let report = registry.verify_audit("a", Some(beyond)).await.unwrap();
-    assert_eq!(report.fault, Some(Fault::End { ends: 2, head: 3 }));
-    let empty = registry.verify_audit("b", None).await.unwrap();
-    assert_eq!((empty.verified, empty.fault), (Checkpoint::default(), None));
+    let kept = async || registry.credential(first.id).await.unwrap().unwrap().credential;
+    assert_eq!(kept().await, first);
+    let rehashed = |from: &str, to: &str| Use {
+        rehashed: Some(Box::new(Rehashed { from: hash(from, 1), to: hash(to, 2) })),
+        ..Use::at(first.id, NOW + 5)
+    };
+    registry.record_uses(&[rehashed("other", "x")]).await.unwrap();
+    assert_eq!(kept().await, first, "of a password that was changed meanwhile");
+    registry.record_uses(&[rehashed("1", "4")]).await.unwrap();
+    assert_eq!(kept().await, row("a", "d", hash("4", 2)));
+    registry.record_uses(&[rehashed("1", "5")]).await.unwrap();
+    assert_eq!(kept().await, row("a", "d", hash("4", 2)), "once");
+    registry.delete_credential("a", Owner::Device("d"), first.id, &origin()).await.unwrap();
+    let again = row("a", "d", hash("6", 2));
+    create(registry, again.clone()).await.unwrap();
+    assert_eq!(kept().await, again);
+    let events = registry.audit("a", None, 9).await.unwrap();
+    assert!(events[0].detail.contains("password") && !events.iter().any(|event| event.detail.contains("argon2")));
+    let listed = registry.device_credentials("a", Some("d"), None, 9).await.unwrap();
+    assert_eq!(listed.len(), 2);
 }
 
 pub(crate) async fn the_control_log_numbers_each_change(registry: &dyn Registry) {

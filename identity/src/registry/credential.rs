@@ -2,10 +2,12 @@
 
 use model::Nanos;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
+use super::Use;
 use crate::certificate::Authority;
 use crate::oauth::Issuer;
-use crate::{CredentialId, Digest, Role};
+use crate::{CredentialId, Digest, PasswordHash, Role, hex};
 
 /// A credential of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,13 @@ pub enum CredentialKind {
         /// SHA-256 of the certificate, hexadecimal.
         fingerprint: String,
     },
+    /// A device, which connects with a chosen password.
+    DevicePassword {
+        /// Id of the device.
+        device: String,
+        /// The form in which the password is kept.
+        password: PasswordHash,
+    },
     /// An authority whose certificates identify devices.
     Authority(Authority),
     /// A certificate of an authority that is no longer valid.
@@ -65,6 +74,18 @@ pub enum CredentialKind {
     RoleBinding(RoleBinding),
 }
 
+impl CredentialKind {
+    /// Returns a hash of the content, by which a request is told apart from another one.
+    pub(crate) fn content(&self) -> String {
+        let content = match self {
+            // The same password has another hash each time.
+            Self::DevicePassword { device, .. } => serde_json::to_vec(&("device_password", device)),
+            kind => serde_json::to_vec(kind),
+        };
+        hex::encode(&Sha256::digest(content.expect("plain fields are JSON"))[..16])
+    }
+}
+
 /// The rights of an API key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRights {
@@ -76,6 +97,9 @@ pub struct KeyRights {
     pub scopes: Vec<String>,
     /// Networks (CIDR) that it is valid from; empty is all.
     pub allowed_networks: Vec<String>,
+    /// Groups whose devices it is limited to; empty is the whole tenant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
 }
 
 /// A role of a principal that an issuer names.
@@ -85,6 +109,9 @@ pub struct RoleBinding {
     pub principal: String,
     /// Its role.
     pub role: Role,
+    /// Groups whose devices it is limited to; empty is the whole tenant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
 }
 
 impl RoleBinding {
@@ -157,7 +184,32 @@ pub enum Owner<'a> {
     Tenant(Class),
 }
 
+/// A hash of a row without the form in which its secret is kept, which moves between peppers. Rows
+/// that had one id after each other differ in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Stamp([u8; 16]);
+
 impl Credential {
+    /// Returns its stamp.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let Self { id, tenant, kind, created, expires, digest: _ } = self;
+        let content = match kind {
+            CredentialKind::DevicePassword { device, .. } => {
+                serde_json::to_vec(&(id, tenant, device, created, expires))
+            }
+            kind => serde_json::to_vec(&(id, tenant, kind, created, expires)),
+        };
+        let content = content.expect("plain fields are JSON");
+        let mut stamp = [0; 16];
+        stamp.copy_from_slice(&Sha256::digest(content)[..16]);
+        Stamp(stamp)
+    }
+
+    /// Returns a text that changes with its content.
+    pub fn etag(&self) -> String {
+        hex::encode(&self.stamp().0)
+    }
+
     /// True when it has expired.
     pub fn has_expired(&self, now: Nanos) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
@@ -168,7 +220,8 @@ impl Credential {
         match &self.kind {
             CredentialKind::DeviceSecret { .. }
             | CredentialKind::DeviceKey { .. }
-            | CredentialKind::DeviceCertificate { .. } => Class::Device,
+            | CredentialKind::DeviceCertificate { .. }
+            | CredentialKind::DevicePassword { .. } => Class::Device,
             CredentialKind::Authority(_) => Class::Authority,
             CredentialKind::RevokedCertificate { .. } => Class::RevokedCertificate,
             CredentialKind::ApiKey(_) => Class::ApiKey,
@@ -182,7 +235,8 @@ impl Credential {
         match &self.kind {
             CredentialKind::DeviceSecret { device }
             | CredentialKind::DeviceKey { device, .. }
-            | CredentialKind::DeviceCertificate { device, .. } => Some(device),
+            | CredentialKind::DeviceCertificate { device, .. }
+            | CredentialKind::DevicePassword { device, .. } => Some(device),
             _ => None,
         }
     }
@@ -200,13 +254,23 @@ impl Credential {
         }
     }
 
+    /// Returns the groups that its rights are limited to; none when they are not.
+    pub fn groups(&self) -> &[String] {
+        match &self.kind {
+            CredentialKind::ApiKey(rights) => &rights.groups,
+            CredentialKind::RoleBinding(binding) => &binding.groups,
+            _ => &[],
+        }
+    }
+
     /// Returns its name in the audit: `apiKeys/4ZjQ0kq8yW2a`,
     /// `devices/d1/credentials/4ZjQ0kq8yW2a`.
     pub fn name(&self) -> String {
         match &self.kind {
             CredentialKind::DeviceSecret { device }
             | CredentialKind::DeviceKey { device, .. }
-            | CredentialKind::DeviceCertificate { device, .. } => format!("devices/{device}/credentials/{}", self.id),
+            | CredentialKind::DeviceCertificate { device, .. }
+            | CredentialKind::DevicePassword { device, .. } => format!("devices/{device}/credentials/{}", self.id),
             CredentialKind::Authority(_) => format!("authorities/{}", self.id),
             CredentialKind::RevokedCertificate { .. } => format!("revokedCertificates/{}", self.id),
             CredentialKind::ApiKey(_) => format!("apiKeys/{}", self.id),
@@ -215,10 +279,29 @@ impl Credential {
         }
     }
 
+    /// Returns the credential with its secret or password in the form that a use has found; `None`
+    /// when it stays as it is.
+    pub(crate) fn moved_by(mut self, used: &Use) -> Option<Self> {
+        if let (Some(known), Some(new)) = (&mut self.digest, used.digest)
+            && new.pepper > known.pepper
+        {
+            *known = new;
+            return Some(self);
+        }
+        if let (CredentialKind::DevicePassword { password, .. }, Some(new)) = (&mut self.kind, &used.rehashed)
+            && *password == new.from
+        {
+            *password = new.to.clone();
+            return Some(self);
+        }
+        None
+    }
+
     /// Returns its content as JSON for the audit event of its creation; it has no secret.
     pub(crate) fn detail(&self) -> String {
         let content = match &self.kind {
             CredentialKind::DeviceSecret { .. } => serde_json::json!({}),
+            CredentialKind::DevicePassword { .. } => serde_json::json!({ "password": true }),
             CredentialKind::DeviceKey { algorithm, public_key, .. } => {
                 serde_json::json!({ "algorithm": algorithm, "public_key": public_key })
             }

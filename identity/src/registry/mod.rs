@@ -7,9 +7,11 @@ mod audit;
 #[cfg(test)]
 mod contract;
 mod credential;
+mod deletion;
 mod embedded;
 #[cfg(test)]
 mod figures;
+mod group;
 mod mongodb;
 mod postgres;
 #[cfg(test)]
@@ -27,13 +29,18 @@ mod types;
 use async_trait::async_trait;
 
 pub use self::mongodb::{MongoOptions, MongoRegistry};
-pub use audit::{AuditEvent, AuditReport, Checkpoint, Denial, Fault, INSTALLATION};
+pub use audit::{AuditEvent, AuditRange, AuditReport, Checkpoint, Denial, Fault, INSTALLATION};
+pub(crate) use credential::Stamp;
 pub use credential::{Class, Credential, CredentialKind, KeyRights, Owner, RoleBinding};
+pub use deletion::{Deletion, DeletionStep, PlaceCount, Residual, Worker};
 pub use embedded::EmbeddedRegistry;
+pub(crate) use embedded::{CheckpointFile, HeldCheckpoint};
+pub(crate) use group::MAX_MEMBERS;
+pub use group::{Group, GroupFilter, GroupRegistry, GroupUpdate, MemberChange};
 pub use postgres::{PostgresOptions, PostgresRegistry};
 pub use tenant::{Tenant, TenantState, TenantUpdate};
 pub(crate) use types::Result;
-pub use types::{Change, ChangeKind, Changes, Created, Error, Found, Listed, Origin, Use};
+pub use types::{Change, ChangeKind, Changes, Created, Error, Found, Listed, Origin, Rehashed, Use};
 
 use crate::CredentialId;
 
@@ -44,7 +51,7 @@ pub(crate) const REPEATS: model::Nanos = 24 * 60 * 60 * model::time::SECOND;
 ///
 /// Texts and ids are checked by the caller ([`Admin`](crate::Admin)), limits here.
 #[async_trait]
-pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
+pub trait Registry: GroupRegistry + std::fmt::Debug + Send + Sync + 'static {
     /// Compares peppers with those that the registry was used with, and keeps the fingerprints of
     /// new versions.
     ///
@@ -77,6 +84,24 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
     /// [`Error::NotFound`]. [`Error::Conflict`]: the tenant has another version.
     async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant>;
 
+    /// Takes a step of the deletion of a tenant. Without a change nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]. [`Error::Conflict`]: the tenant has another version, or another process
+    /// removes its data. [`Error::Invalid`]: the step does not follow from the state.
+    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant>;
+
+    /// Removes some of the rows of a tenant whose data is being removed: credentials of all
+    /// classes, and remembered requests. Its audit and its own row stay. Returns the number of
+    /// those removed, 0 when there were none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the tenant is in another state.
+    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize>;
+
+    /// Counts the rows that [`Registry::remove_rows`] removes, without those of requests.
+    async fn count_rows(&self, tenant: &str) -> Result<u64>;
+
     /// Returns a credential and the state of its tenant.
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>>;
 
@@ -88,6 +113,20 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
     /// device clashes with another, or the request id was used for another request or its
     /// credential was deleted.
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>>;
+
+    /// Puts other content in place of that of a credential of the same class; what it opened ends.
+    /// `etag`: the content that the change is made for. Without a change nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`]: the content is another one.
+    async fn update_credential(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        kind: CredentialKind,
+        etag: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Credential>;
 
     /// Deletes a credential.
     ///
@@ -125,7 +164,17 @@ pub trait Registry: std::fmt::Debug + Send + Sync + 'static {
     async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>>;
 
     /// Checks the audit chain of a tenant, and that it contains a checkpoint that was noted before.
-    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport>;
+    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
+        let known = checkpoint.into_iter().collect();
+        self.check_audit(tenant, &AuditRange { known, ..AuditRange::default() }).await
+    }
+
+    /// Checks a part of the audit chain of a tenant.
+    async fn check_audit(&self, tenant: &str, range: &AuditRange) -> Result<AuditReport>;
+
+    /// Returns the ends of audit chains in order of their tenants, those after `after`. A damaged
+    /// one has sequence 0.
+    async fn audit_heads(&self, after: &str, limit: usize) -> Result<Vec<(String, Checkpoint)>>;
 
     /// Returns the entries of the control log after a number.
     async fn changes(&self, after: u64, limit: usize) -> Result<Changes>;

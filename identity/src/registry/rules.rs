@@ -4,19 +4,27 @@
 //! On a server a change may run several times: the transaction is repeated after a conflict with
 //! another one, and after a commit whose answer was lost.
 
+pub(super) mod deletion;
+pub(super) mod groups;
+
 use std::collections::HashMap;
 
 use async_trait::async_trait;
 
 use super::transaction::{Outcome, Request, Rows, Work};
 use super::{
-    AuditEvent, ChangeKind, Created, Credential, Denial, Error, Origin, Owner, REPEATS, Tenant, TenantState,
-    TenantUpdate, Use,
+    AuditEvent, ChangeKind, Class, Created, Credential, CredentialKind, Denial, Error, Origin, Owner, REPEATS, Tenant,
+    TenantState, TenantUpdate, Use,
 };
 use crate::CredentialId;
+use deletion::check_kept;
 
 /// Entries of the control log that are kept.
 pub(super) const KEPT_CHANGES: u64 = 10_000;
+
+/// Expired credentials that one creation removes: each is an entry of the control log, of which
+/// followers must not miss more than are kept.
+const REMOVED_EXPIRED: usize = 100;
 
 /// Events at the end of a chain among which a repeated denial is searched.
 const RECENT_EVENTS: usize = 64;
@@ -31,18 +39,20 @@ impl Work for CreateTenant {
     async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<Self::Output> {
         let Self(tenant, origin) = self;
         rows.enter(&tenant.id).await?;
+        let content = ("", tenant.pool.as_deref().unwrap_or_default());
         if let Some(known) = rows.tenant(&tenant.id).await? {
             if in_doubt && known == *tenant {
                 return Ok(Created { row: known, is_repeat: false });
             }
-            return match repeated(rows, &tenant.id, "", origin).await? {
+            return match repeated(rows, &tenant.id, content, origin).await? {
                 Some(_) => Ok(Created { row: known, is_repeat: true }),
                 None => Err(Error::Exists(format!("tenants/{}", tenant.id)).into()),
             };
         }
         rows.put_tenant(tenant).await?;
-        remember(rows, &tenant.id, "", "", origin).await?;
-        let detail = format!("display_name {:?}", tenant.display_name);
+        remember(rows, &tenant.id, content, "", origin).await?;
+        let pool = tenant.pool.as_ref().map(|pool| format!(", pool {pool:?}")).unwrap_or_default();
+        let detail = format!("display_name {:?}{pool}", tenant.display_name);
         record(rows, &tenant.id, format!("tenants/{}", tenant.id), detail, origin, ChangeKind::TenantActive).await?;
         Ok(Created { row: tenant.clone(), is_repeat: false })
     }
@@ -61,12 +71,13 @@ impl Work for SetTenantState {
         if tenant.state == *state {
             return Ok(tenant);
         }
+        check_kept(&tenant)?;
         tenant.state = *state;
         tenant.version += 1;
         rows.put_tenant(&tenant).await?;
         let kind = match state {
             TenantState::Active => ChangeKind::TenantActive,
-            TenantState::Suspended => ChangeKind::TenantSuspended,
+            _ => ChangeKind::TenantSuspended,
         };
         record(rows, id, format!("tenants/{id}"), state.as_str().into(), origin, kind).await?;
         Ok(tenant)
@@ -88,6 +99,7 @@ impl Work for UpdateTenant {
             return Ok(tenant);
         }
         if update.apply(&mut tenant)? {
+            check_kept(&tenant)?;
             rows.put_tenant(&tenant).await?;
             let name = format!("tenants/{id}");
             record(rows, id, name, update.detail(), origin, ChangeKind::TenantUpdated).await?;
@@ -105,7 +117,7 @@ impl Work for CreateCredential {
 
     async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<Self::Output> {
         let Self(row, origin) = self;
-        entered(rows, &row.tenant).await?;
+        check_kept(&entered(rows, &row.tenant).await?)?;
         if in_doubt
             && let Some(known) = rows.credential(row.id).await?
             && known.created == row.created
@@ -113,7 +125,8 @@ impl Work for CreateCredential {
         {
             return Ok(Created { row: known, is_repeat: false });
         }
-        let target = row.device().unwrap_or_default();
+        let content = row.kind.content();
+        let target = (row.device().unwrap_or_default(), content.as_str());
         if let Some(id) = repeated(rows, &row.tenant, target, origin).await? {
             let known = match CredentialId::parse(&id) {
                 Some(id) => rows.credential(id).await?,
@@ -128,6 +141,7 @@ impl Work for CreateCredential {
         if let Some(device) = row.device() {
             check_client_ids(rows, &row.tenant, device).await?;
         }
+        groups::check_groups(rows, row).await?;
         make_room(rows, row, origin).await?;
         if !rows.add_credential(row).await? {
             return Err(Error::Exists(row.name()).into());
@@ -138,11 +152,49 @@ impl Work for CreateCredential {
     }
 }
 
+/// [`Registry::update_credential`](super::Registry::update_credential).
+pub(super) struct UpdateCredential {
+    pub(super) tenant: String,
+    pub(super) id: CredentialId,
+    pub(super) kind: CredentialKind,
+    pub(super) etag: Option<String>,
+    pub(super) origin: Origin,
+}
+
+#[async_trait]
+impl Work for UpdateCredential {
+    type Output = Credential;
+
+    async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<Credential> {
+        check_kept(&entered(rows, &self.tenant).await?)?;
+        let row = rows.credential(self.id).await?.filter(|row| row.tenant == self.tenant);
+        let row = row.ok_or_else(|| Error::NotFound(format!("credential {}", self.id)))?;
+        let new = Credential { kind: self.kind.clone(), ..row.clone() };
+        if new.owner() != row.owner() {
+            return Err(Error::NotFound(format!("credential {}", self.id)).into());
+        }
+        if in_doubt && new == row {
+            return Ok(row);
+        }
+        if self.etag.as_ref().is_some_and(|etag| *etag != row.etag()) {
+            return Err(Error::Conflict(row.name()).into());
+        }
+        if new != row {
+            groups::check_groups(rows, &new).await?;
+            rows.put_credential(&new).await?;
+            // What the old content opened ends, and is looked up again.
+            record(rows, &self.tenant, new.name(), new.detail(), &self.origin, ChangeKind::Deleted(self.id)).await?;
+            rows.control(&self.tenant, ChangeKind::Created(self.id)).await?;
+        }
+        Ok(new)
+    }
+}
+
 /// The owner of a credential that is to be deleted.
 #[derive(Debug, Clone)]
 pub(super) enum OwnedBy {
     Device(String),
-    Tenant(super::Class),
+    Tenant(Class),
 }
 
 impl From<Owner<'_>> for OwnedBy {
@@ -200,11 +252,11 @@ impl Work for RecordUses {
         let found = rows.tenants_of(&ids).await?;
         let tenants: HashMap<CredentialId, String> = found.into_iter().map(|(tenant, id)| (id, tenant)).collect();
         let mut uses: Vec<(&String, Use)> =
-            self.0.iter().filter_map(|used| Some((tenants.get(&used.id)?, *used))).collect();
+            self.0.iter().filter_map(|used| Some((tenants.get(&used.id)?, used.clone()))).collect();
         // One order for all processes: they wait for each other, and do not block each other.
         uses.sort_by_key(|(tenant, used)| (*tenant, used.id));
         for of_tenant in uses.chunk_by(|a, b| a.0 == b.0) {
-            let uses: Vec<Use> = of_tenant.iter().map(|(_, used)| *used).collect();
+            let uses: Vec<Use> = of_tenant.iter().map(|(_, used)| used.clone()).collect();
             rows.put_uses(of_tenant[0].0, &uses).await?;
         }
         Ok(())
@@ -284,7 +336,13 @@ async fn record<R: Rows>(
     origin: &Origin,
     kind: ChangeKind,
 ) -> Outcome<()> {
-    let event = AuditEvent {
+    rows.append(event(resource, detail, origin)).await?;
+    rows.control(tenant, kind).await
+}
+
+/// The event of a change.
+fn event(resource: String, detail: String, origin: &Origin) -> AuditEvent {
+    AuditEvent {
         at: origin.at,
         principal: origin.by.clone(),
         method: origin.method.to_owned(),
@@ -295,9 +353,7 @@ async fn record<R: Rows>(
         detail,
         count: 1,
         ..AuditEvent::default()
-    };
-    rows.append(event).await?;
-    rows.control(tenant, kind).await
+    }
 }
 
 /// Removes expired credentials of the owner when there are as many as may be; the creation is
@@ -308,13 +364,17 @@ async fn make_room<R: Rows>(rows: &mut R, new: &Credential, origin: &Origin) -> 
     if left < most {
         return Ok(());
     }
-    for row in rows.credentials(&new.tenant, new.owner()).await? {
-        if row.has_expired(origin.at) {
-            rows.remove_credential(&row).await?;
-            let reason = "expired; removed to make room for a new one".to_owned();
-            record(rows, &row.tenant, row.name(), reason, origin, ChangeKind::Deleted(row.id)).await?;
-            left -= 1;
-        }
+    // Rows without an end are not read, so that a refusal costs little.
+    if matches!(new.class(), Class::Issuer | Class::RoleBinding) {
+        return Err(Error::Limit { what, most }.into());
+    }
+    let expired = rows.credentials(&new.tenant, new.owner()).await?;
+    let expired = expired.into_iter().filter(|row| row.has_expired(origin.at));
+    for row in expired.take(REMOVED_EXPIRED) {
+        rows.remove_credential(&row).await?;
+        let reason = "expired; removed to make room for a new one".to_owned();
+        record(rows, &row.tenant, row.name(), reason, origin, ChangeKind::Deleted(row.id)).await?;
+        left -= 1;
     }
     if left < most { Ok(()) } else { Err(Error::Limit { what, most }.into()) }
 }
@@ -335,11 +395,18 @@ async fn check_client_ids<R: Rows>(rows: &mut R, tenant: &str, device: &str) -> 
 }
 
 /// Returns the id that the same request created before.
-async fn repeated<R: Rows>(rows: &mut R, tenant: &str, target: &str, origin: &Origin) -> Outcome<Option<String>> {
+async fn repeated<R: Rows>(
+    rows: &mut R,
+    tenant: &str,
+    (target, content): (&str, &str),
+    origin: &Origin,
+) -> Outcome<Option<String>> {
     let Some(request_id) = &origin.request_id else { return Ok(None) };
     let known = rows.request(tenant, request_id).await?;
     let Some(known) = known.filter(|known| known.at.saturating_add(REPEATS) > origin.at) else { return Ok(None) };
-    if (&*known.by, &*known.method, &*known.target) != (&*origin.by, origin.method, target) {
+    let is_same =
+        (&*known.by, &*known.method, &*known.target, &*known.content) == (&*origin.by, origin.method, target, content);
+    if !is_same {
         let reason = "it was used for another request: use a new one".to_owned();
         return Err(Error::Invalid { field: "request_id", reason }.into());
     }
@@ -347,12 +414,19 @@ async fn repeated<R: Rows>(rows: &mut R, tenant: &str, target: &str, origin: &Or
 }
 
 /// Keeps the request, and removes those that are too old to be repeated.
-async fn remember<R: Rows>(rows: &mut R, tenant: &str, target: &str, id: &str, origin: &Origin) -> Outcome<()> {
+async fn remember<R: Rows>(
+    rows: &mut R,
+    tenant: &str,
+    (target, content): (&str, &str),
+    id: &str,
+    origin: &Origin,
+) -> Outcome<()> {
     let Some(request_id) = &origin.request_id else { return Ok(()) };
     let request = Request {
         by: origin.by.clone(),
         method: origin.method.to_owned(),
         target: target.to_owned(),
+        content: content.to_owned(),
         id: id.to_owned(),
         at: origin.at,
     };

@@ -1,10 +1,12 @@
 //! Tenants.
 
+use std::collections::BTreeMap;
+
 use door::quota::Limits;
 use model::Nanos;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Result};
+use super::{Deletion, Error, Result};
 
 /// A tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,15 @@ pub struct Tenant {
     /// Its limits.
     #[serde(default)]
     pub limits: Limits,
+    /// Features that are on or off for it, by name. One that is not named is off.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub features: BTreeMap<String, bool>,
+    /// Its deletion, once that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Box<Deletion>>,
+    /// The pool that holds its data; `None` is the shared one. It never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
 }
 
 /// The state of a tenant.
@@ -32,6 +43,12 @@ pub enum TenantState {
     Active,
     /// Its credentials are refused, its data is kept.
     Suspended,
+    /// It is to be deleted: as suspended, until its data is removed.
+    Deleting,
+    /// Its data is being removed.
+    Purging,
+    /// Its data is gone. Its id is not given again.
+    Deleted,
 }
 
 impl TenantState {
@@ -40,7 +57,20 @@ impl TenantState {
         match self {
             Self::Active => "ACTIVE",
             Self::Suspended => "SUSPENDED",
+            Self::Deleting => "DELETING",
+            Self::Purging => "PURGING",
+            Self::Deleted => "DELETED",
         }
+    }
+
+    /// True when its credentials are valid.
+    pub fn admits(self) -> bool {
+        self == Self::Active
+    }
+
+    /// True when its data is being removed or is gone: nothing of it is written any longer.
+    pub fn is_purged(self) -> bool {
+        matches!(self, Self::Purging | Self::Deleted)
     }
 }
 
@@ -53,6 +83,9 @@ pub struct TenantUpdate {
     /// Its limits, all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// Its features, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<BTreeMap<String, bool>>,
     /// The version that the change is made for; `None` is any.
     #[serde(skip)]
     pub version: Option<u64>,
@@ -73,6 +106,9 @@ impl TenantUpdate {
         }
         if let Some(limits) = self.limits {
             changed.limits = limits;
+        }
+        if let Some(features) = &self.features {
+            changed.features.clone_from(features);
         }
         if changed == *tenant {
             return Ok(false);

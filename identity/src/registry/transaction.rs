@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use model::Nanos;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditEvent, ChangeKind, Credential, Error, Owner, Tenant, Use};
+use super::{AuditEvent, ChangeKind, Credential, Error, Group, Owner, Tenant, Use};
 use crate::CredentialId;
 
 pub(super) type Outcome<T> = Result<T, Stop>;
@@ -51,14 +51,33 @@ pub(super) struct Request {
     pub(super) method: String,
     /// The device of a credential; empty otherwise.
     pub(super) target: String,
+    /// A hash of the content of a credential; empty otherwise.
+    #[serde(default)]
+    pub(super) content: String,
     /// Id of the credential; empty for a tenant.
     pub(super) id: String,
     pub(super) at: Nanos,
 }
 
+/// The rows of groups in one transaction.
+#[async_trait]
+pub(super) trait GroupRows: Send {
+    async fn group(&mut self, tenant: &str, id: &str) -> Outcome<Option<Group>>;
+    async fn put_group(&mut self, group: &Group) -> Outcome<()>;
+    /// Removes a group and its members.
+    async fn remove_group(&mut self, group: &Group) -> Outcome<()>;
+    async fn count_groups(&mut self, tenant: &str) -> Outcome<usize>;
+    /// Returns a group of a tenant, if it has one.
+    async fn any_group(&mut self, tenant: &str) -> Outcome<Option<Group>>;
+    /// Adds members, each named once; returns those that were none.
+    async fn add_members(&mut self, group: &Group, devices: &[String]) -> Outcome<Vec<String>>;
+    /// Removes members; returns those that were some.
+    async fn remove_members(&mut self, group: &Group, devices: &[String]) -> Outcome<Vec<String>>;
+}
+
 /// The rows of one transaction. After [`Rows::enter`] only rows of that tenant are visible.
 #[async_trait]
-pub(super) trait Rows: Send {
+pub(super) trait Rows: GroupRows {
     /// Enters a tenant to change it: until the end of the transaction, others wait.
     async fn enter(&mut self, tenant: &str) -> Outcome<()>;
     async fn tenant(&mut self, id: &str) -> Outcome<Option<Tenant>>;
@@ -66,11 +85,19 @@ pub(super) trait Rows: Send {
     async fn credential(&mut self, id: CredentialId) -> Outcome<Option<Credential>>;
     /// Adds a row; returns false when the id is in use, also by another tenant.
     async fn add_credential(&mut self, row: &Credential) -> Outcome<bool>;
+    /// Replaces a row.
+    async fn put_credential(&mut self, row: &Credential) -> Outcome<()>;
     async fn remove_credential(&mut self, row: &Credential) -> Outcome<()>;
     /// Counts the credentials of an owner.
     async fn count(&mut self, tenant: &str, owner: Owner<'_>) -> Outcome<usize>;
     /// Returns the credentials of an owner.
     async fn credentials(&mut self, tenant: &str, owner: Owner<'_>) -> Outcome<Vec<Credential>>;
+    /// Returns some credentials of a tenant, of any owner.
+    async fn some_credentials(&mut self, tenant: &str, most: usize) -> Outcome<Vec<Credential>>;
+    /// Counts the credentials of a tenant, of all owners.
+    async fn count_credentials(&mut self, tenant: &str) -> Outcome<u64>;
+    /// Removes the requests of a tenant; returns their number.
+    async fn remove_requests(&mut self, tenant: &str) -> Outcome<usize>;
     /// Returns a device with a credential that is one of these, or begins with the prefix.
     async fn device_among(&mut self, tenant: &str, devices: &[&str], prefix: &str) -> Outcome<Option<String>>;
     async fn request(&mut self, tenant: &str, id: &str) -> Outcome<Option<Request>>;

@@ -6,7 +6,7 @@ use model::Nanos;
 use serde::{Deserialize, Serialize};
 
 use super::{Credential, TenantState};
-use crate::{CredentialId, Digest};
+use crate::{CredentialId, Digest, PasswordHash};
 
 /// The result of a call to the registry.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
@@ -28,6 +28,16 @@ pub enum Error {
         /// Their maximum count.
         most: usize,
     },
+    /// Rights are bound to it.
+    #[error("{name} is used by {}{}: delete them first", users.join(", "), and_more(*.more))]
+    InUse {
+        /// The resource.
+        name: String,
+        /// Names of credentials that are bound to it.
+        users: Vec<String>,
+        /// Count of further ones.
+        more: usize,
+    },
     /// The row was changed since it was read.
     #[error("{0} was changed meanwhile: read it again, and repeat the change")]
     Conflict(String),
@@ -45,6 +55,10 @@ pub enum Error {
     /// The registry cannot be used until an operator has changed something. Waiting does not help.
     #[error("the registry of credentials cannot be used: {0}")]
     NeedsOperator(String),
+}
+
+fn and_more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
 /// A credential that was looked up by its id.
@@ -77,7 +91,7 @@ pub struct Created<T> {
 }
 
 /// A use of a credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Use {
     /// The credential.
     pub id: CredentialId,
@@ -85,6 +99,29 @@ pub struct Use {
     pub at: Nanos,
     /// The digest under the current pepper, when it is kept under the previous one.
     pub digest: Option<Digest>,
+    /// The password under the current pepper and parameters, when it is kept under others.
+    pub rehashed: Option<Box<Rehashed>>,
+}
+
+/// A password that is kept in another form from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rehashed {
+    /// The form that was checked. Another one is of another password, or newer.
+    pub from: PasswordHash,
+    /// The new one.
+    pub to: PasswordHash,
+}
+
+impl Use {
+    /// Returns a use at a time, of a credential that stays as it is.
+    pub fn at(id: CredentialId, at: Nanos) -> Self {
+        Self { id, at, digest: None, rehashed: None }
+    }
+
+    /// True when the credential is kept in another form from now on.
+    pub(crate) fn moves(&self) -> bool {
+        self.digest.is_some() || self.rehashed.is_some()
+    }
 }
 
 /// The origin of a change, for its audit event.
@@ -119,14 +156,18 @@ pub struct Change {
 pub enum ChangeKind {
     /// The tenant was created or resumed.
     TenantActive,
-    /// The tenant was suspended.
+    /// The tenant was suspended, or is to be deleted.
     TenantSuspended,
+    /// The data of the tenant is being removed.
+    TenantPurging,
     /// Name, limits or features of the tenant were changed.
     TenantUpdated,
     /// The credential was created.
     Created(CredentialId),
     /// The credential was deleted.
     Deleted(CredentialId),
+    /// The group of this key, or the list of its members, was changed.
+    GroupChanged(CredentialId),
 }
 
 /// A part of the control log.

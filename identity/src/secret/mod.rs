@@ -9,6 +9,7 @@
 //! The id is not secret; it finds the row.
 
 mod base62;
+mod file;
 mod peppers;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use file::{KeyFileError, read_private};
+pub(crate) use file::{replace, sync_folder_of};
 pub(crate) use peppers::Verdict;
 pub use peppers::{Digest, PepperError, Peppers};
 
@@ -107,7 +110,8 @@ impl TokenKind {
     }
 }
 
-/// The text of a token. It is shown once, to the caller that created it; `Debug` shows nothing.
+/// The text of a token, which is shown once, to the caller that created it, or of a password.
+/// `Debug` shows nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -115,6 +119,12 @@ impl Secret {
     /// Returns the text.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
     }
 }
 
@@ -196,7 +206,7 @@ fn checksum_of(bytes: &[u8]) -> [u8; CHECKSUM] {
     base62::encode(u128::from(crc32fast::hash(bytes)))
 }
 
-fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+pub(crate) fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     let mut bytes = [0; N];
     // Up to 256 bytes come in one piece.
     let filled = getrandom(&mut bytes[..], GetRandomFlags::empty())?;

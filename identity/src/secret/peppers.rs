@@ -2,9 +2,7 @@
 //! of the registry alone checks no guess.
 
 use std::fmt;
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
@@ -12,7 +10,9 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
-use super::{Token, TokenKind, random};
+use super::file::{self, KeyFileError};
+use super::{CredentialId, Token, TokenKind, random};
+use crate::hex;
 
 const HEADER: &str = "# Keys of Weir's credentials. Keep this file secret, and back it up apart from registry.redb:\n\
                       # without it no device secret and no API key is valid.\n";
@@ -39,17 +39,9 @@ impl fmt::Debug for Digest {
 /// The reason why peppers cannot be read or written. Its text names no key.
 #[derive(Debug, thiserror::Error)]
 pub enum PepperError {
-    /// The file cannot be read or written.
-    #[error("cannot access {}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: std::io::Error,
-    },
-    /// Other users of the machine can read the file.
-    #[error("{} can be read by other users: run `chmod 600` on it", .0.display())]
-    Exposed(PathBuf),
+    /// The file cannot be read or written, or others can read it.
+    #[error(transparent)]
+    File(#[from] KeyFileError),
     /// The text is not one to three peppers.
     #[error("{place}: {reason}: expected one to three lines `VERSION KEY`, the key as 64 hexadecimal digits")]
     Malformed {
@@ -95,13 +87,16 @@ impl Pepper {
         mac
     }
 
+    fn of_password(&self, id: &CredentialId, password: &[u8]) -> [u8; 32] {
+        let mut mac = self.keyed.clone();
+        mac.update(b"p");
+        mac.update(id.as_str().as_bytes());
+        mac.update(password);
+        mac.finalize().into_bytes().into()
+    }
+
     fn line(&self) -> String {
-        let mut line = format!("{} ", self.version);
-        for byte in self.key {
-            line.push_str(&format!("{byte:02x}"));
-        }
-        line.push('\n');
-        line
+        format!("{} {}\n", self.version, hex::encode(&self.key))
     }
 }
 
@@ -177,7 +172,7 @@ impl Peppers {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
             let (version, key) = line.split_once(' ').ok_or_else(|| fault("a line has one word"))?;
             let version = version.parse().map_err(|_| fault("a version is not a number"))?;
-            found.push(Pepper::new(version, hexadecimal(key.trim()).ok_or_else(|| fault("a key is malformed"))?));
+            found.push(Pepper::new(version, hex::decode(key.trim()).ok_or_else(|| fault("a key is malformed"))?));
         }
         if found.len() > MAX_PEPPERS {
             return Err(fault("there are more than three"));
@@ -197,18 +192,7 @@ impl Peppers {
     /// # Errors
     /// [`PepperError`].
     pub fn read(path: &Path) -> Result<Option<Self>, PepperError> {
-        let failed = |source| PepperError::Io { path: path.to_owned(), source };
-        let metadata = match std::fs::metadata(path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
-        // A file of another owner is for the group of this process: a secret that is mounted.
-        let closed = if metadata.uid() == rustix::process::geteuid().as_raw() { 0o077 } else { 0o037 };
-        if metadata.permissions().mode() & closed != 0 {
-            return Err(PepperError::Exposed(path.to_owned()));
-        }
-        let bytes = std::fs::read(path).map_err(failed)?;
+        let Some(bytes) = file::read_private(path)? else { return Ok(None) };
         Self::parse(&path.display().to_string(), &bytes).map(Some)
     }
 
@@ -221,9 +205,9 @@ impl Peppers {
         if let Some(peppers) = Self::read(path)? {
             return Ok(peppers);
         }
-        let failed = |source| PepperError::Io { path: path.to_owned(), source };
-        let peppers = Self::generate().map_err(failed)?;
-        peppers.write(path).map_err(failed)?;
+        let failed = KeyFileError::io(path);
+        let peppers = Self::generate().map_err(&failed)?;
+        peppers.write(path).map_err(&failed)?;
         Ok(peppers)
     }
 
@@ -267,20 +251,8 @@ impl Peppers {
     /// # Errors
     /// As the disk has it.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let new = path.with_extension("new");
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(HEADER.as_bytes())?;
-        for pepper in self.set().all() {
-            file.write_all(pepper.line().as_bytes())?;
-        }
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(folder)?.sync_all()
+        let lines: String = self.set().all().map(Pepper::line).collect();
+        file::replace(path, 0o600, format!("{HEADER}{lines}").as_bytes())
     }
 
     /// Returns the form in which a token is kept.
@@ -320,9 +292,23 @@ impl Peppers {
                 mac.update(&(part.len() as u64).to_le_bytes());
                 mac.update(part.as_bytes());
             }
-            mac.finalize().into_bytes().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+            hex::encode(&mac.finalize().into_bytes()[..16])
         };
         self.set().all().map(code).collect()
+    }
+
+    /// Returns what is hashed in place of a password: its code under the pepper of a version;
+    /// `None` for a pepper that does not exist.
+    pub(crate) fn of_password(&self, version: u32, id: &CredentialId, password: &[u8]) -> Option<[u8; 32]> {
+        let set = self.set();
+        set.all().find(|pepper| pepper.version == version).map(|pepper| pepper.of_password(id, password))
+    }
+
+    /// Returns the version of the current pepper, and what is hashed in place of a password that is
+    /// kept from now on.
+    pub(crate) fn of_new_password(&self, id: &CredentialId, password: &[u8]) -> (u32, [u8; 32]) {
+        let set = self.set();
+        (set.current.version, set.current.of_password(id, password))
     }
 
     /// True when a digest can be checked.
@@ -340,16 +326,4 @@ impl Peppers {
         };
         self.set().all().map(of).collect()
     }
-}
-
-fn hexadecimal(text: &str) -> Option<[u8; 32]> {
-    let mut key = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
-        let digit = |at: usize| char::from(digits[at]).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        *byte = digit(0)? << 4 | digit(1)?;
-    }
-    Some(key)
 }

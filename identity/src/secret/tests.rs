@@ -101,7 +101,7 @@ fn the_file_of_peppers_is_for_its_owner_only_and_read_again() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(Peppers::open(&path).unwrap().fingerprints(), made.fingerprints());
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
-    assert!(matches!(Peppers::open(&path), Err(PepperError::Exposed(_))));
+    assert!(matches!(Peppers::open(&path), Err(PepperError::File(KeyFileError::Exposed(_)))));
 }
 
 #[test]

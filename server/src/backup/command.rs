@@ -13,6 +13,7 @@ use crate::cli::{BackupOptions, RunOptions};
 use crate::client::output::remark;
 use crate::config;
 use crate::data_dir::{DataDir, User, user_of};
+use crate::encryption;
 
 /// Copies the data folder to a new folder: by the process that uses it, or directly when none does.
 ///
@@ -39,7 +40,10 @@ pub(crate) fn run(options: &BackupOptions) -> anyhow::Result<ExitCode> {
                 "there is no data of a weir in {shown}: name its folder with --data-dir"
             );
             let held = DataDir::open(&data)?;
-            let source = Source { config: Arc::new(config), data: held.path().to_owned(), open: Open::default() };
+            let mut config = config;
+            encryption::open(&mut config, held.path())?;
+            let data = held.path().to_owned();
+            let source = Source { config: Arc::new(config), data, open: Open::default(), pools: Vec::new() };
             take::take(&source, &to)?
         }
     };

@@ -5,8 +5,9 @@
 //!                     size and SHA-256
 //! DIR/log, spill      the log up to a durable end, with its cursors
 //! DIR/store           the entries of the store that the cursors had passed
+//! DIR/pools/NAME      the same of a pool
 //! DIR/registry.redb   tenants, credentials and the audit
-//! DIR/secret, peppers, exports.json, servers.json
+//! DIR/secret, peppers, audit-key, audit-key.pub, exports.json, servers.json
 //! ```
 //! **Order.** Each part that counts something as stored is copied before the part that stores it:
 //! cursors before the store, the spill before Redis, this folder before MongoDB. A store that is

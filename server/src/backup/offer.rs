@@ -7,24 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use axum::body::Body;
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{Request, StatusCode};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::manifest::{Manifest, hex};
+use super::manifest::Manifest;
 use super::source::{Open, Source};
 use super::take;
 use crate::config::Config;
-use crate::local::{Local, reachable};
+use crate::local::{self, Token};
 
 /// Path of the request.
 pub(crate) const PATH: &str = "/backup";
 
-/// Maximum size of an answer.
-const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// Purpose of the token.
+const PURPOSE: &str = "weir backup";
 
 /// The request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,21 +43,25 @@ pub(crate) struct Offer(Arc<Inner>);
 
 struct Inner {
     source: Source,
-    token: String,
+    token: Token,
     busy: Mutex<()>,
 }
 
 impl Offer {
     /// Backups of the data folder `data` with the parts in `open`, for those who know its `secret`.
-    pub(crate) fn new(config: Arc<Config>, data: PathBuf, secret: [u8; 32], open: Open) -> Self {
-        let source = Source { config, data, open };
-        Self(Arc::new(Inner { source, token: token(&secret), busy: Mutex::default() }))
+    pub(crate) fn new(
+        config: Arc<Config>,
+        data: PathBuf,
+        secret: [u8; 32],
+        (open, pools): (Open, Vec<(String, Open)>),
+    ) -> Self {
+        let source = Source { config, data, open, pools };
+        Self(Arc::new(Inner { source, token: Token::of(PURPOSE, &secret), busy: Mutex::default() }))
     }
 
-    /// True when the text of `Authorization` is the token. The time of the comparison says nothing
-    /// about the token, since digests are compared.
+    /// True when the text of `Authorization` is the token.
     pub(crate) fn permits(&self, given: &[u8]) -> bool {
-        Sha256::digest(given) == Sha256::digest(bearer(&self.0.token))
+        self.0.token.permits(given)
     }
 
     /// Takes a backup. Blocks. Returns the answer as JSON.
@@ -102,38 +102,14 @@ fn is_forbidden(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(kind, Some(ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem))
 }
 
-/// A token that only a reader of the data folder can make.
-fn token(secret: &[u8]) -> String {
-    hex(&Sha256::new_with_prefix(b"weir backup ").chain_update(secret).finalize())
-}
-
-fn bearer(token: &str) -> String {
-    format!("Bearer {token}")
-}
-
 /// Requests a backup of the process that uses the data folder `data` and answers at `http`.
 ///
 /// # Errors
 /// Those of the process, and when it does not answer.
 pub(super) fn request(config: &Config, http: SocketAddr, data: &Path, to: &Path) -> anyhow::Result<Manifest> {
-    let path = data.join("secret");
-    let secret = std::fs::read(&path)
-        .with_context(|| format!("cannot read {}: run this as the user of the process", path.display()))?;
-    let order = serde_json::to_string(&Order { to: to.to_owned() }).context("a path that is not UTF-8")?;
-    let address = reachable(http);
-    let silent = || format!("the weir process at {address} did not answer to the end: check its log");
-    let local = Local::new(config)?;
-    let request = Request::post(local.uri(address, PATH)?).header(AUTHORIZATION, bearer(&token(&secret)));
-    let request = request.header(CONTENT_TYPE, "application/json").body(Body::from(order))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
-    let (code, body) = runtime.block_on(async {
-        let answer = local.client().request(request).await;
-        let answer = answer.with_context(silent)?;
-        let code = answer.status();
-        let body = axum::body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER_BYTES).await.with_context(silent)?;
-        anyhow::Ok((code, body))
-    })?;
-    ensure!(code == StatusCode::OK, "{address} refuses the backup: {}", String::from_utf8_lossy(&body).trim_end());
+    let order = Order { to: to.to_owned() };
+    let body = local::order(config, http, data, (PURPOSE, PATH), &order)?;
+    let silent = || format!("the weir process at {http} did not answer to the end: check its log");
     // Line breaks before it keep the connection alive.
     match serde_json::from_slice(&body).with_context(silent)? {
         Answer::Taken(manifest) => Ok(*manifest),

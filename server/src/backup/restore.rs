@@ -14,7 +14,7 @@ use super::{command, files, take};
 use crate::cli::{RestoreOptions, RunOptions};
 use crate::client::output::remark;
 use crate::config;
-use crate::data_dir::{RESTORING, log_in, user_of};
+use crate::data_dir::{RESTORING, lanes_in, log_in, user_of};
 
 /// Names that an empty volume may have.
 const OF_VOLUMES: [&str; 1] = ["lost+found"];
@@ -105,8 +105,8 @@ fn fill(manifest: &Manifest, from: &Path, to: &Path) -> anyhow::Result<()> {
         file.verify(&found, from)?;
     }
     take::verify(to)?;
-    if log_in(to).is_dir() {
-        buffer::embedded::renew(&log_in(to))?;
+    for log in lanes_in(to).iter().map(|lane| log_in(lane)).filter(|log| log.is_dir()) {
+        buffer::embedded::renew(&log)?;
     }
     let (_, folders) = files::walk(to)?;
     folders.iter().try_for_each(|folder| files::sync(folder))

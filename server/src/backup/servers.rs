@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::manifest::{CopiedLog, Step};
-use crate::config::{Config, Export, Place, kind_of};
+use crate::config::{Config, Export, Place, Pool, kind_of};
 
 /// The steps after the copy of the data folder, which holds `logs`.
 ///
@@ -16,7 +16,13 @@ pub(super) fn steps(config: &Config, logs: &[CopiedLog]) -> anyhow::Result<Vec<S
         steps.push(redis());
     }
     if !config.mongodb.uri.is_empty() {
-        steps.push(mongodb(config, logs));
+        steps.push(mongodb(config, logs, None));
+    }
+    for pool in &config.pool {
+        let of_pool = config.of_pool(pool)?;
+        if !of_pool.mongodb.uri.is_empty() {
+            steps.push(mongodb(&of_pool, logs, Some(pool)));
+        }
     }
     for export in config.exports()? {
         if kind_of(&export)?.name == "influxdb" {
@@ -32,6 +38,9 @@ pub(super) fn steps(config: &Config, logs: &[CopiedLog]) -> anyhow::Result<Vec<S
         }
         if !config.auth.peppers.as_os_str().is_empty() {
             steps.push(peppers(config));
+        }
+        if !config.audit.key.as_os_str().is_empty() {
+            steps.push(audit_key(config));
         }
     }
     Ok(steps)
@@ -70,23 +79,30 @@ fn redis() -> Step {
     )
 }
 
-fn mongodb(config: &Config, logs: &[CopiedLog]) -> Step {
+fn mongodb(config: &Config, logs: &[CopiedLog], pool: Option<&Pool>) -> Step {
     let database = &config.mongodb.database;
-    let archive = format!("--uri=\"$WEIR_MONGODB_URI\" --gzip --archive={database}.archive.gz");
+    // The variable of a pool that has servers of its own.
+    let uri = match pool.filter(|pool| pool.mongodb.as_ref().is_some_and(|keys| keys.contains_key("uri"))) {
+        Some(pool) => format!("WEIR_POOL_{}_MONGODB_URI", pool.name.replace('-', "_").to_uppercase()),
+        None => "WEIR_MONGODB_URI".to_owned(),
+    };
+    let archive = format!("--uri=\"${uri}\" --gzip --archive={database}.archive.gz");
+    let folder = pool.map_or_else(|| "log".to_owned(), |pool| format!("pools/{}/log", pool.name));
+    let server = pool.map_or_else(|| "MongoDB".to_owned(), |pool| format!("MongoDB (pool {})", pool.name));
     let why = match config.redis.is_used() {
         true => "no cursor moves, so it holds what the cursors count",
         false => "it is copied after the cursors, so it holds at least what they count as stored",
     };
     let mut restore = format!("mongorestore {archive} --drop --nsInclude=\"{database}.*\"");
-    if let Some(log) = logs.iter().find(|log| log.folder == "log" && !config.redis.is_used()) {
+    if let Some(log) = logs.iter().find(|log| log.folder == folder && !config.redis.is_used()) {
         restore.push('\n');
-        restore.push_str(&remove_rest(database, log));
+        restore.push_str(&remove_rest((&uri, database), log));
     }
-    step("MongoDB", why, &format!("mongodump {archive} --db={database}"), &restore)
+    step(&server, why, &format!("mongodump {archive} --db={database}"), &restore)
 }
 
 /// The command that removes what a start stores again from the log, which has a new id then.
-fn remove_rest(database: &str, log: &CopiedLog) -> String {
+fn remove_rest((uri, database): (&str, &str), log: &CopiedLog) -> String {
     let id = &log.id;
     let passed = |sink: &str| log.passed.get(sink).copied().unwrap_or(log.start);
     let first = format!("{id}#{:016x}", passed(flusher::HISTORY));
@@ -97,7 +113,7 @@ fn remove_rest(database: &str, log: &CopiedLog) -> String {
         stages.map(|(stage, offset)| json!({ "stage": stage, "offset": { "$gte": offset } })).collect();
     let letters = json!({ "log": id, "$or": stages });
     format!(
-        "mongosh \"$WEIR_MONGODB_URI\" --eval 'const d = db.getSiblingDB(\"{database}\");\n\
+        "mongosh \"${uri}\" --eval 'const d = db.getSiblingDB(\"{database}\");\n\
          d.blocks.deleteMany({blocks});\n\
          d.dead_letters.deleteMany({letters});'"
     )
@@ -119,6 +135,16 @@ fn peppers(config: &Config) -> Step {
         "without them no secret is valid; keep them apart from the copy of the registry",
         &format!("copy {path}"),
         &format!("put it back to {path}, readable for Weir alone"),
+    )
+}
+
+fn audit_key(config: &Config) -> Step {
+    let path = config.audit.key.display();
+    step(
+        "Key of the audit",
+        "it signs checkpoints; the file beside it has the public keys of all of them",
+        &format!("copy {path} and {path}.pub"),
+        &format!("put them back to {path} and {path}.pub, the first one readable for Weir alone"),
     )
 }
 
@@ -167,12 +193,31 @@ mod tests {
 
     #[test]
     fn a_registry_on_postgresql_and_peppers_elsewhere_are_copied_too() {
-        let auth =
-            "[auth]\nrequired = true\nregistry = 'postgresql://weir:hidden@db/weir'\npeppers = '/keys/peppers'\n";
-        assert_eq!(servers(auth), ["PostgreSQL (registry)", "Peppers"]);
+        let auth = "[auth]\nrequired = true\nregistry = 'postgresql://weir:hidden@db/weir'\npeppers = '/keys/peppers'\n\
+                    [audit]\nkey = '/keys/audit'\n";
+        assert_eq!(servers(auth), ["PostgreSQL (registry)", "Peppers", "Key of the audit"]);
         let text: String = order(auth).iter().map(|step| format!("{}{}", step.backup, step.restore)).collect();
         assert!(!text.contains("hidden") && text.contains("copy /keys/peppers"), "{text}");
         assert_eq!(servers(&auth.replace("true", "false")), [""; 0]);
+    }
+
+    #[test]
+    fn the_database_of_each_pool_is_copied_with_the_rest_of_its_own_log() {
+        let pools = "[auth]\nrequired = true\n[[pool]]\nname = 'gold'\n[pool.mongodb]\ndatabase = 'gold'\n\
+                     [[pool]]\nname = 'far'\n[pool.mongodb]\nuri = 'mongodb://u:hidden@far'\n[[pool]]\nname = 'files'\n";
+        let config: Config = toml::from_str(&[MONGODB, pools].concat()).unwrap();
+        let log = |folder: &str, id: &str| CopiedLog {
+            folder: folder.into(),
+            id: id.into(),
+            start: 0,
+            end: 9,
+            passed: [("history".to_owned(), 5)].into(),
+        };
+        let steps = steps(&config, &[log("log", "s"), log("pools/gold/log", "g"), log("pools/far/log", "f")]).unwrap();
+        let names: Vec<_> = steps.iter().map(|step| step.server.as_str()).collect();
+        assert_eq!(names, ["MongoDB", "MongoDB (pool gold)", "MongoDB (pool far)"]);
+        assert!(steps[1].restore.contains("getSiblingDB(\"gold\")") && steps[1].restore.contains("\"g#"));
+        assert!(steps[2].backup.contains("$WEIR_POOL_FAR_MONGODB_URI") && steps[2].restore.contains("\"f#"));
     }
 
     #[test]

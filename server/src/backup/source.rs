@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use buffer::Batcher;
 use buffer::embedded::{EmbeddedLog, Snapshot};
 use buffer::spill;
@@ -14,7 +14,7 @@ use stores::embedded::{EmbeddedStore, Held, Passed};
 
 use crate::access::REGISTRY;
 use crate::config::Config;
-use crate::data_dir::{log_in, spill_in, store_in};
+use crate::data_dir::{log_in, pool_folders, spill_in, store_in};
 
 /// The parts that a process has open. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +31,8 @@ pub(super) struct Source {
     pub(super) config: Arc<Config>,
     pub(super) data: PathBuf,
     pub(super) open: Open,
+    /// Parts of pools, by name.
+    pub(super) pools: Vec<(String, Open)>,
 }
 
 /// The parts at one moment.
@@ -44,6 +46,24 @@ pub(super) struct Moment {
 }
 
 impl Source {
+    /// The folders of pools in the data folder, each with its place there.
+    ///
+    /// # Errors
+    /// Names the pool and the key.
+    pub(super) fn pools(&self) -> anyhow::Result<Vec<(PathBuf, Self)>> {
+        let of_pool = |(name, data): (String, PathBuf)| {
+            let configured = self.config.pool.iter().find(|pool| pool.name == name);
+            let config = match configured {
+                Some(pool) => Arc::new(self.config.of_pool(pool)?),
+                None => Arc::clone(&self.config),
+            };
+            let open = self.pools.iter().find(|(known, _)| *known == name).map(|(_, open)| open.clone());
+            let place = data.strip_prefix(&self.data).context("a pool lies in the data folder")?.to_owned();
+            Ok((place, Self { config, data, open: open.unwrap_or_default(), pools: Vec::new() }))
+        };
+        pool_folders(&self.data).into_iter().map(of_pool).collect()
+    }
+
     /// Takes all parts that are there, as they are now.
     ///
     /// # Errors
@@ -71,13 +91,6 @@ impl Source {
             }
             (None, _) => None,
         };
-        if moment.log.is_none()
-            && moment.spill.is_none()
-            && moment.store.is_none()
-            && !self.data.join("secret").exists()
-        {
-            bail!("there is no data of a weir in {}: name its folder with --data-dir", self.data.display());
-        }
         Ok(moment)
     }
 
@@ -111,6 +124,10 @@ fn taken<T>((log, store): (Snapshot, T)) -> (Option<Snapshot>, T) {
 }
 
 impl Moment {
+    pub(super) fn is_empty(&self) -> bool {
+        self.log.is_none() && self.spill.is_none() && self.store.is_none()
+    }
+
     fn open(&mut self, config: buffer::embedded::Config) -> anyhow::Result<Arc<EmbeddedLog>> {
         let (log, batcher) = EmbeddedLog::open(config, Arc::default())?;
         self.opened.push((Arc::clone(&log), batcher));

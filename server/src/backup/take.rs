@@ -9,13 +9,20 @@ use buffer::embedded::Snapshot;
 use super::files;
 use super::manifest::{self, CopiedFile, CopiedLog, Manifest};
 use super::servers;
-use super::source::Source;
-use crate::access::{PEPPERS, REGISTRY};
+use super::source::{Moment, Source};
+use crate::access::{AUDIT_KEY, AUDIT_KEYS, PEPPERS, REGISTRY};
 use crate::client::time;
-use crate::data_dir::{log_in, spill_in, store_in};
+use crate::data_dir::{lanes_in, log_in, spill_in, store_in};
 
 /// Small files that are replaced as a whole, so that each can be read at any time.
-const SMALL: [&str; 4] = ["secret", PEPPERS, "servers.json", "exports.json"];
+/// The keyring is copied after the log and the store, so that it has the keys of both.
+const SMALL: [&str; 7] = ["secret", envelope::FILE, PEPPERS, AUDIT_KEY, AUDIT_KEYS, "servers.json", "exports.json"];
+
+/// As [`SMALL`], in the folder of a pool.
+const OF_POOL: [&str; 2] = ["servers.json", "exports.json"];
+
+/// Copies of the keyring that are made until one is whole.
+const KEYRING_COPIES: usize = 10;
 
 /// The name of the file with the place of the spill in the log on Redis.
 const DRAIN: &str = "drain.json";
@@ -59,8 +66,21 @@ fn remove(dir: &Path) -> std::io::Result<()> {
 fn write(source: &Source, to: &Path) -> anyhow::Result<Manifest> {
     files::create_folder(to)?;
     let taken = time::show(time::now());
-    let moment = source.moment()?;
-    moment.write_to(to)?;
+    let (moment, mut logs) = copy_lane(source, to, Path::new(""))?;
+    if moment.is_empty() && !source.data.join("secret").exists() {
+        bail!("there is no data of a weir in {}: name its folder with --data-dir", source.data.display());
+    }
+    // Before the keyring, which has their keys, too.
+    for (place, pool) in source.pools()? {
+        let (_, of_pool) = copy_lane(&pool, &to.join(&place), &place)?;
+        logs.extend(of_pool);
+        for name in OF_POOL.map(|name| place.join(name)) {
+            let from = source.data.join(&name);
+            if from.exists() {
+                files::copy(&from, &to.join(&name))?.with_context(|| format!("cannot read {}", from.display()))?;
+            }
+        }
+    }
     if let Some(registry) = source.registry()? {
         registry.copy_to(&to.join(REGISTRY)).context("copy the registry")?;
     }
@@ -71,13 +91,12 @@ fn write(source: &Source, to: &Path) -> anyhow::Result<Manifest> {
     }
     for name in small {
         let from = source.data.join(&name);
-        if from.exists() {
+        if name == Path::new(envelope::FILE) {
+            copy_keyring(&from, &to.join(&name))?;
+        } else if from.exists() {
             files::copy(&from, &to.join(&name))?.with_context(|| format!("cannot read {}", from.display()))?;
         }
     }
-    let logs = [("log", &moment.log), ("spill", &moment.spill)];
-    let logs: Vec<CopiedLog> =
-        logs.into_iter().filter_map(|(folder, log)| log.as_ref().map(|log| copied(folder, log))).collect();
     // Files of the store are closed first, and logs that were opened for this.
     drop(moment);
     verify(to)?;
@@ -98,16 +117,55 @@ fn write(source: &Source, to: &Path) -> anyhow::Result<Manifest> {
     Ok(manifest)
 }
 
+/// Copies the keyring, if there is one. A destruction of keys overwrites the file that it replaces,
+/// also while that one is copied.
+fn copy_keyring(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for turn in 1.. {
+        if !from.exists() {
+            break;
+        }
+        files::copy(from, to)?.with_context(|| format!("cannot read {}", from.display()))?;
+        match envelope::check(to) {
+            Ok(()) => break,
+            Err(fault) => ensure!(turn < KEYRING_COPIES, "cannot copy the keyring: {fault}"),
+        }
+        std::fs::remove_file(to).with_context(|| format!("cannot remove {}", to.display()))?;
+    }
+    Ok(())
+}
+
+/// Copies the log and the store of a data folder, or of a pool at `place` in it. Returns them, and
+/// the logs for the manifest.
+fn copy_lane(source: &Source, to: &Path, place: &Path) -> anyhow::Result<(Moment, Vec<CopiedLog>)> {
+    let moment = source.moment()?;
+    if place.components().next().is_some() {
+        std::fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    }
+    moment.write_to(to)?;
+    let logs = [("log", &moment.log), ("spill", &moment.spill)];
+    let logs = logs
+        .into_iter()
+        .filter_map(|(folder, log)| Some(copied(&place.join(folder).display().to_string(), log.as_ref()?)));
+    let logs = logs.collect();
+    Ok((moment, logs))
+}
+
 /// Reads the copy as a start does.
 ///
 /// # Errors
 /// Names the file that cannot be read.
 pub(super) fn verify(dir: &Path) -> anyhow::Result<()> {
-    for log in [log_in(dir), spill_in(dir)].into_iter().filter(|log| log.is_dir()) {
-        buffer::embedded::verify(&log)?;
+    for lane in lanes_in(dir) {
+        for log in [log_in(&lane), spill_in(&lane)].into_iter().filter(|log| log.is_dir()) {
+            buffer::embedded::verify(&log)?;
+        }
+        let (_, damaged) = stores::embedded::verify(&store_in(&lane));
+        ensure!(damaged.is_empty(), "{}", damaged.join("; "));
     }
-    let (_, damaged) = stores::embedded::verify(&store_in(dir));
-    ensure!(damaged.is_empty(), "{}", damaged.join("; "));
+    let keyring = dir.join(envelope::FILE);
+    if keyring.exists() {
+        envelope::check(&keyring).map_err(anyhow::Error::msg)?;
+    }
     Ok(())
 }
 

@@ -1,26 +1,22 @@
-//! `weir keys`, `weir tenants` and `weir audit`.
+//! `weir keys` and `weir tenants`.
 
+mod deletion;
 mod limits;
-
-use std::process::ExitCode;
 
 use model::Nanos;
 use proto::v1::access_service_client::AccessServiceClient;
-use proto::v1::audit_service_client::AuditServiceClient;
 use proto::v1::tenant_service_client::TenantServiceClient;
 use proto::v1::{
-    ApiKey, AuditEvent, CreateApiKeyRequest, CreateTenantRequest, DeleteApiKeyRequest, ListApiKeysRequest,
-    ListAuditEventsRequest, ListTenantsRequest, ResumeTenantRequest, Role, SuspendTenantRequest, Tenant,
-    VerifyAuditEventsRequest, tenant,
+    ApiKey, CreateApiKeyRequest, CreateTenantRequest, DeleteApiKeyRequest, ListApiKeysRequest, ListTenantsRequest,
+    ResumeTenantRequest, Role, SuspendTenantRequest, Tenant, tenant,
 };
 
 use super::access_cli::{
-    Audit, AuditCommand, AuditList, AuditVerify, KeyAdd, KeyId, Keys, KeysCommand, KeysList, RoleName, TenantAdd,
-    TenantId, Tenants, TenantsCommand,
+    KeyAdd, KeyId, Keys, KeysCommand, KeysList, RoleName, TenantAdd, TenantId, Tenants, TenantsCommand, TenantsList,
 };
-use super::cli::{Server, ServerAndFormat};
+use super::cli::Server;
 use super::output::{self, Cell, Format, Table};
-use super::{Connection, client, connect, names, refused, time};
+use super::{Connection, client, connect, groups, names, refused, time};
 
 /// Validity of a key without `--expires`.
 const YEAR: &str = "365d";
@@ -41,7 +37,8 @@ pub(super) async fn access(server: &Server) -> anyhow::Result<AccessServiceClien
 
 async fn list_keys(options: &KeysList) -> anyhow::Result<()> {
     let mut client = access(&options.common.server).await?;
-    let mut table = Table::new(["id", "name", "role", "scopes", "networks", "created", "expires", "last_use"]);
+    let mut table =
+        Table::new(["id", "name", "role", "groups", "scopes", "networks", "created", "expires", "last_use"]);
     let mut page_token = String::new();
     loop {
         let request = ListApiKeysRequest { parent: names::tenant(&options.common.tenant), page_size: PAGE, page_token };
@@ -54,11 +51,12 @@ async fn list_keys(options: &KeysList) -> anyhow::Result<()> {
     }
 }
 
-fn key_row(key: &ApiKey) -> [Cell; 8] {
+fn key_row(key: &ApiKey) -> [Cell; 9] {
     [
         names::last(&key.name).to_owned().into(),
         key.display_name.clone().into(),
         role_name(key.role()).to_owned().into(),
+        groups::ids_of(&key.groups).into(),
         key.scopes.join(" ").into(),
         key.allowed_networks.join(" ").into(),
         time::show_proto(key.create_time.as_ref()).into(),
@@ -74,6 +72,7 @@ async fn add_key(options: &KeyAdd) -> anyhow::Result<()> {
         role: role(options.role).into(),
         scopes: options.scopes.clone(),
         allowed_networks: options.networks.clone(),
+        groups: groups::names_of(&options.common.tenant, &options.groups),
         expire_time: Some(time::to_proto(expiry(expires)?)),
         ..Default::default()
     };
@@ -94,7 +93,7 @@ async fn add_key(options: &KeyAdd) -> anyhow::Result<()> {
 }
 
 async fn delete_key(options: &KeyId) -> anyhow::Result<()> {
-    let name = format!("{}/apiKeys/{}", names::tenant(&options.common.tenant), options.id);
+    let name = names::child(&options.common.tenant, "apiKeys", &options.id);
     let mut client = access(&options.common.server).await?;
     client.delete_api_key(DeleteApiKeyRequest { name }).await.map_err(|s| refused(&s))?;
     output::remark(&format!("{} is deleted; its streams end.", options.id));
@@ -103,12 +102,15 @@ async fn delete_key(options: &KeyId) -> anyhow::Result<()> {
 
 pub(crate) async fn tenants(options: &Tenants) -> anyhow::Result<()> {
     match &options.command {
-        TenantsCommand::List(common) => list_tenants(common).await,
+        TenantsCommand::List(options) => list_tenants(options).await,
         TenantsCommand::Add(options) => add_tenant(options).await,
         TenantsCommand::Set(options) => limits::set(options).await,
         TenantsCommand::Usage(options) => limits::usage(options).await,
         TenantsCommand::Suspend(options) => suspend(options).await,
         TenantsCommand::Resume(options) => resume(options).await,
+        TenantsCommand::Delete(options) => deletion::delete(options).await,
+        TenantsCommand::Undelete(options) => deletion::undelete(options).await,
+        TenantsCommand::Deletion(options) => deletion::show(options).await,
     }
 }
 
@@ -116,12 +118,12 @@ async fn open_tenants(server: &Server) -> anyhow::Result<TenantServiceClient<Con
     Ok(client!(TenantServiceClient<_>, connect(server).await?))
 }
 
-async fn list_tenants(common: &ServerAndFormat) -> anyhow::Result<()> {
+async fn list_tenants(TenantsList { common, deleted }: &TenantsList) -> anyhow::Result<()> {
     let mut client = open_tenants(&common.server).await?;
     let mut table = tenant_table();
     let mut page_token = String::new();
     loop {
-        let request = ListTenantsRequest { page_size: PAGE, page_token };
+        let request = ListTenantsRequest { page_size: PAGE, page_token, show_deleted: *deleted };
         let page = client.list_tenants(request).await.map_err(|s| refused(&s))?.into_inner();
         page.tenants.iter().for_each(|tenant| table.row(tenant_row(tenant)));
         page_token = page.next_page_token;
@@ -133,7 +135,8 @@ async fn list_tenants(common: &ServerAndFormat) -> anyhow::Result<()> {
 
 async fn add_tenant(options: &TenantAdd) -> anyhow::Result<()> {
     let TenantId { common, id } = &options.tenant;
-    let tenant = Tenant { display_name: options.name.clone(), ..Default::default() };
+    let (display_name, pool) = (options.name.clone(), options.pool.clone());
+    let tenant = Tenant { display_name, pool, ..Default::default() };
     let request = CreateTenantRequest { tenant_id: id.clone(), tenant: Some(tenant), ..Default::default() };
     let made = open_tenants(&common.server).await?.create_tenant(request).await.map_err(|s| refused(&s))?;
     print_tenant(&made.into_inner(), common.format)
@@ -153,20 +156,28 @@ async fn resume(options: &TenantId) -> anyhow::Result<()> {
     print_tenant(&tenant, options.common.format)
 }
 
-fn tenant_table() -> Table {
-    Table::new(["tenant", "name", "state", "created"])
-}
-
-fn tenant_row(tenant: &Tenant) -> [Cell; 4] {
-    let state = match tenant.state() {
+fn state_name(state: tenant::State) -> &'static str {
+    match state {
         tenant::State::Unspecified => "",
         tenant::State::Active => "active",
         tenant::State::Suspended => "suspended",
-    };
+        tenant::State::Deleting => "deleting",
+        tenant::State::Purging => "purging",
+        tenant::State::Deleted => "deleted",
+    }
+}
+
+fn tenant_table() -> Table {
+    Table::new(["tenant", "name", "state", "pool", "created"])
+}
+
+fn tenant_row(tenant: &Tenant) -> [Cell; 5] {
+    let state = state_name(tenant.state());
     [
         names::last(&tenant.name).to_owned().into(),
         tenant.display_name.clone().into(),
         state.to_owned().into(),
+        if tenant.pool.is_empty() { "shared" } else { &*tenant.pool }.to_owned().into(),
         time::show_proto(tenant.create_time.as_ref()).into(),
     ]
 }
@@ -175,79 +186,6 @@ fn print_tenant(tenant: &Tenant, format: Format) -> anyhow::Result<()> {
     let mut table = tenant_table();
     table.row(tenant_row(tenant));
     table.print(format)
-}
-
-pub(crate) async fn audit(options: &Audit) -> anyhow::Result<ExitCode> {
-    match &options.command {
-        None => list_events(&options.list).await?,
-        Some(AuditCommand::List(options)) => list_events(options).await?,
-        Some(AuditCommand::Verify(options)) => return verify(options).await,
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn verify(options: &AuditVerify) -> anyhow::Result<ExitCode> {
-    let (known_sequence, known_hash) = options.known.as_deref().map(known).transpose()?.unwrap_or_default();
-    let parent = names::tenant(&options.common.tenant);
-    let request = VerifyAuditEventsRequest { parent, known_sequence, known_hash };
-    let mut client = client!(AuditServiceClient<_>, connect(&options.common.server).await?);
-    let report = client.verify_audit_events(request).await.map_err(|s| refused(&s))?.into_inner();
-    let hash: String = report.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut table = Table::new(["whole_up_to", "hash", "fault"]);
-    table.row([report.sequence.into(), hash.clone().into(), report.fault.clone().into()]);
-    table.print(options.common.format)?;
-    if report.fault.is_empty() {
-        output::remark(&format!("Note this outside of Weir for the next check: --known {}:{hash}", report.sequence));
-        return Ok(ExitCode::SUCCESS);
-    }
-    output::remark("The audit was altered: keep the data folder unchanged, and compare it with a backup.");
-    Ok(ExitCode::FAILURE)
-}
-
-/// Parses `SEQUENCE:HASH`.
-fn known(text: &str) -> anyhow::Result<(u64, Vec<u8>)> {
-    let parsed = text.split_once(':').and_then(|(sequence, hash)| {
-        let bytes = (0..hash.len()).step_by(2).map(|at| u8::from_str_radix(hash.get(at..at + 2)?, 16).ok());
-        Some((sequence.parse().ok()?, bytes.collect::<Option<Vec<u8>>>()?))
-    });
-    parsed.filter(|(_, hash)| hash.len() == 32).ok_or_else(|| {
-        anyhow::anyhow!(
-            "cannot parse --known {text:?}: give the sequence and hash that `weir audit verify` printed, as 12:9f…"
-        )
-    })
-}
-
-async fn list_events(options: &AuditList) -> anyhow::Result<()> {
-    let mut client = client!(AuditServiceClient<_>, connect(&options.common.server).await?);
-    let mut table =
-        Table::new(["sequence", "time", "principal", "method", "resource", "address", "granted", "count", "detail"]);
-    let (mut page_token, mut left) = (String::new(), options.limit);
-    loop {
-        let page_size = i32::try_from(left).unwrap_or(PAGE).min(PAGE);
-        let parent = names::tenant(&options.common.tenant);
-        let request = ListAuditEventsRequest { parent, page_size, page_token };
-        let page = client.list_audit_events(request).await.map_err(|s| refused(&s))?.into_inner();
-        page.audit_events.iter().take(left).for_each(|event| table.row(event_row(event)));
-        left -= page.audit_events.len().min(left);
-        page_token = page.next_page_token;
-        if page_token.is_empty() || left == 0 {
-            return table.print(options.common.format);
-        }
-    }
-}
-
-fn event_row(event: &AuditEvent) -> [Cell; 9] {
-    [
-        event.sequence.into(),
-        time::show_proto(event.event_time.as_ref()).into(),
-        event.principal.clone().into(),
-        event.method.clone().into(),
-        event.resource.clone().into(),
-        event.client_address.clone().into(),
-        if event.granted { "yes" } else { "no" }.to_owned().into(),
-        event.count.into(),
-        event.detail.clone().into(),
-    ]
 }
 
 /// The time in so long, as 90d.

@@ -21,11 +21,12 @@ pub(crate) struct DevicesAndSecrets {
 pub(crate) enum DevicesCommand {
     /// List the devices that have sent readings
     List(Devices),
-    /// Give a device a secret or register its key, and print what to type into the device
+    /// Give a device a secret, or register its key, certificate or password, and print what to type
+    /// into the device
     Add(DeviceAdd),
-    /// List the secrets and keys of a device, without the secrets themselves
+    /// List the secrets, keys and passwords of a device, without the secrets themselves
     Secrets(DeviceName),
-    /// Delete a secret or a key of a device, and end the sessions that it opened
+    /// Delete a secret, a key or a password of a device, and end the sessions that it opened
     Revoke(DeviceRevoke),
 }
 
@@ -53,6 +54,16 @@ pub(crate) struct DeviceAdd {
     /// Certificate (PEM) that the device presents at the TLS handshake, in place of a secret
     #[arg(long, value_name = "FILE")]
     pub(crate) certificate: Option<PathBuf>,
+    /// Certification request (PEM) by the key of the certificate, which the command without it asks
+    /// for
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub(crate) proof: Option<PathBuf>,
+    /// Password that you choose and type twice, for a device that cannot take a secret
+    #[arg(long, conflicts_with_all = ["key", "certificate"])]
+    pub(crate) password: bool,
+    /// The same, from standard input in place of the terminal
+    #[arg(long, conflicts_with_all = ["key", "certificate"])]
+    pub(crate) password_stdin: bool,
 }
 
 /// `weir devices revoke`
@@ -107,6 +118,9 @@ pub(crate) struct KeyAdd {
     /// Networks that the key is valid from, as 10.0.0.0/8 [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NETWORKS")]
     pub(crate) networks: Vec<String>,
+    /// Group whose devices the key is limited to; may be given several times [default: the tenant]
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
     /// Validity, as 90d [default: a year]
     #[arg(long, value_name = "DURATION")]
     pub(crate) expires: Option<String>,
@@ -148,10 +162,10 @@ pub(crate) struct Tenants {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TenantsCommand {
     /// List the tenants
-    List(super::cli::ServerAndFormat),
+    List(TenantsList),
     /// Make a tenant
     Add(TenantAdd),
-    /// Change the name or the limits of a tenant
+    /// Change the name, the limits or the features of a tenant
     Set(TenantSet),
     /// Show the limits of a tenant, and its use of the process that answers
     Usage(TenantUsageOf),
@@ -159,6 +173,38 @@ pub(crate) enum TenantsCommand {
     Suspend(TenantId),
     /// Admit the devices and keys of a suspended tenant again
     Resume(TenantId),
+    /// Delete a tenant: refuse it now, and remove its data in 30 days
+    Delete(TenantDelete),
+    /// Restore a tenant whose data is not being removed yet
+    Undelete(TenantId),
+    /// Show how far the deletion of a tenant is, and its report
+    Deletion(TenantId),
+}
+
+/// `weir tenants list`
+#[derive(Debug, Args)]
+pub(crate) struct TenantsList {
+    #[command(flatten)]
+    pub(crate) common: super::cli::ServerAndFormat,
+    /// Also those that are deleted
+    #[arg(long)]
+    pub(crate) deleted: bool,
+}
+
+/// `weir tenants delete`
+#[derive(Debug, Args)]
+pub(crate) struct TenantDelete {
+    #[command(flatten)]
+    pub(crate) tenant: TenantId,
+    /// Reason, for the audit and the report
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+    /// Remove the data now: it cannot be restored
+    #[arg(long, conflicts_with = "after")]
+    pub(crate) now: bool,
+    /// Time until the data is removed, as 7d [default: 30d]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) after: Option<String>,
 }
 
 /// `weir tenants add`
@@ -169,6 +215,9 @@ pub(crate) struct TenantAdd {
     /// Name for people
     #[arg(long, default_value = "")]
     pub(crate) name: String,
+    /// Pool that holds its data, as `[[pool]]` names it; the shared one by default
+    #[arg(long, default_value = "")]
+    pub(crate) pool: String,
 }
 
 /// `weir tenants set`
@@ -182,6 +231,9 @@ pub(crate) struct TenantSet {
     /// A limit, as messages_per_second=1000; `none` lifts it
     #[arg(long = "limit", value_name = "NAME=NUMBER")]
     pub(crate) limits: Vec<String>,
+    /// A feature, as x-beta=on or x-beta=off; `none` removes it
+    #[arg(long = "feature", value_name = "NAME=on|off|none")]
+    pub(crate) features: Vec<String>,
 }
 
 /// `weir tenants usage`
@@ -194,7 +246,7 @@ pub(crate) struct TenantUsageOf {
     pub(crate) id: String,
 }
 
-/// `weir tenants suspend`, `weir tenants resume`
+/// `weir tenants suspend`, `weir tenants resume`, `weir tenants undelete`, `weir tenants deletion`
 #[derive(Debug, Args)]
 pub(crate) struct TenantId {
     #[command(flatten)]
@@ -221,6 +273,8 @@ pub(crate) enum AuditCommand {
     List(AuditList),
     /// Check that no event was changed or removed; fails when one was
     Verify(AuditVerify),
+    /// Print the public keys of checkpoints; run it where Weir runs
+    Key(AuditKey),
 }
 
 /// `weir audit verify`
@@ -231,6 +285,34 @@ pub(crate) struct AuditVerify {
     /// An event that an earlier check printed: the chain must contain it
     #[arg(long, value_name = "SEQUENCE:HASH")]
     pub(crate) known: Option<String>,
+    /// Files of signed checkpoints, the oldest first: the chains must contain each of them
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "known")]
+    pub(crate) checkpoints: Vec<PathBuf>,
+    /// File of the public keys of the checkpoints [default: the one beside the key of the
+    /// configuration]
+    #[arg(long, value_name = "FILE", requires = "checkpoints")]
+    pub(crate) public_key: Option<PathBuf>,
+    /// Configuration file that names the key; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds the key [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// `weir audit key`
+#[derive(Debug, Args)]
+pub(crate) struct AuditKey {
+    /// Put a new key in place of the current one, also while Weir runs; checkpoints of the old one
+    /// stay valid
+    #[arg(long)]
+    pub(crate) rotate: bool,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// `weir audit list`

@@ -91,7 +91,7 @@ async fn add(options: &AuthorityAdd) -> anyhow::Result<()> {
 }
 
 async fn delete(options: &AuthorityId) -> anyhow::Result<()> {
-    let name = format!("{}/authorities/{}", names::tenant(&options.common.tenant), options.id);
+    let name = names::child(&options.common.tenant, "authorities", &options.id);
     let mut client = open(&options.common.server).await?;
     client.delete_authority(DeleteAuthorityRequest { name }).await.map_err(|s| refused(&s))?;
     output::remark(&format!("{} is deleted; the sessions of its certificates end.", options.id));

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::access_cli::{Audit, DevicesAndSecrets, Keys, Tenants};
 use super::authorities_cli::Authorities;
+use super::groups_cli::Groups;
 use super::issuers_cli::{Issuers, Roles};
 use super::output::Format;
 
@@ -16,6 +17,8 @@ pub(crate) enum ClientCommand {
     Devices(DevicesAndSecrets),
     /// List, make and delete API keys
     Keys(Keys),
+    /// List, make, change and delete groups of devices, to which keys and roles are bound
+    Groups(Groups),
     /// Admit devices with certificates of an authority; revoke certificates
     Authorities(Authorities),
     /// List, add and delete issuers of access tokens (OAuth 2)

@@ -11,8 +11,9 @@ use proto::v1::{
 
 use super::access::{access, expiry};
 use super::access_cli::{DeviceAdd, DeviceName, DeviceRevoke};
+use super::cli::Server;
 use super::output::{self, Format, Table};
-use super::{names, refused, time};
+use super::{names, password, refused, time};
 
 /// Entries of one page: more than a device has.
 const PAGE: i32 = 1000;
@@ -23,7 +24,13 @@ pub(crate) async fn add_device(options: &DeviceAdd) -> anyhow::Result<()> {
     let key = options.key.as_deref().map(|file| read(file, "the public key")).transpose()?;
     let certificate = options.certificate.as_deref().map(|file| read(file, "the certificate")).transpose()?;
     let key = key.map(|pem| Proof::PublicKey(PublicKey { pem, ..Default::default() }));
-    let proof = certificate.map(|pem| Proof::Certificate(ClientCertificate { pem, ..Default::default() })).or(key);
+    let request = options.proof.as_deref().map(|file| read(file, "the certification request")).transpose()?;
+    let of = |pem| ClientCertificate { pem, proof: request.unwrap_or_default(), ..Default::default() };
+    let proof = certificate.map(|pem| Proof::Certificate(of(pem))).or(key);
+    let proof = match (options.password, options.password_stdin) {
+        (false, false) => proof,
+        (_, from_stdin) => Some(Proof::Password(password::read(from_stdin)?)),
+    };
     let credential = DeviceCredential { expire_time, proof, ..Default::default() };
     let parent = names::device(&common.tenant, device);
     let request = CreateDeviceCredentialRequest { parent, device_credential: Some(credential), ..Default::default() };
@@ -35,21 +42,61 @@ pub(crate) async fn add_device(options: &DeviceAdd) -> anyhow::Result<()> {
         table.row([id.to_owned().into(), device.clone().into(), certificate.fingerprint.clone().into()]);
         return table.print(common.format);
     }
+    if matches!(made.proof, Some(Proof::Password(_))) {
+        let mut table = Table::new(["id", "user"]);
+        table.row([id.to_owned().into(), user_of(&made.name).into()]);
+        return table.print(common.format);
+    }
     if made.proof.is_some() {
         return print_key(&made, id, device, common.format);
     }
     if common.format == Format::Table {
         println!("user      {device}\npassword  {}", made.secret);
         output::remark(&format!(
-            "The password is shown once (`weir devices revoke {device} {id}` deletes it). To try it:\n  mosquitto_pub -h \
-             HOST -i {device} -u {device} -P {} -q 1 -t devices/{device}/telemetry -m '{{\"temperature\":21.5}}'",
-            made.secret
+            "The password is shown once (`weir devices revoke {device} {id}` deletes it). To try it, at the usual port:\n  {}",
+            publish(&common.server, device, &made.secret)
         ));
         return Ok(());
     }
     let mut table = Table::new(["id", "user", "password"]);
     table.row([id.to_owned().into(), device.clone().into(), made.secret.clone().into()]);
     table.print(common.format)
+}
+
+/// A command that publishes as the device, to the host that the commands of the operator call.
+fn publish(Server { server, ca }: &Server, device: &str, password: &str) -> String {
+    let (scheme, rest) = server.split_once("://").unwrap_or(("http", server));
+    let (host, _) = stores::tls::host_and_port(rest.trim_end_matches('/'), 0);
+    let mut words = ["mosquitto_pub", "-h", host.trim_matches(['[', ']'])].map(str::to_owned).to_vec();
+    if scheme == "https" {
+        words.extend(["-p", "8883"].map(str::to_owned));
+        match ca {
+            Some(ca) => words.extend(["--cafile".to_owned(), ca.display().to_string()]),
+            None => words.push("--tls-use-os-certs".to_owned()),
+        }
+    }
+    let topic = format!("devices/{device}/telemetry");
+    let message = r#"{"temperature":21.5}"#;
+    words.extend(
+        ["-i", device, "-u", device, "-P", password, "-q", "1", "-t", &topic, "-m", message].map(str::to_owned),
+    );
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// Returns the user name of a device with a password: tenant and device, percent-encoded as in the
+/// name of the credential.
+fn user_of(name: &str) -> String {
+    let mut parts = name.split('/').skip(1).step_by(2);
+    format!("{}/{}", parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
 }
 
 /// Reads a file that has to have no private key.
@@ -87,6 +134,7 @@ fn kind(credential: &DeviceCredential) -> &'static str {
     match &credential.proof {
         None => "secret",
         Some(Proof::Certificate(_)) => "certificate",
+        Some(Proof::Password(_)) => "password",
         Some(Proof::PublicKey(key)) => match key.algorithm() {
             SignatureAlgorithm::Unspecified => "key",
             SignatureAlgorithm::Es256 => "ES256",
@@ -119,9 +167,28 @@ pub(crate) async fn secrets(options: &DeviceName) -> anyhow::Result<()> {
 
 pub(crate) async fn revoke(options: &DeviceRevoke) -> anyhow::Result<()> {
     let DeviceName { common, device } = &options.name;
-    let name = format!("{}/credentials/{}", names::device(&common.tenant, device), options.id);
+    let name = names::credential(&common.tenant, device, &options.id);
     let mut client = access(&common.server).await?;
     client.delete_device_credential(DeleteDeviceCredentialRequest { name }).await.map_err(|s| refused(&s))?;
     output::remark(&format!("{} of {device} is deleted; its session ends.", options.id));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_command_reaches_the_server_that_was_called() {
+        let line = |server: &str, ca: Option<&str>, device: &str| {
+            publish(&Server { server: server.to_owned(), ca: ca.map(Into::into) }, device, "wd_1")
+        };
+        let rest = r#"-i d1 -u d1 -P wd_1 -q 1 -t devices/d1/telemetry -m '{"temperature":21.5}'"#;
+        assert_eq!(line("http://127.0.0.1:50051", None, "d1"), format!("mosquitto_pub -h 127.0.0.1 {rest}"));
+        let tls = format!("mosquitto_pub -h weir.example.com -p 8883 --cafile 'my ca.pem' {rest}");
+        assert_eq!(line("https://weir.example.com:50051/", Some("my ca.pem"), "d1"), tls);
+        let public = format!("mosquitto_pub -h ::1 -p 8883 --tls-use-os-certs {rest}");
+        assert_eq!(line("https://[::1]", None, "d1"), public);
+        assert!(line("localhost:50051", None, "d'1").contains(r"-u 'd'\''1' "));
+    }
 }

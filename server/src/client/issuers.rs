@@ -5,22 +5,24 @@ use proto::v1::issuer::ClaimRole;
 use proto::v1::issuer_service_client::IssuerServiceClient;
 use proto::v1::{
     CreateIssuerRequest, CreateRoleBindingRequest, DeleteIssuerRequest, DeleteRoleBindingRequest, Issuer,
-    ListIssuersRequest, ListRoleBindingsRequest, RoleBinding,
+    ListIssuersRequest, ListRoleBindingsRequest, RoleBinding, UpdateIssuerRequest,
 };
 
 use super::access::{PAGE, role, role_name};
 use super::access_cli::RoleName;
 use super::cli::Server;
 use super::issuers_cli::{
-    IssuerAdd, IssuerId, Issuers, IssuersCommand, IssuersList, RoleGrant, RoleRevoke, Roles, RolesCommand, RolesList,
+    IssuerAdd, IssuerId, IssuerSet, Issuers, IssuersCommand, IssuersList, RoleGrant, RoleRevoke, Roles, RolesCommand,
+    RolesList,
 };
 use super::output::{self, Cell, Format, Table};
-use super::{Connection, client, connect, names, refused, time};
+use super::{Connection, client, connect, groups, names, refused, time};
 
 pub(crate) async fn issuers(options: &Issuers) -> anyhow::Result<()> {
     match &options.command {
         IssuersCommand::List(options) => list_issuers(options).await,
         IssuersCommand::Add(options) => add_issuer(options).await,
+        IssuersCommand::Set(options) => set_issuer(options).await,
         IssuersCommand::Delete(options) => delete_issuer(options).await,
     }
 }
@@ -78,12 +80,14 @@ fn claim_role(text: &str) -> anyhow::Result<ClaimRole> {
     Ok(ClaimRole { value: value.to_owned(), role: role(named).into() })
 }
 
+fn lifetime(text: &str) -> anyhow::Result<prost_types::Duration> {
+    let seconds = time::span(text).and_then(|span| i64::try_from(span / 1_000_000_000).ok());
+    let seconds =
+        seconds.ok_or_else(|| anyhow::anyhow!("cannot use --max-lifetime {text:?}: give a duration, as 15m, 12h"))?;
+    Ok(prost_types::Duration { seconds, nanos: 0 })
+}
+
 async fn add_issuer(options: &IssuerAdd) -> anyhow::Result<()> {
-    let seconds = |text: &str| {
-        let span = time::span(text).and_then(|span| i64::try_from(span / 1_000_000_000).ok());
-        span.ok_or_else(|| anyhow::anyhow!("cannot use --max-lifetime {text:?}: give a duration, as 15m, 12h"))
-    };
-    let lifetime = options.max_lifetime.as_deref().map(seconds).transpose()?;
     let issuer = Issuer {
         display_name: options.name.clone(),
         url: options.url.clone(),
@@ -95,7 +99,7 @@ async fn add_issuer(options: &IssuerAdd) -> anyhow::Result<()> {
         claim_roles: options.roles.iter().map(|text| claim_role(text)).collect::<Result<_, _>>()?,
         max_role: options.max_role.map_or(0, |max| role(max).into()),
         tenant_claim: options.tenant_claim.clone().unwrap_or_default(),
-        max_lifetime: lifetime.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
+        max_lifetime: options.max_lifetime.as_deref().map(lifetime).transpose()?,
         ..Default::default()
     };
     let parent = names::tenant(&options.common.tenant);
@@ -111,8 +115,45 @@ async fn add_issuer(options: &IssuerAdd) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn set_issuer(options: &IssuerSet) -> anyhow::Result<()> {
+    let mut paths = Vec::new();
+    let mut name = |path: &str, is_given: bool| {
+        if is_given {
+            paths.push(path.to_owned());
+        }
+    };
+    name("display_name", options.name.is_some());
+    name("algorithms", options.algorithms.is_some());
+    name("any_type", options.any_type.is_some());
+    name("ignore_scopes", options.ignore_scopes.is_some());
+    name("role_claim", options.role_claim.is_some());
+    name("claim_roles", options.roles.is_some());
+    name("max_role", options.max_role.is_some());
+    name("max_lifetime", options.max_lifetime.is_some());
+    anyhow::ensure!(!paths.is_empty(), "nothing is to be changed: `weir issuers set --help` lists what can be");
+    let roles = options.roles.iter().flatten().filter(|text| !text.is_empty());
+    let issuer = Issuer {
+        display_name: options.name.clone().unwrap_or_default(),
+        algorithms: options.algorithms.clone().unwrap_or_default(),
+        any_type: options.any_type.unwrap_or_default(),
+        ignore_scopes: options.ignore_scopes.unwrap_or_default(),
+        role_claim: options.role_claim.clone().unwrap_or_default(),
+        claim_roles: roles.map(|text| claim_role(text)).collect::<Result<_, _>>()?,
+        max_role: options.max_role.map_or(0, |max| role(max).into()),
+        max_lifetime: options.max_lifetime.as_deref().map(lifetime).transpose()?,
+        ..Default::default()
+    };
+    let IssuerId { common, id } = &options.issuer;
+    let (name, update_mask) = (names::child(&common.tenant, "issuers", id), Some(prost_types::FieldMask { paths }));
+    let request = UpdateIssuerRequest { name, issuer: Some(issuer), update_mask };
+    let made = open(&common.server).await?.update_issuer(request).await.map_err(|s| refused(&s))?.into_inner();
+    let mut table = issuer_table();
+    table.row(issuer_row(&made));
+    table.print(common.format)
+}
+
 async fn delete_issuer(options: &IssuerId) -> anyhow::Result<()> {
-    let name = format!("{}/issuers/{}", names::tenant(&options.common.tenant), options.id);
+    let name = names::child(&options.common.tenant, "issuers", &options.id);
     let mut client = open(&options.common.server).await?;
     client.delete_issuer(DeleteIssuerRequest { name }).await.map_err(|s| refused(&s))?;
     output::remark(&format!("{} is deleted; the streams of its tokens end.", options.id));
@@ -134,12 +175,13 @@ async fn bindings(client: &mut IssuerServiceClient<Connection>, tenant: &str) ->
 }
 
 fn print_bindings(bindings: &[RoleBinding], format: Format) -> anyhow::Result<()> {
-    let mut table = Table::new(["id", "principal", "role", "created"]);
+    let mut table = Table::new(["id", "principal", "role", "groups", "created"]);
     for binding in bindings {
         table.row([
             names::last(&binding.name).to_owned().into(),
             binding.principal.clone().into(),
             role_name(binding.role()).to_owned().into(),
+            groups::ids_of(&binding.groups).into(),
             time::show_proto(binding.create_time.as_ref()).into(),
         ]);
     }
@@ -152,8 +194,12 @@ async fn list_roles(options: &RolesList) -> anyhow::Result<()> {
 }
 
 async fn grant(options: &RoleGrant) -> anyhow::Result<()> {
-    let binding =
-        RoleBinding { principal: options.principal.clone(), role: role(options.role).into(), ..Default::default() };
+    let binding = RoleBinding {
+        principal: options.principal.clone(),
+        role: role(options.role).into(),
+        groups: groups::names_of(&options.common.tenant, &options.groups),
+        ..Default::default()
+    };
     let parent = names::tenant(&options.common.tenant);
     let request = CreateRoleBindingRequest { parent, role_binding: Some(binding), ..Default::default() };
     let mut client = open(&options.common.server).await?;
@@ -173,7 +219,7 @@ async fn revoke(options: &RoleRevoke) -> anyhow::Result<()> {
     } else {
         named.clone()
     };
-    let name = format!("{}/roleBindings/{id}", names::tenant(&options.common.tenant));
+    let name = names::child(&options.common.tenant, "roleBindings", &id);
     client.delete_role_binding(DeleteRoleBindingRequest { name }).await.map_err(|s| refused(&s))?;
     output::remark(&format!("{named} has no role any longer; its streams end."));
     Ok(())

@@ -19,6 +19,8 @@ pub(crate) enum IssuersCommand {
     List(IssuersList),
     /// Accept the access tokens of an issuer
     Add(IssuerAdd),
+    /// Change an issuer; the streams of its tokens end
+    Set(IssuerSet),
     /// Delete an issuer, and end the streams of its tokens
     Delete(IssuerId),
 }
@@ -70,6 +72,37 @@ pub(crate) struct IssuerAdd {
     pub(crate) max_lifetime: Option<String>,
 }
 
+/// `weir issuers set`
+#[derive(Debug, Args)]
+pub(crate) struct IssuerSet {
+    #[command(flatten)]
+    pub(crate) issuer: IssuerId,
+    /// Purpose of the issuer, shown in lists
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Algorithms that its tokens may have
+    #[arg(long, value_delimiter = ',', value_name = "ALGORITHMS")]
+    pub(crate) algorithms: Option<Vec<String>>,
+    /// Accept tokens whose type is not at+jwt
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) any_type: Option<bool>,
+    /// Do not limit tokens to the permissions that their scopes name
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) ignore_scopes: Option<bool>,
+    /// Claim that holds roles; empty: none
+    #[arg(long, value_name = "CLAIM", requires = "roles")]
+    pub(crate) role_claim: Option<String>,
+    /// Roles of the values of the role claim, as operators=operator; empty: none
+    #[arg(long, value_delimiter = ',', value_name = "VALUE=ROLE")]
+    pub(crate) roles: Option<Vec<String>>,
+    /// Highest role of its principals
+    #[arg(long, value_enum)]
+    pub(crate) max_role: Option<RoleName>,
+    /// Longest lifetime of its tokens, as 1h
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) max_lifetime: Option<String>,
+}
+
 /// `weir issuers delete`
 #[derive(Debug, Args)]
 pub(crate) struct IssuerId {
@@ -116,6 +149,10 @@ pub(crate) struct RoleGrant {
     /// Its role
     #[arg(long, value_enum)]
     pub(crate) role: RoleName,
+    /// Group whose devices the principal is limited to; may be given several times [default: the
+    /// tenant]
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<String>,
 }
 
 /// `weir roles revoke`

@@ -2,6 +2,7 @@
 
 mod access;
 pub(crate) mod access_cli;
+mod audit;
 mod authorities;
 pub(crate) mod authorities_cli;
 mod books;
@@ -11,11 +12,14 @@ mod device_access;
 mod devices;
 mod export;
 mod exports;
+mod groups;
+pub(crate) mod groups_cli;
 mod issuers;
 pub(crate) mod issuers_cli;
 mod latest;
 pub(crate) mod names;
 pub(crate) mod output;
+mod password;
 mod query;
 pub(crate) mod status;
 mod tail;
@@ -50,11 +54,12 @@ pub(crate) fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
         match command {
             ClientCommand::Devices(options) => devices::run(&options).await?,
             ClientCommand::Keys(options) => access::keys(&options).await?,
+            ClientCommand::Groups(options) => groups::groups(&options).await?,
             ClientCommand::Authorities(options) => authorities::authorities(&options).await?,
             ClientCommand::Issuers(options) => issuers::issuers(&options).await?,
             ClientCommand::Roles(options) => issuers::roles(&options).await?,
             ClientCommand::Tenants(options) => access::tenants(&options).await?,
-            ClientCommand::Audit(options) => return access::audit(&options).await,
+            ClientCommand::Audit(options) => return audit::run(&options).await,
             ClientCommand::Latest(options) => latest::run(&options).await?,
             ClientCommand::Query(options) => query::run(&options).await?,
             ClientCommand::Tail(options) => tail::run(&options).await?,

@@ -26,6 +26,16 @@ pub(crate) fn dead_letter(tenant: &str, letter: &str) -> String {
     format!("{}/deadLetters/{letter}", names::tenant(tenant))
 }
 
+/// Returns the resource name of a child of a tenant, as an API key, from its collection and its id.
+pub(crate) fn child(tenant: &str, collection: &str, id: &str) -> String {
+    names::child(tenant, collection, id)
+}
+
+/// Returns the resource name of a credential of a device.
+pub(crate) fn credential(tenant: &str, device: &str, id: &str) -> String {
+    names::device_credential(tenant, device, id)
+}
+
 /// Returns the resource name of an export.
 pub(crate) fn export(name: &str) -> String {
     names::export(name)

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Config;
+use super::memory::Memory;
 
 /// Most topics of a list.
 const MOST_TOPICS: usize = 64;
@@ -32,6 +33,10 @@ pub(crate) struct Auth {
     /// File of the peppers that secrets are kept under; empty: `peppers` in the data folder. All
     /// processes that share a registry need the same one.
     pub(crate) peppers: PathBuf,
+    /// Devices may also connect with a password that was chosen for them (`weir devices add
+    /// --password`), where a device cannot take a generated secret. A check takes about 20 ms of a
+    /// processor, and each of its threads 19 MiB of `memory.max_bytes`.
+    pub(crate) passwords: bool,
     /// Topics that a device may publish to, as topic filters; `{device}` is its id.
     pub(crate) publish: Vec<String>,
     /// Topics that a device may subscribe to, as topic filters; `{device}` is its id.
@@ -52,6 +57,7 @@ impl Default for Auth {
             required: false,
             registry: "embedded".to_owned(),
             peppers: PathBuf::new(),
+            passwords: false,
             publish: own(),
             subscribe: own(),
             issuer_networks: Vec::new(),
@@ -131,6 +137,15 @@ impl Auth {
             self.issuer_networks.len()
         );
         self.networks()?;
+        anyhow::ensure!(
+            self.required || !self.passwords,
+            "`auth.passwords` is true and `auth.required` is false, so that nothing is checked: set both, or neither"
+        );
+        anyhow::ensure!(
+            !self.passwords || config.shares().passwords > 0,
+            "`auth.passwords` needs memory for one check at least: set `memory.max_bytes` to {} or more",
+            Memory::for_passwords()
+        );
         match self.place() {
             Place::Embedded => anyhow::ensure!(
                 !self.required || !config.is_fleet(),

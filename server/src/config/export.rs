@@ -29,6 +29,9 @@ pub(crate) struct Export {
     /// Type of the export, one of those below.
     #[serde(rename = "type")]
     pub(crate) kind: String,
+    /// Pool whose readings are exported, as `[[pool]]` names it; empty exports those of the shared
+    /// one.
+    pub(crate) pool: String,
     /// Tenants whose readings are exported; empty exports all.
     pub(crate) tenants: Vec<String>,
     /// Patterns of device ids, as `["pump-*"]`; empty exports all.
@@ -64,6 +67,7 @@ impl Default for Export {
         Self {
             name: String::new(),
             kind: String::new(),
+            pool: String::new(),
             tenants: Vec::new(),
             devices: Vec::new(),
             names: Vec::new(),

@@ -1,5 +1,7 @@
 //! Addresses that others can reach.
 
+use std::net::IpAddr;
+
 use anyhow::ensure;
 
 use super::{Config, Role, parse_address};
@@ -61,6 +63,45 @@ impl Config {
              it is trusted",
             fleet.address
         );
+        ensure!(
+            !self.is_fleet()
+                || !self.has(Role::Flusher)
+                || fleet.is_encrypted()
+                || self.insecure
+                || fleet.advertise.is_empty()
+                || is_of_this_machine(&fleet.advertise),
+            "`fleet.advertise` is {}, which other machines call, and `fleet.secret` would be sent unencrypted: set \
+             `fleet.certificate`, `fleet.key` and `fleet.ca` in every process of the fleet, or add --insecure (`insecure = true`) if \
+             the network around it is trusted",
+            fleet.advertise
+        );
         Ok(())
     }
+
+    /// Says that flushers on other machines are not called, when there may be some.
+    pub(crate) fn exposure_warning(&self) -> Option<String> {
+        let is_open = self.is_fleet() && !self.fleet.is_encrypted() && !self.insecure;
+        let elsewhere = self.redis.log.urls.iter().find(|url| !url.is_empty() && !is_of_this_machine(url));
+        (is_open && elsewhere.is_some()).then(|| {
+            "Redis is on another machine, and this process calls flushers on its own machine only, since `fleet.secret` would be \
+             sent unencrypted: set `fleet.certificate`, `fleet.key` and `fleet.ca` in every process of the fleet (`weir tls create` \
+             makes them), or `insecure = true` if the network around them is trusted"
+                .to_owned()
+        })
+    }
+}
+
+/// True when the host of `host:port`, or of a URL, is this machine; a path of a socket has none.
+fn is_of_this_machine(address: &str) -> bool {
+    let authority = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    let parsed: Result<IpAddr, _> = host.parse();
+    parsed.map_or(host.is_empty() || host.eq_ignore_ascii_case("localhost"), |address| {
+        address.to_canonical().is_loopback()
+    })
 }

@@ -19,8 +19,6 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     counts(config)?;
     packets(config)?;
     values(config)?;
-    let percent = config.log.tenant_share_percent;
-    ensure!((1..=100).contains(&percent), "`log.tenant_share_percent` is {percent}: give 1 to 100; 100 is no limit");
     config.memory.check(config)
 }
 

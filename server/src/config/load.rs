@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Config, export, keys, unknown};
+use super::{Config, export, keys, pool, unknown};
 
 /// The file that is read when it exists and no other was named.
 const USUAL_FILE: &str = "weir.toml";
@@ -101,6 +101,7 @@ pub(crate) fn load(sources: &Sources) -> anyhow::Result<Loaded> {
             config = set(&config, key, value).with_context(place)?;
         } else if let Some((export, key)) = export::of_variable(&config.export, name).with_context(place)? {
             export::set(&mut config.export[export], &key, value).with_context(place)?;
+        } else if pool::set(&mut config, name, value).with_context(place)? {
         } else if name == "WEIR_LOG" {
             config.logging.level.clone_from(value);
         } else if !OTHER_VARIABLES.contains(&name.as_str()) && !name.starts_with("WEIR_TEST_") {
@@ -114,6 +115,7 @@ pub(crate) fn load(sources: &Sources) -> anyhow::Result<Loaded> {
         Some(path) => error.context(format!("configuration with {}", path.display())),
         None => error,
     })?;
+    warnings.extend(config.exposure_warning());
     Ok(Loaded { config, file, warnings })
 }
 
@@ -123,6 +125,11 @@ fn warning(name: &str, config: &Config) -> Option<String> {
         let names: Vec<&str> = config.export.iter().map(|export| export.name.as_str()).collect();
         let there = if names.is_empty() { "there are no exports".to_owned() } else { names.join(", ") };
         return Some(format!("environment variable {name} is not a key of an export ({there})"));
+    }
+    if name.starts_with(pool::VARIABLE) {
+        let names: Vec<&str> = config.pool.iter().map(|pool| pool.name.as_str()).collect();
+        let there = if names.is_empty() { "there are no pools".to_owned() } else { names.join(", ") };
+        return Some(format!("environment variable {name} is not a key of a pool ({there})"));
     }
     let guess = name.trim_start_matches("WEIR_").to_lowercase();
     let near = unknown::nearest(&guess.replacen('_', ".", 1)).or_else(|| unknown::nearest(&guess))?;
@@ -173,9 +180,10 @@ fn set(config: &Config, key: &str, text: &str) -> anyhow::Result<Config> {
     let new = read_as(old, key, text)?;
     place.insert(name.to_owned(), new);
     let mut changed: Config = tree.try_into().map_err(|error| refused(key, text, &error))?;
-    // Neither is part of the written tree.
+    // None of them is part of the written tree.
     changed.route.clone_from(&config.route);
     changed.export.clone_from(&config.export);
+    changed.pool.clone_from(&config.pool);
     Ok(changed)
 }
 

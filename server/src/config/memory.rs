@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use identity::Passwords;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,9 @@ use super::{Config, Lowered};
 
 /// Memory of the credential of a connected device, in bytes.
 const CREDENTIAL: u64 = 700;
+/// Memory that a TLS handshake may hold, in bytes, times the handshakes of all ports for each one
+/// of the MQTT port: three others have a quarter of them.
+const HANDSHAKE: u64 = (64 << 10) / 4 * 7;
 /// Least amount that the parts can work with.
 const LEAST: u64 = 64 << 20;
 
@@ -32,6 +36,8 @@ pub(crate) struct Shares {
     pub(crate) export: u64,
     /// Credentials of the clients and callers that were admitted.
     pub(crate) credentials: usize,
+    /// Threads that hash passwords, each with its memory.
+    pub(crate) passwords: usize,
 }
 
 impl Memory {
@@ -65,26 +71,41 @@ impl Memory {
         self.total() / 4 * 3
     }
 
-    fn shares(&self, exports: usize) -> Shares {
+    fn shares(&self, exports: usize, lanes: u64) -> Shares {
         let total = self.divided();
         Shares {
             queries: size(total / 32 * 5),
-            export: total / 16 / exports.max(1) as u64,
+            export: total / 16 / lanes / exports.max(1) as u64,
             credentials: size(total / 16),
+            passwords: 0,
         }
+    }
+
+    /// Returns how many threads may hash passwords: as many as there are processors, four at least
+    /// and eight at most, within an eighth of what is divided.
+    fn password_threads(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        processors.clamp(4, 8).min(size(self.divided() / 8) / Passwords::MEMORY_BYTES)
+    }
+
+    /// Returns the least `memory.max_bytes` with which passwords can be checked.
+    pub(super) fn for_passwords() -> u64 {
+        (Passwords::MEMORY_BYTES as u64 * 8).div_ceil(3) * 4
     }
 }
 
 impl Config {
     /// The shares of `memory.max_bytes` for parts that have no key of their own.
     pub(crate) fn shares(&self) -> Shares {
-        self.memory.shares(self.export.len() + 1)
+        let passwords = if self.auth.passwords { self.memory.password_threads() } else { 0 };
+        Shares { passwords, ..self.memory.shares(self.export.len() + 1, self.lanes()) }
     }
 
     /// The configuration with every part within its share of `memory.max_bytes`, and the keys that
-    /// are lowered.
+    /// are lowered. What each pool has of its own is divided among the pools.
     pub(crate) fn within_memory(mut self) -> (Self, Vec<Lowered>) {
         let total = self.memory.divided();
+        let of_lane = total / self.lanes();
         let reason = format!("its share of {} bytes (memory.max_bytes)", self.memory.total());
         let usual = Self::default();
         let mut lowered = Vec::new();
@@ -96,15 +117,15 @@ impl Config {
         };
         let (sink, default) = (&mut self.history.sink, &usual.history.sink);
         sink.max_unflushed_bytes =
-            lower("history.max_unflushed_bytes", sink.max_unflushed_bytes, default.max_unflushed_bytes, total / 8);
+            lower("history.max_unflushed_bytes", sink.max_unflushed_bytes, default.max_unflushed_bytes, of_lane / 8);
         sink.flush_bytes =
             lower("history.flush_bytes", sink.flush_bytes, default.flush_bytes, sink.max_unflushed_bytes / 2);
         let (ring, default) = (self.log.ring_bytes as u64, usual.log.ring_bytes as u64);
-        self.log.ring_bytes = size(lower("log.ring_bytes", ring, default, total / 16));
+        self.log.ring_bytes = size(lower("log.ring_bytes", ring, default, of_lane / 16));
         let store = &mut self.history.store;
         let files = store.max_open_partitions as u64 + 1;
         let (cache, default) = (store.cache_bytes as u64, usual.history.store.cache_bytes as u64);
-        store.cache_bytes = size(lower("history.cache_bytes", cache, default, total / 32 * 3 / files));
+        store.cache_bytes = size(lower("history.cache_bytes", cache, default, of_lane / 32 * 3 / files));
         // Each credential is of a client, so that its memory is from their share.
         let credentials = if self.auth.required { total / 16 } else { 0 };
         if self.auth.required {
@@ -114,11 +135,20 @@ impl Config {
             self.mqtt.broker.max_connections =
                 size(lower("mqtt.max_connections", connections as u64, default as u64, most));
         }
-        self.mqtt.broker.memory_bytes = size(total / 8 * 3 - credentials);
-        self.ingest.remembered_bytes = size(total / 32);
-        self.latest.memory_bytes = total / 16;
+        let passwords = (self.shares().passwords * Passwords::MEMORY_BYTES) as u64;
+        // Handshakes are of clients, too.
+        let mut handshakes = 0;
+        if self.tls.is_used() || self.fleet.is_encrypted() {
+            let (most, default) = (self.tls.max_handshakes as u64, usual.tls.max_handshakes as u64);
+            let most = lower("tls.max_handshakes", most, default, total / 16 / HANDSHAKE);
+            self.tls.max_handshakes = size(most);
+            handshakes = most * HANDSHAKE;
+        }
+        self.mqtt.broker.memory_bytes = size(total / 8 * 3 - credentials - passwords - handshakes);
+        self.ingest.remembered_bytes = size(of_lane / 32);
+        self.latest.memory_bytes = of_lane / 16;
         for batch in [&mut self.log.batch, &mut self.redis.log.batch] {
-            batch.resend_bytes = batch.resend_bytes.min(size(total / 32));
+            batch.resend_bytes = batch.resend_bytes.min(size(of_lane / 32));
         }
         (self, lowered)
     }
@@ -186,9 +216,30 @@ mod tests {
     }
 
     #[test]
+    fn passwords_have_threads_within_an_eighth_and_their_memory_is_that_of_connections() {
+        let config = |max_bytes, passwords| Config {
+            memory: Memory { max_bytes },
+            auth: super::super::Auth { required: true, passwords, ..Default::default() },
+            ..Config::default()
+        };
+        let least = Memory::for_passwords();
+        for (max_bytes, threads) in
+            [(LEAST, 0..=0), (least - 4, 0..=0), (least, 1..=1), (1 << 30, 4..=5), (64 << 30, 4..=8)]
+        {
+            assert!(threads.contains(&config(max_bytes, true).shares().passwords), "{max_bytes}");
+            assert_eq!(config(max_bytes, false).shares().passwords, 0);
+            let memory = |passwords| config(max_bytes, passwords).within_memory().0.mqtt.broker.memory_bytes;
+            let held = config(max_bytes, true).shares().passwords * Passwords::MEMORY_BYTES;
+            assert_eq!(memory(false) - memory(true), held);
+        }
+    }
+
+    #[test]
     fn the_parts_together_hold_no_more_than_the_whole() {
         for (max_bytes, exports) in [(LEAST, 0), (1 << 30, 1), (64 << 30, 5)] {
             let mut config = Config { memory: Memory { max_bytes }, ..Config::default() };
+            config.tls.certificate = "server.pem".into();
+            config.auth.required = exports > 0;
             config.export = (0..exports).map(|_| super::super::Export::default()).collect();
             let (config, lowered) = config.within_memory();
             let shares = config.shares();
@@ -203,7 +254,10 @@ mod tests {
                 (store.cache_bytes * (store.max_open_partitions + 1)) as u64,
                 shares.queries as u64,
                 shares.export * (exports as u64 + 1),
+                config.tls.max_handshakes as u64 * HANDSHAKE,
+                if exports > 0 { shares.credentials as u64 } else { 0 },
             ];
+            assert!(config.tls.max_handshakes >= 16 && config.mqtt.broker.memory_bytes > 8 << 20, "{parts:?}");
             assert!(parts.iter().sum::<u64>() <= max_bytes / 4 * 3, "{parts:?}");
             assert_eq!(lowered.is_empty(), max_bytes > 8 << 30, "{lowered:?}");
             assert!(config.history.sink.flush_bytes < config.history.sink.max_unflushed_bytes);

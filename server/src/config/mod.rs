@@ -2,6 +2,7 @@
 //! of `weir config` of their doc comments ([`mod@keys`]); [`mod@load`] reads a file and the
 //! environment.
 
+mod audit;
 mod auth;
 mod export;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod limits;
 mod load;
 mod lowered;
 mod memory;
+mod pool;
 mod sample;
 mod servers;
 #[cfg(test)]
@@ -25,12 +27,14 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use audit::Audit;
 pub(crate) use auth::{Auth, Place};
 pub(crate) use export::{Export, Start, kind_of};
 pub(crate) use keys::{Key, of as keys_of_table};
 pub(crate) use load::{Loaded, Sources, load};
 pub(crate) use lowered::Lowered;
 pub(crate) use memory::Memory;
+pub(crate) use pool::{Pool, SHARED};
 pub(crate) use sample::sample;
 pub(crate) use servers::{Fleet, Influxdb, Redis};
 pub(crate) use tracing::Tracing;
@@ -54,8 +58,12 @@ pub(crate) struct Config {
     pub(crate) shutdown_delay_ms: u64,
     /// Devices and callers have to authenticate.
     pub(crate) auth: Auth,
+    /// Signed checkpoints of the audit, for a place outside of this machine.
+    pub(crate) audit: Audit,
     /// Encryption of the ports.
     pub(crate) tls: tls::Config,
+    /// Encryption at rest: of the log, the store and backups in the data folder.
+    pub(crate) encryption: envelope::Config,
     /// Memory of the process.
     pub(crate) memory: Memory,
     /// Devices: MQTT 3.1.1 and 5.
@@ -97,6 +105,10 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     #[schemars(skip)]
     pub(crate) export: Vec<Export>,
+    /// Logs and stores of some tenants; not part of the written tree.
+    #[serde(skip_serializing)]
+    #[schemars(skip)]
+    pub(crate) pool: Vec<Pool>,
 }
 
 /// Part of the work of a process.
@@ -192,7 +204,9 @@ impl Default for Config {
             shutdown_timeout_secs: 20,
             shutdown_delay_ms: 0,
             auth: Auth::default(),
+            audit: Audit::default(),
             tls: tls::Config::default(),
+            encryption: envelope::Config::default(),
             memory: Memory::default(),
             mqtt: Mqtt::default(),
             grpc: Grpc::default(),
@@ -210,6 +224,7 @@ impl Default for Config {
             tracing: Tracing::default(),
             route: Vec::new(),
             export: Vec::new(),
+            pool: Vec::new(),
         }
     }
 }
@@ -265,23 +280,24 @@ impl Config {
         for (key, address) in self.addresses() {
             parse_address(key, address)?;
         }
-        let least = 1 << 20;
-        anyhow::ensure!(self.log.segment_bytes >= least, "`log.segment_bytes` is below {least} (1 MiB)");
-        anyhow::ensure!(
-            self.log.capacity_bytes >= self.log.segment_bytes.saturating_mul(2),
-            "`log.capacity_bytes` is {}: it must hold at least two segments of `log.segment_bytes` = {}",
-            self.log.capacity_bytes,
-            self.log.segment_bytes
-        );
+        check_log(&self.log)?;
         limits::check(self)?;
         anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
         export::check(self)?;
+        pool::check(self)?;
         self.auth.check(self)?;
+        self.audit.check(self.auth.required)?;
         self.fleet.check()?;
         self.tls.check().map_err(anyhow::Error::msg)?;
         anyhow::ensure!(
             self.mqtt.tls_address.is_empty() || self.tls.is_used(),
             "`mqtt.tls_address` needs a certificate: set `tls.certificate` and `tls.key` (`weir tls create` makes them)"
+        );
+        self.encryption.check().map_err(anyhow::Error::msg)?;
+        anyhow::ensure!(
+            !self.encryption.is_on() || !self.redis.is_used(),
+            "encryption at rest does not cover the log on Redis: remove `redis.urls`, or remove `[encryption]` and \
+             encrypt the disks of Redis"
         );
         self.tracing.check()?;
         anyhow::ensure!(self.history.sink.flush_secs > 0.0, "`history.flush_interval_ms` is 0: give at least 1");
@@ -309,6 +325,23 @@ impl Config {
         .flatten()
         .collect()
     }
+}
+
+fn check_log(log: &buffer::embedded::Config) -> anyhow::Result<()> {
+    let least = 1 << 20;
+    anyhow::ensure!(log.segment_bytes >= least, "`log.segment_bytes` is below {least} (1 MiB)");
+    anyhow::ensure!(
+        log.capacity_bytes >= log.segment_bytes.saturating_mul(2),
+        "`log.capacity_bytes` is {}: it must hold at least two segments of `log.segment_bytes` = {}",
+        log.capacity_bytes,
+        log.segment_bytes
+    );
+    let percent = log.tenant_share_percent;
+    anyhow::ensure!(
+        (1..=100).contains(&percent),
+        "`log.tenant_share_percent` is {percent}: give 1 to 100; 100 is no limit"
+    );
+    Ok(())
 }
 
 fn parse_address(key: &str, address: &str) -> anyhow::Result<SocketAddr> {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::load::variable;
-use super::{Key, export, keys};
+use super::{Key, export, keys, pool};
 
 /// Routes in the sample.
 const ROUTES: &str = "\
@@ -41,7 +41,23 @@ pub(crate) fn sample() -> String {
     out.push_str(ROUTES);
     out.push('\n');
     exports(&mut out);
+    out.push('\n');
+    pools(&mut out);
     out
+}
+
+/// Pools in the sample.
+fn pools(out: &mut String) {
+    comment(
+        out,
+        "A pool is a log and a store of their own for the tenants that are placed in it: neither a flood nor a store \
+         that is away in one pool delays another. Needs auth.required and the log in the data folder. [pool.mongodb] \
+         has the keys of [mongodb] that are others for the pool, [pool.log] those of [log]. A variable sets a key of \
+         the pool `gold`: WEIR_POOL_GOLD_MONGODB_<KEY>, WEIR_POOL_GOLD_LOG_<KEY>.",
+    );
+    out.push_str("#\n# [[pool]]\n");
+    pool::keys().iter().for_each(|key| inactive(out, key));
+    out.push_str("# [pool.mongodb]\n# database = \"gold\"\n# [pool.log]\n# capacity_bytes = 8589934592\n");
 }
 
 /// Exports in the sample: the keys of all, then those of each type.

@@ -196,6 +196,59 @@ fn a_short_fleet_secret_is_refused_without_being_shown() {
     assert!(config.check_exposure().is_ok());
 }
 
+fn fleet(redis: &str) -> Config {
+    let mut config = Config::default();
+    config.redis.log.urls = vec![redis.to_owned()];
+    config.mongodb.uri = "mongodb://m".to_owned();
+    config.fleet.secret = "0123456789abcdef".into();
+    config
+}
+
+#[test]
+fn a_flusher_that_others_call_at_an_address_in_the_open_needs_certificates_or_insecure() {
+    let mut config = fleet("redis://127.0.0.1");
+    config.fleet.advertise = "127.0.0.1:7".into();
+    config.check_exposure().unwrap();
+    // Its listener is on loopback, behind a forwarded port.
+    for advertise in ["10.0.0.7:50052", "flusher:50052", "[2001:db8::1]:50052", "localhost.example:1"] {
+        config.fleet.advertise = advertise.into();
+        let error = config.check_exposure().unwrap_err().to_string();
+        assert!(error.contains("`fleet.advertise` is ") && error.contains("`fleet.certificate`"), "{error}");
+        let trusting = Config { insecure: true, ..config.clone() };
+        trusting.check_exposure().unwrap();
+        let caller = Config { roles: vec![Role::Api], ..config.clone() };
+        caller.check_exposure().unwrap();
+        let mut encrypted = config.clone();
+        encrypted.fleet.certificate = "server.pem".into();
+        encrypted.check_exposure().unwrap();
+    }
+}
+
+#[test]
+fn a_process_that_may_call_no_flusher_of_other_machines_says_so_at_the_start() {
+    for (redis, warns) in [
+        ("redis://127.0.0.1:6379", false),
+        ("redis://user:secret@localhost/1", false),
+        ("rediss://[::1]:6379", false),
+        ("unix:///run/redis.sock", false),
+        ("redis://user:secret@10.0.0.5:6379/1", true),
+        ("redis://redis", true),
+    ] {
+        let mut config = fleet(redis);
+        config.roles = vec![Role::Api];
+        let warning = config.exposure_warning();
+        assert_eq!(warning.is_some(), warns, "{redis}");
+        if let Some(warning) = warning {
+            assert!(warning.contains("`fleet.certificate`") && !warning.contains("secret@"), "{warning}");
+        }
+        config.insecure = true;
+        assert_eq!(config.exposure_warning(), None);
+        (config.insecure, config.fleet.certificate) = (false, "server.pem".into());
+        assert_eq!(config.exposure_warning(), None);
+    }
+    assert_eq!(Config::default().exposure_warning(), None);
+}
+
 #[test]
 fn topics_that_every_device_could_use_are_refused() {
     for (topic, expected) in [("devices/#", "every device could use"), ("devices/{device}#", "not a topic filter")] {
@@ -248,8 +301,36 @@ fn a_fleet_with_authentication_needs_a_registry_that_its_processes_share() {
     assert!(error.contains("postgresql://") && !error.contains("hidden"), "{error}");
 }
 
+#[test]
+fn passwords_need_authentication_and_memory() {
+    let error = check("[auth]\npasswords = true\n").unwrap_err();
+    assert!(error.contains("`auth.passwords`") && error.contains("`auth.required`"), "{error}");
+    let text = "[auth]\nrequired = true\npasswords = true\n[memory]\nmax_bytes = ";
+    let error = check(&format!("{text}104857600\n")).unwrap_err();
+    let least: u64 = error.split_whitespace().find_map(|word| word.parse().ok()).expect("an amount");
+    assert!(error.contains("`memory.max_bytes`") && least > 200_000_000, "{error}");
+    check(&format!("{text}{least}\n")).unwrap();
+    check(&format!("{text}{}\n", least - 4)).unwrap_err();
+}
+
 fn check(text: &str) -> Result<(), String> {
     let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
     assert!(!format!("{config:?}").contains("hidden"), "{config:?}");
     config.check().map_err(|error| format!("{error:#}"))
+}
+
+#[test]
+fn encryption_has_one_key_and_its_log_in_the_data_folder() {
+    let refused = |text: &str| {
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap_err().to_string()
+    };
+    let both = refused("[encryption]\nkey_file = \"/k\"\nkey_env = \"K\"");
+    assert!(both.contains("`encryption.key_file`") && both.contains("set one of them"), "{both}");
+    let alone = refused("[encryption]\nread_only = true");
+    assert!(alone.contains("`encryption.read_only`"), "{alone}");
+    let redis = refused("[encryption]\nkey_file = \"/k\"\n[redis]\nurls = [\"redis://localhost\"]");
+    assert!(redis.contains("log on Redis") && redis.contains("`redis.urls`"), "{redis}");
+    let config: Config = toml::from_str("[encryption]\nkey_command = [\"kms\", \"--key\"]").unwrap();
+    config.check().unwrap();
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, export, keys};
+use super::{Config, export, keys, pool};
 
 /// Refuses unknown keys.
 ///
@@ -30,6 +30,11 @@ fn walk(path: &Path, text: &str, section: &str, table: &DeTable<'_>) -> anyhow::
                 check_tables(path, text, value.get_ref(), "an export", |table| {
                     export::keys_of(table.get("type").and_then(|kind| kind.get_ref().as_str()))
                 })?;
+                continue;
+            }
+            "pool" => {
+                let known: Vec<String> = pool::KEYS.map(str::to_owned).to_vec();
+                check_tables(path, text, value.get_ref(), "a pool", |_| known.clone())?;
                 continue;
             }
             _ => {}
@@ -114,7 +119,7 @@ pub(super) fn unknown(what: &str, key: &str) -> String {
 /// The known key or section most like `key`.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {
     let sections = keys::SECTIONS.iter().map(|section| section.name.as_str()).filter(|name| !name.is_empty());
-    let known = keys::all().map(|key| key.name.as_str()).chain(sections).chain(["route", "export"]);
+    let known = keys::all().map(|key| key.name.as_str()).chain(sections).chain(["route", "export", "pool"]);
     let last = |k: &str| k.rsplit('.').next().unwrap_or_default().to_owned();
     let best = known
         .map(|candidate| {

@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use super::Finding;
 use crate::client::time;
 use crate::config::{Config, Loaded};
-use crate::data_dir::{OpenError, RESTORING, User, log_in, spill_in, store_in};
+use crate::data_dir::{OpenError, RESTORING, User, lanes_in, log_in, spill_in, store_in};
 use crate::run::{limits, settings};
 
 /// Free space below which the disk will soon be full.
@@ -126,7 +126,9 @@ pub(super) fn files(config: &Config) -> Vec<Finding> {
     const LOG: &str = "log";
     const STORE: &str = "store";
     let mut findings = Vec::new();
-    for dir in [log_in(&config.data_dir), spill_in(&config.data_dir)].into_iter().filter(|dir| dir.is_dir()) {
+    let lanes = lanes_in(&config.data_dir);
+    let logs = lanes.iter().flat_map(|lane| [log_in(lane), spill_in(lane)]);
+    for dir in logs.filter(|dir| dir.is_dir()) {
         findings.push(match buffer::embedded::verify(&dir) {
             Ok(end) => Finding::ok(LOG, format!("{} is intact up to record {end}", dir.display())),
             Err(error) => {
@@ -139,8 +141,7 @@ pub(super) fn files(config: &Config) -> Vec<Finding> {
             }
         });
     }
-    let dir = store_in(&config.data_dir);
-    if dir.is_dir() {
+    for dir in lanes.iter().map(|lane| store_in(lane)).filter(|dir| dir.is_dir()) {
         let (files, damaged) = stores::embedded::verify(&dir);
         if damaged.is_empty() {
             findings.push(Finding::ok(STORE, format!("the {files} files in {} can be opened", dir.display())));
@@ -150,6 +151,35 @@ pub(super) fn files(config: &Config) -> Vec<Finding> {
         };
         findings.extend(damaged.into_iter().map(lost));
     }
+    findings
+}
+
+/// Encryption at rest.
+pub(super) fn encryption(config: &Config) -> Vec<Finding> {
+    const WHAT: &str = "encryption";
+    let dir = &config.data_dir;
+    if !config.encryption.is_on() && !envelope::is_needed(dir) {
+        return Vec::new();
+    }
+    let plain = crate::encryption::plain_exports(config);
+    let mut findings = Vec::new();
+    if !plain.is_empty() {
+        findings.push(Finding::warn(WHAT, format!("these exports write files in plain: {}", plain.join(", "))));
+    }
+    if !envelope::is_needed(dir) {
+        findings.push(Finding::ok(WHAT, "the next start makes the keyring".to_owned()));
+        return findings;
+    }
+    findings.push(match envelope::Keyring::read(&config.encryption, dir) {
+        Ok(keys) => {
+            let status = keys.status();
+            let destroyed = status.tenants.iter().filter(|held| held.destroyed.is_some()).count();
+            let tenants = status.tenants.len() - destroyed;
+            let text = format!("the key-encryption key {} opens the keys of {tenants} tenants", status.kek);
+            Finding::ok(WHAT, format!("{text}; those of {destroyed} are destroyed"))
+        }
+        Err(error) => Finding::fail(WHAT, error.to_string()),
+    });
     findings
 }
 

@@ -1,5 +1,6 @@
 //! `weir doctor`: checks for problems and their cures.
 
+mod audit;
 mod certificates;
 mod issuers;
 mod local;
@@ -78,7 +79,13 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     for finding in certificates::certificates(config) {
         say(finding)?;
     }
+    for finding in audit::checkpoints(config) {
+        say(finding)?;
+    }
     let user = user_of(&config.data_dir);
+    for finding in local::encryption(config) {
+        say(finding)?;
+    }
     say(local::process(config, user.as_ref()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start")?;
     if user.is_none() {

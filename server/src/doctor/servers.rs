@@ -35,6 +35,18 @@ pub(super) async fn configured(config: &Config) -> Vec<Finding> {
         let without = "devices are accepted without it, queries wait for it";
         findings.push(check("MongoDB", without, waits, store.ready()).await);
     }
+    for pool in &config.pool {
+        let what = format!("MongoDB of pool {}", pool.name);
+        match config.of_pool(pool) {
+            Ok(of_pool) if of_pool.mongodb.uri.is_empty() => {}
+            Ok(of_pool) => {
+                let store = MongoStore::new(of_pool.mongodb, std::sync::Arc::default());
+                let without = "its devices are accepted without it, its queries wait for it";
+                findings.push(check(&what, without, waits, store.ready()).await);
+            }
+            Err(error) => findings.push(Finding::fail(&what, format!("{error:#}"))),
+        }
+    }
     match exports::open_all(config, &exports::Metrics::default()).await {
         Ok(opened) => {
             for export in opened {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::State as Shared;
+use axum::extract::{ConnectInfo, FromRequest, Request, State as Shared};
+use axum::http::StatusCode;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::App;
+use super::listener::Caller;
 use crate::backup::offer::Order;
 
 /// Time between two line breaks, which keep the connection alive until the answer.
@@ -19,14 +20,24 @@ const ALIVE: Duration = Duration::from_secs(5);
 
 /// Takes a backup for a client that knows the data folder. The answer begins at once and ends with
 /// the backup.
-pub(super) async fn backup(Shared(app): Shared<Arc<App>>, headers: HeaderMap, order: Json<Order>) -> Response {
+pub(super) async fn backup(
+    Shared(app): Shared<Arc<App>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+) -> Response {
     let Some(offer) = app.site.startup.backups() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "it is starting: take the backup once it is ready\n").into_response();
     };
-    if !headers.get(AUTHORIZATION).is_some_and(|given| offer.permits(given.as_bytes())) {
+    // Before anything else is read.
+    if !request.headers().get(AUTHORIZATION).is_some_and(|given| offer.permits(given.as_bytes())) {
         return (StatusCode::FORBIDDEN, "run `weir backup` on this machine as the user of the process\n")
             .into_response();
     }
+    caller.admit();
+    let order: Json<Order> = match Json::from_request(request, &()).await {
+        Ok(order) => order,
+        Err(rejection) => return rejection.into_response(),
+    };
     let task = tokio::task::spawn_blocking(move || offer.take(&order));
     let lines = futures::stream::unfold(Some(task), async |task| {
         let mut task = task?;

@@ -37,6 +37,43 @@ pub(super) fn prefers_text(headers: &HeaderMap) -> bool {
     text > open || open == 0.0
 }
 
+/// Joins the families of one name: those of pools are registered once for each pool, and a family
+/// may stand in the text only once.
+pub(super) fn joined(open_metrics: &str) -> String {
+    const END: &str = "# EOF";
+    let mut families: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut places = std::collections::HashMap::new();
+    let mut at = None;
+    // The comments of a family that is there already are left out.
+    let mut repeated = false;
+    for line in open_metrics.lines().filter(|line| *line != END) {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next()) {
+            (Some("#"), Some("HELP" | "TYPE" | "UNIT"), Some(name)) => {
+                let place = *places.entry(name).or_insert_with(|| {
+                    families.push((name, Vec::new()));
+                    families.len() - 1
+                });
+                repeated = if at == Some(place) { repeated } else { !families[place].1.is_empty() };
+                at = Some(place);
+                if !repeated {
+                    families[place].1.push(line);
+                }
+            }
+            _ => match at {
+                Some(place) => families[place].1.push(line),
+                None => tracing::debug!(line, "a line of the metrics without a family"),
+            },
+        }
+    }
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in families.iter().flat_map(|(_, lines)| lines).chain([&END]) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
 /// Converts OpenMetrics into the text format of Prometheus: counters carry their suffix in the
 /// metadata, and units, exemplars and the end mark do not exist.
 pub(super) fn to_text(open_metrics: &str) -> String {
@@ -106,6 +143,21 @@ mod tests {
         assert!(text("text/plain, */*;q=0.1"));
         assert!(text("application/json"));
         assert!(text("application/openmetrics-text;q=0"));
+    }
+
+    #[test]
+    fn a_family_of_several_pools_stands_once_with_all_its_samples() {
+        let open = concat!(
+            "# HELP weir_a A.\n# TYPE weir_a counter\nweir_a_total 1\n# HELP weir_b B.\n# TYPE weir_b gauge\nweir_b 2\n",
+            "# HELP weir_a A.\n# TYPE weir_a counter\nweir_a_total{pool=\"x\"} 3\n",
+            "# HELP weir_a A.\n# TYPE weir_a counter\nweir_a_total{pool=\"y\"} 4\n# EOF\n",
+        );
+        let joined_text = concat!(
+            "# HELP weir_a A.\n# TYPE weir_a counter\nweir_a_total 1\nweir_a_total{pool=\"x\"} 3\n",
+            "weir_a_total{pool=\"y\"} 4\n# HELP weir_b B.\n# TYPE weir_b gauge\nweir_b 2\n# EOF\n",
+        );
+        assert_eq!(joined(open), joined_text);
+        assert_eq!(joined(joined_text), joined_text);
     }
 
     #[test]

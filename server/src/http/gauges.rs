@@ -22,11 +22,43 @@ struct Sink {
 /// Gauges of the log, the disk and the books.
 #[derive(Debug)]
 pub(super) struct Gauges {
-    capacity: Gauge,
-    full_in: FloatGauge,
+    log: LogGauges,
     available: Gauge,
     imbalance: Family<Sink, Gauge>,
+}
+
+/// Gauges of a log.
+#[derive(Debug, Default)]
+pub(super) struct LogGauges {
+    capacity: Gauge,
+    full_in: FloatGauge,
     filling: Option<Filling>,
+}
+
+impl LogGauges {
+    /// Puts them into a registry.
+    pub(super) fn new(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        gauges.full_in.set(f64::INFINITY);
+        let buffer = registry.sub_registry_with_prefix("weir_buffer");
+        buffer.register_with_unit("capacity", "Bytes that the log may use", Unit::Bytes, gauges.capacity.clone());
+        buffer.register_with_unit(
+            "full_in",
+            "Time until the log is full at its present rate; +Inf while it does not fill",
+            Unit::Seconds,
+            gauges.full_in.clone(),
+        );
+        gauges
+    }
+
+    pub(super) fn update(&mut self, used: u64, capacity: u64, at: Instant) {
+        self.capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
+        let filling = Filling::after(self.filling, used, at);
+        self.filling = Some(filling);
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let left = capacity.saturating_sub(used) as f64;
+        self.full_in.set(if filling.rate > 0.0 { left / filling.rate } else { f64::INFINITY });
+    }
 }
 
 /// Rate at which the log fills.
@@ -41,22 +73,7 @@ struct Filling {
 impl Gauges {
     /// Puts them into a registry, at 0 for each projection `in_books`.
     pub(super) fn new(registry: &mut Registry, in_books: &[String]) -> Self {
-        let gauges = Self {
-            capacity: Gauge::default(),
-            full_in: FloatGauge::default(),
-            available: Gauge::default(),
-            imbalance: Family::default(),
-            filling: None,
-        };
-        gauges.full_in.set(f64::INFINITY);
-        let buffer = registry.sub_registry_with_prefix("weir_buffer");
-        buffer.register_with_unit("capacity", "Bytes that the log may use", Unit::Bytes, gauges.capacity.clone());
-        buffer.register_with_unit(
-            "full_in",
-            "Time until the log is full at its present rate; +Inf while it does not fill",
-            Unit::Seconds,
-            gauges.full_in.clone(),
-        );
+        let gauges = Self { log: LogGauges::new(registry), available: Gauge::default(), imbalance: Family::default() };
         let weir = registry.sub_registry_with_prefix("weir");
         weir.register_with_unit(
             "data_available",
@@ -80,12 +97,7 @@ impl Gauges {
     }
 
     pub(super) fn update_log(&mut self, used: u64, capacity: u64, at: Instant) {
-        self.capacity.set(i64::try_from(capacity).unwrap_or(i64::MAX));
-        let filling = Filling::after(self.filling, used, at);
-        self.filling = Some(filling);
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let left = capacity.saturating_sub(used) as f64;
-        self.full_in.set(if filling.rate > 0.0 { left / filling.rate } else { f64::INFINITY });
+        self.log.update(used, capacity, at);
     }
 
     /// Reads the free space of the folder's file system.
@@ -133,12 +145,12 @@ mod tests {
         for second in 0..600 {
             gauges.update_log(second * 1_000, 1_000_000, begun + Duration::from_secs(second));
         }
-        let left = gauges.full_in.get();
+        let left = gauges.log.full_in.get();
         assert!((395.0..420.0).contains(&left), "{left}");
         for second in 600..1_200 {
             gauges.update_log(599_000 - (second - 599) * 100, 1_000_000, begun + Duration::from_secs(second));
         }
-        assert!(gauges.full_in.get().is_infinite());
+        assert!(gauges.log.full_in.get().is_infinite());
     }
 
     #[test]

@@ -4,11 +4,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+
+use super::listener::Caller;
 
 /// The page loads its script, its styles and its figures from this process, and nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
@@ -23,9 +25,22 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
 ];
 
 /// Answers requests to known hosts only, and adds the headers.
-pub(super) async fn guard(State(hosts): State<Arc<[String]>>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    State(hosts): State<Arc<[String]>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    // One connection of HTTP/2 would ask for any number of answers at a time. Its requests are not
+    // noted, so that it is bounded as one that has not asked yet.
+    if request.version() > Version::HTTP_11 {
+        let mut response = (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "use HTTP/1.1\n").into_response();
+        response.headers_mut().extend(HEADERS);
+        return response;
+    }
+    caller.request();
     let named = request.headers().get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
-    // The target of HTTP/2, and of HTTP/1 through a proxy.
+    // The target through a proxy.
     let target = request.uri().authority().map(|authority| authority.as_str());
     let unknown = named.chain(target).find(|host| !is_known(host, &hosts));
     let mut response = match unknown {

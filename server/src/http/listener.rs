@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use api::{Connections, GuardedStream};
-use tls::Acceptor;
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use tls::{Acceptor, Connections, GuardedStream, Peer};
 use tokio::net::TcpListener;
 
 /// A connection on which no byte moves for this long is closed. Longer than any answer takes.
@@ -32,6 +33,28 @@ impl axum::serve::Listener for Listener {
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.0.local_addr()
+    }
+}
+
+/// The other side of a connection.
+#[derive(Clone)]
+pub(super) struct Caller(Peer);
+
+impl Caller {
+    /// Notes that a request has arrived.
+    pub(super) fn request(&self) {
+        self.0.request();
+    }
+
+    /// Notes that the caller is known: its connection no longer gives way to others.
+    pub(super) fn admit(&self) {
+        self.0.admit();
+    }
+}
+
+impl Connected<IncomingStream<'_, Listener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
+        Self(stream.io().peer().clone())
     }
 }
 

@@ -1,23 +1,26 @@
 //! Health, metrics and the status page.
 
 mod backup;
+mod encryption;
 mod exposition;
 mod gauges;
 mod guard;
 mod listener;
 mod process;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::extract::State as Shared;
+use axum::extract::{DefaultBodyLimit, State as Shared};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use envelope::Keyring;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -28,7 +31,8 @@ use crate::client;
 use crate::data_dir::Addresses;
 use crate::run::startup::Startup;
 use crate::run::state::Metrics;
-use gauges::Gauges;
+use encryption::KeyringMetrics;
+use gauges::{Gauges, LogGauges};
 use listener::Listener;
 use process::Process;
 
@@ -37,6 +41,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// Time that the metrics wait for the books.
 const BOOKS: Duration = Duration::from_secs(1);
+
+/// Maximum size of an order, in bytes.
+const ORDER_BYTES: usize = 64 << 10;
 
 /// Newest dead letters on the page.
 const LETTERS: usize = 5;
@@ -58,6 +65,8 @@ pub(crate) struct Site {
     pub(crate) data_dir: PathBuf,
     /// Names of the process in requests, besides addresses and local names.
     pub(crate) hosts: Arc<[String]>,
+    /// Keys of encryption at rest.
+    pub(crate) keys: Option<Keyring>,
     /// Callers of the API authenticate: the page, which asks for no key, shows no data of tenants.
     pub(crate) hides_tenants: bool,
 }
@@ -68,6 +77,13 @@ struct App {
     registry: Registry,
     process: Mutex<Process>,
     gauges: Mutex<Gauges>,
+    /// Gauges of the log of each pool.
+    of_pools: Mutex<BTreeMap<Arc<str>, LogGauges>>,
+    keyring: Option<KeyringMetrics>,
+    /// Held while the books are read for the metrics.
+    reading: tokio::sync::Mutex<()>,
+    /// Held while the metrics are written: many requests at once leave threads for devices.
+    writing: tokio::sync::Mutex<()>,
 }
 
 /// Serves until `stop`.
@@ -84,8 +100,24 @@ pub(crate) async fn serve(
     site.metrics.register(&mut registry);
     let process = Mutex::new(Process::new(&mut registry));
     let gauges = Mutex::new(Gauges::new(&mut registry, &site.in_books));
+    let keyring = site.keys.as_ref().map(|keys| KeyringMetrics::new(&mut registry, keys));
     let hosts = Arc::clone(&site.hosts);
-    let app = Arc::new(App { site, begun: Instant::now(), registry, process, gauges });
+    let of_pools = site.metrics.pools.iter().map(|(pool, _)| {
+        let labelled = registry.sub_registry_with_label(("pool".into(), pool.to_string().into()));
+        (Arc::clone(pool), LogGauges::new(labelled))
+    });
+    let of_pools = Mutex::new(of_pools.collect());
+    let app = Arc::new(App {
+        site,
+        begun: Instant::now(),
+        registry,
+        process,
+        gauges,
+        of_pools,
+        keyring,
+        reading: tokio::sync::Mutex::default(),
+        writing: tokio::sync::Mutex::default(),
+    });
     let router = Router::new()
         .route("/", get(async || Html(include_str!("page.html"))))
         .route("/page.js", get(async || ([(CONTENT_TYPE, "text/javascript")], include_str!("page.js"))))
@@ -96,8 +128,11 @@ pub(crate) async fn serve(
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
         .route(offer::PATH, post(backup::backup))
+        .route(crate::encryption::PATH, post(encryption::encryption))
         .with_state(app)
+        .layer(DefaultBodyLimit::max(ORDER_BYTES))
         .layer(axum::middleware::from_fn_with_state(hosts, guard::guard));
+    let router = router.into_make_service_with_connect_info::<listener::Caller>();
     let serving = axum::serve(Listener::new(listener, tls, max_connections), router)
         .with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
@@ -120,19 +155,37 @@ async fn ready(Shared(app): Shared<Arc<App>>) -> Response {
 async fn metrics(Shared(app): Shared<Arc<App>>, headers: HeaderMap) -> Response {
     app.process.lock().update(app.begun.elapsed());
     app.gauges.lock().update_disk(&app.site.data_dir);
+    if let Some(keyring) = &app.keyring {
+        keyring.update();
+    }
     if let Some(state) = app.site.startup.state() {
         // Also sets the sinks' lag.
         state.readiness();
-        if let Some(log) = state.log_state() {
-            app.gauges.lock().update_log(log.used_bytes, log.capacity_bytes, Instant::now());
+        for (pool, log) in state.log_states() {
+            let (used, capacity, now) = (log.used_bytes, log.capacity_bytes, Instant::now());
+            match pool {
+                None => app.gauges.lock().update_log(used, capacity, now),
+                Some(pool) => {
+                    app.of_pools.lock().get_mut(&pool).into_iter().for_each(|g| g.update(used, capacity, now))
+                }
+            }
         }
-        // The earlier figures stay when the books cannot be read in time.
-        if let Ok(Ok(lines)) = tokio::time::timeout(BOOKS, state.books()).await {
+        // One at a time, as clients need no credential, and other processes are asked. The earlier
+        // figures stay when the books cannot be read in time.
+        let reading = app.reading.try_lock();
+        if reading.is_ok()
+            && let Ok(Ok(lines)) = tokio::time::timeout(BOOKS, state.books()).await
+        {
             app.gauges.lock().update_books(&lines);
         }
     }
+    let _writing = app.writing.lock().await;
     let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &app.registry) {
+    let encoded = prometheus_client::encoding::text::encode(&mut text, &app.registry);
+    if !app.site.metrics.pools.is_empty() {
+        text = exposition::joined(&text);
+    }
+    match encoded {
         Ok(()) if exposition::prefers_text(&headers) => {
             ([(CONTENT_TYPE, exposition::TEXT)], exposition::to_text(&text)).into_response()
         }

@@ -2,10 +2,12 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::{Config, Lowered};
+use crate::config::{Config, Lowered, Role};
 
 /// Descriptors for standard streams, folders, listeners, connections to servers and timers.
 const OTHER_FILES: u64 = 64;
+/// Connections of other processes of a fleet.
+const FLEET_FILES: u64 = 256;
 /// Each listener keeps at least this many connections.
 const LEAST: u64 = 4;
 
@@ -27,8 +29,12 @@ pub(super) fn raise_open_files() -> u64 {
 /// The configuration with as few connections as leave descriptors for the log and the stores, and
 /// the keys that are lowered.
 pub(crate) fn within_open_files(mut config: Config, files: u64) -> (Config, Vec<Lowered>) {
-    let segments = config.log.capacity_bytes / config.log.segment_bytes.max(1);
-    let own = OTHER_FILES + segments + config.history.store.max_open_partitions as u64 + exports(&config);
+    let of_pools = config.pool.iter().filter_map(|pool| config.of_pool(pool).ok()).map(|config| config.log);
+    let logs = of_pools.chain([config.log.clone()]);
+    let segments: u64 = logs.map(|log| log.capacity_bytes / log.segment_bytes.max(1)).sum();
+    let partitions = config.history.store.max_open_partitions as u64 * config.lanes();
+    let fleet = if config.is_fleet() && config.has(Role::Flusher) { FLEET_FILES } else { 0 };
+    let own = OTHER_FILES * config.lanes() + segments + partitions + exports(&config) + fleet;
     // With a low limit the log does not grow to its capacity with all its segments open; half of
     // the descriptors hold more than connections can fill.
     let left = files - own.min(files / 2);

@@ -1,16 +1,23 @@
 //! `weir run`: from the configuration to a supervised process.
 
+mod census;
+pub(crate) mod checkpoints;
 mod exports;
 mod known;
+mod lane;
 mod letters;
 pub(crate) mod limits;
 mod listeners;
 mod log;
 mod node;
 mod parts;
+mod placement;
+mod pooled;
 mod ports;
+mod purge;
 pub(crate) mod replay;
 mod retained;
+mod retention;
 mod server_watch;
 pub(crate) mod settings;
 mod signals;
@@ -27,6 +34,7 @@ use anyhow::Context;
 use broker::Ports;
 use door::{Gatekeeper, OneTenant};
 use flusher::fleet::Readers;
+use futures::future::{join_all, try_join_all};
 use identity::Gate;
 use tls::Port;
 use tokio_util::sync::CancellationToken;
@@ -38,10 +46,10 @@ use crate::config::{self, Config, Lowered, Role};
 use crate::data_dir::DataDir;
 use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
-use crate::{http, logs};
-use known::KnownSettings;
-use node::{Intake, Node};
-use parts::KnownParts;
+use crate::{encryption, http, logs};
+use lane::Lane;
+use node::Node;
+use placement::PooledInbox;
 use server_watch::Servers;
 use startup::Startup;
 
@@ -104,9 +112,19 @@ fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> 
 }
 
 async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndError>> {
-    let config = Arc::new(config);
+    // First: a signal during the start must not end the process without a word.
+    let mut signals = std::pin::pin!(signals::handle_signals()?);
     let data = DataDir::open(&config.data_dir)?;
-    let (startup, metrics) = (Startup::default(), state::Metrics::default());
+    let mut config = config;
+    let keys = encryption::open(&mut config, data.path())?;
+    if let Some(keys) = keys.as_ref().filter(|keys| keys.seals()) {
+        tracing::info!(kek = keys.status().kek, "what is written to the data folder is sealed");
+        for export in encryption::plain_exports(&config) {
+            tracing::warn!(export, "this export writes files in plain: encryption at rest does not cover it");
+        }
+    }
+    let config = Arc::new(config);
+    let (startup, metrics) = (Startup::default(), state::Metrics::of(&config));
     let tls = ports::open(&config, metrics.tls.clone())?;
     let fleet_tls = ports::open_fleet(&config, metrics.tls.clone())?;
     let listeners = listeners::Listeners::bind(&config).await?;
@@ -115,6 +133,10 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     let of = |port| tls.as_ref().map(|tls| tls.acceptor(port));
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
+    let process = match &advertised {
+        Some(address) => format!("{}@{address}", config.redis.log.node),
+        None => config.redis.log.node.clone(),
+    };
     let (http, http_stop) = {
         let (startup, metrics) = (startup.clone(), metrics.clone());
         let hosts = config.http.hosts.clone();
@@ -126,6 +148,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             addresses,
             data_dir: data.path().to_owned(),
             hosts: hosts.into(),
+            keys: keys.clone(),
             hides_tenants: config.auth.required,
         };
         let stop = CancellationToken::new();
@@ -140,7 +163,6 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             stop,
         )
     };
-    let mut signals = std::pin::pin!(signals::handle_signals()?);
     let opening = async {
         let access = match config.auth.required {
             true => Some(Access::open(&config, data.path(), &startup).await?),
@@ -150,16 +172,15 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         if let Some(access) = &access {
             access.check_keys().await?;
         }
-        let known = KnownSettings::open(&data)?;
-        let parts = KnownParts::open(&data);
-        let known = (&known, &parts);
         let fleet = (advertised.unwrap_or_default(), fleet_tls.as_ref().map(|tls| tls.client.clone()));
-        let node = Node::open(&config, &data, metrics, &startup, known, (fleet, access.as_ref(), gate.clone())).await?;
-        let servers = Servers::open(&config, &node.stores, known, &startup).await?;
-        let retained = match node.intake.is_some() && servers.store_waits_for().is_none() {
-            true => retained::load_in_time(&node.readers).await?,
-            false => None,
-        };
+        let node = Node::open(&config, &data, metrics, &startup, (fleet, access.as_ref(), gate.clone())).await?;
+        if let Some(gate) = &gate {
+            purge::load(gate, &node.lanes).await;
+        }
+        // Side by side: a server that is away delays the start no longer than one alone does.
+        let servers = try_join_all(node.lanes.iter().map(|lane| Servers::open(lane, &startup))).await?;
+        let lanes = node.lanes.iter().zip(&servers);
+        let retained = try_join_all(lanes.map(|(lane, servers)| lane.retained(servers))).await?;
         anyhow::Ok((node, servers, retained, access.zip(gate)))
     };
     let (node, servers, retained, access) = tokio::select! {
@@ -169,27 +190,76 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             return Ok(Ok(()));
         }
     };
-    let Node { state, stores: _, intake, fleet, readers, api, exporter, open } = node;
+    let inbox = node.inbox();
+    let Node { state, lanes, placement, api, exporter, open } = node;
     startup.works(state.clone());
+    startup.offer_encryption(encryption::Offer::new(Arc::clone(&config), keys, &data.secret()?));
     startup.offer_backups(Offer::new(Arc::clone(&config), data.path().to_owned(), data.secret()?, open));
-    let waits_for = servers.store_waits_for().map(str::to_owned);
+    let waits_for = servers.iter().find_map(Servers::store_waits_for).map(str::to_owned);
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
-    if let (Some(intake), Some(plain)) = (intake, listeners.mqtt) {
+    if let (Some(inbox), Some(plain)) = (inbox, listeners.mqtt) {
         let ports = Ports { plain, tls: listeners.mqtts.zip(of(Port::Mqtt)) };
         let gate = access.as_ref().map(|(_, gate)| gate.clone());
-        take_in(&mut supervisor, &config, &state, intake, (retained, readers.clone()), (ports, gate));
+        if let Some(placement) = &placement {
+            for (number, messages) in retained.iter().enumerate() {
+                messages.iter().flatten().for_each(|message| placement.found(&message.tenant, number));
+            }
+        }
+        let found = move |tenant: &Arc<str>, lane: usize| {
+            placement.iter().for_each(|placement| placement.found(tenant, lane));
+        };
+        let taken = (inbox, retained, Box::new(found) as Found);
+        let forget = take_in(&mut supervisor, &config, &state, &lanes, taken, (ports, gate.clone())).await;
+        if let Some(gate) = gate {
+            let stop = supervisor.part("deleted tenants", deadline);
+            let pools = census::of_lanes(&lanes).into_iter();
+            let counting = try_join_all(pools.map(|pool| census::follow(gate.clone(), pool, stop.clone())));
+            supervisor.spawn(
+                "deleted tenants",
+                "counts of devices and series",
+                async move { counting.await.map(drop) },
+            );
+            let following = purge::follow(gate, purge::of_lanes(&lanes), forget, stop);
+            supervisor.spawn("deleted tenants", "deleted tenants", following);
+        }
+    } else if let Some((_, gate)) = &access {
+        let stop = supervisor.part("deleted tenants", deadline);
+        let following = purge::follow(gate.clone(), purge::of_lanes(&lanes), |_| (), stop);
+        supervisor.spawn("deleted tenants", "deleted tenants", following);
+    }
+    let has_books = config.has(Role::Flusher) || config.has(Role::Api);
+    if let Some((access, gate)) = access.as_ref().filter(|_| has_books) {
+        let stop = supervisor.part("removal", deadline);
+        let expiring: Vec<_> = lanes
+            .iter()
+            .map(|lane| retention::follow(access.admin(), retention::Kept::of(lane), stop.clone()))
+            .collect();
+        supervisor.spawn("removal", "retention of tenants", async move { try_join_all(expiring).await.map(drop) });
+        if config.has(Role::Flusher) {
+            let purgers: Vec<_> = lanes.iter().map(|lane| purge::purger(lane, gate, process.clone())).collect();
+            supervisor.spawn("removal", "removal of deleted tenants", async move {
+                join_all(purgers.iter().map(|purger| purger.run(stop.clone()))).await;
+                Ok(())
+            });
+        }
     }
     let stop = supervisor.part("store", deadline);
     supervisor.spawn("store", "connections to servers", async move {
-        servers.run(stop).await;
+        join_all(servers.into_iter().map(|servers| servers.run(stop.clone()))).await;
         Ok(())
     });
-    let local = fleet.as_ref().map(flusher::Fleet::handle);
-    if let Some(fleet) = fleet {
+    let readers: Vec<Readers> = lanes.iter().map(|lane| lane.readers.clone()).collect();
+    let fleets: Vec<_> = lanes.into_iter().filter_map(|lane| lane.fleet).collect();
+    // A fleet has the shared pool alone.
+    let local = fleets.first().map(flusher::Fleet::handle);
+    if !fleets.is_empty() {
         let stop = supervisor.part("sinks", deadline);
-        supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
+        for fleet in fleets {
+            let stop = stop.clone();
+            supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
+        }
     }
     if let (Some(listener), Some(handle)) = (listeners.fleet, local) {
         // Others ask until the last flush is over.
@@ -204,7 +274,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     if config.has(Role::Flusher) || config.has(Role::Api) {
         let stop = supervisor.part("logs", deadline);
         supervisor.spawn("logs", "list of the logs", async move {
-            readers.watch(stop).await;
+            join_all(readers.into_iter().map(|readers| readers.watch(stop.clone()))).await;
             Ok(())
         });
     }
@@ -219,6 +289,12 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     ports::watch(&mut supervisor, HTTP_DEADLINE, tls.clone(), fleet_tls);
 
     if let Some((access, gate)) = access {
+        let (waiting, metrics) = (state.waiting().clone(), Arc::clone(&state.metrics.checkpoints));
+        let (checkpoints, stop) = (access.checkpoints(), supervisor.part("audit", HTTP_DEADLINE));
+        supervisor.spawn("audit", "checkpoints of the audit", async move {
+            checkpoints::run(checkpoints, metrics, waiting, stop).await;
+            Ok(())
+        });
         let stop = supervisor.part("access", HTTP_DEADLINE);
         supervisor.spawn("access", "changes of credentials", async move {
             tokio::join!(gate.follow(stop.clone()), access.follow(stop));
@@ -260,40 +336,57 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     Ok(ended)
 }
 
-/// The part that waits for retained messages.
-const RETAINED: &str = "retained messages";
+/// Notes the lane in which messages of a tenant were found.
+type Found = Box<dyn Fn(&Arc<str>, usize) + Send + Sync>;
 
-/// Accepts devices, and opens the log for them. Retained messages of earlier starts are loaded
-/// later when the store does not respond yet.
-fn take_in(
+/// Accepts devices, and opens the logs for them. Retained messages of earlier starts are loaded
+/// later when a store does not respond yet. Returns a call that forgets a tenant.
+async fn take_in(
     supervisor: &mut Supervisor,
     config: &Config,
     state: &state::State,
-    intake: Intake,
-    (retained, readers): (Option<Vec<broker::RetainedMessage>>, Readers),
+    lanes: &[Lane],
+    (inbox, retained, found): (PooledInbox, Vec<Option<Vec<broker::RetainedMessage>>>, Found),
     (ports, gate): (Ports, Option<Gate>),
-) {
+) -> impl Fn(&str) + Send + use<> {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
-    let Intake { inbox, batcher } = intake;
     let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
-    let awaited = retained.is_none();
     let gatekeeper: Box<dyn Gatekeeper> = match gate {
         Some(gate) => Box::new(gate),
         None => Box::new(OneTenant::default()),
     };
     let (settings, metrics) = (settings::broker(config), state.metrics.broker.clone());
-    let broker = broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, retained);
-    if awaited {
+    let waits: Vec<usize> = (0..retained.len()).filter(|number| retained[*number].is_none()).collect();
+    let messages: Vec<_> = retained.into_iter().flatten().flatten().collect();
+    let broker = match waits.is_empty() {
+        true => broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, Some(messages)),
+        false => {
+            let broker = broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, None);
+            broker.restore_part(messages).await;
+            broker
+        }
+    };
+    if !waits.is_empty() {
         let (broker, stop, waiting) = (broker.clone(), stop.clone(), state.waiting().clone());
+        let waits =
+            waits.into_iter().map(|number| (number, lanes[number].readers.clone(), lanes[number].retained_part()));
+        let waits: Vec<(usize, Readers, String)> = waits.collect();
         let reason = "those of earlier starts are loaded when the store answers; clients that subscribe before do not \
                       receive them";
-        waiting.set(RETAINED, Some(reason.to_owned()));
+        for (_, _, part) in &waits {
+            waiting.set(part, Some(reason.to_owned()));
+        }
         supervisor.spawn("mqtt", "retained messages", async move {
+            let load = async |(number, readers, part): &(usize, Readers, String)| {
+                let messages = retained::load_when_ready(readers).await;
+                tracing::info!(messages = messages.len(), "{part} of earlier starts");
+                messages.iter().for_each(|message| found(&message.tenant, *number));
+                broker.restore_part(messages).await;
+                waiting.set(part, None);
+            };
             tokio::select! {
-                messages = retained::load_when_ready(&readers) => {
-                    tracing::info!(messages = messages.len(), "retained messages of earlier starts");
-                    broker.restore(messages).await;
-                    waiting.set(RETAINED, None);
+                _ = join_all(waits.iter().map(load)) => {
+                    broker.restore(Vec::new()).await;
                     stop.cancelled().await;
                 }
                 () = stop.cancelled() => {}
@@ -301,11 +394,15 @@ fn take_in(
             Ok(())
         });
     }
+    let forgetting = broker.clone();
     supervisor.spawn("mqtt", "mqtt broker", async move { broker.run(ports, stop).await.context("accept connections") });
 
     let stop = supervisor.part("log", deadline);
     supervisor.spawn("log", "log", state::watch_log(state.clone(), stop));
+    let batchers: Vec<_> = lanes.iter().filter_map(|lane| Some(lane.intake.as_ref()?.batcher.clone())).collect();
     supervisor.finish("log", async move {
-        tokio::task::spawn_blocking(move || batcher.close()).await.context("close the log")
+        let closing = batchers.into_iter().map(|batcher| tokio::task::spawn_blocking(move || batcher.close()));
+        try_join_all(closing).await.map(drop).context("close the log")
     });
+    move |tenant: &str| forgetting.forget_tenant(tenant)
 }

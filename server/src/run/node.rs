@@ -1,55 +1,38 @@
 //! The parts of a process, opened by its roles. Nothing here waits for a store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use api::Replay;
-use async_trait::async_trait;
-use buffer::{Batcher, CatalogueError, Holder};
-use flusher::fleet::{ReaderSource, Readers};
-use flusher::{Fleet, FleetHandle};
+use buffer::CatalogueError;
 use identity::Gate;
-use ingest::TelemetryInbox;
-use model::trace::Tracer;
-use stores::contract::{BookLine, Books, StoreError};
+use stores::contract::{DeadLetters, History, LatestView, Tail};
 
 use super::exports::Exports;
-use super::known::KnownSettings;
+use super::lane::Lane;
 use super::log::Logs;
-use super::parts::KnownParts;
-use super::replay::{LateReplayer, Replayer};
+use super::placement::{Placement, PooledInbox};
+use super::pooled::{Pooled, PooledExports, PooledLogs};
 use super::settings;
 use super::startup::Startup;
 use super::state::{Metrics, State};
-use super::stores::Stores;
 use crate::access::Access;
 use crate::backup;
 use crate::config::{Config, Role};
-use crate::data_dir::DataDir;
+use crate::data_dir::{DataDir, pool_folders};
 use crate::traces::{self, Exporter};
 
 /// A process, ready to run.
 pub(super) struct Node {
     pub(super) state: State,
-    pub(super) stores: Stores,
-    /// `None` in a process without the role ingest.
-    pub(super) intake: Option<Intake>,
-    /// `None` in a process without the role flusher.
-    pub(super) fleet: Option<Fleet>,
-    pub(super) readers: Readers,
+    /// The shared lane first.
+    pub(super) lanes: Vec<Lane>,
+    /// `None` with the shared pool alone.
+    pub(super) placement: Option<Arc<Placement>>,
     /// `None` in a process without the role api.
     pub(super) api: Option<(api::Backend, api::Config)>,
     /// `None` when nothing is traced.
     pub(super) exporter: Option<Exporter>,
-    /// The open files of the data folder.
-    pub(super) open: backup::Open,
-}
-
-/// The way of the devices into the log.
-#[derive(Clone)]
-pub(super) struct Intake {
-    pub(super) inbox: TelemetryInbox,
-    pub(super) batcher: Batcher,
+    /// The open files of the data folder, then those of its pools by name.
+    pub(super) open: (backup::Open, Vec<(String, backup::Open)>),
 }
 
 impl Node {
@@ -63,118 +46,94 @@ impl Node {
         data: &DataDir,
         metrics: Metrics,
         startup: &Startup,
-        (known, parts): (&KnownSettings, &KnownParts),
         ((advertised, fleet_tls), access, gate): ((String, Option<tls::Client>), Option<&Access>, Option<Gate>),
     ) -> anyhow::Result<Self> {
-        let routes = settings::routes(config)?;
-        let logs = Logs::open(config, data, Arc::clone(&metrics.buffer), startup, known).await?;
-        let secret = token_secret(config, data, &logs, startup).await?;
         let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
-        let intake = logs.own.as_ref().map(|(log, batcher)| {
-            if let Some(tracer) = &tracer {
-                batcher.trace(tracer.clone(), log.id());
-            }
-            let limits = config.ingest.clone();
-            let inbox = TelemetryInbox::new(routes, limits, batcher.clone(), Arc::clone(&metrics.ingest));
-            Intake { inbox: inbox.traced(tracer.clone()), batcher: batcher.clone() }
-        });
-        let stores = Stores::open(config, data, &metrics).await?;
-        let open = backup::Open {
-            log: logs.embedded.clone(),
-            spill: logs.spill.clone(),
-            store: stores.embedded.clone(),
-            registry: access.and_then(Access::embedded),
-        };
-        let fleet = config.has(Role::Flusher).then(|| flusher(config, &logs, &stores, &metrics, &tracer, advertised));
-        let local = fleet.as_ref().map(Fleet::handle);
-        let has_readers = local.is_some() || config.has(Role::Api);
-        let readers = readers(config, &logs, &stores, local.clone(), fleet_tls)?;
-        let asked = has_readers.then(|| readers.clone());
-        let state = State::new(config, metrics.clone(), startup.waiting.clone(), logs.own.clone(), local, asked);
+        let shared = Arc::new(config.of_shared());
+        let fleet = (advertised, fleet_tls);
+        let lane = Lane::open(None, shared, data, metrics.clone(), startup, tracer.as_ref(), fleet).await?;
+        let mut lanes = vec![lane];
+        for (pool, own) in config.pool.iter().zip(metrics.pools.iter()) {
+            let (of_pool, data) = (Arc::new(config.of_pool(pool)?), data.pool(&pool.name)?);
+            let (name, own) = (Some(Arc::clone(&own.0)), own.1.clone());
+            let alone = (String::new(), None);
+            lanes.push(Lane::open(name, of_pool, &data, own, startup, tracer.as_ref(), alone).await?);
+        }
+        warn_of_others(config, data);
+        let secret = token_secret(config, data, &lanes[0].logs, startup).await?;
+        let pools: Vec<Arc<str>> = lanes.iter().filter_map(|lane| lane.pool.clone()).collect();
+        let placement = gate.clone().filter(|_| !pools.is_empty()).map(|gate| Arc::new(Placement::new(gate, pools)));
+        let registry = access.and_then(Access::embedded);
+        let of_pools = lanes.iter().filter_map(|lane| Some((lane.pool.as_ref()?.to_string(), lane.open_files())));
+        let open = (backup::Open { registry, ..lanes[0].open_files() }, of_pools.collect());
+        let state = State::new(config, metrics, startup.waiting.clone(), lanes.iter().map(Lane::state).collect());
         let api = config.has(Role::Api).then(|| {
-            let replay = replay(config, &logs, &stores, &metrics, intake.clone());
-            let backend = api::Backend {
-                history: Arc::clone(&stores.standard.history),
-                tail: readers.tail(),
-                latest: readers.latest(),
-                dead_letters: readers.dead_letters(),
-                logs: Arc::new(OpenLogs(readers.clone())),
-                books: Arc::new(WatchedBooks { books: readers.books(), parts: parts.clone() }),
-                replay,
-                exports: Arc::new(Exports::new(stores.projections.clone(), readers.clone())),
-                status: Arc::new(state.clone()),
-            };
+            let backend = backend(&lanes, placement.as_ref(), &state);
             let admin = access.zip(gate.clone()).map(|(access, gate)| access.admin().with_gate(gate));
             let authenticator = gate.map(|gate| Arc::new(gate) as Arc<dyn identity::Authenticator>);
             (backend, api::Config { tracer, authenticator, admin, ..settings::api(config, secret) })
         });
-        Ok(Self { state, stores, intake, fleet, readers, api, exporter, open })
+        Ok(Self { state, lanes, placement, api, exporter, open })
+    }
+
+    /// The inboxes of all lanes; `None` in a process without the role ingest.
+    pub(super) fn inbox(&self) -> Option<PooledInbox> {
+        let inboxes = self.lanes.iter().map(|lane| Some(lane.intake.as_ref()?.inbox.clone()));
+        Some(PooledInbox::new(inboxes.collect::<Option<_>>()?, self.placement.clone()))
     }
 }
 
-/// The flusher of the logs that this process claims.
-fn flusher(
-    config: &Config,
-    logs: &Logs,
-    stores: &Stores,
-    metrics: &Metrics,
-    tracer: &Option<Tracer>,
-    advertised: String,
-) -> Fleet {
-    let node = &config.redis.log.node;
-    let name = if advertised.is_empty() { node.clone() } else { format!("{node}@{advertised}") };
-    let fleet = Fleet::new(
-        settings::flusher(config),
-        Arc::clone(&logs.catalogue),
-        (Holder { name, address: advertised }, Duration::from_millis(config.fleet.lease_ms)),
-        stores.projections.clone(),
-        stores.standard.clone(),
-        Arc::clone(&metrics.flusher),
-    );
-    if let Some(tracer) = tracer {
-        fleet.trace(tracer.clone());
-    }
-    if config.is_fleet() { fleet } else { fleet.alone() }
-}
-
-/// Readers of all logs, wherever each is flushed.
-fn readers(
-    config: &Config,
-    logs: &Logs,
-    stores: &Stores,
-    local: Option<FleetHandle>,
-    tls: Option<tls::Client>,
-) -> anyhow::Result<Readers> {
-    let source = ReaderSource {
-        catalogue: Arc::clone(&logs.catalogue),
-        projections: stores.projections.clone(),
-        stores: stores.standard.clone(),
-        is_store_shared: config.is_fleet(),
-        local,
-        secret: config.fleet.secret.clone(),
-        tls,
+/// The ports of the api: those of the only lane, or of the lane of each tenant.
+fn backend(lanes: &[Lane], placement: Option<&Arc<Placement>>, state: &State) -> api::Backend {
+    let readers = lanes.iter().map(|lane| lane.readers.clone()).collect();
+    let logs = Arc::new(PooledLogs::new(placement.cloned(), readers));
+    let exports = |lane: &Lane| Exports::new(lane.stores.projections.clone(), lane.readers.clone());
+    let status = Arc::new(state.clone());
+    let Some(placement) = placement else {
+        let lane = &lanes[0];
+        return api::Backend {
+            history: Arc::clone(&lane.stores.standard.history),
+            tail: lane.readers.tail(),
+            latest: lane.readers.latest(),
+            dead_letters: lane.readers.dead_letters(),
+            logs,
+            books: lane.books(),
+            replay: lane.replay(),
+            exports: Arc::new(exports(lane)),
+            status,
+        };
     };
-    Readers::new(&settings::flusher(config), source).map_err(anyhow::Error::msg)
+    let lanes = || lanes.iter();
+    let history: Vec<Arc<dyn History>> = lanes().map(|lane| Arc::clone(&lane.stores.standard.history)).collect();
+    let tail: Vec<Arc<dyn Tail>> = lanes().map(|lane| lane.readers.tail()).collect();
+    let latest: Vec<Arc<dyn LatestView>> = lanes().map(|lane| lane.readers.latest()).collect();
+    let dead_letters: Vec<Arc<dyn DeadLetters>> = lanes().map(|lane| lane.readers.dead_letters()).collect();
+    let exports = lanes().map(|lane| (lane.stores.projections.clone(), exports(lane))).collect();
+    let placement = || Arc::clone(placement);
+    api::Backend {
+        history: Arc::new(Pooled::new(placement(), history)),
+        tail: Arc::new(Pooled::new(placement(), tail)),
+        latest: Arc::new(Pooled::new(placement(), latest)),
+        dead_letters: Arc::new(Pooled::new(placement(), dead_letters)),
+        logs,
+        books: Arc::new(Pooled::new(placement(), lanes().map(Lane::books).collect())),
+        replay: Arc::new(Pooled::new(placement(), lanes().map(Lane::replay).collect())),
+        exports: Arc::new(PooledExports::new(exports)),
+        status,
+    }
 }
 
-/// Replays dead letters into the log of this process, or into a separate log in a process without
-/// the role ingest.
-fn replay(
-    config: &Arc<Config>,
-    logs: &Logs,
-    stores: &Stores,
-    metrics: &Metrics,
-    intake: Option<Intake>,
-) -> Arc<dyn Replay> {
-    let projections = stores.projections.clone();
-    match (intake, &logs.redis) {
-        (Some(Intake { inbox, batcher }), _) => {
-            Arc::new(Replayer::new(inbox, batcher, projections).with_owners(config.auth.required))
+/// Reports folders of pools that are not configured: their logs are not flushed, and their tenants
+/// are refused.
+fn warn_of_others(config: &Config, data: &DataDir) {
+    for (name, folder) in pool_folders(data.path()) {
+        if !config.pool.iter().any(|pool| pool.name == name) {
+            tracing::error!(
+                pool = name, folder = %folder.display(),
+                "the folder of a pool without a [[pool]] table: its readings are neither stored nor found, and devices \
+                 of its tenants are refused; put the table back"
+            );
         }
-        (None, Some(redis)) => {
-            Arc::new(LateReplayer::new(redis.clone(), Arc::clone(config), metrics.clone(), projections))
-        }
-        (None, None) => unreachable!("`Config::check` lets no process without devices run without Redis"),
     }
 }
 
@@ -184,35 +143,4 @@ async fn token_secret(config: &Config, data: &DataDir, logs: &Logs, startup: &St
     let Some(redis) = logs.redis.as_ref().filter(|_| config.has(Role::Api)) else { return Ok(own) };
     let passing = |error: &CatalogueError| matches!(error, CatalogueError::Unavailable(_));
     Ok(startup.wait_for("Redis", passing, || redis.secret(own)).await?)
-}
-
-/// The books. A check ends the warnings about lost parts of servers whose books balance again.
-struct WatchedBooks {
-    books: Arc<dyn Books>,
-    parts: KnownParts,
-}
-
-#[async_trait]
-impl Books for WatchedBooks {
-    async fn books(&self, check: bool) -> Result<Vec<BookLine>, StoreError> {
-        let lines = self.books.books(check).await?;
-        if check {
-            self.parts.checked(&lines);
-        }
-        Ok(lines)
-    }
-}
-
-/// All logs, for live subscribers.
-struct OpenLogs(Readers);
-
-#[async_trait]
-impl api::Logs for OpenLogs {
-    async fn open(&self) -> Result<Vec<Arc<dyn buffer::Log>>, StoreError> {
-        self.0.logs().await
-    }
-
-    fn names(&self) -> tokio::sync::watch::Receiver<Arc<[String]>> {
-        self.0.names()
-    }
 }

@@ -11,10 +11,10 @@ use stores::contract::{Export, Store, StoreError, StoredPart};
 use tokio_util::sync::CancellationToken;
 
 use super::known::{Fingerprint, KnownSettings};
+use super::lane::{Lane, of_pool};
 use super::parts::KnownParts;
 use super::startup::{Startup, WAIT};
-use super::stores::Stores;
-use crate::config::{Config, Role};
+use crate::config::Role;
 
 /// Time between two looks at the parts of a server that accepts this process.
 const LOOK: Duration = Duration::from_secs(10);
@@ -33,20 +33,17 @@ impl Servers {
     ///
     /// # Errors
     /// A refusal of settings that a server never accepted; it names the key to change.
-    pub(super) async fn open(
-        config: &Config,
-        stores: &Stores,
-        (known, parts): (&KnownSettings, &KnownParts),
-        startup: &Startup,
-    ) -> anyhow::Result<Self> {
+    pub(super) async fn open(lane: &Lane, startup: &Startup) -> anyhow::Result<Self> {
+        let Lane { config, stores, known: (known, parts), .. } = lane;
         startup.waiting.report(parts.clone());
         let name = match stores.store.name() {
             "mongodb" => "MongoDB",
             name => name,
         };
+        let name = of_pool(name, lane.pool.as_deref());
         let store = Server::Store(Arc::clone(&stores.store));
         let sinks = [flusher::HISTORY, flusher::DEAD_LETTERS].map(str::to_owned).to_vec();
-        let mut store = ServerWatch::new((name.to_owned(), sinks), store, &config.mongodb, (known, parts), startup);
+        let mut store = ServerWatch::new((name, sinks), store, &config.mongodb, (known, parts), startup);
         let targets = stores.targets.iter().filter(|_| config.has(Role::Flusher) || config.has(Role::Api));
         let mut exports: Vec<ServerWatch> = targets
             .map(|(name, target, settings)| {

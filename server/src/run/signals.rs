@@ -1,21 +1,28 @@
-//! Signals that ask the process to stop.
+//! Signals: those that ask the process to stop, and SIGHUP.
 
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Resolves with the name of the first signal that asks to stop.
+/// Resolves with the name of the first signal that asks to stop. SIGHUP does not: the parts that
+/// read files read them again.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub(super) fn handle_signals() -> anyhow::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for ctrl-c")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                _ = hangup.recv() => tracing::info!(
+                    "SIGHUP: certificates and peppers that changed are read again; other settings need a restart"
+                ),
+            }
         }
     })
 }

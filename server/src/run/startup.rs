@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::state::{Readiness, Reason, State, Waiting};
 use crate::backup::Offer;
+use crate::encryption;
 
 /// Shortest and longest wait between two attempts.
 pub(super) const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -19,6 +20,7 @@ pub(crate) struct Startup {
     pub(super) waiting: Waiting,
     state: Arc<Mutex<Option<State>>>,
     backups: Arc<Mutex<Option<Offer>>>,
+    encryption: Arc<Mutex<Option<encryption::Offer>>>,
 }
 
 impl Startup {
@@ -31,6 +33,16 @@ impl Startup {
     /// Takes backups on request from now on.
     pub(super) fn offer_backups(&self, offer: Offer) {
         *self.backups.lock() = Some(offer);
+    }
+
+    /// Follows orders about the keyring from now on.
+    pub(super) fn offer_encryption(&self, offer: encryption::Offer) {
+        *self.encryption.lock() = Some(offer);
+    }
+
+    /// The orders about the keyring; None during the start.
+    pub(crate) fn encryption(&self) -> Option<encryption::Offer> {
+        self.encryption.lock().clone()
     }
 
     /// The backups of the process; None during the start.

@@ -1,7 +1,7 @@
 //! State of the process: readiness, status, metrics.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use api::StatusSource;
@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use buffer::{Batcher, Log};
 use flusher::fleet::Readers;
 use flusher::{FleetHandle, SinkState, SinkStatus};
+use futures::future::try_join_all;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use proto::v1;
@@ -16,8 +17,9 @@ use proto::v1::sink_status::State as ProtoState;
 use stores::contract::Deadletter;
 use tokio_util::sync::CancellationToken;
 
+use super::lane::of_pool;
 use super::parts::KnownParts;
-use crate::config::{Config, Role};
+use crate::config::{Config, Pool, Role, SHARED};
 use crate::{client, exports, traces};
 
 /// How often the log is looked at: a log that has failed ends the process within this.
@@ -42,25 +44,86 @@ pub(crate) struct Metrics {
     pub(crate) exports: Arc<exports::Metrics>,
     /// The services'.
     pub(crate) api: api::Metrics,
+    /// Metrics of checkpoints of the audit.
+    pub(crate) checkpoints: Arc<super::checkpoints::Metrics>,
     /// Metrics of TLS.
     pub(crate) tls: tls::Metrics,
     /// The spans'.
     pub(crate) traces: Arc<traces::Metrics>,
+    /// Metrics of each pool besides the shared one, with the same metrics of the parts that all
+    /// pools share.
+    pub(crate) pools: Arc<[(Arc<str>, Metrics)]>,
 }
 
 impl Metrics {
+    /// Metrics of a process with the pools of the configuration.
+    pub(crate) fn of(config: &Config) -> Self {
+        let shared = Self::default();
+        let pool = |pool: &Pool| {
+            let Self { broker, ingest, api, checkpoints, tls, traces, .. } = shared.clone();
+            let of_pool = Self { broker, ingest, api, checkpoints, tls, traces, ..Self::default() };
+            (Arc::from(pool.name.as_str()), of_pool)
+        };
+        let pools = config.pool.iter().map(pool).collect();
+        Self { pools, ..shared }
+    }
+
     /// Registers all metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.broker.register(registry);
         self.ingest.register(registry);
+        self.register_lane(registry);
+        for (pool, metrics) in self.pools.iter() {
+            metrics.register_lane(registry.sub_registry_with_label(("pool".into(), pool.to_string().into())));
+        }
+        self.api.register(registry);
+        self.checkpoints.register(registry);
+        self.tls.register(registry);
+        self.traces.register(registry);
+    }
+
+    /// Dead letters of all pools that were deleted.
+    fn letters_deleted(&self) -> u64 {
+        let of_pools = self.pools.iter().map(|(_, metrics)| metrics.flusher.letters_deleted());
+        self.flusher.letters_deleted() + of_pools.sum::<u64>()
+    }
+
+    /// Registers the metrics that each pool has of its own.
+    fn register_lane(&self, registry: &mut Registry) {
         self.buffer.register(registry);
         self.flusher.register(registry);
         self.stores.register(registry);
         self.mongodb.register(registry);
         self.exports.register(registry);
-        self.api.register(registry);
-        self.tls.register(registry);
-        self.traces.register(registry);
+    }
+}
+
+/// The parts of a pool whose state is reported; each depends on the roles of the process.
+pub(crate) struct LaneState {
+    /// `None` for the shared pool.
+    pub(crate) pool: Option<Arc<str>>,
+    /// The log that this process writes.
+    pub(crate) log: Option<(Arc<dyn Log>, Batcher)>,
+    /// The logs that this process flushes.
+    pub(crate) local: Option<FleetHandle>,
+    /// Readers of all logs; `None` in a process that only takes devices.
+    pub(crate) readers: Option<Readers>,
+}
+
+impl LaneState {
+    fn sinks(&self) -> Vec<SinkStatus> {
+        self.local.as_ref().map(FleetHandle::status).unwrap_or_default()
+    }
+
+    /// The name of a part in reports.
+    fn part(&self, part: &str) -> String {
+        of_pool(part, self.pool.as_deref())
+    }
+
+    /// The reason why its log accepts no records.
+    fn refuses(&self) -> Option<String> {
+        let (log, batcher) = self.log.as_ref()?;
+        batcher.durable().err().map(|reason| reason.to_string()).or_else(|| log.state().blocked)
     }
 }
 
@@ -74,12 +137,8 @@ pub(crate) struct State {
 
 struct Shared {
     roles: Vec<String>,
-    /// The log that this process writes.
-    log: Option<(Arc<dyn Log>, Batcher)>,
-    /// The logs that this process flushes.
-    local: Option<FleetHandle>,
-    /// Readers of all logs; `None` in a process that only takes devices.
-    readers: Option<Readers>,
+    /// The shared one first.
+    lanes: Vec<LaneState>,
     /// Servers that cannot be used yet.
     waiting: Waiting,
     stopping: AtomicBool,
@@ -121,7 +180,7 @@ pub(crate) struct Readiness {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting {
     reasons: Arc<Mutex<Vec<Reason>>>,
-    parts: Arc<OnceLock<KnownParts>>,
+    parts: Arc<Mutex<Vec<KnownParts>>>,
 }
 
 impl Waiting {
@@ -136,13 +195,13 @@ impl Waiting {
 
     pub(super) fn reasons(&self) -> Vec<Reason> {
         let mut reasons = self.reasons.lock().clone();
-        reasons.extend(self.parts.get().map(KnownParts::concerns).unwrap_or_default());
+        reasons.extend(self.parts.lock().iter().flat_map(KnownParts::concerns));
         reasons
     }
 
     /// From now on, reports the parts that servers lost.
     pub(super) fn report(&self, parts: KnownParts) {
-        self.parts.get_or_init(|| parts);
+        self.parts.lock().push(parts);
     }
 }
 
@@ -154,19 +213,11 @@ impl Readiness {
 }
 
 impl State {
-    /// State of a process that writes `log`, flushes the logs of `local` and reads through
-    /// `readers`; each depends on its roles.
-    pub(crate) fn new(
-        config: &Config,
-        metrics: Metrics,
-        waiting: Waiting,
-        log: Option<(Arc<dyn Log>, Batcher)>,
-        local: Option<FleetHandle>,
-        readers: Option<Readers>,
-    ) -> Self {
+    /// State of a process with these pools, the shared one first.
+    pub(crate) fn new(config: &Config, metrics: Metrics, waiting: Waiting, lanes: Vec<LaneState>) -> Self {
         let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name().to_owned()).collect();
         let (stopping, started) = (AtomicBool::new(false), (Instant::now(), SystemTime::now()));
-        Self { metrics, shared: Arc::new(Shared { roles, log, local, readers, waiting, stopping, started }) }
+        Self { metrics, shared: Arc::new(Shared { roles, lanes, waiting, stopping, started }) }
     }
 
     /// The parts that the process waits for.
@@ -174,9 +225,9 @@ impl State {
         &self.shared.waiting
     }
 
-    /// State of each sink of each log that this process flushes.
-    fn sinks(&self) -> Vec<SinkStatus> {
-        self.shared.local.as_ref().map(FleetHandle::status).unwrap_or_default()
+    /// State of each sink of each log that this process flushes, by pool.
+    fn sinks(&self) -> Vec<Vec<SinkStatus>> {
+        self.shared.lanes.iter().map(LaneState::sinks).collect()
     }
 
     /// Marks the process as not ready.
@@ -184,36 +235,33 @@ impl State {
         self.shared.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Returns whether messages can be appended, with all problems.
+    /// Returns whether messages can be appended, with all problems. One pool whose log is full
+    /// keeps its own devices waiting: the process is ready for those of others.
     pub(crate) fn readiness(&self) -> Readiness {
         self.readiness_with(&self.sinks())
     }
 
-    fn readiness_with(&self, sinks: &[SinkStatus]) -> Readiness {
+    fn readiness_with(&self, sinks: &[Vec<SinkStatus>]) -> Readiness {
+        let lanes = &self.shared.lanes;
         let mut reasons = Vec::new();
-        if self.shared.stopping.load(Ordering::Relaxed) {
+        let stopping = self.shared.stopping.load(Ordering::Relaxed);
+        if stopping {
             reasons.push(Reason::new("weir", "it is stopping"));
         }
-        if let Some((log, batcher)) = &self.shared.log {
-            if let Err(reason) = batcher.durable() {
-                reasons.push(Reason::new("log", reason.to_string()));
-            } else if let Some(reason) = log.state().blocked {
-                reasons.push(Reason::new("log", reason));
-            }
-        }
-        let ready = reasons.is_empty();
-        if let Some((log, _)) = &self.shared.log {
-            reasons.extend(log.concerns().into_iter().map(|concern| Reason::new("log", concern)));
+        let refusing = lanes.iter().filter_map(|lane| Some(Reason::new(lane.part("log"), lane.refuses()?)));
+        reasons.extend(refusing);
+        let ready = !stopping && reasons.len() < lanes.len().max(1);
+        for (log, lane) in lanes.iter().filter_map(|lane| Some((&lane.log.as_ref()?.0, lane))) {
+            reasons.extend(log.concerns().into_iter().map(|concern| Reason::new(lane.part("log"), concern)));
         }
         reasons.extend(self.shared.waiting.reasons());
-        if let Some(fleet) = &self.shared.local {
+        for (fleet, lane) in lanes.iter().filter_map(|lane| Some((lane.local.as_ref()?, lane))) {
             let failures = fleet.failures().into_iter();
-            reasons.extend(failures.map(|(log, reason)| Reason::new(format!("log {log}"), reason)));
+            reasons.extend(failures.map(|(log, reason)| Reason::new(lane.part(&format!("log {log}")), reason)));
         }
-        for sink in sinks {
-            if let Some(reason) = trouble(sink) {
-                reasons.push(Reason::new(format!("sink {}", sink.sink), reason));
-            }
+        for (lane, sinks) in lanes.iter().zip(sinks) {
+            let troubled = sinks.iter().filter_map(|sink| Some((sink, trouble(sink)?)));
+            reasons.extend(troubled.map(|(sink, why)| Reason::new(lane.part(&format!("sink {}", sink.sink)), why)));
         }
         Readiness { ready, reasons }
     }
@@ -221,7 +269,7 @@ impl State {
     /// Status including the log of this process.
     pub(crate) fn whole_status(&self) -> v1::Status {
         let mut status = self.status_of(&self.sinks());
-        if let Some((log, _)) = &self.shared.log {
+        for (log, _) in self.shared.lanes.iter().filter_map(|lane| lane.log.as_ref()) {
             let state = log.state();
             status.logs.push(v1::LogStatus {
                 log: log.id().to_owned(),
@@ -235,7 +283,7 @@ impl State {
         status
     }
 
-    fn status_of(&self, sinks: &[SinkStatus]) -> v1::Status {
+    fn status_of(&self, sinks: &[Vec<SinkStatus>]) -> v1::Status {
         let readiness = self.readiness_with(sinks);
         let (started, at) = self.shared.started;
         let (unrouted, others) = self.metrics.ingest.unrouted.list();
@@ -249,41 +297,52 @@ impl State {
             reasons: readiness.reasons.iter().map(ToString::to_string).collect(),
             connection_count: self.metrics.broker.connections.get(),
             logs: Vec::new(),
-            sinks: sinks.iter().map(sink).collect(),
+            sinks: sinks.iter().flatten().map(sink).collect(),
             unrouted_topics: unrouted.into_iter().map(unrouted_topic).collect(),
             other_unrouted_count: signed(others),
-            deleted_dead_letter_count: signed(self.metrics.flusher.letters_deleted()),
+            deleted_dead_letter_count: signed(self.metrics.letters_deleted()),
             repeated_takeovers: takeovers.into_iter().map(repeated_takeover).collect(),
         }
     }
 
     /// Books of all tenants.
     pub(crate) async fn books(&self) -> Result<Vec<stores::contract::BookLine>, stores::StoreError> {
-        match &self.shared.readers {
-            Some(readers) => readers.books().books(false).await,
-            None => Ok(Vec::new()),
-        }
+        let readers = self.shared.lanes.iter().filter_map(|lane| lane.readers.as_ref());
+        let lines = try_join_all(readers.map(async |readers| readers.books().books(false).await)).await?;
+        Ok(lines.into_iter().flatten().collect())
     }
 
     /// At most `most` of the newest dead letters.
     pub(crate) async fn newest_dead_letters(&self, most: usize) -> Result<Vec<Deadletter>, stores::StoreError> {
-        let Some(readers) = &self.shared.readers else { return Ok(Vec::new()) };
-        super::letters::newest(&*readers.dead_letters(), self.shared.log.as_ref().map(|(log, _)| log.id()), most).await
+        let mut found = Vec::new();
+        for (readers, lane) in self.shared.lanes.iter().filter_map(|lane| Some((lane.readers.as_ref()?, lane))) {
+            let log = lane.log.as_ref().map(|(log, _)| log.id());
+            found.extend(super::letters::newest(&*readers.dead_letters(), log, most).await?);
+        }
+        found.sort_by_key(|letter| std::cmp::Reverse(letter.received));
+        found.truncate(most);
+        Ok(found)
     }
 
-    /// Status of the log of this process.
-    pub(crate) fn log_state(&self) -> Option<buffer::log::State> {
-        self.shared.log.as_ref().map(|(log, _)| log.state())
+    /// Status of the logs of this process, each with its pool.
+    pub(crate) fn log_states(&self) -> Vec<(Option<Arc<str>>, buffer::log::State)> {
+        let lanes = self.shared.lanes.iter();
+        lanes.filter_map(|lane| Some((lane.pool.clone(), lane.log.as_ref()?.0.state()))).collect()
     }
 }
 
 #[async_trait]
 impl StatusSource for State {
     async fn status(&self) -> v1::Status {
-        match &self.shared.readers {
-            Some(readers) => self.status_of(&readers.status().await),
-            None => self.status_of(&[]),
+        let status = async |lane: &LaneState| match &lane.readers {
+            Some(readers) => readers.status().await,
+            None => Vec::new(),
+        };
+        let mut sinks = Vec::new();
+        for lane in &self.shared.lanes {
+            sinks.push(status(lane).await);
         }
+        self.status_of(&sinks)
     }
 }
 
@@ -342,31 +401,32 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Ends when the log fails, and logs when it becomes blocked and unblocked.
+/// Ends when a log fails, and logs when one becomes blocked and unblocked.
 ///
 /// # Errors
 /// The reason of the failure.
 pub(crate) async fn watch_log(state: State, stop: CancellationToken) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(LOOK);
-    let mut blocked: Option<String> = None;
-    let Some((log, batcher)) = &state.shared.log else {
-        stop.cancelled().await;
-        return Ok(());
-    };
+    let lanes = &state.shared.lanes;
+    let mut blocked: Vec<Option<String>> = vec![None; lanes.len()];
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = ticks.tick() => {}
         }
-        if let Err(reason) = batcher.durable() {
-            anyhow::bail!("{reason}");
+        for (lane, blocked) in lanes.iter().zip(&mut blocked) {
+            let Some((log, batcher)) = &lane.log else { continue };
+            let pool = lane.pool.as_deref().unwrap_or(SHARED);
+            if let Err(reason) = batcher.durable() {
+                anyhow::bail!("{}: {reason}", lane.part("log"));
+            }
+            let now = log.state().blocked;
+            match (&blocked, &now) {
+                (None, Some(reason)) => tracing::error!(pool, reason, "the log accepts no records now; devices wait"),
+                (Some(_), None) => tracing::info!(pool, "the log accepts records again"),
+                _ => {}
+            }
+            *blocked = now;
         }
-        let now = log.state().blocked;
-        match (&blocked, &now) {
-            (None, Some(reason)) => tracing::error!(reason, "the log accepts no records now; devices wait"),
-            (Some(_), None) => tracing::info!("the log accepts records again"),
-            _ => {}
-        }
-        blocked = now;
     }
 }

@@ -90,6 +90,8 @@ fn waits_for_redis(arguments: &[&str], environment: &[(&str, &str)]) {
             && text.contains("127.0.0.1:1");
         if said && output.status.code() == Some(1) { Ok(()) } else { Err(format!("{text}{}", err(&output))) }
     });
+    // Not even while it starts.
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::HUP).unwrap();
     assert_eq!(get(http, "/health"), (200, "ok\n".to_owned()), "liveness is not affected");
     let (code, metrics) = get(http, "/metrics");
     assert!(code == 200 && metrics.contains("\nweir_uptime_seconds ") && metrics.ends_with("# EOF\n"), "{metrics}");
@@ -97,6 +99,22 @@ fn waits_for_redis(arguments: &[&str], environment: &[(&str, &str)]) {
     assert!(code == 503 && status.contains("Redis"), "{status}");
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_hangup_reads_files_again_and_never_ends_it() {
+    let mut world = World::start();
+    for _ in 0..3 {
+        world.signal(Signal::HUP);
+        wait("it is named", || {
+            let log = world.log();
+            if log.contains("SIGHUP: certificates and peppers that changed are read again") { Ok(()) } else { Err(log) }
+        });
+    }
+    world.publish(&[("devices/d1/telemetry", "1")]);
+    assert!(!world.has_ended(), "{}", world.log());
+    world.signal(Signal::TERM);
+    assert_eq!(world.ended(), Some(0), "{}", world.log());
 }
 
 #[test]

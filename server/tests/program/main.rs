@@ -5,7 +5,9 @@
 mod backup;
 mod cli;
 mod configuration;
+mod init;
 mod life;
 mod servers;
+mod strangers;
 mod words;
 mod world;

@@ -1,8 +1,7 @@
-//! One device on one TCP connection, MQTT 3.1.1, QoS 1.
+//! One device on one connection, MQTT 3.1.1, QoS 1.
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,11 +9,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use mqtt_client::{Ack, Connect, Packet, Publish, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Barrier, Semaphore, watch};
 
 use super::payload::Payload;
 use super::{Load, Shared};
+use crate::broker::{Dialer, PATIENCE, Stream};
 use crate::credentials::Credentials;
 
 /// Phase of the whole fleet.
@@ -42,7 +41,7 @@ pub(super) fn histogram() -> Histogram<u64> {
 pub(super) struct Connection {
     index: usize,
     load: Arc<Load>,
-    source: Option<Ipv4Addr>,
+    dialer: Dialer,
     phases: watch::Receiver<Phase>,
     payload: Payload,
     topic: String,
@@ -55,12 +54,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(index: usize, load: Arc<Load>, source: Option<Ipv4Addr>, phases: watch::Receiver<Phase>) -> Self {
+    pub(super) fn new(index: usize, load: Arc<Load>, dialer: Dialer, phases: watch::Receiver<Phase>) -> Self {
         let device = load.first_device + index;
         let topic = load.topic.replace("{}", &format!("sim-{device}"));
         Self {
             index: device,
-            source,
+            dialer,
             phases,
             payload: Payload::new(device),
             topic,
@@ -74,7 +73,7 @@ impl Connection {
         }
     }
 
-    /// The same connection, which presents the password of its device.
+    /// The same connection, which presents the credential of its device.
     pub(super) fn with(self, credentials: Credentials) -> Self {
         Self { credentials, ..self }
     }
@@ -97,27 +96,23 @@ impl Connection {
         Outcome { latencies: self.latencies, failure }
     }
 
-    async fn connect(&mut self) -> io::Result<TcpStream> {
-        let socket = if self.load.broker.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        if let Some(source) = self.source {
-            socket.bind(SocketAddr::new(IpAddr::V4(source), 0))?;
-        }
-        let mut stream = socket.connect(self.load.broker).await?;
-        stream.set_nodelay(true)?;
+    async fn connect(&mut self) -> io::Result<Stream> {
+        let mut stream = self.dialer.connect().await?;
         let id = format!("sim-{}", self.index);
         let mut packet = Vec::new();
-        let password = self.credentials.password(&id);
+        let login = self.credentials.login(&id).map_err(io::Error::other)?;
         let connect = Connect {
             client_id: &id,
             clean_start: true,
-            username: password.map(|_| id.as_str()),
-            password: password.map(str::as_bytes),
+            username: login.as_ref().map(|login| login.username),
+            password: login.as_ref().and_then(|login| login.password.as_deref()).map(str::as_bytes),
             ..Connect::default()
         };
         mqtt_client::connect(&mut packet, &connect);
         stream.write_all(&packet).await?;
+        stream.flush().await?;
         let mut answer = [0; 4];
-        tokio::time::timeout(Duration::from_secs(30), stream.read_exact(&mut answer))
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer))
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no CONNACK within 30 s"))??;
         match mqtt_client::decode(&answer, Version::V4).map_err(io::Error::other)? {
@@ -126,7 +121,7 @@ impl Connection {
         }
     }
 
-    async fn publish(&mut self, mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    async fn publish(&mut self, mut stream: Stream, shared: &Shared) -> io::Result<()> {
         self.phases.changed().await.map_err(io::Error::other)?;
         if self.load.inflight == 0 {
             return self.stay(&mut stream).await;
@@ -172,7 +167,7 @@ impl Connection {
     }
 
     /// Stays connected and idle until the end.
-    async fn stay(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+    async fn stay(&mut self, stream: &mut Stream) -> io::Result<()> {
         let mut input = [0; 16];
         loop {
             tokio::select! {
@@ -207,8 +202,9 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+    async fn send(&mut self, stream: &mut Stream) -> io::Result<()> {
         stream.write_all(&self.out).await?;
+        stream.flush().await?;
         self.out.clear();
         Ok(())
     }

@@ -3,11 +3,11 @@
 //! Each connection keeps a number of messages in flight, or all connections together keep a rate.
 //! The client is lean, because the load generator shares the machine with the broker.
 
+mod calls;
 mod connection;
 mod payload;
 mod report;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,16 +16,21 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::{Barrier, Semaphore, mpsc, watch};
 
+use crate::broker::{Address, Broker};
 use crate::credentials::Credentials;
+use crate::oracle::Weir;
 use connection::{Connection, Outcome, Phase};
 pub use report::Report;
 
 /// A load for a broker.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Load {
-    /// Address of the broker.
+    /// Address of the broker; mqtts://host:port is encrypted.
     #[arg(long, default_value = "127.0.0.1:1883")]
-    pub broker: SocketAddr,
+    pub broker: Address,
+    /// PEM file with the authorities of the servers; without it, the public ones.
+    #[arg(long, env = "WEIR_CA")]
+    pub ca: Option<PathBuf>,
     /// Connections; each is a device `sim-N`.
     #[arg(long, default_value_t = 1000)]
     pub conns: usize,
@@ -56,9 +61,18 @@ pub struct Load {
     /// Number of threads.
     #[arg(long, default_value_t = 2)]
     pub threads: usize,
-    /// Passwords of the devices: CSV with the columns device and password.
+    /// Credentials of the devices, as `weir-sim credentials` prints them.
     #[arg(long)]
     pub credentials: Option<PathBuf>,
+    /// gRPC address of Weir: measures calls meanwhile, which read the devices of the load.
+    #[arg(long)]
+    pub server: Option<String>,
+    /// Calls per second to --server.
+    #[arg(long, default_value_t = 50.0)]
+    pub calls: f64,
+    /// API key for --server.
+    #[arg(long, env = "WEIR_API_KEY", hide_env_values = true)]
+    pub token: Option<String>,
     /// Print one line of JSON.
     #[arg(long)]
     pub json: bool,
@@ -88,6 +102,11 @@ struct Shared {
 }
 
 async fn play(load: Arc<Load>, credentials: Credentials) -> anyhow::Result<Report> {
+    let broker = Broker::open(&load.broker, load.ca.as_deref(), load.per_source)?;
+    let weir = match &load.server {
+        Some(address) => Some(Weir::connect(address, load.token.as_deref(), load.ca.as_deref()).await?),
+        None => None,
+    };
     let shared = Arc::new(Shared::default());
     let (phase, phases) = watch::channel(Phase::Connecting);
     let (outcomes, mut results) = mpsc::channel::<Outcome>(load.conns.max(1));
@@ -95,7 +114,10 @@ async fn play(load: Arc<Load>, credentials: Credentials) -> anyhow::Result<Repor
     let connecting = Arc::new(Semaphore::new(256));
     let began = Instant::now();
     for index in 0..load.conns {
-        let connection = Connection::new(index, Arc::clone(&load), source(&load, index), phases.clone());
+        let device = load.first_device + index;
+        let dialer = broker.dialer(device, credentials.identity(&format!("sim-{device}")));
+        let dialer = dialer.with_context(|| format!("the device sim-{device}"))?;
+        let connection = Connection::new(index, Arc::clone(&load), dialer, phases.clone());
         let connection = connection.with(credentials.clone());
         let (shared, outcomes) = (Arc::clone(&shared), outcomes.clone());
         let (barrier, connecting) = (Arc::clone(&barrier), Arc::clone(&connecting));
@@ -114,7 +136,13 @@ async fn play(load: Arc<Load>, credentials: Credentials) -> anyhow::Result<Repor
     let (sent_before, cpu_before, from) =
         (shared.acknowledged.load(Ordering::Relaxed), cpu_at(load.pid), Instant::now());
     phase.send_replace(Phase::Measuring);
-    tokio::time::sleep(Duration::from_secs_f64(load.secs)).await;
+    let calls = match &weir {
+        Some(weir) => Some(calls::measure(weir, &load).await),
+        None => {
+            tokio::time::sleep(Duration::from_secs_f64(load.secs)).await;
+            None
+        }
+    };
     let measured = from.elapsed();
     let acknowledged = shared.acknowledged.load(Ordering::Relaxed) - sent_before;
     let cpu = cpu_at(load.pid).zip(cpu_before).map(|(after, before)| after - before);
@@ -122,18 +150,11 @@ async fn play(load: Arc<Load>, credentials: Credentials) -> anyhow::Result<Repor
     shared.stop.store(true, Ordering::Relaxed);
     phase.send_replace(Phase::Stopping);
     let mut report = Report::new(&load, measured, connect_time, acknowledged, cpu, memory);
+    report.calls = calls;
     while let Some(outcome) = results.recv().await {
         report.add(outcome)?;
     }
     Ok(report)
-}
-
-/// Returns 127.0.0.2, 127.0.0.3, ..., so that no address runs out of ports. None, the system's
-/// choice, for the first devices, because binding to a given address is much slower, and for a
-/// broker that is not on loopback.
-fn source(load: &Load, index: usize) -> Option<Ipv4Addr> {
-    let number = u32::try_from((load.first_device + index) / load.per_source.max(1)).ok()?;
-    (number > 0 && load.broker.ip().is_loopback()).then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
 }
 
 pub(crate) fn raise_descriptor_limit() {

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::Load;
+use super::calls::Calls;
 use super::connection::Outcome;
 
 /// Figures of one run.
@@ -36,6 +37,8 @@ pub struct Report {
     pub broker_cpu_us: Option<f64>,
     /// Resident memory of the broker at the end.
     pub broker_resident_bytes: Option<u64>,
+    /// Calls to the server meanwhile.
+    pub calls: Option<Calls>,
     /// Connections that ended early.
     pub failed_connections: usize,
     /// Error of the first connection that ended early.
@@ -68,6 +71,7 @@ impl Report {
             puback_max_us: 0,
             broker_cpu_us: cpu,
             broker_resident_bytes: resident,
+            calls: None,
             failed_connections: 0,
             first_failure: String::new(),
             latencies: super::connection::histogram(),
@@ -106,6 +110,12 @@ impl fmt::Display for Report {
         }
         if let Some(bytes) = self.broker_resident_bytes {
             writeln!(f, "  broker memory {:.1} MB", bytes as f64 / 1e6)?;
+        }
+        if let Some(Calls { answered, failed, p50_us, p99_us, max_us, .. }) = &self.calls {
+            writeln!(
+                f,
+                "  calls         {answered} answered, {failed} failed, p50 {p50_us} us, p99 {p99_us} us, max {max_us} us"
+            )?;
         }
         if self.failed_connections > 0 {
             writeln!(f, "  failed        {} connections: {}", self.failed_connections, self.first_failure)?;

@@ -2,24 +2,20 @@
 //! and their packet ids, and it can inject faults.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mqtt_client::{Ack, Packet, Publish, Subscription};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 
 use super::flight::Queue;
 use super::packet;
 use super::stats::{add, subtract};
 use super::{Ended, Target};
+use crate::broker::{PATIENCE, Stream};
 use crate::ledger::Outcome;
 use crate::plan::{Message, Trouble};
 use crate::scenario::Group;
 
-/// Time-out of CONNACK.
-const CONNACK: Duration = Duration::from_secs(30);
 const SUBSCRIPTION: u16 = u16::MAX;
 
 /// The connections of a device, one after another; [`super::device`] decides when.
@@ -28,7 +24,7 @@ pub(super) struct Lean {
     input: Vec<u8>,
     output: Vec<u8>,
     /// A connection that a fault leaves open.
-    abandoned: Option<TcpStream>,
+    abandoned: Option<Stream>,
 }
 
 /// State of a connection.
@@ -40,6 +36,8 @@ struct Link {
     last_read: Instant,
     last_write: Instant,
     read_after: Instant,
+    /// Bytes were written that may not have been sent.
+    unsent: bool,
 }
 
 impl Lean {
@@ -47,7 +45,7 @@ impl Lean {
     pub(super) async fn connection(&mut self, queue: &mut Queue, target: &Target, until: Instant) -> Ended {
         self.input.clear();
         self.output.clear();
-        let mut stream = match connect(target).await {
+        let mut stream = match target.dialer.connect().await {
             Ok(stream) => stream,
             Err(error) => return Ended::Failed(format!("connect: {error}")),
         };
@@ -71,13 +69,14 @@ impl Lean {
     }
 
     /// Sends CONNECT and reads CONNACK. Returns the maximum number of messages in flight.
-    async fn handshake(&mut self, queue: &mut Queue, target: &Target, stream: &mut TcpStream) -> io::Result<usize> {
+    async fn handshake(&mut self, queue: &mut Queue, target: &Target, stream: &mut Stream) -> io::Result<usize> {
         let group = &queue.device.kind.group;
-        let password = target.credentials.password(&queue.device.id);
-        packet::connect(&mut self.output, group, &queue.device.id, password);
+        let login = target.credentials.login(&queue.device.id).map_err(io::Error::other)?;
+        packet::connect(&mut self.output, group, &queue.device.id, login.as_ref());
         stream.write_all(&self.output).await?;
+        stream.flush().await?;
         self.output.clear();
-        let answer = tokio::time::timeout(CONNACK, self.connack(stream, group)).await;
+        let answer = tokio::time::timeout(PATIENCE, self.connack(stream, group)).await;
         let (session_present, receive_maximum) = answer.map_err(|_| io::Error::other("no CONNACK within 30 s"))??;
         if let Some(filter) = &group.subscribe
             && !session_present
@@ -98,7 +97,7 @@ impl Lean {
     }
 
     /// Reads CONNACK. Returns whether the session was resumed, and the server's Receive Maximum.
-    async fn connack(&mut self, stream: &mut TcpStream, group: &Group) -> io::Result<(bool, u16)> {
+    async fn connack(&mut self, stream: &mut Stream, group: &Group) -> io::Result<(bool, u16)> {
         loop {
             if let Some((packet, length)) = decode(&self.input, group)? {
                 let Packet::Connack { session_present, reason, properties } = packet else {
@@ -139,17 +138,18 @@ impl Lean {
     async fn talk(
         &mut self,
         queue: &mut Queue,
-        stream: &mut TcpStream,
+        stream: &mut Stream,
         limit: usize,
         until: Instant,
     ) -> io::Result<Ended> {
         let now = Instant::now();
-        let mut link = Link { limit, drop_when_written: None, last_read: now, last_write: now, read_after: now };
-        let (mut reader, mut writer) = stream.split();
+        let mut link =
+            Link { limit, drop_when_written: None, last_read: now, last_write: now, read_after: now, unsent: false };
+        let (mut reader, mut writer) = tokio::io::split(stream);
         loop {
             let now = Instant::now();
             self.fill(queue, &mut link, now).await;
-            if self.output.is_empty() {
+            if self.output.is_empty() && !link.unsent {
                 if let Some(ended) = link.drop_when_written {
                     return Ok(ended);
                 }
@@ -170,10 +170,14 @@ impl Lean {
                     link.read_after = link.last_read + queue.device.kind.group.faults.slow_reader;
                     self.take(queue, &mut link).await?;
                 }
-                written = writer.write(&self.output), if !self.output.is_empty() => {
-                    self.output.drain(..written?);
-                    link.last_write = Instant::now();
-                }
+                sent = send(&mut writer, &self.output), if link.unsent || !self.output.is_empty() => match sent? {
+                    Some(written) => {
+                        self.output.drain(..written);
+                        link.last_write = Instant::now();
+                        link.unsent = true;
+                    }
+                    None => link.unsent = false,
+                },
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -253,6 +257,9 @@ impl Lean {
                     return Err(io::Error::other(format!("the broker disconnected with reason {reason:#04x}")));
                 }
                 Packet::Connack { .. } => return Err(io::Error::other("the broker sent a second CONNACK")),
+                Packet::Auth { .. } => {
+                    return Err(io::Error::other("the broker sent AUTH to a client without a method"));
+                }
                 Packet::Suback { .. } | Packet::Unsuback { .. } | Packet::Pingresp => {}
             }
         }
@@ -300,7 +307,7 @@ impl Lean {
     }
 
     /// Sends DISCONNECT.
-    async fn leave(&mut self, writer: &mut WriteHalf<'_>) -> io::Result<Ended> {
+    async fn leave(&mut self, writer: &mut WriteHalf<&mut Stream>) -> io::Result<Ended> {
         mqtt_client::disconnect(&mut self.output, mqtt_client::Version::V4, 0, &[]);
         writer.write_all(&self.output).await?;
         self.output.clear();
@@ -315,17 +322,14 @@ fn decode<'a>(input: &'a [u8], group: &Group) -> io::Result<Option<(Packet<'a>, 
 }
 
 /// A read that is safe to cancel.
-async fn read(reader: &mut ReadHalf<'_>, input: &mut Vec<u8>) -> io::Result<usize> {
+async fn read(reader: &mut ReadHalf<&mut Stream>, input: &mut Vec<u8>) -> io::Result<usize> {
     reader.read_buf(input).await
 }
 
-async fn connect(target: &Target) -> io::Result<TcpStream> {
-    let socket = if target.broker.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(source) = target.source {
-        socket.bind(SocketAddr::new(source.into(), 0))?;
+/// Writes some of the output; without any, sends what was written before. Safe to cancel.
+async fn send(writer: &mut WriteHalf<&mut Stream>, output: &[u8]) -> io::Result<Option<usize>> {
+    if output.is_empty() {
+        return writer.flush().await.map(|()| None);
     }
-    let stream = tokio::time::timeout(CONNACK, socket.connect(target.broker)).await;
-    let stream = stream.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 30 s"))??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    writer.write(output).await.map(Some)
 }

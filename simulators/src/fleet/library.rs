@@ -24,11 +24,16 @@ impl Library {
     /// Runs one connection until `until`, until the queue is done, or until it breaks.
     pub(super) async fn connection(&mut self, queue: &mut Queue, target: &Target, until: Instant) -> Ended {
         let group = &Arc::clone(&queue.device.kind).group;
-        let mut options = MqttOptions::new(&*queue.device.id, target.broker.ip().to_string(), target.broker.port());
+        let address = target.dialer.address();
+        let mut options = MqttOptions::new(&*queue.device.id, address.ip().to_string(), address.port());
         options.set_clean_session(group.clean_start);
         options.set_inflight(group.in_flight);
         options.set_keep_alive(group.keep_alive.max(Duration::from_secs(1)));
-        match (target.credentials.password(&queue.device.id), &group.username, &group.password) {
+        let login = match target.credentials.login(&queue.device.id) {
+            Ok(login) => login.and_then(|login| login.password),
+            Err(error) => return Ended::Failed(format!("{error:#}")),
+        };
+        match (login, &group.username, &group.password) {
             (Some(own), ..) => drop(options.set_credentials(&*queue.device.id, own)),
             (None, Some(name), Some(password)) => drop(options.set_credentials(name, password)),
             _ => {}

@@ -8,7 +8,6 @@ mod packet;
 mod progress;
 mod stats;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -20,10 +19,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::broker::{Broker, Dialer};
 use crate::credentials::Credentials;
 use crate::ledger::{Header, Recorder, Writer};
 use crate::plan::{self, Device, Messages};
-use crate::scenario::Scenario;
+use crate::scenario::{Client, Scenario};
 pub(crate) use flight::Outbox;
 use flight::Queue;
 use progress::Progress;
@@ -33,25 +33,24 @@ pub use stats::{Latency, Sample, Stats};
 /// Options of a run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Address of the broker.
-    pub broker: SocketAddr,
-    /// Connections for each source address 127.0.0.x, to exceed the ports of one address.
-    pub per_source: usize,
+    /// The broker.
+    pub broker: Broker,
     /// Number of threads.
     pub threads: usize,
     /// Hides the progress.
     pub quiet: bool,
     /// Time after which a run ends when no device could connect.
     pub patience: Duration,
-    /// Passwords of the devices.
+    /// Time between two samples of the counters.
+    pub sample_every: Duration,
+    /// Credentials of the devices.
     pub credentials: Credentials,
 }
 
-/// Addresses of a connection, and passwords.
+/// The broker as one device sees it, and the credentials of all.
 #[derive(Debug, Clone)]
 struct Target {
-    broker: SocketAddr,
-    source: Option<Ipv4Addr>,
+    dialer: Dialer,
     credentials: Credentials,
 }
 
@@ -110,7 +109,7 @@ async fn play(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Optio
         scenario: scenario.clone(),
         folder: std::path::absolute(folder).context("folder of the scenario")?,
         start: start.nanos,
-        broker: options.broker.to_string(),
+        broker: options.broker.name().to_string(),
     };
     let (writer, recorder) = Writer::create(ledger, &header)?;
     let fleet = devices.into_iter().map(|device| {
@@ -156,11 +155,15 @@ pub(crate) async fn send(
     let mut tasks = JoinSet::new();
     let (stop, stopped) = watch::channel(false);
     for (device, messages) in fleet {
-        let target = Target {
-            broker: options.broker,
-            source: source(options, device.index as usize),
-            credentials: options.credentials.clone(),
-        };
+        ensure!(
+            device.kind.group.client == Client::Lean || !options.broker.is_encrypted(),
+            "the client of the device {} cannot encrypt: use `client = \"lean\"` in its group, or another --broker than {}",
+            device.id,
+            options.broker.name()
+        );
+        let dialer = options.broker.dialer(device.index as usize, options.credentials.identity(&device.id));
+        let dialer = dialer.with_context(|| format!("the device {}", device.id))?;
+        let target = Target { dialer, credentials: options.credentials.clone() };
         let queue = Queue::new(device, messages, Arc::clone(&stats), recorder.clone(), start);
         let mut stopped = stopped.clone();
         tasks.spawn(async move {
@@ -177,7 +180,8 @@ pub(crate) async fn send(
     let mut interrupted = false;
     let mut progress = Progress::new(name, times.0, options.quiet);
     let (mut samples, mut all) = (Vec::new(), stats::histogram());
-    let mut ticks = tokio::time::interval_at((start + Duration::from_secs(1)).into(), Duration::from_secs(1));
+    let every = options.sample_every.max(Duration::from_millis(50));
+    let mut ticks = tokio::time::interval_at((start + every).into(), every);
     loop {
         tokio::select! {
             done = tasks.join_next() => match done {
@@ -202,7 +206,7 @@ pub(crate) async fn send(
     ensure!(
         interrupted || !stats.never_connected(),
         "no device could connect to {}: start a broker there (`weir run`), or name another with --broker (last failure: {})",
-        options.broker,
+        options.broker.name(),
         stats.last_failure()
     );
     Ok(Played {
@@ -220,12 +224,4 @@ fn look(stats: &Stats, start: Instant, all: &mut Histogram<u64>, samples: &mut V
     let sample = stats.sample(start.elapsed(), all);
     progress.show(samples.last(), &sample);
     samples.push(sample);
-}
-
-/// Returns 127.0.0.2, 127.0.0.3, ..., so that no address runs out of ports. None, the system's
-/// choice, for the first devices, because binding to a given address is much slower, and for a
-/// broker that is not on loopback.
-fn source(options: &Options, index: usize) -> Option<Ipv4Addr> {
-    let number = u32::try_from(index / options.per_source.max(1)).ok()?;
-    (number > 0 && options.broker.ip().is_loopback()).then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + number))
 }

@@ -2,6 +2,7 @@
 
 use mqtt_client::{Connect, PropertyList, Value, id};
 
+use crate::credentials::Login;
 use crate::scenario::{Group, Version};
 
 /// Reason code of MQTT 5: the payload does not conform to its format.
@@ -14,18 +15,22 @@ pub(super) fn version(group: &Group) -> mqtt_client::Version {
     }
 }
 
-/// Writes CONNECT. A password of its own comes before that of its group.
-pub(super) fn connect(out: &mut Vec<u8>, group: &Group, client_id: &str, password: Option<&str>) {
+/// Writes CONNECT. A credential of its own comes before that of its group.
+pub(super) fn connect(out: &mut Vec<u8>, group: &Group, client_id: &str, login: Option<&Login<'_>>) {
     let expiry = u32::try_from(group.session_expiry.as_secs()).unwrap_or(u32::MAX);
     let properties = PropertyList::new().number(id::SESSION_EXPIRY, expiry);
+    let (username, password) = match login {
+        Some(Login { username, password }) => (Some(*username), password.as_deref()),
+        None => (group.username.as_deref(), group.password.as_deref()),
+    };
     let connect = Connect {
         version: version(group),
         client_id,
         clean_start: group.clean_start,
         keep_alive_secs: u16::try_from(group.keep_alive.as_secs()).unwrap_or(u16::MAX),
         will: None,
-        username: password.map_or(group.username.as_deref(), |_| Some(client_id)),
-        password: password.or(group.password.as_deref()).map(str::as_bytes),
+        username,
+        password: password.map(str::as_bytes),
         properties: properties.as_bytes(),
     };
     mqtt_client::connect(out, &connect);

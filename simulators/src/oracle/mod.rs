@@ -6,7 +6,7 @@ mod influxdb;
 mod mongodb;
 mod weir;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -30,6 +30,8 @@ pub struct Targets {
     pub weir: Option<String>,
     /// Bearer token for Weir.
     pub token: Option<String>,
+    /// PEM file with the authorities of Weir's certificate.
+    pub ca: Option<PathBuf>,
     /// Connection string of MongoDB.
     pub mongodb: Option<String>,
     /// InfluxDB.
@@ -59,7 +61,7 @@ pub async fn verify(ledger: &Path, targets: &Targets) -> anyhow::Result<Vec<Stor
     let mut reports = Vec::new();
     let mut weir = None;
     if let Some(address) = &targets.weir {
-        let connected = Weir::connect(address, targets.token.as_deref()).await;
+        let connected = Weir::connect(address, targets.token.as_deref(), targets.ca.as_deref()).await;
         let weir = weir.insert(connected.with_context(|| format!("weir {address}"))?);
         let look = || weir.check(&ledger, &devices, targets.parallel.max(1));
         reports.push(settled(look, deadline).await?);

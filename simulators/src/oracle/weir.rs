@@ -1,6 +1,7 @@
 //! Reads a run through Weir's gRPC api.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -16,6 +17,7 @@ use tonic::{Request, Status};
 use super::compare::{Letters, Stored, check_latest, check_with_letters};
 use super::findings::StoreReport;
 use super::influxdb::Refused;
+use crate::broker::authorities;
 use crate::ledger::Ledger;
 use crate::plan::Device;
 
@@ -48,12 +50,25 @@ pub struct Weir {
 }
 
 impl Weir {
-    /// Connects to `http://host:port`.
+    /// Connects to `http://host:port`, or to `https://host:port` with the authorities in the file
+    /// `ca`, or with the public ones.
     ///
     /// # Errors
     /// When no server responds there.
-    pub async fn connect(address: &str, token: Option<&str>) -> anyhow::Result<Self> {
-        let channel = Endpoint::from_shared(address.to_owned())?.connect().await?;
+    pub async fn connect(address: &str, token: Option<&str>, ca: Option<&Path>) -> anyhow::Result<Self> {
+        let channel = match address.strip_prefix("https://") {
+            // The connector encrypts: the channel has nothing to do with it.
+            Some(rest) => {
+                let connector = tls::Connector::new(authorities(ca, &["h2"])?);
+                let connected =
+                    Endpoint::from_shared(format!("http://{rest}"))?.connect_with_connector(connector).await;
+                connected.map_err(|error| match tls::explain(&error) {
+                    Some(reason) => anyhow::anyhow!("cannot connect to {address}: {reason}"),
+                    None => error.into(),
+                })?
+            }
+            None => Endpoint::from_shared(address.to_owned())?.connect().await?,
+        };
         let token = token.map(|token| format!("Bearer {token}").parse()).transpose().context("the token")?;
         Ok(Self { channel, token })
     }

@@ -14,7 +14,8 @@ use super::{Scenario, shipped};
 pub fn load(name: &str) -> anyhow::Result<(Scenario, PathBuf)> {
     let (text, folder) = match shipped(name) {
         Some(text) => (text.to_owned(), PathBuf::from(".")),
-        None => (read(name)?, Path::new(name).parent().unwrap_or(Path::new("")).to_owned()),
+        // The parent of a bare name is empty.
+        None => (read(name)?, Path::new(".").join(Path::new(name).parent().unwrap_or(Path::new("")))),
     };
     let scenario = parse(&text).with_context(|| name.to_owned())?;
     scenario.check(&folder).with_context(|| name.to_owned())?;

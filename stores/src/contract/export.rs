@@ -79,6 +79,20 @@ pub trait Export: Send + Sync + 'static {
         Ok(true)
     }
 
+    /// Counts the readings of a tenant that the system holds. `None` from a system that cannot be
+    /// asked.
+    async fn count_of(&self, _tenant: &str) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Deletes some of the readings of a tenant, durably when it returns; false when none were
+    /// left.
+    /// `None` from a system in which a single tenant's readings cannot be deleted: they stay until
+    /// the system itself deletes them.
+    async fn delete_some_of(&self, _tenant: &str) -> Result<Option<bool>> {
+        Ok(None)
+    }
+
     /// True when the system holds one reading for each device, millisecond and place within it, so
     /// that [`Block::seqs`] must hold distinct places. False: sequences as sent.
     fn needs_distinct_times(&self) -> bool {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use envelope::Keyring;
 use prometheus_client::registry::Registry;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -27,6 +28,12 @@ pub trait ExportType: Default + Serialize + DeserializeOwned + JsonSchema + Send
     /// # Errors
     /// Names the key and what to do.
     fn check(&self, name: &str) -> Result<(), String>;
+
+    /// Takes the keys of encryption at rest. Only a type that writes files has a use for them.
+    #[must_use]
+    fn with_keys(self, _: Option<Keyring>) -> Self {
+        self
+    }
 
     /// Opens the export `name`. The system is not asked for anything: [`Export::ready`] does.
     ///

@@ -9,7 +9,8 @@
 //! retained      retained MQTT messages
 //! export        readings on their way to a system outside Weir
 //! export_type   a type of export, implemented by its settings
-//! store         all but the last, as one store that a process opens
+//! tenant_data   all that a store holds of a tenant
+//! store         all but exports, as one store that a process opens
 //! ```
 //! The ports that queries go through stand in [`ports`](crate::ports).
 
@@ -21,6 +22,7 @@ mod history;
 mod latest;
 mod retained;
 mod store;
+mod tenant_data;
 
 pub use dead_letters::{DeadLetters, Deadletter, INGEST, LIST_BYTES, LetterBound, LetterSum, is_last};
 pub use error::{Result, StoreError};
@@ -30,5 +32,6 @@ pub use history::History;
 pub use latest::{Latest, LatestState, LatestValue};
 pub use retained::{Retained, RetainedMessage};
 pub use store::{Store, StoredPart};
+pub use tenant_data::{TenantCounts, TenantData};
 
 pub use crate::ports::{BookLine, Books, HourLine, LatestView, Tail, TailAnswer};

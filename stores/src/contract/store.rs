@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{DeadLetters, History, Latest, Result, Retained};
+use super::{DeadLetters, History, Latest, Result, Retained, TenantData};
 
 /// A part of a store that holds what was written: a collection, a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct StoredPart {
 /// A store that holds everything a process keeps outside its log. That it is away is a state of the
 /// store: its calls are refused until it is back, and the process goes on.
 #[async_trait]
-pub trait Store: History + Latest + DeadLetters + Retained {
+pub trait Store: History + Latest + DeadLetters + Retained + TenantData {
     /// Tries to reach the store, now, checks its schema, and makes again what is missing of it.
     ///
     /// # Errors

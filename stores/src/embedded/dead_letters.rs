@@ -10,7 +10,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
 use super::file::Outcome;
-use super::meta::{LETTER_BYTES, LETTER_COUNTS, LETTERS, LETTERS_TRIMMED, seal, unseal};
+use super::meta::{LETTER_BYTES, LETTER_COUNTS, LETTERS, LETTERS_TRIMMED};
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, LetterBound, LetterSum, Result, StoreError};
 
@@ -29,16 +29,20 @@ struct Row {
 impl DeadLetters for EmbeddedStore {
     async fn put(&self, letters: Vec<Deadletter>) -> Result<()> {
         self.blocking(move |inner| {
+            let mut rows = Vec::with_capacity(letters.len());
+            for letter in &letters {
+                let key = keys::letter(&letter.tenant, &letter.log, letter.offset, &letter.stage);
+                let value = inner.value(&LETTERS, &key, &row(letter))?;
+                rows.push((letter, key, value));
+            }
             inner.change(|write| {
                 let mut table = write.open_table(LETTERS)?;
                 let mut counts = write.open_table(LETTER_COUNTS)?;
                 let mut bytes = write.open_table(LETTER_BYTES)?;
-                for letter in &letters {
-                    let key = keys::letter(&letter.tenant, &letter.log, letter.offset, &letter.stage);
+                for (letter, key, value) in &rows {
                     if table.get(&key[..])?.is_some() {
                         continue;
                     }
-                    let value = seal(&row(letter));
                     table.insert(&key[..], &value[..])?;
                     add(&mut counts, &letter.tenant, 1)?;
                     add(&mut bytes, &letter.tenant, (key.len() + value.len()) as i64)?;
@@ -70,7 +74,7 @@ impl DeadLetters for EmbeddedStore {
         self.blocking(move |inner| {
             let Some(mut letter) = inner.letter(&key)? else { return Ok(()) };
             letter.replayed = Some(at);
-            let value = seal(&row(&letter));
+            let value = inner.value(&LETTERS, &key, &row(&letter))?;
             inner.change(|write| {
                 let before = write.open_table(LETTERS)?.insert(&key[..], &value[..])?.map(|v| v.value().len());
                 let grown = value.len() as i64 - before.unwrap_or_default() as i64;
@@ -202,8 +206,8 @@ impl Inner {
     fn fronts(&self, tenant: &str) -> Result<Vec<Front>> {
         let (mut from, end) = (keys::letters_after(tenant, None), keys::of_tenant(tenant).1);
         let mut fronts = Vec::new();
-        while let Some(first) = self.letters(&from, &end, 1)?.pop() {
-            let log_end = keys::letters_of_log_end(tenant, &first.log);
+        while let Some((key, _)) = self.entries(LETTERS, &from, Some(&end), 1)?.pop() {
+            let log_end = keys::letters_of_log_end(tenant, self.letter_key(&key)?.log);
             fronts.extend(self.front(&from, &log_end)?);
             from = log_end;
         }
@@ -213,11 +217,13 @@ impl Inner {
     /// The first letter of a range that may leave.
     fn front(&self, from: &[u8], log_end: &[u8]) -> Result<Option<Front>> {
         let mut from = from.to_vec();
-        while let Some(letter) = self.letters(&from, log_end, 1)?.pop() {
-            let key = keys::letter(&letter.tenant, &letter.log, letter.offset, &letter.stage);
-            if letter.may_leave() {
-                let bytes = (key.len() + seal(&row(&letter)).len()) as u64;
-                return Ok(Some(Front { key, received: letter.received, bytes, log_end: log_end.to_vec() }));
+        while let Some((key, value)) = self.entries(LETTERS, &from, Some(log_end), 1)?.pop() {
+            // One that cannot be read any longer leaves first.
+            let letter = self.read_letter(&key, &value)?;
+            if letter.as_ref().is_none_or(Deadletter::may_leave) {
+                let received = letter.map_or(Nanos::MIN, |letter| letter.received);
+                let bytes = (key.len() + value.len()) as u64;
+                return Ok(Some(Front { key, received, bytes, log_end: log_end.to_vec() }));
             }
             from = [&key[..], &[0]].concat();
         }
@@ -228,9 +234,12 @@ impl Inner {
         let mut bytes = 0;
         let mut letters = Vec::new();
         self.walk_letters(from, end, |range| {
-            for entry in range.take(limit) {
+            for entry in range {
+                if letters.len() >= limit {
+                    break;
+                }
                 let (key, value) = entry?;
-                let letter = self.read_letter(key.value(), value.value());
+                let Some(letter) = self.read_letter(key.value(), value.value()).transpose() else { continue };
                 bytes += letter.as_ref().map_or(0, Deadletter::bytes);
                 letters.push(letter);
                 if bytes >= LIST_BYTES {
@@ -245,9 +254,12 @@ impl Inner {
     fn newest_letters(&self, from: &[u8], end: &[u8], most: usize) -> Result<Vec<Deadletter>> {
         let mut letters = Vec::new();
         self.walk_letters(from, end, |range| {
-            for entry in range.rev().take(most) {
+            for entry in range.rev() {
+                if letters.len() >= most {
+                    break;
+                }
                 let (key, value) = entry?;
-                letters.push(self.read_letter(key.value(), value.value()));
+                letters.extend(self.read_letter(key.value(), value.value()).transpose());
             }
             Ok(())
         })?;
@@ -271,12 +283,17 @@ impl Inner {
         self.letters(key, &end, 1).map(|mut found| found.pop())
     }
 
-    fn read_letter(&self, key: &[u8], value: &[u8]) -> Result<Deadletter> {
-        let path = self.meta_path();
-        let row: Row = unseal(&path, key, value)?;
-        let keys::LetterKey { tenant, log, offset, stage } = keys::read_letter(key)
-            .ok_or_else(|| StoreError::Damaged(format!("{}: a dead letter's key is malformed", path.display())))?;
-        Ok(Deadletter {
+    fn letter_key<'k>(&self, key: &'k [u8]) -> Result<keys::LetterKey<'k>> {
+        keys::read_letter(key).ok_or_else(|| {
+            StoreError::Damaged(format!("{}: a dead letter's key is malformed", self.meta.path().display()))
+        })
+    }
+
+    /// Reads a letter; `None` when it cannot be read any longer.
+    fn read_letter(&self, key: &[u8], value: &[u8]) -> Result<Option<Deadletter>> {
+        let Some(row) = self.row::<Row>(&LETTERS, key, value)? else { return Ok(None) };
+        let keys::LetterKey { tenant, log, offset, stage } = self.letter_key(key)?;
+        Ok(Some(Deadletter {
             log: log.into(),
             offset,
             tenant: tenant.into(),
@@ -288,7 +305,7 @@ impl Inner {
             stage: stage.to_owned(),
             reason: row.reason,
             replayed: row.replayed,
-        })
+        }))
     }
 }
 

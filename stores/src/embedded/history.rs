@@ -10,6 +10,7 @@ use redb::{ReadableDatabase, ReadableTable};
 
 use super::file::Opened;
 use super::partition::BLOCKS;
+use super::sealing::Sealing;
 use super::{EmbeddedStore, Inner, keys};
 use crate::block::{Block, BlockMeta, PARTITION, partition_of};
 use crate::codec;
@@ -31,8 +32,13 @@ impl History for EmbeddedStore {
                 by_partition.entry(partition).or_default().push(block);
             }
             for (number, blocks) in by_partition {
+                // Sorted keys fill pages one after the other.
+                let mut keyed: Vec<(Vec<u8>, &Block)> = blocks.iter().map(|b| (keys::block(b), *b)).collect();
+                keyed.sort_by(|a, b| a.0.cmp(&b.0));
+                let values = keyed.into_iter().map(|(key, block)| Ok((inner.block_value(&key, block)?, key, block)));
+                let values = values.collect::<Result<Vec<_>>>()?;
                 let database = inner.partitions.open(number)?;
-                database.run(|database| inner.write_partition(database, &blocks))?;
+                database.run(|database| inner.write_partition(database, &values))?;
             }
             Ok(())
         })
@@ -111,19 +117,24 @@ impl History for EmbeddedStore {
 }
 
 impl Inner {
-    fn write_partition(&self, database: &redb::Database, blocks: &[&Block]) -> std::result::Result<(), redb::Error> {
-        // Sorted keys fill pages one after the other.
-        let mut encoded: Vec<(Vec<u8>, &Block)> = blocks.iter().map(|b| (keys::block(b), *b)).collect();
-        encoded.sort_by(|a, b| a.0.cmp(&b.0));
+    /// Returns a block as it is stored.
+    pub(super) fn block_value(&self, key: &[u8], block: &Block) -> Result<Vec<u8>> {
+        self.sealing.seal(&BLOCKS, key, codec::encode(block))
+    }
+
+    fn write_partition(
+        &self,
+        database: &redb::Database,
+        values: &[(Vec<u8>, Vec<u8>, &Block)],
+    ) -> std::result::Result<(), redb::Error> {
         let write = database.begin_write()?;
         {
             let mut table = write.open_table(BLOCKS)?;
-            for (key, block) in &encoded {
+            for (bytes, key, block) in values {
                 if table.get(&key[..])?.is_some() {
                     self.metrics.repeated.inc();
                     continue;
                 }
-                let bytes = codec::encode(block);
                 self.metrics.blocks.inc();
                 self.metrics.readings.inc_by(block.times.len() as u64);
                 self.metrics.bytes.inc_by(bytes.len() as u64);
@@ -147,8 +158,14 @@ impl Inner {
         let from = keys::device(device);
         let mut to = from.clone();
         to.extend_from_slice(&keys::sortable(range.end));
+        let has_gone = self.sealing.has_gone(&from);
         for entry in table.range(&from[..]..&to[..]).map_err(|e| failed(e.into()))? {
-            let (key, _) = entry.map_err(|e| failed(e.into()))?;
+            let (key, value) = entry.map_err(|e| failed(e.into()))?;
+            // Contents are discarded also for a tenant that had no key to be destroyed.
+            let is_gone = Sealing::is_discarded(value.value());
+            if is_gone || has_gone && self.sealing.is_gone(key.value(), value.value()) {
+                continue;
+            }
             let meta = keys::read_block(key.value()).map_err(Ok)?.meta;
             if range.touches(meta.first_time, meta.last_time) {
                 found.push(meta);
@@ -173,23 +190,27 @@ impl Inner {
             let (_, database, table) = open.as_ref().expect("it was opened above");
             let path = self.partitions.path(number);
             let value = table.get(&meta.place[..]).map_err(|error| database.failed(error))?.ok_or(StoreError::Moved)?;
-            blocks.push(decode(&path, device, &meta.place, value.value(), names)?);
+            blocks.push(self.decode(&path, device, &meta.place, value.value(), names)?);
         }
         self.metrics.fetched.inc_by(blocks.len() as u64);
         Ok(blocks)
     }
-}
 
-/// Decodes a block; an error names the one that is damaged.
-pub(super) fn decode(
-    path: &Path,
-    device: &DeviceKey,
-    key: &[u8],
-    bytes: &[u8],
-    names: Option<&[Arc<str>]>,
-) -> Result<Block> {
-    let key = keys::read_block(key)?;
-    let first = key.meta.first_time;
-    codec::decode(bytes, key.id, names)
-        .map_err(|error| StoreError::Damaged(format!("{}: block of {device} from {first} ns: {error}", path.display())))
+    /// Decodes a block; an error names the one that is damaged. [`StoreError::Moved`] when it
+    /// cannot be read any longer: it is not found again.
+    pub(super) fn decode(
+        &self,
+        path: &Path,
+        device: &DeviceKey,
+        key: &[u8],
+        value: &[u8],
+        names: Option<&[Arc<str>]>,
+    ) -> Result<Block> {
+        let bytes = self.sealing.open(path, &BLOCKS, key, value)?.ok_or(StoreError::Moved)?;
+        let key = keys::read_block(key)?;
+        let first = key.meta.first_time;
+        codec::decode(&bytes, key.id, names).map_err(|error| {
+            StoreError::Damaged(format!("{}: block of {device} from {first} ns: {error}", path.display()))
+        })
+    }
 }

@@ -102,6 +102,12 @@ fn text(bytes: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]))
 }
 
+/// Reads the tenant, with which every key begins.
+pub(super) fn tenant(key: &[u8]) -> Result<&str, StoreError> {
+    let found = text(key).map(|(tenant, _)| tenant);
+    found.ok_or_else(|| StoreError::Damaged(format!("a key has no tenant: {key:02x?}")))
+}
+
 /// Tenant, log, offset, stage.
 pub(super) fn letter(tenant: &str, log: &str, offset: u64, stage: &str) -> Vec<u8> {
     let mut key = Vec::new();

@@ -1,14 +1,12 @@
 //! Latest states, one entry for each device.
 
-use std::path::Path;
-
 use async_trait::async_trait;
 use model::{DeviceKey, Nanos, Value};
 use redb::ReadableDatabase;
 use serde::{Deserialize, Serialize};
 
 use super::file::Outcome;
-use super::meta::{LATEST, seal, unseal};
+use super::meta::LATEST;
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{Latest, LatestState, LatestValue, Result};
 use crate::ports::LatestView;
@@ -49,16 +47,16 @@ impl LatestView for EmbeddedStore {
     async fn get(&self, devices: &[DeviceKey]) -> Result<Vec<Option<LatestState>>> {
         let keys: Vec<Vec<u8>> = devices.iter().map(keys::device).collect();
         self.blocking(move |inner| {
-            let path = inner.meta_path();
             let found = inner.meta.open()?.run(|meta| {
                 let table = meta.begin_read()?.open_table(LATEST)?;
                 let value = |key: &Vec<u8>| Ok(table.get(&key[..])?.map(|value| value.value().to_vec()));
                 keys.iter().map(value).collect::<Outcome<Vec<_>>>()
             })?;
-            keys.iter()
-                .zip(found)
-                .map(|(key, value)| value.map(|value| state(&path, key, &value)).transpose())
-                .collect()
+            let state = |(key, value): (&Vec<u8>, Option<Vec<u8>>)| match value {
+                Some(value) => inner.state(key, &value),
+                None => Ok(None),
+            };
+            keys.iter().zip(found).map(state).collect()
         })
         .await
     }
@@ -75,22 +73,36 @@ impl LatestView for EmbeddedStore {
 
 impl Inner {
     fn states(&self, from: &[u8], to: Option<&[u8]>, limit: usize) -> Result<Vec<LatestState>> {
-        let path = self.meta_path();
-        let entries = self.entries(LATEST, from, to, limit)?;
-        entries.into_iter().map(|(key, value)| state(&path, &key, &value)).collect()
+        let mut from = from.to_vec();
+        let mut states = Vec::new();
+        // A short answer is the last one, so that states that cannot be read must not shorten it.
+        while states.len() < limit {
+            let asked = limit - states.len();
+            let entries = self.entries(LATEST, &from, to, asked)?;
+            let is_last = entries.len() < asked;
+            for (key, value) in entries {
+                states.extend(self.state(&key, &value)?);
+                from = [&key[..], &[0]].concat();
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(states)
     }
-}
 
-fn state(path: &Path, key: &[u8], value: &[u8]) -> Result<LatestState> {
-    let row: Row = unseal(path, key, value)?;
-    Ok(LatestState {
-        device: keys::read_device(key)?,
-        first_seen: row.first_seen,
-        last_seen: row.last_seen,
-        readings: row.readings,
-        clock_skew: row.clock_skew,
-        values: row.values.into_iter().map(read).collect(),
-    })
+    /// Reads a state; `None` when it cannot be read any longer.
+    fn state(&self, key: &[u8], value: &[u8]) -> Result<Option<LatestState>> {
+        let Some(row) = self.row::<Row>(&LATEST, key, value)? else { return Ok(None) };
+        Ok(Some(LatestState {
+            device: keys::read_device(key)?,
+            first_seen: row.first_seen,
+            last_seen: row.last_seen,
+            readings: row.readings,
+            clock_skew: row.clock_skew,
+            values: row.values.into_iter().map(read).collect(),
+        }))
+    }
 }
 
 #[async_trait]
@@ -102,17 +114,23 @@ impl Latest for EmbeddedStore {
 
     async fn store(&self, states: Vec<LatestState>) -> Result<()> {
         self.blocking(move |inner| {
+            let mut rows = Vec::with_capacity(states.len());
+            for state in &states {
+                let row = Row {
+                    first_seen: state.first_seen,
+                    last_seen: state.last_seen,
+                    readings: state.readings,
+                    clock_skew: state.clock_skew,
+                    values: state.values.iter().map(row).collect(),
+                };
+                let key = keys::device(&state.device);
+                let value = inner.value(&LATEST, &key, &row)?;
+                rows.push((key, value));
+            }
             inner.change(|write| {
                 let mut table = write.open_table(LATEST)?;
-                for state in &states {
-                    let row = Row {
-                        first_seen: state.first_seen,
-                        last_seen: state.last_seen,
-                        readings: state.readings,
-                        clock_skew: state.clock_skew,
-                        values: state.values.iter().map(row).collect(),
-                    };
-                    table.insert(&keys::device(&state.device)[..], &seal(&row)[..])?;
+                for (key, value) in &rows {
+                    table.insert(&key[..], &value[..])?;
                 }
                 Ok(())
             })

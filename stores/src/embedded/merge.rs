@@ -11,9 +11,8 @@ use redb::{ReadableDatabase, ReadableTable};
 
 use super::file::Opened;
 use super::partition::{BLOCKS, MERGED};
-use super::{Inner, history, keys};
+use super::{Inner, keys};
 use crate::block::Block;
-use crate::codec;
 use crate::contract::Result;
 use crate::query;
 
@@ -135,7 +134,8 @@ impl Inner {
                 (rows, bytes) = (0, 0);
             }
             device = Some(block.id.device);
-            if passed && block.meta.rows < FULL / 2 && length < FULL_BYTES / 2 {
+            let is_gone = self.sealing.is_gone(key.value(), value.value());
+            if passed && !is_gone && block.meta.rows < FULL / 2 && length < FULL_BYTES / 2 {
                 run.push((key.value().to_vec(), block.meta.rows));
                 rows += block.meta.rows;
                 bytes += length;
@@ -158,7 +158,7 @@ impl Inner {
             let before = merged.len();
             let mut rest = &run[..];
             while !rest.is_empty() {
-                let blocks = read(database, path, &table, rest)?;
+                let blocks = self.read_run(database, path, &table, rest)?;
                 let (group, others) = rest.split_at(blocks.len().max(1));
                 merge_group(group, &blocks, &mut merged);
                 rest = others;
@@ -181,16 +181,21 @@ impl Inner {
 
     /// Replaces stored blocks by the merged ones, in one transaction.
     fn replace(&self, database: &Opened, merged: &[(&[StoredBlock], Block)]) -> Result<()> {
+        let value = |block: &Block| {
+            let key = keys::block(block);
+            Ok((self.block_value(&key, block)?, key))
+        };
+        let values = merged.iter().map(|(_, block)| value(block)).collect::<Result<Vec<_>>>()?;
         database.run(|database| {
             let write = database.begin_write()?;
             {
                 let mut table = write.open_table(BLOCKS)?;
                 let mut dropped = write.open_table(MERGED)?;
-                for (group, block) in merged {
+                for ((group, block), (value, merged_key)) in merged.iter().zip(&values) {
                     for (key, _) in *group {
                         table.remove(&key[..])?;
                     }
-                    table.insert(&keys::block(block)[..], &codec::encode(block)[..])?;
+                    table.insert(&merged_key[..], &value[..])?;
                     let rows: u64 = group.iter().map(|(_, rows)| u64::from(*rows)).sum();
                     let (rows, tenant) = (rows - block.times.len() as u64, &*block.id.device.tenant);
                     if rows > 0 {
@@ -205,23 +210,23 @@ impl Inner {
         self.metrics.merged.inc_by(merged.iter().map(|(group, _)| group.len() as u64).sum());
         Ok(())
     }
-}
 
-/// Reads the first blocks of a run that take at most [`FULL_BYTES`] together, at least one. None
-/// when the first is no longer there.
-fn read(database: &Opened, path: &Path, table: &Table, run: &[StoredBlock]) -> Result<Vec<Block>> {
-    let (mut blocks, mut bytes) = (Vec::new(), 0);
-    for (key, _) in run {
-        let device = keys::read_block(key)?.id.device;
-        let Some(value) = table.get(&key[..]).map_err(|error| database.failed(error))? else { break };
-        let block = history::decode(path, &device, key, value.value(), None)?;
-        bytes += block.memory();
-        if bytes > FULL_BYTES && !blocks.is_empty() {
-            break;
+    /// Reads the first blocks of a run that take at most [`FULL_BYTES`] together, at least one.
+    /// None when the first is no longer there.
+    fn read_run(&self, database: &Opened, path: &Path, table: &Table, run: &[StoredBlock]) -> Result<Vec<Block>> {
+        let (mut blocks, mut bytes) = (Vec::new(), 0);
+        for (key, _) in run {
+            let device = keys::read_block(key)?.id.device;
+            let Some(value) = table.get(&key[..]).map_err(|error| database.failed(error))? else { break };
+            let block = self.decode(path, &device, key, value.value(), None)?;
+            bytes += block.memory();
+            if bytes > FULL_BYTES && !blocks.is_empty() {
+                break;
+            }
+            blocks.push(block);
         }
-        blocks.push(block);
+        Ok(blocks)
     }
-    Ok(blocks)
 }
 
 /// Merges the blocks of a group, those that fit each other.

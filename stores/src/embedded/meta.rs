@@ -16,7 +16,7 @@ use super::Inner;
 use super::file::Outcome;
 use crate::contract::{Result, StoreError};
 
-type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) type Bytes = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
 pub(super) const LATEST: Bytes = TableDefinition::new("latest");
 pub(super) const LETTERS: Bytes = TableDefinition::new("dead_letters");
@@ -47,14 +47,14 @@ pub(super) fn prepare(database: &Database) -> Outcome<()> {
 }
 
 /// Returns the JSON of a row, and its checksum behind it.
-pub(super) fn seal<T: Serialize>(row: &T) -> Vec<u8> {
+pub(super) fn with_checksum<T: Serialize>(row: &T) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(row).expect("plain fields are JSON");
     let crc = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-pub(super) fn unseal<T: DeserializeOwned>(path: &Path, key: &[u8], bytes: &[u8]) -> Result<T> {
+pub(super) fn checked<T: DeserializeOwned>(path: &Path, key: &[u8], bytes: &[u8]) -> Result<T> {
     let damaged =
         |what: &str| StoreError::Damaged(format!("{}: entry {}: {what}", path.display(), String::from_utf8_lossy(key)));
     let (json, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| damaged("it is cut short"))?;
@@ -65,6 +65,18 @@ pub(super) fn unseal<T: DeserializeOwned>(path: &Path, key: &[u8], bytes: &[u8])
 }
 
 impl Inner {
+    /// Returns the value of a row, sealed if values are sealed.
+    pub(super) fn value<T: Serialize>(&self, table: &Bytes, key: &[u8], row: &T) -> Result<Vec<u8>> {
+        self.sealing.seal(table, key, with_checksum(row))
+    }
+
+    /// Reads the row of a value; `None` when it cannot be read any longer.
+    pub(super) fn row<T: DeserializeOwned>(&self, table: &Bytes, key: &[u8], value: &[u8]) -> Result<Option<T>> {
+        let path = self.meta.path();
+        let plain = self.sealing.open(path, table, key, value)?;
+        plain.map(|plain| checked(path, key, &plain)).transpose()
+    }
+
     /// Reads entries of a table, from a key up to another or to the end.
     pub(super) fn entries(
         &self,

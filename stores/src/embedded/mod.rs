@@ -11,6 +11,8 @@
 //! A disk that was full, or failed otherwise, makes the key-value store refuse a file for good; the
 //! file is then closed and opened again, so that space alone ends the trouble.
 //!
+//! With [`Config::keys`], values are sealed under the keys of their tenant (`sealing`).
+//!
 //! A block's key holds its identity and its extent, so that finding blocks reads keys only. Writing
 //! a block again finds its key. A merged block has lost its key, so only blocks that the log's
 //! cursor has passed ([`History::done`](crate::History::done)) are merged.
@@ -25,12 +27,15 @@ mod merge;
 mod meta;
 mod partition;
 mod retained;
+mod sealing;
+mod tenant;
 mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use envelope::Keyring;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use schemars::JsonSchema;
@@ -54,11 +59,14 @@ pub struct Config {
     pub cache_bytes: usize,
     /// Files of the store open at one time; each holds a span of time.
     pub max_open_partitions: usize,
+    /// Keys that values are sealed with; not a key of the configuration.
+    #[serde(skip)]
+    pub keys: Option<Keyring>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { dir: PathBuf::from("store"), cache_bytes: 32 << 20, max_open_partitions: 16 }
+        Self { dir: PathBuf::from("store"), cache_bytes: 32 << 20, max_open_partitions: 16, keys: None }
     }
 }
 
@@ -69,6 +77,7 @@ pub struct EmbeddedStore(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     meta: Arc<file::StoreFile>,
+    sealing: sealing::Sealing,
     partitions: Partitions,
     /// For each log, the offset that its history cursor has passed.
     done: Mutex<HashMap<Arc<str>, u64>>,
@@ -100,7 +109,8 @@ impl EmbeddedStore {
         meta.open()?.run(meta::prepare)?;
         let partitions = Partitions::new(history, config.max_open_partitions, open, &metrics)?;
         let (done, merging, apart, quiet) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Inner { meta, partitions, done, merging, apart, quiet, metrics })))
+        let sealing = sealing::Sealing::new(config.keys);
+        Ok(Self(Arc::new(Inner { meta, sealing, partitions, done, merging, apart, quiet, metrics })))
     }
 
     /// Runs blocking work on a thread where it may block.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use model::Nanos;
 use serde::{Deserialize, Serialize};
 
-use super::meta::{RETAINED, seal, unseal};
+use super::meta::RETAINED;
 use super::{EmbeddedStore, keys};
 use crate::contract::{Result, Retained, RetainedMessage};
 
@@ -20,37 +20,41 @@ struct Row {
 impl Retained for EmbeddedStore {
     async fn load(&self) -> Result<Vec<RetainedMessage>> {
         self.blocking(|inner| {
-            let path = inner.meta_path();
             let entries = inner.entries(RETAINED, &[], None, usize::MAX)?;
             let message = |(key, value): (Vec<u8>, Vec<u8>)| {
-                let row: Row = unseal(&path, &key, &value)?;
+                let Some(row) = inner.row::<Row>(&RETAINED, &key, &value)? else { return Ok(None) };
                 let (tenant, topic) = keys::read_retained(&key)?;
-                Ok(RetainedMessage {
+                Ok(Some(RetainedMessage {
                     tenant: tenant.into(),
                     topic: topic.to_owned(),
                     qos: row.qos,
                     payload: row.payload,
                     properties: row.properties,
                     received: row.received,
-                })
+                }))
             };
-            entries.into_iter().map(message).collect()
+            entries.into_iter().filter_map(|entry| message(entry).transpose()).collect()
         })
         .await
     }
 
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {
         self.blocking(move |inner| {
+            let mut rows = Vec::with_capacity(changes.len());
+            for change in changes {
+                let key = keys::retained(&change.tenant, &change.topic);
+                let RetainedMessage { qos, payload, properties, received, .. } = change;
+                let row = (!payload.is_empty()).then_some(Row { qos, payload, properties, received });
+                let value = row.map(|row| inner.value(&RETAINED, &key, &row)).transpose()?;
+                rows.push((key, value));
+            }
             inner.change(|write| {
                 let mut table = write.open_table(RETAINED)?;
-                for change in changes {
-                    let key = keys::retained(&change.tenant, &change.topic);
-                    if change.payload.is_empty() {
-                        table.remove(&key[..])?;
-                        continue;
-                    }
-                    let RetainedMessage { qos, payload, properties, received, .. } = change;
-                    table.insert(&key[..], &seal(&Row { qos, payload, properties, received })[..])?;
+                for (key, value) in &rows {
+                    match value {
+                        Some(value) => table.insert(&key[..], &value[..])?,
+                        None => table.remove(&key[..])?,
+                    };
                 }
                 Ok(())
             })

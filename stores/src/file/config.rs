@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use envelope::Keyring;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +18,16 @@ pub struct Config {
     pub rotate_bytes: u64,
     /// Close a file that was begun at least this many seconds ago when a delivery ends.
     pub rotate_secs: u64,
+    /// With `[encryption]`, seal the lines; `weir encryption decrypt` reads them.
+    pub sealed: bool,
+    /// Keys that lines are sealed with; not a key of the configuration.
+    #[serde(skip)]
+    pub keys: Option<Keyring>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { folder: PathBuf::new(), rotate_bytes: 64 << 20, rotate_secs: 3_600 }
+        Self { folder: PathBuf::new(), rotate_bytes: 64 << 20, rotate_secs: 3_600, sealed: true, keys: None }
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::sealed;
 use crate::contract::{DeviceBatch, Result, StoreError};
 use crate::reading::rows;
 
@@ -96,11 +97,17 @@ impl LogFiles {
         lines.retain(|row| joined.cursor.done_to.is_none_or(|done_to| row.offset >= done_to));
         lines.sort_by_key(|row| row.offset);
         let Some(first) = lines.first().map(|row| row.offset) else { return Ok(()) };
-        let mut text = Vec::with_capacity(lines.len() * 256);
-        for row in &lines {
-            row.write_json(&mut text);
-            text.push(b'\n');
-        }
+        let text = match config.keys.as_ref().filter(|keys| config.sealed && keys.seals()) {
+            Some(keys) => sealed::lines(keys, log, &lines)?,
+            None => {
+                let mut text = Vec::with_capacity(lines.len() * 256);
+                for row in &lines {
+                    row.write_json(&mut text);
+                    text.push(b'\n');
+                }
+                text
+            }
+        };
         let mut open = match joined.open.take() {
             Some(open) => open,
             None => create(config, log, first)?,

@@ -15,6 +15,9 @@
 //! A reader that follows an open file may see lines that are cut later and then written again: read
 //! closed files, or drop repeats by `id`.
 //!
+//! **Encryption at rest.** With keys, a line holds the readings of one tenant in a delivery, sealed
+//! ([`decrypt`]); the readings of several tenants are then in order for each tenant only.
+//!
 //! **Faults.** A full disk answers `Busy` with the path, and leaves whole lines only. A failed sync
 //! is never repeated: the file is opened and cut again, and the delivery is written again. The
 //! lease epoch stands in the cursor, so that a folder that several processes share has one writer
@@ -22,10 +25,12 @@
 
 mod config;
 mod files;
+mod sealed;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use envelope::Keyring;
 use prometheus_client::registry::Registry;
 
 use crate::contract::{DeviceBatch, Export, ExportType, Result};
@@ -33,6 +38,7 @@ use crate::per_log::PerLog;
 use crate::settings::SettingsError;
 pub use config::Config;
 use files::LogFiles;
+pub use sealed::decrypt;
 
 /// Writes readings into files of one folder.
 #[derive(Debug)]
@@ -49,6 +55,10 @@ impl ExportType for Config {
 
     fn check(&self, name: &str) -> std::result::Result<(), String> {
         Self::check(self, name).map_err(|error| error.fault)
+    }
+
+    fn with_keys(self, keys: Option<Keyring>) -> Self {
+        Self { keys, ..self }
     }
 
     async fn open(self, name: &str, _: Arc<()>) -> std::result::Result<Arc<dyn Export>, String> {

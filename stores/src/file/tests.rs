@@ -5,7 +5,7 @@ use crate::contract::StoreError;
 use crate::reading::tests::batch;
 
 fn export(folder: &Path, rotate_bytes: u64) -> FileExport {
-    FileExport::new("files", Config { folder: folder.to_owned(), rotate_bytes, rotate_secs: 3_600 }).unwrap()
+    FileExport::new("files", Config { folder: folder.to_owned(), rotate_bytes, ..Config::default() }).unwrap()
 }
 
 /// Names with an ending, sorted.
@@ -46,7 +46,7 @@ async fn a_file_is_closed_when_it_is_large_enough_and_the_next_begins_with_the_n
 #[tokio::test]
 async fn a_file_is_closed_when_it_is_old_enough() {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config { folder: dir.path().to_owned(), rotate_bytes: u64::MAX, rotate_secs: 1 };
+    let config = Config { folder: dir.path().to_owned(), rotate_bytes: u64::MAX, rotate_secs: 1, ..Config::default() };
     let export = FileExport::new("files", config).unwrap();
     export.join("log-1", 1).await.unwrap();
     deliver(&export, &[0]).await.unwrap();
@@ -142,4 +142,39 @@ async fn an_open_file_whose_cursor_is_missing_is_left_alone() {
 fn a_missing_folder_is_refused_with_the_name_of_the_export_and_the_key() {
     let error = FileExport::new("archive", Config::default()).unwrap_err().to_string();
     assert!(error.contains("\"archive\"") && error.contains("`folder`"), "{error}");
+}
+
+#[tokio::test]
+async fn lines_are_sealed_with_keys_and_read_by_the_keyring_until_they_are_destroyed() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = envelope::testing::keyring(dir.path());
+    let folder = dir.path().join("files");
+    let config = Config { folder: folder.clone(), rotate_bytes: 1, ..Config::default() };
+    let config = ExportType::with_keys(config, Some(keys.clone()));
+    let export = FileExport::new("files", config).unwrap();
+    export.join("log-1", 1).await.unwrap();
+    export.write("log-1", vec![batch("a", "d", &[0, 2]), batch("b", "d", &[1, 3])]).await.unwrap();
+    export.commit("log-1", 4).await.unwrap();
+    let texts =
+        || names(&folder, ".ndjson").into_iter().map(|name| std::fs::read_to_string(folder.join(name)).unwrap());
+    let text: String = texts().collect();
+    assert!(!text.contains("values") && text.lines().count() == 2, "{text}");
+    let read = |keys: &Keyring| -> Vec<u8> {
+        text.lines().flat_map(|line| decrypt(keys, line).unwrap().unwrap_or_default()).collect()
+    };
+    let lines = String::from_utf8(read(&keys)).unwrap();
+    assert_eq!(lines.lines().filter(|line| line.contains("\"values\"")).count(), 4, "{lines}");
+    assert_eq!(decrypt(&keys, "{\"n\":1}").unwrap().unwrap(), b"{\"n\":1}\n");
+    let moved = text.lines().next().unwrap().replace("\"first\":0", "\"first\":9");
+    assert!(decrypt(&keys, &moved).unwrap_err().contains("damaged"));
+    keys.destroy("a").unwrap();
+    assert_eq!(String::from_utf8(read(&keys)).unwrap().lines().count(), 2);
+    export.write("log-1", vec![batch("a", "d", &[4])]).await.unwrap();
+    export.commit("log-1", 5).await.unwrap();
+    assert_eq!(texts().collect::<String>().lines().count(), 2);
+    export.write("log-1", vec![batch("a \"quoted\" one", "d", &[5])]).await.unwrap();
+    export.commit("log-1", 6).await.unwrap();
+    let sealed: String = texts().collect();
+    let line = sealed.lines().find(|line| line.contains("quoted")).unwrap();
+    assert!(decrypt(&keys, line).unwrap().is_some());
 }

@@ -26,6 +26,8 @@ use super::config::{Config, ConfigError};
 use crate::contract::{Result, StoreError};
 use crate::tls::Difference;
 
+/// Time limit of a deletion, which reads the points that it deletes.
+const DELETE_TIME: Duration = Duration::from_secs(120);
 /// Longest answer that is read.
 const ANSWER_BYTES: usize = 64 << 20;
 /// Characters that a query string does not encode (RFC 3986, unreserved).
@@ -88,6 +90,18 @@ impl Client {
             .header(CONTENT_TYPE, "text/plain; charset=utf-8")
             .header(CONTENT_ENCODING, "gzip");
         let answer = self.send(self.timeout, request, packed).await?;
+        self.judged(answer.stored(&self.config, self.named.load(Ordering::Relaxed))).await
+    }
+
+    /// Deletes points that a predicate selects between two times, RFC 3339.
+    ///
+    /// # Errors
+    /// As [`Client::write`].
+    pub(super) async fn delete(&self, start: &str, stop: &str, predicate: &str) -> Result<()> {
+        let uri = self.uri("/api/v2/delete", &[("org", &*self.config.org), ("bucket", &self.config.bucket)]);
+        let body = serde_json::json!({ "start": start, "stop": stop, "predicate": predicate }).to_string();
+        let request = Request::builder().method(Method::POST).uri(uri).header(CONTENT_TYPE, "application/json");
+        let answer = self.send(self.timeout.max(DELETE_TIME), request, body.into()).await?;
         self.judged(answer.stored(&self.config, self.named.load(Ordering::Relaxed))).await
     }
 

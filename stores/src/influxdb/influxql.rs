@@ -90,13 +90,24 @@ impl InfluxQl<'_> {
         Ok(tables.first().and_then(|table| table.values.first()?.first()?.as_i64()))
     }
 
-    /// Counts the readings with ordering times in `range`, widened to whole milliseconds, by
-    /// tenant. A reading is a point: one time of one series, with any of the fields. So the rows
-    /// are counted into which the server merges the fields of a point.
+    /// Returns the time of the earliest point of a tenant.
     ///
     /// # Errors
     /// As [`InfluxQl::types`].
-    pub(super) async fn count(&self, range: TimeRange) -> Result<Vec<(Arc<str>, u64)>> {
+    pub(super) async fn earliest(&self, tenant: &str) -> Result<Option<Nanos>> {
+        let (key, measurement) = (quoted(&self.config.tags.tenant), self.measurement());
+        let query = format!("SELECT *::field FROM {measurement} WHERE {key}::tag = {} LIMIT 1", text(tenant));
+        let tables = self.select(&query, Some(COUNT_TIME)).await?;
+        Ok(tables.first().and_then(|table| table.values.first()?.first()?.as_i64()))
+    }
+
+    /// Counts the readings with ordering times in `range`, widened to whole milliseconds, by
+    /// tenant, or those of one. A reading is a point: one time of one series, with any of the
+    /// fields. So the rows are counted into which the server merges the fields of a point.
+    ///
+    /// # Errors
+    /// As [`InfluxQl::types`].
+    pub(super) async fn count(&self, range: TimeRange, of: Option<&str>) -> Result<Vec<(Arc<str>, u64)>> {
         let fields = self.fields().await?;
         if fields.is_empty() {
             return Ok(Vec::new());
@@ -110,8 +121,9 @@ impl InfluxQl<'_> {
             // With its type: a name that had two is two columns.
             write!(rows, ", {}::{field}", quoted(name)).expect("writing into a string does not fail");
         }
+        let only = of.map(|of| format!(" AND {}::tag = {}", quoted(tenant), text(of))).unwrap_or_default();
         let query = format!(
-            "SELECT COUNT(\"{COUNTED}\") FROM ({rows} FROM {} WHERE time >= {start} AND time < {end}) GROUP BY {}",
+            "SELECT COUNT(\"{COUNTED}\") FROM ({rows} FROM {} WHERE time >= {start} AND time < {end}{only}) GROUP BY {}",
             self.measurement(),
             quoted(tenant)
         );
@@ -152,6 +164,15 @@ impl InfluxQl<'_> {
         let key = self.config.key("bucket");
         StoreError::NeedsOperator(format!("InfluxDB does not answer InfluxQL about {key}: {reason}"))
     }
+}
+
+/// Returns the predicate that selects the points of a tenant for a deletion.
+pub(super) fn points_of(config: &Config, tenant: &str) -> String {
+    let (measurement, key) = (quoted(&config.measurement), quoted(&config.tags.tenant));
+    // Without the quotes, a key may hold letters and `_` only.
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let key = if config.tags.tenant.chars().all(is_plain) { config.tags.tenant.clone() } else { key };
+    format!("_measurement={measurement} AND {key}={}", quoted(tenant))
 }
 
 /// Quotes a text.

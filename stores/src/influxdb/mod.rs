@@ -57,6 +57,8 @@ use types::{Catalogue, KnownField, Origin};
 /// Before a point is refused for its age, the retention is read again if it was read longer ago
 /// than this.
 const RETENTION_AGE: Duration = Duration::from_secs(10);
+/// Time whose points one deletion reads: that of a shard group, by default.
+const SLICE: Nanos = 7 * 24 * 3600 * model::time::SECOND;
 /// Type conflicts of one write that are resolved as the server reports them, where values may be
 /// converted.
 const CONFLICTS: u32 = 8;
@@ -326,7 +328,25 @@ impl Export for InfluxDb {
 
     async fn count(&self, range: TimeRange) -> Result<Option<Vec<(Arc<str>, u64)>>> {
         let bucket = self.bucket().await?;
-        self.queries(&bucket).count(range).await.map(Some)
+        self.queries(&bucket).count(range, None).await.map(Some)
+    }
+
+    async fn count_of(&self, tenant: &str) -> Result<Option<u64>> {
+        let bucket = self.bucket().await?;
+        let counts = self.queries(&bucket).count(TimeRange::ALL, Some(tenant)).await?;
+        Ok(Some(counts.into_iter().map(|(_, count)| count).sum()))
+    }
+
+    async fn delete_some_of(&self, tenant: &str) -> Result<Option<bool>> {
+        let bucket = self.bucket().await?;
+        let Some(first) = self.queries(&bucket).earliest(tenant).await? else { return Ok(Some(false)) };
+        let rfc_3339 = |time: Nanos| match jiff::Timestamp::from_nanosecond(time.into()) {
+            Ok(time) => Ok(time.to_string()),
+            Err(error) => Err(StoreError::Damaged(format!("a point has the time {time} ns: {error}"))),
+        };
+        let (start, stop) = (rfc_3339(first)?, rfc_3339(first.saturating_add(SLICE))?);
+        self.client.delete(&start, &stop, &influxql::points_of(&self.config, tenant)).await?;
+        Ok(Some(true))
     }
 
     async fn keeps_everything(&self) -> Result<bool> {

@@ -158,7 +158,7 @@ impl DeadLetters for MongoStore {
 
 /// Beginning of the ids of documents of `schema` that count deleted letters, before the tenant; and
 /// the first text after all of them.
-const TRIMMED: &str = "dead_letters_trimmed#";
+pub(super) const TRIMMED: &str = "dead_letters_trimmed#";
 const TRIMMED_END: &str = "dead_letters_trimmed$";
 /// Letters deleted in one transaction.
 const TRANSACTION: i64 = 500;

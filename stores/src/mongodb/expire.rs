@@ -35,17 +35,23 @@ impl Server {
     pub(super) async fn expire(&self, before: Nanos) -> Result<u64> {
         let mut total = 0;
         for tenant in self.distinct(doc! {}, "$w").await? {
-            let mut devices = self.distinct(doc! { "w": &*tenant }, "$d").await?;
-            devices.sort_unstable();
-            for devices in devices.chunks(DEVICES) {
-                loop {
-                    let old = self.old(&tenant, devices, before).await?;
-                    if old.keys.is_empty() {
-                        break;
-                    }
-                    self.delete(&tenant, devices, &old).await?;
-                    total += old.readings;
+            total += self.expire_tenant(&tenant, before).await?;
+        }
+        Ok(total)
+    }
+
+    pub(super) async fn expire_tenant(&self, tenant: &str, before: Nanos) -> Result<u64> {
+        let mut total = 0;
+        let mut devices = self.distinct(doc! { "w": tenant }, "$d").await?;
+        devices.sort_unstable();
+        for devices in devices.chunks(DEVICES) {
+            loop {
+                let old = self.old(tenant, devices, before).await?;
+                if old.keys.is_empty() {
+                    break;
                 }
+                self.delete(tenant, devices, &old).await?;
+                total += old.readings;
             }
         }
         Ok(total)

@@ -37,6 +37,7 @@ mod names;
 mod retained;
 mod schema;
 mod server;
+mod tenant;
 mod update;
 mod writer;
 

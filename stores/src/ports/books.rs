@@ -69,4 +69,11 @@ pub trait Books: Send + Sync + 'static {
     /// Returns one line for each tenant and projection; with `check`, the stores are asked what
     /// they hold.
     async fn books(&self, check: bool) -> Result<Vec<BookLine>>;
+
+    /// As [`Books::books`], with the lines of one tenant only.
+    async fn books_of(&self, tenant: &str, check: bool) -> Result<Vec<BookLine>> {
+        let mut lines = self.books(check).await?;
+        lines.retain(|line| *line.tenant == *tenant);
+        Ok(lines)
+    }
 }

@@ -16,6 +16,15 @@ type Key = (Arc<str>, Arc<str>, u64, String);
 #[derive(Debug, Default)]
 pub(super) struct Letters(Mutex<BTreeMap<Key, Deadletter>>, Mutex<BTreeMap<Arc<str>, u64>>);
 
+impl Letters {
+    pub(super) fn delete_some_of(&self, tenant: &str, most: usize) -> bool {
+        let mut held = self.0.lock();
+        let keys: Vec<_> = held.keys().filter(|key| *key.0 == *tenant).take(most).cloned().collect();
+        keys.iter().for_each(|key| drop(held.remove(key)));
+        self.1.lock().remove(tenant).is_some() || !keys.is_empty()
+    }
+}
+
 fn key(tenant: &str, log: &str, offset: u64, stage: &str) -> Key {
     (tenant.into(), log.into(), offset, stage.to_owned())
 }

@@ -42,6 +42,41 @@ impl Tables {
     }
 }
 
+impl Blocks {
+    /// Deletes old blocks, of one tenant or of all.
+    pub(super) fn expire(&self, before: Nanos, of: Option<&str>) -> u64 {
+        let mut tables = self.tables.lock();
+        let is_of = |block: &Block| of.is_none_or(|tenant| *block.id.device.tenant == *tenant);
+        let old = |block: &Block| is_of(block) && block.times.last().is_some_and(|last| *last < before);
+        let all = std::mem::take(&mut tables.written);
+        let (expired, kept): (BTreeMap<_, _>, _) = all.into_iter().partition(|(_, block)| old(block));
+        tables.written = kept;
+        tables.durable.retain(|_, block| !old(block));
+        for block in expired.values() {
+            *tables.expired.entry(Arc::clone(&block.id.device.tenant)).or_default() += block.times.len() as u64;
+        }
+        expired.values().map(|block| block.times.len() as u64).sum()
+    }
+
+    pub(super) fn count_of(&self, tenant: &str) -> u64 {
+        let tables = self.tables.lock();
+        let of_tenant = tables.written.values().filter(|block| *block.id.device.tenant == *tenant);
+        of_tenant.map(|block| block.times.len() as u64).sum()
+    }
+
+    pub(super) fn delete_some_of(&self, tenant: &str, most: usize) -> bool {
+        let mut tables = self.tables.lock();
+        let of_tenant = tables.written.iter().filter(|(_, block)| *block.id.device.tenant == *tenant);
+        let places: Vec<u64> = of_tenant.map(|(place, _)| *place).take(most).collect();
+        for place in &places {
+            let block = tables.written.remove(place);
+            tables.durable.remove(place);
+            block.map(|block| tables.places.remove(&block.id));
+        }
+        tables.expired.remove(tenant).is_some() || !places.is_empty()
+    }
+}
+
 impl MemoryStore {
     /// Loses the blocks that were not synced, except for every `keep`-th.
     pub fn crash(&self, keep: usize) {
@@ -203,16 +238,7 @@ impl History for MemoryStore {
 
     async fn expire(&self, before: Nanos) -> Result<u64> {
         self.faults.answer()?;
-        let mut tables = self.history.tables.lock();
-        let old = |block: &Block| block.times.last().is_some_and(|last| *last < before);
-        let all = std::mem::take(&mut tables.written);
-        let (expired, kept): (BTreeMap<_, _>, _) = all.into_iter().partition(|(_, block)| old(block));
-        tables.written = kept;
-        tables.durable.retain(|_, block| !old(block));
-        for block in expired.values() {
-            *tables.expired.entry(Arc::clone(&block.id.device.tenant)).or_default() += block.times.len() as u64;
-        }
-        Ok(expired.values().map(|block| block.times.len() as u64).sum())
+        Ok(self.history.expire(before, None))
     }
 
     async fn merge(&self) -> Result<bool> {

@@ -14,6 +14,15 @@ use crate::ports::LatestView;
 #[derive(Debug, Default)]
 pub(super) struct States(Mutex<BTreeMap<DeviceKey, LatestState>>);
 
+impl States {
+    pub(super) fn delete_some_of(&self, tenant: &str, most: usize) -> bool {
+        let mut held = self.0.lock();
+        let keys: Vec<_> = held.keys().filter(|device| *device.tenant == *tenant).take(most).cloned().collect();
+        keys.iter().for_each(|key| drop(held.remove(key)));
+        !keys.is_empty()
+    }
+}
+
 impl MemoryStore {
     /// Puts a state without a call of the contract.
     pub fn put_state(&self, state: LatestState) {

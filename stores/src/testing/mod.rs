@@ -10,6 +10,7 @@ mod growth;
 mod history;
 mod latest;
 mod retained;
+mod tenant;
 
 use std::sync::Arc;
 

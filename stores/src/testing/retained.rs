@@ -13,6 +13,15 @@ use crate::contract::{Result, Retained, RetainedMessage};
 #[derive(Debug, Default)]
 pub(super) struct Messages(Mutex<BTreeMap<(Arc<str>, String), RetainedMessage>>);
 
+impl Messages {
+    pub(super) fn delete_some_of(&self, tenant: &str, most: usize) -> bool {
+        let mut held = self.0.lock();
+        let keys: Vec<_> = held.keys().filter(|(of, _)| **of == *tenant).take(most).cloned().collect();
+        keys.iter().for_each(|key| drop(held.remove(key)));
+        !keys.is_empty()
+    }
+}
+
 impl MemoryStore {
     /// Returns the retained messages, by tenant and topic.
     pub fn retained_messages(&self) -> Vec<RetainedMessage> {

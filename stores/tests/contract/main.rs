@@ -4,6 +4,7 @@
 
 mod behind_a_server;
 mod data;
+mod deletion;
 mod history;
 mod latest;
 mod letters;
@@ -20,6 +21,14 @@ macro_rules! promises {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $promise() {
                     crate::$module::$promise(crate::world::Embedded::new()).await;
+                }
+            )+ })+
+        }
+        mod sealed_store {
+            $(mod $module { $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $promise() {
+                    crate::$module::$promise(crate::world::Embedded::sealed()).await;
                 }
             )+ })+
         }
@@ -77,4 +86,9 @@ promises! {
         equal_devices_of_two_tenants_have_their_own_latest_state,
         equal_letters_of_two_tenants_stay_apart,
         equal_topics_of_two_tenants_retain_their_own_message;
+    deletion:
+        a_tenant_is_deleted_in_slices_and_no_other_loses_anything,
+        a_deletion_that_was_interrupted_is_continued,
+        old_readings_of_one_tenant_are_deleted_and_still_count,
+        counts_of_what_left_before_are_deleted_too;
 }

@@ -23,12 +23,18 @@ pub(crate) trait World: Send {
 /// The embedded store in a folder of its own.
 pub(crate) struct Embedded {
     dir: tempfile::TempDir,
+    is_sealed: bool,
     store: Option<EmbeddedStore>,
 }
 
 impl Embedded {
     pub(crate) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), store: None }
+        Self { dir: tempfile::tempdir().unwrap(), is_sealed: false, store: None }
+    }
+
+    /// With encryption at rest.
+    pub(crate) fn sealed() -> Self {
+        Self { is_sealed: true, ..Self::new() }
     }
 }
 
@@ -36,7 +42,8 @@ impl World for Embedded {
     type Store = EmbeddedStore;
 
     async fn open(&mut self) -> &EmbeddedStore {
-        let config = embedded::Config { dir: self.dir.path().to_owned(), ..embedded::Config::default() };
+        let keys = (self.is_sealed && self.store.is_none()).then(|| envelope::testing::keyring(self.dir.path()));
+        let config = embedded::Config { dir: self.dir.path().to_owned(), keys, ..embedded::Config::default() };
         self.store.get_or_insert_with(|| EmbeddedStore::open(config, std::sync::Arc::default()).unwrap())
     }
 

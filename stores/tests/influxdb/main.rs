@@ -4,6 +4,7 @@
 
 mod answers;
 mod data;
+mod deletion;
 mod fake;
 mod kill;
 mod server;

@@ -1,8 +1,5 @@
 # Everything on a laptop: kind or minikube, with the stores in the cluster, one pod of each role and
-# no persistent data. docker build -f deploy/Dockerfile -t weir:0.1.0 . && kind load docker-image
-# weir:0.1.0 terraform -chdir=terraform/examples/local init && terraform
-# -chdir=terraform/examples/local apply kubectl -n weir port-forward service/weir-mqtt 1883 &
-# kubectl -n weir port-forward service/weir-grpc 50051
+# no persistent data. README.md beside this file has the commands.
 terraform {
   required_version = ">= 1.9"
 
@@ -28,6 +25,12 @@ variable "image_tag" {
   description = "Tag of the image that was loaded into the cluster."
   type        = string
   default     = "0.1.0"
+}
+
+variable "peppers" {
+  description = "Peppers of the registry: \"1 $(openssl rand -hex 32)\"."
+  type        = string
+  sensitive   = true
 }
 
 locals {
@@ -142,11 +145,16 @@ module "weir" {
   image_tag    = var.image_tag
   redis_url    = "redis://redis:6379"
   database_url = "mongodb://mongodb:27017/?replicaSet=rs0"
-  fleet_secret = "for trying it out only"
+  peppers      = var.peppers
   autoscaling  = { enabled = false }
-  ingest       = { replicas = 1, storage = "1Gi" }
-  flusher      = { replicas = 1 }
-  api          = { replicas = 1 }
+
+  create_namespace = false
+  tls_secret       = "weir-tls"
+  fleet_tls_secret = "weir-fleet-tls"
+
+  ingest  = { replicas = 1, storage = "1Gi" }
+  flusher = { replicas = 1 }
+  api     = { replicas = 1 }
 }
 
 output "namespace" {

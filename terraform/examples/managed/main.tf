@@ -1,8 +1,9 @@
-# Weir with managed stores. Passwords come from an existing Secret:
+# Weir with managed stores, the registry in PostgreSQL, and certificates from cert-manager.
+# Passwords come from an existing Secret:
 #   kubectl create namespace weir
 #   kubectl -n weir create secret generic weir-stores \
-#     --from-literal=redis-url=… --from-literal=database-url=… \
-#     --from-literal=fleet-secret="$(openssl rand -hex 32)" --from-literal=influxdb-token=…
+#     --from-literal=redis-url=… --from-literal=database-url=… --from-literal=registry-url=… \
+#     --from-literal=peppers="1 $(openssl rand -hex 32)" --from-literal=influxdb-token=…
 terraform {
   required_version = ">= 1.9"
 
@@ -35,6 +36,19 @@ variable "image_tag" {
   default     = "0.1.0"
 }
 
+variable "host" {
+  description = "Name of Weir for devices (MQTT) and clients (gRPC)."
+  type        = string
+  default     = "weir.example.com"
+}
+
+module "certificates" {
+  source = "../../certificates"
+
+  issuer    = { name = "letsencrypt" }
+  dns_names = [var.host]
+}
+
 module "weir" {
   source = "../.."
 
@@ -43,8 +57,12 @@ module "weir" {
   create_namespace = false
   existing_secret  = "weir-stores"
   influxdb         = { url = "https://influxdb.example", org = "weir", bucket = "telemetry" }
+  tls_secret       = module.certificates.tls_secret
+  fleet_tls_secret = module.certificates.fleet_tls_secret
+  registry         = "postgresql"
   mqtt_service     = { type = "LoadBalancer" }
-  network          = { stores = ["10.0.0.0/8"], store_ports = [6379, 27017, 443] }
+  grpc_ingress     = { host = var.host, class = "nginx", tls_secret = module.certificates.tls_secret }
+  network          = { stores = ["10.0.0.0/8"], store_ports = [6379, 27017, 5432, 443] }
 }
 
 output "mqtt_service" {

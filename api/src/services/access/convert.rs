@@ -7,6 +7,7 @@ use proto::v1::{self, SignatureAlgorithm};
 use tonic::Status;
 
 use crate::convert::{nanos, timestamp};
+use crate::services::groups::names_of;
 use crate::{errors, names};
 
 pub(in crate::services) fn role(role: Role) -> v1::Role {
@@ -44,6 +45,7 @@ pub(super) fn caller(principal: &Principal) -> v1::CallerIdentity {
         role: role(principal.role).into(),
         scopes: principal.scopes.iter().flat_map(|scopes| scopes.iter()).map(ToString::to_string).collect(),
         limited: principal.scopes.is_some(),
+        groups: names_of(&principal.tenant, principal.reach.groups()),
     }
 }
 
@@ -61,6 +63,7 @@ pub(super) fn api_key(credential: &Credential, last_use: Option<Nanos>) -> v1::A
         key.role = role(rights.role).into();
         key.scopes.clone_from(&rights.scopes);
         key.allowed_networks.clone_from(&rights.allowed_networks);
+        key.groups = names_of(&credential.tenant, rights.groups.iter().map(String::as_str));
     }
     key
 }
@@ -89,9 +92,10 @@ fn proof(kind: &CredentialKind) -> Option<Proof> {
             Some(Proof::PublicKey(v1::PublicKey { pem: public_key.clone(), algorithm: algorithm.into() }))
         }
         CredentialKind::DeviceCertificate { fingerprint, .. } => {
-            let (pem, fingerprint) = (String::new(), fingerprint.clone());
-            Some(Proof::Certificate(v1::ClientCertificate { pem, fingerprint }))
+            let fingerprint = fingerprint.clone();
+            Some(Proof::Certificate(v1::ClientCertificate { fingerprint, ..Default::default() }))
         }
+        CredentialKind::DevicePassword { .. } => Some(Proof::Password(String::new())),
         _ => None,
     }
 }

@@ -5,8 +5,10 @@ use proto::v1;
 use proto::v1::issuer::ClaimRole;
 use tonic::Status;
 
+use crate::auth::Caller;
 use crate::convert::timestamp;
 use crate::services::access::{role, role_from};
+use crate::services::groups;
 use crate::{errors, names};
 
 fn given(text: String) -> Option<String> {
@@ -44,10 +46,37 @@ pub(super) fn issuer_from(issuer: v1::Issuer, caller: Role) -> Result<Issuer, St
     })
 }
 
+/// Returns the issuer with the fields of a mask from another one.
+pub(super) fn changed(mut issuer: v1::Issuer, given: &v1::Issuer, paths: &[String]) -> Result<v1::Issuer, Status> {
+    const KNOWN: &str = "`display_name`, `algorithms`, `any_type`, `role_claim`, `claim_roles`, `max_role`, \
+                         `max_lifetime`, `ignore_scopes`";
+    if paths.is_empty() {
+        return Err(errors::invalid("update_mask", format!("names no field: use {KNOWN}")));
+    }
+    for path in paths {
+        match path.as_str() {
+            "display_name" => issuer.display_name.clone_from(&given.display_name),
+            "algorithms" => issuer.algorithms.clone_from(&given.algorithms),
+            "any_type" => issuer.any_type = given.any_type,
+            "role_claim" => issuer.role_claim.clone_from(&given.role_claim),
+            "claim_roles" => issuer.claim_roles.clone_from(&given.claim_roles),
+            "max_role" => issuer.max_role = given.max_role,
+            "max_lifetime" => issuer.max_lifetime = given.max_lifetime,
+            "ignore_scopes" => issuer.ignore_scopes = given.ignore_scopes,
+            _ => {
+                let reason = format!("{path:.80?} cannot be changed: use {KNOWN}");
+                return Err(errors::invalid("update_mask", reason));
+            }
+        }
+    }
+    Ok(issuer)
+}
+
 pub(super) fn issuer(row: &Credential) -> v1::Issuer {
     let mut message = v1::Issuer {
         name: names::child(&row.tenant, "issuers", row.id.as_str()),
         create_time: Some(timestamp(row.created)),
+        etag: row.etag(),
         ..Default::default()
     };
     if let CredentialKind::Issuer(issuer) = &row.kind {
@@ -69,8 +98,12 @@ pub(super) fn issuer(row: &Credential) -> v1::Issuer {
     message
 }
 
-pub(super) fn binding_from(binding: v1::RoleBinding) -> Result<RoleBinding, Status> {
-    Ok(RoleBinding { role: role_from("role_binding.role", binding.role)?, principal: binding.principal })
+pub(super) fn binding_from(caller: &Caller, tenant: &str, binding: v1::RoleBinding) -> Result<RoleBinding, Status> {
+    Ok(RoleBinding {
+        role: role_from("role_binding.role", binding.role)?,
+        principal: binding.principal,
+        groups: groups::ids(caller, "role_binding.groups", tenant, &binding.groups)?,
+    })
 }
 
 pub(super) fn binding(row: &Credential) -> v1::RoleBinding {
@@ -82,6 +115,7 @@ pub(super) fn binding(row: &Credential) -> v1::RoleBinding {
     if let CredentialKind::RoleBinding(binding) = &row.kind {
         message.principal.clone_from(&binding.principal);
         message.role = role(binding.role).into();
+        message.groups = groups::names_of(&row.tenant, binding.groups.iter().map(String::as_str));
     }
     message
 }

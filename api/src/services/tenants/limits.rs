@@ -1,5 +1,6 @@
 //! The fields of a tenant that a mask names, and its usage as a message.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use identity::TenantUpdate;
@@ -11,27 +12,27 @@ use crate::limits::{from_proto, to_proto};
 use crate::{errors, names};
 
 /// The change of a tenant that a request asks for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Change {
     display_name: Option<String>,
     limits: Option<Limits>,
     /// Limits that are set or lifted one by one.
     single: Vec<(&'static str, Option<NonZeroU64>)>,
+    features: Option<BTreeMap<String, bool>>,
+    /// Features that are set or removed one by one.
+    single_features: Vec<(String, Option<bool>)>,
     etag: Option<u64>,
 }
 
 impl Change {
     pub(super) fn read(tenant: &v1::Tenant, paths: &[String]) -> Result<Self, Status> {
         let given = from_proto(&tenant.limits.unwrap_or_default());
-        let etag = match &*tenant.etag {
-            "" => None,
-            etag => Some(etag.parse().map_err(|_| errors::invalid("tenant.etag", "is not one of a tenant"))?),
-        };
-        let mut change = Self { display_name: None, limits: None, single: Vec::new(), etag };
+        let etag = version("tenant.etag", &tenant.etag)?;
+        let mut change = Self { etag, ..Self::default() };
         if paths.is_empty() {
             return Err(errors::invalid(
                 "update_mask",
-                "names no field: `display_name`, `limits`, `limits.connections`",
+                "names no field: `display_name`, `limits`, `limits.connections`, `features`, `features.x-beta`",
             ));
         }
         for path in paths {
@@ -40,9 +41,15 @@ impl Change {
                 ("display_name", _) => change.display_name = Some(tenant.display_name.clone()),
                 ("limits", _) => change.limits = Some(given),
                 (_, Some(single)) => change.single.push(single),
+                ("features", _) => change.features = Some(tenant.features.clone().into_iter().collect()),
+                (path, _) if path.starts_with("features.") => {
+                    let name = &path["features.".len()..];
+                    change.single_features.push((name.to_owned(), tenant.features.get(name).copied()));
+                }
                 _ => {
                     let known = Limits::names().map(|name| format!("`limits.{name}`")).collect::<Vec<_>>().join(", ");
-                    let reason = format!("{path:.80?} cannot be changed: use `display_name`, `limits`, {known}");
+                    let reason =
+                        format!("{path:.80?} cannot be changed: use `display_name`, `features`, `limits`, {known}");
                     return Err(errors::invalid("update_mask", reason));
                 }
             }
@@ -52,7 +59,8 @@ impl Change {
 
     /// True when the tenant has to be read first.
     pub(super) fn needs_present(&self) -> bool {
-        self.limits.is_none() && !self.single.is_empty()
+        let single_limits = self.limits.is_none() && !self.single.is_empty();
+        single_limits || (self.features.is_none() && !self.single_features.is_empty())
     }
 
     /// True when any version may be changed.
@@ -62,16 +70,35 @@ impl Change {
 
     /// The change of a tenant, which was read if it has to be.
     pub(super) fn update(&self, present: Option<&identity::Tenant>) -> TenantUpdate {
-        let mut limits = self.limits.or_else(|| present.map(|tenant| tenant.limits));
+        let is_limited = self.limits.is_some() || !self.single.is_empty();
+        let present_limits = || present.filter(|_| is_limited).map(|tenant| tenant.limits);
+        let mut limits = self.limits.or_else(present_limits);
         if let Some(limits) = &mut limits {
             for (name, limit) in &self.single {
                 // The name is one of a limit.
                 limits.set(name, *limit).ok();
             }
         }
+        let mut features = self.features.clone();
+        if !self.single_features.is_empty() {
+            let held =
+                features.get_or_insert_with(|| present.map(|tenant| tenant.features.clone()).unwrap_or_default());
+            for (name, value) in &self.single_features {
+                match value {
+                    Some(value) => drop(held.insert(name.clone(), *value)),
+                    None => drop(held.remove(name)),
+                }
+            }
+        }
         let version = self.etag.or_else(|| present.map(|tenant| tenant.version));
-        TenantUpdate { display_name: self.display_name.clone(), limits, version }
+        TenantUpdate { display_name: self.display_name.clone(), limits, features, version }
     }
+}
+
+/// The version of an etag; `None` when it is empty.
+pub(super) fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
+    let version = (!etag.is_empty()).then(|| etag.parse()).transpose();
+    version.map_err(|_| errors::invalid(field, "is not one of a tenant"))
 }
 
 pub(super) fn usage(tenant: &identity::Tenant, usage: Option<Usage>) -> v1::TenantUsage {
@@ -81,11 +108,21 @@ pub(super) fn usage(tenant: &identity::Tenant, usage: Option<Usage>) -> v1::Tena
         ..Default::default()
     };
     if let Some(usage) = usage {
-        let Usage { connections, streams, messages, bytes, calls, limited } = usage;
+        let Usage { connections, streams, messages, bytes, calls, known, limited } = usage;
+        let (devices, series) = known.unzip();
         let reached = limited.into_iter().filter(|(_, count)| *count > 0);
         let limited = reached.map(|(quota, count)| v1::LimitedCount { limit: quota.name().to_owned(), count });
-        message =
-            v1::TenantUsage { connections, streams, messages, bytes, calls, limited: limited.collect(), ..message };
+        message = v1::TenantUsage {
+            connections,
+            streams,
+            messages,
+            bytes,
+            calls,
+            limited: limited.collect(),
+            devices,
+            series,
+            ..message
+        };
     }
     message
 }

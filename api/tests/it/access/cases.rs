@@ -1,7 +1,7 @@
 //! The resource that each method names.
 
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 
 use super::rules;
 
@@ -10,6 +10,7 @@ const TENANT: &str = "{tenant}";
 const DEVICE: &str = "{tenant}/devices/{id}";
 const LETTER: &str = "{tenant}/deadLetters/{id}:1:ingest";
 const KEY: &str = "{tenant}/apiKeys/{id}";
+const GROUP: &str = "{tenant}/groups/{id}";
 const AUTHORITY: &str = "{tenant}/authorities/{id}";
 const ISSUER: &str = "{tenant}/issuers/{id}";
 const BINDING: &str = "{tenant}/roleBindings/{id}";
@@ -42,12 +43,21 @@ const CASES: &[(&str, &str)] = &[
     ("ExportService/PauseExport", NONE),
     ("ExportService/ResumeExport", NONE),
     ("ExportService/RewindExport", NONE),
+    ("GroupService/AddGroupMembers", GROUP),
+    ("GroupService/CreateGroup", TENANT),
+    ("GroupService/DeleteGroup", GROUP),
+    ("GroupService/GetGroup", GROUP),
+    ("GroupService/ListGroupMembers", GROUP),
+    ("GroupService/ListGroups", TENANT),
+    ("GroupService/RemoveGroupMembers", GROUP),
+    ("GroupService/UpdateGroup", GROUP),
     ("IssuerService/CreateIssuer", TENANT),
     ("IssuerService/CreateRoleBinding", TENANT),
     ("IssuerService/DeleteIssuer", ISSUER),
     ("IssuerService/DeleteRoleBinding", BINDING),
     ("IssuerService/ListIssuers", TENANT),
     ("IssuerService/ListRoleBindings", TENANT),
+    ("IssuerService/UpdateIssuer", ISSUER),
     ("OperationsService/GetBooks", TENANT),
     ("OperationsService/GetStatus", NONE),
     ("TelemetryService/BatchGetLatest", TENANT),
@@ -57,11 +67,14 @@ const CASES: &[(&str, &str)] = &[
     ("TelemetryService/StreamReadings", TENANT),
     ("TelemetryService/Subscribe", TENANT),
     ("TenantService/CreateTenant", NONE),
+    ("TenantService/DeleteTenant", NONE),
     ("TenantService/GetTenant", NONE),
+    ("TenantService/GetTenantDeletion", NONE),
     ("TenantService/GetTenantUsage", TENANT),
     ("TenantService/ListTenants", NONE),
     ("TenantService/ResumeTenant", NONE),
     ("TenantService/SuspendTenant", NONE),
+    ("TenantService/UndeleteTenant", NONE),
     ("TenantService/UpdateTenant", NONE),
 ];
 
@@ -100,8 +113,17 @@ impl Case {
         let method = service.methods().find(|of| of.name() == method).unwrap();
         let mut request = DynamicMessage::new(method.input());
         if !self.field.is_empty() {
-            request.set_field_by_name(&self.field, Value::String(self.name(tenant, id)));
+            set(&mut request, &self.field, Value::String(self.name(tenant, id)));
         }
         request.encode_to_vec()
     }
+}
+
+/// Sets a field, or one of a field.
+fn set(message: &mut DynamicMessage, path: &str, value: Value) {
+    let Some((first, rest)) = path.split_once('.') else { return message.set_field_by_name(path, value) };
+    let field = message.descriptor().get_field_by_name(first).unwrap();
+    let mut inner = DynamicMessage::new(field.kind().as_message().unwrap().clone());
+    set(&mut inner, rest, value);
+    message.set_field(&field, Value::Message(inner));
 }

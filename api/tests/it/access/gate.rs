@@ -42,7 +42,8 @@ impl Guarded {
     pub(super) async fn key(&self, role: Role, networks: &[&str]) -> (String, String) {
         let allowed_networks = networks.iter().map(|network| (*network).to_owned()).collect();
         let (display_name, scopes) = (String::new(), Vec::new());
-        let key = NewApiKey { display_name, role, scopes, allowed_networks, expires: None };
+        let groups = Vec::new();
+        let key = NewApiKey { display_name, role, scopes, allowed_networks, groups, expires: None };
         let created = self.admin.create_api_key("acme", key, &By::local()).await.unwrap();
         let name = format!("tenants/acme/apiKeys/{}", created.credential.id);
         (format!("Bearer {}", created.secret.unwrap().expose()), name)

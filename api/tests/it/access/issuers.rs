@@ -5,7 +5,7 @@ use proto::v1::issuer::ClaimRole;
 use proto::v1::issuer_service_client::IssuerServiceClient;
 use proto::v1::{
     self, CreateIssuerRequest, CreateRoleBindingRequest, CreateTenantRequest, DeleteIssuerRequest,
-    DeleteRoleBindingRequest, Issuer, ListIssuersRequest, ListRoleBindingsRequest, RoleBinding,
+    DeleteRoleBindingRequest, Issuer, ListIssuersRequest, ListRoleBindingsRequest, RoleBinding, UpdateIssuerRequest,
 };
 use tonic::{Code, Status};
 
@@ -21,7 +21,7 @@ fn client(installation: &Installation, role: Role, scopes: Option<&[&str]>) -> C
 }
 
 fn issuer() -> Issuer {
-    Issuer { url: URL.into(), audience: "weir".into(), ..Issuer::default() }
+    Issuer { url: URL.into(), audience: "weir:acme".into(), ..Issuer::default() }
 }
 
 fn create(issuer: Issuer) -> CreateIssuerRequest {
@@ -62,9 +62,9 @@ async fn an_issuer_is_created_listed_and_deleted_and_audited() {
     let made = client.create_issuer(create(of.clone())).await.unwrap().into_inner();
     assert!(made.name.starts_with("tenants/acme/issuers/"), "{}", made.name);
     assert!(made.create_time.is_some() && !made.operated);
-    let (name, create_time) = (made.name.clone(), made.create_time);
+    let (name, create_time, etag) = (made.name.clone(), made.create_time, made.etag.clone());
     let algorithms = vec!["ES256".into(), "RS256".into()];
-    assert_eq!(made, Issuer { name: name.clone(), create_time, algorithms, ..of });
+    assert_eq!(made, Issuer { name: name.clone(), create_time, etag, algorithms, ..of });
     assert_eq!(issuers(&mut client).await, [made]);
     client.delete_issuer(DeleteIssuerRequest { name: name.clone() }).await.unwrap();
     assert_eq!(issuers(&mut client).await, []);
@@ -119,19 +119,52 @@ async fn an_issuer_exists_once_in_the_installation() {
     let mut acme = client(&installation, Role::TenantAdmin, None);
     let mut other = IssuerServiceClient::new(installation.send(&installation.keys.add_of("other", Role::TenantAdmin)));
     acme.create_issuer(create(issuer())).await.unwrap();
-    let mut texts = Vec::new();
-    for client in [&mut acme, &mut other] {
-        let status = client.create_issuer(create(issuer())).await.expect_err("it exists");
-        assert_status(&status, Code::AlreadyExists, "ISSUER_EXISTS");
-        texts.push(status.message().to_owned());
+    let status = acme.create_issuer(create(issuer())).await.expect_err("it exists");
+    assert_status(&status, Code::AlreadyExists, "ISSUER_EXISTS");
+    for audience in ["weir:acme", "weir", "weir:other2", ""] {
+        let taken = Issuer { audience: audience.into(), ..issuer() };
+        invalid(&other.create_issuer(create(taken)).await.expect_err(audience), "issuer.audience");
     }
-    assert_eq!(texts[0], texts[1], "it is not told whose it is");
-    other.create_issuer(create(Issuer { audience: "other".into(), ..issuer() })).await.expect("another audience");
+    other.create_issuer(create(Issuer { audience: "weir:other".into(), ..issuer() })).await.expect("its own audience");
+    let request = CreateIssuerRequest { parent: "tenants/other".into(), ..create(issuer()) };
+    let mut operator = client(&installation, Role::Installation, None);
+    let status = operator.create_issuer(request.clone()).await.expect_err("it exists");
+    assert!(status.message().contains("`tenants/acme/issuers/"), "an operator is told whose it is: {status:?}");
     let name = issuers(&mut acme).await.remove(0).name.replace("acme", "-");
     let status = other.delete_issuer(DeleteIssuerRequest { name: name.clone() }).await.expect_err("another tenant's");
     assert_status(&status, Code::NotFound, "ISSUER_NOT_FOUND");
     acme.delete_issuer(DeleteIssuerRequest { name }).await.unwrap();
-    other.create_issuer(create(issuer())).await.expect("it is free again");
+    operator.create_issuer(request).await.expect("it is free again");
+}
+
+#[tokio::test]
+async fn an_issuer_is_changed_field_by_field_in_the_form_that_was_read() {
+    let installation = Installation::start().await;
+    let mut client = client(&installation, Role::TenantAdmin, None);
+    let made = client.create_issuer(create(issuer())).await.unwrap().into_inner();
+    let change = |issuer: Issuer, paths: &[&str]| UpdateIssuerRequest {
+        name: made.name.clone(),
+        issuer: Some(issuer),
+        update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }),
+    };
+    let given = Issuer { ignore_scopes: true, display_name: "not named".into(), ..Issuer::default() };
+    let changed = client.update_issuer(change(given, &["ignore_scopes"])).await.unwrap().into_inner();
+    assert_eq!(changed, Issuer { ignore_scopes: true, etag: changed.etag.clone(), ..made.clone() });
+    assert_ne!(changed.etag, made.etag);
+    assert_eq!(issuers(&mut client).await, std::slice::from_ref(&changed));
+    let stale = Issuer { any_type: true, etag: made.etag.clone(), ..Issuer::default() };
+    let status = client.update_issuer(change(stale.clone(), &["any_type"])).await.expect_err("another form");
+    assert_status(&status, Code::Aborted, "CONFLICT");
+    let current = Issuer { etag: changed.etag, ..stale };
+    assert!(client.update_issuer(change(current, &["any_type"])).await.unwrap().into_inner().any_type);
+    for paths in [&[][..], &["url"], &["audience"], &["tenant_claim"]] {
+        let status = client.update_issuer(change(issuer(), paths)).await.expect_err("a field that stays");
+        invalid(&status, "update_mask");
+    }
+    let above = Issuer { max_role: v1::Role::Installation.into(), ..Issuer::default() };
+    invalid(&client.update_issuer(change(above, &["max_role"])).await.expect_err("above"), "issuer.max_role");
+    let methods: Vec<_> = installation.audit("acme").await.into_iter().map(|event| event.method).collect();
+    assert_eq!(methods[..2], ["UpdateIssuer", "UpdateIssuer"]);
 }
 
 #[tokio::test]

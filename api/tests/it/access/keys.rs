@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use identity::quota::CallerMeter;
-use identity::{Authenticator, Denied, Presented, Principal, Role};
+use identity::{Authenticator, Denied, DeviceReach, Presented, Principal, Role};
 use parking_lot::Mutex;
 use stores::contract::DeadLetters as _;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,7 @@ impl Keys {
             role,
             scopes: scopes.map(|scopes| scopes.iter().map(|scope| Box::from(*scope)).collect()),
             networks: Arc::default(),
+            reach: DeviceReach::default(),
             ended: CancellationToken::new(),
             meter: None,
         };

@@ -60,7 +60,8 @@ impl Issued {
             Issuer { url: URL.into(), audience: "weir".into(), max_role: Role::Installation, ..Issuer::default() };
         admin.create_issuer("acme", issuer, &By::local()).await.unwrap();
         for role in ROLES {
-            let binding = RoleBinding { principal: format!("oidc:{URL}#{}", role.as_str()), role };
+            let principal = format!("oidc:{URL}#{}", role.as_str());
+            let binding = RoleBinding { principal, role, groups: Vec::new() };
             admin.create_role_binding("acme", binding, &By::local()).await.unwrap();
         }
         let world = World::with(|config| {

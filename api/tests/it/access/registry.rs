@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use identity::{Admin, By, EmbeddedRegistry, Peppers, Role};
+use identity::{Admin, By, EmbeddedRegistry, Gate, Passwords, Peppers, Role, Topics};
 use model::SystemClock;
 use proto::v1::access_service_client::AccessServiceClient;
 use proto::v1::audit_service_client::AuditServiceClient;
@@ -35,6 +35,22 @@ impl Installation {
         let peppers = Arc::new(Peppers::generate().unwrap());
         let admin = Admin::new(Arc::new(registry), peppers, Arc::new(SystemClock));
         admin.create_tenant("acme", "Acme", &By::local()).await.unwrap();
+        Self::of(admin, folder).await
+    }
+
+    /// One that accepts passwords that people choose.
+    pub(super) async fn with_passwords() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Arc::new(EmbeddedRegistry::open(folder.path().join("registry")).unwrap());
+        let peppers = Arc::new(Peppers::generate().unwrap());
+        let gate = Gate::new(registry.clone(), peppers.clone(), Topics::default(), Arc::new(SystemClock)).unwrap();
+        let gate = gate.with_passwords(Passwords::start(1).unwrap());
+        let admin = Admin::new(registry, peppers, Arc::new(SystemClock)).with_gate(gate);
+        admin.create_tenant("acme", "Acme", &By::local()).await.unwrap();
+        Self::of(admin, folder).await
+    }
+
+    async fn of(admin: Admin, folder: tempfile::TempDir) -> Self {
         let keys = Arc::new(Keys::default());
         let world = World::with(|config| {
             config.authenticator = Some(keys.clone());
@@ -217,6 +233,64 @@ async fn tenants_are_created_suspended_and_resumed() {
 }
 
 #[tokio::test]
+async fn a_tenant_is_deleted_and_restored_and_has_features() {
+    let installation = Installation::start().await;
+    let mut client = installation.tenants();
+    let request = v1::CreateTenantRequest { tenant_id: "globex".into(), ..Default::default() };
+    let made = client.create_tenant(request).await.unwrap().into_inner();
+    let name = made.name.clone();
+
+    let change = |features: &[(&str, bool)], paths: &[&str]| v1::UpdateTenantRequest {
+        tenant: Some(v1::Tenant {
+            name: name.clone(),
+            features: features.iter().map(|(feature, is_on)| ((*feature).to_owned(), *is_on)).collect(),
+            ..Default::default()
+        }),
+        update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }),
+    };
+    let both = client.update_tenant(change(&[("x-a", true), ("x-b", false)], &["features"])).await.unwrap();
+    assert_eq!(both.into_inner().features.len(), 2);
+    let paths = ["features.x-a", "features.x-c"];
+    let single = client.update_tenant(change(&[("x-c", true)], &paths)).await.unwrap().into_inner();
+    assert_eq!(single.features, [("x-b".to_owned(), false), ("x-c".to_owned(), true)].into(), "one is removed");
+    for wrong in ["beta", "x-", "x-A", "x- "] {
+        let status = client.update_tenant(change(&[(wrong, true)], &["features"])).await.expect_err(wrong);
+        assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
+    }
+
+    let deletion = v1::GetTenantDeletionRequest { name: name.clone() };
+    let status = client.get_tenant_deletion(deletion.clone()).await.expect_err("it is not to be deleted");
+    assert_status(&status, Code::NotFound, "TENANT_NOT_FOUND");
+    let delete = v1::DeleteTenantRequest { name: name.clone(), reason: "over".into(), ..Default::default() };
+    let stale = v1::DeleteTenantRequest { etag: made.etag, ..delete.clone() };
+    assert_eq!(client.delete_tenant(stale).await.expect_err("it has changed").code(), Code::Aborted);
+    let far = Some(prost_types::Timestamp { seconds: 9_000_000_000, nanos: 0 });
+    let far = client.delete_tenant(v1::DeleteTenantRequest { purge_time: far, ..delete.clone() }).await;
+    assert_status(&far.expect_err("too far ahead"), Code::InvalidArgument, "FIELD_INVALID");
+    let deleting = client.delete_tenant(delete.clone()).await.unwrap().into_inner();
+    assert_eq!(deleting.state(), State::Deleting);
+    let (asked, purge) = (deleting.delete_time.unwrap(), deleting.purge_time.unwrap());
+    assert_eq!(purge.seconds - asked.seconds, 30 * 24 * 3600);
+    let found = client.get_tenant_deletion(deletion.clone()).await.unwrap().into_inner();
+    assert_eq!((found.state(), &*found.reason, found.end_time), (State::Deleting, "over", None));
+    let refused = client.resume_tenant(v1::ResumeTenantRequest { name: name.clone() }).await;
+    assert_eq!(refused.expect_err("it is to be deleted").code(), Code::InvalidArgument);
+    let undelete = v1::UndeleteTenantRequest { name: name.clone() };
+    let restored = client.undelete_tenant(undelete).await.unwrap().into_inner();
+    assert_eq!((restored.state(), restored.features.len(), restored.purge_time), (State::Active, 2, None));
+    let own = v1::DeleteTenantRequest { name: "tenants/-".into(), ..delete };
+    assert_status(
+        &client.delete_tenant(own).await.expect_err("the operator's own"),
+        Code::InvalidArgument,
+        "FIELD_INVALID",
+    );
+    let events = installation.audit("globex").await;
+    for method in ["DeleteTenant", "UndeleteTenant"] {
+        assert!(events.iter().any(|event| event.method == method), "{method}");
+    }
+}
+
+#[tokio::test]
 async fn pages_make_the_whole_and_a_token_fits_its_own_list() {
     let installation = Installation::start().await;
     let (mut client, mut tenants) = (installation.access(Role::TenantAdmin), installation.tenants());
@@ -251,7 +325,7 @@ async fn pages_make_the_whole_and_a_token_fits_its_own_list() {
             tokens[1] = page.next_page_token;
         }
         if names[2].is_empty() || !of_tenants.is_empty() {
-            let request = v1::ListTenantsRequest { page_size, page_token: of_tenants };
+            let request = v1::ListTenantsRequest { page_size, page_token: of_tenants, show_deleted: false };
             let page = tenants.list_tenants(request).await.unwrap().into_inner();
             names[2].extend(page.tenants.into_iter().map(|tenant| tenant.name));
             tokens[2] = page.next_page_token;
@@ -299,6 +373,7 @@ async fn each_change_is_audited_with_its_caller_and_without_its_secret() {
         parent: "tenants/-".into(),
         known_sequence,
         known_hash,
+        ..Default::default()
     };
     let noted = verify(created.sequence, created.hash.clone());
     let whole = auditor.verify_audit_events(noted).await.unwrap().into_inner();
@@ -307,6 +382,27 @@ async fn each_change_is_audited_with_its_caller_and_without_its_secret() {
     assert!(other.into_inner().fault.contains("written anew"));
     for request in [verify(0, vec![1]), verify(1, vec![1])] {
         let status = auditor.verify_audit_events(request).await.expect_err("half of an event");
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+    let point = |event: &v1::AuditEvent| v1::AuditPoint { sequence: event.sequence, hash: event.hash.clone() };
+    let wrong = v1::AuditPoint { hash: vec![9; 32], ..point(created) };
+    let none = || verify(0, Vec::new());
+    for (request, expected) in [
+        (v1::VerifyAuditEventsRequest { known_events: vec![point(created), point(deleted)], ..none() }, ""),
+        (v1::VerifyAuditEventsRequest { known_events: vec![point(deleted), wrong.clone()], ..none() }, "written anew"),
+        (v1::VerifyAuditEventsRequest { from_event: Some(point(created)), ..none() }, ""),
+        (v1::VerifyAuditEventsRequest { from_event: Some(wrong), ..none() }, "written anew"),
+        (v1::VerifyAuditEventsRequest { to_sequence: created.sequence, ..none() }, ""),
+    ] {
+        let report = auditor.verify_audit_events(request).await.unwrap().into_inner();
+        assert!(report.fault.contains(expected) && report.fault.is_empty() == expected.is_empty(), "{report:?}");
+        assert_eq!(report.checkpoint, None, "this installation has no key");
+    }
+    let short = v1::AuditPoint { sequence: 1, hash: vec![1] };
+    let many = vec![point(created); 10_001];
+    for known_events in [vec![short], many] {
+        let request = v1::VerifyAuditEventsRequest { known_events, ..none() };
+        let status = auditor.verify_audit_events(request).await.expect_err("not events");
         assert_eq!(status.code(), Code::InvalidArgument);
     }
     installation.audit("%23installation").await;
@@ -390,7 +486,7 @@ fn every_secret_in_the_messages_is_marked_as_sensitive() {
     let fields: Vec<_> = messages.flat_map(|message| message.fields().collect::<Vec<_>>()).collect();
     let named = |name: &str| ["secret", "password", "key_material"].iter().any(|part| name.contains(part));
     let secrets: Vec<_> = fields.iter().filter(|field| named(field.name())).collect();
-    assert_eq!(secrets.len(), 2, "{secrets:?}");
+    assert_eq!(secrets.len(), 3, "{secrets:?}");
     for field in secrets {
         assert!(field.options().get_extension(&option).as_bool().unwrap(), "{}", field.full_name());
     }

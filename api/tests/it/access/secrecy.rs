@@ -15,7 +15,13 @@ use crate::calls::web;
 use crate::world::{World, own_device};
 
 #[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Logged {
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
 
 impl io::Write for Logged {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -62,7 +68,7 @@ async fn no_token_is_in_a_log_a_span_a_metric_or_an_error() {
         }
     }
     tracing::info!("the last line");
-    let logged = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    let logged = logged.text();
     assert!(logged.contains("the last line") && logged.len() > 10_000, "the server's events are logged");
     let spans = format!("{:?}", spans.lock().unwrap());
     assert!(spans.contains("GetDevice"), "{spans}");

@@ -4,6 +4,7 @@
 use mqtt_client::{DecodeError, Packet, PropertyList, Subscription, id};
 
 use super::Version;
+use super::auth::Auth;
 use super::connect::Connect;
 use super::subscribe::{Options, RetainHandling};
 
@@ -37,6 +38,9 @@ pub(super) fn connect(out: &mut Vec<u8>, asked: &Connect) {
     }
     if let Some(method) = &asked.authentication_method {
         list = list.bytes(id::AUTHENTICATION_METHOD, method);
+    }
+    if let Some(data) = &asked.authentication_data {
+        list = list.bytes(id::AUTHENTICATION_DATA, data);
     }
     let delay = asked.will.as_ref().map_or(0, |will| will.delay_secs);
     let mut own = asked.will.as_ref().map(|will| will.properties.clone()).unwrap_or_default();
@@ -97,4 +101,10 @@ pub(super) fn disconnect(out: &mut Vec<u8>, v: Version, reason: u8, session_expi
     let list =
         session_expiry_secs.map_or_else(PropertyList::new, |secs| PropertyList::new().number(id::SESSION_EXPIRY, secs));
     mqtt_client::disconnect(out, version(v), reason, list.as_bytes());
+}
+
+pub(super) fn auth(out: &mut Vec<u8>, asked: &Auth<'_>) {
+    let list = PropertyList::new().bytes(id::AUTHENTICATION_METHOD, asked.method);
+    let list = asked.data.into_iter().fold(list, |list, data| list.bytes(id::AUTHENTICATION_DATA, data));
+    mqtt_client::auth(out, asked.reason, list.as_bytes());
 }

@@ -59,6 +59,7 @@ proptest! {
             answers(publish::decode(&framing, &body, version));
             answers(acks::decode(&body, version));
             answers(acks::decode_disconnect(&body, version));
+            answers(auth::decode(&body, version));
             answers(subscribe::decode(&body, version));
             answers(subscribe::decode_unsubscribe(&body, version));
         }

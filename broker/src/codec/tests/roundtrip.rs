@@ -4,7 +4,7 @@
 use crate::codec::connect::{Connect, Will};
 use crate::codec::properties::id;
 use crate::codec::subscribe::{Options, RetainHandling};
-use crate::codec::{Framing, Version, acks, check_flags, connect, encode, framing, publish, reason, subscribe};
+use crate::codec::{Framing, Version, acks, auth, check_flags, connect, encode, framing, publish, reason, subscribe};
 use mqtt_client::Packet;
 use proptest::collection::vec;
 use proptest::option;
@@ -59,11 +59,14 @@ prop_compose! {
         user in option::of(text()), password in option::of(vec(any::<u8>(), 0..40)),
         session_expiry_secs in option::of(any::<u32>()), receive_maximum in 1..=u16::MAX,
         maximum_packet_bytes in option::of(1..u32::MAX), topic_alias_maximum: u16, problem_information: bool,
-        authentication_method in option::of(text()),
+        authentication in option::of((text(), option::of(vec(any::<u8>(), 0..40)))),
     ) -> Connect {
+        let (authentication_method, authentication_data) = authentication.unzip();
+        let authentication_data = authentication_data.flatten();
         let asked = Connect {
             version, clean, keep_alive_secs, client, will, user, password, session_expiry_secs, receive_maximum,
             maximum_packet_bytes, topic_alias_maximum, problem_information, authentication_method,
+            authentication_data,
         };
         if version == Version::V5 { asked } else { as_3_1_1(asked) }
     }
@@ -82,6 +85,7 @@ fn as_3_1_1(connect: Connect) -> Connect {
         topic_alias_maximum: 0,
         problem_information: true,
         authentication_method: None,
+        authentication_data: None,
         ..connect
     }
 }
@@ -218,6 +222,26 @@ proptest! {
         let sent = [expiry.is_some(), receive_maximum.is_some(), assigned.is_some(), keep_alive.is_some()];
         let sent = if version == Version::V5 { sent.iter().filter(|s| **s).count() } else { 0 };
         prop_assert_eq!(crate::codec::properties::iterate(properties).count(), sent);
+    }
+
+    #[test]
+    fn an_auth_of_either_side(
+        method in text(), data in option::of(vec(any::<u8>(), 0..300)),
+        code in prop_oneof![Just(reason::CONTINUE_AUTHENTICATION), Just(reason::REAUTHENTICATE)],
+    ) {
+        let asked = auth::Auth { reason: code, method: &method, data: data.as_deref() };
+        let mut out = Vec::new();
+        client::auth(&mut out, &asked);
+        prop_assert_eq!(auth::decode(only(&out).1, Version::V5), Ok(asked));
+
+        let mut out = Vec::new();
+        encode::auth(&mut out, reason::SUCCESS, &method);
+        only(&out);
+        let Ok(Some((Packet::Auth { reason: 0, properties }, _))) = client::decode(&out, Version::V5) else {
+            panic!("an AUTH")
+        };
+        let sent: Vec<_> = mqtt_client::iterate(properties).map(|property| property.value).collect();
+        prop_assert_eq!(sent, [mqtt_client::Value::Text(&method)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Packets that violate the standard, and the reason with which each is refused.
 
-use crate::codec::{Version, acks, check_flags, connect, framing, publish, reason, subscribe};
+use crate::codec::{Version, acks, auth, check_flags, connect, framing, publish, reason, subscribe};
 
 /// Description, parts of the body, and reason of the refusal.
 type Connect = (&'static str, &'static [&'static [u8]], Option<u8>);
@@ -21,6 +21,7 @@ fn refusal(bytes: &[u8], version: Version) -> Option<u8> {
             8 => subscribe::decode(body, version).map(|_| ()),
             10 => subscribe::decode_unsubscribe(body, version).map(|_| ()),
             14 => acks::decode_disconnect(body, version).map(|_| ()),
+            15 => auth::decode(body, version).map(|_| ()),
             _ => Ok(()),
         }
     };
@@ -133,6 +134,31 @@ fn answers_disconnect_and_publish_keep_the_rules() {
         ("alias alone", 0x30, Version::V5, b"\0\0\x03\x23\0\x01", None),
         ("neither topic nor alias", 0x30, Version::V5, b"\0\0\0", Some(reason::PROTOCOL_ERROR)),
         ("user properties repeat", 0x30, Version::V5, b"\0\x01a\x0e\x26\0\x01a\0\x01b\x26\0\x01a\0\x01b", None),
+    ];
+    for (what, first, version, body, wanted) in cases {
+        assert_eq!(refusal(&packet(*first, &[body]), *version), *wanted, "{what}");
+    }
+}
+
+#[test]
+fn auth_keeps_the_rules() {
+    let (v5, protocol, malformed) = (Version::V5, Some(reason::PROTOCOL_ERROR), Some(reason::MALFORMED));
+    let cases: &[Case] = &[
+        ("the next token", 0xF0, v5, b"\x19\x08\x15\0\x01m\x16\0\x01t", None),
+        ("an exchange that goes on", 0xF0, v5, b"\x18\x04\x15\0\x01m", None),
+        ("a reason and user properties", 0xF0, v5, b"\x19\x0f\x15\0\x01m\x1f\0\x01r\x26\0\x01a\0\x01b", None),
+        ("3.1.1", 0xF0, Version::V4, b"\x19\x08\x15\0\x01m\x16\0\x01t", malformed),
+        ("flags", 0xF1, v5, b"\x19\x04\x15\0\x01m", malformed),
+        ("nothing, which is a success", 0xF0, v5, b"", protocol),
+        ("the reason of a server", 0xF0, v5, b"\0\x04\x15\0\x01m", protocol),
+        ("another reason", 0xF0, v5, b"\x87\x04\x15\0\x01m", protocol),
+        ("the reason alone", 0xF0, v5, b"\x19", protocol),
+        ("no method", 0xF0, v5, b"\x19\0", protocol),
+        ("data without a method", 0xF0, v5, b"\x19\x04\x16\0\x01t", protocol),
+        ("two methods", 0xF0, v5, b"\x19\x08\x15\0\x01m\x15\0\x01m", protocol),
+        ("a property of CONNECT", 0xF0, v5, b"\x19\x09\x15\0\x01m\x11\0\0\0\x01", protocol),
+        ("bytes left over", 0xF0, v5, b"\x19\x04\x15\0\x01mx", malformed),
+        ("cut short", 0xF0, v5, b"\x19\x04\x15\0\x02m", malformed),
     ];
     for (what, first, version, body, wanted) in cases {
         assert_eq!(refusal(&packet(*first, &[body]), *version), *wanted, "{what}");

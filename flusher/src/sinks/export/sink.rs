@@ -12,6 +12,7 @@ use stores::contract::{DeviceBatch, Export};
 
 use super::filter::ExportFilter;
 use super::place;
+use crate::PurgedTenants;
 use crate::accounting::tallies::{Tallies, count_hours, entry};
 use crate::sink::{Load, Part, Refusal, Sink};
 use crate::sinks::history::cut::{self, Cut, Names, Placed};
@@ -30,6 +31,7 @@ pub(crate) struct ExportSink {
     store: Arc<dyn Export>,
     filter: Arc<ExportFilter>,
     parts: PartSize,
+    purged: PurgedTenants,
     tables: Mutex<Tables>,
     /// Changes only between two batches.
     recent: Mutex<Recent>,
@@ -69,7 +71,13 @@ impl ExportSink {
         unflushed: u64,
     ) -> Self {
         let parts = PartSize::new(PART_READINGS, unflushed);
-        Self { log: log.into(), name, store, filter, parts, tables: Mutex::default(), recent: Mutex::default() }
+        let (tables, recent, purged) = Default::default();
+        Self { log: log.into(), name, store, filter, parts, purged, tables, recent }
+    }
+
+    /// The same one, which delivers nothing of these tenants.
+    pub(crate) fn without(self, purged: PurgedTenants) -> Self {
+        Self { purged, ..self }
     }
 }
 
@@ -132,6 +140,11 @@ impl Sink for ExportSink {
             let counts = entry(&mut part.tallies, &held.device.tenant);
             if bounds.slice == 0 {
                 counts.merged += (held.rows.len() - settled.len()) as u64;
+            }
+            // It may be deleted between two slices.
+            if self.purged.has(&held.device.tenant) {
+                counts.filtered += rows.len() as u64;
+                continue;
             }
             counts.stored += rows.len() as u64;
             count_hours(&mut part.hours, &held.device.tenant, rows);

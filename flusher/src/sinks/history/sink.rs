@@ -14,6 +14,7 @@ use super::letter::refused_reading;
 use super::memtable::{Memtable, Selected};
 use super::parts::{self, PartSize};
 use super::recent::Recent;
+use crate::PurgedTenants;
 use crate::accounting::tallies::{Tallies, count_hours, entry};
 use crate::sink::{Load, Part, Refusal, Sink};
 
@@ -24,6 +25,7 @@ pub(crate) struct HistorySink {
     log: Arc<str>,
     store: Arc<dyn History>,
     parts: PartSize,
+    purged: PurgedTenants,
     tables: Mutex<Tables>,
     /// Changes only between two ranges.
     recent: Mutex<Recent>,
@@ -47,11 +49,11 @@ pub(crate) struct Unflushed {
 impl HistorySink {
     /// A sink of a log whose records below `done_to` are stored; `unflushed` bytes of memory are
     /// for those that are not.
-    pub(crate) fn new(log: &str, store: Arc<dyn History>, done_to: u64, unflushed: u64) -> Self {
+    pub(crate) fn new(log: &str, store: Arc<dyn History>, done_to: u64, unflushed: u64, purged: PurgedTenants) -> Self {
         let tables = Tables { taken_to: done_to, ..Tables::default() };
         store.done(log, done_to);
         let parts = PartSize::new(PART_READINGS, unflushed);
-        Self { log: log.into(), store, parts, tables: Mutex::new(tables), recent: Mutex::default() }
+        Self { log: log.into(), store, parts, purged, tables: Mutex::new(tables), recent: Mutex::default() }
     }
 
     /// Name of the log.
@@ -115,6 +117,11 @@ impl Sink for HistorySink {
             let counts = entry(&mut part.tallies, &held.device.tenant);
             if bounds.slice == 0 {
                 counts.merged += (held.rows.len() - settled.len()) as u64;
+            }
+            // It may be deleted between two slices.
+            if self.purged.has(&held.device.tenant) {
+                counts.filtered += rows.len() as u64;
+                continue;
             }
             counts.stored += rows.len() as u64;
             count_hours(&mut part.hours, &held.device.tenant, rows);

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use stores::contract::LatestState;
 
 use super::{LatestMap, States};
+use crate::PurgedTenants;
 use crate::accounting::tallies::{Tallies, count_passed, entry};
 use crate::metrics::Metrics;
 use crate::sink::{Load, Part, Refusal, Sink};
@@ -26,6 +27,7 @@ pub(crate) struct LatestSink {
     states: Arc<States>,
     open: Mutex<Changed>,
     metrics: Arc<Metrics>,
+    purged: PurgedTenants,
 }
 
 /// Changes since the last closing.
@@ -51,8 +53,8 @@ impl Drop for ToWrite {
 }
 
 impl LatestSink {
-    pub(crate) fn new(states: Arc<States>, metrics: Arc<Metrics>) -> Self {
-        Self { states, open: Mutex::default(), metrics }
+    pub(crate) fn new(states: Arc<States>, metrics: Arc<Metrics>, purged: PurgedTenants) -> Self {
+        Self { states, open: Mutex::default(), metrics, purged }
     }
 }
 
@@ -92,6 +94,10 @@ impl Sink for LatestSink {
                 count_passed(&mut open.tallies, &record);
                 continue;
             };
+            if self.purged.has(&reading.device.tenant) {
+                entry(&mut open.tallies, record.tenant()).filtered += 1;
+                continue;
+            }
             let pointer = Arc::as_ptr(reading.device);
             let place = match last {
                 Some((held, place)) if std::ptr::eq(held, pointer) => place,
@@ -141,6 +147,7 @@ impl Sink for LatestSink {
     }
 
     async fn write(&self, mut items: Vec<LatestState>) -> stores::contract::Result<()> {
+        items.retain(|item| !self.purged.has(&item.device.tenant));
         let partial = self.states.map.read().partial(items.iter().map(|item| &item.device));
         if !partial.is_empty() {
             self.states.fill(&partial).await?;

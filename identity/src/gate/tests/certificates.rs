@@ -91,7 +91,15 @@ async fn present(
     chain: &[&[u8]],
 ) -> Result<Identity, Refusal> {
     let certificates: Vec<_> = chain.iter().map(|der| der.to_vec()).collect();
-    gate.admit(&Credentials { client, user, password: None, certificates: &certificates, peer: peer(from) }).await
+    gate.admit(&Credentials {
+        client,
+        user,
+        password: None,
+        token: None,
+        certificates: &certificates,
+        peer: peer(from),
+    })
+    .await
 }
 
 async fn enter(gate: &Gate, device: &str, chain: &[&[u8]]) -> Result<Identity, Refusal> {
@@ -104,7 +112,7 @@ async fn a_certificate_that_is_pinned_identifies_its_device_until_it_expires_or_
     let ca = authority("unknown");
     let own = issue(&ca, &params("pump"));
     let other = issue(&ca, &params("pump"));
-    let new = NewDeviceCertificate { certificate: own.pem.clone(), expires: None };
+    let new = NewDeviceCertificate { certificate: own.pem.clone(), proof: String::new(), expires: None };
     let made = world.admin.create_device_certificate("t", "d1", &new, &By::local()).await.unwrap();
     assert_eq!(made.expires, Some((START / SECOND + 10 * DAY + 1) * SECOND));
     let again = world.admin.create_device_certificate("t", "d2", &new, &By::local()).await;
@@ -278,4 +286,140 @@ async fn a_guess_with_the_id_of_a_certificate_ends_no_session_of_it() {
     let guess = Token::generate(TokenKind::DeviceSecret).unwrap().with_id(id);
     assert_eq!(refused(&world.gate, "d1", &guess.text()).await, RefusalKind::BadCredentials);
     assert!(!session.is_cancelled());
+}
+
+/// Registers a certificate for a device of `t` as an operator, in another process.
+async fn pin(world: &World, device: &str, certificate: &Issued) -> CredentialId {
+    let new = NewDeviceCertificate { certificate: certificate.pem.clone(), proof: String::new(), expires: None };
+    world.remote.create_device_certificate("t", device, &new, &By::local()).await.unwrap().id
+}
+
+#[tokio::test]
+async fn a_certificate_that_was_registered_anew_is_not_the_device_that_it_was_after_a_gap() {
+    let world = World::new().await;
+    let own = issue(&authority("unknown"), &params("pump"));
+    let id = pin(&world, "d1", &own).await;
+    let before = enter(&world.gate, "d1", &[&own.der]).await.unwrap().ended.unwrap();
+    world.remote.delete_device_credential("t", "d1", id, &By::local()).await.unwrap();
+    world.pass(1);
+    assert_eq!(pin(&world, "d2", &own).await, id, "the id follows from the certificate");
+    // As after more changes than the control log keeps: all rows are read again.
+    world.gate.step(&mut Position::default()).await;
+    assert!(before.is_cancelled(), "the session is one of the row that was deleted");
+    assert!(enter(&world.gate, "d1", &[&own.der]).await.is_err());
+    let now = enter(&world.gate, "d2", &[&own.der]).await.unwrap();
+    assert_eq!(now.device.as_deref(), Some("d2"));
+    let goes_on = now.ended.unwrap();
+    world.gate.step(&mut Position::default()).await;
+    assert!(!goes_on.is_cancelled());
+    // The same without the control log, when each connection is looked up.
+    world.remote.delete_device_credential("t", "d2", id, &By::local()).await.unwrap();
+    world.pass(31);
+    pin(&world, "d3", &own).await;
+    let third = enter(&world.gate, "d3", &[&own.der]).await.unwrap();
+    assert_eq!(third.device.as_deref(), Some("d3"));
+    assert!(goes_on.is_cancelled());
+}
+
+#[tokio::test]
+async fn an_authority_that_was_registered_anew_has_its_new_rules_after_a_gap() {
+    let world = World::new().await;
+    let plant = authority("Plant");
+    let id = world.authority("t", &plant, CertificateIdentity::SanUri).await;
+    let mut both = device_params("t", "d1");
+    both.distinguished_name.push(DnType::CommonName, "d2");
+    let own = issue(&plant, &both);
+    let before = enter(&world.gate, "d1", &[&own.der]).await.unwrap().ended.unwrap();
+    world.remote.delete_authority("t", id, &By::local()).await.unwrap();
+    world.pass(1);
+    let other = Admin::new(world.registry.clone(), world.peppers.clone(), world.clock.clone());
+    let world = World { admin: other, ..world };
+    assert_eq!(world.authority("t", &plant, CertificateIdentity::CommonName).await, id);
+    world.gate.step(&mut Position::default()).await;
+    assert!(before.is_cancelled());
+    assert!(enter(&world.gate, "d1", &[&own.der]).await.is_err());
+    assert!(enter(&world.gate, "d2", &[&own.der]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_not_revoked_and_one_that_is_registered_leaves() {
+    let world = World::new().await;
+    let plant = authority("Plant");
+    let mut old = device_params("t", "d1");
+    old.not_after = after!(-1);
+    let revoke = async |certificate: &Issued| {
+        let revoked = RevokedCertificate { certificate: certificate.pem.clone() };
+        world.admin.revoke_certificate("t", &revoked, &By::local()).await
+    };
+    let refused = revoke(&issue(&plant, &old)).await.unwrap_err().to_string();
+    assert!(refused.contains("expired"), "{refused}");
+    let own = issue(&plant, &params("pump"));
+    pin(&world, "d1", &own).await;
+    let session = enter(&world.gate, "d1", &[&own.der]).await.unwrap().ended.unwrap();
+    let row = revoke(&own).await.unwrap().row;
+    assert_eq!(row.expires, Some((START / SECOND + 10 * DAY + 1) * SECOND), "it makes room then");
+    assert!(session.is_cancelled() && enter(&world.gate, "d1", &[&own.der]).await.is_err());
+    assert!(world.admin.list_device_credentials("t", Some("d1"), None, 9).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_tenant_registers_certificates_whose_keys_it_has_only() {
+    let world = World::new().await;
+    world.admin.create_tenant("u", "", &By::local()).await.unwrap();
+    let ca = authority("unknown");
+    let key = KeyPair::generate().unwrap();
+    let certificate = params("pump").signed_by(&key, &ca).unwrap();
+    let by = By { role: Role::Admin, ..By::local() };
+    let register = async |tenant: &str, proof: String| {
+        let new = NewDeviceCertificate { certificate: certificate.pem(), proof, expires: None };
+        world.admin.create_device_certificate(tenant, "d1", &new, &by).await.map(|row| row.tenant)
+    };
+    let code = async |tenant: &str| {
+        let reason = register(tenant, String::new()).await.unwrap_err().to_string();
+        reason.split("common name ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned()
+    };
+    let request = |name: &str, key: &KeyPair| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serialize_request(key).unwrap().pem().unwrap()
+    };
+    let (own, other) = (code("t").await, code("u").await);
+    assert_ne!(own, other, "a proof is for one tenant");
+    for (what, proof) in [
+        ("another key", request(&own, &KeyPair::generate().unwrap())),
+        ("the code of another tenant", request(&other, &key)),
+        ("no code", request("pump", &key)),
+        ("not a request", certificate.pem()),
+        ("nothing of PEM", "x".into()),
+    ] {
+        let refused = register("t", proof).await;
+        assert!(matches!(refused, Err(Error::Invalid { field: "proof", .. })), "{what}: {refused:?}");
+    }
+    assert_eq!(register("t", request(&own, &key)).await.as_deref(), Ok("t"));
+    for algorithm in [&rcgen::PKCS_ED25519, &rcgen::PKCS_ECDSA_P384_SHA384] {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = params("pump").signed_by(&key, &ca).unwrap();
+        let name = |proof: &str| crate::certificate::requested_name(proof, certificate.der()).unwrap();
+        assert_eq!(name(&request("a", &key)).as_deref(), Some("a"));
+    }
+    // The authority of the tenant issued it: that one has shown its key.
+    let plant = authority("Plant");
+    world.authority("t", &plant, CertificateIdentity::SanUri).await;
+    let issued = issue(&plant, &params("pump"));
+    let new = NewDeviceCertificate { certificate: issued.pem, proof: String::new(), expires: None };
+    world.admin.create_device_certificate("t", "d2", &new, &by).await.unwrap();
+    let elsewhere = world.admin.create_device_certificate("u", "d2", &new, &by).await;
+    assert!(matches!(elsewhere, Err(Error::Invalid { field: "proof", .. })), "{elsewhere:?}");
+}
+
+#[tokio::test]
+async fn a_second_authority_is_tried_when_the_first_one_of_a_chain_did_not_sign_it() {
+    let world = World::new().await;
+    let (plant, site) = (authority("Plant"), authority("Site"));
+    world.authority("t", &site, CertificateIdentity::SanUri).await;
+    world.authority("t", &plant, CertificateIdentity::SanUri).await;
+    let own = issue(&plant, &device_params("t", "d1"));
+    let stray = issue(&site, &params("stray"));
+    let identity = enter(&world.gate, "d1", &[&own.der, &stray.der]).await.unwrap();
+    assert_eq!(identity.device.as_deref(), Some("d1"));
 }

@@ -42,7 +42,8 @@ async fn there_is_one_answer_for_all_that_is_not_valid() {
     for (number, (device, password)) in cases.into_iter().enumerate() {
         let password = password.map(str::as_bytes);
         let from = peer(&format!("10.0.1.{number}:4000"));
-        let credentials = Credentials { client: device, user: Some(device), password, certificates: &[], peer: from };
+        let credentials =
+            Credentials { client: device, user: Some(device), password, token: None, certificates: &[], peer: from };
         answers.push(world.gate.admit(&credentials).await.unwrap_err());
     }
     assert_eq!(answers[0].kind, RefusalKind::BadCredentials);
@@ -93,7 +94,8 @@ async fn a_client_id_belongs_to_the_device_of_the_credential() {
     for (number, (user, client, expected)) in cases.into_iter().enumerate() {
         let from = peer(&format!("10.0.1.{number}:4000"));
         let password = Some(secret.expose().as_bytes());
-        let outcome = world.gate.admit(&Credentials { client, user, password, certificates: &[], peer: from }).await;
+        let outcome =
+            world.gate.admit(&Credentials { client, user, password, token: None, certificates: &[], peer: from }).await;
         assert_eq!(outcome.as_ref().err().map(|refusal| refusal.kind), expected, "{user:?} {client:?}");
         assert!(!format!("{outcome:?}").contains(secret.expose()));
     }
@@ -218,7 +220,7 @@ async fn failures_are_one_audit_event_a_minute_without_what_was_presented() {
     assert_eq!((unknown.len(), unknown[0].count), (1, 1));
     let shown = format!("{known:?}{unknown:?}");
     assert!(!shown.contains("hunter2") && !shown.contains(&forged.expose()[16..59]), "{shown}");
-    assert_eq!(world.admin.verify_audit("t", None).await.unwrap().fault, None);
+    assert_eq!(world.admin.check_audit("t", &crate::AuditRange::default()).await.unwrap().fault, None);
 }
 
 #[tokio::test]

@@ -156,3 +156,52 @@ async fn a_change_before_the_control_log_was_first_read_is_not_missed() {
     issued.follow(&mut Position::default()).await;
     assert!(principal.ended.is_cancelled() && !goes_on.ended.is_cancelled());
 }
+
+#[tokio::test]
+async fn an_issuer_or_a_binding_that_was_made_anew_has_its_new_content_after_a_gap() {
+    let issued = Issued::new().await;
+    let by = By::local();
+    let binding = issued.bind("t", ALICE, Role::Admin).await;
+    let first = issued.call(&issued.token()).await.unwrap();
+    assert_eq!(first.role, Role::Admin);
+    issued.world.remote.delete_role_binding("t", binding, &by).await.unwrap();
+    issued.world.pass(1);
+    assert_eq!(issued.bind("t", ALICE, Role::Viewer).await, binding);
+    issued.follow(&mut Position::default()).await;
+    assert!(first.ended.is_cancelled());
+    let second = issued.call(&issued.token()).await.unwrap();
+    assert_eq!(second.role, Role::Viewer);
+    let id = Issuer::id(&issuer().url, &issuer().audience);
+    issued.world.remote.delete_issuer("t", id, &by).await.unwrap();
+    issued.world.pass(1);
+    let other = Issuer { display_name: "new".into(), ..issuer() };
+    issued.world.remote.create_issuer("t", other, &by).await.unwrap();
+    issued.follow(&mut Position::default()).await;
+    assert!(second.ended.is_cancelled());
+    let third = issued.call(&issued.token()).await.unwrap();
+    issued.follow(&mut Position::default()).await;
+    assert!(!third.ended.is_cancelled());
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_changed_ends_its_calls_and_is_read_anew() {
+    let issued = Issued::new().await;
+    let by = By::local();
+    issued.bind("t", ALICE, Role::Admin).await;
+    let mut position = Position::default();
+    issued.follow(&mut position).await;
+    let before = issued.call(&issued.token()).await.unwrap();
+    let id = Issuer::id(&issuer().url, &issuer().audience);
+    let admin = &issued.world.remote;
+    let known = admin.get_issuer("t", id, &by).await.unwrap();
+    let lower = Issuer { max_role: Role::Viewer, ..issuer() };
+    admin.update_issuer("t", id, lower.clone(), &known.etag(), &by).await.unwrap();
+    issued.follow(&mut position).await;
+    assert!(before.ended.is_cancelled());
+    assert_eq!(issued.call(&issued.token()).await.unwrap().role, Role::Viewer);
+    let stale = admin.update_issuer("t", id, issuer(), &known.etag(), &by).await;
+    assert!(matches!(stale, Err(crate::Error::Conflict(_))), "{stale:?}");
+    let elsewhere = Issuer { audience: "other".into(), ..lower };
+    let moved = admin.update_issuer("t", id, elsewhere, &known.etag(), &by).await;
+    assert!(matches!(moved, Err(crate::Error::Invalid { .. })), "{moved:?}");
+}

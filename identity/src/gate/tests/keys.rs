@@ -67,6 +67,16 @@ impl Signer {
         json!({ "alg": self.algorithm, "typ": "JWT", "kid": kid.as_str() })
     }
 
+    /// A token of some seconds from the start of the world.
+    pub(super) fn lasting(&self, kid: CredentialId, seconds: i64) -> String {
+        self.token(&self.header(kid), &but(json!({ "exp": BEGIN + seconds })))
+    }
+
+    /// A token of an hour for another tenant.
+    pub(super) fn for_tenant(&self, kid: CredentialId, tenant: &str) -> String {
+        self.token(&self.header(kid), &but(json!({ "aud": format!("weir:{tenant}") })))
+    }
+
     /// A token of an hour from the start of the world.
     pub(super) fn valid(&self, kid: CredentialId) -> String {
         self.token(&self.header(kid), &claims())

@@ -18,6 +18,7 @@ fn add_long(live: &Live, tenant: &str, n: usize, used: Nanos, name: usize) -> Ar
     let entry = Entry {
         id: ids.find(|id| shard_of(id) == 0).unwrap(),
         tenant: tenant.into(),
+        stamp: crate::registry::Stamp::default(),
         proof: Proof::None,
         expires: None,
         subject: Subject::Caller {
@@ -25,6 +26,7 @@ fn add_long(live: &Live, tenant: &str, n: usize, used: Nanos, name: usize) -> Ar
             role: Role::Viewer,
             scopes: None,
             networks: Arc::default(),
+            reach: crate::DeviceReach::default(),
         },
         authority: None,
         meter: None,
@@ -32,7 +34,8 @@ fn add_long(live: &Live, tenant: &str, n: usize, used: Nanos, name: usize) -> Ar
         used: AtomicI64::new(used),
         recorded: AtomicI64::new(used),
     };
-    live.insert(entry, live.epoch()).unwrap()
+    let epoch = live.epoch_of(&entry.id);
+    live.insert(entry, epoch).unwrap()
 }
 
 fn add(live: &Live, tenant: &str, n: usize) -> Arc<Entry> {

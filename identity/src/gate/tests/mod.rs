@@ -3,11 +3,16 @@ mod certificates;
 mod devices;
 mod figures;
 mod follow;
+mod groups;
 mod keys;
 mod limits;
 mod live;
+mod passwords;
 mod paused;
+mod pools;
+mod reauthenticate;
 mod revocation;
+mod storm;
 mod table;
 mod tokens;
 
@@ -93,6 +98,7 @@ fn viewer() -> NewApiKey {
         role: Role::Viewer,
         scopes: Vec::new(),
         allowed_networks: Vec::new(),
+        groups: Vec::new(),
         expires: None,
     }
 }
@@ -110,7 +116,8 @@ async fn connect(gate: &Gate, device: &str, password: &str) -> Result<Identity, 
 
 async fn connect_from(gate: &Gate, from: &str, device: &str, password: &str) -> Result<Identity, Refusal> {
     let password = Some(password.as_bytes());
-    let credentials = Credentials { client: device, user: Some(device), password, certificates: &[], peer: peer(from) };
+    let credentials =
+        Credentials { client: device, user: Some(device), password, token: None, certificates: &[], peer: peer(from) };
     gate.admit(&credentials).await
 }
 

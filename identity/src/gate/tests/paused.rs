@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use tokio::sync::Semaphore;
 
 use crate::registry::{
-    AuditEvent, AuditReport, Changes, Checkpoint, Class, Created, Credential, Denial, Error, Found, Listed, Origin,
-    Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
+    Denial, Error, Found, Group, GroupRegistry, GroupUpdate, Listed, MemberChange, Origin, Owner, Registry, Result,
+    Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::{CredentialId, EmbeddedRegistry};
 
@@ -19,6 +20,8 @@ pub(super) struct Paused {
     is_away: AtomicBool,
     is_hanging: AtomicBool,
     are_tenants_away: AtomicBool,
+    is_group_paused: AtomicBool,
+    member_lists: AtomicUsize,
     /// A permit for each write that hangs.
     hanging: Semaphore,
     broken: parking_lot::Mutex<String>,
@@ -32,9 +35,9 @@ pub(super) struct Paused {
 
 impl Paused {
     pub(super) fn new(inner: EmbeddedRegistry) -> Self {
-        let [is_paused, is_away, is_hanging, are_tenants_away] = [false; 4].map(AtomicBool::new);
+        let [is_paused, is_away, is_hanging, are_tenants_away, is_group_paused] = [false; 5].map(AtomicBool::new);
         let [hanging, arrived, released] = [0; 3].map(Semaphore::new);
-        let (lookups, broken, damaged) = Default::default();
+        let (lookups, member_lists, broken, damaged) = Default::default();
         Self {
             inner,
             lookups,
@@ -42,6 +45,8 @@ impl Paused {
             is_away,
             is_hanging,
             are_tenants_away,
+            is_group_paused,
+            member_lists,
             hanging,
             broken,
             damaged,
@@ -58,6 +63,16 @@ impl Paused {
     /// Holds up the next lookup, after it has read its row.
     pub(super) fn pause(&self) {
         self.is_paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Holds up the next lookup of a group, after it has read its row.
+    pub(super) fn pause_group(&self) {
+        self.is_group_paused.store(true, Ordering::SeqCst);
+    }
+
+    /// Returns how often the members of a group were read.
+    pub(super) fn member_lists(&self) -> usize {
+        self.member_lists.load(Ordering::SeqCst)
     }
 
     /// Waits until a lookup is held up.
@@ -90,7 +105,7 @@ impl Paused {
         }
     }
 
-    /// Lets no record of uses or denials end from now on.
+    /// Lets no record of uses or denials, and no check of an audit, end from now on.
     pub(super) fn hang_writes(&self) {
         self.is_hanging.store(true, Ordering::SeqCst);
     }
@@ -121,6 +136,44 @@ impl Paused {
 }
 
 #[async_trait]
+impl GroupRegistry for Paused {
+    async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>> {
+        self.inner()?.create_group(group, origin).await
+    }
+
+    async fn update_group(&self, tenant: &str, id: &str, update: &GroupUpdate, origin: &Origin) -> Result<Group> {
+        self.inner()?.update_group(tenant, id, update, origin).await
+    }
+
+    async fn change_members(&self, tenant: &str, id: &str, change: &MemberChange, origin: &Origin) -> Result<Group> {
+        self.inner()?.change_members(tenant, id, change, origin).await
+    }
+
+    async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()> {
+        self.inner()?.delete_group(tenant, id, version, origin).await
+    }
+
+    async fn group(&self, tenant: &str, id: &str) -> Result<Option<Group>> {
+        self.check(id)?;
+        let found = self.inner()?.group(tenant, id).await?;
+        if self.is_group_paused.swap(false, Ordering::SeqCst) {
+            self.arrived.add_permits(1);
+            self.released.acquire().await.unwrap().forget();
+        }
+        Ok(found)
+    }
+
+    async fn groups(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Group>> {
+        self.inner()?.groups(tenant, after, limit).await
+    }
+
+    async fn members(&self, tenant: &str, group: &str, after: &str, limit: usize) -> Result<Vec<String>> {
+        self.member_lists.fetch_add(1, Ordering::SeqCst);
+        self.inner()?.members(tenant, group, after, limit).await
+    }
+}
+
+#[async_trait]
 impl Registry for Paused {
     async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
         self.inner()?.match_peppers(fingerprints).await
@@ -146,6 +199,18 @@ impl Registry for Paused {
         self.inner()?.set_tenant_state(id, state, origin).await
     }
 
+    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
+        self.inner()?.delete_tenant(id, step, origin).await
+    }
+
+    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
+        self.inner()?.remove_rows(tenant, most).await
+    }
+
+    async fn count_rows(&self, tenant: &str) -> Result<u64> {
+        self.inner()?.count_rows(tenant).await
+    }
+
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         self.check(id.as_str())?;
@@ -163,6 +228,17 @@ impl Registry for Paused {
 
     async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
         self.inner()?.update_tenant(id, update, origin).await
+    }
+
+    async fn update_credential(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        kind: CredentialKind,
+        etag: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Credential> {
+        self.inner()?.update_credential(tenant, id, kind, etag, origin).await
     }
 
     async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
@@ -206,8 +282,13 @@ impl Registry for Paused {
         self.inner()?.audit(tenant, before, limit).await
     }
 
-    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
-        self.inner()?.verify_audit(tenant, checkpoint).await
+    async fn check_audit(&self, tenant: &str, range: &AuditRange) -> Result<AuditReport> {
+        self.write().await;
+        self.inner()?.check_audit(tenant, range).await
+    }
+
+    async fn audit_heads(&self, after: &str, limit: usize) -> Result<Vec<(String, Checkpoint)>> {
+        self.inner()?.audit_heads(after, limit).await
     }
 
     async fn changes(&self, after: u64, limit: usize) -> Result<Changes> {

@@ -3,6 +3,37 @@
 use super::*;
 
 #[tokio::test]
+async fn the_deletion_of_a_tenant_in_another_process_ends_its_sessions_and_is_known_here() {
+    let world = World::new().await;
+    let (_, secret) = world.device("d1", None).await;
+    let ended = admitted(&world.gate, "d1", &secret).await;
+    let mut position = Position::default();
+    world.gate.step(&mut position).await;
+    world.remote.delete_tenant("t", "", Some(START), None, &By::local()).await.unwrap();
+    world.gate.step(&mut position).await;
+    assert!(ended.is_cancelled());
+    assert!(connect(&world.gate, "d1", secret.expose()).await.is_err());
+    assert!(world.gate.purged().borrow().is_empty(), "its data is there still");
+    world.remote.undelete_tenant("t", &By::local()).await.unwrap();
+    world.gate.step(&mut position).await;
+    assert!(connect(&world.gate, "d1", secret.expose()).await.is_ok());
+    world.remote.delete_tenant("t", "", Some(START), None, &By::local()).await.unwrap();
+    let other = Gate::bounded(world.registry.clone(), world.peppers.clone(), topics(), world.clock.clone(), BOUNDS);
+    let purger = crate::Purger::new(&other, Vec::new(), "p".into(), std::time::Duration::from_secs(60));
+    let stop = CancellationToken::new();
+    let run = tokio::spawn({
+        let stop = stop.clone();
+        async move { purger.run(stop).await }
+    });
+    let mut known = other.purged();
+    known.wait_for(|known| known.contains("t")).await.unwrap();
+    world.gate.step(&mut position).await;
+    assert!(world.gate.purged().borrow().contains("t"));
+    stop.cancel();
+    run.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_deleted_secret_ends_its_sessions_at_once_and_no_others() {
     let world = World::new().await;
     let (first, one) = world.device("d1", None).await;
@@ -226,4 +257,25 @@ async fn following_ends_when_it_is_stopped_and_writes_what_it_holds() {
     follower.await.unwrap();
     let events = world.admin.list_audit(INSTALLATION, None, 9).await.unwrap();
     assert_eq!((events.len(), events[0].count), (1, 1));
+}
+
+#[tokio::test]
+async fn the_changes_of_one_tenant_repeat_few_lookups_of_others() {
+    let world = World::new().await;
+    let (id, secret) = world.device("d1", None).await;
+    let shard = crate::gate::live::shard_of;
+    let mut others = (0..).map(|n: u32| CredentialId::derived(&["other", &n.to_string()]));
+    let same = others.find(|other| shard(other) == shard(&id)).unwrap();
+    for (revoked, lookups) in [(others.find(|other| shard(other) != shard(&id)).unwrap(), 1), (same, 2)] {
+        world.gate.revoke(&id);
+        let before = world.registry.lookups();
+        world.registry.pause();
+        let (gate, secret) = (world.gate.clone(), secret.clone());
+        let connects = tokio::spawn(async move { admitted(&gate, "d1", &secret).await });
+        world.registry.arrived().await;
+        world.gate.revoke(&revoked);
+        world.registry.release();
+        connects.await.unwrap();
+        assert_eq!(world.registry.lookups() - before, lookups);
+    }
 }

@@ -80,7 +80,8 @@ fn verified(table: &Tokens, tenant: &str, n: u8) -> Arc<Access> {
         issuer: known(table, tenant, &format!("https://{tenant}.example")),
         key: [0; 32],
         binding: CredentialId::derived(&[tenant]),
-        is_bound: true,
+        bound: Some(crate::registry::Stamp::default()),
+        reach: crate::DeviceReach::default(),
         meter: TenantMeter::new(&Limits::default()).caller(),
         ended: CancellationToken::new(),
     };
@@ -116,4 +117,23 @@ fn a_full_table_ends_the_token_that_was_verified_the_longest_ago() {
     table.expire(START + SECOND);
     assert_eq!(count_of_ended(&tokens), 10);
     assert!(table.ids().is_empty());
+}
+
+#[tokio::test]
+async fn checks_of_audits_leave_room_for_lookups() {
+    let world = World::new().await;
+    let (_, secret) = world.device("d1", None).await;
+    world.registry.hang_writes();
+    let checks: Vec<_> = (0..9)
+        .map(|_| {
+            let admin = world.admin.clone();
+            tokio::spawn(async move { admin.check_audit("t", &crate::AuditRange::default()).await.map(drop) })
+        })
+        .collect();
+    world.registry.writing().await;
+    world.registry.writing().await;
+    admitted(&world.gate, "d1", &secret).await;
+    let third = tokio::time::timeout(Duration::from_millis(50), world.registry.writing()).await;
+    assert!(third.is_err(), "a third check has begun");
+    checks.iter().for_each(tokio::task::JoinHandle::abort);
 }

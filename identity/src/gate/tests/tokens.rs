@@ -42,7 +42,7 @@ impl Issued {
     }
 
     pub(super) async fn bind(&self, tenant: &str, principal: &str, role: Role) -> CredentialId {
-        let binding = RoleBinding { principal: principal.into(), role };
+        let binding = RoleBinding { principal: principal.into(), role, groups: Vec::new() };
         let bound: Created<Credential> =
             self.world.admin.create_role_binding(tenant, binding, &By::local()).await.unwrap();
         bound.row.id

@@ -91,7 +91,7 @@ async fn the_issuer_of_a_tenant_reaches_no_private_address() {
 async fn a_private_network_is_read_over_https_only() {
     let fetch = HttpFetch::new(vec!["10.0.0.0/8".parse().unwrap()], None).unwrap();
     let refused = fetch.get("http://10.0.0.1:1/", Reach::Operator).await.unwrap_err();
-    assert!(refused.to_string().contains("over https"), "{refused}");
+    assert!(refused.to_string().contains("with https"), "{refused}");
 }
 
 #[tokio::test]

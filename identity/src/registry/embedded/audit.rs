@@ -1,12 +1,14 @@
 //! The audit and the control log.
 
+use std::ops::Bound;
+
 use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 
 use super::file::{Outcome, Stop};
 use super::rows::{AUDIT, CONTROL, HEADS, get, put, seal, unseal};
 use crate::registry::audit::{Walk, link};
 use crate::registry::rules::KEPT_CHANGES;
-use crate::registry::{AuditEvent, AuditReport, Change, ChangeKind, Changes, Checkpoint, Fault};
+use crate::registry::{AuditEvent, AuditRange, AuditReport, Change, ChangeKind, Changes, Checkpoint};
 
 const HASH: usize = 32;
 
@@ -59,31 +61,41 @@ pub(super) fn newest(
     Ok(found)
 }
 
-/// Checks a chain.
-pub(super) fn verify(database: &Database, tenant: &str, checkpoint: Option<Checkpoint>) -> Outcome<AuditReport> {
+/// Checks a part of a chain.
+pub(super) fn check(database: &Database, tenant: &str, range: &AuditRange) -> Outcome<AuditReport> {
     let read = database.begin_read()?;
-    let mut walk = Walk::new(checkpoint);
+    let mut walk = Walk::new(range);
     let mut fault = None;
-    for entry in read.open_table(AUDIT)?.range((tenant, 0)..=(tenant, u64::MAX))? {
+    for entry in read.open_table(AUDIT)?.range((tenant, walk.next())..=(tenant, u64::MAX))? {
         let (key, bytes) = entry?;
         let (hash, json) = bytes.value().split_at_checked(HASH).unwrap_or_default();
-        if let Err(found) = walk.step(key.value().1, hash, json) {
-            fault = Some(found);
+        fault = walk.step(key.value().1, hash, json).err();
+        if fault.is_some() || walk.is_done() {
             break;
         }
     }
-    let fault = match fault {
-        Some(fault) => Some(fault),
-        None => match get::<(u64, [u8; HASH])>(&read.open_table(HEADS)?, tenant) {
-            Ok(head) => {
-                let (sequence, hash) = head.unwrap_or_default();
-                walk.end(Checkpoint { sequence, hash }).err()
-            }
-            Err(Stop::Damaged(_)) => Some(Fault::End { ends: walk.last().sequence, head: 0 }),
-            Err(stop) => return Err(stop),
-        },
-    };
+    if fault.is_none() && !walk.is_done() {
+        let head = read.open_table(HEADS)?.get(tenant)?.map(|bytes| head(tenant, bytes.value()));
+        fault = walk.end(head.unwrap_or_default()).err();
+    }
     Ok(AuditReport { verified: walk.last(), fault })
+}
+
+/// Reads the end of a chain. A damaged one is that of no event.
+fn head(tenant: &str, bytes: &[u8]) -> Checkpoint {
+    let (sequence, hash) = unseal(tenant, bytes).unwrap_or_default();
+    Checkpoint { sequence, hash }
+}
+
+/// Returns the ends of chains.
+pub(super) fn heads(database: &Database, after: &str, limit: usize) -> Outcome<Vec<(String, Checkpoint)>> {
+    let table = database.begin_read()?.open_table(HEADS)?;
+    let mut found = Vec::new();
+    for entry in table.range::<&str>((Bound::Excluded(after), Bound::Unbounded))?.take(limit) {
+        let (tenant, bytes) = entry?;
+        found.push((tenant.value().to_owned(), head(tenant.value(), bytes.value())));
+    }
+    Ok(found)
 }
 
 /// Returns entries of the control log.

@@ -29,7 +29,7 @@ pub(super) fn make<W: Work>(write: &WriteTransaction, work: &W) -> Outcome<W::Ou
 }
 
 /// The rows of one transaction.
-struct FileRows<'a> {
+pub(super) struct FileRows<'a> {
     write: &'a WriteTransaction,
     /// The tenant that was entered.
     tenant: String,
@@ -38,7 +38,10 @@ struct FileRows<'a> {
 }
 
 impl FileRows<'_> {
-    fn run<T>(&mut self, work: impl FnOnce(&WriteTransaction, &str) -> Outcome<T>) -> transaction::Outcome<T> {
+    pub(super) fn run<T>(
+        &mut self,
+        work: impl FnOnce(&WriteTransaction, &str) -> Outcome<T>,
+    ) -> transaction::Outcome<T> {
         work(self.write, &self.tenant).map_err(|stop| {
             self.stop = Some(stop);
             transaction::Stop::Refused(Error::Unavailable(String::new()))
@@ -80,6 +83,10 @@ impl Rows for FileRows<'_> {
         })
     }
 
+    async fn put_credential(&mut self, row: &Credential) -> transaction::Outcome<()> {
+        self.run(|write, _| put(write, CREDENTIALS, row.id.as_str(), row))
+    }
+
     async fn remove_credential(&mut self, row: &Credential) -> transaction::Outcome<()> {
         self.run(|write, _| {
             let id = row.id.as_str();
@@ -100,6 +107,39 @@ impl Rows for FileRows<'_> {
             let ids = ids_of(write, tenant, owner)?;
             let table = write.open_table(CREDENTIALS)?;
             ids.iter().filter_map(|id| get(&table, id).transpose()).collect()
+        })
+    }
+
+    async fn some_credentials(&mut self, tenant: &str, most: usize) -> transaction::Outcome<Vec<Credential>> {
+        self.run(|write, _| {
+            let table = write.open_table(CREDENTIALS)?;
+            let ids = ids_of_tenant(write, tenant, most)?;
+            ids.iter().filter_map(|id| get(&table, id).transpose()).collect()
+        })
+    }
+
+    async fn count_credentials(&mut self, tenant: &str) -> transaction::Outcome<u64> {
+        self.run(|write, _| Ok(ids_of_tenant(write, tenant, usize::MAX)?.len() as u64))
+    }
+
+    async fn remove_requests(&mut self, tenant: &str) -> transaction::Outcome<usize> {
+        self.run(|write, _| {
+            let mut times = write.open_table(REQUEST_TIMES)?;
+            let mut requests = write.open_table(REQUESTS)?;
+            let mut found = Vec::new();
+            for entry in requests.range((tenant, "")..)? {
+                let (key, value) = entry?;
+                let (of, id) = key.value();
+                if of != tenant {
+                    break;
+                }
+                found.push((id.to_owned(), unseal::<Request>(id, value.value())?.at));
+            }
+            for (id, at) in &found {
+                requests.remove((tenant, &**id))?;
+                times.remove((*at, tenant, &**id))?;
+            }
+            Ok(found.len())
         })
     }
 
@@ -189,11 +229,12 @@ impl Rows for FileRows<'_> {
             for used in uses {
                 let id = used.id.as_str();
                 write.open_table(USES)?.insert(id, used.at)?;
-                let Some(digest) = used.digest else { continue };
+                if !used.moves() {
+                    continue;
+                }
                 let row: Option<Credential> = get(&write.open_table(CREDENTIALS)?, id)?;
-                let is_older = |row: &Credential| row.digest.is_some_and(|known| digest.pepper > known.pepper);
-                if let Some(row) = row.filter(is_older) {
-                    put(write, CREDENTIALS, id, &Credential { digest: Some(digest), ..row })?;
+                if let Some(row) = row.and_then(|row| row.moved_by(used)) {
+                    put(write, CREDENTIALS, id, &row)?;
                 }
             }
             Ok(())
@@ -224,6 +265,22 @@ fn index(owner: Owner<'_>) -> (Index, &str) {
 fn place(row: &Credential) -> (Index, (&str, &str, &str)) {
     let (table, owner) = index(row.owner());
     (table, (&row.tenant, owner, row.id.as_str()))
+}
+
+/// Returns the ids of some credentials of a tenant.
+fn ids_of_tenant(write: &WriteTransaction, tenant: &str, most: usize) -> Outcome<Vec<String>> {
+    let mut ids = Vec::new();
+    for table in [OF_DEVICES, OF_TENANTS] {
+        for entry in write.open_table(table)?.range((tenant, "", "")..)? {
+            let (key, _) = entry?;
+            let (of, _, id) = key.value();
+            if of != tenant || ids.len() >= most {
+                break;
+            }
+            ids.push(id.to_owned());
+        }
+    }
+    Ok(ids)
 }
 
 /// Returns the ids of all credentials of an owner.

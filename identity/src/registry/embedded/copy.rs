@@ -38,7 +38,9 @@ fn copy_all(read: &ReadTransaction, write: &WriteTransaction) -> Outcome<()> {
     copy(read, write, rows::AUDIT)?;
     copy(read, write, rows::HEADS)?;
     copy(read, write, rows::CONTROL)?;
-    copy(read, write, rows::PEPPERS)
+    copy(read, write, rows::PEPPERS)?;
+    copy(read, write, rows::GROUPS)?;
+    copy(read, write, rows::MEMBERS)
 }
 
 fn copy<K: Key, V: Value>(

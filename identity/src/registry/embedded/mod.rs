@@ -5,8 +5,10 @@
 
 mod audit;
 mod changes;
+mod checkpoints;
 mod copy;
 mod file;
+mod groups;
 mod lists;
 mod rows;
 #[cfg(test)]
@@ -19,16 +21,18 @@ use async_trait::async_trait;
 use redb::{Database, ReadableDatabase, WriteTransaction};
 use tokio::sync::Semaphore;
 
+use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
 use super::rules::{
     CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordDenials, RecordUses, SetTenantState,
-    UpdateTenant,
+    UpdateCredential, UpdateTenant,
 };
 use super::transaction::Work;
 use super::{
-    AuditEvent, AuditReport, Changes, Checkpoint, Class, Created, Credential, Denial, Error, Found, Listed, Origin,
-    Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
+    Denial, Error, Found, Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::CredentialId;
+pub(crate) use checkpoints::{CheckpointFile, HeldCheckpoint};
 use file::{Outcome, RegistryFile};
 
 const CACHE_BYTES: usize = 8 << 20;
@@ -131,12 +135,36 @@ impl Registry for EmbeddedRegistry {
         self.change(UpdateTenant(id.to_owned(), update.clone(), origin.clone())).await
     }
 
+    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
+        self.change(DeleteTenant(id.to_owned(), step.clone(), origin.clone())).await
+    }
+
+    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
+        self.change(RemoveRows(tenant.to_owned(), most)).await
+    }
+
+    async fn count_rows(&self, tenant: &str) -> Result<u64> {
+        self.change(CountRows(tenant.to_owned())).await
+    }
+
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         self.read(move |database| lists::find(database, id)).await
     }
 
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
         self.change(CreateCredential(credential, origin.clone())).await
+    }
+
+    async fn update_credential(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        kind: CredentialKind,
+        etag: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Credential> {
+        let (tenant, etag, origin) = (tenant.to_owned(), etag.map(str::to_owned), origin.clone());
+        self.change(UpdateCredential { tenant, id, kind, etag, origin }).await
     }
 
     async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
@@ -184,9 +212,14 @@ impl Registry for EmbeddedRegistry {
         self.read(move |database| audit::list(database, &tenant, before, limit)).await
     }
 
-    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
-        let tenant = tenant.to_owned();
-        self.read(move |database| audit::verify(database, &tenant, checkpoint)).await
+    async fn check_audit(&self, tenant: &str, range: &AuditRange) -> Result<AuditReport> {
+        let (tenant, range) = (tenant.to_owned(), range.clone());
+        self.read(move |database| audit::check(database, &tenant, &range)).await
+    }
+
+    async fn audit_heads(&self, after: &str, limit: usize) -> Result<Vec<(String, Checkpoint)>> {
+        let after = after.to_owned();
+        self.read(move |database| audit::heads(database, &after, limit)).await
     }
 
     async fn changes(&self, after: u64, limit: usize) -> Result<Changes> {

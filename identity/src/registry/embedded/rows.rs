@@ -34,6 +34,11 @@ pub(super) const CONTROL: Table<u64, Bytes> = TableDefinition::new("control");
 /// Version of a pepper to its fingerprint.
 pub(super) const PEPPERS: Table<u32, Bytes> = TableDefinition::new("peppers");
 
+/// Tenant, id to group.
+pub(super) const GROUPS: Table<(Text, Text), Bytes> = TableDefinition::new("groups");
+/// Tenant, group, device.
+pub(super) const MEMBERS: Table<(Text, Text, Text), ()> = TableDefinition::new("group_members");
+
 /// Makes the tables that do not exist. When all exist nothing is written: a file that is opened
 /// again while the disk is full can be read.
 pub(super) fn prepare(database: &Database) -> Outcome<()> {
@@ -53,6 +58,8 @@ pub(super) fn prepare(database: &Database) -> Outcome<()> {
     write.open_table(HEADS)?;
     write.open_table(CONTROL)?;
     write.open_table(PEPPERS)?;
+    write.open_table(GROUPS)?;
+    write.open_table(MEMBERS)?;
     write.commit()?;
     Ok(())
 }
@@ -69,6 +76,8 @@ fn open_all(read: &ReadTransaction) -> Result<(), TableError> {
     read.open_table(HEADS)?;
     read.open_table(CONTROL)?;
     read.open_table(PEPPERS)?;
+    read.open_table(GROUPS)?;
+    read.open_table(MEMBERS)?;
     Ok(())
 }
 

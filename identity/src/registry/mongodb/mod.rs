@@ -6,6 +6,7 @@
 
 mod answer;
 mod chain;
+mod groups;
 mod holders;
 mod rows;
 mod store;
@@ -23,15 +24,16 @@ use mongodb::options::ReadConcern;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
+use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
 use super::rules::{
     CreateCredential, CreateTenant, DeleteCredential, KEPT_CHANGES, MatchPeppers, RecordDenials, RecordUses,
-    SetTenantState, UpdateTenant,
+    SetTenantState, UpdateCredential, UpdateTenant,
 };
 use super::transaction::{Outcome, Stop, Work};
 use super::tries::Tries;
 use super::{
-    AuditEvent, AuditReport, Changes, Checkpoint, Class, Created, Credential, Denial, Error, Found, Listed, Origin,
-    Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
+    Denial, Error, Found, Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::CredentialId;
 use answer::meaning;
@@ -284,6 +286,18 @@ impl Registry for MongoRegistry {
         self.write(UpdateTenant(id.to_owned(), update.clone(), origin.clone())).await
     }
 
+    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
+        self.write(DeleteTenant(id.to_owned(), step.clone(), origin.clone())).await
+    }
+
+    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
+        self.write(RemoveRows(tenant.to_owned(), most)).await
+    }
+
+    async fn count_rows(&self, tenant: &str) -> Result<u64> {
+        self.write(CountRows(tenant.to_owned())).await
+    }
+
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         let row = self.one(&self.0.store.credentials(), doc! { "_id": id.as_str() }).await?;
         let Some(row) = row else { return Ok(None) };
@@ -296,6 +310,18 @@ impl Registry for MongoRegistry {
 
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
         self.write(CreateCredential(credential, origin.clone())).await
+    }
+
+    async fn update_credential(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        kind: CredentialKind,
+        etag: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Credential> {
+        let (tenant, etag, origin) = (tenant.to_owned(), etag.map(str::to_owned), origin.clone());
+        self.write(UpdateCredential { tenant, id, kind, etag, origin }).await
     }
 
     async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
@@ -352,14 +378,24 @@ impl Registry for MongoRegistry {
         rows.iter().map(|row| event(&self.0.store.shown, row)).collect()
     }
 
-    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
+    async fn check_audit(&self, tenant: &str, range: &AuditRange) -> Result<AuditReport> {
         let mut tries = Tries::within(self.0.read_limit);
         loop {
-            match self.0.verify(tenant, checkpoint).await {
+            match self.0.check(tenant, range).await {
                 Ok(report) => return Ok(report),
                 Err(stop) => tries.after(stop).await?,
             }
         }
+    }
+
+    async fn audit_heads(&self, after: &str, limit: usize) -> Result<Vec<(String, Checkpoint)>> {
+        let filter = doc! { "_id": { "$gt": after } };
+        let rows = self.all(&self.0.store.heads(), filter, doc! { "_id": 1 }, limit).await?;
+        let head = |row: &Document| {
+            let tenant = row.get_str("_id").ok()?.to_owned();
+            Some((tenant, rows::checkpoint(&self.0.store.shown, row).unwrap_or_default()))
+        };
+        Ok(rows.iter().filter_map(head).collect())
     }
 
     async fn changes(&self, after: u64, limit: usize) -> Result<Changes> {

@@ -23,8 +23,8 @@ use crate::registry::{AuditEvent, Change, ChangeKind, Checkpoint, Credential, Er
 const TRIMMED_EVERY: u64 = 64;
 
 pub(super) struct MongoRows<'a> {
-    store: &'a Store,
-    session: &'a mut ClientSession,
+    pub(super) store: &'a Store,
+    pub(super) session: &'a mut ClientSession,
     tenant: String,
     head: Checkpoint,
     /// The number up to which the control log is to be trimmed after the commit.
@@ -36,12 +36,12 @@ impl<'a> MongoRows<'a> {
         Self { store, session, tenant: String::new(), head: Checkpoint::default(), trim_to: None }
     }
 
-    async fn one(&mut self, of: Collection<Document>, filter: Document) -> Outcome<Option<Document>> {
+    pub(super) async fn one(&mut self, of: Collection<Document>, filter: Document) -> Outcome<Option<Document>> {
         self.store.within(of.find_one(filter).session(&mut *self.session)).await
     }
 
     /// Returns the rows that a filter finds; a limit of 0 is none.
-    async fn all(
+    pub(super) async fn all(
         &mut self,
         of: Collection<Document>,
         filter: Document,
@@ -87,7 +87,7 @@ pub(super) fn body<T: DeserializeOwned>(shown: &str, place: &str, row: &Document
     json.ok_or_else(|| damaged(shown, place))
 }
 
-fn json<T: Serialize>(row: &T) -> String {
+pub(super) fn json<T: Serialize>(row: &T) -> String {
     serde_json::to_string(row).expect("plain fields are JSON")
 }
 
@@ -183,6 +183,12 @@ impl Rows for MongoRows<'_> {
         }
     }
 
+    async fn put_credential(&mut self, row: &Credential) -> Outcome<()> {
+        let filter = doc! { "_id": row.id.as_str(), "tenant": &row.tenant };
+        let (credentials, update) = (self.store.credentials(), doc! { "$set": { "body": json(row) } });
+        self.store.within(credentials.update_one(filter, update).session(&mut *self.session)).await.map(drop)
+    }
+
     async fn remove_credential(&mut self, row: &Credential) -> Outcome<()> {
         let filter = doc! { "_id": row.id.as_str(), "tenant": &row.tenant };
         let credentials = self.store.credentials();
@@ -199,6 +205,26 @@ impl Rows for MongoRows<'_> {
         let rows = self.all(self.store.credentials(), of_owner(tenant, owner), doc! { "_id": 1 }, 0).await?;
         let shown = &self.store.shown;
         Ok(rows.iter().map(|row| body(shown, "a credential", row)).collect::<Result<_, _>>()?)
+    }
+
+    async fn some_credentials(&mut self, tenant: &str, most: usize) -> Outcome<Vec<Credential>> {
+        let limit = signed(most as u64);
+        let rows = self.all(self.store.credentials(), doc! { "tenant": tenant }, doc! { "_id": 1 }, limit).await?;
+        let shown = &self.store.shown;
+        Ok(rows.iter().map(|row| body(shown, "a credential", row)).collect::<Result<_, _>>()?)
+    }
+
+    async fn count_credentials(&mut self, tenant: &str) -> Outcome<u64> {
+        let credentials = self.store.credentials();
+        let count = credentials.count_documents(doc! { "tenant": tenant }).session(&mut *self.session);
+        self.store.within(count).await
+    }
+
+    async fn remove_requests(&mut self, tenant: &str) -> Outcome<usize> {
+        let requests = self.store.requests();
+        let delete = requests.delete_many(doc! { "tenant": tenant }).session(&mut *self.session);
+        let deleted = self.store.within(delete).await?.deleted_count;
+        Ok(usize::try_from(deleted).unwrap_or(usize::MAX))
     }
 
     async fn device_among(&mut self, tenant: &str, devices: &[&str], prefix: &str) -> Outcome<Option<String>> {
@@ -275,12 +301,11 @@ impl Rows for MongoRows<'_> {
         for used in uses {
             let filter = doc! { "_id": used.id.as_str(), "tenant": tenant };
             let mut update = doc! { "$max": { "last_use": used.at } };
-            if let Some(digest) = used.digest {
+            if used.moves() {
                 // A lookup names a damage; uses of other credentials go on.
                 let row = self.one(credentials.clone(), filter.clone()).await?;
                 let row = row.and_then(|row| body::<Credential>(&self.store.shown, "", &row).ok());
-                if let Some(mut row) = row.filter(|row| row.digest.is_some_and(|known| digest.pepper > known.pepper)) {
-                    row.digest = Some(digest);
+                if let Some(row) = row.and_then(|row| row.moved_by(used)) {
                     update.insert("$set", doc! { "body": json(&row) });
                 }
             }

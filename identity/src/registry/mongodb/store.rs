@@ -19,7 +19,7 @@ use crate::registry::transaction::{Outcome, Stop};
 /// Wire version of MongoDB 6.0.
 const OLDEST_WIRE: i32 = 17;
 /// Version of the documents and indexes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 const NAMESPACE_EXISTS: i32 = 48;
 
 pub(super) struct Store {
@@ -73,6 +73,14 @@ impl Store {
 
     pub(super) fn credentials(&self) -> Collection<Document> {
         self.collection("credentials")
+    }
+
+    pub(super) fn groups(&self) -> Collection<Document> {
+        self.collection("groups")
+    }
+
+    pub(super) fn group_members(&self) -> Collection<Document> {
+        self.collection("group_members")
     }
 
     pub(super) fn requests(&self) -> Collection<Document> {
@@ -138,6 +146,8 @@ impl Store {
         for collection in [
             self.tenants(),
             self.credentials(),
+            self.groups(),
+            self.group_members(),
             self.requests(),
             self.audit(),
             self.heads(),
@@ -158,9 +168,12 @@ impl Store {
         let of_devices = index(doc! { "tenant": 1, "device": 1, "_id": 1 }, false);
         let of_tenants = index(doc! { "tenant": 1, "class": 1, "_id": 1 }, false);
         self.within(self.credentials().create_indexes([of_devices, of_tenants])).await?;
+        self.within(self.groups().create_index(index(doc! { "tenant": 1, "id": 1 }, true))).await?;
+        let members = index(doc! { "tenant": 1, "group": 1, "device": 1 }, true);
+        self.within(self.group_members().create_index(members)).await?;
         self.within(self.requests().create_index(index(doc! { "tenant": 1, "at": 1 }, false))).await?;
         self.within(self.audit().create_index(index(doc! { "tenant": 1, "sequence": 1 }, true))).await?;
-        let version = doc! { "$setOnInsert": { "version": SCHEMA } };
+        let version = doc! { "$max": { "version": SCHEMA } };
         self.within(self.state().update_one(doc! { "_id": "schema" }, version).upsert(true)).await?;
         Ok(())
     }

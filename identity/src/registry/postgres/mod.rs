@@ -6,6 +6,7 @@
 //! `migrations/`.
 
 mod answer;
+mod groups;
 mod pool;
 mod rows;
 mod schema;
@@ -23,15 +24,16 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::audit::Walk;
+use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
 use super::rules::{
     CreateCredential, CreateTenant, DeleteCredential, KEPT_CHANGES, MatchPeppers, RecordDenials, RecordUses,
-    SetTenantState, UpdateTenant,
+    SetTenantState, UpdateCredential, UpdateTenant,
 };
 use super::transaction::{Outcome, Stop, Work};
 use super::tries::Tries;
 use super::{
-    AuditEvent, AuditReport, Changes, Checkpoint, Class, Created, Credential, Denial, Error, Found, Listed, Origin,
-    Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
+    Denial, Error, Found, Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::CredentialId;
 use pool::{Lease, Pool};
@@ -213,24 +215,29 @@ impl Inner {
         Ok(rows)
     }
 
-    async fn verify(&self, tenant: &str, noted: Option<Checkpoint>) -> Outcome<AuditReport> {
+    async fn check(&self, tenant: &str, range: &AuditRange) -> Outcome<AuditReport> {
         let mut lease = self.lease().await?;
         let session = &mut lease.session;
         // Events and head of one moment.
         session.batch("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         set_tenant(session, tenant).await?;
-        let mut walk = Walk::new(noted);
-        let mut read_to = 0_i64;
+        let mut walk = Walk::new(range);
+        let mut next = walk.next();
         let fault = loop {
-            let sql = "SELECT sequence, hash, event FROM weir.audit WHERE tenant = $1 AND sequence > $2 \
+            let sql = "SELECT sequence, hash, event FROM weir.audit WHERE tenant = $1 AND sequence >= $2 \
                        ORDER BY sequence LIMIT $3";
-            let events = session.query(sql, &[&tenant, &read_to, &signed(EVENTS as u64)]).await?;
-            let mut step = |row: &Row| {
-                read_to = row.get(0);
-                walk.step(u64::try_from(read_to).unwrap_or_default(), row.get(1), row.get(2)).err()
-            };
-            if let Some(fault) = events.iter().find_map(&mut step) {
-                break Some(fault);
+            let events = session.query(sql, &[&tenant, &signed(next), &signed(EVENTS as u64)]).await?;
+            let mut fault = None;
+            for row in &events {
+                let sequence = u64::try_from(row.get::<_, i64>(0)).unwrap_or_default();
+                next = sequence + 1;
+                fault = walk.step(sequence, row.get(1), row.get(2)).err();
+                if fault.is_some() || walk.is_done() {
+                    break;
+                }
+            }
+            if fault.is_some() || walk.is_done() {
+                break fault;
             }
             if events.len() < EVENTS {
                 let sql = "SELECT sequence, hash FROM weir.audit_heads WHERE tenant = $1";
@@ -275,6 +282,18 @@ impl Registry for PostgresRegistry {
         self.write(UpdateTenant(id.to_owned(), update.clone(), origin.clone())).await
     }
 
+    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
+        self.write(DeleteTenant(id.to_owned(), step.clone(), origin.clone())).await
+    }
+
+    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
+        self.write(RemoveRows(tenant.to_owned(), most)).await
+    }
+
+    async fn count_rows(&self, tenant: &str) -> Result<u64> {
+        self.write(CountRows(tenant.to_owned())).await
+    }
+
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         let sql = "SELECT body, tenant_body, last_use FROM weir.find_credential($1)";
         let rows = self.select(None, sql, &[&id.as_str()]).await?;
@@ -286,6 +305,18 @@ impl Registry for PostgresRegistry {
 
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
         self.write(CreateCredential(credential, origin.clone())).await
+    }
+
+    async fn update_credential(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        kind: CredentialKind,
+        etag: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Credential> {
+        let (tenant, etag, origin) = (tenant.to_owned(), etag.map(str::to_owned), origin.clone());
+        self.write(UpdateCredential { tenant, id, kind, etag, origin }).await
     }
 
     async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
@@ -349,14 +380,21 @@ impl Registry for PostgresRegistry {
         rows.iter().map(|row| event(self.0.pool.shown(), row)).collect()
     }
 
-    async fn verify_audit(&self, tenant: &str, checkpoint: Option<Checkpoint>) -> Result<AuditReport> {
+    async fn check_audit(&self, tenant: &str, range: &AuditRange) -> Result<AuditReport> {
         let mut tries = Tries::within(self.0.read_limit);
         loop {
-            match self.0.verify(tenant, checkpoint).await {
+            match self.0.check(tenant, range).await {
                 Ok(report) => return Ok(report),
                 Err(stop) => tries.after(self.0.noted(stop)).await?,
             }
         }
+    }
+
+    async fn audit_heads(&self, after: &str, limit: usize) -> Result<Vec<(String, Checkpoint)>> {
+        let sql = "SELECT sequence, hash, tenant FROM weir.list_heads($1, $2)";
+        let rows = self.select(None, sql, &[&after, &signed(limit as u64)]).await?;
+        let head = |row: &Row| (row.get(2), checkpoint(self.0.pool.shown(), row).unwrap_or_default());
+        Ok(rows.iter().map(head).collect())
     }
 
     async fn changes(&self, after: u64, limit: usize) -> Result<Changes> {

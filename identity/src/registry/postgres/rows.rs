@@ -17,7 +17,7 @@ use crate::registry::{AuditEvent, Change, ChangeKind, Checkpoint, Credential, Er
 const TRIMMED_EVERY: u64 = 64;
 
 pub(super) struct PgRows<'a> {
-    session: &'a mut Session,
+    pub(super) session: &'a mut Session,
     tenant: String,
     head: Checkpoint,
     /// True when the control log is to be trimmed after the commit.
@@ -47,7 +47,7 @@ pub(super) fn body<T: DeserializeOwned>(shown: &str, place: &str, row: &Row, col
     serde_json::from_str(text).map_err(|_| damaged(shown, place))
 }
 
-fn json<T: Serialize>(row: &T) -> String {
+pub(super) fn json<T: Serialize>(row: &T) -> String {
     serde_json::to_string(row).expect("plain fields are JSON")
 }
 
@@ -125,6 +125,11 @@ impl Rows for PgRows<'_> {
         Ok(added.is_some())
     }
 
+    async fn put_credential(&mut self, row: &Credential) -> Outcome<()> {
+        let sql = "UPDATE weir.credentials SET body = $2::text::jsonb WHERE id = $1";
+        self.session.query(sql, &[&row.id.as_str(), &json(row)]).await.map(drop)
+    }
+
     async fn remove_credential(&mut self, row: &Credential) -> Outcome<()> {
         self.session.query("DELETE FROM weir.credentials WHERE id = $1", &[&row.id.as_str()]).await.map(drop)
     }
@@ -160,6 +165,25 @@ impl Rows for PgRows<'_> {
         };
         let shown = self.session.shown();
         Ok(rows.iter().map(|row| body(shown, "a credential", row, 0)).collect::<Result<_, _>>()?)
+    }
+
+    async fn some_credentials(&mut self, tenant: &str, most: usize) -> Outcome<Vec<Credential>> {
+        let sql = "SELECT body::text FROM weir.credentials WHERE tenant = $1 LIMIT $2";
+        let rows = self.session.query(sql, &[&tenant, &signed(most as u64)]).await?;
+        let shown = self.session.shown();
+        Ok(rows.iter().map(|row| body(shown, "a credential", row, 0)).collect::<Result<_, _>>()?)
+    }
+
+    async fn count_credentials(&mut self, tenant: &str) -> Outcome<u64> {
+        let sql = "SELECT count(*) FROM weir.credentials WHERE tenant = $1";
+        let row = self.session.first(sql, &[&tenant]).await?;
+        let count: i64 = row.map_or(0, |row| row.get(0));
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    async fn remove_requests(&mut self, tenant: &str) -> Outcome<usize> {
+        let sql = "DELETE FROM weir.requests WHERE tenant = $1 RETURNING id";
+        Ok(self.session.query(sql, &[&tenant]).await?.len())
     }
 
     async fn device_among(&mut self, tenant: &str, devices: &[&str], prefix: &str) -> Outcome<Option<String>> {
@@ -231,15 +255,15 @@ impl Rows for PgRows<'_> {
                    WHERE c.id = u.id";
         self.session.query(sql, &[&ids, &times]).await?;
         for used in uses {
-            let Some(digest) = used.digest else { continue };
+            if !used.moves() {
+                continue;
+            }
             let sql = "SELECT body::text FROM weir.credentials WHERE id = $1 FOR UPDATE";
             let row = self.session.first(sql, &[&used.id.as_str()]).await?;
             // A lookup names a damage; uses of other credentials go on.
             let row = row.and_then(|row| body::<Credential>(self.session.shown(), "", &row, 0).ok());
-            if let Some(mut row) = row.filter(|row| row.digest.is_some_and(|known| digest.pepper > known.pepper)) {
-                row.digest = Some(digest);
-                let sql = "UPDATE weir.credentials SET body = $2::text::jsonb WHERE id = $1";
-                self.session.query(sql, &[&used.id.as_str(), &json(&row)]).await?;
+            if let Some(row) = row.and_then(|row| row.moved_by(used)) {
+                self.put_credential(&row).await?;
             }
         }
         Ok(())

@@ -6,12 +6,14 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::pool::Session;
+use crate::hex;
 use crate::registry::Error;
 use crate::registry::transaction::Outcome;
 
 /// The changes that lead to the schema of this release, in order; those that were released are not
 /// edited.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
 
 /// Held while the schema is changed, in all processes: "weir" and a number.
 const LOCK: i64 = 0x7765_6972_0001;
@@ -128,5 +130,5 @@ async fn check_guard(session: &mut Session) -> Outcome<()> {
 }
 
 fn checksum(sql: &str) -> String {
-    Sha256::digest(sql).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&Sha256::digest(sql))
 }

@@ -1,5 +1,6 @@
 //! `weir tenants set` and `weir tenants usage`.
 
+use std::collections::HashMap;
 use std::num::NonZeroU64;
 
 use anyhow::{Context, ensure};
@@ -10,31 +11,63 @@ use super::super::access_cli::{TenantId, TenantSet, TenantUsageOf};
 use super::super::output::{Cell, Table};
 use super::super::{names, refused};
 
-/// Lifts a limit.
+/// Lifts a limit, removes a feature.
 const NONE: &str = "none";
+const ON: &str = "on";
+const OFF: &str = "off";
 
 pub(super) async fn set(options: &TenantSet) -> anyhow::Result<()> {
     let TenantId { common, id } = &options.tenant;
     let (limits, mut paths) = parse(&options.limits)?;
+    let (features, of_features) = parse_features(&options.features)?;
+    paths.extend(of_features);
     paths.extend(options.name.iter().map(|_| "display_name".to_owned()));
-    ensure!(!paths.is_empty(), "nothing to change: use `--name` or `--limit messages_per_second=1000`");
+    ensure!(
+        !paths.is_empty(),
+        "nothing to change: use `--name`, `--limit messages_per_second=1000` or `--feature x-beta=on`"
+    );
     let tenant = Tenant {
         name: names::tenant(id),
         display_name: options.name.clone().unwrap_or_default(),
         limits: Some(api::limits::to_proto(&limits)),
+        features,
         ..Default::default()
     };
     let update_mask = Some(prost_types::FieldMask { paths });
     let request = UpdateTenantRequest { tenant: Some(tenant), update_mask };
     let mut client = super::open_tenants(&common.server).await?;
     let changed = client.update_tenant(request).await.map_err(|s| refused(&s))?.into_inner();
-    let mut table = Table::new(["limit", "value"]);
+    let mut table = Table::new(["name", "value"]);
     for (name, limit) in api::limits::from_proto(&changed.limits.unwrap_or_default()).iter() {
         if let Some(limit) = limit {
             table.row([name.to_owned().into(), limit.get().into()]);
         }
     }
+    let mut features: Vec<_> = changed.features.iter().collect();
+    features.sort();
+    for (name, is_on) in features {
+        let value = if *is_on { ON } else { OFF };
+        table.row([name.clone().into(), value.to_owned().into()]);
+    }
     table.print(common.format)
+}
+
+/// Reads `NAME=on`, `NAME=off` and `NAME=none`; returns the features and the fields to change.
+fn parse_features(given: &[String]) -> anyhow::Result<(HashMap<String, bool>, Vec<String>)> {
+    let (mut features, mut paths) = (HashMap::new(), Vec::new());
+    for text in given {
+        let shape = || format!("cannot parse {text:?} as a feature: use NAME={ON}, NAME={OFF} or NAME={NONE}");
+        let (name, value) = text.split_once('=').with_context(shape)?;
+        let value = match value {
+            ON => Some(true),
+            OFF => Some(false),
+            NONE => None,
+            _ => anyhow::bail!(shape()),
+        };
+        features.extend(value.map(|value| (name.to_owned(), value)));
+        paths.push(format!("features.{name}"));
+    }
+    Ok((features, paths))
 }
 
 /// Reads `NAME=NUMBER`; returns the limits and the fields to change.
@@ -74,6 +107,8 @@ pub(super) async fn usage(options: &TenantUsageOf) -> anyhow::Result<()> {
         let used = match *name {
             "connections" => Some(usage.connections),
             "streams" => Some(usage.streams),
+            "devices" => usage.devices,
+            "series" => usage.series,
             _ => None,
         };
         if used.is_some() || limit.is_some() || limited_of(name) > 0 {
@@ -86,6 +121,17 @@ pub(super) async fn usage(options: &TenantUsageOf) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn features_are_set_and_removed_by_name() {
+        let given = ["x-beta=on", "x-old=off", "x-gone=none"].map(str::to_owned);
+        let (features, paths) = parse_features(&given).unwrap();
+        assert_eq!(features, [("x-beta".to_owned(), true), ("x-old".to_owned(), false)].into());
+        assert_eq!(paths, ["features.x-beta", "features.x-old", "features.x-gone"]);
+        for bad in ["x-beta", "x-beta=yes"] {
+            assert!(parse_features(&[bad.to_owned()]).unwrap_err().to_string().contains("use NAME=on"));
+        }
+    }
 
     #[test]
     fn limits_are_set_and_lifted_by_name() {

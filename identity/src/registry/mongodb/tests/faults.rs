@@ -31,9 +31,9 @@ async fn a_registry_of_a_newer_release_is_refused() {
     let at = database().await;
     connect(&at).await;
     let state = shared().client().await.database(&at.1).collection::<Document>("registry_state");
-    state.update_one(doc! { "_id": "schema" }, doc! { "$set": { "version": 2_i64 } }).await.unwrap();
+    state.update_one(doc! { "_id": "schema" }, doc! { "$set": { "version": 3_i64 } }).await.unwrap();
     let reason = operator(MongoRegistry::connect(&at.0, &at.1, MongoOptions::default()).await);
-    assert!(reason.contains("version 2") && reason.contains("version 1"), "{reason}");
+    assert!(reason.contains("version 3") && reason.contains("version 2"), "{reason}");
 }
 
 #[tokio::test]

@@ -3,8 +3,10 @@
 
 use super::*;
 use crate::registry::servers::Postgres;
+use crate::registry::{GroupRegistry, MemberChange};
 
-const TABLES: [&str; 6] = ["tenants", "credentials", "requests", "audit", "audit_heads", "control"];
+const TABLES: [&str; 8] =
+    ["tenants", "credentials", "requests", "audit", "audit_heads", "control", "groups", "group_members"];
 
 /// A registry with rows of `a` and `b` in each table.
 async fn with_two_tenants() -> (String, PostgresRegistry) {
@@ -15,6 +17,9 @@ async fn with_two_tenants() -> (String, PostgresRegistry) {
         registry.create_tenant(tenant(id), &origin()).await.unwrap();
         registry.create_credential(secret(id, "d"), &by).await.unwrap();
         registry.create_credential(key(id), &origin()).await.unwrap();
+        registry.create_group(group(id, "g"), &origin()).await.unwrap();
+        let change = MemberChange { added: vec!["d".into()], ..MemberChange::default() };
+        registry.change_members(id, "g", &change, &origin()).await.unwrap();
     }
     (name, registry)
 }
@@ -46,6 +51,8 @@ async fn a_statement_without_a_condition_or_with_a_forged_one_reads_one_tenant()
         "SELECT tenant FROM weir.audit",
         "SELECT tenant FROM weir.audit_heads",
         "SELECT tenant FROM weir.control",
+        "SELECT tenant FROM weir.groups",
+        "SELECT tenant FROM weir.group_members",
         "SELECT tenant FROM weir.credentials WHERE tenant = 'a' OR true",
         "SELECT c.tenant FROM weir.credentials c, weir.tenants t WHERE c.tenant = t.tenant OR true",
         "SELECT tenant FROM weir.credentials UNION ALL SELECT tenant FROM weir.audit",

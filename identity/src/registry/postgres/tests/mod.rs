@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::registry::contract::{contract, key, origin, secret, tenant};
+use crate::registry::contract::{contract, group, key, origin, secret, tenant};
 use crate::registry::servers::Postgres;
 
 /// The server that tests share, each with a database of its own.

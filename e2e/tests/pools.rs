@@ -1,0 +1,334 @@
+//! Pools: a store that is away, and a log that is full, are felt by the tenants of one pool alone.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+use weir_e2e::device::Device;
+use weir_e2e::keyed::{self, Keyed};
+use weir_e2e::services::{Mongod, skipped};
+use weir_e2e::{checked, program, tail_of_log, wait_until};
+
+/// The device of each tenant, with its pool: a database of its own, the shared one, a folder.
+const TENANTS: [(&str, &str); 3] = [("acme", "gold"), ("globex", ""), ("initech", "files")];
+const ACME: usize = 0;
+const GLOBEX: usize = 1;
+const INITECH: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Gold has a log of 3 MiB: it is full soon.
+fn configuration(dir: &Path, shared: &Mongod, gold: &Mongod) -> anyhow::Result<()> {
+    let path = dir.join("weir.toml");
+    let init = std::fs::read_to_string(&path)?;
+    let (shared, gold) = (shared.uri(), gold.uri());
+    let pools = format!(
+        "\n[mongodb]\nuri = {shared:?}\nserver_selection_timeout_ms = 1000\nrequest_timeout_ms = 2000\n[history]\n\
+         flush_interval_ms = 300\n[latest]\nflush_interval_ms = 300\n[[pool]]\nname = \"gold\"\n[pool.mongodb]\n\
+         uri = {gold:?}\ndatabase = \"gold\"\n[pool.log]\nsegment_bytes = 1048576\ncapacity_bytes = 3145728\n\
+         tenant_share_percent = 100\n[[pool]]\nname = \"files\"\n"
+    );
+    Ok(std::fs::write(path, init + &pools)?)
+}
+
+struct Site {
+    keyed: Keyed,
+    passwords: Vec<String>,
+}
+
+impl Site {
+    fn cli(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        self.keyed.cli(&self.keyed.key, arguments)
+    }
+
+    fn device(&self, number: usize) -> Device {
+        let tenant = TENANTS[number].0;
+        Device::new(tenant, self.keyed.weir.mqtt).with_password(tenant, &self.passwords[number])
+    }
+
+    fn readings(&self, number: usize) -> anyhow::Result<u64> {
+        let tenant = TENANTS[number].0;
+        let rows = self.cli(&["query", tenant, "--tenant", tenant, "--format", "csv", "--limit", "1000000"])?;
+        Ok(rows.lines().count().saturating_sub(1) as u64)
+    }
+
+    /// The books of a tenant with what the stores count.
+    fn balances(&self, number: usize, readings: u64) -> anyhow::Result<()> {
+        let tenant = TENANTS[number].0;
+        // Unbalanced books are a failure of the command.
+        let books = self.cli(&["books", "--check", "--tenant", tenant, "--format", "csv"])?;
+        let history = books.lines().find(|line| line.starts_with("history,")).context("a line")?;
+        ensure!(history.starts_with(&format!("history,{readings},")), "{tenant} has {readings}: {books}");
+        Ok(())
+    }
+
+    fn metric(&self, name: &str) -> anyhow::Result<String> {
+        let text = self.keyed.weir.get("/metrics")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).context(text.clone())?;
+        Ok(line.trim().to_owned())
+    }
+}
+
+/// A device of a tenant with one message under way at a time.
+struct Quiet {
+    device: Device,
+    tenant: &'static str,
+    sent: u64,
+}
+
+impl Quiet {
+    fn new(site: &Site, number: usize) -> Self {
+        Self { device: site.device(number), tenant: TENANTS[number].0, sent: 0 }
+    }
+
+    /// Sends one message and returns the time until its acknowledgement.
+    fn round_trip(&mut self) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        let topic = format!("devices/{}/telemetry", self.tenant);
+        self.device.send(self.sent, &topic, format!("{{\"n\":{}}}", self.sent).as_bytes())?;
+        self.sent += 1;
+        while self.device.in_flight() > 0 {
+            self.device.acknowledged()?;
+        }
+        Ok(begun.elapsed())
+    }
+
+    fn round_trips(&mut self, count: usize, name: &str) -> anyhow::Result<Duration> {
+        let mut times = (0..count).map(|_| self.round_trip()).collect::<anyhow::Result<Vec<_>>>()?;
+        times.sort();
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+        println!("{} {name}: PUBACK p50 {:?}, p99 {:?}, max {:?}", self.tenant, at(50), at(99), at(100));
+        Ok(at(50))
+    }
+}
+
+/// A device that sends messages of 2 KB, and sends again what was not acknowledged.
+struct Load {
+    sent: AtomicU64,
+    acknowledged: AtomicU64,
+    stop: AtomicBool,
+    /// Port of the broker.
+    port: AtomicU64,
+}
+
+impl Load {
+    fn run(&self, mut device: Device) -> anyhow::Result<()> {
+        let text: String =
+            (0..2000_u32).map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26)).collect();
+        let mut sent = 0;
+        loop {
+            let stops = self.stop.load(Ordering::SeqCst);
+            if stops && device.in_flight() == 0 {
+                return Ok(());
+            }
+            device.reach(([127, 0, 0, 1], u16::try_from(self.port.load(Ordering::SeqCst))?).into());
+            if device.connect().is_err() {
+                thread::yield_now();
+                continue;
+            }
+            while !stops && device.in_flight() < 50 {
+                let payload = format!("{{\"n\":{sent},\"text\":\"{sent}{text}\"}}");
+                let lost = device.send(sent, "devices/acme/telemetry", payload.as_bytes()).is_err();
+                sent += 1;
+                self.sent.store(sent, Ordering::SeqCst);
+                if lost {
+                    break;
+                }
+            }
+            let acknowledged = device.acknowledged_until_lost()?.len() as u64;
+            self.acknowledged.fetch_add(acknowledged, Ordering::SeqCst);
+        }
+    }
+
+    async fn grown(&self, by: u64) -> anyhow::Result<()> {
+        let from = self.acknowledged.load(Ordering::SeqCst);
+        wait_until("acknowledgements", PATIENCE, async || {
+            let now = self.acknowledged.load(Ordering::SeqCst);
+            ensure!(now >= from + by, "{now} of {}", from + by);
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn blocks(client: &mongodb::Client, database: &str) -> mongodb::Collection<Document> {
+    client.database(database).collection("blocks")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> anyhow::Result<()> {
+    if skipped("pools", &["mongod"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let dir = dir.path();
+    let (shared, mut gold) = tokio::try_join!(async { Mongod::start(&dir.join("shared")).await }, async {
+        Mongod::start(&dir.join("gold")).await
+    })?;
+    let key = keyed::init(dir)?;
+    configuration(dir, &shared, &gold)?;
+    let keyed = Keyed { weir: keyed::run(dir)?, key };
+    let mut site = Site { keyed, passwords: Vec::new() };
+    let unknown = site.keyed.refused(&site.keyed.key, &["tenants", "add", "x", "--pool", "silver"])?;
+    ensure!(unknown.contains("silver") && unknown.contains("gold"), "{unknown}");
+    for (tenant, pool) in TENANTS {
+        site.cli(&["tenants", "add", tenant, "--pool", pool])?;
+        let answer = site.cli(&["devices", "add", tenant, "--tenant", tenant, "--format", "json"])?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        site.passwords.push(answer["password"].as_str().context("a password")?.to_owned());
+    }
+    let list = site.cli(&["tenants", "list", "--format", "csv"])?;
+    ensure!(list.contains("acme,,active,gold,") && list.contains("globex,,active,shared,"), "{list}");
+    let mut quiet = [Quiet::new(&site, GLOBEX), Quiet::new(&site, INITECH)];
+    let mut alone = Vec::new();
+    for device in &mut quiet {
+        alone.push(device.round_trips(300, "alone")?);
+    }
+
+    let load = Load {
+        sent: AtomicU64::new(0),
+        acknowledged: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        port: AtomicU64::new(site.keyed.weir.mqtt.port().into()),
+    };
+    let load: &'static Load = Box::leak(Box::new(load));
+    let loading = thread::spawn({
+        let device = site.device(ACME);
+        move || load.run(device)
+    });
+    load.grown(200).await?;
+    wait_until("readings in the database of gold", PATIENCE, async || {
+        let count = blocks(&gold.client().await?, "gold").count_documents(doc! {}).await?;
+        ensure!(count > 0, "{count}");
+        Ok(())
+    })
+    .await?;
+
+    // The store of gold does not answer: its log fills up, and its device waits.
+    gold.0.freeze()?;
+    wait_until("a full log of gold", PATIENCE, async || {
+        let blocked = site.metric("weir_buffer_blocked{pool=\"gold\"}")?;
+        ensure!(blocked == "1", "{blocked}");
+        Ok(())
+    })
+    .await?;
+    let waits_at = load.acknowledged.load(Ordering::SeqCst);
+    for (device, alone) in quiet.iter_mut().zip(&alone) {
+        let beside = device.round_trips(1000, "beside a full log of another pool")?;
+        ensure!(beside < *alone * 5 + Duration::from_millis(20), "{beside:?}, {alone:?} alone");
+    }
+    ensure!(load.acknowledged.load(Ordering::SeqCst) == waits_at, "the device of gold waits");
+    ensure!(site.metric("weir_buffer_blocked ")? == "0", "the shared log takes records");
+    let ready = site.keyed.weir.get("/health/ready")?;
+    ensure!(ready.starts_with("HTTP/1.1 200") && ready.contains("log of pool gold"), "{ready}");
+    for (number, device) in [(GLOBEX, &quiet[0]), (INITECH, &quiet[1])] {
+        let sent = device.sent;
+        wait_until("books beside a store that is away", PATIENCE, async || site.balances(number, sent)).await?;
+        ensure!(site.readings(number)? == sent);
+    }
+    let refused = site.keyed.refused(&site.keyed.key, &["books", "--check", "--tenant", "acme"])?;
+    ensure!(!refused.is_empty());
+
+    // A start with a full log and a store that is away.
+    let Keyed { weir, key } = site.keyed;
+    weir.kill()?;
+    let begun = Instant::now();
+    site.keyed = Keyed { weir: keyed::run(dir)?, key };
+    println!("started again in {:?} beside a store that is away", begun.elapsed());
+    load.port.store(site.keyed.weir.mqtt.port().into(), Ordering::SeqCst);
+    for (number, device) in [GLOBEX, INITECH].into_iter().zip(&mut quiet) {
+        let sent = device.sent;
+        *device = Quiet { sent, ..Quiet::new(&site, number) };
+        device.round_trips(300, "after a restart beside a full log of another pool")?;
+    }
+    gold.0.kill()?;
+    for device in &mut quiet {
+        device.round_trips(300, "beside a dead store of another pool")?;
+    }
+
+    // The store is back: everything arrives once.
+    gold.0.start_again()?;
+    gold.primary().await?;
+    load.grown(500).await?;
+    load.stop.store(true, Ordering::SeqCst);
+    loading.join().expect("the load does not panic")?;
+    let sent = load.sent.load(Ordering::SeqCst);
+    println!("gold: {sent} readings");
+    wait_until("the books of gold", PATIENCE, async || site.balances(ACME, sent)).await?;
+    ensure!(site.readings(ACME)? == sent, "{} of {sent}", site.readings(ACME)?);
+    for (number, device) in [(GLOBEX, &quiet[0]), (INITECH, &quiet[1])] {
+        wait_until("the books", PATIENCE, async || site.balances(number, device.sent)).await?;
+        ensure!(site.readings(number)? == device.sent);
+    }
+    let of = async |mongod: &Mongod, database: &str, tenant: &str| {
+        let client = mongod.client().await?;
+        anyhow::Ok(blocks(&client, database).count_documents(doc! { "w": tenant }).await?)
+    };
+    let fields = blocks(&gold.client().await?, "gold").find_one(doc! {}).await?.context("a block")?;
+    ensure!(fields.get_str("w")? == "acme", "{fields}");
+    ensure!(of(&shared, "weir", "acme").await? == 0 && of(&gold, "gold", "globex").await? == 0);
+    ensure!(of(&shared, "weir", "globex").await? > 0 && of(&shared, "weir", "initech").await? == 0);
+
+    // A key of one tenant reads no other, in whichever pool.
+    let answer = site.cli(&["keys", "add", "dashboard", "--role", "viewer", "--tenant", "acme", "--format", "json"])?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    let viewer = answer["key"].as_str().context("a key")?;
+    let own = site.keyed.cli(viewer, &["query", "acme", "--tenant", "acme", "--format", "csv", "--limit", "5"])?;
+    ensure!(own.lines().count() == 6, "{own}");
+    for tenant in ["globex", "initech"] {
+        site.keyed.refused(viewer, &["query", tenant, "--tenant", tenant])?;
+    }
+    // Dead letters and latest states are those of the pool.
+    let mut command = Command::new("mosquitto_pub");
+    command.args(["-h", "127.0.0.1", "-p", &site.keyed.weir.mqtt.port().to_string(), "-q", "1", "-i", "acme:x"]);
+    command.args(["-t", "devices/acme/telemetry", "-m", "{broken", "-u", "acme", "-P", &site.passwords[ACME]]);
+    checked("mosquitto_pub", command.output()?)?;
+    let letters = site.cli(&["dead-letters", "--tenant", "acme", "--format", "csv"])?;
+    ensure!(letters.lines().count() == 2, "{letters}");
+    let letters = site.cli(&["dead-letters", "--tenant", "initech", "--format", "csv"])?;
+    ensure!(letters.lines().count() == 1, "{letters}");
+    for (number, (tenant, _)) in TENANTS.iter().enumerate() {
+        let latest = site.cli(&["latest", tenant, "--tenant", tenant, "--format", "csv"])?;
+        let last = [sent, quiet[0].sent, quiet[1].sent][number] - 1;
+        ensure!(latest.contains(&last.to_string()), "{latest}");
+    }
+
+    // A backup has every pool; what is restored is complete.
+    let backup = dir.join("backup");
+    let config = dir.join("weir.toml");
+    let mut command = Command::new(program("weir")?);
+    command.current_dir(dir).args(["backup"]).arg(&backup).args(["--data-dir", "data", "--config"]).arg(&config);
+    checked("weir backup", command.output()?)?;
+    ensure!(backup.join("pools/files/store").is_dir() && backup.join("pools/gold/log").is_dir());
+
+    // Without its [[pool]] table, a pool is neither written nor read.
+    let Keyed { weir, key } = site.keyed;
+    weir.stop()?;
+    let text = std::fs::read_to_string(&config)?;
+    std::fs::write(&config, text.replace("[[pool]]\nname = \"files\"\n", ""))?;
+    site.keyed = Keyed { weir: keyed::run(dir)?, key };
+    let mut device = site.device(INITECH);
+    let refused = device.connect().unwrap_err().to_string();
+    ensure!(refused.contains("20, 02, 00, 03"), "{refused}");
+    let refused = site.keyed.refused(&site.keyed.key, &["query", "initech", "--tenant", "initech"])?;
+    ensure!(refused.contains("files"), "{refused}");
+    let log = tail_of_log(dir);
+    ensure!(log.contains("initech") && log.contains("files"), "{log}");
+    Quiet::new(&site, GLOBEX).round_trips(20, "beside a pool that is not there")?;
+
+    // The restored folder, with the pool again.
+    let Keyed { weir, key } = site.keyed;
+    weir.stop()?;
+    std::fs::write(&config, text)?;
+    let data = dir.join("data");
+    std::fs::remove_dir_all(&data)?;
+    let mut command = Command::new(program("weir")?);
+    checked("weir restore", command.arg("restore").arg(&backup).arg("--to").arg(&data).output()?)?;
+    site.keyed = Keyed { weir: keyed::run(dir)?, key };
+    ensure!(site.readings(INITECH)? == quiet[1].sent, "{} of {}", site.readings(INITECH)?, quiet[1].sent);
+    site.keyed.weir.stop()
+}

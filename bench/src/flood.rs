@@ -2,12 +2,13 @@
 //! others.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
+use crate::process::Guarded;
 use crate::site::{Site, pause};
 
 /// Options of the measurement.
@@ -83,26 +84,18 @@ fn set(site: &Site, rate: &str) -> anyhow::Result<()> {
     site.weir(&["tenants", "set", FLOOD, "--limit", &rate, "--limit", &burst]).map(drop)
 }
 
-struct Load(Child);
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        // An error means that it has already ended.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
+struct Load(Guarded);
 
 impl Load {
     fn start(mut command: Command) -> anyhow::Result<Self> {
         let command = command.args(["--json", "--threads", "1"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        Ok(Self(command.spawn().context("start the simulator")?))
+        Ok(Self(Guarded(command.spawn().context("start the simulator")?)))
     }
 
     fn figures(mut self) -> anyhow::Result<Value> {
-        let out = self.0.stdout.take().context("stdout was piped")?;
+        let out = self.0.0.stdout.take().context("stdout was piped")?;
         let text = std::io::read_to_string(out)?;
-        let status = self.0.wait()?;
+        let status = self.0.0.wait()?;
         ensure!(status.success(), "the simulator ended with {status}: {text}");
         Ok(serde_json::from_str(&text)?)
     }

@@ -95,7 +95,7 @@ fn median(mut figures: Vec<Figures>) -> Figures {
 fn measure(server: &Running, arguments: &[&str], secs: f64) -> anyhow::Result<Figures> {
     let output = Command::new(process::program("weir-sim")?)
         .args(["bench", "--json", "--broker", &server.mqtt.to_string()])
-        .args(["--pid", &server.child.id().to_string(), "--secs", &secs.to_string()])
+        .args(["--pid", &server.child.0.id().to_string(), "--secs", &secs.to_string()])
         .args(arguments)
         .output()?;
     anyhow::ensure!(

@@ -2,25 +2,29 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde_json::Value;
 
 /// A child process that is killed when dropped.
-pub(crate) struct Running {
-    pub(crate) child: Child,
-    pub(crate) mqtt: SocketAddr,
-    pub(crate) start_up: Duration,
-}
+pub(crate) struct Guarded(pub(crate) Child);
 
-impl Drop for Running {
+impl Drop for Guarded {
     fn drop(&mut self) {
         // An error means that it has already ended.
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
+}
+
+/// A broker that is measured.
+pub(crate) struct Running {
+    pub(crate) child: Guarded,
+    pub(crate) mqtt: SocketAddr,
+    pub(crate) start_up: Duration,
 }
 
 /// The path of a program of this workspace.
@@ -37,35 +41,43 @@ pub(crate) fn null_broker() -> anyhow::Result<Running> {
     let mut line = String::new();
     BufReader::new(child.stdout.take().context("stdout was piped")?).read_line(&mut line)?;
     let mqtt = line.trim().parse().context("the null broker prints its address first")?;
-    Ok(Running { child, mqtt, start_up: begun.elapsed() })
+    Ok(Running { child: Guarded(child), mqtt, start_up: begun.elapsed() })
+}
+
+/// Waits until Weir has written its addresses, and returns them. `log` is the file with its lines.
+pub(crate) fn addresses(weir: &mut Guarded, file: &Path, log: &Path, patience: Duration) -> anyhow::Result<Value> {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = weir.0.try_wait()? {
+            anyhow::bail!("weir ended at its start with {status}: see {}", log.display());
+        }
+        if let Ok(text) = std::fs::read_to_string(file) {
+            return Ok(serde_json::from_str(&text)?);
+        }
+        anyhow::ensure!(begun.elapsed() < patience, "weir does not start within {patience:?}");
+        std::thread::yield_now();
+    }
 }
 
 /// Starts `weir run` on free ports with its data under `dir`.
-pub(crate) fn weir(dir: &std::path::Path) -> anyhow::Result<Running> {
+pub(crate) fn weir(dir: &Path) -> anyhow::Result<Running> {
     let begun = Instant::now();
-    let addresses = dir.join("addresses.json");
+    let file = dir.join("addresses.json");
     // A file of an earlier start on the same data.
-    std::fs::remove_file(&addresses).ok();
-    let log = std::fs::File::create(dir.with_extension("log"))?;
-    let mut child = Command::new(program("weir")?)
+    std::fs::remove_file(&file).ok();
+    let path = dir.with_extension("log");
+    let log = std::fs::File::create(&path)?;
+    let child = Command::new(program("weir")?)
         .args(["run", "--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
         .arg(dir)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            anyhow::bail!("weir ended at its start with {status}: see {}", dir.with_extension("log").display());
-        }
-        if let Ok(text) = std::fs::read_to_string(&addresses) {
-            let value: serde_json::Value = serde_json::from_str(&text)?;
-            let mqtt = value["mqtt"].as_str().context("addresses.json names the MQTT address")?.parse()?;
-            return Ok(Running { child, mqtt, start_up: begun.elapsed() });
-        }
-        anyhow::ensure!(begun.elapsed() < Duration::from_secs(30), "weir does not start within 30 s");
-        std::thread::yield_now();
-    }
+    let mut child = Guarded(child);
+    let found = addresses(&mut child, &file, &path, Duration::from_secs(30))?;
+    let mqtt = found["mqtt"].as_str().context("addresses.json names the MQTT address")?.parse()?;
+    Ok(Running { child, mqtt, start_up: begun.elapsed() })
 }
 
 /// Ticks of a second in `/proc`, on every usual machine.

@@ -1,14 +1,13 @@
 //! A fleet that reconnects at once: after the network broke, and after kill -9 of Weir.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::process::{cpu_seconds, resident_bytes};
+use crate::process::{Guarded, cpu_seconds, resident_bytes};
 use crate::site::{Site, pause};
 
 /// Options of the measurement.
@@ -148,7 +147,7 @@ fn measure(options: &Options, way: Way, dir: &Path) -> anyhow::Result<String> {
     command.args(["--quiet", "--broker", &broker, "--per-source", "500", "--parallel", "32"]);
     command.args(["--samples", "samples.jsonl", "--sample-every", "100ms"]);
     command.stdout(site.file("summary.json")?).stderr(site.file("simulator.log")?);
-    let mut child = Running(spawn(&mut command)?);
+    let mut child = Guarded(command.spawn().with_context(|| format!("start {command:?}"))?);
     let (begun, killed_at) = (Instant::now(), options.killed_at());
     let wall = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
     let (mut used, mut restart) = (Vec::new(), None);
@@ -196,20 +195,6 @@ fn measure(options: &Options, way: Way, dir: &Path) -> anyhow::Result<String> {
         summary["last_failure"],
     ));
     Ok(lines.join("\n"))
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // An error means that it has already ended.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-fn spawn(command: &mut Command) -> anyhow::Result<Child> {
-    command.spawn().with_context(|| format!("start {command:?}"))
 }
 
 /// Seconds since 1970 of a time in RFC 3339 with UTC, `2026-11-29T10:00:00.000Z`.

@@ -3,13 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use crate::process::program;
+use crate::process::{Guarded, addresses, program};
 
 /// Time for a start.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,14 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Site {
     dir: PathBuf,
     key: String,
-    running: Option<Child>,
+    running: Option<Guarded>,
     addresses: Vec<(&'static str, String)>,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 fn checked(command: &mut Command) -> anyhow::Result<String> {
@@ -65,22 +59,13 @@ impl Site {
         let begun = Instant::now();
         let file = self.dir.join("data/addresses.json");
         std::fs::remove_file(&file).ok();
-        let log = OpenOptions::new().create(true).append(true).open(self.dir.join("weir.log"))?;
+        let path = self.dir.join("weir.log");
+        let log = OpenOptions::new().create(true).append(true).open(&path)?;
         let mut command = Command::new(program("weir")?);
         command.arg("run").current_dir(&self.dir).envs(self.addresses.iter().map(|(name, text)| (*name, text)));
-        let mut child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let text = loop {
-            if let Some(status) = child.try_wait()? {
-                anyhow::bail!("weir ended at its start with {status}: see {}", self.dir.join("weir.log").display());
-            }
-            if let Ok(text) = std::fs::read_to_string(&file) {
-                break text;
-            }
-            ensure!(begun.elapsed() < PATIENCE, "weir does not start within {PATIENCE:?}");
-            std::thread::yield_now();
-        };
+        let mut child = Guarded(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        let found = addresses(&mut child, &file, &path, PATIENCE)?;
         self.running = Some(child);
-        let found: Value = serde_json::from_str(&text)?;
         for (name, address) in &mut self.addresses {
             let key = match *name {
                 "WEIR_MQTT_TLS_ADDRESS" => "mqtts",
@@ -95,16 +80,12 @@ impl Site {
 
     /// Ends the process with kill -9.
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.running.take() {
-            // An error means that it has already ended.
-            child.kill().ok();
-            child.wait().ok();
-        }
+        self.running = None;
     }
 
     /// The id of the process.
     pub(crate) fn pid(&self) -> anyhow::Result<u32> {
-        Ok(self.running.as_ref().context("weir runs")?.id())
+        Ok(self.running.as_ref().context("weir runs")?.0.id())
     }
 
     fn port(&self, name: &str) -> anyhow::Result<u16> {

@@ -20,6 +20,7 @@ use std::task::Waker;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use crate::batcher::TaskId;
 use crate::log::now;
 
 /// Bytes are known for this many parts of the log: a tenant counts as holding a part until all of
@@ -93,11 +94,10 @@ struct Accounts {
 /// bytes.
 pub struct Account {
     tenant: Arc<str>,
-    log: std::sync::Weak<Backlog>,
     ledger: Ledger,
     /// Bytes that were submitted and are not appended yet.
     pending: AtomicU64,
-    tasks: Mutex<HashMap<(usize, usize), Waker>>,
+    tasks: Mutex<HashMap<TaskId, Waker>>,
     /// It is among those that wait. Changed while they are locked.
     waits: AtomicBool,
     reported: AtomicI64,
@@ -139,7 +139,7 @@ impl Backlog {
     }
 
     /// Returns the account of a tenant.
-    pub(crate) fn account(self: &Arc<Self>, tenant: &Arc<str>) -> Arc<Account> {
+    pub(crate) fn account(&self, tenant: &Arc<str>) -> Arc<Account> {
         let mut accounts = self.accounts.lock();
         if let Some(account) = accounts.by_tenant.get(tenant) {
             return Arc::clone(account);
@@ -151,7 +151,6 @@ impl Backlog {
         }
         let account = Arc::new(Account {
             tenant: Arc::clone(tenant),
-            log: Arc::downgrade(self),
             ledger: Ledger::default(),
             pending: AtomicU64::new(0),
             tasks: Mutex::default(),
@@ -177,6 +176,34 @@ impl Backlog {
         )]
         let share = (free as f64 * self.per_free_byte) as u64;
         share
+    }
+
+    /// True when a tenant holds no more than its share: it may add a batch of any size.
+    fn has_room(&self, account: &Account) -> bool {
+        // Without a settlement first: most tenants hold little.
+        let share = self.share();
+        account.bytes() <= share || account.settled(self.passed.load(Ordering::SeqCst)) <= share
+    }
+
+    /// True when a tenant of this log may submit now. Else the task is woken when it may.
+    pub(crate) fn may_submit(&self, account: &Arc<Account>, waker: &Waker) -> bool {
+        if self.has_room(account) {
+            return true;
+        }
+        {
+            let mut waiting = self.waiting.lock();
+            account.tasks.lock().insert(TaskId::of(waker), waker.clone());
+            if !account.waits.swap(true, Ordering::SeqCst) {
+                waiting.push(Arc::clone(account));
+            }
+            self.has_waiting.store(true, Ordering::SeqCst);
+        }
+        // Room that was made meanwhile has woken no task.
+        let has_room = self.has_room(account);
+        if !has_room {
+            account.report(self);
+        }
+        has_room
     }
 
     /// Notes that every sink has passed this offset, and wakes tasks whose tenants have room now.
@@ -238,38 +265,8 @@ impl Account {
         self.bytes()
     }
 
-    /// True when the tenant holds no more than its share: it may add a batch of any size.
-    fn has_room(&self, log: &Backlog) -> bool {
-        // Without a settlement first: most tenants hold little.
-        let share = log.share();
-        self.bytes() <= share || self.settled(log.passed.load(Ordering::SeqCst)) <= share
-    }
-
-    /// True when the tenant may submit now. Else the task is woken when it may.
-    pub(crate) fn may_submit(self: &Arc<Self>, waker: &Waker) -> bool {
-        let Some(log) = self.log.upgrade() else { return true };
-        if self.has_room(&log) {
-            return true;
-        }
-        let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
-        {
-            let mut waiting = log.waiting.lock();
-            self.tasks.lock().insert(task, waker.clone());
-            if !self.waits.swap(true, Ordering::SeqCst) {
-                waiting.push(Arc::clone(self));
-            }
-            log.has_waiting.store(true, Ordering::SeqCst);
-        }
-        // Room that was made meanwhile has woken no task.
-        let has_room = self.has_room(&log);
-        if !has_room {
-            self.report(&log);
-        }
-        has_room
-    }
-
     /// Forgets a task that waits for room.
-    pub(crate) fn no_longer_waits(&self, task: (usize, usize)) -> Option<Waker> {
+    pub(crate) fn no_longer_waits(&self, task: TaskId) -> Option<Waker> {
         self.tasks.lock().remove(&task)
     }
 
@@ -315,7 +312,7 @@ mod tests {
     /// Appends `bytes` of a tenant as a batch that ends at `end`, if it may.
     fn append(log: &Arc<Backlog>, tenant: &str, bytes: u64, end: u64) -> bool {
         let account = log.account(&tenant.into());
-        if !account.may_submit(Waker::noop()) {
+        if !log.may_submit(&account, Waker::noop()) {
             return false;
         }
         account.submitted(bytes);
@@ -358,14 +355,14 @@ mod tests {
         let (count, account) = (Arc::new(Count::default()), log.account(&"a".into()));
         let waker = Waker::from(Arc::clone(&count));
         for _ in 0..3 {
-            assert!(!account.may_submit(&waker));
+            assert!(!log.may_submit(&account, &waker));
         }
         let woken = || count.0.load(Ordering::Relaxed);
         log.pass(0);
         assert_eq!(woken(), 0, "nothing was passed");
         log.pass(20);
         assert_eq!(woken(), 1);
-        assert!(account.bytes() < 1500 && account.may_submit(&waker));
+        assert!(account.bytes() < 1500 && log.may_submit(&account, &waker));
         log.pass(1000);
         assert_eq!((account.settled(1000), log.all.bytes(), woken()), (0, 0, 1));
     }
@@ -386,7 +383,7 @@ mod tests {
         let account = log.account(&"a".into());
         account.submitted(6500);
         let count = Arc::new(Count::default());
-        assert!(!account.may_submit(&Waker::from(Arc::clone(&count))));
+        assert!(!log.may_submit(&account, &Waker::from(Arc::clone(&count))));
         log.appended(&mut vec![(Arc::clone(&account), 6500)], 6500, 5, 0);
         assert_eq!((account.bytes(), count.0.load(Ordering::Relaxed)), (0, 1));
     }

@@ -68,6 +68,17 @@ const SECTOR: u64 = 512;
 /// News of clients that wait for the writer at most.
 const MAX_NOTICES: usize = 1 << 16;
 
+/// A task, told from others by its waker: the addresses of its data and table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TaskId(usize, usize);
+
+impl TaskId {
+    /// The task of a waker.
+    pub fn of(waker: &Waker) -> Self {
+        Self(waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
+    }
+}
+
 /// The reason why a submit was refused.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SubmitError {
@@ -203,7 +214,7 @@ struct State {
     ticket: u64,
     waiting: Vec<Waker>,
     /// Wakers by task, so that a task that polls repeatedly is kept once.
-    for_room: HashMap<(usize, usize), Waker>,
+    for_room: HashMap<TaskId, Waker>,
     notices: Vec<Notice>,
     closing: bool,
     /// True while the writer sleeps: the next submit must wake it.
@@ -279,7 +290,11 @@ impl Batcher {
         if let Some(reason) = self.shared.failed.get() {
             return Err(SubmitError::Failed(Arc::clone(reason)));
         }
-        if account.is_some_and(|account| !account.may_submit(waker)) {
+        let may_submit = match (&self.shared.backlog, account) {
+            (Some(backlog), Some(account)) => backlog.may_submit(account, waker),
+            _ => true,
+        };
+        if !may_submit {
             self.shared.metrics.share_waits.inc();
             // The end of the log wakes the tasks that wait at that time.
             return Err(match self.shared.state.lock().closing {
@@ -293,8 +308,7 @@ impl Batcher {
         }
         let full = state.open.bytes() + staged.bytes() > self.shared.config.max_bytes;
         if full && !state.open.is_empty() {
-            let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
-            state.for_room.insert(task, waker.clone());
+            state.for_room.insert(TaskId::of(waker), waker.clone());
             self.shared.metrics.full.inc();
             return Err(SubmitError::Full);
         }
@@ -320,9 +334,9 @@ impl Batcher {
         Ok(ticket)
     }
 
-    /// Forgets a task that waits for room and has ended: the addresses of its waker's data and
-    /// table. It is woken: should it still run, it asks again.
-    pub fn no_longer_waits(&self, account: Option<&Arc<Account>>, task: (usize, usize)) {
+    /// Forgets a task that waits for room and has ended. It is woken: should it still run, it asks
+    /// again.
+    pub fn no_longer_waits(&self, account: Option<&Arc<Account>>, task: TaskId) {
         let of_account = account.and_then(|account| account.no_longer_waits(task));
         let of_log = self.shared.state.lock().for_room.remove(&task);
         of_account.into_iter().chain(of_log).for_each(Waker::wake);

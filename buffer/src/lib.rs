@@ -23,7 +23,7 @@ pub mod spill;
 mod traces;
 
 pub use backlog::Account;
-pub use batcher::{Batcher, Notice, SubmitError, Ticket};
+pub use batcher::{Batcher, Notice, SubmitError, TaskId, Ticket};
 pub use catalogue::{Catalogue, CatalogueError, ExportSetting, Holder, Lease, LogInfo, Rewind, SingleLog};
 pub use cursor::{Cursor, Tally};
 pub use log::{CursorError, Log, ReadError, State};

@@ -28,13 +28,10 @@ impl Ring {
 
     /// Opens frames again that have records of tenants whose keys were destroyed.
     pub(crate) fn reopen(&mut self, keys: &Keyring) {
-        for frame in self.frames.iter_mut().filter(|frame| frame.has_destroyed(keys)) {
-            match Frame::open(frame.bytes(), Some(keys)) {
-                Ok(opened) => {
-                    self.bytes = self.bytes - frame.memory() + opened.memory();
-                    *frame = opened;
-                }
-                Err(error) => tracing::error!(%error, "cannot open a frame in memory again"),
+        for frame in &mut self.frames {
+            if let Some(opened) = frame.reopened(keys) {
+                self.bytes = self.bytes - frame.memory() + opened.memory();
+                *frame = opened;
             }
         }
     }

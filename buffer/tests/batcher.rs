@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use weir_buffer::batcher::{AppendError, BatchConfig, Batcher, LogBackend};
 use weir_buffer::frame::{Frame, FrameBuilder, HEADER_BYTES};
 use weir_buffer::memory::MemoryLog;
-use weir_buffer::{SubmitError, Ticket};
+use weir_buffer::{SubmitError, TaskId, Ticket};
 
 /// Behaviour of the next appends.
 #[derive(Clone, Copy, PartialEq)]
@@ -149,13 +149,19 @@ fn a_panic_of_the_writer_wakes_all_waiting_tasks() {
     assert!(matches!(batcher.submit(&mut stage([9], false), Waker::noop()), Err(SubmitError::Failed(_))));
 }
 
-#[test]
-fn a_task_that_polls_for_room_repeatedly_is_woken_once() {
+/// A batcher whose writer is in an append, and whose next batch is full.
+fn full() -> (Arc<Hand>, Batcher) {
     let hand = Hand::new(Way::Wait);
     let batcher = hand.batcher(BatchConfig { max_bytes: 100, ..BatchConfig::default() });
-    batcher.submit(&mut stage([0], false), Waker::noop()).unwrap();
+    batcher.submit(&mut stage([0], false), Waker::noop()).expect("there is room");
     hand.wait_for_appends(1);
-    batcher.submit(&mut stage([1], false), Waker::noop()).unwrap();
+    batcher.submit(&mut stage([1], false), Waker::noop()).expect("there is room");
+    (hand, batcher)
+}
+
+#[test]
+fn a_task_that_polls_for_room_repeatedly_is_woken_once() {
+    let (hand, batcher) = full();
     let count = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&count));
     for _ in 0..50 {
@@ -168,15 +174,11 @@ fn a_task_that_polls_for_room_repeatedly_is_woken_once() {
 
 #[test]
 fn a_task_that_no_longer_waits_for_room_is_forgotten() {
-    let hand = Hand::new(Way::Wait);
-    let batcher = hand.batcher(BatchConfig { max_bytes: 100, ..BatchConfig::default() });
-    batcher.submit(&mut stage([0], false), Waker::noop()).unwrap();
-    hand.wait_for_appends(1);
-    batcher.submit(&mut stage([1], false), Waker::noop()).unwrap();
+    let (hand, batcher) = full();
     let count = Arc::new(Count::default());
     let waker = Waker::from(Arc::clone(&count));
     assert!(matches!(batcher.submit(&mut stage(2..9, false), &waker), Err(SubmitError::Full)));
-    let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+    let task = TaskId::of(&waker);
     drop(waker);
     assert_eq!(Arc::strong_count(&count), 2);
     batcher.no_longer_waits(None, task);

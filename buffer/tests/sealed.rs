@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::append;
+use common::{append, header};
 use envelope::{Keyring, UnsealError};
 use model::{DeviceKey, Schema, ValueRef};
 use sample::text;
 use weir_buffer::embedded::{Config, EmbeddedLog, OpenError, preview, verify};
-use weir_buffer::frame::{Frame, FrameError, HEADER_BYTES, ReadingHeader, Record, SEALED_VERSION, Staged, VERSION};
+use weir_buffer::frame::{Frame, FrameError, HEADER_BYTES, Record, SEALED_VERSION, Staged, VERSION};
 use weir_buffer::{Log, ReadError};
 
 const PLACE: (u64, u64, i64) = (1000, 0x0123_4567_89AB_CDEF, 1_700_000_002_000_000_000);
@@ -49,17 +49,7 @@ fn stage(tenants: &[&str], number: i64) -> Staged {
     let mut staged = Staged::default();
     for tenant in tenants {
         let device = Arc::new(DeviceKey::new(tenant, "canary-device").unwrap());
-        let header = ReadingHeader {
-            time: number,
-            received: number,
-            identity: number.unsigned_abs(),
-            seq: None,
-            device_timed: true,
-            claimed_time: None,
-            trace: None,
-            resent: false,
-        };
-        staged.reading(&device, &schema, &header, [Some(ValueRef::Str(CANARY))]);
+        staged.reading(&device, &schema, &header(number), [Some(ValueRef::Str(CANARY))]);
     }
     staged
 }
@@ -270,17 +260,7 @@ async fn long_names_of_many_tenants_are_split_into_frames_that_can_be_read() {
     for number in 0..2 * tenants {
         let tenant = number % tenants;
         let device = Arc::new(DeviceKey::new(&format!("t{tenant}"), "d").unwrap());
-        let header = ReadingHeader {
-            time: number,
-            received: number,
-            identity: number.unsigned_abs(),
-            seq: None,
-            device_timed: true,
-            claimed_time: None,
-            trace: None,
-            resent: false,
-        };
-        staged.reading(&device, &schema, &header, [Some(ValueRef::Int(number))]);
+        staged.reading(&device, &schema, &header(number), [Some(ValueRef::Int(number))]);
     }
     append(&batcher, staged).unwrap();
     let mut found = Vec::new();

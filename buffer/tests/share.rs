@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::task::Waker;
 
-use common::Bell;
+use common::{Bell, header, until_durable};
 use model::{DeviceKey, Schema, ValueRef};
 use weir_buffer::embedded::{Config, EmbeddedLog};
-use weir_buffer::frame::{ReadingHeader, Staged};
-use weir_buffer::{Account, Batcher, Cursor, Log, SubmitError, Ticket};
+use weir_buffer::frame::Staged;
+use weir_buffer::{Account, Batcher, Cursor, Log, SubmitError};
 
 const CAPACITY: u64 = 16 << 20;
 
@@ -25,35 +25,10 @@ fn open(dir: &Path) -> (Arc<EmbeddedLog>, Batcher) {
 /// A reading of 64 KiB.
 fn stage(tenant: &str, n: i64) -> Staged {
     let mut staged = Staged::default();
-    let header = ReadingHeader {
-        time: n,
-        received: n,
-        identity: n.unsigned_abs(),
-        seq: None,
-        device_timed: true,
-        claimed_time: None,
-        trace: None,
-        resent: false,
-    };
-    // Random text: frames are compressed.
-    let mut state = n.unsigned_abs().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let text: String = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        char::from(b' ' + (state >> 57) as u8 % 94)
-    })
-    .take(64 << 10)
-    .collect();
+    let text = "x".repeat(64 << 10);
     let (device, schema) = (Arc::new(DeviceKey::new(tenant, "d").unwrap()), Arc::new(Schema::new(["n"])));
-    staged.reading(&device, &schema, &header, [Some(ValueRef::Str(&text))]);
+    staged.reading(&device, &schema, &header(n), [Some(ValueRef::Str(&text))]);
     staged
-}
-
-fn durable(batcher: &Batcher, ticket: Ticket, bell: &Bell) {
-    while batcher.durable().unwrap() < ticket {
-        bell.wait();
-    }
 }
 
 /// Appends readings of a tenant until it has to wait. Returns the number of them.
@@ -62,7 +37,7 @@ fn fill(batcher: &Batcher, account: Option<&Arc<Account>>, tenant: &str, from: i
     let waker = Waker::from(Arc::clone(&bell));
     for n in from..from + most {
         match batcher.submit_of(account, &mut stage(tenant, n), &waker) {
-            Ok(ticket) => durable(batcher, ticket, &bell),
+            Ok(ticket) => until_durable(batcher, ticket, &bell).unwrap(),
             Err(SubmitError::Full) => return n - from,
             Err(error) => panic!("{error}"),
         }
@@ -96,7 +71,7 @@ async fn a_tenant_that_fills_its_share_waits_while_others_go_on_and_continues_wh
     pass(&log, log.end()).await;
     bell.wait();
     let ticket = batcher.submit_of(noisy.as_ref(), &mut staged, &waker).unwrap();
-    durable(&batcher, ticket, &bell);
+    until_durable(&batcher, ticket, &bell).unwrap();
     assert_eq!(log.end(), filled.unsigned_abs() + 21);
 }
 

@@ -128,12 +128,20 @@ impl Keyed {
         Ok((text(&answer, "id")?, text(&answer, "key")?))
     }
 
-    /// Adds a device; returns the id of its credential, and its password.
+    /// Adds a device of the operator's tenant; returns the id of its credential, and its password.
     ///
     /// # Errors
     /// When the command fails.
     pub fn add_device(&self, device: &str) -> anyhow::Result<(String, String)> {
-        let answer = self.json(&self.key, &["devices", "add", device])?;
+        self.add_device_of("-", device)
+    }
+
+    /// As [`Keyed::add_device`], for a device of another tenant.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub fn add_device_of(&self, tenant: &str, device: &str) -> anyhow::Result<(String, String)> {
+        let answer = self.json(&self.key, &["devices", "add", device, "--tenant", tenant])?;
         ensure!(text(&answer, "user")? == device, "{answer}");
         Ok((text(&answer, "id")?, text(&answer, "password")?))
     }

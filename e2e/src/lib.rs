@@ -10,6 +10,7 @@ pub mod keyed;
 pub mod partition;
 pub mod picture;
 pub mod play;
+pub mod quiet;
 pub mod read;
 pub mod services;
 pub mod site;

@@ -6,7 +6,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
 use weir_e2e::device::Device;
 use weir_e2e::keyed::{Keyed, init, run};
 use weir_e2e::services::{Influxd, Mongod, skipped};
@@ -46,9 +45,7 @@ impl Site {
     }
 
     fn pump(&self, tenant: &'static str, id: String) -> anyhow::Result<Pump> {
-        let answer = self.cli(&["devices", "add", &id, "--tenant", tenant, "--format", "json"])?;
-        let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
-        let password = answer["password"].as_str().context("a password")?.to_owned();
+        let (_, password) = self.0.add_device_of(tenant, &id)?;
         Ok(Pump { tenant, id, password })
     }
 

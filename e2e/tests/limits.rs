@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
 use weir_e2e::device::Device;
 use weir_e2e::keyed::Keyed;
+use weir_e2e::quiet::{Quiet, show};
 
 /// Messages of each device that floods.
 const MESSAGES: u64 = 300;
@@ -28,10 +28,8 @@ impl Site {
     }
 
     fn device(&self, tenant: &str, id: &str) -> anyhow::Result<Device> {
-        let answer = self.cli(&["devices", "add", id, "--tenant", tenant, "--format", "json"])?;
-        let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
-        let password = answer["password"].as_str().context("a password")?;
-        Ok(Device::new(id, self.0.weir.mqtt).with_password(id, password))
+        let (_, password) = self.0.add_device_of(tenant, id)?;
+        Ok(Device::new(id, self.0.weir.mqtt).with_password(id, &password))
     }
 
     fn readings(&self, tenant: &str, device: &str) -> anyhow::Result<usize> {
@@ -57,62 +55,40 @@ fn flood(device: &mut Device, id: &str, numbers: Range<u64>) -> anyhow::Result<(
     Ok(())
 }
 
-/// Devices of other tenants, each with one message under way at a time.
-struct Quiet {
-    devices: Vec<Device>,
-    sent: u64,
-}
-
-impl Quiet {
-    /// Sends one message and returns the time until its acknowledgement.
-    fn round_trip(&mut self) -> anyhow::Result<Duration> {
-        let turn = self.sent as usize % self.devices.len();
-        let device = &mut self.devices[turn];
-        let begun = Instant::now();
-        device.send(self.sent, "devices/quiet/telemetry", format!("{{\"n\":{}}}", self.sent).as_bytes())?;
-        self.sent += 1;
-        while device.in_flight() > 0 {
-            device.acknowledged()?;
-        }
-        Ok(begun.elapsed())
-    }
-
-    /// Sends messages until the floods have ended. Returns the time of each, and of all.
-    fn beside(&mut self, noisy: &mut [Device], numbers: &Range<u64>) -> anyhow::Result<(Vec<Duration>, Duration)> {
-        let left = AtomicUsize::new(noisy.len());
-        let (begun, mut times) = (Instant::now(), Vec::new());
-        thread::scope(|scope| {
-            let floods: Vec<_> = noisy
-                .iter_mut()
-                .enumerate()
-                .map(|(n, device)| {
-                    scope.spawn({
-                        let left = &left;
-                        move || {
-                            let ended = flood(device, &noisy_id(n), numbers.clone());
-                            left.fetch_sub(1, Ordering::SeqCst);
-                            ended
-                        }
-                    })
+/// Sends messages of quiet devices until the floods have ended. Returns the time of each, and of
+/// all.
+fn beside_floods(
+    quiet: &mut Quiet,
+    noisy: &mut [Device],
+    numbers: &Range<u64>,
+) -> anyhow::Result<(Vec<Duration>, Duration)> {
+    let left = AtomicUsize::new(noisy.len());
+    let (begun, mut times) = (Instant::now(), Vec::new());
+    thread::scope(|scope| {
+        let floods: Vec<_> = noisy
+            .iter_mut()
+            .enumerate()
+            .map(|(n, device)| {
+                scope.spawn({
+                    let left = &left;
+                    move || {
+                        let ended = flood(device, &noisy_id(n), numbers.clone());
+                        left.fetch_sub(1, Ordering::SeqCst);
+                        ended
+                    }
                 })
-                .collect();
-            while left.load(Ordering::SeqCst) > 0 {
-                times.push(self.round_trip()?);
-            }
-            floods.into_iter().try_for_each(|flood| flood.join().expect("a flood does not panic"))
-        })?;
-        Ok((times, begun.elapsed()))
-    }
+            })
+            .collect();
+        while left.load(Ordering::SeqCst) > 0 {
+            times.push(quiet.round_trip()?);
+        }
+        floods.into_iter().try_for_each(|flood| flood.join().expect("a flood does not panic"))
+    })?;
+    Ok((times, begun.elapsed()))
 }
 
 fn noisy_id(n: usize) -> String {
     format!("noisy{n}")
-}
-
-fn figures(name: &str, mut times: Vec<Duration>) {
-    times.sort();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    println!("{name}: {} messages, PUBACK p50 {:?}, p99 {:?}, max {:?}", times.len(), at(50), at(99), at(100));
 }
 
 #[test]
@@ -126,21 +102,20 @@ fn a_flood_of_one_tenant_is_slowed_down_without_a_loss_and_delays_no_other() -> 
     let (rate, burst) = (format!("messages_per_second={RATE}"), format!("message_burst={BURST}"));
     let set = site.cli(&["tenants", "set", "flood", "--limit", &rate, "--limit", &burst, "--format", "csv"])?;
     ensure!(set == format!("name,value\nmessages_per_second,{RATE}\nmessage_burst,{BURST}\n"), "{set}");
-    let devices = calm.iter().map(|tenant| site.device(tenant, "quiet")).collect::<anyhow::Result<_>>()?;
-    let mut quiet = Quiet { devices, sent: 0 };
+    let mut quiet = Quiet::of(&site.0, &calm)?;
     let alone = (0..2000).map(|_| quiet.round_trip()).collect::<anyhow::Result<Vec<_>>>()?;
-    figures("alone", alone);
+    show("alone", alone);
 
     let noisy = (0..DEVICES).map(|n| site.device("flood", &noisy_id(n)));
     let mut noisy = noisy.collect::<anyhow::Result<Vec<_>>>()?;
-    let (beside, lasted) = quiet.beside(&mut noisy, &(0..MESSAGES))?;
+    let (beside, lasted) = beside_floods(&mut quiet, &mut noisy, &(0..MESSAGES))?;
     let all = DEVICES as u64 * MESSAGES;
     println!("the flood: {all} messages in {lasted:?}");
     let least = Duration::from_millis((all - BURST) * 1000 / RATE);
     ensure!(lasted >= least, "{lasted:?} for what takes {least:?} at the rate");
     // Behind the flood, they would have had a fifth of its rate.
     ensure!(beside.len() as u64 > all / 4, "{} messages in {lasted:?}", beside.len());
-    figures("beside the flood", beside);
+    show("beside the flood", beside);
     let usage = site.cli(&["tenants", "usage", "flood", "--format", "csv"])?;
     let of = |name: &str| usage.lines().find(|line| line.starts_with(name)).map(str::to_owned);
     ensure!(of("messages,") == Some(format!("messages,{all},,0")), "{usage}");
@@ -150,9 +125,9 @@ fn a_flood_of_one_tenant_is_slowed_down_without_a_loss_and_delays_no_other() -> 
     // The open connections notice that the limit is lifted.
     let set = site.cli(&["tenants", "set", "flood", "--limit", "messages_per_second=none", "--format", "csv"])?;
     ensure!(!set.contains("messages_per_second"), "{set}");
-    let (beside, lasted) = quiet.beside(&mut noisy, &(MESSAGES..10 * MESSAGES))?;
+    let (beside, lasted) = beside_floods(&mut quiet, &mut noisy, &(MESSAGES..10 * MESSAGES))?;
     println!("the flood without a limit: {} messages in {lasted:?}", 9 * all);
-    figures("beside the flood without a limit", beside);
+    show("beside the flood without a limit", beside);
 
     for n in 0..DEVICES {
         let stored = site.readings("flood", &noisy_id(n))?;
@@ -182,9 +157,7 @@ async fn new_devices_and_series_are_refused_before_they_are_acknowledged_and_kno
     site.cli(&["tenants", "add", "acme"])?;
     let mut passwords = Vec::new();
     for device in ["d1", "d2", "d3"] {
-        let answer = site.cli(&["devices", "add", device, "--tenant", "acme", "--format", "json"])?;
-        let answer: Value = serde_json::from_str(&answer).with_context(|| answer.clone())?;
-        passwords.push(answer["password"].as_str().context("a password")?.to_owned());
+        passwords.push(site.0.add_device_of("acme", device)?.1);
     }
     for (device, password) in ["d1", "d2"].iter().zip(&passwords) {
         let reported = publish(&site, device, password, r#"{"a":1,"b":2}"#)?;

@@ -177,9 +177,8 @@ async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> a
     ensure!(unknown.contains("silver") && unknown.contains("gold"), "{unknown}");
     for (tenant, pool) in TENANTS {
         site.cli(&["tenants", "add", tenant, "--pool", pool])?;
-        let answer = site.cli(&["devices", "add", tenant, "--tenant", tenant, "--format", "json"])?;
-        let answer: Value = serde_json::from_str(&answer)?;
-        site.passwords.push(answer["password"].as_str().context("a password")?.to_owned());
+        let (_, password) = site.keyed.add_device_of(tenant, tenant)?;
+        site.passwords.push(password);
     }
     let list = site.cli(&["tenants", "list", "--format", "csv"])?;
     ensure!(list.contains("acme,,active,gold,") && list.contains("globex,,active,shared,"), "{list}");

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
 use weir_e2e::device::Device;
 use weir_e2e::keyed::{self, Keyed};
+use weir_e2e::quiet::{Quiet, show};
 use weir_e2e::services::{Mongod, skipped};
 use weir_e2e::wait_until;
 
@@ -47,9 +47,8 @@ impl Site {
     }
 
     fn device(&self, tenant: &str, id: &str) -> anyhow::Result<Device> {
-        let answer = self.cli(&["devices", "add", id, "--tenant", tenant, "--format", "json"])?;
-        let answer: Value = serde_json::from_str(&answer)?;
-        Ok(Device::new(id, self.keyed.weir.mqtt).with_password(id, answer["password"].as_str().context("a password")?))
+        let (_, password) = self.keyed.add_device_of(tenant, id)?;
+        Ok(Device::new(id, self.keyed.weir.mqtt).with_password(id, &password))
     }
 
     fn metric(&self, name: &str) -> anyhow::Result<f64> {
@@ -85,33 +84,6 @@ fn flood(mut device: Device, id: &str, stop: &AtomicBool, sent: &AtomicU64) -> a
     Ok(())
 }
 
-/// Devices of 19 tenants, each with one message under way at a time.
-struct Quiet {
-    devices: Vec<Device>,
-    sent: u64,
-}
-
-impl Quiet {
-    fn round_trip(&mut self) -> anyhow::Result<Duration> {
-        let turn = self.sent as usize % self.devices.len();
-        let device = &mut self.devices[turn];
-        let begun = Instant::now();
-        device.send(self.sent, "devices/quiet/telemetry", format!("{{\"n\":{}}}", self.sent).as_bytes())?;
-        self.sent += 1;
-        while device.in_flight() > 0 {
-            device.acknowledged()?;
-        }
-        Ok(begun.elapsed())
-    }
-}
-
-fn show(name: &str, mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    println!("{name}: {} times, p50 {:?}, p99 {:?}, max {:?}", times.len(), at(50), at(99), at(100));
-    at(99)
-}
-
 /// Runs the store for a part of each second only.
 #[expect(clippy::disallowed_methods, reason = "the store is slow by the clock")]
 fn slow(mongod: &Mongod, stop: &AtomicBool) -> anyhow::Result<()> {
@@ -131,8 +103,7 @@ async fn beside_a_flood(percent: u32) -> anyhow::Result<()> {
     for tenant in calm.iter().map(String::as_str).chain(["flood"]) {
         site.cli(&["tenants", "add", tenant])?;
     }
-    let devices = calm.iter().map(|tenant| site.device(tenant, "quiet")).collect::<anyhow::Result<_>>()?;
-    let mut quiet = Quiet { devices, sent: 0 };
+    let mut quiet = Quiet::of(&site.keyed, &calm)?;
     show("alone", (0..500).map(|_| quiet.round_trip()).collect::<anyhow::Result<_>>()?);
     let ids: Vec<String> = (0..FLOODS).map(|n| format!("noisy{n}")).collect();
     let noisy = ids.iter().map(|id| site.device("flood", id)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -175,9 +146,7 @@ fn measure(site: &Site, quiet: &mut Quiet, percent: u32) -> anyhow::Result<()> {
         thread::yield_now();
     }
     if percent == 100 {
-        let device = &mut quiet.devices[quiet.sent as usize % (TENANTS - 1)];
-        device.send(quiet.sent, "devices/quiet/telemetry", format!("{{\"n\":{}}}", quiet.sent).as_bytes())?;
-        quiet.sent += 1;
+        let device = quiet.send()?;
         let late = device.acknowledged_within(Duration::from_secs(2))?;
         ensure!(late.is_empty(), "a full log lets every tenant wait");
         println!("without a share: no PUBACK within 2 s");

@@ -167,8 +167,18 @@ impl Kek {
         Ok(Some(Self { place, kind: Kind::Local(keys) }))
     }
 
-    /// Wraps the master key. Returns the fingerprint of the key that did, and the envelope.
+    /// Wraps the master key, and checks that the envelope opens: a key-encryption key that opens
+    /// nothing must not replace one that does. Returns the fingerprint of the key that wrapped it,
+    /// and the envelope.
     pub(crate) fn wrap(&self, master: &RawKey) -> Result<(String, Vec<u8>), KekError> {
+        let (fingerprint, envelope) = self.envelope(master)?;
+        if *self.unwrap(&fingerprint, &envelope)? != **master {
+            return Err(KekError::Envelope("the key-encryption key".to_owned()));
+        }
+        Ok((fingerprint, envelope))
+    }
+
+    fn envelope(&self, master: &RawKey) -> Result<(String, Vec<u8>), KekError> {
         match &self.kind {
             Kind::Local(keys) => {
                 let (fingerprint, key) = &keys[0];

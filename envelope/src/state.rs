@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use crate::data_key::{DataKey, RawKey, unwrap};
 use crate::error::KeyringError;
 use crate::file::{self, Contents, Head, Line};
-use crate::kek::{Kek, KekError};
+use crate::kek::Kek;
 
 pub(crate) struct State {
     pub(crate) head: Head,
@@ -24,6 +24,13 @@ pub(crate) struct Tenant {
     pub(crate) destroyed: Vec<u32>,
     /// Time of the destruction, in nanoseconds; `None` when new keys may be made.
     pub(crate) closed: Option<i64>,
+}
+
+impl Tenant {
+    /// True for the id of a key that the tenant has, or had until it was destroyed.
+    pub(crate) fn knows(&self, id: u32) -> bool {
+        self.destroyed.contains(&id) || self.keys.iter().any(|key| key.id() == id)
+    }
 }
 
 /// State of the keys of one tenant.
@@ -62,9 +69,6 @@ pub(crate) fn encode(contents: &Contents) -> Vec<u8> {
 pub(crate) fn create(path: &Path, kek: &Kek) -> Result<State, KeyringError> {
     let raw = DataKey::generate()?;
     let (fingerprint, envelope) = kek.wrap(&raw)?;
-    if *kek.unwrap(&fingerprint, &envelope)? != *raw {
-        return Err(KekError::Envelope("the key-encryption key".to_owned()).into());
-    }
     let head = Head { version: file::VERSION, kek: fingerprint, master: envelope };
     let replaced = file::replace(path, &file::encode(&head)).and_then(|synced| synced);
     replaced.map_err(|source| KeyringError::Io { path: path.to_owned(), source })?;
@@ -108,8 +112,7 @@ pub(crate) fn unused_id(held: Option<&Tenant>) -> Result<u32, KeyringError> {
         let mut bytes = [0; 4];
         rand::fill(&mut bytes)?;
         let id = u32::from_le_bytes(bytes);
-        let is_used = |held: &Tenant| held.destroyed.contains(&id) || held.keys.iter().any(|key| key.id() == id);
-        if id != 0 && !held.is_some_and(is_used) {
+        if id != 0 && !held.is_some_and(|held| held.knows(id)) {
             return Ok(id);
         }
     }

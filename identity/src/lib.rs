@@ -48,8 +48,8 @@ pub use registry::{
     AuditEvent, AuditRange, AuditReport, Change, ChangeKind, Changes, Checkpoint, Class, Created, Credential,
     CredentialKind, Deletion, DeletionStep, Denial, EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter,
     GroupRegistry, GroupUpdate, INSTALLATION, KeyRights, Listed, MemberChange, MongoOptions, MongoRegistry, Origin,
-    Owner, PlaceCount, PostgresOptions, PostgresRegistry, Registry, Rehashed, Residual, RoleBinding, Tenant,
-    TenantState, TenantUpdate, Use, Worker,
+    Owner, PlaceCount, PostgresOptions, PostgresRegistry, Registry, RegistryWrites, Rehashed, Residual, RoleBinding,
+    Tenant, TenantState, TenantUpdate, Use, Worker,
 };
 pub use role::Role;
 pub use secret::{CredentialId, Digest, KeyFileError, PepperError, Peppers, Secret, Token, TokenKind, read_private};

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use buffer::{Account, Batcher, Notice, SubmitError};
+use buffer::{Account, Batcher, Notice, SubmitError, TaskId};
 use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use model::trace::{Span, Tracer};
 use model::{Clock, Nanos, SystemClock};
@@ -92,8 +92,8 @@ pub struct ConnectionIngest {
     last_ticket: Ticket,
     /// A message was staged that the client may send again.
     is_noted: bool,
-    /// The task that waited for room last: the addresses of its waker's data and table.
-    task: Option<(usize, usize)>,
+    /// The task that waited for room last.
+    task: Option<TaskId>,
 }
 
 impl Intake for ConnectionIngest {
@@ -168,8 +168,7 @@ impl Intake for ConnectionIngest {
                 Poll::Ready(Ok(ticket))
             }
             Err(SubmitError::Full) => {
-                let waker = cx.waker();
-                let task = (waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr());
+                let task = TaskId::of(cx.waker());
                 if let Some(before) = self.task.replace(task).filter(|before| *before != task) {
                     self.batcher.no_longer_waits(self.account.as_ref(), before);
                 }

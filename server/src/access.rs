@@ -15,10 +15,10 @@ use identity::{
 use model::SystemClock;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{PeppersRotate, RunOptions};
+use crate::cli::{PeppersRotate, configuration};
 use crate::client::access_cli::AuditKey;
 use crate::client::output::remark;
-use crate::config::{self, Config, Place};
+use crate::config::{Config, Place};
 use crate::run::startup::Startup;
 
 /// An open registry.
@@ -236,8 +236,7 @@ fn stamp(path: &Path) -> Option<(u64, u64, SystemTime)> {
 /// # Errors
 /// Names the file and what to do.
 pub(crate) fn rotate(options: &PeppersRotate) -> anyhow::Result<ExitCode> {
-    let (config, data_dir) = (options.config.clone(), options.data_dir.clone());
-    let config = config::load(&RunOptions { config, data_dir, ..RunOptions::default() }.sources()?)?.config;
+    let config = configuration(options.config.as_deref(), options.data_dir.as_deref())?;
     let path = peppers_in(&config, &config.data_dir);
     let old = Peppers::read(&path)?;
     let old = old.with_context(|| format!("{} does not exist: `weir init` makes it", path.display()))?;
@@ -269,8 +268,7 @@ pub(crate) fn audit_key_in(config: &Config, data: &Path) -> PathBuf {
 
 /// The file of the key of a configuration file or a data folder.
 fn configured_audit_key(config: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let (config, data_dir) = (config.map(Path::to_owned), data_dir.map(Path::to_owned));
-    let config = config::load(&RunOptions { config, data_dir, ..RunOptions::default() }.sources()?)?.config;
+    let config = configuration(config, data_dir)?;
     Ok(audit_key_in(&config, &config.data_dir))
 }
 

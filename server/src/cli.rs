@@ -1,12 +1,12 @@
 //! The command line.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::cli::ClientCommand;
-use crate::config::{self, Role, Sources};
+use crate::config::{self, Config, Role, Sources};
 
 /// Takes telemetry over MQTT, acknowledges it once it is safe on disk, serves it over gRPC.
 ///
@@ -108,6 +108,16 @@ impl RunOptions {
         flag("insecure", self.insecure.then(|| "true".to_owned()));
         Ok(sources)
     }
+}
+
+/// Loads the configuration for a command about a data folder.
+///
+/// # Errors
+/// Names the file or the key.
+pub(crate) fn configuration(file: Option<&Path>, data_dir: Option<&Path>) -> anyhow::Result<Config> {
+    let (config, data_dir) = (file.map(Path::to_owned), data_dir.map(Path::to_owned));
+    let options = RunOptions { config, data_dir, ..RunOptions::default() };
+    Ok(config::load(&options.sources()?)?.config)
 }
 
 /// Options of `weir init`.

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use buffer::embedded::RepairReport;
 
-use crate::cli::{RepairOptions, RunOptions};
+use crate::cli::{RepairOptions, configuration};
 use crate::client::output::remark;
-use crate::config;
 use crate::data_dir::{DataDir, lanes_in, log_in, spill_in};
 
 /// Reports what a repair of the logs in the data folder would change; with `--yes`, makes the
@@ -17,9 +16,7 @@ use crate::data_dir::{DataDir, lanes_in, log_in, spill_in};
 /// # Errors
 /// When there is no log, another process uses it, or it cannot be written.
 pub(crate) fn run(options: &RepairOptions) -> anyhow::Result<ExitCode> {
-    let sources =
-        RunOptions { config: options.config.clone(), data_dir: options.data_dir.clone(), ..RunOptions::default() };
-    let config = config::load(&sources.sources()?)?.config;
+    let config = configuration(options.config.as_deref(), options.data_dir.as_deref())?;
     let dirs = lanes_in(&config.data_dir).into_iter().flat_map(|lane| [log_in(&lane), spill_in(&lane)]);
     let dirs: Vec<PathBuf> = dirs.filter(|dir| dir.is_dir()).collect();
     anyhow::ensure!(

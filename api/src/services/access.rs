@@ -12,7 +12,7 @@ use proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::registry::{Resource, by};
+use super::registry::{Resource, by, id_of};
 use super::{Shared, groups};
 use crate::auth::Caller;
 use crate::{errors, names};
@@ -21,12 +21,6 @@ pub(super) use convert::{role, role_from};
 
 /// Implementation of `AccessService`.
 pub(crate) struct AccessApi(pub(crate) Shared);
-
-/// The id of a credential in a name.
-fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<CredentialId, Status> {
-    // Another text is the id of none.
-    CredentialId::parse(segment).ok_or_else(|| resource.refused("", name, identity::Error::NotFound(name.to_owned())))
-}
 
 /// Refuses scopes that the caller does not hold, and a key without scopes by a caller with some.
 fn check_scopes(caller: &Caller, scopes: &[String]) -> Result<(), Status> {

@@ -1,6 +1,6 @@
 //! `AuthorityService`.
 
-use identity::{Credential, CredentialId, CredentialKind, NewAuthority, RevokedCertificate};
+use identity::{Credential, CredentialKind, NewAuthority, RevokedCertificate};
 use proto::v1::authority_service_server::AuthorityService;
 use proto::v1::{
     Authority, CertificateIdentity, CreateAuthorityRequest, DeleteAuthorityRequest, ListAuthoritiesRequest,
@@ -9,7 +9,7 @@ use proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::registry::{Resource, by};
+use super::registry::{Resource, by, id_of};
 use crate::auth::Caller;
 use crate::convert::{nanos, timestamp};
 use crate::{errors, names};
@@ -97,9 +97,9 @@ impl AuthorityService for AuthorityApi {
         let form = "must be `tenants/{tenant}/authorities/{authority}`";
         let (tenant, id) = caller.child("name", &name, "authorities", form)?;
         let admin = self.0.admin()?;
-        let missing = |error| Resource::Authority.refused("", &name, error);
-        let id = CredentialId::parse(id).ok_or_else(|| missing(identity::Error::NotFound(name.clone())))?;
-        admin.delete_authority(&tenant, id, &by(&caller, "")).await.map_err(missing)?;
+        let id = id_of(&name, id, &Resource::Authority)?;
+        let deleted = admin.delete_authority(&tenant, id, &by(&caller, "")).await;
+        deleted.map_err(|error| Resource::Authority.refused("", &name, error))?;
         Ok(Response::new(()))
     }
 

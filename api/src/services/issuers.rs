@@ -2,7 +2,6 @@
 
 mod convert;
 
-use identity::CredentialId;
 use proto::v1::issuer_service_server::IssuerService;
 use proto::v1::{
     CreateIssuerRequest, CreateRoleBindingRequest, DeleteIssuerRequest, DeleteRoleBindingRequest, Issuer,
@@ -12,7 +11,7 @@ use proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::registry::{Resource, by};
+use super::registry::{Resource, by, id_of};
 use crate::auth::Caller;
 use crate::{errors, names};
 
@@ -27,12 +26,6 @@ fn check_unlimited(caller: &Caller, permission: &str, name: &str) -> Result<(), 
     let principal = caller.principal();
     let is_limited = principal.scopes.is_some() || !principal.networks.is_empty();
     if is_limited { Err(errors::denied(permission, name)) } else { Ok(()) }
-}
-
-/// The id of an issuer or a role binding in a name.
-fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<CredentialId, Status> {
-    // Another text is the id of none.
-    CredentialId::parse(segment).ok_or_else(|| resource.refused("", name, identity::Error::NotFound(name.to_owned())))
 }
 
 #[tonic::async_trait]

@@ -1,6 +1,6 @@
 //! The registry of tenants and credentials, as its services use it.
 
-use identity::{Admin, By, Error};
+use identity::{Admin, By, CredentialId, Error};
 use tonic::Status;
 
 use super::Shared;
@@ -26,6 +26,12 @@ pub(super) fn by(caller: &Caller, request_id: &str) -> By {
         address: caller.peer(),
         request_id: (!request_id.is_empty()).then(|| request_id.to_owned()),
     }
+}
+
+/// The id of a credential, an authority, an issuer or a role binding in a name.
+pub(super) fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<CredentialId, Status> {
+    // Another text is the id of none.
+    CredentialId::parse(segment).ok_or_else(|| resource.refused("", name, Error::NotFound(name.to_owned())))
 }
 
 /// The kind of resource that a call concerns.

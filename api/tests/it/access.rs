@@ -4,7 +4,7 @@
 mod cases;
 mod client;
 mod device_keys;
-mod gate;
+pub(crate) mod gate;
 mod groups;
 mod issuers;
 mod keys;

@@ -15,6 +15,7 @@ mod history;
 mod live;
 mod memory;
 mod operations;
+mod paged;
 mod tokens;
 mod traces;
 mod world;

@@ -33,7 +33,11 @@ fn a_connection_ends_with_its_token_and_its_session_waits_for_the_next_one() {
         observer.publish("devices/d1/commands", b"on", 1, 1, true);
         assert!(device.packet().1.ends_with(b"on"), "with its subscriptions");
         assert_eq!(observer.packet().0, 0x40);
-        device.send(if v5 { 0xE0 } else { 0xC0 }, &[]);
+        match v5 {
+            true => device.send(0xE0, &[]),
+            // With an answer that is not read, the socket would be reset and not closed.
+            false => device.ping(),
+        }
         drop(device);
         wait(|| world.ended("client") + world.ended("closed") >= if v5 { 1 } else { 2 });
     }

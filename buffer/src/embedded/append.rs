@@ -100,16 +100,8 @@ impl EmbeddedWriter {
 
     /// Returns a frame as a reader may see it: keys may have been destroyed since it was built.
     fn readable(&self, frame: &Frame) -> Frame {
-        let keys = self.log.config.keys.as_ref().filter(|keys| keys.destructions() > 0 && frame.has_destroyed(keys));
-        let opened = keys.map(|keys| Frame::open(frame.bytes(), Some(keys)));
-        match opened {
-            Some(Ok(opened)) => opened,
-            Some(Err(error)) => {
-                tracing::error!(%error, "cannot open a frame in memory again");
-                frame.clone()
-            }
-            None => frame.clone(),
-        }
+        let keys = self.log.config.keys.as_ref().filter(|keys| keys.destructions() > 0);
+        keys.and_then(|keys| frame.reopened(keys)).unwrap_or_else(|| frame.clone())
     }
 
     fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {

@@ -43,6 +43,11 @@ impl CursorFile {
         self.cursors.lock().clone()
     }
 
+    /// Returns the offset below which every sink is done; `None` without sinks.
+    pub(super) fn passed(&self) -> Option<u64> {
+        self.cursors.lock().values().map(|cursor| cursor.done_to).min()
+    }
+
     /// Blocks on disk IO.
     pub(super) fn move_to(&self, sink: &str, to: Cursor, end: u64, disk: &dyn Disk) -> Result<(), CursorError> {
         // Held across the write: moves are sequential and complete.

@@ -174,7 +174,7 @@ impl EmbeddedLog {
 
     /// The offset that every registered sink has passed, or the log's start without sinks.
     fn passed(&self) -> u64 {
-        self.cursors.all().values().map(|c| c.done_to).min().unwrap_or_else(|| self.start())
+        self.cursors.passed().unwrap_or_else(|| self.start())
     }
 
     /// Counts the records of earlier starts that a sink has not passed.

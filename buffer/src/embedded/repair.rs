@@ -18,7 +18,7 @@ use super::lock::Lock;
 use super::recover::{END_FILE, OpenError, known_end, other_version, segment_paths};
 use super::segment::SECTOR;
 use crate::frame::sealed::Reading;
-use crate::frame::{Frame, FrameError, Header, Record};
+use crate::frame::{Frame, FrameError, Header};
 
 /// Result of a repair, or of its preview.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,12 +163,7 @@ impl Pending {
         // Damage inside of a frame is damage of its checksum, which has been verified.
         // Contents are not needed: records of sealed frames appear as destroyed.
         let Ok(frame) = Frame::read(frame, &Reading::Outline) else { return };
-        let is_counted = |record: &Record<'_>| match record {
-            Record::Reading(_) | Record::DeadLetter(_) => true,
-            Record::Destroyed(record) => record.is_telemetry,
-            Record::Retained(_) | Record::SessionEnd(_) => false,
-        };
-        for (offset, record) in frame.records().filter(|(_, record)| is_counted(record)) {
+        for (offset, record) in frame.records().filter(|(_, record)| record.is_telemetry()) {
             for (_, _, counts) in self.0.iter_mut().filter(|(_, done_to, _)| *done_to <= offset) {
                 *counts.entry(record.tenant().to_string()).or_default() += 1;
             }

@@ -254,11 +254,7 @@ impl Frame {
         let (dictionary, records) = if header.sealed {
             sealed::open(&header, &body, reading)?
         } else {
-            let mut cursor = record::Cursor::new(&body);
-            let dictionary = record::read_dictionary(&mut cursor)?;
-            let at = body.len() - cursor.rest().len();
-            record::check(cursor.rest(), header.count, &dictionary)?;
-            (dictionary, body.slice(at..))
+            record::read_body(&body, header.count)?
         };
         let traced = traced::find(&records);
         let own = if header.compressed || header.sealed { body.len().max(records.len()) } else { 0 };
@@ -305,8 +301,18 @@ impl Frame {
         all.map(move |message| Traced { first: from + message.first, last: from + message.last, ..*message })
     }
 
+    /// Opens the frame again when a record is of a tenant whose keys were destroyed. `None` when
+    /// there is none, and when it cannot be opened.
+    pub(crate) fn reopened(&self, keys: &Keyring) -> Option<Self> {
+        if !self.has_destroyed(keys) {
+            return None;
+        }
+        let opened = Self::open(&self.stored, Some(keys));
+        opened.inspect_err(|error| tracing::error!(%error, "cannot open a frame in memory again")).ok()
+    }
+
     /// True when a record is of a tenant whose keys were destroyed.
-    pub(crate) fn has_destroyed(&self, keys: &Keyring) -> bool {
+    fn has_destroyed(&self, keys: &Keyring) -> bool {
         let Dictionary { tenants, devices, .. } = &self.dictionary;
         let mut all = devices.iter().map(|device| &device.tenant).chain(tenants.iter());
         self.header.sealed && all.any(|tenant| keys.has_destroyed(tenant))

@@ -17,6 +17,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use model::{DeviceKey, Nanos, Reading, Schema, ValueRef};
 
 use super::FrameError;
@@ -75,6 +76,15 @@ impl<'a> Record<'a> {
             Self::Retained(message) => message.tenant,
             Self::SessionEnd(end) => end.tenant,
             Self::Destroyed(record) => record.tenant,
+        }
+    }
+
+    /// True for a reading or an unreadable message, also when its contents cannot be read.
+    pub fn is_telemetry(&self) -> bool {
+        match self {
+            Self::Reading(_) | Self::DeadLetter(_) => true,
+            Self::Destroyed(record) => record.is_telemetry,
+            Self::Retained(_) | Self::SessionEnd(_) => false,
         }
     }
 }
@@ -266,7 +276,7 @@ impl<'a> Iterator for Records<'a> {
 }
 
 /// Checks that `bytes` are exactly `count` well-formed records.
-pub(super) fn check(bytes: &[u8], count: u32, dictionary: &Dictionary) -> Result<(), FrameError> {
+fn check(bytes: &[u8], count: u32, dictionary: &Dictionary) -> Result<(), FrameError> {
     let mut cursor = Cursor::new(bytes);
     for _ in 0..count {
         match read(&mut cursor, dictionary)? {
@@ -353,7 +363,16 @@ fn read<'a>(cursor: &mut Cursor<'a>, dictionary: &'a Dictionary) -> Result<Recor
     Ok(record)
 }
 
-pub(super) fn read_dictionary(cursor: &mut Cursor<'_>) -> Result<Dictionary, FrameError> {
+/// Returns the dictionary and the records of a body in plain, checked.
+pub(super) fn read_body(body: &Bytes, count: u32) -> Result<(Dictionary, Bytes), FrameError> {
+    let mut cursor = Cursor::new(body);
+    let dictionary = read_dictionary(&mut cursor)?;
+    let at = body.len() - cursor.rest().len();
+    check(cursor.rest(), count, &dictionary)?;
+    Ok((dictionary, body.slice(at..)))
+}
+
+fn read_dictionary(cursor: &mut Cursor<'_>) -> Result<Dictionary, FrameError> {
     let tenants = list(cursor, |cursor| Ok(cursor.short_text()?.into()))?;
     let devices = list(cursor, |cursor| {
         let (tenant, id) = (cursor.short_text()?, cursor.short_text()?);

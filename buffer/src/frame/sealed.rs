@@ -185,11 +185,7 @@ impl FrameBuilder {
             let section = *place;
             count(&mut runs, section, bytes);
             let part = &mut parts[section as usize];
-            let at = part.records.len();
-            part.records.extend_from_slice(bytes);
-            part.count += 1;
             let device = move_name(head.device, &mut devices, &self.devices, &mut part.devices);
-            part.records[at + 8..at + 12].copy_from_slice(&device.to_le_bytes());
             let name = match head.is_reading {
                 true => *schemas.entry((section, head.name)).or_insert_with(|| {
                     part.schemas.push(Arc::clone(&self.schemas[head.name as usize]));
@@ -197,7 +193,7 @@ impl FrameBuilder {
                 }),
                 false => move_name(head.name, &mut names, &self.tenants, &mut part.tenants),
             };
-            part.records[at + 12..at + 16].copy_from_slice(&name.to_le_bytes());
+            part.push(bytes, device, name);
         }
         Parts { tenants, parts, runs }
     }
@@ -297,11 +293,7 @@ fn open_section(keys: &Keyring, tenant: &str, place: &[u8], sealed: &[u8], count
         Err(error) => return Err(FrameError::Unseal(error)),
     }
     let body = Bytes::from(bytes).slice(HEAD_BYTES..sealed.len() + HEAD_BYTES - OVERHEAD_BYTES);
-    let mut cursor = Cursor::new(&body);
-    let dictionary = record::read_dictionary(&mut cursor)?;
-    let at = body.len() - cursor.rest().len();
-    record::check(cursor.rest(), count, &dictionary)?;
-    Ok(Some((dictionary, body.slice(at..))))
+    record::read_body(&body, count).map(Some)
 }
 
 /// Puts the records of several sections in the order of their offsets, with one dictionary.

@@ -323,18 +323,14 @@ impl FrameBuilder {
             if front.count > 0 && over {
                 break;
             }
-            let at = front.records.len();
-            front.records.extend_from_slice(bytes);
             let device = move_name(head.device, &mut devices, &self.devices, &mut front.devices);
-            front.records[at + 8..at + 12].copy_from_slice(&device.to_le_bytes());
             let name = if head.is_reading {
                 move_name(head.name, &mut schemas, &self.schemas, &mut front.schemas)
             } else {
                 move_name(head.name, &mut tenants, &self.tenants, &mut front.tenants)
             };
-            front.records[at + 12..at + 16].copy_from_slice(&name.to_le_bytes());
+            front.push(bytes, device, name);
             front.schema_bytes += names;
-            front.count += 1;
         }
         self.records.drain(..front.records.len());
         self.count -= front.count;
@@ -342,6 +338,15 @@ impl FrameBuilder {
             self.clear();
         }
         front
+    }
+
+    /// Appends a record, with these numbers of its device and of its schema or tenant.
+    pub(super) fn push(&mut self, record: &[u8], device: u32, name: u32) {
+        let at = self.records.len();
+        self.records.extend_from_slice(record);
+        self.records[at + 8..at + 12].copy_from_slice(&device.to_le_bytes());
+        self.records[at + 12..at + 16].copy_from_slice(&name.to_le_bytes());
+        self.count += 1;
     }
 
     pub(super) fn clear(&mut self) {

@@ -33,6 +33,20 @@ impl Bell {
     }
 }
 
+/// The header of a reading with this number as its time and identity.
+pub(crate) fn header(n: i64) -> ReadingHeader<'static> {
+    ReadingHeader {
+        time: n,
+        received: n,
+        identity: n.unsigned_abs(),
+        seq: None,
+        device_timed: true,
+        claimed_time: None,
+        trace: None,
+        resent: false,
+    }
+}
+
 /// Stages readings with these numbers as value `n` and as identity, each of a client of its own. A
 /// resent one comes over another connection.
 pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Staged {
@@ -40,16 +54,7 @@ pub(crate) fn stage(numbers: impl IntoIterator<Item = i64>, resent: bool) -> Sta
     let schema = Arc::new(Schema::new(["n"]));
     let mut staged = Staged::default();
     for n in numbers {
-        let header = ReadingHeader {
-            time: n,
-            received: n,
-            identity: n.unsigned_abs(),
-            seq: None,
-            device_timed: true,
-            claimed_time: None,
-            trace: None,
-            resent,
-        };
+        let header = ReadingHeader { resent, ..header(n) };
         let connection = if resent { 2 } else { 1 };
         staged.message(Some(Sent { client: n.unsigned_abs(), connection, packet: 1, in_flight: resent }));
         staged.reading(&device, &schema, &header, [Some(ValueRef::Int(n))]);
@@ -68,10 +73,16 @@ pub(crate) fn append(batcher: &Batcher, mut staged: Staged) -> Result<Ticket, St
             Err(SubmitError::Failed(reason)) => return Err(reason.to_string()),
         }
     };
+    until_durable(batcher, ticket, &bell)?;
+    Ok(ticket)
+}
+
+/// Waits until a ticket is durable whose submit was given the waker of `bell`.
+pub(crate) fn until_durable(batcher: &Batcher, ticket: Ticket, bell: &Bell) -> Result<(), String> {
     while batcher.durable().map_err(|reason| reason.to_string())? < ticket {
         bell.wait();
     }
-    Ok(ticket)
+    Ok(())
 }
 
 /// The numbers in frames.

@@ -213,7 +213,7 @@ impl DeviceMeter {
     }
 }
 
-/// Returns the limit, as far as it can be counted.
+/// True for a limit that can be counted.
 pub(super) fn countable(limit: Option<NonZeroU64>) -> bool {
     limit.is_none_or(|limit| limit.get() <= MAX_COUNTED)
 }

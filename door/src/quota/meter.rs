@@ -76,6 +76,17 @@ impl Rate {
         let nanos = units.saturating_mul(SECOND).div_ceil(rate.get());
         Some(i64::try_from(nanos).unwrap_or(FAR).min(FAR))
     }
+
+    /// Returns the time until a meter that is used up to `used` has room.
+    fn wait(&self, used: i64, now: Moment) -> Duration {
+        let wait = used.max(now.0) - now.0 - self.burst.load(Ordering::Relaxed);
+        Duration::from_nanos(u64::try_from(wait).unwrap_or(0))
+    }
+}
+
+/// Returns the use after units of this cost.
+fn grown(used: i64, cost: i64, now: Moment) -> i64 {
+    used.max(now.0).saturating_add(cost).min(FAR)
 }
 
 /// The use of a rate: the time up to which it is used, in nanoseconds of the clock of [`Moment`].
@@ -97,18 +108,9 @@ impl Meter {
     /// comes after it does.
     pub(super) fn reserve(&self, rate: &Rate, units: u64, now: Moment) -> Taken {
         let Some(cost) = rate.cost(units) else { return Taken::default() };
-        let mut used = self.0.load(Ordering::Relaxed);
-        loop {
-            let from = used.max(now.0);
-            let to = from.saturating_add(cost).min(FAR);
-            match self.0.compare_exchange_weak(used, to, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => {
-                    let wait = from - now.0 - rate.burst.load(Ordering::Relaxed);
-                    return Taken { wait: Duration::from_nanos(u64::try_from(wait).unwrap_or(0)), cost };
-                }
-                Err(other) => used = other,
-            }
-        }
+        let grown = |used| Some(grown(used, cost, now));
+        let (Ok(used) | Err(used)) = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+        Taken { wait: rate.wait(used, now), cost }
     }
 
     /// Takes units when they may be used now.
@@ -117,19 +119,9 @@ impl Meter {
     /// The time after which they may be, if no others are taken until then.
     pub(super) fn take(&self, rate: &Rate, units: u64, now: Moment) -> Result<i64, Duration> {
         let Some(cost) = rate.cost(units) else { return Ok(0) };
-        let mut used = self.0.load(Ordering::Relaxed);
-        loop {
-            let from = used.max(now.0);
-            let wait = from - now.0 - rate.burst.load(Ordering::Relaxed);
-            if wait > 0 {
-                return Err(Duration::from_nanos(wait.unsigned_abs()));
-            }
-            let to = from.saturating_add(cost).min(FAR);
-            match self.0.compare_exchange_weak(used, to, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Ok(cost),
-                Err(other) => used = other,
-            }
-        }
+        let grown = |used| rate.wait(used, now).is_zero().then(|| grown(used, cost, now));
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+        taken.map(|_| cost).map_err(|used| rate.wait(used, now))
     }
 
     /// Gives back units that were taken at this cost and not used.

@@ -324,12 +324,7 @@ pub(crate) fn add(counts: &mut Counts, tenant: &str, count: Count) {
 pub(crate) fn count_records(frame: &Frame, from: u64, to: u64, mut found: impl FnMut(&str, Count)) {
     let mut run: Option<(&str, Count)> = None;
     for (offset, record) in frame.records() {
-        let is_counted = match record {
-            Record::Reading(_) | Record::DeadLetter(_) => true,
-            Record::Destroyed(record) => record.is_telemetry,
-            Record::Retained(_) | Record::SessionEnd(_) => false,
-        };
-        if offset < from || offset >= to || !is_counted {
+        if offset < from || offset >= to || !record.is_telemetry() {
             continue;
         }
         let tenant: &str = record.tenant();

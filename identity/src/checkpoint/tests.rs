@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::oauth::HttpFetch;
-use crate::registry::{AuditRange, Denial, EmbeddedRegistry, Fault, Registry};
+use crate::registry::{AuditRange, Denial, EmbeddedRegistry, Fault, Registry, RegistryWrites};
 
 const START: Nanos = 1_700_000_000 * SECOND;
 

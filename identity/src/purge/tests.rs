@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 
 use super::*;
-use crate::registry::{Class, INSTALLATION};
+use crate::registry::{Class, INSTALLATION, RegistryWrites};
 use crate::{Admin, By, EmbeddedRegistry, Peppers, Topics};
 
 const START: Nanos = 1_700_000_000 * SECOND;

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use model::Nanos;
 use serde::{Deserialize, Serialize};
 
-use super::{Created, Error, Origin, Result};
+use super::{Error, Result};
 use crate::CredentialId;
 
 /// Groups of a tenant.
@@ -127,36 +127,9 @@ pub struct MemberChange {
     pub added: Vec<String>,
 }
 
-/// Keeps groups of devices. Each change is one transaction with its audit event and its entry in
-/// the control log.
+/// Reads groups of devices.
 #[async_trait]
 pub trait GroupRegistry: Send + Sync {
-    /// Creates a group without members. A repeat of the same request returns the group.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]: there is no such tenant. [`Error::Exists`]. [`Error::Limit`].
-    async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>>;
-
-    /// Changes a group. Without a change nothing is written.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the group has another version.
-    async fn update_group(&self, tenant: &str, id: &str, update: &GroupUpdate, origin: &Origin) -> Result<Group>;
-
-    /// Changes the members of a group. Without a change nothing is written. The cost is that of
-    /// the devices of the change, not of all members.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]. [`Error::Limit`].
-    async fn change_members(&self, tenant: &str, id: &str, change: &MemberChange, origin: &Origin) -> Result<Group>;
-
-    /// Deletes a group.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the group has another version. [`Error::InUse`]:
-    /// rights are bound to it.
-    async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()>;
-
     /// Returns a group.
     async fn group(&self, tenant: &str, id: &str) -> Result<Option<Group>>;
 

@@ -25,6 +25,7 @@ mod tenant;
 mod transaction;
 mod tries;
 mod types;
+mod writes;
 
 use async_trait::async_trait;
 
@@ -41,6 +42,7 @@ pub use postgres::{PostgresOptions, PostgresRegistry};
 pub use tenant::{Tenant, TenantState, TenantUpdate};
 pub(crate) use types::Result;
 pub use types::{Change, ChangeKind, Changes, Created, Error, Found, Listed, Origin, Rehashed, Use};
+pub use writes::RegistryWrites;
 
 use crate::CredentialId;
 
@@ -51,88 +53,15 @@ pub(crate) const REPEATS: model::Nanos = 24 * 60 * 60 * model::time::SECOND;
 ///
 /// Texts and ids are checked by the caller ([`Admin`](crate::Admin)), limits here.
 #[async_trait]
-pub trait Registry: GroupRegistry + std::fmt::Debug + Send + Sync + 'static {
-    /// Compares peppers with those that the registry was used with, and keeps the fingerprints of
-    /// new versions.
-    ///
-    /// # Errors
-    /// [`Error::NeedsOperator`] when a version is known with another fingerprint: the file of
-    /// peppers belongs to another registry.
-    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()>;
-
+pub trait Registry: GroupRegistry + RegistryWrites + std::fmt::Debug + 'static {
     /// Returns a tenant.
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>>;
 
     /// Returns tenants in order of their ids, those after `after`.
     async fn tenants(&self, after: &str, limit: usize) -> Result<Vec<Tenant>>;
 
-    /// Creates a tenant. A repeat of the same request returns the tenant.
-    ///
-    /// # Errors
-    /// [`Error::Exists`].
-    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>>;
-
-    /// Suspends or resumes a tenant. Without a change of state nothing is written.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant>;
-
-    /// Changes a tenant. Without a change nothing is written.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the tenant has another version.
-    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant>;
-
-    /// Takes a step of the deletion of a tenant. Without a change nothing is written.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the tenant has another version, or another process
-    /// removes its data. [`Error::Invalid`]: the step does not follow from the state.
-    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant>;
-
-    /// Removes some of the rows of a tenant whose data is being removed: credentials of all
-    /// classes, and remembered requests. Its audit and its own row stay. Returns the number of
-    /// those removed, 0 when there were none.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`]: the tenant is in another state.
-    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize>;
-
-    /// Counts the rows that [`Registry::remove_rows`] removes, without those of requests.
-    async fn count_rows(&self, tenant: &str) -> Result<u64>;
-
     /// Returns a credential and the state of its tenant.
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>>;
-
-    /// Creates a credential. A repeat of the same request returns the credential of the first one,
-    /// and keeps nothing of this one.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]: there is no such tenant. [`Error::Limit`]. [`Error::Invalid`]: the
-    /// device clashes with another, or the request id was used for another request or its
-    /// credential was deleted.
-    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>>;
-
-    /// Puts other content in place of that of a credential of the same class; what it opened ends.
-    /// `etag`: the content that the change is made for. Without a change nothing is written.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`]: the content is another one.
-    async fn update_credential(
-        &self,
-        tenant: &str,
-        id: CredentialId,
-        kind: CredentialKind,
-        etag: Option<&str>,
-        origin: &Origin,
-    ) -> Result<Credential>;
-
-    /// Deletes a credential.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], also when it belongs to another tenant or owner.
-    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()>;
 
     /// Returns credentials of a device, or of all devices of the tenant in order of device and id,
     /// those after `after`.
@@ -153,12 +82,6 @@ pub trait Registry: GroupRegistry + std::fmt::Debug + Send + Sync + 'static {
         after: Option<CredentialId>,
         limit: usize,
     ) -> Result<Vec<Listed>>;
-
-    /// Records uses of credentials; those that were deleted meanwhile are left out.
-    async fn record_uses(&self, uses: &[Use]) -> Result<()>;
-
-    /// Writes audit events of denials.
-    async fn record_denials(&self, denials: &[Denial]) -> Result<()>;
 
     /// Returns audit events of a tenant, the newest first, those before sequence `before`.
     async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>>;

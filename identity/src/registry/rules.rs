@@ -29,7 +29,7 @@ const REMOVED_EXPIRED: usize = 100;
 /// Events at the end of a chain among which a repeated denial is searched.
 const RECENT_EVENTS: usize = 64;
 
-/// [`Registry::create_tenant`](super::Registry::create_tenant).
+/// [`RegistryWrites::create_tenant`](super::RegistryWrites::create_tenant).
 pub(super) struct CreateTenant(pub(super) Tenant, pub(super) Origin);
 
 #[async_trait]
@@ -58,7 +58,7 @@ impl Work for CreateTenant {
     }
 }
 
-/// [`Registry::set_tenant_state`](super::Registry::set_tenant_state).
+/// [`RegistryWrites::set_tenant_state`](super::RegistryWrites::set_tenant_state).
 pub(super) struct SetTenantState(pub(super) String, pub(super) TenantState, pub(super) Origin);
 
 #[async_trait]
@@ -84,7 +84,7 @@ impl Work for SetTenantState {
     }
 }
 
-/// [`Registry::update_tenant`](super::Registry::update_tenant).
+/// [`RegistryWrites::update_tenant`](super::RegistryWrites::update_tenant).
 pub(super) struct UpdateTenant(pub(super) String, pub(super) TenantUpdate, pub(super) Origin);
 
 #[async_trait]
@@ -108,7 +108,7 @@ impl Work for UpdateTenant {
     }
 }
 
-/// [`Registry::create_credential`](super::Registry::create_credential).
+/// [`RegistryWrites::create_credential`](super::RegistryWrites::create_credential).
 pub(super) struct CreateCredential(pub(super) Credential, pub(super) Origin);
 
 #[async_trait]
@@ -152,7 +152,7 @@ impl Work for CreateCredential {
     }
 }
 
-/// [`Registry::update_credential`](super::Registry::update_credential).
+/// [`RegistryWrites::update_credential`](super::RegistryWrites::update_credential).
 pub(super) struct UpdateCredential {
     pub(super) tenant: String,
     pub(super) id: CredentialId,
@@ -215,7 +215,7 @@ impl OwnedBy {
     }
 }
 
-/// [`Registry::delete_credential`](super::Registry::delete_credential).
+/// [`RegistryWrites::delete_credential`](super::RegistryWrites::delete_credential).
 pub(super) struct DeleteCredential {
     pub(super) tenant: String,
     pub(super) owner: OwnedBy,
@@ -240,7 +240,7 @@ impl Work for DeleteCredential {
     }
 }
 
-/// [`Registry::record_uses`](super::Registry::record_uses).
+/// [`RegistryWrites::record_uses`](super::RegistryWrites::record_uses).
 pub(super) struct RecordUses(pub(super) Vec<Use>);
 
 #[async_trait]
@@ -263,7 +263,7 @@ impl Work for RecordUses {
     }
 }
 
-/// [`Registry::record_denials`](super::Registry::record_denials).
+/// [`RegistryWrites::record_denials`](super::RegistryWrites::record_denials).
 pub(super) struct RecordDenials(pub(super) Vec<Denial>);
 
 #[async_trait]
@@ -302,7 +302,7 @@ fn denied(denial: &Denial) -> AuditEvent {
     }
 }
 
-/// [`Registry::match_peppers`](super::Registry::match_peppers).
+/// [`RegistryWrites::match_peppers`](super::RegistryWrites::match_peppers).
 pub(super) struct MatchPeppers(pub(super) Vec<(u32, [u8; 32])>);
 
 #[async_trait]

@@ -197,7 +197,7 @@ impl Peppers {
     }
 
     /// Reads the file, or creates it with one new pepper. Only a new registry may get a new pepper:
-    /// see [`Registry::match_peppers`](crate::Registry::match_peppers).
+    /// see [`RegistryWrites::match_peppers`](crate::RegistryWrites::match_peppers).
     ///
     /// # Errors
     /// [`PepperError`].

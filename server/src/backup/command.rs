@@ -9,9 +9,8 @@ use anyhow::{Context, bail, ensure};
 use super::manifest::{Manifest, Step};
 use super::source::{Open, Source};
 use super::{offer, take};
-use crate::cli::{BackupOptions, RunOptions};
+use crate::cli::{BackupOptions, configuration};
 use crate::client::output::remark;
-use crate::config;
 use crate::data_dir::{DataDir, User, user_of};
 use crate::encryption;
 
@@ -20,9 +19,7 @@ use crate::encryption;
 /// # Errors
 /// Names the file and what to do. There is no backup then.
 pub(crate) fn run(options: &BackupOptions) -> anyhow::Result<ExitCode> {
-    let sources =
-        RunOptions { config: options.config.clone(), data_dir: options.data_dir.clone(), ..RunOptions::default() };
-    let config = config::load(&sources.sources()?)?.config;
+    let config = configuration(options.config.as_deref(), options.data_dir.as_deref())?;
     let absolute = |path: &Path| std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()));
     let (data, to) = (absolute(&config.data_dir)?, absolute(&options.to)?);
     let shown = data.display();

@@ -11,9 +11,8 @@ use rustix::fs::{Mode, statvfs};
 
 use super::manifest::Manifest;
 use super::{command, files, take};
-use crate::cli::{RestoreOptions, RunOptions};
+use crate::cli::{RestoreOptions, configuration};
 use crate::client::output::remark;
-use crate::config;
 use crate::data_dir::{RESTORING, lanes_in, log_in, user_of};
 
 /// Names that an empty volume may have.
@@ -34,10 +33,7 @@ pub(crate) fn run(options: &RestoreOptions) -> anyhow::Result<ExitCode> {
     }
     let to = match &options.to {
         Some(to) => to.clone(),
-        None => {
-            let sources = RunOptions { config: options.config.clone(), ..RunOptions::default() };
-            config::load(&sources.sources()?)?.config.data_dir
-        }
+        None => configuration(options.config.as_deref(), None)?.data_dir,
     };
     let to = std::path::absolute(&to).with_context(|| format!("cannot use {}", to.display()))?;
     check_empty(&to)?;

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 
 use super::offer::{self, Answer, Order, PATH, PURPOSE, Report};
-use crate::cli::{EncryptionCommand, EncryptionOptions, RunOptions};
+use crate::cli::{EncryptionCommand, EncryptionOptions, configuration};
 use crate::client::output::remark;
 use crate::client::time;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::data_dir::{DataDir, User, user_of};
 use crate::local;
 
@@ -39,15 +39,9 @@ pub(crate) fn run(command: &EncryptionCommand) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(options: &EncryptionOptions) -> anyhow::Result<Config> {
-    let EncryptionOptions { config, data_dir } = options;
-    let sources = RunOptions { config: config.clone(), data_dir: data_dir.clone(), ..RunOptions::default() };
-    Ok(config::load(&sources.sources()?)?.config)
-}
-
 /// Prints the lines of files, also while a process uses the data folder.
 fn decrypt(files: &[PathBuf], options: &EncryptionOptions) -> anyhow::Result<ExitCode> {
-    let config = load(options)?;
+    let config = configuration(options.config.as_deref(), options.data_dir.as_deref())?;
     let keys = envelope::Keyring::read(&config.encryption, &config.data_dir)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for path in files {
@@ -65,7 +59,7 @@ fn decrypt(files: &[PathBuf], options: &EncryptionOptions) -> anyhow::Result<Exi
 }
 
 fn follow(options: &EncryptionOptions, order: &Order) -> anyhow::Result<Report> {
-    let config = load(options)?;
+    let config = configuration(options.config.as_deref(), options.data_dir.as_deref())?;
     let data = std::path::absolute(&config.data_dir).context("cannot use the data folder")?;
     match user_of(&data) {
         Some(User::Running(addresses)) => {

@@ -4,15 +4,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, FromRequest, Request, State as Shared};
+use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 
-use super::App;
 use super::listener::Caller;
+use super::{App, order};
 use crate::backup::offer::Order;
 
 /// Time between two line breaks, which keep the connection alive until the answer.
@@ -28,15 +27,10 @@ pub(super) async fn backup(
     let Some(offer) = app.site.startup.backups() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "it is starting: take the backup once it is ready\n").into_response();
     };
-    // Before anything else is read.
-    if !request.headers().get(AUTHORIZATION).is_some_and(|given| offer.permits(given.as_bytes())) {
-        return (StatusCode::FORBIDDEN, "run `weir backup` on this machine as the user of the process\n")
-            .into_response();
-    }
-    caller.admit();
-    let order: Json<Order> = match Json::from_request(request, &()).await {
+    let permits = |given: &[u8]| offer.permits(given);
+    let order: Order = match order::read(request, &caller, permits, "weir backup").await {
         Ok(order) => order,
-        Err(rejection) => return rejection.into_response(),
+        Err(refusal) => return refusal,
     };
     let task = tokio::task::spawn_blocking(move || offer.take(&order));
     let lines = futures::stream::unfold(Some(task), async |task| {

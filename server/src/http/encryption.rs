@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Json;
-use axum::extract::{ConnectInfo, FromRequest, Request, State as Shared};
+use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::StatusCode;
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use envelope::Keyring;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::App;
 use super::listener::Caller;
+use super::{App, order};
 use crate::encryption::Order;
 
 /// Follows an order of a client that knows the data folder.
@@ -26,15 +25,10 @@ pub(super) async fn encryption(
     let Some(offer) = app.site.startup.encryption() else {
         return (StatusCode::SERVICE_UNAVAILABLE, "it is starting: try again once it is ready\n").into_response();
     };
-    // Before anything else is read.
-    if !request.headers().get(AUTHORIZATION).is_some_and(|given| offer.permits(given.as_bytes())) {
-        let text = "run `weir encryption` on this machine as the user of the process\n";
-        return (StatusCode::FORBIDDEN, text).into_response();
-    }
-    caller.admit();
-    let order: Json<Order> = match Json::from_request(request, &()).await {
+    let permits = |given: &[u8]| offer.permits(given);
+    let order: Order = match order::read(request, &caller, permits, "weir encryption").await {
         Ok(order) => order,
-        Err(rejection) => return rejection.into_response(),
+        Err(refusal) => return refusal,
     };
     match tokio::task::spawn_blocking(move || offer.follow(&order)).await {
         Ok(answer) => ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], answer).into_response(),

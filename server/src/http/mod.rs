@@ -6,6 +6,7 @@ mod exposition;
 mod gauges;
 mod guard;
 mod listener;
+mod order;
 mod process;
 
 use std::collections::BTreeMap;

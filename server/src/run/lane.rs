@@ -152,6 +152,13 @@ pub(super) fn of_pool(part: &str, pool: Option<&str>) -> String {
     }
 }
 
+/// The name of a process among those that share its logs. `advertised` is its address for the
+/// others; empty without one.
+pub(super) fn process_name(config: &Config, advertised: &str) -> String {
+    let node = &config.redis.log.node;
+    if advertised.is_empty() { node.clone() } else { format!("{node}@{advertised}") }
+}
+
 /// The flusher of the logs that this process claims.
 fn flusher(
     config: &Config,
@@ -161,8 +168,7 @@ fn flusher(
     tracer: Option<&Tracer>,
     advertised: String,
 ) -> Fleet {
-    let node = &config.redis.log.node;
-    let name = if advertised.is_empty() { node.clone() } else { format!("{node}@{advertised}") };
+    let name = process_name(config, &advertised);
     let fleet = Fleet::new(
         settings::flusher(config),
         Arc::clone(&logs.catalogue),

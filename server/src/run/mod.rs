@@ -24,6 +24,7 @@ mod signals;
 pub(crate) mod startup;
 pub(crate) mod state;
 mod stores;
+mod tenants;
 mod welcome;
 
 use std::process::ExitCode;
@@ -132,11 +133,8 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     data.note_http(addresses.http);
     let of = |port| tls.as_ref().map(|tls| tls.acceptor(port));
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
-    let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?;
-    let process = match &advertised {
-        Some(address) => format!("{}@{address}", config.redis.log.node),
-        None => config.redis.log.node.clone(),
-    };
+    let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?.unwrap_or_default();
+    let process = lane::process_name(&config, &advertised);
     let (http, http_stop) = {
         let (startup, metrics) = (startup.clone(), metrics.clone());
         let hosts = config.http.hosts.clone();
@@ -172,7 +170,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
         if let Some(access) = &access {
             access.check_keys().await?;
         }
-        let fleet = (advertised.unwrap_or_default(), fleet_tls.as_ref().map(|tls| tls.client.clone()));
+        let fleet = (advertised, fleet_tls.as_ref().map(|tls| tls.client.clone()));
         let node = Node::open(&config, &data, metrics, &startup, (fleet, access.as_ref(), gate.clone())).await?;
         if let Some(gate) = &gate {
             purge::load(gate, &node.lanes).await;
@@ -199,7 +197,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
-    if let (Some(inbox), Some(plain)) = (inbox, listeners.mqtt) {
+    let forget = if let (Some(inbox), Some(plain)) = (inbox, listeners.mqtt) {
         let ports = Ports { plain, tls: listeners.mqtts.zip(of(Port::Mqtt)) };
         let gate = access.as_ref().map(|(_, gate)| gate.clone());
         if let Some(placement) = &placement {
@@ -211,40 +209,11 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             placement.iter().for_each(|placement| placement.found(tenant, lane));
         };
         let taken = (inbox, retained, Box::new(found) as Found);
-        let forget = take_in(&mut supervisor, &config, &state, &lanes, taken, (ports, gate.clone())).await;
-        if let Some(gate) = gate {
-            let stop = supervisor.part("deleted tenants", deadline);
-            let pools = census::of_lanes(&lanes).into_iter();
-            let counting = try_join_all(pools.map(|pool| census::follow(gate.clone(), pool, stop.clone())));
-            supervisor.spawn(
-                "deleted tenants",
-                "counts of devices and series",
-                async move { counting.await.map(drop) },
-            );
-            let following = purge::follow(gate, purge::of_lanes(&lanes), forget, stop);
-            supervisor.spawn("deleted tenants", "deleted tenants", following);
-        }
-    } else if let Some((_, gate)) = &access {
-        let stop = supervisor.part("deleted tenants", deadline);
-        let following = purge::follow(gate.clone(), purge::of_lanes(&lanes), |_| (), stop);
-        supervisor.spawn("deleted tenants", "deleted tenants", following);
-    }
-    let has_books = config.has(Role::Flusher) || config.has(Role::Api);
-    if let Some((access, gate)) = access.as_ref().filter(|_| has_books) {
-        let stop = supervisor.part("removal", deadline);
-        let expiring: Vec<_> = lanes
-            .iter()
-            .map(|lane| retention::follow(access.admin(), retention::Kept::of(lane), stop.clone()))
-            .collect();
-        supervisor.spawn("removal", "retention of tenants", async move { try_join_all(expiring).await.map(drop) });
-        if config.has(Role::Flusher) {
-            let purgers: Vec<_> = lanes.iter().map(|lane| purge::purger(lane, gate, process.clone())).collect();
-            supervisor.spawn("removal", "removal of deleted tenants", async move {
-                join_all(purgers.iter().map(|purger| purger.run(stop.clone()))).await;
-                Ok(())
-            });
-        }
-    }
+        Some(take_in(&mut supervisor, &config, &state, &lanes, taken, (ports, gate)).await)
+    } else {
+        None
+    };
+    tenants::spawn(&mut supervisor, &config, &lanes, access.as_ref(), &process, forget);
     let stop = supervisor.part("store", deadline);
     supervisor.spawn("store", "connections to servers", async move {
         join_all(servers.into_iter().map(|servers| servers.run(stop.clone()))).await;

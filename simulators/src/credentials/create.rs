@@ -15,7 +15,7 @@ use tonic::Code;
 
 use super::file::Writer;
 use super::{Credential, Kind};
-use crate::oracle::Weir;
+use crate::oracle::{self, Weir};
 
 /// Calls at one time.
 const PARALLEL: usize = 64;
@@ -67,7 +67,7 @@ pub async fn create(
 
 async fn one(weir: &Weir, created: &Created<'_>, device: &str) -> anyhow::Result<Credential> {
     let Created { kind, tenant, .. } = created;
-    let parent = format!("tenants/{tenant}/devices/{}", device.replace('%', "%25").replace('/', "%2F"));
+    let parent = oracle::device_name(tenant, device);
     let keys = (*kind == Kind::Jwt).then(tls::create_keys).transpose()?;
     let (key, proof) = keys.map_or((None, None), |keys| {
         let proof = device_credential::Proof::PublicKey(PublicKey { pem: keys.public, ..Default::default() });

@@ -16,6 +16,7 @@ pub use findings::{Fault, Finding, Findings, StoreReport};
 pub use influxdb::{Influx, Place, Refused};
 pub use mongodb::Mongo;
 pub use weir::Weir;
+pub(crate) use weir::device_name;
 
 use crate::ledger::Ledger;
 use crate::plan;

@@ -117,7 +117,7 @@ impl Weir {
         let mut client = TelemetryServiceClient::new(self.channel.clone());
         let (mut rows, mut page_token) = (Vec::new(), String::new());
         loop {
-            let parent = name(device);
+            let parent = device_name("-", &device.id);
             let request = v1::ListReadingsRequest { parent, page_size: PAGE, page_token, ..Default::default() };
             let answer = client.list_readings(self.request(request)).await?.into_inner();
             for reading in answer.readings {
@@ -137,7 +137,7 @@ impl Weir {
         let mut client = TelemetryServiceClient::new(self.channel.clone());
         let request = v1::BatchGetLatestRequest {
             parent: "tenants/-".into(),
-            selector: Some(v1::SeriesSelector { devices: vec![name(device)], ..Default::default() }),
+            selector: Some(v1::SeriesSelector { devices: vec![device_name("-", &device.id)], ..Default::default() }),
             ..Default::default()
         };
         let answer = client.batch_get_latest(self.request(request)).await?.into_inner();
@@ -206,9 +206,10 @@ impl Weir {
     }
 }
 
-fn name(device: &Device) -> String {
+/// The resource name of a device of a tenant; `-` is that of the caller.
+pub(crate) fn device_name(tenant: &str, device: &str) -> String {
     // `/` separates the parts of a name.
-    format!("tenants/-/devices/{}", device.id.replace('%', "%25").replace('/', "%2F"))
+    format!("tenants/{tenant}/devices/{}", device.replace('%', "%25").replace('/', "%2F"))
 }
 
 fn stored(reading: v1::Reading) -> anyhow::Result<Stored> {

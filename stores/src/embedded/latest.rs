@@ -82,11 +82,13 @@ impl Inner {
             let is_last = entries.len() < asked;
             for (key, value) in entries {
                 states.extend(self.state(&key, &value)?);
-                from = [&key[..], &[0]].concat();
+                from = key;
             }
             if is_last {
                 break;
             }
+            // The next key after the last one.
+            from.push(0);
         }
         Ok(states)
     }

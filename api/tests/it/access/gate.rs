@@ -51,7 +51,7 @@ impl Guarded {
 }
 
 /// A request with a credential.
-pub(super) fn with<T>(authorization: &str, message: T) -> Request<T> {
+pub(crate) fn with<T>(authorization: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", authorization.parse().unwrap());
     request

@@ -17,10 +17,8 @@ use super::gate::Guarded;
 use super::rules;
 use crate::dead_letters::letter;
 use crate::fakes::{block, row};
+use crate::paged::{SECOND, START};
 use crate::world::{World, assert_status, key};
-
-pub(super) const SECOND: i64 = 1_000_000_000;
-pub(super) const START: i64 = 1_767_225_600 * SECOND;
 
 /// The tenant of the readings of these tests.
 pub(super) const TENANT: &str = "default";

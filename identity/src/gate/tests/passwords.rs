@@ -3,7 +3,7 @@
 use super::*;
 use crate::gate::live::shard_of;
 use crate::password::{Lane, Params, PasswordHash, id_of};
-use crate::registry::Error;
+use crate::registry::{Error, RegistryWrites};
 use crate::{NewDevicePassword, Passwords};
 
 pub(super) const RIGHT: &str = "correct horse battery";

@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 
 use crate::registry::{
     AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
-    Denial, Error, Found, Group, GroupRegistry, GroupUpdate, Listed, MemberChange, Origin, Owner, Registry, Result,
-    Tenant, TenantState, TenantUpdate, Use,
+    Denial, Error, Found, Group, GroupRegistry, GroupUpdate, Listed, MemberChange, Origin, Owner, Registry,
+    RegistryWrites, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::{CredentialId, EmbeddedRegistry};
 
@@ -136,7 +136,67 @@ impl Paused {
 }
 
 #[async_trait]
-impl GroupRegistry for Paused {
+impl RegistryWrites for Paused {
+    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
+        self.inner()?.match_peppers(fingerprints).await
+    }
+
+    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>> {
+        self.inner()?.create_tenant(tenant, origin).await
+    }
+
+    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant> {
+        self.inner()?.set_tenant_state(id, state, origin).await
+    }
+
+    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
+        self.inner()?.update_tenant(id, update, origin).await
+    }
+
+    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
+        self.inner()?.delete_tenant(id, step, origin).await
+    }
+
+    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
+        self.inner()?.remove_rows(tenant, most).await
+    }
+
+    async fn count_rows(&self, tenant: &str) -> Result<u64> {
+        self.inner()?.count_rows(tenant).await
+    }
+
+    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
+        self.inner()?.create_credential(credential, origin).await
+    }
+
+    async fn update_credential(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        kind: CredentialKind,
+        etag: Option<&str>,
+        origin: &Origin,
+    ) -> Result<Credential> {
+        self.inner()?.update_credential(tenant, id, kind, etag, origin).await
+    }
+
+    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
+        self.inner()?.delete_credential(tenant, owner, id, origin).await
+    }
+
+    async fn record_uses(&self, uses: &[Use]) -> Result<()> {
+        self.write().await;
+        self.inner()?.record_uses(uses).await
+    }
+
+    async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
+        self.write().await;
+        if denials.iter().any(|denial| denial.tenant == *self.broken.lock()) {
+            return Err(Error::Unavailable("its chain is damaged".into()));
+        }
+        self.inner()?.record_denials(denials).await
+    }
+
     async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>> {
         self.inner()?.create_group(group, origin).await
     }
@@ -152,7 +212,10 @@ impl GroupRegistry for Paused {
     async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()> {
         self.inner()?.delete_group(tenant, id, version, origin).await
     }
+}
 
+#[async_trait]
+impl GroupRegistry for Paused {
     async fn group(&self, tenant: &str, id: &str) -> Result<Option<Group>> {
         self.check(id)?;
         let found = self.inner()?.group(tenant, id).await?;
@@ -175,10 +238,6 @@ impl GroupRegistry for Paused {
 
 #[async_trait]
 impl Registry for Paused {
-    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
-        self.inner()?.match_peppers(fingerprints).await
-    }
-
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>> {
         if self.are_tenants_away.load(Ordering::SeqCst) {
             return Err(Error::Unavailable("tenants are away".into()));
@@ -191,26 +250,6 @@ impl Registry for Paused {
         self.inner()?.tenants(after, limit).await
     }
 
-    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>> {
-        self.inner()?.create_tenant(tenant, origin).await
-    }
-
-    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant> {
-        self.inner()?.set_tenant_state(id, state, origin).await
-    }
-
-    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
-        self.inner()?.delete_tenant(id, step, origin).await
-    }
-
-    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
-        self.inner()?.remove_rows(tenant, most).await
-    }
-
-    async fn count_rows(&self, tenant: &str) -> Result<u64> {
-        self.inner()?.count_rows(tenant).await
-    }
-
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         self.check(id.as_str())?;
@@ -220,29 +259,6 @@ impl Registry for Paused {
             self.released.acquire().await.unwrap().forget();
         }
         Ok(found)
-    }
-
-    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
-        self.inner()?.create_credential(credential, origin).await
-    }
-
-    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
-        self.inner()?.update_tenant(id, update, origin).await
-    }
-
-    async fn update_credential(
-        &self,
-        tenant: &str,
-        id: CredentialId,
-        kind: CredentialKind,
-        etag: Option<&str>,
-        origin: &Origin,
-    ) -> Result<Credential> {
-        self.inner()?.update_credential(tenant, id, kind, etag, origin).await
-    }
-
-    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
-        self.inner()?.delete_credential(tenant, owner, id, origin).await
     }
 
     async fn device_credentials(
@@ -263,19 +279,6 @@ impl Registry for Paused {
         limit: usize,
     ) -> Result<Vec<Listed>> {
         self.inner()?.tenant_credentials(tenant, class, after, limit).await
-    }
-
-    async fn record_uses(&self, uses: &[Use]) -> Result<()> {
-        self.write().await;
-        self.inner()?.record_uses(uses).await
-    }
-
-    async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
-        self.write().await;
-        if denials.iter().any(|denial| denial.tenant == *self.broken.lock()) {
-            return Err(Error::Unavailable("its chain is damaged".into()));
-        }
-        self.inner()?.record_denials(denials).await
     }
 
     async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>> {

@@ -9,9 +9,8 @@ use super::EmbeddedRegistry;
 use super::changes::FileRows;
 use super::file::Outcome;
 use super::rows::{GROUPS, MEMBERS, seal, unseal};
-use crate::registry::rules::groups::{ChangeMembers, CreateGroup, DeleteGroup, UpdateGroup};
 use crate::registry::transaction::{self, GroupRows};
-use crate::registry::{Created, Group, GroupRegistry, GroupUpdate, MemberChange, Origin, Result};
+use crate::registry::{Group, GroupRegistry, Result};
 
 fn find(
     table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
@@ -101,25 +100,6 @@ impl GroupRows for FileRows<'_> {
 
 #[async_trait]
 impl GroupRegistry for EmbeddedRegistry {
-    async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>> {
-        self.change(CreateGroup(group, origin.clone())).await
-    }
-
-    async fn update_group(&self, tenant: &str, id: &str, update: &GroupUpdate, origin: &Origin) -> Result<Group> {
-        let (tenant, id, update) = (tenant.to_owned(), id.to_owned(), update.clone());
-        self.change(UpdateGroup { tenant, id, update, origin: origin.clone() }).await
-    }
-
-    async fn change_members(&self, tenant: &str, id: &str, change: &MemberChange, origin: &Origin) -> Result<Group> {
-        let (tenant, id, change) = (tenant.to_owned(), id.to_owned(), change.clone());
-        self.change(ChangeMembers { tenant, id, change, origin: origin.clone() }).await
-    }
-
-    async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()> {
-        let (tenant, id) = (tenant.to_owned(), id.to_owned());
-        self.change(DeleteGroup { tenant, id, version, origin: origin.clone() }).await
-    }
-
     async fn group(&self, tenant: &str, id: &str) -> Result<Option<Group>> {
         let (tenant, id) = (tenant.to_owned(), id.to_owned());
         self.read(move |database| find(&database.begin_read()?.open_table(GROUPS)?, &tenant, &id)).await

@@ -21,15 +21,10 @@ use async_trait::async_trait;
 use redb::{Database, ReadableDatabase, WriteTransaction};
 use tokio::sync::Semaphore;
 
-use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
-use super::rules::{
-    CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordDenials, RecordUses, SetTenantState,
-    UpdateCredential, UpdateTenant,
-};
 use super::transaction::Work;
+use super::writes::Transact;
 use super::{
-    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
-    Denial, Error, Found, Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Error, Found, Listed, Registry, Result, Tenant,
 };
 use crate::CredentialId;
 pub(crate) use checkpoints::{CheckpointFile, HeldCheckpoint};
@@ -86,11 +81,6 @@ impl EmbeddedRegistry {
         self.blocking(&self.0.writers, transaction).await
     }
 
-    /// Makes a change in one transaction.
-    async fn change<W: Work>(&self, work: W) -> Result<W::Output> {
-        self.write(move |write| changes::make(write, &work)).await
-    }
-
     async fn blocking<T: Send + 'static>(
         &self,
         permits: &Arc<Semaphore>,
@@ -108,11 +98,16 @@ impl EmbeddedRegistry {
 }
 
 #[async_trait]
-impl Registry for EmbeddedRegistry {
-    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
-        self.change(MatchPeppers(fingerprints)).await
-    }
+impl Transact for EmbeddedRegistry {
+    const USES: usize = usize::MAX;
 
+    async fn change<W: Work>(&self, work: W) -> Result<W::Output> {
+        self.write(move |write| changes::make(write, &work)).await
+    }
+}
+
+#[async_trait]
+impl Registry for EmbeddedRegistry {
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>> {
         let id = id.to_owned();
         self.read(move |database| rows::get(&database.begin_read()?.open_table(rows::TENANTS)?, &id)).await
@@ -123,53 +118,8 @@ impl Registry for EmbeddedRegistry {
         self.read(move |database| lists::tenants(database, &after, limit)).await
     }
 
-    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>> {
-        self.change(CreateTenant(tenant, origin.clone())).await
-    }
-
-    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant> {
-        self.change(SetTenantState(id.to_owned(), state, origin.clone())).await
-    }
-
-    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
-        self.change(UpdateTenant(id.to_owned(), update.clone(), origin.clone())).await
-    }
-
-    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
-        self.change(DeleteTenant(id.to_owned(), step.clone(), origin.clone())).await
-    }
-
-    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
-        self.change(RemoveRows(tenant.to_owned(), most)).await
-    }
-
-    async fn count_rows(&self, tenant: &str) -> Result<u64> {
-        self.change(CountRows(tenant.to_owned())).await
-    }
-
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         self.read(move |database| lists::find(database, id)).await
-    }
-
-    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
-        self.change(CreateCredential(credential, origin.clone())).await
-    }
-
-    async fn update_credential(
-        &self,
-        tenant: &str,
-        id: CredentialId,
-        kind: CredentialKind,
-        etag: Option<&str>,
-        origin: &Origin,
-    ) -> Result<Credential> {
-        let (tenant, etag, origin) = (tenant.to_owned(), etag.map(str::to_owned), origin.clone());
-        self.change(UpdateCredential { tenant, id, kind, etag, origin }).await
-    }
-
-    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
-        let (tenant, owner, origin) = (tenant.to_owned(), owner.into(), origin.clone());
-        self.change(DeleteCredential { tenant, owner, id, origin }).await
     }
 
     async fn device_credentials(
@@ -197,14 +147,6 @@ impl Registry for EmbeddedRegistry {
     ) -> Result<Vec<Listed>> {
         let tenant = tenant.to_owned();
         self.read(move |database| lists::of_tenant(database, &tenant, class, after, limit)).await
-    }
-
-    async fn record_uses(&self, uses: &[Use]) -> Result<()> {
-        self.change(RecordUses(uses.to_vec())).await
-    }
-
-    async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
-        self.change(RecordDenials(denials.to_vec())).await
     }
 
     async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>> {

@@ -8,7 +8,8 @@ use redb::{BackendError, ReadableTable, StorageBackend};
 
 use super::*;
 use crate::registry::contract::{self, contract, key, origin, secret, tenant};
-use crate::registry::{Class, Fault};
+use crate::registry::rules::CreateCredential;
+use crate::registry::{Class, Credential, Fault, Origin, RegistryWrites, TenantState};
 
 fn open() -> (tempfile::TempDir, EmbeddedRegistry) {
     let dir = tempfile::tempdir().unwrap();

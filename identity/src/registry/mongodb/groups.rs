@@ -5,9 +5,8 @@ use mongodb::bson::{Document, doc};
 
 use super::MongoRegistry;
 use super::rows::{MongoRows, body, json};
-use crate::registry::rules::groups::{ChangeMembers, CreateGroup, DeleteGroup, UpdateGroup};
 use crate::registry::transaction::{GroupRows, Outcome};
-use crate::registry::{Created, Group, GroupRegistry, GroupUpdate, MemberChange, Origin, Result};
+use crate::registry::{Group, GroupRegistry, Result};
 
 fn of(group: &Group) -> Document {
     doc! { "tenant": &group.tenant, "group": &group.id }
@@ -95,25 +94,6 @@ impl GroupRows for MongoRows<'_> {
 
 #[async_trait]
 impl GroupRegistry for MongoRegistry {
-    async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>> {
-        self.write(CreateGroup(group, origin.clone())).await
-    }
-
-    async fn update_group(&self, tenant: &str, id: &str, update: &GroupUpdate, origin: &Origin) -> Result<Group> {
-        let (tenant, id, update) = (tenant.to_owned(), id.to_owned(), update.clone());
-        self.write(UpdateGroup { tenant, id, update, origin: origin.clone() }).await
-    }
-
-    async fn change_members(&self, tenant: &str, id: &str, change: &MemberChange, origin: &Origin) -> Result<Group> {
-        let (tenant, id, change) = (tenant.to_owned(), id.to_owned(), change.clone());
-        self.write(ChangeMembers { tenant, id, change, origin: origin.clone() }).await
-    }
-
-    async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()> {
-        let (tenant, id) = (tenant.to_owned(), id.to_owned());
-        self.write(DeleteGroup { tenant, id, version, origin: origin.clone() }).await
-    }
-
     async fn group(&self, tenant: &str, id: &str) -> Result<Option<Group>> {
         let row = self.one(&self.0.store.groups(), doc! { "tenant": tenant, "id": id }).await?;
         row.map(|row| self.body(id, &row)).transpose()

@@ -24,16 +24,13 @@ use mongodb::options::ReadConcern;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
-use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
-use super::rules::{
-    CreateCredential, CreateTenant, DeleteCredential, KEPT_CHANGES, MatchPeppers, RecordDenials, RecordUses,
-    SetTenantState, UpdateCredential, UpdateTenant,
-};
+use super::rules::KEPT_CHANGES;
 use super::transaction::{Outcome, Stop, Work};
 use super::tries::Tries;
+use super::writes::Transact;
 use super::{
-    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
-    Denial, Error, Found, Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Credential, Error, Found, Listed, Registry,
+    Result, Tenant,
 };
 use crate::CredentialId;
 use answer::meaning;
@@ -47,8 +44,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const HELD_UP: Duration = Duration::from_secs(1);
 /// Times that the commit itself is sent again when its answer was lost.
 const COMMITS: usize = 3;
-/// Uses that one transaction records.
-const USES: usize = 100;
 
 /// Bounds of the use of a server, and the names of its collections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,30 +104,6 @@ impl MongoRegistry {
         let store = Store::new(uri, database, &options).await?;
         let read_limit = options.request_timeout;
         Ok(Self(Arc::new(Inner { store, read_limit, ready: OnceCell::new(), changing: Mutex::default() })))
-    }
-
-    /// Makes a change. It goes on to its end when the caller is cancelled.
-    async fn write<W: Work>(&self, work: W) -> Result<W::Output> {
-        let inner = Arc::clone(&self.0);
-        let change = async move {
-            let mut tries = Tries::within(PATIENCE);
-            let mut waiting = Instant::now();
-            loop {
-                let stop = match inner.transaction(&work, tries.in_doubt()).await {
-                    Ok(output) => return Ok(output),
-                    Err(stop) => stop,
-                };
-                let is_held_up = matches!(stop, Stop::Again(_));
-                tries.after(stop).await?;
-                if is_held_up && waiting.elapsed() > HELD_UP {
-                    waiting = Instant::now();
-                    if let Err(stop) = end_abandoned(&inner.store).await {
-                        tracing::debug!(?stop, "transactions that a killed process left open cannot be searched for");
-                    }
-                }
-            }
-        };
-        tokio::spawn(change).await.map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
     /// Returns a document.
@@ -258,11 +229,35 @@ impl Inner {
 }
 
 #[async_trait]
-impl Registry for MongoRegistry {
-    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
-        self.write(MatchPeppers(fingerprints)).await
-    }
+impl Transact for MongoRegistry {
+    const USES: usize = 100;
 
+    async fn change<W: Work>(&self, work: W) -> Result<W::Output> {
+        let inner = Arc::clone(&self.0);
+        let change = async move {
+            let mut tries = Tries::within(PATIENCE);
+            let mut waiting = Instant::now();
+            loop {
+                let stop = match inner.transaction(&work, tries.in_doubt()).await {
+                    Ok(output) => return Ok(output),
+                    Err(stop) => stop,
+                };
+                let is_held_up = matches!(stop, Stop::Again(_));
+                tries.after(stop).await?;
+                if is_held_up && waiting.elapsed() > HELD_UP {
+                    waiting = Instant::now();
+                    if let Err(stop) = end_abandoned(&inner.store).await {
+                        tracing::debug!(?stop, "transactions that a killed process left open cannot be searched for");
+                    }
+                }
+            }
+        };
+        tokio::spawn(change).await.map_err(|error| Error::Unavailable(error.to_string()))?
+    }
+}
+
+#[async_trait]
+impl Registry for MongoRegistry {
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>> {
         let row = self.one(&self.0.store.tenants(), doc! { "_id": id }).await?;
         row.map(|row| self.body(id, &row)).transpose()
@@ -274,30 +269,6 @@ impl Registry for MongoRegistry {
         rows.iter().map(|row| self.body("a tenant", row)).collect()
     }
 
-    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>> {
-        self.write(CreateTenant(tenant, origin.clone())).await
-    }
-
-    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant> {
-        self.write(SetTenantState(id.to_owned(), state, origin.clone())).await
-    }
-
-    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
-        self.write(UpdateTenant(id.to_owned(), update.clone(), origin.clone())).await
-    }
-
-    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
-        self.write(DeleteTenant(id.to_owned(), step.clone(), origin.clone())).await
-    }
-
-    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
-        self.write(RemoveRows(tenant.to_owned(), most)).await
-    }
-
-    async fn count_rows(&self, tenant: &str) -> Result<u64> {
-        self.write(CountRows(tenant.to_owned())).await
-    }
-
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         let row = self.one(&self.0.store.credentials(), doc! { "_id": id.as_str() }).await?;
         let Some(row) = row else { return Ok(None) };
@@ -306,27 +277,6 @@ impl Registry for MongoRegistry {
         let place = || damaged(&self.0.store.shown, &format!("the tenant of {id}"));
         let tenant = tenant.ok_or_else(place)?.state;
         Ok(Some(Found { credential, tenant, last_use: row.get_i64("last_use").ok() }))
-    }
-
-    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
-        self.write(CreateCredential(credential, origin.clone())).await
-    }
-
-    async fn update_credential(
-        &self,
-        tenant: &str,
-        id: CredentialId,
-        kind: CredentialKind,
-        etag: Option<&str>,
-        origin: &Origin,
-    ) -> Result<Credential> {
-        let (tenant, etag, origin) = (tenant.to_owned(), etag.map(str::to_owned), origin.clone());
-        self.write(UpdateCredential { tenant, id, kind, etag, origin }).await
-    }
-
-    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
-        let (tenant, owner, origin) = (tenant.to_owned(), owner.into(), origin.clone());
-        self.write(DeleteCredential { tenant, owner, id, origin }).await
     }
 
     async fn device_credentials(
@@ -358,17 +308,6 @@ impl Registry for MongoRegistry {
         let after = after.as_ref().map_or("", CredentialId::as_str);
         let filter = doc! { "tenant": tenant, "class": class.as_str(), "device": null, "_id": { "$gt": after } };
         self.listed(&self.all(&self.0.store.credentials(), filter, doc! { "_id": 1 }, limit).await?)
-    }
-
-    async fn record_uses(&self, uses: &[Use]) -> Result<()> {
-        for uses in uses.chunks(USES) {
-            self.write(RecordUses(uses.to_vec())).await?;
-        }
-        Ok(())
-    }
-
-    async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
-        self.write(RecordDenials(denials.to_vec())).await
     }
 
     async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>> {

@@ -4,9 +4,8 @@ use async_trait::async_trait;
 
 use super::PostgresRegistry;
 use super::rows::{PgRows, body, json, signed};
-use crate::registry::rules::groups::{ChangeMembers, CreateGroup, DeleteGroup, UpdateGroup};
 use crate::registry::transaction::{GroupRows, Outcome};
-use crate::registry::{Created, Group, GroupRegistry, GroupUpdate, MemberChange, Origin, Result};
+use crate::registry::{Group, GroupRegistry, Result};
 
 const ONE: &str = "SELECT body::text FROM weir.groups WHERE tenant = $1 AND id = $2";
 
@@ -68,25 +67,6 @@ impl GroupRows for PgRows<'_> {
 
 #[async_trait]
 impl GroupRegistry for PostgresRegistry {
-    async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>> {
-        self.write(CreateGroup(group, origin.clone())).await
-    }
-
-    async fn update_group(&self, tenant: &str, id: &str, update: &GroupUpdate, origin: &Origin) -> Result<Group> {
-        let (tenant, id, update) = (tenant.to_owned(), id.to_owned(), update.clone());
-        self.write(UpdateGroup { tenant, id, update, origin: origin.clone() }).await
-    }
-
-    async fn change_members(&self, tenant: &str, id: &str, change: &MemberChange, origin: &Origin) -> Result<Group> {
-        let (tenant, id, change) = (tenant.to_owned(), id.to_owned(), change.clone());
-        self.write(ChangeMembers { tenant, id, change, origin: origin.clone() }).await
-    }
-
-    async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()> {
-        let (tenant, id) = (tenant.to_owned(), id.to_owned());
-        self.write(DeleteGroup { tenant, id, version, origin: origin.clone() }).await
-    }
-
     async fn group(&self, tenant: &str, id: &str) -> Result<Option<Group>> {
         let rows = self.select(Some(tenant), ONE, &[&tenant, &id]).await?;
         rows.first().map(|row| self.body(id, row, 0)).transpose()

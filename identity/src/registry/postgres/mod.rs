@@ -24,16 +24,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::audit::Walk;
-use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
-use super::rules::{
-    CreateCredential, CreateTenant, DeleteCredential, KEPT_CHANGES, MatchPeppers, RecordDenials, RecordUses,
-    SetTenantState, UpdateCredential, UpdateTenant,
-};
+use super::rules::KEPT_CHANGES;
 use super::transaction::{Outcome, Stop, Work};
 use super::tries::Tries;
+use super::writes::Transact;
 use super::{
-    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
-    Denial, Error, Found, Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate, Use,
+    AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Error, Found, Listed, Registry, Result, Tenant,
 };
 use crate::CredentialId;
 use pool::{Lease, Pool};
@@ -41,8 +37,6 @@ use rows::{PgRows, body, checkpoint, damaged, event, set_tenant, signed};
 
 /// Time within which a change is repeated after conflicts and lost connections.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Uses that one transaction records.
-const USES: usize = 500;
 /// Events that a check of a chain reads at one time.
 const EVENTS: usize = 1000;
 
@@ -107,21 +101,6 @@ impl PostgresRegistry {
         let pool = Pool::new(url::parse(url)?, most, options.statement_timeout);
         let read_limit = options.statement_timeout;
         Ok(Self(Arc::new(Inner { pool, read_limit, migrations, ready: OnceCell::new() })))
-    }
-
-    /// Makes a change. It goes on to its end when the caller is cancelled.
-    async fn write<W: Work>(&self, work: W) -> Result<W::Output> {
-        let inner = Arc::clone(&self.0);
-        let change = async move {
-            let mut tries = Tries::within(PATIENCE);
-            loop {
-                match inner.transaction(&work, tries.in_doubt()).await {
-                    Ok(output) => return Ok(output),
-                    Err(stop) => tries.after(inner.noted(stop)).await?,
-                }
-            }
-        };
-        tokio::spawn(change).await.map_err(|error| Error::Unavailable(error.to_string()))?
     }
 
     /// Runs a statement that reads: rows of a tenant, or across tenants by a function.
@@ -254,11 +233,26 @@ impl Inner {
 }
 
 #[async_trait]
-impl Registry for PostgresRegistry {
-    async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()> {
-        self.write(MatchPeppers(fingerprints)).await
-    }
+impl Transact for PostgresRegistry {
+    const USES: usize = 500;
 
+    async fn change<W: Work>(&self, work: W) -> Result<W::Output> {
+        let inner = Arc::clone(&self.0);
+        let change = async move {
+            let mut tries = Tries::within(PATIENCE);
+            loop {
+                match inner.transaction(&work, tries.in_doubt()).await {
+                    Ok(output) => return Ok(output),
+                    Err(stop) => tries.after(inner.noted(stop)).await?,
+                }
+            }
+        };
+        tokio::spawn(change).await.map_err(|error| Error::Unavailable(error.to_string()))?
+    }
+}
+
+#[async_trait]
+impl Registry for PostgresRegistry {
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>> {
         let rows = self.select(Some(id), "SELECT body::text FROM weir.tenants WHERE tenant = $1", &[&id]).await?;
         rows.first().map(|row| self.body(id, row, 0)).transpose()
@@ -270,30 +264,6 @@ impl Registry for PostgresRegistry {
         rows.iter().map(|row| self.body("a tenant", row, 0)).collect()
     }
 
-    async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>> {
-        self.write(CreateTenant(tenant, origin.clone())).await
-    }
-
-    async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant> {
-        self.write(SetTenantState(id.to_owned(), state, origin.clone())).await
-    }
-
-    async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant> {
-        self.write(UpdateTenant(id.to_owned(), update.clone(), origin.clone())).await
-    }
-
-    async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant> {
-        self.write(DeleteTenant(id.to_owned(), step.clone(), origin.clone())).await
-    }
-
-    async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize> {
-        self.write(RemoveRows(tenant.to_owned(), most)).await
-    }
-
-    async fn count_rows(&self, tenant: &str) -> Result<u64> {
-        self.write(CountRows(tenant.to_owned())).await
-    }
-
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
         let sql = "SELECT body, tenant_body, last_use FROM weir.find_credential($1)";
         let rows = self.select(None, sql, &[&id.as_str()]).await?;
@@ -301,27 +271,6 @@ impl Registry for PostgresRegistry {
         let credential = self.body(id.as_str(), row, 0)?;
         let tenant: Tenant = self.body(&format!("the tenant of {id}"), row, 1)?;
         Ok(Some(Found { credential, tenant: tenant.state, last_use: row.get(2) }))
-    }
-
-    async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>> {
-        self.write(CreateCredential(credential, origin.clone())).await
-    }
-
-    async fn update_credential(
-        &self,
-        tenant: &str,
-        id: CredentialId,
-        kind: CredentialKind,
-        etag: Option<&str>,
-        origin: &Origin,
-    ) -> Result<Credential> {
-        let (tenant, etag, origin) = (tenant.to_owned(), etag.map(str::to_owned), origin.clone());
-        self.write(UpdateCredential { tenant, id, kind, etag, origin }).await
-    }
-
-    async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()> {
-        let (tenant, owner, origin) = (tenant.to_owned(), owner.into(), origin.clone());
-        self.write(DeleteCredential { tenant, owner, id, origin }).await
     }
 
     async fn device_credentials(
@@ -359,17 +308,6 @@ impl Registry for PostgresRegistry {
         let sql = "SELECT body::text, last_use FROM weir.credentials WHERE tenant = $1 AND class = $2 \
                    AND device IS NULL AND id > $3 ORDER BY id LIMIT $4";
         self.listed(&self.select(Some(tenant), sql, &[&tenant, &class, &after, &signed(limit as u64)]).await?)
-    }
-
-    async fn record_uses(&self, uses: &[Use]) -> Result<()> {
-        for uses in uses.chunks(USES) {
-            self.write(RecordUses(uses.to_vec())).await?;
-        }
-        Ok(())
-    }
-
-    async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
-        self.write(RecordDenials(denials.to_vec())).await
     }
 
     async fn audit(&self, tenant: &str, before: Option<u64>, limit: usize) -> Result<Vec<AuditEvent>> {

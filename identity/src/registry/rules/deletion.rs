@@ -7,7 +7,7 @@ use crate::registry::deletion::Effect;
 use crate::registry::transaction::{Outcome, Rows, Work};
 use crate::registry::{ChangeKind, DeletionStep, Error, INSTALLATION, Origin, Tenant, TenantState};
 
-/// [`Registry::delete_tenant`](crate::registry::Registry::delete_tenant).
+/// [`RegistryWrites::delete_tenant`](crate::registry::RegistryWrites::delete_tenant).
 pub(in crate::registry) struct DeleteTenant(
     pub(in crate::registry) String,
     pub(in crate::registry) DeletionStep,
@@ -51,7 +51,7 @@ impl Work for DeleteTenant {
     }
 }
 
-/// [`Registry::remove_rows`](crate::registry::Registry::remove_rows).
+/// [`RegistryWrites::remove_rows`](crate::registry::RegistryWrites::remove_rows).
 pub(in crate::registry) struct RemoveRows(pub(in crate::registry) String, pub(in crate::registry) usize);
 
 #[async_trait]
@@ -79,7 +79,7 @@ impl Work for RemoveRows {
     }
 }
 
-/// [`Registry::count_rows`](crate::registry::Registry::count_rows).
+/// [`RegistryWrites::count_rows`](crate::registry::RegistryWrites::count_rows).
 pub(in crate::registry) struct CountRows(pub(in crate::registry) String);
 
 #[async_trait]

@@ -11,7 +11,7 @@ use crate::registry::{ChangeKind, Class, Created, Credential, Error, Group, Grou
 /// Bound rights that the error of a deletion names.
 const NAMED_USERS: usize = 10;
 
-/// [`GroupRegistry::create_group`](crate::registry::GroupRegistry::create_group).
+/// [`RegistryWrites::create_group`](crate::registry::RegistryWrites::create_group).
 pub(in crate::registry) struct CreateGroup(pub(in crate::registry) Group, pub(in crate::registry) Origin);
 
 #[async_trait]
@@ -50,7 +50,7 @@ impl Work for CreateGroup {
     }
 }
 
-/// [`GroupRegistry::update_group`](crate::registry::GroupRegistry::update_group).
+/// [`RegistryWrites::update_group`](crate::registry::RegistryWrites::update_group).
 pub(in crate::registry) struct UpdateGroup {
     pub(in crate::registry) tenant: String,
     pub(in crate::registry) id: String,
@@ -76,7 +76,7 @@ impl Work for UpdateGroup {
     }
 }
 
-/// [`GroupRegistry::change_members`](crate::registry::GroupRegistry::change_members).
+/// [`RegistryWrites::change_members`](crate::registry::RegistryWrites::change_members).
 pub(in crate::registry) struct ChangeMembers {
     pub(in crate::registry) tenant: String,
     pub(in crate::registry) id: String,
@@ -108,7 +108,7 @@ impl Work for ChangeMembers {
     }
 }
 
-/// [`GroupRegistry::delete_group`](crate::registry::GroupRegistry::delete_group).
+/// [`RegistryWrites::delete_group`](crate::registry::RegistryWrites::delete_group).
 pub(in crate::registry) struct DeleteGroup {
     pub(in crate::registry) tenant: String,
     pub(in crate::registry) id: String,

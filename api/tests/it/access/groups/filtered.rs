@@ -8,23 +8,17 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use prost::Message;
 use proto::v1::access_service_client::AccessServiceClient;
-use proto::v1::{
-    AggregateFunction, AggregateSpec, BatchGetLatestRequest, CreateDeviceCredentialRequest, ListDeadLettersRequest,
-    ListDevicesRequest, QueryAggregatesRequest, QueryGapsRequest, ReplayDeadLettersRequest, SeriesSelector,
-    StreamReadingsRequest,
-};
+use proto::v1::{CreateDeviceCredentialRequest, ReplayDeadLettersRequest, SeriesSelector, StreamReadingsRequest};
 use stores::contract::DeadLetters as _;
 use tonic::{Code, Status};
 
 use super::super::gate::with;
-use super::{Plant, SECOND, START};
+use super::Plant;
 use crate::dead_letters::letter;
-use crate::world::{PARENT, assert_status, device_name, own_device, range, seconds};
+use crate::paged::{self, CALLS, SECOND, START};
+use crate::world::{PARENT, assert_status, device_name, own_device, range};
 
-/// The calls that range over devices.
-const CALLS: [&str; 6] = ["devices", "latest", "aggregates", "gaps", "letters", "stream"];
-
-/// Returns each item of a call as its device and its bytes, with the sizes of the pages.
+/// Returns each item of a call as its device and its bytes, with the tokens of the pages.
 async fn items(
     plant: &Plant,
     token: &str,
@@ -32,85 +26,32 @@ async fn items(
     page_size: i32,
     selector: &SeriesSelector,
 ) -> Result<(Vec<(String, Vec<u8>)>, Vec<String>), Status> {
+    if name == "stream" {
+        return Ok((streamed(plant, token, selector).await?, Vec::new()));
+    }
     let (mut all, mut tokens) = (Vec::new(), Vec::new());
     let mut page_token = String::new();
-    let parent = || PARENT.to_owned();
-    let selector = || Some(selector.clone());
-    let range = || Some(range(START, START + 3600 * SECOND));
     loop {
-        let next;
-        (next, page_token) = page(plant, token, name, (page_size, page_token), (parent(), selector(), range())).await?;
+        let (next, next_token) =
+            paged::page(plant.world(), Some(token), name, (page_size, page_token), selector).await?;
         all.extend(next);
-        if page_token.is_empty() {
+        if next_token.is_empty() {
             return Ok((all, tokens));
         }
-        tokens.push(page_token.clone());
+        tokens.push(next_token.clone());
+        page_token = next_token;
     }
 }
 
-type Asked = (String, Option<SeriesSelector>, Option<proto::v1::TimeRange>);
-
-async fn page(
-    plant: &Plant,
-    token: &str,
-    name: &str,
-    (page_size, page_token): (i32, String),
-    (parent, selector, range): Asked,
-) -> Result<(Vec<(String, Vec<u8>)>, String), Status> {
-    let world = plant.world();
-    macro_rules! each {
-        ($items:expr, $device:ident) => {
-            $items.into_iter().map(|item| (item.$device.clone(), item.encode_to_vec())).collect()
-        };
+async fn streamed(plant: &Plant, token: &str, selector: &SeriesSelector) -> Result<Vec<(String, Vec<u8>)>, Status> {
+    let (selector, range) = (Some(selector.clone()), Some(range(START, START + 3600 * SECOND)));
+    let request = StreamReadingsRequest { parent: PARENT.into(), selector, range, ..Default::default() };
+    let mut stream = plant.telemetry().stream_readings(with(token, request)).await?.into_inner();
+    let mut all = Vec::new();
+    while let Some(message) = stream.message().await? {
+        all.extend(message.chunks.into_iter().map(|chunk| (chunk.device.clone(), chunk.encode_to_vec())));
     }
-    Ok(match name {
-        "devices" => {
-            let filter = selector.unwrap_or_default().device_filter;
-            let request = ListDevicesRequest { parent, page_size, page_token, filter, ..Default::default() };
-            let answer = world.devices().list_devices(with(token, request)).await?.into_inner();
-            (each!(answer.devices, name), answer.next_page_token)
-        }
-        "latest" => {
-            let request = BatchGetLatestRequest { parent, selector, page_size, page_token };
-            let answer = world.telemetry().batch_get_latest(with(token, request)).await?.into_inner();
-            assert!(answer.missing_devices.is_empty());
-            (each!(answer.states, device), answer.next_page_token)
-        }
-        "aggregates" => {
-            let aggregates = vec![AggregateSpec { function: AggregateFunction::Count.into(), percentile: 0.0 }];
-            let request = QueryAggregatesRequest {
-                parent,
-                selector,
-                range,
-                aggregates,
-                page_size,
-                page_token,
-                ..Default::default()
-            };
-            let answer = world.telemetry().query_aggregates(with(token, request)).await?.into_inner();
-            (each!(answer.series, device), answer.next_page_token)
-        }
-        "gaps" => {
-            let min_gap = Some(seconds(60));
-            let request = QueryGapsRequest { parent, selector, range, min_gap, page_size, page_token };
-            let answer = world.telemetry().query_gaps(with(token, request)).await?.into_inner();
-            (each!(answer.gaps, device), answer.next_page_token)
-        }
-        "letters" => {
-            let request = ListDeadLettersRequest { parent, page_size, page_token, ..Default::default() };
-            let answer = world.dead_letters().list_dead_letters(with(token, request)).await?.into_inner();
-            (each!(answer.dead_letters, device), answer.next_page_token)
-        }
-        _ => {
-            let request = StreamReadingsRequest { parent, selector, range, ..Default::default() };
-            let mut stream = world.telemetry().stream_readings(with(token, request)).await?.into_inner();
-            let mut all = Vec::new();
-            while let Some(message) = stream.message().await? {
-                all.extend(message.chunks.into_iter().map(|chunk| (chunk.device.clone(), chunk.encode_to_vec())));
-            }
-            (all, String::new())
-        }
-    })
+    Ok(all)
 }
 
 fn everything() -> SeriesSelector {
@@ -144,7 +85,7 @@ async fn results_of_a_bound_caller_are_those_of_the_tenant_filtered_by_membershi
         let globs: Vec<_> = patterns.iter().map(|pattern| model::glob::Glob::new(pattern)).collect();
         let is_inside = |id: &str| members.contains(&id) || globs.iter().any(|glob| glob.matches(id));
         let inside: BTreeSet<String> = ids.iter().filter(|id| is_inside(id)).map(|id| device_name(id)).collect();
-        for name in CALLS {
+        for name in CALLS.into_iter().chain(["stream"]) {
             let (all, _) = items(&plant, &whole, name, page_size, &everything()).await.unwrap();
             let (own, tokens) = items(&plant, &token, name, page_size, &everything()).await.unwrap();
             let expected: Vec<_> = all.into_iter().filter(|(device, _)| inside.contains(device)).collect();
@@ -167,13 +108,12 @@ async fn the_token_of_another_caller_leads_to_no_device_out_of_group() {
     let inside = BTreeSet::from(["b1", "b2"].map(device_name));
     for group in ["g", "h"] {
         let token = plant.key(Role::Admin, &[group]).await;
-        for name in ["devices", "latest", "aggregates", "gaps", "letters"] {
+        for name in CALLS {
             let (_, tokens) = items(&plant, &whole, name, 1, &everything()).await.unwrap();
             assert!(tokens.len() >= 4, "{name}");
             for given in tokens {
-                let range = Some(range(START, START + 3600 * SECOND));
-                let asked = (PARENT.to_owned(), Some(everything()), range);
-                let (found, _) = page(&plant, &token, name, (1, given), asked).await.unwrap();
+                let asked = paged::page(plant.world(), Some(&token), name, (1, given), &everything()).await;
+                let (found, _) = asked.unwrap();
                 assert!(found.iter().all(|(device, _)| inside.contains(device)), "{name}: {found:?}");
             }
         }

@@ -4,6 +4,8 @@ use mongodb::bson::Bson;
 
 use super::*;
 use crate::registry::proxy::Proxy;
+use crate::registry::rules::{CreateCredential, CreateTenant, DeleteCredential, RecordDenials};
+use crate::registry::{Created, Denial, Owner};
 
 fn quick() -> MongoOptions {
     MongoOptions { request_timeout: Duration::from_millis(500), ..MongoOptions::default() }

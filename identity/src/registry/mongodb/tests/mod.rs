@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::registry::contract::{contract, key, origin, secret, tenant};
 use crate::registry::servers::Mongod;
+use crate::registry::{RegistryWrites, TenantState};
 
 /// The server that tests share, each with a database of its own.
 fn shared() -> &'static Mongod {

@@ -1,6 +1,10 @@
 //! A server that is away, read-only, full of clients or blocked.
 
 use super::*;
+use crate::registry::rules::{
+    CreateCredential, CreateTenant, DeleteCredential, RecordDenials, SetTenantState, UpdateTenant,
+};
+use crate::registry::{Denial, TenantUpdate};
 
 fn quick() -> PostgresOptions {
     PostgresOptions { max_connections: 2, statement_timeout: Duration::from_millis(300) }

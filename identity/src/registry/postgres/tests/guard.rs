@@ -2,8 +2,8 @@
 //! or forgot their condition.
 
 use super::*;
+use crate::registry::MemberChange;
 use crate::registry::servers::Postgres;
-use crate::registry::{GroupRegistry, MemberChange};
 
 const TABLES: [&str; 8] =
     ["tenants", "credentials", "requests", "audit", "audit_heads", "control", "groups", "group_members"];

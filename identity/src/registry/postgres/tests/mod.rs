@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::registry::contract::{contract, group, key, origin, secret, tenant};
 use crate::registry::servers::Postgres;
+use crate::registry::{Created, Origin, Owner, RegistryWrites, TenantState};
 
 /// The server that tests share, each with a database of its own.
 fn shared() -> &'static Postgres {

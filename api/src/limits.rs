@@ -30,7 +30,8 @@ macro_rules! each_limit {
             retained_messages,
             devices,
             series,
-            retention_seconds
+            retention_seconds,
+            storage_bytes
         )
     };
 }

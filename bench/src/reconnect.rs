@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::process::{Guarded, cpu_seconds, resident_bytes};
-use crate::site::{Site, pause};
+use crate::site::{Servers, Site, pause};
 
 /// Options of the measurement.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,6 +30,16 @@ pub(crate) struct Options {
     /// Seconds over which the devices connect first.
     #[arg(long, default_value_t = 15)]
     ramp: u64,
+    /// Processes of Weir, with as many simulators. More than one are a fleet: it needs --redis and
+    /// --mongodb, which it fills.
+    #[arg(long, default_value_t = 1, requires_ifs = [("2", "redis"), ("3", "redis"), ("4", "redis")])]
+    processes: usize,
+    /// URL of a Redis server without data.
+    #[arg(long, requires = "mongodb")]
+    redis: Option<String>,
+    /// URI of a MongoDB replica set without data.
+    #[arg(long, requires = "redis")]
+    mongodb: Option<String>,
     /// Folder for the data; a temporary one by default.
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -86,6 +96,7 @@ struct Sample {
 #[derive(Debug, Clone, Copy)]
 struct Use {
     at_secs: f64,
+    node: usize,
     pid: u32,
     cpu_secs: f64,
     resident: u64,
@@ -100,12 +111,14 @@ fn fitting(devices: usize) -> usize {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let options = &Options { devices: fitting(options.devices), ..options.clone() };
+    let each = fitting(options.devices / options.processes.max(1));
+    let options = &Options { devices: each * options.processes.max(1), ..options.clone() };
     let temporary = tempfile::tempdir()?;
     let base = options.data_dir.as_deref().unwrap_or(temporary.path());
     println!(
-        "{} devices, a message each {} s, {}",
+        "{} devices, {} processes of Weir, a message each {} s, {}",
         options.devices,
+        options.processes,
         options.interval,
         if options.spread { "reconnecting after a random wait" } else { "reconnecting at the same moment" }
     );
@@ -119,14 +132,16 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn scenario(options: &Options) -> String {
-    let Options { devices, interval, ramp, .. } = options;
+/// The scenario of the devices of one process.
+fn scenario(options: &Options, number: usize) -> String {
+    let Options { interval, ramp, .. } = options;
+    let devices = options.devices / options.processes;
     let (in_step, first, most) = if options.spread { (false, "2s", "15s") } else { (true, "200ms", "1s") };
     // A device leaves after its last message, which is due within the last interval.
     let (network, duration) = (options.network_at(), options.killed_at() + WAY_BACK + interval);
     format!(
         "name = \"reconnect\"\nseed = 1\nduration = \"{duration}s\"\ndrain = \"60s\"\n\
-         [[group]]\nname = \"storm\"\ncount = {devices}\nid = \"storm-{{n:5}}\"\ninterval = \"{interval}s\"\n\
+         [[group]]\nname = \"storm\"\ncount = {devices}\nid = \"storm{number}-{{n:5}}\"\ninterval = \"{interval}s\"\n\
          jitter = 0.5\nramp = \"{ramp}s\"\nmqtt = \"5\"\n[group.values]\nn = {{ model = \"counter\" }}\n\
          [group.faults]\nreconnect = \"{first}\"\nreconnect_max = \"{most}\"\nreconnect_in_step = {in_step}\n\
          [[event]]\nkind = \"reconnect\"\nat = \"{network}s\"\nwithin = \"{}s\"\n",
@@ -134,65 +149,124 @@ fn scenario(options: &Options) -> String {
     )
 }
 
-fn measure(options: &Options, way: Way, dir: &Path) -> anyhow::Result<String> {
-    let mut site = Site::start(dir)?;
-    std::fs::write(site.path("storm.toml"), scenario(options))?;
-    let begun = Instant::now();
-    site.credentials("devices.csv", &["storm.toml", "--kind", way.kind()])?;
-    let prepared = begun.elapsed();
-    let idle = resident_bytes(site.pid()?).context("memory of Weir")?;
+/// A simulator and the files of its run.
+struct Simulated {
+    child: Guarded,
+    number: usize,
+    /// Seconds since 1970 at its start.
+    wall: f64,
+}
 
-    let broker = site.broker(way != Way::Plain)?;
-    let mut command = site.simulator_of_server(&["run", "storm.toml", "--credentials", "devices.csv", "--json"])?;
-    command.args(["--quiet", "--broker", &broker, "--per-source", "500", "--parallel", "32"]);
-    command.args(["--samples", "samples.jsonl", "--sample-every", "100ms"]);
-    command.stdout(site.file("summary.json")?).stderr(site.file("simulator.log")?);
-    let mut child = Guarded(command.spawn().with_context(|| format!("start {command:?}"))?);
+impl Simulated {
+    /// Writes the scenario and creates the credentials of its devices.
+    fn prepare(site: &Site, options: &Options, way: Way, number: usize) -> anyhow::Result<()> {
+        let (scenario_file, credentials) = (format!("storm-{number}.toml"), format!("devices-{number}.csv"));
+        std::fs::write(site.path(&scenario_file), scenario(options, number))?;
+        site.credentials(&credentials, &[&scenario_file, "--kind", way.kind()])
+    }
+
+    fn start(site: &Site, way: Way, number: usize) -> anyhow::Result<Self> {
+        let (scenario_file, credentials) = (format!("storm-{number}.toml"), format!("devices-{number}.csv"));
+        let (broker, samples) = (site.broker_of(number, way != Way::Plain)?, format!("samples-{number}.jsonl"));
+        let ledger = format!("ledger-{number}");
+        let arguments = ["run", &scenario_file, "--credentials", &credentials, "--json", "--quiet"];
+        let mut command = site.simulator_of_server(&arguments)?;
+        command.args(["--broker", &broker, "--per-source", "500", "--parallel", "32", "--ledger", &ledger]);
+        command.args(["--samples", &samples, "--sample-every", "100ms"]);
+        command.stdout(site.file(&format!("summary-{number}.json"))?);
+        command.stderr(site.file(&format!("simulator-{number}.log"))?);
+        let child = Guarded(command.spawn().with_context(|| format!("start {command:?}"))?);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        Ok(Self { child, number, wall })
+    }
+
+    /// Returns its summary and its samples, in seconds after `wall`.
+    fn ended(&mut self, site: &Site, wall: f64) -> anyhow::Result<(Value, Vec<Sample>, f64)> {
+        let (status, number) = (self.child.0.wait()?, self.number);
+        let summary = std::fs::read_to_string(site.path(&format!("summary-{number}.json")))?;
+        let summary: Value = serde_json::from_str(&summary).with_context(|| {
+            let log = std::fs::read_to_string(site.path(&format!("simulator-{number}.log"))).unwrap_or_default();
+            format!("the simulator ended with {status}: {log}")
+        })?;
+        ensure!(status.success(), "readings were lost, doubled or altered: {}", summary["stores"]);
+        let samples = std::fs::read_to_string(site.path(&format!("samples-{number}.jsonl")))?;
+        let samples: Result<Vec<Sample>, _> = samples.lines().map(serde_json::from_str).collect();
+        let mut samples = samples?;
+        // The simulator begins a moment after the process.
+        let late = unix_seconds(summary["started"].as_str().context("the start")?)? - wall;
+        samples.iter_mut().for_each(|sample| sample.at_secs += late);
+        Ok((summary, samples, late))
+    }
+}
+
+fn measure(options: &Options, way: Way, dir: &Path) -> anyhow::Result<String> {
+    let servers = options.redis.clone().zip(options.mongodb.clone());
+    let servers = servers.map(|(redis, mongodb)| Servers { redis, mongodb });
+    let mut site = Site::start_all(dir, options.processes, servers.as_ref())?;
+    let begun = Instant::now();
+    let resident = |site: &Site| -> anyhow::Result<u64> {
+        site.pids()?.into_iter().map(|pid| resident_bytes(pid).context("memory of Weir")).sum()
+    };
+    let idle = resident(&site)?;
+    for number in 0..options.processes {
+        Simulated::prepare(&site, options, way, number)?;
+    }
+    let prepared = begun.elapsed();
+    // At the same moment, so that all devices come back together.
+    let simulators = (0..options.processes).map(|number| Simulated::start(&site, way, number));
+    let mut simulators = simulators.collect::<anyhow::Result<Vec<_>>>()?;
     let (begun, killed_at) = (Instant::now(), options.killed_at());
     let wall = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    // Of the earliest simulator.
+    let ahead = simulators.first().map_or(0.0, |first| wall - first.wall);
     let (mut used, mut restart) = (Vec::new(), None);
-    while child.0.try_wait()?.is_none() {
+    let mut running = true;
+    while running {
         let at_secs = begun.elapsed().as_secs_f64();
-        if restart.is_none() && begun.elapsed().as_secs() >= killed_at {
+        if restart.is_none() && at_secs + ahead >= killed_at as f64 {
             site.kill();
             restart = Some((at_secs, site.run()?));
         }
-        let pid = site.pid()?;
-        if let Some((cpu_secs, resident)) = cpu_seconds(pid).zip(resident_bytes(pid)) {
-            used.push(Use { at_secs, pid, cpu_secs, resident });
+        for (node, pid) in site.pids()?.into_iter().enumerate() {
+            if let Some((cpu_secs, resident)) = cpu_seconds(pid).zip(resident_bytes(pid)) {
+                used.push(Use { at_secs, node, pid, cpu_secs, resident });
+            }
         }
         pause(Duration::from_millis(50));
+        running = false;
+        for simulator in &mut simulators {
+            running |= simulator.child.0.try_wait()?.is_none();
+        }
     }
-    let status = child.0.wait()?;
-    let summary = std::fs::read_to_string(site.path("summary.json"))?;
-    let summary: Value = serde_json::from_str(&summary).with_context(|| {
-        let log = std::fs::read_to_string(site.path("simulator.log")).unwrap_or_default();
-        format!("the simulator ended with {status}: {log}")
-    })?;
-    ensure!(status.success(), "readings were lost, doubled or altered: {}", summary["stores"]);
-    let samples = std::fs::read_to_string(site.path("samples.jsonl"))?;
-    let samples: Result<Vec<Sample>, _> = samples.lines().map(serde_json::from_str).collect();
-    let mut samples = samples?;
-    // The simulator begins a moment after the process.
-    let started = summary["started"].as_str().context("the start")?;
-    let late = unix_seconds(started)? - wall;
-    samples.iter_mut().for_each(|sample| sample.at_secs += late);
-
     let (killed, start_up) = restart.context("weir was killed")?;
-    let network = options.network_at() as f64 + late;
+    let (mut by_network, mut by_kill, mut acknowledged, mut failures) = (Vec::new(), Vec::new(), 0, Vec::new());
+    let mut network = f64::MAX;
+    for simulator in &mut simulators {
+        let (summary, samples, late) = simulator.ended(&site, wall)?;
+        let broken = options.network_at() as f64 + late;
+        network = network.min(broken);
+        by_network.push(storm(options, &samples, broken, killed, false)?);
+        by_kill.push(storm(options, &samples, killed, f64::MAX, true)?);
+        acknowledged += summary["total"]["acknowledged"].as_u64().context("acknowledged messages")?;
+        failures.push(summary["last_failure"].to_string());
+    }
     let mut lines = vec![
-        row(way, "network", &storm(options, &samples, network, killed, false)?, &used),
-        row(way, "kill -9", &storm(options, &samples, killed, f64::MAX, true)?, &used),
+        row(way, "network", &Storm::of_all(&by_network), &used),
+        row(way, "kill -9", &Storm::of_all(&by_kill), &used),
     ];
-    let full = used.iter().filter(|u| u.at_secs < network).map(|u| u.resident).max().context("memory")?;
+    let most = |node: usize| {
+        let of_node = used.iter().filter(|u| u.node == node && u.at_secs < network);
+        of_node.map(|u| u.resident).max().unwrap_or_default()
+    };
+    let full: u64 = (0..options.processes).map(most).sum();
     lines.push(format!(
-        "\n{way:?}: {} messages acknowledged, none lost or doubled; credentials in {prepared:.1?}; memory {:.0} MB idle, \
-         {:.0} MB connected: {:.1} KiB each; start {start_up:.1?}; last failure: {}\n",
-        summary["total"]["acknowledged"],
+        "\n{way:?}: {acknowledged} messages acknowledged, none lost or doubled; credentials in {prepared:.1?}; memory \
+         {:.0} MB idle, {:.0} MB connected: {:.1} KiB each; start {start_up:.1?}; last failures: {}; load {}\n",
         idle as f64 / 1e6,
         full as f64 / 1e6,
         full.saturating_sub(idle) as f64 / 1024.0 / options.devices as f64,
-        summary["last_failure"],
+        failures.join(", "),
+        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim(),
     ));
     Ok(lines.join("\n"))
 }
@@ -215,9 +289,26 @@ struct Storm {
     failures: u64,
 }
 
+impl Storm {
+    /// The way back of all fleets, each of which began at about the same moment.
+    fn of_all(all: &[Self]) -> Self {
+        let least = |of: fn(&Self) -> f64| all.iter().map(of).fold(f64::MAX, f64::min);
+        let from = least(|storm| storm.from);
+        let most = |of: fn(&Self) -> f64| all.iter().map(|storm| storm.from - from + of(storm)).fold(0.0, f64::max);
+        Self {
+            from,
+            most_back: most(|storm| storm.most_back),
+            all_back: most(|storm| storm.all_back),
+            first: least(|storm| storm.first),
+            connects: all.iter().map(|storm| storm.connects).sum(),
+            failures: all.iter().map(|storm| storm.failures).sum(),
+        }
+    }
+}
+
 /// The reconnections between two moments, after the connections broke.
 fn storm(options: &Options, samples: &[Sample], from: f64, until: f64, by_kill: bool) -> anyhow::Result<Storm> {
-    let devices = options.devices as u64;
+    let devices = (options.devices / options.processes) as u64;
     let before = samples.iter().rfind(|s| s.at_secs <= from).context("a sample before")?;
     ensure!(before.connected >= devices * 99 / 100, "{} of {devices} were connected before", before.connected);
     let within: Vec<&Sample> = samples.iter().filter(|s| s.at_secs > from && s.at_secs < until).collect();
@@ -243,11 +334,16 @@ fn storm(options: &Options, samples: &[Sample], from: f64, until: f64, by_kill: 
 
 fn row(way: Way, after: &str, storm: &Storm, used: &[Use]) -> String {
     let end = storm.from + storm.all_back;
-    let of_storm: Vec<&Use> = used.iter().filter(|u| u.at_secs >= storm.from && u.at_secs <= end).collect();
-    let last = of_storm.last().copied();
-    // A process that was started in between begins at zero.
-    let first = of_storm.first().filter(|first| last.is_some_and(|last| last.pid == first.pid));
-    let cpu = last.map_or(0.0, |last| last.cpu_secs) - first.map_or(0.0, |first| first.cpu_secs);
+    let nodes = used.iter().map(|u| u.node + 1).max().unwrap_or_default();
+    let of_node = |node: usize| {
+        let mut of_storm = used.iter().filter(|u| u.node == node && u.at_secs >= storm.from && u.at_secs <= end);
+        let first = of_storm.next().copied();
+        let last = of_storm.next_back().copied().or(first);
+        // A process that was started in between begins at zero.
+        let first = first.filter(|first| last.is_some_and(|last| last.pid == first.pid));
+        last.map_or(0.0, |last| last.cpu_secs) - first.map_or(0.0, |first| first.cpu_secs)
+    };
+    let cpu: f64 = (0..nodes).map(of_node).sum();
     let rate = storm.connects as f64 / (storm.all_back - storm.first).max(0.001);
     format!(
         "| {way:?} | {after} | {:.1} s | {:.1} s | {rate:.0} | {:.0} us | {} |",

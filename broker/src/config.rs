@@ -3,6 +3,20 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Treatment of a subscriber whose queue is full of QoS 1 and 2 messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum QueueFull {
+    /// The subscriber gets the messages that wait, without a gap, and then the reason
+    /// (DISCONNECT 0x97); its session ends, so that its next connection finds none.
+    #[default]
+    EndSession,
+    /// The oldest message is dropped.
+    DropOldest,
+    /// The new message is dropped.
+    DropNewest,
+}
+
 /// Settings of the broker: keys of `[mqtt]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -17,10 +31,17 @@ pub struct Config {
     pub packet_timeout_ms: u64,
     /// Time for a new connection to send its CONNECT, in milliseconds.
     pub connect_timeout_ms: u64,
+    /// Connections that one address (IPv6: a /64) may open in a second; more of them wait for their
+    /// turn, as long as `connect_timeout_ms`, and are then refused. 0 is no limit: devices may
+    /// share an address.
+    pub address_connects_per_second: u32,
     /// Longest keep-alive, in seconds; 0 leaves it to the client.
     pub max_keep_alive_secs: u16,
     /// Longest time that a session is kept after its connection ends, in seconds.
     pub max_session_expiry_secs: u32,
+    /// Time that the session of a 3.1.1 client without a clean session is kept after its connection
+    /// ends, in seconds. An MQTT 5 client asks for a time itself.
+    pub v3_session_expiry_secs: u32,
     /// Maximum number of sessions, connected or not. Beyond it, a new session ends with its
     /// connection.
     pub max_sessions: usize,
@@ -28,8 +49,18 @@ pub struct Config {
     pub max_subscriptions: usize,
     /// Topic aliases that a client may set.
     pub topic_alias_maximum: u16,
+    /// Topic aliases that are used in messages to a client that accepts them; 0 is none.
+    pub sent_topic_aliases: u16,
+    /// Interval at which figures of the broker are published under `$SYS/broker/`, in seconds; 0
+    /// turns them off.
+    pub sys_interval_secs: u32,
     /// Messages queued for one subscriber that is disconnected or slow.
     pub max_queued_messages: usize,
+    /// Bytes of topics, payloads and properties queued for one subscriber.
+    pub max_queued_bytes: usize,
+    /// Treatment of a subscriber whose queue is full of QoS 1 and 2 messages, or holds most of the
+    /// memory of all queues when that is used up. The oldest QoS 0 messages are dropped first.
+    pub queue_full: QueueFull,
     /// Maximum number of retained messages.
     pub max_retained_messages: usize,
     /// Time for connections to receive their last acknowledgements at a stop, in milliseconds.
@@ -51,12 +82,18 @@ impl Default for Config {
             receive_maximum: 1024,
             packet_timeout_ms: 30_000,
             connect_timeout_ms: 10_000,
+            address_connects_per_second: 0,
             max_keep_alive_secs: 0,
             max_session_expiry_secs: 7 * 24 * 3600,
+            v3_session_expiry_secs: 24 * 3600,
             max_sessions: 200_000,
             max_subscriptions: 10_000,
             topic_alias_maximum: 64,
+            sent_topic_aliases: 32,
+            sys_interval_secs: 10,
             max_queued_messages: 10_000,
+            max_queued_bytes: 64 << 20,
+            queue_full: QueueFull::default(),
             max_retained_messages: 100_000,
             drain_timeout_ms: 10_000,
             memory_bytes: 2 << 30,

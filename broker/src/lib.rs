@@ -1,28 +1,35 @@
 //! MQTT in, PUBACK out.
 //!
-//! Receives: TCP and TLS connections of MQTT 3.1.1 and 5 clients; a [`door::Inbox`] for the
-//! messages that they publish.
+//! Receives: connections of MQTT 3.1, 3.1.1 and 5 clients over TCP, TLS, WebSocket and Unix
+//! sockets; a [`door::Inbox`] for the messages that they publish.
 //! Promises: PUBACKs leave a connection in receipt order, each only after its message is durable.
 //! Hands on: every PUBLISH to the inbox; messages to the subscribers of the same tenant.
 //! Never: knows a reading, or the log behind the inbox; acknowledges telemetry from memory.
 
+mod arrivals;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
 mod codec;
 mod config;
 mod connection;
+mod heavy;
+mod in_flight;
 mod listener;
 mod memory;
 mod message;
 mod metrics;
 mod pending_wills;
+mod queue;
 mod retained;
 mod route;
 mod session;
 mod sessions;
+mod share;
+mod sys;
 mod takeovers;
 mod tenant;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
 mod trie;
+mod websocket;
 mod will;
 
 /// Internals for the fuzz targets.
@@ -32,31 +39,32 @@ pub mod fuzzing {
         DecodeError, Framing, Version, acks, auth, check_flags, connect, encode, framing, packet_type, properties,
         publish, reason, subscribe,
     };
+    pub use crate::listener::proxy;
     pub use crate::trie::{Entry, MAX_LEVELS, Trie};
+    pub use crate::websocket::frame;
 }
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::Config;
-pub use listener::{Ports, beyond, bind};
+pub use config::{Config, QueueFull};
+pub use listener::{Listener, ListenerReport, Listeners, Ports, Settings, Socket, beyond, bind, bind_unix};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
 pub use takeovers::{Takeover, Takeovers};
+pub use websocket::Origins;
 
 use door::{Gatekeeper, Inbox, OneTenant};
+use listener::{PATIENCE, Pace, Room};
 use memory::Memory;
+use sys::Sys;
 use tenant::Tenants;
 use tls::Strangers;
-
-/// Time after which a client that is not admitted yet gives way to any other one, when connections
-/// or memory are used up.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The broker: the state that all connections share.
 pub struct Broker<I: Inbox> {
@@ -66,16 +74,19 @@ pub struct Broker<I: Inbox> {
     gatekeeper: Box<dyn Gatekeeper>,
     memory: Memory,
     tenants: Tenants,
-    connections: AtomicUsize,
-    /// Connections whose client is not admitted yet.
-    strangers: Strangers<bool>,
-    /// The ones of them that hold memory of `memory.connects`.
+    arrivals: Arc<arrivals::Arrivals>,
+    /// Places for connections.
+    room: Room,
+    /// The rate at which addresses connect.
+    connect_pace: Pace,
+    /// Clients that are not admitted yet and hold memory of `memory.connects`.
     waiting: Strangers<()>,
     last_number: AtomicU64,
     /// Time of the start, in nanoseconds: no two starts of a node have the same.
     started: u64,
     /// Will messages of earlier starts.
     earlier: Mutex<Vec<pending_wills::Earlier>>,
+    sys: Sys,
     tasks: TaskTracker,
     /// The process is stopping: connections drain, pending will messages are published.
     stopping: CancellationToken,
@@ -108,6 +119,8 @@ impl<I: Inbox> Broker<I> {
             tenants.restore(messages, true);
             earlier = wills;
         }
+        let room = Room::new(config.max_connections);
+        let connect_pace = Pace::new(config.address_connects_per_second);
         Arc::new(Self {
             started,
             earlier: Mutex::new(earlier),
@@ -117,10 +130,12 @@ impl<I: Inbox> Broker<I> {
             gatekeeper,
             memory,
             tenants,
-            connections: AtomicUsize::new(0),
-            strangers: Strangers::new(PATIENCE),
+            arrivals: Arc::default(),
+            room,
+            connect_pace,
             waiting: Strangers::new(PATIENCE),
             last_number: AtomicU64::new(0),
+            sys: Sys::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             abandon: CancellationToken::new(),
@@ -154,9 +169,18 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
+    /// Returns the numbers of sessions and of subscriptions that a tenant has.
+    pub fn kept(&self, tenant: &str) -> (usize, usize) {
+        self.tenants.find(tenant).map_or((0, 0), |tenant| (tenant.sessions.len(), tenant.trie.len()))
+    }
+
     /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.room.open()
+    }
+
+    fn connect_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.connect_timeout_ms)
     }
 }
 

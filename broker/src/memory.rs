@@ -1,6 +1,10 @@
 //! The memory of the broker, divided among its parts.
 
+use std::sync::Arc;
+
 use model::Budget;
+
+use crate::heavy::Heavy;
 
 /// Bytes of a connection that are not counted: a small packet that arrives in two pieces needs
 /// no memory of others. Times the maximum number of connections, this is bounded too.
@@ -17,6 +21,8 @@ pub(crate) struct Memory {
     pub(crate) retained: Budget,
     /// Messages that wait for subscribers, subscriptions, delayed will messages.
     pub(crate) sessions: Budget,
+    /// The sessions whose queues hold most of it.
+    pub(crate) heavy: Arc<Heavy>,
 }
 
 impl Memory {
@@ -27,6 +33,14 @@ impl Memory {
             connections: Budget::new("unfinished packets", 3 * eighth),
             retained: Budget::new("retained messages", 2 * eighth),
             sessions: Budget::new("sessions", 2 * eighth),
+            heavy: Arc::default(),
         }
+    }
+
+    /// True when queues have to give way: the last of the memory is for subscriptions and will
+    /// messages.
+    pub(crate) fn is_short(&self, bytes: usize) -> bool {
+        let capacity = self.sessions.capacity();
+        self.sessions.held().saturating_add(bytes) > capacity - capacity / 8
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::{Budget, Full, Held};
+use model::{Budget, Full, Held, Nanos};
 
 use crate::codec::properties::{self, id};
 
@@ -23,6 +23,8 @@ pub struct RetainedMessage {
     pub qos: u8,
     /// MQTT 5 properties, encoded.
     pub properties: Vec<u8>,
+    /// Time of its publication: its expiry counts from then.
+    pub published: Nanos,
 }
 
 /// A message, shared by all subscribers that it goes to.
@@ -68,6 +70,16 @@ impl Message {
             expires,
             _memory: None,
         }
+    }
+
+    /// Counts the expiry of a message that was published before this start from its publication.
+    pub(crate) fn published(mut self, at: Nanos, now: Nanos) -> Self {
+        // A clock that went back makes no message last longer than it may.
+        let age = Duration::from_nanos(u64::try_from(now.saturating_sub(at)).unwrap_or(0));
+        // One that expired before the machine started has no time that can be named: it expires
+        // now.
+        self.expires = self.expires.map(|at| at.checked_sub(age).unwrap_or_else(Instant::now));
+        self
     }
 
     /// Seconds until it expires: None when it never does, 0 when it has.

@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::listener::Listeners;
 use crate::takeovers::Takeovers;
 use door::Verdict;
 
@@ -29,6 +30,23 @@ struct Kind {
 const QOS: [&str; 3] = ["0", "1", "2"];
 const VERDICTS: [&str; 5] = ["staged", "quarantined", "plain", "denied", "over_quota"];
 
+/// Reasons why a message does not reach a subscriber.
+const DROPPED: [&str; 13] = [
+    "expired",
+    "memory",
+    "memory_qos0",
+    "no_member",
+    "not_granted",
+    "offline_qos0",
+    "queue_full",
+    "queue_full_qos0",
+    "refused_by_client",
+    "session_ended",
+    "too_large_for_client",
+    "retained_full",
+    "will_not_stored",
+];
+
 /// The broker's metrics.
 #[derive(Debug)]
 pub struct Metrics {
@@ -37,6 +55,10 @@ pub struct Metrics {
     /// Connections accepted.
     pub connects: Counter,
     disconnects: ByReason,
+    /// Connections that waited because their address connects often.
+    pub connects_paced: Counter,
+    /// The listeners that are open.
+    pub listeners: Listeners,
     /// Connections that could not be accepted.
     pub accept_errors: Counter,
     /// PUBLISH packets from clients, including those that repeat a QoS 2 message.
@@ -49,8 +71,12 @@ pub struct Metrics {
     pub received: Counter,
     /// Bytes written to sockets.
     pub sent: Counter,
+    /// Packets from clients after CONNECT.
+    pub packets: Counter,
     /// Messages sent to subscribers.
     pub delivered: Counter,
+    /// Bytes of topics that aliases stood for in messages to subscribers.
+    pub alias_saved: Counter,
     dropped: ByReason,
     denied: Family<Denied, Counter>,
     limited: ByReason,
@@ -62,6 +88,10 @@ pub struct Metrics {
     pub subscriptions: Gauge,
     /// Retained messages.
     pub retained: Gauge,
+    /// Bytes of subscriptions, and of messages that wait for subscribers.
+    pub session_bytes: Gauge,
+    /// Bytes of retained messages.
+    pub retained_bytes: Gauge,
     /// Times that a connection began to wait because the log was full.
     pub waits: Counter,
     /// Takeovers of sessions that had to wait for their turn.
@@ -81,6 +111,8 @@ impl Default for Metrics {
             connections: Gauge::default(),
             connects: Counter::default(),
             disconnects: ByReason::default(),
+            connects_paced: Counter::default(),
+            listeners: Listeners::default(),
             accept_errors: Counter::default(),
             publishes: Counter::default(),
             acknowledgements: Counter::default(),
@@ -88,7 +120,9 @@ impl Default for Metrics {
             acknowledgement_time: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             received: Counter::default(),
             sent: Counter::default(),
+            packets: Counter::default(),
             delivered: Counter::default(),
+            alias_saved: Counter::default(),
             dropped: ByReason::default(),
             denied: Family::default(),
             limited: ByReason::default(),
@@ -96,6 +130,8 @@ impl Default for Metrics {
             sessions_not_kept: Counter::default(),
             subscriptions: Gauge::default(),
             retained: Gauge::default(),
+            session_bytes: Gauge::default(),
+            retained_bytes: Gauge::default(),
             waits: Counter::default(),
             takeovers_paced: Counter::default(),
             takeovers: Takeovers::default(),
@@ -128,6 +164,11 @@ impl Metrics {
         self.dropped.get_or_create_owned(&[("reason", reason)])
     }
 
+    /// Returns the number of messages dropped on the way to subscribers, for all reasons.
+    pub(crate) fn all_dropped(&self) -> u64 {
+        DROPPED.iter().map(|reason| self.dropped(reason).get()).sum()
+    }
+
     /// Returns the counter of what clients were denied: an action (`connect`,
     /// `authenticate`, `publish`, `subscribe`) for a reason, each of a bounded set.
     pub fn denied(&self, action: &'static str, reason: &'static str) -> Counter {
@@ -145,6 +186,12 @@ impl Metrics {
         let r = registry.sub_registry_with_prefix("weir_broker");
         r.register("connections", "Open connections", self.connections.clone());
         r.register("connects", "Connections accepted", self.connects.clone());
+        r.register(
+            "connects_paced",
+            "Connections that waited because their address connects often",
+            self.connects_paced.clone(),
+        );
+        self.listeners.register(r);
         r.register("disconnects", "Connections closed, by reason", self.disconnects.clone());
         r.register("accept_errors", "Connections that could not be accepted", self.accept_errors.clone());
         r.register("publishes", "PUBLISH packets from clients", self.publishes.clone());
@@ -158,6 +205,9 @@ impl Metrics {
         );
         r.register_with_unit("received", "Bytes read from sockets", Unit::Bytes, self.received.clone());
         r.register_with_unit("sent", "Bytes written to sockets", Unit::Bytes, self.sent.clone());
+        r.register("packets", "Packets from clients after CONNECT", self.packets.clone());
+        let saved = "Bytes of topics that aliases stood for in messages to subscribers";
+        r.register_with_unit("alias_saved", saved, Unit::Bytes, self.alias_saved.clone());
         r.register("delivered", "Messages sent to subscribers", self.delivered.clone());
         r.register("dropped", "Messages dropped on the way to a subscriber, by reason", self.dropped.clone());
         r.register("denied", "What clients were denied, by action and reason", self.denied.clone());
@@ -179,6 +229,9 @@ impl Metrics {
         );
         r.register("subscriptions", "Subscriptions", self.subscriptions.clone());
         r.register("retained", "Retained messages", self.retained.clone());
+        let held = "Bytes of subscriptions and of messages that wait for subscribers";
+        r.register_with_unit("session", held, Unit::Bytes, self.session_bytes.clone());
+        r.register_with_unit("retained", "Bytes of retained messages", Unit::Bytes, self.retained_bytes.clone());
         r.register("full_waits", "Times that a connection began to wait because the log was full", self.waits.clone());
     }
 }

@@ -177,6 +177,7 @@ mod tests {
             payload: encode(last),
             qos: last.will.qos,
             properties: last.will.properties.clone(),
+            published: 0,
         }
     }
 

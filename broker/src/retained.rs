@@ -20,6 +20,10 @@ const SWEEP: usize = 16;
 /// Topics of a tenant that can be cleared before the messages of earlier starts are restored.
 const CLEARED: usize = 100_000;
 
+/// The reason why a message is not kept.
+pub(crate) const NO_MEMORY: &str =
+    "not retained: the memory for retained messages is used up (a share of memory.max_bytes)";
+
 /// Room for the retained messages of all tenants.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -45,7 +49,11 @@ impl Room {
     pub(crate) fn is_full(&self) -> bool {
         // The last of the memory is for topics that are held, so that they can change.
         let most = self.memory.capacity() - self.memory.capacity() / 16;
-        self.held() >= self.capacity || self.memory.held() >= most
+        self.has_most_messages() || self.memory.held() >= most
+    }
+
+    fn has_most_messages(&self) -> bool {
+        self.held() >= self.capacity
     }
 }
 
@@ -134,14 +142,29 @@ impl Retained {
         self.change(|held| held.by_topic.clear());
     }
 
-    /// True when a message for this topic is accepted. A full store first removes a few expired
-    /// messages.
-    pub(crate) fn has_room(&self, topic: &str) -> bool {
+    /// Returns the limit for which a message for this topic is not accepted. A full store first
+    /// removes a few expired messages.
+    pub(crate) fn refusal(&self, topic: &str) -> Option<&'static str> {
         if self.room.is_full() {
             self.sweep();
         }
         let held = self.held.lock();
-        !(self.room.is_full() || held.is_full(topic)) || held.by_topic.contains_key(topic)
+        let limit = if self.room.has_most_messages() {
+            "not retained: mqtt.max_retained_messages are kept"
+        } else if self.room.is_full() {
+            NO_MEMORY
+        } else if held.is_full(topic) {
+            "not retained: retained messages of earlier starts are not read yet"
+        } else {
+            return None;
+        };
+        (!held.by_topic.contains_key(topic)).then_some(limit)
+    }
+
+    /// True when a message for this topic is accepted.
+    #[cfg(test)]
+    fn has_room(&self, topic: &str) -> bool {
+        self.refusal(topic).is_none()
     }
 
     /// True when a topic has a message.

@@ -3,41 +3,44 @@
 //! Locks are taken in this order: a tenant's sessions, one session's state, the trie. With the trie
 //! held, no state is taken.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::Waker;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::task::{Wake, Waker};
 use std::time::Instant;
 
-use model::Held;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::message::Message;
+use crate::arrivals::{Arrival, Arrivals};
+use crate::config::QueueFull;
+use crate::in_flight::InFlight;
+use crate::queue::{Bounds, Dropped, Queue, Queued, Refused};
 use crate::retained::Walk;
 use crate::takeovers::TakeoverPace;
+use crate::trie::Subscriber;
 use crate::will::{LastWill, Settled};
 
-/// Bytes of topics, payloads and properties that may be queued for one subscriber.
-const MAX_QUEUED_BYTES: usize = 64 << 20;
-/// Bytes of a place in a queue, without the message, which several queues may share.
-const PLACE_BYTES: usize = 64;
-
-/// A message in one subscriber's queue.
-#[derive(Debug, Clone)]
-pub(crate) struct Queued {
-    pub(crate) message: Arc<Message>,
-    pub(crate) qos: u8,
-    pub(crate) retain: bool,
-    pub(crate) subscription_ids: Vec<u32>,
-}
-
-/// The way to signal the connection that owns a session.
-#[derive(Debug, Default)]
+/// The way to signal the connection that owns a session. As a waker, it wakes the connection for
+/// what has arrived.
+#[derive(Debug)]
 pub(crate) struct Link {
     signals: AtomicU8,
     waker: Mutex<Option<Waker>>,
+    pub(crate) arrival: Arrival,
+}
+
+impl Wake for Link {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.arrival.note();
+        self.wake_connection();
+    }
 }
 
 impl Link {
@@ -47,10 +50,21 @@ impl Link {
     pub(crate) const TAKEN_OVER: u8 = 2;
     /// The process stops.
     pub(crate) const STOP: u8 = 4;
+    /// Another connection waits for the session: what has arrived comes first.
+    pub(crate) const HAND_OVER: u8 = 8;
+
+    pub(crate) fn new(arrivals: &Arc<Arrivals>) -> Arc<Self> {
+        let arrival = Arrival::new(arrivals);
+        Arc::new(Self { signals: AtomicU8::new(0), waker: Mutex::new(None), arrival })
+    }
 
     /// Signals the connection and wakes it.
     pub(crate) fn signal(&self, signal: u8) {
         self.remember(signal);
+        self.wake_connection();
+    }
+
+    fn wake_connection(&self) {
         if let Some(waker) = &*self.waker.lock() {
             waker.wake_by_ref();
         }
@@ -86,24 +100,49 @@ pub(crate) enum Receipt {
 pub(crate) struct Session {
     pub(crate) client: Arc<str>,
     state: Mutex<State>,
+    /// Messages in the queue, for a look without the lock.
+    waiting: AtomicU32,
+}
+
+/// The reason why a session has lost messages. It ends: its client learns of the loss that way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Its queue was full. It gets the messages that wait first.
+    Queue,
+    /// Its queue held most of the memory of all queues, and that was used up.
+    Memory,
+}
+
+impl Lost {
+    /// For the client and the log.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Queue => {
+                "messages after the last one were lost: more waited than mqtt.max_queued_messages or \
+                 mqtt.max_queued_bytes; the session has ended"
+            }
+            Self::Memory => {
+                "messages that waited were lost: they held most of the memory of all queues (a share of \
+                 memory.max_bytes); the session has ended"
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
     /// The connection that owns it.
     pub(crate) link: Option<Arc<Link>>,
+    /// That connection has read all that it will, and stores the rest.
+    pub(crate) is_leaving: bool,
+    /// Another connection waits until that one has handled what has arrived; dropped then.
+    pub(crate) handing_over: Option<watch::Sender<()>>,
     /// The session has ended and accepts no more messages.
     over: bool,
-    pub(crate) queue: VecDeque<Queued>,
-    queued_bytes: usize,
-    /// Memory of the places in the queue; None when the session has ended.
-    places: Option<Held>,
-    /// QoS 1 messages that the client has not acknowledged, in order.
-    pub(crate) in_flight: VecDeque<(u16, Queued)>,
-    /// Messages at the front of `in_flight` that the present connection has sent; the rest are sent
-    /// before the queue, marked DUP.
-    pub(crate) on_the_wire: usize,
-    last_id: u16,
+    pub(crate) queue: Queue,
+    pub(crate) lost: Option<Lost>,
+    /// QoS 1 and 2 messages that the client has not acknowledged. They come before the queue.
+    pub(crate) in_flight: InFlight,
     /// QoS 2 messages from the client that it has not released.
     pub(crate) unreleased: BTreeMap<u16, Receipt>,
     pub(crate) subscriptions: BTreeSet<String>,
@@ -126,46 +165,47 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// Returns the next free packet id.
-    pub(crate) fn next_id(&mut self) -> u16 {
-        loop {
-            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            if self.in_flight.iter().all(|(id, _)| *id != self.last_id) {
-                return self.last_id;
-            }
-        }
-    }
-
-    /// Removes the message at the front of the queue.
-    pub(crate) fn pop(&mut self) -> Option<Queued> {
-        let queued = self.queue.pop_front()?;
-        self.queued_bytes -= queued.message.bytes();
-        if let Some(places) = &mut self.places {
-            places.shrink(PLACE_BYTES);
-        }
-        Some(queued)
-    }
-
-    /// Removes the message with this packet id from those in flight.
-    pub(crate) fn acknowledged(&mut self, packet_id: u16) {
-        let sent = self.in_flight.iter().take(self.on_the_wire);
-        if let Some(at) = sent.into_iter().position(|(id, _)| *id == packet_id) {
-            self.in_flight.remove(at);
-            self.on_the_wire -= 1;
-        }
-    }
-
     /// True when nothing of the session is left for the next connection.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         let is_revoked = self.ended.as_ref().is_some_and(CancellationToken::is_cancelled);
-        is_revoked || self.expires.is_some_and(|at| at <= now)
+        is_revoked || self.is_at_the_gap().is_some() || self.expires.is_some_and(|at| at <= now)
     }
 
-    /// Ends the session and returns its subscriptions.
-    pub(crate) fn end(&mut self) -> BTreeSet<String> {
+    /// Removes QoS 1 messages of shared subscriptions that the client has not acknowledged, in
+    /// their order, for which `take` is true. QoS 2 messages that were sent stay: the standard
+    /// gives them to no other client (MQTT-4.8.2-5).
+    pub(crate) fn take_shared(&mut self, mut take: impl FnMut(&Arc<str>) -> bool) -> Vec<Queued> {
+        let mut taken = self.in_flight.take_shared(&mut take);
+        taken.append(&mut self.queue.take_shared(take));
+        taken
+    }
+
+    /// True when a message of a shared subscription waits, or is not acknowledged.
+    pub(crate) fn holds_shared(&self, share: &str) -> bool {
+        let is_of = |queued: &Queued| queued.share.as_ref().is_some_and(|held| **held == *share);
+        self.in_flight.any(is_of) || self.queue.any(is_of)
+    }
+
+    /// Filters of its shared subscriptions.
+    pub(crate) fn shares(&self) -> impl Iterator<Item = &String> {
+        // Together, as the filters are in order.
+        self.subscriptions
+            .range::<str, _>((Included("$share/"), Unbounded))
+            .take_while(|filter| filter.starts_with("$share/"))
+    }
+
+    /// True when the client has all messages before those that were lost.
+    pub(crate) fn is_at_the_gap(&self) -> Option<Lost> {
+        let lost = self.lost?;
+        let has_rest = lost == Lost::Queue && !(self.queue.is_empty() && self.in_flight.is_empty());
+        (!has_rest).then_some(lost)
+    }
+
+    /// Ends the session and returns it as it was.
+    pub(crate) fn end(&mut self) -> Self {
         let before = std::mem::take(self);
         self.over = true;
-        before.subscriptions
+        before
     }
 }
 
@@ -173,6 +213,7 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Push {
     Queued,
+    /// The queue is full, or has lost a message before this one.
     Full,
     /// The memory for sessions is used up.
     NoMemory,
@@ -181,11 +222,17 @@ pub(crate) enum Push {
     Over,
 }
 
+impl Subscriber for Arc<Session> {
+    fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
 impl Session {
-    /// A new session whose queue has its places in `memory`.
-    pub(crate) fn new(client: Arc<str>, link: Arc<Link>, expiry_secs: u32, memory: Held) -> Self {
-        let state = State { link: Some(link), expiry_secs, places: Some(memory), ..State::default() };
-        Self { client, state: Mutex::new(state) }
+    /// A new session.
+    pub(crate) fn new(client: Arc<str>, link: Arc<Link>, expiry_secs: u32, queue: Queue) -> Self {
+        let state = State { link: Some(link), expiry_secs, queue, ..State::default() };
+        Self { client, state: Mutex::new(state), waiting: AtomicU32::new(0) }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -199,31 +246,94 @@ impl Session {
         own.then_some(state)
     }
 
-    /// Queues a message without waiting: a slow subscriber slows no publisher.
-    pub(crate) fn push(&self, queued: Queued, capacity: usize) -> Push {
-        let link = {
+    /// Queues a message without waiting: a slow subscriber slows no publisher. Returns the messages
+    /// that were dropped for it, too.
+    pub(crate) fn push(self: &Arc<Self>, queued: Queued, bounds: &Bounds) -> (Push, Dropped) {
+        let (link, push, dropped) = {
             let mut state = self.state.lock();
             if state.over {
-                return Push::Over;
+                return (Push::Over, Dropped::default());
             }
             if state.link.is_none() && queued.qos == 0 {
-                return Push::Offline;
+                return (Push::Offline, Dropped::default());
             }
-            let bytes = state.queued_bytes + queued.message.bytes();
-            if state.queue.len() >= capacity || bytes > MAX_QUEUED_BYTES {
-                return Push::Full;
+            if state.lost.is_some() {
+                return (Push::Full, Dropped::default());
             }
-            if state.places.as_mut().is_some_and(|places| places.grow(PLACE_BYTES).is_err()) {
-                return Push::NoMemory;
+            let (dropped, refused) = state.queue.push(queued, bounds);
+            self.note(&mut state);
+            let push = match refused {
+                None => Push::Queued,
+                Some(Refused::Full) => return (Push::Full, dropped),
+                Some(Refused::Memory) => return (Push::NoMemory, dropped),
+                Some(Refused::Overflow) => {
+                    state.lost = Some(Lost::Queue);
+                    Push::Full
+                }
+            };
+            (state.link.clone(), push, dropped)
+        };
+        if let Some(link) = link {
+            link.signal(Link::ATTENTION);
+        }
+        (push, dropped)
+    }
+
+    /// Notes that a message for the session was lost: it gets the ones before, and ends.
+    pub(crate) fn lose(self: &Arc<Self>) {
+        let link = {
+            let mut state = self.state.lock();
+            if state.over || state.lost.is_some() {
+                return;
             }
-            state.queued_bytes = bytes;
-            state.queue.push_back(queued);
+            state.lost = Some(Lost::Queue);
             state.link.clone()
         };
         if let Some(link) = link {
             link.signal(Link::ATTENTION);
         }
-        Push::Queued
+    }
+
+    /// Drops messages because memory is short. A session that ends for it is signalled.
+    pub(crate) fn give_way(self: &Arc<Self>, when_full: QueueFull) -> Dropped {
+        let (dropped, link) = {
+            let mut state = self.state.lock();
+            self.note(&mut state);
+            if state.over || !state.queue.is_noted() {
+                return Dropped::default();
+            }
+            let dropped = state.queue.give_way(when_full);
+            // Without messages that wait, its memory is that of messages in flight, which cannot be
+            // dropped from a session that goes on.
+            let ends = dropped.others > 0 && when_full == QueueFull::EndSession || !dropped.any();
+            if ends {
+                state.lost = Some(Lost::Memory);
+                drop(std::mem::take(&mut state.in_flight));
+            }
+            self.note(&mut state);
+            (dropped, state.link.clone().filter(|_| ends))
+        };
+        if let Some(link) = link {
+            link.signal(Link::ATTENTION);
+        }
+        dropped
+    }
+
+    /// Notes the size of the queue, for the choice of members of shared subscriptions and of
+    /// the session that gives way.
+    pub(crate) fn note(self: &Arc<Self>, state: &mut State) {
+        self.waiting.store(u32::try_from(state.queue.len()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        let away = state.link.is_none();
+        state.queue.note(self, away);
+    }
+
+    /// Notes that the connection behind `link` has handled what has arrived; with `is_leaving`,
+    /// that it will read no more.
+    pub(crate) fn hand_over(&self, link: &Arc<Link>, is_leaving: bool) {
+        if let Some(mut state) = self.owned_by(link) {
+            state.is_leaving |= is_leaving;
+            state.handing_over = None;
+        }
     }
 
     /// Signals the connection that owns the session, if there is one.

@@ -5,13 +5,19 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::Broker;
+use crate::queue::{Queue, Queued};
 use crate::session::{Link, Session, State};
 use crate::takeovers::TakeoverPace;
 use crate::tenant::Tenant;
 use crate::will::Before;
 use door::{Grants, Identity, Inbox};
+
+/// Time that a connection waits until the one before it has read what has arrived. One whose socket
+/// is not read, as it waits for the log or a limit, keeps its client out no longer.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// A tenant's sessions.
 #[derive(Debug, Default)]
@@ -31,10 +37,9 @@ impl Sessions {
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) session: Arc<Session>,
-    /// An existing session continues.
+    /// An existing session continues. It outlives its connections already: its room is not looked
+    /// for again.
     pub(crate) present: bool,
-    /// The session already outlives its connections: its room is not looked for again.
-    pub(crate) is_kept: bool,
     /// Another connection owned it.
     pub(crate) taken_over: bool,
     pub(crate) before: Before,
@@ -42,11 +47,12 @@ pub(crate) struct Taken {
 
 impl<I: Inbox> Broker<I> {
     /// Makes the connection behind `link` the owner of the client's session, and closes the
-    /// connection that owned it before. With `clean` the session starts empty. Subscriptions that
-    /// are not granted to the `identity` are removed.
+    /// connection that owned it before. The session starts empty with `clean`, or when the one
+    /// before ends with its connection. Subscriptions that are not granted to the `identity` are
+    /// removed.
     ///
-    /// A session that did not outlive its connections does not yet get `expiry_secs`: the caller
-    /// gives it by [`Session::owned_by`] when there is room.
+    /// A new session does not yet get `expiry_secs`: the caller gives it by [`Session::owned_by`]
+    /// when there is room.
     pub(crate) fn take_session(
         &self,
         tenant: &Tenant,
@@ -58,39 +64,47 @@ impl<I: Inbox> Broker<I> {
     ) -> Taken {
         let mut sessions = tenant.sessions.0.lock();
         let mut before = Before::default();
+        let mut left = Vec::new();
         let mut taken_over = false;
         let mut pace = TakeoverPace::default();
         if let Some(held) = sessions.get(client) {
             let mut state = held.state();
-            if let Some(owner) = state.link.take() {
+            if let Some(owner) = state.link.take().filter(|_| !state.is_leaving) {
                 owner.signal(Link::TAKEN_OVER);
                 taken_over = true;
                 state.takeovers.count(Instant::now());
             }
             pace = std::mem::take(&mut state.takeovers);
             before = Before { last: state.last_will.take(), is_due: true, publishing: state.publishing.take() };
-            if clean || state.is_over(Instant::now()) {
-                tenant.end_session(&mut state, client);
+            if clean || state.expiry_secs == 0 || state.is_over(Instant::now()) {
+                left = self.end_session(tenant, &mut state, client);
             } else {
                 state.link = Some(Arc::clone(link));
+                (state.is_leaving, state.handing_over) = (false, None);
                 state.takeovers = pace;
-                let is_kept = state.expiry_secs > 0;
-                state.expiry_secs = if is_kept { expiry_secs } else { 0 };
+                state.expiry_secs = expiry_secs;
                 state.expires = None;
-                state.on_the_wire = 0;
+                state.in_flight.reconnect();
                 state.ended.clone_from(&identity.ended);
                 tenant.restrict(&mut state, client, &identity.grants);
+                let shares: Vec<String> = state.shares().cloned().collect();
+                shares.iter().for_each(|share| tenant.trie.set_connected(share, client, true));
                 if let Some(will) = state.will.take() {
                     // The receiver is gone when the will was published at this very moment.
                     will.send(()).ok();
                 }
+                held.note(&mut state);
                 drop(state);
+                let session = Arc::clone(held);
+                drop(sessions);
+                self.collect_shared(tenant, &shares);
                 // The client is back in time.
                 before.is_due = before.last.as_ref().is_some_and(|last| last.will.delay_secs == 0);
-                return Taken { session: Arc::clone(held), present: true, is_kept, taken_over, before };
+                return Taken { session, present: true, taken_over, before };
             }
         }
-        let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), 0, self.memory.sessions.hold()));
+        let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
+        let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), 0, queue));
         {
             let mut state = session.state();
             state.ended.clone_from(&identity.ended);
@@ -99,7 +113,9 @@ impl<I: Inbox> Broker<I> {
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }
-        Taken { session, present: false, is_kept: false, taken_over, before }
+        drop(sessions);
+        self.hand_on(tenant, client, left);
+        Taken { session, present: false, taken_over, before }
     }
 
     /// True while a connection owns the client's session.
@@ -117,7 +133,7 @@ impl<I: Inbox> Broker<I> {
             let tenant = self.tenants.get(tenant);
             let sessions = tenant.sessions.0.lock();
             let mut state = sessions.get(client).map(|session| session.state());
-            let taken = state.as_mut().filter(|state| state.link.is_some());
+            let taken = state.as_mut().filter(|state| state.link.is_some() && !state.is_leaving);
             taken.and_then(|state| state.takeovers.turn(Instant::now()))
         };
         let Some((wait, another)) = turn else { return Ok(()) };
@@ -130,20 +146,43 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
+    /// Waits until the connection that owns the client's session has handled what has arrived: a
+    /// DISCONNECT and the last messages come before the session changes hands.
+    pub(crate) async fn hand_over(&self, tenant: &Arc<str>, client: &str) {
+        let mut handled = {
+            let tenant = self.tenants.get(tenant);
+            let sessions = tenant.sessions.0.lock();
+            let Some(mut state) = sessions.get(client).map(|session| session.state()) else { return };
+            let Some(owner) = state.link.clone().filter(|_| !state.is_leaving) else { return };
+            let handled = state.handing_over.get_or_insert_with(|| watch::channel(()).0).subscribe();
+            owner.signal(Link::HAND_OVER);
+            handled
+        };
+        let most = HAND_OVER.min(Duration::from_millis(self.config.connect_timeout_ms / 4));
+        // An error is the end of it.
+        tokio::time::timeout(most, async { while handled.changed().await.is_ok() {} }).await.ok();
+    }
+
     /// Ends the ownership of the connection behind `link`: its session waits for the next one, or
     /// ends.
-    pub(crate) fn leave_session(&self, tenant: &Tenant, session: &Session, link: &Arc<Link>) {
+    pub(crate) fn leave_session(&self, tenant: &Tenant, session: &Arc<Session>, link: &Arc<Link>) {
         let mut sessions = tenant.sessions.0.lock();
         let Some(mut state) = session.owned_by(link) else { return };
         state.link = None;
-        if state.expiry_secs == 0 {
-            tenant.end_session(&mut state, &session.client);
+        let left = if state.expiry_secs == 0 {
+            let left = self.end_session(tenant, &mut state, &session.client);
             if sessions.remove(&session.client).is_some() {
                 self.metrics.sessions.dec();
             }
+            left
         } else {
             state.expires = Instant::now().checked_add(Duration::from_secs(u64::from(state.expiry_secs)));
-        }
+            let left = Self::leave_shares(tenant, session, &mut state);
+            session.note(&mut state);
+            left
+        };
+        drop((state, sessions));
+        self.hand_on(tenant, &session.client, left);
     }
 
     /// Ends a tenant's sessions that no connection owns, without their will messages.
@@ -159,7 +198,7 @@ impl<I: Inbox> Broker<I> {
                 // The receiver is gone when the will was published at this very moment.
                 will.send(()).ok();
             }
-            tenant.end_session(&mut state, client);
+            self.end_session(tenant, &mut state, client);
             false
         });
         self.metrics.sessions.dec_by((before - sessions.len()) as i64);
@@ -168,17 +207,39 @@ impl<I: Inbox> Broker<I> {
     /// Removes a tenant's expired sessions, and those whose credential was revoked.
     pub(crate) fn expire_sessions(&self, tenant: &Tenant) {
         let now = Instant::now();
+        let mut left = Vec::new();
+        let mut connected = 0;
         let mut sessions = tenant.sessions.0.lock();
         let before = sessions.len();
         sessions.retain(|client, session| {
             let mut state = session.state();
+            connected += usize::from(state.link.is_some());
             let expired = state.link.is_none() && state.is_over(now);
             if expired {
-                tenant.end_session(&mut state, client);
+                let messages = self.end_session(tenant, &mut state, client);
+                if !messages.is_empty() {
+                    left.push((Arc::clone(client), messages));
+                }
             }
             !expired
         });
         self.metrics.sessions.dec_by((before - sessions.len()) as i64);
+        drop(sessions);
+        tenant.set_connected(connected);
+        for (client, messages) in left {
+            self.hand_on(tenant, &client, messages);
+        }
+    }
+
+    /// Ends a session. Returns the messages of its shared subscriptions, which others get.
+    fn end_session(&self, tenant: &Tenant, state: &mut State, client: &str) -> Vec<Queued> {
+        let mut before = state.end();
+        for filter in &before.subscriptions {
+            tenant.trie.remove(filter, client);
+        }
+        let left = before.take_shared(|_| true);
+        self.metrics.dropped("session_ended").inc_by(before.queue.owed() as u64);
+        left
     }
 }
 
@@ -194,11 +255,5 @@ impl Tenant {
             }
             granted
         });
-    }
-
-    fn end_session(&self, state: &mut State, client: &str) {
-        for filter in state.end() {
-            self.trie.remove(&filter, client);
-        }
     }
 }

@@ -3,6 +3,7 @@
 //! retained message or a will message.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use model::Budget;
@@ -14,6 +15,7 @@ use crate::message::Message;
 use crate::retained::{Retained, Room};
 use crate::session::Session;
 use crate::sessions::Sessions;
+use crate::sys::Figure;
 use crate::trie::Trie;
 
 /// One tenant's sessions, subscriptions and retained messages.
@@ -22,6 +24,21 @@ pub(crate) struct Tenant {
     pub(crate) sessions: Sessions,
     pub(crate) trie: Trie<Arc<Session>>,
     pub(crate) retained: Retained,
+    /// The figures that were published last.
+    pub(crate) figures: Mutex<Vec<Figure>>,
+    /// Clients that were connected a second ago.
+    connected: AtomicUsize,
+}
+
+impl Tenant {
+    /// Returns the number of clients that were connected a second ago.
+    pub(crate) fn connected(&self) -> usize {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_connected(&self, clients: usize) {
+        self.connected.store(clients, Ordering::Relaxed);
+    }
 }
 
 /// All tenants. Each is made when its first client connects, and kept.
@@ -43,7 +60,9 @@ impl Held {
     fn get(&mut self, id: &Arc<str>, room: &Arc<Room>, subscriptions: &Budget) -> &Arc<Tenant> {
         self.by_id.entry(Arc::clone(id)).or_insert_with(|| {
             let retained = Retained::new(Arc::clone(room), self.awaiting);
-            Arc::new(Tenant { sessions: Sessions::default(), trie: Trie::new(subscriptions), retained })
+            let (sessions, trie) = (Sessions::default(), Trie::new(subscriptions));
+            let (figures, connected) = Default::default();
+            Arc::new(Tenant { sessions, trie, retained, figures, connected })
         })
     }
 }
@@ -60,6 +79,10 @@ impl Tenants {
         Arc::clone(self.held.lock().get(id, &self.room, &self.subscriptions))
     }
 
+    pub(crate) fn find(&self, id: &str) -> Option<Arc<Tenant>> {
+        self.held.lock().by_id.get(id).cloned()
+    }
+
     pub(crate) fn remove(&self, id: &str) -> Option<Arc<Tenant>> {
         self.held.lock().by_id.remove(id)
     }
@@ -71,12 +94,13 @@ impl Tenants {
     /// Adds the retained messages of earlier starts; unless `is_last`, only of some tenants, which
     /// are all those with messages. Changes made since this start take precedence.
     pub(crate) fn restore(&self, messages: Vec<RetainedMessage>, is_last: bool) {
+        let now = model::clock::now();
         let mut left_out = 0_usize;
         let mut by_tenant: HashMap<Arc<str>, Vec<Message>, foldhash::fast::RandomState> = HashMap::default();
         for message in messages {
-            let RetainedMessage { tenant, topic, payload, qos, properties } = message;
+            let RetainedMessage { tenant, topic, payload, qos, properties, published } = message;
             match Message::within(self.room.memory(), &topic, &payload, qos, true, &properties) {
-                Ok(message) => by_tenant.entry(tenant).or_default().push(message),
+                Ok(message) => by_tenant.entry(tenant).or_default().push(message.published(published, now)),
                 Err(_) => left_out += 1,
             }
         }
@@ -129,6 +153,7 @@ mod tests {
             payload: b"old".to_vec(),
             qos: 1,
             properties: vec![],
+            published: model::clock::now(),
         }
     }
 

@@ -4,6 +4,8 @@
 //! filters of more than [`MAX_LEVELS`] levels. A topic may be longer: the walk ends where the tree
 //! does.
 
+mod group;
+
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use model::{Budget, Full, Held};
 use parking_lot::RwLock;
 
 use crate::codec::subscribe::Options;
+use group::Group;
+pub use group::{Chosen, Subscriber};
 
 /// Maximum number of levels of a filter.
 pub const MAX_LEVELS: usize = 128;
@@ -62,54 +66,6 @@ struct Node<S> {
     shared: Map<Box<str>, Group<S>>,
 }
 
-/// The members of a `$share` group on one filter.
-#[derive(Debug)]
-struct Group<S> {
-    members: Vec<Entry<S>>,
-    /// Places in `members` by client id.
-    places: Map<Arc<str>, usize>,
-    turn: AtomicUsize,
-}
-
-impl<S> Group<S> {
-    /// Returns the member whose turn it is.
-    fn next(&self) -> Option<&Entry<S>> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        self.members.get(turn % self.members.len().max(1))
-    }
-
-    /// Adds a member, or replaces its entry. True when it is new.
-    fn insert(&mut self, entry: Entry<S>) -> bool {
-        match self.places.get(&entry.client) {
-            Some(place) => {
-                self.members[*place] = entry;
-                false
-            }
-            None => {
-                self.places.insert(Arc::clone(&entry.client), self.members.len());
-                self.members.push(entry);
-                true
-            }
-        }
-    }
-
-    /// Removes a member. True when there was one.
-    fn remove(&mut self, client: &str) -> bool {
-        let Some(place) = self.places.remove(client) else { return false };
-        self.members.swap_remove(place);
-        if let Some(moved) = self.members.get(place) {
-            self.places.insert(Arc::clone(&moved.client), place);
-        }
-        true
-    }
-}
-
-impl<S> Default for Group<S> {
-    fn default() -> Self {
-        Self { members: Vec::new(), places: HashMap::default(), turn: AtomicUsize::new(0) }
-    }
-}
-
 impl<S> Node<S> {
     fn is_empty(&self) -> bool {
         self.here.is_empty() && self.shared.is_empty() && self.children.is_empty()
@@ -124,7 +80,7 @@ impl<S> Node<S> {
         };
         let Some(found) = self.shared.get_mut(name) else { return false };
         let gone = found.remove(client);
-        if found.members.is_empty() {
+        if found.is_empty() {
             self.shared.remove(name);
             shrink(&mut self.shared);
         }
@@ -143,7 +99,7 @@ impl<S> Node<S> {
         }
         let held = node.is_some_and(|node| match group {
             None => node.here.contains_key(client),
-            Some(name) => node.shared.get(name).is_some_and(|group| group.places.contains_key(client)),
+            Some(name) => node.shared.get(name).is_some_and(|group| group.contains(client)),
         });
         if held { bytes } else { bytes + entry_bytes(levels, group) }
     }
@@ -154,7 +110,7 @@ fn node_bytes(level: &str) -> usize {
 }
 
 fn entry_bytes(levels: &str, group: Option<&str>) -> usize {
-    ENTRY_BYTES + levels.len() + group.map_or(0, |name| ENTRY_BYTES + 2 * name.len())
+    ENTRY_BYTES + levels.len() + group.map_or(0, |name| ENTRY_BYTES + 3 * name.len() + levels.len())
 }
 
 /// Frees most of a map that has become nearly empty.
@@ -192,7 +148,7 @@ impl<S> Trie<S> {
     }
 }
 
-impl<S: Clone> Trie<S> {
+impl<S: Clone + Subscriber> Trie<S> {
     /// Returns the number of subscriptions.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
@@ -220,7 +176,7 @@ impl<S: Clone> Trie<S> {
         }
         let new = match group {
             None => node.here.insert(Arc::clone(&entry.client), entry).is_none(),
-            Some(name) => node.shared.entry(name.into()).or_default().insert(entry),
+            Some(name) => node.shared.entry(name.into()).or_insert_with(|| Group::new(filter)).insert(entry),
         };
         if new {
             self.count.fetch_add(1, Ordering::Relaxed);
@@ -242,18 +198,70 @@ impl<S: Clone> Trie<S> {
         gone
     }
 
-    /// Calls `found` for each subscription that matches `topic`; of a shared group, for one member
-    /// in turn.
-    pub fn matches(&self, topic: &str, mut found: impl FnMut(&Entry<S>)) {
+    /// Calls `found` for each subscription that matches `topic`; of a shared group, for the member
+    /// that was chosen.
+    pub fn matches(&self, topic: &str, mut found: impl FnMut(&Entry<S>, Option<Chosen<'_>>)) {
         if self.is_empty() {
             return;
         }
         let root = self.root.read();
         let ControlFlow::<Infallible>::Continue(()) = walk(&root.node, topic, topic.starts_with('$'), &mut |node| {
-            node.here.values().for_each(&mut found);
-            node.shared.values().filter_map(Group::next).for_each(&mut found);
+            node.here.values().for_each(|entry| found(entry, None));
+            node.shared.values().filter_map(|group| group.next(None)).for_each(|(entry, chosen)| {
+                found(entry, Some(chosen));
+            });
             ControlFlow::Continue(())
         });
+    }
+
+    /// Chooses a member of a shared subscription other than `except` for a message, and returns
+    /// whether it is connected.
+    pub(crate) fn another(&self, filter: &str, except: &str) -> Option<(Entry<S>, bool)> {
+        let root = self.root.read();
+        let (entry, chosen) = find_group(&root.node, filter)?.next(Some(except))?;
+        Some((entry.clone(), chosen.is_connected))
+    }
+
+    /// Notes that a member of a shared subscription has connected or left.
+    pub(crate) fn set_connected(&self, filter: &str, client: &str, connected: bool) {
+        let (Some(name), levels) = split(filter) else { return };
+        let mut root = self.root.write();
+        let mut node = &mut root.node;
+        for level in levels.split('/') {
+            let Some(child) = node.children.get_mut(level) else { return };
+            node = child;
+        }
+        if let Some(group) = node.shared.get_mut(name) {
+            group.set_connected(client, connected);
+        }
+    }
+
+    /// True when a member of a shared subscription is connected, apart from `except`.
+    pub(crate) fn has_connected(&self, filter: &str, except: &str) -> bool {
+        let root = self.root.read();
+        let group = find_group(&root.node, filter);
+        group.is_some_and(|group| group.has_connected(except))
+    }
+
+    /// Notes that a member of a shared subscription holds messages while it is away.
+    pub(crate) fn note_holder(&self, filter: &str, client: &Arc<str>) {
+        let root = self.root.read();
+        if let Some(group) = find_group(&root.node, filter) {
+            group.note_holder(client);
+        }
+    }
+
+    /// Returns the members of a shared subscription that were away and hold messages, and forgets
+    /// that.
+    pub(crate) fn take_holders(&self, filter: &str) -> Vec<S> {
+        let root = self.root.read();
+        let Some(group) = find_group(&root.node, filter) else { return Vec::new() };
+        group.take_holders()
+    }
+
+    /// True when there is a subscription below a first level without a wildcard.
+    pub(crate) fn has_level(&self, level: &str) -> bool {
+        !self.is_empty() && self.root.read().node.children.contains_key(level)
     }
 
     /// True when a subscription matches `topic`. Stops at the first one, and no group's turn
@@ -272,6 +280,13 @@ impl<S: Clone> Trie<S> {
         });
         found.is_break()
     }
+}
+
+/// Finds the group of a filter with `$share`.
+fn find_group<'a, S>(root: &'a Node<S>, filter: &str) -> Option<&'a Group<S>> {
+    let (name, levels) = split(filter);
+    let node = levels.split('/').try_fold(root, |node, level| node.children.get(level))?;
+    node.shared.get(name?)
 }
 
 /// Visits every node whose filter matches the rest of a topic, until `visit` breaks. `top` is true

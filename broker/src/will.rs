@@ -164,17 +164,17 @@ impl<I: Inbox> Broker<I> {
         let mut intake = self.inbox.open(sender);
         let verdict = intake.take(&door::Message { topic, payload, delivery });
         let denied = matches!(verdict, Verdict::Denied | Verdict::OverQuota(_));
-        let keep = !denied
-            && self.keeps(tenant, topic, will.retain)
-            && self.may_retain(tenant, last.meter.as_ref(), topic, payload);
-        if will.retain && !denied && !keep {
+        let keeps = self.keeps(tenant, last.meter.as_ref(), (topic, payload), will.retain && !denied);
+        if let Err(limit) = keeps {
             tracing::info!(
                 tenant = %sender.tenant, client = %sender.client, topic,
-                "a will message is delivered and not kept: a limit of retained messages is reached"
+                "a will message is delivered and {limit}"
             );
         }
-        let copy = if denied { None } else { self.copy(topic, payload, will.qos, keep, properties) };
-        let keep = keep && copy.is_some();
+        let keep = keeps == Ok(true);
+        let copy = |keep| if denied { None } else { self.copy(topic, payload, will.qos, keep, properties) };
+        let copy = copy(keep).or_else(|| if keep { copy(false) } else { None });
+        let keep = copy.as_ref().is_some_and(|message| message.retain);
         if keep {
             intake.retain(&Retained { topic, payload, qos: will.qos, properties });
         }
@@ -185,8 +185,12 @@ impl<I: Inbox> Broker<I> {
         if matches!(verdict, Verdict::Staged | Verdict::Quarantined) || keep || clears {
             door::store(&mut intake).await?;
         }
-        if let Some(message) = copy {
-            self.route(tenant, &message, &sender.client);
+        match copy {
+            Some(message) => {
+                self.route(tenant, &message, &sender.client);
+            }
+            None if denied => {}
+            None => self.lose(tenant, topic, will.qos),
         }
         Ok(())
     }

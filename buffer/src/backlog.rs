@@ -10,6 +10,10 @@
 //!
 //! Only the writer's process knows these numbers, so that they begin anew with it: what the log
 //! held before is counted for no tenant, and is not free.
+//!
+//! A log on Redis has a second place, the spill: while records go there, the share is one of its
+//! free bytes. A spilled record is counted in both: in the spill until it is drained, and in the
+//! log until it is flushed, so that nothing has to be counted when it moves.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,6 +24,7 @@ use std::task::Waker;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
+use crate::backend::Placed;
 use crate::batcher::TaskId;
 use crate::log::now;
 
@@ -69,14 +74,47 @@ impl Ledger {
     }
 }
 
-/// The backlog of a log. One for each writer.
-pub struct Backlog {
+/// A place where records wait for the sinks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Log,
+    Spill,
+}
+
+/// Unflushed bytes of all tenants in a place.
+struct Room {
     capacity: u64,
-    /// Bytes that a tenant may hold for each free byte.
-    per_free_byte: f64,
-    /// Every sink has passed this offset.
+    /// Every sink, or the drain of the spill, has passed this offset of the place.
     passed: AtomicU64,
     all: Ledger,
+}
+
+impl Room {
+    fn of(capacity: u64) -> Self {
+        Self { capacity, passed: AtomicU64::new(0), all: Ledger::default() }
+    }
+
+    fn passed(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+
+    fn add(&self, end: u64, bytes: u64) {
+        self.all.add(end, bytes, self.least());
+    }
+
+    fn least(&self) -> u64 {
+        self.capacity / PARTS
+    }
+}
+
+/// The backlog of a log. One for each writer.
+pub struct Backlog {
+    /// Bytes that a tenant may hold for each free byte.
+    per_free_byte: f64,
+    /// By [`Place`].
+    rooms: [Room; 2],
+    /// Records go to the spill.
+    spills: AtomicBool,
     accounts: Mutex<Accounts>,
     /// Accounts with tasks that wait.
     waiting: Mutex<Vec<Arc<Account>>>,
@@ -94,7 +132,8 @@ struct Accounts {
 /// bytes.
 pub struct Account {
     tenant: Arc<str>,
-    ledger: Ledger,
+    /// By [`Place`].
+    ledgers: [Ledger; 2],
     /// Bytes that were submitted and are not appended yet.
     pending: AtomicU64,
     tasks: Mutex<HashMap<TaskId, Waker>>,
@@ -111,21 +150,22 @@ impl fmt::Debug for Account {
 
 impl fmt::Debug for Backlog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Backlog").field("capacity", &self.capacity).field("bytes", &self.all.bytes()).finish()
+        let [log, spill] = &self.rooms;
+        let (log, spill) = ((log.all.bytes(), log.capacity), (spill.all.bytes(), spill.capacity));
+        f.debug_struct("Backlog").field("log", &log).field("spill", &spill).finish_non_exhaustive()
     }
 }
 
 impl Backlog {
-    /// A log of `capacity` bytes of which a tenant may hold `percent` alone; `None` when one may
-    /// hold all.
-    pub(crate) fn new(capacity: u64, percent: u32) -> Option<Arc<Self>> {
+    /// A log of `capacity` bytes, with a spill or without one, of which a tenant may hold `percent`
+    /// alone; `None` when one may hold all.
+    pub(crate) fn new(capacity: u64, spill: Option<u64>, percent: u32) -> Option<Arc<Self>> {
         let share = f64::from(percent.clamp(1, 100)) / 100.0;
         (share < 1.0).then(|| {
             Arc::new(Self {
-                capacity,
                 per_free_byte: share / (1.0 - share),
-                passed: AtomicU64::new(0),
-                all: Ledger::default(),
+                rooms: [capacity, spill.unwrap_or(0)].map(Room::of),
+                spills: AtomicBool::new(false),
                 accounts: Mutex::default(),
                 waiting: Mutex::default(),
                 has_waiting: AtomicBool::new(false),
@@ -133,9 +173,29 @@ impl Backlog {
         })
     }
 
-    /// Counts bytes that end at `end` and were in the log before.
-    pub(crate) fn found(&self, end: u64, bytes: u64) {
-        self.all.add(end, bytes, self.least());
+    /// Counts bytes that end at `end` and were in this place before.
+    pub(crate) fn found(&self, place: Place, end: u64, bytes: u64) {
+        self.room(place).add(end, bytes);
+    }
+
+    fn room(&self, place: Place) -> &Room {
+        &self.rooms[place as usize]
+    }
+
+    /// The place to which records go now.
+    fn place(&self) -> Place {
+        if self.spills.load(Ordering::SeqCst) { Place::Spill } else { Place::Log }
+    }
+
+    /// Notes where records go from now on.
+    pub(crate) fn goes_to(&self, place: Place) {
+        self.spills.store(place == Place::Spill, Ordering::SeqCst);
+        self.wake(false);
+    }
+
+    /// True while tasks wait for the share of their tenants.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.has_waiting.load(Ordering::SeqCst)
     }
 
     /// Returns the account of a tenant.
@@ -145,13 +205,15 @@ impl Backlog {
             return Arc::clone(account);
         }
         if accounts.by_tenant.len() >= accounts.full.max(LEAST_TABLE) {
-            let passed = self.passed.load(Ordering::SeqCst);
-            accounts.by_tenant.retain(|_, account| Arc::strong_count(account) > 1 || account.settled(passed) > 0);
+            accounts.by_tenant.retain(|_, account| {
+                let holds = |place| account.settled(place, self.room(place).passed()) > 0;
+                Arc::strong_count(account) > 1 || holds(Place::Log) || holds(Place::Spill)
+            });
             accounts.full = 2 * accounts.by_tenant.len();
         }
         let account = Arc::new(Account {
             tenant: Arc::clone(tenant),
-            ledger: Ledger::default(),
+            ledgers: Default::default(),
             pending: AtomicU64::new(0),
             tasks: Mutex::default(),
             waits: AtomicBool::new(false),
@@ -161,13 +223,10 @@ impl Backlog {
         account
     }
 
-    fn least(&self) -> u64 {
-        self.capacity / PARTS
-    }
-
-    /// Bytes that a tenant may hold now.
-    fn share(&self) -> u64 {
-        let free = self.capacity.saturating_sub(self.all.bytes());
+    /// Bytes of this place that a tenant may hold now.
+    fn share(&self, place: Place) -> u64 {
+        let room = self.room(place);
+        let free = room.capacity.saturating_sub(room.all.bytes());
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
@@ -180,9 +239,10 @@ impl Backlog {
 
     /// True when a tenant holds no more than its share: it may add a batch of any size.
     fn has_room(&self, account: &Account) -> bool {
+        let place = self.place();
+        let share = self.share(place);
         // Without a settlement first: most tenants hold little.
-        let share = self.share();
-        account.bytes() <= share || account.settled(self.passed.load(Ordering::SeqCst)) <= share
+        account.held(place) <= share || account.settled(place, self.room(place).passed()) <= share
     }
 
     /// True when a tenant of this log may submit now. Else the task is woken when it may.
@@ -206,22 +266,28 @@ impl Backlog {
         has_room
     }
 
-    /// Notes that every sink has passed this offset, and wakes tasks whose tenants have room now.
-    pub(crate) fn pass(&self, offset: u64) {
-        self.passed.fetch_max(offset, Ordering::SeqCst);
-        self.all.settle(self.passed.load(Ordering::SeqCst));
+    /// Notes that every sink has passed this offset of the log, or the drain this one of the spill,
+    /// and wakes tasks whose tenants have room now.
+    pub(crate) fn pass(&self, place: Place, offset: u64) {
+        let room = self.room(place);
+        room.passed.fetch_max(offset, Ordering::SeqCst);
+        room.all.settle(room.passed());
         self.wake(false);
     }
 
-    /// Counts a batch: the bytes that each tenant submitted, and the bytes that the log used for
-    /// all `submitted` bytes.
-    pub(crate) fn appended(&self, batch: &mut Vec<(Arc<Account>, u64)>, submitted: u64, end: u64, used: u64) {
-        self.all.add(end, used, self.least());
+    /// Counts a batch: the bytes that each tenant submitted, and the bytes that were used for all
+    /// `submitted` bytes.
+    pub(crate) fn appended(&self, batch: &mut Vec<(Arc<Account>, u64)>, submitted: u64, placed: Placed) {
+        let Placed { end, spilled, bytes: used } = placed;
+        let places = [Some((Place::Log, end)), spilled.map(|end| (Place::Spill, end))];
+        let places = || places.iter().flatten().map(|(place, end)| (*place, self.room(*place), *end));
+        places().for_each(|(_, room, end)| room.add(end, used));
         let mut waits = false;
         for (account, bytes) in batch.drain(..) {
             let cost = u128::from(bytes) * u128::from(used) / u128::from(submitted.max(1));
+            let cost = u64::try_from(cost).unwrap_or(u64::MAX);
             if cost > 0 {
-                account.ledger.add(end, u64::try_from(cost).unwrap_or(u64::MAX), self.least());
+                places().for_each(|(place, room, end)| account.ledgers[place as usize].add(end, cost, room.least()));
             }
             account.pending.fetch_sub(bytes, Ordering::SeqCst);
             waits |= account.waits.load(Ordering::SeqCst);
@@ -237,11 +303,12 @@ impl Backlog {
         if !self.has_waiting.load(Ordering::SeqCst) {
             return;
         }
-        let (passed, share) = (self.passed.load(Ordering::SeqCst), self.share());
+        let place = self.place();
+        let (passed, share) = (self.room(place).passed(), self.share(place));
         let mut woken = Vec::new();
         let mut waiting = self.waiting.lock();
         waiting.retain(|account| {
-            let waits = !all && account.settled(passed) > share;
+            let waits = !all && account.settled(place, passed) > share;
             if !waits {
                 account.waits.store(false, Ordering::SeqCst);
                 woken.extend(account.tasks.lock().drain().map(|(_, waker)| waker));
@@ -257,12 +324,16 @@ impl Backlog {
 impl Account {
     /// Bytes that the tenant has submitted and that are not known to be flushed.
     pub fn bytes(&self) -> u64 {
-        self.ledger.bytes() + self.pending.load(Ordering::SeqCst)
+        self.held(Place::Log)
     }
 
-    fn settled(&self, passed: u64) -> u64 {
-        self.ledger.settle(passed);
-        self.bytes()
+    fn held(&self, place: Place) -> u64 {
+        self.ledgers[place as usize].bytes() + self.pending.load(Ordering::SeqCst)
+    }
+
+    fn settled(&self, place: Place, passed: u64) -> u64 {
+        self.ledgers[place as usize].settle(passed);
+        self.held(place)
     }
 
     /// Forgets a task that waits for room.
@@ -279,9 +350,11 @@ impl Account {
         let (now, last) = (now(), self.reported.load(Ordering::SeqCst));
         let is_due = last.saturating_add(QUIET) <= now;
         if is_due && self.reported.compare_exchange(last, now, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            let (bytes, unflushed) = (self.bytes(), log.all.bytes());
+            let place = log.place();
+            let room = log.room(place);
             tracing::warn!(
-                tenant = %self.tenant, bytes, unflushed, capacity = log.capacity,
+                tenant = %self.tenant, ?place, bytes = self.held(place), unflushed = room.all.bytes(),
+                capacity = room.capacity,
                 "the tenant holds its share of the log with records that a sink has not stored yet; its devices wait \
                  (log.tenant_share_percent)"
             );
@@ -306,7 +379,11 @@ mod tests {
     }
 
     fn backlog(percent: u32) -> Arc<Backlog> {
-        Backlog::new(6400, percent).unwrap()
+        Backlog::new(6400, Some(3200), percent).unwrap()
+    }
+
+    fn placed(end: u64, bytes: u64) -> Placed {
+        Placed { end, spilled: None, bytes }
     }
 
     /// Appends `bytes` of a tenant as a batch that ends at `end`, if it may.
@@ -316,7 +393,7 @@ mod tests {
             return false;
         }
         account.submitted(bytes);
-        log.appended(&mut vec![(account, bytes)], bytes, end, bytes);
+        log.appended(&mut vec![(account, bytes)], bytes, placed(end, bytes));
         true
     }
 
@@ -345,7 +422,7 @@ mod tests {
         assert!(near(held[0], 2100) && near(held[1], 2100), "{held:?}");
         assert!(append(&log, "quiet", 50, 2000));
         assert!(near(fill(&backlog(75), &["a"])[0], 4800));
-        assert!(Backlog::new(6400, 100).is_none(), "no limit");
+        assert!(Backlog::new(6400, None, 100).is_none(), "no limit");
     }
 
     #[test]
@@ -358,22 +435,22 @@ mod tests {
             assert!(!log.may_submit(&account, &waker));
         }
         let woken = || count.0.load(Ordering::Relaxed);
-        log.pass(0);
+        log.pass(Place::Log, 0);
         assert_eq!(woken(), 0, "nothing was passed");
-        log.pass(20);
+        log.pass(Place::Log, 20);
         assert_eq!(woken(), 1);
         assert!(account.bytes() < 1500 && log.may_submit(&account, &waker));
-        log.pass(1000);
-        assert_eq!((account.settled(1000), log.all.bytes(), woken()), (0, 0, 1));
+        log.pass(Place::Log, 1000);
+        assert_eq!((account.settled(Place::Log, 1000), log.room(Place::Log).all.bytes(), woken()), (0, 0, 1));
     }
 
     #[test]
     fn what_the_log_held_before_is_not_free_until_it_is_passed() {
         let log = backlog(50);
-        log.found(10, 4400);
+        log.found(Place::Log, 10, 4400);
         let held = fill(&log, &["a"])[0];
         assert!((1000..=1100).contains(&held), "{held}");
-        log.pass(10);
+        log.pass(Place::Log, 10);
         assert!(append(&log, "a", 100, 2000));
     }
 
@@ -384,7 +461,7 @@ mod tests {
         account.submitted(6500);
         let count = Arc::new(Count::default());
         assert!(!log.may_submit(&account, &Waker::from(Arc::clone(&count))));
-        log.appended(&mut vec![(Arc::clone(&account), 6500)], 6500, 5, 0);
+        log.appended(&mut vec![(Arc::clone(&account), 6500)], 6500, placed(5, 0));
         assert_eq!((account.bytes(), count.0.load(Ordering::Relaxed)), (0, 1));
     }
 
@@ -394,8 +471,39 @@ mod tests {
         let (a, b) = (log.account(&"a".into()), log.account(&"b".into()));
         a.submitted(300);
         b.submitted(100);
-        log.appended(&mut vec![(Arc::clone(&a), 300), (Arc::clone(&b), 100)], 400, 1, 800);
+        log.appended(&mut vec![(Arc::clone(&a), 300), (Arc::clone(&b), 100)], 400, placed(1, 800));
         assert_eq!((a.bytes(), b.bytes()), (600, 200));
+    }
+
+    #[test]
+    fn the_share_is_one_of_the_place_to_which_records_go() {
+        let log = backlog(50);
+        fill(&log, &["a"]);
+        let (count, account) = (Arc::new(Count::default()), log.account(&"a".into()));
+        let waker = Waker::from(Arc::clone(&count));
+        assert!(!log.may_submit(&account, &waker));
+        log.goes_to(Place::Spill);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1, "there is room in the spill");
+        let spill = |tenant: &str, end: u64| {
+            let account = log.account(&tenant.into());
+            let may_submit = log.may_submit(&account, Waker::noop());
+            if may_submit {
+                account.submitted(100);
+                log.appended(&mut vec![(account, 100)], 100, Placed { spilled: Some(end), ..placed(100 + end, 100) });
+            }
+            may_submit
+        };
+        let spilled = (1..100).take_while(|end| spill("a", *end)).count();
+        assert!((16..=17).contains(&spilled), "half of the spill: {spilled}");
+        assert!(spill("quiet", 50));
+        log.pass(Place::Spill, 10);
+        assert!(spill("a", 51));
+        // What was drained is still unflushed in the log.
+        log.pass(Place::Spill, 51);
+        log.goes_to(Place::Log);
+        assert!(!append(&log, "a", 100, 2000));
+        log.pass(Place::Log, 151);
+        assert!(append(&log, "a", 100, 2000));
     }
 
     #[test]

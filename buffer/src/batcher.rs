@@ -16,11 +16,12 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use crate::backlog::{Account, Backlog};
-use crate::frame::{Frame, FrameBuilder, MAX_BODY_BYTES, Staged};
+use crate::frame::{FrameBuilder, MAX_BODY_BYTES, Staged};
 use crate::metrics::Metrics;
 use crate::resends::{Bounds, Resends};
 use crate::traces::{Appended, Appends};
 
+pub use crate::backend::{AppendError, LogBackend, Placed};
 pub use crate::resends::Notice;
 /// Number of a batch, from 1; batches become durable in order.
 pub use model::Ticket;
@@ -62,9 +63,6 @@ impl Default for BatchConfig {
     }
 }
 
-/// Bytes of a log that a frame takes are a multiple of this.
-const SECTOR: u64 = 512;
-
 /// News of clients that wait for the writer at most.
 const MAX_NOTICES: usize = 1 << 16;
 
@@ -89,77 +87,6 @@ pub enum SubmitError {
     /// The log has failed.
     #[error("the log has failed and accepts no more records: {0}")]
     Failed(Arc<str>),
-}
-
-/// Stores the batches of a log. Runs on the writer thread and may block.
-pub trait LogBackend: Send {
-    /// Stores the records in `builder` as a frame. When it returns, the frame is durable and the
-    /// builder is empty.
-    ///
-    /// # Errors
-    /// [`AppendError`]; after `Retry` the caller repeats it with the same builder until it
-    /// succeeds.
-    fn append(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError>;
-
-    /// Recent frames, oldest first, for detecting resent messages.
-    fn recent(&self) -> Vec<Frame>;
-
-    /// The frame that holds this offset, as long as it is in memory.
-    fn recent_at(&self, offset: u64) -> Option<Frame> {
-        let _ = offset;
-        None
-    }
-
-    /// True when the records fit into one frame of this log. Those of one message always do.
-    fn fits(&self, builder: &FrameBuilder) -> bool {
-        let _ = builder;
-        true
-    }
-
-    /// Key of the hashes by which resent messages are recognised: random, secret, and the same for
-    /// all nodes and starts of an installation.
-    fn key(&self) -> [u64; 2] {
-        [0; 2]
-    }
-
-    /// Frames that other writers appended since the last successful call, or recently when `anew`.
-    /// Called for every batch with resent messages: their senders may have been connected to
-    /// another node.
-    ///
-    /// # Errors
-    /// [`AppendError`]; after `Retry` the caller repeats it until it succeeds: without these frames
-    /// a resent message might be stored twice.
-    fn recent_elsewhere(&mut self, anew: bool) -> Result<Vec<Frame>, AppendError> {
-        let _ = anew;
-        Ok(Vec::new())
-    }
-
-    /// Returns the backlog of the log, when tenants are held to a share of it.
-    fn backlog(&self) -> Option<Arc<Backlog>> {
-        None
-    }
-
-    /// Called when appends become blocked, with the reason, or unblocked.
-    fn blocked(&self, reason: Option<&str>);
-
-    /// Ends the backend; no append follows.
-    ///
-    /// # Errors
-    /// When the end of the log cannot be recorded; no record is lost.
-    fn close(&mut self) -> Result<(), AppendError> {
-        Ok(())
-    }
-}
-
-/// The reason why an append failed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum AppendError {
-    /// No space, or the server is unavailable: the batch is kept and retried until it succeeds.
-    #[error("{0}")]
-    Retry(String),
-    /// The state of the disk is unknown: the append is never retried.
-    #[error("{0}")]
-    Fatal(String),
 }
 
 /// Submits records to a log. Cheap to clone; dropping the last clone closes the log.
@@ -397,8 +324,8 @@ struct Writer<A> {
     /// As [`State::submitted`] and [`State::accounts`], of the current batch.
     submitted: u64,
     accounts: Vec<(Arc<Account>, u64)>,
-    /// Bytes of the log that the current batch took.
-    used: u64,
+    /// The place of the last frame, with the bytes that the current batch took.
+    placed: Placed,
     /// Wakers of the current batch.
     waiting: Vec<Waker>,
     /// Frames with traced messages whose spans are not recorded yet.
@@ -418,7 +345,7 @@ impl<A: LogBackend> Writer<A> {
             spare: FrameBuilder::default(),
             submitted: 0,
             accounts: Vec::new(),
-            used: 0,
+            placed: Placed::default(),
             waiting: Vec::new(),
             appended: Vec::new(),
         }
@@ -454,8 +381,8 @@ impl<A: LogBackend> Writer<A> {
                 return;
             }
             if let Some(backlog) = &self.shared.backlog {
-                let used = std::mem::take(&mut self.used);
-                backlog.appended(&mut self.accounts, self.submitted, self.end.unwrap_or(0), used);
+                backlog.appended(&mut self.accounts, self.submitted, self.placed);
+                self.placed.bytes = 0;
             }
             self.shared.durable.store(ticket, Ordering::Release);
             self.waiting.drain(..).for_each(Waker::wake);
@@ -536,7 +463,8 @@ impl<A: LogBackend> Writer<A> {
         })?;
         let writing = begun.elapsed();
         self.shared.metrics.appended(&frame, writing);
-        self.used += (frame.bytes().len() as u64).next_multiple_of(SECTOR);
+        let placed = self.form.placed(&frame);
+        self.placed = Placed { bytes: self.placed.bytes + placed.bytes, ..placed };
         if frame.traced().next().is_some() && self.shared.traces.get().is_some() {
             self.appended.push(Appended::now(&frame, writing, self.shared.metrics.spilling.get() > 0));
         }

@@ -7,6 +7,7 @@
 //! Hands on: [`frame::Frame`]s to readers.
 //! Never: reports memory as durable; retries an fsync; drops records when full.
 
+mod backend;
 mod backlog;
 pub mod batcher;
 pub mod catalogue;

@@ -246,6 +246,19 @@ async fn a_full_disk_of_the_keyring_makes_devices_wait_and_loses_nothing() {
     assert!(!matches!(log.read(0, 1).await, Err(ReadError::Damaged(_))));
 }
 
+#[test]
+fn the_keys_of_all_new_tenants_of_a_frame_are_made_with_one_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = envelope::testing::keyring(dir.path());
+    let (_log, batcher) = EmbeddedLog::open(config(dir.path(), Some(&keys)), Arc::default()).unwrap();
+    let tenants: Vec<String> = (0..300).map(|n| format!("t{n}")).collect();
+    let tenants: Vec<&str> = tenants.iter().map(String::as_str).collect();
+    append(&batcher, stage(&tenants, 1)).unwrap();
+    assert_eq!((keys.appends(), keys.status().tenants.len()), (1, 300));
+    append(&batcher, stage(&tenants, 2)).unwrap();
+    assert_eq!(keys.appends(), 1);
+}
+
 /// The names of a schema that many tenants send are sealed once for each of them.
 #[tokio::test]
 async fn long_names_of_many_tenants_are_split_into_frames_that_can_be_read() {

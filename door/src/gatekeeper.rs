@@ -106,6 +106,11 @@ pub trait Gatekeeper: Send + Sync + 'static {
         false
     }
 
+    /// True when a client may see the figures of the whole process, rather than of its tenant.
+    fn shows_installation(&self) -> bool {
+        false
+    }
+
     /// Checks the next token of a client that is connected as `known`, which is not a connection
     /// more. The identity is that of the same device, with the end of the new token.
     ///
@@ -125,6 +130,10 @@ impl<G: Gatekeeper + ?Sized> Gatekeeper for Arc<G> {
 
     fn takes_tokens(&self) -> bool {
         (**self).takes_tokens()
+    }
+
+    fn shows_installation(&self) -> bool {
+        (**self).shows_installation()
     }
 
     async fn admit_again(&self, credentials: &Credentials<'_>, known: &Sender) -> Result<Identity, Refusal> {
@@ -154,5 +163,9 @@ impl Gatekeeper for OneTenant {
             meter: None,
             expires: None,
         })
+    }
+
+    fn shows_installation(&self) -> bool {
+        true
     }
 }

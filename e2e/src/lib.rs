@@ -7,6 +7,8 @@
 
 pub mod device;
 pub mod keyed;
+pub mod keyed_fleet;
+pub mod load;
 pub mod partition;
 pub mod picture;
 pub mod play;

@@ -1,7 +1,8 @@
-//! Real servers: redis-server, mongod as a replica set of one member, influxd, Jaeger, Kafka and
-//! PostgreSQL, each on a free port with its data in a given folder.
+//! Real servers: redis-server, mongod as a replica set of one member, influxd, Jaeger, Kafka,
+//! Mosquitto and PostgreSQL, each on a free port with its data in a given folder.
 
 mod kafka;
+mod mosquitto;
 mod postgres;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use mongodb::options::ClientOptions;
 use rustix::process::{Pid, Signal, kill_process};
 
 pub use kafka::{Kafka, Record};
+pub use mosquitto::Mosquitto;
 pub use postgres::Postgres;
 
 /// Time-out of the start of a server.

@@ -43,21 +43,21 @@ async fn mosquitto_clients_publish_and_subscribe_in_both_versions() -> anyhow::R
         assert_stored(&weir, version, 6).await?;
         // A later subscriber receives the retained message.
         let state = format!("state/{version}");
-        let retain = ["-h", "127.0.0.1", "-p", &port, "-V", version, "-t", &state, "-q", "1", "-r", "-m", "on"];
+        let retain = ["-h", "127.0.0.1", "-p", &port, "-V", version, "-t", &state, "-q", "2", "-r", "-m", "on"];
         checked("mosquitto_pub", Command::new("mosquitto_pub").args(retain).output()?)?;
-        let subscribe =
-            ["-h", "127.0.0.1", "-p", &port, "-V", version, "-t", "state/+", "-C", "1", "-W", "10", "-q", "1"];
-        let seen = checked("mosquitto_sub", Command::new("mosquitto_sub").args(subscribe).output()?)?;
-        ensure!(seen.trim() == "on", "mosquitto_sub printed {seen:?}");
+        let subscribe = ["-h", "127.0.0.1", "-p", &port, "-V", version, "-t", "state/+", "-C", "1", "-W", "10"];
+        let at_qos_2 = ["-q", "2", "-F", "%q %p"];
+        let seen = checked("mosquitto_sub", Command::new("mosquitto_sub").args(subscribe).args(at_qos_2).output()?)?;
+        ensure!(seen.trim() == "2 on", "mosquitto_sub printed {seen:?}");
     }
     weir.stop()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eclipse_paho_publishes_and_subscribes_in_both_versions() -> anyhow::Result<()> {
+async fn eclipse_paho_publishes_and_subscribes_in_all_versions() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let weir = Weir::start(dir.path())?;
-    for version in ["3.1.1", "5"] {
+    for version in ["3.1", "3.1.1", "5"] {
         let mut command = Command::new(python()?);
         command.arg(script("eclipse_paho.py")).args([
             "127.0.0.1",

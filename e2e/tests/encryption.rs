@@ -81,6 +81,16 @@ async fn stored(weir: &Weir, count: usize) -> anyhow::Result<()> {
     .await
 }
 
+/// Waits until there is no latest state.
+async fn without_states(weir: &Weir) -> anyhow::Result<()> {
+    wait_until("the latest states are gone", BOUND, async || {
+        let latest = weir.cli(&["latest", "--format", "csv"])?;
+        ensure!(latest.lines().count() <= 1, "{latest}");
+        Ok(())
+    })
+    .await
+}
+
 /// Waits until nothing is pending in the books.
 async fn flushed(weir: &Weir) -> anyhow::Result<()> {
     wait_until("everything is flushed", BOUND, async || {
@@ -213,10 +223,12 @@ async fn a_destroyed_tenant_is_unreadable_at_once_and_a_backup_needs_the_key_of_
     ensure!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("--yes"));
     checked("destroy", weir(&["encryption", "destroy", "default", "--yes"], dir.path(), &on)?)?;
     stored(&running, 0).await?;
+    without_states(&running).await?;
     // Messages are acknowledged, and their contents discarded.
     publish(running.mqtt, 100)?;
     flushed(&running).await?;
     stored(&running, 0).await?;
+    without_states(&running).await?;
     println!("{}", running.cli(&["books", "--check"])?);
     running.kill()?;
     let running = Weir::start_with(dir.path(), &mqtt, &on)?;

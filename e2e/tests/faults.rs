@@ -86,7 +86,7 @@ const FAULTS: [Fault; 7] = [
     Fault {
         name: "the indexes of MongoDB are dropped",
         kind: Kind::IndexDropped,
-        log: "index `by_device_and_time` of `blocks`",
+        log: "index `by_device_time_and_size` of `blocks`",
         state: "",
         metric: "",
         alert: "none: they are made again",

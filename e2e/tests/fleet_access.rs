@@ -1,18 +1,17 @@
 //! Authentication in a fleet: one registry on PostgreSQL for several processes.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use mqtt_client::{Connect, Packet, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use weir_e2e::keyed_fleet::KeyedFleet;
 use weir_e2e::partition::Partition;
 use weir_e2e::services::{Postgres, skipped};
 use weir_e2e::site::Site;
-use weir_e2e::{Weir, checked, program, wait_until};
+use weir_e2e::wait_until;
 
 const WAIT: Duration = Duration::from_secs(30);
 /// The bound within which a revocation reaches every process that reads the registry.
@@ -21,60 +20,13 @@ const BOUND: Duration = Duration::from_secs(5);
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
 const DEVICES: usize = 20;
 
-/// Three processes with all roles. The third one reaches the registry through a network that can
-/// be cut.
-struct Fleet {
-    nodes: Vec<Weir>,
-    key: String,
-    _site: Site,
-}
-
-impl Fleet {
-    async fn start() -> anyhow::Result<(Self, Partition, Postgres)> {
-        let site = Site::new(false, &[("WEIR_AUTH_REQUIRED", "true")]).await?;
-        let postgres = Postgres::start(&site.dir.path().join("postgres")).await?;
-        let network = Partition::new(postgres.0.address).await?;
-        let registries = [postgres.url(), postgres.url(), postgres.url_at(network.address)];
-        Ok((Self::with(site, &registries)?, network, postgres))
-    }
-
-    /// Starts a process for each value of `auth.registry`.
-    fn with(mut site: Site, registries: &[String]) -> anyhow::Result<Self> {
-        let first = site.folder("n0");
-        let key = init(&site, &first, &registries[0])?;
-        let peppers = first.join("data/peppers").display().to_string();
-        site.environment.push(("WEIR_AUTH_PEPPERS".into(), peppers));
-        let mut nodes = Vec::new();
-        for (number, registry) in registries.iter().enumerate() {
-            site.environment.retain(|(key, _)| key != "WEIR_AUTH_REGISTRY");
-            site.environment.push(("WEIR_AUTH_REGISTRY".into(), registry.clone()));
-            nodes.push(site.start(&format!("n{number}"), "all", "127.0.0.1:0")?);
-        }
-        Ok(Self { nodes, key, _site: site })
-    }
-
-    fn cli(&self, node: usize, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new(program("weir")?);
-        command.args(arguments).args(["--server", &self.nodes[node].url()]).env("WEIR_API_KEY", &self.key);
-        checked(&format!("weir {arguments:?}"), command.output()?)
-    }
-
-    /// Adds a device; returns the id of its credential, and its secret.
-    fn add(&self, node: usize, device: &str) -> anyhow::Result<(String, String)> {
-        let text = self.cli(node, &["devices", "add", device, "--format", "json"])?;
-        let answer: serde_json::Value = serde_json::from_str(&text)?;
-        let field = |name: &str| answer[name].as_str().map(str::to_owned).with_context(|| text.clone());
-        Ok((field("id")?, field("password")?))
-    }
-}
-
-/// Makes the registry, its peppers and the key of the operator.
-fn init(site: &Site, folder: &Path, registry: &str) -> anyhow::Result<String> {
-    std::fs::create_dir_all(folder)?;
-    let mut command = Command::new(program("weir")?);
-    command.current_dir(folder).args(["init", "--data-dir", "data"]);
-    command.envs(site.environment.iter().map(|(name, value)| (name, value))).env("WEIR_AUTH_REGISTRY", registry);
-    Ok(checked("weir init", command.output()?)?.trim().to_owned())
+/// Three processes. The third one reaches the registry through a network that can be cut.
+async fn partitioned() -> anyhow::Result<(KeyedFleet, Partition, Postgres)> {
+    let site = Site::new(false, &[("WEIR_AUTH_REQUIRED", "true")]).await?;
+    let postgres = Postgres::start(&site.dir.path().join("postgres")).await?;
+    let network = Partition::new(postgres.0.address).await?;
+    let registries = [postgres.url(), postgres.url(), postgres.url_at(network.address)];
+    Ok((KeyedFleet::with(site, &registries)?, network, postgres))
 }
 
 /// A connected device.
@@ -141,7 +93,7 @@ async fn a_revocation_ends_sessions_on_every_node_and_on_a_partitioned_one_when_
     if skipped("a_revocation_ends_sessions_on_every_node", &["redis-server", "mongod", "postgres"])? {
         return Ok(());
     }
-    let (fleet, network, _postgres) = Fleet::start().await?;
+    let (fleet, network, _postgres) = partitioned().await?;
     let mut devices = Vec::new();
     for number in 0..DEVICES {
         let device = format!("d{number}");
@@ -219,7 +171,7 @@ async fn the_registry_may_be_in_the_database_of_the_readings() -> anyhow::Result
         return Ok(());
     }
     let site = Site::new(false, &[("WEIR_AUTH_REQUIRED", "true")]).await?;
-    let fleet = Fleet::with(site, &["mongodb".to_owned(), "mongodb".to_owned()])?;
+    let fleet = KeyedFleet::with(site, &["mongodb".to_owned(), "mongodb".to_owned()])?;
     let (id, secret) = fleet.add(0, "d1")?;
     let connected = Client::connect(fleet.nodes[1].mqtt, "d1", "x", &secret).await?;
     let client = connected.map_err(|code| anyhow::anyhow!("refused with {code:#04x}"))?;

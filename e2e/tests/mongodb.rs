@@ -222,7 +222,11 @@ async fn an_index_dropped_underneath_costs_no_query_and_a_dropped_collection_is_
     blocks.drop_indexes().await?;
     let rows = weir.cli(&["query", "room-001", "--since", "1d", "--format", "csv"])?;
     ensure!(rows.contains("room-001,"), "{rows}");
-    ensure!(tail_of_log(dir.path()).contains("index `by_device_and_time` of `blocks`"), "{}", tail_of_log(dir.path()));
+    ensure!(
+        tail_of_log(dir.path()).contains("index `by_device_time_and_size` of `blocks`"),
+        "{}",
+        tail_of_log(dir.path())
+    );
     weir.stop()?;
     blocks.drop_indexes().await?;
     let weir = start(dir.path(), &mqtt, &mongod)?;

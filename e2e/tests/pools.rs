@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use weir_e2e::device::Device;
 use weir_e2e::keyed::{self, Keyed};
+use weir_e2e::load::{Load, RoundTrips};
 use weir_e2e::services::{Mongod, skipped};
 use weir_e2e::{checked, program, tail_of_log, wait_until};
 
@@ -50,6 +51,10 @@ impl Site {
         Device::new(tenant, self.keyed.weir.mqtt).with_password(tenant, &self.passwords[number])
     }
 
+    fn quiet(&self, number: usize, sent: u64) -> RoundTrips {
+        RoundTrips::new(self.device(number), TENANTS[number].0, sent)
+    }
+
     fn readings(&self, number: usize) -> anyhow::Result<u64> {
         let tenant = TENANTS[number].0;
         let rows = self.cli(&["query", tenant, "--tenant", tenant, "--format", "csv", "--limit", "1000000"])?;
@@ -70,88 +75,6 @@ impl Site {
         let text = self.keyed.weir.get("/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)).context(text.clone())?;
         Ok(line.trim().to_owned())
-    }
-}
-
-/// A device of a tenant with one message under way at a time.
-struct Quiet {
-    device: Device,
-    tenant: &'static str,
-    sent: u64,
-}
-
-impl Quiet {
-    fn new(site: &Site, number: usize) -> Self {
-        Self { device: site.device(number), tenant: TENANTS[number].0, sent: 0 }
-    }
-
-    /// Sends one message and returns the time until its acknowledgement.
-    fn round_trip(&mut self) -> anyhow::Result<Duration> {
-        let begun = Instant::now();
-        let topic = format!("devices/{}/telemetry", self.tenant);
-        self.device.send(self.sent, &topic, format!("{{\"n\":{}}}", self.sent).as_bytes())?;
-        self.sent += 1;
-        while self.device.in_flight() > 0 {
-            self.device.acknowledged()?;
-        }
-        Ok(begun.elapsed())
-    }
-
-    fn round_trips(&mut self, count: usize, name: &str) -> anyhow::Result<Duration> {
-        let mut times = (0..count).map(|_| self.round_trip()).collect::<anyhow::Result<Vec<_>>>()?;
-        times.sort();
-        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-        println!("{} {name}: PUBACK p50 {:?}, p99 {:?}, max {:?}", self.tenant, at(50), at(99), at(100));
-        Ok(at(50))
-    }
-}
-
-/// A device that sends messages of 2 KB, and sends again what was not acknowledged.
-struct Load {
-    sent: AtomicU64,
-    acknowledged: AtomicU64,
-    stop: AtomicBool,
-    /// Port of the broker.
-    port: AtomicU64,
-}
-
-impl Load {
-    fn run(&self, mut device: Device) -> anyhow::Result<()> {
-        let text: String =
-            (0..2000_u32).map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 27) as u8 % 26)).collect();
-        let mut sent = 0;
-        loop {
-            let stops = self.stop.load(Ordering::SeqCst);
-            if stops && device.in_flight() == 0 {
-                return Ok(());
-            }
-            device.reach(([127, 0, 0, 1], u16::try_from(self.port.load(Ordering::SeqCst))?).into());
-            if device.connect().is_err() {
-                thread::yield_now();
-                continue;
-            }
-            while !stops && device.in_flight() < 50 {
-                let payload = format!("{{\"n\":{sent},\"text\":\"{sent}{text}\"}}");
-                let lost = device.send(sent, "devices/acme/telemetry", payload.as_bytes()).is_err();
-                sent += 1;
-                self.sent.store(sent, Ordering::SeqCst);
-                if lost {
-                    break;
-                }
-            }
-            let acknowledged = device.acknowledged_until_lost()?.len() as u64;
-            self.acknowledged.fetch_add(acknowledged, Ordering::SeqCst);
-        }
-    }
-
-    async fn grown(&self, by: u64) -> anyhow::Result<()> {
-        let from = self.acknowledged.load(Ordering::SeqCst);
-        wait_until("acknowledgements", PATIENCE, async || {
-            let now = self.acknowledged.load(Ordering::SeqCst);
-            ensure!(now >= from + by, "{now} of {}", from + by);
-            Ok(())
-        })
-        .await
     }
 }
 
@@ -182,24 +105,18 @@ async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> a
     }
     let list = site.cli(&["tenants", "list", "--format", "csv"])?;
     ensure!(list.contains("acme,,active,gold,") && list.contains("globex,,active,shared,"), "{list}");
-    let mut quiet = [Quiet::new(&site, GLOBEX), Quiet::new(&site, INITECH)];
+    let mut quiet = [site.quiet(GLOBEX, 0), site.quiet(INITECH, 0)];
     let mut alone = Vec::new();
     for device in &mut quiet {
         alone.push(device.round_trips(300, "alone")?);
     }
 
-    let load = Load {
-        sent: AtomicU64::new(0),
-        acknowledged: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-        port: AtomicU64::new(site.keyed.weir.mqtt.port().into()),
-    };
-    let load: &'static Load = Box::leak(Box::new(load));
+    let load: &'static Load = Box::leak(Box::new(Load::new(site.keyed.weir.mqtt)));
     let loading = thread::spawn({
         let device = site.device(ACME);
-        move || load.run(device)
+        move || load.run(device, TENANTS[ACME].0)
     });
-    load.grown(200).await?;
+    load.grown(200, PATIENCE).await?;
     wait_until("readings in the database of gold", PATIENCE, async || {
         let count = blocks(&gold.client().await?, "gold").count_documents(doc! {}).await?;
         ensure!(count > 0, "{count}");
@@ -238,10 +155,10 @@ async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> a
     let begun = Instant::now();
     site.keyed = Keyed { weir: keyed::run(dir)?, key };
     println!("started again in {:?} beside a store that is away", begun.elapsed());
-    load.port.store(site.keyed.weir.mqtt.port().into(), Ordering::SeqCst);
+    load.reach(site.keyed.weir.mqtt);
     for (number, device) in [GLOBEX, INITECH].into_iter().zip(&mut quiet) {
         let sent = device.sent;
-        *device = Quiet { sent, ..Quiet::new(&site, number) };
+        *device = site.quiet(number, sent);
         device.round_trips(300, "after a restart beside a full log of another pool")?;
     }
     gold.0.kill()?;
@@ -252,7 +169,7 @@ async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> a
     // The store is back: everything arrives once.
     gold.0.start_again()?;
     gold.primary().await?;
-    load.grown(500).await?;
+    load.grown(500, PATIENCE).await?;
     load.stop.store(true, Ordering::SeqCst);
     loading.join().expect("the load does not panic")?;
     let sent = load.sent.load(Ordering::SeqCst);
@@ -317,7 +234,7 @@ async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> a
     ensure!(refused.contains("files"), "{refused}");
     let log = tail_of_log(dir);
     ensure!(log.contains("initech") && log.contains("files"), "{log}");
-    Quiet::new(&site, GLOBEX).round_trips(20, "beside a pool that is not there")?;
+    site.quiet(GLOBEX, 0).round_trips(20, "beside a pool that is not there")?;
 
     // The restored folder, with the pool again.
     let Keyed { weir, key } = site.keyed;

@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -101,13 +101,28 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Contents, String> {
     Ok(Contents { head, lines: lines.collect::<Result<_, String>>()?, whole: whole as u64 })
 }
 
-/// Appends a line, durable when it returns; on an error nothing is added.
-pub(crate) fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+/// A file at one time. It differs after each append and replacement.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    number: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        Ok(Self { number: found.ino(), length: found.len(), modified: (found.mtime(), found.mtime_nsec()) })
+    }
+}
+
+/// Appends whole lines, durable when it returns; on an error nothing is added.
+pub(crate) fn append(path: &Path, lines: &[u8]) -> io::Result<()> {
     // The name may not be durable yet, when the sync after a replacement failed.
     folder_of(path)?.sync_all()?;
     let mut file = File::options().read(true).append(true).open(path)?;
     let before = cut_to_line(&mut file)?;
-    let written = file.write_all(line).and_then(|()| file.sync_all());
+    let written = file.write_all(lines).and_then(|()| file.sync_all());
     if written.is_err() {
         // The first error is reported; a part of the line has no end and is cut at the next start.
         file.set_len(before).ok();

@@ -1,5 +1,6 @@
 //! The keys of all tenants, and the file that holds them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,9 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::data_key::{DataKey, key_id, unwrap, wrap};
 use crate::error::{KeyringError, SealError, UnsealError};
-use crate::file::{self, Contents, Line};
+use crate::file::{self, Contents, Line, Stamp};
 use crate::kek::{Config, Kek};
-use crate::state::{State, Status, Tenant, TenantStatus, create, encode, load, unused_id, wrapping};
+use crate::state::{State, Status, Tenant, TenantStatus, create, encode, load, read_followed, unused_id, wrapping};
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "keyring";
@@ -25,8 +26,8 @@ pub struct Keyring(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     seals: bool,
-    /// False when another process may change the file.
-    is_own: bool,
+    /// The file is changed by another process.
+    followed: Option<Followed>,
     /// Held while the file is written.
     writing: Mutex<()>,
     state: RwLock<State>,
@@ -34,6 +35,13 @@ struct Inner {
     destructions: AtomicU64,
     discarded: AtomicU64,
     unreadable: AtomicU64,
+    appends: AtomicU64,
+}
+
+/// A file that another process changes, as it was read.
+struct Followed {
+    config: Config,
+    read: Mutex<Stamp>,
 }
 
 impl fmt::Debug for Keyring {
@@ -83,26 +91,44 @@ impl Keyring {
             }
             None => create(&path, &kek)?,
         };
-        Ok(Some(Self::of(path, state, !config.read_only, true)))
+        Ok(Some(Self::of(path, state, !config.read_only, None)))
     }
 
     /// Reads the keyring in `dir`, also while a process uses it or in a backup. It is never
-    /// changed: only the keys that are there can be used.
+    /// changed here: only the keys that are there can be used. Each use sees the keys that the
+    /// other process has made and destroyed until then.
     ///
     /// # Errors
     /// [`KeyringError`].
     pub fn read(config: &Config, dir: &Path) -> Result<Self, KeyringError> {
         let path = dir.join(FILE);
-        let kek = Kek::read(config)?.ok_or_else(|| KeyringError::Off(path.clone()))?;
-        let bytes = std::fs::read(&path).map_err(|source| KeyringError::Io { path: path.clone(), source })?;
-        let (state, _) = load(&path, &bytes, &kek)?;
-        Ok(Self::of(path, state, !config.read_only, false))
+        let (state, stamp) = read_followed(config, &path)?;
+        let followed = Followed { config: config.clone(), read: Mutex::new(stamp) };
+        Ok(Self::of(path, state, !config.read_only, Some(followed)))
     }
 
-    fn of(path: PathBuf, state: State, seals: bool, is_own: bool) -> Self {
-        let (writing, destructions, discarded) = (Mutex::default(), AtomicU64::new(0), AtomicU64::new(0));
-        let (state, unreadable) = (RwLock::new(state), AtomicU64::new(0));
-        Self(Arc::new(Inner { path, seals, is_own, writing, state, destructions, discarded, unreadable }))
+    fn of(path: PathBuf, state: State, seals: bool, followed: Option<Followed>) -> Self {
+        let (writing, state) = (Mutex::default(), RwLock::new(state));
+        let [destructions, discarded, unreadable, appends] = [const { AtomicU64::new(0) }; 4];
+        let inner = Inner { path, seals, followed, writing, state, destructions, discarded, unreadable, appends };
+        Self(Arc::new(inner))
+    }
+
+    /// Reads the file again if another process has changed it.
+    fn follow(&self) -> Result<(), KeyringError> {
+        let Some(followed) = &self.0.followed else { return Ok(()) };
+        let mut read = followed.read.lock();
+        if Stamp::of(&self.0.path).map_err(|source| self.io(source))? == *read {
+            return Ok(());
+        }
+        let (mut next, stamp) = read_followed(&followed.config, &self.0.path)?;
+        let mut state = self.0.state.write();
+        next.keep_used(&state);
+        *state = next;
+        drop(state);
+        self.0.destructions.fetch_add(1, Ordering::Release);
+        *read = stamp;
+        Ok(())
     }
 
     /// True when new data is to be sealed; otherwise sealed data is only read.
@@ -136,6 +162,11 @@ impl Keyring {
     ) -> Result<&'a mut [u8], UnsealError> {
         let damaged = || UnsealError::Damaged(tenant.to_owned());
         let id = key_id(sealed).ok_or_else(damaged)?;
+        let missing = || UnsealError::Missing { tenant: tenant.to_owned(), id };
+        self.follow().map_err(|error| {
+            tracing::warn!(%error, "cannot read the keyring, which another process has changed");
+            missing()
+        })?;
         let key = {
             let state = self.0.state.read();
             let held = state.tenants.get(tenant);
@@ -144,7 +175,7 @@ impl Keyring {
                 None if held.is_some_and(|held| held.destroyed.contains(&id)) => {
                     return Err(UnsealError::Destroyed(tenant.to_owned()));
                 }
-                None => return Err(UnsealError::Missing { tenant: tenant.to_owned(), id }),
+                None => return Err(missing()),
             }
         };
         key.open(&aad(tenant, id, place), sealed).map_err(|_| damaged())
@@ -173,6 +204,13 @@ impl Keyring {
         self.0.state.read().tenants.get(tenant).is_some_and(|held| held.closed.is_some())
     }
 
+    /// Returns the tenants for which nothing is sealed, because their keys were destroyed.
+    pub fn closed(&self) -> Vec<String> {
+        let state = self.0.state.read();
+        let closed = state.tenants.iter().filter(|(_, held)| held.closed.is_some());
+        closed.map(|(tenant, _)| tenant.clone()).collect()
+    }
+
     /// True when bytes were sealed with a key that was destroyed.
     pub fn is_destroyed(&self, tenant: &str, sealed: &[u8]) -> bool {
         let state = self.0.state.read();
@@ -180,16 +218,46 @@ impl Keyring {
         destroyed.zip(key_id(sealed)).is_some_and(|(destroyed, id)| destroyed.contains(&id))
     }
 
+    /// Makes the keys that these tenants do not have yet, with one append to the file for all of
+    /// them: sealing for each of them then waits for no disk.
+    ///
+    /// # Errors
+    /// [`SealError::NoKey`] with the first of them: no key was made, and it may work later.
+    pub fn prepare<'a>(&self, tenants: impl IntoIterator<Item = &'a str>) -> Result<(), SealError> {
+        let without_key = |state: &State, tenant: &str| {
+            state.tenants.get(tenant).is_none_or(|held| held.closed.is_none() && held.keys.is_empty())
+        };
+        let mut missing: BTreeSet<&str> = {
+            let state = self.0.state.read();
+            tenants.into_iter().filter(|tenant| without_key(&state, tenant)).collect()
+        };
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let no_key = |tenant: &str, error: &KeyringError| SealError::NoKey {
+            tenant: tenant.to_owned(),
+            reason: error.to_string(),
+        };
+        let first = missing.first().copied().unwrap_or_default();
+        self.follow().map_err(|error| no_key(first, &error))?;
+        let _one_at_a_time = self.0.writing.lock();
+        {
+            let state = self.0.state.read();
+            missing.retain(|tenant| without_key(&state, tenant));
+        }
+        let Some(first) = missing.first().copied() else { return Ok(()) };
+        self.make_keys(&missing).map_err(|error| no_key(first, &error))
+    }
+
     /// Returns the key that seals for a tenant; the first use makes it.
     fn current(&self, tenant: &str) -> Result<Arc<DataKey>, SealError> {
+        let no_key = |reason: String| SealError::NoKey { tenant: tenant.to_owned(), reason };
+        self.follow().map_err(|error| no_key(error.to_string()))?;
         if let Some(found) = self.held(tenant) {
             return found;
         }
-        let _one_at_a_time = self.0.writing.lock();
-        if let Some(found) = self.held(tenant) {
-            return found;
-        }
-        self.make_key(tenant).map_err(|error| SealError::NoKey { tenant: tenant.to_owned(), reason: error.to_string() })
+        self.prepare([tenant])?;
+        self.held(tenant).unwrap_or_else(|| Err(no_key("it was destroyed meanwhile".to_owned())))
     }
 
     fn held(&self, tenant: &str) -> Option<Result<Arc<DataKey>, SealError>> {
@@ -201,20 +269,38 @@ impl Keyring {
         }
     }
 
-    /// The caller holds `writing`.
-    fn make_key(&self, tenant: &str) -> Result<Arc<DataKey>, KeyringError> {
+    /// Adds a key for each of these tenants. The caller holds `writing`.
+    fn make_keys(&self, tenants: &BTreeSet<&str>) -> Result<(), KeyringError> {
         self.check_own()?;
-        let raw = DataKey::generate()?;
-        let (id, line) = {
+        let mut lines = Vec::new();
+        let mut keys = Vec::with_capacity(tenants.len());
+        {
             let state = self.0.state.read();
-            let id = unused_id(state.tenants.get(tenant))?;
-            let wrapped = wrap(&state.master, &wrapping(tenant, id), &raw)?;
-            (id, Line::Key { tenant: tenant.to_owned(), key: id, wrapped })
-        };
-        file::append(&self.0.path, &file::encode(&line)).map_err(|source| self.io(source))?;
-        let key = Arc::new(DataKey::new(id, &raw)?);
-        self.0.state.write().tenants.entry(tenant.to_owned()).or_default().keys.push(Arc::clone(&key));
-        Ok(key)
+            for tenant in tenants {
+                let raw = DataKey::generate()?;
+                let id = unused_id(state.tenants.get(*tenant))?;
+                let wrapped = wrap(&state.master, &wrapping(tenant, id), &raw)?;
+                lines.append(&mut file::encode(&Line::Key { tenant: (*tenant).to_owned(), key: id, wrapped }));
+                keys.push((*tenant, Arc::new(DataKey::new(id, &raw)?)));
+            }
+        }
+        self.append(&lines)?;
+        let mut state = self.0.state.write();
+        for (tenant, key) in keys {
+            state.tenants.entry(tenant.to_owned()).or_default().keys.push(key);
+        }
+        Ok(())
+    }
+
+    fn append(&self, lines: &[u8]) -> Result<(), KeyringError> {
+        file::append(&self.0.path, lines).map_err(|source| self.io(source))?;
+        self.0.appends.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The number of appends to the file by this process. Each waits for the disk.
+    pub fn appends(&self) -> u64 {
+        self.0.appends.load(Ordering::Relaxed)
     }
 
     /// Destroys the keys of a tenant, durably when it returns: nothing that was sealed for it can
@@ -261,7 +347,7 @@ impl Keyring {
             return Ok(());
         }
         let line = Line::Allowed { tenant: tenant.to_owned(), allowed: true };
-        file::append(&self.0.path, &file::encode(&line)).map_err(|source| self.io(source))?;
+        self.append(&file::encode(&line))?;
         if let Some(held) = self.0.state.write().tenants.get_mut(tenant) {
             held.closed = None;
         }
@@ -341,7 +427,7 @@ impl Keyring {
     }
 
     fn check_own(&self) -> Result<(), KeyringError> {
-        if self.0.is_own { Ok(()) } else { Err(KeyringError::Shared) }
+        if self.0.followed.is_none() { Ok(()) } else { Err(KeyringError::Shared) }
     }
 
     fn contents(&self) -> Result<Contents, KeyringError> {

@@ -8,8 +8,8 @@ use hashbrown::HashMap;
 
 use crate::data_key::{DataKey, RawKey, unwrap};
 use crate::error::KeyringError;
-use crate::file::{self, Contents, Head, Line};
-use crate::kek::Kek;
+use crate::file::{self, Contents, Head, Line, Stamp};
+use crate::kek::{Config, Kek};
 
 pub(crate) struct State {
     pub(crate) head: Head,
@@ -104,6 +104,41 @@ pub(crate) fn load(path: &Path, bytes: &[u8], kek: &Kek) -> Result<(State, u64),
         }
     }
     Ok((State { head, master, tenants }, whole))
+}
+
+/// Readings of a file that is replaced meanwhile.
+const READS: usize = 5;
+
+/// Reads the file of another process. The bytes of a file that is replaced are overwritten, also
+/// while they are read here.
+pub(crate) fn read_followed(config: &Config, path: &Path) -> Result<(State, Stamp), KeyringError> {
+    let io = |source| KeyringError::Io { path: path.to_owned(), source };
+    let kek = Kek::read(config)?.ok_or_else(|| KeyringError::Off(path.to_owned()))?;
+    let mut reads = 1;
+    loop {
+        let stamp = Stamp::of(path).map_err(io)?;
+        let bytes = std::fs::read(path).map_err(io)?;
+        let is_whole = Stamp::of(path).map_err(io)? == stamp;
+        match load(path, &bytes, &kek) {
+            Ok((state, _)) if is_whole || reads == READS => return Ok((state, stamp)),
+            Err(error) if is_whole || reads == READS => return Err(error),
+            _ => reads += 1,
+        }
+    }
+}
+
+impl State {
+    /// Keeps the keys of `before` that are still there, with the nonces that they have used.
+    pub(crate) fn keep_used(&mut self, before: &Self) {
+        for (tenant, held) in &mut self.tenants {
+            let Some(before) = before.tenants.get(tenant) else { continue };
+            for key in &mut held.keys {
+                if let Some(used) = before.keys.iter().find(|used| used.id() == key.id()) {
+                    *key = Arc::clone(used);
+                }
+            }
+        }
+    }
 }
 
 /// A random id that no key of the tenant has had, so that keys of two keyrings differ.

@@ -294,3 +294,60 @@ fn a_copy_that_was_overwritten_meanwhile_is_found_without_a_key() {
         assert!(check(&path).is_err(), "zeros from byte {from}");
     }
 }
+
+#[test]
+fn a_keyring_that_is_only_read_sees_keys_that_are_made_and_destroyed_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = key_file(dir.path(), KEY);
+    let keys = open(&config, dir.path());
+    let of_a = sealed(&keys, "a", b"1");
+    let read = Keyring::read(&config, dir.path()).unwrap();
+    let by_reader = sealed(&read, "a", b"2");
+    let of_b = sealed(&keys, "b", b"3");
+    assert_eq!(opened(&read, "b", &of_b).unwrap(), b"3");
+    assert_eq!(opened(&keys, "b", &sealed(&read, "b", b"4")).unwrap(), b"4");
+    keys.rotate(&key_file(dir.path(), &format!("{NEXT}\n{KEY}"))).unwrap();
+    assert_eq!(opened(&keys, "b", &sealed(&read, "b", b"5")).unwrap(), b"5");
+    keys.destroy("a").unwrap();
+    let refused = read.seal("a", b"", &mut vec![0; HEAD_BYTES], 0);
+    assert!(matches!(refused, Err(SealError::Destroyed(tenant)) if tenant == "a"));
+    for sealed in [of_a, by_reader] {
+        assert_eq!(opened(&read, "a", &sealed), Err(UnsealError::Destroyed("a".into())));
+    }
+    keys.allow("a").unwrap();
+    let again = sealed(&keys, "a", b"6");
+    assert_eq!(opened(&read, "a", &again).unwrap(), b"6");
+    assert_eq!(opened(&keys, "a", &sealed(&read, "a", b"7")).unwrap(), b"7");
+    // Nothing is sealed or opened while it cannot be read.
+    std::fs::rename(dir.path().join(FILE), dir.path().join("aside")).unwrap();
+    let refused = read.seal("a", b"", &mut vec![0; HEAD_BYTES], 0);
+    assert!(matches!(refused, Err(SealError::NoKey { .. })));
+    assert!(matches!(opened(&read, "a", &again), Err(UnsealError::Missing { .. })));
+}
+
+#[test]
+fn keys_of_many_tenants_are_made_with_one_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = key_file(dir.path(), KEY);
+    let keys = open(&config, dir.path());
+    sealed(&keys, "t7", b"1");
+    keys.destroy("t8").unwrap();
+    let before = keys.appends();
+    let tenants: Vec<String> = (0..10_000).map(|n| format!("t{n}")).collect();
+    for _ in 0..2 {
+        keys.prepare(tenants.iter().chain(&tenants).map(String::as_str)).unwrap();
+        assert_eq!(keys.appends(), before + 1);
+    }
+    assert!(keys.seal("t8", b"", &mut vec![0; HEAD_BYTES], 0).is_err(), "its keys were destroyed");
+    let of_last = sealed(&keys, "t9999", b"2");
+    assert_eq!(keys.appends(), before + 1);
+    let status = open(&config, dir.path()).status();
+    assert_eq!(status.tenants.iter().filter(|held| held.keys == 1).count(), 9_999);
+    assert_eq!(opened(&open(&config, dir.path()), "t9999", &of_last).unwrap(), b"2");
+    // Without room for it no key is made.
+    std::fs::rename(dir.path().join(FILE), dir.path().join("aside")).unwrap();
+    let refused = keys.prepare(["t1", "new", "newer"]).unwrap_err();
+    assert!(matches!(&refused, SealError::NoKey { tenant, .. } if tenant == "new"), "{refused}");
+    std::fs::rename(dir.path().join("aside"), dir.path().join(FILE)).unwrap();
+    assert!(open(&config, dir.path()).status().tenants.iter().all(|held| !held.tenant.starts_with("new")));
+}

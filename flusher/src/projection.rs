@@ -179,6 +179,14 @@ impl Projections {
         &self.purged
     }
 
+    /// Removes the latest states of a tenant from memory, when its data is being removed or can no
+    /// longer be opened.
+    pub fn forget_states(&self, tenant: &str) {
+        if let Some(states) = self.states() {
+            states.map.write().forget(tenant);
+        }
+    }
+
     /// The tenants whose readings are kept for less time than those of others.
     pub fn retentions(&self) -> &Retentions {
         &self.retentions

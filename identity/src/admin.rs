@@ -294,15 +294,14 @@ impl Admin {
         Ok(tenant)
     }
 
-    /// Returns the use that a tenant has made of this process since its start; `None` when none of
-    /// its credentials was used.
+    /// Returns the use that a tenant has made since the start of this process, with that of the
+    /// other processes of a fleet if it has limits; `None` when none of its credentials was used.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`], [`Error::Unavailable`].
     pub async fn tenant_usage(&self, id: &str) -> Result<(Tenant, Option<Usage>)> {
         let tenant = self.get_tenant(id).await?;
-        let meter = self.gate.as_ref().and_then(|gate| gate.meter(id));
-        Ok((tenant, meter.map(|meter| meter.usage())))
+        Ok((tenant, self.gate.as_ref().and_then(|gate| gate.usage(id))))
     }
 
     /// Suspends a tenant. Its sessions and streams end, its data is kept.

@@ -29,6 +29,9 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// Time for which a worker has claimed a tenant, and after which it shows that it goes on.
 const CLAIM: Nanos = 60 * SECOND;
 const RENEWAL: Duration = Duration::from_secs(10);
+/// Time after which a tenant that is due has no process with its pool: that process looks every
+/// [`PERIOD`].
+const ORPHANED: Nanos = 60 * SECOND;
 /// Pause after a slice, in multiples of its duration: a fifth of the time at most.
 const PAUSE: u32 = 4;
 /// Rows of the registry in one slice: one transaction.
@@ -102,6 +105,15 @@ impl From<Error> for Halt {
     }
 }
 
+/// Tenants whose time has come.
+#[derive(Default)]
+struct Due {
+    /// Tenants of the pool of this purger.
+    own: Vec<String>,
+    /// Tenants of pools that no process has, each with its pool.
+    orphans: Vec<(String, String)>,
+}
+
 impl Purger {
     /// Removes from these places, in this order. `worker` is unique among processes and the same at
     /// each start of one, which then goes on at once. After `grace`, all processes know of the
@@ -145,8 +157,8 @@ impl Purger {
                 return;
             }
         };
-        reported.retain(|known, _| due.contains(known));
-        for id in due {
+        reported.retain(|known, _| due.own.contains(known) || due.orphans.iter().any(|(id, _)| id == known));
+        for id in due.own {
             match self.remove(&id).await {
                 Ok(()) | Err(Halt::Taken) => drop(reported.remove(&id)),
                 Err(Halt::Trouble(reason)) => {
@@ -158,11 +170,30 @@ impl Purger {
                 }
             }
         }
+        for (id, pool) in due.orphans {
+            let reason = format!(
+                "its pool {pool:?} is in no process: add it as [[pool]] to the configuration again, with the log and \
+                 the store that it had, and leave it until the tenant is deleted"
+            );
+            match self.take(&id, DeletionStep::Waits { trouble: reason.clone() }).await {
+                Ok(_) => {
+                    if reported.get(&id) != Some(&reason) {
+                        tracing::warn!(tenant = id, reason, "the data of a deleted tenant cannot be removed");
+                    }
+                    reported.insert(id, reason);
+                }
+                // A process with its pool has begun.
+                Err(Halt::Taken) => {}
+                Err(Halt::Trouble(error)) => {
+                    tracing::debug!(tenant = id, error, "cannot note why a removal waits");
+                }
+            }
+        }
     }
 
     /// Returns the tenants whose time has come.
-    async fn due(&self) -> Result<Vec<String>, Error> {
-        let (mut due, mut after, now) = (Vec::new(), String::new(), self.clock.now());
+    async fn due(&self) -> Result<Due, Error> {
+        let (mut due, mut after, now) = (Due::default(), String::new(), self.clock.now());
         let is_due = |tenant: &Tenant| match (tenant.state, &tenant.deletion) {
             (TenantState::Deleting, Some(deletion)) => deletion.purge <= now,
             (TenantState::Purging, Some(_)) => true,
@@ -170,13 +201,29 @@ impl Purger {
         };
         loop {
             let page = self.registry.tenants(&after, PAGE).await?;
-            let own = page.iter().filter(|tenant| tenant.pool == self.pool && is_due(tenant));
-            due.extend(own.map(|tenant| tenant.id.clone()));
+            for tenant in page.iter().filter(|tenant| is_due(tenant)) {
+                match &tenant.pool {
+                    pool if *pool == self.pool => due.own.push(tenant.id.clone()),
+                    Some(pool) if self.is_orphaned(tenant, pool, now) => {
+                        due.orphans.push((tenant.id.clone(), pool.clone()));
+                    }
+                    _ => {}
+                }
+            }
             match page.last() {
                 Some(last) if page.len() == PAGE => after.clone_from(&last.id),
                 _ => return Ok(due),
             }
         }
+    }
+
+    /// True when no process removes a tenant that is due in a pool. The purger of the shared pool
+    /// looks for them.
+    fn is_orphaned(&self, tenant: &Tenant, pool: &str, now: Nanos) -> bool {
+        let is_here = self.gate.pools().iter().any(|known| known == pool);
+        let Some(deletion) = &tenant.deletion else { return false };
+        let seen = deletion.worker.as_ref().map_or(deletion.purge, |worker| worker.until);
+        self.pool.is_none() && !is_here && seen.saturating_add(ORPHANED) <= now
     }
 
     async fn remove(&self, id: &str) -> Result<(), Halt> {

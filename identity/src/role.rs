@@ -74,6 +74,7 @@ fn least(permission: &str) -> Option<Role> {
         | "issuers.delete"
         | "roleBindings.create"
         | "roleBindings.list"
+        | "roleBindings.update"
         | "roleBindings.delete"
         | "groups.create"
         | "groups.update"

@@ -62,6 +62,8 @@ pub(crate) struct TopicBindings {
     client: Arc<str>,
     /// The only device of an authenticated sender.
     own: Option<Arc<str>>,
+    /// The same, once it was needed.
+    sender: Option<Arc<DeviceKey>>,
     key: Key,
     tenant_hash: u64,
     last_topic: String,
@@ -80,6 +82,7 @@ impl TopicBindings {
             tenant,
             client,
             own,
+            sender: None,
             last_topic: String::new(),
             last: None,
             topics: HashMap::default(),
@@ -191,6 +194,19 @@ impl TopicBindings {
         let refusals = binding.candidates.iter().filter_map(|candidate| candidate.device.as_ref()?.as_ref().err());
         let of_topic = refusals.into_iter().find(|refusal| refusal.class == Class::Foreign);
         of_topic.cloned().or_else(|| named.find_map(|id| self.foreign_device(id)))
+    }
+
+    /// Returns the device of a message that cannot be read: that of its topic, or of its
+    /// authenticated sender.
+    pub(crate) fn device_of(&mut self, binding: &TopicBinding) -> Option<Arc<DeviceKey>> {
+        let of_topic = binding.candidates.iter().find_map(|candidate| candidate.device.as_ref()?.as_ref().ok());
+        if of_topic.is_some() {
+            return of_topic.cloned();
+        }
+        if self.sender.is_none() {
+            self.sender = self.own.as_deref().and_then(|id| DeviceKey::new(&self.tenant, id).ok()).map(Arc::new);
+        }
+        self.sender.clone()
     }
 
     fn foreign_device(&self, id: &str) -> Option<Refusal> {

@@ -6,7 +6,7 @@ use buffer::frame::{DeadLetterRef, ReadingHeader, RetainedRef, Sent, Staged};
 use door::quota::{DeviceMeter, Exceeded};
 use door::{Delivery, Message, Retained};
 use model::trace::Span;
-use model::{DeviceKey, Nanos};
+use model::{DeviceKey, Nanos, size};
 
 use crate::binding::{Candidate, TopicBinding, TopicBindings};
 use crate::decode::text::Decoded;
@@ -41,12 +41,15 @@ pub(crate) struct PayloadReader {
     /// Of a device whose tenant may have limits.
     pub(crate) meter: Option<DeviceMeter>,
     /// The device and the names that were admitted last.
-    admitted: Option<(Arc<DeviceKey>, Arc<model::Schema>)>,
+    admitted: Option<Admitted>,
     /// None when tracing is off.
     pub(crate) traces: Option<Box<Traces>>,
     /// The span of the last message, if it is traced.
     pub(crate) traced: Option<Box<Span>>,
 }
+
+/// A device and the names of its reading.
+type Admitted = (Arc<DeviceKey>, Arc<model::Schema>);
 
 /// A row that will be staged, once all rows of its message are known to be valid.
 #[derive(Debug)]
@@ -67,7 +70,8 @@ pub(crate) enum Outcome {
     Refused(Refusal),
     /// It has a reading of a device other than its sender. Nothing was staged.
     Denied(Refusal),
-    /// It has a reading of a new device, or with a new name, beyond a limit. Nothing was staged.
+    /// It has a reading of a new device or with a new name beyond a limit, or does not fit into the
+    /// storage. Nothing was staged.
     OverQuota(Exceeded),
 }
 
@@ -140,21 +144,45 @@ impl PayloadReader {
         }
     }
 
-    /// Checks the devices and names of the planned readings against the limits of the tenant.
+    /// Checks devices, names and sizes of the planned readings against the limits of the tenant.
     fn admit(&mut self) -> Result<(), Exceeded> {
-        let Some(meter) = self.meter.as_ref().filter(|meter| meter.counts_series()) else { return Ok(()) };
-        let rows = || self.planned.iter().filter_map(|plan| Some((&plan.device, plan.schema.as_ref()?)));
+        let Some(meter) = self.meter.as_ref().filter(|meter| meter.checks_readings()) else { return Ok(()) };
+        let size = if meter.limits_storage() { self.size() } else { 0 };
+        meter.store(size)?;
+        if meter.counts_series() {
+            let admitted = Self::admit_series(meter, &self.planned, self.admitted.take());
+            self.admitted = admitted.inspect_err(|_| meter.unstore(size))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the bytes of the planned readings, as storage is counted.
+    fn size(&self) -> u64 {
+        let scratch = &self.scratch;
+        let of_row = |(plan, row): (&PlannedReading, &ScratchRow)| {
+            plan.schema.as_ref()?;
+            let values =
+                scratch.live(*row).map(|field| size::of_value(scratch.name(field), scratch.value(field.value)));
+            Some(size::READING + values.sum::<u64>())
+        };
+        self.planned.iter().zip(&scratch.rows).filter_map(of_row).sum()
+    }
+
+    /// Checks the devices and names of the planned readings. Returns the last ones, after `last`.
+    fn admit_series(
+        meter: &DeviceMeter,
+        planned: &[PlannedReading],
+        last: Option<Admitted>,
+    ) -> Result<Option<Admitted>, Exceeded> {
+        let rows = || planned.iter().filter_map(|plan| Some((&plan.device, plan.schema.as_ref()?)));
         let is_admitted = |(device, schema): (&Arc<DeviceKey>, &Arc<model::Schema>)| {
-            let last = self.admitted.as_ref();
-            last.is_some_and(|last| Arc::ptr_eq(&last.0, device) && Arc::ptr_eq(&last.1, schema))
+            last.as_ref().is_some_and(|last| Arc::ptr_eq(&last.0, device) && Arc::ptr_eq(&last.1, schema))
         };
         if rows().all(is_admitted) {
-            return Ok(());
+            return Ok(last);
         }
         meter.admit(rows().map(|(device, schema)| (&*device.id, schema.names().iter().map(AsRef::as_ref))))?;
-        let last = rows().next_back().map(|(device, schema)| (Arc::clone(device), Arc::clone(schema)));
-        self.admitted = last;
-        Ok(())
+        Ok(rows().next_back().map(|(device, schema)| (Arc::clone(device), Arc::clone(schema))))
     }
 
     /// Counts a message beyond a limit, and logs it, once a minute for a client.
@@ -199,11 +227,11 @@ impl PayloadReader {
     /// Stages a message that cannot be read, as a dead letter.
     pub(crate) fn quarantine(&mut self, message: &Message<'_>, received: Nanos, refusal: &Refusal) {
         let binding = self.bindings.find(message.topic, &self.rules);
-        let device = binding.candidates.iter().find_map(|c| c.device.as_ref()?.as_ref().ok());
+        let device = self.bindings.device_of(&binding);
         let hash = unrepeated(self.key.chain(binding.hash, message.payload), &message.delivery, received);
         let letter = DeadLetterRef {
             tenant: &self.tenant,
-            device,
+            device: device.as_ref(),
             received,
             identity: identity::untimed(hash, "", 0, &self.client, message.delivery.id),
             reason: &refusal.reason,
@@ -215,7 +243,7 @@ impl PayloadReader {
         self.staged.dead_letter(&letter, message.delivery.resent);
         self.rules.metrics.refuse(refusal.class);
         if let Some(traces) = &mut self.traces {
-            self.traced = traces.begin_refused(message, device.map(|device| &**device), received, refusal);
+            self.traced = traces.begin_refused(message, device.as_deref(), received, refusal);
         }
         let trace_id = self.traced.as_ref().map(|span| tracing::field::display(span.context.trace()));
         tracing::debug!(

@@ -152,3 +152,27 @@ fn a_stored_message_of_a_device_is_replayed_to_that_device_only() {
     let rules = World::new("").inbox;
     assert_eq!(replay(&rules, &open).unwrap().count(), 1, "the device of its sender is not known");
 }
+
+#[test]
+fn a_dead_letter_has_the_device_of_its_authenticated_sender_also_on_a_topic_without_one() {
+    let world = World::new("[[route]]\ntopic = \"g\"\neach = \"$.rows\"\ndevice = \"{@.id}\"");
+    let mut intake = world.connect();
+    for _ in 0..3 {
+        assert_eq!(intake.take(&message("g", "{")), Verdict::Quarantined);
+    }
+    assert_eq!(world.stored(&mut intake), 3);
+    let mut read = world.log.read(0, usize::MAX);
+    let Poll::Ready(frames) = read.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("a log in memory answers at once")
+    };
+    let frames = frames.unwrap();
+    let records = frames.iter().flat_map(buffer::frame::Frame::records);
+    let devices: Vec<_> = records
+        .map(|(_, record)| match record {
+            buffer::frame::Record::DeadLetter(letter) => letter.device.unwrap().to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(devices.len(), 3);
+    assert!(devices.iter().all(|device| device.ends_with("d1")), "{devices:?}");
+}

@@ -14,6 +14,7 @@ pub mod device;
 pub mod glob;
 pub mod reading;
 pub mod setting;
+pub mod size;
 mod ticket;
 pub mod time;
 pub mod tls;

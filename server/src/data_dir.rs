@@ -1,5 +1,6 @@
 //! The folder that holds everything: its lock and its paths.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ pub(crate) struct DataDir {
 }
 
 /// Addresses of a running Weir: the content of `addresses.json`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     /// Devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +37,9 @@ pub(crate) struct Addresses {
     /// Devices, over TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mqtts: Option<SocketAddr>,
+    /// Further listeners for devices, by name: an address, or `unix:` and a path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) listeners: BTreeMap<String, String>,
     /// Third parties.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) grpc: Option<SocketAddr>,
@@ -50,7 +54,7 @@ pub(crate) struct Addresses {
 }
 
 /// A process that uses a data folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum User {
     /// It runs with all its listeners.
     Running(Addresses),

@@ -66,6 +66,12 @@ impl Block {
         let of_rows = 8 * (times.capacity() + received.capacity()) + 16 * (seqs.capacity() + claimed.capacity());
         of_rows + device_timed.capacity() + columns.iter().map(Column::memory).sum::<usize>()
     }
+
+    /// Returns the bytes of its readings as storage is counted, see [`model::size`]: the sum over
+    /// those of each, in whichever blocks they are.
+    pub fn size(&self) -> u64 {
+        self.times.len() as u64 * model::size::READING + self.columns.iter().map(Column::size).sum::<u64>()
+    }
 }
 
 /// The values of one name and type.
@@ -84,6 +90,16 @@ impl Column {
     const BYTES: usize = size_of::<Self>() + 96;
     /// Bytes of a text's allocation besides the text.
     const TEXT_BYTES: usize = size_of::<Box<str>>() + 16;
+
+    fn size(&self) -> u64 {
+        let count = self.data.len() as u64;
+        let values = match &self.data {
+            ColumnData::Float(_) | ColumnData::Int(_) => count * model::size::NUMBER,
+            ColumnData::Bool(_) => count * model::size::BOOLEAN,
+            ColumnData::Str(texts) => texts.iter().map(|text| text.len() as u64).sum(),
+        };
+        count * self.name.len() as u64 + values
+    }
 
     fn memory(&self) -> usize {
         let values = match &self.data {

@@ -220,3 +220,35 @@ async fn a_flipped_bit_is_damage_and_a_keyring_of_other_data_needs_an_operator()
     let error = Latest::load(&store, None, 10).await.unwrap_err();
     assert!(matches!(&error, StoreError::Damaged(_)), "{error}");
 }
+
+#[tokio::test]
+async fn the_keys_of_all_new_tenants_of_a_write_are_made_with_one_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = envelope::testing::keyring(dir.path());
+    let store = open(dir.path(), Some(&keys));
+    let names = |prefix: &str| (0..50).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+    store.write(names("h").iter().map(|tenant| block(tenant, 1)).collect()).await.unwrap();
+    assert_eq!(keys.appends(), 1);
+    store.put(names("d").iter().map(|tenant| letter(tenant, 1)).collect()).await.unwrap();
+    assert_eq!(keys.appends(), 2);
+    let state = |tenant: &String| LatestState {
+        device: device(tenant),
+        first_seen: 1,
+        last_seen: 2,
+        readings: 2,
+        clock_skew: 0,
+        values: Vec::new(),
+    };
+    Latest::store(&store, names("l").iter().map(state).collect()).await.unwrap();
+    assert_eq!(keys.appends(), 3);
+    let message = |tenant: &String| RetainedMessage {
+        tenant: tenant.as_str().into(),
+        topic: "t".into(),
+        qos: 1,
+        payload: b"x".to_vec(),
+        properties: Vec::new(),
+        received: 1,
+    };
+    store.apply(names("r").iter().map(message).collect()).await.unwrap();
+    assert_eq!((keys.appends(), keys.status().tenants.len()), (4, 200));
+}

@@ -1,6 +1,7 @@
 //! Handshakes: bounded in time and number.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,18 +89,18 @@ impl Acceptor {
         Self { server, port }
     }
 
-    /// Performs the handshake. A connection on which nothing has arrived holds no memory of TLS and
-    /// no place among the handshakes.
+    /// Performs the handshake of a connection from this address. A connection on which nothing has
+    /// arrived holds no memory of TLS and no place among the handshakes.
     ///
     /// # Errors
     /// [`HandshakeError`]; counted.
-    pub async fn accept(&self, stream: TcpStream) -> Result<Accepted, HandshakeError> {
+    pub async fn accept(&self, stream: TcpStream, source: IpAddr) -> Result<Accepted, HandshakeError> {
         let metrics = &self.server.metrics;
         let begun = AtomicBool::new(false);
         let spoken = AtomicBool::new(false);
         // Boxed, so that a connection does not hold the memory of the handshake for the rest of its
         // life.
-        let handshake = Box::pin(self.handshake(stream, &spoken, &begun));
+        let handshake = Box::pin(self.handshake(stream, source, (&spoken, &begun)));
         let result = match tokio::time::timeout(self.server.limits.timeout, handshake).await {
             Ok(result) => result,
             Err(_) if spoken.load(Ordering::Relaxed) && !begun.load(Ordering::Relaxed) => Err(HandshakeError::Busy),
@@ -119,8 +120,8 @@ impl Acceptor {
     async fn handshake(
         &self,
         stream: TcpStream,
-        spoken: &AtomicBool,
-        begun: &AtomicBool,
+        source: IpAddr,
+        (spoken, begun): (&AtomicBool, &AtomicBool),
     ) -> Result<Accepted, HandshakeError> {
         let mut first = [0; 4];
         let length = stream.peek(&mut first).await.map_err(|_| HandshakeError::Closed)?;
@@ -136,7 +137,6 @@ impl Acceptor {
             return Err(HandshakeError::Plain(protocol));
         }
         spoken.store(true, Ordering::Relaxed);
-        let source = stream.peer_addr().map_err(|_| HandshakeError::Closed)?.ip();
         let place = self.server.places(self.port).take(source).await.map_err(|_| HandshakeError::Busy)?;
         begun.store(true, Ordering::Relaxed);
         let _pending = Pending::new(&self.server);

@@ -41,7 +41,7 @@ pub use metrics::Metrics;
 pub use port_stream::PortStream;
 pub use reload::Hangup;
 pub use server::{Limits, Port, Server, ServerFiles};
-pub use strangers::{Guest, Strangers};
+pub use strangers::{Guest, Strangers, network};
 /// An encrypted connection that was accepted.
 pub type ServerStream = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
 /// An encrypted connection that was opened.

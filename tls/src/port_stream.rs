@@ -27,7 +27,7 @@ impl PortStream {
     pub fn new(stream: TcpStream, peer: SocketAddr, tls: Option<&Acceptor>) -> Self {
         Self(match tls.cloned() {
             None => State::Plain(stream),
-            Some(acceptor) => State::Handshake(Box::pin(async move { acceptor.accept(stream).await }), peer),
+            Some(acceptor) => State::Handshake(Box::pin(async move { acceptor.accept(stream, peer.ip()).await }), peer),
         })
     }
 

@@ -165,7 +165,7 @@ impl<T> Drop for GuestInner<T> {
 }
 
 /// The address that counts: with IPv6, one client has a whole /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         address => address,

@@ -71,7 +71,7 @@ impl World {
         // In TLS 1.3 a client learns with its first read that its certificate was refused, and
         // takes up the ticket with it.
         let accept = async {
-            let mut accepted = acceptor.accept(accepted).await?;
+            let mut accepted = accept(acceptor, accepted).await?;
             accepted.stream.write_all(b"hello").await.unwrap();
             Ok(accepted)
         };
@@ -102,6 +102,12 @@ fn sign_without_usage(dir: &Path, name: &str) {
     let made = rcgen::CertificateParams::default().signed_by(&pair, &issuer).unwrap();
     std::fs::write(dir.join(format!("{name}.pem")), made.pem()).unwrap();
     std::fs::write(dir.join(format!("{name}.key")), pair.serialize_pem()).unwrap();
+}
+
+/// Performs the handshake of the server's side.
+async fn accept(acceptor: &Acceptor, stream: TcpStream) -> Result<Accepted, HandshakeError> {
+    let source = stream.peer_addr().unwrap().ip();
+    acceptor.accept(stream, source).await
 }
 
 #[tokio::test]
@@ -257,7 +263,7 @@ async fn a_client_that_does_not_speak_tls_is_named() {
         let mut stream = TcpStream::connect(world.listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = world.listener.accept().await.unwrap();
         stream.write_all(sent).await.unwrap();
-        let error = world.server.acceptor(Port::Http).accept(accepted).await.unwrap_err();
+        let error = accept(&world.server.acceptor(Port::Http), accepted).await.unwrap_err();
         assert!(error.to_string().contains(named), "{error}");
     }
     assert_eq!(world.metrics.handshakes("http", "not_tls").get(), 2);
@@ -274,7 +280,7 @@ async fn slow_handshakes_are_bounded_in_time_and_number_and_idle_ones_hold_no_pl
         let (accepted, _) = world.listener.accept().await.unwrap();
         stream.write_all(sent).await.unwrap();
         let acceptor = acceptor.clone();
-        (stream, tokio::spawn(async move { acceptor.accept(accepted).await.map(drop) }))
+        (stream, tokio::spawn(async move { accept(&acceptor, accepted).await.map(drop) }))
     };
     let (_silent, silent) = begin(b"").await;
     // The silent one does not keep another from its handshake.
@@ -299,7 +305,7 @@ async fn stalled_handshakes_of_one_address_leave_other_addresses_and_other_ports
         let (mut stream, accepted) = world.open("127.0.0.2").await;
         stream.write_all(b"\x16\x03\x01").await.unwrap();
         let acceptor = mqtt.clone();
-        stalled.push((stream, tokio::spawn(async move { acceptor.accept(accepted).await.map(drop) })));
+        stalled.push((stream, tokio::spawn(async move { accept(&acceptor, accepted).await.map(drop) })));
     }
     for (source, port) in [("127.0.0.1", Port::Mqtt), ("127.0.0.2", Port::Grpc), ("127.0.0.2", Port::Http)] {
         let (accepted, connected) = world.connect_from(source, &world.server.acceptor(port), &client).await;
@@ -308,7 +314,7 @@ async fn stalled_handshakes_of_one_address_leave_other_addresses_and_other_ports
     }
     // The address itself waits for its own.
     let (stream, accepted) = world.open("127.0.0.2").await;
-    let wait = async { tokio::join!(mqtt.accept(accepted), client.connect("localhost", stream)) };
+    let wait = async { tokio::join!(accept(&mqtt, accepted), client.connect("localhost", stream)) };
     assert!(tokio::time::timeout(Duration::from_millis(200), wait).await.is_err());
     assert!(stalled.iter().all(|(_, stalled)| !stalled.is_finished()));
     for (stream, stalled) in stalled {

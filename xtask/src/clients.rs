@@ -25,6 +25,9 @@ pub(crate) fn install() -> anyhow::Result<Clients> {
     let cache = cache()?.join("weir/clients");
     debian("mosquitto_pub", "mosquitto-clients")?;
     debian("mosquitto", "mosquitto")?;
+    debian("chromium", "chromium")?;
+    debian("haproxy", "haproxy")?;
+    debian("systemd-socket-activate", "systemd")?;
     Ok(Clients { python: python(&cache.join("python"))?, node: node(&cache.join("node"))? })
 }
 

@@ -56,6 +56,14 @@ pub struct Rule {
     pub streaming: bool,
 }
 
+impl Rule {
+    /// True for a method that changes things of a tenant, with an event in its audit each time.
+    pub(crate) fn is_change(&self) -> bool {
+        let verb = self.permission.rsplit('.').next().unwrap_or_default();
+        matches!(self.scope, Scope::Tenant | Scope::Device) && matches!(verb, "create" | "update" | "delete" | "revoke")
+    }
+}
+
 /// A method without a usable rule. The server does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("method {method} cannot be served: {problem}")]

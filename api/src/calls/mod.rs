@@ -18,8 +18,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
-use identity::quota::{Moment, StreamPermit};
-use identity::{Authenticator, Denied, Presented, Principal};
+use identity::quota::{Exceeded, Moment, StreamPermit};
+use identity::{Authenticator, Denied, Presented, Principal, Role};
 use model::trace::Tracer;
 use tls::Peer;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -117,6 +117,7 @@ impl Checks {
                     self.audit(&principal, path, rule, peer(request.extensions()));
                     Refusal { reason: Refused::Permission, status }
                 })?;
+                self.limit_changes(&principal, rule)?;
                 Some(caller.at(peer(request.extensions())))
             }
             // The router answers UNIMPLEMENTED for unknown methods.
@@ -131,10 +132,23 @@ impl Checks {
         let Some(meter) = &principal.meter else { return Ok(None) };
         let is_stream = rule.is_some_and(|rule| rule.streaming);
         let permit = meter.call(Moment::now()).and_then(|()| is_stream.then(|| meter.stream()).transpose());
-        permit.map_err(|exceeded| {
-            self.metrics.limited(exceeded.quota);
-            Refusal { reason: Refused::Limit, status: errors::limited(&principal.tenant, &exceeded) }
-        })
+        permit.map_err(|exceeded| self.limited(principal, &exceeded))
+    }
+
+    /// Holds callers of a tenant to its rate of changes: each is an event that is kept for ever.
+    /// Operators of the installation are not.
+    fn limit_changes(&self, principal: &Principal, rule: &Rule) -> Result<(), Refusal> {
+        match &principal.meter {
+            Some(meter) if principal.role < Role::Installation && rule.is_change() => {
+                meter.change(Moment::now()).map_err(|exceeded| self.limited(principal, &exceeded))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn limited(&self, principal: &Principal, exceeded: &Exceeded) -> Refusal {
+        self.metrics.limited(exceeded.quota);
+        Refusal { reason: Refused::Limit, status: errors::limited(&principal.tenant, exceeded) }
     }
 
     /// Notes that a caller lacks the permission of a method, on any resource or on the one it

@@ -6,7 +6,7 @@ use proto::v1::issuer_service_server::IssuerService;
 use proto::v1::{
     CreateIssuerRequest, CreateRoleBindingRequest, DeleteIssuerRequest, DeleteRoleBindingRequest, Issuer,
     ListIssuersRequest, ListIssuersResponse, ListRoleBindingsRequest, ListRoleBindingsResponse, RoleBinding,
-    UpdateIssuerRequest,
+    UpdateIssuerRequest, UpdateRoleBindingRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -15,8 +15,11 @@ use super::registry::{Resource, by, id_of};
 use crate::auth::Caller;
 use crate::{errors, names};
 
-/// Tries to change an issuer that is being changed.
+/// Tries to change an issuer or a role binding that is being changed.
 const UPDATES: usize = 5;
+
+/// The form of the name of a role binding.
+const BINDING_NAME: &str = "must be `tenants/{tenant}/roleBindings/{role_binding}`";
 
 /// Implementation of `IssuerService`.
 pub(crate) struct IssuerApi(pub(crate) Shared);
@@ -152,11 +155,37 @@ impl IssuerService for IssuerApi {
         }))
     }
 
+    async fn update_role_binding(
+        &self,
+        request: Request<UpdateRoleBindingRequest>,
+    ) -> Result<Response<RoleBinding>, Status> {
+        let caller = Caller::of(&request)?;
+        let UpdateRoleBindingRequest { name, role_binding, update_mask } = request.into_inner();
+        let (tenant, id) = caller.child("name", &name, "roleBindings", BINDING_NAME)?;
+        let admin = self.0.admin()?;
+        check_unlimited(&caller, "roleBindings.update", &name)?;
+        let id = id_of(&name, id, &Resource::RoleBinding)?;
+        let (given, by) = (role_binding.unwrap_or_default(), by(&caller, ""));
+        let paths = update_mask.unwrap_or_default().paths;
+        let refused = |error| Resource::RoleBinding.refused("", &name, error);
+        let mut tries = 0;
+        loop {
+            let present = admin.get_role_binding(&tenant, id, &by).await.map_err(refused)?;
+            let changed = convert::changed_binding(convert::binding(&present), &given, &paths)?;
+            let changed = convert::binding_from(&caller, &tenant, changed)?;
+            let etag = if given.etag.is_empty() { present.etag() } else { given.etag.clone() };
+            match admin.update_role_binding(&tenant, id, changed, &etag, &by).await {
+                // Another field was changed meanwhile.
+                Err(identity::Error::Conflict(_)) if given.etag.is_empty() && tries < UPDATES => tries += 1,
+                updated => return Ok(Response::new(convert::binding(&updated.map_err(refused)?))),
+            }
+        }
+    }
+
     async fn delete_role_binding(&self, request: Request<DeleteRoleBindingRequest>) -> Result<Response<()>, Status> {
         let caller = Caller::of(&request)?;
         let name = request.into_inner().name;
-        let form = "must be `tenants/{tenant}/roleBindings/{role_binding}`";
-        let (tenant, id) = caller.child("name", &name, "roleBindings", form)?;
+        let (tenant, id) = caller.child("name", &name, "roleBindings", BINDING_NAME)?;
         let admin = self.0.admin()?;
         let id = id_of(&name, id, &Resource::RoleBinding)?;
         let deleted = admin.delete_role_binding(&tenant, id, &by(&caller, "")).await;

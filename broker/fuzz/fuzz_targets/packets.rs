@@ -95,6 +95,7 @@ fn write_again(read: &publish::Publish<'_>, version: Version) {
         retain: read.retain,
         packet_id: read.packet_id,
         properties: read.properties,
+        alias: None,
         expiry_secs: None,
         subscription_ids: &[],
     };

@@ -28,7 +28,7 @@ fuzz_target!(|text: &str| {
             Some(("-", filter)) => assert_eq!(trie.remove(filter, filter), held.remove(filter)),
             _ if check_name(line).is_ok() => {
                 let mut found = BTreeSet::new();
-                trie.matches(line, |e| assert!(found.insert(e.client.to_string())));
+                trie.matches(line, |e, _| assert!(found.insert(e.client.to_string())));
                 let wanted: BTreeSet<String> =
                     held.iter().filter(|f| matches(f, line)).map(|f| (*f).to_owned()).collect();
                 assert_eq!(trie.any(line), !wanted.is_empty());

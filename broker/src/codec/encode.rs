@@ -69,10 +69,13 @@ pub fn answer(out: &mut Vec<u8>, version: Version, first: u8, packet_id: u16, re
 }
 
 /// Writes a SUBACK.
-pub fn suback(out: &mut Vec<u8>, version: Version, packet_id: u16, reasons: &[u8]) {
+pub fn suback(out: &mut Vec<u8>, version: Version, packet_id: u16, reasons: &[u8], text: Option<&str>) {
     let mut body = packet_id.to_be_bytes().to_vec();
     if version == Version::V5 {
-        body.push(0);
+        let mut list = Vec::new();
+        text_property(&mut list, id::REASON_STRING, text);
+        varint(&mut body, list.len());
+        body.extend_from_slice(&list);
     }
     // 3.1.1 has one failure code.
     body.extend(reasons.iter().map(|r| if version == Version::V4 && *r > 2 { 0x80 } else { *r }));
@@ -130,6 +133,8 @@ pub struct Outgoing<'a> {
     pub packet_id: u16,
     /// Properties to forward, encoded.
     pub properties: &'a [u8],
+    /// Topic alias; the topic is empty when the client knows it.
+    pub alias: Option<u16>,
     /// Message expiry, in place of the one in `properties`.
     pub expiry_secs: Option<u32>,
     /// Ids of the matching subscriptions.
@@ -149,6 +154,10 @@ pub fn publish(out: &mut Vec<u8>, version: Version, topic: &str, payload: &[u8],
         if let Some(secs) = how.expiry_secs {
             list.push(id::MESSAGE_EXPIRY);
             list.extend_from_slice(&secs.to_be_bytes());
+        }
+        if let Some(alias) = how.alias {
+            list.push(id::TOPIC_ALIAS);
+            list.extend_from_slice(&alias.to_be_bytes());
         }
         for subscription in how.subscription_ids {
             list.push(id::SUBSCRIPTION_ID);

@@ -32,6 +32,7 @@ pub mod reason {
     pub const NO_SUBSCRIPTION: u8 = 0x11;
     pub const CONTINUE_AUTHENTICATION: u8 = 0x18;
     pub const REAUTHENTICATE: u8 = 0x19;
+    pub const UNSPECIFIED: u8 = 0x80;
     pub const MALFORMED: u8 = 0x81;
     pub const PROTOCOL_ERROR: u8 = 0x82;
     pub const IMPLEMENTATION_SPECIFIC: u8 = 0x83;
@@ -47,13 +48,16 @@ pub mod reason {
     pub const SESSION_TAKEN_OVER: u8 = 0x8E;
     pub const TOPIC_FILTER_INVALID: u8 = 0x8F;
     pub const TOPIC_NAME_INVALID: u8 = 0x90;
+    pub const PACKET_ID_IN_USE: u8 = 0x91;
     pub const PACKET_ID_NOT_FOUND: u8 = 0x92;
     pub const RECEIVE_MAXIMUM_EXCEEDED: u8 = 0x93;
     pub const TOPIC_ALIAS_INVALID: u8 = 0x94;
     pub const PACKET_TOO_LARGE: u8 = 0x95;
+    pub const MESSAGE_RATE_TOO_HIGH: u8 = 0x96;
     pub const QUOTA_EXCEEDED: u8 = 0x97;
     pub const ADMINISTRATIVE_ACTION: u8 = 0x98;
     pub const PAYLOAD_FORMAT_INVALID: u8 = 0x99;
+    pub const CONNECTION_RATE_EXCEEDED: u8 = 0x9F;
 }
 
 /// Packet types: the high half of a packet's first byte.

@@ -52,7 +52,7 @@ pub fn decode<'a>(framing: &Framing, body: &'a [u8], version: Version) -> Result
         }
     } else {
         model::topic::check_name(topic)
-            .map_err(|_| DecodeError { reason: reason::TOPIC_NAME_INVALID, what: "invalid topic name" })?;
+            .map_err(|_| DecodeError::malformed("a topic name contains no wildcards and no U+0000"))?;
     }
     Ok(Publish { topic, alias, payload: reader.rest(), qos, dup, retain, packet_id, properties: own })
 }

@@ -1,7 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE (sections 3.8 and 3.10).
 
 use super::properties::{self, Carrier, id};
-use super::{DecodeError, Reader, Version, reason};
+use super::{DecodeError, Reader, Version};
 use crate::trie::MAX_LEVELS;
 
 /// The condition for sending retained messages to a subscription.
@@ -36,8 +36,8 @@ pub struct Subscribe<'a> {
     pub packet_id: u16,
     /// Subscription id, sent with each message.
     pub subscription_id: Option<u32>,
-    /// Filters of at most [`MAX_LEVELS`] levels. They are not checked further: each has a reason
-    /// code of its own in the SUBACK.
+    /// Filters that are well-formed, of any number of levels: one with more than [`MAX_LEVELS`] has
+    /// a reason code of its own in the SUBACK.
     pub filters: Vec<(&'a str, Options)>,
 }
 
@@ -51,13 +51,7 @@ pub fn decode(body: &[u8], version: Version) -> Result<Subscribe<'_>, DecodeErro
     let own = if version == Version::V5 { properties::read(&mut reader, Carrier::Subscribe)? } else { &[] };
     let mut filters = Vec::new();
     while !reader.is_empty() {
-        let filter = reader.text()?;
-        if filter.split('/').count() > MAX_LEVELS {
-            return Err(DecodeError {
-                reason: reason::TOPIC_FILTER_INVALID,
-                what: "topic filter has more than 128 levels",
-            });
-        }
+        let filter = well_formed(reader.text()?)?;
         let bits = reader.u8()?;
         let reserved = if version == Version::V5 { 0xC0 } else { 0xFC };
         let retain_handling = match bits >> 4 & 3 {
@@ -82,6 +76,16 @@ pub fn decode(body: &[u8], version: Version) -> Result<Subscribe<'_>, DecodeErro
     Ok(Subscribe { packet_id, subscription_id: properties::number(own, id::SUBSCRIPTION_ID), filters })
 }
 
+fn well_formed(filter: &str) -> Result<&str, DecodeError> {
+    let checked = model::topic::check_filter(filter);
+    checked.map(|()| filter).map_err(|_| DecodeError::malformed("a topic filter is malformed"))
+}
+
+/// True when a filter has no more levels than the tree of subscriptions.
+pub fn fits(filter: &str) -> bool {
+    filter.split('/').count() <= MAX_LEVELS
+}
+
 /// An UNSUBSCRIBE packet, borrowed from the bytes that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsubscribe<'a> {
@@ -103,7 +107,7 @@ pub fn decode_unsubscribe(body: &[u8], version: Version) -> Result<Unsubscribe<'
     }
     let mut filters = Vec::new();
     while !reader.is_empty() {
-        filters.push(reader.text()?);
+        filters.push(well_formed(reader.text()?)?);
     }
     if filters.is_empty() {
         return Err(DecodeError::protocol("UNSUBSCRIBE has no filter"));

@@ -9,6 +9,7 @@ use super::end::End;
 use super::{Connection, Stream};
 use crate::codec::{Version, encode, packet_type, reason};
 use crate::message::Message;
+use crate::route::Routed;
 use crate::session::Receipt;
 use door::quota::Quota;
 use door::{Inbox, Intake, Ticket};
@@ -21,6 +22,7 @@ pub(super) fn over(quota: Quota) -> &'static str {
     match quota {
         Quota::Devices => "not stored: the limit devices of the tenant is reached, and this device is new",
         Quota::Series => "not stored: the limit series of the tenant is reached, and a value name is new",
+        Quota::Storage => "not stored: the limit storage_bytes of the tenant is reached",
         _ => "not stored: a limit of the tenant is reached",
     }
 }
@@ -49,12 +51,20 @@ pub(super) struct Pending {
     pub(super) traced: Option<Box<Span>>,
     /// The limit that it is beyond.
     pub(super) quota: Option<Quota>,
+    /// The explanation of its code.
+    pub(super) text: Option<&'static str>,
 }
+
+/// The explanation of a message that no subscriber got.
+const QUEUES_FULL: &str = "not delivered: the queue of every subscriber is full (mqtt.max_queued_messages)";
+/// The explanation of a message for which there was no memory.
+pub(super) const NO_MEMORY: &str =
+    "not delivered: the memory for messages to subscribers is used up (memory.max_bytes)";
 
 impl Pending {
     /// An acknowledgement alone.
     pub(super) fn answer(wait: Wait, packet_id: u16, answer: Answer) -> Self {
-        Self { wait, packet_id, answer, message: None, traced: None, quota: None }
+        Self { wait, packet_id, answer, message: None, traced: None, quota: None, text: None }
     }
 }
 
@@ -122,12 +132,23 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// Routes and acknowledges a message that is durable. True when an acknowledgement was written.
     fn answer_one(&mut self, due: Pending) -> bool {
-        let subscribers =
-            due.message.map_or(0, |message| self.broker.route(&self.tenant, &message, &self.sender.client));
+        let routed = due.message.map(|message| self.broker.route(&self.tenant, &message, &self.sender.client));
+        let Routed { takers, full } = routed.unwrap_or_default();
+        let mut text = due.text;
+        // The answer for a message that is neither telemetry nor kept.
+        let mut settle = |code| match code {
+            reason::NO_MATCHING_SUBSCRIBERS if takers > 0 && takers == full => {
+                text = Some(QUEUES_FULL);
+                reason::QUOTA_EXCEEDED
+            }
+            reason::NO_MATCHING_SUBSCRIBERS if takers > 0 => reason::SUCCESS,
+            code => code,
+        };
         let (first, code) = match due.answer {
             Answer::Nothing => return false,
-            Answer::Puback(code) => (packet_type::PUBACK << 4, code),
+            Answer::Puback(code) => (packet_type::PUBACK << 4, settle(code)),
             Answer::Pubrec(code) => {
+                let code = settle(code);
                 // In MQTT 5 a failed PUBREC ends the exchange: no PUBREL follows. In 3.1.1 no
                 // PUBREC fails.
                 let keep = code < 0x80 || self.version == Version::V4;
@@ -139,18 +160,14 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if self.gone {
             return false;
         }
-        let code = if code == reason::NO_MATCHING_SUBSCRIBERS && subscribers > 0 { reason::SUCCESS } else { code };
         let text = match code {
-            reason::QUOTA_EXCEEDED if due.quota.is_some() => due.quota.map_or("", over),
-            reason::QUOTA_EXCEEDED => {
-                "no more retained messages are kept (retained_messages of the tenant, mqtt.max_retained_messages, memory)"
-            }
+            reason::QUOTA_EXCEEDED => text.or(due.quota.map(over)).unwrap_or("a limit is reached"),
             reason::NOT_AUTHORIZED => DENIED,
             _ => "the payload cannot be read; it is kept in the dead letters",
         };
         let text = (code >= 0x80 && self.problem_information).then_some(text);
-        encode::answer(&mut self.out, self.version, first, due.packet_id, code, text);
-        true
+        let version = self.version;
+        self.reply(text, |out, text| encode::answer(out, version, first, due.packet_id, code, text)).is_ok()
     }
 
     fn is_stored_elsewhere(&self, packet_id: u16) -> Result<bool, End> {

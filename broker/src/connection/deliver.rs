@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use super::aliases::{Alias, Aliases};
 use super::end::End;
 use super::{Connection, OUT_BYTES, RECHECK, Stream};
-use crate::codec::encode;
-use crate::session::{Queued, State};
+use crate::codec::{acks, encode, packet_type, reason};
+use crate::in_flight::Recorded;
+use crate::queue::Queued;
+use crate::session::{Link, State};
 use door::Inbox;
 
 /// Retained messages wait for a place while the queue is longer than this.
@@ -13,20 +16,25 @@ const WALK_AHEAD: usize = 64;
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Sends queued messages as far as the client's window and the socket allow. Messages that an
-    /// earlier connection sent without an acknowledgement come first, marked DUP. True when
-    /// something was sent.
+    /// earlier connection sent without an acknowledgement come first, marked DUP, and before them
+    /// the PUBRELs. True when something was sent.
     pub(super) fn deliver(&mut self) -> Result<bool, End> {
         if self.draining {
             return Ok(false);
         }
         let session = Arc::clone(&self.session);
         let mut state = session.owned_by(&self.link).ok_or(End::TakenOver)?;
+        let begun = self.out.len();
         let mut sent = 0;
         while self.out.len() - self.written < OUT_BYTES {
-            let sent_one = if state.on_the_wire < state.in_flight.len() {
-                self.deliver_again(&mut state)
-            } else {
-                self.deliver_next(&mut state)
+            if let Some(id) = state.in_flight.next_release() {
+                encode::answer(&mut self.out, self.version, packet_type::PUBREL << 4 | 2, id, reason::SUCCESS, None);
+                continue;
+            }
+            let sent_one = match self.deliver_again(&mut state) {
+                Again::Nothing => self.deliver_next(&mut state),
+                Again::Waits => None,
+                Again::Sent(yes) => Some(yes),
             };
             match sent_one {
                 Some(yes) => sent += u64::from(yes),
@@ -34,37 +42,38 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
         }
         self.broker.metrics.delivered.inc_by(sent);
-        Ok(sent > 0)
+        session.note(&mut state);
+        match state.is_at_the_gap() {
+            Some(lost) => Err(End::Lost(lost)),
+            None => Ok(self.out.len() > begun),
+        }
     }
 
-    /// Returns None when nothing may be sent now, and otherwise whether the message was sent.
-    fn deliver_again(&mut self, state: &mut State) -> Option<bool> {
-        if state.on_the_wire >= self.send_maximum {
-            return None;
+    /// Sends the next message that an earlier connection sent.
+    fn deliver_again(&mut self, state: &mut State) -> Again {
+        let Some((packet_id, queued)) = state.in_flight.next_again() else { return Again::Nothing };
+        if !state.in_flight.has_room(self.send_maximum) || !self.has_memory_for(queued) {
+            return Again::Waits;
         }
-        if !self.has_memory_for(&state.in_flight[state.on_the_wire].1) {
-            return None;
-        }
-        let (packet_id, queued) = &state.in_flight[state.on_the_wire];
-        let fits = self.may_receive(queued) && self.send(queued, *packet_id, true);
+        let fits = self.may_receive(queued) && self.send(queued, packet_id, true);
         if fits {
-            state.on_the_wire += 1;
+            state.in_flight.sent_again();
         } else {
-            state.in_flight.remove(state.on_the_wire);
+            state.in_flight.drop_again();
         }
-        Some(fits)
+        Again::Sent(fits)
     }
 
     /// Returns None when nothing may be sent now, and otherwise whether the message was sent.
     fn deliver_next(&mut self, state: &mut State) -> Option<bool> {
         let next = state.queue.front()?;
-        if next.qos > 0 && state.in_flight.len() >= self.send_maximum {
+        if next.qos > 0 && !state.in_flight.has_room(self.send_maximum) {
             return None;
         }
         if !self.has_memory_for(next) {
             return None;
         }
-        let queued = state.pop()?;
+        let queued = state.queue.pop()?;
         if queued.message.seconds_left() == Some(0) {
             self.broker.count_dropped("expired");
             return Some(false);
@@ -72,11 +81,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if !self.may_receive(&queued) {
             return Some(false);
         }
-        let packet_id = if queued.qos > 0 { state.next_id() } else { 0 };
+        let packet_id = if queued.qos > 0 { state.in_flight.next_id() } else { 0 };
         let fits = self.send(&queued, packet_id, false);
         if fits && queued.qos > 0 {
-            state.in_flight.push_back((packet_id, queued));
-            state.on_the_wire += 1;
+            state.in_flight.begin(packet_id, queued);
         }
         Some(fits)
     }
@@ -146,30 +154,114 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// Returns false when the packet is larger than the client accepts.
     fn send(&mut self, queued: &Queued, packet_id: u16, dup: bool) -> bool {
+        let alias = self.choose_alias(&queued.message.topic);
+        let mut fits = self.send_as(queued, packet_id, dup, alias);
+        if !fits && let Some(aliases) = &mut self.sent_aliases {
+            aliases.take_back(alias);
+            // A new alias takes three bytes.
+            fits = matches!(alias, Alias::New(_)) && self.send_as(queued, packet_id, dup, Alias::None);
+        }
+        if !fits {
+            self.broker.count_dropped("too_large_for_client");
+        } else if let Alias::Known(_) = alias {
+            self.broker.metrics.alias_saved.inc_by(queued.message.topic.len() as u64);
+        }
+        fits
+    }
+
+    fn choose_alias(&mut self, topic: &str) -> Alias {
+        if self.sent_aliases_most == 0 {
+            return Alias::None;
+        }
+        let most = self.sent_aliases_most;
+        let aliases = self.sent_aliases.get_or_insert_with(|| Box::new(Aliases::new(most)));
+        let alias = aliases.choose(topic);
+        if matches!(alias, Alias::New(_)) && self.count_memory().is_err() {
+            // There is no memory for more of them.
+            if let Some(aliases) = &mut self.sent_aliases {
+                aliases.take_back(alias);
+            }
+            self.count_memory().ok();
+            return Alias::None;
+        }
+        alias
+    }
+
+    fn send_as(&mut self, queued: &Queued, packet_id: u16, dup: bool, alias: Alias) -> bool {
         let begun = self.out.len();
+        let (alias, topic) = match alias {
+            Alias::None => (None, &*queued.message.topic),
+            Alias::New(alias) => (Some(alias), &*queued.message.topic),
+            Alias::Known(alias) => (Some(alias), ""),
+        };
         let how = encode::Outgoing {
             qos: queued.qos,
             dup,
             retain: queued.retain,
             packet_id,
             properties: &queued.message.properties,
+            alias,
             expiry_secs: queued.message.seconds_left(),
             subscription_ids: &queued.subscription_ids,
         };
         let message = &queued.message;
-        let bytes = encode::publish(&mut self.out, self.version, &message.topic, &message.payload, &how);
+        let bytes = encode::publish(&mut self.out, self.version, topic, &message.payload, &how);
         let fits = bytes <= self.maximum_packet_bytes;
         if !fits {
             self.out.truncate(begun);
-            self.broker.count_dropped("too_large_for_client");
         }
         fits
     }
 
     /// Handles a PUBACK.
-    pub(super) fn acknowledged(&mut self, packet_id: u16) -> Result<(), End> {
-        self.state()?.acknowledged(packet_id);
-        self.link.remember(crate::session::Link::ATTENTION);
+    pub(super) fn acknowledged(&mut self, body: &[u8]) -> Result<(), End> {
+        let answer = acks::decode(body, self.version)?.of(packet_type::PUBACK)?;
+        self.note_refusal(answer.reason);
+        self.state()?.in_flight.acknowledge(answer.packet_id);
+        self.link.remember(Link::ATTENTION);
         Ok(())
     }
+
+    /// Counts a message that the client has refused. It goes to no other client (MQTT-4.8.2-6).
+    fn note_refusal(&self, reason: u8) {
+        if reason >= 0x80 {
+            self.broker.count_dropped("refused_by_client");
+        }
+    }
+
+    /// Handles a PUBREC. One for a packet id without a message is answered too: a client that has
+    /// such an exchange from an earlier session, or from another broker, can end it.
+    pub(super) fn recorded(&mut self, body: &[u8]) -> Result<(), End> {
+        let acks::Answer { packet_id, reason } = acks::decode(body, self.version)?.of(packet_type::PUBREC)?;
+        self.note_refusal(reason);
+        let recorded = self.state()?.in_flight.record(packet_id, reason >= 0x80);
+        let code = match recorded {
+            Recorded::Release => reason::SUCCESS,
+            Recorded::Unknown => reason::PACKET_ID_NOT_FOUND,
+            Recorded::Refused => {
+                self.link.remember(Link::ATTENTION);
+                return Ok(());
+            }
+        };
+        encode::answer(&mut self.out, self.version, packet_type::PUBREL << 4 | 2, packet_id, code, None);
+        Ok(())
+    }
+
+    /// Handles a PUBCOMP.
+    pub(super) fn completed(&mut self, body: &[u8]) -> Result<(), End> {
+        let answer = acks::decode(body, self.version)?.of(packet_type::PUBCOMP)?;
+        self.state()?.in_flight.complete(answer.packet_id);
+        self.link.remember(Link::ATTENTION);
+        Ok(())
+    }
+}
+
+/// The outcome of sending a message again.
+enum Again {
+    /// All were sent again.
+    Nothing,
+    /// There is no room now.
+    Waits,
+    /// True when it was sent, false when it was dropped.
+    Sent(bool),
 }

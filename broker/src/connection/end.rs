@@ -14,7 +14,8 @@ use super::answer::{self, Answer, Wait};
 use super::{Connection, Stream};
 use crate::Broker;
 use crate::codec::{DecodeError, Version, encode, reason};
-use crate::pending_wills;
+use crate::session::Lost;
+use crate::{pending_wills, websocket};
 use door::quota::Quota;
 use door::{Failed, Inbox, Intake};
 
@@ -54,10 +55,14 @@ pub(super) enum End {
     /// A message to this topic is beyond a limit of the tenant, and the protocol version has no
     /// code for it.
     OverQuota(Box<str>, Quota),
+    /// The session has lost messages.
+    Lost(Lost),
     /// The process is stopping.
     ShutDown,
     /// The log has failed.
     Failed(Failed),
+    /// An answer is larger than the client accepts.
+    Oversize,
     /// A QoS 2 message that was sent again had not become durable at the connection that received
     /// it first.
     Unstored,
@@ -70,6 +75,14 @@ impl From<DecodeError> for End {
 }
 
 impl End {
+    /// The end after a read that failed: frames of WebSocket may break their rules.
+    pub(super) fn of_read(error: io::Error) -> Self {
+        match websocket::violation(&error) {
+            Some(violation) => Self::Decode(DecodeError::protocol(violation.what)),
+            None => Self::Io(error),
+        }
+    }
+
     /// Metric label.
     fn label(&self) -> &'static str {
         match self {
@@ -80,8 +93,6 @@ impl End {
                 reason::MALFORMED => "malformed",
                 reason::RECEIVE_MAXIMUM_EXCEEDED => "receive_maximum",
                 reason::PACKET_TOO_LARGE => "packet_too_large",
-                reason::TOPIC_NAME_INVALID => "topic_name",
-                reason::TOPIC_FILTER_INVALID => "topic_filter",
                 reason::TOPIC_ALIAS_INVALID => "topic_alias",
                 reason::BAD_AUTHENTICATION_METHOD => "authentication_method",
                 _ => "protocol",
@@ -95,8 +106,11 @@ impl End {
             Self::Refused(_) => "token_refused",
             Self::Denied(_) => "publish_denied",
             Self::OverQuota(..) => "over_quota",
+            Self::Lost(Lost::Queue) => "queue_full",
+            Self::Lost(Lost::Memory) => "queue_memory",
             Self::ShutDown => "shut_down",
             Self::Failed(_) => "log_failed",
+            Self::Oversize => "too_large_for_client",
             Self::Unstored => "unstored",
         }
     }
@@ -118,8 +132,13 @@ impl End {
             Self::Refused(refused) => Some((refused.farewell(), refused.reason.as_ref().to_owned())),
             Self::Denied(_) => Some((reason::NOT_AUTHORIZED, answer::DENIED.into())),
             Self::OverQuota(_, quota) => Some((reason::QUOTA_EXCEEDED, answer::over(*quota).into())),
+            Self::Lost(lost) => Some((reason::QUOTA_EXCEEDED, lost.reason().into())),
             Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
+            Self::Oversize => Some((
+                reason::PACKET_TOO_LARGE,
+                "an answer is larger than the maximum packet size of the client".into(),
+            )),
             Self::Unstored => {
                 Some((reason::IMPLEMENTATION_SPECIFIC, "a message was not stored: connect and send it again".into()))
             }
@@ -158,16 +177,24 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 client = %self.sender.client, peer = %self.sender.peer, topic = %topic,
                 "closed a client of MQTT 3.1.1, which has no other answer: {}", answer::over(*quota)
             ),
+            End::Lost(lost) => self.end_lost(*lost),
             End::Failed(error) => tracing::debug!("closed client {}: {error}", self.sender.client),
             _ => {}
         }
+        if matches!(end, End::Client) && self.ends_session() {
+            self.staged |= self.intake.end_session();
+        }
+        if self.staged && !matches!(end, End::Failed(_)) {
+            // In the log before all that the client's next connection brings; a log that is full
+            // does not hold that one up.
+            poll_fn(|cx| Poll::Ready(self.submit(cx).ok())).await;
+        }
+        self.link.arrival.begin();
+        self.session.hand_over(&self.link, true);
         let farewell = end.farewell();
         let sent = farewell.is_some();
         // The peer may be gone, or not read.
         tokio::time::timeout(FAREWELL, self.send_last(farewell)).await.ok();
-        if matches!(end, End::Client) && self.ends_session() {
-            self.staged |= self.intake.end_session();
-        }
         if !matches!(end, End::Failed(_)) {
             self.store_rest().await;
         }
@@ -200,6 +227,18 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
+    /// Leaves no session: the next connection of the client learns of the loss by that.
+    fn end_lost(&mut self, lost: Lost) {
+        tracing::warn!(
+            tenant = %self.sender.tenant, client = %self.sender.client, peer = %self.sender.peer,
+            "closed a client and ended its session: {}", lost.reason()
+        );
+        self.answer().ok();
+        if let Some(mut state) = self.session.owned_by(&self.link) {
+            state.expiry_secs = 0;
+        }
+    }
+
     /// No longer keeps the will message.
     pub(super) fn drop_will(&mut self) -> Result<(), End> {
         let last = self.state()?.last_will.take();
@@ -223,7 +262,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.gone = true;
         if let Some((code, text)) = farewell {
             let text = self.problem_information.then_some(text);
-            encode::disconnect(&mut self.out, self.version, code, text.as_deref());
+            let version = self.version;
+            // One that is too large also without its text is not sent.
+            self.reply(text.as_deref(), |out, text| encode::disconnect(out, version, code, text)).ok();
             let rest = self.out.split_off(self.written);
             if let Err(error) = self.stream.write_all(&rest).await {
                 tracing::debug!("cannot send client {} the reason: {error}", self.sender.client);

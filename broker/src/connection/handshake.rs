@@ -1,14 +1,15 @@
 //! From an accepted socket to a connection: CONNECT and CONNACK.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use model::Held;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::authenticate::{METHOD, left_until};
+use super::connack::{accepting, fits, keep_alive};
 use super::pace::Pace;
 use super::waiting::Waiting;
 use super::{Connection, DISPLACED, IDLE, Stream};
@@ -16,6 +17,7 @@ use crate::Broker;
 use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
+use crate::listener::{Arrival, Guests};
 use crate::memory::FREE_BYTES;
 use crate::pending_wills;
 use crate::session::Link;
@@ -23,7 +25,6 @@ use crate::sessions::Taken;
 use crate::will::LastWill;
 use door::quota::ConnectionPermit;
 use door::{Identity, Inbox, Intake, Sender, Ticket};
-use tls::Guest;
 
 /// The reason why a connection was refused, as a metric label.
 type Refused = &'static str;
@@ -32,21 +33,22 @@ type Refused = &'static str;
 const MAX_IN_FLIGHT: usize = 1024;
 /// The reason of a refusal.
 const NO_MEMORY: &str = "the server has no memory for a connection with this much in its CONNECT (memory.max_bytes)";
-/// Reason for refusing a connection beyond the maximum.
-pub(crate) const NO_CONNECTION: &str =
-    "the server has reached its maximum number of connections (mqtt.max_connections)";
-/// The first bytes of the body of an MQTT 5 CONNECT.
-const V5_BEGINS: &[u8] = b"\0\x04MQTT\x05";
+/// The reason why a session is not kept.
+const NO_SESSION: &str =
+    "the session ends with its connection: mqtt.max_sessions or the limit sessions of the tenant is reached";
+/// Reason for refusing a client whose Maximum Packet Size is smaller than the CONNACK.
+const TOO_SMALL: &str = "the CONNACK is larger than the maximum packet size of the client";
 
 /// Reads CONNECT and takes up the session. The CONNACK is the first packet that the connection
 /// writes.
 pub(super) async fn open<I: Inbox, S: Stream>(
     broker: &Arc<Broker<I>>,
-    (mut stream, stream_bytes): (S, usize),
+    mut stream: S,
     certificates: Vec<Vec<u8>>,
-    (peer, full): (SocketAddr, bool),
-    guest: Guest<bool>,
+    arrival: Arrival,
+    guests: Guests,
 ) -> Result<Connection<I, S>, Refused> {
+    let Arrival { peer, stream_bytes, .. } = arrival;
     let mut waiting = Waiting::new(broker, peer.ip());
     // A copy of those in the stream.
     let chain: usize = certificates.iter().map(Vec::len).sum();
@@ -57,40 +59,43 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     let (connect, early) =
         match read_connect(&mut stream, broker.config.max_packet_bytes as usize, &mut waiting).await? {
             Ok(read) => read,
-            Err(Malformed { error, v5 }) => {
+            Err(Malformed { error, form }) => {
                 tracing::info!("refused a connection from {peer}: {}", error.what);
+                let v5 = form.version == Version::V5;
                 if error.reason == reason::QUOTA_EXCEEDED {
-                    let (version, code) = if v5 { (Version::V5, error.reason) } else { (Version::V4, 3) };
-                    refuse(&mut stream, version, code, error.what).await;
+                    let code = if v5 { error.reason } else { 3 };
+                    refuse(&mut stream, form, code, error.what).await;
                     return Err("memory");
                 }
                 match error.reason {
-                    _ if v5 => refuse(&mut stream, Version::V5, error.reason, error.what).await,
+                    _ if v5 => refuse(&mut stream, form, error.reason, error.what).await,
                     // 3.1.1 has a return code for this reason only.
-                    reason::UNSUPPORTED_VERSION => refuse(&mut stream, Version::V4, 1, "").await,
+                    reason::UNSUPPORTED_VERSION => refuse(&mut stream, form, 1, "").await,
                     _ => {}
                 }
                 return Err("malformed_connect");
             }
         };
     let version = connect.version;
+    let form = Form { version, most: connect.maximum_packet_bytes };
     let report = |what: &str| tracing::info!("refused a connection from {peer}: {what}");
-    if full {
-        let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
-        report(NO_CONNECTION);
-        refuse(&mut stream, version, code, NO_CONNECTION).await;
-        return Err("max_connections");
+    if let Some(early) = arrival.early {
+        let code = if version == Version::V5 { early.code } else { 3 };
+        report(early.what);
+        refuse(&mut stream, form, code, early.what).await;
+        return Err(early.label);
     }
     let is_known = |method: &str| method == METHOD && broker.gatekeeper.takes_tokens();
     if !connect.authentication_method.as_deref().is_none_or(is_known) {
         let what = "the authentication method is not supported: WEIR-JWT is, where devices authenticate";
         report(what);
-        refuse(&mut stream, version, reason::BAD_AUTHENTICATION_METHOD, what).await;
+        refuse(&mut stream, form, reason::BAD_AUTHENTICATION_METHOD, what).await;
         return Err("authentication_method");
     }
-    if connect.client.is_empty() && version == Version::V4 && !connect.clean {
-        report("a session that lasts needs a client id");
-        refuse(&mut stream, version, 2, "").await;
+    // 3.1 has no empty ids; longer ones than its 23 characters are accepted.
+    if connect.client.is_empty() && version == Version::V4 && (connect.is_3_1 || !connect.clean) {
+        report("a session that lasts needs a client id, and so does each client of MQTT 3.1");
+        refuse(&mut stream, form, 2, "").await;
         return Err("client_id");
     }
     // The memory of the CONNECT stays counted meanwhile.
@@ -99,28 +104,35 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     let (permit, identity) = match counted {
         Ok(counted) => counted,
         Err(refused) => {
-            refuse(&mut stream, version, refused.code(version), &refused.reason).await;
+            refuse(&mut stream, form, refused.code(version), &refused.reason).await;
             return Err(refused.label);
         }
     };
     // From here on it is known, and gives way to no other.
     waiting.admit()?;
-    guest.leave().ok_or(DISPLACED)?;
+    guests.leave().ok_or(DISPLACED)?;
     if let Err(reason) = broker.wait_for_takeover(&identity.tenant, &connect.client).await {
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
-        refuse(&mut stream, version, code, "the client has connected again").await;
+        refuse(&mut stream, form, code, "the client has connected again").await;
         return Err(reason);
     }
+    broker.hand_over(&identity.tenant, &connect.client).await;
     let assigned = connect.client.is_empty().then(|| broker.make_client_id(identity.device.as_deref()));
+    let most_keep_alive = arrival.max_keep_alive_secs.unwrap_or(broker.config.max_keep_alive_secs);
+    if !fits(&broker.config, most_keep_alive, &connect, assigned.as_deref()) {
+        report(TOO_SMALL);
+        refuse(&mut stream, form, reason::PACKET_TOO_LARGE, TOO_SMALL).await;
+        return Err("too_large_for_client");
+    }
     let own_bytes = own_bytes(&connect) + stream_bytes;
     let Ok(memory) = broker.memory.connections.acquire(own_bytes.saturating_sub(FREE_BYTES)) else {
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
         report(NO_MEMORY);
-        refuse(&mut stream, version, code, NO_MEMORY).await;
+        refuse(&mut stream, form, code, NO_MEMORY).await;
         return Err("memory");
     };
     let identity = (identity, permit);
-    let mut connection = broker.connect(stream, peer, connect, identity, assigned.as_deref(), (own_bytes, memory));
+    let mut connection = broker.connect(stream, arrival, connect, identity, assigned.as_deref(), (own_bytes, memory));
     connection.stalled = !early.is_empty();
     connection.partial = early;
     Ok(connection)
@@ -133,10 +145,26 @@ fn own_bytes(connect: &Connect) -> usize {
     connect.client.len() + connect.user.as_ref().map_or(0, String::len) + will
 }
 
+/// The form of a refusal that the client can read.
+#[derive(Clone, Copy)]
+struct Form {
+    version: Version,
+    /// Maximum Packet Size, when given.
+    most: Option<u32>,
+}
+
 /// An invalid CONNECT, or one that there is no memory for.
 struct Malformed {
     error: DecodeError,
-    v5: bool,
+    form: Form,
+}
+
+impl Malformed {
+    /// `body` is as much of the CONNECT as has arrived.
+    fn new(error: DecodeError, body: &[u8]) -> Self {
+        let (version, most) = connect::form(body);
+        Self { error, form: Form { version, most } }
+    }
 }
 
 /// Reads a whole CONNECT. Returns it with the bytes that followed.
@@ -148,15 +176,14 @@ async fn read_connect<I: Inbox, S: Stream>(
     let mut bytes = Vec::with_capacity(256);
     loop {
         match framing(&bytes, max_packet_bytes) {
-            Err(error) => return Ok(Err(Malformed { error, v5: false })),
+            Err(error) => return Ok(Err(Malformed::new(error, &[]))),
             Ok(Some(found)) if found.first != packet_type::CONNECT << 4 => {
                 let error = DecodeError { reason: reason::PROTOCOL_ERROR, what: "the first packet has to be CONNECT" };
-                return Ok(Err(Malformed { error, v5: false }));
+                return Ok(Err(Malformed::new(error, &[])));
             }
             Ok(Some(found)) if bytes.len() >= found.total_bytes => {
                 let body = &bytes[found.header_bytes..found.total_bytes];
-                let connect =
-                    connect::decode(body).map_err(|error| Malformed { error, v5: body.starts_with(V5_BEGINS) });
+                let connect = connect::decode(body).map_err(|error| Malformed::new(error, body));
                 return Ok(connect.map(|c| (c, bytes.split_off(found.total_bytes))));
             }
             Ok(_) => {}
@@ -170,17 +197,29 @@ async fn read_connect<I: Inbox, S: Stream>(
                 .ok()
                 .flatten()
                 .map_or(&bytes[..0], |found| &bytes[found.header_bytes..]);
-            return Ok(Err(Malformed { error, v5: body.starts_with(V5_BEGINS) }));
+            return Ok(Err(Malformed::new(error, body)));
         }
     }
 }
 
-async fn refuse<S: Stream>(stream: &mut S, version: Version, code: u8, text: &str) {
+/// Sends a CONNACK with the reason, as far as the client accepts its size.
+async fn refuse<S: Stream>(stream: &mut S, form: Form, code: u8, text: &str) {
     let mut out = Vec::new();
-    let own = ConnackProperties { reason_string: Some(text), ..ConnackProperties::default() };
-    encode::connack(&mut out, version, false, code, &own);
-    // The client is refused anyway; it may have gone.
-    stream.write_all(&out).await.ok();
+    let most = form.most.map_or(usize::MAX, |most| most as usize);
+    for reason_string in [Some(text), None] {
+        let own = ConnackProperties { reason_string, ..ConnackProperties::default() };
+        out.clear();
+        encode::connack(&mut out, form.version, false, code, &own);
+        if out.len() <= most {
+            break;
+        }
+    }
+    if out.len() <= most {
+        // The client is refused anyway; it may have gone.
+        stream.write_all(&out).await.ok();
+    }
+    // WebSocket and TLS announce the end.
+    stream.shutdown().await.ok();
 }
 
 impl<I: Inbox> Broker<I> {
@@ -194,8 +233,8 @@ impl<I: Inbox> Broker<I> {
     fn connect<S: Stream>(
         self: &Arc<Self>,
         stream: S,
-        peer: SocketAddr,
-        asked: Connect,
+        arrival: Arrival,
+        mut asked: Connect,
         (identity, permit): (Identity, Option<ConnectionPermit>),
         assigned: Option<&str>,
         (own_bytes, memory): (usize, Held),
@@ -209,31 +248,27 @@ impl<I: Inbox> Broker<I> {
             meter: identity.meter.clone(),
             client: assigned.unwrap_or(&asked.client).into(),
             user: asked.user.as_deref().map(Into::into),
-            peer,
+            peer: arrival.peer,
             protocol: "mqtt",
         };
         let tenant = self.tenants.get(&sender.tenant);
         let intake = self.inbox.open(&sender);
         let wanted = match asked.session_expiry_secs {
             Some(secs) => secs,
-            // 3.1.1 has no expiry: a session that is not clean is kept as long as the configuration
-            // allows.
-            None if !v5 && !asked.clean => u32::MAX,
+            // 3.1.1 has no expiry.
+            None if !v5 && !asked.clean => config.v3_session_expiry_secs,
             None => 0,
         };
         let mut expiry = wanted.min(config.max_session_expiry_secs);
-        let keep_alive = match (asked.keep_alive_secs, config.max_keep_alive_secs) {
-            (asked, 0) => asked,
-            (0, most) => most,
-            (asked, most) => asked.min(most),
-        };
-        let link = Arc::<Link>::default();
-        let Taken { session, present, is_kept, taken_over, before } =
+        let most_keep_alive = arrival.max_keep_alive_secs.unwrap_or(config.max_keep_alive_secs);
+        let keep_alive = keep_alive(most_keep_alive, &asked);
+        let link = Link::new(&self.arrivals);
+        let Taken { session, present, taken_over, before } =
             self.take_session(&tenant, &sender.client, &link, asked.clean, expiry, &identity);
         if taken_over {
-            self.metrics.takeovers.count(&sender.tenant, &sender.client, peer, model::clock::now());
+            self.metrics.takeovers.count(&sender.tenant, &sender.client, arrival.peer, model::clock::now());
         }
-        if let Some(will) = asked.will
+        if let Some(will) = asked.will.take()
             && let Some(mut state) = session.owned_by(&link)
         {
             let kept_as = Some(pending_wills::topic(&config.node, self.started, number));
@@ -243,8 +278,10 @@ impl<I: Inbox> Broker<I> {
         }
         let is_full =
             || self.metrics.sessions.get() > config.max_sessions as i64 || !self.may_keep_session(&identity, &tenant);
-        if expiry > 0 && !is_kept {
+        let mut reason_string = None;
+        if expiry > 0 && !present {
             if is_full() {
+                reason_string = Some(NO_SESSION);
                 // There is room for its connection, and for no session after that.
                 self.metrics.sessions_not_kept.inc();
                 expiry = 0;
@@ -252,18 +289,28 @@ impl<I: Inbox> Broker<I> {
                 state.expiry_secs = expiry;
             }
         }
-        let own = ConnackProperties {
+        let maximum_packet_bytes = asked.maximum_packet_bytes.map_or(usize::MAX, |n| n as usize);
+        let mut own = ConnackProperties {
             session_expiry_secs: (v5 && expiry != wanted).then_some(expiry),
-            receive_maximum: Some(config.receive_maximum),
-            maximum_packet_bytes: Some(config.max_packet_bytes),
-            assigned_client: assigned,
             topic_alias_maximum: Some(config.topic_alias_maximum),
-            server_keep_alive_secs: (keep_alive != asked.keep_alive_secs).then_some(keep_alive),
-            authentication_method: asked.authentication_method.as_deref(),
-            reason_string: None,
+            reason_string: reason_string.filter(|_| asked.problem_information),
+            ..accepting(config, most_keep_alive, &asked, assigned)
         };
         let mut out = Vec::new();
-        encode::connack(&mut out, asked.version, present, reason::SUCCESS, &own);
+        // 3.1 has no such flag.
+        let says_present = present && !asked.is_3_1;
+        encode::connack(&mut out, asked.version, says_present, reason::SUCCESS, &own);
+        if out.len() > maximum_packet_bytes {
+            own.reason_string = None;
+            out.clear();
+            encode::connack(&mut out, asked.version, says_present, reason::SUCCESS, &own);
+        }
+        if out.len() > maximum_packet_bytes {
+            // A client that is told of no topic aliases uses none.
+            own.topic_alias_maximum = None;
+            out.clear();
+            encode::connack(&mut out, asked.version, says_present, reason::SUCCESS, &own);
+        }
         let patience = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
         let left = left_until(identity.expires);
         let first = left.into_iter().fold(patience.unwrap_or(IDLE), Duration::min);
@@ -282,11 +329,16 @@ impl<I: Inbox> Broker<I> {
             number,
             version: asked.version,
             clean: asked.clean,
+            is_bridge: asked.is_bridge,
             session,
+            arrival: Waker::from(Arc::clone(&link)),
+            has_yielded: false,
+            handing_over: None,
             link,
             before: (before.last.is_some() || before.publishing.is_some()).then_some(before),
             partial: Vec::new(),
             stalled: false,
+            awaits_routing: false,
             unfinished_since: None,
             memory,
             own_bytes,
@@ -305,8 +357,10 @@ impl<I: Inbox> Broker<I> {
             batches: 0,
             timed: None,
             aliases: Vec::new(),
+            sent_aliases: None,
+            sent_aliases_most: asked.topic_alias_maximum.min(config.sent_topic_aliases),
             send_maximum: usize::from(asked.receive_maximum).min(MAX_IN_FLIGHT),
-            maximum_packet_bytes: asked.maximum_packet_bytes.map_or(usize::MAX, |n| n as usize),
+            maximum_packet_bytes,
             problem_information: asked.problem_information && v5,
             patience,
             deadline: left.and_then(|left| Instant::now().checked_add(left)),

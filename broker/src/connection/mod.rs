@@ -6,10 +6,13 @@
 //! unfinished packet is kept.
 
 mod admission;
+mod aliases;
 mod answer;
 mod authenticate;
+mod connack;
 mod deliver;
 mod end;
+mod hand_over;
 mod handshake;
 mod pace;
 mod packet;
@@ -22,7 +25,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use model::{Full, Held};
@@ -38,14 +41,16 @@ use crate::pending_wills;
 use crate::session::{Link, Session, State};
 use crate::tenant::Tenant;
 use crate::will::Before;
+use aliases::Aliases;
 use answer::{Pending, Wait};
 use authenticate::Authentication;
 use door::quota::ConnectionPermit;
 use door::{Grants, Inbox, Intake, Sender, Ticket};
 use end::End;
-pub(crate) use handshake::NO_CONNECTION;
+use hand_over::HandOver;
 use pace::Pace;
 pub(crate) use serve::serve;
+pub(crate) use waiting::Waiting;
 
 /// Bytes that may wait for a slow peer before reading from it stops.
 const OUT_BYTES: usize = 64 << 10;
@@ -63,7 +68,7 @@ const QUIET: Duration = Duration::from_millis(100);
 const SAMPLED: u32 = 16;
 
 /// Metric label of a connection that gave way to others before its client was known.
-const DISPLACED: &str = "displaced";
+pub(crate) const DISPLACED: &str = "displaced";
 
 /// The byte stream below MQTT.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -99,8 +104,16 @@ struct Connection<I: Inbox, S> {
     version: Version,
     /// The client asked for a clean start.
     clean: bool,
+    /// The client is a broker that bridges.
+    is_bridge: bool,
     session: Arc<Session>,
     link: Arc<Link>,
+    /// Wakes the connection for what has arrived.
+    arrival: Waker,
+    /// It has let others read first that were woken before it.
+    has_yielded: bool,
+    /// Another connection waits for the session.
+    handing_over: Option<HandOver>,
     intake: I::Intake,
     /// The intake reads trace contexts.
     is_traced: bool,
@@ -108,9 +121,10 @@ struct Connection<I: Inbox, S> {
     before: Option<Before>,
     /// An unfinished packet, or packets that wait for room in `pending`.
     partial: Vec<u8>,
-    /// `partial` may hold whole packets: they came together with CONNECT, or there was no room for
-    /// them.
+    /// `partial` may hold whole packets: they came together with CONNECT, or have to wait.
     stalled: bool,
+    /// They wait until the messages before them are routed.
+    awaits_routing: bool,
     /// Since when the front of `partial` has waited for its rest.
     unfinished_since: Option<Instant>,
     /// Memory of `partial`, of a large message in `out`, of the aliases, of the will message and of
@@ -143,6 +157,10 @@ struct Connection<I: Inbox, S> {
     /// The batch that is timed, and the time of its submission.
     timed: Option<(Ticket, Instant)>,
     aliases: Vec<Option<Box<str>>>,
+    /// The aliases of messages to the client; `None` until the first one.
+    sent_aliases: Option<Box<Aliases>>,
+    /// Their maximum number.
+    sent_aliases_most: u16,
     /// QoS 1 messages that the client accepts in flight.
     send_maximum: usize,
     maximum_packet_bytes: usize,
@@ -178,6 +196,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             // The signal to stop may have been sent before this connection was registered.
             self.draining = self.broker.stopping.is_cancelled();
         }
+        if self.link.arrival.is_ahead() && !self.has_yielded {
+            self.has_yielded = true;
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
+        self.has_yielded = false;
+        self.link.arrival.begin();
         // A connection that is never idle does not come to its timer.
         if self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(End::Expired);
@@ -199,7 +224,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             // A full log slows the device down: its socket is not read.
             if !self.is_behind() && !self.staged && !self.draining {
-                moved |= self.read(cx)?;
+                let has_read = self.read()?;
+                moved |= has_read;
+                self.hand_over(has_read);
             }
             if self.draining && self.pending.is_empty() && self.out.is_empty() && !self.unflushed {
                 return Err(End::ShutDown);
@@ -219,6 +246,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             return Err(End::TakenOver);
         }
         self.draining |= signals & Link::STOP != 0;
+        if signals & Link::HAND_OVER != 0 {
+            self.handing_over = Some(HandOver::new());
+        }
         if signals & Link::ATTENTION == 0 {
             return Ok(false);
         }
@@ -230,8 +260,25 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.session.owned_by(&self.link).ok_or(End::TakenOver)
     }
 
+    /// True while too many bytes wait for the peer. One that no longer reads is still read for a
+    /// moment, when it has connected again.
     fn is_behind(&self) -> bool {
-        self.out.len() - self.written > OUT_BYTES
+        let most = if self.handing_over.is_some() { 2 * OUT_BYTES } else { OUT_BYTES };
+        self.out.len() - self.written > most
+    }
+
+    /// Writes an answer, without its reason string when the packet is larger with it than the
+    /// client accepts.
+    fn reply(&mut self, text: Option<&str>, write: impl Fn(&mut Vec<u8>, Option<&str>)) -> Result<(), End> {
+        let begun = self.out.len();
+        for text in [text, None] {
+            write(&mut self.out, text);
+            if self.out.len() - begun <= self.maximum_packet_bytes {
+                return Ok(());
+            }
+            self.out.truncate(begun);
+        }
+        Err(End::Oversize)
     }
 
     /// Submits staged records to the log. True when the log accepted them.
@@ -313,6 +360,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Acquires the memory that the connection holds, or returns what it no longer holds.
     fn count_memory(&mut self) -> Result<(), Full> {
         let bytes = self.own_bytes + self.alias_bytes + self.partial.capacity() + self.out_bytes;
+        let bytes = bytes + self.sent_aliases.as_ref().map_or(0, |aliases| aliases.bytes());
         let counted = bytes.saturating_sub(FREE_BYTES);
         if counted == self.memory.bytes() { Ok(()) } else { self.memory.resize(counted) }
     }

@@ -3,8 +3,8 @@
 //! A message takes its room from the meters before it is handled. When there is none, it stays in
 //! the buffer of the connection until its turn comes, and a few KiB behind it; the client is slowed
 //! down by TCP. Acknowledgements and messages to the client go on meanwhile, and so do PINGREQ,
-//! PUBACK and AUTH packets within these few KiB. Connections of a tenant take turns, and each waits
-//! for one message at a time.
+//! PUBACK, PUBREC, PUBCOMP and AUTH packets within these few KiB. Connections of a tenant take
+//! turns, and each waits for one message at a time.
 
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -21,6 +21,10 @@ use door::quota::{DeviceMeter, Kept, Moment, Wait};
 const LOOK: Duration = Duration::from_secs(1);
 /// Bytes in memory of a client whose message waits, if its last read has not brought more.
 const AHEAD_BYTES: usize = 8 << 10;
+
+/// Packets that do not wait behind a message.
+const AHEAD: [u8; 5] =
+    [packet_type::PINGREQ, packet_type::PUBACK, packet_type::PUBREC, packet_type::PUBCOMP, packet_type::AUTH];
 
 /// The pace of one connection. Room that was not used is given back when it is dropped.
 #[derive(Debug)]
@@ -60,6 +64,9 @@ impl Pace {
             }
             self.wait = None;
             return Ok(());
+        }
+        if let Some(outdated) = self.wait.take() {
+            self.meter.cancel(outdated);
         }
         // The buffer has another front.
         self.ahead = 0;
@@ -146,8 +153,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
-    /// Handles PINGREQ, PUBACK and AUTH packets behind the message that waits. True when there was
-    /// one.
+    /// Handles the packets behind the message that waits which need not wait with it. True when
+    /// there was one.
     pub(super) fn handle_ahead(&mut self) -> Result<bool, End> {
         let Some(ahead) = self.pace.as_ref().map(|pace| pace.ahead) else { return Ok(false) };
         let most = self.broker.config.max_packet_bytes as usize;
@@ -161,7 +168,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             if end > bytes.len() {
                 break;
             }
-            if matches!(found.packet_type(), packet_type::PINGREQ | packet_type::PUBACK | packet_type::AUTH) {
+            if AHEAD.contains(&found.packet_type()) {
                 handled = self.packet(&found, &bytes[at + found.header_bytes..end]);
                 if handled.is_err() {
                     break;

@@ -12,8 +12,9 @@ use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
     subscribe,
 };
-use crate::retained::Walk;
+use crate::retained::{self, Walk};
 use crate::session::Receipt;
+use crate::sys;
 use crate::trie::Entry;
 use door::quota::{Kept, Quota};
 use door::{Delivery, Inbox, Intake, Message as Received, Retained, Sender, Verdict};
@@ -22,13 +23,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Handles one packet; `body` follows its fixed header.
     pub(super) fn packet(&mut self, framing: &Framing, body: &[u8]) -> Result<(), End> {
         check_flags(framing)?;
+        self.broker.metrics.packets.inc();
         match framing.packet_type() {
             kind::PUBLISH => self.publish(framing, body),
-            kind::PUBACK => {
-                let answer = acks::decode(body, self.version)?;
-                self.acknowledged(answer.packet_id)
-            }
+            kind::PUBACK => self.acknowledged(body),
+            kind::PUBREC => self.recorded(body),
             kind::PUBREL => self.release(body),
+            kind::PUBCOMP => self.completed(body),
             kind::SUBSCRIBE => self.subscribe(body),
             kind::UNSUBSCRIBE => self.unsubscribe(body),
             kind::PINGREQ => {
@@ -36,10 +37,6 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 Ok(())
             }
             kind::DISCONNECT => Err(self.disconnect(body)?),
-            // Nothing is sent at QoS 2.
-            kind::PUBREC | kind::PUBCOMP => {
-                Err(DecodeError::protocol("acknowledgement of a message that was not sent").into())
-            }
             kind::CONNECT => Err(DecodeError::protocol("CONNECT was sent twice").into()),
             kind::AUTH => self.authenticate(body),
             _ => Err(DecodeError::protocol("a packet that only servers send").into()),
@@ -108,13 +105,30 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let traced = self.intake.take_span().map(|span| self.describe(*span, packet.qos));
         self.broker.metrics.count_message(packet.qos, verdict);
-        let keep = self.broker.keeps(&self.tenant, topic, packet.retain)
-            && self.broker.may_retain(&self.tenant, self.meter(), topic, packet.payload);
+        let keeps = self.broker.keeps(&self.tenant, self.meter(), (topic, packet.payload), packet.retain);
+        let mut text = keeps.err();
+        let copy = |keep| self.broker.copy(topic, packet.payload, packet.qos, keep, packet.properties);
+        let mut copied = if keeps == Ok(true) { copy(true) } else { None };
+        let keep = copied.is_some();
+        if keeps == Ok(true) && !keep {
+            text = Some(retained::NO_MEMORY);
+        }
+        let mut is_lost = false;
         // A copy only when there is a subscriber.
-        let wanted = keep || self.tenant.trie.any(topic);
-        let copy =
-            if wanted { self.broker.copy(topic, packet.payload, packet.qos, keep, packet.properties) } else { None };
-        let keep = keep && copy.is_some();
+        if !keep && self.tenant.trie.any(topic) {
+            copied = copy(false);
+            is_lost = copied.is_none();
+        }
+        if let Some(limit) = text {
+            self.log_denial(topic, limit);
+        }
+        if is_lost {
+            text = Some(answer::NO_MEMORY);
+            let is_told = verdict == Verdict::Plain && self.version == Version::V5;
+            if !is_told {
+                self.broker.lose(&self.tenant, topic, packet.qos);
+            }
+        }
         if keep {
             let (qos, payload, properties) = (packet.qos, packet.payload, packet.properties);
             self.intake.retain(&Retained { topic, payload, qos, properties });
@@ -123,15 +137,15 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             Verdict::Staged => reason::SUCCESS,
             Verdict::Quarantined => reason::PAYLOAD_FORMAT_INVALID,
             Verdict::Plain if keep => reason::SUCCESS,
-            Verdict::Plain if packet.retain => reason::QUOTA_EXCEEDED,
+            Verdict::Plain if packet.retain || is_lost => reason::QUOTA_EXCEEDED,
             Verdict::Plain => reason::NO_MATCHING_SUBSCRIBERS,
             Verdict::Denied | Verdict::OverQuota(_) => reason::NOT_AUTHORIZED,
         };
         let answer = Answer::after(packet.qos, code);
         self.staged |= verdict != Verdict::Plain || keep;
-        if answer != Answer::Nothing || copy.is_some() || traced.is_some() {
+        if answer != Answer::Nothing || copied.is_some() || traced.is_some() {
             let (wait, packet_id) = (self.turn(), packet.packet_id);
-            self.owe(Pending { wait, packet_id, answer, message: copy, traced, quota: None });
+            self.owe(Pending { wait, packet_id, answer, message: copied, traced, quota: None, text });
         }
         Ok(())
     }
@@ -243,7 +257,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     fn release(&mut self, body: &[u8]) -> Result<(), End> {
-        let answer = acks::decode(body, self.version)?;
+        let answer = acks::decode(body, self.version)?.of(kind::PUBREL)?;
         let known = {
             let mut state = self.state()?;
             let stored = state.unreleased.get(&answer.packet_id) == Some(&Receipt::Stored);
@@ -260,8 +274,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     fn subscribe(&mut self, body: &[u8]) -> Result<(), End> {
         let packet = subscribe::decode(body, self.version)?;
         let mut reasons = Vec::with_capacity(packet.filters.len());
+        let mut figures = None;
+        let mut limit = None;
         for (filter, mut options) in packet.filters {
-            if model::topic::check_filter(filter).is_err() {
+            if !subscribe::fits(filter) {
                 reasons.push(reason::TOPIC_FILTER_INVALID);
                 continue;
             }
@@ -271,8 +287,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 reasons.push(reason::NOT_AUTHORIZED);
                 continue;
             }
-            // Messages are sent at QoS 1 at most; the SUBACK grants no more.
-            options.qos = options.qos.min(1);
+            // 3.1.1 has no options: a bridge gets its own messages not back, and retained ones as
+            // such.
+            options.no_local |= self.is_bridge && !filter.starts_with("$share/");
+            options.retain_as_published |= self.is_bridge;
             let entry = Entry {
                 client: Arc::clone(&self.sender.client),
                 subscriber: Arc::clone(&self.session),
@@ -284,10 +302,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 // both places or in neither.
                 let mut state = self.state()?;
                 let held = state.subscriptions.contains(filter);
-                let has_place = held
-                    || state.subscriptions.len() < self.broker.config.max_subscriptions
-                        && self.may_keep(Kept::Subscriptions, || self.tenant.trie.len());
-                let inserted = has_place.then(|| self.tenant.trie.insert(filter, entry).ok()).flatten();
+                let inserted = if !held && state.subscriptions.len() >= self.broker.config.max_subscriptions {
+                    limit.get_or_insert("refused: the client has mqtt.max_subscriptions subscriptions");
+                    None
+                } else if !held && !self.may_keep(Kept::Subscriptions, || self.tenant.trie.len()) {
+                    limit.get_or_insert("refused: the limit subscriptions of the tenant is reached");
+                    None
+                } else {
+                    let inserted = self.tenant.trie.insert(filter, entry).ok();
+                    if inserted.is_none() {
+                        limit.get_or_insert("refused: the memory for sessions is used up (memory.max_bytes)");
+                    }
+                    inserted
+                };
                 if inserted.is_some() && !held {
                     state.subscriptions.insert(filter.to_owned());
                 }
@@ -297,20 +324,27 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 reasons.push(reason::QUOTA_EXCEEDED);
                 continue;
             };
+            if filter.starts_with("$share/") {
+                self.broker.collect_shared(&self.tenant, &[filter.to_owned()]);
+            }
             reasons.push(options.qos);
             let wanted = match options.retain_handling {
                 RetainHandling::Always => true,
                 RetainHandling::IfNew => new,
                 RetainHandling::Never => false,
             };
-            if wanted && !filter.starts_with("$share/") {
+            if wanted && filter.starts_with(sys::LEVEL) {
+                let figures = figures.get_or_insert_with(|| self.broker.first_figures(&self.tenant));
+                self.broker.send_figures(&self.session, packet.subscription_id, filter, figures);
+            } else if wanted && !filter.starts_with("$share/") {
                 let walk = Walk { filter: filter.into(), options, id: packet.subscription_id, after: None };
                 self.state()?.walks.insert(filter.into(), walk);
                 self.walking = true;
             }
         }
-        encode::suback(&mut self.out, self.version, packet.packet_id, &reasons);
-        Ok(())
+        let version = self.version;
+        let limit = limit.filter(|_| self.problem_information);
+        self.reply(limit, |out, limit| encode::suback(out, version, packet.packet_id, &reasons, limit))
     }
 
     fn unsubscribe(&mut self, body: &[u8]) -> Result<(), End> {
@@ -324,8 +358,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             };
             reasons.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION });
         }
-        encode::unsuback(&mut self.out, self.version, packet.packet_id, &reasons);
-        Ok(())
+        let version = self.version;
+        self.reply(None, |out, _| encode::unsuback(out, version, packet.packet_id, &reasons))
     }
 
     fn disconnect(&mut self, body: &[u8]) -> Result<End, End> {

@@ -25,12 +25,12 @@ thread_local! {
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Reads once and handles every whole packet. True when there were bytes.
-    pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    pub(super) fn read(&mut self) -> Result<bool, End> {
         if self.stalled {
             if self.is_waiting() {
-                return self.read_ahead(cx);
+                return self.read_ahead();
             }
-            if self.is_full() {
+            if self.is_full() || self.waits_for_routing() {
                 return Ok(false);
             }
             // It was not silent: its socket was not read.
@@ -42,16 +42,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         BUFFER.with_borrow_mut(|buffer| {
             let room = if self.pace.as_ref().is_some_and(Pace::is_slow) { SLOW_BYTES } else { READ_BYTES };
             let mut buffer = ReadBuf::new(&mut buffer[..room]);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            // Woken in the order of the packets.
+            let mut arrival = Context::from_waker(&self.arrival);
+            match Pin::new(&mut self.stream).poll_read(&mut arrival, &mut buffer) {
                 Poll::Pending => return Ok(false),
                 // TLS that ends without its last message.
                 Poll::Ready(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => return Err(End::Closed),
-                Poll::Ready(Err(error)) => return Err(End::Io(error)),
+                Poll::Ready(Err(error)) => return Err(End::of_read(error)),
                 Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Err(End::Closed),
                 Poll::Ready(Ok(())) => {}
             }
             self.last_heard = Instant::now();
             self.broker.metrics.received.inc_by(buffer.filled().len() as u64);
+            self.count_handed_over(buffer.filled().len());
             self.bytes(buffer.filled())?;
             self.note_partial()?;
             Ok(true)
@@ -60,12 +63,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// Reads on while a message waits for a limit, and handles the packets that need not wait with
     /// it. True when there were bytes.
-    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+    fn read_ahead(&mut self) -> Result<bool, End> {
         let room = self.room_ahead();
-        let read = room.map_or(0, |room| self.read_behind(room, cx));
+        let read = room.map_or(0, |room| self.read_behind(room));
         if read > 0 {
             self.last_heard = Instant::now();
             self.broker.metrics.received.inc_by(read as u64);
+            self.count_handed_over(read);
         }
         // Without room, too: a read before the wait may have brought them.
         let handled = self.handle_ahead()?;
@@ -74,10 +78,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// Reads once behind the message that waits; returns the number of bytes.
-    fn read_behind(&mut self, room: usize, cx: &mut Context<'_>) -> usize {
+    fn read_behind(&mut self, room: usize) -> usize {
         BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(&mut buffer[..room]);
-            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, &mut buffer) else { return 0 };
+            let mut arrival = Context::from_waker(&self.arrival);
+            let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(&mut arrival, &mut buffer) else { return 0 };
             if read.is_err() || buffer.filled().is_empty() {
                 // The messages before its end come first.
                 self.stop_ahead();
@@ -154,7 +159,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// Handles the whole packets at the start of `bytes`; returns the number of bytes that they
     /// took. Stops early, `stalled`, when the maximum number of messages is pending, or the next
-    /// one has to wait for a limit.
+    /// packet has to wait: for a limit, or for the messages before it.
     fn packets(&mut self, bytes: &[u8]) -> Result<usize, End> {
         self.stalled = false;
         let mut at = 0;
@@ -166,6 +171,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             if self.is_full() {
                 self.stalled = true;
+                break;
+            }
+            if matches!(found.packet_type(), packet_type::SUBSCRIBE | packet_type::UNSUBSCRIBE) && self.has_unrouted() {
+                self.stalled = true;
+                self.awaits_routing = true;
                 break;
             }
             let Framing { header_bytes, total_bytes, .. } = found;
@@ -188,6 +198,18 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
         }
         Ok(at)
+    }
+
+    /// True while the front of the buffer waits until the messages before it are routed.
+    fn waits_for_routing(&mut self) -> bool {
+        self.awaits_routing = self.awaits_routing && self.has_unrouted();
+        self.awaits_routing
+    }
+
+    /// True when there are messages for subscribers that are not durable yet. A subscription that
+    /// comes after them has its effect after them, also on retained messages.
+    fn has_unrouted(&self) -> bool {
+        self.pending.iter().any(|pending| pending.message.is_some())
     }
 
     /// True when no further message is accepted.

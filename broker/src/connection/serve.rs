@@ -1,67 +1,57 @@
 //! A connection from its acceptance to its end, plain or encrypted.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use door::Inbox;
-use tls::{Accepted, Acceptor, Guest, HandshakeError};
-use tokio::net::TcpStream;
 
 use super::end::End;
 use super::{DISPLACED, Stream, handshake};
 use crate::Broker;
-
-/// Memory of a TLS session, as measured: its keys, and the buffer for a record. The certificates of
-/// the client are kept besides.
-const TLS_BYTES: usize = 14 << 10;
+use crate::listener::{self, Arrival, Entrance, Guests, Newcomer, Opened, Ready};
 
 /// Serves an accepted connection until it ends.
-pub(crate) async fn serve<I: Inbox>(
-    broker: &Arc<Broker<I>>,
-    stream: TcpStream,
-    tls: Option<&Acceptor>,
-    peer: SocketAddr,
-    full: bool,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("set TCP_NODELAY for {peer}: {error}");
-    }
-    let guest = broker.strangers.enter(peer.ip(), full);
-    let Some(acceptor) = tls else { return serve_stream(broker, stream, Vec::new(), (peer, full, 0), guest).await };
-    let accepted = tokio::select! {
-        accepted = acceptor.accept(stream) => accepted,
-        () = guest.displaced() => Err(HandshakeError::Displaced),
-        () = broker.stopping.cancelled() => return broker.count_end("shut_down"),
+pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, newcomer: Newcomer, entrance: &Entrance) {
+    listener::set_no_delay(&newcomer.stream, newcomer.arrival.peer);
+    let peer = newcomer.arrival.peer;
+    let ready = match newcomer.ready(broker, entrance) {
+        Ok(ready) => Ok(ready),
+        // Boxed, as plain connections must not have the size of others.
+        Err(newcomer) => Box::pin(listener::open(broker, newcomer, entrance)).await,
     };
-    match accepted {
-        // Boxed, as plain connections must not have the size of encrypted ones.
-        Ok(Accepted { stream, certificates }) => {
-            let chain: usize = certificates.iter().map(Vec::len).sum();
-            Box::pin(serve_stream(broker, stream, certificates, (peer, full, TLS_BYTES + chain), guest)).await;
+    let Ready { stream, arrival, guests, certificates } = match ready {
+        Ok(ready) => ready,
+        Err(reason) => {
+            if reason == DISPLACED {
+                tracing::info!("closed a connection from {peer}: {GAVE_WAY}");
+            }
+            return broker.count_end(reason);
         }
-        Err(error) => {
-            tracing::info!("refused a connection from {peer} to the TLS port: {error}");
-            broker.count_end(error.label());
-        }
+    };
+    match stream {
+        Opened::Tcp(stream) => serve_stream(broker, stream, certificates, arrival, guests).await,
+        Opened::Tls(stream) => Box::pin(serve_stream(broker, stream, certificates, arrival, guests)).await,
+        Opened::Other(stream) => Box::pin(serve_stream(broker, stream, certificates, arrival, guests)).await,
     }
 }
 
-/// Serves a connection of MQTT over any stream, which holds a number of bytes itself.
+/// The reason for a client that had to give way.
+const GAVE_WAY: &str = "its client was not admitted yet, and others need its place";
+
+/// Serves a connection of MQTT over any stream.
 async fn serve_stream<I: Inbox, S: Stream>(
     broker: &Arc<Broker<I>>,
     stream: S,
     certificates: Vec<Vec<u8>>,
-    (peer, full, stream_bytes): (SocketAddr, bool, usize),
-    guest: Guest<bool>,
+    arrival: Arrival,
+    guests: Guests,
 ) {
-    let connect_timeout = Duration::from_millis(broker.config.connect_timeout_ms);
+    let connect_timeout = broker.connect_timeout();
     // Boxed, so that the connection does not hold the memory of the handshake for the rest of its
     // life.
     let opening = Box::pin(async {
-        let displaced = guest.displaced();
-        let opening = handshake::open(broker, (stream, stream_bytes), certificates, (peer, full), guest);
+        let displaced = guests.displaced();
+        let opening = handshake::open(broker, stream, certificates, arrival, guests);
         tokio::select! {
             opened = tokio::time::timeout(connect_timeout, opening) => opened.unwrap_or(Err("connect_timeout")),
             () = displaced => Err(DISPLACED),
@@ -75,9 +65,7 @@ async fn serve_stream<I: Inbox, S: Stream>(
         Ok(opened) => opened,
         Err(reason) => {
             if reason == DISPLACED {
-                tracing::info!(
-                    "closed a connection from {peer}: its client was not admitted yet, and others need its place"
-                );
+                tracing::info!("closed a connection from {}: {GAVE_WAY}", arrival.peer);
             }
             return broker.count_end(reason);
         }

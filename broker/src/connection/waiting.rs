@@ -4,7 +4,6 @@
 //! of a source with fewer.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use model::{Full, Held};
@@ -26,8 +25,8 @@ const MOST: usize = 64;
 const RETURN: Duration = Duration::from_millis(2);
 
 /// The memory of one client until it is admitted.
-pub(super) struct Waiting<'a, I: Inbox> {
-    broker: &'a Arc<Broker<I>>,
+pub(crate) struct Waiting<'a, I: Inbox> {
+    broker: &'a Broker<I>,
     from: IpAddr,
     held: Held,
     /// Bytes besides those of the CONNECT packet.
@@ -37,7 +36,7 @@ pub(super) struct Waiting<'a, I: Inbox> {
 }
 
 impl<'a, I: Inbox> Waiting<'a, I> {
-    pub(super) fn new(broker: &'a Arc<Broker<I>>, from: IpAddr) -> Self {
+    pub(crate) fn new(broker: &'a Broker<I>, from: IpAddr) -> Self {
         Self { broker, from, held: broker.memory.connects.hold(), base: 0, guests: Vec::new() }
     }
 
@@ -45,7 +44,7 @@ impl<'a, I: Inbox> Waiting<'a, I> {
     ///
     /// # Errors
     /// [`Full`], when no other client gives way.
-    pub(super) async fn begin(&mut self, stream_bytes: usize) -> Result<(), Full> {
+    pub(crate) async fn begin(&mut self, stream_bytes: usize) -> Result<(), Full> {
         self.base = if stream_bytes > 0 { stream_bytes + HANDSHAKE_BYTES } else { 0 };
         self.hold(0).await
     }
@@ -83,7 +82,7 @@ impl<'a, I: Inbox> Waiting<'a, I> {
     }
 
     /// Returns the outcome, unless the client has to give way before.
-    pub(super) async fn unless_displaced<T>(&self, outcome: impl Future<Output = T>) -> Result<T, &'static str> {
+    pub(crate) async fn unless_displaced<T>(&self, outcome: impl Future<Output = T>) -> Result<T, &'static str> {
         // The first one is the oldest.
         let Some(guest) = self.guests.first() else { return Ok(outcome.await) };
         tokio::select! {

@@ -7,7 +7,7 @@ fn entry(client: &str) -> Entry<()> {
 
 fn found(trie: &Trie<()>, topic: &str) -> Vec<String> {
     let mut all = Vec::new();
-    trie.matches(topic, |e| all.push(e.client.to_string()));
+    trie.matches(topic, |e, _| all.push(e.client.to_string()));
     all.sort();
     all
 }
@@ -47,7 +47,7 @@ fn the_deepest_filter_that_is_accepted_fits_a_small_stack() {
     let worker = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
         let trie = Trie::default();
         trie.insert(&filter, entry("a")).unwrap();
-        trie.matches(&topic, |_| panic!("longer than the filter"));
+        trie.matches(&topic, |_, _| panic!("longer than the filter"));
         assert!(trie.remove(&filter, "a"));
         trie.insert(&filter, entry("a")).unwrap();
     });

@@ -256,7 +256,7 @@ fn a_ping_that_is_in_memory_is_answered_however_much_waits_before_it() {
 }
 
 #[test]
-fn a_session_that_did_not_outlive_its_connection_has_to_find_room_when_it_is_taken_over() {
+fn a_session_that_takes_the_place_of_one_that_ends_with_its_connection_has_to_find_room() {
     let devices = Devices::new();
     let world = devices.world(true);
     devices.limit("s", &limits(&[("sessions", 2)]));
@@ -271,7 +271,7 @@ fn a_session_that_did_not_outlive_its_connection_has_to_find_room_when_it_is_tak
     // There is none.
     let _brief = login("s/d3").enter(&world);
     let (second, body) = lasts("s/d3").connack(&world);
-    assert_eq!(body[..2], [1, 0], "the session goes on");
+    assert_eq!(body[..2], [0, 0], "the session before has ended");
     assert!(has(&body, "\x11\0\0\0\0"), "it ends with its connection: {body:?}");
     assert_eq!(world.metrics.limited("sessions").get(), 1);
     drop(second);

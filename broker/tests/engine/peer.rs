@@ -92,7 +92,12 @@ impl Peer {
     pub(crate) fn packet(&mut self) -> (u8, Vec<u8>) {
         let mut byte = [0];
         self.0.read_exact(&mut byte).unwrap();
-        let first = byte[0];
+        self.rest(byte[0])
+    }
+
+    /// The packet whose first byte was read.
+    pub(crate) fn rest(&mut self, first: u8) -> (u8, Vec<u8>) {
+        let mut byte = [0];
         let (mut length, mut shift) = (0, 0);
         loop {
             self.0.read_exact(&mut byte).unwrap();

@@ -16,7 +16,7 @@ fn kept(world: &World) -> Vec<RetainedMessage> {
         kept.retain(|message| message.topic != *topic);
         let (tenant, topic, payload) = ("default".into(), topic.clone(), payload.clone());
         if !payload.is_empty() {
-            kept.push(RetainedMessage { tenant, topic, payload, qos: 0, properties: Vec::new() });
+            kept.push(RetainedMessage { tenant, topic, payload, qos: 0, properties: Vec::new(), published: 0 });
         }
     }
     kept

@@ -4,8 +4,6 @@ use std::io::Write;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use weir_broker::Config;
-
 use crate::world::*;
 
 #[test]
@@ -115,23 +113,6 @@ fn a_subscriber_that_does_not_read_slows_no_publisher_and_gets_all_messages_when
     }
     slow.ping();
     assert_eq!(world.dropped("queue_full"), 0);
-}
-
-#[test]
-fn messages_beyond_the_bound_of_a_subscribers_queue_are_dropped_and_counted() {
-    let world = World::with(true, Config { max_queued_messages: 3, ..Config::default() });
-    world.v4("s", 0).subscribe("n", 1, false);
-    let mut peer = world.v4("p", CLEAN);
-    for id in 1..=5 {
-        peer.publish("n", &[id], 1, u16::from(id), false);
-        assert_eq!(peer.packet().0, 0x40);
-    }
-    assert_eq!(world.dropped("queue_full"), 2);
-    let mut subscriber = world.v4("s", 0);
-    for id in 1..=3 {
-        assert_eq!(subscriber.packet().1.last(), Some(&id), "the oldest are kept");
-    }
-    assert!(subscriber.is_silent());
 }
 
 #[test]

@@ -68,6 +68,7 @@ fn retained_messages_are_the_tenants_own() {
         payload: format!("of {tenant}").into_bytes(),
         qos: 1,
         properties: Vec::new(),
+        published: 0,
     };
     let world = World::restored(true, Config::default(), vec![message("a"), message("b")]);
     for tenant in ["a", "b", "c"] {

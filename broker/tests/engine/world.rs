@@ -10,7 +10,7 @@ use door::{Failed, Gatekeeper, Inbox, Intake, Message, Retained, Sender, Ticket,
 use model::trace::{Carried, Span, TraceContext};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use weir_broker::{Broker, Config, Metrics, Ports, RetainedMessage, bind};
+use weir_broker::{Broker, Config, Listener, Metrics, RetainedMessage, Settings, bind};
 
 use crate::devices::ByUser;
 pub(crate) use crate::peer::*;
@@ -202,12 +202,17 @@ impl World {
         config: Config,
         retained: Vec<RetainedMessage>,
     ) -> Self {
-        Self::on_ports(gatekeeper, instant, config, retained, None).0
+        Self::on_ports(gatekeeper, instant, config, retained, None, 2).0
+    }
+
+    /// On so many threads. Everything is durable at once.
+    pub(crate) fn with_workers(workers: usize) -> Self {
+        Self::on_ports(Box::new(ByUser), true, Config::default(), Vec::new(), None, workers).0
     }
 
     /// With a port for TLS besides the plain one. Everything is durable at once.
     pub(crate) fn encrypted(gatekeeper: Box<dyn Gatekeeper>, config: Config, tls: tls::Acceptor) -> (Self, SocketAddr) {
-        let (world, tls) = Self::on_ports(gatekeeper, true, config, Vec::new(), Some(tls));
+        let (world, tls) = Self::on_ports(gatekeeper, true, config, Vec::new(), Some(tls), 2);
         (world, tls.unwrap())
     }
 
@@ -217,24 +222,52 @@ impl World {
         config: Config,
         retained: Vec<RetainedMessage>,
         tls: Option<tls::Acceptor>,
+        workers: usize,
     ) -> (Self, Option<SocketAddr>) {
+        let mut listeners = vec![(Settings { name: "mqtt".into(), ..Settings::default() }, None)];
+        listeners.extend(tls.map(|tls| (Settings { name: "mqtts".into(), ..Settings::default() }, Some(tls))));
+        let (world, addresses) = Self::on_threads(workers, gatekeeper, instant, config, retained, |bind| {
+            let listener = |(settings, tls)| Listener { socket: bind().into(), tls, settings };
+            listeners.into_iter().map(listener).collect()
+        });
+        (world, addresses.get(1).copied())
+    }
+
+    /// With listeners of the test; returns the address of each. The first is that of the world.
+    pub(crate) fn at(
+        gatekeeper: Box<dyn Gatekeeper>,
+        instant: bool,
+        config: Config,
+        retained: Vec<RetainedMessage>,
+        listeners: impl FnOnce(&dyn Fn() -> tokio::net::TcpListener) -> Vec<Listener>,
+    ) -> (Self, Vec<SocketAddr>) {
+        Self::on_threads(2, gatekeeper, instant, config, retained, listeners)
+    }
+
+    fn on_threads(
+        workers: usize,
+        gatekeeper: Box<dyn Gatekeeper>,
+        instant: bool,
+        config: Config,
+        retained: Vec<RetainedMessage>,
+        listeners: impl FnOnce(&dyn Fn() -> tokio::net::TcpListener) -> Vec<Listener>,
+    ) -> (Self, Vec<SocketAddr>) {
         let log = Arc::new(Log::default());
         log.instant.store(instant, Ordering::SeqCst);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
         let metrics = Arc::<Metrics>::default();
-        let (address, tls, running) = {
+        let (addresses, running) = {
             let _entered = runtime.enter();
-            let listen = || bind("127.0.0.1:0".parse().unwrap()).unwrap();
-            let plain = listen();
-            let address = plain.local_addr().unwrap();
-            let tls = tls.map(|acceptor| (listen(), acceptor));
-            let tls_address = tls.as_ref().map(|(listener, _)| listener.local_addr().unwrap());
+            let listeners = listeners(&|| bind("127.0.0.1:0".parse().unwrap()).unwrap());
+            let nowhere = SocketAddr::from(([0; 4], 0));
+            let addresses: Vec<_> = listeners.iter().map(|l| l.socket.address().unwrap_or(nowhere)).collect();
             let inbox = LogInbox(Arc::clone(&log));
             let broker = Broker::with_gatekeeper(config, inbox, gatekeeper, Arc::clone(&metrics), Some(retained));
-            (address, tls_address, runtime.spawn(broker.run(Ports { plain, tls }, shutdown.clone())))
+            (addresses, runtime.spawn(broker.run(listeners, shutdown.clone())))
         };
-        (Self { log, address, shutdown, metrics, runtime, running: Some(running) }, tls)
+        let address = addresses[0];
+        (Self { log, address, shutdown, metrics, runtime, running: Some(running) }, addresses)
     }
 
     pub(crate) fn stop(&mut self) {
@@ -302,6 +335,8 @@ impl World {
 
     pub(crate) fn client(&self) -> Peer {
         let stream = TcpStream::connect(self.address).unwrap();
+        // Packets leave when they are written, as with most clients.
+        stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         Peer(stream)
     }

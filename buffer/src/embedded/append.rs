@@ -48,6 +48,11 @@ impl EmbeddedWriter {
         self.append(&mut FrameBuilder::default())
     }
 
+    /// Returns the frame that found no room, which is appended elsewhere.
+    pub(crate) fn take_waiting(&mut self) -> Option<Frame> {
+        self.waiting.take()
+    }
+
     /// Returns a segment with room for the frame: the last one, or a new one.
     fn segment_for(&mut self, frame: &Frame) -> Result<Arc<Segment>, AppendError> {
         let bytes = frame.bytes().len() as u64;

@@ -35,8 +35,9 @@ pub struct Config {
     /// Space that new records need is freed in any case.
     pub retain_secs: u64,
     /// Percentage of the log that one tenant alone may fill with records that are not yet in every
-    /// store; its devices wait then. With several such tenants each has less. 100 is no limit.
-    /// Needs `auth.required`.
+    /// store; its devices wait then. With several such tenants each has less. 100 is no limit. With
+    /// `redis.urls`: of `redis.max_bytes`, and of the files while Redis is away. Needs
+    /// `auth.required`.
     pub tenant_share_percent: u32,
     /// Forming of batches; not a key.
     #[serde(skip)]
@@ -56,7 +57,7 @@ impl Config {
     }
 
     /// Bytes that tenants share: without the file that is written to and the next one.
-    pub(super) fn divided_bytes(&self) -> u64 {
+    pub(crate) fn divided_bytes(&self) -> u64 {
         self.capacity_bytes.saturating_sub(2 * self.segment_for(0)).max(self.capacity_bytes / 2)
     }
 

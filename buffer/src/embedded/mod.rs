@@ -52,7 +52,7 @@ use envelope::Keyring;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-use crate::backlog::Backlog;
+use crate::backlog::{Backlog, Place};
 use crate::batcher::Batcher;
 use crate::cursor::Cursor;
 use crate::frame::Frame;
@@ -144,7 +144,7 @@ impl EmbeddedLog {
             cursors: recovered.cursors,
             end: watch::channel(recovered.end).0,
             metrics,
-            backlog: Backlog::new(config.divided_bytes(), config.tenant_share_percent),
+            backlog: Backlog::new(config.divided_bytes(), None, config.tenant_share_percent),
             _lock: recovered.lock,
             config,
             disk,
@@ -180,18 +180,24 @@ impl EmbeddedLog {
     /// Counts the records of earlier starts that a sink has not passed.
     fn count_backlog(&self) {
         let Some(backlog) = &self.backlog else { return };
-        let (passed, end) = (self.passed(), self.end());
+        for (end, bytes) in self.unpassed(self.passed()) {
+            backlog.found(Place::Log, end, bytes);
+        }
+    }
+
+    /// The end and the bytes of each segment with records from `passed` on.
+    pub(crate) fn unpassed(&self, passed: u64) -> Vec<(u64, u64)> {
+        let end = self.end();
         let shared = self.shared.lock();
         let ends = shared.segments.iter().skip(1).map(|next| next.first_offset).chain([end]);
-        for (segment, end) in shared.segments.iter().zip(ends).filter(|(_, end)| *end > passed) {
-            backlog.found(end, segment.end());
-        }
+        let segments = shared.segments.iter().zip(ends).filter(|(_, end)| *end > passed);
+        segments.map(|(segment, end)| (end, segment.end())).collect()
     }
 
     /// Notes how far every sink has come, after a cursor moved.
     fn note_passed(&self) {
         if let Some(backlog) = &self.backlog {
-            backlog.pass(self.passed());
+            backlog.pass(Place::Log, self.passed());
         }
     }
 

@@ -86,6 +86,7 @@ impl FrameBuilder {
             return Ok(self.build(first_offset, incarnation, appended));
         };
         let Parts { tenants, parts, runs } = self.parts();
+        keys.prepare(tenants.iter().map(|tenant| &**tenant))?;
         let mut out = Vec::with_capacity(HEADER_BYTES + 2 * FIXED_BYTES + self.bytes() + 64 * self.devices.len());
         out.resize(HEADER_BYTES, 0);
         push_count(&mut out, tenants.len());

@@ -17,13 +17,17 @@ use super::restore::Restored;
 use super::servers::{Servers, invoke};
 use super::settings::{self, Wait};
 use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
-use crate::batcher::{AppendError, LogBackend};
+use crate::backlog::Backlog;
+use crate::batcher::{AppendError, LogBackend, Placed};
 use crate::frame::{Frame, FrameBuilder};
-use crate::log::now;
+use crate::log::{Log, now};
 use crate::spill::{Blocker, Primary};
 
 /// Approximate overhead of an entry on the server, in bytes.
-const OVERHEAD_BYTES: &str = "192";
+const OVERHEAD_BYTES: u64 = 192;
+/// Time between two looks at the log while a tenant waits for its share of it: a sink in another
+/// process may have made room.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Writer of a log on Redis.
 pub(crate) struct RedisWriter {
@@ -53,6 +57,8 @@ struct Answer {
     what: String,
     start: u64,
     used: u64,
+    /// Every sink has passed this offset.
+    passed: u64,
     /// False when too few replicas confirmed in time.
     replicated: bool,
     /// The settings that the server has after the append, if they matter.
@@ -71,7 +77,15 @@ pub(super) fn keep_alive(log: &Arc<RedisLog>, incarnation: u64) {
     let task = tokio::spawn(async move {
         let mut beat = tokio::time::interval(HEARTBEAT / 5);
         loop {
-            beat.tick().await;
+            tokio::select! {
+                biased;
+                _ = beat.tick() => {}
+                () = tokio::time::sleep(LOOK) => {
+                    let Some(log) = weak.upgrade() else { return };
+                    log.look_for_room().await;
+                    continue;
+                }
+            }
             let Some(log) = weak.upgrade() else { return };
             match beat_once(&log, &log.servers, incarnation, HEARTBEAT).await {
                 // Sinks in other processes may have made room.
@@ -94,6 +108,20 @@ pub(super) fn keep_alive(log: &Arc<RedisLog>, incarnation: u64) {
         }
     });
     *log.task.lock() = Some(Task(task));
+}
+
+impl RedisLog {
+    /// Reads what every sink has passed, while a tenant waits for it.
+    async fn look_for_room(&self) {
+        if !self.backlog.as_ref().is_some_and(|backlog| backlog.has_waiting()) {
+            return;
+        }
+        // The trim counts the cursors, also those that a process of an earlier release moves. The
+        // heartbeat must not wait for a server that is silent.
+        if let Ok(Err(error)) = tokio::time::timeout(HEARTBEAT / 5, self.trim()).await {
+            tracing::debug!(log = self.id, "look for room: {error}");
+        }
+    }
 }
 
 async fn beat_once(log: &RedisLog, servers: &Servers, incarnation: u64, time: Duration) -> RedisResult<bool> {
@@ -178,6 +206,7 @@ impl RedisWriter {
         self.log.note(answer.start, answer.used);
         self.log.held.lock().ring.push(frame.clone());
         self.log.end.send_replace(frame.header().end_offset());
+        self.log.note_passed(answer.passed);
     }
 
     /// Frees space kept only for detecting resent messages.
@@ -300,12 +329,13 @@ impl Link {
             }
             _ => u32::MAX,
         };
-        let (what, start, used): (String, String, String) = redis::from_redis_value(answers.swap_remove(0))?;
-        let (start, used) = match what.as_str() {
-            "stored" | "full" => (number(&start)?, number(&used)?),
-            _ => (0, 0),
+        let (what, start, used, passed): (String, String, String, String) =
+            redis::from_redis_value(answers.swap_remove(0))?;
+        let (start, used, passed) = match what.as_str() {
+            "stored" | "full" => (number(&start)?, number(&used)?, number(&passed)?),
+            _ => (0, 0, 0),
         };
-        Ok(Answer { what, start, used, replicated: have >= replicas, settings })
+        Ok(Answer { what, start, used, passed, replicated: have >= replicas, settings })
     }
 }
 
@@ -380,6 +410,15 @@ impl LogBackend for RedisWriter {
         Ok(frames)
     }
 
+    fn backlog(&self) -> Option<Arc<Backlog>> {
+        self.log.backlog.clone()
+    }
+
+    fn placed(&self, frame: &Frame) -> Placed {
+        let bytes = frame.bytes().len() as u64 + OVERHEAD_BYTES;
+        Placed { end: frame.header().end_offset(), spilled: None, bytes }
+    }
+
     fn blocked(&self, reason: Option<&str>) {
         self.log.set_blocked(reason);
     }
@@ -414,6 +453,11 @@ impl Primary for RedisWriter {
 
     fn take_waiting(&mut self) -> Option<Frame> {
         self.waiting.take()
+    }
+
+    fn put_waiting(&mut self, frame: Frame) {
+        self.last_time = self.last_time.max(frame.header().appended);
+        self.waiting = Some(frame);
     }
 
     fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {

@@ -30,7 +30,7 @@ fn unavailable(error: redis::RedisError) -> CatalogueError {
 
 impl Shared {
     fn keys(&self, log: &str) -> Keys {
-        Keys::of(&self.config.prefix, log)
+        Keys::of(&self.config.key_prefix(), log)
     }
 
     async fn infos(&self) -> RedisResult<Vec<LogInfo>> {
@@ -58,12 +58,21 @@ impl Shared {
     }
 
     async fn announce(&self, holder: &Holder, time: Duration) -> RedisResult<Vec<Holder>> {
-        let Common { flushers, .. } = &self.common;
+        let alive = self.announce_in(&self.common.flushers, time, &holder.name, &holder.address).await?;
+        Ok(alive.into_iter().map(|(name, address)| Holder { name, address }).collect())
+    }
+
+    async fn announce_in(
+        &self,
+        key: &str,
+        time: Duration,
+        name: &str,
+        value: &str,
+    ) -> RedisResult<Vec<(String, String)>> {
         let time = millis(time);
-        let arguments = [&time, &holder.name, &holder.address].map(String::as_str);
-        let alive: Vec<(String, String)> = self.servers.script(&scripts::ANNOUNCE, &[flushers], &arguments).await?;
-        let mut alive: Vec<Holder> = alive.into_iter().map(|(name, address)| Holder { name, address }).collect();
-        alive.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut alive: Vec<(String, String)> =
+            self.servers.script(&scripts::ANNOUNCE, &[key], &[&time, name, value]).await?;
+        alive.sort_unstable();
         Ok(alive)
     }
 
@@ -122,6 +131,21 @@ impl Shared {
 }
 
 impl Redis {
+    /// Registers a process of the installation with its pools for a time, and returns all that are
+    /// registered. Without a time it is no longer registered.
+    ///
+    /// # Errors
+    /// [`CatalogueError::Unavailable`].
+    pub async fn announce_process(
+        &self,
+        name: &str,
+        pools: &str,
+        time: Duration,
+    ) -> Result<Vec<(String, String)>, CatalogueError> {
+        let Shared { common, .. } = &*self.shared;
+        self.shared.announce_in(&common.processes, time, name, pools).await.map_err(unavailable)
+    }
+
     /// The secret that all processes of an installation share: `offered` by the first that asks.
     ///
     /// # Errors

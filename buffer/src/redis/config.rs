@@ -80,10 +80,17 @@ pub struct Config {
     /// Bytes of the newest frames kept in memory, for sinks that keep up. Key of `[log]`.
     #[serde(skip)]
     pub ring_bytes: usize,
+    /// Percentage of `max_bytes` that one tenant alone may fill with records that are not yet in
+    /// every store. Key of `[log]`.
+    #[serde(skip)]
+    pub tenant_share_percent: u32,
     /// Prefix of the names of the logs of this node; different for each node.
     pub node: String,
     /// Prefix of every key in Redis, so that two installations can share a server.
     pub prefix: String,
+    /// Pool of the installation whose logs these are; `None` for the shared one. Not a key.
+    #[serde(skip)]
+    pub pool: Option<String>,
     /// Forming of batches; not a key.
     #[serde(skip)]
     pub batch: BatchConfig,
@@ -139,8 +146,10 @@ impl Default for Config {
             retain_bytes: 64 << 20,
             retain_secs: 300,
             ring_bytes: 64 << 20,
+            tenant_share_percent: 50,
             node: "ingest".into(),
             prefix: "weir".into(),
+            pool: None,
             batch: BatchConfig::default(),
         }
     }
@@ -159,6 +168,7 @@ impl Config {
             ),
             (!is_name(&self.node), "redis.node must be letters, digits, dots, - and _"),
             (!is_name(&self.prefix), "redis.prefix must be letters, digits, dots, - and _"),
+            (!self.pool.as_deref().is_none_or(is_name), "the name of a pool must be letters, digits, dots, - and _"),
             (self.max_bytes == 0, "redis.max_bytes leaves no room for a log"),
             (
                 self.connect_timeout_ms == 0 || self.response_timeout_ms == 0,
@@ -185,6 +195,22 @@ impl Config {
         hosts.collect::<Vec<_>>().join(", ")
     }
 
+    /// Prefix of the keys of the pool. No `prefix` has a colon, so that none is that of a pool.
+    pub(super) fn key_prefix(&self) -> String {
+        match &self.pool {
+            None => self.prefix.clone(),
+            Some(pool) => format!("{}:pool:{pool}", self.prefix),
+        }
+    }
+
+    /// Id of the log of a start. No `node` has a tilde: the logs of all pools have different ids.
+    pub(super) fn log_id(&self, epoch: &str) -> String {
+        match &self.pool {
+            None => format!("{}.{epoch}", self.node),
+            Some(pool) => format!("{}~{pool}.{epoch}", self.node),
+        }
+    }
+
     pub(super) fn connect_timeout(&self) -> Duration {
         Duration::from_millis(self.connect_timeout_ms)
     }
@@ -203,4 +229,25 @@ impl Config {
 /// True for a valid part of a key: without braces, which determine the slot.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn pools_have_keys_and_logs_of_their_own() {
+        let shared = Config { node: "a".into(), ..Config::default() };
+        let gold = Config { pool: Some("gold".into()), ..shared.clone() };
+        assert_eq!((shared.key_prefix(), shared.log_id("7")), ("weir".into(), "a.7".into()));
+        assert_eq!((gold.key_prefix(), gold.log_id("7")), ("weir:pool:gold".into(), "a~gold.7".into()));
+        for config in [
+            Config { node: "a~gold".into(), ..shared.clone() },
+            Config { prefix: "weir:pool:gold".into(), ..shared },
+            Config { pool: Some("a:b".into()), ..gold },
+        ] {
+            let config = Config { urls: vec!["redis://r".into()], ..config };
+            assert!(config.check().is_err(), "{config:?}");
+        }
+    }
 }

@@ -90,7 +90,7 @@ impl Elsewhere {
     }
 
     async fn look_into(&mut self, log: &str, bytes: usize) -> RedisResult<Vec<Frame>> {
-        let keys = Keys::of(&self.config.prefix, log);
+        let keys = Keys::of(&self.config.key_prefix(), log);
         let from = self.seen.get(log).copied().unwrap_or(0);
         let marks = marks_before(&self.servers, &keys, from, FRAMES).await?;
         let Some(newest) = marks.first() else { return Ok(Vec::new()) };

@@ -6,7 +6,9 @@
 //! PREFIX:{LOG}:meta     hash: its writer, its end, its start, bytes, the last frame's hash, the last lease's epoch
 //! PREFIX:{LOG}:cursors  hash: sink → EPOCH DONE_TO SEALED_TO TALLIES (JSON)
 //! PREFIX:{LOG}:lease    hash with an expiry: its flusher          PREFIX:{LOG}:writer   expires with its writer
-//! PREFIX:{logs}:…       epochs by node; the list of logs; tallies of removed logs
+//! PREFIX:{logs}:…       epochs by node; the list of logs; tallies of removed logs;
+//!                       reports of processes to each other
+//! PREFIX:pool:NAME:…    the same of a pool
 //! ```
 //! **Write.** Each start of a writer creates its own log, `NODE.EPOCH`, so a log has exactly one
 //! writer. A script appends a frame at the log's end: an existing frame with the same hash is a
@@ -27,6 +29,10 @@
 //! lost is reported and put there again from memory; see `restore`.
 //!
 //! **Full.** Scripts that free memory work while the server is out of memory; the append does not.
+//!
+//! **Share.** The writer counts the unflushed bytes of its tenants. The trim that follows each move
+//! of a cursor notes in `meta` what every sink has passed; the answers to appends have it, and
+//! while a tenant waits, the writer trims by itself.
 
 mod append;
 mod catalogue;
@@ -34,6 +40,7 @@ mod config;
 mod cursors;
 mod elsewhere;
 mod error;
+mod exchange;
 mod follow;
 mod keys;
 mod read;
@@ -52,6 +59,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::backlog::{Backlog, Place};
 use crate::batcher::Batcher;
 use crate::embedded::key;
 use crate::log::State;
@@ -61,6 +69,7 @@ use crate::spill;
 
 pub use config::{Config, Durability, Secret};
 pub use error::OpenError;
+pub use exchange::Exchange;
 
 use error::refused;
 use keys::{Common, Keys};
@@ -99,6 +108,8 @@ pub struct RedisLog {
     restoring: tokio::sync::Mutex<()>,
     /// Records of this log that are not on the server yet.
     spill: OnceLock<spill::Status>,
+    /// The backlog of a log that this process writes, when tenants are held to a share of it.
+    backlog: Option<Arc<Backlog>>,
     /// Task of the follower, or of the writer's heartbeat.
     task: Mutex<Option<Task>>,
 }
@@ -150,7 +161,7 @@ impl Redis {
         for (address, mut connection) in servers.masters().await? {
             settings::check(&config, &address, &mut connection).await?;
         }
-        let common = Common::of(&config.prefix);
+        let common = Common::of(&config.key_prefix());
         Ok(Self { shared: Arc::new(Shared { config, servers, common, open: Mutex::default() }) })
     }
 
@@ -159,7 +170,7 @@ impl Redis {
     /// # Errors
     /// [`OpenError`].
     pub async fn create(&self, metrics: Arc<Metrics>) -> Result<(Arc<RedisLog>, Batcher), OpenError> {
-        let (log, form) = self.create_writer(metrics).await?;
+        let (log, form) = self.create_writer(metrics, None).await?;
         let (batch, metrics) = (self.shared.config.batch.clone(), Arc::clone(&log.metrics));
         let batcher = Batcher::start(batch, metrics, form).map_err(|error| OpenError::Start(error.to_string()))?;
         Ok((log, batcher))
@@ -182,7 +193,7 @@ impl Redis {
             Some(log) => self.shared.take(log).await.map_err(|error| self.shared.refused(&error))?,
             None => None,
         };
-        let (log, form) = self.create_writer(Arc::clone(&metrics)).await?;
+        let (log, form) = self.create_writer(Arc::clone(&metrics), Some(opened.divided_bytes())).await?;
         let (form, status) = opened.start(form, end, metrics).await.map_err(spill_error)?;
         log.spill.get_or_init(|| status.clone());
         let (batch, metrics) = (self.shared.config.batch.clone(), Arc::clone(&log.metrics));
@@ -196,10 +207,17 @@ impl Redis {
         Ok((log, batcher, status))
     }
 
-    async fn create_writer(&self, metrics: Arc<Metrics>) -> Result<(Arc<RedisLog>, append::RedisWriter), OpenError> {
+    /// `spill` is the size of the spill of this log.
+    async fn create_writer(
+        &self,
+        metrics: Arc<Metrics>,
+        spill: Option<u64>,
+    ) -> Result<(Arc<RedisLog>, append::RedisWriter), OpenError> {
         let made = self.make_log().await;
         let (id, incarnation) = made.map_err(|error| self.shared.refused(&error))?;
-        let log = Arc::new(self.shared.log(&id, metrics));
+        let Config { max_bytes, tenant_share_percent, .. } = *self.shared.config;
+        let backlog = Backlog::new(max_bytes, spill, tenant_share_percent);
+        let log = Arc::new(RedisLog { backlog, ..self.shared.log(&id, metrics) });
         log.held.lock().written_here = true;
         let key = self.shared.key().await.map_err(|error| self.shared.refused(&error))?;
         let form = append::RedisWriter::new(Arc::clone(&log), self.shared.common.clone(), incarnation, key)?;
@@ -213,8 +231,8 @@ impl Redis {
         let incarnation = append::unique();
         loop {
             let epoch: String = servers.script(&scripts::EPOCH, &[&common.epochs], &[&config.node]).await?;
-            let id = format!("{}.{epoch}", config.node);
-            let keys = Keys::of(&config.prefix, &id);
+            let id = config.log_id(&epoch);
+            let keys = Keys::of(&config.key_prefix(), &id);
             let arguments = [incarnation.to_string(), millis(HEARTBEAT), millis(UNLISTED)];
             let arguments = arguments.each_ref().map(String::as_str);
             let made: bool = servers.script(&scripts::CREATE, &[&keys.meta, &keys.writer], &arguments).await?;
@@ -240,7 +258,7 @@ impl Shared {
 
     /// Ends a log whose writer is dead. Returns its end, or None when the log is unknown.
     async fn take(&self, log: &str) -> redis::RedisResult<Option<u64>> {
-        let keys = Keys::of(&self.config.prefix, log);
+        let keys = Keys::of(&self.config.key_prefix(), log);
         let end: Option<String> = self.servers.script(&scripts::TAKE, &[&keys.meta, &keys.writer], &[]).await?;
         match end {
             Some(end) => Ok(Some(number(&end)?)),
@@ -275,7 +293,7 @@ impl Shared {
         let ring = Ring::new(self.config.ring_bytes);
         RedisLog {
             id: id.to_owned(),
-            keys: Keys::of(&self.config.prefix, id),
+            keys: Keys::of(&self.config.key_prefix(), id),
             config: Arc::clone(&self.config),
             servers: Arc::clone(&self.servers),
             held: Mutex::new(Held {
@@ -293,6 +311,7 @@ impl Shared {
             spill: OnceLock::new(),
             end: watch::channel(0).0,
             metrics,
+            backlog: None,
             task: Mutex::default(),
         }
     }
@@ -309,6 +328,13 @@ impl RedisLog {
         held.start = held.start.max(start);
         held.used = used;
         self.metrics.used.set(i64::try_from(used).unwrap_or(i64::MAX));
+    }
+
+    /// Notes the offset that every sink has passed, in whichever process it is.
+    fn note_passed(&self, passed: u64) {
+        if let Some(backlog) = &self.backlog {
+            backlog.pass(Place::Log, passed);
+        }
     }
 
     fn current(&self) -> State {

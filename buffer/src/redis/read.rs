@@ -108,9 +108,11 @@ impl RedisLog {
         let keys = [&self.keys.meta, &self.keys.log, &self.keys.marks, &self.keys.cursors].map(String::as_str);
         let arguments = [retain_bytes.to_string(), retain_ms.to_string()];
         let arguments = arguments.each_ref().map(String::as_str);
-        let (what, start, used): (String, String, String) = servers.script(&scripts::TRIM, &keys, &arguments).await?;
+        let (what, start, used, passed): (String, String, String, String) =
+            servers.script(&scripts::TRIM, &keys, &arguments).await?;
         if what == "trimmed" {
             self.note(number(&start)?, number(&used)?);
+            self.note_passed(number(&passed)?);
         }
         Ok(self.start())
     }
@@ -170,14 +172,15 @@ impl RedisLog {
     /// Reads the log's start and size. Returns false when the log no longer exists.
     pub(super) async fn refresh(&self) -> RedisResult<bool> {
         let mut ask = redis::cmd("HMGET");
-        ask.arg(&self.keys.meta).arg("start").arg("bytes").arg("freed").arg("lost");
-        let (start, bytes, freed, lost): (Option<u64>, Option<u64>, Option<u64>, Option<u8>) =
-            self.servers.run(&self.keys.meta, &ask).await?;
+        ask.arg(&self.keys.meta).arg("start").arg("bytes").arg("freed").arg("lost").arg("passed");
+        type Numbers = (Option<u64>, Option<u64>, Option<u64>, Option<u8>, Option<u64>);
+        let (start, bytes, freed, lost, passed): Numbers = self.servers.run(&self.keys.meta, &ask).await?;
         if lost.is_some() {
             self.note_lost_before();
         }
         if let (Some(start), Some(bytes), Some(freed)) = (start, bytes, freed) {
             self.note(start, bytes.saturating_sub(freed));
+            self.note_passed(passed.unwrap_or(0));
         }
         Ok(start.is_some())
     }

@@ -41,7 +41,7 @@ pub(super) enum Restored {
 impl RedisLog {
     /// True when the log was removed in order.
     pub(super) async fn was_removed(&self, servers: &Servers) -> RedisResult<bool> {
-        let Common { ends, .. } = Common::of(&self.config.prefix);
+        let Common { ends, .. } = Common::of(&self.config.key_prefix());
         servers.run(&ends, redis::cmd("HEXISTS").arg(&ends).arg(&self.id)).await
     }
 
@@ -100,7 +100,7 @@ impl RedisLog {
     }
 
     async fn list_again(&self, servers: &Servers) -> RedisResult<()> {
-        let Common { index, .. } = Common::of(&self.config.prefix);
+        let Common { index, .. } = Common::of(&self.config.key_prefix());
         let now: (u64, u64) = servers.run(&index, &redis::cmd("TIME")).await?;
         let mut list = redis::cmd("HSETNX");
         servers.run(&index, list.arg(&index).arg(&self.id).arg(now.0 * 1000)).await

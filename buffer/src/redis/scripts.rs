@@ -1,11 +1,12 @@
 //! Atomic steps as Lua scripts on the server.
 //!
 //! The hash `meta` of a log has: `version`; `writer`, the incarnation that may append; `end`,
-//! `start`; `bytes`, all bytes appended, and `freed` of them; `hash` and `time` (ms) of the last
-//! frame; `epoch` of the last lease; `closed`, when the writer has ended; `lonely`, the time since
-//! when it is missing (ms); `state`, once the log is being removed; `restored`, while a log that
-//! the server lost has no cursors; `lost`, once the server lost records of it. Scripts that do not
-//! extend the log are allowed when the server is out of memory, because they free it.
+//! `start`; `passed`, by every sink, at the last trim; `bytes`, all bytes appended, and `freed` of
+//! them; `hash` and `time` (ms) of the last frame; `epoch` of the last lease; `closed`, when the
+//! writer has ended; `lonely`, the time since when it is missing (ms); `state`, once the log is
+//! being removed; `restored`, while a log that the server lost has no cursors; `lost`, once the
+//! server lost records of it. Scripts that do not extend the log are allowed when the server is out
+//! of memory, because they free it.
 
 use std::sync::LazyLock;
 
@@ -36,8 +37,10 @@ script! {
     REWIND = "rewind.lua";
     /// Deletes frames that every sink has passed.
     TRIM = "trim.lua";
-    /// Registers a flusher and returns the running ones.
+    /// Registers a flusher, or a process, and returns the running ones.
     ANNOUNCE = "announce.lua";
+    /// Stores the report of a process and returns those of the others.
+    EXCHANGE = "exchange.lua";
     /// Takes a lease.
     CLAIM = "claim.lua";
     /// Renews or releases a lease.

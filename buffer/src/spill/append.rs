@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::place::{self, Place};
 use super::{Mode, Primary, Shared};
-use crate::batcher::{AppendError, LogBackend};
+use crate::backlog::{self, Backlog};
+use crate::batcher::{AppendError, LogBackend, Placed};
 use crate::embedded;
 use crate::frame::{Frame, FrameBuilder};
 use crate::log::Log;
@@ -19,12 +20,14 @@ pub(crate) struct SpillWriter<P: Primary> {
     refused: Option<Instant>,
     /// True when other logs are to be read again as soon as possible.
     look_anew: bool,
+    /// End in the primary that the last frame will have, when it was spilled.
+    spilled_to: Option<u64>,
     drain: Option<JoinHandle<()>>,
 }
 
 impl<P: Primary> SpillWriter<P> {
     pub(super) fn new(shared: Arc<Shared<P>>, spill: embedded::EmbeddedWriter, drain: JoinHandle<()>) -> Self {
-        Self { shared, spill, refused: None, look_anew: false, drain: Some(drain) }
+        Self { shared, spill, refused: None, look_anew: false, spilled_to: None, drain: Some(drain) }
     }
 
     fn append_direct(&mut self, builder: &mut FrameBuilder) -> Result<Frame, AppendError> {
@@ -52,22 +55,25 @@ impl<P: Primary> SpillWriter<P> {
 
     /// From here on appends are spilled, starting with this frame.
     fn begin(&mut self, primary: &P, frame: &Frame, reason: &str) -> Result<Frame, AppendError> {
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
         let place = Place { log: primary.id().to_owned(), from: shared.log.end(), to: frame.header().first_offset };
         place::write(&shared.config.dir, &place).map_err(|error| AppendError::Fatal(error.to_string()))?;
         tracing::warn!("appends go to the spill: {reason}");
-        shared.metrics.spilling.set(1);
         self.refused = None;
         // Before the drain sees the mode: it must find this frame, or none.
         let stored = self.spill.append_frame(frame);
-        *shared.mode.lock() = Mode::Spilling(place);
+        let mut mode = shared.mode.lock();
+        *mode = Mode::Spilling(place.clone());
+        shared.goes_to(backlog::Place::Spill);
+        drop(mode);
         shared.changed.notify_all();
-        self.spilled(stored)
+        self.spilled(&place, stored)
     }
 
-    fn spilled(&self, stored: Result<Frame, AppendError>) -> Result<Frame, AppendError> {
+    fn spilled(&mut self, place: &Place, stored: Result<Frame, AppendError>) -> Result<Frame, AppendError> {
         match stored {
             Ok(frame) => {
+                self.spilled_to = Some(place.of(frame.header().end_offset()));
                 self.shared.metrics.spilled.inc_by(u64::from(frame.header().count));
                 self.shared.changed.notify_all();
                 Ok(frame)
@@ -86,11 +92,17 @@ impl<P: Primary> LogBackend for SpillWriter<P> {
         match &*mode {
             Mode::Direct => {
                 drop(mode);
+                self.spilled_to = None;
+                if let Some(frame) = self.spill.take_waiting() {
+                    let mut primary = shared.primary.lock();
+                    let moved = frame.moved_to(primary.end(), primary.incarnation());
+                    primary.put_waiting(moved);
+                }
                 self.append_direct(builder)
             }
-            Mode::Spilling(_) => {
+            Mode::Spilling(place) => {
                 let stored = self.spill.append(builder);
-                self.spilled(stored)
+                self.spilled(place, stored)
             }
             Mode::Failed(reason) => Err(AppendError::Fatal(reason.clone())),
             Mode::Closed => Err(AppendError::Fatal("the spill is closed".into())),
@@ -139,6 +151,18 @@ impl<P: Primary> LogBackend for SpillWriter<P> {
                 Ok(Vec::new())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn backlog(&self) -> Option<Arc<Backlog>> {
+        self.shared.backlog.clone()
+    }
+
+    fn placed(&self, frame: &Frame) -> Placed {
+        match self.spilled_to {
+            Some(end) => Placed { end, spilled: Some(frame.header().end_offset()), ..self.spill.placed(frame) },
+            // The drain does not have it: only this thread begins to spill.
+            None => self.shared.primary.lock().placed(frame),
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 
 use super::place::Place;
 use super::{Mode, Primary, SINK, Shared};
+use crate::backlog;
 use crate::batcher::AppendError;
 use crate::cursor::Cursor;
 use crate::embedded::EmbeddedLog;
@@ -114,7 +115,7 @@ fn move_frames<P: Primary>(shared: &Shared<P>, place: &Place, frames: &[Frame]) 
         let incarnation = primary.incarnation();
         primary.store(&frame.moved_to(place.of(frame.header().first_offset), incarnation))?;
         drop(primary);
-        shared.drained.store(frame.header().end_offset(), Ordering::Release);
+        shared.drained_to(frame.header().end_offset());
         if matches!(*shared.mode.lock(), Mode::Closed) {
             return Err(AppendError::Retry("the log is being closed".into()));
         }
@@ -146,7 +147,7 @@ fn finish<P: Primary>(shared: &Shared<P>, runtime: &Runtime, place: &Place) -> S
     for frame in &frames {
         let moved = frame.moved_to(place.of(frame.header().first_offset), primary.incarnation());
         match primary.store(&moved) {
-            Ok(()) => shared.drained.store(frame.header().end_offset(), Ordering::Release),
+            Ok(()) => shared.drained_to(frame.header().end_offset()),
             Err(AppendError::Retry(_)) => return Step::Wait,
             Err(AppendError::Fatal(reason)) => return Step::Failed(reason),
         }
@@ -156,8 +157,8 @@ fn finish<P: Primary>(shared: &Shared<P>, runtime: &Runtime, place: &Place) -> S
         return step;
     }
     *mode = Mode::Direct;
+    shared.goes_to(backlog::Place::Log);
     drop(mode);
-    shared.metrics.spilling.set(0);
     tracing::info!("everything that was spilled is drained: appends go to the server again");
     Step::More
 }

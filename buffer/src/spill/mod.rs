@@ -13,7 +13,8 @@
 //! durable before the first frame of an episode is spilled. The first frame is the one without a
 //! response from the primary: with the same offset it has the same bytes that the primary may
 //! already hold, and such an append is detected as done. Nothing else is appended to the primary
-//! before the spill is empty.
+//! before the spill is empty. A frame that found no room in the spill before the drain was over is
+//! the first one that goes to the primary again.
 //!
 //! **Crash.** The spill's cursor moves when the primary has the frames. After a crash the primary's
 //! end shows which of them it has: those below `from + (end - to)`. The rest goes into the log of
@@ -38,6 +39,7 @@ use parking_lot::{Condvar, Mutex};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::backlog::{self, Backlog};
 use crate::batcher::{AppendError, LogBackend};
 use crate::embedded::{self, EmbeddedLog, RealDisk};
 use crate::frame::Frame;
@@ -109,6 +111,9 @@ pub(crate) trait Primary: LogBackend + 'static {
     /// Returns the frame that may not be durable.
     fn take_waiting(&mut self) -> Option<Frame>;
 
+    /// Takes a frame at the end, which the next append stores before anything else.
+    fn put_waiting(&mut self, frame: Frame);
+
     /// Appends a frame at the end. An existing frame with the same bytes is a success.
     ///
     /// # Errors
@@ -164,6 +169,7 @@ struct Shared<P> {
     config: Config,
     metrics: Arc<Metrics>,
     blocked: Blocker,
+    backlog: Option<Arc<Backlog>>,
 }
 
 #[derive(Debug)]
@@ -181,6 +187,37 @@ enum Mode {
 impl<P> Shared<P> {
     fn patience(&self) -> Duration {
         Duration::from_millis(self.config.patience_ms)
+    }
+
+    /// Notes that the primary has all frames below an offset of the spill.
+    fn drained_to(&self, offset: u64) {
+        self.drained.store(offset, Ordering::Release);
+        if let Some(backlog) = &self.backlog {
+            backlog.pass(backlog::Place::Spill, offset);
+        }
+    }
+
+    /// Notes where appends go from now on.
+    fn goes_to(&self, place: backlog::Place) {
+        self.metrics.spilling.set(i64::from(place == backlog::Place::Spill));
+        if let Some(backlog) = &self.backlog {
+            backlog.goes_to(place);
+        }
+    }
+}
+
+impl<P> Shared<P> {
+    /// Counts the records that an earlier start has spilled.
+    fn count_left(&self) {
+        let mode = self.mode.lock();
+        let Mode::Spilling(place) = &*mode else { return };
+        if let Some(backlog) = &self.backlog {
+            for (end, bytes) in self.log.unpassed(place.from) {
+                backlog.found(backlog::Place::Spill, end, bytes);
+                backlog.found(backlog::Place::Log, place.of(end), bytes);
+            }
+        }
+        self.goes_to(backlog::Place::Spill);
     }
 }
 
@@ -218,6 +255,11 @@ impl Opened {
         Ok(Self { config, log, form, left })
     }
 
+    /// Bytes of its files that tenants share.
+    pub(crate) fn divided_bytes(&self) -> u64 {
+        files(&self.config).divided_bytes()
+    }
+
     /// Id of the log that was last drained into; its end is the position of the drain.
     pub(crate) fn drained_into(&self) -> Option<&str> {
         self.left.as_ref().map(|place| place.log.as_str())
@@ -244,7 +286,6 @@ impl Opened {
             tracing::warn!(records = log.end() - from, "draining what was spilled before the last end");
             let place = Place { log: id, from, to };
             place::write(&config.dir, &place)?;
-            metrics.spilling.set(1);
             Mode::Spilling(place)
         } else {
             Mode::Direct
@@ -253,6 +294,7 @@ impl Opened {
         let status = Status { log: Arc::clone(&log), drained: Arc::clone(&drained) };
         let shared = Arc::new(Shared {
             blocked: primary.blocker(),
+            backlog: primary.backlog(),
             log,
             primary: Mutex::new(primary),
             mode: Mutex::new(mode),
@@ -261,6 +303,7 @@ impl Opened {
             config,
             metrics,
         });
+        shared.count_left();
         let drain = drain::start(Arc::clone(&shared)).map_err(OpenError::Start)?;
         Ok((SpillWriter::new(shared, form, drain), status))
     }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::{Blocker, Config, Opened, Primary, SpillWriter, Status};
 use crate::batcher::{AppendError, LogBackend};
 use crate::frame::{Frame, FrameBuilder, ReadingHeader, Record, Staged};
+use crate::metrics::Metrics;
 
 /// State of the primary's server, which outlasts the process.
 #[derive(Default)]
@@ -125,6 +126,10 @@ impl Primary for Hand {
         self.waiting.take()
     }
 
+    fn put_waiting(&mut self, frame: Frame) {
+        self.waiting = Some(frame);
+    }
+
     fn store(&mut self, frame: &Frame) -> Result<(), AppendError> {
         self.server.lock().store(&self.id, frame)?;
         self.end = frame.header().end_offset();
@@ -133,7 +138,17 @@ impl Primary for Hand {
 }
 
 fn open(dir: &Path, server: &Arc<Mutex<Server>>) -> (SpillWriter<Hand>, Status) {
-    let config = Config { dir: dir.to_owned(), segment_bytes: 16 << 10, patience_ms: 0, ..Config::default() };
+    open_small(dir, server, Config::default().capacity_bytes, Arc::default())
+}
+
+fn open_small(
+    dir: &Path,
+    server: &Arc<Mutex<Server>>,
+    capacity_bytes: u64,
+    metrics: Arc<Metrics>,
+) -> (SpillWriter<Hand>, Status) {
+    let dir = dir.to_owned();
+    let config = Config { dir, segment_bytes: 16 << 10, patience_ms: 0, capacity_bytes };
     let opened = Opened::open(config).expect("the files are whole");
     let (end, id) = {
         let mut server = server.lock();
@@ -144,11 +159,10 @@ fn open(dir: &Path, server: &Arc<Mutex<Server>>) -> (SpillWriter<Hand>, Status) 
     };
     let hand = Hand { server: Arc::clone(server), id, end: 0, waiting: None };
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(opened.start(hand, end, Arc::default())).expect("it starts")
+    runtime.block_on(opened.start(hand, end, metrics)).expect("it starts")
 }
 
-/// Appends one number with the batcher's retries; false when the process is dead.
-fn append(form: &mut SpillWriter<Hand>, number: i64) -> bool {
+fn builder_of(number: i64) -> FrameBuilder {
     let mut staged = Staged::default();
     let device = Arc::new(DeviceKey::new("default", "d1").expect("an id"));
     let header = ReadingHeader {
@@ -164,9 +178,18 @@ fn append(form: &mut SpillWriter<Hand>, number: i64) -> bool {
     staged.reading(&device, &Arc::new(Schema::new(["n"])), &header, [Some(ValueRef::Int(number))]);
     let mut builder = FrameBuilder::default();
     builder.absorb(&mut staged);
+    builder
+}
+
+/// Appends one number with the batcher's retries; false when the process is dead.
+fn append(form: &mut SpillWriter<Hand>, number: i64) -> bool {
+    append_all(form, &mut builder_of(number))
+}
+
+fn append_all(form: &mut SpillWriter<Hand>, builder: &mut FrameBuilder) -> bool {
     let begun = Instant::now();
     loop {
-        match form.append(&mut builder) {
+        match form.append(builder) {
             Ok(_) => return true,
             Err(AppendError::Fatal(_)) => return false,
             Err(AppendError::Retry(_)) => assert!(begun.elapsed() < Duration::from_secs(20), "no append within 20 s"),
@@ -209,6 +232,34 @@ fn what_is_spilled_comes_back_in_order_before_what_follows() {
     wait_until("all is drained", || status.behind() == 0);
     form.close().expect("it closes");
     assert_eq!(server.lock().numbers(), (0..230).collect::<Vec<_>>());
+}
+
+/// A frame that finds no room in the spill is stored although the drain ends before its retry.
+#[test]
+fn a_frame_that_waits_for_room_in_the_spill_survives_the_end_of_the_drain() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (server, metrics) = (Arc::new(Mutex::new(Server::default())), Arc::<Metrics>::default());
+    let (mut form, status) = open_small(dir.path(), &server, 32 << 10, Arc::clone(&metrics));
+    let mut next = 0;
+    for _ in 0..3 {
+        server.lock().away = true;
+        let mut waiting = loop {
+            let mut builder = builder_of(next);
+            next += 1;
+            // The first refusal is that of the primary; the spill then takes the frame.
+            let full = (0..3).all(|_| matches!(form.append(&mut builder), Err(AppendError::Retry(_))));
+            if full {
+                break builder;
+            }
+        };
+        server.lock().away = false;
+        wait_until("appends go to the server", || status.behind() == 0 && metrics.spilling.get() == 0);
+        assert!(append_all(&mut form, &mut waiting));
+        assert!(append(&mut form, next));
+        next += 1;
+    }
+    form.close().expect("it closes");
+    assert_eq!(server.lock().numbers(), (0..next).collect::<Vec<_>>());
 }
 
 /// Kills the process at every store in turn, before and after the server has stored it, and

@@ -7,9 +7,14 @@ mod common;
 mod control;
 #[path = "../common/redis.rs"]
 mod server;
+#[path = "../common/tenants.rs"]
+#[expect(dead_code, reason = "other tests need the rest")]
+mod tenants;
 
 mod catalogue;
 mod cluster;
+mod exchange;
 mod faults;
+mod pools;
 mod settings;
 mod spill;

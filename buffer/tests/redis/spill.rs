@@ -12,6 +12,7 @@ use weir_buffer::{Batcher, Catalogue, Log};
 use crate::common::{all, append, stage};
 use crate::control::wait_for;
 use crate::server::Server;
+use crate::tenants::{self, fill, pass};
 
 fn files(dir: &Path) -> spill::Config {
     spill::Config { dir: dir.to_owned(), segment_bytes: 64 << 10, patience_ms: 100, ..spill::Config::default() }
@@ -149,4 +150,67 @@ async fn a_damaged_spill_is_reported_at_the_start() {
     let error = redis.create_with_spill(files(dir.path()), Arc::default()).await.unwrap_err().to_string();
     assert!(error.contains("drain.json"), "{error}");
     assert_eq!(redis.list().await.unwrap(), [], "no log was made");
+}
+
+/// The share is one of the spill while records go there, and one of the log again afterwards; what
+/// an earlier start has spilled is not free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_fills_at_most_its_share_of_the_spill_and_others_go_on() {
+    const LOG: u64 = 8 << 20;
+    const SPILL: u64 = 8 << 20;
+    let Some(mut server) = Server::start(&[]) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { response_timeout_ms: 500, connect_timeout_ms: 500, ..server.config() };
+    let open = async |max_bytes| {
+        let files = spill::Config { capacity_bytes: SPILL, segment_bytes: 1 << 20, ..files(dir.path()) };
+        let redis = Redis::connect(Config { max_bytes, ..config.clone() }).await.unwrap();
+        redis.create_with_spill(files, Arc::default()).await.unwrap()
+    };
+    let half = |filled: i64, of: u64| {
+        let bytes = filled.unsigned_abs() * tenants::READING;
+        assert!((of * 4 / 10..of * 6 / 10).contains(&bytes), "{bytes} of {of}");
+    };
+    let (mut spilled, mut sent) = (0, 0);
+    for _ in 0..2 {
+        let (log, batcher, status) = open(LOG).await;
+        let (noisy, quiet) = (batcher.account(&"noisy".into()), batcher.account(&"quiet".into()));
+        drained(&status).await;
+        // The drain may not be over yet: then records are spilled and moved at once.
+        wait_for("appends go to the server", async || {
+            let files = status.files().end();
+            sent += fill(&batcher, quiet.as_ref(), "quiet", sent, 1);
+            status.files().end() == files
+        })
+        .await;
+        pass(&*log, log.end()).await;
+        let direct = fill(&batcher, noisy.as_ref(), "noisy", sent, 1000);
+        half(direct, LOG);
+        server.kill();
+        // The first of them begins to spill.
+        assert_eq!(fill(&batcher, quiet.as_ref(), "quiet", sent, 3), 3);
+        spilled = fill(&batcher, noisy.as_ref(), "noisy", sent + direct, 1000);
+        half(spilled, SPILL - (2 << 20));
+        assert_eq!(fill(&batcher, quiet.as_ref(), "quiet", sent + 3, 10), 10);
+        assert_eq!(log.state().blocked, None, "it takes records");
+        sent += direct + spilled + 13;
+        batcher.close();
+        server.restart();
+    }
+    {
+        // A log that is too small for the rest of the spill.
+        let (log, batcher, _) = open(1 << 20).await;
+        let again = fill(&batcher, batcher.account(&"noisy".into()).as_ref(), "noisy", sent, 1000);
+        assert!((spilled / 4..=spilled * 3 / 4).contains(&again), "half of what is left: {again} after {spilled}");
+        assert_eq!(log.state().blocked, None, "it takes records");
+        sent += again;
+        batcher.close();
+    }
+    let (_log, _batcher, status) = open(LOG).await;
+    drained(&status).await;
+    let redis = Redis::connect(config.clone()).await.unwrap();
+    let mut all = 0;
+    for log in redis.list().await.unwrap() {
+        all += redis.open(&log.id).await.unwrap().end();
+    }
+    assert_eq!(all, sent.unsigned_abs(), "nothing is dropped");
 }

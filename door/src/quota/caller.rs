@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::meter::{Meter, Moment};
-use super::{Exceeded, Quota, TenantMeter};
+use super::{CHANGES_PER_MINUTE, Exceeded, Quota, TenantMeter};
 
 /// The meter of a caller. Its clones share their use. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,14 +29,26 @@ impl CallerMeter {
         let tenant = &*self.tenant;
         let refused = |quota, limit, wait| tenant.exceeded(Exceeded { quota, limit, retry_after: Some(wait) });
         let key = self.key.take(&tenant.key_calls, 1, now);
-        let cost = key.map_err(|wait| refused(Quota::KeyCalls, tenant.key_calls.per_second(), wait))?;
+        let cost = key.map_err(|wait| refused(Quota::KeyCalls, tenant.key_calls.limit(), wait))?;
         let calls = &tenant.calls;
         calls.meter.take(&calls.rate, 1, now).map_err(|wait| {
             self.key.give_back(cost);
-            refused(Quota::Calls, calls.rate.per_second(), wait)
+            refused(Quota::Calls, calls.rate.limit(), wait)
         })?;
         tenant.counted.calls.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Admits a change of the tenant's own things: a credential, a key, a group, a role.
+    ///
+    /// # Errors
+    /// [`Exceeded`], with the time to wait.
+    pub fn change(&self, now: Moment) -> Result<(), Exceeded> {
+        let changes = &self.tenant.changes;
+        changes.meter.take(&changes.rate, 1, now).map(drop).map_err(|wait| {
+            let (quota, limit) = (Quota::Changes, CHANGES_PER_MINUTE);
+            self.tenant.exceeded(Exceeded { quota, limit, retry_after: Some(wait) })
+        })
     }
 
     /// Admits a stream of answers.
@@ -44,11 +56,11 @@ impl CallerMeter {
     /// # Errors
     /// [`Exceeded`].
     pub fn stream(&self) -> Result<StreamPermit, Exceeded> {
-        let most = self.tenant.max_streams.get();
-        if self.tenant.streams.add_within(most) {
+        let most = &self.tenant.max_streams;
+        if self.tenant.streams.add_within(most.here()) {
             return Ok(StreamPermit(Arc::clone(&self.tenant)));
         }
-        Err(self.tenant.exceeded(Exceeded { quota: Quota::Streams, limit: most, retry_after: None }))
+        Err(self.tenant.exceeded(Exceeded { quota: Quota::Streams, limit: most.get(), retry_after: None }))
     }
 }
 

@@ -192,8 +192,13 @@ impl TenantMeter {
 }
 
 impl DeviceMeter {
-    /// True while readings have to be [admitted](Self::admit). A message costs no more than this
-    /// while there is no limit.
+    /// True while readings have to be [admitted](Self::admit) or [stored](Self::store). A message
+    /// costs no more than this while there is no limit.
+    pub fn checks_readings(&self) -> bool {
+        self.tenant().checks_readings.load(Ordering::Relaxed)
+    }
+
+    /// True while readings have to be [admitted](Self::admit).
     pub fn counts_series(&self) -> bool {
         self.tenant().counts_series()
     }

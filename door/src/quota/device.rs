@@ -46,7 +46,7 @@ pub struct Wait {
     pub until: Moment,
     /// The limit with the longest wait.
     pub quota: Quota,
-    costs: [i64; 4],
+    bytes: u64,
     epoch: u64,
 }
 
@@ -109,24 +109,23 @@ impl DeviceMeter {
         let paces = &tenant.paces;
         let epoch = paces.epoch();
         let bytes = bytes as u64;
-        let taken = [
+        let waits = [
             tenant.messages.reserve(&paces.messages, 1, now),
             tenant.bytes.reserve(&paces.bytes, bytes, now),
             self.0.messages.reserve(&paces.device_messages, 1, now),
             self.0.bytes.reserve(&paces.device_bytes, bytes, now),
         ];
-        if taken.iter().all(|taken| taken.wait == Duration::ZERO) {
+        if waits == [Duration::ZERO; 4] {
             return None;
         }
         let quotas = [Quota::Messages, Quota::Bytes, Quota::DeviceMessages, Quota::DeviceBytes];
-        let longest = (1..taken.len()).fold(0, |most, at| if taken[at].wait > taken[most].wait { at } else { most });
+        let longest = (1..waits.len()).fold(0, |most, at| if waits[at] > waits[most] { at } else { most });
         tenant.limited(quotas[longest]);
-        let until = now + taken[longest].wait;
-        Some(Wait { until, quota: quotas[longest], costs: taken.map(|taken| taken.cost), epoch })
+        Some(Wait { until: now + waits[longest], quota: quotas[longest], bytes, epoch })
     }
 
-    /// True when the limits have changed since: [`cancel`](Self::cancel) the wait and reserve
-    /// again.
+    /// True when the limits, or the part of them that this process has, have changed since:
+    /// [`cancel`](Self::cancel) the wait and reserve again.
     pub fn is_outdated(&self, wait: &Wait) -> bool {
         wait.epoch != self.0.tenant.paces.epoch()
     }
@@ -134,12 +133,15 @@ impl DeviceMeter {
     /// Gives back the room of a message that is not handled. After a change of the limits there is
     /// none to give back.
     pub fn cancel(&self, wait: Wait) {
-        if self.is_outdated(&wait) {
+        let tenant = &*self.0.tenant;
+        let paces = &tenant.paces;
+        if !paces.has_limits_of(wait.epoch) {
             return;
         }
-        let tenant = &*self.0.tenant;
-        let meters = [&tenant.messages, &tenant.bytes, &self.0.messages, &self.0.bytes];
-        meters.iter().zip(wait.costs).for_each(|(meter, cost)| meter.give_back(cost));
+        tenant.messages.cancel(&paces.messages, 1);
+        tenant.bytes.cancel(&paces.bytes, wait.bytes);
+        self.0.messages.cancel(&paces.device_messages, 1);
+        self.0.bytes.cancel(&paces.device_bytes, wait.bytes);
     }
 
     /// True when a door that holds this many sessions, subscriptions or retained messages of the
@@ -151,7 +153,7 @@ impl DeviceMeter {
             Kept::Subscriptions => &tenant.max_subscriptions,
             Kept::RetainedMessages => &tenant.max_retained_messages,
         };
-        let has_room = (held as u64) < most.get();
+        let has_room = (held as u64) < most.here();
         if !has_room {
             tenant.limited(kept.quota());
         }
@@ -174,11 +176,7 @@ impl DeviceMeter {
         let tenant = &*self.0.tenant;
         let connects = &tenant.connects;
         let cost = connects.meter.take(&connects.rate, 1, now).map_err(|wait| {
-            tenant.exceeded(Exceeded {
-                quota: Quota::Connects,
-                limit: connects.rate.per_second(),
-                retry_after: Some(wait),
-            })
+            tenant.exceeded(Exceeded { quota: Quota::Connects, limit: connects.rate.limit(), retry_after: Some(wait) })
         })?;
         let full = |quota, limit| {
             connects.meter.give_back(cost);
@@ -189,11 +187,12 @@ impl DeviceMeter {
         if !self.0.connections.add_within(unless(most)) {
             return Err(full(Quota::DeviceConnections, most));
         }
-        let most = tenant.max_connections.get();
-        if !tenant.connections.add_within(unless(most)) {
+        let most = &tenant.max_connections;
+        if !tenant.connections.add_within(unless(most.here())) {
             self.0.connections.remove();
-            return Err(full(Quota::Connections, most));
+            return Err(full(Quota::Connections, most.get()));
         }
+        tenant.counted.connects.fetch_add(1, Ordering::Relaxed);
         Ok(ConnectionPermit(Arc::clone(&self.0)))
     }
 }

@@ -45,6 +45,10 @@ pub struct Limits {
     /// Seconds for which readings are kept, at most as long as those of the installation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention_seconds: Limit,
+    /// Bytes of the readings in the store, as [`model::size`] counts them; further ones are
+    /// refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_bytes: Limit,
     /// Messages of all devices in a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_per_second: Limit,
@@ -92,7 +96,7 @@ pub struct Limits {
 /// A limit by its name.
 type Field = (&'static str, fn(&mut Limits) -> &mut Limit);
 
-const FIELDS: [Field; 23] = [
+const FIELDS: [Field; 24] = [
     ("connections", |limits| &mut limits.connections),
     ("connects_per_second", |limits| &mut limits.connects_per_second),
     ("connect_burst", |limits| &mut limits.connect_burst),
@@ -102,6 +106,7 @@ const FIELDS: [Field; 23] = [
     ("devices", |limits| &mut limits.devices),
     ("series", |limits| &mut limits.series),
     ("retention_seconds", |limits| &mut limits.retention_seconds),
+    ("storage_bytes", |limits| &mut limits.storage_bytes),
     ("messages_per_second", |limits| &mut limits.messages_per_second),
     ("message_burst", |limits| &mut limits.message_burst),
     ("bytes_per_second", |limits| &mut limits.bytes_per_second),
@@ -152,7 +157,12 @@ impl Limits {
     }
 }
 
-/// The limit that was reached, named as its field in [`Limits`].
+/// Changes of its own things that a tenant may make within a minute: each is an event of its audit,
+/// which is kept for ever.
+pub const CHANGES_PER_MINUTE: u64 = 600;
+
+/// The limit that was reached, named as its field in [`Limits`]; that of changes is fixed and has
+/// none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Quota {
     /// Connections of the tenant.
@@ -171,6 +181,8 @@ pub enum Quota {
     Devices,
     /// Series of the tenant.
     Series,
+    /// Bytes of the readings of the tenant in the store.
+    Storage,
     /// Messages of the tenant.
     Messages,
     /// Bytes of the tenant.
@@ -185,11 +197,13 @@ pub enum Quota {
     KeyCalls,
     /// Streams of the tenant.
     Streams,
+    /// Changes of the tenant's own things, by its own callers.
+    Changes,
 }
 
 impl Quota {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Connections,
         Self::Connects,
         Self::DeviceConnections,
@@ -198,6 +212,7 @@ impl Quota {
         Self::RetainedMessages,
         Self::Devices,
         Self::Series,
+        Self::Storage,
         Self::Messages,
         Self::Bytes,
         Self::DeviceMessages,
@@ -205,6 +220,7 @@ impl Quota {
         Self::Calls,
         Self::KeyCalls,
         Self::Streams,
+        Self::Changes,
     ];
 
     /// Returns the name of its limit.
@@ -218,6 +234,7 @@ impl Quota {
             Self::RetainedMessages => "retained_messages",
             Self::Devices => "devices",
             Self::Series => "series",
+            Self::Storage => "storage_bytes",
             Self::Messages => "messages_per_second",
             Self::Bytes => "bytes_per_second",
             Self::DeviceMessages => "device_messages_per_second",
@@ -225,6 +242,7 @@ impl Quota {
             Self::Calls => "calls_per_second",
             Self::KeyCalls => "key_calls_per_second",
             Self::Streams => "streams",
+            Self::Changes => "changes_per_minute",
         }
     }
 
@@ -233,9 +251,9 @@ impl Quota {
         match self {
             Self::Connections | Self::DeviceConnections | Self::Streams => false,
             Self::Sessions | Self::Subscriptions | Self::RetainedMessages => false,
-            Self::Devices | Self::Series => false,
+            Self::Devices | Self::Series | Self::Storage => false,
             Self::Connects | Self::Messages | Self::Bytes | Self::DeviceMessages | Self::DeviceBytes => true,
-            Self::Calls | Self::KeyCalls => true,
+            Self::Calls | Self::KeyCalls | Self::Changes => true,
         }
     }
 }
@@ -258,6 +276,12 @@ impl fmt::Display for Exceeded {
         match retry_after {
             Some(wait) => write!(f, "try again in {} ms", wait.as_millis() + 1),
             None if matches!(quota, Quota::Devices | Quota::Series) => write!(f, "known ones go on; raise the limit"),
+            None if *quota == Quota::Storage => {
+                write!(
+                    f,
+                    "readings are accepted again when older ones are deleted; shorten retention_seconds, or raise it"
+                )
+            }
             None => write!(f, "close one first, or raise the limit"),
         }
     }

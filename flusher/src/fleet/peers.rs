@@ -24,6 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const WHOLE: Duration = Duration::from_secs(10);
 /// A flusher that did not answer is not asked again for this long.
 const SILENCE: Duration = Duration::from_secs(5);
+/// A connection that no reader has used for this long is closed.
+const UNUSED: Duration = Duration::from_secs(60);
+/// Header of a call that names its pool; the shared one without it.
+pub(super) const POOL: &str = "weir-pool";
 /// Bytes of a message at most.
 const MESSAGE_BYTES: usize = 256 << 20;
 
@@ -74,24 +78,34 @@ fn is_loopback(host: &str) -> bool {
 
 pub(super) type Client = FleetServiceClient<InterceptedService<Channel, Key>>;
 
-/// Adds the secret to each call.
+/// Adds the secret to each call, and the pool that it concerns.
 #[derive(Clone)]
-pub(super) struct Key(MetadataValue<Ascii>);
+pub(super) struct Key {
+    secret: MetadataValue<Ascii>,
+    pool: Option<MetadataValue<Ascii>>,
+}
 
 impl Interceptor for Key {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
+        request.metadata_mut().insert("authorization", self.secret.clone());
+        if let Some(pool) = &self.pool {
+            request.metadata_mut().insert(POOL, pool.clone());
+        }
         Ok(request)
     }
 }
 
-/// Connections to other flushers, by address.
+/// Connections to other processes by address, each with the time of its last use. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Links(Arc<Mutex<HashMap<String, (Channel, Instant)>>>);
+
+/// The other flushers of a pool.
 pub(super) struct Peers {
     key: Key,
     tls: Option<tls::Client>,
     trusts_network: bool,
     metrics: Arc<Metrics>,
-    clients: Mutex<HashMap<String, Client>>,
+    links: Links,
     silent: Mutex<HashMap<String, Instant>>,
 }
 
@@ -111,8 +125,18 @@ impl Peers {
             .parse()
             .map_err(|_| "`fleet.secret` holds a line break or another control character")?;
         key.set_sensitive(true);
-        let (clients, silent) = (Mutex::default(), Mutex::default());
-        Ok(Self { key: Key(key), tls, trusts_network, metrics, clients, silent })
+        let key = Key { secret: key, pool: None };
+        Ok(Self { key, tls, trusts_network, metrics, links: Links::default(), silent: Mutex::default() })
+    }
+
+    /// For calls about the logs of a pool, over shared connections.
+    ///
+    /// # Errors
+    /// When the name cannot be sent in a header.
+    pub(super) fn of_pool(mut self, pool: Option<&str>, links: Links) -> Result<Self, String> {
+        let unfit = |pool| format!("the name of pool {pool:?} cannot be sent to other processes");
+        self.key.pool = pool.map(|pool| pool.parse().map_err(|_| unfit(pool))).transpose()?;
+        Ok(Self { links, ..self })
     }
 
     /// A client of one of them; `None` while it is known not to answer.
@@ -120,19 +144,23 @@ impl Peers {
         if address.is_empty() || self.silent.lock().get(address).is_some_and(|until| *until > Instant::now()) {
             return None;
         }
-        let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(address) {
-            return Some(client.clone());
-        }
-        let Some(channel) = self.channel(address) else {
-            drop(clients);
+        let Some(channel) = self.link(address) else {
             self.silence(address);
             return None;
         };
-        let client =
-            FleetServiceClient::with_interceptor(channel, self.key.clone()).max_decoding_message_size(MESSAGE_BYTES);
-        clients.insert(address.to_owned(), client.clone());
-        Some(client)
+        let client = FleetServiceClient::with_interceptor(channel, self.key.clone());
+        Some(client.max_decoding_message_size(MESSAGE_BYTES))
+    }
+
+    fn link(&self, address: &str) -> Option<Channel> {
+        let (mut links, now) = (self.links.0.lock(), Instant::now());
+        if let Some((channel, used)) = links.get_mut(address) {
+            *used = now;
+            return Some(channel.clone());
+        }
+        let channel = self.channel(address)?;
+        links.insert(address.to_owned(), (channel.clone(), now));
+        Some(channel)
     }
 
     /// An address is encrypted when this process has certificates, and never otherwise: addresses
@@ -177,7 +205,7 @@ impl Peers {
     ) -> Option<T> {
         let reason = match tokio::time::timeout(PATIENCE, first).await {
             Ok(Ok(answer)) => return Some(answer.into_inner()),
-            Ok(Err(status)) if status.code() == Code::Unauthenticated => {
+            Ok(Err(status)) if matches!(status.code(), Code::Unauthenticated | Code::FailedPrecondition) => {
                 tracing::error!(address, "a flusher refuses this process: {}", status.message());
                 status.message().to_owned()
             }
@@ -213,9 +241,10 @@ impl Peers {
         silent.insert(address.to_owned(), now + SILENCE);
     }
 
-    /// Closes connections to flushers that no longer exist.
+    /// Closes connections to flushers that no longer exist, once no pool has used them for a while.
     pub(super) fn keep(&self, groups: &BTreeMap<String, Vec<String>>) {
-        self.clients.lock().retain(|address, _| groups.contains_key(address));
+        let mut links = self.links.0.lock();
+        links.retain(|address, (_, used)| groups.contains_key(address) || used.elapsed() < UNUSED);
     }
 }
 

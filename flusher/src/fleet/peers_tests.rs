@@ -12,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 
-use super::peers::Peers;
+use super::peers::{Links, Peers};
 use super::serve;
-use super::tests::start;
+use super::tests::{log, start};
 use crate::Metrics;
-use crate::testing::{FakeCatalogue, World};
+use crate::testing::{FakeCatalogue, World, until};
 
 const SECRET: &str = "a secret of sixteen and more";
 
@@ -95,7 +95,7 @@ async fn a_thousand_idle_connections_of_one_client_keep_no_process_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (to, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
     let handle = running.handle.clone();
-    let serving = tokio::spawn(serve((listener, None), handle, SECRET, stop.clone()));
+    let serving = tokio::spawn(serve((listener, None), vec![(None, handle)], SECRET, stop.clone()));
     let member = [127, 0, 0, 2];
     status(to, member, SECRET).await.unwrap();
     let mut idle = Vec::new();
@@ -120,4 +120,36 @@ async fn a_thousand_idle_connections_of_one_client_keep_no_process_out() {
     serving.await.unwrap().unwrap();
     running.stop.cancel();
     running.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_call_names_its_pool_and_a_process_without_that_pool_refuses_it() {
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let shared = start(&world, &catalogue, "a");
+    let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
+    let held = log(&world, &catalogue, "a~gold.1");
+    let gold = start(&world, &catalogue, "a");
+    until("the log of gold is held", async || gold.handle.status().iter().any(|sink| sink.log == "a~gold.1")).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (to, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let pools = vec![(None, shared.handle.clone()), (Some("gold".into()), gold.handle.clone())];
+    let serving = tokio::spawn(serve((listener, None), pools, SECRET, stop.clone()));
+    let links = Links::default();
+    let asked = async |pool: Option<&str>| {
+        let peers = peers(None, false).0.of_pool(pool, links.clone()).unwrap();
+        let mut client = peers.client(&format!("http://{to}")).unwrap();
+        client.status(StatusRequest {}).await.map(|answer| answer.into_inner().sinks.len())
+    };
+    assert_eq!(asked(None).await.unwrap(), 0);
+    assert!(asked(Some("gold")).await.unwrap() > 0);
+    let refused = asked(Some("silver")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("\"silver\"") && refused.message().contains("[[pool]]"), "{refused}");
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+    drop(held);
+    for running in [shared, gold] {
+        running.stop.cancel();
+        running.task.await.unwrap().unwrap();
+    }
 }

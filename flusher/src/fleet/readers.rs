@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::{Directory, Listing};
-use super::peers::{self, Peers};
+use super::peers::{self, Links, Peers};
 use super::{FleetHandle, convert, latest, ledger, letters, tail};
 use crate::accounting::books::{KeptFrom, kept_from};
 use crate::flusher::system_clock;
@@ -44,6 +44,10 @@ pub struct Source {
     pub tls: Option<tls::Client>,
     /// Without certificates the secret may be sent to other machines.
     pub trusts_network: bool,
+    /// The pool of the logs; `None` is the shared one. A call to another process names it.
+    pub pool: Option<Arc<str>>,
+    /// Connections to other processes, shared by the readers of all pools.
+    pub links: Links,
     /// Counts the addresses that are not called.
     pub metrics: Arc<Metrics>,
 }
@@ -80,7 +84,10 @@ impl Readers {
     pub fn new(config: &Config, source: Source) -> Result<Self, String> {
         Ok(Self(Arc::new(Reading {
             directory: Directory::new(source.catalogue, system_clock()),
-            peers: Arc::new(Peers::new(&source.secret, source.tls, source.trusts_network, source.metrics)?),
+            peers: Arc::new(
+                Peers::new(&source.secret, source.tls, source.trusts_network, source.metrics)?
+                    .of_pool(source.pool.as_deref(), source.links)?,
+            ),
             projections: source.projections,
             stores: source.stores,
             is_store_shared: source.is_store_shared,

@@ -16,7 +16,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::{FleetHandle, convert, ledger};
+use super::peers::POOL;
+use super::{FleetHandle, Shared, convert, ledger};
 use crate::sinks::latest::Question;
 
 /// Connections of other processes at one time. Each opens one; others wait for those that have not
@@ -35,19 +36,22 @@ const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Bytes of the request of a call that may arrive before they are read.
 const WINDOW: u32 = 64 << 10;
 
-/// Answers the other processes of the fleet until `stop`. Callers must know `secret` and, with an
-/// acceptor, present a certificate. Connections that have not called with the secret yet keep no
-/// others out.
+/// The flusher of each pool; the pool of the shared one is `None`.
+pub type Pools = Vec<(Option<Arc<str>>, FleetHandle)>;
+
+/// Answers the other processes of the fleet about the logs of `pools` until `stop`. Callers must
+/// know `secret` and, with an acceptor, present a certificate. Connections that have not called
+/// with the secret yet keep no others out.
 ///
 /// # Errors
 /// When the listener breaks.
 pub async fn serve(
     (listener, tls): (TcpListener, Option<Acceptor>),
-    handle: FleetHandle,
+    pools: Pools,
     secret: &str,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let service = FleetServiceServer::new(Service(handle)).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let service = FleetServiceServer::new(Service(pools)).max_decoding_message_size(MAX_REQUEST_BYTES);
     let service = InterceptedService::new(service, Guard::new(secret));
     let connections = Connections::new(listener, "256 of the fleet", CONNECTIONS, PING + 2 * PING_TIMEOUT, b"");
     let connections = connections.with_tls(tls).known_within(KNOWN_WITHIN);
@@ -96,7 +100,7 @@ impl Interceptor for Guard {
     }
 }
 
-struct Service(FleetHandle);
+struct Service(Pools);
 
 type Parts = Vec<Result<wire::TailPart, Status>>;
 
@@ -121,9 +125,23 @@ fn answer(states: Vec<LatestState>, logs: Vec<String>, complete: bool) -> Respon
 }
 
 impl Service {
+    /// The flusher of the pool that a call concerns.
+    fn of<T>(&self, request: &Request<T>) -> Result<&Shared, Status> {
+        let wanted = request.metadata().get(POOL).map(|pool| pool.as_bytes());
+        let found = self.0.iter().find(|(pool, _)| pool.as_ref().map(|pool| pool.as_bytes()) == wanted);
+        found.map(|(_, handle)| &*handle.0).ok_or_else(|| {
+            let pool = String::from_utf8_lossy(wanted.unwrap_or_default());
+            Status::failed_precondition(format!(
+                "this process does not have the pool {pool:?}: give every process of the fleet the same [[pool]] tables"
+            ))
+        })
+    }
+}
+
+impl Shared {
     /// The ones of `logs` that are held here, each caught up with all that is durable now.
     async fn caught_up(&self, logs: &[String]) -> Result<(Vec<String>, bool), Status> {
-        let members = self.0.0.held(logs);
+        let members = self.held(logs);
         for member in &members {
             member.handle.latest.catch_up().await.map_err(refused)?;
         }
@@ -137,13 +155,14 @@ impl FleetService for Service {
     type TailStream = tokio_stream::Iter<std::vec::IntoIter<Result<wire::TailPart, Status>>>;
 
     async fn tail(&self, request: Request<wire::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        let shared = self.of(&request)?;
         let request = request.into_inner();
         let device = key(&request.tenant, &request.device);
         let range = TimeRange { start: request.start, end: request.end };
         let names: Vec<Arc<str>> = request.names.iter().map(|name| name.as_str().into()).collect();
         let names = (!request.all_names).then_some(names.as_slice());
         let mut parts = Parts::new();
-        for member in self.0.0.held(&request.logs) {
+        for member in shared.held(&request.logs) {
             let answer = member.handle.tail.tail(&device, range, names).await.map_err(refused)?;
             parts.extend(answer.blocks.iter().map(|block| {
                 let block = wire::TailBlock {
@@ -159,10 +178,11 @@ impl FleetService for Service {
     }
 
     async fn latest(&self, request: Request<wire::LatestRequest>) -> Result<Response<wire::LatestResponse>, Status> {
+        let shared = self.of(&request)?;
         let request = request.into_inner();
-        let (logs, complete) = self.caught_up(&request.logs).await?;
+        let (logs, complete) = shared.caught_up(&request.logs).await?;
         let devices: Vec<_> = request.devices.iter().map(|device| key(&request.tenant, device)).collect();
-        let (states, all) = self.0.0.known(&Question::Some(&devices)).await;
+        let (states, all) = shared.known(&Question::Some(&devices)).await;
         Ok(answer(states, logs, complete && all))
     }
 
@@ -170,23 +190,24 @@ impl FleetService for Service {
         &self,
         request: Request<wire::ListLatestRequest>,
     ) -> Result<Response<wire::LatestResponse>, Status> {
+        let shared = self.of(&request)?;
         let request = request.into_inner();
-        let (logs, complete) = self.caught_up(&request.logs).await?;
+        let (logs, complete) = shared.caught_up(&request.logs).await?;
         let after = (!request.after.is_empty()).then_some(request.after.as_str());
         let question = Question::List { tenant: &request.tenant, after, limit: request.limit as usize };
-        let (states, all) = self.0.0.known(&question).await;
+        let (states, all) = shared.known(&question).await;
         Ok(answer(states, logs, complete && all))
     }
 
     async fn books(&self, request: Request<wire::BooksRequest>) -> Result<Response<wire::BooksResponse>, Status> {
-        let members = self.0.0.held(&request.into_inner().logs);
+        let members = self.of(&request)?.held(&request.into_inner().logs);
         let logs = members.iter().map(|member| member.lease.log.clone()).collect();
         let lines = ledger::of_members(&members).await.map_err(refused)?;
         Ok(Response::new(wire::BooksResponse { lines: lines.into_values().map(convert::line).collect(), logs }))
     }
 
-    async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
-        let sinks = self.0.0.statuses().into_iter().map(convert::sink).collect();
+    async fn status(&self, request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusResponse>, Status> {
+        let sinks = self.of(&request)?.statuses().into_iter().map(convert::sink).collect();
         Ok(Response::new(wire::StatusResponse { sinks }))
     }
 }

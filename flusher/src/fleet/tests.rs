@@ -9,7 +9,7 @@ use stores::contract::{Retained, RetainedMessage};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, FleetHandle, ReaderSource, Readers};
+use super::{Fleet, FleetHandle, Links, ReaderSource, Readers};
 use crate::testing::{FakeCatalogue, FakeLog, World, device, numbers, stage, stage_retained, until};
 use crate::{Error, Metrics};
 
@@ -50,8 +50,20 @@ pub(super) fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Opti
     let (stores, is_store_shared) = (world.stores(), true);
     let (catalogue, projections, secret) = (catalogue.clone(), world.projections(), "s".to_owned());
     let (tls, trusts_network, metrics) = (None, false, Arc::default());
-    let source =
-        ReaderSource { catalogue, projections, stores, is_store_shared, local, secret, tls, trusts_network, metrics };
+    let (pool, links) = (None, Links::default());
+    let source = ReaderSource {
+        catalogue,
+        projections,
+        stores,
+        is_store_shared,
+        local,
+        secret,
+        tls,
+        trusts_network,
+        pool,
+        links,
+        metrics,
+    };
     Readers::new(&world.config, source).unwrap()
 }
 

@@ -98,8 +98,7 @@ impl Admin {
         self.delete_if(tenant, Class::Issuer, id, |kind| may_change(kind, by), &origin).await
     }
 
-    /// Gives a principal of an issuer a role in a tenant. It has one binding: delete it to give it
-    /// another role.
+    /// Gives a principal of an issuer a role in a tenant. It has one binding.
     ///
     /// # Errors
     /// [`Error::Invalid`], also for a role above that of the caller; [`Error::Exists`];
@@ -138,6 +137,49 @@ impl Admin {
         self.registry.tenant_credentials(tenant, Class::RoleBinding, after, limit.min(MAX_PAGE)).await
     }
 
+    /// Returns a role binding.
+    ///
+    /// # Errors
+    /// As [`delete_role_binding`](Self::delete_role_binding).
+    pub async fn get_role_binding(&self, tenant: &str, id: CredentialId, by: &By) -> Result<Credential> {
+        check::tenant(tenant)?;
+        let found = self.registry.credential(id).await?.map(|found| found.credential);
+        let is_wanted = |row: &Credential| row.tenant == tenant && may_unbind(&row.kind, by);
+        found.filter(is_wanted).ok_or_else(|| Error::NotFound(format!("credential {id}")))
+    }
+
+    /// Changes the role and the groups of a role binding; its principal stays. The calls of the
+    /// principal end, and are made again with the new rights. `etag`: that of the binding that the
+    /// change is made for.
+    ///
+    /// # Errors
+    /// As [`create_role_binding`](Self::create_role_binding) and
+    /// [`delete_role_binding`](Self::delete_role_binding); [`Error::Conflict`] when the binding has
+    /// another etag.
+    pub async fn update_role_binding(
+        &self,
+        tenant: &str,
+        id: CredentialId,
+        binding: RoleBinding,
+        etag: &str,
+        by: &By,
+    ) -> Result<Credential> {
+        let origin = self.origin("UpdateRoleBinding", by)?;
+        self.get_role_binding(tenant, id, by).await?;
+        if RoleBinding::id(tenant, &binding.principal) != id {
+            let reason = "the principal stays: give another one a role of its own, and delete this one".to_owned();
+            return Err(Error::Invalid { field: "principal", reason });
+        }
+        check_role("role", binding.role, by)?;
+        let groups = check::groups(binding.role, binding.groups)?;
+        let kind = CredentialKind::RoleBinding(RoleBinding { groups, ..binding });
+        let updated = self.registry.update_credential(tenant, id, kind, Some(etag), &origin).await?;
+        if let Some(gate) = &self.gate {
+            gate.revoke(&id);
+        }
+        Ok(updated)
+    }
+
     /// Deletes a role binding. The calls of its principal end.
     ///
     /// # Errors
@@ -145,9 +187,7 @@ impl Admin {
     /// [`Error::Invalid`], [`Error::Unavailable`].
     pub async fn delete_role_binding(&self, tenant: &str, id: CredentialId, by: &By) -> Result<()> {
         let origin = self.origin("DeleteRoleBinding", by)?;
-        let may =
-            |kind: &CredentialKind| matches!(kind, CredentialKind::RoleBinding(binding) if binding.role <= by.role);
-        self.delete_if(tenant, Class::RoleBinding, id, may, &origin).await
+        self.delete_if(tenant, Class::RoleBinding, id, |kind| may_unbind(kind, by), &origin).await
     }
 
     async fn create_row(
@@ -185,6 +225,11 @@ fn may_change(kind: &CredentialKind, by: &By) -> bool {
     let CredentialKind::Issuer(issuer) = kind else { return false };
     let least = if issuer.tenant_claim.is_some() { Role::Installation } else { issuer.max_role };
     least <= by.role
+}
+
+/// True for a role binding that the caller may change.
+fn may_unbind(kind: &CredentialKind, by: &By) -> bool {
+    matches!(kind, CredentialKind::RoleBinding(binding) if binding.role <= by.role)
 }
 
 fn check_role(field: &'static str, role: Role, by: &By) -> Result<()> {

@@ -64,9 +64,10 @@ impl Gate {
             });
         }
         // Nothing of a tenant may come into another pool than its own.
-        if let Err(error) = self.pool(&entry.tenant).await {
-            if let PlaceError::NotHere(not_here) = &error {
-                tracing::error!(tenant = not_here.tenant, pool = &*not_here.pool, "a device is refused: {error}");
+        let placed = self.registered_pool(&entry.tenant).await;
+        if !matches!(placed, Ok(Some(_))) {
+            if let Err(PlaceError::NotHere(error)) = &placed {
+                tracing::error!(tenant = error.tenant, pool = &*error.pool, "a device is refused: {error}");
             }
             let reason = "the pool of the tenant is not available here";
             return Err(Refusal { kind: RefusalKind::Unavailable, reason: reason.into() });

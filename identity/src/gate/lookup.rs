@@ -1,16 +1,34 @@
 //! Lookups in the registry, each within a bound of time.
 
+use std::sync::Arc;
+
 use super::{Gate, LOOKUP, Problem};
 use crate::CredentialId;
 use crate::registry::{Error, Found, Tenant};
 
 impl Gate {
     pub(super) async fn look_up(&self, id: CredentialId) -> Result<Option<Found>, Problem> {
-        answer(self.0.registry.credential(id)).await
+        let registry = Arc::clone(&self.0.registry);
+        let ask = move |ids: Vec<CredentialId>| {
+            let registry = Arc::clone(&registry);
+            async move { registry.credentials(&ids).await }
+        };
+        answer(self.0.lookups.get(id, ask)).await
     }
 
     pub(super) async fn look_up_tenant(&self, id: &str) -> Result<Option<Tenant>, Problem> {
-        answer(self.0.registry.tenant(id)).await
+        let registry = Arc::clone(&self.0.registry);
+        let ask = move |ids: Vec<Box<str>>| {
+            let registry = Arc::clone(&registry);
+            async move {
+                let mut found = Vec::with_capacity(ids.len());
+                for id in ids {
+                    found.push(registry.tenant(&id).await);
+                }
+                found
+            }
+        };
+        answer(self.0.tenant_lookups.get(id.into(), ask)).await
     }
 }
 

@@ -7,6 +7,7 @@
 mod access;
 mod admit;
 mod authenticate;
+mod batches;
 mod certificates;
 mod denials;
 mod follow;
@@ -18,6 +19,7 @@ mod pace;
 mod passwords;
 mod proof;
 mod purged;
+mod shares;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -35,8 +37,9 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::oauth::TokenFault;
-use crate::registry::{Credential, CredentialKind, Found, INSTALLATION, Registry, Use};
+use crate::registry::{Credential, CredentialKind, Found, INSTALLATION, Registry, Tenant, Use};
 use crate::{CredentialId, DeviceReach, Passwords, Peppers, Token};
+use batches::Batches;
 use denials::Denials;
 use groups::Groups;
 use live::{Bounds, Entry, Live, Subject};
@@ -52,6 +55,10 @@ use tokens::Tokens;
 const BOUNDS: Bounds = Bounds { entries: 1_000_000, bytes: 512 << 20 };
 /// Wait for the registry.
 const LOOKUP: Duration = Duration::from_secs(5);
+/// Credentials that are looked up with one request.
+const LOOKUP_BATCH: usize = 500;
+/// Tenants that are looked up one after another.
+const TENANT_BATCH: usize = 32;
 /// Lookups of one check that revocations may overtake.
 const LOOKUPS: usize = 16;
 /// Time between two records of the use of a credential.
@@ -81,6 +88,8 @@ struct Inner {
     topics: Topics,
     clock: Arc<dyn Clock>,
     live: Live,
+    lookups: Batches<CredentialId, Option<Found>>,
+    tenant_lookups: Batches<Box<str>, Option<Tenant>>,
     tenants: Tenants,
     purged: PurgedTenants,
     tokens: Tokens,
@@ -155,6 +164,8 @@ impl Gate {
             topics,
             clock,
             live: Live::new(bounds),
+            lookups: Batches::new(LOOKUP_BATCH),
+            tenant_lookups: Batches::new(TENANT_BATCH),
             tenants: Tenants::default(),
             purged: PurgedTenants::default(),
             tokens: Tokens::new(bounds.bytes / 8),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use door::quota::{CallerMeter, DeviceMeter, Limits, TenantMeter};
+use door::quota::{CallerMeter, DeviceMeter, Fleet, Limits, Moment, TenantMeter};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
@@ -25,6 +25,8 @@ pub(super) struct Tenants {
     table: Mutex<Table>,
     /// Pools of this process.
     pools: OnceLock<Vec<String>>,
+    /// The use of the other processes.
+    pub(super) fleet: Fleet,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +103,11 @@ impl Tenants {
         if table.by_id.len() >= TENANTS {
             table.by_id.retain(|_, held| Arc::strong_count(&held.meter) > 1);
         }
-        let meter = || Held { meter: TenantMeter::new(&limits), limits, pool };
+        let meter = || {
+            let meter = TenantMeter::new(&limits);
+            self.fleet.join(id, &meter, Moment::now());
+            Held { meter, limits, pool }
+        };
         Some(Arc::clone(&table.by_id.entry(id.into()).or_insert_with(meter).meter))
     }
 
@@ -132,6 +138,13 @@ impl Tenants {
         if let Some(meter) = meter {
             meter.set(&limits);
         }
+    }
+
+    /// Returns some tenants of the table with their meters.
+    pub(super) fn meters(&self, are_wanted: impl Fn(&TenantMeter) -> bool) -> Vec<(Box<str>, Arc<TenantMeter>)> {
+        let table = self.table.lock();
+        let wanted = table.by_id.iter().filter(|(_, held)| are_wanted(&held.meter));
+        wanted.map(|(id, held)| (id.clone(), Arc::clone(&held.meter))).collect()
     }
 
     /// Returns the tenants of the table.
@@ -168,16 +181,21 @@ impl Gate {
     /// # Errors
     /// [`PlaceError`].
     pub async fn pool(&self, tenant: &str) -> Result<Option<Arc<str>>, PlaceError> {
+        // Not put into the table: it may be registered later, in a pool.
+        Ok(self.registered_pool(tenant).await?.flatten())
+    }
+
+    /// Returns the pool of a tenant as [`Gate::pool`]; `None` when the tenant is not registered.
+    pub(super) async fn registered_pool(&self, tenant: &str) -> Result<Option<Option<Arc<str>>>, PlaceError> {
         if let Some(pool) = self.known_pool(tenant)? {
-            return Ok(pool);
+            return Ok(Some(pool));
         }
-        let pool = match self.look_up_tenant(tenant).await {
-            // Not put into the table: it may be registered later, in a pool.
-            Ok(found) => found.and_then(|tenant| tenant.pool),
-            Err(Problem::Unavailable(reason)) => return Err(PlaceError::Unavailable(reason)),
-            Err(_) => return Err(PlaceError::Unavailable("the pool of the tenant cannot be read".to_owned())),
-        };
-        Ok(self.0.tenants.own(tenant, pool.map(Into::into))?)
+        match self.look_up_tenant(tenant).await {
+            Ok(Some(found)) => Ok(Some(self.0.tenants.own(tenant, found.pool.map(Into::into))?)),
+            Ok(None) => Ok(None),
+            Err(Problem::Unavailable(reason)) => Err(PlaceError::Unavailable(reason)),
+            Err(_) => Err(PlaceError::Unavailable("the pool of the tenant cannot be read".to_owned())),
+        }
     }
 
     /// Returns the meter of a tenant of this process, if one of its credentials was used.
@@ -187,9 +205,16 @@ impl Gate {
 
     /// Returns the meters of tenants whose devices or series are limited, of those in use here.
     pub fn counting_meters(&self) -> Vec<(Box<str>, Arc<TenantMeter>)> {
+        self.0.tenants.meters(TenantMeter::counts_series)
+    }
+
+    /// Returns the meters of tenants of a pool whose storage is limited, of those in use here;
+    /// `None` is the shared pool.
+    pub fn storing_meters(&self, pool: Option<&str>) -> Vec<(Box<str>, Arc<TenantMeter>)> {
         let table = self.0.tenants.table.lock();
-        let counting = table.by_id.iter().filter(|(_, held)| held.meter.counts_series());
-        counting.map(|(id, held)| (id.clone(), Arc::clone(&held.meter))).collect()
+        let is_limited = |held: &Held| held.meter.limits_storage() && held.pool.as_deref() == pool;
+        let limited = table.by_id.iter().filter(|(_, held)| is_limited(held));
+        limited.map(|(id, held)| (id.clone(), Arc::clone(&held.meter))).collect()
     }
 
     /// Applies the limits of a tenant that was changed.
@@ -204,10 +229,12 @@ impl Gate {
                 Ok(meter) => return Ok(meter),
                 Err(changes) => changes,
             };
-            // A tenant of a credential exists.
-            let found = self.look_up_tenant(tenant).await?;
-            let (limits, pool) = found.map(|tenant| (tenant.limits, tenant.pool)).unwrap_or_default();
-            if let Some(meter) = self.0.tenants.add(tenant, limits, pool.map(Into::into), changes) {
+            // Without its row the pool is not known: the shared one would be a guess.
+            let Some(found) = self.look_up_tenant(tenant).await? else {
+                tracing::error!(tenant, "the registry has a credential of a tenant, and not the tenant");
+                return Err(Problem::Unavailable("the tenant of the credential cannot be read".into()));
+            };
+            if let Some(meter) = self.0.tenants.add(tenant, found.limits, found.pool.map(Into::into), changes) {
                 return Ok(meter);
             }
         }

@@ -264,3 +264,60 @@ async fn two_processes_do_not_remove_the_same() {
     tokio::join!(steps(&one, 1), steps(&two, 1));
     world.check_report().await;
 }
+
+#[tokio::test]
+async fn a_tenant_whose_pool_is_in_no_process_has_the_reason_in_its_deletion_and_is_removed_when_it_is_back() {
+    let world = World::new().await;
+    let admin = world.admin();
+    admin.create_tenant_in("c", "", Some("gold"), &By::local()).await.unwrap();
+    admin.delete_tenant("c", "", Some(START), None, &By::local()).await.unwrap();
+    world.disk.entries.lock().extend(["store", "export", "key"].map(|place| ((place, "c"), 1)));
+    let trouble = async || world.tenant("c").await.deletion.unwrap().trouble;
+    let shared = world.purger("p");
+    // A process that has the pool may begin within a minute.
+    world.pass(59);
+    steps(&shared, 1).await;
+    assert_eq!(trouble().await, None);
+    world.pass(1);
+    steps(&shared, 2).await;
+    let reason = trouble().await.unwrap();
+    assert!(reason.contains("\"gold\"") && reason.contains("[[pool]]"), "{reason}");
+    let waiting = world.tenant("c").await;
+    assert_eq!((waiting.state, world.disk.held("c")), (TenantState::Deleting, 3));
+    // It can still be restored, and asked for again.
+    admin.undelete_tenant("c", &By::local()).await.unwrap();
+    admin.delete_tenant("c", "", Some(START), None, &By::local()).await.unwrap();
+    world.pass(60);
+    steps(&shared, 1).await;
+    assert_eq!(trouble().await, Some(reason));
+    let gate = world.gate().with_pools(vec!["gold".to_owned()]);
+    let of_pool = Purger::new(&gate, world.places(), "q".to_owned(), Duration::ZERO).of_pool(Some("gold"));
+    steps(&of_pool, 1).await;
+    assert_eq!((trouble().await, world.disk.held("c")), (None, 0));
+    assert_eq!(world.tenant("c").await.state, TenantState::Deleted);
+    // The purger of the shared pool of a process that has the pool says nothing.
+    admin.create_tenant_in("d", "", Some("gold"), &By::local()).await.unwrap();
+    admin.delete_tenant("d", "", Some(START), None, &By::local()).await.unwrap();
+    world.pass(600);
+    steps(&Purger::new(&gate, world.places(), "q".to_owned(), GRACE), 1).await;
+    assert_eq!(world.tenant("d").await.deletion.unwrap().trouble, None);
+}
+
+#[tokio::test]
+async fn a_removal_that_a_lost_pool_has_interrupted_is_named_too() {
+    let world = World::new().await;
+    let admin = world.admin();
+    admin.create_tenant_in("c", "", Some("gold"), &By::local()).await.unwrap();
+    admin.delete_tenant("c", "", Some(START), None, &By::local()).await.unwrap();
+    let gate = world.gate().with_pools(vec!["gold".to_owned()]);
+    // It waits for the grace.
+    steps(&Purger::new(&gate, world.places(), "q".to_owned(), GRACE).of_pool(Some("gold")), 1).await;
+    assert_eq!(world.tenant("c").await.state, TenantState::Purging);
+    let shared = world.purger("p");
+    world.pass(100);
+    steps(&shared, 1).await;
+    assert!(!world.tenant("c").await.deletion.unwrap().trouble.unwrap().contains("[[pool]]"), "it may go on");
+    world.pass(60);
+    steps(&shared, 1).await;
+    assert!(world.tenant("c").await.deletion.unwrap().trouble.unwrap().contains("[[pool]]"));
+}

@@ -27,6 +27,7 @@ macro_rules! contract {
             tenants_are_listed_in_pages_in_order,
             a_tenant_is_created_once,
             the_state_of_a_tenant_is_found_with_its_credentials,
+            credentials_are_found_together_as_each_is_alone,
             a_tenant_is_changed_in_the_version_that_was_read,
             the_pool_of_a_tenant_is_kept_through_every_change,
             credentials_are_listed_by_class,
@@ -175,6 +176,25 @@ pub(crate) async fn the_state_of_a_tenant_is_found_with_its_credentials(registry
     assert_eq!(state().await, TenantState::Active);
     let missing = registry.set_tenant_state("b", TenantState::Active, &origin()).await;
     assert_eq!(missing, Err(Error::NotFound("tenants/b".into())));
+}
+
+pub(crate) async fn credentials_are_found_together_as_each_is_alone(registry: &dyn Registry) {
+    with_tenants(registry, &["a", "b"]).await;
+    registry.set_tenant_state("b", TenantState::Suspended, &origin()).await.unwrap();
+    let [first, second] = [secret("a", "d"), secret("b", "d")];
+    let unknown = secret("a", "other").id;
+    let first = create(registry, first).await.unwrap();
+    let second = create(registry, second).await.unwrap();
+    registry.record_uses(&[Use::at(first, NOW + 5)]).await.unwrap();
+    let ids = [second, unknown, first, second];
+    let together = registry.credentials(&ids).await;
+    for (id, found) in ids.into_iter().zip(&together) {
+        assert_eq!(*found, registry.credential(id).await, "{id}");
+    }
+    let states = together.iter().map(|found| found.as_ref().unwrap().as_ref().map(|found| found.tenant));
+    let suspended = Some(TenantState::Suspended);
+    assert_eq!(states.collect::<Vec<_>>(), [suspended, None, Some(TenantState::Active), suspended]);
+    assert!(registry.credentials(&[]).await.is_empty());
 }
 
 pub(crate) async fn a_tenant_is_changed_in_the_version_that_was_read(registry: &dyn Registry) {

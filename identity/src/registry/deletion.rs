@@ -86,6 +86,12 @@ pub enum DeletionStep {
     Cancel,
     /// Begins to remove data, or goes on where another process has stopped.
     Claim(Worker),
+    /// Notes why the removal of a tenant that is due does not begin or go on, while no worker has
+    /// it.
+    Waits {
+        /// The reason.
+        trouble: String,
+    },
     /// Shows that the worker goes on.
     Progress {
         /// The worker, with its new time.
@@ -184,7 +190,21 @@ impl DeletionStep {
                 if state == TenantState::Purging {
                     return Ok(Effect::Row);
                 }
+                deletion.trouble = None;
                 tenant.state = TenantState::Purging;
+            }
+            Self::Waits { trouble } => {
+                let is_open = matches!(tenant.state, TenantState::Deleting | TenantState::Purging);
+                let deletion = begun(tenant)?;
+                let is_held = deletion.worker.as_ref().is_some_and(|held| held.until > now);
+                if !is_open || is_held || deletion.purge > now {
+                    return Err(Error::Conflict(name));
+                }
+                if deletion.trouble.as_ref() == Some(trouble) {
+                    return Ok(Effect::None);
+                }
+                deletion.trouble = Some(trouble.clone());
+                return Ok(Effect::Row);
             }
             Self::Progress { worker, counts, trouble } => {
                 let deletion = held(tenant, &worker.name)?;

@@ -63,6 +63,16 @@ pub trait Registry: GroupRegistry + RegistryWrites + std::fmt::Debug + 'static {
     /// Returns a credential and the state of its tenant.
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>>;
 
+    /// Returns for each of these ids, in their order, the answer of
+    /// [`credential`](Registry::credential).
+    async fn credentials(&self, ids: &[CredentialId]) -> Vec<Result<Option<Found>>> {
+        let mut answers = Vec::with_capacity(ids.len());
+        for id in ids {
+            answers.push(self.credential(*id).await);
+        }
+        answers
+    }
+
     /// Returns credentials of a device, or of all devices of the tenant in order of device and id,
     /// those after `after`.
     async fn device_credentials(

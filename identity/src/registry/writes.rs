@@ -34,33 +34,35 @@ pub trait RegistryWrites: Send + Sync {
     /// new versions.
     ///
     /// # Errors
-    /// [`Error::NeedsOperator`] when a version is known with another fingerprint: the file of
-    /// peppers belongs to another registry.
+    /// [`Error::NeedsOperator`](super::Error::NeedsOperator) when a version is known with another
+    /// fingerprint: the file of peppers belongs to another registry.
     async fn match_peppers(&self, fingerprints: Vec<(u32, [u8; 32])>) -> Result<()>;
 
     /// Creates a tenant. A repeat of the same request returns the tenant.
     ///
     /// # Errors
-    /// [`Error::Exists`].
+    /// [`Error::Exists`](super::Error::Exists).
     async fn create_tenant(&self, tenant: Tenant, origin: &Origin) -> Result<Created<Tenant>>;
 
     /// Suspends or resumes a tenant. Without a change of state nothing is written.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`](super::Error::NotFound).
     async fn set_tenant_state(&self, id: &str, state: TenantState, origin: &Origin) -> Result<Tenant>;
 
     /// Changes a tenant. Without a change nothing is written.
     ///
     /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the tenant has another version.
+    /// [`Error::NotFound`](super::Error::NotFound). [`Error::Conflict`](super::Error::Conflict):
+    /// the tenant has another version.
     async fn update_tenant(&self, id: &str, update: &TenantUpdate, origin: &Origin) -> Result<Tenant>;
 
     /// Takes a step of the deletion of a tenant. Without a change nothing is written.
     ///
     /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the tenant has another version, or another process
-    /// removes its data. [`Error::Invalid`]: the step does not follow from the state.
+    /// [`Error::NotFound`](super::Error::NotFound). [`Error::Conflict`](super::Error::Conflict):
+    /// the tenant has another version, or another process removes its data.
+    /// [`Error::Invalid`](super::Error::Invalid): the step does not follow from the state.
     async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant>;
 
     /// Removes some of the rows of a tenant whose data is being removed: credentials of all
@@ -68,7 +70,7 @@ pub trait RegistryWrites: Send + Sync {
     /// those removed, 0 when there were none.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: the tenant is in another state.
+    /// [`Error::Invalid`](super::Error::Invalid): the tenant is in another state.
     async fn remove_rows(&self, tenant: &str, most: usize) -> Result<usize>;
 
     /// Counts the rows that [`RegistryWrites::remove_rows`] removes, without those of requests.
@@ -78,16 +80,18 @@ pub trait RegistryWrites: Send + Sync {
     /// and keeps nothing of this one.
     ///
     /// # Errors
-    /// [`Error::NotFound`]: there is no such tenant. [`Error::Limit`]. [`Error::Invalid`]: the
-    /// device clashes with another, or the request id was used for another request or its
-    /// credential was deleted.
+    /// [`Error::NotFound`](super::Error::NotFound): there is no such tenant.
+    /// [`Error::Limit`](super::Error::Limit). [`Error::Invalid`](super::Error::Invalid): the device
+    /// clashes with another, or the request id was used for another request or its credential was
+    /// deleted.
     async fn create_credential(&self, credential: Credential, origin: &Origin) -> Result<Created<Credential>>;
 
     /// Puts other content in place of that of a credential of the same class; what it opened ends.
     /// `etag`: the content that the change is made for. Without a change nothing is written.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`]: the content is another one.
+    /// [`Error::NotFound`](super::Error::NotFound); [`Error::Conflict`](super::Error::Conflict):
+    /// the content is another one.
     async fn update_credential(
         &self,
         tenant: &str,
@@ -100,7 +104,8 @@ pub trait RegistryWrites: Send + Sync {
     /// Deletes a credential.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also when it belongs to another tenant or owner.
+    /// [`Error::NotFound`](super::Error::NotFound), also when it belongs to another tenant or
+    /// owner.
     async fn delete_credential(&self, tenant: &str, owner: Owner<'_>, id: CredentialId, origin: &Origin) -> Result<()>;
 
     /// Records uses of credentials; those that were deleted meanwhile are left out.
@@ -112,27 +117,30 @@ pub trait RegistryWrites: Send + Sync {
     /// Creates a group without members. A repeat of the same request returns the group.
     ///
     /// # Errors
-    /// [`Error::NotFound`]: there is no such tenant. [`Error::Exists`]. [`Error::Limit`].
+    /// [`Error::NotFound`](super::Error::NotFound): there is no such tenant.
+    /// [`Error::Exists`](super::Error::Exists). [`Error::Limit`](super::Error::Limit).
     async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>>;
 
     /// Changes a group. Without a change nothing is written.
     ///
     /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the group has another version.
+    /// [`Error::NotFound`](super::Error::NotFound). [`Error::Conflict`](super::Error::Conflict):
+    /// the group has another version.
     async fn update_group(&self, tenant: &str, id: &str, update: &GroupUpdate, origin: &Origin) -> Result<Group>;
 
     /// Changes the members of a group. Without a change nothing is written. The cost is that of
     /// the devices of the change, not of all members.
     ///
     /// # Errors
-    /// [`Error::NotFound`]. [`Error::Limit`].
+    /// [`Error::NotFound`](super::Error::NotFound). [`Error::Limit`](super::Error::Limit).
     async fn change_members(&self, tenant: &str, id: &str, change: &MemberChange, origin: &Origin) -> Result<Group>;
 
     /// Deletes a group.
     ///
     /// # Errors
-    /// [`Error::NotFound`]. [`Error::Conflict`]: the group has another version. [`Error::InUse`]:
-    /// rights are bound to it.
+    /// [`Error::NotFound`](super::Error::NotFound). [`Error::Conflict`](super::Error::Conflict):
+    /// the group has another version. [`Error::InUse`](super::Error::InUse): rights are bound to
+    /// it.
     async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()>;
 }
 

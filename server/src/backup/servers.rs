@@ -13,7 +13,9 @@ pub(super) fn steps(config: &Config, logs: &[CopiedLog]) -> anyhow::Result<Vec<S
     let mut steps = Vec::new();
     if config.redis.is_used() {
         steps.push(pause(config));
-        steps.push(redis());
+        steps.push(redis(None));
+        let own_servers = config.pool.iter().filter(|pool| pool.redis.contains_key("urls"));
+        steps.extend(own_servers.map(|pool| redis(Some(pool))));
     }
     if !config.mongodb.uri.is_empty() {
         steps.push(mongodb(config, logs, None));
@@ -69,21 +71,32 @@ fn resume() -> Step {
     step("Flushers", "all copies are complete", "start them again", "start weir on all restored data folders")
 }
 
-fn redis() -> Step {
+/// The servers of all pools, or those that a pool has of its own.
+fn redis(pool: Option<&Pool>) -> Step {
+    let server = pool.map_or_else(|| "Redis".to_owned(), |pool| format!("Redis (pool {})", pool.name));
+    let urls = pool.map_or_else(|| "WEIR_REDIS_URLS".to_owned(), |pool| variable_of(pool, "REDIS_URLS"));
+    let file = pool.map_or_else(|| "redis.rdb".to_owned(), |pool| format!("redis-{}.rdb", pool.name));
     step(
-        "Redis",
+        &server,
         "it holds the log and the cursors; the spill was copied before it, so that a frame is in one of the two",
-        "redis-cli -u \"$WEIR_REDIS_URLS\" --rdb redis.rdb\n(of a cluster: from each master)",
-        "put redis.rdb into the folder of an empty Redis as dump.rdb, start it with --appendonly no, then\n\
-         redis-cli -u \"$WEIR_REDIS_URLS\" CONFIG SET appendonly yes",
+        &format!("redis-cli -u \"${urls}\" --rdb {file}\n(of a cluster: from each master)"),
+        &format!(
+            "put {file} into the folder of an empty Redis as dump.rdb, start it with --appendonly no, then\n\
+             redis-cli -u \"${urls}\" CONFIG SET appendonly yes"
+        ),
     )
+}
+
+/// The variable of a key of a pool.
+fn variable_of(pool: &Pool, key: &str) -> String {
+    format!("WEIR_POOL_{}_{key}", pool.name.replace('-', "_").to_uppercase())
 }
 
 fn mongodb(config: &Config, logs: &[CopiedLog], pool: Option<&Pool>) -> Step {
     let database = &config.mongodb.database;
     // The variable of a pool that has servers of its own.
     let uri = match pool.filter(|pool| pool.mongodb.as_ref().is_some_and(|keys| keys.contains_key("uri"))) {
-        Some(pool) => format!("WEIR_POOL_{}_MONGODB_URI", pool.name.replace('-', "_").to_uppercase()),
+        Some(pool) => variable_of(pool, "MONGODB_URI"),
         None => "WEIR_MONGODB_URI".to_owned(),
     };
     let archive = format!("--uri=\"${uri}\" --gzip --archive={database}.archive.gz");
@@ -218,6 +231,19 @@ mod tests {
         assert_eq!(names, ["MongoDB", "MongoDB (pool gold)", "MongoDB (pool far)"]);
         assert!(steps[1].restore.contains("getSiblingDB(\"gold\")") && steps[1].restore.contains("\"g#"));
         assert!(steps[2].backup.contains("$WEIR_POOL_FAR_MONGODB_URI") && steps[2].restore.contains("\"f#"));
+    }
+
+    #[test]
+    fn the_redis_of_a_pool_is_copied_before_any_store() {
+        let pools = "[auth]\nrequired = true\n[[pool]]\nname = 'a'\n[pool.mongodb]\ndatabase = 'a'\n[[pool]]\n\
+                     name = 'far-off'\n[pool.mongodb]\ndatabase = 'b'\n[pool.redis]\nurls = ['redis://:hidden@far']\n";
+        let steps = order(&[MONGODB, REDIS, pools].concat());
+        let names: Vec<_> = steps.iter().map(|step| step.server.as_str()).collect();
+        let stores = ["MongoDB", "MongoDB (pool a)", "MongoDB (pool far-off)"];
+        assert_eq!(names[..3], ["Flushers", "Redis", "Redis (pool far-off)"]);
+        assert_eq!((&names[3..6], names[6]), (&stores[..], "Flushers"));
+        assert!(steps[2].backup.contains("$WEIR_POOL_FAR_OFF_REDIS_URLS\" --rdb redis-far-off.rdb"));
+        assert!(steps.iter().all(|step| !step.backup.contains("hidden") && !step.restore.contains("hidden")));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) async fn groups(options: &Groups) -> anyhow::Result<()> {
 
 /// Returns the resource names of groups of a tenant.
 pub(super) fn names_of(tenant: &str, ids: &[String]) -> Vec<String> {
-    ids.iter().map(|id| format!("{}/groups/{id}", names::tenant(tenant))).collect()
+    ids.iter().map(|id| names::child(tenant, "groups", id)).collect()
 }
 
 /// Returns the ids in resource names of groups, for a list.
@@ -40,7 +40,7 @@ pub(super) fn ids_of(names: &[String]) -> String {
 }
 
 fn name(group: &GroupId) -> String {
-    format!("{}/groups/{}", names::tenant(&group.common.tenant), group.id)
+    names::child(&group.common.tenant, "groups", &group.id)
 }
 
 async fn open(server: &Server) -> anyhow::Result<GroupServiceClient<Connection>> {

@@ -5,15 +5,15 @@ use proto::v1::issuer::ClaimRole;
 use proto::v1::issuer_service_client::IssuerServiceClient;
 use proto::v1::{
     CreateIssuerRequest, CreateRoleBindingRequest, DeleteIssuerRequest, DeleteRoleBindingRequest, Issuer,
-    ListIssuersRequest, ListRoleBindingsRequest, RoleBinding, UpdateIssuerRequest,
+    ListIssuersRequest, ListRoleBindingsRequest, RoleBinding, UpdateIssuerRequest, UpdateRoleBindingRequest,
 };
 
 use super::access::{PAGE, role, role_name};
 use super::access_cli::RoleName;
 use super::cli::Server;
 use super::issuers_cli::{
-    IssuerAdd, IssuerId, IssuerSet, Issuers, IssuersCommand, IssuersList, RoleGrant, RoleRevoke, Roles, RolesCommand,
-    RolesList,
+    IssuerAdd, IssuerId, IssuerSet, Issuers, IssuersCommand, IssuersList, RoleGrant, RoleRevoke, RoleSet, Roles,
+    RolesCommand, RolesList,
 };
 use super::output::{self, Cell, Format, Table};
 use super::{Connection, client, connect, groups, names, refused, time};
@@ -31,6 +31,7 @@ pub(crate) async fn roles(options: &Roles) -> anyhow::Result<()> {
     match &options.command {
         RolesCommand::List(options) => list_roles(options).await,
         RolesCommand::Grant(options) => grant(options).await,
+        RolesCommand::Set(options) => set_role(options).await,
         RolesCommand::Revoke(options) => revoke(options).await,
     }
 }
@@ -207,19 +208,46 @@ async fn grant(options: &RoleGrant) -> anyhow::Result<()> {
     print_bindings(&[made], options.common.format)
 }
 
+async fn set_role(options: &RoleSet) -> anyhow::Result<()> {
+    let mut paths = Vec::new();
+    if options.role.is_some() {
+        paths.push("role".to_owned());
+    }
+    if options.whole_tenant || !options.groups.is_empty() {
+        paths.push("groups".to_owned());
+    }
+    anyhow::ensure!(!paths.is_empty(), "nothing is to be changed: give --role, --group or --whole-tenant");
+    let mut client = open(&options.common.server).await?;
+    let binding = RoleBinding {
+        role: options.role.map_or(0, |named| role(named).into()),
+        groups: groups::names_of(&options.common.tenant, &options.groups),
+        ..Default::default()
+    };
+    let name = binding_name(&mut client, &options.common.tenant, &options.principal).await?;
+    let update_mask = Some(prost_types::FieldMask { paths });
+    let request = UpdateRoleBindingRequest { name, role_binding: Some(binding), update_mask };
+    let changed = client.update_role_binding(request).await.map_err(|s| refused(&s))?.into_inner();
+    print_bindings(&[changed], options.common.format)
+}
+
+/// Returns the name of the role binding of a principal, or of that with an id.
+async fn binding_name(
+    client: &mut IssuerServiceClient<Connection>,
+    tenant: &str,
+    named: &str,
+) -> anyhow::Result<String> {
+    if !named.contains('#') {
+        return Ok(names::child(tenant, "roleBindings", named));
+    }
+    let found = bindings(client, tenant).await?.into_iter().find(|binding| binding.principal == named);
+    let found = found.ok_or_else(|| anyhow::anyhow!("{named} has no role: `weir roles list` shows those that have"))?;
+    Ok(found.name)
+}
+
 async fn revoke(options: &RoleRevoke) -> anyhow::Result<()> {
     let mut client = open(&options.common.server).await?;
     let named = &options.principal;
-    let id = if named.contains('#') {
-        let all = bindings(&mut client, &options.common.tenant).await?;
-        let found = all.iter().find(|binding| binding.principal == *named);
-        let found =
-            found.ok_or_else(|| anyhow::anyhow!("{named} has no role: `weir roles list` shows those that have"))?;
-        names::last(&found.name).to_owned()
-    } else {
-        named.clone()
-    };
-    let name = names::child(&options.common.tenant, "roleBindings", &id);
+    let name = binding_name(&mut client, &options.common.tenant, named).await?;
     client.delete_role_binding(DeleteRoleBindingRequest { name }).await.map_err(|s| refused(&s))?;
     output::remark(&format!("{named} has no role any longer; its streams end."));
     Ok(())

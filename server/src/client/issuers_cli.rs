@@ -127,6 +127,8 @@ pub(crate) enum RolesCommand {
     List(RolesList),
     /// Give a principal of an issuer a role
     Grant(RoleGrant),
+    /// Change the role of a principal, or the groups that it is limited to
+    Set(RoleSet),
     /// Take the role of a principal away, and end its streams
     Revoke(RoleRevoke),
 }
@@ -153,6 +155,26 @@ pub(crate) struct RoleGrant {
     /// tenant]
     #[arg(long = "group", value_name = "GROUP")]
     pub(crate) groups: Vec<String>,
+}
+
+/// `weir roles set`
+#[derive(Debug, Args)]
+pub(crate) struct RoleSet {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// The principal, or the id of its role from `weir roles list`
+    #[arg(value_name = "PRINCIPAL")]
+    pub(crate) principal: String,
+    /// Its role
+    #[arg(long, value_enum)]
+    pub(crate) role: Option<RoleName>,
+    /// Group whose devices the principal is limited to, in place of those before; may be given
+    /// several times
+    #[arg(long = "group", value_name = "GROUP", conflicts_with = "whole_tenant")]
+    pub(crate) groups: Vec<String>,
+    /// Do not limit the principal to groups
+    #[arg(long)]
+    pub(crate) whole_tenant: bool,
 }
 
 /// `weir roles revoke`

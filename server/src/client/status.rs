@@ -34,6 +34,10 @@ pub(crate) async fn run(options: &cli::Status) -> anyhow::Result<ExitCode> {
                 writeln!(out, "  {takeovers}")?;
             }
             writeln!(out)?;
+            if !status.listeners.is_empty() {
+                listeners(&status).print(Format::Table)?;
+                writeln!(out)?;
+            }
             logs(&status).print(Format::Table)?;
             writeln!(out)?;
             sinks(&status).print(Format::Table)?;
@@ -70,6 +74,20 @@ pub(crate) fn takeovers(status: &Status) -> Option<String> {
             names.join("; ")
         )
     })
+}
+
+fn listeners(status: &Status) -> Table {
+    let mut table = Table::new(["listener", "protocol", "address", "connections", "blocked"]);
+    for listener in &status.listeners {
+        table.row([
+            listener.listener.as_str().into(),
+            listener.protocol.as_str().into(),
+            listener.address.as_str().into(),
+            listener.connection_count.into(),
+            listener.blocked_reason.as_str().into(),
+        ]);
+    }
+    table
 }
 
 fn logs(status: &Status) -> Table {
@@ -137,6 +155,10 @@ pub(crate) fn json(status: &Status) -> serde_json::Value {
         "ready": status.ready,
         "reasons": status.reasons,
         "connections": status.connection_count,
+        "listeners": status.listeners.iter().map(|listener| serde_json::json!({
+            "listener": listener.listener, "protocol": listener.protocol, "address": listener.address,
+            "connections": listener.connection_count, "blocked_reason": listener.blocked_reason,
+        })).collect::<Vec<_>>(),
         "logs": status.logs.iter().map(|log| serde_json::json!({
             "log": log.log, "start_offset": log.start_offset, "end_offset": log.end_offset,
             "used_bytes": log.used_bytes, "capacity_bytes": log.capacity_bytes, "blocked_reason": log.blocked_reason,

@@ -1,10 +1,10 @@
 //! Addresses that others can reach.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::ensure;
 
-use super::{Config, Role, parse_address};
+use super::{Config, Listener, Role, Site, parse_address};
 
 /// Least length of `fleet.secret`.
 const SECRET_LENGTH: usize = 16;
@@ -37,7 +37,36 @@ impl Config {
                  (`weir init` makes the first key), {otherwise}"
             );
         }
+        for listener in &self.mqtt.listener {
+            if let Site::Tcp(address) = listener.site()? {
+                self.check_listener(listener, address)?;
+            }
+        }
         self.check_fleet_exposure()
+    }
+
+    /// Refuses a listener that others can reach without encryption and authentication, unless
+    /// `insecure` is set.
+    ///
+    /// # Errors
+    /// Names the listener and what to do.
+    pub(crate) fn check_listener(&self, listener: &Listener, address: SocketAddr) -> anyhow::Result<()> {
+        if self.insecure || address.ip().is_loopback() {
+            return Ok(());
+        }
+        let otherwise = "or add --insecure (`insecure = true`) if the network around it is trusted";
+        let name = &listener.name;
+        ensure!(
+            listener.tls,
+            "[[mqtt.listener]] {name} is at {address}, which others can reach, and its connections are not encrypted: set \
+             `tls = true`, {otherwise}"
+        );
+        ensure!(
+            self.auth.required,
+            "[[mqtt.listener]] {name} is at {address}, which others can reach, and every client may do everything: set \
+             `auth.required = true` (`weir init` makes the first key), {otherwise}"
+        );
+        Ok(())
     }
 
     fn check_fleet_exposure(&self) -> anyhow::Result<()> {
@@ -81,8 +110,9 @@ impl Config {
     /// Says that flushers on other machines are not called, when there may be some.
     pub(crate) fn exposure_warning(&self) -> Option<String> {
         let is_open = self.is_fleet() && !self.fleet.is_encrypted() && !self.insecure;
-        let elsewhere = self.redis.log.urls.iter().find(|url| !url.is_empty() && !is_of_this_machine(url));
-        (is_open && elsewhere.is_some()).then(|| {
+        let of_pools = self.pool.iter().filter_map(|pool| self.of_pool(pool).ok()).map(|config| config.redis);
+        let mut urls = of_pools.chain([self.redis.clone()]).flat_map(|redis| redis.log.urls);
+        (is_open && urls.any(|url| !url.is_empty() && !is_of_this_machine(&url))).then(|| {
             "Redis is on another machine, and this process calls flushers on its own machine only, since `fleet.secret` would be \
              sent unencrypted: set `fleet.certificate`, `fleet.key` and `fleet.ca` in every process of the fleet (`weir tls create` \
              makes them), or `insecure = true` if the network around them is trusted"

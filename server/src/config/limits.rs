@@ -32,6 +32,7 @@ fn counts(config: &Config) -> anyhow::Result<()> {
         ("mqtt.connect_timeout_ms", mqtt.connect_timeout_ms),
         ("mqtt.packet_timeout_ms", mqtt.packet_timeout_ms),
         ("mqtt.max_queued_messages", mqtt.max_queued_messages as u64),
+        ("mqtt.max_queued_bytes", mqtt.max_queued_bytes as u64),
         ("grpc.max_connections", grpc.max_connections as u64),
         ("grpc.max_concurrent_calls", u64::from(grpc.max_concurrent_calls)),
         ("grpc.call_timeout_ms", milliseconds(grpc.call_timeout)),
@@ -51,6 +52,11 @@ fn packets(config: &Config) -> anyhow::Result<()> {
     ensure!(
         (1024..=32 << 20).contains(&packet),
         "`mqtt.max_packet_bytes` is {packet}: give 1024 to 33554432, which one record of the log can hold"
+    );
+    let queue = config.mqtt.broker.max_queued_bytes;
+    ensure!(
+        queue as u64 >= u64::from(packet),
+        "`mqtt.max_queued_bytes` is {queue}: it must hold at least one packet of `mqtt.max_packet_bytes` = {packet}"
     );
     ensure!(
         config.log.capacity_bytes >= 2 * u64::from(packet),
@@ -121,6 +127,8 @@ mod tests {
             config.log.segment_bytes = 16 << 20;
         });
         assert!(error.starts_with("`log.capacity_bytes` is 50331648"), "{error}");
+        let error = refusal(|config| config.mqtt.broker.max_queued_bytes = 1 << 10);
+        assert!(error.starts_with("`mqtt.max_queued_bytes` is 1024: it must hold"), "{error}");
         let error = refusal(|config| {
             config.mqtt.broker.max_packet_bytes = 20 << 20;
             config.mongodb.uri = "mongodb://127.0.0.1".into();

@@ -184,6 +184,7 @@ fn set(config: &Config, key: &str, text: &str) -> anyhow::Result<Config> {
     changed.route.clone_from(&config.route);
     changed.export.clone_from(&config.export);
     changed.pool.clone_from(&config.pool);
+    changed.mqtt.listener.clone_from(&config.mqtt.listener);
     Ok(changed)
 }
 

@@ -10,6 +10,7 @@ mod export_tests;
 mod exposure;
 mod keys;
 mod limits;
+mod listener;
 mod load;
 mod lowered;
 mod memory;
@@ -31,6 +32,7 @@ pub(crate) use audit::Audit;
 pub(crate) use auth::{Auth, Place};
 pub(crate) use export::{Export, Start, kind_of};
 pub(crate) use keys::{Key, of as keys_of_table};
+pub(crate) use listener::{ENCRYPTED, Listener, PLAIN, Site};
 pub(crate) use load::{Loaded, Sources, load};
 pub(crate) use lowered::Lowered;
 pub(crate) use memory::Memory;
@@ -66,7 +68,7 @@ pub(crate) struct Config {
     pub(crate) encryption: envelope::Config,
     /// Memory of the process.
     pub(crate) memory: Memory,
-    /// Devices: MQTT 3.1.1 and 5.
+    /// Devices: MQTT 3.1, 3.1.1 and 5.
     pub(crate) mqtt: Mqtt,
     /// Third parties: gRPC and gRPC-Web.
     pub(crate) grpc: Grpc,
@@ -136,6 +138,10 @@ pub(crate) struct Mqtt {
     pub(crate) tls_address: String,
     #[serde(flatten)]
     pub(crate) broker: broker::Config,
+    /// Further listeners; not part of the written tree.
+    #[serde(skip_serializing)]
+    #[schemars(skip)]
+    pub(crate) listener: Vec<Listener>,
 }
 
 /// `[grpc]`
@@ -231,7 +237,12 @@ impl Default for Config {
 
 impl Default for Mqtt {
     fn default() -> Self {
-        Self { address: "127.0.0.1:1883".into(), tls_address: String::new(), broker: broker::Config::default() }
+        Self {
+            address: "127.0.0.1:1883".into(),
+            tls_address: String::new(),
+            broker: broker::Config::default(),
+            listener: Vec::new(),
+        }
     }
 }
 
@@ -293,6 +304,7 @@ impl Config {
             self.mqtt.tls_address.is_empty() || self.tls.is_used(),
             "`mqtt.tls_address` needs a certificate: set `tls.certificate` and `tls.key` (`weir tls create` makes them)"
         );
+        listener::check(self)?;
         self.encryption.check().map_err(anyhow::Error::msg)?;
         anyhow::ensure!(
             !self.encryption.is_on() || !self.redis.is_used(),

@@ -9,14 +9,15 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Export, Influxdb, Key, keys, load};
+use super::{Config, Export, Influxdb, Key, Redis, keys, load};
 
-/// Begins the variables of pools: `WEIR_POOL_<NAME>_MONGODB_<KEY>` and `…_LOG_<KEY>`.
+/// Begins the variables of pools: `WEIR_POOL_<NAME>_MONGODB_<KEY>`, `…_REDIS_<KEY>` and
+/// `…_LOG_<KEY>`.
 pub(super) const VARIABLE: &str = "WEIR_POOL_";
 /// Name of the pool of all other tenants, in reports.
 pub(crate) const SHARED: &str = "shared";
 /// Keys of a `[[pool]]`.
-pub(super) const KEYS: [&str; 3] = ["name", "mongodb", "log"];
+pub(super) const KEYS: [&str; 4] = ["name", "mongodb", "redis", "log"];
 /// More pools than this need more files, connections and memory than one process has.
 const MOST: usize = 64;
 
@@ -25,13 +26,19 @@ const MOST: usize = 64;
 #[serde(default)]
 pub(crate) struct Pool {
     /// Name of the pool: lowercase letters, digits and dashes. `weir tenants add --pool` places a
-    /// tenant in it, for good; its log is in the folder `pools/NAME` of the data folder.
+    /// tenant in it, for good; its log is in the folder `pools/NAME` of the data folder, or on
+    /// Redis.
     pub(crate) name: String,
     /// `[pool.mongodb]`: keys of `[mongodb]` that are others for this pool: another `database` on
     /// the same servers, or another `uri`. Without it the pool has a store in its own folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(skip)]
     pub(crate) mongodb: Option<toml::Table>,
+    /// `[pool.redis]`: keys of `[redis]` that are others for this pool. Without it the pool has a
+    /// log of its own on the same servers.
+    #[serde(skip_serializing_if = "toml::Table::is_empty")]
+    #[schemars(skip)]
+    pub(crate) redis: toml::Table,
     /// `[pool.log]`: keys of `[log]` that are others for this pool.
     #[serde(skip_serializing_if = "toml::Table::is_empty")]
     #[schemars(skip)]
@@ -98,7 +105,16 @@ impl Config {
             ring_bytes: log.ring_bytes.min(self.log.ring_bytes),
             ..log
         };
-        let mut config = Self { mongodb, log, influxdb: Influxdb::default(), ..self.clone() };
+        let redis = overlay(&self.redis, &pool.redis).with_context(|| of_pool("redis"))?;
+        let redis = Redis {
+            log: buffer::redis::Config {
+                pool: Some(pool.name.clone()),
+                batch: self.redis.log.batch.clone(),
+                ..redis.log
+            },
+            ..redis
+        };
+        let mut config = Self { mongodb, log, redis, influxdb: Influxdb::default(), ..self.clone() };
         config.export.retain(|export| export.pool == pool.name);
         Ok(config)
     }
@@ -121,11 +137,6 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     anyhow::ensure!(
-        !config.redis.is_used(),
-        "[[pool]] needs the log in the data folder, and `redis.urls` puts it on Redis: remove one of the two; an \
-         installation over Redis has one pool"
-    );
-    anyhow::ensure!(
         config.auth.required,
         "[[pool]] needs tenants: set `auth.required = true` (`weir init` makes a configuration with a key)"
     );
@@ -137,6 +148,7 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     let mut places = BTreeSet::from([place(&config.mongodb)]);
     for (at, pool) in config.pool.iter().enumerate() {
         check_name(&pool.name, at)?;
+        check_redis(config, pool)?;
         let of_pool = config.of_pool(pool)?;
         let name = &pool.name;
         if pool.mongodb.is_some() {
@@ -153,6 +165,36 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
         let of_log = super::check_log(&of_pool.log).and_then(|()| super::limits::check(&of_pool));
         of_log.with_context(|| format!("pool `{name}`"))?;
     }
+    Ok(())
+}
+
+/// Checks that the pool is as much of a fleet as the process.
+fn check_redis(config: &Config, Pool { name, mongodb, redis, .. }: &Pool) -> anyhow::Result<()> {
+    if !config.redis.is_used() {
+        anyhow::ensure!(
+            redis.is_empty(),
+            "pool `{name}`: [pool.redis] needs `redis.urls`: the logs of all pools are on Redis, or none of them"
+        );
+        return Ok(());
+    }
+    anyhow::ensure!(
+        !redis.contains_key("node"),
+        "pool `{name}`: [pool.redis] has a `node`, which is the name of the process: set `redis.node` alone"
+    );
+    anyhow::ensure!(
+        overlay(&config.redis, redis).with_context(|| format!("pool `{name}`: [pool.redis]"))?.is_used(),
+        "pool `{name}`: [pool.redis] takes the `urls` away: leave the key out for the servers of `redis.urls`"
+    );
+    anyhow::ensure!(
+        !config.is_fleet() || mongodb.is_some(),
+        "pool `{name}` has no [pool.mongodb], and a store in a folder is not shared by the processes of a fleet: give it \
+         another `database`, or another `uri`"
+    );
+    anyhow::ensure!(
+        config.is_fleet() || mongodb.is_none(),
+        "pool `{name}` has [pool.mongodb], and the process stores into its data folder: with `redis.urls`, set \
+         `mongodb.uri` too, or remove [pool.mongodb]"
+    );
     Ok(())
 }
 
@@ -185,6 +227,7 @@ pub(super) fn set(config: &mut Config, variable: &str, text: &str) -> anyhow::Re
     let Some(rest) = variable.strip_prefix(VARIABLE) else { return Ok(false) };
     let sections = [
         ("MONGODB_", toml::Table::try_from(&config.mongodb).context("settings are a table")?),
+        ("REDIS_", toml::Table::try_from(&config.redis).context("settings are a table")?),
         ("LOG_", toml::Table::try_from(&config.log).context("settings are a table")?),
     ];
     for pool in &mut config.pool {
@@ -194,7 +237,11 @@ pub(super) fn set(config: &mut Config, variable: &str, text: &str) -> anyhow::Re
             let Some(key) = rest.strip_prefix(section) else { continue };
             let Some((key, old)) = base.iter().find(|(known, _)| known.to_uppercase() == key) else { continue };
             let value = load::read_as(old, key, text).with_context(|| format!("pool `{}`", pool.name))?;
-            let table = if *section == "LOG_" { &mut pool.log } else { pool.mongodb.get_or_insert_default() };
+            let table = match *section {
+                "LOG_" => &mut pool.log,
+                "REDIS_" => &mut pool.redis,
+                _ => pool.mongodb.get_or_insert_default(),
+            };
             table.insert(key.clone(), value);
             return Ok(true);
         }
@@ -245,12 +292,53 @@ mod tests {
             ("[[pool]]\nname = 'a'\n[pool.mongodb]\ndatabase = 7\n", "`database`: "),
             ("[[pool]]\nname = 'a'\n[pool.log]\nsegment_bytes = 1\n", "segment_bytes"),
             ("[[export]]\nname = 'x'\ntype = 'file'\nfolder = '/tmp/x'\npool = 'a'\n", "there is no pool \"a\""),
-            ("[redis]\nurls = ['redis://r']\n[[pool]]\nname = 'a'\n", "redis.urls"),
+            ("[[pool]]\nname = 'a'\n[pool.redis]\nurls = ['redis://r']\n", "redis.urls"),
+            ("[redis]\nurls = ['redis://r']\n[[pool]]\nname = 'a'\n", "no [pool.mongodb]"),
+            (&on_redis("node = 'x'"), "redis.node"),
+            (&on_redis("urls = []"), "takes the `urls` away"),
+            (&on_redis("nodes = 'x'"), "unknown key `nodes`"),
+            (&on_redis("max_bytes = 'x'"), "`max_bytes`: "),
         ] {
             assert!(refused(text).contains(words), "{text}: {}", refused(text));
         }
+        let alone = "[auth]\nrequired = true\n[redis]\nurls = ['redis://r']\n[[pool]]\nname = 'a'\n[pool.mongodb]\n\
+                     uri = 'mongodb://db'\n";
+        let alone: Config = toml::from_str(alone).unwrap();
+        assert!(alone.check().unwrap_err().to_string().contains("stores into its data folder"));
         let open: Config = toml::from_str("[[pool]]\nname = 'a'\n").unwrap();
         assert!(open.check().unwrap_err().to_string().contains("auth.required"));
+    }
+
+    /// A pool of a fleet with these keys of `[pool.redis]`.
+    fn on_redis(keys: &str) -> String {
+        format!(
+            "[redis]\nurls = ['redis://r']\nnode = 'n'\n[[pool]]\nname = 'a'\n[pool.mongodb]\ndatabase = 'a'\n\
+             [pool.redis]\n{keys}\n"
+        )
+    }
+
+    #[test]
+    fn a_pool_of_a_fleet_has_keys_on_redis_of_its_own_and_may_have_servers_of_its_own() {
+        let read = |keys: &str| -> Config {
+            let text = format!("{BASE}{}", on_redis(keys)).replace("true", "true\nregistry = 'mongodb'");
+            let config: Config = toml::from_str(&text).unwrap();
+            config.check().unwrap();
+            config
+        };
+        for (keys, urls) in [("max_bytes = 1048576", ["redis://r"]), ("urls = ['redis://own']", ["redis://own"])] {
+            let config = read(keys);
+            let (shared, a) = (config.of_shared().redis.log, config.of_pool(&config.pool[0]).unwrap());
+            assert_eq!((shared.pool, a.redis.log.pool.as_deref(), &*a.redis.log.node), (None, Some("a"), "n"));
+            assert_eq!(a.redis.log.urls, urls);
+            assert!(a.is_fleet());
+        }
+        let mut config = read("");
+        assert!(set(&mut config, "WEIR_POOL_A_REDIS_MAX_BYTES", "2097152").unwrap());
+        assert_eq!(config.of_pool(&config.pool[0]).unwrap().redis.log.max_bytes, 2 << 20);
+        // Without MongoDB, as for the shared pool: one process, and a store in the folder of the
+        // pool.
+        let alone = "[auth]\nrequired = true\n[redis]\nurls = ['redis://r']\n[[pool]]\nname = 'a'\n";
+        toml::from_str::<Config>(alone).unwrap().check().unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::load::variable;
-use super::{Key, export, keys, pool};
+use super::{Key, export, keys, listener, pool};
 
 /// Routes in the sample.
 const ROUTES: &str = "\
@@ -40,10 +40,23 @@ pub(crate) fn sample() -> String {
     out.push('\n');
     out.push_str(ROUTES);
     out.push('\n');
+    listeners(&mut out);
+    out.push('\n');
     exports(&mut out);
     out.push('\n');
     pools(&mut out);
     out
+}
+
+/// Listeners in the sample.
+fn listeners(out: &mut String) {
+    comment(
+        out,
+        "Further ways in for devices, besides mqtt.address and mqtt.tls_address, each with settings of its own. What \
+         others can reach needs tls and auth.required here, too.",
+    );
+    out.push_str("#\n# [[mqtt.listener]]\n");
+    listener::documented().iter().for_each(|key| inactive(out, key));
 }
 
 /// Pools in the sample.
@@ -51,13 +64,14 @@ fn pools(out: &mut String) {
     comment(
         out,
         "A pool is a log and a store of their own for the tenants that are placed in it: neither a flood nor a store \
-         that is away in one pool delays another. Needs auth.required and the log in the data folder. [pool.mongodb] \
-         has the keys of [mongodb] that are others for the pool, [pool.log] those of [log]. A variable sets a key of \
-         the pool `gold`: WEIR_POOL_GOLD_MONGODB_<KEY>, WEIR_POOL_GOLD_LOG_<KEY>.",
+         that is away in one pool delays another. Needs auth.required; the processes of a fleet have the same pools. \
+         [pool.mongodb] has the keys of [mongodb] that are others for the pool, [pool.redis] those of [redis], [pool.log] \
+         those of [log]. A variable sets a key of the pool `gold`: WEIR_POOL_GOLD_MONGODB_<KEY>, \
+         WEIR_POOL_GOLD_REDIS_<KEY>, WEIR_POOL_GOLD_LOG_<KEY>.",
     );
     out.push_str("#\n# [[pool]]\n");
     pool::keys().iter().for_each(|key| inactive(out, key));
-    out.push_str("# [pool.mongodb]\n# database = \"gold\"\n# [pool.log]\n# capacity_bytes = 8589934592\n");
+    out.push_str("# [pool.mongodb]\n# database = \"gold\"\n# [pool.redis]\n# max_bytes = 2147483648\n# [pool.log]\n# capacity_bytes = 8589934592\n");
 }
 
 /// Exports in the sample: the keys of all, then those of each type.

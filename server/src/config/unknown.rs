@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, export, keys, pool};
+use super::{Config, export, keys, listener, pool};
 
 /// Refuses unknown keys.
 ///
@@ -30,6 +30,11 @@ fn walk(path: &Path, text: &str, section: &str, table: &DeTable<'_>) -> anyhow::
                 check_tables(path, text, value.get_ref(), "an export", |table| {
                     export::keys_of(table.get("type").and_then(|kind| kind.get_ref().as_str()))
                 })?;
+                continue;
+            }
+            "mqtt.listener" => {
+                let known: Vec<String> = listener::documented().iter().map(|key| key.short().to_owned()).collect();
+                check_tables(path, text, value.get_ref(), "a listener", |_| known.clone())?;
                 continue;
             }
             "pool" => {
@@ -119,7 +124,8 @@ pub(super) fn unknown(what: &str, key: &str) -> String {
 /// The known key or section most like `key`.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {
     let sections = keys::SECTIONS.iter().map(|section| section.name.as_str()).filter(|name| !name.is_empty());
-    let known = keys::all().map(|key| key.name.as_str()).chain(sections).chain(["route", "export", "pool"]);
+    let known =
+        keys::all().map(|key| key.name.as_str()).chain(sections).chain(["route", "export", "pool", "mqtt.listener"]);
     let last = |k: &str| k.rsplit('.').next().unwrap_or_default().to_owned();
     let best = known
         .map(|candidate| {

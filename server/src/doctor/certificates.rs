@@ -27,11 +27,16 @@ pub(super) fn certificates(config: &Config) -> Vec<Finding> {
         findings.extend(files.client_ca.map(|ca| authority(&ca, now)));
     }
     let (redis, influxdb) = (&config.redis.log, &config.influxdb.store);
-    for (section, certificate, key) in [
-        ("redis.tls_", &redis.tls_cert_file, &redis.tls_key_file),
-        ("influxdb.", &influxdb.cert_file, &influxdb.key_file),
-    ] {
-        if let (Some(certificate), Some(key)) = (certificate, key) {
+    let of_pools = config.pool.iter().filter(|pool| !pool.redis.is_empty());
+    let of_pools = of_pools.filter_map(|pool| Some((pool, config.of_pool(pool).ok()?.redis.log)));
+    let of_pools = of_pools
+        .map(|(pool, redis)| (format!("pool {}: redis.tls_", pool.name), redis.tls_cert_file, redis.tls_key_file));
+    let own_servers = [
+        ("redis.tls_".to_owned(), redis.tls_cert_file.clone(), redis.tls_key_file.clone()),
+        ("influxdb.".to_owned(), influxdb.cert_file.clone(), influxdb.key_file.clone()),
+    ];
+    for (section, certificate, key) in own_servers.into_iter().chain(of_pools) {
+        if let (Some(certificate), Some(key)) = (&certificate, &key) {
             let named = |name: &str, path: &Path| Named::new(format!("{section}{name}"), path);
             findings.extend(own(&named("cert_file", certificate), &named("key_file", key), &[], now));
         }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
@@ -9,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::Finding;
 use crate::client::time;
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Listener, Loaded, Site};
 use crate::data_dir::{OpenError, RESTORING, User, lanes_in, log_in, spill_in, store_in};
 use crate::run::{limits, settings};
 
@@ -189,7 +190,8 @@ pub(super) fn process(config: &Config, user: Option<&User>) -> Finding {
     match user {
         Some(User::Running(addresses)) => {
             let listens = [addresses.mqtt, addresses.mqtts, addresses.grpc, Some(addresses.http)].into_iter().flatten();
-            let listens: Vec<String> = listens.map(|address| address.to_string()).collect();
+            let further = addresses.listeners.iter().map(|(name, address)| format!("{address} ({name})"));
+            let listens: Vec<String> = listens.map(|address| address.to_string()).chain(further).collect();
             Finding::ok(WHAT, format!("a weir process uses the data folder and listens on {}", listens.join(", ")))
         }
         Some(User::Starting(http)) => starting(config, WHAT, *http),
@@ -225,5 +227,35 @@ pub(super) fn ports(config: &Config) -> Vec<Finding> {
             )
         }
     };
-    config.addresses().into_iter().map(finding).collect()
+    let listeners = config.mqtt.listener.iter().map(listener);
+    config.addresses().into_iter().map(finding).chain(listeners).collect()
+}
+
+/// Whether a listener for devices could be opened.
+fn listener(listener: &Listener) -> Finding {
+    const WHAT: &str = "port";
+    let Listener { name, address, .. } = listener;
+    let failed = |why: &dyn std::fmt::Display| {
+        let cure = "stop the program that uses it, or change its `address`";
+        Finding::fail(WHAT, format!("cannot listen on {address} ([[mqtt.listener]] {name}): {why}: {cure}"))
+    };
+    match listener.site() {
+        Err(error) => Finding::fail(WHAT, format!("[[mqtt.listener]] {name}: {error:#}")),
+        Ok(Site::Tcp(at)) => match TcpListener::bind(at) {
+            Ok(_) => Finding::ok(WHAT, format!("{address} ({name}) is free")),
+            Err(error) => failed(&error),
+        },
+        Ok(Site::Unix(path, _)) => {
+            let folder = path.parent().unwrap_or(Path::new("/"));
+            if UnixStream::connect(&path).is_ok() {
+                failed(&"a process listens there")
+            } else if let Err(error) = writable(folder) {
+                let cure = format!("create {}, or give this user the right to write there", folder.display());
+                Finding::fail(WHAT, format!("cannot make {address} ([[mqtt.listener]] {name}): {error}: {cure}"))
+            } else {
+                Finding::ok(WHAT, format!("{address} ({name}) is free"))
+            }
+        }
+        Ok(Site::Systemd(socket)) => Finding::ok(WHAT, format!("systemd opens the socket {socket} ({name})")),
+    }
 }

@@ -9,7 +9,8 @@ use stores::mongodb::MongoStore;
 
 use super::Finding;
 use crate::config::{Config, Place};
-use crate::run::settings;
+use crate::run::lane::of_pool;
+use crate::run::{fellows, settings};
 use crate::traces::tls_differs;
 use crate::{access, exports};
 
@@ -20,9 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn configured(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if config.redis.is_used() {
-        let connect = async { Redis::connect(settings::redis_log(config)).await.map(drop) };
-        let waits = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
-        findings.push(check("Redis", "a start waits for it", waits, connect).await);
+        findings.extend(redis(config).await);
     }
     let waits = |error: &StoreError| matches!(error, StoreError::Busy { .. });
     if config.auth.required && config.auth.place() != Place::Embedded {
@@ -37,6 +36,10 @@ pub(super) async fn configured(config: &Config) -> Vec<Finding> {
     }
     for pool in &config.pool {
         let what = format!("MongoDB of pool {}", pool.name);
+        match config.of_pool(pool) {
+            Ok(of_pool) if !pool.redis.is_empty() => findings.push(connect_redis(&of_pool).await.1),
+            _ => {}
+        }
         match config.of_pool(pool) {
             Ok(of_pool) if of_pool.mongodb.uri.is_empty() => {}
             Ok(of_pool) => {
@@ -58,6 +61,40 @@ pub(super) async fn configured(config: &Config) -> Vec<Finding> {
         Err(error) => findings.push(Finding::fail("exports", format!("{error:#}"))),
     }
     findings.extend(collector(&config.tracing.endpoint).await);
+    findings
+}
+
+/// Connects to the Redis of a pool.
+async fn connect_redis(config: &Config) -> (Option<Redis>, Finding) {
+    let what = of_pool("Redis", config.redis.log.pool.as_deref());
+    let mut connected = None;
+    let connect = async {
+        connected = Some(Redis::connect(settings::redis_log(config)).await?);
+        Ok(())
+    };
+    let waits = |error: &OpenError| matches!(error, OpenError::Unreachable(_));
+    let finding = check(&what, "a start waits for it", waits, connect).await;
+    (connected, finding)
+}
+
+/// Connects to the Redis of the shared pool, and compares the pools of the running processes.
+async fn redis(config: &Config) -> Vec<Finding> {
+    const WHAT: &str = "pools";
+    let (connected, finding) = connect_redis(config).await;
+    let mut findings = vec![finding];
+    if let Some(redis) = connected.filter(|_| config.is_fleet()) {
+        let own = fellows::announced(config);
+        // Under no name: this command is none of the processes.
+        let asked = redis.announce_process("", &own, Duration::ZERO);
+        match tokio::time::timeout(PATIENCE, asked).await {
+            Ok(Ok(processes)) => findings.push(match fellows::differing(&processes, &own) {
+                Some(reason) => Finding::warn(WHAT, reason),
+                None => Finding::ok(WHAT, format!("{} running processes have the same pools", processes.len())),
+            }),
+            Ok(Err(error)) => findings.push(Finding::warn(WHAT, format!("cannot be compared: {error}"))),
+            Err(_) => findings.push(Finding::warn(WHAT, format!("cannot be compared within {PATIENCE:?}"))),
+        }
+    }
     findings
 }
 

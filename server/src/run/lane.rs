@@ -9,7 +9,7 @@ use api::Replay;
 use async_trait::async_trait;
 use broker::RetainedMessage;
 use buffer::{Batcher, Holder};
-use flusher::fleet::{ReaderSource, Readers};
+use flusher::fleet::{Links, ReaderSource, Readers};
 use flusher::{Fleet, FleetHandle};
 use ingest::TelemetryInbox;
 use model::trace::Tracer;
@@ -66,7 +66,7 @@ impl Lane {
         metrics: Metrics,
         startup: &Startup,
         tracer: Option<&Tracer>,
-        (advertised, fleet_tls): (String, Option<tls::Client>),
+        (advertised, fleet_tls, links): (String, Option<tls::Client>, Links),
     ) -> anyhow::Result<Self> {
         let known = (KnownSettings::open(data)?, KnownParts::open(data));
         let routes = settings::routes(&config)?;
@@ -82,7 +82,7 @@ impl Lane {
         let stores = Stores::open(&config, data, &metrics).await?;
         let fleet = config.has(Role::Flusher).then(|| flusher(&config, &logs, &stores, &metrics, tracer, advertised));
         let local = fleet.as_ref().map(Fleet::handle);
-        let readers = readers(&config, &logs, &stores, local, fleet_tls, &metrics)?;
+        let readers = readers(&config, &logs, &stores, local, (fleet_tls, links, pool.clone()), &metrics)?;
         Ok(Self { pool, config, logs, stores, intake, fleet, readers, known, metrics })
     }
 
@@ -145,7 +145,7 @@ impl Lane {
 }
 
 /// The name of a part of a pool in reports; of the shared one without it.
-pub(super) fn of_pool(part: &str, pool: Option<&str>) -> String {
+pub(crate) fn of_pool(part: &str, pool: Option<&str>) -> String {
     match pool {
         None => part.to_owned(),
         Some(pool) => format!("{part} of pool {pool}"),
@@ -189,7 +189,7 @@ fn readers(
     logs: &Logs,
     stores: &Stores,
     local: Option<FleetHandle>,
-    tls: Option<tls::Client>,
+    (tls, links, pool): (Option<tls::Client>, Links, Option<Arc<str>>),
     metrics: &Metrics,
 ) -> anyhow::Result<Readers> {
     let source = ReaderSource {
@@ -201,6 +201,8 @@ fn readers(
         secret: config.fleet.secret.clone(),
         tls,
         trusts_network: config.insecure,
+        pool,
+        links,
         metrics: Arc::clone(&metrics.flusher),
     };
     Readers::new(&settings::flusher(config), source).map_err(anyhow::Error::msg)

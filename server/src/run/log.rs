@@ -14,6 +14,7 @@ use buffer::{
 };
 
 use super::known::KnownSettings;
+use super::lane::of_pool;
 use super::settings;
 use super::startup::Startup;
 use crate::config::{Config, Role};
@@ -66,24 +67,24 @@ impl Logs {
         startup: &Startup,
         known: &KnownSettings,
     ) -> anyhow::Result<Self> {
-        const SERVER: &str = "Redis";
+        let server = &of_pool("Redis", config.redis.log.pool.as_deref());
         let settings = known.fingerprint(&config.redis.log);
-        let was_accepted = known.holds(SERVER, &settings);
+        let was_accepted = known.holds(server, &settings);
         let passing = |error: &OpenError| match error {
             OpenError::Unreachable(_) => true,
             OpenError::Denied(_) | OpenError::Unsafe(_) => was_accepted,
             OpenError::Config(_) | OpenError::Spill(_) | OpenError::Start(_) => false,
         };
-        let redis = startup.wait_for(SERVER, passing, || Redis::connect(settings::redis_log(config))).await?;
+        let redis = startup.wait_for(server, passing, || Redis::connect(settings::redis_log(config))).await?;
         let (own, spill) = match config.has(Role::Ingest) {
             true => {
                 let create = || create(&redis, config, data, Arc::clone(&metrics));
-                let (log, batcher, spill) = startup.wait_for(SERVER, passing, create).await?;
+                let (log, batcher, spill) = startup.wait_for(server, passing, create).await?;
                 (Some((log, batcher)), Some(spill))
             }
             false => (None, None),
         };
-        known.accepted(SERVER, &settings);
+        known.accepted(server, &settings);
         let catalogue: Arc<dyn Catalogue> = match config.is_fleet() {
             true => Arc::new(redis.clone()),
             false => Arc::new(Unshared(redis.clone())),

@@ -1,10 +1,12 @@
 //! `weir run`: from the configuration to a supervised process.
 
+mod activation;
 mod census;
 pub(crate) mod checkpoints;
 mod exports;
+pub(crate) mod fellows;
 mod known;
-mod lane;
+pub(crate) mod lane;
 mod letters;
 pub(crate) mod limits;
 mod listeners;
@@ -20,9 +22,11 @@ mod retained;
 mod retention;
 mod server_watch;
 pub(crate) mod settings;
+pub(crate) mod shares;
 mod signals;
 pub(crate) mod startup;
 pub(crate) mod state;
+mod storage;
 mod stores;
 mod tenants;
 mod welcome;
@@ -48,7 +52,9 @@ use crate::data_dir::DataDir;
 use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
 use crate::{encryption, http, logs};
+use activation::Passed;
 use lane::Lane;
+use listeners::Listeners;
 use node::Node;
 use placement::PooledInbox;
 use server_watch::Servers;
@@ -94,12 +100,14 @@ fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> 
     if let Some(file) = &loaded.file {
         tracing::info!(file = %file.display(), "configuration");
     }
+    // Before there are threads.
+    let passed = Passed::take();
     let files = limits::raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
     let (config, lowered) = loaded.config.within_memory();
     let (config, fewer) = limits::within_open_files(config, files);
     lowered.iter().chain(&fewer).for_each(Lowered::log);
-    let ended = runtime.block_on(serve(config, lines));
+    let ended = runtime.block_on(serve(config, passed, lines));
     // Blocking work that an answer no longer waits for must not hold the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended? {
@@ -112,7 +120,7 @@ fn run_logged(loaded: config::Loaded, lines: Lines) -> anyhow::Result<ExitCode> 
     }
 }
 
-async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndError>> {
+async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Result<Result<(), EndError>> {
     // First: a signal during the start must not end the process without a word.
     let mut signals = std::pin::pin!(signals::handle_signals()?);
     let data = DataDir::open(&config.data_dir)?;
@@ -128,7 +136,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     let (startup, metrics) = (Startup::default(), state::Metrics::of(&config));
     let tls = ports::open(&config, metrics.tls.clone())?;
     let fleet_tls = ports::open_fleet(&config, metrics.tls.clone())?;
-    let listeners = listeners::Listeners::bind(&config).await?;
+    let listeners = Listeners::bind(&config, &mut passed).await?;
     let addresses = listeners.addresses(tls.is_some())?;
     data.note_http(addresses.http);
     let of = |port| tls.as_ref().map(|tls| tls.acceptor(port));
@@ -143,7 +151,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             startup,
             metrics,
             in_books,
-            addresses,
+            addresses: addresses.clone(),
             data_dir: data.path().to_owned(),
             hosts: hosts.into(),
             keys: keys.clone(),
@@ -197,8 +205,8 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
-    let forget = if let (Some(inbox), Some(plain)) = (inbox, listeners.mqtt) {
-        let ports = Ports { plain, tls: listeners.mqtts.zip(of(Port::Mqtt)) };
+    let broker = if let Some(inbox) = inbox {
+        let ports = Listeners::into_ports(listeners.devices, of(Port::Mqtt).as_ref());
         let gate = access.as_ref().map(|(_, gate)| gate.clone());
         if let Some(placement) = &placement {
             for (number, messages) in retained.iter().enumerate() {
@@ -213,16 +221,23 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
     } else {
         None
     };
-    tenants::spawn(&mut supervisor, &config, &lanes, access.as_ref(), &process, forget);
+    let limits = Arc::clone(&state.metrics.limits);
+    tenants::spawn(&mut supervisor, &config, &lanes, access.as_ref(), (&process, limits), broker);
+    if let Some(keys) = config.log.keys.clone() {
+        let stop = supervisor.part("destroyed keys", deadline);
+        let forgetting = encryption::forget_destroyed(keys, purge::of_lanes(&lanes), stop);
+        supervisor.spawn("destroyed keys", "states of tenants without keys", forgetting);
+    }
     let stop = supervisor.part("store", deadline);
     supervisor.spawn("store", "connections to servers", async move {
         join_all(servers.into_iter().map(|servers| servers.run(stop.clone()))).await;
         Ok(())
     });
     let readers: Vec<Readers> = lanes.iter().map(|lane| lane.readers.clone()).collect();
-    let fleets: Vec<_> = lanes.into_iter().filter_map(|lane| lane.fleet).collect();
-    // A fleet has the shared pool alone.
-    let local = fleets.first().map(flusher::Fleet::handle);
+    // A process of a fleet announces itself where all others do: with the logs of the shared pool.
+    let fellows = lanes[0].logs.redis.clone().filter(|_| config.is_fleet());
+    let fleets = lanes.into_iter().filter_map(|lane| Some((lane.pool, lane.fleet?)));
+    let (local, fleets): (Vec<_>, Vec<_>) = fleets.map(|(pool, fleet)| ((pool, fleet.handle()), fleet)).unzip();
     if !fleets.is_empty() {
         let stop = supervisor.part("sinks", deadline);
         for fleet in fleets {
@@ -230,13 +245,21 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
             supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
         }
     }
-    if let (Some(listener), Some(handle)) = (listeners.fleet, local) {
+    if let Some(listener) = listeners.fleet.filter(|_| !local.is_empty()) {
         // Others ask until the last flush is over.
         let stop = supervisor.part("fleet", FLEET_DEADLINE);
         let secret = config.fleet.secret.clone();
         let acceptor = fleet_tls.as_ref().map(|tls| tls.server.acceptor(Port::Fleet));
         supervisor.spawn("fleet", "answers to the fleet", async move {
-            flusher::fleet::serve((listener, acceptor), handle, &secret, stop).await.context("answer the fleet")
+            flusher::fleet::serve((listener, acceptor), local, &secret, stop).await.context("answer the fleet")
+        });
+    }
+    if let Some(redis) = fellows {
+        let stop = supervisor.part("pools", FLEET_DEADLINE);
+        let (config, waiting) = (Arc::clone(&config), state.waiting().clone());
+        supervisor.spawn("pools", "pools of the fleet", async move {
+            fellows::watch(redis, &config, &process, waiting, stop).await;
+            Ok(())
         });
     }
     // A process that only takes devices has no use for the list.
@@ -309,7 +332,7 @@ async fn serve(config: Config, lines: Lines) -> anyhow::Result<Result<(), EndErr
 type Found = Box<dyn Fn(&Arc<str>, usize) + Send + Sync>;
 
 /// Accepts devices, and opens the logs for them. Retained messages of earlier starts are loaded
-/// later when a store does not respond yet. Returns a call that forgets a tenant.
+/// later when a store does not respond yet. Returns the broker.
 async fn take_in(
     supervisor: &mut Supervisor,
     config: &Config,
@@ -317,7 +340,7 @@ async fn take_in(
     lanes: &[Lane],
     (inbox, retained, found): (PooledInbox, Vec<Option<Vec<broker::RetainedMessage>>>, Found),
     (ports, gate): (Ports, Option<Gate>),
-) -> impl Fn(&str) + Send + use<> {
+) -> Arc<broker::Broker<PooledInbox>> {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
     let gatekeeper: Box<dyn Gatekeeper> = match gate {
@@ -363,8 +386,9 @@ async fn take_in(
             Ok(())
         });
     }
-    let forgetting = broker.clone();
-    supervisor.spawn("mqtt", "mqtt broker", async move { broker.run(ports, stop).await.context("accept connections") });
+    let accepting = broker.clone();
+    let accept = async move { accepting.run(ports, stop).await.context("accept connections") };
+    supervisor.spawn("mqtt", "mqtt broker", accept);
 
     let stop = supervisor.part("log", deadline);
     supervisor.spawn("log", "log", state::watch_log(state.clone(), stop));
@@ -373,5 +397,5 @@ async fn take_in(
         let closing = batchers.into_iter().map(|batcher| tokio::task::spawn_blocking(move || batcher.close()));
         try_join_all(closing).await.map(drop).context("close the log")
     });
-    move |tenant: &str| forgetting.forget_tenant(tenant)
+    broker
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use buffer::CatalogueError;
+use flusher::fleet::Links;
 use identity::Gate;
 use stores::contract::{DeadLetters, History, LatestView, Tail};
 
@@ -50,14 +52,14 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
         let shared = Arc::new(config.of_shared());
-        let fleet = (advertised, fleet_tls);
-        let lane = Lane::open(None, shared, data, metrics.clone(), startup, tracer.as_ref(), fleet).await?;
-        let mut lanes = vec![lane];
+        let (tracer, links) = (tracer.as_ref(), Links::default());
+        let fleet = || (advertised.clone(), fleet_tls.clone(), links.clone());
+        let mut lanes = vec![Lane::open(None, shared, data, metrics.clone(), startup, tracer, fleet()).await?];
         for (pool, own) in config.pool.iter().zip(metrics.pools.iter()) {
             let (of_pool, data) = (Arc::new(config.of_pool(pool)?), data.pool(&pool.name)?);
             let (name, own) = (Some(Arc::clone(&own.0)), own.1.clone());
-            let alone = (String::new(), None);
-            lanes.push(Lane::open(name, of_pool, &data, own, startup, tracer.as_ref(), alone).await?);
+            let opened = Lane::open(name, of_pool, &data, own, startup, tracer, fleet()).await;
+            lanes.push(opened.with_context(|| format!("pool `{}`", pool.name))?);
         }
         warn_of_others(config, data);
         let secret = token_secret(config, data, &lanes[0].logs, startup).await?;
@@ -71,7 +73,7 @@ impl Node {
             let backend = backend(&lanes, placement.as_ref(), &state);
             let admin = access.zip(gate.clone()).map(|(access, gate)| access.admin().with_gate(gate));
             let authenticator = gate.map(|gate| Arc::new(gate) as Arc<dyn identity::Authenticator>);
-            (backend, api::Config { tracer, authenticator, admin, ..settings::api(config, secret) })
+            (backend, api::Config { tracer: tracer.cloned(), authenticator, admin, ..settings::api(config, secret) })
         });
         Ok(Self { state, lanes, placement, api, exporter, open })
     }

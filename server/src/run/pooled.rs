@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use buffer::Log;
 use flusher::Projections;
 use flusher::fleet::Readers;
-use futures::future::{join_all, try_join_all};
+use futures::future::{join_all, select_all, try_join_all};
 use model::{DeviceKey, Nanos, TimeRange};
 use stores::contract::{
     BookLine, Books, DeadLetters, Deadletter, History, LatestState, LatestView, Result, StoreError, Tail, TailAnswer,
@@ -174,11 +174,34 @@ impl PooledLogs {
     pub(super) fn new(placement: Option<Arc<Placement>>, lanes: Vec<Readers>) -> Self {
         let names = match &lanes[..] {
             [readers] => readers.names(),
-            // The logs of pools are those of the data folder: none comes or goes.
-            _ => watch::channel(Arc::default()).1,
+            _ => merged(lanes.iter().map(Readers::names).collect()),
         };
         Self { placement, lanes, names }
     }
+}
+
+/// The names of the logs of all lanes; no two have the same. It ends with the last of them, or with
+/// its receivers.
+fn merged(mut lanes: Vec<watch::Receiver<Arc<[String]>>>) -> watch::Receiver<Arc<[String]>> {
+    let (all, receiver) = watch::channel(Arc::default());
+    tokio::spawn(async move {
+        loop {
+            let names = lanes.iter_mut().flat_map(|lane| lane.borrow_and_update().to_vec()).collect();
+            all.send_replace(names);
+            let changed = select_all(lanes.iter_mut().map(|lane| Box::pin(lane.changed())));
+            let ended = tokio::select! {
+                (changed, at, _) = changed => changed.is_err().then_some(at),
+                () = all.closed() => return,
+            };
+            if let Some(at) = ended {
+                lanes.remove(at);
+            }
+            if lanes.is_empty() {
+                return;
+            }
+        }
+    });
+    receiver
 }
 
 #[async_trait]

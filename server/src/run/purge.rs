@@ -76,7 +76,10 @@ pub(super) async fn follow(
         for projections in &of_lanes {
             projections.purged().add(all.iter().cloned());
         }
-        all.difference(&known).for_each(|tenant| forget(tenant));
+        for tenant in all.difference(&known) {
+            forget(tenant);
+            of_lanes.iter().for_each(|projections| projections.forget_states(tenant));
+        }
         known = all;
         tokio::select! {
             changed = purged.changed() => if changed.is_err() { break },

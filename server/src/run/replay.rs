@@ -57,6 +57,10 @@ impl Replayer {
         if !self.has_owners {
             return read(None);
         }
+        if let Some(device) = &letter.device {
+            return read(Some(device));
+        }
+        // Of a sender without a device, or from before authentication.
         let mut outcome = read(Some(&letter.client));
         for device in door::owners(&letter.client).skip(1).take(MOST_OWNERS) {
             if !matches!(outcome, Err(MapOutcome::Refused(_))) {

@@ -14,8 +14,8 @@ use super::startup::WAIT;
 /// Like [`Readers::retained`].
 pub(super) async fn load(readers: &Readers) -> Result<Vec<RetainedMessage>, StoreError> {
     let convert = |stored: contract::RetainedMessage| {
-        let contract::RetainedMessage { tenant, topic, qos, payload, properties, received: _ } = stored;
-        RetainedMessage { tenant, topic, payload, qos, properties }
+        let contract::RetainedMessage { tenant, topic, qos, payload, properties, received } = stored;
+        RetainedMessage { tenant, topic, payload, qos, properties, published: received }
     };
     Ok(readers.retained().await?.into_iter().map(convert).collect())
 }

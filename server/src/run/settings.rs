@@ -12,9 +12,12 @@ pub(crate) fn routes(config: &Config) -> anyhow::Result<ingest::Routes> {
 }
 
 pub(super) fn embedded_log(config: &Config, data: &DataDir) -> buffer::embedded::Config {
-    // Without authentication there is one tenant.
-    let tenant_share_percent = if config.auth.required { config.log.tenant_share_percent } else { 100 };
-    buffer::embedded::Config { dir: data.log(), tenant_share_percent, ..config.log.clone() }
+    buffer::embedded::Config { dir: data.log(), tenant_share_percent: share(config), ..config.log.clone() }
+}
+
+/// The percentage of a log that one tenant may fill. Without authentication there is one tenant.
+fn share(config: &Config) -> u32 {
+    if config.auth.required { config.log.tenant_share_percent } else { 100 }
 }
 
 /// The broker of this node. Without Redis there is one node, and its machine may be renamed.
@@ -30,6 +33,7 @@ pub(crate) fn redis_log(config: &Config) -> buffer::redis::Config {
         retain_bytes: log.retain_bytes,
         retain_secs: log.retain_secs,
         ring_bytes: log.ring_bytes,
+        tenant_share_percent: share(config),
         ..config.redis.log.clone()
     }
 }

@@ -46,6 +46,8 @@ pub(crate) struct Metrics {
     pub(crate) api: api::Metrics,
     /// Metrics of checkpoints of the audit.
     pub(crate) checkpoints: Arc<super::checkpoints::Metrics>,
+    /// Metrics of limits of tenants in a fleet.
+    pub(crate) limits: Arc<super::shares::Metrics>,
     /// Metrics of TLS.
     pub(crate) tls: tls::Metrics,
     /// The spans'.
@@ -60,8 +62,8 @@ impl Metrics {
     pub(crate) fn of(config: &Config) -> Self {
         let shared = Self::default();
         let pool = |pool: &Pool| {
-            let Self { broker, ingest, api, checkpoints, tls, traces, .. } = shared.clone();
-            let of_pool = Self { broker, ingest, api, checkpoints, tls, traces, ..Self::default() };
+            let Self { broker, ingest, api, checkpoints, limits, tls, traces, .. } = shared.clone();
+            let of_pool = Self { broker, ingest, api, checkpoints, limits, tls, traces, ..Self::default() };
             (Arc::from(pool.name.as_str()), of_pool)
         };
         let pools = config.pool.iter().map(pool).collect();
@@ -78,6 +80,7 @@ impl Metrics {
         }
         self.api.register(registry);
         self.checkpoints.register(registry);
+        self.limits.register(registry);
         self.tls.register(registry);
         self.traces.register(registry);
     }
@@ -254,6 +257,12 @@ impl State {
         for (log, lane) in lanes.iter().filter_map(|lane| Some((&lane.log.as_ref()?.0, lane))) {
             reasons.extend(log.concerns().into_iter().map(|concern| Reason::new(lane.part("log"), concern)));
         }
+        let listeners = self.metrics.broker.listeners.list().into_iter();
+        reasons.extend(listeners.filter_map(|listener| {
+            let fault = listener.fault?;
+            let (part, reason) = (format!("listener {}", listener.name), format!("cannot accept connections: {fault}"));
+            Some(Reason::new(part, reason))
+        }));
         reasons.extend(self.shared.waiting.reasons());
         for (fleet, lane) in lanes.iter().filter_map(|lane| Some((lane.local.as_ref()?, lane))) {
             let failures = fleet.failures().into_iter();
@@ -301,6 +310,7 @@ impl State {
             unrouted_topics: unrouted.into_iter().map(unrouted_topic).collect(),
             other_unrouted_count: signed(others),
             deleted_dead_letter_count: signed(self.metrics.letters_deleted()),
+            listeners: self.metrics.broker.listeners.list().into_iter().map(listener).collect(),
             repeated_takeovers: takeovers.into_iter().map(repeated_takeover).collect(),
         }
     }
@@ -373,6 +383,16 @@ fn unrouted_topic(topic: ingest::UnroutedTopic) -> v1::UnroutedTopic {
         message_count: signed(topic.messages),
         first_time: Some(client::time::to_proto(topic.first)),
         last_time: Some(client::time::to_proto(topic.last)),
+    }
+}
+
+fn listener(listener: broker::ListenerReport) -> v1::ListenerStatus {
+    v1::ListenerStatus {
+        listener: listener.name.to_string(),
+        address: listener.address,
+        protocol: listener.protocol.to_owned(),
+        connection_count: listener.connections,
+        blocked_reason: listener.fault.unwrap_or_default(),
     }
 }
 

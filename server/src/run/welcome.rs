@@ -1,5 +1,7 @@
 //! The lines that a start prints for its operator.
 
+use std::collections::BTreeMap;
+
 use crate::client::output::remark;
 use crate::data_dir::{Addresses, DataDir};
 use crate::logs::Lines;
@@ -12,7 +14,7 @@ pub(super) fn print(
     lines: Lines,
     (authenticates, tls): (bool, &tls::Config),
 ) {
-    let Addresses { mqtt, mqtts, grpc, http, fleet, tls: is_encrypted } = addresses;
+    let Addresses { mqtt, mqtts, listeners, grpc, http, fleet, tls: is_encrypted } = addresses;
     let commands = commands(addresses, authenticates, tls);
     let mut text = state(addresses, waits_for);
     if lines == Lines::Json {
@@ -20,6 +22,7 @@ pub(super) fn print(
         tracing::info!(
             mqtt = shown(mqtt),
             mqtts = shown(mqtts),
+            listeners = (!listeners.is_empty()).then(|| named(listeners)),
             grpc = shown(grpc),
             http = %http,
             fleet = shown(fleet),
@@ -36,6 +39,9 @@ pub(super) fn print(
     if let Some(mqtts) = mqtts {
         line("MQTTS", mqtts.to_string());
     }
+    if !listeners.is_empty() {
+        line("also", named(listeners));
+    }
     if let Some(grpc) = grpc {
         line("gRPC", grpc.to_string());
     }
@@ -49,6 +55,11 @@ pub(super) fn print(
         text.push_str(&format!("\n{command}"));
     }
     remark(&text);
+}
+
+/// Further listeners, in one line.
+fn named(listeners: &BTreeMap<String, String>) -> String {
+    listeners.iter().map(|(name, address)| format!("{name} {address}")).collect::<Vec<_>>().join(", ")
 }
 
 /// The first line.

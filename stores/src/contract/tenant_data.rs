@@ -45,6 +45,12 @@ pub trait TenantData: Send + Sync + 'static {
     /// Counts what is held of a tenant: for the report of its deletion, and for the check after it.
     async fn count_of(&self, tenant: &str) -> Result<TenantCounts>;
 
+    /// Returns the bytes of the readings that are held of a tenant, each as [`model::size`] counts
+    /// it: the sum over the blocks that can be found, not of those that have expired or were
+    /// deleted, and of equal readings as often as they are there. While a tenant is being deleted
+    /// it may be up to the number before.
+    async fn size_of(&self, tenant: &str) -> Result<u64>;
+
     /// Deletes up to about `most` entries of a tenant (blocks, states, letters, messages), durably
     /// when it returns. Returns false when nothing was left. Deleted readings are no longer part of
     /// [`History::count`](super::History::count), nor are those of the tenant that had expired.

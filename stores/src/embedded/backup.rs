@@ -14,7 +14,7 @@ use redb::{Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, Tabl
 
 use super::file::{Opened, Outcome, at};
 use super::meta::{EXPIRED, LATEST, LETTER_BYTES, LETTER_COUNTS, LETTERS, LETTERS_TRIMMED, RETAINED};
-use super::partition::{BLOCKS, MERGED};
+use super::partition::{BLOCKS, MERGED, SIZES};
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{Result, StoreError};
 
@@ -90,7 +90,7 @@ impl Held {
         let partitions = &self.store.0.partitions;
         for number in partitions.all() {
             let source = Source::open(partitions.path(number), partitions.open(number)?)?;
-            write_partition(&source, &history.join(format!("{number}.redb")), passed)?;
+            self.write_partition(&source, &history.join(format!("{number}.redb")), passed)?;
         }
         Ok(())
     }
@@ -104,13 +104,13 @@ impl Held {
         let mut left_out: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         copy.entries(LATEST, |_, _| Ok(true))?;
         copy.entries(RETAINED, |_, _| Ok(true))?;
-        let is_passed = |key: &[u8], value_bytes: usize| {
+        let is_passed = |key: &[u8], value: &[u8]| {
             let (Some(passed), Some(letter)) = (passed, keys::read_letter(key)) else { return Ok(true) };
             let below = passed.letters.get(letter.stage).copied().unwrap_or(u64::MAX);
             let keep = letter.log != passed.log || letter.offset < below;
             if !keep {
                 let (count, bytes) = left_out.entry(letter.tenant.to_owned()).or_default();
-                (*count, *bytes) = (*count + 1, *bytes + (key.len() + value_bytes) as u64);
+                (*count, *bytes) = (*count + 1, *bytes + (key.len() + value.len()) as u64);
             }
             Ok(keep)
         };
@@ -121,17 +121,29 @@ impl Held {
         copy.counts(LETTERS_TRIMMED, |_, count| count)?;
         copy.counts(EXPIRED, |_, rows| rows)
     }
-}
 
-fn write_partition(source: &Source, to: &Path, passed: Option<Passed<'_>>) -> Result<()> {
-    source.check(&[BLOCKS.name(), MERGED.name()])?;
-    let mut copy = Copy::create(to, source)?;
-    let is_passed = |key: &[u8], _| {
-        let block = keys::read_block(key)?;
-        Ok(passed.is_none_or(|passed| *block.id.log != *passed.log || block.id.first_offset < passed.history))
-    };
-    copy.entries(BLOCKS, is_passed)?;
-    copy.counts(MERGED, |_, rows| rows)
+    fn write_partition(&self, source: &Source, to: &Path, passed: Option<Passed<'_>>) -> Result<()> {
+        let has_sizes = source.check(&[BLOCKS.name(), MERGED.name(), SIZES.name()])?.contains(SIZES.name());
+        let mut copy = Copy::create(to, source)?;
+        let mut left_out: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        let is_passed = |key: &[u8], value: &[u8]| {
+            let block = keys::read_block(key)?;
+            let keep =
+                passed.is_none_or(|passed| *block.id.log != *passed.log || block.id.first_offset < passed.history);
+            if !keep && has_sizes {
+                let size = self.store.0.size_of_block(&source.path, key, value, &block);
+                *left_out.entry(block.id.device.tenant).or_default() += size;
+            }
+            Ok(keep)
+        };
+        copy.entries(BLOCKS, is_passed)?;
+        copy.counts(MERGED, |_, rows| rows)?;
+        if has_sizes {
+            let of = |tenant: &str| left_out.get(tenant).copied().unwrap_or_default();
+            copy.counts(SIZES, |tenant, bytes| bytes.saturating_sub(of(tenant)))?;
+        }
+        Ok(())
+    }
 }
 
 /// A file of the store as it was at one moment.
@@ -154,12 +166,12 @@ impl Source {
         Ok(Self { path, read, opened })
     }
 
-    /// Refuses a file with tables that this release does not copy.
-    fn check(&self, known: &[&str]) -> Result<()> {
+    /// Refuses a file with tables that this release does not copy. Returns its tables.
+    fn check(&self, known: &[&str]) -> Result<BTreeSet<String>> {
         let tables = self.read.list_tables().map_err(|error| self.opened.failed(error))?;
         let tables: BTreeSet<String> = tables.map(|table| table.name().to_owned()).collect();
-        match tables.into_iter().find(|table| !known.contains(&table.as_str())) {
-            None => Ok(()),
+        match tables.iter().find(|table| !known.contains(&table.as_str())) {
+            None => Ok(tables),
             Some(table) => Err(StoreError::NeedsOperator(format!(
                 "{} has a table {table:?} that this release does not know: use the release that wrote it",
                 self.path.display()
@@ -186,7 +198,7 @@ impl<'a> Copy<'a> {
     fn entries(
         &mut self,
         table: TableDefinition<'_, &'static [u8], &'static [u8]>,
-        mut keep: impl FnMut(&[u8], usize) -> Result<bool>,
+        mut keep: impl FnMut(&[u8], &[u8]) -> Result<bool>,
     ) -> Result<()> {
         let opened = &self.source.opened;
         let from = self.source.read.open_table(table).map_err(|error| opened.failed(error))?;
@@ -201,7 +213,7 @@ impl<'a> Copy<'a> {
                     break;
                 };
                 let (key, value) = entry.map_err(|error| opened.failed(error))?;
-                let is_kept = keep(key.value(), value.value().len())
+                let is_kept = keep(key.value(), value.value())
                     .map_err(|error| StoreError::Damaged(format!("{}: {error}", self.source.path.display())))?;
                 if is_kept {
                     bytes += (key.value().len() + value.value().len()) as u64;

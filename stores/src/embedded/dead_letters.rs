@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::Outcome;
 use super::meta::{LETTER_BYTES, LETTER_COUNTS, LETTERS, LETTERS_TRIMMED};
+use super::size::add;
 use super::{EmbeddedStore, Inner, keys};
 use crate::contract::{DeadLetters, Deadletter, LIST_BYTES, LetterBound, LetterSum, Result, StoreError};
 
@@ -29,6 +30,7 @@ struct Row {
 impl DeadLetters for EmbeddedStore {
     async fn put(&self, letters: Vec<Deadletter>) -> Result<()> {
         self.blocking(move |inner| {
+            inner.sealing.prepare(letters.iter().map(|letter| &*letter.tenant))?;
             let mut rows = Vec::with_capacity(letters.len());
             for letter in &letters {
                 let key = keys::letter(&letter.tenant, &letter.log, letter.offset, &letter.stage);
@@ -102,13 +104,6 @@ impl DeadLetters for EmbeddedStore {
     async fn count(&self) -> Result<Vec<(Arc<str>, u64)>> {
         self.blocking(|inner| inner.letter_sums(LETTER_COUNTS)).await
     }
-}
-
-/// Adds to the number of a tenant.
-fn add(table: &mut redb::Table<'_, &'static str, u64>, tenant: &str, change: i64) -> Outcome<()> {
-    let held = table.get(tenant)?.map_or(0, |held| held.value());
-    table.insert(tenant, held.saturating_add_signed(change))?;
-    Ok(())
 }
 
 /// Letters deleted in one transaction.

@@ -11,6 +11,7 @@ use redb::{ReadableDatabase, ReadableTable};
 use super::file::Opened;
 use super::partition::BLOCKS;
 use super::sealing::Sealing;
+use super::size::Changes;
 use super::{EmbeddedStore, Inner, keys};
 use crate::block::{Block, BlockMeta, PARTITION, partition_of};
 use crate::codec;
@@ -20,6 +21,7 @@ use crate::contract::{History, Result, StoreError};
 impl History for EmbeddedStore {
     async fn write(&self, blocks: Vec<Block>) -> Result<()> {
         self.blocking(move |inner| {
+            inner.sealing.prepare(blocks.iter().map(|block| &*block.id.device.tenant))?;
             let mut by_partition: BTreeMap<i64, Vec<&Block>> = BTreeMap::new();
             for block in &blocks {
                 let (Some(first), Some(last)) = (block.times.first(), block.times.last()) else {
@@ -38,7 +40,9 @@ impl History for EmbeddedStore {
                 let values = keyed.into_iter().map(|(key, block)| Ok((inner.block_value(&key, block)?, key, block)));
                 let values = values.collect::<Result<Vec<_>>>()?;
                 let database = inner.partitions.open(number)?;
-                database.run(|database| inner.write_partition(database, &values))?;
+                let written = database.run(|database| inner.write_partition(database, &values));
+                inner.sizes.changed(number);
+                written?;
             }
             Ok(())
         })
@@ -104,6 +108,7 @@ impl History for EmbeddedStore {
                 // counted again under the same number.
                 inner.record_expired(number, &rows)?;
                 inner.partitions.delete(number)?;
+                inner.sizes.changed(number);
                 total += rows.iter().map(|(_, rows)| rows).sum::<u64>();
             }
             Ok(total)
@@ -130,6 +135,7 @@ impl Inner {
         let write = database.begin_write()?;
         {
             let mut table = write.open_table(BLOCKS)?;
+            let mut grown = Changes::default();
             for (bytes, key, block) in values {
                 if table.get(&key[..])?.is_some() {
                     self.metrics.repeated.inc();
@@ -139,7 +145,9 @@ impl Inner {
                 self.metrics.readings.inc_by(block.times.len() as u64);
                 self.metrics.bytes.inc_by(bytes.len() as u64);
                 table.insert(&key[..], &bytes[..])?;
+                grown.add(&block.id.device.tenant, block.size());
             }
+            grown.apply(&write)?;
         }
         write.commit()?;
         Ok(())

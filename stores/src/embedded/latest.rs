@@ -116,6 +116,7 @@ impl Latest for EmbeddedStore {
 
     async fn store(&self, states: Vec<LatestState>) -> Result<()> {
         self.blocking(move |inner| {
+            inner.sealing.prepare(states.iter().map(|state| &*state.device.tenant))?;
             let mut rows = Vec::with_capacity(states.len());
             for state in &states {
                 let row = Row {

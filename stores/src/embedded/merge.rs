@@ -11,6 +11,7 @@ use redb::{ReadableDatabase, ReadableTable};
 
 use super::file::Opened;
 use super::partition::{BLOCKS, MERGED};
+use super::size::Changes;
 use super::{Inner, keys};
 use crate::block::Block;
 use crate::contract::Result;
@@ -63,6 +64,14 @@ type Run = Vec<StoredBlock>;
 /// Key and rows of a block.
 type StoredBlock = (Vec<u8>, u32);
 
+/// A block that takes the place of others.
+struct Merged<'a> {
+    group: &'a [StoredBlock],
+    block: Block,
+    /// Bytes of the readings of the group.
+    size: u64,
+}
+
 type Table = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
 
 impl Inner {
@@ -87,9 +96,8 @@ impl Inner {
                 position.key.clear();
             }
             let database = self.partitions.open(number)?;
-            let path = self.partitions.path(number);
             let (runs, end) = database.run(|database| self.runs(database, &position.key))?;
-            position.merged |= self.merge_runs(&database, &path, &runs)?;
+            position.merged |= self.merge_runs(&database, number, &runs)?;
             match end {
                 Some(key) => position.key = key,
                 None => {
@@ -147,7 +155,8 @@ impl Inner {
 
     /// Replaces the blocks of each run by one; by several when one would be too sparse or too
     /// large. A new block has the identity of its first. False when all were left as they are.
-    fn merge_runs(&self, database: &Opened, path: &Path, runs: &[Run]) -> Result<bool> {
+    fn merge_runs(&self, database: &Opened, number: i64, runs: &[Run]) -> Result<bool> {
+        let path = &self.partitions.path(number);
         let table = database.run(|database| Ok(database.begin_read()?.open_table(BLOCKS)?))?;
         let (mut apart, mut changed) = (self.apart.lock(), false);
         let (mut merged, mut bytes) = (Vec::new(), 0);
@@ -166,32 +175,33 @@ impl Inner {
             if merged.len() == before {
                 apart.note(run);
             }
-            bytes += merged[before..].iter().map(|(_, block)| block.memory()).sum::<usize>();
+            bytes += merged[before..].iter().map(|merged| merged.block.memory()).sum::<usize>();
             if bytes > COMMIT_BYTES {
-                self.replace(database, &merged)?;
+                self.replace(database, number, &merged)?;
                 (changed, bytes) = (true, 0);
                 merged.clear();
             }
         }
         if !merged.is_empty() {
-            self.replace(database, &merged)?;
+            self.replace(database, number, &merged)?;
         }
         Ok(changed || !merged.is_empty())
     }
 
     /// Replaces stored blocks by the merged ones, in one transaction.
-    fn replace(&self, database: &Opened, merged: &[(&[StoredBlock], Block)]) -> Result<()> {
+    fn replace(&self, database: &Opened, number: i64, merged: &[Merged<'_>]) -> Result<()> {
         let value = |block: &Block| {
             let key = keys::block(block);
             Ok((self.block_value(&key, block)?, key))
         };
-        let values = merged.iter().map(|(_, block)| value(block)).collect::<Result<Vec<_>>>()?;
-        database.run(|database| {
+        let values = merged.iter().map(|merged| value(&merged.block)).collect::<Result<Vec<_>>>()?;
+        let replaced = database.run(|database| {
             let write = database.begin_write()?;
             {
                 let mut table = write.open_table(BLOCKS)?;
                 let mut dropped = write.open_table(MERGED)?;
-                for ((group, block), (value, merged_key)) in merged.iter().zip(&values) {
+                let mut changes = Changes::default();
+                for (Merged { group, block, size }, (value, merged_key)) in merged.iter().zip(&values) {
                     for (key, _) in *group {
                         table.remove(&key[..])?;
                     }
@@ -201,13 +211,17 @@ impl Inner {
                     if rows > 0 {
                         let before = dropped.get(tenant)?.map_or(0, |count| count.value());
                         dropped.insert(tenant, before + rows)?;
+                        changes.remove(tenant, size.saturating_sub(block.size()));
                     }
                 }
+                changes.apply(&write)?;
             }
             write.commit()?;
             Ok(())
-        })?;
-        self.metrics.merged.inc_by(merged.iter().map(|(group, _)| group.len() as u64).sum());
+        });
+        self.sizes.changed(number);
+        replaced?;
+        self.metrics.merged.inc_by(merged.iter().map(|merged| merged.group.len() as u64).sum());
         Ok(())
     }
 
@@ -230,12 +244,14 @@ impl Inner {
 }
 
 /// Merges the blocks of a group, those that fit each other.
-fn merge_group<'a>(group: &'a [StoredBlock], blocks: &[Block], merged: &mut Vec<(&'a [StoredBlock], Block)>) {
+fn merge_group<'a>(group: &'a [StoredBlock], blocks: &[Block], merged: &mut Vec<Merged<'a>>) {
     let mut from = 0;
     while from < blocks.len() {
         let to = from + query::fitting(&blocks[from..]);
         if to - from > 1 {
-            merged.extend(query::merge_blocks(&blocks[from..to]).map(|block| (&group[from..to], block)));
+            let size = blocks[from..to].iter().map(Block::size).sum();
+            let block = query::merge_blocks(&blocks[from..to]);
+            merged.extend(block.map(|block| Merged { group: &group[from..to], block, size }));
         }
         from = to;
     }

@@ -16,6 +16,9 @@
 //! A block's key holds its identity and its extent, so that finding blocks reads keys only. Writing
 //! a block again finds its key. A merged block has lost its key, so only blocks that the log's
 //! cursor has passed ([`History::done`](crate::History::done)) are merged.
+//!
+//! The bytes of each tenant's readings are kept beside its blocks, and change in the transactions
+//! that change these (`size`).
 
 mod backup;
 mod dead_letters;
@@ -28,6 +31,7 @@ mod meta;
 mod partition;
 mod retained;
 mod sealing;
+mod size;
 mod tenant;
 mod verify;
 
@@ -86,6 +90,7 @@ struct Inner {
     apart: Mutex<merge::Apart>,
     /// True while a copy is made; held while blocks are merged or deleted.
     quiet: Mutex<bool>,
+    sizes: size::Sizes,
     metrics: Arc<Metrics>,
 }
 
@@ -110,7 +115,8 @@ impl EmbeddedStore {
         let partitions = Partitions::new(history, config.max_open_partitions, open, &metrics)?;
         let (done, merging, apart, quiet) = (Mutex::default(), Mutex::default(), Mutex::default(), Mutex::default());
         let sealing = sealing::Sealing::new(config.keys);
-        Ok(Self(Arc::new(Inner { meta, sealing, partitions, done, merging, apart, quiet, metrics })))
+        let sizes = size::Sizes::default();
+        Ok(Self(Arc::new(Inner { meta, sealing, partitions, done, merging, apart, quiet, sizes, metrics })))
     }
 
     /// Runs blocking work on a thread where it may block.

@@ -18,12 +18,16 @@ use crate::metrics::Metrics;
 pub(super) const BLOCKS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("blocks");
 /// Tenant to rows that merges found to be the same as others, and dropped.
 pub(super) const MERGED: TableDefinition<'_, &str, u64> = TableDefinition::new("merged");
+/// Tenant to the bytes of its readings, as storage is counted. A file of an earlier release has
+/// none until they are asked for.
+pub(super) const SIZES: TableDefinition<'static, &'static str, u64> = TableDefinition::new("sizes");
 
 /// Makes the tables of a new partition.
 fn prepare(database: &Database) -> Outcome<()> {
     let write = database.begin_write()?;
     write.open_table(BLOCKS)?;
     write.open_table(MERGED)?;
+    write.open_table(SIZES)?;
     write.commit()?;
     Ok(())
 }

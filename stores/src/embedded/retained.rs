@@ -40,6 +40,7 @@ impl Retained for EmbeddedStore {
 
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {
         self.blocking(move |inner| {
+            inner.sealing.prepare(changes.iter().map(|change| &*change.tenant))?;
             let mut rows = Vec::with_capacity(changes.len());
             for change in changes {
                 let key = keys::retained(&change.tenant, &change.topic);

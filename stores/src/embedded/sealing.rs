@@ -35,6 +35,16 @@ impl Sealing {
         Self(keys)
     }
 
+    /// Makes the keys that these tenants do not have yet, so that sealing their values waits for
+    /// the disk once and not for each tenant.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] when new keys cannot be kept.
+    pub(super) fn prepare<'a>(&self, tenants: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let Some(keyring) = self.0.as_ref().filter(|keyring| keyring.seals()) else { return Ok(()) };
+        keyring.prepare(tenants).map_err(|error| StoreError::busy(error.to_string()))
+    }
+
     /// Returns the value to store for `plain`.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use redb::{ReadableDatabase, ReadableTable};
 use super::file::Outcome;
 use super::meta::{EXPIRED, LATEST, LETTER_BYTES, LETTER_COUNTS, LETTERS, LETTERS_TRIMMED, RETAINED};
 use super::partition::{BLOCKS, MERGED};
+use super::size::Changes;
 use super::{EmbeddedStore, Inner, keys};
 use crate::block::partition_of;
 use crate::contract::{Result, StoreError, TenantCounts, TenantData};
@@ -22,6 +23,18 @@ impl TenantData for EmbeddedStore {
             }
             let [latest_states, dead_letters, retained_messages] = inner.entries_of_tenant(&tenant)?;
             Ok(TenantCounts { readings, latest_states, dead_letters, retained_messages })
+        })
+        .await
+    }
+
+    async fn size_of(&self, tenant: &str) -> Result<u64> {
+        let tenant = tenant.to_owned();
+        self.blocking(move |inner| {
+            let mut size = 0;
+            for number in inner.partitions.all() {
+                size += inner.size_in(number, &tenant)?;
+            }
+            Ok(size)
         })
         .await
     }
@@ -125,7 +138,7 @@ impl Inner {
     /// Deletes some blocks of a tenant; false when the partition has none.
     fn delete_blocks(&self, number: i64, tenant: &str, most: usize) -> Result<bool> {
         let (from, to) = keys::of_tenant(tenant);
-        self.partitions.open(number)?.run(|database| {
+        let deleted = self.partitions.open(number)?.run(|database| {
             let read = database.begin_read()?;
             let blocks = read.open_table(BLOCKS)?;
             let has_blocks = blocks.range(&from[..]..&to[..])?.next().is_some();
@@ -136,9 +149,12 @@ impl Inner {
             let write = database.begin_write()?;
             remove_some(&mut write.open_table(BLOCKS)?, &from, &to, most)?;
             write.open_table(MERGED)?.remove(tenant)?;
+            Changes::default().apply_after_removal(&write, tenant)?;
             write.commit()?;
             Ok(true)
-        })
+        });
+        self.sizes.changed(number);
+        deleted
     }
 
     /// Deletes the old ones among some blocks of a tenant, and counts them with those that merges
@@ -150,12 +166,13 @@ impl Inner {
         if *is_quiet {
             return Ok(Expired { rows: 0, next: None });
         }
-        let mut malformed = None;
+        let (path, mut malformed) = (self.partitions.path(number), None);
         let expired = self.partitions.open(number)?.run(|database| {
             let (mut old, mut rows, mut next) = (Vec::new(), 0, None);
+            let mut changes = Changes::default();
             let blocks = database.begin_read()?.open_table(BLOCKS)?;
             for (seen, entry) in blocks.range(&from[..]..&to[..])?.enumerate() {
-                let (key, _) = entry?;
+                let (key, value) = entry?;
                 if seen == STRIDE {
                     next = Some(key.value().to_vec());
                     break;
@@ -163,6 +180,7 @@ impl Inner {
                 match keys::read_block(key.value()) {
                     Ok(block) if block.meta.last_time < before => {
                         rows += u64::from(block.meta.rows);
+                        changes.remove(tenant, self.size_of_block(&path, key.value(), value.value(), &block));
                         old.push(key.value().to_vec());
                     }
                     Ok(_) => {}
@@ -181,10 +199,13 @@ impl Inner {
                     let held = counts.get(tenant)?.map_or(0, |held| held.value());
                     counts.insert(tenant, held + rows)?;
                 }
+                changes.apply_after_removal(&write, tenant)?;
                 write.commit()?;
             }
             Ok(Expired { rows, next })
-        })?;
+        });
+        self.sizes.changed(number);
+        let expired = expired?;
         malformed.map_or(Ok(expired), Err)
     }
 

@@ -9,7 +9,9 @@ use redb::{BackendError, StorageBackend};
 
 use super::*;
 use crate::block::{Block, BlockId, Column, ColumnData, PARTITION, partition_of};
-use crate::contract::{DeadLetters, Deadletter, History, Latest, LatestState, LatestValue, Retained, RetainedMessage};
+use crate::contract::{
+    DeadLetters, Deadletter, History, Latest, LatestState, LatestValue, Retained, RetainedMessage, TenantData,
+};
 
 const START: Nanos = 1_700_000_000 * model::time::SECOND;
 
@@ -397,6 +399,8 @@ async fn a_copy_holds_what_the_cursors_had_passed_and_nothing_else() {
     let copied = open(&copy);
     assert_eq!(values(&copied, "a", TimeRange::ALL).await, (0..200).collect::<Vec<_>>());
     assert_eq!(History::count(&copied).await.unwrap(), [("default".into(), 200)]);
+    assert_eq!(copied.size_of("default").await.unwrap(), 200 * (32 + 1 + 8), "the bytes of those in the copy");
+    assert_eq!(store.size_of("default").await.unwrap(), 420 * (32 + 1 + 8));
     assert_eq!(Latest::load(&copied, None, 100).await.unwrap(), [state("a", 1)]);
     let found = copied.list("default", None, 100).await.unwrap();
     let places: Vec<_> = found.iter().map(|letter| (letter.offset, letter.stage.as_str())).collect();

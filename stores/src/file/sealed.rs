@@ -47,6 +47,8 @@ struct Piece {
 /// Returns readings as sealed lines.
 pub(super) fn lines(keys: &Keyring, log: &str, rows: &[Row<'_>]) -> Result<Vec<u8>> {
     let mut out = Vec::with_capacity(rows.len() * 256);
+    let prepared = keys.prepare(rows.iter().map(|row| &*row.block.id.device.tenant));
+    prepared.map_err(|error| StoreError::busy(error.to_string()))?;
     let mut pieces: BTreeMap<&str, Piece> = BTreeMap::new();
     for row in rows {
         let tenant: &str = &row.block.id.device.tenant;

@@ -178,3 +178,28 @@ async fn lines_are_sealed_with_keys_and_read_by_the_keyring_until_they_are_destr
     let line = sealed.lines().find(|line| line.contains("quoted")).unwrap();
     assert!(decrypt(&keys, line).unwrap().is_some());
 }
+
+/// As `weir refill` writes, beside the process that has the keyring.
+#[tokio::test]
+async fn a_writer_beside_the_process_of_the_keyring_sees_keys_that_are_made_and_destroyed() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = envelope::testing::keyring(dir.path());
+    keys.prepare(["a"]).unwrap();
+    let folder = dir.path().join("files");
+    let read = Keyring::read(&envelope::testing::config(dir.path()), dir.path()).unwrap();
+    let config = Config { folder: folder.clone(), rotate_bytes: 1, ..Config::default() };
+    let export = FileExport::new("files", ExportType::with_keys(config, Some(read))).unwrap();
+    export.join("refill", 1).await.unwrap();
+    let lines = || {
+        let files = names(&folder, ".ndjson").into_iter();
+        files.map(|name| std::fs::read_to_string(folder.join(name)).unwrap().lines().count()).sum::<usize>()
+    };
+    keys.prepare(["b"]).unwrap();
+    export.write("refill", vec![batch("a", "d", &[0]), batch("b", "d", &[1])]).await.unwrap();
+    export.commit("refill", 2).await.unwrap();
+    assert_eq!(lines(), 2);
+    keys.destroy("a").unwrap();
+    export.write("refill", vec![batch("a", "d", &[2]), batch("b", "d", &[3])]).await.unwrap();
+    export.commit("refill", 4).await.unwrap();
+    assert_eq!(lines(), 3, "nothing more of the destroyed tenant");
+}

@@ -3,6 +3,7 @@
 //! ```text
 //! _id   log # first offset (16 hexadecimal digits) # part # tenant # device
 //! w, d  tenant, device          t0, t1  first and last time        n  rows
+//! b     bytes of the readings, as storage is counted; absent in blocks of earlier releases
 //! l     true when the block covers more than ten minutes, else absent
 //! t, r  times and receive times, ns since 1970, one per row
 //! s, c  sequences, device times too far ahead to be used; null where a row has none, absent when none has
@@ -42,6 +43,7 @@ pub(super) fn encode(block: &Block) -> RawDocumentBuf {
         w.long("t0", first);
         w.long("t1", last);
         w.int("n", i32::try_from(block.times.len()).expect("a block has fewer than 2^31 rows"));
+        w.long("b", i64::try_from(block.size()).unwrap_or(i64::MAX));
         if last.saturating_sub(first) > LONG {
             w.boolean("l", true);
         }

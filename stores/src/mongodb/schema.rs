@@ -28,10 +28,11 @@ pub(super) const COLLECTIONS: [&str; 6] = [BLOCKS, DEVICES, LETTERS, RETAINED, E
 /// The collections that hold what was written.
 pub(super) const HOLDING: [&str; 5] = [BLOCKS, DEVICES, LETTERS, RETAINED, EXPIRED];
 
-/// Index of `blocks` by device and time. It holds the last time and the rows too, so that blocks
-/// outside of a range are left out, and readings are counted, from the index alone. Its beginning
-/// is a shard key.
-pub(super) const BY_TIME: &str = "by_device_and_time";
+/// Index of `blocks` by device and time. It holds the last time, the rows and the bytes too, so
+/// that blocks outside of a range are left out, and readings and their bytes are counted, from the
+/// index alone. Its beginning is a shard key. Earlier releases have `by_device_and_time`, without
+/// the bytes: it stays where it is, and nothing uses it.
+pub(super) const BY_TIME: &str = "by_device_time_and_size";
 /// Index of the few blocks that cover a long time.
 pub(super) const LONG_BLOCKS: &str = "long_blocks";
 
@@ -47,7 +48,7 @@ fn index(keys: Document, name: &str, filter: Option<Document>) -> IndexModel {
 fn indexes() -> [(&'static str, Vec<IndexModel>); 2] {
     let long = Some(doc! { "l": true });
     let blocks = vec![
-        index(doc! { "w": 1, "d": 1, "t0": 1, "t1": 1, "n": 1 }, BY_TIME, None),
+        index(doc! { "w": 1, "d": 1, "t0": 1, "t1": 1, "n": 1, "b": 1 }, BY_TIME, None),
         index(doc! { "w": 1, "d": 1, "t1": 1, "t0": 1 }, LONG_BLOCKS, long),
     ];
     [(BLOCKS, blocks), (LETTERS, vec![index(doc! { "w": 1 }, "by_tenant", None)])]

@@ -23,6 +23,12 @@ impl TenantData for MongoStore {
         })
     }
 
+    async fn size_of(&self, tenant: &str) -> Result<u64> {
+        let server = self.server().await?;
+        let size = server.size_of(tenant).await;
+        if server.repaired(&size).await? { server.size_of(tenant).await } else { size }
+    }
+
     async fn delete_some_of(&self, tenant: &str, most: usize) -> Result<bool> {
         let server = self.server().await?;
         let of_tenant = doc! { "w": tenant };
@@ -61,6 +67,17 @@ impl Server {
     async fn readings_of(&self, tenant: &str) -> Result<u64> {
         let of_tenant = doc! { "$match": { "w": tenant } };
         let pipeline = [of_tenant, doc! { "$group": { "_id": "$w", "n": { "$sum": "$n" } } }];
+        Ok(self.sums(BLOCKS, pipeline, Some(BY_TIME)).await?.into_values().sum())
+    }
+
+    /// Sums the bytes of a tenant's readings, from an index: the server takes one to two seconds
+    /// for each million blocks.
+    async fn size_of(&self, tenant: &str) -> Result<u64> {
+        // A number of 8 bytes with a name of 8 bytes in each reading.
+        let unknown = model::size::READING + model::size::NUMBER + 8;
+        let unknown = doc! { "$multiply": ["$n", i64::try_from(unknown).unwrap_or_default()] };
+        let size = doc! { "$sum": { "$ifNull": ["$b", unknown] } };
+        let pipeline = [doc! { "$match": { "w": tenant } }, doc! { "$group": { "_id": "$w", "n": size } }];
         Ok(self.sums(BLOCKS, pipeline, Some(BY_TIME)).await?.into_values().sum())
     }
 

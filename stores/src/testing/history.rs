@@ -64,6 +64,12 @@ impl Blocks {
         of_tenant.map(|block| block.times.len() as u64).sum()
     }
 
+    pub(super) fn size_of(&self, tenant: &str) -> u64 {
+        let tables = self.tables.lock();
+        let of_tenant = tables.written.values().filter(|block| *block.id.device.tenant == *tenant);
+        of_tenant.map(Block::size).sum()
+    }
+
     pub(super) fn delete_some_of(&self, tenant: &str, most: usize) -> bool {
         let mut tables = self.tables.lock();
         let of_tenant = tables.written.iter().filter(|(_, block)| *block.id.device.tenant == *tenant);

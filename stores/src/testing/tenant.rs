@@ -18,6 +18,11 @@ impl TenantData for MemoryStore {
         })
     }
 
+    async fn size_of(&self, tenant: &str) -> Result<u64> {
+        self.faults.read().await?;
+        Ok(self.history.size_of(tenant))
+    }
+
     async fn delete_some_of(&self, tenant: &str, most: usize) -> Result<bool> {
         self.faults.answer()?;
         self.faults.step("before a slice is deleted").await;

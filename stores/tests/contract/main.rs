@@ -10,6 +10,7 @@ mod latest;
 mod letters;
 mod retained;
 mod server;
+mod sizes;
 mod tenants;
 mod world;
 
@@ -91,4 +92,7 @@ promises! {
         a_deletion_that_was_interrupted_is_continued,
         old_readings_of_one_tenant_are_deleted_and_still_count,
         counts_of_what_left_before_are_deleted_too;
+    sizes:
+        the_size_of_a_tenant_is_that_of_its_readings,
+        sizes_are_those_of_a_recount_after_any_changes;
 }

@@ -106,10 +106,34 @@ pub(super) fn binding_from(caller: &Caller, tenant: &str, binding: v1::RoleBindi
     })
 }
 
+/// Returns the role binding with the fields of a mask from another one.
+pub(super) fn changed_binding(
+    mut binding: v1::RoleBinding,
+    given: &v1::RoleBinding,
+    paths: &[String],
+) -> Result<v1::RoleBinding, Status> {
+    const KNOWN: &str = "`role`, `groups`";
+    if paths.is_empty() {
+        return Err(errors::invalid("update_mask", format!("names no field: use {KNOWN}")));
+    }
+    for path in paths {
+        match path.as_str() {
+            "role" => binding.role = given.role,
+            "groups" => binding.groups.clone_from(&given.groups),
+            _ => {
+                let reason = format!("{path:.80?} cannot be changed: use {KNOWN}");
+                return Err(errors::invalid("update_mask", reason));
+            }
+        }
+    }
+    Ok(binding)
+}
+
 pub(super) fn binding(row: &Credential) -> v1::RoleBinding {
     let mut message = v1::RoleBinding {
         name: names::child(&row.tenant, "roleBindings", row.id.as_str()),
         create_time: Some(timestamp(row.created)),
+        etag: row.etag(),
         ..Default::default()
     };
     if let CredentialKind::RoleBinding(binding) = &row.kind {

@@ -108,7 +108,7 @@ pub(super) fn usage(tenant: &identity::Tenant, usage: Option<Usage>) -> v1::Tena
         ..Default::default()
     };
     if let Some(usage) = usage {
-        let Usage { connections, streams, messages, bytes, calls, known, limited } = usage;
+        let Usage { processes, connections, streams, messages, bytes, calls, known, storage, limited } = usage;
         let (devices, series) = known.unzip();
         let reached = limited.into_iter().filter(|(_, count)| *count > 0);
         let limited = reached.map(|(quota, count)| v1::LimitedCount { limit: quota.name().to_owned(), count });
@@ -121,6 +121,8 @@ pub(super) fn usage(tenant: &identity::Tenant, usage: Option<Usage>) -> v1::Tena
             limited: limited.collect(),
             devices,
             series,
+            process_count: processes,
+            storage_bytes: storage,
             ..message
         };
     }

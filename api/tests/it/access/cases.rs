@@ -58,6 +58,7 @@ const CASES: &[(&str, &str)] = &[
     ("IssuerService/ListIssuers", TENANT),
     ("IssuerService/ListRoleBindings", TENANT),
     ("IssuerService/UpdateIssuer", ISSUER),
+    ("IssuerService/UpdateRoleBinding", BINDING),
     ("OperationsService/GetBooks", TENANT),
     ("OperationsService/GetStatus", NONE),
     ("TelemetryService/BatchGetLatest", TENANT),

@@ -14,7 +14,7 @@ use super::cases::case;
 use super::client::{call, open};
 use super::gate::{Guarded, with};
 use super::keys::with_keys;
-use super::{every_call, rules};
+use super::{Scope, every_call, rules};
 use crate::world::assert_status;
 
 fn limits(pairs: &[(&str, u64)]) -> Limits {
@@ -89,6 +89,42 @@ async fn a_flood_of_one_tenant_takes_no_call_of_another() {
         assert_eq!(call(&world, list, &[&format!("Bearer {other}")], request()).await.code(), Code::Ok);
     }
     assert_eq!(second.usage().calls, 3);
+}
+
+#[tokio::test]
+async fn changes_of_a_tenant_by_itself_have_a_rate_and_those_of_operators_have_none() {
+    let (world, keys) = with_keys().await;
+    let tenant = TenantMeter::new(&Limits::default());
+    let [admin, viewer, operator] = [Role::TenantAdmin, Role::Viewer, Role::Installation].map(|role| {
+        let token = keys.add(role, None);
+        keys.meter(&token, tenant.caller());
+        format!("Bearer {token}")
+    });
+    let spent = tenant.caller();
+    // The pause of each change is longer than the whole test.
+    let later = identity::quota::Moment::now() + Duration::from_secs(3600);
+    while spent.change(later).is_ok() {}
+    let mut changes = 0;
+    for (path, rule) in rules() {
+        let status = |token: String| {
+            let (world, path) = (&world, path.clone());
+            async move { call(world, &path, &[&token], case(&path).request("tenants/-", "d1")).await }
+        };
+        let verb = rule.permission.rsplit('.').next().unwrap();
+        let is_change = ["create", "update", "delete", "revoke"].contains(&verb) && rule.scope != Scope::Installation;
+        let answer = status(admin.clone()).await;
+        match is_change {
+            true => assert_limited(&path, &answer, "RATE_LIMIT_EXCEEDED", "changes_per_minute", "600", true),
+            false => assert_ne!(answer.code(), Code::ResourceExhausted, "{path}: {answer:?}"),
+        }
+        assert_ne!(status(operator.clone()).await.code(), Code::ResourceExhausted, "{path}");
+        if is_change {
+            changes += 1;
+            // Without the permission nothing is changed, and nothing spent.
+            assert_eq!(status(viewer.clone()).await.code(), Code::PermissionDenied, "{path}");
+        }
+    }
+    assert!(changes > 15, "{changes}");
 }
 
 #[tokio::test]

@@ -273,6 +273,7 @@ async fn another_tenants_resource_gets_the_same_answer_whether_it_exists_or_not(
 enum End {
     Issuer,
     Binding,
+    Rebound,
     Tenant,
     Key,
     Expiry,
@@ -280,7 +281,7 @@ enum End {
 
 #[tokio::test]
 async fn a_stream_ends_when_the_rights_of_its_token_end() {
-    for end in [End::Issuer, End::Binding, End::Tenant, End::Key, End::Expiry] {
+    for end in [End::Issuer, End::Binding, End::Rebound, End::Tenant, End::Key, End::Expiry] {
         let issued = Issued::start().await;
         let stop = CancellationToken::new();
         let follow = tokio::spawn({
@@ -297,6 +298,13 @@ async fn a_stream_ends_when_the_rights_of_its_token_end() {
             End::Binding => {
                 let id = RoleBinding::id("acme", &format!("oidc:{URL}#{}", Role::Viewer.as_str()));
                 issued.admin.delete_role_binding("acme", id, &by).await.unwrap();
+            }
+            End::Rebound => {
+                let principal = format!("oidc:{URL}#{}", Role::Viewer.as_str());
+                let id = RoleBinding::id("acme", &principal);
+                let etag = issued.admin.get_role_binding("acme", id, &by).await.unwrap().etag();
+                let binding = RoleBinding { principal, role: Role::Operator, groups: Vec::new() };
+                issued.admin.update_role_binding("acme", id, binding, &etag, &by).await.unwrap();
             }
             End::Tenant => drop(issued.admin.suspend_tenant("acme", &by).await.unwrap()),
             End::Key => {

@@ -64,7 +64,25 @@ pub(super) fn connect(out: &mut Vec<u8>, asked: &Connect) {
         password: asked.password.as_deref(),
         properties: list.as_bytes(),
     };
-    mqtt_client::connect(out, &packet);
+    let mut written = Vec::new();
+    mqtt_client::connect(&mut written, &packet);
+    let header_bytes = 1 + written[1..].iter().position(|byte| byte & 0x80 == 0).expect("a length") + 1;
+    let (name, level, rest) = if asked.is_3_1 {
+        (&b"\0\x06MQIsdp"[..], 3, &written[header_bytes + 7..])
+    } else {
+        let (front, rest) = written[header_bytes..].split_at(7);
+        (&front[..6], front[6], rest)
+    };
+    let level = if asked.is_bridge { level | 0x80 } else { level };
+    let body = [name, &[level], rest].concat();
+    out.push(written[0]);
+    let mut length = body.len();
+    while length >= 128 {
+        out.push((length % 128) as u8 | 128);
+        length /= 128;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(&body);
 }
 
 pub(super) fn subscribe(

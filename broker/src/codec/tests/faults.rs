@@ -57,6 +57,7 @@ fn properties_for_a_3_1_1_client_are_left_out() {
         retain: false,
         packet_id: 0,
         properties: &[0x01, 1],
+        alias: None,
         expiry_secs: Some(1),
         subscription_ids: &[1],
     };

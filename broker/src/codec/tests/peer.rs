@@ -40,7 +40,7 @@ proptest! {
     ) {
         let mut out = Vec::new();
         let packet_id = if qos > 0 { 513 } else { 0 };
-        let how = encode::Outgoing { qos, dup: false, retain, packet_id, properties: &[], expiry_secs: None, subscription_ids: &[] };
+        let how = encode::Outgoing { qos, dup: false, retain, packet_id, properties: &[], alias: None, expiry_secs: None, subscription_ids: &[] };
         encode::publish(&mut out, version, &topic, &payload, &how);
         let peer::Packet::Publish(read, _) = read(&out, version) else { panic!("a publish") };
         prop_assert_eq!(&read.topic[..], topic.as_bytes());
@@ -102,6 +102,7 @@ fn the_publish_of_the_peer_shows_its_qos_and_packet_id_to_us() {
             retain: false,
             packet_id: 9,
             properties: &[],
+            alias: None,
             expiry_secs: None,
             subscription_ids: &[],
         };

@@ -55,7 +55,7 @@ prop_compose! {
 
 prop_compose! {
     fn any_connect()(
-        version in versions(), clean: bool, keep_alive_secs: u16, client in text(), will in option::of(will()),
+        version in versions(), is_3_1: bool, is_bridge: bool, clean: bool, keep_alive_secs: u16, client in text(), will in option::of(will()),
         user in option::of(text()), password in option::of(vec(any::<u8>(), 0..40)),
         session_expiry_secs in option::of(any::<u32>()), receive_maximum in 1..=u16::MAX,
         maximum_packet_bytes in option::of(1..u32::MAX), topic_alias_maximum: u16, problem_information: bool,
@@ -64,11 +64,14 @@ prop_compose! {
         let (authentication_method, authentication_data) = authentication.unzip();
         let authentication_data = authentication_data.flatten();
         let asked = Connect {
-            version, clean, keep_alive_secs, client, will, user, password, session_expiry_secs, receive_maximum,
+            version, is_3_1, is_bridge, clean, keep_alive_secs, client, will, user, password, session_expiry_secs, receive_maximum,
             maximum_packet_bytes, topic_alias_maximum, problem_information, authentication_method,
             authentication_data,
         };
-        if version == Version::V5 { asked } else { as_3_1_1(asked) }
+        match version {
+            Version::V5 => Connect { is_3_1: false, is_bridge: false, ..asked },
+            Version::V4 => as_3_1_1(asked),
+        }
     }
 }
 
@@ -161,11 +164,13 @@ proptest! {
     fn a_delivery_with_all_it_may_carry(
         version in versions(), topic in topic(), payload in vec(any::<u8>(), 0..400), qos in 0..3_u8, dup: bool, retain: bool,
         expiry_secs in option::of(any::<u32>()), subscription_ids in vec(1..268_435_456_u32, 0..40), kept in will(),
+        alias in option::of(1..=u16::MAX),
     ) {
         let packet_id = if qos > 0 { 513 } else { 0 };
         let dup = dup && qos > 0;
         let how = encode::Outgoing {
-            qos, dup, retain, packet_id, properties: &kept.properties, expiry_secs, subscription_ids: &subscription_ids,
+            qos, dup, retain, packet_id, properties: &kept.properties, alias, expiry_secs,
+            subscription_ids: &subscription_ids,
         };
         let mut out = Vec::new();
         prop_assert_eq!(encode::publish(&mut out, version, &topic, &payload, &how), out.len());
@@ -179,6 +184,7 @@ proptest! {
         if version == Version::V5 {
             prop_assert_eq!(carried(id::SUBSCRIPTION_ID), subscription_ids.len());
             prop_assert_eq!(carried(id::MESSAGE_EXPIRY), usize::from(expiry_secs.is_some()));
+            prop_assert_eq!(carried(id::TOPIC_ALIAS), usize::from(alias.is_some()));
         } else {
             prop_assert!(read.properties.is_empty());
         }
@@ -245,12 +251,17 @@ proptest! {
     }
 
     #[test]
-    fn a_suback_an_unsuback_and_a_disconnect(version in versions(), packet_id in 1..=u16::MAX, reasons in vec(0..3_u8, 1..5)) {
+    fn a_suback_an_unsuback_and_a_disconnect(
+        version in versions(), packet_id in 1..=u16::MAX, reasons in vec(0..3_u8, 1..5), why in option::of(text()),
+    ) {
         let v5 = version == Version::V5;
         for unsubscribed in [false, true] {
             let mut out = Vec::new();
-            let write = if unsubscribed { encode::unsuback } else { encode::suback };
-            write(&mut out, version, packet_id, &reasons);
+            if unsubscribed {
+                encode::unsuback(&mut out, version, packet_id, &reasons);
+            } else {
+                encode::suback(&mut out, version, packet_id, &reasons, why.as_deref());
+            }
             only(&out);
             let reasons: &[u8] = if unsubscribed && !v5 { &[] } else { &reasons };
             let wanted = if unsubscribed {
@@ -262,7 +273,7 @@ proptest! {
         }
         // Refused: 3.1.1 has one code for that.
         let mut out = Vec::new();
-        encode::suback(&mut out, version, packet_id, &[1, reason::QUOTA_EXCEEDED]);
+        encode::suback(&mut out, version, packet_id, &[1, reason::QUOTA_EXCEEDED], None);
         only(&out);
         let Ok(Some((Packet::Suback { reasons, .. }, _))) = client::decode(&out, version) else { panic!("a SUBACK") };
         prop_assert_eq!(reasons, if v5 { [1, reason::QUOTA_EXCEEDED] } else { [1, 0x80] });

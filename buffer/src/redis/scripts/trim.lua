@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- KEYS meta log marks cursors   ARGV retain_bytes retain_ms
-local held = redis.call('HMGET', KEYS[1], 'end', 'bytes', 'freed', 'start', 'restored')
-if not held[1] then return {'gone', '0', '0'} end
+local held = redis.call('HMGET', KEYS[1], 'end', 'bytes', 'freed', 'start', 'restored', 'passed')
+if not held[1] then return {'gone', '0', '0', '0'} end
 local bytes, freed, start = tonumber(held[2]), tonumber(held[3]), tonumber(held[4])
 local passed = nil
 for _, cursor in ipairs(redis.call('HVALS', KEYS[4])) do
@@ -34,4 +34,9 @@ if start > before then
   redis.call('XTRIM', KEYS[3], 'MINID', text .. '-0')
   redis.call('HSET', KEYS[1], 'start', text, 'freed', string.format('%.0f', freed))
 end
-return {'trimmed', text, used}
+local known = held[6] or '0'
+if passed and not held[5] and passed > tonumber(known) then
+  known = string.format('%.0f', passed)
+  redis.call('HSET', KEYS[1], 'passed', known)
+end
+return {'trimmed', text, used, known}

@@ -127,14 +127,7 @@ impl LatestMap {
             return place;
         }
         self.stamp += 1;
-        let state = LatestState {
-            device: device.clone(),
-            first_seen: Nanos::MAX,
-            last_seen: Nanos::MIN,
-            readings: 0,
-            clock_skew: 0,
-            values: Vec::new(),
-        };
+        let state = without_readings(device.clone());
         let (partial, born) = (!self.whole, self.stamp);
         let values = Values::default();
         let held = Box::new(Held { state, values, pins: 0, born, idle_since: 0, partial, reported: false });
@@ -260,6 +253,27 @@ impl LatestMap {
         }
     }
 
+    /// Removes the states of a tenant, of which the store has nothing either. Those that are being
+    /// written stay as places without readings, until they are.
+    pub(crate) fn forget(&mut self, tenant: &str) {
+        let places: Vec<u32> =
+            self.by_tenant.get(tenant).map(|held| held.values().copied().collect()).unwrap_or_default();
+        let (whole, departures) = (self.whole, self.departures);
+        for place in places {
+            if at(&self.states, place).pins == 0 {
+                self.remove(place);
+                continue;
+            }
+            self.stamp += 1;
+            let born = self.stamp;
+            self.change(place, |held, _, _| {
+                held.state = without_readings(held.state.device.clone());
+                (held.values, held.partial, held.born, held.reported) = (Values::default(), false, born, false);
+            });
+        }
+        (self.whole, self.departures) = (whole, departures);
+    }
+
     /// The state at a place.
     pub(crate) fn at(&self, place: u32) -> LatestState {
         at(&self.states, place).sorted()
@@ -353,6 +367,11 @@ impl LatestMap {
         let devices = self.by_tenant.get(tenant).map(|devices| devices.range::<str, _>((from, Bound::Unbounded)));
         devices.into_iter().flatten().map(|(_, place)| at(&self.states, *place))
     }
+}
+
+fn without_readings(device: DeviceKey) -> LatestState {
+    let (first_seen, last_seen) = (Nanos::MAX, Nanos::MIN);
+    LatestState { device, first_seen, last_seen, readings: 0, clock_skew: 0, values: Vec::new() }
 }
 
 fn at(states: &[Option<Box<Held>>], place: u32) -> &Held {

@@ -143,7 +143,9 @@ impl Sink for LatestSink {
         let places = &batch.places[index.checked_sub(1).map_or(0, |before| batch.ends[before])..end];
         let tallies = if index == 0 { batch.tallies.clone() } else { Tallies::new() };
         let map = self.states.map.read();
-        Some(Part { items: places.iter().map(|place| map.at(*place)).collect(), ..Part::begin(tallies) })
+        // States that were forgotten meanwhile have none.
+        let items = places.iter().map(|place| map.at(*place)).filter(|state| state.readings > 0).collect();
+        Some(Part { items, ..Part::begin(tallies) })
     }
 
     async fn write(&self, mut items: Vec<LatestState>) -> stores::contract::Result<()> {

@@ -303,3 +303,44 @@ fn one_device_has_a_bound_in_bytes_too() {
     assert!((50..200).contains(&state.values.len()), "{}", state.values.len());
     assert!(map.bytes() < 40_000, "{}", map.bytes());
 }
+
+#[test]
+fn a_tenant_that_is_forgotten_has_no_states_and_those_that_are_written_stay_as_places_only() {
+    let mut map = LatestMap::new(NAMES);
+    map.set_whole();
+    let other = model::DeviceKey::new("other", "d0").unwrap();
+    let owners = [device(0, 2), device(1, 2), other];
+    let schema = std::sync::Arc::new(model::Schema::new(["a"]));
+    let frame = frame(0, |staged| {
+        for owner in &owners {
+            staged.reading(&std::sync::Arc::new(owner.clone()), &schema, &plain(), [Some(ValueRef::Int(1))]);
+        }
+    });
+    let take = |map: &mut LatestMap| {
+        let mut places = Vec::new();
+        for (_, record) in frame.records() {
+            let Record::Reading(reading) = record else { panic!("a reading") };
+            places.push(map.place(reading.device));
+            map.apply(*places.last().unwrap(), &reading);
+        }
+        places
+    };
+    let places = take(&mut map);
+    map.pin(places[0]);
+    map.unpin(&[]);
+    map.forget(&owners[0].tenant);
+    map.forget("none");
+    assert!(map.is_whole());
+    assert_eq!((map.get(&owners[0]), map.get(&owners[1])), (None, None));
+    assert!(map.list(&owners[0].tenant, None, 9).is_empty());
+    assert!(map.get(&owners[2]).is_some());
+    assert_eq!(map.at(places[0]).readings, 0);
+    // The place is still counted once.
+    map.unpin(&places[..1]);
+    assert_eq!(map.pinned_bytes(), 0);
+    map.forget(&owners[0].tenant);
+    map.forget(&owners[2].tenant);
+    assert_eq!(map.bytes(), 0);
+    take(&mut map);
+    assert_eq!(map.get(&owners[0]).unwrap().readings, 1, "it begins again");
+}

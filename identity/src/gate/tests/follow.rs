@@ -7,8 +7,8 @@ use door::quota::{Limits, Moment};
 
 use super::tokens::{ALICE, Issued, issuer};
 use super::*;
-use crate::TenantUpdate;
 use crate::oauth::{Issuer, RoleOfClaim};
+use crate::{GroupFilter, NewGroup, RoleBinding, TenantUpdate};
 
 #[tokio::test]
 async fn a_lookup_that_the_first_reading_of_the_log_overtakes_is_repeated() {
@@ -204,4 +204,48 @@ async fn an_issuer_that_is_changed_ends_its_calls_and_is_read_anew() {
     let elsewhere = Issuer { audience: "other".into(), ..lower };
     let moved = admin.update_issuer("t", id, elsewhere, &known.etag(), &by).await;
     assert!(matches!(moved, Err(crate::Error::Invalid { .. })), "{moved:?}");
+}
+
+#[tokio::test]
+async fn a_role_binding_that_is_changed_ends_its_calls_and_its_principal_has_the_new_rights_at_once() {
+    let issued = Issued::new().await;
+    let by = By::local();
+    issued.bind("t", ALICE, Role::Operator).await;
+    for group in ["pumps", "valves"] {
+        let group = NewGroup { id: group.into(), display_name: String::new(), filter: GroupFilter::None };
+        issued.world.remote.create_group("t", group, &by).await.unwrap();
+    }
+    let mut position = Position::default();
+    issued.follow(&mut position).await;
+    let before = issued.call(&issued.token()).await.unwrap();
+    let id = RoleBinding::id("t", ALICE);
+    let admin = &issued.world.remote;
+    let known = admin.get_role_binding("t", id, &by).await.unwrap();
+    let groups = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+    let narrow = RoleBinding { principal: ALICE.into(), role: Role::Viewer, groups: groups(&["pumps"]) };
+    admin.update_role_binding("t", id, narrow.clone(), &known.etag(), &by).await.unwrap();
+    issued.follow(&mut position).await;
+    assert!(before.ended.is_cancelled());
+    let after = issued.call(&issued.token()).await.unwrap();
+    assert_eq!(after.role, Role::Viewer);
+    assert!(!after.reach.is_everything());
+    let stale = admin.update_role_binding("t", id, narrow.clone(), &known.etag(), &by).await;
+    assert!(matches!(stale, Err(crate::Error::Conflict(_))), "{stale:?}");
+    let etag = admin.get_role_binding("t", id, &by).await.unwrap().etag();
+    for (binding, field) in [
+        (RoleBinding { principal: "oidc:https://login.example.com#bob".into(), ..narrow.clone() }, "principal"),
+        (RoleBinding { role: Role::TenantAdmin, ..narrow.clone() }, "groups"),
+        (RoleBinding { groups: groups(&["none"]), ..narrow.clone() }, "groups"),
+    ] {
+        let refused = admin.update_role_binding("t", id, binding, &etag, &by).await;
+        assert!(matches!(&refused, Err(crate::Error::Invalid { field: at, .. }) if *at == field), "{refused:?}");
+    }
+    // A binding above the caller is not found, and a role above it is not given.
+    let lower = By { role: Role::Operator, ..By::local() };
+    let raised = RoleBinding { role: Role::Admin, ..narrow.clone() };
+    let refused = admin.update_role_binding("t", id, raised.clone(), &etag, &lower).await;
+    assert!(matches!(&refused, Err(crate::Error::Invalid { field: "role", .. })), "{refused:?}");
+    let raised = admin.update_role_binding("t", id, raised, &etag, &by).await.unwrap();
+    let refused = admin.update_role_binding("t", id, narrow, &raised.etag(), &lower).await;
+    assert!(matches!(refused, Err(crate::Error::NotFound(_))), "{refused:?}");
 }

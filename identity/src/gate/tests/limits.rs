@@ -116,3 +116,25 @@ async fn limits_that_cannot_be_read_hold_up_no_revocation_and_are_read_later() {
     world.gate.step(&mut position).await;
     assert_eq!(room(&world.gate, &secret).await, 2);
 }
+
+#[tokio::test]
+async fn gates_that_tell_each_other_hold_a_limit_together_also_for_a_tenant_that_comes_into_use_later() {
+    let world = World::new().await;
+    let other = world.gate.clone().within(1 << 20);
+    let (_, secret) = world.device("d1", None).await;
+    let limits =
+        Limits { connections: NonZeroU64::new(10), device_connections: NonZeroU64::new(99), ..Limits::default() };
+    let update = TenantUpdate { limits: Some(limits), ..TenantUpdate::default() };
+    world.admin.update_tenant("t", &update, &By::local()).await.unwrap();
+    let meter = connect(&world.gate, "d1", secret.expose()).await.unwrap().meter.unwrap();
+    let held: Vec<_> = (0..7).map(|_| meter.connect(false, Moment::now()).unwrap()).collect();
+    let (told, left_out) = world.gate.tell_use(|_| (0, 0));
+    assert_eq!((other.hear_use(&[told]), left_out), (0, 0));
+    assert_eq!(room(&other, &secret).await, 3, "the tenant comes into use here");
+    let usage = world.remote.clone().with_gate(other.clone()).tenant_usage("t").await.unwrap().1.unwrap();
+    assert_eq!((usage.processes, usage.connections), (2, 7));
+    drop(held);
+    other.hear_use(&[world.gate.tell_use(|_| (0, 0)).0]);
+    assert_eq!(room(&other, &secret).await, 10);
+    assert_eq!(other.hear_use(&[b"of another release".to_vec()]), 1);
+}

@@ -27,6 +27,8 @@ pub(super) struct Paused {
     broken: parking_lot::Mutex<String>,
     /// Ids of credentials and tenants whose rows cannot be read.
     damaged: parking_lot::Mutex<Vec<String>>,
+    /// Ids of tenants whose rows are not found.
+    hidden: parking_lot::Mutex<Vec<String>>,
     /// A permit for each lookup that has its row and is held up.
     arrived: Semaphore,
     /// A permit for each lookup that may return.
@@ -37,7 +39,7 @@ impl Paused {
     pub(super) fn new(inner: EmbeddedRegistry) -> Self {
         let [is_paused, is_away, is_hanging, are_tenants_away, is_group_paused] = [false; 5].map(AtomicBool::new);
         let [hanging, arrived, released] = [0; 3].map(Semaphore::new);
-        let (lookups, member_lists, broken, damaged) = Default::default();
+        let (lookups, member_lists, broken, damaged, hidden) = Default::default();
         Self {
             inner,
             lookups,
@@ -50,6 +52,7 @@ impl Paused {
             hanging,
             broken,
             damaged,
+            hidden,
             arrived,
             released,
         }
@@ -96,6 +99,11 @@ impl Paused {
     /// Lets the rows of these credentials and tenants not be read, and all others.
     pub(super) fn damage(&self, ids: &[&str]) {
         *self.damaged.lock() = ids.iter().map(|id| (*id).to_owned()).collect();
+    }
+
+    /// Lets the rows of these tenants not be found, and all others.
+    pub(super) fn hide(&self, ids: &[&str]) {
+        *self.hidden.lock() = ids.iter().map(|id| (*id).to_owned()).collect();
     }
 
     fn check(&self, id: &str) -> Result<()> {
@@ -243,6 +251,9 @@ impl Registry for Paused {
             return Err(Error::Unavailable("tenants are away".into()));
         }
         self.check(id)?;
+        if self.hidden.lock().iter().any(|hidden| hidden == id) {
+            return Ok(None);
+        }
         self.inner()?.tenant(id).await
     }
 

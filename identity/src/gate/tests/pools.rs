@@ -53,3 +53,20 @@ async fn a_pool_that_the_process_does_not_have_is_refused_at_the_creation() {
     let refused = world.admin.create_tenant_in("v", "", Some("silver"), &By::local()).await.unwrap_err();
     assert!(refused.to_string().contains("gold"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_tenant_whose_row_cannot_be_read_is_refused_and_never_taken_for_one_of_the_shared_pool() {
+    let world = World::new().await;
+    let gate = world.gate.clone().with_pools(vec!["gold".into()]);
+    world.remote.create_tenant_in("u", "", Some("gold"), &By::local()).await.unwrap();
+    let secret = device_of(&world.remote, "u").await;
+    let hide: [fn(&Paused, &[&str]); 2] = [Paused::hide, Paused::damage];
+    for hide in hide {
+        hide(&world.registry, &["u"]);
+        assert_eq!(refused(&gate, "d1", &secret).await, RefusalKind::Unavailable);
+        assert_eq!(gate.known_pool("u"), Ok(None), "nothing is remembered of it");
+        hide(&world.registry, &[]);
+    }
+    admitted(&gate, "d1", &secret).await;
+    assert_eq!(gate.known_pool("u"), Ok(Some(Some("gold".into()))));
+}

@@ -34,7 +34,6 @@ async fn two_thousand_devices_that_connect_again_need_no_hash() {
         Passwords::MEMORY_BYTES >> 20
     );
     assert_eq!(passwords.made(), made);
-    assert!(each < Duration::from_millis(1), "{each:?}");
 }
 
 /// Guesses come from as many addresses as there are, for names that exist and others.
@@ -69,26 +68,29 @@ async fn a_flood_of_guesses_delays_neither_devices_with_secrets_nor_those_that_a
         while passwords.waiting() == 0 {
             tokio::task::yield_now().await;
         }
+        // The time of each, and the hashes that were made meanwhile.
+        let since = |began: Instant, made: usize| (began.elapsed(), passwords.made() - made);
         let mut times = Vec::new();
         for (device, secret) in &secrets {
-            let began = Instant::now();
+            let (began, made) = (Instant::now(), passwords.made());
             connect_from(&world.gate, "10.9.9.2:1", device, secret.expose()).await.unwrap();
-            times.push(began.elapsed());
-            let began = Instant::now();
+            times.push(since(began, made));
+            let (began, made) = (Instant::now(), passwords.made());
             log_in_from(&world.gate, "10.9.9.1:1", "t/known", RIGHT).await.unwrap();
-            times.push(began.elapsed());
+            times.push(since(began, made));
         }
-        times.sort_unstable();
-        let began = Instant::now();
+        let (began, made) = (Instant::now(), passwords.made());
         log_in_from(&world.gate, "10.9.9.3:1", "t/cold", RIGHT).await.unwrap();
-        (times[times.len() - 1], began.elapsed())
+        let hashes: usize = times.iter().map(|(_, made)| made).sum();
+        (times.into_iter().max().unwrap_or_default().0, hashes, since(began, made))
     };
-    let (slowest, cold) = tokio::select! {
+    let (slowest, hashes, (cold, turn)) = tokio::select! {
         done = others => done,
         _ = &mut flood => panic!("the flood is over before the others have connected"),
     };
     println!("during a flood of guesses: {slowest:?} at most with a secret or recognised, {cold:?} with a hash");
     assert!(passwords.made() - made < GUESSES, "the flood goes on");
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
-    assert!(cold < Duration::from_secs(5), "{cold:?}");
+    // By hashes and not by time: the machine may be busy with other things.
+    assert!(hashes < 2 * secrets.len(), "{hashes} hashes were waited for by a hundred devices that need none");
+    assert!(turn < GUESSES / 4, "its turn comes after {turn} hashes");
 }

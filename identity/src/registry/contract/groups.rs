@@ -160,6 +160,27 @@ pub(crate) async fn a_group_that_rights_are_bound_to_is_not_deleted(registry: &d
     registry.delete_group("b", "g", None, &origin()).await.unwrap();
     registry.delete_credential("a", KEYS, key, &origin()).await.unwrap();
     assert_eq!(registry.delete_group("a", "g", None, &origin()).await, Err(users(&names[1..])));
+    // A binding that moves to another group is in use of that one.
+    registry.create_group(group("a", "h"), &origin()).await.unwrap();
+    let of = |groups: &[&str]| match &binding.kind {
+        CredentialKind::RoleBinding(known) => {
+            CredentialKind::RoleBinding(RoleBinding { groups: strings(groups), ..known.clone() })
+        }
+        other => panic!("{other:?}"),
+    };
+    let etag = binding.etag();
+    let moved = registry.update_credential("a", id, of(&["h"]), Some(&etag), &origin()).await.unwrap();
+    assert_eq!(
+        (registry.credential(id).await.unwrap().unwrap().credential, moved.groups()),
+        (moved.clone(), &strings(&["h"])[..])
+    );
+    let stale = registry.update_credential("a", id, of(&["g"]), Some(&etag), &origin()).await;
+    assert!(matches!(stale, Err(Error::Conflict(_))), "{stale:?}");
+    let unknown = registry.update_credential("a", id, of(&["none"]), Some(&moved.etag()), &origin()).await;
+    assert!(matches!(unknown, Err(Error::Invalid { field: "groups", .. })), "{unknown:?}");
+    assert!(matches!(registry.delete_group("a", "h", None, &origin()).await, Err(Error::InUse { .. })));
+    registry.update_credential("a", id, of(&["g"]), Some(&moved.etag()), &origin()).await.unwrap();
+    registry.delete_group("a", "h", None, &origin()).await.unwrap();
     registry.delete_credential("a", Owner::Tenant(Class::RoleBinding), id, &origin()).await.unwrap();
     registry.delete_group("a", "g", None, &origin()).await.unwrap();
     let unknown = create(registry, bound("a", &["g"])).await;

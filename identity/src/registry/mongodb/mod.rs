@@ -13,6 +13,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,6 +141,36 @@ impl MongoRegistry {
 
     fn body<T: serde::de::DeserializeOwned>(&self, place: &str, row: &Document) -> Result<T> {
         body(&self.0.store.shown, place, row)
+    }
+
+    /// Reads credentials and the states of their tenants, with two requests. A row that cannot be
+    /// read is the error of its credential alone.
+    async fn found(&self, ids: &[CredentialId]) -> Result<Vec<Result<Option<Found>>>> {
+        let by_id = doc! { "_id": 1 };
+        let wanted: Vec<&str> = ids.iter().map(CredentialId::as_str).collect();
+        let wanted = doc! { "_id": { "$in": wanted } };
+        let rows = self.all(&self.0.store.credentials(), wanted, by_id.clone(), ids.len()).await?;
+        let rows: HashMap<&str, &Document> =
+            rows.iter().filter_map(|row| Some((row.get_str("_id").ok()?, row))).collect();
+        let read = ids.iter().map(|id| {
+            let Some(row) = rows.get(id.as_str()) else { return Ok(None) };
+            Ok(Some((self.body::<Credential>(id.as_str(), row)?, row.get_i64("last_use").ok())))
+        });
+        let read: Vec<Result<_>> = read.collect();
+        let tenants = read.iter().flatten().flatten().map(|(credential, _)| credential.tenant.as_str());
+        let tenants: Vec<&str> = tenants.collect::<BTreeSet<_>>().into_iter().collect();
+        let count = tenants.len();
+        let rows = self.all(&self.0.store.tenants(), doc! { "_id": { "$in": tenants } }, by_id, count).await?;
+        let rows: HashMap<&str, &Document> =
+            rows.iter().filter_map(|row| Some((row.get_str("_id").ok()?, row))).collect();
+        let found = ids.iter().zip(read).map(|(id, read)| {
+            let Some((credential, last_use)) = read? else { return Ok(None) };
+            let row = rows.get(credential.tenant.as_str());
+            let row = row.ok_or_else(|| damaged(&self.0.store.shown, &format!("the tenant of {id}")))?;
+            let tenant = self.body::<Tenant>(&credential.tenant, row)?.state;
+            Ok(Some(Found { credential, tenant, last_use }))
+        });
+        Ok(found.collect())
     }
 
     fn listed(&self, rows: &[Document]) -> Result<Vec<Listed>> {
@@ -270,13 +301,11 @@ impl Registry for MongoRegistry {
     }
 
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
-        let row = self.one(&self.0.store.credentials(), doc! { "_id": id.as_str() }).await?;
-        let Some(row) = row else { return Ok(None) };
-        let credential: Credential = self.body(id.as_str(), &row)?;
-        let tenant = self.tenant(&credential.tenant).await?;
-        let place = || damaged(&self.0.store.shown, &format!("the tenant of {id}"));
-        let tenant = tenant.ok_or_else(place)?.state;
-        Ok(Some(Found { credential, tenant, last_use: row.get_i64("last_use").ok() }))
+        self.found(&[id]).await?.pop().unwrap_or(Ok(None))
+    }
+
+    async fn credentials(&self, ids: &[CredentialId]) -> Vec<Result<Option<Found>>> {
+        self.found(ids).await.unwrap_or_else(|error| vec![Err(error); ids.len()])
     }
 
     async fn device_credentials(

@@ -122,6 +122,30 @@ impl PostgresRegistry {
         body(self.0.pool.shown(), place, row, column)
     }
 
+    /// Reads credentials and the states of their tenants, with one request. A row that cannot be
+    /// read is the error of its credential alone.
+    async fn found(&self, ids: &[CredentialId]) -> Result<Vec<Result<Option<Found>>>> {
+        let sql = "SELECT wanted.place, found.body, found.tenant_body, found.last_use \
+                   FROM unnest($1::text[]) WITH ORDINALITY AS wanted (id, place) \
+                   CROSS JOIN LATERAL weir.find_credential(wanted.id) AS found";
+        let wanted: Vec<&str> = ids.iter().map(CredentialId::as_str).collect();
+        let rows = self.select(None, sql, &[&wanted]).await?;
+        let mut found = vec![Ok(None); ids.len()];
+        for row in rows {
+            // From 1.
+            let place = usize::try_from(row.get::<_, i64>(0) - 1).unwrap_or(usize::MAX);
+            let Some((id, found)) = ids.get(place).zip(found.get_mut(place)) else { continue };
+            *found = self.found_in(id, &row).map(Some);
+        }
+        Ok(found)
+    }
+
+    fn found_in(&self, id: &CredentialId, row: &Row) -> Result<Found> {
+        let credential = self.body(id.as_str(), row, 1)?;
+        let tenant: Tenant = self.body(&format!("the tenant of {id}"), row, 2)?;
+        Ok(Found { credential, tenant: tenant.state, last_use: row.get(3) })
+    }
+
     /// Reads credentials from the columns `body`, `last_use`.
     fn listed(&self, rows: &[Row]) -> Result<Vec<Listed>> {
         let of = |row: &Row| {
@@ -265,12 +289,11 @@ impl Registry for PostgresRegistry {
     }
 
     async fn credential(&self, id: CredentialId) -> Result<Option<Found>> {
-        let sql = "SELECT body, tenant_body, last_use FROM weir.find_credential($1)";
-        let rows = self.select(None, sql, &[&id.as_str()]).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        let credential = self.body(id.as_str(), row, 0)?;
-        let tenant: Tenant = self.body(&format!("the tenant of {id}"), row, 1)?;
-        Ok(Some(Found { credential, tenant: tenant.state, last_use: row.get(2) }))
+        self.found(&[id]).await?.pop().unwrap_or(Ok(None))
+    }
+
+    async fn credentials(&self, ids: &[CredentialId]) -> Vec<Result<Option<Found>>> {
+        self.found(ids).await.unwrap_or_else(|error| vec![Err(error); ids.len()])
     }
 
     async fn device_credentials(

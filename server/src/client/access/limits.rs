@@ -100,6 +100,7 @@ pub(super) async fn usage(options: &TenantUsageOf) -> anyhow::Result<()> {
         let limit = limit_of(name).map(NonZeroU64::get);
         table.row([name.to_owned().into(), cell(used), cell(limit), limited_of(name).into()]);
     };
+    row("processes", Some(usage.process_count));
     row("messages", Some(usage.messages));
     row("bytes", Some(usage.bytes));
     row("calls", Some(usage.calls));
@@ -109,6 +110,7 @@ pub(super) async fn usage(options: &TenantUsageOf) -> anyhow::Result<()> {
             "streams" => Some(usage.streams),
             "devices" => usage.devices,
             "series" => usage.series,
+            "storage_bytes" => usage.storage_bytes,
             _ => None,
         };
         if used.is_some() || limit.is_some() || limited_of(name) > 0 {

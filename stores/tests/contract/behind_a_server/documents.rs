@@ -2,7 +2,7 @@
 
 use model::TimeRange;
 use mongodb::bson::{Bson, Document, doc};
-use weir_stores::contract::History;
+use weir_stores::contract::{History, TenantData};
 use weir_stores::{Block, Column, ColumnData};
 
 use super::{behind, shared_world};
@@ -108,4 +108,75 @@ async fn readings_between_two_times_are_counted_by_tenant_also_where_a_block_rea
     assert_eq!(counts(60, 100).await, [("acme".into(), 10), ("default".into(), 80)]);
     assert_eq!(counts(0, 50).await, [("default".into(), 50)]);
     assert_eq!(counts(150, 1_000).await, []);
+}
+
+/// Bytes of all documents of blocks, as the server counts them.
+async fn stored(database: &mongodb::Database) -> u64 {
+    let pipeline = [doc! { "$group": { "_id": null, "n": { "$sum": { "$bsonSize": "$$ROOT" } } } }];
+    let mut cursor = database.collection::<Document>("blocks").aggregate(pipeline).await.unwrap();
+    assert!(cursor.advance().await.unwrap());
+    let sum = cursor.deserialize_current().unwrap();
+    sum.get("n").and_then(|n| n.as_i64().or(n.as_i32().map(Into::into))).unwrap().unsigned_abs()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn documents_take_about_the_size_of_their_readings_and_some_hundred_bytes_each() {
+    for rows in [1, 10, 60, 600, 4096] {
+        let mut world = shared_world!();
+        let store = world.open().await;
+        let blocks: Vec<Block> = (0..20)
+            .map(|n| {
+                let mut block = block(&device("pump-7"), n * rows, rows);
+                let seconds = n * rows..(n + 1) * rows;
+                let column = |name: &str, data| Column { name: name.into(), present: Vec::new(), data };
+                let float = |s| 20.0 + (s % 50) as f64 / 10.0;
+                block.seqs = Vec::new();
+                block.columns = vec![
+                    column("count", ColumnData::Int(seconds.clone().collect())),
+                    column("open", ColumnData::Bool(seconds.clone().map(|s| s % 7 == 0).collect())),
+                    column("state", ColumnData::Str(seconds.clone().map(|_| "running".into()).collect())),
+                    column("temperature", ColumnData::Float(seconds.map(float).collect())),
+                ];
+                block
+            })
+            .collect();
+        store.write(blocks).await.unwrap();
+        let size = store.size_of("default").await.unwrap();
+        let stored = stored(&behind(&world.config).await).await;
+        println!("blocks of {rows} readings: {size} bytes, documents of {stored} ({:.2})", stored as f64 / size as f64);
+        assert!(stored <= size + 20 * 400, "{rows} readings: {stored} of {size}");
+        assert!(stored >= size / 2, "{rows} readings: {stored} of {size}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_of_earlier_releases_count_as_readings_of_48_bytes() {
+    let mut world = shared_world!();
+    let store = world.open().await.clone();
+    store.write(vec![block(&device("a"), 0, 10), block(&device("b"), 0, 10)]).await.unwrap();
+    let blocks = behind(&world.config).await.collection::<Document>("blocks");
+    blocks.update_one(doc! { "d": "a" }, doc! { "$unset": { "b": 1 } }).await.unwrap();
+    assert_eq!(store.size_of("default").await.unwrap(), 10 * 48 + 10 * (32 + 1 + 8));
+    assert_eq!(all(&store, &device("a"), TimeRange::ALL).await.len(), 1);
+}
+
+/// For the decision record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints figures"]
+async fn figures() {
+    for rows in [60, 10, 2] {
+        let mut world = shared_world!();
+        let store = world.open().await;
+        let blocks = 1_000_000 / rows;
+        for first in (0..blocks).step_by(5_000) {
+            let some =
+                (first..blocks.min(first + 5_000)).map(|n| block(&device(&format!("d{}", n % 1_000)), n * rows, rows));
+            store.write(some.collect()).await.unwrap();
+        }
+        for _ in 0..3 {
+            let begun = std::time::Instant::now();
+            let size = store.size_of("default").await.unwrap();
+            println!("the count of {size} bytes in {blocks} blocks of {rows} readings: {:?}", begun.elapsed());
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use model::TimeRange;
 use mongodb::bson::{Document, doc};
-use weir_stores::contract::{History, LatestView};
+use weir_stores::contract::{History, LatestView, TenantData};
 
 use super::{behind, own_server};
 use crate::data::{SECOND, START, block, device};
@@ -56,6 +56,11 @@ async fn the_server_reads_only_the_keys_and_documents_that_it_needs() {
 
     note(&database).await;
     assert_eq!(History::count(&store).await.unwrap(), [("default".into(), 29_042)]);
+    let counted = examined(&database, "blocks").await;
+    assert!(counted.iter().all(|(plan, _, documents)| plan.starts_with("IXSCAN") && *documents == 0), "{counted:?}");
+
+    note(&database).await;
+    assert_eq!(store.size_of("default").await.unwrap(), 29_042 * (32 + 1 + 8));
     let counted = examined(&database, "blocks").await;
     assert!(counted.iter().all(|(plan, _, documents)| plan.starts_with("IXSCAN") && *documents == 0), "{counted:?}");
 

@@ -3,7 +3,7 @@
 
 use model::TimeRange;
 use mongodb::bson::{Document, doc};
-use weir_stores::contract::{History, Store};
+use weir_stores::contract::{History, Store, TenantData};
 use weir_stores::mongodb::MongoStore;
 
 use super::{behind, shared_world};
@@ -17,7 +17,7 @@ async fn indexes(world: &Mongo, collection: &str) -> Vec<String> {
     names
 }
 
-const OF_BLOCKS: [&str; 3] = ["_id_", "by_device_and_time", "long_blocks"];
+const OF_BLOCKS: [&str; 3] = ["_id_", "by_device_time_and_size", "long_blocks"];
 
 async fn drop_indexes(world: &Mongo, collection: &str) {
     behind(&world.config).await.collection::<Document>(collection).drop_indexes().await.unwrap();
@@ -45,6 +45,8 @@ async fn an_index_that_was_dropped_is_made_again_by_the_query_or_the_count_that_
     drop_indexes(&world, "blocks").await;
     store.expire(0).await.unwrap();
     assert_eq!(indexes(&world, "blocks").await, OF_BLOCKS);
+    drop_indexes(&world, "blocks").await;
+    assert_eq!(store.size_of("default").await.unwrap(), 10 * (32 + 1 + 8));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use proto::v1::issuer_service_client::IssuerServiceClient;
 use proto::v1::{
     self, AddGroupMembersRequest, ApiKey, CreateApiKeyRequest, CreateGroupRequest, CreateRoleBindingRequest,
     DeleteGroupRequest, DevicePatterns, GetGroupRequest, Group, ListGroupMembersRequest, ListGroupsRequest,
-    RemoveGroupMembersRequest, RoleBinding, UpdateGroupRequest,
+    RemoveGroupMembersRequest, RoleBinding, UpdateGroupRequest, UpdateRoleBindingRequest,
 };
 use tonic::Code;
 use tonic::transport::Channel;
@@ -167,6 +167,36 @@ async fn keys_and_roles_of_groups_are_shown_with_them_and_keep_them_from_deletio
     let mut issuers = IssuerServiceClient::new(plant.world().channel.clone());
     let bound = issuers.create_role_binding(with(&client.token, request)).await.unwrap().into_inner();
     assert_eq!(bound.groups, ["tenants/default/groups/g"]);
+    let update = |binding: RoleBinding, paths: &[&str]| UpdateRoleBindingRequest {
+        name: bound.name.clone(),
+        role_binding: Some(binding),
+        update_mask: Some(prost_types::FieldMask { paths: strings(paths) }),
+    };
+    let viewer = RoleBinding { role: v1::Role::Viewer.into(), ..RoleBinding::default() };
+    let changed = issuers.update_role_binding(with(&client.token, update(viewer.clone(), &["role"]))).await;
+    let changed = changed.unwrap().into_inner();
+    assert_eq!((changed.role(), &changed.groups), (v1::Role::Viewer, &bound.groups));
+    assert_eq!(changed.principal, bound.principal);
+    assert_ne!(changed.etag, bound.etag);
+    let stale = RoleBinding { etag: bound.etag.clone(), ..RoleBinding::default() };
+    let status = issuers.update_role_binding(with(&client.token, update(stale, &["groups"]))).await.unwrap_err();
+    assert_eq!(status.code(), Code::Aborted, "{status:?}");
+    let whole = RoleBinding { etag: changed.etag, ..RoleBinding::default() };
+    let whole =
+        issuers.update_role_binding(with(&client.token, update(whole, &["groups"]))).await.unwrap().into_inner();
+    assert!(whole.groups.is_empty());
+    for (groups, paths, field) in [
+        (&["tenants/default/groups/none"][..], &["groups"][..], "role_binding.groups"),
+        (&[], &["principal"], "update_mask"),
+        (&[], &[], "update_mask"),
+        (&[], &["role"], "role_binding.role"),
+    ] {
+        let binding = RoleBinding { groups: strings(groups), ..RoleBinding::default() };
+        let status = issuers.update_role_binding(with(&client.token, update(binding, paths))).await.unwrap_err();
+        assert!(status.message().starts_with(field), "{status:?}");
+    }
+    let again = RoleBinding { groups: strings(&["tenants/default/groups/g"]), ..RoleBinding::default() };
+    issuers.update_role_binding(with(&client.token, update(again, &["groups"]))).await.unwrap();
 
     let request = DeleteGroupRequest { name: "tenants/-/groups/g".into(), etag: String::new() };
     let status = client.groups.delete_group(with(&client.token, request)).await.unwrap_err();

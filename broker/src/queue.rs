@@ -1,0 +1,408 @@
+//! The queue of one subscriber: bounded in messages and bytes, QoS 0 first to go.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use model::{Budget, Held};
+
+use crate::config::QueueFull;
+use crate::heavy::{Heavy, Registration};
+use crate::message::Message;
+use crate::session::Session;
+
+/// Bytes of a place in a queue, without the message, which several queues may share.
+const PLACE_BYTES: usize = 128;
+/// Places of an empty queue whose memory is kept.
+const KEPT_PLACES: usize = 64;
+/// One in this many messages goes when memory is short and messages are dropped by choice.
+const PART: usize = 4;
+
+/// A message in one subscriber's queue, or in flight to it.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) message: Arc<Message>,
+    pub(crate) qos: u8,
+    pub(crate) retain: bool,
+    pub(crate) subscription_ids: Vec<u32>,
+    /// Filter of the shared subscription that it was chosen for, with `$share` and the group.
+    pub(crate) share: Option<Arc<str>>,
+    /// Number of queues that the message was put into, for its part in the memory of each.
+    pub(crate) takers: u32,
+    /// Present once it was queued.
+    pub(crate) charge: Option<Charge>,
+}
+
+/// The memory of a message in a queue or in flight. Returned when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    _place: Held,
+    account: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The bounds of a queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    pub(crate) when_full: QueueFull,
+}
+
+impl Bounds {
+    /// No bounds but the memory of all queues.
+    pub(crate) const NONE: Self = Self { messages: usize::MAX, bytes: usize::MAX, when_full: QueueFull::DropNewest };
+}
+
+/// The reason why a message was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The bounds are reached, and this message goes.
+    Full,
+    /// The bounds are reached by messages of QoS 1 and 2, and the session ends for it.
+    Overflow,
+    /// The memory of all queues is used up.
+    Memory,
+}
+
+/// Messages that were dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    /// Of QoS 0.
+    pub(crate) qos0: u64,
+    /// Of QoS 1 and 2.
+    pub(crate) others: u64,
+}
+
+impl Dropped {
+    pub(crate) fn any(self) -> bool {
+        self.qos0 + self.others > 0
+    }
+}
+
+/// Messages that wait, in the order of their arrival. The ones of QoS 0 are kept apart, so that the
+/// oldest of them is found at once.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    qos0: VecDeque<(u64, Queued)>,
+    others: VecDeque<(u64, Queued)>,
+    last: u64,
+    /// Bytes of topics, payloads and properties.
+    bytes: usize,
+    /// The part of all queues' memory that the session holds, with messages in flight: each place,
+    /// and of a message as much as falls to one of its takers.
+    account: Arc<AtomicUsize>,
+    /// Memory of the places; None when the session has ended.
+    places: Option<Budget>,
+    heavy: Option<Arc<Heavy>>,
+    registration: Option<Registration>,
+}
+
+impl Queue {
+    /// An empty queue with its places in `memory`, which gives way to others as `heavy` knows.
+    pub(crate) fn new(memory: Budget, heavy: Arc<Heavy>) -> Self {
+        Self { places: Some(memory), heavy: Some(heavy), ..Self::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.qos0.len() + self.others.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Messages of QoS 1 and 2.
+    pub(crate) fn owed(&self) -> usize {
+        self.others.len()
+    }
+
+    /// True when there is a message of QoS 1 or 2 of this kind.
+    pub(crate) fn any(&self, is_it: impl Fn(&Queued) -> bool) -> bool {
+        self.others.iter().any(|(_, queued)| is_it(queued))
+    }
+
+    /// The message whose turn it is.
+    pub(crate) fn front(&self) -> Option<&Queued> {
+        match (self.qos0.front(), self.others.front()) {
+            (Some((a, first)), Some((b, _))) if a < b => Some(first),
+            (Some((_, first)), None) | (_, Some((_, first))) => Some(first),
+            (None, None) => None,
+        }
+    }
+
+    /// Removes the message whose turn it is.
+    pub(crate) fn pop(&mut self) -> Option<Queued> {
+        let is_qos0 = self.front()?.qos == 0;
+        if is_qos0 { self.drop_oldest_qos0() } else { self.drop_oldest() }
+    }
+
+    fn drop_oldest_qos0(&mut self) -> Option<Queued> {
+        let (_, queued) = self.qos0.pop_front()?;
+        self.freed(&queued);
+        Some(queued)
+    }
+
+    fn drop_oldest(&mut self) -> Option<Queued> {
+        let (_, queued) = self.others.pop_front()?;
+        self.freed(&queued);
+        Some(queued)
+    }
+
+    fn freed(&mut self, queued: &Queued) {
+        self.bytes -= queued.message.bytes();
+        for places in [&mut self.qos0, &mut self.others] {
+            if places.is_empty() && places.capacity() > KEPT_PLACES {
+                *places = VecDeque::new();
+            }
+        }
+    }
+
+    fn fits(&self, bytes: usize, bounds: &Bounds) -> bool {
+        self.len() < bounds.messages && self.bytes + bytes <= bounds.bytes
+    }
+
+    /// Queues a message. Returns the messages that went for it, and why it was refused itself.
+    pub(crate) fn push(&mut self, mut queued: Queued, bounds: &Bounds) -> (Dropped, Option<Refused>) {
+        let bytes = queued.message.bytes();
+        let mut dropped = Dropped::default();
+        let is_qos0 = queued.qos == 0;
+        let refused = match bounds.when_full {
+            QueueFull::EndSession if !is_qos0 => Refused::Overflow,
+            _ => Refused::Full,
+        };
+        if bytes > bounds.bytes {
+            return (dropped, Some(refused));
+        }
+        while !self.fits(bytes, bounds) {
+            if is_qos0 && bounds.when_full == QueueFull::DropNewest {
+                return (dropped, Some(refused));
+            }
+            if self.drop_oldest_qos0().is_some() {
+                dropped.qos0 += 1;
+            } else if is_qos0 || bounds.when_full != QueueFull::DropOldest || self.drop_oldest().is_none() {
+                return (dropped, Some(refused));
+            } else {
+                dropped.others += 1;
+            }
+        }
+        let Some(Ok(place)) = self.places.as_ref().map(|places| places.acquire(PLACE_BYTES)) else {
+            return (dropped, Some(Refused::Memory));
+        };
+        let cost = PLACE_BYTES + bytes / queued.takers.max(1) as usize;
+        self.account.fetch_add(cost, Ordering::Relaxed);
+        queued.charge = Some(Charge { _place: place, account: Arc::clone(&self.account), bytes: cost });
+        self.bytes += bytes;
+        self.last += 1;
+        let list = if is_qos0 { &mut self.qos0 } else { &mut self.others };
+        list.push_back((self.last, queued));
+        (dropped, None)
+    }
+
+    /// Drops messages because memory is short: the ones of QoS 0, and when there are none, as the
+    /// configuration says: all of them, the oldest, or the newest.
+    pub(crate) fn give_way(&mut self, when_full: QueueFull) -> Dropped {
+        let mut dropped = Dropped { qos0: self.qos0.len() as u64, others: 0 };
+        while self.drop_oldest_qos0().is_some() {}
+        if dropped.any() {
+            return dropped;
+        }
+        let part = self.others.len().div_ceil(PART);
+        match when_full {
+            QueueFull::EndSession => {
+                while self.drop_oldest().is_some() {
+                    dropped.others += 1;
+                }
+            }
+            QueueFull::DropOldest => {
+                for _ in 0..part {
+                    dropped.others += u64::from(self.drop_oldest().is_some());
+                }
+            }
+            QueueFull::DropNewest => {
+                for _ in 0..part {
+                    let Some((_, queued)) = self.others.pop_back() else { break };
+                    self.freed(&queued);
+                    dropped.others += 1;
+                }
+            }
+        }
+        dropped
+    }
+
+    /// Removes the messages of shared subscriptions for which `take` is true.
+    pub(crate) fn take_shared(&mut self, mut take: impl FnMut(&Arc<str>) -> bool) -> Vec<Queued> {
+        let mut taken = Vec::new();
+        if self.others.iter().all(|(_, queued)| queued.share.is_none()) {
+            return taken;
+        }
+        let kept = std::mem::take(&mut self.others).into_iter().filter_map(|(number, queued)| {
+            if queued.share.as_ref().is_some_and(&mut take) {
+                taken.push(queued);
+                None
+            } else {
+                Some((number, queued))
+            }
+        });
+        self.others = kept.collect();
+        for queued in &taken {
+            self.freed(queued);
+        }
+        taken
+    }
+
+    /// True when the session is among those that may have to give way.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.registration.is_some()
+    }
+
+    /// Notes how much the session holds, for the choice of the one that gives way. One that is
+    /// `away` is noted early: it only grows.
+    pub(crate) fn note(&mut self, session: &Arc<Session>, away: bool) {
+        let Some(heavy) = &self.heavy else { return };
+        let class = Heavy::class(self.account.load(Ordering::Relaxed), away);
+        let before = self.registration.as_ref().map_or(0, Registration::class);
+        // One that shrinks by little stays where it is.
+        if class > before || class + 1 < before {
+            self.registration = None;
+            if class > 0 {
+                let key = Arc::as_ptr(session).addr();
+                self.registration = Some(Heavy::register(heavy, class, key, Arc::downgrade(session)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Budget;
+
+    fn queued(qos: u8, n: u8) -> Queued {
+        let message = Arc::new(Message::new("t", &[n; 10], qos, false, &[]));
+        Queued { message, qos, retain: false, subscription_ids: Vec::new(), share: None, takers: 1, charge: None }
+    }
+
+    fn queue() -> (Queue, Budget) {
+        let budget = Budget::new("tests", 1 << 20);
+        (Queue::new(budget.clone(), Arc::default()), budget)
+    }
+
+    fn held(queue: &Queue) -> usize {
+        queue.account.load(Ordering::Relaxed)
+    }
+
+    fn bounds(messages: usize, when_full: QueueFull) -> Bounds {
+        Bounds { messages, bytes: 1 << 20, when_full }
+    }
+
+    fn rest(queue: &mut Queue) -> Vec<u8> {
+        std::iter::from_fn(|| queue.pop()).map(|queued| queued.message.payload[0]).collect()
+    }
+
+    #[test]
+    fn messages_leave_in_the_order_of_their_arrival_and_return_their_memory() {
+        let (mut queue, budget) = queue();
+        for n in 0..200 {
+            assert_eq!(queue.push(queued(n % 3, n), &Bounds::NONE), (Dropped::default(), None));
+        }
+        assert_eq!(budget.held(), 200 * PLACE_BYTES);
+        // As long as it is in flight, it holds its memory.
+        let in_flight = queue.pop();
+        assert_eq!(rest(&mut queue), (1..200).collect::<Vec<_>>());
+        assert_eq!((budget.held(), held(&queue)), (PLACE_BYTES, PLACE_BYTES + 11));
+        drop(in_flight);
+        assert_eq!((budget.held(), held(&queue), queue.bytes, queue.others.capacity()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn the_oldest_of_qos_0_goes_first_in_every_mode() {
+        for when_full in [QueueFull::EndSession, QueueFull::DropOldest, QueueFull::DropNewest] {
+            let (mut queue, _) = queue();
+            let bounds = bounds(4, when_full);
+            for (qos, n) in [(1, 1), (0, 2), (0, 3), (1, 4)] {
+                queue.push(queued(qos, n), &bounds);
+            }
+            assert_eq!(queue.push(queued(1, 5), &bounds), (Dropped { qos0: 1, others: 0 }, None));
+            assert_eq!(rest(&mut queue), [1, 3, 4, 5], "{when_full:?}");
+        }
+    }
+
+    #[test]
+    fn a_queue_full_of_qos_1_does_as_it_is_told() {
+        for (when_full, outcome, kept) in [
+            (QueueFull::EndSession, (Dropped::default(), Some(Refused::Overflow)), [1, 2]),
+            (QueueFull::DropNewest, (Dropped::default(), Some(Refused::Full)), [1, 2]),
+            (QueueFull::DropOldest, (Dropped { qos0: 0, others: 1 }, None), [2, 3]),
+        ] {
+            let (mut queue, _) = queue();
+            let bounds = bounds(2, when_full);
+            queue.push(queued(1, 1), &bounds);
+            queue.push(queued(2, 2), &bounds);
+            let refused = queue.push(queued(0, 9), &bounds);
+            assert_eq!(refused, (Dropped::default(), Some(Refused::Full)), "QoS 0 ends no session");
+            assert_eq!(queue.push(queued(1, 3), &bounds), outcome);
+            assert_eq!(rest(&mut queue), kept, "{when_full:?}");
+        }
+    }
+
+    #[test]
+    fn of_qos_0_alone_the_oldest_or_the_newest_goes() {
+        for (when_full, kept) in [(QueueFull::EndSession, [2, 3]), (QueueFull::DropNewest, [1, 2])] {
+            let (mut queue, _) = queue();
+            for n in 1..=3 {
+                queue.push(queued(0, n), &bounds(2, when_full));
+            }
+            assert_eq!(rest(&mut queue), kept, "{when_full:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_larger_than_the_queue_drops_no_other() {
+        let (mut queue, _) = queue();
+        let bounds = Bounds { messages: 10, bytes: 15, when_full: QueueFull::DropOldest };
+        queue.push(queued(0, 1), &bounds);
+        let message = Arc::new(Message::new("t", &[2; 100], 1, false, &[]));
+        let large = Queued { message, ..queued(1, 2) };
+        assert_eq!(queue.push(large, &bounds), (Dropped::default(), Some(Refused::Full)));
+        assert_eq!(rest(&mut queue), [1]);
+    }
+
+    #[test]
+    fn messages_of_shared_subscriptions_are_taken_out_with_their_memory() {
+        let (mut queue, budget) = queue();
+        for n in 0..6 {
+            let share = (n % 2 == 0).then(|| "$share/g/t".into());
+            queue.push(Queued { share, ..queued(1, n) }, &Bounds::NONE);
+        }
+        let taken: Vec<u8> = queue.take_shared(|_| true).into_iter().map(|queued| queued.message.payload[0]).collect();
+        assert_eq!((taken, budget.held()), (vec![0, 2, 4], 3 * PLACE_BYTES));
+        assert_eq!(rest(&mut queue), [1, 3, 5]);
+        assert_eq!((budget.held(), held(&queue)), (0, 0));
+    }
+
+    #[test]
+    fn a_queue_that_gives_way_drops_qos_0_and_only_then_others() {
+        for (when_full, kept) in [
+            (QueueFull::EndSession, vec![]),
+            (QueueFull::DropOldest, (3..=8).collect()),
+            (QueueFull::DropNewest, (1..=6).collect::<Vec<u8>>()),
+        ] {
+            let (mut queue, _) = queue();
+            for n in 1..=8 {
+                queue.push(queued(1, n), &Bounds::NONE);
+            }
+            queue.push(queued(0, 9), &Bounds::NONE);
+            assert_eq!(queue.give_way(when_full), Dropped { qos0: 1, others: 0 });
+            let dropped = queue.give_way(when_full).others;
+            assert_eq!(dropped, 8 - kept.len() as u64);
+            assert_eq!(rest(&mut queue), kept, "{when_full:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Messages of shared subscriptions whose member leaves: another one gets them (MQTT 5.0, section
+//! 4.8.2).
+//!
+//! While a member is connected, no message waits for one that is away. A message that was sent at
+//! QoS 1 and not acknowledged goes to another member when the connection ends; one of QoS 2 stays
+//! with its session, as the standard demands.
+
+use std::sync::Arc;
+
+use crate::Broker;
+use crate::queue::Queued;
+use crate::route;
+use crate::session::{Session, State};
+use crate::tenant::Tenant;
+use door::Inbox;
+
+impl<I: Inbox> Broker<I> {
+    /// Gives messages of shared subscriptions that client `from` had to other members.
+    pub(crate) fn hand_on(&self, tenant: &Tenant, from: &Arc<str>, messages: Vec<Queued>) {
+        for before in messages {
+            let Some(share) = before.share else { continue };
+            let Some((entry, is_connected)) = tenant.trie.another(&share, from) else {
+                self.count_dropped("no_member");
+                continue;
+            };
+            let queued = Queued { share: Some(Arc::clone(&share)), ..route::queued(&before.message, &entry) };
+            self.push(&entry.subscriber, queued, &self.bounds());
+            if !is_connected {
+                self.note_holder(tenant, &share, &entry.client);
+            }
+        }
+    }
+
+    /// Notes that a client that is away holds messages of a shared subscription.
+    pub(crate) fn note_holder(&self, tenant: &Tenant, share: &str, client: &Arc<str>) {
+        tenant.trie.note_holder(share, client);
+        // A member may have connected meanwhile.
+        if tenant.trie.has_connected(share, client) {
+            self.collect_shared(tenant, &[share.to_owned()]);
+        }
+    }
+
+    /// Gives the messages that members that are away hold to the ones that are connected, of which
+    /// there is a new one.
+    pub(crate) fn collect_shared(&self, tenant: &Tenant, shares: &[String]) {
+        for share in shares {
+            for holder in tenant.trie.take_holders(share) {
+                let taken = {
+                    let mut state = holder.state();
+                    let is_away = state.link.is_none();
+                    let taken = state.take_shared(|held| is_away && **held == **share);
+                    holder.note(&mut state);
+                    taken
+                };
+                self.hand_on(tenant, &holder.client, taken);
+            }
+        }
+    }
+
+    /// Notes that a client has left its shared subscriptions for now, and returns the messages that
+    /// others get in its place.
+    pub(crate) fn leave_shares(tenant: &Tenant, session: &Session, state: &mut State) -> Vec<Queued> {
+        let shares: Vec<String> = state.shares().cloned().collect();
+        if shares.is_empty() {
+            return Vec::new();
+        }
+        for share in &shares {
+            tenant.trie.set_connected(share, &session.client, false);
+        }
+        let taken = state.take_shared(|share| tenant.trie.has_connected(share, &session.client));
+        for share in shares.iter().filter(|share| state.holds_shared(share)) {
+            tenant.trie.note_holder(share, &session.client);
+        }
+        taken
+    }
+}

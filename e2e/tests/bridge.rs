@@ -1,0 +1,176 @@
+//! A Mosquitto that bridges to Weir: every message once on each side, retained ones retained.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::ensure;
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use weir_e2e::services::{Mosquitto, skipped};
+use weir_e2e::{Weir, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
+const COUNT: usize = 12;
+
+/// Topics that a client has seen: how often, and whether retained.
+type Seen = Arc<Mutex<BTreeMap<String, Vec<bool>>>>;
+
+fn lock(seen: &Seen) -> MutexGuard<'_, BTreeMap<String, Vec<bool>>> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A client of one side.
+struct Side {
+    client: AsyncClient,
+    seen: Seen,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Side {
+    /// Subscribes to `x/#`.
+    async fn join(address: SocketAddr, id: &str) -> anyhow::Result<Self> {
+        let mut options = MqttOptions::new(id, "127.0.0.1", address.port());
+        options.set_keep_alive(Duration::from_secs(30));
+        let (client, mut events) = AsyncClient::new(options, 100);
+        client.subscribe("x/#", QoS::ExactlyOnce).await?;
+        let seen = Seen::default();
+        let subscribed = Arc::new(tokio::sync::Notify::new());
+        let task = tokio::spawn({
+            let (seen, subscribed) = (Arc::clone(&seen), Arc::clone(&subscribed));
+            async move {
+                while let Ok(event) = events.poll().await {
+                    match event {
+                        Event::Incoming(Packet::SubAck(_)) => subscribed.notify_one(),
+                        Event::Incoming(Packet::Publish(publish)) => {
+                            lock(&seen).entry(publish.topic).or_default().push(publish.retain);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        });
+        tokio::time::timeout(BOUND, subscribed.notified()).await?;
+        Ok(Self { client, seen, task })
+    }
+
+    async fn publish(&self, topic: &str, qos: usize, retain: bool) -> anyhow::Result<()> {
+        let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][qos];
+        Ok(self.client.publish(topic, qos, retain, "1").await?)
+    }
+
+    async fn has(&self, topic: &str) -> anyhow::Result<()> {
+        wait_until("a message", BOUND, async || {
+            ensure!(lock(&self.seen).contains_key(topic), "no {topic}: {:?}", lock(&self.seen));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Asserts how often each message of one side has come.
+    fn check(&self, from: &str, times: usize, what: &str) -> anyhow::Result<()> {
+        let seen = lock(&self.seen);
+        for n in 0..COUNT {
+            let topic = format!("x/{from}/{n}");
+            let found = seen.get(&topic).map_or(0, Vec::len);
+            ensure!(found == times, "{what}: {topic} came {found} times: {seen:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Starts both brokers and a bridge, publishes on both sides, and asserts how often the messages of
+/// each side have come to the other and to itself: (edge at Weir, Weir at the edge, edge at the
+/// edge).
+async fn bridged(settings: &str, direction: &str, counts: (usize, usize, usize)) -> anyhow::Result<()> {
+    let what = format!("{direction}, {}", settings.replace('\n', ", "));
+    let dir = tempfile::tempdir()?;
+    let weir = Weir::start(dir.path())?;
+    let bridge = format!(
+        "connection weir\naddress {}\n{settings}\ntopic x/# {direction} 2\nnotifications false\nrestart_timeout 1\n\
+         cleansession true",
+        weir.mqtt
+    );
+    let early = Side::join(weir.mqtt, "early").await?;
+    early.publish("x/kept/weir", 1, true).await?;
+    early.has("x/kept/weir").await?;
+    let edge = Mosquitto::start(&dir.path().join("edge"), &bridge)?;
+    let (at_weir, at_edge) = (Side::join(weir.mqtt, "a").await?, Side::join(edge.0.address, "b").await?);
+    // Until the bridge is there.
+    wait_until("the bridge", BOUND, async || {
+        at_edge.publish("x/probe/edge", 1, false).await?;
+        at_weir.publish("x/probe/weir", 1, false).await?;
+        ensure!(counts.0 == 0 || lock(&at_weir.seen).contains_key("x/probe/edge"), "{what}: not to Weir");
+        ensure!(counts.1 == 0 || lock(&at_edge.seen).contains_key("x/probe/weir"), "{what}: not to the edge");
+        Ok(())
+    })
+    .await?;
+    for n in 0..COUNT {
+        at_edge.publish(&format!("x/edge/{n}"), n % 3, false).await?;
+        at_weir.publish(&format!("x/weir/{n}"), n % 3, false).await?;
+    }
+    at_edge.publish("x/kept/edge", 1, true).await?;
+    // What comes back, or goes round, comes before these.
+    for round in ["x/last/1", "x/last/2", "x/last/3"] {
+        for side in [&at_edge, &at_weir] {
+            let topic = format!("{round}/{}", if std::ptr::eq(side, &at_edge) { "edge" } else { "weir" });
+            side.publish(&topic, 1, false).await?;
+            side.has(&topic).await?;
+        }
+        if counts.0 > 0 {
+            at_weir.has(&format!("{round}/edge")).await?;
+        }
+        if counts.1 > 0 {
+            at_edge.has(&format!("{round}/weir")).await?;
+        }
+    }
+    at_weir.check("weir", 1, &what)?;
+    at_weir.check("edge", counts.0, &what)?;
+    at_edge.check("weir", counts.1, &what)?;
+    at_edge.check("edge", counts.2, &what)?;
+    // Retained on one side is retained on the other.
+    if counts.0 > 0 {
+        let late = Side::join(weir.mqtt, "late").await?;
+        late.has("x/kept/edge").await?;
+        ensure!(lock(&late.seen)["x/kept/edge"] == [true], "{what}: not retained at Weir");
+    }
+    if counts.1 > 0 && !settings.contains("try_private false") {
+        let late = Side::join(edge.0.address, "late").await?;
+        late.has("x/kept/weir").await?;
+        ensure!(lock(&late.seen)["x/kept/weir"] == [true], "{what}: not retained at the edge");
+    }
+    drop((edge, at_weir, at_edge, early));
+    weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mosquitto_bridge_gets_and_gives_every_message_once() -> anyhow::Result<()> {
+    if skipped("bridges", &["mosquitto"])? {
+        return Ok(());
+    }
+    for version in ["mqttv311", "mqttv50", "mqttv31"] {
+        let settings = format!("bridge_protocol_version {version}\ntry_private true");
+        bridged(&settings, "both", (1, 1, 1)).await?;
+    }
+    let settings = "bridge_protocol_version mqttv311\ntry_private true";
+    bridged(settings, "in", (0, 1, 1)).await?;
+    bridged(settings, "out", (1, 0, 1)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_does_not_say_so_never_loops() -> anyhow::Result<()> {
+    if skipped("bridges", &["mosquitto"])? {
+        return Ok(());
+    }
+    let settings = "bridge_protocol_version mqttv311\ntry_private false";
+    bridged(settings, "in", (0, 1, 1)).await?;
+    bridged(settings, "out", (1, 0, 1)).await?;
+    // 3.1.1 without the bridge bit cannot ask for no-local: its own messages come back to it.
+    bridged(settings, "both", (1, 1, 2)).await
+}

@@ -144,6 +144,17 @@ impl Device {
         Ok(numbers)
     }
 
+    /// Waits until every message is acknowledged.
+    ///
+    /// # Errors
+    /// Like [`Device::acknowledged`].
+    pub fn wait_for_all(&mut self) -> io::Result<()> {
+        while self.in_flight() > 0 {
+            self.acknowledged()?;
+        }
+        Ok(())
+    }
+
     /// As [`Device::acknowledged`], within a time after which there is no number and the connection
     /// stays.
     ///

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use crate::device::Device;
+use crate::quiet::show;
 use crate::wait_until;
 
 /// A device with one message under way at a time.
@@ -33,9 +34,7 @@ impl RoundTrips {
         let topic = format!("devices/{}/telemetry", self.name);
         self.device.send(self.sent, &topic, format!("{{\"n\":{}}}", self.sent).as_bytes())?;
         self.sent += 1;
-        while self.device.in_flight() > 0 {
-            self.device.acknowledged()?;
-        }
+        self.device.wait_for_all()?;
         Ok(begun.elapsed())
     }
 
@@ -44,12 +43,34 @@ impl RoundTrips {
     /// # Errors
     /// When the connection is lost.
     pub fn round_trips(&mut self, count: usize, name: &str) -> anyhow::Result<Duration> {
-        let mut times = (0..count).map(|_| self.round_trip()).collect::<anyhow::Result<Vec<_>>>()?;
-        times.sort();
-        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-        println!("{} {name}: PUBACK p50 {:?}, p99 {:?}, max {:?}", self.name, at(50), at(99), at(100));
-        Ok(at(50))
+        let times = (0..count).map(|_| self.round_trip()).collect::<anyhow::Result<_>>()?;
+        Ok(show(&format!("{} {name}", self.name), times).p50)
     }
+
+    /// Sends messages for a time; returns the time that each took.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn round_trips_for(&mut self, time: Duration) -> anyhow::Result<Vec<Duration>> {
+        let (begun, mut times) = (Instant::now(), Vec::new());
+        while begun.elapsed() < time {
+            times.push(self.round_trip()?);
+        }
+        Ok(times)
+    }
+}
+
+/// Checks that devices do not notice the trouble of others: their medians are near those of
+/// `alone`.
+///
+/// # Errors
+/// When one takes longer, or a connection is lost.
+pub fn check_beside(devices: &mut [RoundTrips], alone: &[Duration], name: &str) -> anyhow::Result<()> {
+    for (device, alone) in devices.iter_mut().zip(alone) {
+        let beside = device.round_trips(1000, name)?;
+        ensure!(beside < *alone * 5 + Duration::from_millis(20), "{beside:?}, {alone:?} alone");
+    }
+    Ok(())
 }
 
 /// A device that sends messages of 2 KB, and sends again what was not acknowledged.

@@ -45,17 +45,24 @@ impl Quiet {
     pub fn round_trip(&mut self) -> anyhow::Result<Duration> {
         let begun = Instant::now();
         let device = self.send()?;
-        while device.in_flight() > 0 {
-            device.acknowledged()?;
-        }
+        device.wait_for_all()?;
         Ok(begun.elapsed())
     }
 }
 
-/// Prints the distribution of times, and returns the 99th percentile.
-pub fn show(name: &str, mut times: Vec<Duration>) -> Duration {
+/// The middle and the end of a distribution of times.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// The median.
+    pub p50: Duration,
+    /// The 99th percentile.
+    pub p99: Duration,
+}
+
+/// Prints the distribution of times, and returns it.
+pub fn show(name: &str, mut times: Vec<Duration>) -> Times {
     times.sort();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
     println!("{name}: {} times, p50 {:?}, p99 {:?}, max {:?}", times.len(), at(50), at(99), at(100));
-    at(99)
+    Times { p50: at(50), p99: at(99) }
 }

@@ -209,9 +209,7 @@ async fn hold(environment: &[(&str, &str)], seed: u64) -> anyhow::Result<()> {
             }
         }
     }
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     let fresh = answers(&weir.channel().await?, seed).await?;
     compare(&series, &fresh)?;
     weir.stop()?;

@@ -243,9 +243,7 @@ async fn with_the_log_on_redis_a_running_process_copies_its_spill_and_a_stopped_
     for n in 0..20 {
         device.send(n, "devices/d/telemetry", format!(r#"{{"n":{n}}}"#).as_bytes())?;
     }
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     let refused = backup(&data, &copy)?;
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(!refused.status.success() && text.contains("on Redis") && text.contains("stop weir"), "{text}");
@@ -352,9 +350,7 @@ async fn a_full_disk_leaves_no_half_backup_and_no_half_restore() -> anyhow::Resu
     for n in 0..40 {
         device.send(n, "devices/d/telemetry", format!(r#"{{"n":{n},"text":"{text}"}}"#).as_bytes())?;
     }
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     let data = dir.path().join("data");
     let refused = |output: Output| {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -64,9 +64,7 @@ impl Site {
             }
             device.send(number, &topic, format!("{{\"n\":{number}}}").as_bytes())?;
         }
-        while device.in_flight() > 0 {
-            device.acknowledged()?;
-        }
+        device.wait_for_all()?;
         device.disconnect();
         Ok(())
     }

@@ -50,9 +50,7 @@ fn publish(mqtt: SocketAddr, from: u64) -> anyhow::Result<()> {
         device.send(n, "devices/d/telemetry", format!(r#"{{"n":{n},"{CANARY}":"{CANARY}"}}"#).as_bytes())?;
     }
     device.send(from + 50, "devices/d/telemetry", format!("{{ {CANARY}").as_bytes())?;
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     device.disconnect();
     Ok(())
 }

@@ -58,9 +58,7 @@ async fn publish_to_visible_is_measured_through_grpc() -> anyhow::Result<()> {
     for n in 0..100_u64 {
         let begun = Instant::now();
         device.send(n, "devices/d1/telemetry", format!(r#"{{"n":{n}}}"#).as_bytes())?;
-        while device.in_flight() > 0 {
-            device.acknowledged()?;
-        }
+        device.wait_for_all()?;
         let request = BatchGetLatestRequest {
             parent: "tenants/-".into(),
             selector: Some(SeriesSelector { devices: vec!["tenants/-/devices/d1".into()], ..Default::default() }),

@@ -22,9 +22,7 @@ fn publish(device: &mut Device, name: &str, from: u64, count: u64) -> anyhow::Re
         device.connect()?;
         device.send(n, &topic, payload.as_bytes())?;
     }
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     Ok(())
 }
 

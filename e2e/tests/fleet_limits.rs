@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use weir_e2e::device::Device;
 use weir_e2e::keyed_fleet::KeyedFleet;
+use weir_e2e::load::RoundTrips;
 use weir_e2e::quiet::show;
 use weir_e2e::services::skipped;
 use weir_e2e::site::Site;
@@ -48,25 +49,6 @@ fn flood(mut device: Device, id: &str, count: &AtomicU64, is_over: &AtomicBool) 
     }
 }
 
-struct Calm(Device, u64);
-
-impl Calm {
-    /// Sends messages one after the other for a time; returns the time that each took.
-    fn send_for(&mut self, time: Duration) -> anyhow::Result<Vec<Duration>> {
-        let (begun, mut times) = (Instant::now(), Vec::new());
-        while begun.elapsed() < time {
-            let sent = Instant::now();
-            self.0.send(self.1, "devices/calm/telemetry", format!("{{\"n\":{}}}", self.1).as_bytes())?;
-            self.1 += 1;
-            while self.0.in_flight() > 0 {
-                self.0.acknowledged()?;
-            }
-            times.push(sent.elapsed());
-        }
-        Ok(times)
-    }
-}
-
 fn device(fleet: &KeyedFleet, node: usize, tenant: &str, id: &str) -> anyhow::Result<Device> {
     let (_, password) = fleet.add_of(0, tenant, id)?;
     Ok(Device::new(id, fleet.nodes[node].mqtt).with_password(id, &password))
@@ -74,11 +56,6 @@ fn device(fleet: &KeyedFleet, node: usize, tenant: &str, id: &str) -> anyhow::Re
 
 fn usage(fleet: &KeyedFleet, node: usize) -> anyhow::Result<String> {
     fleet.cli(node, &["tenants", "usage", "flood", "--format", "csv"])
-}
-
-fn half(times: &mut [Duration]) -> anyhow::Result<Duration> {
-    times.sort();
-    times.get(times.len() / 2).copied().context("no message was sent")
 }
 
 /// Waits for a future in a thread of the runtime.
@@ -100,8 +77,8 @@ async fn a_flood_at_every_process_gets_the_limits_once_and_those_of_a_killed_one
     }
     let limits = [format!("messages_per_second={RATE}"), format!("connections={CONNECTIONS}")];
     fleet.cli(0, &["tenants", "set", "flood", "--limit", &limits[0], "--limit", &limits[1]])?;
-    let mut calm = Calm(device(&fleet, 0, "calm", "calm")?, 0);
-    let mut alone = calm.send_for(Duration::from_secs(2))?;
+    let mut calm = RoundTrips::new(device(&fleet, 0, "calm", "calm")?, "calm", 0);
+    let alone = calm.round_trips_for(Duration::from_secs(2))?;
 
     let (counts, is_over) = (Counts::default(), AtomicBool::new(false));
     let mut flooding = Vec::new();
@@ -122,16 +99,15 @@ async fn a_flood_at_every_process_gets_the_limits_once_and_those_of_a_killed_one
         }
         let checked = (|| {
             // The burst, and a few seconds until each has its part.
-            calm.send_for(Duration::from_secs(10))?;
+            calm.round_trips_for(Duration::from_secs(10))?;
             let (begun, before) = (Instant::now(), counts.of(&[0, 1, 2]));
-            let mut beside = calm.send_for(Duration::from_secs(10))?;
+            let beside = calm.round_trips_for(Duration::from_secs(10))?;
             let sum = (counts.of(&[0, 1, 2]) - before) as f64 / begun.elapsed().as_secs_f64();
             println!("the sum of all processes: {sum:.0} messages a second, {RATE} are the limit");
             ensure!(sum <= MOST as f64, "{sum} a second, {MOST} at most");
             ensure!(sum >= RATE as f64 * 0.7, "{sum} a second of {RATE}");
-            let (alone_half, beside_half) = (half(&mut alone)?, half(&mut beside)?);
-            show("another tenant alone", alone);
-            show("beside the flood", beside);
+            let alone_half = show("another tenant alone", alone).p50;
+            let beside_half = show("beside the flood", beside).p50;
             // Behind the flood each would take the time of nine messages at the limit, and more.
             let most = alone_half * 5 + Duration::from_millis(20);
             ensure!(beside_half < most, "{beside_half:?} in place of {alone_half:?}");
@@ -151,7 +127,7 @@ async fn a_flood_at_every_process_gets_the_limits_once_and_those_of_a_killed_one
             let (mut at, mut last) = (Instant::now(), counts.of(&[0, 1]));
             let mut rates = Vec::new();
             loop {
-                calm.send_for(Duration::from_secs(1))?;
+                calm.round_trips_for(Duration::from_secs(1))?;
                 let now = counts.of(&[0, 1]);
                 let rate = (now - last) as f64 / at.elapsed().as_secs_f64();
                 (at, last) = (Instant::now(), now);

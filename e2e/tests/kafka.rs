@@ -211,9 +211,7 @@ impl Fleet {
 fn publish_one(device: &mut Device, n: u64, text: &str) -> anyhow::Result<()> {
     device.connect()?;
     device.send(n, "devices/d0/telemetry", format!(r#"{{"n":{n},"text":"{text}"}}"#).as_bytes())?;
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     Ok(())
 }
 

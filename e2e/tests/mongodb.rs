@@ -127,9 +127,7 @@ async fn devices_do_not_wait_for_a_mongodb_that_is_away_at_the_start() -> anyhow
             let payload = format!(r#"{{"ts":{},"n":{n}}}"#, base + u128::from(n));
             device.send(n.into(), "devices/d1/telemetry", payload.as_bytes())?;
         }
-        while device.in_flight() > 0 {
-            device.acknowledged()?;
-        }
+        device.wait_for_all()?;
         anyhow::Ok(())
     };
     // A start that is killed, and one that is stopped by SIGTERM.

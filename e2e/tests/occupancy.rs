@@ -65,9 +65,7 @@ fn publish(lines: &[Line], mqtt: std::net::SocketAddr) -> anyhow::Result<()> {
             device.acknowledged()?;
         }
     }
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     Ok(())
 }
 

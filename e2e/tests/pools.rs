@@ -11,7 +11,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use weir_e2e::device::Device;
 use weir_e2e::keyed::{self, Keyed};
-use weir_e2e::load::{Load, RoundTrips};
+use weir_e2e::load::{Load, RoundTrips, check_beside};
 use weir_e2e::services::{Mongod, skipped};
 use weir_e2e::{checked, program, tail_of_log, wait_until};
 
@@ -133,10 +133,7 @@ async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> a
     })
     .await?;
     let waits_at = load.acknowledged.load(Ordering::SeqCst);
-    for (device, alone) in quiet.iter_mut().zip(&alone) {
-        let beside = device.round_trips(1000, "beside a full log of another pool")?;
-        ensure!(beside < *alone * 5 + Duration::from_millis(20), "{beside:?}, {alone:?} alone");
-    }
+    check_beside(&mut quiet, &alone, "beside a full log of another pool")?;
     ensure!(load.acknowledged.load(Ordering::SeqCst) == waits_at, "the device of gold waits");
     ensure!(site.metric("weir_buffer_blocked ")? == "0", "the shared log takes records");
     let ready = site.keyed.weir.get("/health/ready")?;

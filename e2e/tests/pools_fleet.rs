@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use mongodb::bson::{Document, doc};
 use weir_e2e::device::Device;
-use weir_e2e::load::{Load, RoundTrips};
+use weir_e2e::load::{Load, RoundTrips, check_beside};
 use weir_e2e::services::{Mongod, Redis, skipped};
 use weir_e2e::site::Site;
 use weir_e2e::{Weir, checked, program, wait_until};
@@ -184,10 +184,7 @@ async fn a_pool_of_a_fleet_whose_store_is_away_and_whose_logs_are_full_delays_no
     })
     .await?;
     let waits_at = load.acknowledged.load(Ordering::SeqCst);
-    for (device, alone) in quiet.iter_mut().zip(&alone) {
-        let beside = device.round_trips(1000, "beside a full log of another pool")?;
-        ensure!(beside < *alone * 5 + Duration::from_millis(20), "{beside:?}, {alone:?} alone");
-    }
+    check_beside(&mut quiet, &alone, "beside a full log of another pool")?;
     ensure!(load.acknowledged.load(Ordering::SeqCst) == waits_at, "the device of gold waits");
     ensure!(fleet.metric("weir_buffer_blocked ")? == "0", "the shared log takes records");
     let ready = fleet.nodes[0].get("/health/ready")?;

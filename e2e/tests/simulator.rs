@@ -177,9 +177,7 @@ fn readings_of_other_writers_are_unexpected_and_doubled() -> anyhow::Result<()> 
             .enumerate()
     {
         other.send(number as u64, "devices/small-1/telemetry", payload.as_bytes())?;
-        while other.in_flight() > 0 {
-            other.acknowledged()?;
-        }
+        other.wait_for_all()?;
     }
     let report = verified(&weir, &ledger, false)?;
     let counts = &report["findings"]["counts"];

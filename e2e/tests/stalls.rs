@@ -340,9 +340,7 @@ async fn one_wrong_type_among_five_thousand_is_one_letter_and_lands_after_the_ma
             device.acknowledged()?;
         }
     }
-    while device.in_flight() > 0 {
-        device.acknowledged()?;
-    }
+    device.wait_for_all()?;
     let letters = wait_until("one dead letter", WAIT, || async {
         ensure!(lag(&weir, "influxdb")? == 0 && lag(&weir, "history")? == 0, "not all is stored");
         let letters = weir.cli(&["dead-letters", "list", "--format", "json"])?;

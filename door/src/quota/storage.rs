@@ -105,16 +105,9 @@ impl Storage {
             return true;
         }
         let full_at = self.full_at.load(Ordering::Relaxed);
-        let has_room = |accepted: u64| accepted.checked_add(bytes).is_some_and(|after| after <= full_at);
-        // A large message that does not fit must not refuse small ones that do.
-        if !has_room(self.accepted.load(Ordering::Relaxed)) {
-            return false;
-        }
-        if has_room(self.accepted.fetch_add(bytes, Ordering::Relaxed)) {
-            return true;
-        }
-        self.accepted.fetch_sub(bytes, Ordering::Relaxed);
-        false
+        // A large message that does not fit refuses no small ones that do.
+        let within = |accepted: u64| accepted.checked_add(bytes).filter(|after| *after <= full_at);
+        self.accepted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
     }
 }
 

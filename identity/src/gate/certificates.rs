@@ -114,19 +114,7 @@ impl Gate {
                 };
             }
             let subject = Subject::Authority { name: credential.name().into(), rules };
-            let entry = Entry {
-                id,
-                tenant: credential.tenant.as_str().into(),
-                stamp: credential.stamp(),
-                proof: Proof::None,
-                expires: credential.expires,
-                subject,
-                authority: None,
-                meter: None,
-                ended: tokio_util::sync::CancellationToken::new(),
-                used: AtomicI64::new(now),
-                recorded: AtomicI64::new(found.last_use.unwrap_or(Nanos::MIN)),
-            };
+            let entry = Entry::of(&credential, found.last_use, (Proof::None, subject), now);
             if let Some(entry) = inner.live.insert(entry, epoch) {
                 return Ok(Some(entry));
             }

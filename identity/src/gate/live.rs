@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::certificates::Rules;
 use super::proof::Proof;
 use super::tenants::Metered;
-use crate::registry::Stamp;
+use crate::registry::{Credential, Stamp};
 use crate::{CredentialId, DeviceReach, Role};
 
 pub(super) const SHARDS: usize = 16;
@@ -60,6 +60,28 @@ pub(super) enum Subject {
 }
 
 impl Entry {
+    /// The entry of a row, with what proves it and what it identifies.
+    pub(super) fn of(
+        credential: &Credential,
+        last_use: Option<Nanos>,
+        (proof, subject): (Proof, Subject),
+        now: Nanos,
+    ) -> Self {
+        Self {
+            id: credential.id,
+            tenant: credential.tenant.as_str().into(),
+            stamp: credential.stamp(),
+            proof,
+            expires: credential.expires,
+            subject,
+            authority: None,
+            meter: None,
+            ended: CancellationToken::new(),
+            used: AtomicI64::new(now),
+            recorded: AtomicI64::new(last_use.unwrap_or(Nanos::MIN)),
+        }
+    }
+
     /// Returns its device, if it identifies one.
     pub(super) fn device(&self) -> Option<&str> {
         match &self.subject {

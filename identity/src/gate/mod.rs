@@ -34,7 +34,6 @@ use door::{GrantError, Grants};
 use model::time::SECOND;
 use model::{Clock, Nanos};
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
 
 use crate::oauth::TokenFault;
 use crate::registry::{Credential, CredentialKind, Found, INSTALLATION, Registry, Tenant, Use};
@@ -315,20 +314,8 @@ impl Gate {
             }
             _ => proof,
         };
-        let entry = Entry {
-            id: credential.id,
-            tenant: credential.tenant.as_str().into(),
-            stamp: credential.stamp(),
-            proof,
-            expires: credential.expires,
-            subject: self.subject(&credential, &principal)?,
-            authority: None,
-            meter: None,
-            ended: CancellationToken::new(),
-            used: AtomicI64::new(now),
-            recorded: AtomicI64::new(last_use.unwrap_or(Nanos::MIN)),
-        };
-        Ok((entry, ends))
+        let subject = self.subject(&credential, &principal)?;
+        Ok((Entry::of(&credential, last_use, (proof, subject), now), ends))
     }
 
     /// Reports the first pepper that is not in the file.

@@ -13,7 +13,6 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use door::Credentials;
 use model::Nanos;
 use model::time::SECOND;
-use tokio_util::sync::CancellationToken;
 
 use super::live::Entry;
 use super::proof::Proof;
@@ -156,19 +155,8 @@ impl Gate {
             return Err(Problem::Suspended { tenant: credential.tenant, principal });
         }
         let known = KnownPassword { created: credential.created, verifier, until: AtomicI64::new(now + RECENT) };
-        Ok(Entry {
-            id: credential.id,
-            tenant: credential.tenant.as_str().into(),
-            stamp: credential.stamp(),
-            proof: Proof::Password(known),
-            expires: credential.expires,
-            subject: self.subject(&credential, &principal)?,
-            authority: None,
-            meter: None,
-            ended: CancellationToken::new(),
-            used: AtomicI64::new(now),
-            recorded: AtomicI64::new(last_use.unwrap_or(Nanos::MIN)),
-        })
+        let subject = self.subject(&credential, &principal)?;
+        Ok(Entry::of(&credential, last_use, (Proof::Password(known), subject), now))
     }
 
     /// Compares a password with the kept one. Without one, the same work is done.

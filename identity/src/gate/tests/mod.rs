@@ -21,6 +21,7 @@ use std::path::Path;
 
 use door::{Credentials, Gatekeeper, Identity, Refusal, RefusalKind};
 use model::time::SECOND;
+use tokio_util::sync::CancellationToken;
 
 use super::follow::Position;
 use super::*;

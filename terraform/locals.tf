@@ -15,6 +15,8 @@ locals {
   # Files of the pods.
   folder = "/etc/weir"
 
+  drain_seconds = floor((var.termination_grace_seconds - 10) / 3)
+
   # Weir's configuration keys as environment variables: the only place with their names.
   settings = merge(
     {
@@ -24,13 +26,15 @@ locals {
       WEIR_GRPC_ADDRESS         = "0.0.0.0:50051"
       WEIR_HTTP_ADDRESS         = "0.0.0.0:8080"
       WEIR_FLEET_ADDRESS        = "0.0.0.0:50052"
-      # Flushers have names that a certificate can have; other roles do not use it.
-      WEIR_FLEET_ADVERTISE  = "$(POD_NAME).${var.name}-flusher-pods.${var.namespace}.svc:50052"
+      # Pods of ingest and flusher have names that a certificate can have; others are not called.
+      WEIR_FLEET_ADVERTISE  = "$(POD_NAME).$(POD_SERVICE).${var.namespace}.svc:50052"
       WEIR_REDIS_NODE       = "$(POD_NAME)"
       WEIR_MONGODB_DATABASE = var.database_name
-      # Until no proxy sends new connections; the rest of the grace is for the six parts that stop.
+      # Until no proxy sends new connections; a third of the rest of the grace is for moving the
+      # connections, the others are for the six parts that stop.
       WEIR_SHUTDOWN_DELAY_MS     = "10000"
-      WEIR_SHUTDOWN_TIMEOUT_SECS = tostring(floor((var.termination_grace_seconds - 10) / 6))
+      WEIR_MQTT_DRAIN_SECS       = tostring(local.drain_seconds)
+      WEIR_SHUTDOWN_TIMEOUT_SECS = tostring(floor((var.termination_grace_seconds - 10 - local.drain_seconds) / 6))
     },
     # The network policy restricts access.
     var.insecure ? { WEIR_INSECURE = "true", WEIR_MQTT_ADDRESS = "0.0.0.0:1883" } : {

@@ -82,7 +82,7 @@ module "ingest" {
   common   = local.role
   role     = "ingest"
   replicas = local.replicas["ingest"]
-  ports    = { (local.mqtt.name) = local.mqtt.port, "http" = 8080 }
+  ports    = { (local.mqtt.name) = local.mqtt.port, "grpc-fleet" = 50052, "http" = 8080 }
 
   # Readings acknowledged while Redis was unavailable are only on this volume.
   storage = { size = var.ingest.storage, class = var.ingest.storage_class }

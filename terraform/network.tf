@@ -111,16 +111,19 @@ resource "kubernetes_network_policy_v1" "in" {
   }
 }
 
-resource "kubernetes_network_policy_v1" "flusher" {
+# Calls of the processes among themselves.
+resource "kubernetes_network_policy_v1" "fleet" {
+  for_each = toset(["ingest", "flusher"])
+
   metadata {
-    name      = "${var.name}-flusher"
+    name      = "${var.name}-fleet-${each.key}"
     namespace = local.namespace
-    labels    = merge(local.labels, { "app.kubernetes.io/component" = "flusher" })
+    labels    = merge(local.labels, { "app.kubernetes.io/component" = each.key })
   }
 
   spec {
     pod_selector {
-      match_labels = merge(local.selector, { "app.kubernetes.io/component" = "flusher" })
+      match_labels = merge(local.selector, { "app.kubernetes.io/component" = each.key })
     }
     policy_types = ["Ingress"]
 

@@ -108,7 +108,7 @@ variable "tls_secret" {
 }
 
 variable "fleet_tls_secret" {
-  description = "Name of a Secret with `tls.crt`, `tls.key` and `ca.crt`, from an authority of its own, by which the processes know each other. The certificate is for `*.{name}-flusher-pods.{namespace}.svc`, for servers and clients."
+  description = "Name of a Secret with `tls.crt`, `tls.key` and `ca.crt`, from an authority of its own, by which the processes know each other. The certificate is for `*.{name}-ingest-pods.{namespace}.svc` and `*.{name}-flusher-pods.{namespace}.svc`, for servers and clients."
   type        = string
   default     = ""
 }
@@ -268,7 +268,7 @@ variable "autoscaling" {
 }
 
 variable "termination_grace_seconds" {
-  description = "Time for a pod to close its connections and for the last flush. 50,000 connections need 180 seconds."
+  description = "Time for a pod to move its connections to others, a third of it, and for the last flush. 50,000 connections need 180 seconds."
   type        = number
   default     = 180
 

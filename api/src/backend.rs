@@ -7,6 +7,7 @@ use proto::v1;
 use stores::contract::{Books, DeadLetters, Deadletter, History, LatestView, StoreError, Tail};
 use tokio::sync::watch;
 
+use crate::brokers::Brokers;
 use crate::exports::Exports;
 
 /// The data sources of the services. Cheap to clone.
@@ -28,6 +29,8 @@ pub struct Backend {
     pub replay: Arc<dyn Replay>,
     /// Lists and controls the exports.
     pub exports: Arc<dyn Exports>,
+    /// Sessions, subscriptions and retained messages of the MQTT broker.
+    pub brokers: Arc<dyn Brokers>,
     /// Status of the process.
     pub status: Arc<dyn StatusSource>,
 }

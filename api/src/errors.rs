@@ -100,6 +100,11 @@ pub(crate) fn in_use(name: &str, message: String) -> Status {
     status(Code::FailedPrecondition, "GROUP_IN_USE", message, &[("resource", name)])
 }
 
+/// FAILED_PRECONDITION: the resource is in another state than the call needs.
+pub(crate) fn failed_precondition(reason: &str, resource: &str, message: &str) -> Status {
+    status(Code::FailedPrecondition, reason, message, &[("resource", resource)])
+}
+
 /// A resource that exists already.
 pub(crate) fn exists(reason: &str, resource: &str) -> Status {
     status(Code::AlreadyExists, reason, format!("`{resource}` exists already"), &[("resource", resource)])

@@ -8,7 +8,8 @@ use prost::Message;
 use proto::v1::{
     BatchGetLatestRequest, ListApiKeysRequest, ListAuditEventsRequest, ListAuthoritiesRequest, ListDeadLettersRequest,
     ListDeviceCredentialsRequest, ListDevicesRequest, ListGroupMembersRequest, ListGroupsRequest, ListIssuersRequest,
-    ListReadingsRequest, ListRoleBindingsRequest, ListTenantsRequest, QueryAggregatesRequest, QueryGapsRequest,
+    ListReadingsRequest, ListRetainedMessagesRequest, ListRoleBindingsRequest, ListSessionsRequest,
+    ListSubscriptionsRequest, ListTenantsRequest, QueryAggregatesRequest, QueryGapsRequest,
 };
 use tonic::Status;
 
@@ -60,7 +61,10 @@ paged! {
     ListGroupsRequest, String, 100, 1_000;
     ListIssuersRequest, CredentialId, 100, 1_000;
     ListReadingsRequest, Position, 1_000, 10_000;
+    ListRetainedMessagesRequest, String, 100, 1_000;
     ListRoleBindingsRequest, CredentialId, 100, 1_000;
+    ListSessionsRequest, (String, String), 100, 1_000;
+    ListSubscriptionsRequest, (String, String, String), 100, 1_000;
     ListTenantsRequest, String, 100, 1_000;
     QueryAggregatesRequest, BucketPosition, 1_000, 10_000;
     QueryGapsRequest, (String, i64), 1_000, 10_000;

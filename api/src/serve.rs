@@ -5,6 +5,7 @@ use std::time::Duration;
 use proto::v1::access_service_server::AccessServiceServer;
 use proto::v1::audit_service_server::AuditServiceServer;
 use proto::v1::authority_service_server::AuthorityServiceServer;
+use proto::v1::broker_service_server::BrokerServiceServer;
 use proto::v1::dead_letter_service_server::DeadLetterServiceServer;
 use proto::v1::device_service_server::DeviceServiceServer;
 use proto::v1::export_service_server::ExportServiceServer;
@@ -26,8 +27,8 @@ use crate::browsers::BrowsersLayer;
 use crate::calls::CallsLayer;
 use crate::metrics::Metrics;
 use crate::services::{
-    AccessApi, AuditApi, AuthorityApi, DeadLetterApi, DeviceApi, ExportApi, GroupApi, IssuerApi, OperationsApi, Shared,
-    TelemetryApi, TenantApi,
+    AccessApi, AuditApi, AuthorityApi, BrokerApi, DeadLetterApi, DeviceApi, ExportApi, GroupApi, IssuerApi,
+    OperationsApi, Shared, TelemetryApi, TenantApi,
 };
 use crate::{Backend, Config, health};
 
@@ -73,6 +74,7 @@ pub async fn serve(
     reporter.set_serving::<DeviceServiceServer<DeviceApi>>().await;
     reporter.set_serving::<TelemetryServiceServer<TelemetryApi>>().await;
     reporter.set_serving::<DeadLetterServiceServer<DeadLetterApi>>().await;
+    reporter.set_serving::<BrokerServiceServer<BrokerApi>>().await;
     reporter.set_serving::<ExportServiceServer<ExportApi>>().await;
     reporter.set_serving::<OperationsServiceServer<OperationsApi>>().await;
     reporter.set_serving::<AccessServiceServer<AccessApi>>().await;
@@ -118,6 +120,7 @@ pub async fn serve(
         .add_service(tuned!(DeviceServiceServer, DeviceApi))
         .add_service(tuned!(TelemetryServiceServer, TelemetryApi))
         .add_service(tuned!(DeadLetterServiceServer, DeadLetterApi))
+        .add_service(tuned!(BrokerServiceServer, BrokerApi))
         .add_service(tuned!(ExportServiceServer, ExportApi))
         .add_service(tuned!(OperationsServiceServer, OperationsApi))
         .add_service(tuned!(AccessServiceServer, AccessApi))

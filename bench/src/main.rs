@@ -5,11 +5,16 @@
 //! Hands on: printed tables.
 //! Never: asserts a figure.
 
+mod balancer;
+mod client;
+mod disturb;
+mod fanout;
 mod flood;
 mod front_door;
 mod null_broker;
 mod process;
 mod reconnect;
+mod rolling;
 mod site;
 
 use clap::{Parser, Subcommand};
@@ -31,9 +36,20 @@ enum Command {
     /// all devices are back, CPU time and memory of a connection, with each kind of credential.
     /// Fails when a reading was lost or doubled.
     Reconnect(reconnect::Options),
+    /// Restart three nodes of a fleet one after the other while devices publish: time until all
+    /// devices are back, PUBACKs meanwhile. Fails when a reading was lost or doubled.
+    Rolling(rolling::Options),
+    /// Run a TCP load balancer over the nodes that are ready.
+    Balancer(balancer::Options),
     /// Let one of many tenants flood Weir, with a limit and without: PUBACKs, calls and lag of the
     /// others.
     Flood(flood::Options),
+    /// Compare Weir with another broker: one publisher and many subscribers, many publishers and
+    /// one subscriber.
+    Fanout(fanout::Options),
+    /// Measure the latency of a publisher and a subscriber beside clients that do not read, read
+    /// slowly, or leave packets unfinished, and the memory of Weir.
+    Disturb(disturb::Options),
     /// Run a server that only answers PUBLISH with PUBACK: the lower bound of ingestion.
     NullBroker {
         /// Address to listen on.
@@ -46,7 +62,11 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::FrontDoor(options) => front_door::run(&options),
         Command::Reconnect(options) => reconnect::run(&options),
+        Command::Rolling(options) => rolling::run(&options),
+        Command::Balancer(options) => balancer::run(options),
         Command::Flood(options) => flood::run(&options),
+        Command::Fanout(options) => fanout::run(&options),
+        Command::Disturb(options) => disturb::run(&options),
         Command::NullBroker { listen } => null_broker::run(listen),
     }
 }

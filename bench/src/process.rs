@@ -61,6 +61,11 @@ pub(crate) fn addresses(weir: &mut Guarded, file: &Path, log: &Path, patience: D
 
 /// Starts `weir run` on free ports with its data under `dir`.
 pub(crate) fn weir(dir: &Path) -> anyhow::Result<Running> {
+    weir_with(dir, &[])
+}
+
+/// Like [`weir`], with environment variables.
+pub(crate) fn weir_with(dir: &Path, environment: &[(&str, String)]) -> anyhow::Result<Running> {
     let begun = Instant::now();
     let file = dir.join("addresses.json");
     // A file of an earlier start on the same data.
@@ -70,6 +75,7 @@ pub(crate) fn weir(dir: &Path) -> anyhow::Result<Running> {
     let child = Command::new(program("weir")?)
         .args(["run", "--mqtt", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
         .arg(dir)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -35,6 +35,10 @@ pub struct Config {
     /// turn, as long as `connect_timeout_ms`, and are then refused. 0 is no limit: devices may
     /// share an address.
     pub address_connects_per_second: u32,
+    /// Connections that all addresses together may open in a second; more of them wait for their
+    /// turn, unread, as long as `connect_timeout_ms`, and are then refused. As many may come at
+    /// once. 0 is no limit.
+    pub connects_per_second: u32,
     /// Longest keep-alive, in seconds; 0 leaves it to the client.
     pub max_keep_alive_secs: u16,
     /// Longest time that a session is kept after its connection ends, in seconds.
@@ -63,6 +67,17 @@ pub struct Config {
     pub queue_full: QueueFull,
     /// Maximum number of retained messages.
     pub max_retained_messages: usize,
+    /// Time over which the connections are closed at a stop of a process of a fleet, in seconds:
+    /// their clients find other processes meanwhile. 0 closes all at once, as the stop of a process
+    /// alone does.
+    pub drain_secs: u32,
+    /// Connections that a draining process closes in a second, as many as the others can take. A
+    /// stop closes more when `drain_secs` would not be enough.
+    pub drain_connections_per_second: u32,
+    /// Where MQTT 5 clients are referred to when their connection is closed for a stop or by `weir
+    /// drain`, as "mqtt2.example.com:8883", several separated by blanks. Empty: they connect again
+    /// where they did, which is right behind a load balancer.
+    pub server_reference: String,
     /// Time for connections to receive their last acknowledgements at a stop, in milliseconds.
     pub drain_timeout_ms: u64,
     /// Memory for packets that arrive, retained messages, sessions and their messages, in bytes;
@@ -83,6 +98,7 @@ impl Default for Config {
             packet_timeout_ms: 30_000,
             connect_timeout_ms: 10_000,
             address_connects_per_second: 0,
+            connects_per_second: 5_000,
             max_keep_alive_secs: 0,
             max_session_expiry_secs: 7 * 24 * 3600,
             v3_session_expiry_secs: 24 * 3600,
@@ -95,6 +111,9 @@ impl Default for Config {
             max_queued_bytes: 64 << 20,
             queue_full: QueueFull::default(),
             max_retained_messages: 100_000,
+            drain_secs: 30,
+            drain_connections_per_second: 500,
+            server_reference: String::new(),
             drain_timeout_ms: 10_000,
             memory_bytes: 2 << 30,
             node: String::new(),

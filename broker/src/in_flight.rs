@@ -11,20 +11,33 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::durable::Duty;
 use crate::queue::Queued;
+
+/// Maximum number of messages that are in flight to a client.
+pub(crate) const MAX_IN_FLIGHT: usize = 1024;
 
 /// Messages of QoS 1 and 2 in flight to one client.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     /// Messages that the client has not acknowledged, in the order of their first PUBLISH.
     messages: VecDeque<(u16, Queued)>,
-    /// Packet ids of messages that the client has, in the order of its PUBRECs.
-    releases: VecDeque<u16>,
+    /// Messages that the client has, in the order of its PUBRECs.
+    releases: VecDeque<Release>,
     last_id: u16,
     /// Messages at the front that the present connection has sent.
     sent: usize,
     /// Packet ids at the front that the present connection has released.
     released: usize,
+}
+
+/// A message that the client has, until PUBCOMP.
+#[derive(Debug)]
+pub(crate) struct Release {
+    packet_id: u16,
+    duty: Option<Duty>,
+    /// That the client has it is durable.
+    is_stored: bool,
 }
 
 /// The answer to a PUBREC.
@@ -42,6 +55,11 @@ impl InFlight {
     /// True when nothing is in flight.
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty() && self.releases.is_empty()
+    }
+
+    /// Number of messages whose delivery is not over.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len() + self.releases.len()
     }
 
     /// True when the client may not have a message for which `is` is true.
@@ -75,11 +93,19 @@ impl InFlight {
         self.sent + self.releases.len() < most
     }
 
-    /// Returns the next packet id that the present connection has to release again.
-    pub(crate) fn next_release(&mut self) -> Option<u16> {
-        let id = self.releases.get(self.released).copied()?;
+    /// Returns the next packet id that the present connection has to release again, and whether it
+    /// is durable that the client has the message.
+    pub(crate) fn next_release(&mut self) -> Option<(u16, bool)> {
+        let release = self.releases.get(self.released)?;
         self.released += 1;
-        Some(id)
+        Some((release.packet_id, release.is_stored))
+    }
+
+    /// Notes that it is durable that the client has a message.
+    pub(crate) fn note_stored(&mut self, packet_id: u16) {
+        if let Some(at) = self.release_of(packet_id) {
+            self.releases[at].is_stored = true;
+        }
     }
 
     /// Returns the next message that the present connection has to send again.
@@ -101,11 +127,31 @@ impl InFlight {
     pub(crate) fn next_id(&mut self) -> u16 {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
-            let is_used = self.messages.iter().any(|(id, _)| *id == self.last_id);
-            if !is_used && !self.releases.contains(&self.last_id) {
+            if !self.uses(self.last_id) {
                 return self.last_id;
             }
         }
+    }
+
+    /// True while an exchange under this packet id has not ended.
+    pub(crate) fn uses(&self, packet_id: u16) -> bool {
+        self.position(packet_id).is_some() || self.release_of(packet_id).is_some()
+    }
+
+    /// The numbers of the messages that the client has, in a session that outlasts the process.
+    pub(crate) fn released_numbers(&self) -> Vec<u64> {
+        self.releases.iter().filter_map(|release| Some(release.duty.as_ref()?.number)).collect()
+    }
+
+    /// Adds a message of an earlier start that the client has.
+    pub(crate) fn restore_release(&mut self, duty: Duty) {
+        let packet_id = duty.packet_id();
+        self.releases.push_back(Release { packet_id, duty: Some(duty), is_stored: true });
+    }
+
+    /// Adds a message that was sent in an earlier start.
+    pub(crate) fn restore(&mut self, packet_id: u16, queued: Queued) {
+        self.messages.push_back((packet_id, queued));
     }
 
     /// Adds a message that was sent for the first time, after all others were sent again.
@@ -124,16 +170,16 @@ impl InFlight {
     /// Handles PUBREC, which refuses a message at QoS 2 when it has `failed`.
     pub(crate) fn record(&mut self, packet_id: u16, failed: bool) -> Recorded {
         if let Some(at) = self.position(packet_id).filter(|at| self.messages[*at].1.qos == 2) {
-            self.remove(at);
+            let duty = self.remove(at).and_then(|queued| queued.duty);
             if failed {
                 return Recorded::Refused;
             }
             // Behind those that the present connection has released.
-            self.releases.insert(self.released, packet_id);
+            self.releases.insert(self.released, Release { packet_id, duty, is_stored: false });
             self.released += 1;
             return Recorded::Release;
         }
-        match (self.releases.contains(&packet_id), failed) {
+        match (self.release_of(packet_id).is_some(), failed) {
             (_, true) => {
                 self.complete(packet_id);
                 Recorded::Refused
@@ -145,7 +191,7 @@ impl InFlight {
 
     /// Handles PUBCOMP, which ends a message at QoS 2.
     pub(crate) fn complete(&mut self, packet_id: u16) {
-        if let Some(at) = self.releases.iter().position(|id| *id == packet_id) {
+        if let Some(at) = self.release_of(packet_id) {
             self.releases.remove(at);
             self.released -= usize::from(at < self.released);
         }
@@ -157,9 +203,13 @@ impl InFlight {
         self.messages.iter().position(|(id, _)| *id == packet_id)
     }
 
-    fn remove(&mut self, at: usize) {
-        self.messages.remove(at);
+    fn release_of(&self, packet_id: u16) -> Option<usize> {
+        self.releases.iter().position(|release| release.packet_id == packet_id)
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Queued> {
         self.sent -= usize::from(at < self.sent);
+        self.messages.remove(at).map(|(_, queued)| queued)
     }
 }
 
@@ -170,7 +220,7 @@ mod tests {
 
     fn queued(qos: u8) -> Queued {
         let message = Arc::new(Message::new("n", b"x", qos, false, &[]));
-        Queued { message, qos, retain: false, subscription_ids: Vec::new(), share: None, takers: 1, charge: None }
+        Queued::new(message, qos)
     }
 
     fn begin(in_flight: &mut InFlight, qos: u8) -> u16 {
@@ -215,6 +265,6 @@ mod tests {
         }
         assert_eq!(rest, [ids[1], ids[3]]);
         in_flight.reconnect();
-        assert_eq!((in_flight.next_release(), in_flight.next_release()), (Some(ids[2]), None));
+        assert_eq!((in_flight.next_release(), in_flight.next_release()), (Some((ids[2], false)), None));
     }
 }

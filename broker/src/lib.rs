@@ -3,7 +3,8 @@
 //! Receives: connections of MQTT 3.1, 3.1.1 and 5 clients over TCP, TLS, WebSocket and Unix
 //! sockets; a [`door::Inbox`] for the messages that they publish.
 //! Promises: PUBACKs leave a connection in receipt order, each only after its message is durable.
-//! Hands on: every PUBLISH to the inbox; messages to the subscribers of the same tenant.
+//! Hands on: every PUBLISH to the inbox; messages to the subscribers of the same tenant; pages of
+//! what it holds to an operator.
 //! Never: knows a reading, or the log behind the inbox; acknowledges telemetry from memory.
 
 mod arrivals;
@@ -11,8 +12,12 @@ mod arrivals;
 mod codec;
 mod config;
 mod connection;
+mod drain;
+mod durable;
 mod heavy;
 mod in_flight;
+mod internal;
+mod link;
 mod listener;
 mod memory;
 mod message;
@@ -29,6 +34,8 @@ mod takeovers;
 mod tenant;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
 mod trie;
+mod unread;
+mod view;
 mod websocket;
 mod will;
 
@@ -45,7 +52,7 @@ pub mod fuzzing {
 }
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -53,18 +60,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{Config, QueueFull};
+pub use drain::{DrainError, DrainReport};
 pub use listener::{Listener, ListenerReport, Listeners, Ports, Settings, Socket, beyond, bind, bind_unix};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
 pub use takeovers::{Takeover, Takeovers};
+pub use view::{
+    Cleared, ConnectionReport, Disconnected, Page, RetainedPayload, RetainedReport, SessionQuery, SessionReport,
+    SubscriptionQuery, SubscriptionReport,
+};
 pub use websocket::Origins;
 
 use door::{Gatekeeper, Inbox, OneTenant};
+use drain::Drain;
 use listener::{PATIENCE, Pace, Room};
 use memory::Memory;
 use sys::Sys;
 use tenant::Tenants;
 use tls::Strangers;
+use unread::Unread;
 
 /// The broker: the state that all connections share.
 pub struct Broker<I: Inbox> {
@@ -79,9 +93,22 @@ pub struct Broker<I: Inbox> {
     room: Room,
     /// The rate at which addresses connect.
     connect_pace: Pace,
+    /// The rate at which all addresses together connect.
+    all_connects: Pace,
+    drain: Drain,
+    /// Connections of clients inside of this process.
+    attached: AtomicUsize,
     /// Clients that are not admitted yet and hold memory of `memory.connects`.
     waiting: Strangers<()>,
     last_number: AtomicU64,
+    /// Changes of sessions that outlast the process.
+    journal: Arc<durable::Journal>,
+    /// Id of the last such session.
+    last_session: AtomicU64,
+    /// Id of the last message for such sessions.
+    last_message: AtomicU64,
+    /// The sessions of earlier starts are known.
+    unread: Unread,
     /// Time of the start, in nanoseconds: no two starts of a node have the same.
     started: u64,
     /// Will messages of earlier starts.
@@ -113,17 +140,17 @@ impl<I: Inbox> Broker<I> {
         let tenants = Tenants::awaiting(config.max_retained_messages, &memory);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let started = now.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        let mut earlier = Vec::new();
-        if let Some(messages) = retained {
-            let (messages, wills) = pending_wills::split(messages, &config.node, started);
-            tenants.restore(messages, true);
-            earlier = wills;
-        }
+        let journal = durable::Journal::new(&config.node);
         let room = Room::new(config.max_connections);
         let connect_pace = Pace::new(config.address_connects_per_second);
-        Arc::new(Self {
+        let all_connects = Pace::new(config.connects_per_second);
+        let broker = Self {
             started,
-            earlier: Mutex::new(earlier),
+            earlier: Mutex::default(),
+            journal,
+            last_session: AtomicU64::new(started),
+            last_message: AtomicU64::new(started),
+            unread: Unread::default(),
             config,
             inbox,
             metrics,
@@ -133,13 +160,21 @@ impl<I: Inbox> Broker<I> {
             arrivals: Arc::default(),
             room,
             connect_pace,
+            all_connects,
+            drain: Drain::default(),
+            attached: AtomicUsize::new(0),
             waiting: Strangers::new(PATIENCE),
             last_number: AtomicU64::new(0),
             sys: Sys::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             abandon: CancellationToken::new(),
-        })
+        };
+        if let Some(messages) = retained {
+            let wills = broker.restore_state(messages, true);
+            *broker.earlier.lock() = wills;
+        }
+        Arc::new(broker)
     }
 
     /// Adds the retained messages of earlier starts that were not available at this one. Topics
@@ -155,9 +190,20 @@ impl<I: Inbox> Broker<I> {
     }
 
     async fn restore_these(self: &Arc<Self>, messages: Vec<RetainedMessage>, is_last: bool) {
+        let wills = self.restore_state(messages, is_last);
+        self.settle_earlier(wills).await;
+    }
+
+    /// Restores retained messages and sessions. Returns the will messages of earlier starts.
+    fn restore_state(&self, messages: Vec<RetainedMessage>, is_last: bool) -> Vec<pending_wills::Earlier> {
+        let (messages, sessions) = durable::sort(messages, &self.journal.keys);
         let (messages, wills) = pending_wills::split(messages, &self.config.node, self.started);
         self.tenants.restore(messages, is_last);
-        self.settle_earlier(wills).await;
+        self.restore_sessions(sessions);
+        if is_last {
+            self.unread.end();
+        }
+        wills
     }
 
     /// Forgets a tenant whose credentials are no longer valid: its retained messages, its sessions

@@ -35,6 +35,8 @@ pub(crate) struct Message {
     /// QoS it was published with.
     pub(crate) qos: u8,
     pub(crate) retain: bool,
+    /// Time of its publication, for one that is retained; 0 otherwise.
+    pub(crate) at: Nanos,
     /// MQTT 5 properties as sent.
     pub(crate) properties: Box<[u8]>,
     /// Not sent after this.
@@ -66,6 +68,7 @@ impl Message {
             payload: payload.into(),
             qos,
             retain,
+            at: if retain { model::clock::now() } else { 0 },
             properties: own.into(),
             expires,
             _memory: None,
@@ -74,6 +77,7 @@ impl Message {
 
     /// Counts the expiry of a message that was published before this start from its publication.
     pub(crate) fn published(mut self, at: Nanos, now: Nanos) -> Self {
+        self.at = at;
         // A clock that went back makes no message last longer than it may.
         let age = Duration::from_nanos(u64::try_from(now.saturating_sub(at)).unwrap_or(0));
         // One that expired before the machine started has no time that can be named: it expires

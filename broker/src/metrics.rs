@@ -55,8 +55,10 @@ pub struct Metrics {
     /// Connections accepted.
     pub connects: Counter,
     disconnects: ByReason,
-    /// Connections that waited because their address connects often.
+    /// Connections that waited because their address connects often, or all clients together do.
     pub connects_paced: Counter,
+    /// 1 while connections are closed so that their clients connect to other processes.
+    pub draining: Gauge,
     /// The listeners that are open.
     pub listeners: Listeners,
     /// Connections that could not be accepted.
@@ -73,8 +75,15 @@ pub struct Metrics {
     pub sent: Counter,
     /// Packets from clients after CONNECT.
     pub packets: Counter,
-    /// Messages sent to subscribers.
-    pub delivered: Counter,
+    /// Packets sent other than PUBLISH, PUBACK and PUBREC.
+    pub replies: Counter,
+    delivered: Family<[(&'static str, &'static str); 1], Counter>,
+    /// The counters of `delivered` by QoS.
+    delivered_by_qos: [Counter; 3],
+    /// Time from queueing a message for a connected subscriber until it is written; sampled.
+    pub delivery_time: Histogram,
+    /// Time from accepting a connection until its session is taken up.
+    pub connect_time: Histogram,
     /// Bytes of topics that aliases stood for in messages to subscribers.
     pub alias_saved: Counter,
     dropped: ByReason,
@@ -82,10 +91,14 @@ pub struct Metrics {
     limited: ByReason,
     /// Sessions, connected or not.
     pub sessions: Gauge,
+    /// Sessions that ended because their clients stayed away for too long.
+    pub sessions_expired: Counter,
     /// Sessions that end with their connection, because the maximum number is reached.
     pub sessions_not_kept: Counter,
     /// Subscriptions.
     pub subscriptions: Gauge,
+    /// Shared subscriptions among them.
+    pub shared_subscriptions: Gauge,
     /// Retained messages.
     pub retained: Gauge,
     /// Bytes of subscriptions, and of messages that wait for subscribers.
@@ -106,12 +119,15 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let messages = Family::<Kind, Counter>::default();
+        let delivered = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        let delivered_by_qos = QOS.map(|qos| delivered.get_or_create_owned(&[("qos", qos)]));
         let by_kind = QOS.map(|qos| VERDICTS.map(|verdict| messages.get_or_create_owned(&Kind { qos, verdict })));
         Self {
             connections: Gauge::default(),
             connects: Counter::default(),
             disconnects: ByReason::default(),
             connects_paced: Counter::default(),
+            draining: Gauge::default(),
             listeners: Listeners::default(),
             accept_errors: Counter::default(),
             publishes: Counter::default(),
@@ -121,14 +137,21 @@ impl Default for Metrics {
             received: Counter::default(),
             sent: Counter::default(),
             packets: Counter::default(),
-            delivered: Counter::default(),
+            replies: Counter::default(),
+            delivered,
+            delivered_by_qos,
+            // 0.25 ms to 8 s.
+            delivery_time: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
+            connect_time: Histogram::new(exponential_buckets(0.000_25, 2.0, 16)),
             alias_saved: Counter::default(),
             dropped: ByReason::default(),
             denied: Family::default(),
             limited: ByReason::default(),
             sessions: Gauge::default(),
+            sessions_expired: Counter::default(),
             sessions_not_kept: Counter::default(),
             subscriptions: Gauge::default(),
+            shared_subscriptions: Gauge::default(),
             retained: Gauge::default(),
             session_bytes: Gauge::default(),
             retained_bytes: Gauge::default(),
@@ -151,6 +174,21 @@ impl Metrics {
             Verdict::OverQuota(_) => 4,
         };
         self.by_kind[usize::from(qos.min(2))][verdict].inc();
+    }
+
+    /// Counts a message that was sent to a subscriber with this QoS.
+    pub(crate) fn count_delivered(&self, qos: u8) {
+        self.delivered_by_qos[usize::from(qos.min(2))].inc();
+    }
+
+    /// Returns the number of messages sent to subscribers.
+    pub fn delivered(&self) -> u64 {
+        self.delivered_by_qos.iter().map(Counter::get).sum()
+    }
+
+    /// Returns the number of packets of all types sent.
+    pub(crate) fn packets_sent(&self) -> u64 {
+        self.delivered() + self.acknowledgements.get() + self.replies.get()
     }
 
     /// Returns the counter of connections closed for a reason, of a bounded set.
@@ -188,9 +226,11 @@ impl Metrics {
         r.register("connects", "Connections accepted", self.connects.clone());
         r.register(
             "connects_paced",
-            "Connections that waited because their address connects often",
+            "Connections that waited because their address connects often, or all clients together do",
             self.connects_paced.clone(),
         );
+        let drains = "1 while connections are closed in slices, so that their clients connect to other processes";
+        r.register("draining", drains, self.draining.clone());
         self.listeners.register(r);
         r.register("disconnects", "Connections closed, by reason", self.disconnects.clone());
         r.register("accept_errors", "Connections that could not be accepted", self.accept_errors.clone());
@@ -208,7 +248,20 @@ impl Metrics {
         r.register("packets", "Packets from clients after CONNECT", self.packets.clone());
         let saved = "Bytes of topics that aliases stood for in messages to subscribers";
         r.register_with_unit("alias_saved", saved, Unit::Bytes, self.alias_saved.clone());
-        r.register("delivered", "Messages sent to subscribers", self.delivered.clone());
+        r.register("replies", "Packets sent other than PUBLISH, PUBACK and PUBREC", self.replies.clone());
+        r.register("delivered", "Messages sent to subscribers, by QoS", self.delivered.clone());
+        r.register_with_unit(
+            "delivery",
+            "Time from queueing a message for a connected subscriber until it is written, sampled",
+            Unit::Seconds,
+            self.delivery_time.clone(),
+        );
+        r.register_with_unit(
+            "connect",
+            "Time from accepting a connection until its session is taken up",
+            Unit::Seconds,
+            self.connect_time.clone(),
+        );
         r.register("dropped", "Messages dropped on the way to a subscriber, by reason", self.dropped.clone());
         r.register("denied", "What clients were denied, by action and reason", self.denied.clone());
         r.register(
@@ -217,6 +270,11 @@ impl Metrics {
             self.limited.clone(),
         );
         r.register("sessions", "Sessions, connected or not", self.sessions.clone());
+        r.register(
+            "sessions_expired",
+            "Sessions that ended because their clients stayed away for too long",
+            self.sessions_expired.clone(),
+        );
         r.register(
             "sessions_not_kept",
             "Sessions that end with their connection, because the maximum number is reached",
@@ -228,6 +286,8 @@ impl Metrics {
             self.takeovers_paced.clone(),
         );
         r.register("subscriptions", "Subscriptions", self.subscriptions.clone());
+        let shared = "Shared subscriptions among the subscriptions";
+        r.register("shared_subscriptions", shared, self.shared_subscriptions.clone());
         r.register("retained", "Retained messages", self.retained.clone());
         let held = "Bytes of subscriptions and of messages that wait for subscribers";
         r.register_with_unit("session", held, Unit::Bytes, self.session_bytes.clone());

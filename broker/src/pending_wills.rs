@@ -4,7 +4,8 @@
 //! messages, under a topic of Weir's own that no client can set. It is cleared in the step that
 //! publishes it, or when it is no longer due. A will message that is still there at a start belongs
 //! to a connection that ended with an earlier one: it is published before connections are accepted,
-//! so that it comes before everything that its client sends now.
+//! so that it comes before everything that its client sends now. Only a delayed one of a session
+//! that has lasted waits for its delay, in which the client may come back.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -150,8 +151,17 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
-    async fn settle_one(&self, last: Earlier) {
+    async fn settle_one(self: &Arc<Self>, last: Earlier) {
         let tenant = self.tenants.get(&last.sender.tenant);
+        // A session that has lasted waits for its client once more.
+        let session = tenant.sessions.get(&last.sender.client).filter(|_| last.will.delay_secs > 0);
+        if let Some(session) = session {
+            let mut state = session.state();
+            if state.link.is_none() && state.will.is_none() {
+                self.publish_after_delay(&mut state, last, &tenant);
+                return;
+            }
+        }
         // With retained messages that came late, the client may be back.
         let stored = if self.is_connected(&tenant, &last.sender.client) {
             let mut intake = self.inbox.open(&last.sender);

@@ -4,17 +4,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use model::{Budget, Held};
+use model::{Budget, Held, Nanos};
 
 use crate::config::QueueFull;
+use crate::durable::Duty;
 use crate::heavy::{Heavy, Registration};
 use crate::message::Message;
 use crate::session::Session;
 
 /// Bytes of a place in a queue, without the message, which several queues may share.
-const PLACE_BYTES: usize = 128;
+const PLACE_BYTES: usize = 160;
 /// Places of an empty queue whose memory is kept.
 const KEPT_PLACES: usize = 64;
+/// One in this many messages of a queue is timed.
+const TIMED: u64 = 16;
 /// One in this many messages goes when memory is short and messages are dropped by choice.
 const PART: usize = 4;
 
@@ -29,8 +32,18 @@ pub(crate) struct Queued {
     pub(crate) share: Option<Arc<str>>,
     /// Number of queues that the message was put into, for its part in the memory of each.
     pub(crate) takers: u32,
+    /// Present in a session that outlasts the process, at QoS 1 and 2.
+    pub(crate) duty: Option<Duty>,
     /// Present once it was queued.
     pub(crate) charge: Option<Charge>,
+}
+
+impl Queued {
+    /// A message that is in no queue yet.
+    pub(crate) fn new(message: Arc<Message>, qos: u8) -> Self {
+        let (subscription_ids, share, duty, charge) = Default::default();
+        Self { message, qos, retain: false, subscription_ids, share, takers: 1, duty, charge }
+    }
 }
 
 /// The memory of a message in a queue or in flight. Returned when it is dropped.
@@ -39,6 +52,15 @@ pub(crate) struct Charge {
     _place: Held,
     account: Arc<AtomicUsize>,
     bytes: usize,
+    /// Time at which it was queued, for one message in [`TIMED`]; 0 for the others.
+    since: Nanos,
+}
+
+impl Queued {
+    /// Time at which it was queued, if it is among those that are timed.
+    pub(crate) fn timed(&self) -> Option<Nanos> {
+        self.charge.as_ref().map(|charge| charge.since).filter(|since| *since > 0)
+    }
 }
 
 impl Drop for Charge {
@@ -116,6 +138,11 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes of topics, payloads and properties.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Messages of QoS 1 and 2.
@@ -197,9 +224,10 @@ impl Queue {
         };
         let cost = PLACE_BYTES + bytes / queued.takers.max(1) as usize;
         self.account.fetch_add(cost, Ordering::Relaxed);
-        queued.charge = Some(Charge { _place: place, account: Arc::clone(&self.account), bytes: cost });
-        self.bytes += bytes;
         self.last += 1;
+        let since = if self.last.is_multiple_of(TIMED) { model::clock::now() } else { 0 };
+        queued.charge = Some(Charge { _place: place, account: Arc::clone(&self.account), bytes: cost, since });
+        self.bytes += bytes;
         let list = if is_qos0 { &mut self.qos0 } else { &mut self.others };
         list.push_back((self.last, queued));
         (dropped, None)
@@ -286,7 +314,7 @@ mod tests {
 
     fn queued(qos: u8, n: u8) -> Queued {
         let message = Arc::new(Message::new("t", &[n; 10], qos, false, &[]));
-        Queued { message, qos, retain: false, subscription_ids: Vec::new(), share: None, takers: 1, charge: None }
+        Queued::new(message, qos)
     }
 
     fn queue() -> (Queue, Budget) {

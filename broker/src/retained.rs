@@ -167,6 +167,11 @@ impl Retained {
         self.refusal(topic).is_none()
     }
 
+    /// Returns the message of a topic.
+    pub(crate) fn get(&self, topic: &str) -> Option<Arc<Message>> {
+        self.held.lock().by_topic.get(topic).map(Arc::clone)
+    }
+
     /// True when a topic has a message.
     pub(crate) fn holds(&self, topic: &str) -> bool {
         self.held.lock().by_topic.contains_key(topic)

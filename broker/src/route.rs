@@ -1,9 +1,14 @@
 //! From a message to its subscribers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashSet;
 
 use crate::Broker;
 use crate::config::QueueFull;
+use crate::durable::{Duty, MessageRecord, Put, TakerRecord};
 use crate::message::Message;
 use crate::pending_wills;
 use crate::queue::{Bounds, Dropped, Queued};
@@ -11,18 +16,64 @@ use crate::retained::Walk;
 use crate::session::{Push, Session};
 use crate::tenant::Tenant;
 use crate::trie::Entry;
-use door::Inbox;
 use door::quota::DeviceMeter;
+use door::{Inbox, Intake, Retained};
 
 /// Queues that give way for one message.
 const GIVE_WAY: usize = 32;
+/// Sessions in one record of a message.
+const MOST_TAKERS: usize = 1000;
 
 /// A subscriber of a message.
-struct Taker {
+#[derive(Debug)]
+pub(crate) struct Taker {
     session: Arc<Session>,
-    queued: Queued,
+    qos: u8,
+    retain: bool,
+    subscription_ids: Vec<u32>,
+    /// Filter of the shared subscription that it was chosen for.
+    share: Option<Arc<str>>,
     /// It is the member of a shared subscription without one that is connected.
     is_holder: bool,
+    duty: Option<Duty>,
+}
+
+impl Taker {
+    /// A subscriber of one subscription.
+    fn of(entry: &Entry<Arc<Session>>, qos: u8, retain: bool) -> Self {
+        Self {
+            session: Arc::clone(&entry.subscriber),
+            qos: qos.min(entry.options.qos),
+            retain: retain && entry.options.retain_as_published,
+            subscription_ids: entry.id.into_iter().collect(),
+            share: None,
+            is_holder: false,
+            duty: None,
+        }
+    }
+
+    /// The subscriber of a retained message, for a new subscription.
+    pub(crate) fn walking(session: &Arc<Session>, message: &Message, walk: &Walk) -> Self {
+        let subscription_ids = walk.id.into_iter().collect();
+        Self::alone(session, message.qos.min(walk.options.qos), true, subscription_ids)
+    }
+
+    /// A session that gets a message without regard to its subscriptions.
+    pub(crate) fn alone(session: &Arc<Session>, qos: u8, retain: bool, subscription_ids: Vec<u32>) -> Self {
+        let (share, duty) = (None, None);
+        Self { session: Arc::clone(session), qos, retain, subscription_ids, share, is_holder: false, duty }
+    }
+}
+
+/// A message on its way to subscribers, until it is durable.
+#[derive(Debug)]
+pub(crate) struct Dispatch {
+    pub(crate) message: Arc<Message>,
+    pub(crate) takers: Vec<Taker>,
+    /// It is retained already, and goes to a new subscription.
+    pub(crate) is_walk: bool,
+    /// Client that sent it.
+    pub(crate) from: Arc<str>,
 }
 
 /// The subscribers of a message.
@@ -35,42 +86,118 @@ pub(crate) struct Routed {
 }
 
 impl<I: Inbox> Broker<I> {
-    /// Puts a message into the queue of each of the tenant's subscribers, once for each, and keeps
-    /// a retained one.
-    pub(crate) fn route(&self, tenant: &Tenant, message: &Arc<Message>, from: &str) -> Routed {
-        if message.retain {
-            tenant.retained.set(message);
-        }
+    /// Returns the subscribers of a message from client `from`, each of them once.
+    pub(crate) fn takers(&self, tenant: &Tenant, topic: &str, (qos, retain): (u8, bool), from: &str) -> Vec<Taker> {
         let mut takers: Vec<Taker> = Vec::new();
-        tenant.trie.matches(&message.topic, |entry, chosen| {
+        tenant.trie.matches(topic, |entry, chosen| {
             if entry.options.no_local && *entry.client == *from {
                 return;
             }
-            let mut queued = queued(message, entry);
-            queued.share = chosen.map(|chosen| Arc::clone(chosen.filter));
-            let is_holder = chosen.is_some_and(|chosen| !chosen.is_connected);
-            takers.push(Taker { session: Arc::clone(&entry.subscriber), queued, is_holder });
+            let mut taker = Taker::of(entry, qos, retain);
+            taker.share = chosen.map(|chosen| Arc::clone(chosen.filter));
+            taker.is_holder = chosen.is_some_and(|chosen| !chosen.is_connected);
+            takers.push(taker);
         });
         merge(&mut takers);
+        takers
+    }
+
+    /// Stages a message of QoS 1 or 2 for the sessions that outlast the process, together with the
+    /// message itself. True when there is one.
+    pub(crate) fn store_for_sessions(
+        &self,
+        intake: &mut impl Intake,
+        tenant: &Arc<str>,
+        (topic, payload): (&str, &[u8]),
+        properties: &[u8],
+        takers: &mut [Taker],
+    ) -> bool {
+        let mut lasting: Vec<&mut Taker> =
+            takers.iter_mut().filter(|taker| taker.qos > 0 && taker.session.lasts()).collect();
+        for part in lasting.chunks_mut(MOST_TAKERS) {
+            let Put { topic, payload, qos, properties } = self.put(tenant, (topic, payload), properties, part);
+            intake.retain(&Retained { topic: &topic, payload: &payload, qos, properties: &properties });
+        }
+        !lasting.is_empty()
+    }
+
+    /// Makes the record of a message, and numbers the message in each session.
+    fn put(
+        &self,
+        tenant: &Arc<str>,
+        (topic, payload): (&str, &[u8]),
+        properties: &[u8],
+        takers: &mut [&mut Taker],
+    ) -> Put {
+        let key = self.journal.keys.message(self.last_message.fetch_add(1, Ordering::Relaxed) + 1);
+        let stored = self.journal.stored(tenant, key.clone());
+        let mut record = MessageRecord { topic: topic.into(), takers: Vec::with_capacity(takers.len()) };
+        for taker in takers {
+            // A session that has ended meanwhile gets nothing.
+            let Some((ledger, number)) = taker.session.number() else { continue };
+            record.takers.push(TakerRecord {
+                session: ledger.session,
+                number,
+                qos: taker.qos,
+                retain: taker.retain,
+                ids: taker.subscription_ids.clone(),
+                share: taker.share.as_deref().map(str::to_owned),
+            });
+            taker.duty = Some(Duty { ledger, number, _message: Arc::clone(&stored) });
+        }
+        Put { topic: key, payload: record.encode(payload), qos: 0, properties: properties.to_vec() }
+    }
+
+    /// Puts a message that is durable into the queue of each of its subscribers, and keeps a
+    /// retained one.
+    pub(crate) fn route(&self, tenant: &Tenant, dispatch: Dispatch) -> Routed {
+        let Dispatch { mut message, mut takers, is_walk, from } = dispatch;
+        if is_walk {
+            // One that was set meanwhile may have come before the subscription.
+            let Some(now) = tenant.retained.get(&message.topic) else { return Routed::default() };
+            message = now;
+        } else if message.retain {
+            tenant.retained.set(&message);
+            // They have looked for a retained message before it was there.
+            self.add_later(tenant, &message, &from, &mut takers);
+        }
         let count = u32::try_from(takers.len()).unwrap_or(u32::MAX);
         let mut routed = Routed { takers: takers.len(), full: 0 };
         if takers.is_empty() {
             return routed;
         }
         // The memory of retained messages is not that of queues.
-        let shared = match message.retain {
+        let shared = match message.retain && !is_walk {
             true => self.copy(&message.topic, &message.payload, message.qos, false, &message.properties),
-            false => Some(Arc::clone(message)),
+            false => Some(Arc::clone(&message)),
         };
         let Some(shared) = shared else {
             self.lose(tenant, &message.topic, message.qos);
             return Routed { full: routed.takers, ..routed };
         };
-        let bounds = self.bounds();
-        for Taker { session, mut queued, is_holder } in takers {
-            queued.message = Arc::clone(&shared);
-            queued.takers = count;
-            let share = queued.share.clone();
+        for taker in takers {
+            let Taker { session, qos, retain, subscription_ids, share, mut is_holder, duty } = taker;
+            let message = Arc::clone(&shared);
+            let queued = Queued {
+                message,
+                qos,
+                retain,
+                subscription_ids,
+                share: share.clone(),
+                takers: count,
+                duty,
+                charge: None,
+            };
+            if let Some(share) = share.as_ref().filter(|_| !is_holder && session.is_away()) {
+                // It has left since it was chosen: another member gets the message, or it does when
+                // it is back and there is no other.
+                if tenant.trie.another(share, &session.client).is_some() {
+                    self.hand_on(tenant, &session.client, vec![queued]);
+                    continue;
+                }
+                is_holder = true;
+            }
+            let bounds = if is_walk { Bounds::NONE } else { self.bounds(&session) };
             let pushed = self.push(&session, queued, &bounds);
             routed.full += usize::from(matches!(pushed, Push::Full | Push::NoMemory));
             if is_holder && let Some(share) = share {
@@ -80,8 +207,41 @@ impl<I: Inbox> Broker<I> {
         routed
     }
 
-    /// The bounds of each queue.
-    pub(crate) fn bounds(&self) -> Bounds {
+    /// Adds the sessions that have subscribed since a message arrived.
+    fn add_later(&self, tenant: &Tenant, message: &Message, from: &str, takers: &mut Vec<Taker>) {
+        let key = |taker: &Taker| Arc::as_ptr(&taker.session).addr();
+        let known: HashSet<usize, RandomState> = takers.iter().map(key).collect();
+        let later = self.takers(tenant, &message.topic, (message.qos, message.retain), from);
+        takers.extend(later.into_iter().filter(|taker| taker.share.is_none() && !known.contains(&key(taker))));
+    }
+
+    /// Gives a message of a shared subscription to another member.
+    pub(crate) fn give(&self, tenant: &Tenant, before: &Queued, entry: &Entry<Arc<Session>>) {
+        let mut taker = Taker::of(entry, before.message.qos, false);
+        taker.share.clone_from(&before.share);
+        self.give_to(&tenant.id, &before.message, taker);
+    }
+
+    /// Gives a message that another session had to this one.
+    pub(crate) fn give_to(&self, tenant: &Arc<str>, message: &Arc<Message>, mut taker: Taker) {
+        if taker.qos > 0 && taker.session.lasts() {
+            let Message { topic, payload, properties, .. } = &**message;
+            let put = self.put(tenant, (topic, payload), properties, &mut [&mut taker]);
+            // Before the record that it comes from is cleared.
+            self.journal.put(tenant, put);
+        }
+        let Taker { session, qos, retain, subscription_ids, share, duty, .. } = taker;
+        let message = Arc::clone(message);
+        let queued = Queued { message, qos, retain, subscription_ids, share, takers: 1, duty, charge: None };
+        self.push(&session, queued, &self.bounds(&session));
+    }
+
+    /// The bounds of a session's queue. A client inside of the process has none but the memory of
+    /// all queues: the other broker of a bridge may be away for long.
+    pub(crate) fn bounds(&self, session: &Session) -> Bounds {
+        if session.client.starts_with(Self::INTERNAL) {
+            return Bounds::NONE;
+        }
         let config = &self.config;
         Bounds { messages: config.max_queued_messages, bytes: config.max_queued_bytes, when_full: config.queue_full }
     }
@@ -180,7 +340,7 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn send_retained(&self, session: &Arc<Session>, message: Arc<Message>, walk: &Walk) {
         let qos = message.qos.min(walk.options.qos);
         let subscription_ids = walk.id.into_iter().collect();
-        let queued = Queued { message, qos, retain: true, subscription_ids, share: None, takers: 1, charge: None };
+        let queued = Queued { retain: true, subscription_ids, ..Queued::new(message, qos) };
         // The walk waits while the queue is longer than it makes it.
         self.push(session, queued, &Bounds::NONE);
     }
@@ -215,19 +375,6 @@ impl<I: Inbox> Broker<I> {
     }
 }
 
-/// A message for a subscription.
-pub(crate) fn queued(message: &Arc<Message>, entry: &Entry<Arc<Session>>) -> Queued {
-    Queued {
-        message: Arc::clone(message),
-        qos: message.qos.min(entry.options.qos),
-        retain: message.retain && entry.options.retain_as_published,
-        subscription_ids: entry.id.into_iter().collect(),
-        share: None,
-        takers: 1,
-        charge: None,
-    }
-}
-
 /// Merges the messages of overlapping subscriptions of one client into one, with the highest QoS
 /// and all subscription ids. The message of a shared subscription stays one of its own: it is the
 /// group's, and may go to another member.
@@ -235,12 +382,10 @@ fn merge(takers: &mut Vec<Taker>) {
     if takers.len() < 2 {
         return;
     }
-    takers.sort_by_key(|taker| (taker.queued.share.is_some(), Arc::as_ptr(&taker.session).addr()));
+    takers.sort_by_key(|taker| (taker.share.is_some(), Arc::as_ptr(&taker.session).addr()));
     takers.dedup_by(|later, kept| {
-        let same =
-            Arc::ptr_eq(&later.session, &kept.session) && later.queued.share.is_none() && kept.queued.share.is_none();
+        let same = Arc::ptr_eq(&later.session, &kept.session) && later.share.is_none() && kept.share.is_none();
         if same {
-            let (kept, later) = (&mut kept.queued, &mut later.queued);
             kept.qos = kept.qos.max(later.qos);
             kept.retain |= later.retain;
             kept.subscription_ids.append(&mut later.subscription_ids);

@@ -6,86 +6,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::task::{Wake, Waker};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::arrivals::{Arrival, Arrivals};
 use crate::config::QueueFull;
+use crate::durable::Ledger;
 use crate::in_flight::InFlight;
+use crate::link::Link;
 use crate::queue::{Bounds, Dropped, Queue, Queued, Refused};
 use crate::retained::Walk;
 use crate::takeovers::TakeoverPace;
 use crate::trie::Subscriber;
+use crate::view::ConnectionReport;
 use crate::will::{LastWill, Settled};
-
-/// The way to signal the connection that owns a session. As a waker, it wakes the connection for
-/// what has arrived.
-#[derive(Debug)]
-pub(crate) struct Link {
-    signals: AtomicU8,
-    waker: Mutex<Option<Waker>>,
-    pub(crate) arrival: Arrival,
-}
-
-impl Wake for Link {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.arrival.note();
-        self.wake_connection();
-    }
-}
-
-impl Link {
-    /// The session has something for the connection.
-    pub(crate) const ATTENTION: u8 = 1;
-    /// Another connection owns the session now.
-    pub(crate) const TAKEN_OVER: u8 = 2;
-    /// The process stops.
-    pub(crate) const STOP: u8 = 4;
-    /// Another connection waits for the session: what has arrived comes first.
-    pub(crate) const HAND_OVER: u8 = 8;
-
-    pub(crate) fn new(arrivals: &Arc<Arrivals>) -> Arc<Self> {
-        let arrival = Arrival::new(arrivals);
-        Arc::new(Self { signals: AtomicU8::new(0), waker: Mutex::new(None), arrival })
-    }
-
-    /// Signals the connection and wakes it.
-    pub(crate) fn signal(&self, signal: u8) {
-        self.remember(signal);
-        self.wake_connection();
-    }
-
-    fn wake_connection(&self) {
-        if let Some(waker) = &*self.waker.lock() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Signals the connection without waking it: its next turn comes anyway.
-    pub(crate) fn remember(&self, signal: u8) {
-        self.signals.fetch_or(signal, Ordering::Release);
-    }
-
-    /// Returns the signals since the last call.
-    pub(crate) fn take(&self) -> u8 {
-        if self.signals.load(Ordering::Relaxed) == 0 { 0 } else { self.signals.swap(0, Ordering::Acquire) }
-    }
-
-    /// Wakes `waker` from now on.
-    pub(crate) fn listen(&self, waker: &Waker) {
-        *self.waker.lock() = Some(waker.clone());
-        self.remember(Self::ATTENTION);
-    }
-}
 
 /// The state of a QoS 2 message whose PUBREL has not arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +39,8 @@ pub(crate) struct Session {
     state: Mutex<State>,
     /// Messages in the queue, for a look without the lock.
     waiting: AtomicU32,
+    /// It outlasts the process, for a look without the lock.
+    lasts: AtomicBool,
 }
 
 /// The reason why a session has lost messages. It ends: its client learns of the loss that way.
@@ -133,6 +72,8 @@ impl Lost {
 pub(crate) struct State {
     /// The connection that owns it.
     pub(crate) link: Option<Arc<Link>>,
+    /// That connection, or the last one, for reports.
+    pub(crate) connection: Option<Arc<ConnectionReport>>,
     /// That connection has read all that it will, and stores the rest.
     pub(crate) is_leaving: bool,
     /// Another connection waits until that one has handled what has arrived; dropped then.
@@ -145,6 +86,10 @@ pub(crate) struct State {
     pub(crate) in_flight: InFlight,
     /// QoS 2 messages from the client that it has not released.
     pub(crate) unreleased: BTreeMap<u16, Receipt>,
+    /// Of these, the ones that are known after a restart.
+    pub(crate) receipts: BTreeSet<u16>,
+    /// Numbers of its messages. Present in a session that outlasts the process.
+    pub(crate) ledger: Option<Arc<Ledger>>,
     pub(crate) subscriptions: BTreeSet<String>,
     /// Subscriptions whose retained messages have not all been queued, by filter.
     pub(crate) walks: BTreeMap<Box<str>, Walk>,
@@ -201,6 +146,11 @@ impl State {
         (!has_rest).then_some(lost)
     }
 
+    /// True when the session has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.over
+    }
+
     /// Ends the session and returns it as it was.
     pub(crate) fn end(&mut self) -> Self {
         let before = std::mem::take(self);
@@ -231,8 +181,42 @@ impl Subscriber for Arc<Session> {
 impl Session {
     /// A new session.
     pub(crate) fn new(client: Arc<str>, link: Arc<Link>, expiry_secs: u32, queue: Queue) -> Self {
-        let state = State { link: Some(link), expiry_secs, queue, ..State::default() };
-        Self { client, state: Mutex::new(state), waiting: AtomicU32::new(0) }
+        Self::with(client, State { link: Some(link), expiry_secs, queue, ..State::default() })
+    }
+
+    /// A session of an earlier start, which no connection owns.
+    pub(crate) fn restored(client: Arc<str>, expiry_secs: u32, queue: Queue, ledger: Arc<Ledger>) -> Self {
+        let expires = Instant::now().checked_add(Duration::from_secs(u64::from(expiry_secs)));
+        let session = Self::with(client, State { expiry_secs, expires, queue, ..State::default() });
+        session.keep(&mut session.state(), ledger);
+        session
+    }
+
+    fn with(client: Arc<str>, state: State) -> Self {
+        Self { client, state: Mutex::new(state), waiting: AtomicU32::new(0), lasts: AtomicBool::new(false) }
+    }
+
+    /// Lets the session outlast the process.
+    pub(crate) fn keep(&self, state: &mut State, ledger: Arc<Ledger>) {
+        state.ledger = Some(ledger);
+        self.lasts.store(true, Ordering::Release);
+    }
+
+    /// True when it outlasts the process.
+    pub(crate) fn lasts(&self) -> bool {
+        self.lasts.load(Ordering::Acquire)
+    }
+
+    /// True when no connection owns it, or it has ended.
+    pub(crate) fn is_away(&self) -> bool {
+        self.state.lock().link.is_none()
+    }
+
+    /// Gives the next message a number, in a session that outlasts the process.
+    pub(crate) fn number(&self) -> Option<(Arc<Ledger>, u64)> {
+        let state = self.state.lock();
+        let ledger = state.ledger.as_ref()?;
+        Some((Arc::clone(ledger), ledger.next()))
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -357,6 +341,11 @@ impl Session {
                 state.unreleased.insert(packet_id, Receipt::Stored);
             } else {
                 state.unreleased.remove(&packet_id);
+                if state.receipts.remove(&packet_id)
+                    && let Some(ledger) = &state.ledger
+                {
+                    ledger.clear_receipt(packet_id);
+                }
             }
             state.link.clone()
         };

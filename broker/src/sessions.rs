@@ -1,15 +1,19 @@
 //! A tenant's sessions by client id: taking one up, leaving it, letting it expire.
 
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::Broker;
+use crate::durable::Ledger;
+use crate::link::Link;
 use crate::queue::{Queue, Queued};
-use crate::session::{Link, Session, State};
+use crate::session::{Session, State};
 use crate::takeovers::TakeoverPace;
 use crate::tenant::Tenant;
 use crate::will::Before;
@@ -19,9 +23,9 @@ use door::{Grants, Identity, Inbox};
 /// is not read, as it waits for the log or a limit, keeps its client out no longer.
 const HAND_OVER: Duration = Duration::from_secs(1);
 
-/// A tenant's sessions.
+/// A tenant's sessions, in the order of their client ids, so that a list continues behind one.
 #[derive(Debug, Default)]
-pub(crate) struct Sessions(Mutex<HashMap<Arc<str>, Arc<Session>, foldhash::fast::RandomState>>);
+pub(crate) struct Sessions(Mutex<BTreeMap<Arc<str>, Arc<Session>>>);
 
 impl Sessions {
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
@@ -30,6 +34,22 @@ impl Sessions {
 
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
+    }
+
+    /// Returns a client's session.
+    pub(crate) fn get(&self, client: &str) -> Option<Arc<Session>> {
+        self.0.lock().get(client).map(Arc::clone)
+    }
+
+    /// Adds a session of an earlier start.
+    pub(crate) fn add(&self, session: Arc<Session>) {
+        self.0.lock().insert(Arc::clone(&session.client), session);
+    }
+
+    /// The next `most` sessions from a client id on.
+    pub(crate) fn from(&self, from: Bound<&str>, most: usize) -> Vec<Arc<Session>> {
+        let sessions = self.0.lock();
+        sessions.range::<str, _>((from, Bound::Unbounded)).take(most).map(|(_, session)| Arc::clone(session)).collect()
     }
 }
 
@@ -40,6 +60,8 @@ pub(crate) struct Taken {
     /// An existing session continues. It outlives its connections already: its room is not looked
     /// for again.
     pub(crate) present: bool,
+    /// It lasts longer or shorter than before.
+    pub(crate) has_new_expiry: bool,
     /// Another connection owned it.
     pub(crate) taken_over: bool,
     pub(crate) before: Before,
@@ -82,7 +104,7 @@ impl<I: Inbox> Broker<I> {
                 state.link = Some(Arc::clone(link));
                 (state.is_leaving, state.handing_over) = (false, None);
                 state.takeovers = pace;
-                state.expiry_secs = expiry_secs;
+                let has_new_expiry = std::mem::replace(&mut state.expiry_secs, expiry_secs) != expiry_secs;
                 state.expires = None;
                 state.in_flight.reconnect();
                 state.ended.clone_from(&identity.ended);
@@ -100,7 +122,7 @@ impl<I: Inbox> Broker<I> {
                 self.collect_shared(tenant, &shares);
                 // The client is back in time.
                 before.is_due = before.last.as_ref().is_some_and(|last| last.will.delay_secs == 0);
-                return Taken { session, present: true, taken_over, before };
+                return Taken { session, present: true, has_new_expiry, taken_over, before };
             }
         }
         let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
@@ -115,7 +137,13 @@ impl<I: Inbox> Broker<I> {
         }
         drop(sessions);
         self.hand_on(tenant, client, left);
-        Taken { session, present: false, taken_over, before }
+        Taken { session, present: false, has_new_expiry: false, taken_over, before }
+    }
+
+    /// The ledger of a new session that outlasts the process.
+    pub(crate) fn new_ledger(&self, tenant: &Tenant) -> Arc<Ledger> {
+        let id = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
+        Ledger::new(id, Arc::clone(&tenant.id), Arc::clone(&self.journal))
     }
 
     /// True while a connection owns the client's session.
@@ -185,6 +213,25 @@ impl<I: Inbox> Broker<I> {
         self.hand_on(tenant, &session.client, left);
     }
 
+    /// Ends a session that no connection owns, with its delayed will message. False when it has a
+    /// connection by now, or has ended.
+    pub(crate) fn end_away(&self, tenant: &Tenant, session: &Arc<Session>) -> bool {
+        let mut sessions = tenant.sessions.0.lock();
+        if !sessions.get(&session.client).is_some_and(|held| Arc::ptr_eq(held, session)) {
+            return false;
+        }
+        let mut state = session.state();
+        if state.link.is_some() {
+            return false;
+        }
+        let left = self.end_session(tenant, &mut state, &session.client);
+        sessions.remove(&session.client);
+        self.metrics.sessions.dec();
+        drop((state, sessions));
+        self.hand_on(tenant, &session.client, left);
+        true
+    }
+
     /// Ends a tenant's sessions that no connection owns, without their will messages.
     pub(crate) fn forget_sessions(&self, tenant: &Tenant) {
         let mut sessions = tenant.sessions.0.lock();
@@ -208,7 +255,7 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn expire_sessions(&self, tenant: &Tenant) {
         let now = Instant::now();
         let mut left = Vec::new();
-        let mut connected = 0;
+        let (mut connected, mut gone) = (0, 0);
         let mut sessions = tenant.sessions.0.lock();
         let before = sessions.len();
         sessions.retain(|client, session| {
@@ -216,6 +263,7 @@ impl<I: Inbox> Broker<I> {
             connected += usize::from(state.link.is_some());
             let expired = state.link.is_none() && state.is_over(now);
             if expired {
+                gone += u64::from(state.expires.is_some_and(|at| at <= now));
                 let messages = self.end_session(tenant, &mut state, client);
                 if !messages.is_empty() {
                     left.push((Arc::clone(client), messages));
@@ -226,6 +274,8 @@ impl<I: Inbox> Broker<I> {
         self.metrics.sessions.dec_by((before - sessions.len()) as i64);
         drop(sessions);
         tenant.set_connected(connected);
+        tenant.count_expired(gone);
+        self.metrics.sessions_expired.inc_by(gone);
         for (client, messages) in left {
             self.hand_on(tenant, &client, messages);
         }
@@ -237,6 +287,11 @@ impl<I: Inbox> Broker<I> {
         for filter in &before.subscriptions {
             tenant.trie.remove(filter, client);
         }
+        if let Some(ledger) = &before.ledger {
+            ledger.end();
+            before.subscriptions.iter().for_each(|filter| ledger.clear_subscription(filter));
+            before.receipts.iter().for_each(|packet_id| ledger.clear_receipt(*packet_id));
+        }
         let left = before.take_shared(|_| true);
         self.metrics.dropped("session_ended").inc_by(before.queue.owed() as u64);
         left
@@ -246,11 +301,14 @@ impl<I: Inbox> Broker<I> {
 impl Tenant {
     /// Removes the subscriptions that are not granted.
     fn restrict(&self, state: &mut State, client: &str, grants: &Grants) {
-        let State { subscriptions, walks, .. } = state;
+        let State { subscriptions, walks, ledger, .. } = state;
         subscriptions.retain(|filter| {
             let granted = grants.may_subscribe(filter);
             if !granted {
                 walks.remove(&**filter);
+                if let Some(ledger) = ledger {
+                    ledger.clear_subscription(filter);
+                }
                 self.trie.remove(filter, client);
             }
             granted

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use crate::Broker;
 use crate::queue::Queued;
-use crate::route;
 use crate::session::{Session, State};
 use crate::tenant::Tenant;
 use door::Inbox;
@@ -18,13 +17,12 @@ impl<I: Inbox> Broker<I> {
     /// Gives messages of shared subscriptions that client `from` had to other members.
     pub(crate) fn hand_on(&self, tenant: &Tenant, from: &Arc<str>, messages: Vec<Queued>) {
         for before in messages {
-            let Some(share) = before.share else { continue };
+            let Some(share) = before.share.clone() else { continue };
             let Some((entry, is_connected)) = tenant.trie.another(&share, from) else {
                 self.count_dropped("no_member");
                 continue;
             };
-            let queued = Queued { share: Some(Arc::clone(&share)), ..route::queued(&before.message, &entry) };
-            self.push(&entry.subscriber, queued, &self.bounds());
+            self.give(tenant, &before, &entry);
             if !is_connected {
                 self.note_holder(tenant, &share, &entry.client);
             }

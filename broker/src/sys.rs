@@ -14,6 +14,7 @@ use crate::Broker;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::queue::Queued;
+use crate::route::Dispatch;
 use crate::session::Session;
 use crate::tenant::Tenant;
 use door::Inbox;
@@ -25,14 +26,16 @@ const BROKER: &str = "$SYS/broker/";
 /// A counter whose rate is shown.
 type Rate = (&'static str, fn(&Metrics) -> u64);
 
-const RATES: [Rate; 7] = [
+const RATES: [Rate; 9] = [
     ("messages/received", |metrics| metrics.packets.get()),
     ("publish/received", |metrics| metrics.publishes.get()),
-    ("publish/sent", |metrics| metrics.delivered.get()),
+    ("publish/sent", Metrics::delivered),
     ("publish/dropped", Metrics::all_dropped),
     ("bytes/received", |metrics| metrics.received.get()),
     ("bytes/sent", |metrics| metrics.sent.get()),
     ("connections", |metrics| metrics.connects.get()),
+    ("sockets", |metrics| metrics.connects.get()),
+    ("messages/sent", Metrics::packets_sent),
 ];
 /// Times over which a rate is averaged.
 const WINDOWS: [(&str, f64); 3] = [("1min", 60.0), ("5min", 300.0), ("15min", 900.0)];
@@ -101,31 +104,32 @@ impl<I: Inbox> Broker<I> {
             let figures = self.figures(&tenant);
             let before = std::mem::replace(&mut *tenant.figures.lock(), figures.clone());
             for (at, (topic, value)) in figures.iter().enumerate() {
-                if before.get(at).is_none_or(|(_, before)| before != value) && tenant.trie.any(topic) {
-                    self.route(&tenant, &Arc::new(Message::new(topic, value.as_bytes(), 0, false, &[])), "");
+                if before.get(at).is_some_and(|(_, before)| before == value) {
+                    continue;
+                }
+                let takers = self.takers(&tenant, topic, (0, false), "");
+                if !takers.is_empty() {
+                    let message = Arc::new(Message::new(topic, value.as_bytes(), 0, false, &[]));
+                    self.route(&tenant, Dispatch { message, takers, is_walk: false, from: "".into() });
                 }
             }
         }
     }
 
-    /// Returns the present figures for new subscriptions; from then on those that change are sent.
-    pub(crate) fn first_figures(&self, tenant: &Tenant) -> Vec<Figure> {
+    /// Sends the present figures to a new subscription; from then on those that change are sent.
+    pub(crate) fn send_figures(&self, tenant: &Tenant, session: &Arc<Session>, id: Option<u32>, filter: &str) {
         let figures = self.figures(tenant);
-        let mut before = tenant.figures.lock();
-        if before.is_empty() {
-            before.clone_from(&figures);
+        {
+            let mut before = tenant.figures.lock();
+            if before.is_empty() {
+                before.clone_from(&figures);
+            }
         }
-        figures
-    }
-
-    /// Sends the present figures to a new subscription.
-    pub(crate) fn send_figures(&self, session: &Arc<Session>, id: Option<u32>, filter: &str, figures: &[Figure]) {
         for (topic, value) in figures.iter().filter(|(topic, _)| model::topic::matches(filter, topic)) {
             let message = Arc::new(Message::new(topic, value.as_bytes(), 0, true, &[]));
             let subscription_ids = id.into_iter().collect();
-            let queued =
-                Queued { message, qos: 0, retain: true, subscription_ids, share: None, takers: 1, charge: None };
-            self.push(session, queued, &self.bounds());
+            let queued = Queued { retain: true, subscription_ids, ..Queued::new(message, 0) };
+            self.push(session, queued, &self.bounds(session));
         }
     }
 
@@ -144,8 +148,10 @@ impl<I: Inbox> Broker<I> {
         add(&mut figures, "uptime", format!("{} seconds", self.sys.began.elapsed().as_secs()));
         add(&mut figures, "clients/connected", connected.to_string());
         add(&mut figures, "clients/disconnected", total.saturating_sub(connected).to_string());
+        add(&mut figures, "clients/expired", tenant.expired().to_string());
         add(&mut figures, "clients/total", total.to_string());
         add(&mut figures, "subscriptions/count", tenant.trie.len().to_string());
+        add(&mut figures, "shared_subscriptions/count", tenant.trie.shared().to_string());
         add(&mut figures, "retained messages/count", tenant.retained.len().to_string());
         if !whole {
             return figures;
@@ -154,8 +160,9 @@ impl<I: Inbox> Broker<I> {
         let state = self.sys.state.lock();
         add(&mut figures, "clients/maximum", state.most_connected.max(connected as i64).to_string());
         add(&mut figures, "messages/received", metrics.packets.get().to_string());
+        add(&mut figures, "messages/sent", metrics.packets_sent().to_string());
         add(&mut figures, "publish/messages/received", metrics.publishes.get().to_string());
-        add(&mut figures, "publish/messages/sent", metrics.delivered.get().to_string());
+        add(&mut figures, "publish/messages/sent", metrics.delivered().to_string());
         add(&mut figures, "publish/messages/dropped", metrics.all_dropped().to_string());
         add(&mut figures, "bytes/received", metrics.received.get().to_string());
         add(&mut figures, "bytes/sent", metrics.sent.get().to_string());

@@ -3,7 +3,7 @@
 //! retained message or a will message.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashMap;
 use model::Budget;
@@ -21,6 +21,7 @@ use crate::trie::Trie;
 /// One tenant's sessions, subscriptions and retained messages.
 #[derive(Debug)]
 pub(crate) struct Tenant {
+    pub(crate) id: Arc<str>,
     pub(crate) sessions: Sessions,
     pub(crate) trie: Trie<Arc<Session>>,
     pub(crate) retained: Retained,
@@ -28,12 +29,23 @@ pub(crate) struct Tenant {
     pub(crate) figures: Mutex<Vec<Figure>>,
     /// Clients that were connected a second ago.
     connected: AtomicUsize,
+    /// Sessions that have expired since the start.
+    expired: AtomicU64,
 }
 
 impl Tenant {
     /// Returns the number of clients that were connected a second ago.
     pub(crate) fn connected(&self) -> usize {
         self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of sessions that have expired since the start.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_expired(&self, sessions: u64) {
+        self.expired.fetch_add(sessions, Ordering::Relaxed);
     }
 
     pub(crate) fn set_connected(&self, clients: usize) {
@@ -61,8 +73,8 @@ impl Held {
         self.by_id.entry(Arc::clone(id)).or_insert_with(|| {
             let retained = Retained::new(Arc::clone(room), self.awaiting);
             let (sessions, trie) = (Sessions::default(), Trie::new(subscriptions));
-            let (figures, connected) = Default::default();
-            Arc::new(Tenant { sessions, trie, retained, figures, connected })
+            let (figures, connected, expired) = Default::default();
+            Arc::new(Tenant { id: Arc::clone(id), sessions, trie, retained, figures, connected, expired })
         })
     }
 }

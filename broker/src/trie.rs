@@ -6,8 +6,6 @@
 
 mod group;
 
-use std::convert::Infallible;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -47,6 +45,8 @@ pub struct Entry<S> {
 pub struct Trie<S> {
     root: RwLock<Root<S>>,
     count: AtomicUsize,
+    /// Shared subscriptions among them.
+    shared: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -133,7 +133,7 @@ impl<S> Default for Trie<S> {
 }
 
 /// Splits `$share/GROUP/FILTER` into group and filter.
-fn split(filter: &str) -> (Option<&str>, &str) {
+pub(crate) fn split(filter: &str) -> (Option<&str>, &str) {
     match filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')) {
         Some((group, filter)) => (Some(group), filter),
         None => (None, filter),
@@ -144,7 +144,7 @@ impl<S> Trie<S> {
     /// No subscriptions; theirs is the memory of `budget`.
     pub fn new(budget: &Budget) -> Self {
         let root = Root { node: Node::default(), memory: budget.hold() };
-        Self { root: RwLock::new(root), count: AtomicUsize::new(0) }
+        Self { root: RwLock::new(root), count: AtomicUsize::new(0), shared: AtomicUsize::new(0) }
     }
 }
 
@@ -152,6 +152,11 @@ impl<S: Clone + Subscriber> Trie<S> {
     /// Returns the number of subscriptions.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of shared subscriptions.
+    pub(crate) fn shared(&self) -> usize {
+        self.shared.load(Ordering::Relaxed)
     }
 
     /// True when there are no subscriptions: one atomic load.
@@ -180,6 +185,7 @@ impl<S: Clone + Subscriber> Trie<S> {
         };
         if new {
             self.count.fetch_add(1, Ordering::Relaxed);
+            self.shared.fetch_add(group.is_some().into(), Ordering::Relaxed);
         }
         Ok(new)
     }
@@ -194,8 +200,24 @@ impl<S: Clone + Subscriber> Trie<S> {
         if gone {
             memory.shrink(freed);
             self.count.fetch_sub(1, Ordering::Relaxed);
+            self.shared.fetch_sub(group.is_some().into(), Ordering::Relaxed);
         }
         gone
+    }
+
+    /// Returns the options and the id of a subscription.
+    pub(crate) fn options(&self, filter: &str, client: &str) -> Option<(Options, Option<u32>)> {
+        let (group, levels) = split(filter);
+        let root = self.root.read();
+        let mut node = &root.node;
+        for level in levels.split('/') {
+            node = node.children.get(level)?;
+        }
+        let entry = match group {
+            None => node.here.get(client),
+            Some(name) => node.shared.get(name)?.get(client),
+        };
+        entry.map(|entry| (entry.options, entry.id))
     }
 
     /// Calls `found` for each subscription that matches `topic`; of a shared group, for the member
@@ -205,12 +227,11 @@ impl<S: Clone + Subscriber> Trie<S> {
             return;
         }
         let root = self.root.read();
-        let ControlFlow::<Infallible>::Continue(()) = walk(&root.node, topic, topic.starts_with('$'), &mut |node| {
+        walk(&root.node, topic, topic.starts_with('$'), &mut |node| {
             node.here.values().for_each(|entry| found(entry, None));
             node.shared.values().filter_map(|group| group.next(None)).for_each(|(entry, chosen)| {
                 found(entry, Some(chosen));
             });
-            ControlFlow::Continue(())
         });
     }
 
@@ -263,23 +284,6 @@ impl<S: Clone + Subscriber> Trie<S> {
     pub(crate) fn has_level(&self, level: &str) -> bool {
         !self.is_empty() && self.root.read().node.children.contains_key(level)
     }
-
-    /// True when a subscription matches `topic`. Stops at the first one, and no group's turn
-    /// passes.
-    pub fn any(&self, topic: &str) -> bool {
-        if self.is_empty() {
-            return false;
-        }
-        let root = self.root.read();
-        let found = walk(&root.node, topic, topic.starts_with('$'), &mut |node| {
-            if node.here.is_empty() && node.shared.is_empty() {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        });
-        found.is_break()
-    }
 }
 
 /// Finds the group of a filter with `$share`.
@@ -289,16 +293,11 @@ fn find_group<'a, S>(root: &'a Node<S>, filter: &str) -> Option<&'a Group<S>> {
     node.shared.get(name?)
 }
 
-/// Visits every node whose filter matches the rest of a topic, until `visit` breaks. `top` is true
-/// for the first level of a `$` topic, which no wildcard matches.
-fn walk<S, B>(
-    node: &Node<S>,
-    rest: &str,
-    top: bool,
-    visit: &mut impl FnMut(&Node<S>) -> ControlFlow<B>,
-) -> ControlFlow<B> {
+/// Visits every node whose filter matches the rest of a topic. `top` is true for the first level of
+/// a `$` topic, which no wildcard matches.
+fn walk<S>(node: &Node<S>, rest: &str, top: bool, visit: &mut impl FnMut(&Node<S>)) {
     if !top && let Some(all) = node.children.get("#") {
-        visit(all)?;
+        visit(all);
     }
     let (level, tail) = match rest.split_once('/') {
         Some((level, tail)) => (level, Some(tail)),
@@ -307,17 +306,16 @@ fn walk<S, B>(
     let one = if top { None } else { node.children.get("+") };
     for child in [node.children.get(level), one].into_iter().flatten() {
         match tail {
-            Some(tail) => walk(child, tail, false, visit)?,
+            Some(tail) => walk(child, tail, false, visit),
             None => {
-                visit(child)?;
+                visit(child);
                 // `a/#` matches `a` too.
                 if let Some(all) = child.children.get("#") {
-                    visit(all)?;
+                    visit(all);
                 }
             }
         }
     }
-    ControlFlow::Continue(())
 }
 
 fn remove<'a, S>(

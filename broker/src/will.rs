@@ -9,8 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
 use crate::codec::connect::Will;
+use crate::link::Link;
 use crate::pending_wills;
-use crate::session::{Link, Session};
+use crate::route::Dispatch;
+use crate::session::{Session, State};
 use crate::tenant::Tenant;
 use door::quota::DeviceMeter;
 use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
@@ -63,6 +65,17 @@ impl<I: Inbox> Broker<I> {
     ) -> Option<Settled> {
         let mut state = session.owned_by(link)?;
         let last = state.last_will.take()?;
+        self.publish_after_delay(&mut state, last, tenant)
+    }
+
+    /// Publishes a will message of a session without a connection after its delay. Returns what to
+    /// wait for, if it is due at once.
+    pub(crate) fn publish_after_delay(
+        self: &Arc<Self>,
+        state: &mut State,
+        last: Box<LastWill>,
+        tenant: &Arc<Tenant>,
+    ) -> Option<Settled> {
         let mut delay = Duration::from_secs(u64::from(last.will.delay_secs.min(state.expiry_secs)));
         let bytes = last.will.topic.len() + last.will.payload.len() + last.will.properties.len();
         let memory = self.memory.sessions.acquire(WILL_BYTES + bytes).ok();
@@ -182,12 +195,15 @@ impl<I: Inbox> Broker<I> {
         if denied {
             self.metrics.denied("publish", "device").inc();
         }
-        if matches!(verdict, Verdict::Staged | Verdict::Quarantined) || keep || clears {
+        let mut takers = self.takers(tenant, topic, (will.qos, will.retain), &sender.client);
+        let for_sessions = copy.is_some()
+            && self.store_for_sessions(&mut intake, &tenant.id, (topic, payload), properties, &mut takers);
+        if matches!(verdict, Verdict::Staged | Verdict::Quarantined) || keep || clears || for_sessions {
             door::store(&mut intake).await?;
         }
         match copy {
             Some(message) => {
-                self.route(tenant, &message, &sender.client);
+                self.route(tenant, Dispatch { message, takers, is_walk: false, from: Arc::clone(&sender.client) });
             }
             None if denied => {}
             None => self.lose(tenant, topic, will.qos),

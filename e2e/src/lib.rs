@@ -229,6 +229,14 @@ pub fn node_folder() -> anyhow::Result<PathBuf> {
     Ok(std::env::var_os("WEIR_TEST_NODE").context("WEIR_TEST_NODE is not set: run `cargo xtask test`")?.into())
 }
 
+/// The folder with the jars of Eclipse Paho Java.
+///
+/// # Errors
+/// When `cargo xtask test` did not set the variable.
+pub fn java_folder() -> anyhow::Result<PathBuf> {
+    Ok(std::env::var_os("WEIR_TEST_JAVA").context("WEIR_TEST_JAVA is not set: run `cargo xtask test`")?.into())
+}
+
 /// Runs a command that must succeed. Returns its standard output.
 ///
 /// # Errors

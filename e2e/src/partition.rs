@@ -12,6 +12,8 @@ pub struct Partition {
     /// Address of the relay.
     pub address: SocketAddr,
     cut: watch::Sender<bool>,
+    /// The number of times that all connections were dropped.
+    dropped: watch::Sender<u64>,
 }
 
 impl Partition {
@@ -23,9 +25,11 @@ impl Partition {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (cut, is_cut) = watch::channel(false);
+        let (dropped, drops) = watch::channel(0);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let is_cut = is_cut.clone();
+                let (is_cut, mut drops) = (is_cut.clone(), drops.clone());
+                drops.mark_unchanged();
                 tokio::spawn(async move {
                     let Ok(server) = TcpStream::connect(server).await else { return };
                     let (from_client, to_client) = client.into_split();
@@ -33,11 +37,17 @@ impl Partition {
                     tokio::select! {
                         () = relay(from_client, to_server, is_cut.clone()) => {}
                         () = relay(from_server, to_client, is_cut) => {}
+                        _ = drops.changed() => {}
                     }
                 });
             }
         });
-        Ok(Self { address, cut })
+        Ok(Self { address, cut, dropped })
+    }
+
+    /// Drops all connections, with what is on its way. New ones are accepted.
+    pub fn drop_connections(&self) {
+        self.dropped.send_modify(|count| *count += 1);
     }
 
     /// Holds up everything from now on.

@@ -1,11 +1,12 @@
-//! A Mosquitto that bridges to Weir: every message once on each side, retained ones retained.
+//! A Mosquitto that bridges to Weir, and a Weir that bridges to Mosquitto: every message once on
+//! each side, retained ones retained.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use weir_e2e::services::{Mosquitto, skipped};
 use weir_e2e::{Weir, wait_until};
@@ -85,9 +86,8 @@ impl Drop for Side {
     }
 }
 
-/// Starts both brokers and a bridge, publishes on both sides, and asserts how often the messages of
-/// each side have come to the other and to itself: (edge at Weir, Weir at the edge, edge at the
-/// edge).
+/// Starts both brokers and a bridge of Mosquitto, and asserts how often the messages of each side
+/// have come to the other and to itself: (edge at Weir, Weir at the edge, edge at the edge).
 async fn bridged(settings: &str, direction: &str, counts: (usize, usize, usize)) -> anyhow::Result<()> {
     let what = format!("{direction}, {}", settings.replace('\n', ", "));
     let dir = tempfile::tempdir()?;
@@ -101,7 +101,20 @@ async fn bridged(settings: &str, direction: &str, counts: (usize, usize, usize))
     early.publish("x/kept/weir", 1, true).await?;
     early.has("x/kept/weir").await?;
     let edge = Mosquitto::start(&dir.path().join("edge"), &bridge)?;
-    let (at_weir, at_edge) = (Side::join(weir.mqtt, "a").await?, Side::join(edge.0.address, "b").await?);
+    let keeps = !settings.contains("try_private false");
+    exchange(&what, (weir.mqtt, edge.0.address), counts, keeps).await?;
+    drop((edge, early));
+    weir.stop()
+}
+
+/// Publishes at Weir and at a Mosquitto, the edge, and asserts how often the messages have come.
+async fn exchange(
+    what: &str,
+    (weir, edge): (SocketAddr, SocketAddr),
+    counts: (usize, usize, usize),
+    keeps: bool,
+) -> anyhow::Result<()> {
+    let (at_weir, at_edge) = (Side::join(weir, "a").await?, Side::join(edge, "b").await?);
     // Until the bridge is there.
     wait_until("the bridge", BOUND, async || {
         at_edge.publish("x/probe/edge", 1, false).await?;
@@ -130,23 +143,22 @@ async fn bridged(settings: &str, direction: &str, counts: (usize, usize, usize))
             at_edge.has(&format!("{round}/weir")).await?;
         }
     }
-    at_weir.check("weir", 1, &what)?;
-    at_weir.check("edge", counts.0, &what)?;
-    at_edge.check("weir", counts.1, &what)?;
-    at_edge.check("edge", counts.2, &what)?;
+    at_weir.check("weir", 1, what)?;
+    at_weir.check("edge", counts.0, what)?;
+    at_edge.check("weir", counts.1, what)?;
+    at_edge.check("edge", counts.2, what)?;
     // Retained on one side is retained on the other.
     if counts.0 > 0 {
-        let late = Side::join(weir.mqtt, "late").await?;
+        let late = Side::join(weir, "late").await?;
         late.has("x/kept/edge").await?;
         ensure!(lock(&late.seen)["x/kept/edge"] == [true], "{what}: not retained at Weir");
     }
-    if counts.1 > 0 && !settings.contains("try_private false") {
-        let late = Side::join(edge.0.address, "late").await?;
+    if counts.1 > 0 && keeps {
+        let late = Side::join(edge, "late").await?;
         late.has("x/kept/weir").await?;
         ensure!(lock(&late.seen)["x/kept/weir"] == [true], "{what}: not retained at the edge");
     }
-    drop((edge, at_weir, at_edge, early));
-    weir.stop()
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,4 +185,40 @@ async fn a_bridge_that_does_not_say_so_never_loops() -> anyhow::Result<()> {
     bridged(settings, "out", (1, 0, 1)).await?;
     // 3.1.1 without the bridge bit cannot ask for no-local: its own messages come back to it.
     bridged(settings, "both", (1, 1, 2)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_weir_bridges_to_mosquitto_and_back_and_every_message_comes_once() -> anyhow::Result<()> {
+    if skipped("bridges", &["mosquitto"])? {
+        return Ok(());
+    }
+    for version in ["5", "3.1.1"] {
+        let dir = tempfile::tempdir()?;
+        let edge = Mosquitto::start(&dir.path().join("edge"), "")?;
+        let file = dir.path().join("weir.toml");
+        let address = edge.0.address;
+        let bridge = format!("[[bridge]]\nname = \"m\"\naddress = \"mqtt://{address}\"\nversion = \"{version}\"\n");
+        let topic = "[[bridge.topic]]\nfilter = \"x/#\"\ndirection = \"both\"\nqos = 2\n";
+        std::fs::write(&file, format!("{bridge}client_id = \"weir\"\nmax_wait_secs = 1\n{topic}"))?;
+        let settings = [("WEIR_CONFIG", file.to_str().context("a path is text")?)];
+        let weir = Weir::start_with(dir.path(), "127.0.0.1:0", &settings)?;
+        let early = Side::join(weir.mqtt, "early").await?;
+        early.publish("x/kept/weir", 1, true).await?;
+        early.has("x/kept/weir").await?;
+        exchange(&format!("Weir bridges, {version}"), (weir.mqtt, address), (1, 1, 1), true).await?;
+        let metrics = weir.get("/metrics")?;
+        ensure!(metrics.contains("weir_bridge_connected{bridge=\"m\"} 1"), "{metrics}");
+        ensure!(!metrics.contains("weir_bridge_dropped_total{"), "{metrics}");
+        // The other broker goes: the status names the bridge.
+        drop(edge);
+        wait_until("the status names the bridge", BOUND, async || {
+            let status = weir.get("/health/ready")?;
+            ensure!(status.starts_with("HTTP/1.1 200") && status.contains("bridge m"), "{status}");
+            Ok(())
+        })
+        .await?;
+        drop(early);
+        weir.stop()?;
+    }
+    Ok(())
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::ensure;
-use weir_e2e::{Weir, checked, node_folder, python, read, wait_until};
+use weir_e2e::{Weir, checked, java_folder, node_folder, python, read, wait_until};
 
 const COUNT: usize = 30;
 
@@ -53,36 +53,83 @@ async fn mosquitto_clients_publish_and_subscribe_in_both_versions() -> anyhow::R
     weir.stop()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn eclipse_paho_publishes_and_subscribes_in_all_versions() -> anyhow::Result<()> {
+/// Runs a client for each version, with HOST PORT VERSION COUNT as its last arguments: it publishes
+/// at every QoS, is acknowledged, gets what it subscribed to once and at its QoS, and prints the
+/// name of its device. Asserts that all is stored.
+async fn exchange(
+    client: &str,
+    versions: &[&str],
+    command: impl Fn() -> anyhow::Result<Command>,
+) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let weir = Weir::start(dir.path())?;
-    for version in ["3.1", "3.1.1", "5"] {
-        let mut command = Command::new(python()?);
-        command.arg(script("eclipse_paho.py")).args([
-            "127.0.0.1",
-            &weir.mqtt.port().to_string(),
-            version,
-            &COUNT.to_string(),
-        ]);
-        let device = checked("eclipse_paho.py", command.output()?)?;
+    for version in versions {
+        let mut command = command()?;
+        command.args(["127.0.0.1", &weir.mqtt.port().to_string(), version, &COUNT.to_string()]);
+        let device = checked(&format!("{client} {version}"), command.output()?)?;
         assert_stored(&weir, device.trim(), COUNT).await?;
     }
     weir.stop()
 }
 
+/// A script, after its interpreter.
+fn scripted(interpreter: impl AsRef<std::ffi::OsStr>, name: &str) -> Command {
+    let mut command = Command::new(interpreter);
+    command.arg(script(name));
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eclipse_paho_publishes_and_subscribes_in_all_versions() -> anyhow::Result<()> {
+    exchange("eclipse_paho.py", &["3.1", "3.1.1", "5"], || Ok(scripted(python()?, "eclipse_paho.py"))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aiomqtt_publishes_and_subscribes_in_both_versions() -> anyhow::Result<()> {
+    exchange("aiomqtt_client.py", &["3.1.1", "5"], || Ok(scripted(python()?, "aiomqtt_client.py"))).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn mqtt_js_publishes_and_subscribes_in_both_versions() -> anyhow::Result<()> {
+    let modules = node_folder()?.join("node_modules");
+    exchange("mqttjs.js", &["3.1.1", "5"], || {
+        let mut node = scripted("node", "mqttjs.js");
+        node.env("NODE_PATH", &modules);
+        Ok(node)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eclipse_paho_c_publishes_and_subscribes_in_both_versions() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let weir = Weir::start(dir.path())?;
-    for version in ["3.1.1", "5"] {
-        let mut command = Command::new("node");
-        command.env("NODE_PATH", node_folder()?.join("node_modules")).arg(script("mqttjs.js"));
-        command.args(["127.0.0.1", &weir.mqtt.port().to_string(), version, &COUNT.to_string()]);
-        let device = checked("mqttjs.js", command.output()?)?;
-        assert_stored(&weir, device.trim(), COUNT).await?;
-    }
-    weir.stop()
+    let program = dir.path().join("paho-c");
+    let mut cc = Command::new("cc");
+    cc.args(["-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(script("paho_c.c")).arg("-lpaho-mqtt3c");
+    checked("cc", cc.output()?)?;
+    exchange("paho_c.c", &["3.1.1", "5"], || Ok(Command::new(&program))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eclipse_paho_go_publishes_and_subscribes_in_both_versions() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("paho-go");
+    let mut go = Command::new("go");
+    go.args(["build", "-o"]).arg(&program).arg(".").current_dir(script("paho_go"));
+    checked("go build", go.output()?)?;
+    exchange("paho_go", &["3.1.1", "5"], || Ok(Command::new(&program))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eclipse_paho_java_publishes_and_subscribes_in_both_versions() -> anyhow::Result<()> {
+    let jars = java_folder()?.join("*");
+    exchange("PahoJava.java", &["3.1.1", "5"], || {
+        let mut java = Command::new("java");
+        // Its log of every packet.
+        java.arg("-Djava.util.logging.config.file=/dev/null").arg("-cp").arg(&jars).arg(script("PahoJava.java"));
+        Ok(java)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

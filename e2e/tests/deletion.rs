@@ -144,13 +144,16 @@ async fn delete_and_check(mut site: Site, dir: &Path, pumps: &[Pump], exported: 
     for (what, place, count) in [
         ("latest_states", "store", DEVICES),
         ("dead_letters", "store", DEVICES),
-        ("retained_messages", "store", DEVICES),
         ("readings", "store", DEVICES * all + 1),
     ] {
         let place = format!("{place} {}", if exported.contains("mongodb") { "mongodb" } else { "embedded" });
         let found = site.report(what, &place)?.with_context(|| what.to_owned())?;
         ensure!(found == count.to_string(), "{what}: {found}, not {count}");
     }
+    // With the records of sessions.
+    let place = format!("store {}", if exported.contains("mongodb") { "mongodb" } else { "embedded" });
+    let retained = site.report("retained_messages", &place)?.context("retained_messages")?;
+    ensure!(retained.parse::<usize>()? >= DEVICES, "retained_messages: {retained}, not {DEVICES} or more");
     ensure!(site.report("rows", "registry")? == Some(DEVICES.to_string()));
     ensure!(site.report("reason", "")?.as_deref() == Some("contract ended"));
     ensure!(site.report("stays", "log")?.is_some() && site.report("stays", "backups")?.is_some());

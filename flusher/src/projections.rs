@@ -21,8 +21,9 @@ use crate::{Accounting, Countable, StartAt, Stores};
 
 /// Dead letters are listed this soon.
 const LETTERS: Duration = Duration::from_secs(1);
-/// Retained messages are in their store this soon.
-const MESSAGES: Duration = Duration::from_millis(200);
+/// Retained messages are in their store this soon. Most messages that wait for sessions are over by
+/// then, and no store sees them.
+const MESSAGES: Duration = Duration::from_secs(5);
 
 /// The projections that every process has: history, latest states, dead letters, retained messages.
 pub fn standard(config: &Config, stores: &Stores) -> Vec<Projection> {

@@ -328,6 +328,24 @@ impl Admin {
         self.registry.set_tenant_state(id, TenantState::Active, &origin).await
     }
 
+    /// Records in the audit of a tenant that a caller is about to act on a resource: something that
+    /// is not in the registry. `method` and `detail` describe the action.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::Unavailable`]: the action is not to be taken then.
+    pub async fn record_action(
+        &self,
+        tenant: &str,
+        method: &'static str,
+        resource: &str,
+        detail: &str,
+        by: &By,
+    ) -> Result<()> {
+        let origin = self.origin(method, by)?;
+        check::tenant(tenant)?;
+        self.registry.record_action(tenant, resource, detail, &origin).await
+    }
+
     /// Returns audit events of a tenant, or of [`INSTALLATION`](crate::INSTALLATION), the newest
     /// first, those before sequence `before`; at most 1000.
     ///

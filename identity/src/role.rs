@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// Reads.
     Viewer,
-    /// Replays dead letters, sends commands.
+    /// Replays dead letters, disconnects clients, clears retained messages, sends commands.
     Operator,
     /// Registers devices and gives them credentials.
     Admin,
@@ -59,8 +59,17 @@ fn least(permission: &str) -> Option<Role> {
         | "devices.list"
         | "books.get"
         | "groups.get"
-        | "groups.list" => Role::Viewer,
-        "deadLetters.list" | "deadLetters.get" | "deadLetters.replay" => Role::Operator,
+        | "groups.list"
+        | "sessions.list"
+        | "sessions.get"
+        | "subscriptions.list"
+        | "retainedMessages.list"
+        | "retainedMessages.get" => Role::Viewer,
+        "deadLetters.list"
+        | "deadLetters.get"
+        | "deadLetters.replay"
+        | "sessions.disconnect"
+        | "retainedMessages.clear" => Role::Operator,
         "credentials.create" | "credentials.list" | "credentials.delete" | "certificates.revoke" => Role::Admin,
         "apiKeys.create"
         | "apiKeys.list"

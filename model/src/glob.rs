@@ -26,6 +26,11 @@ impl Glob {
         }
     }
 
+    /// The text before the first wildcard: all texts that match begin with it.
+    pub fn prefix(&self) -> &str {
+        self.parts.first().map_or("", String::as_str)
+    }
+
     /// True when `text` matches.
     pub fn matches(&self, text: &str) -> bool {
         let (first, rest) = self.parts.split_first().expect("a pattern has at least one part");

@@ -23,6 +23,10 @@ pub enum TopicError {
     Share,
 }
 
+/// Retained messages below this are messages that wait for sessions. Each topic is set once,
+/// cleared once, and never set again.
+pub const MESSAGES: &str = "$weir/messages/";
+
 /// Checks a topic name.
 ///
 /// # Errors

@@ -7,7 +7,8 @@ use crate::{Ack, Connect, Publish, Subscription, Version, Will, packet_type as k
 /// # Panics
 /// When a field is longer than 65,535 bytes.
 pub fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
-    let Connect { version, client_id, clean_start, keep_alive_secs, will, username, password, properties } = connect;
+    let Connect { version, is_bridge, client_id, clean_start, .. } = connect;
+    let Connect { keep_alive_secs, will, username, password, properties, .. } = connect;
     let mut length = 10 + properties_bytes(*version, properties) + prefixed_bytes(client_id.as_bytes());
     let mut flags = u8::from(*clean_start) << 1;
     if let Some(Will { topic, payload, qos, retain, properties }) = will {
@@ -24,7 +25,11 @@ pub fn connect(out: &mut Vec<u8>, connect: &Connect<'_>) {
     }
     header(out, kind::CONNECT << 4, length);
     out.extend_from_slice(b"\0\x04MQTT");
-    out.extend_from_slice(&[if *version == Version::V5 { 5 } else { 4 }, flags]);
+    let level = match version {
+        Version::V4 => 4 | u8::from(*is_bridge) << 7,
+        Version::V5 => 5,
+    };
+    out.extend_from_slice(&[level, flags]);
     out.extend_from_slice(&keep_alive_secs.to_be_bytes());
     write_properties(out, *version, properties);
     prefixed(out, client_id.as_bytes());

@@ -43,6 +43,9 @@ pub enum Version {
 pub struct Connect<'a> {
     /// Protocol version to request.
     pub version: Version,
+    /// The client is a broker that bridges: bit 7 of the protocol level of 3.1.1 is set. Not sent
+    /// with 5.0.
+    pub is_bridge: bool,
     /// Client id; empty requests one from the server.
     pub client_id: &'a str,
     /// Clean session (3.1.1) or clean start (5.0).

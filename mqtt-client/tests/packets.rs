@@ -16,6 +16,8 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 fn a_connect_has_its_fields_in_the_order_of_the_standard() {
     let connect = Connect { client_id: "a", clean_start: true, keep_alive_secs: 60, ..Connect::default() };
     assert_eq!(written(|out| mqtt_client::connect(out, &connect)), b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01a");
+    let bridge = Connect { is_bridge: true, ..connect };
+    assert_eq!(written(|out| mqtt_client::connect(out, &bridge)), b"\x10\x0d\0\x04MQTT\x84\x02\0\x3c\0\x01a");
     let will_properties = PropertyList::new().number(id::WILL_DELAY, 5);
     let properties = PropertyList::new().number(id::RECEIVE_MAXIMUM, 10).user("k", "v");
     let will = Will { topic: "w", payload: b"gone", qos: 1, retain: true, properties: will_properties.as_bytes() };

@@ -41,6 +41,12 @@ pub(crate) enum Command {
     Client(ClientCommand),
     /// Check over HTTP whether the Weir of this machine is ready; fails when it is not
     Health(HealthOptions),
+    /// Close the connections of devices at a bounded rate, so that they move to other processes
+    ///
+    /// The process of this machine is no longer ready, refuses new connections, and closes the
+    /// others in slices, each after its client has its acknowledgements. The command follows it to
+    /// the end; when it is interrupted, the drain goes on.
+    Drain(DrainOptions),
     /// Look for problems and print what to do about them
     Doctor(DoctorOptions),
     /// Show what a payload becomes under the routes of the configuration
@@ -225,6 +231,32 @@ pub(crate) struct HealthOptions {
     /// Configuration file; ./weir.toml is read when it is there
     #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Options of `weir drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainOptions {
+    /// Connections to close in a second [default: mqtt.drain_connections_per_second]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+    /// Stop the process when all connections are closed
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Return at once
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Print the progress of a drain
+    #[arg(long, conflicts_with_all = ["rate", "stop", "detach"])]
+    pub(crate) status: bool,
+    /// End a drain, and accept connections again
+    #[arg(long, conflicts_with_all = ["rate", "stop", "detach", "status"])]
+    pub(crate) cancel: bool,
+    /// Configuration file; ./weir.toml is read when it is there
+    #[arg(long, value_name = "FILE", env = "WEIR_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder that holds everything [default: ./weir-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// Options of `weir doctor`.

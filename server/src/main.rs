@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod data_dir;
 mod doctor;
+mod drain;
 mod encryption;
 mod exports;
 mod health;
@@ -68,6 +69,7 @@ fn dispatch(arguments: cli::Arguments) -> anyhow::Result<ExitCode> {
         cli::Command::Backup(options) => backup::command::run(&options),
         cli::Command::Restore(options) => backup::restore::run(&options),
         cli::Command::Health(options) => health::run(&options),
+        cli::Command::Drain(options) => drain::run(&options),
         cli::Command::Doctor(options) => doctor::run(&options),
         cli::Command::Client(command) => client::run(command),
     }

@@ -13,8 +13,8 @@ use clap::Parser;
 use weir_simulators::broker::Broker;
 use weir_simulators::credentials::{self, Created, Credentials};
 use weir_simulators::fleet::{self, Options};
-use weir_simulators::ledger::Ledger;
-use weir_simulators::oracle::{self, StoreReport, Targets};
+use weir_simulators::ledger::{Ledger, deliveries};
+use weir_simulators::oracle::{self, StoreReport, SubscriberReport, Targets};
 use weir_simulators::plan::{self, Messages};
 use weir_simulators::replay;
 use weir_simulators::report::{Summary, html};
@@ -125,13 +125,16 @@ fn run(arguments: &RunOptions) -> anyhow::Result<ExitCode> {
         // An interrupted run ends at once; `weir-sim verify` can follow with --ledger.
         let is_checked = !targets.is_empty() && !played.interrupted;
         let stores = if is_checked { check(ledger, &targets)? } else { Vec::new() };
-        Ok((played, stores))
+        let subscribers = if played.interrupted { Vec::new() } else { oracle::verify_deliveries(ledger)? };
+        Ok((played, stores, subscribers))
     });
-    if arguments.ledger.is_none() && ledger.exists() {
-        std::fs::remove_file(ledger).with_context(|| format!("remove {}", ledger.display()))?;
+    if arguments.ledger.is_none() {
+        for file in [ledger.to_owned(), deliveries::path(ledger)].iter().filter(|file| file.exists()) {
+            std::fs::remove_file(file).with_context(|| format!("remove {}", file.display()))?;
+        }
     }
-    let (played, stores) = outcome?;
-    let summary = Summary::new(&scenario, &played, stores);
+    let (played, stores, subscribers) = outcome?;
+    let summary = Summary::new(&scenario, &played, stores).with(subscribers);
     if let Some(path) = &arguments.samples {
         let lines: Result<Vec<String>, _> = played.samples.iter().map(serde_json::to_string).collect();
         let text = format!("{}\n", lines?.join("\n"));
@@ -167,15 +170,21 @@ fn verify(options: &VerifyOptions) -> anyhow::Result<ExitCode> {
     let targets = options.targets.targets(&options.authorities)?;
     anyhow::ensure!(!targets.is_empty(), "no store to verify: use --server http://127.0.0.1:50051");
     let reports = check(&options.ledger, &targets)?;
+    let subscribers = oracle::verify_deliveries(&options.ledger)?;
     if options.json {
         println!("{}", serde_json::to_string(&reports)?);
+        if !subscribers.is_empty() {
+            println!("{}", serde_json::to_string(&subscribers)?);
+        }
     } else {
         let ledger = Ledger::read(&options.ledger)?;
         let ended = if ledger.complete { "" } else { " (the run was interrupted)" };
         println!("{}: {} messages sent{ended}", ledger.header.scenario.name, ledger.messages());
         reports.iter().for_each(|report| print!("{report}"));
+        subscribers.iter().for_each(|report| print!("{report}"));
     }
-    Ok(code(reports.iter().all(|report| report.findings.is_clean())))
+    let is_clean = reports.iter().all(|report| report.findings.is_clean());
+    Ok(code(is_clean && subscribers.iter().all(SubscriberReport::is_clean)))
 }
 
 fn readings(scenario: &ScenarioOptions, start: i64, limit: usize) -> anyhow::Result<ExitCode> {

@@ -42,7 +42,7 @@ variable "dns_names" {
 }
 
 locals {
-  pods = "${var.name}-flusher-pods.${var.namespace}.svc"
+  pods = [for role in ["ingest", "flusher"] : "*.${var.name}-${role}-pods.${var.namespace}.svc"]
   key  = { algorithm = "ECDSA", size = 256, rotationPolicy = "Always" }
 }
 
@@ -108,7 +108,7 @@ resource "kubernetes_manifest" "fleet" {
     metadata   = { name = "${var.name}-fleet-tls", namespace = var.namespace }
     spec = {
       secretName = "${var.name}-fleet-tls"
-      dnsNames   = ["*.${local.pods}"]
+      dnsNames   = local.pods
       usages     = ["digital signature", "server auth", "client auth"]
       privateKey = local.key
       issuerRef  = { name = "${var.name}-fleet", kind = "Issuer" }

@@ -90,6 +90,10 @@ resource "kubernetes_deployment_v1" "this" {
               }
             }
           }
+          env {
+            name  = "POD_SERVICE"
+            value = "${local.name}-pods"
+          }
           dynamic "env" {
             for_each = local.settings
             content {
@@ -334,6 +338,10 @@ resource "kubernetes_stateful_set_v1" "this" {
                 field_path = "metadata.name"
               }
             }
+          }
+          env {
+            name  = "POD_SERVICE"
+            value = "${local.name}-pods"
           }
           dynamic "env" {
             for_each = local.settings

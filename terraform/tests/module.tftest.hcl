@@ -191,8 +191,8 @@ run "devices_and_clients_need_tls_and_authentication" {
   }
 
   assert {
-    condition     = local.settings.WEIR_FLEET_ADVERTISE == "$(POD_NAME).weir-flusher-pods.weir.svc:50052"
-    error_message = "flushers are called by a name that their certificate has"
+    condition     = local.settings.WEIR_FLEET_ADVERTISE == "$(POD_NAME).$(POD_SERVICE).weir.svc:50052"
+    error_message = "pods are called by a name that their certificate has"
   }
 
   assert {

@@ -17,7 +17,8 @@ pub(crate) fn workspace(arguments: &[String]) -> anyhow::Result<()> {
         .args(arguments)
         .env("WEIR_SERVICES", services)
         .env("WEIR_TEST_PYTHON", clients.python)
-        .env("WEIR_TEST_NODE", clients.node))
+        .env("WEIR_TEST_NODE", clients.node)
+        .env("WEIR_TEST_JAVA", clients.java))
 }
 
 /// Runs each fuzz target for some time.

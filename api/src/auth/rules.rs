@@ -60,7 +60,8 @@ impl Rule {
     /// True for a method that changes things of a tenant, with an event in its audit each time.
     pub(crate) fn is_change(&self) -> bool {
         let verb = self.permission.rsplit('.').next().unwrap_or_default();
-        matches!(self.scope, Scope::Tenant | Scope::Device) && matches!(verb, "create" | "update" | "delete" | "revoke")
+        matches!(self.scope, Scope::Tenant | Scope::Device)
+            && matches!(verb, "create" | "update" | "delete" | "revoke" | "disconnect" | "clear")
     }
 }
 

@@ -6,6 +6,7 @@ extern crate weir_api as api;
 
 mod access;
 mod aggregates;
+mod brokers;
 mod calls;
 mod dead_letters;
 mod devices;

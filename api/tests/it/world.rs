@@ -9,6 +9,7 @@ use buffer::frame::{ReadingHeader, Staged};
 use buffer::memory::MemoryLog;
 use buffer::{Batcher, Log};
 use model::{DeviceKey, Nanos, Schema, Value};
+use proto::v1::broker_service_client::BrokerServiceClient;
 use proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use proto::v1::device_service_client::DeviceServiceClient;
 use proto::v1::export_service_client::ExportServiceClient;
@@ -22,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::brokers::FakeBrokers;
 use crate::fakes::{FakeBooks, FakeExports, FakeReplay, FakeStatus, FakeTail, state};
 
 pub(crate) const PARENT: &str = "tenants/-";
@@ -36,6 +38,7 @@ pub(crate) struct World {
     pub(crate) replay: Arc<FakeReplay>,
     pub(crate) books: Arc<FakeBooks>,
     pub(crate) exports: Arc<FakeExports>,
+    pub(crate) brokers: Arc<FakeBrokers>,
     pub(crate) log: Arc<MemoryLog>,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
@@ -56,6 +59,7 @@ impl World {
         let tail = Arc::new(FakeTail::new(Arc::clone(&history)));
         let latest = Arc::new(MemoryStore::default());
         let (letters, replay) = (Arc::new(MemoryStore::default()), Arc::new(FakeReplay::default()));
+        let brokers = Arc::new(FakeBrokers::default());
         let (books, exports) = (Arc::new(FakeBooks::default()), Arc::new(FakeExports::default()));
         let backend = Backend {
             history: history.clone(),
@@ -66,6 +70,7 @@ impl World {
             books: books.clone(),
             replay: replay.clone(),
             exports: exports.clone(),
+            brokers: brokers.clone(),
             status: Arc::new(FakeStatus),
         };
         let mut config = Config::new([9; 32]);
@@ -84,6 +89,7 @@ impl World {
             replay,
             books,
             exports,
+            brokers,
             log,
             metrics,
             shutdown,
@@ -114,6 +120,10 @@ impl World {
 
     pub(crate) fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn broker_service(&self) -> BrokerServiceClient<Channel> {
+        BrokerServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn operations(&self) -> OperationsServiceClient<Channel> {

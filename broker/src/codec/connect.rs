@@ -138,6 +138,9 @@ pub fn form(body: &[u8]) -> (Version, Option<u32>) {
 fn read_will(reader: &mut Reader<'_>, version: Version, qos: u8, retain: bool) -> Result<Will, DecodeError> {
     let own = if version == Version::V5 { properties::read(reader, Carrier::Will)? } else { &[] };
     let topic = reader.text()?;
+    if topic.is_empty() {
+        return Err(DecodeError::protocol("the will message has no topic"));
+    }
     model::topic::check_name(topic)
         .map_err(|_| DecodeError::malformed("the topic of the will message is not a topic name"))?;
     let payload = reader.binary()?;

@@ -22,6 +22,8 @@ pub struct ConnackProperties<'a> {
     pub authentication_method: Option<&'a str>,
     /// Explanation of the reason.
     pub reason_string: Option<&'a str>,
+    /// The server that the client is to use.
+    pub server_reference: Option<&'a str>,
 }
 
 /// Writes a CONNACK. For 3.1.1 the reason is the return code.
@@ -46,6 +48,7 @@ pub fn connack(out: &mut Vec<u8>, version: Version, session_present: bool, reaso
     text_property(&mut list, id::ASSIGNED_CLIENT_ID, own.assigned_client);
     text_property(&mut list, id::AUTHENTICATION_METHOD, own.authentication_method);
     text_property(&mut list, id::REASON_STRING, own.reason_string);
+    text_property(&mut list, id::SERVER_REFERENCE, own.server_reference);
     varint(&mut body, list.len());
     body.extend_from_slice(&list);
     packet(out, kind::CONNACK << 4, &body);
@@ -97,14 +100,16 @@ pub fn pingresp(out: &mut Vec<u8>) {
     out.extend_from_slice(&[kind::PINGRESP << 4, 0]);
 }
 
-/// Writes a DISCONNECT; nothing for 3.1.1, where servers send none.
-pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: u8, text: Option<&str>) {
+/// Writes a DISCONNECT, with the server that the client is to use; nothing for 3.1.1, where servers
+/// send none.
+pub fn disconnect(out: &mut Vec<u8>, version: Version, reason: u8, text: Option<&str>, server: Option<&str>) {
     if version == Version::V4 {
         return;
     }
     let mut body = vec![reason];
     let mut list = Vec::new();
     text_property(&mut list, id::REASON_STRING, text);
+    text_property(&mut list, id::SERVER_REFERENCE, server);
     varint(&mut body, list.len());
     body.extend_from_slice(&list);
     packet(out, kind::DISCONNECT << 4, &body);

@@ -57,6 +57,7 @@ pub mod reason {
     pub const QUOTA_EXCEEDED: u8 = 0x97;
     pub const ADMINISTRATIVE_ACTION: u8 = 0x98;
     pub const PAYLOAD_FORMAT_INVALID: u8 = 0x99;
+    pub const USE_ANOTHER_SERVER: u8 = 0x9C;
     pub const CONNECTION_RATE_EXCEEDED: u8 = 0x9F;
 }
 

@@ -21,6 +21,7 @@ pub mod id {
     pub const REQUEST_PROBLEM: u8 = 0x17;
     pub const WILL_DELAY: u8 = 0x18;
     pub const REQUEST_RESPONSE: u8 = 0x19;
+    pub const SERVER_REFERENCE: u8 = 0x1C;
     pub const REASON_STRING: u8 = 0x1F;
     pub const RECEIVE_MAXIMUM: u8 = 0x21;
     pub const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;

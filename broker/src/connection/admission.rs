@@ -15,6 +15,30 @@ pub(super) const REVOKED: &str = "the credential was revoked or has expired";
 /// The reason of a connection that ends with the token that it was opened with.
 pub(super) const EXPIRED: &str = "the token has expired: connect with a new one";
 
+/// The reason of a client with a client id of this process.
+const RESERVED: &str = "client ids that begin with $weir/ are those of the server itself: use another";
+
+/// First part of the client ids of clients inside of this process, which no other client may have.
+pub(crate) const INTERNAL: &str = "$weir/";
+
+/// The proof of an identity.
+pub(crate) enum Proof {
+    /// Certificates that the client presented in DER, its own first. Others are in its CONNECT.
+    Certificates(Vec<Vec<u8>>),
+    /// The client is inside of this process.
+    Internal(Identity),
+}
+
+impl Proof {
+    /// Bytes of the certificates.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Certificates(chain) => chain.iter().map(Vec::len).sum(),
+            Self::Internal(_) => 0,
+        }
+    }
+}
+
 /// A client that is not admitted.
 #[derive(Debug)]
 pub(super) struct Refused {
@@ -60,12 +84,11 @@ impl Refused {
 
 impl<I: Inbox> Broker<I> {
     /// Asks the gatekeeper for the identity of a client. A refusal is counted and logged.
-    pub(super) async fn admit(
-        &self,
-        connect: &Connect,
-        certificates: &[Vec<u8>],
-        peer: SocketAddr,
-    ) -> Result<Identity, Refused> {
+    pub(super) async fn admit(&self, connect: &Connect, proof: &Proof, peer: SocketAddr) -> Result<Identity, Refused> {
+        let certificates = match proof {
+            Proof::Internal(identity) => return check(identity.clone(), connect),
+            Proof::Certificates(certificates) => certificates,
+        };
         let credentials = Credentials {
             client: &connect.client,
             user: connect.user.as_deref(),
@@ -77,7 +100,10 @@ impl<I: Inbox> Broker<I> {
             certificates,
             peer,
         };
-        let admitted = self.gatekeeper.admit(&credentials).await.map_err(Refused::from);
+        let admitted = match connect.client.starts_with(INTERNAL) {
+            true => Err(Refused { kind: RefusalKind::ClientId, label: "client_id", reason: RESERVED.into() }),
+            false => self.gatekeeper.admit(&credentials).await.map_err(Refused::from),
+        };
         admitted.and_then(|identity| check(identity, connect)).inspect_err(|refused| {
             self.metrics.denied("connect", refused.label).inc();
             tracing::info!(client = connect.client, %peer, "refused a connection: {}", refused.reason);

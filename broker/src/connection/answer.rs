@@ -1,6 +1,5 @@
 //! Acknowledgements: in receipt order, each after its message is durable.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use model::trace::Span;
@@ -8,8 +7,7 @@ use model::trace::Span;
 use super::end::End;
 use super::{Connection, Stream};
 use crate::codec::{Version, encode, packet_type, reason};
-use crate::message::Message;
-use crate::route::Routed;
+use crate::route::{Dispatch, Routed};
 use crate::session::Receipt;
 use door::quota::Quota;
 use door::{Inbox, Intake, Ticket};
@@ -46,7 +44,7 @@ pub(super) struct Pending {
     pub(super) packet_id: u16,
     pub(super) answer: Answer,
     /// For subscribers, once it is durable.
-    pub(super) message: Option<Arc<Message>>,
+    pub(super) dispatch: Option<Box<Dispatch>>,
     /// Ends when the message is acknowledged.
     pub(super) traced: Option<Box<Span>>,
     /// The limit that it is beyond.
@@ -64,19 +62,25 @@ pub(super) const NO_MEMORY: &str =
 impl Pending {
     /// An acknowledgement alone.
     pub(super) fn answer(wait: Wait, packet_id: u16, answer: Answer) -> Self {
-        Self { wait, packet_id, answer, message: None, traced: None, quota: None, text: None }
+        Self { wait, packet_id, answer, dispatch: None, traced: None, quota: None, text: None }
     }
 }
 
-/// The acknowledgement that the sender is owed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The answer that the client is owed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// QoS 0.
+    /// To a message of QoS 0.
     Nothing,
-    /// QoS 1.
+    /// To a message of QoS 1.
     Puback(u8),
-    /// QoS 2.
+    /// To a message of QoS 2.
     Pubrec(u8),
+    /// To a PUBREC of the client.
+    Pubrel,
+    /// To a PUBREL of the client.
+    Pubcomp,
+    /// SUBACK or UNSUBACK.
+    Packet(Box<[u8]>),
 }
 
 impl Answer {
@@ -87,6 +91,11 @@ impl Answer {
             1 => Self::Puback(code),
             _ => Self::Pubrec(code),
         }
+    }
+
+    /// True when it acknowledges a message of the client.
+    pub(super) fn is_acknowledgement(&self) -> bool {
+        matches!(self, Self::Puback(_) | Self::Pubrec(_))
     }
 }
 
@@ -110,7 +119,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             let mut due = self.pending.pop_front().expect("it was there");
             let traced = due.traced.take();
-            let too_late = self.gone && due.answer != Answer::Nothing;
+            let too_late = self.gone && due.answer.is_acknowledgement();
             any = true;
             count += u64::from(self.answer_one(due));
             if let Some(mut span) = traced {
@@ -132,7 +141,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// Routes and acknowledges a message that is durable. True when an acknowledgement was written.
     fn answer_one(&mut self, due: Pending) -> bool {
-        let routed = due.message.map(|message| self.broker.route(&self.tenant, &message, &self.sender.client));
+        let routed = due.dispatch.map(|dispatch| self.broker.route(&self.tenant, *dispatch));
         let Routed { takers, full } = routed.unwrap_or_default();
         let mut text = due.text;
         // The answer for a message that is neither telemetry nor kept.
@@ -146,6 +155,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         };
         let (first, code) = match due.answer {
             Answer::Nothing => return false,
+            Answer::Pubrel | Answer::Pubcomp | Answer::Packet(_) => {
+                self.answer_packet(&due.answer, due.packet_id);
+                return false;
+            }
             Answer::Puback(code) => (packet_type::PUBACK << 4, settle(code)),
             Answer::Pubrec(code) => {
                 let code = settle(code);
@@ -168,6 +181,31 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let text = (code >= 0x80 && self.problem_information).then_some(text);
         let version = self.version;
         self.reply(text, |out, text| encode::answer(out, version, first, due.packet_id, code, text)).is_ok()
+    }
+
+    /// Writes an answer that is no acknowledgement of a message.
+    fn answer_packet(&mut self, answer: &Answer, packet_id: u16) {
+        if *answer == Answer::Pubrel
+            && let Some(mut state) = self.session.owned_by(&self.link)
+        {
+            state.in_flight.note_stored(packet_id);
+        }
+        if self.gone {
+            return;
+        }
+        let first = match answer {
+            Answer::Pubrel => packet_type::PUBREL << 4 | 2,
+            Answer::Pubcomp => packet_type::PUBCOMP << 4,
+            Answer::Packet(packet) => {
+                self.out.extend_from_slice(packet);
+                // Retained messages for new subscriptions follow it.
+                self.walking = true;
+                return;
+            }
+            Answer::Nothing | Answer::Puback(_) | Answer::Pubrec(_) => return,
+        };
+        encode::answer(&mut self.out, self.version, first, packet_id, reason::SUCCESS, None);
+        self.broker.metrics.replies.inc();
     }
 
     fn is_stored_elsewhere(&self, packet_id: u16) -> Result<bool, End> {

@@ -114,6 +114,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         self.ended = identity.ended;
         encode::auth(&mut self.out, reason::SUCCESS, METHOD);
+        self.broker.metrics.replies.inc();
         Ok(())
     }
 }

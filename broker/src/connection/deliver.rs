@@ -3,13 +3,20 @@
 use std::sync::Arc;
 
 use super::aliases::{Alias, Aliases};
+use super::answer::{Answer, Pending, Wait};
 use super::end::End;
 use super::{Connection, OUT_BYTES, RECHECK, Stream};
 use crate::codec::{acks, encode, packet_type, reason};
 use crate::in_flight::Recorded;
+use crate::link::Link;
+use crate::message::Message;
 use crate::queue::Queued;
-use crate::session::{Link, State};
+use crate::retained::Walk;
+use crate::route::{Dispatch, Taker};
+use crate::session::State;
+use crate::sys;
 use door::Inbox;
+use model::Nanos;
 
 /// Retained messages wait for a place while the queue is longer than this.
 const WALK_AHEAD: usize = 64;
@@ -25,10 +32,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let session = Arc::clone(&self.session);
         let mut state = session.owned_by(&self.link).ok_or(End::TakenOver)?;
         let begun = self.out.len();
-        let mut sent = 0;
         while self.out.len() - self.written < OUT_BYTES {
-            if let Some(id) = state.in_flight.next_release() {
-                encode::answer(&mut self.out, self.version, packet_type::PUBREL << 4 | 2, id, reason::SUCCESS, None);
+            if let Some((id, is_stored)) = state.in_flight.next_release() {
+                self.release_message(id, state.ledger.is_some() && !is_stored);
                 continue;
             }
             let sent_one = match self.deliver_again(&mut state) {
@@ -36,12 +42,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 Again::Waits => None,
                 Again::Sent(yes) => Some(yes),
             };
-            match sent_one {
-                Some(yes) => sent += u64::from(yes),
-                None => break,
+            if sent_one.is_none() {
+                break;
             }
         }
-        self.broker.metrics.delivered.inc_by(sent);
         session.note(&mut state);
         match state.is_at_the_gap() {
             Some(lost) => Err(End::Lost(lost)),
@@ -70,6 +74,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if next.qos > 0 && !state.in_flight.has_room(self.send_maximum) {
             return None;
         }
+        // One that the client has not acknowledged for 65,535 messages: the number has come round.
+        if next.duty.as_ref().is_some_and(|duty| state.in_flight.uses(duty.packet_id())) {
+            return None;
+        }
         if !self.has_memory_for(next) {
             return None;
         }
@@ -81,9 +89,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if !self.may_receive(&queued) {
             return Some(false);
         }
-        let packet_id = if queued.qos > 0 { state.in_flight.next_id() } else { 0 };
+        let packet_id = match &queued.duty {
+            _ if queued.qos == 0 => 0,
+            Some(duty) => duty.packet_id(),
+            None => state.in_flight.next_id(),
+        };
         let fits = self.send(&queued, packet_id, false);
+        if fits && let Some(since) = queued.timed() {
+            self.time_delivery(since, state);
+        }
         if fits && queued.qos > 0 {
+            if let Some(duty) = &queued.duty {
+                duty.ledger.sent(duty.number);
+            }
             state.in_flight.begin(packet_id, queued);
         }
         Some(fits)
@@ -133,10 +151,18 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 Some(most) => (walk.clone(), most),
             }
         };
+        if self.has_unrouted() {
+            return Ok(false);
+        }
+        if walk.filter.starts_with(sys::LEVEL) {
+            self.broker.send_figures(&self.tenant, &self.session, walk.id, &walk.filter);
+            self.state()?.walks.remove(&walk.filter);
+            return Ok(true);
+        }
         let mut found = Vec::new();
         let after = self.tenant.retained.step(&walk, most, &mut found);
         for message in found {
-            self.broker.send_retained(&self.session, message, &walk);
+            self.send_retained(message, &walk);
         }
         let mut state = self.state()?;
         match after {
@@ -152,6 +178,46 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(true)
     }
 
+    /// Sends a retained message to a new subscription; in a session that outlasts the process, when
+    /// it is durable.
+    fn send_retained(&mut self, message: Arc<Message>, walk: &Walk) {
+        let mut takers = vec![Taker::walking(&self.session, &message, walk)];
+        let (tenant, own) = (&self.tenant.id, &message.properties);
+        let contents = (&*message.topic, &*message.payload);
+        if self.broker.store_for_sessions(&mut self.intake, tenant, contents, own, &mut takers) {
+            self.staged = true;
+            let dispatch =
+                Some(Box::new(Dispatch { message, takers, is_walk: true, from: Arc::clone(&self.sender.client) }));
+            self.owe(Pending { dispatch, ..Pending::answer(Wait::Submit, 0, Answer::Nothing) });
+        } else {
+            self.broker.send_retained(&self.session, message, walk);
+        }
+    }
+
+    /// Sends a PUBREL; in a session that outlasts the process, when it is durable that the client
+    /// has the message. Otherwise it would get the message once more after a restart.
+    fn release_message(&mut self, packet_id: u16, waits: bool) {
+        if waits {
+            self.has_released = true;
+            self.staged = true;
+            self.owe(Pending::answer(Wait::Submit, packet_id, Answer::Pubrel));
+        } else {
+            let first = packet_type::PUBREL << 4 | 2;
+            encode::answer(&mut self.out, self.version, first, packet_id, reason::SUCCESS, None);
+            self.broker.metrics.replies.inc();
+        }
+    }
+
+    /// Stages the messages of QoS 2 that the client has, when there are more than before.
+    pub(super) fn stage_released(&mut self) {
+        if std::mem::take(&mut self.has_released)
+            && let Some(state) = self.session.owned_by(&self.link)
+            && let Some(ledger) = &state.ledger
+        {
+            ledger.keep_released(&mut self.intake, state.in_flight.released_numbers());
+        }
+    }
+
     /// Returns false when the packet is larger than the client accepts.
     fn send(&mut self, queued: &Queued, packet_id: u16, dup: bool) -> bool {
         let alias = self.choose_alias(&queued.message.topic);
@@ -163,10 +229,21 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         if !fits {
             self.broker.count_dropped("too_large_for_client");
-        } else if let Alias::Known(_) = alias {
+            return false;
+        }
+        self.broker.metrics.count_delivered(queued.qos);
+        if let Alias::Known(_) = alias {
             self.broker.metrics.alias_saved.inc_by(queued.message.topic.len() as u64);
         }
         fits
+    }
+
+    /// Observes the time since a message was queued, unless the client was away meanwhile.
+    fn time_delivery(&self, since: Nanos, state: &State) {
+        if state.connection.as_ref().is_some_and(|connection| connection.since <= since) {
+            let passed = model::clock::now().saturating_sub(since).max(0);
+            self.broker.metrics.delivery_time.observe(passed as f64 / model::time::SECOND as f64);
+        }
     }
 
     fn choose_alias(&mut self, topic: &str) -> Alias {
@@ -234,16 +311,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     pub(super) fn recorded(&mut self, body: &[u8]) -> Result<(), End> {
         let acks::Answer { packet_id, reason } = acks::decode(body, self.version)?.of(packet_type::PUBREC)?;
         self.note_refusal(reason);
-        let recorded = self.state()?.in_flight.record(packet_id, reason >= 0x80);
-        let code = match recorded {
-            Recorded::Release => reason::SUCCESS,
-            Recorded::Unknown => reason::PACKET_ID_NOT_FOUND,
-            Recorded::Refused => {
-                self.link.remember(Link::ATTENTION);
-                return Ok(());
-            }
+        let (recorded, lasts) = {
+            let mut state = self.state()?;
+            (state.in_flight.record(packet_id, reason >= 0x80), state.ledger.is_some())
         };
-        encode::answer(&mut self.out, self.version, packet_type::PUBREL << 4 | 2, packet_id, code, None);
+        match recorded {
+            Recorded::Release => self.release_message(packet_id, lasts),
+            Recorded::Unknown => {
+                let (first, code) = (packet_type::PUBREL << 4 | 2, reason::PACKET_ID_NOT_FOUND);
+                encode::answer(&mut self.out, self.version, first, packet_id, code, None);
+                self.broker.metrics.replies.inc();
+            }
+            Recorded::Refused => self.link.remember(Link::ATTENTION),
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use super::answer::{self, Answer, Wait};
 use super::{Connection, Stream};
 use crate::Broker;
 use crate::codec::{DecodeError, Version, encode, reason};
+use crate::drain::{Cause, MOVED};
 use crate::session::Lost;
 use crate::{pending_wills, websocket};
 use door::quota::Quota;
@@ -46,6 +47,11 @@ pub(super) enum End {
     TakenOver,
     /// The credential was revoked or has expired.
     Revoked,
+    /// An operator has closed it, and ended the session if so asked.
+    Kicked {
+        /// The session ends, too.
+        ends_session: bool,
+    },
     /// The token that it was opened with has expired.
     Expired,
     /// The next token of the client was refused.
@@ -59,6 +65,9 @@ pub(super) enum End {
     Lost(Lost),
     /// The process is stopping.
     ShutDown,
+    /// The client is to connect to another process: the process stops, an operator asks for it, or
+    /// did so a moment ago.
+    Moved(Option<Cause>),
     /// The log has failed.
     Failed(Failed),
     /// An answer is larger than the client accepts.
@@ -102,6 +111,7 @@ impl End {
             Self::Memory(_) => "memory",
             Self::TakenOver => "taken_over",
             Self::Revoked => "revoked",
+            Self::Kicked { .. } => "kicked",
             Self::Expired => "token_expired",
             Self::Refused(_) => "token_refused",
             Self::Denied(_) => "publish_denied",
@@ -109,6 +119,7 @@ impl End {
             Self::Lost(Lost::Queue) => "queue_full",
             Self::Lost(Lost::Memory) => "queue_memory",
             Self::ShutDown => "shut_down",
+            Self::Moved(_) => MOVED,
             Self::Failed(_) => "log_failed",
             Self::Oversize => "too_large_for_client",
             Self::Unstored => "unstored",
@@ -128,12 +139,19 @@ impl End {
             Self::Memory(full) => Some((reason::QUOTA_EXCEEDED, full.to_string())),
             Self::TakenOver => Some((reason::SESSION_TAKEN_OVER, "the client has connected again".into())),
             Self::Revoked => Some((reason::ADMINISTRATIVE_ACTION, admission::REVOKED.into())),
+            Self::Kicked { ends_session } => Some((reason::ADMINISTRATIVE_ACTION, kicked(*ends_session).into())),
             Self::Expired => Some((reason::NOT_AUTHORIZED, admission::EXPIRED.into())),
             Self::Refused(refused) => Some((refused.farewell(), refused.reason.as_ref().to_owned())),
             Self::Denied(_) => Some((reason::NOT_AUTHORIZED, answer::DENIED.into())),
             Self::OverQuota(_, quota) => Some((reason::QUOTA_EXCEEDED, answer::over(*quota).into())),
             Self::Lost(lost) => Some((reason::QUOTA_EXCEEDED, lost.reason().into())),
-            Self::ShutDown => Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into())),
+            Self::ShutDown | Self::Moved(Some(Cause::Stop)) => {
+                Some((reason::SERVER_SHUTTING_DOWN, "the server is shutting down".into()))
+            }
+            Self::Moved(_) => Some((
+                reason::ADMINISTRATIVE_ACTION,
+                "the operator moves connections to other servers: connect again".into(),
+            )),
             Self::Failed(error) => Some((reason::IMPLEMENTATION_SPECIFIC, error.to_string())),
             Self::Oversize => Some((
                 reason::PACKET_TOO_LARGE,
@@ -143,6 +161,15 @@ impl End {
                 Some((reason::IMPLEMENTATION_SPECIFIC, "a message was not stored: connect and send it again".into()))
             }
         }
+    }
+}
+
+/// The reason for a client that an operator has disconnected.
+fn kicked(ends_session: bool) -> &'static str {
+    if ends_session {
+        "an operator has closed the connection and ended the session"
+    } else {
+        "an operator has closed the connection"
     }
 }
 
@@ -159,6 +186,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             End::Io(error) => tracing::debug!("connection of client {} failed: {error}", self.sender.client),
             End::Memory(full) => tracing::warn!("closed client {} at {}: {full}", self.sender.client, self.sender.peer),
             End::Revoked => self.revoke(),
+            End::Kicked { ends_session } => self.end_kicked(*ends_session),
             // Acknowledges what is durable by now; a log that has failed acknowledges nothing.
             End::Expired => drop(self.answer()),
             End::Refused(refused) => {
@@ -191,7 +219,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         self.link.arrival.begin();
         self.session.hand_over(&self.link, true);
-        let farewell = end.farewell();
+        let mut farewell = end.farewell();
+        let is_referred =
+            matches!(end, End::ShutDown | End::Moved(_)) && !self.broker.config.server_reference.is_empty();
+        if is_referred {
+            farewell = farewell.map(|(_, text)| (reason::USE_ANOTHER_SERVER, text));
+        }
         let sent = farewell.is_some();
         // The peer may be gone, or not read.
         tokio::time::timeout(FAREWELL, self.send_last(farewell)).await.ok();
@@ -239,6 +272,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
+    /// Acknowledges what is durable by now, and leaves no session if the operator has asked for
+    /// that.
+    fn end_kicked(&mut self, ends_session: bool) {
+        tracing::info!(
+            tenant = %self.sender.tenant, client = %self.sender.client, peer = %self.sender.peer,
+            "closed a client: {}", kicked(ends_session)
+        );
+        self.answer().ok();
+        if ends_session && let Some(mut state) = self.session.owned_by(&self.link) {
+            state.expiry_secs = 0;
+        }
+    }
+
     /// No longer keeps the will message.
     pub(super) fn drop_will(&mut self) -> Result<(), End> {
         let last = self.state()?.last_will.take();
@@ -264,7 +310,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             let text = self.problem_information.then_some(text);
             let version = self.version;
             // One that is too large also without its text is not sent.
-            self.reply(text.as_deref(), |out, text| encode::disconnect(out, version, code, text)).ok();
+            let broker = Arc::clone(&self.broker);
+            let server = (code == reason::USE_ANOTHER_SERVER).then_some(&*broker.config.server_reference);
+            let written = self.reply(text.as_deref(), |out, text| encode::disconnect(out, version, code, text, server));
+            self.broker.metrics.replies.inc_by(written.is_ok().into());
             let rest = self.out.split_off(self.written);
             if let Err(error) = self.stream.write_all(&rest).await {
                 tracing::debug!("cannot send client {} the reason: {error}", self.sender.client);

@@ -1,5 +1,5 @@
-//! The last of a connection whose client has connected again: what has arrived is handled before
-//! the session changes hands.
+//! The last of a connection whose client has connected again, or is to connect to another process:
+//! what has arrived is handled before.
 
 use std::time::{Duration, Instant};
 
@@ -14,17 +14,23 @@ const HAND_OVER_BYTES: usize = 8 << 20;
 /// Bytes that arrive during a read are noticed a moment after it.
 const ARRIVED: Duration = Duration::from_millis(2);
 
-/// The last of a connection whose client has connected again.
+/// Time after which a client that is to leave is no longer read. All that it had sent before has
+/// been read by then, unless its messages wait for the log or a limit.
+const LEAVES_WITHIN: Duration = Duration::from_millis(500);
+
+/// The last of a connection.
 pub(super) struct HandOver {
     /// Bytes that are read at most.
     bytes_left: usize,
     /// Since when nothing has arrived.
     silent_since: Option<Instant>,
+    /// The time up to which a client that is to leave is read.
+    leaves_at: Option<Instant>,
 }
 
 impl HandOver {
     pub(super) fn new() -> Self {
-        Self { bytes_left: HAND_OVER_BYTES, silent_since: None }
+        Self { bytes_left: HAND_OVER_BYTES, silent_since: None, leaves_at: None }
     }
 }
 
@@ -38,10 +44,43 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let silent = is_empty.then(|| hand_over.silent_since.get_or_insert_with(Instant::now).elapsed());
         if hand_over.bytes_left == 0 || silent.is_some_and(|silent| silent >= ARRIVED) {
-            self.handing_over = None;
-            self.session.hand_over(&self.link, false);
+            self.end_hand_over();
         } else if silent.is_some() {
             self.wake_within(ARRIVED);
+        }
+    }
+
+    fn end_hand_over(&mut self) {
+        let leaves = self.handing_over.take().is_some_and(|ended| ended.leaves_at.is_some());
+        self.draining |= leaves;
+        self.is_moved |= leaves;
+        // One that leaves also lets a connection that waits have the session.
+        self.session.hand_over(&self.link, false);
+    }
+
+    /// Lets the client connect to another process, when all that has arrived is handled.
+    pub(super) fn begin_to_leave(&mut self) {
+        if self.draining {
+            return;
+        }
+        let hand_over = self.handing_over.get_or_insert_with(HandOver::new);
+        if hand_over.leaves_at.is_none() {
+            hand_over.leaves_at = Some(Instant::now() + LEAVES_WITHIN);
+            self.wake_within(LEAVES_WITHIN);
+        }
+    }
+
+    /// True while a client that is to leave is still read.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.handing_over.as_ref().is_some_and(|hand_over| hand_over.leaves_at.is_some())
+    }
+
+    /// Reads a client that is to leave no longer, when it has had its time: it never stops sending,
+    /// or its messages wait for the log.
+    pub(super) fn leave_in_time(&mut self) {
+        let Some(at) = self.handing_over.as_ref().and_then(|hand_over| hand_over.leaves_at) else { return };
+        if at <= Instant::now() {
+            self.end_hand_over();
         }
     }
 

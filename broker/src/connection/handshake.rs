@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use model::Held;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::admission::Proof;
 use super::authenticate::{METHOD, left_until};
 use super::connack::{accepting, fits, keep_alive};
 use super::pace::Pace;
@@ -17,11 +18,13 @@ use crate::Broker;
 use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
+use crate::in_flight::MAX_IN_FLIGHT;
+use crate::link::Link;
 use crate::listener::{Arrival, Guests};
 use crate::memory::FREE_BYTES;
 use crate::pending_wills;
-use crate::session::Link;
 use crate::sessions::Taken;
+use crate::view::ConnectionReport;
 use crate::will::LastWill;
 use door::quota::ConnectionPermit;
 use door::{Identity, Inbox, Intake, Sender, Ticket};
@@ -29,8 +32,6 @@ use door::{Identity, Inbox, Intake, Sender, Ticket};
 /// The reason why a connection was refused, as a metric label.
 type Refused = &'static str;
 
-/// Maximum number of QoS 1 messages that are in flight to a client.
-const MAX_IN_FLIGHT: usize = 1024;
 /// The reason of a refusal.
 const NO_MEMORY: &str = "the server has no memory for a connection with this much in its CONNECT (memory.max_bytes)";
 /// The reason why a session is not kept.
@@ -44,15 +45,14 @@ const TOO_SMALL: &str = "the CONNACK is larger than the maximum packet size of t
 pub(super) async fn open<I: Inbox, S: Stream>(
     broker: &Arc<Broker<I>>,
     mut stream: S,
-    certificates: Vec<Vec<u8>>,
-    arrival: Arrival,
+    proof: Proof,
+    (arrival, listener): (Arrival, Arc<str>),
     guests: Guests,
 ) -> Result<Connection<I, S>, Refused> {
     let Arrival { peer, stream_bytes, .. } = arrival;
     let mut waiting = Waiting::new(broker, peer.ip());
     // A copy of those in the stream.
-    let chain: usize = certificates.iter().map(Vec::len).sum();
-    if let Err(error) = waiting.begin(stream_bytes + chain).await {
+    if let Err(error) = waiting.begin(stream_bytes + proof.bytes()).await {
         tracing::info!("refused a connection from {peer}: {error}");
         return Err("memory");
     }
@@ -82,7 +82,8 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     if let Some(early) = arrival.early {
         let code = if version == Version::V5 { early.code } else { 3 };
         report(early.what);
-        refuse(&mut stream, form, code, early.what).await;
+        let elsewhere = (code == reason::USE_ANOTHER_SERVER).then_some(&*broker.config.server_reference);
+        refuse_for(&mut stream, form, code, early.what, elsewhere).await;
         return Err(early.label);
     }
     let is_known = |method: &str| method == METHOD && broker.gatekeeper.takes_tokens();
@@ -99,7 +100,7 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("client_id");
     }
     // The memory of the CONNECT stays counted meanwhile.
-    let admitted = waiting.unless_displaced(broker.admit(&connect, &certificates, peer)).await?;
+    let admitted = waiting.unless_displaced(broker.admit(&connect, &proof, peer)).await?;
     let counted = admitted.and_then(|identity| Ok((broker.count_in(&identity, &connect, peer)?, identity)));
     let (permit, identity) = match counted {
         Ok(counted) => counted,
@@ -115,6 +116,9 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         let code = if version == Version::V5 { reason::QUOTA_EXCEEDED } else { 3 };
         refuse(&mut stream, form, code, "the client has connected again").await;
         return Err(reason);
+    }
+    if connect.clean {
+        broker.unread.begin_anew(&identity.tenant, &connect.client);
     }
     broker.hand_over(&identity.tenant, &connect.client).await;
     let assigned = connect.client.is_empty().then(|| broker.make_client_id(identity.device.as_deref()));
@@ -132,7 +136,8 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("memory");
     };
     let identity = (identity, permit);
-    let mut connection = broker.connect(stream, arrival, connect, identity, assigned.as_deref(), (own_bytes, memory));
+    let mut connection =
+        broker.connect(stream, (arrival, listener), connect, identity, assigned.as_deref(), (own_bytes, memory));
     connection.stalled = !early.is_empty();
     connection.partial = early;
     Ok(connection)
@@ -204,10 +209,15 @@ async fn read_connect<I: Inbox, S: Stream>(
 
 /// Sends a CONNACK with the reason, as far as the client accepts its size.
 async fn refuse<S: Stream>(stream: &mut S, form: Form, code: u8, text: &str) {
+    refuse_for(stream, form, code, text, None).await;
+}
+
+/// As [`refuse`], with the server that the client is to use.
+async fn refuse_for<S: Stream>(stream: &mut S, form: Form, code: u8, text: &str, server_reference: Option<&str>) {
     let mut out = Vec::new();
     let most = form.most.map_or(usize::MAX, |most| most as usize);
     for reason_string in [Some(text), None] {
-        let own = ConnackProperties { reason_string, ..ConnackProperties::default() };
+        let own = ConnackProperties { reason_string, server_reference, ..ConnackProperties::default() };
         out.clear();
         encode::connack(&mut out, form.version, false, code, &own);
         if out.len() <= most {
@@ -233,7 +243,7 @@ impl<I: Inbox> Broker<I> {
     fn connect<S: Stream>(
         self: &Arc<Self>,
         stream: S,
-        arrival: Arrival,
+        (arrival, listener): (Arrival, Arc<str>),
         mut asked: Connect,
         (identity, permit): (Identity, Option<ConnectionPermit>),
         assigned: Option<&str>,
@@ -259,14 +269,30 @@ impl<I: Inbox> Broker<I> {
             None if !v5 && !asked.clean => config.v3_session_expiry_secs,
             None => 0,
         };
-        let mut expiry = wanted.min(config.max_session_expiry_secs);
+        let longest = if arrival.is_internal { u32::MAX } else { config.max_session_expiry_secs };
+        let mut expiry = wanted.min(longest);
         let most_keep_alive = arrival.max_keep_alive_secs.unwrap_or(config.max_keep_alive_secs);
         let keep_alive = keep_alive(most_keep_alive, &asked);
         let link = Link::new(&self.arrivals);
-        let Taken { session, present, taken_over, before } =
+        let Taken { session, present, has_new_expiry, taken_over, before } =
             self.take_session(&tenant, &sender.client, &link, asked.clean, expiry, &identity);
         if taken_over {
             self.metrics.takeovers.count(&sender.tenant, &sender.client, arrival.peer, model::clock::now());
+        }
+        if let Some(mut state) = session.owned_by(&link) {
+            state.connection = Some(Arc::new(ConnectionReport {
+                since: model::clock::now(),
+                peer: arrival.peer,
+                listener,
+                device: identity.device.clone(),
+                protocol_version: match (v5, asked.is_3_1) {
+                    (true, _) => "5.0",
+                    (false, true) => "3.1",
+                    (false, false) => "3.1.1",
+                },
+                keep_alive_secs: keep_alive,
+                clean_start: asked.clean,
+            }));
         }
         if let Some(will) = asked.will.take()
             && let Some(mut state) = session.owned_by(&link)
@@ -280,13 +306,14 @@ impl<I: Inbox> Broker<I> {
             || self.metrics.sessions.get() > config.max_sessions as i64 || !self.may_keep_session(&identity, &tenant);
         let mut reason_string = None;
         if expiry > 0 && !present {
-            if is_full() {
+            if !arrival.is_internal && is_full() {
                 reason_string = Some(NO_SESSION);
                 // There is room for its connection, and for no session after that.
                 self.metrics.sessions_not_kept.inc();
                 expiry = 0;
             } else if let Some(mut state) = session.owned_by(&link) {
                 state.expiry_secs = expiry;
+                session.keep(&mut state, self.new_ledger(&tenant));
             }
         }
         let maximum_packet_bytes = asked.maximum_packet_bytes.map_or(usize::MAX, |n| n as usize);
@@ -311,6 +338,7 @@ impl<I: Inbox> Broker<I> {
             out.clear();
             encode::connack(&mut out, asked.version, says_present, reason::SUCCESS, &own);
         }
+        self.metrics.replies.inc();
         let patience = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
         let left = left_until(identity.expires);
         let first = left.into_iter().fold(patience.unwrap_or(IDLE), Duration::min);
@@ -329,12 +357,14 @@ impl<I: Inbox> Broker<I> {
             number,
             version: asked.version,
             clean: asked.clean,
-            is_bridge: asked.is_bridge,
+            is_bridge: asked.is_bridge || arrival.is_internal,
+            is_3_1: asked.is_3_1,
             session,
             arrival: Waker::from(Arc::clone(&link)),
             has_yielded: false,
             handing_over: None,
             link,
+            keeps_session: has_new_expiry || !present,
             before: (before.last.is_some() || before.publishing.is_some()).then_some(before),
             partial: Vec::new(),
             stalled: false,
@@ -351,6 +381,7 @@ impl<I: Inbox> Broker<I> {
             unflushed: false,
             pending: VecDeque::new(),
             owed: 0,
+            has_released: false,
             staged: false,
             full: false,
             last_ticket: Ticket::default(),
@@ -369,6 +400,7 @@ impl<I: Inbox> Broker<I> {
             registered: false,
             was_denied: false,
             draining: false,
+            is_moved: false,
             gone: false,
         }
     }

@@ -18,6 +18,7 @@ mod pace;
 mod packet;
 mod read;
 mod serve;
+mod subscribe;
 mod timer;
 mod waiting;
 
@@ -36,11 +37,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
 use crate::codec::Version;
+use crate::link::Link;
 use crate::memory::FREE_BYTES;
 use crate::pending_wills;
-use crate::session::{Link, Session, State};
+use crate::session::{Session, State};
 use crate::tenant::Tenant;
 use crate::will::Before;
+pub(crate) use admission::INTERNAL;
 use aliases::Aliases;
 use answer::{Pending, Wait};
 use authenticate::Authentication;
@@ -49,7 +52,7 @@ use door::{Grants, Inbox, Intake, Sender, Ticket};
 use end::End;
 use hand_over::HandOver;
 use pace::Pace;
-pub(crate) use serve::serve;
+pub(crate) use serve::{serve, serve_internal};
 pub(crate) use waiting::Waiting;
 
 /// Bytes that may wait for a slow peer before reading from it stops.
@@ -76,13 +79,20 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
-    /// Stages the will message for the next start, in case that this one ends without it.
-    fn keep_will(&mut self) {
-        if let Some(state) = self.session.owned_by(&self.link)
-            && let Some(last) = &state.last_will
-        {
-            pending_wills::keep(&mut self.intake, last);
-            self.staged = true;
+    /// Stages the will message for the next start, in case that this one ends without it, and the
+    /// session.
+    fn keep_state(&mut self) {
+        if let Some(state) = self.session.owned_by(&self.link) {
+            if let Some(last) = &state.last_will {
+                pending_wills::keep(&mut self.intake, last);
+                self.staged = true;
+            }
+            if self.keeps_session
+                && let Some(ledger) = &state.ledger
+            {
+                ledger.keep(&mut self.intake, &self.sender.client, state.expiry_secs);
+                self.staged = true;
+            }
         }
     }
 }
@@ -104,8 +114,10 @@ struct Connection<I: Inbox, S> {
     version: Version,
     /// The client asked for a clean start.
     clean: bool,
-    /// The client is a broker that bridges.
+    /// The client is a broker that bridges, or the bridge of this one.
     is_bridge: bool,
+    /// The client speaks MQTT 3.1.
+    is_3_1: bool,
     session: Arc<Session>,
     link: Arc<Link>,
     /// Wakes the connection for what has arrived.
@@ -117,6 +129,8 @@ struct Connection<I: Inbox, S> {
     intake: I::Intake,
     /// The intake reads trace contexts.
     is_traced: bool,
+    /// The session is new, or its expiry is.
+    keeps_session: bool,
     /// Work that the CONNACK waits for.
     before: Option<Before>,
     /// An unfinished packet, or packets that wait for room in `pending`.
@@ -148,6 +162,8 @@ struct Connection<I: Inbox, S> {
     pending: VecDeque<Pending>,
     /// Number of messages in `pending` that are to be acknowledged.
     owed: usize,
+    /// The client has messages of QoS 2 that it had not before.
+    has_released: bool,
     /// The intake has staged records.
     staged: bool,
     /// The log had no room for them.
@@ -175,6 +191,8 @@ struct Connection<I: Inbox, S> {
     /// A denial was logged.
     was_denied: bool,
     draining: bool,
+    /// It drains so that its client connects to another process.
+    is_moved: bool,
     /// The peer no longer reads acknowledgements.
     gone: bool,
 }
@@ -228,8 +246,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 moved |= has_read;
                 self.hand_over(has_read);
             }
+            self.leave_in_time();
             if self.draining && self.pending.is_empty() && self.out.is_empty() && !self.unflushed {
-                return Err(End::ShutDown);
+                return Err(if self.is_moved { End::Moved(self.broker.drain.cause()) } else { End::ShutDown });
             }
             if !moved {
                 return self.check_keep_alive(cx);
@@ -245,8 +264,15 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if signals & Link::TAKEN_OVER != 0 {
             return Err(End::TakenOver);
         }
-        self.draining |= signals & Link::STOP != 0;
-        if signals & Link::HAND_OVER != 0 {
+        if signals & Link::KICKED != 0 {
+            return Err(End::Kicked { ends_session: signals & Link::ENDED != 0 });
+        }
+        if signals & Link::MOVE != 0 {
+            self.begin_to_leave();
+        }
+        // One that is to leave reads what has arrived first.
+        self.draining |= signals & Link::STOP != 0 && !self.is_leaving();
+        if signals & Link::HAND_OVER != 0 && !self.is_leaving() {
             self.handing_over = Some(HandOver::new());
         }
         if signals & Link::ATTENTION == 0 {
@@ -283,6 +309,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// Submits staged records to the log. True when the log accepted them.
     fn submit(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        self.stage_released();
         match self.intake.poll_submit(cx) {
             Poll::Pending => {
                 self.broker.metrics.waits.inc_by(u64::from(!self.full));

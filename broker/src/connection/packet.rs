@@ -7,22 +7,23 @@ use model::trace::Span;
 use super::answer::{self, Answer, Pending, Wait};
 use super::end::End;
 use super::{Connection, Stream};
-use crate::codec::subscribe::RetainHandling;
 use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
-    subscribe,
 };
-use crate::retained::{self, Walk};
+use crate::retained;
+use crate::route::{Dispatch, Taker};
 use crate::session::Receipt;
-use crate::sys;
-use crate::trie::Entry;
-use door::quota::{Kept, Quota};
+use door::quota::Quota;
 use door::{Delivery, Inbox, Intake, Message as Received, Retained, Sender, Verdict};
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Handles one packet; `body` follows its fixed header.
     pub(super) fn packet(&mut self, framing: &Framing, body: &[u8]) -> Result<(), End> {
-        check_flags(framing)?;
+        let again = matches!(framing.first, 0x6A | 0x8A | 0xAA);
+        if !(self.is_3_1 && again) {
+            // 3.1 has DUP in PUBREL, SUBSCRIBE and UNSUBSCRIBE, too.
+            check_flags(framing)?;
+        }
         self.broker.metrics.packets.inc();
         match framing.packet_type() {
             kind::PUBLISH => self.publish(framing, body),
@@ -34,6 +35,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             kind::UNSUBSCRIBE => self.unsubscribe(body),
             kind::PINGREQ => {
                 encode::pingresp(&mut self.out);
+                self.broker.metrics.replies.inc();
                 Ok(())
             }
             kind::DISCONNECT => Err(self.disconnect(body)?),
@@ -75,7 +77,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             self.alias_bytes -= held.as_ref().map_or(0, |before| before.len());
             *held = Some(topic.into());
         }
-        if held.is_some() { Ok(at) } else { Err(invalid("topic alias was not set")) }
+        // One that is in range and stands for nothing is no invalid alias (MQTT 5.0, section
+        // 3.3.2.3.4).
+        if held.is_some() { Ok(at) } else { Err(DecodeError::protocol("topic alias was not set")) }
     }
 
     fn take(&mut self, packet: &publish::Publish<'_>, topic: &str) -> Result<(), End> {
@@ -113,9 +117,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if keeps == Ok(true) && !keep {
             text = Some(retained::NO_MEMORY);
         }
+        let from = &self.sender.client;
+        let mut takers = self.broker.takers(&self.tenant, topic, (packet.qos, packet.retain), from);
         let mut is_lost = false;
         // A copy only when there is a subscriber.
-        if !keep && self.tenant.trie.any(topic) {
+        if !keep && !takers.is_empty() {
             copied = copy(false);
             is_lost = copied.is_none();
         }
@@ -143,9 +149,39 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         };
         let answer = Answer::after(packet.qos, code);
         self.staged |= verdict != Verdict::Plain || keep;
+        if copied.is_some() {
+            self.stage_for_sessions(packet, topic, &mut takers)?;
+        }
         if answer != Answer::Nothing || copied.is_some() || traced.is_some() {
             let (wait, packet_id) = (self.turn(), packet.packet_id);
-            self.owe(Pending { wait, packet_id, answer, message: copied, traced, quota: None, text });
+            let dispatch = copied.map(|message| {
+                Box::new(Dispatch { message, takers, is_walk: false, from: Arc::clone(&self.sender.client) })
+            });
+            self.owe(Pending { wait, packet_id, answer, dispatch, traced, quota: None, text });
+        }
+        Ok(())
+    }
+
+    /// Stages a message for sessions that outlast the process. With it, one of QoS 2 from such a
+    /// session is known after a restart, so that the client can send it again.
+    fn stage_for_sessions(
+        &mut self,
+        packet: &publish::Publish<'_>,
+        topic: &str,
+        takers: &mut [Taker],
+    ) -> Result<(), End> {
+        let (intake, tenant) = (&mut self.intake, &self.tenant.id);
+        let message = (topic, packet.payload);
+        if !self.broker.store_for_sessions(intake, tenant, message, packet.properties, takers) {
+            return Ok(());
+        }
+        self.staged = true;
+        if packet.qos == 2 {
+            let mut state = self.session.owned_by(&self.link).ok_or(End::TakenOver)?;
+            if let Some(ledger) = &state.ledger {
+                ledger.keep_receipt(&mut self.intake, packet.packet_id);
+                state.receipts.insert(packet.packet_id);
+            }
         }
         Ok(())
     }
@@ -193,7 +229,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// Logs the first denial of a connection.
-    fn log_denial(&mut self, topic: &str, why: &str) {
+    pub(super) fn log_denial(&mut self, topic: &str, why: &str) {
         if !std::mem::replace(&mut self.was_denied, true) {
             let Sender { client, peer, .. } = &self.sender;
             tracing::info!(
@@ -204,13 +240,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// The wait of a message that is not staged itself: for the messages before it.
-    fn turn(&self) -> Wait {
+    pub(super) fn turn(&self) -> Wait {
         if self.staged { Wait::Submit } else { Wait::Ticket(self.last_ticket) }
     }
 
     /// True when a message under this packet id has not been acknowledged.
     fn owes(&self, packet_id: u16) -> bool {
-        self.pending.iter().any(|p| p.packet_id == packet_id && p.answer != Answer::Nothing)
+        self.pending.iter().any(|p| p.packet_id == packet_id && p.answer.is_acknowledgement())
     }
 
     /// Adds to a span what only the broker knows.
@@ -220,8 +256,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// MQTT 5 clients may not exceed the receive maximum; 3.1.1 clients do not know it, and wait.
+    /// So does the bridge of this process: it passes on messages of a server that may not know it.
     fn check_window(&self, in_flight: usize) -> Result<(), DecodeError> {
-        if self.version == Version::V5 && in_flight >= usize::from(self.broker.config.receive_maximum) {
+        if self.version == Version::V5
+            && !self.is_bridge
+            && in_flight >= usize::from(self.broker.config.receive_maximum)
+        {
             let what = "more messages in flight than the receive maximum";
             return Err(DecodeError { reason: reason::RECEIVE_MAXIMUM_EXCEEDED, what });
         }
@@ -251,121 +291,39 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(false)
     }
 
-    fn owe(&mut self, pending: Pending) {
-        self.owed += usize::from(pending.answer != Answer::Nothing);
+    pub(super) fn owe(&mut self, pending: Pending) {
+        self.owed += usize::from(pending.answer.is_acknowledgement());
         self.pending.push_back(pending);
     }
 
     fn release(&mut self, body: &[u8]) -> Result<(), End> {
         let answer = acks::decode(body, self.version)?.of(kind::PUBREL)?;
-        let known = {
+        let (known, ledger) = {
             let mut state = self.state()?;
             let stored = state.unreleased.get(&answer.packet_id) == Some(&Receipt::Stored);
-            stored && state.unreleased.remove(&answer.packet_id).is_some()
+            let known = stored && state.unreleased.remove(&answer.packet_id).is_some();
+            (known, if state.receipts.remove(&answer.packet_id) { state.ledger.clone() } else { None })
         };
         if known {
             self.intake.released(answer.packet_id.into());
         }
+        if let Some(ledger) = ledger {
+            // A client that has PUBCOMP may use the packet id for another message.
+            ledger.drop_receipt(&mut self.intake, answer.packet_id);
+            self.staged = true;
+            self.owe(Pending::answer(Wait::Submit, answer.packet_id, Answer::Pubcomp));
+            return Ok(());
+        }
         let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
         encode::answer(&mut self.out, self.version, kind::PUBCOMP << 4, answer.packet_id, code, None);
+        self.broker.metrics.replies.inc();
         Ok(())
-    }
-
-    fn subscribe(&mut self, body: &[u8]) -> Result<(), End> {
-        let packet = subscribe::decode(body, self.version)?;
-        let mut reasons = Vec::with_capacity(packet.filters.len());
-        let mut figures = None;
-        let mut limit = None;
-        for (filter, mut options) in packet.filters {
-            if !subscribe::fits(filter) {
-                reasons.push(reason::TOPIC_FILTER_INVALID);
-                continue;
-            }
-            if !self.grants.may_subscribe(filter) {
-                self.broker.metrics.denied("subscribe", "filter").inc();
-                self.log_denial(filter, "the topic filter is not granted to this client");
-                reasons.push(reason::NOT_AUTHORIZED);
-                continue;
-            }
-            // 3.1.1 has no options: a bridge gets its own messages not back, and retained ones as
-            // such.
-            options.no_local |= self.is_bridge && !filter.starts_with("$share/");
-            options.retain_as_published |= self.is_bridge;
-            let entry = Entry {
-                client: Arc::clone(&self.sender.client),
-                subscriber: Arc::clone(&self.session),
-                options,
-                id: packet.subscription_id,
-            };
-            let new = {
-                // With the state held: a connection that takes over the session finds the filter in
-                // both places or in neither.
-                let mut state = self.state()?;
-                let held = state.subscriptions.contains(filter);
-                let inserted = if !held && state.subscriptions.len() >= self.broker.config.max_subscriptions {
-                    limit.get_or_insert("refused: the client has mqtt.max_subscriptions subscriptions");
-                    None
-                } else if !held && !self.may_keep(Kept::Subscriptions, || self.tenant.trie.len()) {
-                    limit.get_or_insert("refused: the limit subscriptions of the tenant is reached");
-                    None
-                } else {
-                    let inserted = self.tenant.trie.insert(filter, entry).ok();
-                    if inserted.is_none() {
-                        limit.get_or_insert("refused: the memory for sessions is used up (memory.max_bytes)");
-                    }
-                    inserted
-                };
-                if inserted.is_some() && !held {
-                    state.subscriptions.insert(filter.to_owned());
-                }
-                inserted
-            };
-            let Some(new) = new else {
-                reasons.push(reason::QUOTA_EXCEEDED);
-                continue;
-            };
-            if filter.starts_with("$share/") {
-                self.broker.collect_shared(&self.tenant, &[filter.to_owned()]);
-            }
-            reasons.push(options.qos);
-            let wanted = match options.retain_handling {
-                RetainHandling::Always => true,
-                RetainHandling::IfNew => new,
-                RetainHandling::Never => false,
-            };
-            if wanted && filter.starts_with(sys::LEVEL) {
-                let figures = figures.get_or_insert_with(|| self.broker.first_figures(&self.tenant));
-                self.broker.send_figures(&self.session, packet.subscription_id, filter, figures);
-            } else if wanted && !filter.starts_with("$share/") {
-                let walk = Walk { filter: filter.into(), options, id: packet.subscription_id, after: None };
-                self.state()?.walks.insert(filter.into(), walk);
-                self.walking = true;
-            }
-        }
-        let version = self.version;
-        let limit = limit.filter(|_| self.problem_information);
-        self.reply(limit, |out, limit| encode::suback(out, version, packet.packet_id, &reasons, limit))
-    }
-
-    fn unsubscribe(&mut self, body: &[u8]) -> Result<(), End> {
-        let packet = subscribe::decode_unsubscribe(body, self.version)?;
-        let mut reasons = Vec::with_capacity(packet.filters.len());
-        for filter in packet.filters {
-            let was = {
-                let mut state = self.state()?;
-                state.walks.remove(filter);
-                state.subscriptions.remove(filter) && self.tenant.trie.remove(filter, &self.sender.client)
-            };
-            reasons.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION });
-        }
-        let version = self.version;
-        self.reply(None, |out, _| encode::unsuback(out, version, packet.packet_id, &reasons))
     }
 
     fn disconnect(&mut self, body: &[u8]) -> Result<End, End> {
         let packet = acks::decode_disconnect(body, self.version)?;
         if let Some(secs) = packet.session_expiry_secs {
-            let mut state = self.state()?;
+            let mut state = self.session.owned_by(&self.link).ok_or(End::TakenOver)?;
             if state.expiry_secs == 0 && secs > 0 {
                 return Err(DecodeError::protocol(
                     "the expiry of a session that ends with its connection cannot be changed",
@@ -373,8 +331,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 .into());
             }
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
+            if let Some(ledger) = &state.ledger {
+                ledger.keep(&mut self.intake, &self.sender.client, state.expiry_secs);
+                self.staged = true;
+            }
         }
-        if packet.reason != reason::DISCONNECT_WITH_WILL {
+        if packet.reason == reason::SUCCESS {
             self.drop_will()?;
         }
         Ok(End::Client)

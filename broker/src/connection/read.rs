@@ -208,8 +208,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// True when there are messages for subscribers that are not durable yet. A subscription that
     /// comes after them has its effect after them, also on retained messages.
-    fn has_unrouted(&self) -> bool {
-        self.pending.iter().any(|pending| pending.message.is_some())
+    pub(super) fn has_unrouted(&self) -> bool {
+        self.pending.iter().any(|pending| pending.dispatch.is_some())
     }
 
     /// True when no further message is accepted.

@@ -2,16 +2,20 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Instant;
 
-use door::Inbox;
+use door::{Identity, Inbox};
+use tokio::io::DuplexStream;
 
+use super::admission::Proof;
 use super::end::End;
 use super::{DISPLACED, Stream, handshake};
 use crate::Broker;
-use crate::listener::{self, Arrival, Entrance, Guests, Newcomer, Opened, Ready};
+use crate::listener::{self, Arrival, Duplex, Entrance, Guests, Newcomer, Opened, Ready};
 
 /// Serves an accepted connection until it ends.
 pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, newcomer: Newcomer, entrance: &Entrance) {
+    let origin = (entrance.listener(), Instant::now());
     listener::set_no_delay(&newcomer.stream, newcomer.arrival.peer);
     let peer = newcomer.arrival.peer;
     let ready = match newcomer.ready(broker, entrance) {
@@ -28,12 +32,35 @@ pub(crate) async fn serve<I: Inbox>(broker: &Arc<Broker<I>>, newcomer: Newcomer,
             return broker.count_end(reason);
         }
     };
+    let proof = Proof::Certificates(certificates);
     match stream {
-        Opened::Tcp(stream) => serve_stream(broker, stream, certificates, arrival, guests).await,
-        Opened::Tls(stream) => Box::pin(serve_stream(broker, stream, certificates, arrival, guests)).await,
-        Opened::Other(stream) => Box::pin(serve_stream(broker, stream, certificates, arrival, guests)).await,
+        Opened::Tcp(stream) => serve_stream(broker, stream, proof, (arrival, origin), guests).await,
+        Opened::Tls(stream) => Box::pin(serve_stream(broker, stream, proof, (arrival, origin), guests)).await,
+        Opened::Other(stream) => Box::pin(serve_stream(broker, stream, proof, (arrival, origin), guests)).await,
     }
 }
+
+/// Serves a client inside of this process.
+pub(crate) async fn serve_internal<I: Inbox>(
+    broker: &Arc<Broker<I>>,
+    stream: DuplexStream,
+    identity: Identity,
+    guests: Guests,
+) {
+    let arrival = Arrival {
+        peer: listener::THIS_MACHINE,
+        early: None,
+        max_keep_alive_secs: None,
+        stream_bytes: 0,
+        is_internal: true,
+    };
+    let stream: Box<dyn Duplex> = Box::new(stream);
+    let origin = ("internal".into(), Instant::now());
+    serve_stream(broker, stream, Proof::Internal(identity), (arrival, origin), guests).await;
+}
+
+/// Name of the listener of a connection, and the time at which it was accepted.
+type Origin = (Arc<str>, Instant);
 
 /// The reason for a client that had to give way.
 const GAVE_WAY: &str = "its client was not admitted yet, and others need its place";
@@ -42,8 +69,8 @@ const GAVE_WAY: &str = "its client was not admitted yet, and others need its pla
 async fn serve_stream<I: Inbox, S: Stream>(
     broker: &Arc<Broker<I>>,
     stream: S,
-    certificates: Vec<Vec<u8>>,
-    arrival: Arrival,
+    proof: Proof,
+    (arrival, (listener, accepted)): (Arrival, Origin),
     guests: Guests,
 ) {
     let connect_timeout = broker.connect_timeout();
@@ -51,7 +78,7 @@ async fn serve_stream<I: Inbox, S: Stream>(
     // life.
     let opening = Box::pin(async {
         let displaced = guests.displaced();
-        let opening = handshake::open(broker, stream, certificates, arrival, guests);
+        let opening = handshake::open(broker, stream, proof, (arrival, listener), guests);
         tokio::select! {
             opened = tokio::time::timeout(connect_timeout, opening) => opened.unwrap_or(Err("connect_timeout")),
             () = displaced => Err(DISPLACED),
@@ -70,6 +97,7 @@ async fn serve_stream<I: Inbox, S: Stream>(
             return broker.count_end(reason);
         }
     };
+    broker.metrics.connect_time.observe(accepted.elapsed().as_secs_f64());
     let mut has_begun = false;
     let end = loop {
         // Another one after each authentication.
@@ -90,7 +118,7 @@ async fn serve_stream<I: Inbox, S: Stream>(
                         // Boxed, as it is rare.
                         Box::pin(connection.broker.settle(before, &connection.tenant)).await;
                     }
-                    connection.keep_will();
+                    connection.keep_state();
                 }
                 poll_fn(|cx| connection.poll(cx)).await
             } => end,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::end::End;
 use super::{Connection, IDLE, OUT_BYTES, QUIET, RECHECK, Stream};
-use crate::session::Link;
+use crate::link::Link;
 use door::Inbox;
 
 impl<I: Inbox, S: Stream> Connection<I, S> {

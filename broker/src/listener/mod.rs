@@ -19,21 +19,21 @@ use ipnet::IpNet;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::Broker;
 use crate::codec::reason;
 use crate::connection;
-use crate::session::Link;
+use crate::link::Link;
 use crate::websocket::Origins;
+use crate::{Broker, DrainReport};
 use door::Inbox;
 use tls::Acceptor;
 
-pub(crate) use open::{Opened, Ready, open, set_no_delay};
-pub(crate) use pace::Pace;
+pub(crate) use open::{Duplex, Opened, Ready, open, set_no_delay};
+pub(crate) use pace::{ALL, Pace};
 use report::ListenerState;
 pub use report::{ListenerReport, Listeners};
 pub use room::beyond;
 pub(crate) use room::{Guests, PATIENCE, Room};
-pub(crate) use socket::Plain;
+pub(crate) use socket::{Plain, THIS_MACHINE};
 pub use socket::{Socket, bind, bind_unix};
 
 const SWEEP: Duration = Duration::from_secs(1);
@@ -103,6 +103,11 @@ impl Entrance {
         self.tls.is_none() && websocket.is_none() && proxies.is_none() && allowed.is_empty()
     }
 
+    /// Its name, for reports of its connections.
+    pub(crate) fn listener(&self) -> Arc<str> {
+        Arc::clone(&self.settings.name)
+    }
+
     fn name(&self) -> &str {
         &self.settings.name
     }
@@ -135,6 +140,19 @@ pub(crate) static TOO_FAST: Early = Early {
     what: "too many connections from this address wait for their turn (mqtt.address_connects_per_second)",
 };
 
+pub(crate) static TOO_MANY: Early = Early {
+    label: "connect_rate",
+    code: reason::CONNECTION_RATE_EXCEEDED,
+    what: "too many connections wait for their turn (mqtt.connects_per_second)",
+};
+static ELSEWHERE: Early =
+    Early { label: "draining", code: reason::USE_ANOTHER_SERVER, what: "the server is draining: use another one" };
+static DRAINING: Early = Early {
+    label: "draining",
+    code: reason::SERVER_UNAVAILABLE,
+    what: "the server is draining: connect again later, or to another one",
+};
+
 /// The way in which a connection came.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival {
@@ -146,6 +164,8 @@ pub(crate) struct Arrival {
     pub(crate) max_keep_alive_secs: Option<u16>,
     /// Bytes that its stream holds.
     pub(crate) stream_bytes: usize,
+    /// The client is inside of this process.
+    pub(crate) is_internal: bool,
 }
 
 /// An accepted connection, before anything of it is read.
@@ -163,6 +183,11 @@ impl Newcomer {
     /// The connection, when there is more to do: [`open`].
     pub(crate) fn ready<I: Inbox>(self, broker: &Broker<I>, entrance: &Entrance) -> Result<Ready, Self> {
         if !entrance.is_plain() || broker.connect_pace.is_set() {
+            return Err(self);
+        }
+        // One that is to be refused takes no turn.
+        let comes_now = || broker.all_connects.turn(ALL, Duration::ZERO, Instant::now()).is_some();
+        if self.arrival.early.is_none() && !comes_now() {
             return Err(self);
         }
         let guests = self.enter(broker, entrance);
@@ -212,17 +237,34 @@ impl<I: Inbox> Broker<I> {
     /// # Errors
     /// None at present: a failure to accept a connection is logged, and accepting goes on.
     pub async fn run(self: Arc<Self>, ports: impl Into<Ports>, shutdown: CancellationToken) -> io::Result<()> {
-        let listeners: Vec<_> = ports.into().0.into_iter().map(|listener| self.entrance(listener)).collect();
+        let mut listeners: Vec<_> = ports.into().0.into_iter().map(|listener| self.entrance(listener)).collect();
         let earlier = std::mem::take(&mut *self.earlier.lock());
         tokio::select! {
             () = self.settle_earlier(earlier) => {}
             () = shutdown.cancelled() => {}
         }
+        let closed = CancellationToken::new();
+        let mut journal = tokio::spawn(Arc::clone(&self).keep_journal(closed.clone()));
         let mut sweep = tokio::time::interval(SWEEP);
-        let mut turn = 0;
+        let (mut turn, mut is_stopping) = (0, false);
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = shutdown.cancelled(), if !is_stopping => {
+                    is_stopping = self.drain_to_stop();
+                    if !is_stopping {
+                        break;
+                    }
+                    if self.config.server_reference.is_empty() {
+                        // A load balancer sends its clients elsewhere at once.
+                        listeners.clear();
+                    }
+                }
+                () = self.drain.hastened() => break,
+                () = self.drain.due() => {
+                    if self.close_slice() {
+                        break;
+                    }
+                }
                 _ = sweep.tick() => self.sweep(),
                 (at, accepted) = next(&listeners, &mut turn) => {
                     let entrance = &listeners[at].1;
@@ -251,6 +293,16 @@ impl<I: Inbox> Broker<I> {
             tracing::warn!("{} connections did not drain within {drain:?} ({left}): dropping them", self.connections());
             self.tasks.wait().await;
         }
+        if let Some(DrainReport { closed, lasting, .. }) = self.drain_report() {
+            tracing::info!(closed, milliseconds = lasting.as_millis(), "drained");
+        }
+        closed.cancel();
+        // Without it, clients get messages that they have once more after the next start.
+        if tokio::time::timeout(drain, &mut journal).await.is_err() {
+            journal.abort();
+            tracing::warn!("the progress of sessions was not stored within {drain:?}");
+        }
+        self.journal.close();
         self.metrics.listeners.clear();
         Ok(())
     }
@@ -270,14 +322,17 @@ impl<I: Inbox> Broker<I> {
     }
 
     fn sweep(&self) {
-        let mut subscriptions = 0;
+        let (mut subscriptions, mut shared) = (0, 0);
         for tenant in self.tenants.all() {
             self.expire_sessions(&tenant);
             subscriptions += tenant.trie.len();
+            shared += tenant.trie.shared();
         }
         self.tenants.make_room();
         self.connect_pace.sweep(Instant::now());
+        self.all_connects.sweep(Instant::now());
         self.metrics.subscriptions.set(subscriptions as i64);
+        self.metrics.shared_subscriptions.set(shared as i64);
         self.metrics.retained.set(self.tenants.retained() as i64);
         self.publish_figures();
         self.metrics.session_bytes.set(self.memory.sessions.held() as i64);
@@ -298,9 +353,14 @@ impl<I: Inbox> Broker<I> {
                 }
             },
         };
-        let early = if full { Some(&NO_CONNECTION) } else { own.then_some(&NO_PLACE) };
+        let early = match self.drain.cause() {
+            Some(_) if self.config.server_reference.is_empty() => Some(&DRAINING),
+            Some(_) => Some(&ELSEWHERE),
+            None if full => Some(&NO_CONNECTION),
+            None => own.then_some(&NO_PLACE),
+        };
         let max_keep_alive_secs = entrance.settings.max_keep_alive_secs;
-        let arrival = Arrival { peer, early, max_keep_alive_secs, stream_bytes: 0 };
+        let arrival = Arrival { peer, early, max_keep_alive_secs, stream_bytes: 0, is_internal: false };
         let newcomer = Newcomer { stream, arrival, full: (full, own) };
         self.metrics.connections.inc();
         self.metrics.connects.inc();

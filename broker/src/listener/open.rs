@@ -2,14 +2,14 @@
 //! the listener, the turn of the address, TLS, WebSocket.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::proxy::{self, Header, ProxyError};
-use super::{Arrival, Entrance, Guests, Newcomer, Plain, TOO_FAST, is_within};
+use super::{ALL, Arrival, Early, Entrance, Guests, Newcomer, Pace, Plain, TOO_FAST, TOO_MANY, is_within};
 use crate::Broker;
 use crate::connection::{DISPLACED, Waiting};
 use crate::websocket::{self, Origins, UpgradeError};
@@ -86,13 +86,10 @@ pub(crate) async fn open<I: Inbox>(
         return Err("address");
     }
     let timeout = broker.connect_timeout();
-    match broker.connect_pace.turn(peer.ip(), timeout, Instant::now()) {
-        Some(Duration::ZERO) => {}
-        Some(wait) => {
-            broker.metrics.connects_paced.inc();
-            within(broker, &guests, None, tokio::time::sleep(wait)).await?;
-        }
-        None => arrival.early = arrival.early.or(Some(&TOO_FAST)),
+    // The turn of the address first: one that connects too often takes no turns of others.
+    wait_for_turn(broker, &guests, (&broker.connect_pace, peer.ip()), &mut arrival, &TOO_FAST).await?;
+    if arrival.early.is_none() {
+        wait_for_turn(broker, &guests, (&broker.all_connects, ALL), &mut arrival, &TOO_MANY).await?;
     }
     let (stream, certificates) = match (stream, &entrance.tls) {
         (Plain::Tcp(stream), Some(acceptor)) => {
@@ -134,6 +131,27 @@ pub(crate) async fn open<I: Inbox>(
         }
     };
     Ok(Ready { stream, arrival, guests, certificates })
+}
+
+/// Waits for the turn of a connection, or notes that it is to be refused.
+async fn wait_for_turn<I: Inbox>(
+    broker: &Broker<I>,
+    guests: &Guests,
+    (pace, from): (&Pace, IpAddr),
+    arrival: &mut Arrival,
+    too_far: &'static Early,
+) -> Result<(), Closed> {
+    match pace.turn(from, broker.connect_timeout(), Instant::now()) {
+        Some(Duration::ZERO) => Ok(()),
+        Some(wait) => {
+            broker.metrics.connects_paced.inc();
+            within(broker, guests, None, tokio::time::sleep(wait)).await
+        }
+        None => {
+            arrival.early = arrival.early.or(Some(too_far));
+            Ok(())
+        }
+    }
 }
 
 async fn read_header<I: Inbox>(

@@ -1,13 +1,16 @@
-//! The rate at which one address opens connections.
+//! The rate at which one address opens connections, and all of them together.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 /// A second's worth may come at once.
 const BURST: Duration = Duration::from_secs(1);
+
+/// Stands for all addresses together.
+pub(crate) const ALL: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Turns of addresses, each at its rate.
 #[derive(Debug)]

@@ -120,6 +120,10 @@ impl<S> Group<S> {
         self.places.contains_key(client)
     }
 
+    pub(super) fn get(&self, client: &str) -> Option<&Entry<S>> {
+        self.members.get(*self.places.get(client)?)
+    }
+
     /// True when a member is connected, apart from `except`.
     pub(super) fn has_connected(&self, except: &str) -> bool {
         self.members[..self.connected].iter().take(2).any(|entry| *entry.client != *except)

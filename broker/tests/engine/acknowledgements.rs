@@ -155,12 +155,14 @@ fn telemetry_that_is_followed_by_disconnect_at_once_is_stored() {
 fn a_qos_2_message_that_is_resent_to_a_new_connection_is_answered_when_it_is_durable_and_stored_once() {
     let world = World::new(false);
     let mut old = world.v4("a", 0);
-    old.publish("devices/a/telemetry", b"1", 2, 5, false);
+    // The session.
     wait(|| world.log.last.load(Ordering::SeqCst) == 1);
+    old.publish("devices/a/telemetry", b"1", 2, 5, false);
+    wait(|| world.log.last.load(Ordering::SeqCst) == 2);
     let mut new = world.v4("a", 0);
     new.publish_with(0x3C, "devices/a/telemetry", b"1", 5, false);
     assert!(new.is_silent(), "it is not durable");
-    world.log.release_to(1);
+    world.log.release_to(2);
     assert_eq!(new.packet(), (0x50, vec![0, 5]));
     assert_eq!(world.log.taken.lock().len(), 1);
 }

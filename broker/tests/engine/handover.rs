@@ -111,8 +111,10 @@ fn a_client_that_never_stops_sending_does_not_keep_its_next_connection_out() {
 #[test]
 fn a_connection_whose_socket_is_not_read_is_taken_over_after_a_moment() {
     let world = World::new(true);
-    world.log.full.store(true, Ordering::SeqCst);
     let mut old = world.v4("d", 0);
+    // The session.
+    wait(|| world.log.last.load(Ordering::SeqCst) == 1);
+    world.log.full.store(true, Ordering::SeqCst);
     old.publish("devices/a/telemetry", b"1", 1, 1, false);
     world.log.wait_taken(1);
     old.publish("devices/a/telemetry", b"2", 1, 2, false);

@@ -146,3 +146,28 @@ fn an_address_that_connects_often_waits_for_its_turn_and_is_refused_when_that_is
     assert_eq!(world.ended("connect_rate"), 13 - admitted as u64);
     assert_eq!(world.metrics.connects_paced.get(), admitted as u64 - 5);
 }
+
+#[test]
+fn connections_of_all_addresses_together_wait_for_their_turn_and_are_refused_when_that_is_far_away() {
+    let config = Config { connects_per_second: 5, connect_timeout_ms: 1_000, ..Config::default() };
+    let (world, addresses) = world_with(config, Vec::new());
+    let begun = Instant::now();
+    // Five at once, five within the second after that; three are too far away.
+    let mut clients: Vec<_> = (0..13).map(|n| peer(n, addresses[0])).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.connect(if n % 2 == 0 { 4 } else { 5 }, &format!("d{n}"), CLEAN, 0, &[]);
+    }
+    let codes: Vec<_> = clients.iter_mut().map(|client| client.packet().1).collect();
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    let admitted = codes.iter().filter(|body| body[1] == 0).count();
+    assert!((10..=11).contains(&admitted), "{admitted}");
+    for (n, body) in codes.iter().enumerate().filter(|(_, body)| body[1] != 0) {
+        let reason = String::from_utf8_lossy(body).into_owned();
+        match n % 2 {
+            0 => assert_eq!(*body, [0, 3], "3.1.1: server unavailable"),
+            _ => assert!(body[1] == 0x9F && reason.contains("mqtt.connects_per_second"), "{body:?}"),
+        }
+    }
+    assert_eq!(world.ended("connect_rate"), 13 - admitted as u64);
+    assert_eq!(world.metrics.connects_paced.get(), admitted as u64 - 5);
+}

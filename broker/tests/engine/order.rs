@@ -120,3 +120,16 @@ fn the_expiry_of_a_retained_message_goes_on_over_a_restart() {
     assert!((30..=40).contains(&body[13]), "seconds left: {}", body[13]);
     peer.ping();
 }
+
+#[test]
+fn a_subscription_that_comes_before_a_retained_message_is_durable_gets_it() {
+    let world = World::new(false);
+    let mut publisher = world.v4("p", CLEAN);
+    publisher.publish_with(0x33, "n", b"x", 1, false);
+    wait(|| world.log.retained.lock().len() == 1);
+    let mut subscriber = world.v4("s", CLEAN);
+    subscriber.subscribe("n", 1, false);
+    assert!(subscriber.is_silent(), "it is not durable");
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    assert_eq!((publisher.packet().0, subscriber.packet().0), (0x40, 0x32));
+}

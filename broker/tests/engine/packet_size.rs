@@ -108,3 +108,15 @@ fn a_message_that_is_too_large_is_as_good_as_delivered_at_every_qos() {
     subscriber.ping();
     assert_eq!(world.dropped("too_large_for_client"), 4);
 }
+
+#[test]
+fn a_suback_leaves_its_text_out_where_there_is_no_room_for_it() {
+    let world = World::with(true, Config { max_subscriptions: 1, ..Config::default() });
+    for (most, has_text) in [(20, false), (200, true)] {
+        let mut peer = world.v5("a", CLEAN, &at_most(most));
+        peer.send(0x82, &[&[0, 1, 0][..], &text("a"), &[0], &text("b"), &[0]].concat());
+        let (first, body) = small(&mut peer, most.into());
+        assert_eq!((first, &body[body.len() - 2..]), (0x90, &[0, 0x97][..]));
+        assert_eq!(body.len() > 5, has_text, "{body:?}");
+    }
+}

@@ -49,11 +49,11 @@ fn a_filter_with_too_many_levels_is_refused_alone() {
 #[test]
 fn a_will_needs_a_topic() {
     let world = World::new(true);
-    for topic in ["", "a/#"] {
+    for (topic, reason) in [("", 0x82), ("a/#", 0x81)] {
         let mut peer = world.client();
         peer.send(0x10, &[b"\0\x04MQTT\x05\x06\0\0\0", &text("a")[..], &[0], &text(topic), &text("x")].concat());
         let (first, body) = peer.packet();
-        assert_eq!((first, &body[..2]), (0x20, &[0, 0x81][..]), "{topic:?}");
+        assert_eq!((first, &body[..2]), (0x20, &[0, reason][..]), "{topic:?}");
         assert!(peer.is_closed());
         let mut peer = world.client();
         peer.send(0x10, &[b"\0\x04MQTT\x04\x06\0\0", &text("a")[..], &text(topic), &text("x")].concat());

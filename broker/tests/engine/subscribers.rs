@@ -59,7 +59,7 @@ fn a_topic_alias_stands_for_its_topic() {
     assert_eq!(topics, ["devices/a/telemetry"; 2]);
     peer.send(0x32, &[0, 0, 0, 3, 3, 0x23, 0, 9, b'3']);
     let (first, body) = peer.packet();
-    assert_eq!((first, body[0]), (0xE0, 0x94), "an alias that was not set");
+    assert_eq!((first, body[0]), (0xE0, 0x82), "an alias that was not set");
 }
 
 #[test]

@@ -54,19 +54,24 @@ fn figures_come_with_the_subscription_and_whenever_they_have_changed() {
         "uptime",
         "clients/connected",
         "clients/disconnected",
+        "clients/expired",
         "clients/maximum",
         "clients/total",
         "messages/received",
+        "messages/sent",
         "publish/messages/received",
         "publish/messages/sent",
         "publish/messages/dropped",
         "bytes/received",
         "bytes/sent",
         "subscriptions/count",
+        "shared_subscriptions/count",
         "retained messages/count",
         "store/messages/bytes",
         "load/messages/received/1min",
         "load/bytes/sent/15min",
+        "load/messages/sent/1min",
+        "load/sockets/5min",
         "load/connections/5min",
     ] {
         assert!(figures.contains_key(&format!("$SYS/broker/{name}")), "{name}: {figures:?}");
@@ -89,6 +94,59 @@ fn figures_come_with_the_subscription_and_whenever_they_have_changed() {
         if topic == "$SYS/broker/clients/connected" && value == "2" {
             break;
         }
+    }
+}
+
+#[test]
+fn sent_packets_shared_subscriptions_and_expired_sessions_are_counted() {
+    let world = open(each_second());
+    let mut peer = world.v5("s", CLEAN, &[]);
+    peer.subscribe("n", 2, true);
+    peer.subscribe("$share/g/n", 1, true);
+    let mut publisher = world.v4("p", CLEAN);
+    for (qos, answers) in [(0, 0), (1, 1), (2, 1)] {
+        publisher.publish("n", b"x", qos, 7, false);
+        (0..answers).for_each(|_| drop(publisher.packet()));
+    }
+    // One for each of its two subscriptions.
+    wait(|| world.metrics.delivered() == 6);
+    drop(world.v5("short", 0, &[0x11, 0, 0, 0, 1]));
+    wait(|| world.metrics.sessions_expired.get() == 1 && world.metrics.shared_subscriptions.get() == 1);
+    let figures = present(&mut world.v5("w", CLEAN, &[]), "$SYS/broker/#");
+    assert_eq!(figures["$SYS/broker/clients/expired"], "1");
+    assert_eq!(figures["$SYS/broker/shared_subscriptions/count"], "1");
+    // 4 CONNACK, 3 SUBACK, PUBACK and PUBREC, and the messages; perhaps the PINGRESP.
+    let sent: u64 = figures["$SYS/broker/messages/sent"].parse().unwrap();
+    assert!((15..=16).contains(&sent), "{sent}");
+    drop(peer);
+    wait(|| world.metrics.shared_subscriptions.get() == 0);
+}
+
+#[test]
+fn messages_by_qos_and_times_are_metrics() {
+    let world = open(Config::default());
+    let mut peer = world.v5("s", CLEAN, &[]);
+    peer.subscribe("n", 2, true);
+    let mut publisher = world.v4("p", CLEAN);
+    for n in 0..40 {
+        publisher.publish("n", b"x", n % 2, 7, false);
+        if n % 2 == 1 {
+            assert_eq!(publisher.packet().0, 0x40);
+        }
+    }
+    wait(|| world.metrics.delivered() == 40);
+    let mut registry = prometheus_client::registry::Registry::default();
+    world.metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "weir_broker_delivered_total{qos=\"0\"} 20\n",
+        "weir_broker_delivered_total{qos=\"1\"} 20\n",
+        "weir_broker_delivered_total{qos=\"2\"} 0\n",
+        "weir_broker_delivery_seconds_count 2\n",
+        "weir_broker_connect_seconds_count 2\n",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
     }
 }
 

@@ -62,3 +62,23 @@ fn a_bridge_gets_retained_messages_as_such_and_its_own_ones_not_back() {
         wait(|| world.metrics.connections.get() == 1);
     }
 }
+
+#[test]
+fn a_client_of_3_1_may_mark_all_that_it_sends_again() {
+    let world = World::new(true);
+    let mut old = connect(&world, NAME_3_1, 3, "old", CLEAN);
+    assert_eq!(old.packet(), (0x20, vec![0, 0]));
+    old.send(0x8A, &[&[0, 1][..], &text("n"), &[0]].concat());
+    assert_eq!(old.packet(), (0x90, vec![0, 1, 0]));
+    old.publish("other", b"x", 2, 2, false);
+    assert_eq!(old.packet(), (0x50, vec![0, 2]));
+    for first in [0x62, 0x6A] {
+        old.send(first, &[0, 2]);
+        assert_eq!(old.packet(), (0x70, vec![0, 2]));
+    }
+    old.send(0xAA, &[&[0, 3][..], &text("n")].concat());
+    assert_eq!(old.packet(), (0xB0, vec![0, 3]));
+    // No other flags.
+    old.send(0x6B, &[0, 2]);
+    assert!(old.is_closed());
+}

@@ -237,3 +237,16 @@ fn pings_of_websocket_are_no_sign_of_life_of_mqtt() {
     assert!(pongs > 0);
     wait(|| world.ended("keep_alive") == 1);
 }
+
+#[test]
+fn the_sub_protocol_that_is_selected_is_mqtt() {
+    let (_world, address) = world(Config::default(), &[]);
+    for offered in ["mqtt", "chat, mqtt", "mqtt, chat"] {
+        let mut peer = peer(1, address);
+        let request = request("").replace("Protocol: mqtt", &format!("Protocol: {offered}"));
+        peer.0.write_all(request.as_bytes()).unwrap();
+        let head = head(&mut peer).to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 "), "{offered}: {head}");
+        assert!(head.contains("\r\nsec-websocket-protocol: mqtt\r\n"), "{offered}: {head}");
+    }
+}

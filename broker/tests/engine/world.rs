@@ -25,8 +25,10 @@ pub(crate) const NEW_SERIES: &[u8] = b"of a new series";
 pub(crate) struct Log {
     pub(crate) taken: Mutex<Vec<(String, Vec<u8>, bool)>>,
     pub(crate) retained: Mutex<Vec<String>>,
-    /// Retained messages of Weir's own: topic and payload, empty when it is cleared.
+    /// Will messages that are kept: topic and payload, empty when it is cleared.
     pub(crate) own: Mutex<Vec<(String, Vec<u8>)>>,
+    /// All retained messages with their tickets, in the order of the log.
+    records: Mutex<Vec<(u64, RetainedMessage)>>,
     /// Tenant and client id of every sender that was let in.
     pub(crate) senders: Mutex<Vec<(String, String)>>,
     pub(crate) last: AtomicU64,
@@ -58,6 +60,16 @@ impl Log {
         self.wakers.lock().iter().for_each(Waker::wake_by_ref);
     }
 
+    /// Retained messages that are durable, as the next start finds them.
+    pub(crate) fn state(&self) -> Vec<RetainedMessage> {
+        let durable = self.durable.load(Ordering::SeqCst);
+        let mut state = std::collections::BTreeMap::new();
+        for (_, record) in self.records.lock().iter().filter(|(ticket, _)| *ticket <= durable) {
+            state.insert((record.tenant.clone(), record.topic.clone()), record.clone());
+        }
+        state.into_values().filter(|record| !record.payload.is_empty()).collect()
+    }
+
     pub(crate) fn wait_taken(&self, count: usize) {
         wait(|| self.taken.lock().len() >= count);
     }
@@ -68,6 +80,8 @@ pub(crate) struct LogInbox(Arc<Log>);
 
 pub(crate) struct LogIntake {
     log: Arc<Log>,
+    tenant: Arc<str>,
+    staged: Vec<RetainedMessage>,
     traced: Option<Box<Span>>,
 }
 
@@ -79,7 +93,7 @@ impl Inbox for LogInbox {
         if let Some(ended) = self.0.cancelled_at_open.lock().take() {
             ended.cancel();
         }
-        LogIntake { log: Arc::clone(&self.0), traced: None }
+        LogIntake { log: Arc::clone(&self.0), tenant: Arc::clone(&sender.tenant), staged: Vec::new(), traced: None }
     }
 }
 
@@ -117,11 +131,19 @@ impl Intake for LogIntake {
     }
 
     fn retain(&mut self, message: &Retained<'_>) {
-        if message.topic.starts_with("$weir/") {
+        if message.topic.starts_with("$weir/wills/") {
             self.log.own.lock().push((message.topic.to_owned(), message.payload.to_vec()));
-        } else {
+        } else if !message.topic.starts_with("$weir/") {
             self.log.retained.lock().push(message.topic.to_owned());
         }
+        self.staged.push(RetainedMessage {
+            tenant: Arc::clone(&self.tenant),
+            topic: message.topic.to_owned(),
+            payload: message.payload.to_vec(),
+            qos: message.qos,
+            properties: message.properties.to_vec(),
+            published: model::clock::now(),
+        });
     }
 
     fn end_session(&mut self) -> bool {
@@ -141,7 +163,9 @@ impl Intake for LogIntake {
         if self.log.full.load(Ordering::SeqCst) {
             return Poll::Pending;
         }
+        let mut records = self.log.records.lock();
         let ticket = self.log.last.fetch_add(1, Ordering::SeqCst) + 1;
+        records.extend(self.staged.drain(..).map(|record| (ticket, record)));
         if self.log.instant.load(Ordering::SeqCst) {
             self.log.durable.store(ticket, Ordering::SeqCst);
         }
@@ -178,7 +202,8 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     pub(crate) metrics: Arc<Metrics>,
-    runtime: tokio::runtime::Runtime,
+    pub(crate) broker: Arc<Broker<LogInbox>>,
+    pub(crate) runtime: tokio::runtime::Runtime,
     running: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
 }
 
@@ -244,12 +269,39 @@ impl World {
         Self::on_threads(2, gatekeeper, instant, config, retained, listeners)
     }
 
+    /// Without the state of earlier starts, which comes later by `restore` of its broker.
+    pub(crate) fn awaiting() -> Self {
+        let listener = |bind: &dyn Fn() -> tokio::net::TcpListener| {
+            vec![Listener {
+                socket: bind().into(),
+                tls: None,
+                settings: Settings { name: "mqtt".into(), ..Settings::default() },
+            }]
+        };
+        Self::on_threads(2, Box::new(ByUser), true, Config::default(), None, listener).0
+    }
+
+    /// Gives it the state of earlier starts.
+    pub(crate) fn restore(&self, state: Vec<RetainedMessage>) {
+        self.runtime.block_on(self.broker.restore(state));
+    }
+
+    /// As the next start on the same log, after a kill.
+    pub(crate) fn again(&self) -> Self {
+        let next = Self::restored(true, Config::default(), self.log.state());
+        // What is durable stays so.
+        let mut records = next.log.records.lock();
+        records.extend(self.log.state().into_iter().map(|record| (0, record)));
+        drop(records);
+        next
+    }
+
     fn on_threads(
         workers: usize,
         gatekeeper: Box<dyn Gatekeeper>,
         instant: bool,
         config: Config,
-        retained: Vec<RetainedMessage>,
+        retained: impl Into<Option<Vec<RetainedMessage>>>,
         listeners: impl FnOnce(&dyn Fn() -> tokio::net::TcpListener) -> Vec<Listener>,
     ) -> (Self, Vec<SocketAddr>) {
         let log = Arc::new(Log::default());
@@ -257,17 +309,17 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
         let metrics = Arc::<Metrics>::default();
-        let (addresses, running) = {
+        let (addresses, broker, running) = {
             let _entered = runtime.enter();
             let listeners = listeners(&|| bind("127.0.0.1:0".parse().unwrap()).unwrap());
             let nowhere = SocketAddr::from(([0; 4], 0));
             let addresses: Vec<_> = listeners.iter().map(|l| l.socket.address().unwrap_or(nowhere)).collect();
             let inbox = LogInbox(Arc::clone(&log));
-            let broker = Broker::with_gatekeeper(config, inbox, gatekeeper, Arc::clone(&metrics), Some(retained));
-            (addresses, runtime.spawn(broker.run(listeners, shutdown.clone())))
+            let broker = Broker::with_gatekeeper(config, inbox, gatekeeper, Arc::clone(&metrics), retained.into());
+            (addresses, Arc::clone(&broker), runtime.spawn(broker.run(listeners, shutdown.clone())))
         };
         let address = addresses[0];
-        (Self { log, address, shutdown, metrics, runtime, running: Some(running) }, addresses)
+        (Self { log, address, shutdown, metrics, broker, runtime, running: Some(running) }, addresses)
     }
 
     pub(crate) fn stop(&mut self) {
@@ -278,6 +330,18 @@ impl World {
             .expect("it stops in time")
             .unwrap()
             .unwrap();
+    }
+
+    /// Awaits a call of the broker, within 10 s.
+    pub(crate) fn wait_for<T>(&self, call: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), call).await }).unwrap()
+    }
+
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.runtime.spawn(call)
     }
 
     /// Messages that were not sent to a subscriber, for this reason.

@@ -55,9 +55,9 @@ pub(crate) use fresh::Fresh;
 pub use handle::FleetHandle;
 pub(crate) use handle::Shared;
 use member::Member;
-pub use peers::Links;
+pub use peers::{Key, Links, Peers, Refusal};
 pub use readers::{Readers, Source as ReaderSource};
-pub use serve::{Pools, serve};
+pub use serve::{Pools, answers, serve};
 
 /// A log that could not be flushed here is left to others for this many lease times.
 const BACK_OFF: u32 = 3;

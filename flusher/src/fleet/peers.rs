@@ -33,7 +33,7 @@ const MESSAGE_BYTES: usize = 256 << 20;
 
 /// The reason why an address is not called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// The secret would be readable on the way.
     #[error(
         "its address on Redis can be reached from other machines, and `fleet.secret` would be sent unencrypted: set \
@@ -80,7 +80,7 @@ pub(super) type Client = FleetServiceClient<InterceptedService<Channel, Key>>;
 
 /// Adds the secret to each call, and the pool that it concerns.
 #[derive(Clone)]
-pub(super) struct Key {
+pub struct Key {
     secret: MetadataValue<Ascii>,
     pool: Option<MetadataValue<Ascii>>,
 }
@@ -99,8 +99,8 @@ impl Interceptor for Key {
 #[derive(Clone, Default)]
 pub struct Links(Arc<Mutex<HashMap<String, (Channel, Instant)>>>);
 
-/// The other flushers of a pool.
-pub(super) struct Peers {
+/// The other processes of the fleet, as those with the logs of a pool.
+pub struct Peers {
     key: Key,
     tls: Option<tls::Client>,
     trusts_network: bool,
@@ -115,7 +115,7 @@ impl Peers {
     ///
     /// # Errors
     /// When the secret cannot be sent in a header.
-    pub(super) fn new(
+    pub fn new(
         secret: &str,
         tls: Option<tls::Client>,
         trusts_network: bool,
@@ -133,7 +133,7 @@ impl Peers {
     ///
     /// # Errors
     /// When the name cannot be sent in a header.
-    pub(super) fn of_pool(mut self, pool: Option<&str>, links: Links) -> Result<Self, String> {
+    pub fn of_pool(mut self, pool: Option<&str>, links: Links) -> Result<Self, String> {
         let unfit = |pool| format!("the name of pool {pool:?} cannot be sent to other processes");
         self.key.pool = pool.map(|pool| pool.parse().map_err(|_| unfit(pool))).transpose()?;
         Ok(Self { links, ..self })
@@ -152,28 +152,39 @@ impl Peers {
         Some(client.max_decoding_message_size(MESSAGE_BYTES))
     }
 
+    /// A connection to one of them, for any of its services. It is opened by the first call.
+    ///
+    /// # Errors
+    /// The reason why the address is not called.
+    pub fn service(&self, address: &str) -> Result<InterceptedService<Channel, Key>, Refusal> {
+        Ok(InterceptedService::new(self.find_link(address)?, self.key.clone()))
+    }
+
     fn link(&self, address: &str) -> Option<Channel> {
+        self.find_link(address).inspect_err(|refusal| self.report(address, *refusal)).ok()
+    }
+
+    fn find_link(&self, address: &str) -> Result<Channel, Refusal> {
         let (mut links, now) = (self.links.0.lock(), Instant::now());
         if let Some((channel, used)) = links.get_mut(address) {
             *used = now;
-            return Some(channel.clone());
+            return Ok(channel.clone());
         }
         let channel = self.channel(address)?;
         links.insert(address.to_owned(), (channel.clone(), now));
-        Some(channel)
+        Ok(channel)
     }
 
     /// An address is encrypted when this process has certificates, and never otherwise: addresses
     /// stand on Redis, and must not choose.
-    fn channel(&self, address: &str) -> Option<Channel> {
-        let channel = self.allowed(address).map(|endpoint| {
+    fn channel(&self, address: &str) -> Result<Channel, Refusal> {
+        self.allowed(address).map(|endpoint| {
             let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true);
             match &self.tls {
                 Some(tls) => endpoint.connect_with_connector_lazy(Connector::new(tls.clone())),
                 None => endpoint.connect_lazy(),
             }
-        });
-        channel.inspect_err(|refusal| self.report(address, *refusal)).ok()
+        })
     }
 
     fn allowed(&self, address: &str) -> Result<Endpoint, Refusal> {

@@ -9,12 +9,13 @@ use proto::internal::v1::fleet_service_client::FleetServiceClient;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 
 use super::peers::{Links, Peers};
-use super::serve;
 use super::tests::{log, start};
+use super::{answers, serve};
 use crate::Metrics;
 use crate::testing::{FakeCatalogue, World, until};
 
@@ -95,7 +96,8 @@ async fn a_thousand_idle_connections_of_one_client_keep_no_process_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (to, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
     let handle = running.handle.clone();
-    let serving = tokio::spawn(serve((listener, None), vec![(None, handle)], SECRET, stop.clone()));
+    let serving =
+        tokio::spawn(serve((listener, None), Routes::new(answers(vec![(None, handle)])), SECRET, stop.clone()));
     let member = [127, 0, 0, 2];
     status(to, member, SECRET).await.unwrap();
     let mut idle = Vec::new();
@@ -133,7 +135,7 @@ async fn a_call_names_its_pool_and_a_process_without_that_pool_refuses_it() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (to, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
     let pools = vec![(None, shared.handle.clone()), (Some("gold".into()), gold.handle.clone())];
-    let serving = tokio::spawn(serve((listener, None), pools, SECRET, stop.clone()));
+    let serving = tokio::spawn(serve((listener, None), Routes::new(answers(pools)), SECRET, stop.clone()));
     let links = Links::default();
     let asked = async |pool: Option<&str>| {
         let peers = peers(None, false).0.of_pool(pool, links.clone()).unwrap();

@@ -11,8 +11,7 @@ use tls::{Acceptor, Connections, Peer};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream;
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
+use tonic::service::{Interceptor, InterceptorLayer, Routes};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -39,20 +38,23 @@ const WINDOW: u32 = 64 << 10;
 /// The flusher of each pool; the pool of the shared one is `None`.
 pub type Pools = Vec<(Option<Arc<str>>, FleetHandle)>;
 
-/// Answers the other processes of the fleet about the logs of `pools` until `stop`. Callers must
-/// know `secret` and, with an acceptor, present a certificate. Connections that have not called
-/// with the secret yet keep no others out.
+/// The answers about the logs of `pools`, for [`serve`].
+pub fn answers(pools: Pools) -> FleetServiceServer<impl FleetService> {
+    FleetServiceServer::new(Service(pools)).max_decoding_message_size(MAX_REQUEST_BYTES)
+}
+
+/// Answers the other processes of the fleet by `services` until `stop`. Callers must know `secret`
+/// and, with an acceptor, present a certificate. Connections that have not called with the secret
+/// yet keep no others out.
 ///
 /// # Errors
 /// When the listener breaks.
 pub async fn serve(
     (listener, tls): (TcpListener, Option<Acceptor>),
-    pools: Pools,
+    services: Routes,
     secret: &str,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let service = FleetServiceServer::new(Service(pools)).max_decoding_message_size(MAX_REQUEST_BYTES);
-    let service = InterceptedService::new(service, Guard::new(secret));
     let connections = Connections::new(listener, "256 of the fleet", CONNECTIONS, PING + 2 * PING_TIMEOUT, b"");
     let connections = connections.with_tls(tls).known_within(KNOWN_WITHIN);
     let incoming = futures::stream::unfold(connections, async |mut connections| {
@@ -66,7 +68,8 @@ pub async fn serve(
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(4 * WINDOW)
         .max_concurrent_streams(CALLS)
-        .add_service(service)
+        .layer(InterceptorLayer::new(Guard::new(secret)))
+        .add_routes(services)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
 }

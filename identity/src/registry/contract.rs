@@ -45,6 +45,7 @@ macro_rules! contract {
             a_device_has_one_password_and_a_use_keeps_it_in_its_new_form,
             each_change_has_its_audit_event,
             denials_are_audited,
+            actions_are_audited,
             a_chain_contains_its_checkpoints,
             a_part_of_a_chain_is_checked,
             the_ends_of_chains_are_listed,

@@ -289,6 +289,31 @@ impl Work for RecordDenials {
     }
 }
 
+/// [`RegistryWrites::record_action`](super::RegistryWrites::record_action).
+pub(super) struct RecordAction {
+    pub(super) tenant: String,
+    pub(super) resource: String,
+    pub(super) detail: String,
+    pub(super) origin: Origin,
+}
+
+#[async_trait]
+impl Work for RecordAction {
+    type Output = ();
+
+    async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<()> {
+        let Self { tenant, resource, detail, origin } = self;
+        rows.enter(tenant).await?;
+        let recent = if in_doubt { rows.recent_events(RECENT_EVENTS).await? } else { Vec::new() };
+        let event = event(resource.clone(), detail.clone(), origin);
+        let is_same = |known: &AuditEvent| AuditEvent { sequence: 0, hash: event.hash, ..known.clone() } == event;
+        if !recent.iter().any(is_same) {
+            rows.append(event).await?;
+        }
+        Ok(())
+    }
+}
+
 fn denied(denial: &Denial) -> AuditEvent {
     AuditEvent {
         at: denial.at,

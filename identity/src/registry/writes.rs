@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
 use super::rules::groups::{ChangeMembers, CreateGroup, DeleteGroup, UpdateGroup};
 use super::rules::{
-    CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordDenials, RecordUses, SetTenantState,
-    UpdateCredential, UpdateTenant,
+    CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordAction, RecordDenials, RecordUses,
+    SetTenantState, UpdateCredential, UpdateTenant,
 };
 use super::transaction::Work;
 use super::{
@@ -114,6 +114,10 @@ pub trait RegistryWrites: Send + Sync {
     /// Writes audit events of denials.
     async fn record_denials(&self, denials: &[Denial]) -> Result<()>;
 
+    /// Writes the audit event of an action that changes nothing in the registry, of a tenant's
+    /// caller: a client that is disconnected, for example.
+    async fn record_action(&self, tenant: &str, resource: &str, detail: &str, origin: &Origin) -> Result<()>;
+
     /// Creates a group without members. A repeat of the same request returns the group.
     ///
     /// # Errors
@@ -204,6 +208,11 @@ impl<T: Transact> RegistryWrites for T {
 
     async fn record_denials(&self, denials: &[Denial]) -> Result<()> {
         self.change(RecordDenials(denials.to_vec())).await
+    }
+
+    async fn record_action(&self, tenant: &str, resource: &str, detail: &str, origin: &Origin) -> Result<()> {
+        let (tenant, resource, detail) = (tenant.to_owned(), resource.to_owned(), detail.to_owned());
+        self.change(RecordAction { tenant, resource, detail, origin: origin.clone() }).await
     }
 
     async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>> {

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::access_cli::{Audit, DevicesAndSecrets, Keys, Tenants};
 use super::authorities_cli::Authorities;
+use super::broker_cli::{Retained, Sessions, Subscriptions};
 use super::groups_cli::Groups;
 use super::issuers_cli::{Issuers, Roles};
 use super::output::Format;
@@ -37,6 +38,12 @@ pub(crate) enum ClientCommand {
     Tail(Tail),
     /// Show and replay messages that could not be decoded or stored
     DeadLetters(DeadLetters),
+    /// List the sessions of MQTT clients, show one, disconnect clients
+    Sessions(Sessions),
+    /// List the subscriptions of MQTT clients, or those that match a topic
+    Subscriptions(Subscriptions),
+    /// List, show and clear retained messages
+    Retained(Retained),
     /// Show the books: accepted, stored, pending and dead-lettered readings; fails when they do not
     /// balance
     Books(Books),

@@ -6,6 +6,8 @@ mod audit;
 mod authorities;
 pub(crate) mod authorities_cli;
 mod books;
+mod broker;
+pub(crate) mod broker_cli;
 pub(crate) mod cli;
 mod dead_letters;
 mod device_access;
@@ -64,6 +66,9 @@ pub(crate) fn run(command: ClientCommand) -> anyhow::Result<ExitCode> {
             ClientCommand::Query(options) => query::run(&options).await?,
             ClientCommand::Tail(options) => tail::run(&options).await?,
             ClientCommand::DeadLetters(options) => return dead_letters::run(&options).await,
+            ClientCommand::Sessions(options) => return broker::sessions(&options).await,
+            ClientCommand::Subscriptions(options) => return broker::subscriptions(&options).await,
+            ClientCommand::Retained(options) => return broker::retained(&options).await,
             ClientCommand::Books(options) => return books::run(&options).await,
             ClientCommand::Status(options) => return status::run(&options).await,
             ClientCommand::Unrouted(options) => unrouted::run(&options).await?,

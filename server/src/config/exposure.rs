@@ -69,6 +69,11 @@ impl Config {
         Ok(())
     }
 
+    /// True when other processes of a fleet call this one.
+    fn answers_fleet(&self) -> bool {
+        self.has(Role::Flusher) || self.has(Role::Ingest)
+    }
+
     fn check_fleet_exposure(&self) -> anyhow::Result<()> {
         let fleet = &self.fleet;
         ensure!(
@@ -77,7 +82,7 @@ impl Config {
             fleet.secret.len()
         );
         let is_closed = !self.is_fleet()
-            || !self.has(Role::Flusher)
+            || !self.answers_fleet()
             || parse_address("fleet.address", &fleet.address)?.ip().is_loopback();
         ensure!(
             is_closed || fleet.is_encrypted() || !fleet.secret.is_empty(),
@@ -94,7 +99,7 @@ impl Config {
         );
         ensure!(
             !self.is_fleet()
-                || !self.has(Role::Flusher)
+                || !self.answers_fleet()
                 || fleet.is_encrypted()
                 || self.insecure
                 || fleet.advertise.is_empty()

@@ -11,12 +11,16 @@ const VALUE_BYTES: u64 = 11;
 /// Largest message that MongoDB holds as a dead letter or a retained message, in one document.
 const MAX_DOCUMENT_BYTES: u32 = 15 << 20;
 
+/// Longest list of servers that clients are referred to.
+const MAX_REFERENCE_BYTES: usize = 1024;
+
 /// Checks every limit alone, and each against those that it depends on.
 ///
 /// # Errors
 /// Names the keys and what to do.
 pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     counts(config)?;
+    reference(&config.mqtt.broker.server_reference)?;
     packets(config)?;
     values(config)?;
     config.memory.check(config)
@@ -31,6 +35,7 @@ fn counts(config: &Config) -> anyhow::Result<()> {
         ("mqtt.receive_maximum", u64::from(mqtt.receive_maximum)),
         ("mqtt.connect_timeout_ms", mqtt.connect_timeout_ms),
         ("mqtt.packet_timeout_ms", mqtt.packet_timeout_ms),
+        ("mqtt.drain_connections_per_second", u64::from(mqtt.drain_connections_per_second)),
         ("mqtt.max_queued_messages", mqtt.max_queued_messages as u64),
         ("mqtt.max_queued_bytes", mqtt.max_queued_bytes as u64),
         ("grpc.max_connections", grpc.max_connections as u64),
@@ -44,6 +49,20 @@ fn counts(config: &Config) -> anyhow::Result<()> {
     ] {
         ensure!(value > 0, "`{key}` is 0: give at least 1");
     }
+    Ok(())
+}
+
+/// A list of servers that a packet can name.
+fn reference(servers: &str) -> anyhow::Result<()> {
+    ensure!(
+        servers.len() <= MAX_REFERENCE_BYTES && servers.chars().all(|c| c == ' ' || c.is_ascii_graphic()),
+        "`mqtt.server_reference` is {servers:.80?}: give servers as \"mqtt2.example.com:8883\", separated by blanks, of \
+         at most {MAX_REFERENCE_BYTES} bytes together"
+    );
+    ensure!(
+        servers.is_empty() || !servers.trim().is_empty(),
+        "`mqtt.server_reference` is blank: name a server, or leave it empty"
+    );
     Ok(())
 }
 
@@ -140,6 +159,9 @@ mod tests {
         });
         assert!(error.contains("with `memory.max_bytes` = 134217728 it can be at most 4194304"), "{error}");
         assert!(refusal(|config| config.memory.max_bytes = 1).starts_with("`memory.max_bytes` is 1"));
+        let error = refusal(|config| config.mqtt.broker.server_reference = "mqtt2\n".into());
+        assert!(error.starts_with("`mqtt.server_reference` is \"mqtt2\\n\": give servers as"), "{error}");
+        assert!(refusal(|config| config.mqtt.broker.server_reference = " ".into()).contains("is blank"));
         assert_eq!(
             refusal(|config| config.mqtt.broker.receive_maximum = 0),
             "`mqtt.receive_maximum` is 0: give at least 1"

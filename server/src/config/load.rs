@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Config, export, keys, pool, unknown};
+use super::{Config, bridges, export, keys, pool, unknown};
 
 /// The file that is read when it exists and no other was named.
 const USUAL_FILE: &str = "weir.toml";
@@ -101,7 +101,9 @@ pub(crate) fn load(sources: &Sources) -> anyhow::Result<Loaded> {
             config = set(&config, key, value).with_context(place)?;
         } else if let Some((export, key)) = export::of_variable(&config.export, name).with_context(place)? {
             export::set(&mut config.export[export], &key, value).with_context(place)?;
-        } else if pool::set(&mut config, name, value).with_context(place)? {
+        } else if pool::set(&mut config, name, value).with_context(place)?
+            || bridges::set(&mut config, name, value).with_context(place)?
+        {
         } else if name == "WEIR_LOG" {
             config.logging.level.clone_from(value);
         } else if !OTHER_VARIABLES.contains(&name.as_str()) && !name.starts_with("WEIR_TEST_") {
@@ -130,6 +132,11 @@ fn warning(name: &str, config: &Config) -> Option<String> {
         let names: Vec<&str> = config.pool.iter().map(|pool| pool.name.as_str()).collect();
         let there = if names.is_empty() { "there are no pools".to_owned() } else { names.join(", ") };
         return Some(format!("environment variable {name} is not a key of a pool ({there})"));
+    }
+    if name.starts_with(bridges::VARIABLE) {
+        let names: Vec<&str> = config.bridge.iter().map(|bridge| bridge.name.as_str()).collect();
+        let there = if names.is_empty() { "there are no bridges".to_owned() } else { names.join(", ") };
+        return Some(format!("environment variable {name} is not a key of a bridge ({there})"));
     }
     let guess = name.trim_start_matches("WEIR_").to_lowercase();
     let near = unknown::nearest(&guess.replacen('_', ".", 1)).or_else(|| unknown::nearest(&guess))?;
@@ -184,6 +191,7 @@ fn set(config: &Config, key: &str, text: &str) -> anyhow::Result<Config> {
     changed.route.clone_from(&config.route);
     changed.export.clone_from(&config.export);
     changed.pool.clone_from(&config.pool);
+    changed.bridge.clone_from(&config.bridge);
     changed.mqtt.listener.clone_from(&config.mqtt.listener);
     Ok(changed)
 }

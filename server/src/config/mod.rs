@@ -4,6 +4,7 @@
 
 mod audit;
 mod auth;
+mod bridges;
 mod export;
 #[cfg(test)]
 mod export_tests;
@@ -111,6 +112,10 @@ pub(crate) struct Config {
     #[serde(skip_serializing)]
     #[schemars(skip)]
     pub(crate) pool: Vec<Pool>,
+    /// Bridges to other brokers; not part of the written tree.
+    #[serde(skip_serializing)]
+    #[schemars(skip)]
+    pub(crate) bridge: Vec<bridge::Config>,
 }
 
 /// Part of the work of a process.
@@ -231,6 +236,7 @@ impl Default for Config {
             route: Vec::new(),
             export: Vec::new(),
             pool: Vec::new(),
+            bridge: Vec::new(),
         }
     }
 }
@@ -296,6 +302,7 @@ impl Config {
         anyhow::ensure!(self.influxdb.flush_interval_ms > 0, "`influxdb.flush_interval_ms` is 0: give at least 1");
         export::check(self)?;
         pool::check(self)?;
+        bridges::check(self)?;
         self.auth.check(self)?;
         self.audit.check(self.auth.required)?;
         self.fleet.check()?;

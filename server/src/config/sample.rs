@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::load::variable;
-use super::{Key, export, keys, listener, pool};
+use super::{Key, bridges, export, keys, listener, pool};
 
 /// Routes in the sample.
 const ROUTES: &str = "\
@@ -45,6 +45,8 @@ pub(crate) fn sample() -> String {
     exports(&mut out);
     out.push('\n');
     pools(&mut out);
+    out.push('\n');
+    bridged(&mut out);
     out
 }
 
@@ -72,6 +74,20 @@ fn pools(out: &mut String) {
     out.push_str("#\n# [[pool]]\n");
     pool::keys().iter().for_each(|key| inactive(out, key));
     out.push_str("# [pool.mongodb]\n# database = \"gold\"\n# [pool.redis]\n# max_bytes = 2147483648\n# [pool.log]\n# capacity_bytes = 8589934592\n");
+}
+
+/// Bridges in the sample.
+fn bridged(out: &mut String) {
+    comment(
+        out,
+        "A bridge passes messages on to another MQTT broker, and back. What waits is in a session here and in one there, \
+         so that QoS 2 messages arrive once. A variable sets a key of the bridge `centre`: WEIR_BRIDGE_CENTRE_<KEY>, as \
+         WEIR_BRIDGE_CENTRE_PASSWORD.",
+    );
+    out.push_str("#\n# [[bridge]]\n");
+    bridges::documented().iter().for_each(|key| inactive(out, key));
+    out.push_str("# [[bridge.topic]]\n");
+    bridges::documented_topic().iter().for_each(|key| inactive(out, key));
 }
 
 /// Exports in the sample: the keys of all, then those of each type.

@@ -22,8 +22,8 @@ pub(crate) struct Redis {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct Fleet {
-    /// IP address and port where a flusher answers the other processes. Used when Redis and MongoDB
-    /// are.
+    /// IP address and port where a process that flushes or accepts devices answers the others. Used
+    /// when Redis and MongoDB are.
     pub(crate) address: String,
     /// Host and port at which the others reach it, as 10.0.0.7:50052. Empty: `fleet.address`.
     pub(crate) advertise: String,

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, export, keys, listener, pool};
+use super::{Config, bridges, export, keys, listener, pool};
 
 /// Refuses unknown keys.
 ///
@@ -40,6 +40,15 @@ fn walk(path: &Path, text: &str, section: &str, table: &DeTable<'_>) -> anyhow::
             "pool" => {
                 let known: Vec<String> = pool::KEYS.map(str::to_owned).to_vec();
                 check_tables(path, text, value.get_ref(), "a pool", |_| known.clone())?;
+                continue;
+            }
+            "bridge" => {
+                check_tables(path, text, value.get_ref(), "a bridge", |_| bridges::keys())?;
+                let tables = value.get_ref().as_array().into_iter().flat_map(|tables| tables.iter());
+                let topics = tables.filter_map(|table| table.get_ref().as_table()?.get("topic"));
+                for topics in topics {
+                    check_tables(path, text, topics.get_ref(), "a topic of a bridge", |_| bridges::topic_keys())?;
+                }
                 continue;
             }
             _ => {}
@@ -124,8 +133,13 @@ pub(super) fn unknown(what: &str, key: &str) -> String {
 /// The known key or section most like `key`.
 pub(super) fn nearest(key: &str) -> Option<&'static str> {
     let sections = keys::SECTIONS.iter().map(|section| section.name.as_str()).filter(|name| !name.is_empty());
-    let known =
-        keys::all().map(|key| key.name.as_str()).chain(sections).chain(["route", "export", "pool", "mqtt.listener"]);
+    let known = keys::all().map(|key| key.name.as_str()).chain(sections).chain([
+        "route",
+        "export",
+        "pool",
+        "bridge",
+        "mqtt.listener",
+    ]);
     let last = |k: &str| k.rsplit('.').next().unwrap_or_default().to_owned();
     let best = known
         .map(|candidate| {

@@ -1,6 +1,7 @@
 //! Health, metrics and the status page.
 
 mod backup;
+mod drain;
 mod encryption;
 mod exposition;
 mod gauges;
@@ -130,6 +131,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(metrics))
         .route(offer::PATH, post(backup::backup))
         .route(crate::encryption::PATH, post(encryption::encryption))
+        .route(crate::drain::PATH, post(drain::drain))
         .with_state(app)
         .layer(DefaultBodyLimit::max(ORDER_BYTES))
         .layer(axum::middleware::from_fn_with_state(hosts, guard::guard));

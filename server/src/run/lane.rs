@@ -107,6 +107,10 @@ impl Lane {
         }
     }
 
+    pub(super) fn flusher_metrics(&self) -> &Arc<flusher::Metrics> {
+        &self.metrics.flusher
+    }
+
     /// Name of its retained messages as a part that waits.
     pub(super) fn retained_part(&self) -> String {
         of_pool("retained messages", self.pool.as_deref())

@@ -34,7 +34,8 @@ pub(crate) fn within_open_files(mut config: Config, files: u64) -> (Config, Vec<
     let segments: u64 = logs.map(|log| log.capacity_bytes / log.segment_bytes.max(1)).sum();
     let partitions = config.history.store.max_open_partitions as u64 * config.lanes();
     let fleet = if config.is_fleet() && config.has(Role::Flusher) { FLEET_FILES } else { 0 };
-    let own = OTHER_FILES * config.lanes() + segments + partitions + exports(&config) + fleet;
+    let bridges = config.bridge.len() as u64;
+    let own = OTHER_FILES * config.lanes() + segments + partitions + exports(&config) + fleet + bridges;
     // With a low limit the log does not grow to its capacity with all its segments open; half of
     // the descriptors hold more than connections can fill.
     let left = files - own.min(files / 2);

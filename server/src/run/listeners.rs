@@ -32,7 +32,8 @@ impl Listeners {
             false => None,
         };
         let http = listen(&config.http.address, || taken("http", &config.http.address)).await?;
-        let fleet = match config.is_fleet() && config.has(Role::Flusher) {
+        // A process that only queries has nothing to answer.
+        let fleet = match config.is_fleet() && (config.has(Role::Flusher) || config.has(Role::Ingest)) {
             true => {
                 let key = || {
                     format!("cannot listen on {} (stop what has it, or change `fleet.address`)", config.fleet.address)

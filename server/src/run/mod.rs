@@ -1,6 +1,8 @@
 //! `weir run`: from the configuration to a supervised process.
 
 mod activation;
+mod bridges;
+mod brokers;
 mod census;
 pub(crate) mod checkpoints;
 mod exports;
@@ -51,17 +53,19 @@ use crate::config::{self, Config, Lowered, Role};
 use crate::data_dir::DataDir;
 use crate::logs::Lines;
 use crate::supervise::{EndError, Supervisor};
-use crate::{encryption, http, logs};
+use crate::{drain, encryption, http, logs};
 use activation::Passed;
 use lane::Lane;
 use listeners::Listeners;
 use node::Node;
-use placement::PooledInbox;
+pub(crate) use placement::PooledInbox;
 use server_watch::Servers;
 use startup::Startup;
 
 /// Time for the last responses of the status page.
 const HTTP_DEADLINE: Duration = Duration::from_secs(5);
+/// Time for the last packets of bridges.
+const BRIDGES_DEADLINE: Duration = Duration::from_secs(5);
 /// Time for the last responses to other processes.
 const FLEET_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -197,7 +201,7 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
         }
     };
     let inbox = node.inbox();
-    let Node { state, lanes, placement, api, exporter, open } = node;
+    let Node { state, lanes, placement, api, exporter, open, broker: own } = node;
     startup.works(state.clone());
     startup.offer_encryption(encryption::Offer::new(Arc::clone(&config), keys, &data.secret()?));
     startup.offer_backups(Offer::new(Arc::clone(&config), data.path().to_owned(), data.secret()?, open));
@@ -205,6 +209,7 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
 
     let mut supervisor = Supervisor::default();
     // In the order in which they stop.
+    let bridges_stop = supervisor.part("bridges", BRIDGES_DEADLINE);
     let broker = if let Some(inbox) = inbox {
         let ports = Listeners::into_ports(listeners.devices, of(Port::Mqtt).as_ref());
         let gate = access.as_ref().map(|(_, gate)| gate.clone());
@@ -213,16 +218,30 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
                 messages.iter().flatten().for_each(|message| placement.found(&message.tenant, number));
             }
         }
+        let of_bridges = placement.clone();
         let found = move |tenant: &Arc<str>, lane: usize| {
             placement.iter().for_each(|placement| placement.found(tenant, lane));
         };
         let taken = (inbox, retained, Box::new(found) as Found);
-        Some(take_in(&mut supervisor, &config, &state, &lanes, taken, (ports, gate)).await)
+        let broker = take_in(&mut supervisor, &config, &state, &lanes, taken, (ports, gate)).await;
+        bridges::spawn(&mut supervisor, &config, &state, (&broker, of_bridges.as_ref()), &bridges_stop)?;
+        own.iter().for_each(|own| own.open(Arc::clone(&broker)));
+        Some(broker)
     } else {
         None
     };
     let limits = Arc::clone(&state.metrics.limits);
-    tenants::spawn(&mut supervisor, &config, &lanes, access.as_ref(), (&process, limits), broker);
+    tenants::spawn(&mut supervisor, &config, &lanes, access.as_ref(), (&process, limits), broker.clone());
+    let drained = CancellationToken::new();
+    if let Some(broker) = &broker {
+        let offer = drain::Offer::new(Arc::clone(broker), &data.secret()?);
+        startup.offer_drain(offer.clone());
+        let (drained, stop) = (drained.clone(), supervisor.part("drain", HTTP_DEADLINE));
+        supervisor.spawn("drain", "drain of the connections", async move {
+            offer.stop_when_drained(drained, stop).await;
+            Ok(())
+        });
+    }
     if let Some(keys) = config.log.keys.clone() {
         let stop = supervisor.part("destroyed keys", deadline);
         let forgetting = encryption::forget_destroyed(keys, purge::of_lanes(&lanes), stop);
@@ -245,13 +264,14 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
             supervisor.spawn("sinks", "flusher", async move { Ok(fleet.run(stop).await?) });
         }
     }
-    if let Some(listener) = listeners.fleet.filter(|_| !local.is_empty()) {
+    if let Some(listener) = listeners.fleet {
         // Others ask until the last flush is over.
         let stop = supervisor.part("fleet", FLEET_DEADLINE);
         let secret = config.fleet.secret.clone();
         let acceptor = fleet_tls.as_ref().map(|tls| tls.server.acceptor(Port::Fleet));
         supervisor.spawn("fleet", "answers to the fleet", async move {
-            flusher::fleet::serve((listener, acceptor), local, &secret, stop).await.context("answer the fleet")
+            let services = brokers::services(local, own);
+            flusher::fleet::serve((listener, acceptor), services, &secret, stop).await.context("answer the fleet")
         });
     }
     if let Some(redis) = fellows {
@@ -311,9 +331,13 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
     let delay = Duration::from_millis(config.shutdown_delay_ms);
     let ended = supervisor
         .run(async move {
-            let name = signals.await;
+            let (name, delay) = tokio::select! {
+                name = signals => (name, delay),
+                // Load balancers have noticed it long ago.
+                () = drained.cancelled() => ("weir drain", Duration::ZERO),
+            };
             state.stop();
-            tokio::spawn(signals::end_at_next_signal());
+            tokio::spawn(signals::end_at_next_signal(move || broker.as_ref().is_some_and(|broker| broker.hasten())));
             if !delay.is_zero() {
                 tracing::info!(signal = name, milliseconds = delay.as_millis(), "no longer ready; stopping soon");
                 tokio::time::sleep(delay).await;
@@ -342,7 +366,9 @@ async fn take_in(
     (ports, gate): (Ports, Option<Gate>),
 ) -> Arc<broker::Broker<PooledInbox>> {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
-    let stop = supervisor.part("mqtt", deadline + Duration::from_millis(config.mqtt.broker.drain_timeout_ms));
+    let slices = Duration::from_secs(settings::drain_secs(config).into());
+    let last = Duration::from_millis(config.mqtt.broker.drain_timeout_ms);
+    let stop = supervisor.part("mqtt", deadline + slices + last);
     let gatekeeper: Box<dyn Gatekeeper> = match gate {
         Some(gate) => Box::new(gate),
         None => Box::new(OneTenant::default()),
@@ -364,7 +390,7 @@ async fn take_in(
             waits.into_iter().map(|number| (number, lanes[number].readers.clone(), lanes[number].retained_part()));
         let waits: Vec<(usize, Readers, String)> = waits.collect();
         let reason = "those of earlier starts are loaded when the store answers; clients that subscribe before do not \
-                      receive them";
+                      receive them, and clients that continue a session begin one";
         for (_, _, part) in &waits {
             waiting.set(part, Some(reason.to_owned()));
         }

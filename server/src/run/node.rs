@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use buffer::CatalogueError;
-use flusher::fleet::Links;
+use flusher::fleet::{Links, Peers};
 use identity::Gate;
 use stores::contract::{DeadLetters, History, LatestView, Tail};
 
+use super::brokers::{Brokers, Fellows, LocalNode, Nodes};
 use super::exports::Exports;
-use super::lane::Lane;
+use super::lane::{Lane, process_name};
 use super::log::Logs;
 use super::placement::{Placement, PooledInbox};
 use super::pooled::{Pooled, PooledExports, PooledLogs};
@@ -33,6 +34,8 @@ pub(super) struct Node {
     pub(super) api: Option<(api::Backend, api::Config)>,
     /// `None` when nothing is traced.
     pub(super) exporter: Option<Exporter>,
+    /// The broker, without itself yet; `None` in a process without the role ingest.
+    pub(super) broker: Option<LocalNode>,
     /// The open files of the data folder, then those of its pools by name.
     pub(super) open: (backup::Open, Vec<(String, backup::Open)>),
 }
@@ -53,6 +56,7 @@ impl Node {
         let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
         let shared = Arc::new(config.of_shared());
         let (tracer, links) = (tracer.as_ref(), Links::default());
+        let broker = config.has(Role::Ingest).then(|| LocalNode::new(&config.redis.log.node));
         let fleet = || (advertised.clone(), fleet_tls.clone(), links.clone());
         let mut lanes = vec![Lane::open(None, shared, data, metrics.clone(), startup, tracer, fleet()).await?];
         for (pool, own) in config.pool.iter().zip(metrics.pools.iter()) {
@@ -70,12 +74,15 @@ impl Node {
         let open = (backup::Open { registry, ..lanes[0].open_files() }, of_pools.collect());
         let state = State::new(config, metrics, startup.waiting.clone(), lanes.iter().map(Lane::state).collect());
         let api = config.has(Role::Api).then(|| {
-            let backend = backend(&lanes, placement.as_ref(), &state);
+            let brokers = brokers(config, &lanes[0], (&advertised, fleet_tls.clone(), links.clone()), broker.clone())?;
+            let backend = backend(&lanes, placement.as_ref(), &state, Arc::new(brokers));
             let admin = access.zip(gate.clone()).map(|(access, gate)| access.admin().with_gate(gate));
             let authenticator = gate.map(|gate| Arc::new(gate) as Arc<dyn identity::Authenticator>);
-            (backend, api::Config { tracer: tracer.cloned(), authenticator, admin, ..settings::api(config, secret) })
+            let config = api::Config { tracer: tracer.cloned(), authenticator, admin, ..settings::api(config, secret) };
+            anyhow::Ok((backend, config))
         });
-        Ok(Self { state, lanes, placement, api, exporter, open })
+        let api = api.transpose()?;
+        Ok(Self { state, lanes, placement, api, exporter, open, broker })
     }
 
     /// The inboxes of all lanes; `None` in a process without the role ingest.
@@ -85,8 +92,34 @@ impl Node {
     }
 }
 
+/// The brokers of this process and of the others that Redis names.
+///
+/// # Errors
+/// When the secret of the fleet cannot be sent.
+fn brokers(
+    config: &Config,
+    shared: &Lane,
+    (advertised, tls, links): (&str, Option<tls::Client>, Links),
+    local: Option<LocalNode>,
+) -> anyhow::Result<Brokers> {
+    let redis = shared.logs.redis.clone().filter(|_| config.is_fleet());
+    let fellows = redis.map(|redis| {
+        let metrics = Arc::clone(shared.flusher_metrics());
+        let peers = Peers::new(&config.fleet.secret, tls, config.insecure, metrics)
+            .and_then(|peers| peers.of_pool(None, links))
+            .map_err(anyhow::Error::msg)?;
+        anyhow::Ok(Fellows { redis, peers, process: process_name(config, advertised) })
+    });
+    Ok(Brokers::new(Nodes { local, fleet: fellows.transpose()? }))
+}
+
 /// The ports of the api: those of the only lane, or of the lane of each tenant.
-fn backend(lanes: &[Lane], placement: Option<&Arc<Placement>>, state: &State) -> api::Backend {
+fn backend(
+    lanes: &[Lane],
+    placement: Option<&Arc<Placement>>,
+    state: &State,
+    brokers: Arc<dyn api::Brokers>,
+) -> api::Backend {
     let readers = lanes.iter().map(|lane| lane.readers.clone()).collect();
     let logs = Arc::new(PooledLogs::new(placement.cloned(), readers));
     let exports = |lane: &Lane| Exports::new(lane.stores.projections.clone(), lane.readers.clone());
@@ -102,6 +135,7 @@ fn backend(lanes: &[Lane], placement: Option<&Arc<Placement>>, state: &State) ->
             books: lane.books(),
             replay: lane.replay(),
             exports: Arc::new(exports(lane)),
+            brokers,
             status,
         };
     };
@@ -121,6 +155,7 @@ fn backend(lanes: &[Lane], placement: Option<&Arc<Placement>>, state: &State) ->
         books: Arc::new(Pooled::new(placement(), lanes().map(Lane::books).collect())),
         replay: Arc::new(Pooled::new(placement(), lanes().map(Lane::replay).collect())),
         exports: Arc::new(PooledExports::new(exports)),
+        brokers,
         status,
     }
 }

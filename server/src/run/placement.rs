@@ -71,7 +71,7 @@ impl Placement {
 
 /// The inboxes of all lanes. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct PooledInbox {
+pub(crate) struct PooledInbox {
     lanes: Arc<[TelemetryInbox]>,
     /// `None` with the shared pool alone.
     placement: Option<Arc<Placement>>,
@@ -100,7 +100,7 @@ impl Inbox for PooledInbox {
 }
 
 /// A sender's way into the log of its tenant's pool.
-pub(super) enum PooledIntake {
+pub(crate) enum PooledIntake {
     Lane(Box<ConnectionIngest>),
     /// The pool is not known, for this reason: everything fails, and nothing is acknowledged.
     Nowhere(Arc<str>),

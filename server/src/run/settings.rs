@@ -23,7 +23,13 @@ fn share(config: &Config) -> u32 {
 /// The broker of this node. Without Redis there is one node, and its machine may be renamed.
 pub(super) fn broker(config: &Config) -> broker::Config {
     let node = if config.redis.is_used() { config.redis.log.node.clone() } else { String::new() };
-    broker::Config { node, ..config.mqtt.broker.clone() }
+    broker::Config { node, drain_secs: drain_secs(config), ..config.mqtt.broker.clone() }
+}
+
+/// Seconds over which the connections are closed at a stop. Those of a process alone have no other
+/// place to go: the sooner it is back, the better.
+pub(super) fn drain_secs(config: &Config) -> u32 {
+    if config.is_fleet() { config.mqtt.broker.drain_secs } else { 0 }
 }
 
 /// The log on Redis keeps as much as `[log]` demands.

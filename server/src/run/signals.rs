@@ -32,13 +32,18 @@ pub(super) fn handle_signals() -> anyhow::Result<impl Future<Output = &'static s
 const ONE_REQUEST: Duration = Duration::from_millis(500);
 
 /// Ends the process at the next request, because a second request means not to wait. Acknowledged
-/// readings are on disk.
-pub(super) async fn end_at_next_signal() {
+/// readings are on disk. One that `hasten` accepts, as there were connections to be closed in
+/// slices, is followed by another one.
+pub(super) async fn end_at_next_signal(hasten: impl Fn() -> bool) {
     // The handlers of the first request stay installed: what arrives meanwhile is not delivered.
     tokio::time::sleep(ONE_REQUEST).await;
-    if let Ok(second) = handle_signals() {
-        let name = second.await;
-        tracing::error!(signal = name, "second signal: ended at once");
-        std::process::exit(1);
+    while let Ok(next) = handle_signals() {
+        let name = next.await;
+        if !hasten() {
+            tracing::error!(signal = name, "second signal: ended at once");
+            std::process::exit(1);
+        }
+        tracing::warn!(signal = name, "second signal: all connections are closed now; another one ends the process");
+        tokio::time::sleep(ONE_REQUEST).await;
     }
 }

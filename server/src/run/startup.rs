@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::state::{Readiness, Reason, State, Waiting};
 use crate::backup::Offer;
-use crate::encryption;
+use crate::{drain, encryption};
 
 /// Shortest and longest wait between two attempts.
 pub(super) const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -21,6 +21,7 @@ pub(crate) struct Startup {
     state: Arc<Mutex<Option<State>>>,
     backups: Arc<Mutex<Option<Offer>>>,
     encryption: Arc<Mutex<Option<encryption::Offer>>>,
+    drain: Arc<Mutex<Option<drain::Offer>>>,
 }
 
 impl Startup {
@@ -38,6 +39,16 @@ impl Startup {
     /// Follows orders about the keyring from now on.
     pub(super) fn offer_encryption(&self, offer: encryption::Offer) {
         *self.encryption.lock() = Some(offer);
+    }
+
+    /// Drains on request from now on.
+    pub(super) fn offer_drain(&self, offer: drain::Offer) {
+        *self.drain.lock() = Some(offer);
+    }
+
+    /// The drain; None during the start, and in a process without devices.
+    pub(crate) fn drain(&self) -> Option<drain::Offer> {
+        self.drain.lock().clone()
     }
 
     /// The orders about the keyring; None during the start.

@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(crate) struct Metrics {
     /// Metrics of the broker.
     pub(crate) broker: Arc<broker::Metrics>,
+    /// Metrics of bridges.
+    pub(crate) bridges: bridge::Metrics,
     /// Metrics of ingestion.
     pub(crate) ingest: Arc<ingest::Metrics>,
     /// Metrics of the log.
@@ -73,6 +75,7 @@ impl Metrics {
     /// Registers all metrics.
     pub(crate) fn register(&self, registry: &mut Registry) {
         self.broker.register(registry);
+        self.bridges.register(registry);
         self.ingest.register(registry);
         self.register_lane(registry);
         for (pool, metrics) in self.pools.iter() {
@@ -248,12 +251,16 @@ impl State {
         let lanes = &self.shared.lanes;
         let mut reasons = Vec::new();
         let stopping = self.shared.stopping.load(Ordering::Relaxed);
+        let draining = self.metrics.broker.draining.get() > 0;
         if stopping {
             reasons.push(Reason::new("weir", "it is stopping"));
+        } else if draining {
+            let open = self.metrics.broker.connections.get();
+            reasons.push(Reason::new("weir", format!("it is draining: {open} connections are open (`weir drain`)")));
         }
         let refusing = lanes.iter().filter_map(|lane| Some(Reason::new(lane.part("log"), lane.refuses()?)));
         reasons.extend(refusing);
-        let ready = !stopping && reasons.len() < lanes.len().max(1);
+        let ready = !stopping && !draining && reasons.len() < lanes.len().max(1);
         for (log, lane) in lanes.iter().filter_map(|lane| Some((&lane.log.as_ref()?.0, lane))) {
             reasons.extend(log.concerns().into_iter().map(|concern| Reason::new(lane.part("log"), concern)));
         }

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 mod backup;
+mod broker;
 mod cli;
 mod configuration;
+mod drain;
 mod init;
 mod life;
 mod servers;

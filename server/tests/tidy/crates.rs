@@ -8,6 +8,7 @@ use crate::files::{none, read, root};
 pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &["buffer", "identity", "model", "proto", "stores", "tls"]),
     ("bench", &["mqtt-client"]),
+    ("bridge", &["model", "mqtt-client", "tls"]),
     ("broker", &["door", "model", "tls"]),
     ("buffer", &["envelope", "model"]),
     ("door", &["model"]),
@@ -22,8 +23,8 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "api", "broker", "buffer", "door", "envelope", "flusher", "identity", "ingest", "model", "proto", "stores",
-            "tls",
+            "api", "bridge", "broker", "buffer", "door", "envelope", "flusher", "identity", "ingest", "model", "proto",
+            "stores", "tls",
         ],
     ),
     ("simulators", &["model", "mqtt-client", "proto", "tls"]),

@@ -1,5 +1,6 @@
 //! Plays a scenario against a broker.
 
+mod audience;
 mod device;
 mod flight;
 mod lean;
@@ -7,6 +8,7 @@ mod library;
 mod packet;
 mod progress;
 mod stats;
+mod subscriber;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use crate::credentials::Credentials;
 use crate::ledger::{Header, Recorder, Writer};
 use crate::plan::{self, Device, Messages};
 use crate::scenario::{Client, Scenario};
+use audience::Audience;
 pub(crate) use flight::Outbox;
 use flight::Queue;
 use progress::Progress;
@@ -103,6 +106,7 @@ pub fn run(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Options)
 }
 
 async fn play(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Options) -> anyhow::Result<Played> {
+    let audience = Audience::open(scenario, ledger, options).await?;
     let start = Start::now()?;
     let devices = plan::devices(scenario, folder, start.nanos)?;
     let header = Header {
@@ -119,6 +123,10 @@ async fn play(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Optio
     let times = (scenario.duration, scenario.drain);
     let played = send(&scenario.name, fleet.collect(), recorder, start, times, options).await?;
     tokio::task::spawn_blocking(move || writer.finish()).await.context("the ledger")??;
+    if let Some(audience) = audience {
+        let deadline = if played.interrupted { Instant::now() } else { Instant::now() + scenario.drain };
+        audience.close(scenario, ledger, deadline).await?;
+    }
     Ok(played)
 }
 

@@ -25,6 +25,7 @@ pub(super) fn connect(out: &mut Vec<u8>, group: &Group, client_id: &str, login: 
     };
     let connect = Connect {
         version: version(group),
+        is_bridge: false,
         client_id,
         clean_start: group.clean_start,
         keep_alive_secs: u16::try_from(group.keep_alive.as_secs()).unwrap_or(u16::MAX),

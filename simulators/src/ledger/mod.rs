@@ -11,6 +11,7 @@
 //! generated again from it. The last block of a run that ended normally holds one record with the
 //! outcome `End`.
 
+pub mod deliveries;
 mod read;
 mod write;
 

@@ -4,6 +4,7 @@ mod compare;
 mod findings;
 mod influxdb;
 mod mongodb;
+pub(crate) mod subscribers;
 mod weir;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ pub use compare::{Stored, check_device, check_latest};
 pub use findings::{Fault, Finding, Findings, StoreReport};
 pub use influxdb::{Influx, Place, Refused};
 pub use mongodb::Mongo;
+pub use subscribers::{SubscriberReport, verify_deliveries};
 pub use weir::Weir;
 pub(crate) use weir::device_name;
 

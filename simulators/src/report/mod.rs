@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::fleet::{Latency, Played, Sample};
-use crate::oracle::StoreReport;
+use crate::oracle::{StoreReport, SubscriberReport};
 use crate::scenario::Scenario;
 
 pub use html::html;
@@ -43,6 +43,9 @@ pub struct Summary {
     /// Reports about the verified stores.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub stores: Vec<StoreReport>,
+    /// Reports about the subscribers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subscribers: Vec<SubscriberReport>,
 }
 
 impl Summary {
@@ -56,9 +59,16 @@ impl Summary {
         Self::of(name, 0, played.lasted, played, Vec::new())
     }
 
-    /// True when no store has differences.
+    /// The summary with the reports about its subscribers.
+    #[must_use]
+    pub fn with(self, subscribers: Vec<SubscriberReport>) -> Self {
+        Self { subscribers, ..self }
+    }
+
+    /// True when no store and no subscriber has differences.
     pub fn is_clean(&self) -> bool {
         self.stores.iter().all(|store| store.findings.is_clean())
+            && self.subscribers.iter().all(SubscriberReport::is_clean)
     }
 
     /// True when every message was acknowledged without an error.
@@ -84,6 +94,7 @@ impl Summary {
             interrupted: played.interrupted,
             total,
             stores,
+            subscribers: Vec::new(),
         }
     }
 
@@ -131,7 +142,8 @@ impl fmt::Display for Summary {
         for (name, value) in self.lines() {
             writeln!(f, "  {name:<28}{value}")?;
         }
-        self.stores.iter().try_for_each(|store| write!(f, "{store}"))
+        self.stores.iter().try_for_each(|store| write!(f, "{store}"))?;
+        self.subscribers.iter().try_for_each(|subscriber| write!(f, "{subscriber}"))
     }
 }
 

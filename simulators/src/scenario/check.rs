@@ -23,6 +23,14 @@ impl Scenario {
             );
             group.check(folder).with_context(|| format!("group {name:?}"))?;
         }
+        for (index, group) in self.subscribers.iter().enumerate() {
+            let name = &group.name;
+            ensure!(
+                self.subscribers[..index].iter().all(|other| other.name != *name),
+                "`subscriber[{index}].name` is {name:?}, which another one has: use a different name for each"
+            );
+            group.check().with_context(|| format!("subscriber {name:?}"))?;
+        }
         let mut seen = std::collections::HashSet::new();
         for (device, group) in Names::of(self) {
             ensure!(seen.insert(device.clone()), "`id` of group {group:?} yields the id {device:?} twice");

@@ -3,6 +3,7 @@
 mod check;
 mod load;
 mod shipped;
+mod subscriber;
 mod text;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ pub use load::load;
 #[cfg(test)]
 pub(crate) use load::parse;
 pub use shipped::{SHIPPED, shipped};
+pub use subscriber::{Subscribers, matches};
 pub(crate) use text::duration;
 pub use text::parse_duration;
 
@@ -41,6 +43,9 @@ pub struct Scenario {
     /// Events that affect many devices at once.
     #[serde(rename = "event", default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
+    /// A group of subscribers whose deliveries are verified.
+    #[serde(rename = "subscriber", default, skip_serializing_if = "Vec::is_empty")]
+    pub subscribers: Vec<Subscribers>,
 }
 
 /// A group of similar devices.

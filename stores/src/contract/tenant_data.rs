@@ -14,7 +14,7 @@ pub struct TenantCounts {
     pub latest_states: u64,
     /// Dead letters.
     pub dead_letters: u64,
-    /// Retained messages.
+    /// Retained messages, with the records of sessions and will messages.
     pub retained_messages: u64,
 }
 

@@ -9,6 +9,8 @@ use super::rules;
 const TENANT: &str = "{tenant}";
 const DEVICE: &str = "{tenant}/devices/{id}";
 const LETTER: &str = "{tenant}/deadLetters/{id}:1:ingest";
+const SESSION: &str = "{tenant}/sessions/{id}";
+const RETAINED: &str = "{tenant}/retainedMessages/{id}";
 const KEY: &str = "{tenant}/apiKeys/{id}";
 const GROUP: &str = "{tenant}/groups/{id}";
 const AUTHORITY: &str = "{tenant}/authorities/{id}";
@@ -34,6 +36,13 @@ const CASES: &[(&str, &str)] = &[
     ("AuthorityService/DeleteAuthority", AUTHORITY),
     ("AuthorityService/ListAuthorities", TENANT),
     ("AuthorityService/RevokeCertificate", TENANT),
+    ("BrokerService/ClearRetainedMessages", TENANT),
+    ("BrokerService/DisconnectSession", SESSION),
+    ("BrokerService/GetRetainedMessage", RETAINED),
+    ("BrokerService/GetSession", SESSION),
+    ("BrokerService/ListRetainedMessages", TENANT),
+    ("BrokerService/ListSessions", TENANT),
+    ("BrokerService/ListSubscriptions", TENANT),
     ("DeadLetterService/GetDeadLetter", LETTER),
     ("DeadLetterService/ListDeadLetters", TENANT),
     ("DeadLetterService/ReplayDeadLetters", TENANT),

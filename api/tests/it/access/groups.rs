@@ -1,5 +1,6 @@
 //! Callers that are bound to groups of devices.
 
+mod brokers;
 mod filtered;
 mod service;
 mod streams;
@@ -15,6 +16,7 @@ use super::cases::case;
 use super::client::call;
 use super::gate::Guarded;
 use super::rules;
+use crate::brokers::session;
 use crate::dead_letters::letter;
 use crate::fakes::{block, row};
 use crate::paged::{SECOND, START};
@@ -44,11 +46,12 @@ impl Plant {
         &self.0.world
     }
 
-    /// A device with readings, and a dead letter in a log of its name.
+    /// A device with readings, a session, and a dead letter in a log of its name.
     pub(super) async fn device(&self, id: &str) {
         let rows = [row(START, "t", 1.0), row(START + 600 * SECOND, "t", 2.0)];
         self.world().history.put_block(block(&key(id), 0, &rows));
         self.world().device(id, START, 2, &["t"]);
+        self.world().brokers.sessions.lock().push(session(id, id, true));
         let mut of_device = letter(1, "x");
         of_device.device = Some(id.into());
         of_device.log = id.into();
@@ -91,7 +94,8 @@ async fn a_device_out_of_group_gets_the_same_answer_whether_it_exists_or_not() {
     let mut named = 0;
     for (path, rule) in rules() {
         let case = case(&path);
-        let of_device = ["/devices/", "/deadLetters/"].iter().any(|part| case.name("t", "d").contains(part));
+        let of_device =
+            ["/devices/", "/deadLetters/", "/sessions/"].iter().any(|part| case.name("t", "d").contains(part));
         if !of_device {
             assert_ne!(rule.scope, Scope::Device, "{path}: the case names no device");
             continue;

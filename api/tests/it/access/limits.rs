@@ -111,7 +111,8 @@ async fn changes_of_a_tenant_by_itself_have_a_rate_and_those_of_operators_have_n
             async move { call(world, &path, &[&token], case(&path).request("tenants/-", "d1")).await }
         };
         let verb = rule.permission.rsplit('.').next().unwrap();
-        let is_change = ["create", "update", "delete", "revoke"].contains(&verb) && rule.scope != Scope::Installation;
+        let is_change = ["create", "update", "delete", "revoke", "disconnect", "clear"].contains(&verb)
+            && rule.scope != Scope::Installation;
         let answer = status(admin.clone()).await;
         match is_change {
             true => assert_limited(&path, &answer, "RATE_LIMIT_EXCEEDED", "changes_per_minute", "600", true),

@@ -56,6 +56,7 @@ pub(super) fn connect(out: &mut Vec<u8>, asked: &Connect) {
     });
     let packet = mqtt_client::Connect {
         version: version(asked.version),
+        is_bridge: false,
         client_id: &asked.client,
         clean_start: asked.clean,
         keep_alive_secs: asked.keep_alive_secs,

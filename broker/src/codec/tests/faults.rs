@@ -39,7 +39,7 @@ fn a_disconnect_that_is_written_is_as_long_as_it_says() {
 
     for text in [None, Some("why")] {
         let mut out = Vec::new();
-        encode::disconnect(&mut out, Version::V5, reason::PROTOCOL_ERROR, text);
+        encode::disconnect(&mut out, Version::V5, reason::PROTOCOL_ERROR, text, None);
         assert_eq!(framing(&out, 1 << 16).unwrap().unwrap().total_bytes, out.len());
     }
 }

@@ -205,6 +205,10 @@ impl RegistryWrites for Paused {
         self.inner()?.record_denials(denials).await
     }
 
+    async fn record_action(&self, tenant: &str, resource: &str, detail: &str, origin: &Origin) -> Result<()> {
+        self.inner()?.record_action(tenant, resource, detail, origin).await
+    }
+
     async fn create_group(&self, group: Group, origin: &Origin) -> Result<Created<Group>> {
         self.inner()?.create_group(group, origin).await
     }

@@ -44,6 +44,22 @@ pub(crate) async fn denials_are_audited(registry: &dyn Registry) {
     assert_eq!(registry.verify_audit("a", None).await.unwrap().fault, None);
 }
 
+pub(crate) async fn actions_are_audited(registry: &dyn Registry) {
+    with_tenants(registry, &["a"]).await;
+    let by = Origin { address: Some([10, 0, 0, 1].into()), by: "apiKeys/x".into(), method: "Act", ..origin() };
+    for detail in ["first", "second"] {
+        registry.record_action("a", "sessions/d", detail, &by).await.unwrap();
+    }
+    let events = registry.audit("a", None, 9).await.unwrap();
+    let seen: Vec<_> = events.iter().map(|event| (event.sequence, &*event.detail, event.granted)).collect();
+    assert_eq!(seen[..2], [(3, "second", true), (2, "first", true)]);
+    let first = &events[1];
+    assert_eq!((&*first.resource, &*first.principal, &*first.method), ("sessions/d", "apiKeys/x", "Act"));
+    assert_eq!((first.at, first.address.as_deref(), first.count), (NOW, Some("10.0.0.1"), 1));
+    assert_eq!(registry.changes(1, 9).await.unwrap().entries, [], "nothing of the registry changes");
+    assert_eq!(registry.verify_audit("a", None).await.unwrap().fault, None);
+}
+
 pub(crate) async fn a_chain_contains_its_checkpoints(registry: &dyn Registry) {
     with_tenants(registry, &["a"]).await;
     let noted = registry.verify_audit("a", None).await.unwrap().verified;

@@ -1,0 +1,230 @@
+//! The records of sessions: their topics and contents.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::subscribe::{Options, RetainHandling};
+pub(super) use model::topic::MESSAGES;
+
+pub(super) const SESSIONS: &str = "$weir/sessions/";
+pub(super) const SUBSCRIPTIONS: &str = "$weir/subscriptions/";
+pub(super) const RELEASED: &str = "$weir/released/";
+pub(super) const RECEIPTS: &str = "$weir/receipts/";
+pub(super) const PROGRESS: &str = "$weir/progress/";
+
+/// A client's session.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SessionRecord {
+    pub(crate) client: String,
+    /// Seconds that it lasts without a connection.
+    pub(crate) expiry_secs: u32,
+}
+
+/// The options of a subscription, whose filter is in the topic.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OptionsRecord {
+    qos: u8,
+    #[serde(default, skip_serializing_if = "is_false")]
+    no_local: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    retain_as_published: bool,
+    /// Subscription id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<u32>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl OptionsRecord {
+    pub(crate) fn new(options: Options, id: Option<u32>) -> Self {
+        let Options { qos, no_local, retain_as_published, .. } = options;
+        Self { qos, no_local, retain_as_published, id }
+    }
+
+    /// The options with the subscription id. Retained messages were sent before.
+    pub(super) fn read(&self) -> (Options, Option<u32>) {
+        let &Self { qos, no_local, retain_as_published, id } = self;
+        (Options { qos, no_local, retain_as_published, retain_handling: RetainHandling::Never }, id)
+    }
+}
+
+/// The messages of its session that a client has.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProgressRecord {
+    /// It has all up to this number.
+    pub(crate) done_to: u64,
+    /// And these ranges beyond it, each with its last number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) done: Vec<(u64, u64)>,
+    /// All up to this number were sent.
+    pub(crate) sent_to: u64,
+}
+
+impl ProgressRecord {
+    pub(super) fn has(&self, number: u64) -> bool {
+        number <= self.done_to || self.done.iter().any(|(from, to)| (*from..=*to).contains(&number))
+    }
+
+    /// Adds what another record of the same session says.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.done_to = self.done_to.max(other.done_to);
+        self.sent_to = self.sent_to.max(other.sent_to);
+        self.done.extend(other.done);
+        self.done.sort_unstable();
+    }
+}
+
+/// Messages of QoS 2 that the client has.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReleasedRecord {
+    /// Their exchange is not over.
+    pub(crate) numbers: Vec<u64>,
+    /// The ones whose exchange is over: the record before had them among its numbers, and the
+    /// record of the progress is stored a moment later.
+    pub(crate) progress: ProgressRecord,
+}
+
+/// A message with the sessions that get it. The payload follows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MessageRecord<'a> {
+    #[serde(borrow)]
+    pub(crate) topic: std::borrow::Cow<'a, str>,
+    pub(crate) takers: Vec<TakerRecord>,
+}
+
+/// A session that gets a message.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TakerRecord {
+    pub(crate) session: u64,
+    /// Number of the message in the session.
+    pub(crate) number: u64,
+    pub(crate) qos: u8,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) retain: bool,
+    /// Subscription ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ids: Vec<u32>,
+    /// Filter of the shared subscription.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) share: Option<String>,
+}
+
+impl MessageRecord<'_> {
+    /// The record with the payload: its own length (u32, big endian), itself, the payload.
+    pub(crate) fn encode(&self, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; 4];
+        out.reserve(payload.len() + self.topic.len() + 64 * self.takers.len() + 64);
+        serde_json::to_writer(&mut out, self).expect("it has no map, and writing to memory does not fail");
+        // A topic has at most 65,535 bytes, and there are at most MOST_TAKERS takers.
+        let length = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
+        out[..4].copy_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(payload);
+        out
+    }
+
+    /// Reads a record and the payload behind it.
+    pub(super) fn decode(bytes: &[u8]) -> Option<(MessageRecord<'_>, &[u8])> {
+        let (length, rest) = bytes.split_first_chunk()?;
+        let (record, payload) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+        Some((serde_json::from_slice(record).ok()?, payload))
+    }
+}
+
+/// The contents of a record.
+pub(crate) fn encode(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("it has no map, and writing to memory does not fail")
+}
+
+pub(super) fn decode<R: DeserializeOwned>(bytes: &[u8]) -> Option<R> {
+    serde_json::from_slice(bytes).ok()
+}
+
+/// The topics of a node's records.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    node: String,
+}
+
+impl Keys {
+    pub(crate) fn new(node: &str) -> Self {
+        Self { node: node.to_owned() }
+    }
+
+    fn topic(&self, kind: &str, id: u64) -> String {
+        format!("{kind}{}/{id:016x}", self.node)
+    }
+
+    pub(crate) fn session(&self, session: u64) -> String {
+        self.topic(SESSIONS, session)
+    }
+
+    pub(crate) fn subscription(&self, session: u64, filter: &str) -> String {
+        format!("{}/{filter}", self.topic(SUBSCRIPTIONS, session))
+    }
+
+    pub(crate) fn message(&self, message: u64) -> String {
+        self.topic(MESSAGES, message)
+    }
+
+    pub(crate) fn released(&self, session: u64) -> String {
+        self.topic(RELEASED, session)
+    }
+
+    pub(crate) fn receipt(&self, session: u64, packet_id: u16) -> String {
+        format!("{}/{packet_id}", self.topic(RECEIPTS, session))
+    }
+
+    pub(crate) fn progress(&self, session: u64) -> String {
+        self.topic(PROGRESS, session)
+    }
+
+    /// Reads a topic of this kind: the id, and what follows it.
+    pub(super) fn read<'a>(&self, kind: &str, topic: &'a str) -> Option<(u64, &'a str)> {
+        let rest = topic.strip_prefix(kind)?.strip_prefix(&*self.node)?.strip_prefix('/')?;
+        let (id, rest) = rest.split_at_checked(16)?;
+        let rest = if rest.is_empty() { rest } else { rest.strip_prefix('/')? };
+        Some((u64::from_str_radix(id, 16).ok()?, rest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn topics_are_read_as_they_were_made_and_none_of_another_node() {
+        let keys = Keys::new("n/1");
+        let own = keys.subscription(255, "a/+//#");
+        assert_eq!(own, "$weir/subscriptions/n/1/00000000000000ff/a/+//#");
+        assert_eq!(keys.read(SUBSCRIPTIONS, &own), Some((255, "a/+//#")));
+        assert_eq!(keys.read(MESSAGES, &keys.message(u64::MAX)), Some((u64::MAX, "")));
+        assert_eq!(keys.read(RECEIPTS, &keys.receipt(1, 65_535)), Some((1, "65535")));
+        for other in [Keys::new("n").session(1), Keys::new("n/10").session(1), "$weir/sessions/n/1/xyz".to_owned()] {
+            assert_eq!(keys.read(SESSIONS, &other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_read_with_its_payload() {
+        let taker = TakerRecord {
+            session: u64::MAX,
+            number: 7,
+            qos: 2,
+            retain: true,
+            ids: vec![1, 268_435_455],
+            share: Some("$share/g/\"".into()),
+        };
+        let record = MessageRecord { topic: "a/\"\u{e9}".into(), takers: vec![taker] };
+        for payload in [&b""[..], b"\0\xff"] {
+            let bytes = record.encode(payload);
+            let (read, rest) = MessageRecord::decode(&bytes).unwrap();
+            assert_eq!((encode(&read), rest), (encode(&record), payload));
+            for end in 0..bytes.len() - payload.len() {
+                assert!(MessageRecord::decode(&bytes[..end]).is_none(), "{end} bytes");
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Sessions of earlier starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use hashbrown::HashMap;
+
+use super::ledger::{Duty, Ledger};
+use super::record::{
+    self, Keys, MESSAGES, MessageRecord, OptionsRecord, PROGRESS, ProgressRecord, RECEIPTS, RELEASED, ReleasedRecord,
+    SESSIONS, SUBSCRIPTIONS, SessionRecord, TakerRecord,
+};
+use crate::Broker;
+use crate::RetainedMessage;
+use crate::config::QueueFull;
+use crate::in_flight::MAX_IN_FLIGHT;
+use crate::message::Message;
+use crate::queue::{Bounds, Queue, Queued};
+use crate::route::Taker;
+use crate::session::{Receipt, Session, State};
+use crate::tenant::Tenant;
+use crate::trie::Entry;
+use door::Inbox;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// The records of sessions of earlier starts.
+#[derive(Debug, Default)]
+pub(crate) struct Earlier {
+    sessions: BTreeMap<u64, Found>,
+    /// In the order of their publication.
+    messages: BTreeMap<u64, RetainedMessage>,
+}
+
+/// The records of one session.
+#[derive(Debug)]
+struct Found {
+    tenant: Arc<str>,
+    /// None when the session has ended.
+    record: Option<SessionRecord>,
+    subscriptions: Vec<(String, OptionsRecord)>,
+    progress: ProgressRecord,
+    released: Vec<u64>,
+    receipts: Vec<u16>,
+    /// Topics of its records.
+    topics: Vec<String>,
+}
+
+impl Found {
+    fn new(tenant: &Arc<str>) -> Self {
+        let (record, subscriptions, progress, released, receipts, topics) = Default::default();
+        Self { tenant: Arc::clone(tenant), record, subscriptions, progress, released, receipts, topics }
+    }
+
+    fn client(&self) -> Option<Arc<str>> {
+        Some(self.record.as_ref()?.client.as_str().into())
+    }
+
+    /// Adds a record; `rest` follows the id in its topic. None when it cannot be read.
+    fn add(&mut self, kind: &str, rest: &str, payload: &[u8]) -> Option<()> {
+        match kind {
+            SESSIONS => self.record = Some(record::decode(payload)?),
+            SUBSCRIPTIONS => self.subscriptions.push((rest.to_owned(), record::decode(payload)?)),
+            PROGRESS => self.progress.merge(record::decode(payload)?),
+            RELEASED => {
+                let ReleasedRecord { numbers, progress } = record::decode(payload)?;
+                self.released = numbers;
+                self.progress.merge(progress);
+            }
+            _ => self.receipts.push(rest.parse().ok()?),
+        }
+        Some(())
+    }
+}
+
+/// Separates the records of this node's sessions from the others.
+pub(crate) fn sort(messages: Vec<RetainedMessage>, keys: &Keys) -> (Vec<RetainedMessage>, Earlier) {
+    const OF_SESSIONS: [&str; 5] = [SESSIONS, SUBSCRIPTIONS, PROGRESS, RELEASED, RECEIPTS];
+    let mut earlier = Earlier::default();
+    let mut rest = Vec::new();
+    for message in messages {
+        if let Some((id, _)) = keys.read(MESSAGES, &message.topic) {
+            earlier.messages.insert(id, message);
+            continue;
+        }
+        let read = |kind: &&'static str| keys.read(kind, &message.topic).map(|(id, rest)| (*kind, id, rest));
+        let Some((kind, id, behind)) = OF_SESSIONS.iter().find_map(read) else {
+            rest.push(message);
+            continue;
+        };
+        let found = earlier.sessions.entry(id).or_insert_with(|| Found::new(&message.tenant));
+        if found.add(kind, behind, &message.payload).is_none() {
+            tracing::warn!(topic = %message.topic, "cannot read a record of a session of an earlier start");
+        }
+        found.topics.push(message.topic);
+    }
+    (rest, earlier)
+}
+
+/// A message of an earlier start with the sessions that do not have it.
+struct Open {
+    tenant: Arc<str>,
+    topic: String,
+    /// None when there is no memory for it.
+    message: Option<Arc<Message>>,
+    takers: Vec<TakerRecord>,
+}
+
+/// Sessions that clients have by now in place of earlier ones, by the id of the earlier one.
+type Successors = Map<u64, (Arc<Session>, Found)>;
+
+/// A session that is being restored.
+struct Restoring {
+    tenant: Arc<Tenant>,
+    session: Arc<Session>,
+    ledger: Arc<Ledger>,
+    found: Found,
+    /// Messages that the client has, by number.
+    released: Map<u64, Duty>,
+}
+
+impl<I: Inbox> Broker<I> {
+    /// Restores the sessions of earlier starts, and clears what is left of those that have ended. A
+    /// client that has connected since keeps the session that it has, and gets the messages that
+    /// wait in the other.
+    pub(crate) fn restore_sessions(&self, earlier: Earlier) {
+        let Earlier { sessions, messages } = earlier;
+        let last = [sessions.last_key_value().map(|(id, _)| *id), messages.last_key_value().map(|(id, _)| *id)];
+        if let Some(last) = last.into_iter().flatten().max() {
+            self.last_session.fetch_max(last, Ordering::Relaxed);
+            self.last_message.fetch_max(last, Ordering::Relaxed);
+        }
+        let mut successors = Successors::default();
+        let sessions = self.newest(sessions, &mut successors);
+        let waits = |taker: &TakerRecord| {
+            let is_open = |found: &Found| !found.progress.has(taker.number);
+            // The client has forgotten the exchange of one that it has.
+            let is_left = |(_, found): &(_, Found)| is_open(found) && !found.released.contains(&taker.number);
+            sessions.get(&taker.session).is_some_and(is_open) || successors.get(&taker.session).is_some_and(is_left)
+        };
+        let messages: Vec<Open> = messages.into_values().filter_map(|record| self.open(record, &waits)).collect();
+        let mut numbers: Map<u64, BTreeSet<u64>> = Map::default();
+        for taker in messages.iter().flat_map(|open| &open.takers) {
+            numbers.entry(taker.session).or_default().insert(taker.number);
+        }
+        let restore = |(id, found)| (id, self.restore_session(id, found, numbers.remove(&id).unwrap_or_default()));
+        let mut restored: Map<u64, Restoring> = sessions.into_iter().map(restore).collect();
+        for open in messages {
+            self.restore_message(open, &mut restored, &successors);
+        }
+        if !restored.is_empty() {
+            tracing::info!("restored {} sessions of earlier starts", restored.len());
+        }
+        for session in restored.into_values() {
+            self.finish_restore(session);
+        }
+    }
+
+    /// The newest session of each client that has none by now. Records of others are cleared; those
+    /// of clients that have continued without knowing are among the `successors`.
+    fn newest(&self, sessions: BTreeMap<u64, Found>, successors: &mut Successors) -> BTreeMap<u64, Found> {
+        let mut newest: Map<(Arc<str>, Arc<str>), u64> = Map::default();
+        for (id, found) in &sessions {
+            if let Some(client) = found.client() {
+                newest.insert((Arc::clone(&found.tenant), client), *id);
+            }
+        }
+        let mut kept = BTreeMap::new();
+        for (id, mut found) in sessions {
+            let client = found.client().filter(|client| !self.unread.has_begun(&found.tenant, client));
+            let client =
+                client.filter(|client| newest.get(&(Arc::clone(&found.tenant), Arc::clone(client))) == Some(&id));
+            let live = client.as_ref().and_then(|client| self.tenants.get(&found.tenant).sessions.get(client));
+            if client.is_some() && live.is_none() {
+                kept.insert(id, found);
+                continue;
+            }
+            found.topics.drain(..).for_each(|topic| self.journal.clear(&found.tenant, topic));
+            if let Some(live) = live {
+                successors.insert(id, (live, found));
+            }
+        }
+        kept
+    }
+
+    /// Reads a message. None when no session waits for it: then its record is cleared.
+    fn open(&self, stored: RetainedMessage, waits: &impl Fn(&TakerRecord) -> bool) -> Option<Open> {
+        let RetainedMessage { tenant, topic: key, payload, properties, published, .. } = stored;
+        let Some((MessageRecord { topic, mut takers }, payload)) = MessageRecord::decode(&payload) else {
+            tracing::warn!(topic = %key, "cannot read a message of an earlier start");
+            return None;
+        };
+        takers.retain(waits);
+        let qos = takers.iter().map(|taker| taker.qos).max();
+        let message = Message::within(&self.memory.sessions, &topic, payload, qos.unwrap_or(0), false, &properties);
+        let message = message.map(|message| message.published(published, model::clock::now()));
+        let is_expired = message.as_ref().is_ok_and(|message| message.seconds_left() == Some(0));
+        if takers.is_empty() || is_expired {
+            self.journal.clear(&tenant, key);
+            return None;
+        }
+        Some(Open { tenant, topic: key, message: message.ok().map(Arc::new), takers })
+    }
+
+    fn restore_session(&self, id: u64, found: Found, open: BTreeSet<u64>) -> Restoring {
+        let tenant = self.tenants.get(&found.tenant);
+        let ledger = Ledger::restored(id, Arc::clone(&tenant.id), Arc::clone(&self.journal), &found.progress, &open);
+        let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
+        // A session without a record is not restored.
+        let (client, expiry_secs) =
+            found.record.as_ref().map_or(("".into(), 0), |record| (record.client.as_str().into(), record.expiry_secs));
+        let session = Arc::new(Session::restored(client, expiry_secs, queue, Arc::clone(&ledger)));
+        Restoring { tenant, session, ledger, found, released: Map::default() }
+    }
+
+    /// Queues a message, or notes that the client has it.
+    fn restore_message(&self, open: Open, sessions: &mut Map<u64, Restoring>, successors: &Successors) {
+        let stored = self.journal.stored(&open.tenant, open.topic);
+        let count = u32::try_from(open.takers.len()).unwrap_or(u32::MAX);
+        for TakerRecord { session, number, qos, retain, ids, share } in open.takers {
+            if let Some((live, _)) = successors.get(&session)
+                && let Some(message) = &open.message
+            {
+                self.give_to(&open.tenant, message, Taker::alone(live, qos, retain, ids));
+                continue;
+            }
+            let Some(restoring) = sessions.get_mut(&session) else { continue };
+            let duty = Duty { ledger: Arc::clone(&restoring.ledger), number, _message: Arc::clone(&stored) };
+            if restoring.found.released.contains(&number) {
+                restoring.released.insert(number, duty);
+                continue;
+            }
+            let Some(message) = &open.message else {
+                self.count_dropped("memory");
+                if self.config.queue_full == QueueFull::EndSession {
+                    restoring.session.lose();
+                }
+                continue;
+            };
+            let duty = Some(duty);
+            let share = share.as_deref().map(Into::into);
+            let queued = Queued {
+                retain,
+                subscription_ids: ids,
+                share,
+                takers: count,
+                duty,
+                ..Queued::new(Arc::clone(message), qos)
+            };
+            self.push(&restoring.session, queued, &Bounds::NONE);
+        }
+    }
+
+    /// Adds a session with its messages to those of its tenant.
+    fn finish_restore(&self, restoring: Restoring) {
+        let Restoring { tenant, session, found, mut released, .. } = restoring;
+        {
+            let mut state = session.state();
+            for number in &found.released {
+                if let Some(duty) = released.remove(number) {
+                    state.in_flight.restore_release(duty);
+                }
+            }
+            restore_sent(&mut state, found.progress.sent_to);
+            for packet_id in found.receipts {
+                state.unreleased.insert(packet_id, Receipt::Stored);
+                state.receipts.insert(packet_id);
+            }
+            for (filter, options) in found.subscriptions {
+                let (options, id) = options.read();
+                let (client, subscriber) = (Arc::clone(&session.client), Arc::clone(&session));
+                if tenant.trie.insert(&filter, Entry { client, subscriber, options, id }).is_err() {
+                    self.count_dropped("memory");
+                    tracing::warn!(
+                        client = %session.client, %filter,
+                        "no memory for a subscription of an earlier start: raise `memory.max_bytes`"
+                    );
+                    continue;
+                }
+                if filter.starts_with("$share/") {
+                    tenant.trie.set_connected(&filter, &session.client, false);
+                    if state.holds_shared(&filter) {
+                        tenant.trie.note_holder(&filter, &session.client);
+                    }
+                }
+                state.subscriptions.insert(filter);
+            }
+            session.note(&mut state);
+        }
+        tenant.sessions.add(session);
+        self.metrics.sessions.inc();
+    }
+}
+
+/// Marks the messages that may have been sent before: they are sent again as such, and first. More
+/// than are in flight at most were not sent since `sent_to` was stored.
+fn restore_sent(state: &mut State, sent_to: u64) {
+    let sent_to = sent_to.saturating_add(MAX_IN_FLIGHT as u64);
+    while let Some(duty) = state.queue.front().and_then(|queued| queued.duty.as_ref())
+        && duty.number <= sent_to
+    {
+        let packet_id = duty.packet_id();
+        if let Some(queued) = state.queue.pop() {
+            state.in_flight.restore(packet_id, queued);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Signals to the connection that owns a session.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Wake, Waker};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::arrivals::{Arrival, Arrivals};
+
+/// The way to signal the connection that owns a session. As a waker, it wakes the connection for
+/// what has arrived.
+#[derive(Debug)]
+pub(crate) struct Link {
+    signals: AtomicU8,
+    waker: Mutex<Option<Waker>>,
+    pub(crate) arrival: Arrival,
+    /// Dropped with the connection: an operator waits for that.
+    pub(crate) gone: OnceLock<watch::Sender<()>>,
+}
+
+impl Wake for Link {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.arrival.note();
+        self.wake_connection();
+    }
+}
+
+impl Link {
+    /// The session has something for the connection.
+    pub(crate) const ATTENTION: u8 = 1;
+    /// Another connection owns the session now.
+    pub(crate) const TAKEN_OVER: u8 = 2;
+    /// The process stops.
+    pub(crate) const STOP: u8 = 4;
+    /// Another connection waits for the session: what has arrived comes first.
+    pub(crate) const HAND_OVER: u8 = 8;
+    /// The client is to connect to another process: what has arrived comes first.
+    pub(crate) const MOVE: u8 = 16;
+    /// An operator closes the connection.
+    pub(crate) const KICKED: u8 = 32;
+    /// An operator ends the session with its connection.
+    pub(crate) const ENDED: u8 = 64;
+
+    pub(crate) fn new(arrivals: &Arc<Arrivals>) -> Arc<Self> {
+        let arrival = Arrival::new(arrivals);
+        Arc::new(Self { signals: AtomicU8::new(0), waker: Mutex::new(None), arrival, gone: OnceLock::new() })
+    }
+
+    /// Signals the connection and wakes it.
+    pub(crate) fn signal(&self, signal: u8) {
+        self.remember(signal);
+        self.wake_connection();
+    }
+
+    fn wake_connection(&self) {
+        if let Some(waker) = &*self.waker.lock() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Signals the connection without waking it: its next turn comes anyway.
+    pub(crate) fn remember(&self, signal: u8) {
+        self.signals.fetch_or(signal, Ordering::Release);
+    }
+
+    /// Returns the signals since the last call.
+    pub(crate) fn take(&self) -> u8 {
+        if self.signals.load(Ordering::Relaxed) == 0 { 0 } else { self.signals.swap(0, Ordering::Acquire) }
+    }
+
+    /// Wakes `waker` from now on.
+    pub(crate) fn listen(&self, waker: &Waker) {
+        *self.waker.lock() = Some(waker.clone());
+        self.remember(Self::ATTENTION);
+    }
+}

@@ -1,0 +1,353 @@
+//! Sessions after the process was killed.
+
+use std::sync::atomic::Ordering;
+
+use crate::world::*;
+
+/// CONNECT property: a session that lasts 256 s.
+const LASTS: &[u8] = &[0x11, 0, 0, 1, 0];
+/// The same, and a will delay of 100 s.
+const DELAYED: &[u8] = &[0x18, 0, 0, 0, 100];
+
+/// A client whose session lasts; true when it was there.
+fn lasting(world: &World, id: &str, v5: bool) -> (Peer, bool) {
+    let mut peer = world.client();
+    peer.connect(if v5 { 5 } else { 4 }, id, 0, 0, LASTS);
+    let (first, body) = peer.packet();
+    assert_eq!((first, body[1]), (0x20, 0));
+    (peer, body[0] == 1)
+}
+
+/// A subscriber to `n` whose session lasts.
+fn subscriber(world: &World, id: &str, qos: u8, v5: bool) -> Peer {
+    let (mut peer, present) = lasting(world, id, v5);
+    assert!(!present);
+    assert_eq!(peer.subscribe("n", qos, v5).last(), Some(&qos));
+    peer
+}
+
+/// The next connection of a client whose session was there.
+fn back(world: &World, id: &str, v5: bool) -> Peer {
+    let (peer, present) = lasting(world, id, v5);
+    assert!(present, "session present");
+    peer
+}
+
+/// Publishes to `n` at QoS 1.
+fn publish(world: &World, payloads: &[&str]) {
+    let mut peer = world.v4("publisher", CLEAN);
+    for (id, payload) in (1..).zip(payloads) {
+        peer.publish("n", payload.as_bytes(), 1, id, false);
+        assert_eq!(peer.packet(), (0x40, id.to_be_bytes().to_vec()));
+    }
+}
+
+/// Publishes to `n` at QoS 2.
+fn publish_once(world: &World, payload: &str) {
+    let mut peer = world.v4("publisher", CLEAN);
+    peer.publish("n", payload.as_bytes(), 2, 1, false);
+    assert_eq!(peer.packet().0, 0x50);
+    peer.send(0x62, &[0, 1]);
+    assert_eq!(peer.packet().0, 0x70);
+}
+
+/// Reads a PUBLISH to `n`: its first byte, packet id and payload.
+fn message(peer: &mut Peer, v5: bool) -> (u8, u16, String) {
+    let (first, body) = peer.packet();
+    assert_eq!((first & 0xF0, &body[..3]), (0x30, &[0, 1, b'n'][..]), "{first:02x} {body:?}");
+    let payload = String::from_utf8_lossy(&body[5 + usize::from(v5)..]).into_owned();
+    (first, u16::from_be_bytes([body[3], body[4]]), payload)
+}
+
+fn acknowledge(peer: &mut Peer, first: u8, id: u16) {
+    peer.send(first, &id.to_be_bytes());
+}
+
+/// Topics of the records of sessions that are durable.
+fn records(world: &World) -> Vec<String> {
+    let own = |topic: &String| topic.starts_with("$weir/") && !topic.starts_with("$weir/wills/");
+    world.log.state().into_iter().map(|record| record.topic).filter(own).collect()
+}
+
+#[test]
+fn subscriptions_and_messages_that_wait_are_there_after_a_kill() {
+    for v5 in [false, true] {
+        let world = World::new(true);
+        drop(subscriber(&world, "s", 1, v5));
+        publish(&world, &["1", "2", "3"]);
+        let next = world.again();
+        let mut s = back(&next, "s", v5);
+        for payload in ["1", "2", "3"] {
+            let (first, id, got) = message(&mut s, v5);
+            // That they were not sent is not known after a kill.
+            assert_eq!((first, &*got), (0x3A, payload));
+            acknowledge(&mut s, 0x40, id);
+        }
+        publish(&next, &["4"]);
+        let (_, id, got) = message(&mut s, v5);
+        assert_eq!(got, "4", "the subscription is there");
+        acknowledge(&mut s, 0x40, id);
+        s.ping();
+        wait(|| records(&next).len() == 3);
+        let last = next.again();
+        assert!(back(&last, "s", v5).is_silent(), "it has all of them");
+    }
+}
+
+#[test]
+fn messages_that_were_sent_come_again_first_and_under_their_packet_ids() {
+    for v5 in [false, true] {
+        let world = World::new(true);
+        let mut s = subscriber(&world, "s", 1, v5);
+        publish(&world, &["1", "2", "3"]);
+        let ids: Vec<u16> = (0..3).map(|_| message(&mut s, v5).1).collect();
+        acknowledge(&mut s, 0x40, ids[1]);
+        s.ping();
+        // What was sent and acknowledged is stored a moment later.
+        wait(|| {
+            world.log.state().iter().any(|record| record.payload == br#"{"done_to":0,"done":[[2,2]],"sent_to":3}"#)
+        });
+        drop(s);
+        publish(&world, &["4"]);
+        let world = world.again();
+        let mut s = back(&world, "s", v5);
+        let all: Vec<_> = (0..3).map(|_| message(&mut s, v5)).collect();
+        let wanted = [(0x3A, ids[0], "1"), (0x3A, ids[2], "3"), (0x3A, ids[2] + 1, "4")];
+        assert_eq!(all, wanted.map(|(first, id, payload)| (first, id, payload.to_owned())));
+    }
+}
+
+#[test]
+fn a_message_at_qos_2_reaches_a_subscriber_once_whenever_the_server_is_killed() {
+    for v5 in [false, true] {
+        let world = World::new(true);
+        let mut s = subscriber(&world, "s", 2, v5);
+        publish_once(&world, "x");
+        let (_, id, _) = message(&mut s, v5);
+        // It has the message, and the server does not know it.
+        let world = world.again();
+        let mut s = back(&world, "s", v5);
+        let (_, again, payload) = message(&mut s, v5);
+        assert_eq!((again, &*payload), (id, "x"), "under its packet id");
+        acknowledge(&mut s, 0x50, id);
+        assert_eq!(s.packet(), (0x62, id.to_be_bytes().to_vec()));
+        // It has released the message, and the server has not heard of it.
+        let world = world.again();
+        let mut s = back(&world, "s", v5);
+        assert_eq!(s.packet(), (0x62, id.to_be_bytes().to_vec()), "and not the message");
+        acknowledge(&mut s, 0x70, id);
+        s.ping();
+        wait(|| records(&world).iter().all(|topic| !topic.starts_with("$weir/messages/")));
+        let world = world.again();
+        assert!(back(&world, "s", v5).is_silent());
+    }
+}
+
+#[test]
+fn a_message_at_qos_2_does_not_come_again_right_after_its_exchange() {
+    let world = World::new(true);
+    let mut s = subscriber(&world, "s", 2, true);
+    publish_once(&world, "x");
+    publish_once(&world, "y");
+    let ids = [message(&mut s, true).1, message(&mut s, true).1];
+    acknowledge(&mut s, 0x50, ids[0]);
+    assert_eq!(s.packet(), (0x62, ids[0].to_be_bytes().to_vec()));
+    acknowledge(&mut s, 0x70, ids[0]);
+    // Nothing of the first is among what is released from now on.
+    acknowledge(&mut s, 0x50, ids[1]);
+    assert_eq!(s.packet(), (0x62, ids[1].to_be_bytes().to_vec()));
+    let world = world.again();
+    let mut s = back(&world, "s", true);
+    assert_eq!(s.packet(), (0x62, ids[1].to_be_bytes().to_vec()), "and neither message");
+    assert!(s.is_silent());
+}
+
+#[test]
+fn answers_wait_until_what_they_promise_is_durable() {
+    let world = World::new(false);
+    let durable_after = |what: &str, peer: &mut Peer| {
+        assert!(peer.is_silent(), "{what} waits");
+        world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    };
+    let (mut s, _) = lasting(&world, "s", true);
+    s.send(0x82, &[&[0, 9, 0][..], &text("n"), &[2]].concat());
+    durable_after("SUBACK", &mut s);
+    assert_eq!(s.packet().0, 0x90);
+    let mut p = world.v4("p", CLEAN);
+    p.publish("n", b"x", 2, 7, false);
+    durable_after("PUBREC", &mut p);
+    assert_eq!(p.packet(), (0x50, vec![0, 7]));
+    let (_, id, _) = message(&mut s, true);
+    acknowledge(&mut s, 0x50, id);
+    durable_after("PUBREL", &mut s);
+    assert_eq!(s.packet().0, 0x62);
+    s.send(0xA2, &[&[0, 9, 0][..], &text("n")].concat());
+    durable_after("UNSUBACK", &mut s);
+    assert_eq!(s.packet().0, 0xB0);
+    p.publish("n", b"x", 1, 8, false);
+    assert_eq!(p.packet(), (0x40, vec![0, 8]), "no session that lasts gets it");
+}
+
+#[test]
+fn a_message_from_a_session_that_lasts_is_taken_once() {
+    let world = World::new(true);
+    drop(subscriber(&world, "s", 2, false));
+    let (mut p, _) = lasting(&world, "p", false);
+    p.publish("n", b"1", 2, 5, false);
+    assert_eq!(p.packet().0, 0x50);
+    let world = world.again();
+    let mut p = back(&world, "p", false);
+    p.publish_with(0x3C, "n", b"1", 5, false);
+    assert_eq!(p.packet(), (0x50, vec![0, 5]));
+    p.send(0x62, &[0, 5]);
+    assert_eq!(p.packet(), (0x70, vec![0, 5]));
+    // Another message under the packet id.
+    let world = world.again();
+    let mut p = back(&world, "p", false);
+    p.publish("n", b"2", 2, 5, false);
+    assert_eq!(p.packet().0, 0x50);
+    let mut s = back(&world, "s", false);
+    assert_eq!([message(&mut s, false).2, message(&mut s, false).2], ["1", "2"]);
+    assert!(s.is_silent());
+}
+
+#[test]
+fn a_session_that_ends_leaves_no_record() {
+    let world = World::new(true);
+    let mut s = subscriber(&world, "s", 2, true);
+    s.subscribe("$share/g/n", 1, true);
+    publish_once(&world, "x");
+    let mut p = lasting(&world, "p", true).0;
+    p.publish("n", b"x", 2, 5, true);
+    assert_eq!(p.packet().0, 0x50);
+    let ids = [s.packet(), s.packet()].map(|(_, body)| u16::from_be_bytes([body[3], body[4]]));
+    acknowledge(&mut s, 0x50, ids[0]);
+    wait(|| records(&world).len() > 6);
+    // Begun anew, and without a session after it.
+    let world = world.again();
+    for id in ["s", "p"] {
+        world.v5(id, CLEAN, &[]).ping();
+    }
+    wait(|| records(&world).is_empty());
+    assert!(!lasting(&world.again(), "s", true).1);
+}
+
+#[test]
+fn a_message_is_stored_once_for_all_sessions_and_until_the_last_has_it() {
+    let world = World::new(true);
+    let peers: Vec<Peer> = (0..3).map(|n| subscriber(&world, &format!("s{n}"), 1, false)).collect();
+    let messages = |world: &World| records(world).iter().filter(|topic| topic.starts_with("$weir/messages/")).count();
+    publish(&world, &["x"]);
+    assert_eq!(messages(&world), 1);
+    for (n, mut peer) in peers.into_iter().enumerate() {
+        let (_, id, _) = message(&mut peer, false);
+        assert_eq!(messages(&world), 1, "{n} does not have it");
+        acknowledge(&mut peer, 0x40, id);
+        peer.ping();
+    }
+    wait(|| messages(&world) == 0);
+}
+
+#[test]
+fn a_shared_subscription_goes_on_with_the_member_that_comes_first() {
+    let world = World::new(true);
+    for id in ["a", "b"] {
+        let (mut peer, _) = lasting(&world, id, true);
+        peer.subscribe("$share/g/n", 1, true);
+    }
+    wait(|| world.ended("closed") == 2);
+    publish(&world, &["1", "2"]);
+    let world = world.again();
+    let mut b = back(&world, "b", true);
+    let mut got = Vec::new();
+    for _ in 0..2 {
+        let (_, id, payload) = message(&mut b, true);
+        acknowledge(&mut b, 0x40, id);
+        got.push(payload);
+    }
+    assert_eq!(got, ["1", "2"]);
+    b.ping();
+    wait(|| records(&world).iter().all(|topic| !topic.starts_with("$weir/messages/")));
+    let world = world.again();
+    assert!(back(&world, "a", true).is_silent());
+}
+
+#[test]
+fn a_retained_message_for_a_new_subscription_is_sent_after_a_kill() {
+    let world = World::new(true);
+    let mut p = world.v4("p", CLEAN);
+    p.publish_with(0x33, "n", b"kept", 1, false);
+    assert_eq!(p.packet().0, 0x40);
+    let mut s = subscriber(&world, "s", 1, false);
+    assert_eq!(message(&mut s, false).0, 0x33);
+    let world = world.again();
+    let mut s = back(&world, "s", false);
+    assert_eq!(message(&mut s, false).2, "kept");
+}
+
+#[test]
+fn a_subscription_that_was_given_up_stays_so() {
+    let world = World::new(true);
+    let mut s = subscriber(&world, "s", 1, true);
+    s.send(0xA2, &[&[0, 9, 0][..], &text("n")].concat());
+    assert_eq!(s.packet().0, 0xB0);
+    let world = world.again();
+    let mut s = back(&world, "s", true);
+    let mut p = world.v5("p", CLEAN, &[]);
+    p.publish("n", b"x", 1, 1, true);
+    assert_eq!(p.packet(), (0x40, vec![0, 1, 0x10]), "no subscriber");
+    s.ping();
+}
+
+#[test]
+fn a_delayed_will_waits_for_the_client_of_a_session_that_has_lasted() {
+    let world = World::new(true);
+    let _device = world.with_will("back", true, LASTS, DELAYED, false);
+    let _other = world.with_will("gone", true, LASTS, &[], false);
+    wait(|| world.log.state().len() == 4);
+    let world = world.again();
+    let mut observer = world.v4("o", CLEAN);
+    observer.subscribe("wills/#", 0, false);
+    wait(|| world.log.own.lock().len() == 1);
+    // The will without a delay was published before. The other one is taken back.
+    back(&world, "back", true).ping();
+    wait(|| world.log.own.lock().len() == 2);
+    assert!(observer.is_silent());
+}
+
+#[test]
+fn a_client_that_comes_before_the_store_answers_gets_what_waits_for_it_afterwards() {
+    let world = World::new(true);
+    let mut late = subscriber(&world, "late", 2, true);
+    for (id, lasts) in [("early", true), ("anew", true), ("brief", false)] {
+        drop(subscriber(&world, id, 1, lasts));
+    }
+    publish_once(&world, "1");
+    // It has one message, and another one waits.
+    let (_, id, _) = message(&mut late, true);
+    acknowledge(&mut late, 0x50, id);
+    assert_eq!(late.packet().0, 0x62);
+    drop(late);
+    publish(&world, &["2"]);
+
+    let next = World::awaiting();
+    let (mut early, present) = lasting(&next, "early", true);
+    assert!(!present, "it is not known");
+    let mut anew = next.v5("anew", CLEAN, LASTS);
+    let mut brief = next.v5("brief", 0, &[]);
+    next.restore(world.log.state());
+    for peer in [&mut early, &mut brief] {
+        for payload in ["1", "2"] {
+            let (_, id, got) = message(peer, true);
+            assert_eq!(got, payload);
+            acknowledge(peer, 0x40, id);
+        }
+        peer.ping();
+    }
+    assert!(anew.is_silent(), "a clean start");
+    let mut late = back(&next, "late", true);
+    assert_eq!(late.packet(), (0x62, id.to_be_bytes().to_vec()));
+    assert_eq!(message(&mut late, true).2, "2");
+    // What was stored anew for the others is over.
+    wait(|| !records(&next).iter().any(|topic| topic.starts_with("$weir/messages/")));
+}

@@ -1,0 +1,483 @@
+//! The model: for each client and message, whether it must be delivered, may be, or must not.
+//!
+//! The driver acts in one thread, so that its steps have an order; the broker handles them later,
+//! at a time that is not known. What a step changes is therefore uncertain until the broker has
+//! answered it, and a message is routed at some time between its PUBLISH and its acknowledgement. A
+//! message *must* reach a session whose subscription was certain during all of that time, and *may*
+//! reach one whose subscription was possible at any moment of it.
+//!
+//! How often: a message that a session gets at QoS 2 comes once; at QoS 1 as often as its publisher
+//! has sent it, and again, marked DUP, after a connection that ended without its acknowledgement;
+//! at QoS 0 once at most, and surely while the connection lasts. Messages of one publisher to one
+//! topic come in their order.
+
+use std::collections::BTreeMap;
+
+use crate::Checked;
+use crate::connection::Delivery;
+use crate::retained::Retained;
+use crate::topics::{SHARES, is_shared, matches, members, share_of};
+
+/// Number of a message, which its payload begins with.
+pub(crate) type Number = u32;
+
+/// A message of a client.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) topic: &'static str,
+    pub(crate) qos: u8,
+    pub(crate) retain: bool,
+    /// It clears the retained message of its topic. Subscribers may get it, with an empty payload.
+    pub(crate) is_clear: bool,
+    pub(crate) publisher: usize,
+    /// It expires within the run: it must not be delivered, and may be.
+    pub(crate) is_brief: bool,
+    /// Times that it was sent.
+    pub(crate) sends: u32,
+    /// The broker has acknowledged it.
+    pub(crate) is_settled: bool,
+    /// It was on its way when its connection ended. When it waits for the log, a message of the
+    /// next connection may overtake it.
+    pub(crate) is_adrift: bool,
+    /// A subscriber was possible at some moment.
+    pub(crate) has_takers: bool,
+}
+
+/// The part of a session, or of a shared subscription, in a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owed {
+    must: bool,
+    /// Lowest and highest QoS of a delivery.
+    low: u8,
+    high: u8,
+    got: u32,
+    /// Further copies: after a connection that ended without an acknowledgement.
+    extra: u32,
+}
+
+/// A topic filter of a session. Several states are possible while an answer is missing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Filter {
+    /// QoS; None without a subscription.
+    possible: Vec<Option<u8>>,
+    /// Packet ids of requests without an answer.
+    outstanding: Vec<(u16, Option<u8>)>,
+}
+
+impl Filter {
+    fn is_certain(&self) -> bool {
+        self.possible.iter().all(Option::is_some)
+    }
+}
+
+/// A message in flight to a client, as the client knows it.
+#[derive(Debug, Clone, Copy)]
+struct InFlight {
+    number: Option<Number>,
+    qos: u8,
+    /// Connection of its last PUBLISH.
+    sent_on: u32,
+    /// The broker was killed since: it may not know that the message was sent.
+    was_killed: bool,
+    /// Connection of the PUBACK or PUBREC.
+    answered_on: Option<u32>,
+}
+
+/// A session of a client.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    pub(crate) exists: bool,
+    pub(crate) is_connected: bool,
+    filters: BTreeMap<&'static str, Filter>,
+    owed: BTreeMap<Number, Owed>,
+    in_flight: BTreeMap<u16, InFlight>,
+    /// The last message of each publisher and topic.
+    last: BTreeMap<(usize, &'static str), Number>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) sessions: Vec<Session>,
+    /// Messages of shared subscriptions.
+    shares: BTreeMap<&'static str, BTreeMap<Number, Owed>>,
+    pub(crate) retained: Retained,
+}
+
+/// The state of a message for subscribers at this moment.
+#[derive(Debug, Clone, Copy)]
+struct Expected {
+    must: bool,
+    low: u8,
+    high: u8,
+}
+
+impl Model {
+    pub(crate) fn new(clients: usize) -> Self {
+        Self { sessions: (0..clients).map(|_| Session::default()).collect(), ..Self::default() }
+    }
+
+    pub(crate) fn message(&mut self, message: Message) -> Number {
+        self.messages.push(message);
+        self.messages.len() as Number - 1
+    }
+
+    fn expected(&self, client: usize, message: &Message) -> Option<Expected> {
+        let session = &self.sessions[client];
+        let hits = || {
+            let of = session.filters.iter();
+            of.filter(|(filter, _)| !is_shared(filter) && matches(filter, message.topic)).map(|(_, held)| held)
+        };
+        let high = hits().flat_map(|held| &held.possible).filter_map(|qos| *qos).max()?;
+        let certain = hits().filter(|held| held.is_certain());
+        let low = certain.filter_map(|held| held.possible.iter().filter_map(|qos| *qos).min()).max();
+        let lowest = low.or_else(|| hits().flat_map(|held| &held.possible).filter_map(|qos| *qos).min())?;
+        let low_qos = message.qos.min(lowest);
+        let must = low.is_some() && !message.is_brief && (low_qos > 0 || session.is_connected);
+        Some(Expected { must, low: low_qos, high: message.qos.min(high) })
+    }
+
+    /// Any member may get a message, at its QoS.
+    fn expected_of_share(&self, share: &str, message: &Message) -> Option<Expected> {
+        let held = || members(share).iter().filter_map(|client| self.sessions[*client].filters.get(share));
+        if message.topic != share_of(share) || !held().any(|filter| filter.possible.iter().any(Option::is_some)) {
+            return None;
+        }
+        let must =
+            message.qos > 0 && !message.is_brief && held().any(|held| !held.possible.is_empty() && held.is_certain());
+        Some(Expected { must, low: message.qos.min(1), high: message.qos })
+    }
+
+    /// A message is sent. With `again`, it was sent before.
+    pub(crate) fn sent(&mut self, number: Number, again: bool) {
+        let at = number as usize;
+        self.messages[at].sends += 1;
+        let message = self.messages[at].clone();
+        // A QoS 2 message that the broker knows is not routed once more.
+        let begins_anew = !again || message.qos < 2;
+        if message.retain && !again {
+            self.retained.sent(message.topic, number, message.is_clear);
+        }
+        if message.is_clear {
+            return;
+        }
+        self.merge(number, !again, begins_anew);
+    }
+
+    /// Joins what was expected of a message with what is expected now.
+    fn merge(&mut self, number: Number, first: bool, anew: bool) {
+        let message = self.messages[number as usize].clone();
+        let mut has_takers = message.has_takers;
+        for client in 0..self.sessions.len() {
+            let expected = self.expected(client, &message);
+            has_takers |= expected.is_some();
+            merge(&mut self.sessions[client].owed, number, expected, first, anew);
+        }
+        for share in SHARES {
+            let expected = self.expected_of_share(share, &message);
+            has_takers |= expected.is_some();
+            merge(self.shares.entry(share).or_default(), number, expected, first, anew);
+        }
+        self.messages[number as usize].has_takers = has_takers;
+    }
+
+    /// Subscriptions have changed: messages on their way may meet the state before or after it.
+    fn widen(&mut self) {
+        for number in 0..self.messages.len() {
+            let message = &self.messages[number];
+            if !message.is_settled && message.sends > 0 && !message.is_clear {
+                self.merge(number as Number, false, false);
+            }
+        }
+    }
+
+    /// The broker has acknowledged a message, with a reason code when its protocol has one.
+    pub(crate) fn acknowledged(&mut self, number: Number, code: Option<u8>) -> Checked {
+        let message = &mut self.messages[number as usize];
+        message.is_settled = true;
+        let has_takers = message.has_takers;
+        let is_plain = !message.topic.starts_with(crate::log::TELEMETRY) && !message.retain && message.sends == 1;
+        let owed: Vec<Owed> = self.owed_of(number).collect();
+        match code {
+            Some(code) if code >= 0x80 => Err(format!("message {number} was refused with {code:#04x}")),
+            Some(0x10) if owed.iter().any(|owed| owed.must) => Err(format!("message {number}: no subscriber")),
+            Some(0) if is_plain && !has_takers => Err(format!("message {number}: a subscriber, and none is known")),
+            _ => {
+                let message = &self.messages[number as usize];
+                if message.retain {
+                    self.retained.acknowledged(message.topic, number);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A message may or may not have arrived, and is not sent again.
+    pub(crate) fn given_up(&mut self, number: Number) {
+        // It may be on its way still, until the end of the run.
+        self.all_owed(number, |owed| owed.must = false);
+    }
+
+    fn owed_of(&self, number: Number) -> impl Iterator<Item = Owed> {
+        let of_sessions = self.sessions.iter().map(|session| &session.owed);
+        of_sessions.chain(self.shares.values()).filter_map(move |owed| owed.get(&number).copied())
+    }
+
+    fn all_owed(&mut self, number: Number, change: impl Fn(&mut Owed)) {
+        let of_sessions = self.sessions.iter_mut().map(|session| &mut session.owed);
+        of_sessions.chain(self.shares.values_mut()).filter_map(|owed| owed.get_mut(&number)).for_each(change);
+    }
+
+    /// SUBSCRIBE or UNSUBSCRIBE (`qos` None) was sent. True when the subscription is new for
+    /// certain, false when it is not, None when that is not known.
+    pub(crate) fn requested(&mut self, client: usize, filter: &'static str, id: u16, qos: Option<u8>) -> Option<bool> {
+        let held = self.sessions[client].filters.entry(filter).or_default();
+        if held.possible.is_empty() {
+            held.possible.push(None);
+        }
+        let is_new = match (held.is_certain(), held.possible.iter().all(Option::is_none)) {
+            (true, _) => Some(false),
+            (_, true) => Some(true),
+            _ => None,
+        };
+        held.possible.push(qos);
+        held.outstanding.push((id, qos));
+        if qos.is_none() {
+            self.retained.unsubscribed(client, filter);
+        }
+        self.widen();
+        is_new
+    }
+
+    /// The broker has answered a SUBSCRIBE with a code, or an UNSUBSCRIBE.
+    pub(crate) fn granted(&mut self, client: usize, id: u16, code: Option<u8>) -> Checked {
+        let filters = &mut self.sessions[client].filters;
+        let is_it = |held: &&mut Filter| held.outstanding.first().is_some_and(|first| *first == (id, code));
+        let held =
+            filters.values_mut().find(is_it).ok_or(format!("{code:?} to request {id}, which is not the next"))?;
+        held.outstanding.remove(0);
+        if held.outstanding.is_empty() {
+            held.possible = vec![code];
+        }
+        Ok(())
+    }
+
+    /// True when a SUBSCRIBE or UNSUBSCRIBE is not answered.
+    pub(crate) fn awaits(&self, client: usize, id: u16) -> bool {
+        self.sessions[client].filters.values().any(|held| held.outstanding.iter().any(|(request, _)| *request == id))
+    }
+
+    /// A PUBLISH has arrived at a client over its connection of this number.
+    pub(crate) fn delivered(&mut self, client: usize, connection: u32, delivery: &Delivery) -> Checked {
+        let number = self.identify(delivery)?;
+        if delivery.qos > 0 && !self.arrive(client, connection, delivery, number)? {
+            return Ok(());
+        }
+        let Some(number) = number else { return Ok(()) };
+        if delivery.retain {
+            let message = &self.messages[number as usize];
+            return self.retained.delivered(client, message, number, delivery.qos);
+        }
+        let message = self.messages[number as usize].clone();
+        let session = &mut self.sessions[client];
+        let list = if message.topic.starts_with("s/") {
+            let share = crate::topics::share_for(client, message.topic);
+            share.and_then(|share| self.shares.get_mut(share)).and_then(|owed| owed.get_mut(&number))
+        } else {
+            session.owed.get_mut(&number)
+        };
+        let Some(owed) = list else { return Err(format!("message {number} is not for client {client}: {message:?}")) };
+        if !(owed.low..=owed.high).contains(&delivery.qos) {
+            return Err(format!("message {number} at QoS {}: {owed:?}", delivery.qos));
+        }
+        owed.got += 1;
+        let copies = if message.qos == 1 { message.sends } else { 1 };
+        if owed.got > copies + owed.extra {
+            return Err(format!("message {number} came {} times: {message:?} {owed:?}", owed.got));
+        }
+        let key = (message.publisher, message.topic);
+        let last = session.last.get(&key).copied();
+        let is_ordered = message.sends == 1 && !message.is_adrift && !is_shared_topic(message.topic);
+        if owed.got == 1 && is_ordered {
+            if last.is_some_and(|last| last > number) {
+                return Err(format!("message {number} came after {last:?}: {message:?}"));
+            }
+            session.last.insert(key, number);
+        }
+        Ok(())
+    }
+
+    /// Reads the number of a message. None for an empty payload, which clears a topic.
+    fn identify(&self, delivery: &Delivery) -> Checked<Option<Number>> {
+        if delivery.payload.is_empty() {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&delivery.payload);
+        let number: Number = text.split(' ').next().and_then(|n| n.parse().ok()).ok_or("an unknown payload")?;
+        let message = self.messages.get(number as usize).ok_or("an unknown message")?;
+        if message.topic != delivery.topic || delivery.payload != payload(number) {
+            return Err(format!("message {number} has changed: {delivery:?}"));
+        }
+        Ok(Some(number))
+    }
+
+    /// Checks the packet id of a message at QoS 1 or 2. False when the client has the message.
+    fn arrive(&mut self, client: usize, connection: u32, new: &Delivery, number: Option<Number>) -> Checked<bool> {
+        let in_flight = &mut self.sessions[client].in_flight;
+        let same = |held: &InFlight| held.number == number && held.qos == new.qos;
+        let fresh = InFlight { number, qos: new.qos, sent_on: connection, was_killed: false, answered_on: None };
+        let id = new.packet_id;
+        match in_flight.get_mut(&id) {
+            Some(held) if same(held) && (new.dup || held.was_killed) && held.sent_on < connection => {
+                if held.answered_on == Some(connection) {
+                    return Err(format!("packet id {id} was sent again after its acknowledgement: {held:?}"));
+                }
+                *held = fresh;
+                Ok(false)
+            }
+            Some(held) if held.qos == 2 || held.answered_on.is_none() => {
+                Err(format!("packet id {id} is in use by {held:?}, and came with {new:?} over connection {connection}"))
+            }
+            _ => {
+                in_flight.insert(id, fresh);
+                Ok(true)
+            }
+        }
+    }
+
+    /// A client has sent PUBACK or PUBREC.
+    pub(crate) fn answered(&mut self, client: usize, connection: u32, packet_id: u16) {
+        if let Some(held) = self.sessions[client].in_flight.get_mut(&packet_id) {
+            held.answered_on = Some(connection);
+        }
+    }
+
+    /// PUBREL has arrived: the exchange is over for the client.
+    pub(crate) fn released(&mut self, client: usize, packet_id: u16, code: u8) -> Checked {
+        let held = self.sessions[client].in_flight.get(&packet_id);
+        if held.is_some_and(|held| held.qos != 2 || held.answered_on.is_none()) {
+            return Err(format!("PUBREL for {held:?}"));
+        }
+        if held.is_some() && code != 0 {
+            return Err(format!("PUBREL {packet_id} with {code:#04x} for {held:?}"));
+        }
+        self.sessions[client].in_flight.remove(&packet_id);
+        Ok(())
+    }
+
+    /// The broker has handled everything that a client sent over this connection: messages that it
+    /// has acknowledged do not come again.
+    pub(crate) fn settled(&mut self, client: usize, connection: u32) {
+        let is_over = |held: &InFlight| held.qos == 1 && held.answered_on == Some(connection);
+        self.sessions[client].in_flight.retain(|_, held| !is_over(held));
+    }
+
+    /// A connection has ended. Its session goes on.
+    pub(crate) fn connection_ended(&mut self, client: usize) {
+        let session = &mut self.sessions[client];
+        session.is_connected = false;
+        // Their requests are not answered: what holds is not known until the next.
+        session.filters.values_mut().for_each(|held| held.outstanding.clear());
+        session.owed.values_mut().filter(|owed| owed.low == 0).for_each(|owed| owed.must = false);
+        self.retained.connection_ended(client);
+        // What a member has not acknowledged goes to another.
+        let is_shared = |held: &InFlight| {
+            held.qos == 1 && held.number.is_some_and(|n| is_shared_topic(self.messages[n as usize].topic))
+        };
+        let (released, kept) =
+            std::mem::take(&mut session.in_flight).into_iter().partition(|(_, held)| is_shared(held));
+        let released: BTreeMap<u16, InFlight> = released;
+        session.in_flight = kept;
+        for number in released.into_values().filter_map(|held| held.number) {
+            for owed in self.shares.values_mut().filter_map(|owed| owed.get_mut(&number)) {
+                owed.extra += 1;
+            }
+        }
+        self.widen();
+    }
+
+    /// A CONNECT was sent that ends the session.
+    pub(crate) fn session_ends(&mut self, client: usize) {
+        self.sessions[client].filters.values_mut().for_each(|held| held.possible.push(None));
+        self.widen();
+    }
+
+    /// A session has ended.
+    pub(crate) fn session_ended(&mut self, client: usize) {
+        self.connection_ended(client);
+        let before = std::mem::take(&mut self.sessions[client]);
+        self.retained.session_ended(client);
+        for share in before.filters.keys().filter(|filter| is_shared(filter)) {
+            let others = members(share).iter().filter_map(|client| self.sessions[*client].filters.get(share));
+            let has_other = others.into_iter().any(|held| !held.possible.is_empty() && held.is_certain());
+            for owed in self.shares.entry(share).or_default().values_mut() {
+                // A QoS 2 message that was sent goes to no other (MQTT-4.8.2-5).
+                owed.must &= has_other && owed.high < 2;
+            }
+        }
+        self.widen();
+    }
+
+    /// The broker was killed. Acknowledgements of QoS 1 may be lost with it.
+    pub(crate) fn killed(&mut self) {
+        let all = self.sessions.iter_mut().map(|session| &mut session.owed).chain(self.shares.values_mut());
+        for owed in all.flat_map(BTreeMap::values_mut) {
+            owed.extra += u32::from(owed.low < 2);
+        }
+        for session in &mut self.sessions {
+            session.in_flight.values_mut().for_each(|held| held.was_killed = true);
+        }
+        self.retained.killed();
+    }
+
+    /// Messages that must be delivered and were not.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let lacks = |owed: &Owed| owed.must && owed.got == 0;
+        let mut missing = Vec::new();
+        for (client, session) in self.sessions.iter().enumerate() {
+            let lacking = session.owed.iter().filter(|(_, owed)| lacks(owed));
+            missing.extend(
+                lacking.map(|(n, owed)| {
+                    format!("message {n} to client {client}: {owed:?} {:?}", self.messages[*n as usize])
+                }),
+            );
+        }
+        for (share, owed) in &self.shares {
+            let lacking = owed.iter().filter(|(_, owed)| lacks(owed));
+            missing.extend(
+                lacking.map(|(n, owed)| format!("message {n} to {share}: {owed:?} {:?}", self.messages[*n as usize])),
+            );
+        }
+        missing.extend(self.retained.missing());
+        missing
+    }
+}
+
+fn is_shared_topic(topic: &str) -> bool {
+    topic.starts_with("s/")
+}
+
+/// Joins what was expected of a message with what is expected now. A message that is sent for the
+/// `first` time begins; one that is sent again and routed `anew` must be delivered as of now.
+fn merge(owed: &mut BTreeMap<Number, Owed>, number: Number, expected: Option<Expected>, first: bool, anew: bool) {
+    match (owed.get_mut(&number), expected) {
+        (None, None) => {}
+        (None, Some(Expected { must, low, high })) => {
+            owed.insert(number, Owed { must: must && (first || anew), low, high, got: 0, extra: 0 });
+        }
+        (Some(held), None) => held.must = false,
+        (Some(held), Some(Expected { must, low, high })) => {
+            held.must = must && (held.must || anew);
+            (held.low, held.high) = (held.low.min(low), held.high.max(high));
+        }
+    }
+}
+
+/// The payload of a message: its number, and bytes that depend on it.
+pub(crate) fn payload(number: Number) -> Vec<u8> {
+    let length = match number % 16 {
+        7 => 3_000,
+        n => n as usize * 5,
+    };
+    format!("{number} {}", "x".repeat(length)).into_bytes()
+}

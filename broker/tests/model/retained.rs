@@ -1,0 +1,111 @@
+//! The model of retained messages: which one a new subscription gets.
+//!
+//! Each topic has one publisher, so that its messages have an order.
+
+use std::collections::BTreeMap;
+
+use crate::Checked;
+use crate::model::{Message, Number};
+use crate::topics::{RETAINED, matches};
+
+#[derive(Debug, Default)]
+pub(crate) struct Retained {
+    /// For each topic the messages that may be kept, in their order.
+    possible: BTreeMap<&'static str, Vec<Kept>>,
+    owed: Vec<Copy>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    number: Number,
+    is_clear: bool,
+    is_acknowledged: bool,
+}
+
+/// A copy for a new subscription.
+#[derive(Debug)]
+struct Copy {
+    client: usize,
+    filter: &'static str,
+    topic: &'static str,
+    qos: u8,
+    must: bool,
+    /// The oldest message that it may be of.
+    oldest: Number,
+    got: bool,
+}
+
+impl Retained {
+    /// A message is sent, or one that clears its topic.
+    pub(crate) fn sent(&mut self, topic: &'static str, number: Number, is_clear: bool) {
+        self.possible.entry(topic).or_default().push(Kept { number, is_clear, is_acknowledged: false });
+        if is_clear {
+            self.owed.iter_mut().filter(|copy| copy.topic == topic).for_each(|copy| copy.must = false);
+        }
+    }
+
+    pub(crate) fn acknowledged(&mut self, topic: &str, number: Number) {
+        if let Some(kept) = self.possible.get_mut(topic) {
+            kept.retain(|kept| kept.number >= number);
+            kept.iter_mut().filter(|kept| kept.number == number).for_each(|kept| kept.is_acknowledged = true);
+        }
+    }
+
+    /// True when a message is kept for this topic for certain.
+    fn is_certain(&self, topic: &str) -> bool {
+        let Some(kept) = self.possible.get(topic) else { return false };
+        // Before the first acknowledgement there may be none.
+        kept.iter().all(|kept| !kept.is_clear) && kept.first().is_some_and(|first| first.is_acknowledged)
+    }
+
+    /// A SUBSCRIBE was sent that asks for retained messages, for `certain` or perhaps.
+    pub(crate) fn subscribed(&mut self, (client, filter, qos): (usize, &'static str, u8), certain: bool) {
+        // A walk that has not ended begins anew.
+        self.unsubscribed(client, filter);
+        for topic in RETAINED.into_iter().filter(|topic| matches(filter, topic)) {
+            let must = certain && self.is_certain(topic);
+            let oldest = self.possible.get(topic).and_then(|kept| kept.first()).map_or(0, |kept| kept.number);
+            self.owed.push(Copy { client, filter, topic, qos, must, oldest, got: false });
+        }
+    }
+
+    pub(crate) fn unsubscribed(&mut self, client: usize, filter: &str) {
+        let of = self.owed.iter_mut().filter(|copy| copy.client == client && copy.filter == filter);
+        of.for_each(|copy| copy.must = false);
+    }
+
+    pub(crate) fn connection_ended(&mut self, client: usize) {
+        // Retained messages of this test have QoS 1 or 2.
+        self.owed.iter_mut().filter(|copy| copy.client == client).for_each(|copy| copy.must &= copy.qos > 0);
+    }
+
+    pub(crate) fn session_ended(&mut self, client: usize) {
+        self.owed.retain(|copy| copy.client != client);
+    }
+
+    pub(crate) fn killed(&mut self) {
+        self.owed.iter_mut().for_each(|copy| copy.must = false);
+    }
+
+    pub(crate) fn delivered(&mut self, client: usize, message: &Message, number: Number, qos: u8) -> Checked {
+        let fits = |copy: &&mut Copy| {
+            let is_its = copy.client == client && copy.topic == message.topic && !copy.got && copy.oldest <= number;
+            is_its && copy.qos.min(message.qos) == qos
+        };
+        let mut copies: Vec<_> = self.owed.iter_mut().filter(fits).collect();
+        copies.sort_by_key(|copy| !copy.must);
+        match copies.first_mut() {
+            Some(copy) => {
+                copy.got = true;
+                Ok(())
+            }
+            None => {
+                Err(format!("message {number} came as a retained one to client {client}, at QoS {qos}: {message:?}"))
+            }
+        }
+    }
+
+    pub(crate) fn missing(&self) -> Vec<String> {
+        self.owed.iter().filter(|copy| copy.must && !copy.got).map(|copy| format!("retained: {copy:?}")).collect()
+    }
+}

@@ -204,7 +204,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
             Answer::Nothing | Answer::Puback(_) | Answer::Pubrec(_) => return,
         };
-        encode::answer(&mut self.out, self.version, first, packet_id, reason::SUCCESS, None);
+        self.continue_exchange(first, packet_id, reason::SUCCESS);
+    }
+
+    /// Writes a PUBREL or PUBCOMP.
+    pub(super) fn continue_exchange(&mut self, first: u8, packet_id: u16, code: u8) {
+        encode::answer(&mut self.out, self.version, first, packet_id, code, None);
         self.broker.metrics.replies.inc();
     }
 

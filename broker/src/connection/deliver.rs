@@ -202,9 +202,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             self.staged = true;
             self.owe(Pending::answer(Wait::Submit, packet_id, Answer::Pubrel));
         } else {
-            let first = packet_type::PUBREL << 4 | 2;
-            encode::answer(&mut self.out, self.version, first, packet_id, reason::SUCCESS, None);
-            self.broker.metrics.replies.inc();
+            self.continue_exchange(packet_type::PUBREL << 4 | 2, packet_id, reason::SUCCESS);
         }
     }
 
@@ -319,8 +317,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             Recorded::Release => self.release_message(packet_id, lasts),
             Recorded::Unknown => {
                 let (first, code) = (packet_type::PUBREL << 4 | 2, reason::PACKET_ID_NOT_FOUND);
-                encode::answer(&mut self.out, self.version, first, packet_id, code, None);
-                self.broker.metrics.replies.inc();
+                self.continue_exchange(first, packet_id, code);
             }
             Recorded::Refused => self.link.remember(Link::ATTENTION),
         }

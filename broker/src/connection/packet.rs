@@ -315,8 +315,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             return Ok(());
         }
         let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
-        encode::answer(&mut self.out, self.version, kind::PUBCOMP << 4, answer.packet_id, code, None);
-        self.broker.metrics.replies.inc();
+        self.continue_exchange(kind::PUBCOMP << 4, answer.packet_id, code);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::world::*;
 const LASTS: &[u8] = &[0x11, 0, 0, 1, 0];
 
 /// Publishes at QoS 2, to the end of the exchange.
-fn publish(peer: &mut Peer, topic: &str, payload: &[u8], id: u16) {
+pub(crate) fn publish(peer: &mut Peer, topic: &str, payload: &[u8], id: u16) {
     peer.publish(topic, payload, 2, id, false);
     assert_eq!(peer.packet(), (0x50, id.to_be_bytes().to_vec()));
     peer.send(0x62, &id.to_be_bytes());
@@ -14,7 +14,7 @@ fn publish(peer: &mut Peer, topic: &str, payload: &[u8], id: u16) {
 }
 
 /// Reads a PUBLISH to the topic `n`: its first byte, packet id and payload.
-fn message(peer: &mut Peer, v5: bool) -> (u8, u16, Vec<u8>) {
+pub(crate) fn message(peer: &mut Peer, v5: bool) -> (u8, u16, Vec<u8>) {
     let (first, body) = peer.packet();
     assert_eq!((first & 0xF0, &body[..3]), (0x30, &[0, 1, b'n'][..]), "{first:02x} {body:?}");
     (first, u16::from_be_bytes([body[3], body[4]]), body[5 + usize::from(v5)..].to_vec())
@@ -36,7 +36,7 @@ fn again(world: &World, v5: bool) -> Peer {
     peer
 }
 
-fn send_ack(peer: &mut Peer, first: u8, id: u16) {
+pub(crate) fn send_ack(peer: &mut Peer, first: u8, id: u16) {
     peer.send(first, &id.to_be_bytes());
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::exactly_once::{self, send_ack as acknowledge};
 use crate::world::*;
 
 /// CONNECT property: a session that lasts 256 s.
@@ -44,23 +45,13 @@ fn publish(world: &World, payloads: &[&str]) {
 
 /// Publishes to `n` at QoS 2.
 fn publish_once(world: &World, payload: &str) {
-    let mut peer = world.v4("publisher", CLEAN);
-    peer.publish("n", payload.as_bytes(), 2, 1, false);
-    assert_eq!(peer.packet().0, 0x50);
-    peer.send(0x62, &[0, 1]);
-    assert_eq!(peer.packet().0, 0x70);
+    exactly_once::publish(&mut world.v4("publisher", CLEAN), "n", payload.as_bytes(), 1);
 }
 
-/// Reads a PUBLISH to `n`: its first byte, packet id and payload.
+/// Reads a PUBLISH to `n`: its first byte, packet id and payload as text.
 fn message(peer: &mut Peer, v5: bool) -> (u8, u16, String) {
-    let (first, body) = peer.packet();
-    assert_eq!((first & 0xF0, &body[..3]), (0x30, &[0, 1, b'n'][..]), "{first:02x} {body:?}");
-    let payload = String::from_utf8_lossy(&body[5 + usize::from(v5)..]).into_owned();
-    (first, u16::from_be_bytes([body[3], body[4]]), payload)
-}
-
-fn acknowledge(peer: &mut Peer, first: u8, id: u16) {
-    peer.send(first, &id.to_be_bytes());
+    let (first, id, payload) = exactly_once::message(peer, v5);
+    (first, id, String::from_utf8_lossy(&payload).into_owned())
 }
 
 /// Topics of the records of sessions that are durable.

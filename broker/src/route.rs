@@ -58,6 +58,13 @@ impl Taker {
         Self::alone(session, message.qos.min(walk.options.qos), true, subscription_ids)
     }
 
+    /// Returns the session with the message for its queue, one of `takers`.
+    fn queue(self, message: &Arc<Message>, takers: u32) -> (Arc<Session>, Queued) {
+        let Self { session, qos, retain, subscription_ids, share, duty, .. } = self;
+        let message = Arc::clone(message);
+        (session, Queued { message, qos, retain, subscription_ids, share, takers, duty, charge: None })
+    }
+
     /// A session that gets a message without regard to its subscriptions.
     pub(crate) fn alone(session: &Arc<Session>, qos: u8, retain: bool, subscription_ids: Vec<u32>) -> Self {
         let (share, duty) = (None, None);
@@ -176,18 +183,9 @@ impl<I: Inbox> Broker<I> {
             return Routed { full: routed.takers, ..routed };
         };
         for taker in takers {
-            let Taker { session, qos, retain, subscription_ids, share, mut is_holder, duty } = taker;
-            let message = Arc::clone(&shared);
-            let queued = Queued {
-                message,
-                qos,
-                retain,
-                subscription_ids,
-                share: share.clone(),
-                takers: count,
-                duty,
-                charge: None,
-            };
+            let mut is_holder = taker.is_holder;
+            let (session, queued) = taker.queue(&shared, count);
+            let share = queued.share.clone();
             if let Some(share) = share.as_ref().filter(|_| !is_holder && session.is_away()) {
                 // It has left since it was chosen: another member gets the message, or it does when
                 // it is back and there is no other.
@@ -230,9 +228,7 @@ impl<I: Inbox> Broker<I> {
             // Before the record that it comes from is cleared.
             self.journal.put(tenant, put);
         }
-        let Taker { session, qos, retain, subscription_ids, share, duty, .. } = taker;
-        let message = Arc::clone(message);
-        let queued = Queued { message, qos, retain, subscription_ids, share, takers: 1, duty, charge: None };
+        let (session, queued) = taker.queue(message, 1);
         self.push(&session, queued, &self.bounds(&session));
     }
 
@@ -337,12 +333,10 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// Queues a retained message for a new subscription.
-    pub(crate) fn send_retained(&self, session: &Arc<Session>, message: Arc<Message>, walk: &Walk) {
-        let qos = message.qos.min(walk.options.qos);
-        let subscription_ids = walk.id.into_iter().collect();
-        let queued = Queued { retain: true, subscription_ids, ..Queued::new(message, qos) };
+    pub(crate) fn send_retained(&self, message: &Arc<Message>, taker: Taker) {
+        let (session, queued) = taker.queue(message, 1);
         // The walk waits while the queue is longer than it makes it.
-        self.push(session, queued, &Bounds::NONE);
+        self.push(&session, queued, &Bounds::NONE);
     }
 
     pub(crate) fn push(&self, session: &Arc<Session>, queued: Queued, bounds: &Bounds) -> Push {

@@ -181,16 +181,16 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Sends a retained message to a new subscription; in a session that outlasts the process, when
     /// it is durable.
     fn send_retained(&mut self, message: Arc<Message>, walk: &Walk) {
-        let mut takers = vec![Taker::walking(&self.session, &message, walk)];
+        let mut taker = Taker::walking(&self.session, &message, walk);
         let (tenant, own) = (&self.tenant.id, &message.properties);
         let contents = (&*message.topic, &*message.payload);
-        if self.broker.store_for_sessions(&mut self.intake, tenant, contents, own, &mut takers) {
+        if self.broker.store_for_sessions(&mut self.intake, tenant, contents, own, std::slice::from_mut(&mut taker)) {
             self.staged = true;
-            let dispatch =
-                Some(Box::new(Dispatch { message, takers, is_walk: true, from: Arc::clone(&self.sender.client) }));
+            let (takers, from) = (vec![taker], Arc::clone(&self.sender.client));
+            let dispatch = Some(Box::new(Dispatch { message, takers, is_walk: true, from }));
             self.owe(Pending { dispatch, ..Pending::answer(Wait::Submit, 0, Answer::Nothing) });
         } else {
-            self.broker.send_retained(&self.session, message, walk);
+            self.broker.send_retained(&message, taker);
         }
     }
 

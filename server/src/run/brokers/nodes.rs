@@ -132,7 +132,7 @@ pub(super) fn explain(status: &Status) -> String {
 }
 
 macro_rules! calls {
-    ($($name:ident $there:ident $request:ident $response:ident;)*) => {
+    ($($name:ident $there:ident $request:ident $response:ident [$($wait:tt)*];)*) => {
         impl Node {
             $(pub(super) async fn $name(
                 &self,
@@ -140,7 +140,7 @@ macro_rules! calls {
                 request: wire::$request,
             ) -> Result<wire::$response, Status> {
                 match self {
-                    Self::Here(node) => node.$name(&request),
+                    Self::Here(node) => node.$name(&request)$($wait)*,
                     Self::There(client) => {
                         let request = meant_for(name, request)?;
                         client.as_ref().clone().$there(request).await.map(tonic::Response::into_inner)
@@ -152,40 +152,12 @@ macro_rules! calls {
 }
 
 calls! {
-    sessions sessions SessionsRequest SessionsResponse;
-    subscriptions subscriptions SubscriptionsRequest SubscriptionsResponse;
-    retained retained_messages RetainedMessagesRequest RetainedMessagesResponse;
-    retained_message retained_message RetainedMessageRequest RetainedMessageResponse;
-}
-
-impl Node {
-    pub(super) async fn disconnect(
-        &self,
-        name: &str,
-        request: wire::DisconnectRequest,
-    ) -> Result<wire::DisconnectResponse, Status> {
-        match self {
-            Self::Here(node) => node.disconnect(&request).await,
-            Self::There(client) => {
-                let request = meant_for(name, request)?;
-                client.as_ref().clone().disconnect(request).await.map(tonic::Response::into_inner)
-            }
-        }
-    }
-
-    pub(super) async fn clear_retained(
-        &self,
-        name: &str,
-        request: wire::ClearRetainedRequest,
-    ) -> Result<wire::ClearRetainedResponse, Status> {
-        match self {
-            Self::Here(node) => node.clear_retained(&request).await,
-            Self::There(client) => {
-                let request = meant_for(name, request)?;
-                client.as_ref().clone().clear_retained(request).await.map(tonic::Response::into_inner)
-            }
-        }
-    }
+    sessions sessions SessionsRequest SessionsResponse [];
+    disconnect disconnect DisconnectRequest DisconnectResponse [.await];
+    subscriptions subscriptions SubscriptionsRequest SubscriptionsResponse [];
+    retained retained_messages RetainedMessagesRequest RetainedMessagesResponse [];
+    retained_message retained_message RetainedMessageRequest RetainedMessageResponse [];
+    clear_retained clear_retained ClearRetainedRequest ClearRetainedResponse [.await];
 }
 
 #[cfg(test)]

@@ -229,8 +229,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             let mut moved = self.handle_signals()?;
             moved |= self.poll_authentication(cx)?;
             moved |= self.answer()?;
-            if self.walking {
-                moved |= self.walk_retained()?;
+            if self.walking && self.walk_retained()? {
+                // Right behind the SUBACK, before answers to what comes next.
+                self.deliver()?;
+                moved = true;
             }
             moved |= self.write(cx)?;
             if self.ended.is_some() {

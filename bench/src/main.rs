@@ -7,10 +7,13 @@
 
 mod balancer;
 mod client;
+mod crowd;
 mod disturb;
 mod fanout;
 mod flood;
 mod front_door;
+mod hold;
+mod node;
 mod null_broker;
 mod process;
 mod reconnect;
@@ -50,6 +53,12 @@ enum Command {
     /// Measure the latency of a publisher and a subscriber beside clients that do not read, read
     /// slowly, or leave packets unfinished, and the memory of Weir.
     Disturb(disturb::Options),
+    /// Connect many idle devices to several nodes: how fast, the memory of a connection, and
+    /// PUBACKs of devices that publish beside them.
+    Crowd(crowd::Options),
+    /// Connect idle devices, and hold them until standard input ends.
+    #[command(hide = true)]
+    Hold(hold::Options),
     /// Run a server that only answers PUBLISH with PUBACK: the lower bound of ingestion.
     NullBroker {
         /// Address to listen on.
@@ -67,6 +76,8 @@ fn main() -> anyhow::Result<()> {
         Command::Flood(options) => flood::run(&options),
         Command::Fanout(options) => fanout::run(&options),
         Command::Disturb(options) => disturb::run(&options),
+        Command::Crowd(options) => crowd::run(&options),
+        Command::Hold(options) => hold::run(&options),
         Command::NullBroker { listen } => null_broker::run(listen),
     }
 }

@@ -1,7 +1,6 @@
 //! A rolling restart of three nodes of a fleet, behind a load balancer, with devices that publish.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,8 +9,9 @@ use anyhow::{Context, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::process::{Guarded, addresses, program};
-use crate::site::pause;
+use crate::node::{Node, PATIENCE, connections, wait};
+use crate::process::{Guarded, program};
+use crate::site::{Servers, pause};
 
 /// Options of the measurement.
 #[derive(Debug, Clone, clap::Args)]
@@ -50,16 +50,6 @@ const FLEETS: usize = 2;
 const RAMP: u64 = 15;
 /// Seconds before the first restart, and after each.
 const STEADY: u64 = 10;
-/// Time for a state that is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A node, which keeps its addresses.
-struct Node {
-    dir: PathBuf,
-    number: usize,
-    running: Option<Guarded>,
-    at: [String; 3],
-}
 
 /// A restart, in seconds after SIGTERM.
 struct Restart {
@@ -88,9 +78,18 @@ struct Latency {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let temporary = tempfile::tempdir()?;
     let dir = std::path::absolute(options.data_dir.as_deref().unwrap_or(temporary.path()))?;
-    let mut nodes: Vec<Node> = (0..NODES).map(|number| Node::new(&dir, number)).collect();
+    let servers = Servers { redis: options.redis.clone(), mongodb: options.mongodb.clone() };
+    let mut nodes: Vec<Node> = Vec::new();
+    for number in 0..NODES {
+        let node = Node::new(&dir, number).of_fleet(number, &servers).with(&[
+            ("WEIR_MQTT_DRAIN_SECS", &*options.drain_secs.to_string()),
+            ("WEIR_MQTT_DRAIN_CONNECTIONS_PER_SECOND", &options.rate.to_string()),
+            ("WEIR_SHUTDOWN_DELAY_MS", "1000"),
+        ]);
+        nodes.push(node);
+    }
     for node in &mut nodes {
-        node.start(options)?;
+        node.start()?;
     }
     let files: Vec<PathBuf> = nodes.iter().map(Node::file).collect();
     let fleets = (0..FLEETS).map(|number| Fleet::start(options, &dir, number, &files, &nodes[0]));
@@ -107,7 +106,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("|---|---|---|---|---|---|---|");
     let from = begun.elapsed().as_secs_f64();
     for number in 0..NODES {
-        let restart = restart(options, &mut nodes, number, devices)?;
+        let restart = restart(&mut nodes, number, devices)?;
         println!(
             "| {number} | {} | {:.1} s | {:.1} s | {:.1} s | {:.1} s | {} |",
             restart.connections, restart.drained, restart.stopped, restart.ready, restart.all_back, restart.away
@@ -135,9 +134,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Restarts a node, and waits until all devices are connected again.
-fn restart(options: &Options, nodes: &mut [Node], number: usize, devices: u64) -> anyhow::Result<Restart> {
+fn restart(nodes: &mut [Node], number: usize, devices: u64) -> anyhow::Result<Restart> {
     let held = nodes[number].figure("weir_broker_connections").context("the node answers")?;
-    let pid = nodes[number].running.as_ref().context("it runs")?.0.id().to_string();
+    let pid = nodes[number].pid()?.to_string();
     let sent = Command::new("kill").args(["-TERM", &pid]).status().context("send SIGTERM")?;
     ensure!(sent.success(), "cannot send SIGTERM to {pid}");
     let begun = Instant::now();
@@ -159,7 +158,7 @@ fn restart(options: &Options, nodes: &mut [Node], number: usize, devices: u64) -
     }
     let stopped = begun.elapsed().as_secs_f64();
     nodes[number].running = None;
-    nodes[number].start(options)?;
+    nodes[number].start()?;
     let ready = begun.elapsed().as_secs_f64();
     wait("all devices are back", || {
         let seen = connections(nodes);
@@ -168,76 +167,6 @@ fn restart(options: &Options, nodes: &mut [Node], number: usize, devices: u64) -
     })?;
     let all_back = begun.elapsed().as_secs_f64();
     Ok(Restart { connections: held, drained: drained.unwrap_or(stopped), stopped, ready, all_back, away })
-}
-
-/// Connections of all nodes that answer.
-fn connections(nodes: &[Node]) -> u64 {
-    nodes.iter().filter_map(|node| node.figure("weir_broker_connections")).sum()
-}
-
-fn wait(what: &str, mut state: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    while !state()? {
-        ensure!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        pause(Duration::from_millis(100));
-    }
-    Ok(())
-}
-
-impl Node {
-    fn new(dir: &Path, number: usize) -> Self {
-        let at = ["127.0.0.1:0"; 3].map(str::to_owned);
-        Self { dir: dir.join(format!("node-{number}")), number, running: None, at }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.join("data/addresses.json")
-    }
-
-    /// Starts it, from the second time on at the addresses of the first, and waits until it is
-    /// ready.
-    fn start(&mut self, options: &Options) -> anyhow::Result<()> {
-        std::fs::create_dir_all(&self.dir)?;
-        std::fs::remove_file(self.file()).ok();
-        let path = self.dir.join("weir.log");
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
-        let [mqtt, grpc, http] = &self.at;
-        let mut command = Command::new(program("weir")?);
-        command.args(["run", "--mqtt", mqtt, "--grpc", grpc, "--http", http, "--data-dir"]);
-        command.arg(self.dir.join("data")).envs([
-            ("WEIR_REDIS_URLS", &*options.redis),
-            ("WEIR_MONGODB_URI", &options.mongodb),
-            ("WEIR_REDIS_NODE", &format!("node-{}", self.number)),
-            ("WEIR_FLEET_ADDRESS", "127.0.0.1:0"),
-            ("WEIR_FLEET_SECRET", "known to all nodes of this measurement"),
-            ("WEIR_MQTT_DRAIN_SECS", &options.drain_secs.to_string()),
-            ("WEIR_MQTT_DRAIN_CONNECTIONS_PER_SECOND", &options.rate.to_string()),
-            ("WEIR_SHUTDOWN_DELAY_MS", "1000"),
-        ]);
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
-        let running = self.running.insert(Guarded(child));
-        let found = addresses(running, &self.dir.join("data/addresses.json"), &path, PATIENCE)?;
-        for (at, key) in self.at.iter_mut().zip(["mqtt", "grpc", "http"]) {
-            found[key].as_str().with_context(|| format!("addresses.json names {key}"))?.clone_into(at);
-        }
-        wait("the node is ready", || Ok(self.get("/health/ready").is_some_and(|text| text.starts_with("HTTP/1.1 200"))))
-    }
-
-    /// The answer to a GET; `None` when the node does not answer.
-    fn get(&self, path: &str) -> Option<String> {
-        let address: SocketAddr = self.at[2].parse().ok()?;
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Some(text)
-    }
-
-    fn figure(&self, name: &str) -> Option<u64> {
-        let text = self.get("/metrics")?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
-    }
 }
 
 /// Devices behind a balancer of their own.
@@ -258,7 +187,7 @@ impl Fleet {
         std::fs::write(file("scenario").with_extension("toml"), scenario(options, number))?;
         let mut simulator = Command::new(program("weir-sim")?);
         simulator.args(["run", "--json", "--quiet", "--sample-every", "1s", "--within", "120s", "--broker"]);
-        simulator.arg(address.trim()).arg("--server").arg(format!("http://{}", server.at[1]));
+        simulator.arg(address.trim()).arg("--server").arg(format!("http://{}", server.grpc()));
         simulator.arg("--ledger").arg(file("ledger")).arg("--samples").arg(file("samples"));
         simulator.arg(file("scenario").with_extension("toml")).stdin(Stdio::null());
         simulator.stdout(std::fs::File::create(file("summary"))?).stderr(std::fs::File::create(file("simulator"))?);

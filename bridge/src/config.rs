@@ -16,6 +16,10 @@ const MOST_TOPICS: usize = 64;
 const PORT: u16 = 1883;
 /// The port of MQTT over TLS.
 const TLS_PORT: u16 = 8883;
+/// The ports of WebSocket.
+const WEB_PORTS: (u16, u16) = (80, 443);
+/// The path of MQTT over WebSocket.
+const WEB_PATH: &str = "/mqtt";
 
 /// One `[[bridge]]` table.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,7 +28,8 @@ pub struct Config {
     /// Name of the bridge: lowercase letters, digits and dashes. Its session here, its metrics and
     /// its variables have it, so a new name begins a new bridge.
     pub name: String,
-    /// Address of the other broker: mqtt://host:1883, or mqtts://host:8883 for TLS.
+    /// Address of the other broker: mqtt://host:1883, mqtts://host:8883 for TLS, or over WebSocket
+    /// ws://host:80/mqtt and wss://host:443/mqtt.
     pub address: String,
     /// Version of MQTT that the other broker speaks: `"5"` or `"3.1.1"`.
     pub version: Protocol,
@@ -154,18 +159,32 @@ pub(crate) struct Address {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) is_encrypted: bool,
+    /// The path of a WebSocket.
+    pub(crate) path: Option<String>,
 }
 
 impl Config {
     /// Returns where the other broker is; `None` when the address cannot be read.
     pub(crate) fn place(&self) -> Option<Address> {
         let (scheme, rest) = self.address.split_once("://")?;
-        let (is_encrypted, usual) = match scheme {
-            "mqtt" => (false, PORT),
-            "mqtts" => (true, TLS_PORT),
+        let (is_encrypted, usual, is_web) = match scheme {
+            "mqtt" => (false, PORT, false),
+            "mqtts" => (true, TLS_PORT, false),
+            "ws" => (false, WEB_PORTS.0, true),
+            "wss" => (true, WEB_PORTS.1, true),
             _ => return None,
         };
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (rest, path) = match rest.find('/') {
+            Some(at) => rest.split_at(at),
+            None => (rest, ""),
+        };
+        let is_of_url =
+            |c: char| c.is_ascii_graphic() && !matches!(c, '#' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}');
+        let path = match path {
+            "" | "/" => is_web.then(|| WEB_PATH.to_owned()),
+            path if is_web && path.chars().all(is_of_url) => Some(path.to_owned()),
+            _ => return None,
+        };
         // An address of IPv6 is in brackets.
         let end = rest.rfind(']').map_or(0, |at| at + 1);
         let (host, port) = match rest[end..].rfind(':') {
@@ -175,7 +194,7 @@ impl Config {
         let host = host.trim_matches(['[', ']']);
         let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         let is_valid = !host.is_empty() && host.chars().all(is_host);
-        is_valid.then(|| Address { host: host.to_owned(), port, is_encrypted })
+        is_valid.then(|| Address { host: host.to_owned(), port, is_encrypted, path })
     }
 
     /// True when a password would pass over a network in plain.
@@ -203,7 +222,8 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         let Some(place) = self.place() else {
             return Err(format!(
-                "`address` is {:?}: give mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS",
+                "`address` is {:?}: give mqtt://HOST:PORT, or mqtts://HOST:PORT for TLS, or ws://HOST:PORT/PATH and wss://HOST:PORT/PATH \
+                 for WebSocket",
                 self.address
             ));
         };
@@ -220,7 +240,7 @@ impl Config {
         }
         let files = [("ca", &self.ca), ("certificate", &self.certificate)];
         if let Some((key, _)) = files.into_iter().find(|(_, path)| is_set(path) && !place.is_encrypted) {
-            return Err(format!("`{key}` is for TLS, and `address` begins with mqtt://: begin it with mqtts://"));
+            return Err(format!("`{key}` is for TLS: begin `address` with mqtts:// or wss://"));
         }
         let has_password = !self.password.is_empty() || is_set(&self.password_file);
         if !self.password.is_empty() && is_set(&self.password_file) {
@@ -280,10 +300,28 @@ mod tests {
             ("mqtts://[fd00::7]:8884", "fd00::7", 8884, true),
         ] {
             let place = config(|c| c.address = text.into()).place();
-            assert_eq!(place, Some(Address { host: host.into(), port, is_encrypted }), "{text}");
+            assert_eq!(place, Some(Address { host: host.into(), port, is_encrypted, path: None }), "{text}");
         }
-        for text in ["", "centre", "centre:1883", "http://centre", "mqtt://", "mqtt://a:0", "mqtt://a:x", "mqtt://a/b"]
-        {
+        for (text, host, port, is_encrypted, path) in [
+            ("ws://centre.example", "centre.example", 80, false, "/mqtt"),
+            ("wss://centre.example/", "centre.example", 443, true, "/mqtt"),
+            ("wss://[::1]:8443/a/b?c=d", "::1", 8443, true, "/a/b?c=d"),
+        ] {
+            let place = config(|c| c.address = text.into()).place();
+            let path = Some(path.to_owned());
+            assert_eq!(place, Some(Address { host: host.into(), port, is_encrypted, path }), "{text}");
+        }
+        for text in [
+            "",
+            "centre",
+            "centre:1883",
+            "http://centre",
+            "mqtt://",
+            "mqtt://a:0",
+            "mqtt://a:x",
+            "mqtt://a/b",
+            "ws://a/b#c",
+        ] {
             assert_eq!(config(|c| c.address = text.into()).place(), None, "{text}");
         }
     }

@@ -32,12 +32,15 @@ mod metrics;
 mod outbound;
 mod pass;
 mod pulse;
+mod reach;
 mod relay;
 mod release;
 mod remote;
 mod rules;
 mod side;
+mod websocket;
 
 pub use bridge::{Attach, Bridge, Limits};
 pub use config::{Config, Direction, Protocol, Topic};
 pub use metrics::Metrics;
+pub use reach::Fault;

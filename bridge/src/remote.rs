@@ -11,6 +11,7 @@ use crate::bridge::Limits;
 use crate::config::Address;
 use crate::end::End;
 use crate::side::{Side, Stream, version};
+use crate::websocket;
 
 /// Connects to the other broker, with a session that lasts. `is_bridge` sets the bit of bridges,
 /// with which a broker of 3.1.1 sends back none of the bridge's own messages.
@@ -47,10 +48,20 @@ pub(crate) async fn connect(
     opened.await.map_err(late("the CONNACK of the other broker"))?
 }
 
-async fn open(place: &Address, tls: Option<&tls::Client>) -> io::Result<Box<dyn Stream>> {
+pub(crate) async fn open(place: &Address, tls: Option<&tls::Client>) -> io::Result<Box<dyn Stream>> {
     let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
     stream.set_nodelay(true)?;
-    let Some(tls) = tls else { return Ok(Box::new(stream)) };
+    let stream: Box<dyn Stream> = match tls {
+        None => Box::new(stream),
+        Some(tls) => encrypt(place, tls, stream).await?,
+    };
+    match &place.path {
+        None => Ok(stream),
+        Some(path) => Ok(Box::new(websocket::connect(place, path, stream).await?)),
+    }
+}
+
+async fn encrypt(place: &Address, tls: &tls::Client, stream: TcpStream) -> io::Result<Box<dyn Stream>> {
     let encrypted = tls.connect(&place.host, stream).await;
     let encrypted = encrypted.map_err(|error| {
         io::Error::other(format!(
@@ -61,7 +72,7 @@ async fn open(place: &Address, tls: Option<&tls::Client>) -> io::Result<Box<dyn 
 }
 
 /// The password, without the end of a line.
-async fn password(config: &Config) -> Result<Option<Vec<u8>>, End> {
+pub(crate) async fn password(config: &Config) -> Result<Option<Vec<u8>>, End> {
     if !config.password.is_empty() {
         return Ok(Some(config.password.clone().into_bytes()));
     }

@@ -14,6 +14,7 @@ mod config;
 mod connection;
 mod drain;
 mod durable;
+pub mod fleet;
 mod heavy;
 mod in_flight;
 mod internal;
@@ -101,6 +102,8 @@ pub struct Broker<I: Inbox> {
     /// Clients that are not admitted yet and hold memory of `memory.connects`.
     waiting: Strangers<()>,
     last_number: AtomicU64,
+    /// The nodes that share their sessions with this one.
+    fleet: Option<Arc<fleet::Fleet>>,
     /// Changes of sessions that outlast the process.
     journal: Arc<durable::Journal>,
     /// Id of the last such session.
@@ -136,17 +139,42 @@ impl<I: Inbox> Broker<I> {
         metrics: Arc<Metrics>,
         retained: Option<Vec<RetainedMessage>>,
     ) -> Arc<Self> {
+        Self::build(config, inbox, gatekeeper, (metrics, None), retained)
+    }
+
+    /// As [`Broker::with_gatekeeper`], one of several nodes, which share their sessions and give
+    /// each other messages.
+    pub fn in_fleet(
+        config: Config,
+        inbox: I,
+        gatekeeper: Box<dyn Gatekeeper>,
+        metrics: Arc<Metrics>,
+        retained: Option<Vec<RetainedMessage>>,
+        (store, bus): (Arc<dyn fleet::SessionStore>, Arc<dyn fleet::Bus>),
+    ) -> Arc<Self> {
+        let fleet = fleet::Fleet::new(store, bus, Arc::clone(&metrics));
+        Self::build(config, inbox, gatekeeper, (metrics, Some(fleet)), retained)
+    }
+
+    fn build(
+        config: Config,
+        inbox: I,
+        gatekeeper: Box<dyn Gatekeeper>,
+        (metrics, fleet): (Arc<Metrics>, Option<Arc<fleet::Fleet>>),
+        retained: Option<Vec<RetainedMessage>>,
+    ) -> Arc<Self> {
         let memory = Memory::divide(config.memory_bytes);
         let tenants = Tenants::awaiting(config.max_retained_messages, &memory);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let started = now.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        let journal = durable::Journal::new(&config.node);
+        let journal = durable::Journal::new(&config.node, fleet.clone());
         let room = Room::new(config.max_connections);
         let connect_pace = Pace::new(config.address_connects_per_second);
         let all_connects = Pace::new(config.connects_per_second);
         let broker = Self {
             started,
             earlier: Mutex::default(),
+            fleet,
             journal,
             last_session: AtomicU64::new(started),
             last_message: AtomicU64::new(started),
@@ -213,11 +241,20 @@ impl<I: Inbox> Broker<I> {
             tenant.retained.clear();
             self.forget_sessions(&tenant);
         }
+        if let Some(fleet) = self.fleet.clone() {
+            let (id, stopping) = (id.to_owned(), self.stopping.clone());
+            self.tasks.spawn(async move {
+                tokio::select! {
+                    () = fleet.forget(&id) => {}
+                    () = stopping.cancelled() => {}
+                }
+            });
+        }
     }
 
     /// Returns the numbers of sessions and of subscriptions that a tenant has.
     pub fn kept(&self, tenant: &str) -> (usize, usize) {
-        self.tenants.find(tenant).map_or((0, 0), |tenant| (tenant.sessions.len(), tenant.trie.len()))
+        self.tenants.find(tenant).map_or((0, 0), |tenant| (tenant.sessions.len(), tenant.subscriptions()))
     }
 
     /// Returns the number of open connections.

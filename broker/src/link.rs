@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -18,6 +18,9 @@ pub(crate) struct Link {
     pub(crate) arrival: Arrival,
     /// Dropped with the connection: an operator waits for that.
     pub(crate) gone: OnceLock<watch::Sender<()>>,
+    /// Tasks that wait until its messages have gone to subscribers; None when they have, or never
+    /// will.
+    awaiting: Mutex<Option<Vec<Waker>>>,
 }
 
 impl Wake for Link {
@@ -49,7 +52,8 @@ impl Link {
 
     pub(crate) fn new(arrivals: &Arc<Arrivals>) -> Arc<Self> {
         let arrival = Arrival::new(arrivals);
-        Arc::new(Self { signals: AtomicU8::new(0), waker: Mutex::new(None), arrival, gone: OnceLock::new() })
+        let (waker, awaiting) = (Mutex::new(None), Mutex::new(Some(Vec::new())));
+        Arc::new(Self { signals: AtomicU8::new(0), waker, arrival, gone: OnceLock::new(), awaiting })
     }
 
     /// Signals the connection and wakes it.
@@ -78,5 +82,26 @@ impl Link {
     pub(crate) fn listen(&self, waker: &Waker) {
         *self.waker.lock() = Some(waker.clone());
         self.remember(Self::ATTENTION);
+    }
+
+    /// Notes that all messages of the connection have gone to subscribers, or never will.
+    pub(crate) fn settle(&self) {
+        let awaiting = self.awaiting.lock().take();
+        awaiting.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    /// True when all messages of the connection have gone to subscribers, or never will.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.awaiting.lock().is_none()
+    }
+
+    /// Ready when [`Link::is_settled`]; the task is woken for that.
+    pub(crate) fn poll_settled(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut awaiting = self.awaiting.lock();
+        let Some(tasks) = &mut *awaiting else { return Poll::Ready(()) };
+        if !tasks.iter().any(|task| task.will_wake(cx.waker())) {
+            tasks.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }

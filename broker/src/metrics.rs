@@ -95,6 +95,8 @@ pub struct Metrics {
     pub sessions_expired: Counter,
     /// Sessions that end with their connection, because the maximum number is reached.
     pub sessions_not_kept: Counter,
+    /// Clients that have connected while the store of the fleet's sessions was away.
+    pub unclaimed: Counter,
     /// Subscriptions.
     pub subscriptions: Gauge,
     /// Shared subscriptions among them.
@@ -150,6 +152,7 @@ impl Default for Metrics {
             sessions: Gauge::default(),
             sessions_expired: Counter::default(),
             sessions_not_kept: Counter::default(),
+            unclaimed: Counter::default(),
             subscriptions: Gauge::default(),
             shared_subscriptions: Gauge::default(),
             retained: Gauge::default(),
@@ -279,6 +282,12 @@ impl Metrics {
             "sessions_not_kept",
             "Sessions that end with their connection, because the maximum number is reached",
             self.sessions_not_kept.clone(),
+        );
+        r.register(
+            "unclaimed",
+            "Clients that have connected while the store of the fleet's sessions was away: their sessions end with \
+             their connections",
+            self.unclaimed.clone(),
         );
         r.register(
             "takeovers_paced",

@@ -162,8 +162,10 @@ impl<I: Inbox> Broker<I> {
                 return;
             }
         }
-        // With retained messages that came late, the client may be back.
-        let stored = if self.is_connected(&tenant, &last.sender.client) {
+        // With retained messages that came late, the client may be back, or in time at another
+        // node.
+        let is_back = last.will.delay_secs > 0 && tenant.is_connected_elsewhere(&last.sender.client);
+        let stored = if is_back || self.is_connected(&tenant, &last.sender.client) {
             let mut intake = self.inbox.open(&last.sender);
             clear(&mut intake, &last);
             door::store(&mut intake).await

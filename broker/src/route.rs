@@ -9,11 +9,12 @@ use hashbrown::HashSet;
 use crate::Broker;
 use crate::config::QueueFull;
 use crate::durable::{Duty, MessageRecord, Put, TakerRecord};
+use crate::fleet::{self, Owned, Placed};
 use crate::message::Message;
 use crate::pending_wills;
 use crate::queue::{Bounds, Dropped, Queued};
 use crate::retained::Walk;
-use crate::session::{Push, Session};
+use crate::session::{Lasting, Place, Push, Session};
 use crate::tenant::Tenant;
 use crate::trie::Entry;
 use door::quota::DeviceMeter;
@@ -27,12 +28,12 @@ const MOST_TAKERS: usize = 1000;
 /// A subscriber of a message.
 #[derive(Debug)]
 pub(crate) struct Taker {
-    session: Arc<Session>,
-    qos: u8,
+    pub(crate) session: Arc<Session>,
+    pub(crate) qos: u8,
     retain: bool,
     subscription_ids: Vec<u32>,
     /// Filter of the shared subscription that it was chosen for.
-    share: Option<Arc<str>>,
+    pub(crate) share: Option<Arc<str>>,
     /// It is the member of a shared subscription without one that is connected.
     is_holder: bool,
     duty: Option<Duty>,
@@ -65,6 +66,11 @@ impl Taker {
         (session, Queued { message, qos, retain, subscription_ids, share, takers, duty, charge: None })
     }
 
+    /// How the session gets the message, for the store of a fleet.
+    pub(crate) fn placed(self) -> Placed {
+        Placed { qos: self.qos, retain: self.retain, ids: self.subscription_ids, share: self.share }
+    }
+
     /// A session that gets a message without regard to its subscriptions.
     pub(crate) fn alone(session: &Arc<Session>, qos: u8, retain: bool, subscription_ids: Vec<u32>) -> Self {
         let (share, duty) = (None, None);
@@ -81,6 +87,15 @@ pub(crate) struct Dispatch {
     pub(crate) is_walk: bool,
     /// Client that sent it.
     pub(crate) from: Arc<str>,
+    /// In a fleet, the receipt of a message of QoS 2: it is stored with the message.
+    pub(crate) receipt: Option<(Owned, u16)>,
+}
+
+impl Dispatch {
+    /// A message from a client.
+    pub(crate) fn new(message: Arc<Message>, takers: Vec<Taker>, from: &Arc<str>) -> Self {
+        Self { message, takers, is_walk: false, from: Arc::clone(from), receipt: None }
+    }
 }
 
 /// The subscribers of a message.
@@ -90,13 +105,16 @@ pub(crate) struct Routed {
     pub(crate) takers: usize,
     /// The ones whose queues were full.
     pub(crate) full: usize,
+    /// In a fleet, the ticket under which sessions that last have it; 0 when there is none.
+    pub(crate) ticket: u64,
 }
 
 impl<I: Inbox> Broker<I> {
     /// Returns the subscribers of a message from client `from`, each of them once.
     pub(crate) fn takers(&self, tenant: &Tenant, topic: &str, (qos, retain): (u8, bool), from: &str) -> Vec<Taker> {
         let mut takers: Vec<Taker> = Vec::new();
-        tenant.trie.matches(topic, |entry, chosen| {
+        let wanted = |entry: &Entry<Arc<Session>>| entry.subscriber.wants(qos.min(entry.options.qos), qos);
+        tenant.trie.matches_of(topic, wanted, |entry, chosen| {
             if entry.options.no_local && *entry.client == *from {
                 return;
             }
@@ -110,7 +128,7 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// Stages a message of QoS 1 or 2 for the sessions that outlast the process, together with the
-    /// message itself. True when there is one.
+    /// message itself. True when there is one. Those of a fleet get it when it is durable.
     pub(crate) fn store_for_sessions(
         &self,
         intake: &mut impl Intake,
@@ -120,7 +138,7 @@ impl<I: Inbox> Broker<I> {
         takers: &mut [Taker],
     ) -> bool {
         let mut lasting: Vec<&mut Taker> =
-            takers.iter_mut().filter(|taker| taker.qos > 0 && taker.session.lasts()).collect();
+            takers.iter_mut().filter(|taker| taker.qos > 0 && taker.session.lasting() == Lasting::Log).collect();
         for part in lasting.chunks_mut(MOST_TAKERS) {
             let Put { topic, payload, qos, properties } = self.put(tenant, (topic, payload), properties, part);
             intake.retain(&Retained { topic: &topic, payload: &payload, qos, properties: &properties });
@@ -150,7 +168,7 @@ impl<I: Inbox> Broker<I> {
                 ids: taker.subscription_ids.clone(),
                 share: taker.share.as_deref().map(str::to_owned),
             });
-            taker.duty = Some(Duty { ledger, number, _message: Arc::clone(&stored) });
+            taker.duty = Some(Duty { ledger, number, _message: Some(Arc::clone(&stored)) });
         }
         Put { topic: key, payload: record.encode(payload), qos: 0, properties: properties.to_vec() }
     }
@@ -158,7 +176,7 @@ impl<I: Inbox> Broker<I> {
     /// Puts a message that is durable into the queue of each of its subscribers, and keeps a
     /// retained one.
     pub(crate) fn route(&self, tenant: &Tenant, dispatch: Dispatch) -> Routed {
-        let Dispatch { mut message, mut takers, is_walk, from } = dispatch;
+        let Dispatch { mut message, mut takers, is_walk, from, receipt } = dispatch;
         if is_walk {
             // One that was set meanwhile may have come before the subscription.
             let Some(now) = tenant.retained.get(&message.topic) else { return Routed::default() };
@@ -168,41 +186,70 @@ impl<I: Inbox> Broker<I> {
             // They have looked for a retained message before it was there.
             self.add_later(tenant, &message, &from, &mut takers);
         }
+        let all = takers.len();
+        let sent = fleet::Outgoing { message: &message, from: &from, receipt, is_walk };
+        let ticket = self.fleet.as_ref().map_or(0, |fleet| fleet.send(&tenant.id, sent, &mut takers));
+        let here = self.route_here(tenant, &message, takers, is_walk);
+        Routed { takers: all, ticket, ..here }
+    }
+
+    /// Puts a message that is durable into the queue of each of these subscribers of this node.
+    pub(crate) fn route_here(
+        &self,
+        tenant: &Tenant,
+        message: &Arc<Message>,
+        takers: Vec<Taker>,
+        is_walk: bool,
+    ) -> Routed {
         let count = u32::try_from(takers.len()).unwrap_or(u32::MAX);
-        let mut routed = Routed { takers: takers.len(), full: 0 };
+        let mut routed = Routed { takers: takers.len(), ..Routed::default() };
         if takers.is_empty() {
             return routed;
         }
         // The memory of retained messages is not that of queues.
         let shared = match message.retain && !is_walk {
             true => self.copy(&message.topic, &message.payload, message.qos, false, &message.properties),
-            false => Some(Arc::clone(&message)),
+            false => Some(Arc::clone(message)),
         };
         let Some(shared) = shared else {
             self.lose(tenant, &message.topic, message.qos);
             return Routed { full: routed.takers, ..routed };
         };
         for taker in takers {
-            let mut is_holder = taker.is_holder;
+            let is_holder = taker.is_holder;
             let (session, queued) = taker.queue(&shared, count);
-            let share = queued.share.clone();
-            if let Some(share) = share.as_ref().filter(|_| !is_holder && session.is_away()) {
-                // It has left since it was chosen: another member gets the message, or it does when
-                // it is back and there is no other.
-                if tenant.trie.another(share, &session.client).is_some() {
-                    self.hand_on(tenant, &session.client, vec![queued]);
-                    continue;
-                }
-                is_holder = true;
-            }
             let bounds = if is_walk { Bounds::NONE } else { self.bounds(&session) };
-            let pushed = self.push(&session, queued, &bounds);
+            let pushed = self.put_into(tenant, &session, queued, is_holder, &bounds);
             routed.full += usize::from(matches!(pushed, Push::Full | Push::NoMemory));
-            if is_holder && let Some(share) = share {
-                self.note_holder(tenant, &share, &session.client);
-            }
         }
         routed
+    }
+
+    /// Puts a message into the queue of a session of this node. One of a shared subscription may go
+    /// to another member.
+    pub(crate) fn put_into(
+        &self,
+        tenant: &Tenant,
+        session: &Arc<Session>,
+        queued: Queued,
+        mut is_holder: bool,
+        bounds: &Bounds,
+    ) -> Push {
+        let share = queued.share.clone();
+        if let Some(share) = share.as_ref().filter(|_| !is_holder && session.is_away()) {
+            // It has left since it was chosen: another member gets the message, or it does when it
+            // is back and there is no other.
+            if tenant.trie.another(share, &session.client).is_some() {
+                self.hand_on(tenant, &session.client, vec![queued]);
+                return Push::Queued;
+            }
+            is_holder = true;
+        }
+        let pushed = self.push(session, queued, bounds);
+        if is_holder && let Some(share) = share {
+            self.note_holder(tenant, &share, &session.client);
+        }
+        pushed
     }
 
     /// Adds the sessions that have subscribed since a message arrived.
@@ -220,9 +267,44 @@ impl<I: Inbox> Broker<I> {
         self.give_to(&tenant.id, &before.message, taker);
     }
 
+    /// The subscribers of a message of another node: those of this one, but for sessions that have
+    /// it from the store. Of a shared subscription, one member.
+    pub(crate) fn takers_here(&self, tenant: &Tenant, of: &fleet::Forwarded) -> Vec<Taker> {
+        let fleet::SharedMessage { topic, qos, retain, .. } = &*of.message;
+        let wanted = |entry: &Entry<Arc<Session>>| {
+            let is_stored = qos.min(&entry.options.qos) > &0 && entry.subscriber.lasting() == Lasting::Fleet;
+            let is_own = entry.client.starts_with(Self::INTERNAL) || entry.options.no_local && entry.client == of.from;
+            *entry.subscriber.place() == Place::Here && !is_stored && !is_own
+        };
+        let mut takers = Vec::new();
+        match &of.share {
+            Some(share) => {
+                if let Some((entry, is_connected)) = tenant.trie.choose(share, wanted) {
+                    let taker = Taker::of(&entry, *qos, *retain);
+                    takers.push(Taker { share: Some(Arc::clone(share)), is_holder: !is_connected, ..taker });
+                }
+            }
+            None => tenant.trie.matches_of(topic, wanted, |entry, chosen| {
+                if chosen.is_none() {
+                    takers.push(Taker::of(entry, *qos, *retain));
+                }
+            }),
+        }
+        merge(&mut takers);
+        takers
+    }
+
     /// Gives a message that another session had to this one.
     pub(crate) fn give_to(&self, tenant: &Arc<str>, message: &Arc<Message>, mut taker: Taker) {
-        if taker.qos > 0 && taker.session.lasts() {
+        if let Some(fleet) = &self.fleet {
+            let from = Arc::clone(&taker.session.client);
+            let sent = fleet::Outgoing { message, from: &from, receipt: None, is_walk: true };
+            let mut takers = vec![taker];
+            fleet.send(tenant, sent, &mut takers);
+            let Some(left) = takers.pop() else { return };
+            taker = left;
+        }
+        if taker.qos > 0 && taker.session.lasting() == Lasting::Log {
             let Message { topic, payload, properties, .. } = &**message;
             let put = self.put(tenant, (topic, payload), properties, &mut [&mut taker]);
             // Before the record that it comes from is cleared.
@@ -313,7 +395,7 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// Lets the queues that hold most give way, while there is no memory for `bytes` more.
-    fn make_way(&self, bytes: usize) {
+    pub(crate) fn make_way(&self, bytes: usize) {
         for _ in 0..GIVE_WAY {
             if !self.memory.is_short(bytes) {
                 return;

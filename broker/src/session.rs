@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Included, Unbounded};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::QueueFull;
 use crate::durable::Ledger;
+use crate::fleet::{Interest, Node, Owned};
 use crate::in_flight::InFlight;
 use crate::link::Link;
 use crate::queue::{Bounds, Dropped, Queue, Queued, Refused};
@@ -39,8 +40,34 @@ pub(crate) struct Session {
     state: Mutex<State>,
     /// Messages in the queue, for a look without the lock.
     waiting: AtomicU32,
-    /// It outlasts the process, for a look without the lock.
-    lasts: AtomicBool,
+    /// How it lasts, for a look without the lock.
+    lasts: AtomicU8,
+    /// Its id, once it lasts.
+    shared: AtomicU64,
+    /// In a fleet, it may be known by its subscriptions only.
+    place: Place,
+}
+
+/// The way in which a session lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasting {
+    /// It ends with its connection, or with the process.
+    No,
+    /// Its records are in the log.
+    Log,
+    /// The nodes of a fleet share it.
+    Fleet,
+}
+
+/// The place of a subscriber.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A session of this node.
+    Here,
+    /// A session that lasts, of another node: its id.
+    Elsewhere(u64),
+    /// Other subscribers of another node, and the messages that it asks for.
+    Node(Node, Interest),
 }
 
 /// The reason why a session has lost messages. It ends: its client learns of the loss that way.
@@ -91,6 +118,10 @@ pub(crate) struct State {
     /// Numbers of its messages. Present in a session that outlasts the process.
     pub(crate) ledger: Option<Arc<Ledger>>,
     pub(crate) subscriptions: BTreeSet<String>,
+    /// In a fleet, under which the client belongs to this node.
+    pub(crate) owned: Option<Owned>,
+    /// In a fleet, the session is in the store alone; its delayed will message is here.
+    pub(crate) is_departed: bool,
     /// Subscriptions whose retained messages have not all been queued, by filter.
     pub(crate) walks: BTreeMap<Box<str>, Walk>,
     pub(crate) expiry_secs: u32,
@@ -184,27 +215,70 @@ impl Session {
         Self::with(client, State { link: Some(link), expiry_secs, queue, ..State::default() })
     }
 
-    /// A session of an earlier start, which no connection owns.
-    pub(crate) fn restored(client: Arc<str>, expiry_secs: u32, queue: Queue, ledger: Arc<Ledger>) -> Self {
-        let expires = Instant::now().checked_add(Duration::from_secs(u64::from(expiry_secs)));
+    /// A session of an earlier start, which no connection owns, and the time that it lasts from now
+    /// on.
+    pub(crate) fn restored(
+        client: Arc<str>,
+        (expiry_secs, lasts): (u32, Duration),
+        queue: Queue,
+        ledger: Arc<Ledger>,
+    ) -> Self {
+        let expires = Instant::now().checked_add(lasts);
         let session = Self::with(client, State { expiry_secs, expires, queue, ..State::default() });
         session.keep(&mut session.state(), ledger);
         session
     }
 
     fn with(client: Arc<str>, state: State) -> Self {
-        Self { client, state: Mutex::new(state), waiting: AtomicU32::new(0), lasts: AtomicBool::new(false) }
+        let (waiting, lasts, shared) = (AtomicU32::new(0), AtomicU8::new(Lasting::No as u8), AtomicU64::new(0));
+        Self { client, state: Mutex::new(state), waiting, lasts, shared, place: Place::Here }
+    }
+
+    /// A subscriber of another node.
+    pub(crate) fn elsewhere(client: Arc<str>, place: Place) -> Self {
+        Self { place, ..Self::with(client, State::default()) }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Lets the session outlast the process.
     pub(crate) fn keep(&self, state: &mut State, ledger: Arc<Ledger>) {
+        let lasting = if ledger.owned().is_some() { Lasting::Fleet } else { Lasting::Log };
+        self.shared.store(ledger.session, Ordering::Release);
         state.ledger = Some(ledger);
-        self.lasts.store(true, Ordering::Release);
+        self.lasts.store(lasting as u8, Ordering::Release);
     }
 
-    /// True when it outlasts the process.
-    pub(crate) fn lasts(&self) -> bool {
-        self.lasts.load(Ordering::Acquire)
+    /// Returns how it lasts.
+    pub(crate) fn lasting(&self) -> Lasting {
+        match self.lasts.load(Ordering::Acquire) {
+            lasts if lasts == Lasting::Fleet as u8 => Lasting::Fleet,
+            lasts if lasts == Lasting::Log as u8 => Lasting::Log,
+            _ => Lasting::No,
+        }
+    }
+
+    /// Returns the id under which messages of QoS 1 and 2 are appended to it, in a fleet.
+    pub(crate) fn shared_id(&self) -> Option<u64> {
+        match (&self.place, self.lasting()) {
+            (Place::Elsewhere(id), _) => Some(*id),
+            // Also when another node owns it by now: the message was on its way.
+            (Place::Here, Lasting::Fleet) => Some(self.shared.load(Ordering::Acquire)),
+            _ => None,
+        }
+    }
+
+    /// True when it takes messages of this QoS, as its subscription gets them and as they are
+    /// published. Those of QoS 1 and 2 come to a session that lasts by itself, and other ones to
+    /// the node that it is at.
+    pub(crate) fn wants(&self, qos: u8, published: u8) -> bool {
+        match &self.place {
+            Place::Here | Place::Node(_, Interest::All) => true,
+            Place::Elsewhere(_) => qos > 0,
+            Place::Node(_, Interest::Qos0) => published == 0,
+        }
     }
 
     /// True when no connection owns it, or it has ended.

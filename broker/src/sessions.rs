@@ -1,6 +1,6 @@
 //! A tenant's sessions by client id: taking one up, leaving it, letting it expire.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,8 @@ use tokio::sync::watch;
 
 use crate::Broker;
 use crate::durable::Ledger;
+use crate::fleet::{self, Change, Claim};
+use crate::in_flight::InFlight;
 use crate::link::Link;
 use crate::queue::{Queue, Queued};
 use crate::session::{Session, State};
@@ -39,6 +41,22 @@ impl Sessions {
     /// Returns a client's session.
     pub(crate) fn get(&self, client: &str) -> Option<Arc<Session>> {
         self.0.lock().get(client).map(Arc::clone)
+    }
+
+    /// Calls `change` with whether a client has a session here that is not in the store alone; no
+    /// connection takes one up meanwhile.
+    pub(crate) fn while_held<R>(&self, client: &str, change: impl FnOnce(bool) -> R) -> R {
+        let sessions = self.0.lock();
+        let is_held = sessions.get(client).is_some_and(|session| !session.state().is_departed);
+        change(is_held)
+    }
+
+    /// Removes a client's session if `check` returns something.
+    pub(crate) fn remove_if<R>(&self, client: &str, check: impl FnOnce(&Arc<Session>) -> Option<R>) -> Option<R> {
+        let mut sessions = self.0.lock();
+        let checked = check(sessions.get(client)?)?;
+        sessions.remove(client);
+        Some(checked)
     }
 
     /// Adds a session of an earlier start.
@@ -75,13 +93,16 @@ impl<I: Inbox> Broker<I> {
     ///
     /// A new session does not yet get `expiry_secs`: the caller gives it by [`Session::owned_by`]
     /// when there is room.
+    ///
+    /// In a fleet, the `claim` decides which session it is: the one that is held here, if it is the
+    /// same one, or what the store has.
     pub(crate) fn take_session(
         &self,
         tenant: &Tenant,
         client: &Arc<str>,
         link: &Arc<Link>,
-        clean: bool,
-        expiry_secs: u32,
+        (clean, expiry_secs): (bool, u32),
+        claim: &mut Claim,
         identity: &Identity,
     ) -> Taken {
         let mut sessions = tenant.sessions.0.lock();
@@ -91,24 +112,46 @@ impl<I: Inbox> Broker<I> {
         let mut pace = TakeoverPace::default();
         if let Some(held) = sessions.get(client) {
             let mut state = held.state();
-            if let Some(owner) = state.link.take().filter(|_| !state.is_leaving) {
+            let owner = state.link.take();
+            let earlier = owner.as_ref().map(Arc::downgrade);
+            if state.is_departed {
+                pace = std::mem::take(&mut state.takeovers);
+                before.publishing = state.publishing.take();
+                claim.end_departed(&mut state);
+            } else if let Some(owner) = owner.filter(|_| !state.is_leaving) {
                 owner.signal(Link::TAKEN_OVER);
                 taken_over = true;
                 state.takeovers.count(Instant::now());
             }
-            pace = std::mem::take(&mut state.takeovers);
-            before = Before { last: state.last_will.take(), is_due: true, publishing: state.publishing.take() };
-            if clean || state.expiry_secs == 0 || state.is_over(Instant::now()) {
+            if !state.has_ended() {
+                pace = std::mem::take(&mut state.takeovers);
+                let publishing = state.publishing.take();
+                before = Before { last: state.last_will.take(), is_due: true, publishing, earlier, ended: None };
+            }
+            if state.has_ended() {
+                // It was in the store alone.
+            } else if clean || state.expiry_secs == 0 || state.is_over(Instant::now()) || claim.is_of_another(&state) {
+                let continues_elsewhere = claim.continues_elsewhere(&state);
+                before.ended = state.ledger.clone().filter(|ledger| ledger.is_in_log());
                 left = self.end_session(tenant, &mut state, client);
+                if continues_elsewhere {
+                    // The store has them.
+                    left.clear();
+                }
             } else {
                 state.link = Some(Arc::clone(link));
+                claim.settle(&mut state);
                 (state.is_leaving, state.handing_over) = (false, None);
                 state.takeovers = pace;
                 let has_new_expiry = std::mem::replace(&mut state.expiry_secs, expiry_secs) != expiry_secs;
                 state.expires = None;
+                if let Some(ledger) = &state.ledger {
+                    ledger.note_left(client, expiry_secs, None);
+                }
                 state.in_flight.reconnect();
                 state.ended.clone_from(&identity.ended);
-                tenant.restrict(&mut state, client, &identity.grants);
+                let dropped = tenant.restrict(&mut state, client, &identity.grants);
+                self.drop_interests(tenant, client, &dropped);
                 let shares: Vec<String> = state.shares().cloned().collect();
                 shares.iter().for_each(|share| tenant.trie.set_connected(share, client, true));
                 if let Some(will) = state.will.take() {
@@ -125,25 +168,51 @@ impl<I: Inbox> Broker<I> {
                 return Taken { session, present: true, has_new_expiry, taken_over, before };
             }
         }
-        let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
-        let session = Arc::new(Session::new(Arc::clone(client), Arc::clone(link), 0, queue));
+        let continued = claim.take_stored().map(|(owned, stored)| self.restore_claimed(tenant, &owned, stored));
+        let present = continued.is_some();
+        let session = continued.unwrap_or_else(|| {
+            let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
+            Arc::new(Session::new(Arc::clone(client), Arc::clone(link), 0, queue))
+        });
+        let mut has_new_expiry = false;
         {
             let mut state = session.state();
             state.ended.clone_from(&identity.ended);
             state.takeovers = pace;
+            claim.settle(&mut state);
+            if present {
+                state.link = Some(Arc::clone(link));
+                state.expires = None;
+                has_new_expiry = std::mem::replace(&mut state.expiry_secs, expiry_secs) != expiry_secs;
+                let dropped = tenant.restrict(&mut state, client, &identity.grants);
+                self.drop_interests(tenant, client, &dropped);
+                state.shares().for_each(|share| tenant.trie.set_connected(share, client, true));
+                session.note(&mut state);
+            }
         }
         if sessions.insert(Arc::clone(client), Arc::clone(&session)).is_none() {
             self.metrics.sessions.inc();
         }
+        if !present {
+            tenant.replace_stranger(client, &BTreeSet::new());
+        }
         drop(sessions);
         self.hand_on(tenant, client, left);
-        Taken { session, present: false, has_new_expiry: false, taken_over, before }
+        Taken { session, present, has_new_expiry, taken_over, before }
     }
 
-    /// The ledger of a new session that outlasts the process.
-    pub(crate) fn new_ledger(&self, tenant: &Tenant) -> Arc<Ledger> {
-        let id = self.last_session.fetch_add(1, Ordering::Relaxed) + 1;
-        Ledger::new(id, Arc::clone(&tenant.id), Arc::clone(&self.journal))
+    /// An id that no other session of this node has.
+    pub(crate) fn new_session_id(&self) -> u64 {
+        self.last_session.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The ledger of a new session that outlasts the process: in the log, or with the fleet.
+    pub(crate) fn new_ledger(&self, tenant: &Tenant, claim: &Claim) -> Arc<Ledger> {
+        let journal = Arc::clone(&self.journal);
+        match claim.owned() {
+            Some(owned) => Ledger::shared(owned.clone(), journal, &Default::default(), &Default::default(), 0),
+            None => Ledger::new(self.new_session_id(), Arc::clone(&tenant.id), journal),
+        }
     }
 
     /// True while a connection owns the client's session.
@@ -205,12 +274,40 @@ impl<I: Inbox> Broker<I> {
             left
         } else {
             state.expires = Instant::now().checked_add(Duration::from_secs(u64::from(state.expiry_secs)));
+            if let Some(ledger) = &state.ledger {
+                ledger.note_left(&session.client, state.expiry_secs, Some(model::clock::now()));
+            }
             let left = Self::leave_shares(tenant, session, &mut state);
             session.note(&mut state);
             left
         };
         drop((state, sessions));
         self.hand_on(tenant, &session.client, left);
+        self.depart(tenant, session);
+    }
+
+    /// Leaves a session that the fleet shares to the store, unless a connection has taken it up.
+    fn depart(&self, tenant: &Tenant, session: &Arc<Session>) {
+        let Some(fleet) = &self.fleet else { return };
+        let sessions = tenant.sessions.0.lock();
+        let mut state = session.state();
+        let (Some(owned), Some(ledger)) = (state.owned.clone(), state.ledger.clone()) else { return };
+        if state.link.is_some() || state.has_ended() || state.is_departed {
+            return;
+        }
+        let mut changes = fleet::present_state(&state, &owned, ledger.abandon());
+        changes.push(Change::Leave(owned.clone()));
+        fleet.store.submit(changes);
+        state.is_departed = true;
+        // The store has them.
+        state.in_flight = InFlight::default();
+        state.queue = Queue::default();
+        session.note(&mut state);
+        let filters: Vec<String> = state.subscriptions.iter().cloned().collect();
+        drop(state);
+        fleet::keep_routes(tenant, &session.client, owned.session, &filters);
+        self.drop_interests(tenant, &session.client, &filters);
+        drop(sessions);
     }
 
     /// Ends a session that no connection owns, with its delayed will message. False when it has a
@@ -284,14 +381,25 @@ impl<I: Inbox> Broker<I> {
     /// Ends a session. Returns the messages of its shared subscriptions, which others get.
     fn end_session(&self, tenant: &Tenant, state: &mut State, client: &str) -> Vec<Queued> {
         let mut before = state.end();
-        for filter in &before.subscriptions {
-            tenant.trie.remove(filter, client);
+        if !before.is_departed {
+            for filter in &before.subscriptions {
+                tenant.trie.remove(filter, client);
+            }
         }
-        if let Some(ledger) = &before.ledger {
+        if let (Some(fleet), Some(owned)) = (&self.fleet, &before.owned) {
+            if !before.is_departed {
+                self.drop_interests(tenant, &owned.client.id, &before.subscriptions);
+            }
+            if let Some(ledger) = &before.ledger {
+                ledger.abandon();
+            }
+            fleet.store.submit(vec![Change::End(owned.clone())]);
+        } else if let Some(ledger) = &before.ledger {
             ledger.end();
             before.subscriptions.iter().for_each(|filter| ledger.clear_subscription(filter));
             before.receipts.iter().for_each(|packet_id| ledger.clear_receipt(*packet_id));
         }
+        tenant.return_entries(client);
         let left = before.take_shared(|_| true);
         self.metrics.dropped("session_ended").inc_by(before.queue.owed() as u64);
         left
@@ -299,9 +407,10 @@ impl<I: Inbox> Broker<I> {
 }
 
 impl Tenant {
-    /// Removes the subscriptions that are not granted.
-    fn restrict(&self, state: &mut State, client: &str, grants: &Grants) {
+    /// Removes the subscriptions that are not granted, and returns their filters.
+    fn restrict(&self, state: &mut State, client: &str, grants: &Grants) -> Vec<String> {
         let State { subscriptions, walks, ledger, .. } = state;
+        let mut dropped = Vec::new();
         subscriptions.retain(|filter| {
             let granted = grants.may_subscribe(filter);
             if !granted {
@@ -310,8 +419,10 @@ impl Tenant {
                     ledger.clear_subscription(filter);
                 }
                 self.trie.remove(filter, client);
+                dropped.push(filter.clone());
             }
             granted
         });
+        dropped
     }
 }

@@ -14,8 +14,7 @@ use crate::Broker;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::queue::Queued;
-use crate::route::Dispatch;
-use crate::session::Session;
+use crate::session::{Place, Session};
 use crate::tenant::Tenant;
 use door::Inbox;
 
@@ -107,10 +106,12 @@ impl<I: Inbox> Broker<I> {
                 if before.get(at).is_some_and(|(_, before)| before == value) {
                     continue;
                 }
-                let takers = self.takers(&tenant, topic, (0, false), "");
+                let mut takers = self.takers(&tenant, topic, (0, false), "");
+                // Each node has its own.
+                takers.retain(|taker| *taker.session.place() == Place::Here);
                 if !takers.is_empty() {
                     let message = Arc::new(Message::new(topic, value.as_bytes(), 0, false, &[]));
-                    self.route(&tenant, Dispatch { message, takers, is_walk: false, from: "".into() });
+                    self.route_here(&tenant, &message, takers, false);
                 }
             }
         }
@@ -150,7 +151,7 @@ impl<I: Inbox> Broker<I> {
         add(&mut figures, "clients/disconnected", total.saturating_sub(connected).to_string());
         add(&mut figures, "clients/expired", tenant.expired().to_string());
         add(&mut figures, "clients/total", total.to_string());
-        add(&mut figures, "subscriptions/count", tenant.trie.len().to_string());
+        add(&mut figures, "subscriptions/count", tenant.subscriptions().to_string());
         add(&mut figures, "shared_subscriptions/count", tenant.trie.shared().to_string());
         add(&mut figures, "retained messages/count", tenant.retained.len().to_string());
         if !whole {

@@ -10,6 +10,7 @@ use model::Budget;
 use parking_lot::Mutex;
 
 use crate::RetainedMessage;
+use crate::fleet::{Interests, Strangers};
 use crate::memory::Memory;
 use crate::message::Message;
 use crate::retained::{Retained, Room};
@@ -25,6 +26,10 @@ pub(crate) struct Tenant {
     pub(crate) sessions: Sessions,
     pub(crate) trie: Trie<Arc<Session>>,
     pub(crate) retained: Retained,
+    /// In a fleet: subscribers of other nodes.
+    pub(crate) strangers: Strangers,
+    /// And the interests of this node's, for the others.
+    pub(crate) interests: Interests,
     /// The figures that were published last.
     pub(crate) figures: Mutex<Vec<Figure>>,
     /// Clients that were connected a second ago.
@@ -34,6 +39,11 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
+    /// Returns the number of subscriptions of this node's sessions.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.trie.len().saturating_sub(self.strangers.len())
+    }
+
     /// Returns the number of clients that were connected a second ago.
     pub(crate) fn connected(&self) -> usize {
         self.connected.load(Ordering::Relaxed)
@@ -74,7 +84,8 @@ impl Held {
             let retained = Retained::new(Arc::clone(room), self.awaiting);
             let (sessions, trie) = (Sessions::default(), Trie::new(subscriptions));
             let (figures, connected, expired) = Default::default();
-            Arc::new(Tenant { id: Arc::clone(id), sessions, trie, retained, figures, connected, expired })
+            let (id, strangers, interests) = (Arc::clone(id), Strangers::default(), Interests::default());
+            Arc::new(Tenant { id, sessions, trie, retained, strangers, interests, figures, connected, expired })
         })
     }
 }

@@ -222,14 +222,24 @@ impl<S: Clone + Subscriber> Trie<S> {
 
     /// Calls `found` for each subscription that matches `topic`; of a shared group, for the member
     /// that was chosen.
-    pub fn matches(&self, topic: &str, mut found: impl FnMut(&Entry<S>, Option<Chosen<'_>>)) {
+    pub fn matches(&self, topic: &str, found: impl FnMut(&Entry<S>, Option<Chosen<'_>>)) {
+        self.matches_of(topic, |_| true, found);
+    }
+
+    /// As [`Trie::matches`], for the `wanted` subscriptions: no other member of a group is chosen.
+    pub(crate) fn matches_of(
+        &self,
+        topic: &str,
+        wanted: impl Fn(&Entry<S>) -> bool,
+        mut found: impl FnMut(&Entry<S>, Option<Chosen<'_>>),
+    ) {
         if self.is_empty() {
             return;
         }
         let root = self.root.read();
         walk(&root.node, topic, topic.starts_with('$'), &mut |node| {
-            node.here.values().for_each(|entry| found(entry, None));
-            node.shared.values().filter_map(|group| group.next(None)).for_each(|(entry, chosen)| {
+            node.here.values().filter(|entry| wanted(entry)).for_each(|entry| found(entry, None));
+            node.shared.values().filter_map(|group| group.next(&wanted)).for_each(|(entry, chosen)| {
                 found(entry, Some(chosen));
             });
         });
@@ -238,8 +248,14 @@ impl<S: Clone + Subscriber> Trie<S> {
     /// Chooses a member of a shared subscription other than `except` for a message, and returns
     /// whether it is connected.
     pub(crate) fn another(&self, filter: &str, except: &str) -> Option<(Entry<S>, bool)> {
+        self.choose(filter, |entry| *entry.client != *except)
+    }
+
+    /// Chooses a member of a shared subscription among the `wanted`, and returns whether it is
+    /// connected.
+    pub(crate) fn choose(&self, filter: &str, wanted: impl Fn(&Entry<S>) -> bool) -> Option<(Entry<S>, bool)> {
         let root = self.root.read();
-        let (entry, chosen) = find_group(&root.node, filter)?.next(Some(except))?;
+        let (entry, chosen) = find_group(&root.node, filter)?.next(wanted)?;
         Some((entry.clone(), chosen.is_connected))
     }
 

@@ -1,6 +1,7 @@
 //! Will messages: published for a client whose connection broke.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use model::Held;
@@ -9,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
 use crate::codec::connect::Will;
+use crate::durable::Ledger;
 use crate::link::Link;
 use crate::pending_wills;
-use crate::route::Dispatch;
+use crate::route::{Dispatch, Routed};
 use crate::session::{Session, State};
 use crate::tenant::Tenant;
 use door::quota::DeviceMeter;
@@ -22,7 +24,7 @@ const WILL_BYTES: usize = 1 << 10;
 
 /// Time that a new connection waits for the will message before it. A log that is full for longer
 /// does not keep clients out.
-const SETTLE: Duration = Duration::from_secs(5);
+pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 
 /// A will message with its sender, as the session holds it while the connection is open.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(crate) struct LastWill {
 pub(crate) type Settled = watch::Receiver<()>;
 
 /// The will message of the connections before: a new connection of the client waits until it is
-/// published, so that it comes before everything that the client sends now.
+/// published, so that it comes before everything that the client sends now. And the session before.
 #[derive(Debug, Default)]
 pub(crate) struct Before {
     /// Of a connection that was taken over.
@@ -50,6 +52,17 @@ pub(crate) struct Before {
     pub(crate) is_due: bool,
     /// Of a connection that has ended.
     pub(crate) publishing: Option<Settled>,
+    /// The connection that had the session, whose last messages may not have gone to subscribers.
+    pub(crate) earlier: Option<Weak<Link>>,
+    /// The session before, which has ended and lasted until then.
+    pub(crate) ended: Option<Arc<Ledger>>,
+}
+
+impl Before {
+    /// True when there is something to do.
+    pub(crate) fn is_any(&self) -> bool {
+        self.last.is_some() || self.publishing.is_some() || self.ended.is_some()
+    }
 }
 
 impl<I: Inbox> Broker<I> {
@@ -89,15 +102,16 @@ impl<I: Inbox> Broker<I> {
             state.will = Some(cancel);
             pending = Some((delay, cancelled));
         }
-        let settled = self.publish_later(last, Arc::clone(tenant), pending, memory);
+        let settled = self.publish_later(last, Arc::clone(tenant), pending, memory, None);
         state.publishing = Some(settled.clone());
         delay.is_zero().then_some(settled)
     }
 
-    /// Returns when the will messages of the connections before are published.
+    /// Returns when the will messages of the connections before are published: the one of
+    /// a connection after all its messages.
     pub(crate) async fn settle(self: &Arc<Self>, before: Before, tenant: &Arc<Tenant>) {
         let (due, over) = if before.is_due { (before.last, None) } else { (None, before.last) };
-        let due = due.map(|last| self.publish_later(last, Arc::clone(tenant), None, None));
+        let due = due.map(|last| self.publish_later(last, Arc::clone(tenant), None, None, before.earlier));
         if let Some(last) = over {
             self.forget_will(last);
         }
@@ -112,14 +126,16 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
-    /// Publishes a will message in a task of its own, unless it is cancelled during a delay, or the
-    /// credential of its sender has ended.
+    /// Publishes a will message in a task of its own, after the messages of the `earlier`
+    /// connection, unless it is cancelled during a delay, or the credential of its sender has
+    /// ended.
     fn publish_later(
         self: &Arc<Self>,
         last: Box<LastWill>,
         tenant: Arc<Tenant>,
         pending: Option<(Duration, oneshot::Receiver<()>)>,
         memory: Option<Held>,
+        earlier: Option<Weak<Link>>,
     ) -> Settled {
         let (done, settled) = watch::channel(());
         let broker = Arc::clone(self);
@@ -131,6 +147,13 @@ impl<I: Inbox> Broker<I> {
                     cancelled = cancelled => if cancelled.is_ok() { return broker.forget_will(last) },
                     // Sessions end with the process, and wills are due at the end of a session.
                     () = broker.stopping.cancelled() => {}
+                }
+            }
+            if let Some(earlier) = earlier.as_ref().and_then(Weak::upgrade) {
+                tokio::select! {
+                    // It gives up in time, also when the log is full.
+                    () = poll_fn(|cx| earlier.poll_settled(cx)) => {}
+                    () = broker.abandon.cancelled() => {}
                 }
             }
             if last.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
@@ -203,7 +226,8 @@ impl<I: Inbox> Broker<I> {
         }
         match copy {
             Some(message) => {
-                self.route(tenant, Dispatch { message, takers, is_walk: false, from: Arc::clone(&sender.client) });
+                let Routed { ticket, .. } = self.route(tenant, Dispatch::new(message, takers, &sender.client));
+                self.wait_for_fleet(ticket).await;
             }
             None if denied => {}
             None => self.lose(tenant, topic, will.qos),

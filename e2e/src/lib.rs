@@ -6,9 +6,11 @@
 //! Never: sleeps for a fixed time; retries until green.
 
 pub mod device;
+pub mod fire;
 pub mod keyed;
 pub mod keyed_fleet;
 pub mod load;
+pub mod paho;
 pub mod partition;
 pub mod picture;
 pub mod play;

@@ -1,10 +1,12 @@
 //! A rolling restart of a fleet behind a load balancer, under load.
 
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use weir_e2e::fire::{self, Fire};
 use weir_e2e::play::Run;
 use weir_e2e::services::skipped;
 use weir_e2e::site::Site;
@@ -61,11 +63,11 @@ fn figure(weir: &Weir, name: &str) -> anyhow::Result<u64> {
     value.with_context(|| format!("{name} in {text}"))?.trim().parse().context("a number")
 }
 
-async fn all_connected(nodes: &[Weir]) -> anyhow::Result<()> {
-    wait_until("all devices are connected", WAIT, || async {
+async fn all_connected(nodes: &[Weir], clients: u64) -> anyhow::Result<()> {
+    wait_until("all clients are connected", WAIT, || async {
         let each: Vec<u64> =
             nodes.iter().map(|node| figure(node, "weir_broker_connections")).collect::<anyhow::Result<_>>()?;
-        ensure!(each.iter().sum::<u64>() >= DEVICES, "{each:?}");
+        ensure!(each.iter().sum::<u64>() >= clients, "{each:?}");
         Ok(())
     })
     .await
@@ -84,7 +86,7 @@ async fn a_rolling_restart_moves_all_devices_at_a_bounded_rate_and_loses_nothing
     let mut nodes = NAMES.iter().map(|name| start(name)).collect::<anyhow::Result<Vec<_>>>()?;
     let (_balancer, address) = balancer(&site)?;
     let mut run = devices(&site, &address)?;
-    all_connected(&nodes).await?;
+    all_connected(&nodes, DEVICES).await?;
     for (number, name) in NAMES.iter().enumerate() {
         let held = figure(&nodes[number], "weir_broker_connections")?;
         ensure!(held > 0, "{name} has no connections");
@@ -100,7 +102,7 @@ async fn a_rolling_restart_moves_all_devices_at_a_bounded_rate_and_loses_nothing
         let lasting = line["weir.milliseconds"].as_str().context("a time")?.parse::<u64>()?;
         ensure!(lasting + 200 >= closed * 1000 / RATE, "{closed} connections in {lasting} ms at {RATE}/s");
         nodes.insert(number, start(name)?);
-        all_connected(&nodes).await?;
+        all_connected(&nodes, DEVICES).await?;
     }
     ensure!(run.0.try_wait()?.is_none(), "the devices have ended before the last restart was over");
     let status = run.0.wait()?;
@@ -108,5 +110,26 @@ async fn a_rolling_restart_moves_all_devices_at_a_bounded_rate_and_loses_nothing
     ensure!(status.success(), "{status}\n{}", site.logs_of(&NAMES));
     site.verify(&nodes[0]).with_context(|| site.logs_of(&NAMES))?;
     println!("{}", nodes[0].cli(&["books", "--check"])?);
+    nodes.into_iter().try_for_each(Weir::stop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_loses_and_doubles_nothing_of_sessions_that_last() -> anyhow::Result<()> {
+    if skipped("a_rolling_restart_loses_and_doubles_nothing", &["redis-server", "mongod"])? {
+        return Ok(());
+    }
+    let site = Site::new(false, &[]).await?;
+    let start = |name: &str, mqtt: &str| site.start(name, "all", mqtt);
+    let mut nodes = NAMES.iter().map(|name| start(name, "127.0.0.1:0")).collect::<anyhow::Result<Vec<_>>>()?;
+    let addresses: Vec<SocketAddr> = nodes.iter().map(|node| node.mqtt).collect();
+    let mut fire = Fire::begin(site.dir.path(), &addresses, 40, Duration::from_millis(100))?;
+    all_connected(&nodes, fire::CLIENTS).await?;
+    for (number, name) in NAMES.iter().enumerate() {
+        nodes.remove(number).stop().with_context(|| site.logs_of(&NAMES))?;
+        nodes.insert(number, start(name, &addresses[number].to_string())?);
+        all_connected(&nodes, fire::CLIENTS).await.with_context(|| site.logs_of(&NAMES))?;
+    }
+    ensure!(fire.plays()?, "the devices have ended before the last restart was over");
+    fire.end(1).with_context(|| site.logs_of(&NAMES))?;
     nodes.into_iter().try_for_each(Weir::stop)
 }

@@ -72,9 +72,10 @@ pub(crate) struct ScenarioOptions {
 
 #[derive(Args)]
 pub(crate) struct PlayOptions {
-    /// Address of the broker; mqtts://host:port is encrypted.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    pub(crate) broker: Address,
+    /// Address of the broker; mqtts://host:port is encrypted. Of several, separated by commas, each
+    /// connection is made to a random one.
+    #[arg(long, default_value = "127.0.0.1:1883", value_delimiter = ',')]
+    pub(crate) broker: Vec<Address>,
     #[command(flatten)]
     pub(crate) authorities: Authorities,
     /// Connections for each source address 127.0.0.x, to exceed the ports of one address.

@@ -83,3 +83,26 @@ fn a_file_of_authorities_that_is_missing_is_named() {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && text.contains("`--ca` = missing/ca.pem"), "{text}");
 }
+
+#[test]
+fn all_addresses_of_a_broker_are_tried() {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap().to_string()).join(",");
+    let (reached, reaches) = std::sync::mpsc::channel();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let reached = reached.clone();
+        std::thread::spawn(move || listener.incoming().for_each(|_| reached.send(number).unwrap_or_default()));
+    }
+    drop(reached);
+    let mut child = weir_sim()
+        .args(["run", "steady", "--devices", "0.2", "--quiet", "--patience", "1h", "--broker", &addresses])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut seen = std::collections::HashSet::new();
+    while seen.len() < 3 {
+        seen.insert(reaches.recv_timeout(Duration::from_secs(30)).unwrap());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}

@@ -89,9 +89,9 @@ def weir(kind, pod, where):
 
 
 def shape(pod):
-    """A pod of Weir without what its role decides: name of the role, ports, and where its data lie."""
+    """A pod of Weir without what its role decides: names of the role and of its service, ports, and where its data lie."""
     container = dict(pod["containers"][0])
-    container["env"] = [entry for entry in container["env"] if entry["name"] != "WEIR_ROLES"]
+    container["env"] = [entry for entry in container["env"] if entry["name"] not in ("WEIR_ROLES", "POD_SERVICE")]
     del container["ports"]
     volumes = [volume for volume in pod["volumes"] if volume["name"] != "data"]
     spread = [{**rule, "labelSelector": None} for rule in pod["topologySpreadConstraints"]]

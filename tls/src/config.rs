@@ -23,11 +23,11 @@ pub struct Config {
     pub client_ca: PathBuf,
     /// Time for a handshake, in milliseconds.
     pub handshake_timeout_ms: u64,
-    /// Maximum number of handshakes at one time at the MQTT port; each other port has a quarter of
-    /// it, and one address (IPv6: a /64) an eighth of a port's. Others wait their turn within the
-    /// time; while they do, a handshake that takes longer than 2 seconds, or is of the address with
-    /// the most, is ended. Each may hold up to 64 KiB, from the share of devices in
-    /// `memory.max_bytes`.
+    /// Maximum number of handshakes at one time at the MQTT port; each other port, and each
+    /// listener with a certificate of its own, has a quarter of it, and one address (IPv6: a /64)
+    /// an eighth of a port's. Others wait their turn within the time; while they do, a handshake
+    /// that takes longer than 2 seconds, or is of the address with the most, is ended. Each may
+    /// hold up to 64 KiB, from the share of devices in `memory.max_bytes`.
     pub max_handshakes: usize,
 }
 

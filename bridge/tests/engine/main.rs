@@ -8,4 +8,5 @@ mod encrypted;
 mod lost;
 mod passing;
 mod remote;
+mod websocket;
 mod world;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use broker::{Broker, Listener, Settings};
+use broker::{Broker, Listener, Origins, Settings};
 use door::{Failed, Identity, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use mqtt_client::{Ack, Connect, Packet, PropertyList, Publish, Subscription, Version, id};
 use parking_lot::Mutex;
@@ -64,13 +64,30 @@ impl Node {
 
     /// With TLS, clients have to present a certificate.
     pub(crate) fn at(config: broker::Config, tls: Option<tls::Acceptor>) -> Self {
-        let socket: broker::Socket = broker::bind("127.0.0.1:0".parse().unwrap()).unwrap().into();
-        let address = socket.address().unwrap();
-        let broker = Broker::new(config, Durable, Arc::default(), Some(Vec::new()));
         let settings = Settings { requires_certificate: tls.is_some(), ..Settings::default() };
+        Self::on(config, [(tls, settings)]).0
+    }
+
+    /// With a port for WebSocket besides the plain one; returns its address, too.
+    pub(crate) fn web(tls: Option<tls::Acceptor>) -> (Self, SocketAddr) {
+        let web = Settings { name: "web".into(), websocket: Some(Origins::new(&[])), ..Settings::default() };
+        let (node, [_, web]) = Self::on(broker::Config::default(), [(None, Settings::default()), (tls, web)]);
+        (node, web)
+    }
+
+    fn on<const N: usize>(
+        config: broker::Config,
+        listeners: [(Option<tls::Acceptor>, Settings); N],
+    ) -> (Self, [SocketAddr; N]) {
+        let listeners = listeners.map(|(tls, settings)| {
+            let socket: broker::Socket = broker::bind("127.0.0.1:0".parse().unwrap()).unwrap().into();
+            Listener { socket, tls, settings }
+        });
+        let addresses = listeners.each_ref().map(|listener| listener.socket.address().unwrap());
+        let broker = Broker::new(config, Durable, Arc::default(), Some(Vec::new()));
         let stop = CancellationToken::new();
-        tokio::spawn(Arc::clone(&broker).run(vec![Listener { socket, tls, settings }], stop.clone()));
-        Self { broker, address, stop }
+        tokio::spawn(Arc::clone(&broker).run(Vec::from(listeners), stop.clone()));
+        (Self { broker, address: addresses[0], stop }, addresses)
     }
 
     /// Connections of clients inside of the process, for the default tenant.

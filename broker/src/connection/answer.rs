@@ -43,6 +43,10 @@ pub(super) struct Pending {
     pub(super) wait: Wait,
     pub(super) packet_id: u16,
     pub(super) answer: Answer,
+    /// In a fleet: a ticket of the store of its sessions, to wait for as well; 0 for none.
+    pub(super) shared: u64,
+    /// The subscribers that it went to, once it is durable in the log.
+    pub(super) routed: Routed,
     /// For subscribers, once it is durable.
     pub(super) dispatch: Option<Box<Dispatch>>,
     /// Ends when the message is acknowledged.
@@ -62,7 +66,8 @@ pub(super) const NO_MEMORY: &str =
 impl Pending {
     /// An acknowledgement alone.
     pub(super) fn answer(wait: Wait, packet_id: u16, answer: Answer) -> Self {
-        Self { wait, packet_id, answer, dispatch: None, traced: None, quota: None, text: None }
+        let (shared, routed, dispatch, traced, quota, text) = Default::default();
+        Self { wait, packet_id, answer, shared, routed, dispatch, traced, quota, text }
     }
 }
 
@@ -108,16 +113,17 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let durable = self.intake.durable().map_err(End::Failed)?;
         let mut any = false;
         let mut count = 0;
-        while let Some(front) = self.pending.front() {
-            let due = match front.wait {
-                Wait::Submit => false,
-                Wait::Ticket(ticket) => ticket <= durable,
-                Wait::Elsewhere => self.is_stored_elsewhere(front.packet_id)?,
-            };
-            if !due {
+        loop {
+            let moved = self.route_next(durable)?;
+            any |= moved;
+            if !self.is_front_due() {
+                if moved {
+                    continue;
+                }
                 break;
             }
             let mut due = self.pending.pop_front().expect("it was there");
+            self.routed -= 1;
             let traced = due.traced.take();
             let too_late = self.gone && due.answer.is_acknowledgement();
             any = true;
@@ -139,10 +145,40 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(any)
     }
 
-    /// Routes and acknowledges a message that is durable. True when an acknowledgement was written.
+    /// Routes the next message, if it is durable in the log. True when there was one.
+    fn route_next(&mut self, durable: Ticket) -> Result<bool, End> {
+        let Some(next) = self.pending.get(self.routed) else { return Ok(false) };
+        let due = match next.wait {
+            Wait::Submit => false,
+            Wait::Ticket(ticket) => ticket <= durable,
+            Wait::Elsewhere => self.is_stored_elsewhere(next.packet_id)?,
+        };
+        if !due || next.dispatch.is_some() && self.has_earlier() {
+            return Ok(false);
+        }
+        let next = &mut self.pending[self.routed];
+        next.wait = Wait::Ticket(Ticket::default());
+        self.routed += 1;
+        if let Some(dispatch) = next.dispatch.take() {
+            next.routed = self.broker.route(&self.tenant, *dispatch);
+            let ticket = next.routed.ticket;
+            if let Some(fleet) = self.broker.fleet.as_ref().filter(|_| ticket > 0) {
+                next.shared = next.shared.max(ticket);
+                fleet.store.wake(ticket, &self.arrival);
+            }
+        }
+        Ok(true)
+    }
+
+    /// True when the first message is routed, and the sessions of the fleet have it.
+    fn is_front_due(&self) -> bool {
+        let Some(front) = self.pending.front().filter(|_| self.routed > 0) else { return false };
+        front.shared == 0 || self.broker.fleet.as_ref().is_none_or(|fleet| fleet.store.is_durable(front.shared))
+    }
+
+    /// Acknowledges a message that is durable. True when an acknowledgement was written.
     fn answer_one(&mut self, due: Pending) -> bool {
-        let routed = due.dispatch.map(|dispatch| self.broker.route(&self.tenant, *dispatch));
-        let Routed { takers, full } = routed.unwrap_or_default();
+        let Routed { takers, full, .. } = due.routed;
         let mut text = due.text;
         // The answer for a message that is neither telemetry nor kept.
         let mut settle = |code| match code {

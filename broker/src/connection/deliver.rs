@@ -13,7 +13,7 @@ use crate::message::Message;
 use crate::queue::Queued;
 use crate::retained::Walk;
 use crate::route::{Dispatch, Taker};
-use crate::session::State;
+use crate::session::{Lasting, State};
 use crate::sys;
 use door::Inbox;
 use model::Nanos;
@@ -184,10 +184,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let mut taker = Taker::walking(&self.session, &message, walk);
         let (tenant, own) = (&self.tenant.id, &message.properties);
         let contents = (&*message.topic, &*message.payload);
-        if self.broker.store_for_sessions(&mut self.intake, tenant, contents, own, std::slice::from_mut(&mut taker)) {
+        let is_shared = taker.qos > 0 && taker.session.lasting() == Lasting::Fleet;
+        if is_shared
+            || self.broker.store_for_sessions(&mut self.intake, tenant, contents, own, std::slice::from_mut(&mut taker))
+        {
             self.staged = true;
             let (takers, from) = (vec![taker], Arc::clone(&self.sender.client));
-            let dispatch = Some(Box::new(Dispatch { message, takers, is_walk: true, from }));
+            let dispatch = Some(Box::new(Dispatch { is_walk: true, ..Dispatch::new(message, takers, &from) }));
             self.owe(Pending { dispatch, ..Pending::answer(Wait::Submit, 0, Answer::Nothing) });
         } else {
             self.broker.send_retained(&message, taker);

@@ -10,7 +10,7 @@ use model::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::admission::{self, Refused};
-use super::answer::{self, Answer, Wait};
+use super::answer::{self, Answer, Pending, Wait};
 use super::{Connection, Stream};
 use crate::Broker;
 use crate::codec::{DecodeError, Version, encode, reason};
@@ -212,13 +212,22 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if matches!(end, End::Client) && self.ends_session() {
             self.staged |= self.intake.end_session();
         }
+        let ends = self.drop_session();
         if self.staged && !matches!(end, End::Failed(_)) {
             // In the log before all that the client's next connection brings; a log that is full
             // does not hold that one up.
             poll_fn(|cx| Poll::Ready(self.submit(cx).ok())).await;
         }
         self.link.arrival.begin();
+        if !self.has_unrouted() {
+            self.link.settle();
+        }
         self.session.hand_over(&self.link, true);
+        let stores_first = ends && matches!(end, End::Client);
+        if stores_first {
+            // The client may rely on the end of its session when the connection is closed.
+            self.store_rest().await;
+        }
         let mut farewell = end.farewell();
         let is_referred =
             matches!(end, End::ShutDown | End::Moved(_)) && !self.broker.config.server_reference.is_empty();
@@ -228,10 +237,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let sent = farewell.is_some();
         // The peer may be gone, or not read.
         tokio::time::timeout(FAREWELL, self.send_last(farewell)).await.ok();
-        if !matches!(end, End::Failed(_)) {
+        if !stores_first && !matches!(end, End::Failed(_)) {
             self.store_rest().await;
         }
         self.forget_unstored();
+        self.link.settle();
         if let Some(mut settled) = self.broker.leave_will(&self.tenant, &self.session, &self.link) {
             // Until then the next connection of the client finds the session, and waits, too.
             while settled.changed().await.is_ok() {}
@@ -285,6 +295,17 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
+    /// Stages the end of a session that has lasted and ends now. False for others.
+    fn drop_session(&mut self) -> bool {
+        let ended = self.session.owned_by(&self.link).filter(|state| state.expiry_secs == 0);
+        let ledger = ended.and_then(|state| state.ledger.clone()).filter(|ledger| ledger.is_in_log());
+        let Some(ledger) = ledger else { return false };
+        ledger.drop_session(&mut self.intake);
+        self.staged = true;
+        self.owe(Pending::answer(Wait::Submit, 0, Answer::Nothing));
+        true
+    }
+
     /// No longer keeps the will message.
     pub(super) fn drop_will(&mut self) -> Result<(), End> {
         let last = self.state()?.last_will.take();
@@ -328,6 +349,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// published.
     async fn store_rest(&mut self) {
         // These are acknowledged by the client's next connection.
+        // None of them is routed: those have no such wait.
         self.pending.retain(|p| p.wait != Wait::Elsewhere);
         let broker = Arc::clone(&self.broker);
         tokio::select! {
@@ -344,7 +366,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if self.staged && self.submit(cx).is_err() || self.answer().is_err() {
             return Poll::Ready(());
         }
-        if self.staged || !self.pending.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+        // The client's next connection waits for this one only.
+        let is_first = self.await_earlier(cx);
+        if self.staged || !self.pending.is_empty() || !is_first { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Releases the packet ids of QoS 2 messages that did not become durable: the client sends them

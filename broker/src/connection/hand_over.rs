@@ -1,6 +1,8 @@
 //! The last of a connection whose client has connected again, or is to connect to another process:
 //! what has arrived is handled before.
 
+use std::sync::Weak;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::{Connection, Stream};
@@ -82,6 +84,23 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if at <= Instant::now() {
             self.end_hand_over();
         }
+    }
+
+    /// True while messages of the client's connection before have not gone to their subscribers:
+    /// they come first. That connection gives up in time, also when the log is full.
+    pub(super) fn has_earlier(&self) -> bool {
+        self.earlier.as_ref().and_then(Weak::upgrade).is_some_and(|earlier| !earlier.is_settled())
+    }
+
+    /// Lets this task be woken when [`Self::has_earlier`] ends. True when it has.
+    pub(super) fn await_earlier(&mut self, cx: &Context<'_>) -> bool {
+        if let Some(earlier) = self.earlier.as_ref().and_then(Weak::upgrade)
+            && earlier.poll_settled(cx).is_pending()
+        {
+            return false;
+        }
+        self.earlier = None;
+        true
     }
 
     /// Counts bytes that were read while another connection waits for the session.

@@ -18,6 +18,8 @@ use crate::Broker;
 use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
+use crate::durable::Outbox;
+use crate::fleet::Claim;
 use crate::in_flight::MAX_IN_FLIGHT;
 use crate::link::Link;
 use crate::listener::{Arrival, Guests};
@@ -37,6 +39,8 @@ const NO_MEMORY: &str = "the server has no memory for a connection with this muc
 /// The reason why a session is not kept.
 const NO_SESSION: &str =
     "the session ends with its connection: mqtt.max_sessions or the limit sessions of the tenant is reached";
+/// The reason why a session is not kept in a fleet.
+const NO_FLEET: &str = "the session ends with its connection: the sessions of the fleet cannot be reached";
 /// Reason for refusing a client whose Maximum Packet Size is smaller than the CONNACK.
 const TOO_SMALL: &str = "the CONNACK is larger than the maximum packet size of the client";
 
@@ -135,9 +139,12 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         refuse(&mut stream, form, code, NO_MEMORY).await;
         return Err("memory");
     };
+    let client = assigned.as_deref().unwrap_or(&connect.client);
+    let claim = broker.claim(&identity.tenant, client, connect.clean).await;
     let identity = (identity, permit);
+    let assigned = assigned.as_deref();
     let mut connection =
-        broker.connect(stream, (arrival, listener), connect, identity, assigned.as_deref(), (own_bytes, memory));
+        broker.connect(stream, (arrival, listener), connect, (identity, claim), assigned, (own_bytes, memory));
     connection.stalled = !early.is_empty();
     connection.partial = early;
     Ok(connection)
@@ -245,7 +252,7 @@ impl<I: Inbox> Broker<I> {
         stream: S,
         (arrival, listener): (Arrival, Arc<str>),
         mut asked: Connect,
-        (identity, permit): (Identity, Option<ConnectionPermit>),
+        ((identity, permit), mut claim): ((Identity, Option<ConnectionPermit>), Claim),
         assigned: Option<&str>,
         (own_bytes, memory): (usize, Held),
     ) -> Connection<I, S> {
@@ -262,7 +269,7 @@ impl<I: Inbox> Broker<I> {
             protocol: "mqtt",
         };
         let tenant = self.tenants.get(&sender.tenant);
-        let intake = self.inbox.open(&sender);
+        let intake = Outbox::new(self.inbox.open(&sender));
         let wanted = match asked.session_expiry_secs {
             Some(secs) => secs,
             // 3.1.1 has no expiry.
@@ -275,7 +282,8 @@ impl<I: Inbox> Broker<I> {
         let keep_alive = keep_alive(most_keep_alive, &asked);
         let link = Link::new(&self.arrivals);
         let Taken { session, present, has_new_expiry, taken_over, before } =
-            self.take_session(&tenant, &sender.client, &link, asked.clean, expiry, &identity);
+            self.take_session(&tenant, &sender.client, &link, (asked.clean, expiry), &mut claim, &identity);
+        self.begin_arrivals(&claim);
         if taken_over {
             self.metrics.takeovers.count(&sender.tenant, &sender.client, arrival.peer, model::clock::now());
         }
@@ -306,14 +314,17 @@ impl<I: Inbox> Broker<I> {
             || self.metrics.sessions.get() > config.max_sessions as i64 || !self.may_keep_session(&identity, &tenant);
         let mut reason_string = None;
         if expiry > 0 && !present {
-            if !arrival.is_internal && is_full() {
+            if !claim.may_last() {
+                reason_string = Some(NO_FLEET);
+                expiry = 0;
+            } else if !arrival.is_internal && is_full() {
                 reason_string = Some(NO_SESSION);
                 // There is room for its connection, and for no session after that.
                 self.metrics.sessions_not_kept.inc();
                 expiry = 0;
             } else if let Some(mut state) = session.owned_by(&link) {
                 state.expiry_secs = expiry;
-                session.keep(&mut state, self.new_ledger(&tenant));
+                session.keep(&mut state, self.new_ledger(&tenant, &claim));
             }
         }
         let maximum_packet_bytes = asked.maximum_packet_bytes.map_or(usize::MAX, |n| n as usize);
@@ -363,9 +374,10 @@ impl<I: Inbox> Broker<I> {
             arrival: Waker::from(Arc::clone(&link)),
             has_yielded: false,
             handing_over: None,
+            earlier: before.earlier.clone(),
             link,
             keeps_session: has_new_expiry || !present,
-            before: (before.last.is_some() || before.publishing.is_some()).then_some(before),
+            before: before.is_any().then_some(before),
             partial: Vec::new(),
             stalled: false,
             awaits_routing: false,
@@ -380,6 +392,7 @@ impl<I: Inbox> Broker<I> {
             written: 0,
             unflushed: false,
             pending: VecDeque::new(),
+            routed: 0,
             owed: 0,
             has_released: false,
             staged: false,

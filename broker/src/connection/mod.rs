@@ -23,9 +23,10 @@ mod timer;
 mod waiting;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -37,12 +38,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Broker;
 use crate::codec::Version;
+use crate::durable::Outbox;
 use crate::link::Link;
 use crate::memory::FREE_BYTES;
 use crate::pending_wills;
 use crate::session::{Session, State};
 use crate::tenant::Tenant;
-use crate::will::Before;
+use crate::will::{Before, SETTLE};
 pub(crate) use admission::INTERNAL;
 use aliases::Aliases;
 use answer::{Pending, Wait};
@@ -95,6 +97,33 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
         }
     }
+
+    /// Does what comes before the CONNACK, because of the connections before: publishes a will
+    /// message, and stores the end of the session. A log that is full for longer does not keep the
+    /// client out.
+    async fn settle(&mut self, mut before: Before) {
+        let ended = before.ended.take();
+        self.broker.settle(before, &self.tenant).await;
+        self.keep_state();
+        if let Some(ledger) = ended {
+            ledger.drop_session(&mut self.intake);
+            self.staged = true;
+            if tokio::time::timeout(SETTLE, poll_fn(|cx| self.poll_stored(cx))).await.is_err() {
+                tracing::debug!("a client connects although the end of its session before is not stored yet");
+            }
+        }
+    }
+
+    /// Ready when all that is staged is durable, or the log has failed: the next turn reports that.
+    fn poll_stored(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.staged && self.submit(cx).is_err() {
+            return Poll::Ready(());
+        }
+        match self.intake.durable() {
+            Ok(durable) if self.staged || durable < self.last_ticket => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    }
 }
 
 struct Connection<I: Inbox, S> {
@@ -126,7 +155,9 @@ struct Connection<I: Inbox, S> {
     has_yielded: bool,
     /// Another connection waits for the session.
     handing_over: Option<HandOver>,
-    intake: I::Intake,
+    /// The connection of the client before: its messages come first.
+    earlier: Option<Weak<Link>>,
+    intake: Outbox<I::Intake>,
     /// The intake reads trace contexts.
     is_traced: bool,
     /// The session is new, or its expiry is.
@@ -160,6 +191,8 @@ struct Connection<I: Inbox, S> {
     unflushed: bool,
     /// Messages to be acknowledged or routed, in receipt order.
     pending: VecDeque<Pending>,
+    /// Number of the ones at the front that are durable in the log, and routed.
+    routed: usize,
     /// Number of messages in `pending` that are to be acknowledged.
     owed: usize,
     /// The client has messages of QoS 2 that it had not before.
@@ -214,6 +247,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             // The signal to stop may have been sent before this connection was registered.
             self.draining = self.broker.stopping.is_cancelled();
         }
+        if self.earlier.is_some() {
+            self.await_earlier(cx);
+        }
         if self.link.arrival.is_ahead() && !self.has_yielded {
             self.has_yielded = true;
             cx.waker().wake_by_ref();
@@ -243,7 +279,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 moved |= self.submit(cx)?;
             }
             // A full log slows the device down: its socket is not read.
-            if !self.is_behind() && !self.staged && !self.draining {
+            if !self.is_behind() && !self.staged && !self.draining && self.fleet_has_room() {
                 let has_read = self.read()?;
                 moved |= has_read;
                 self.hand_over(has_read);
@@ -312,6 +348,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Submits staged records to the log. True when the log accepted them.
     fn submit(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         self.stage_released();
+        self.submit_changes();
         match self.intake.poll_submit(cx) {
             Poll::Pending => {
                 self.broker.metrics.waits.inc_by(u64::from(!self.full));
@@ -337,6 +374,27 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 Ok(true)
             }
         }
+    }
+
+    /// Submits staged changes to the store of the fleet's sessions.
+    fn submit_changes(&mut self) {
+        if self.intake.changes.is_empty() {
+            return;
+        }
+        let Some(fleet) = &self.broker.fleet else { return };
+        let ticket = fleet.store.submit(std::mem::take(&mut self.intake.changes));
+        fleet.store.wake(ticket, &self.arrival);
+        for pending in self.pending.iter_mut().rev().take_while(|pending| pending.wait == Wait::Submit) {
+            pending.shared = ticket;
+        }
+    }
+
+    /// True while the store of the fleet's sessions takes more, for a client whose messages go
+    /// there.
+    fn fleet_has_room(&self) -> bool {
+        let is_waiting = self.pending.back().is_some_and(|pending| pending.shared > 0);
+        let Some(fleet) = self.broker.fleet.as_ref().filter(|_| is_waiting) else { return true };
+        fleet.store.poll_room(&self.tenant.id, &mut Context::from_waker(&self.arrival)).is_ready()
     }
 
     /// Writes pending bytes, as far as the socket accepts them. True when all are written.

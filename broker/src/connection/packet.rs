@@ -1,7 +1,5 @@
 //! Handling of each packet type.
 
-use std::sync::Arc;
-
 use model::trace::Span;
 
 use super::answer::{self, Answer, Pending, Wait};
@@ -10,6 +8,7 @@ use super::{Connection, Stream};
 use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
 };
+use crate::fleet::Owned;
 use crate::retained;
 use crate::route::{Dispatch, Taker};
 use crate::session::Receipt;
@@ -154,10 +153,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         if answer != Answer::Nothing || copied.is_some() || traced.is_some() {
             let (wait, packet_id) = (self.turn(), packet.packet_id);
-            let dispatch = copied.map(|message| {
-                Box::new(Dispatch { message, takers, is_walk: false, from: Arc::clone(&self.sender.client) })
-            });
-            self.owe(Pending { wait, packet_id, answer, dispatch, traced, quota: None, text });
+            let receipt = if copied.is_some() { self.shared_receipt(packet, &takers)? } else { None };
+            let dispatch = copied
+                .map(|message| Box::new(Dispatch { receipt, ..Dispatch::new(message, takers, &self.sender.client) }));
+            self.owe(Pending { dispatch, traced, text, ..Pending::answer(wait, packet_id, answer) });
         }
         Ok(())
     }
@@ -184,6 +183,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
         }
         Ok(())
+    }
+
+    /// Returns the receipt of a message of QoS 2 from a session of the fleet, when it goes to such
+    /// sessions: it is stored with the message.
+    fn shared_receipt(&mut self, packet: &publish::Publish<'_>, takers: &[Taker]) -> Result<Option<(Owned, u16)>, End> {
+        let is_stored = |taker: &Taker| taker.qos > 0 && taker.session.shared_id().is_some();
+        if packet.qos < 2 || !takers.iter().any(is_stored) {
+            return Ok(None);
+        }
+        let mut state = self.state()?;
+        let Some(owned) = state.ledger.as_ref().and_then(|ledger| ledger.owned()) else { return Ok(None) };
+        state.receipts.insert(packet.packet_id);
+        Ok(Some((owned, packet.packet_id)))
     }
 
     /// Answers a message that the client may not send: nothing of it was staged, and nothing is
@@ -330,7 +342,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 .into());
             }
             state.expiry_secs = secs.min(self.broker.config.max_session_expiry_secs);
-            if let Some(ledger) = &state.ledger {
+            // One that ends is dropped from the log with its connection.
+            let lasts = state.expiry_secs > 0;
+            if let Some(ledger) = state.ledger.as_ref().filter(|ledger| lasts || !ledger.is_in_log()) {
                 ledger.keep(&mut self.intake, &self.sender.client, state.expiry_secs);
                 self.staged = true;
             }

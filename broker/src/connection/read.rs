@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::ReadBuf;
 
+use super::answer::Pending;
 use super::end::End;
 use super::pace::Pace;
 use super::{Connection, KEEP_BYTES, Stream};
@@ -206,10 +207,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.awaits_routing
     }
 
-    /// True when there are messages for subscribers that are not durable yet. A subscription that
-    /// comes after them has its effect after them, also on retained messages.
+    /// True when there are messages for subscribers that are not durable yet, also of the client's
+    /// connection before. A subscription that comes after them has its effect after them, also on
+    /// retained messages.
     pub(super) fn has_unrouted(&self) -> bool {
-        self.pending.iter().any(|pending| pending.dispatch.is_some())
+        let is_unrouted = |pending: &Pending| pending.dispatch.is_some() || pending.routed.ticket > 0;
+        self.has_earlier() || self.pending.iter().any(is_unrouted)
     }
 
     /// True when no further message is accepted.

@@ -114,11 +114,12 @@ async fn serve_stream<I: Inbox, S: Stream>(
             () = revoked => Some(End::Revoked),
             end = async {
                 if !std::mem::replace(&mut has_begun, true) {
-                    if let Some(before) = connection.before.take() {
-                        // Boxed, as it is rare.
-                        Box::pin(connection.broker.settle(before, &connection.tenant)).await;
+                    // Boxed, as it is rare.
+                    let before = connection.before.take().map(Box::new);
+                    match before {
+                        Some(before) => Box::pin(connection.settle(*before)).await,
+                        None => connection.keep_state(),
                     }
-                    connection.keep_state();
                 }
                 poll_fn(|cx| connection.poll(cx)).await
             } => end,

@@ -47,7 +47,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 let inserted = if !held && state.subscriptions.len() >= self.broker.config.max_subscriptions {
                     limit.get_or_insert("refused: the client has mqtt.max_subscriptions subscriptions");
                     None
-                } else if !held && !self.may_keep(Kept::Subscriptions, || self.tenant.trie.len()) {
+                } else if !held && !self.may_keep(Kept::Subscriptions, || self.tenant.subscriptions()) {
                     limit.get_or_insert("refused: the limit subscriptions of the tenant is reached");
                     None
                 } else {
@@ -59,6 +59,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 };
                 if inserted.is_some() && !held {
                     state.subscriptions.insert(filter.to_owned());
+                }
+                if inserted.is_some() {
+                    self.broker.note_interest(&self.tenant, &self.session, filter, Some(options.qos));
                 }
                 if inserted.is_some()
                     && let Some(ledger) = &state.ledger
@@ -115,6 +118,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 let mut state = self.session.owned_by(&self.link).ok_or(End::TakenOver)?;
                 state.walks.remove(filter);
                 let was = state.subscriptions.remove(filter) && self.tenant.trie.remove(filter, &self.sender.client);
+                if was {
+                    self.broker.note_interest(&self.tenant, &self.session, filter, None);
+                }
                 if was && let Some(ledger) = &state.ledger {
                     ledger.drop_subscription(&mut self.intake, filter);
                     is_kept = true;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::{Ledger, StoredMessage};
 use super::record::{self, Keys};
 use crate::Broker;
+use crate::fleet::{Change, Fleet};
 use door::{Inbox, Intake, Retained, Sender};
 
 /// Time in which changes are collected: acknowledgements come in groups.
@@ -41,7 +42,7 @@ impl Put {
 #[derive(Debug, Default)]
 struct Changes {
     puts: Vec<Put>,
-    /// Sessions whose clients have more messages than before.
+    /// Sessions whose clients have more messages than before, have left or are back.
     progress: Vec<Arc<Ledger>>,
     clears: Vec<String>,
 }
@@ -50,6 +51,8 @@ struct Changes {
 #[derive(Debug)]
 pub(crate) struct Journal {
     pub(crate) keys: Keys,
+    /// The nodes that share their sessions with this one.
+    fleet: Option<Arc<Fleet>>,
     waiting: Mutex<Waiting>,
     changed: Notify,
 }
@@ -63,8 +66,15 @@ struct Waiting {
 
 impl Journal {
     /// The journal of a node.
-    pub(crate) fn new(node: &str) -> Arc<Self> {
-        Arc::new(Self { keys: Keys::new(node), waiting: Mutex::default(), changed: Notify::new() })
+    pub(crate) fn new(node: &str, fleet: Option<Arc<Fleet>>) -> Arc<Self> {
+        Arc::new(Self { keys: Keys::new(node), fleet, waiting: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Submits a change of a session that the fleet shares.
+    pub(super) fn submit(&self, change: Change) {
+        if let Some(fleet) = &self.fleet {
+            fleet.store.submit(vec![change]);
+        }
     }
 
     fn change(&self, tenant: &Arc<str>, change: impl FnOnce(&mut Changes)) {
@@ -93,7 +103,7 @@ impl Journal {
         self.change(tenant, |changes| changes.clears.push(topic));
     }
 
-    /// Stores what the client of a session has by then.
+    /// Stores what has changed of a session by then.
     pub(super) fn progress(&self, tenant: &Arc<str>, ledger: Arc<Ledger>) {
         self.change(tenant, |changes| changes.progress.push(ledger));
     }
@@ -143,10 +153,20 @@ impl<I: Inbox> Broker<I> {
         for (tenant, Changes { puts, progress, clears }) in self.journal.take() {
             // In this order: a message is not cleared before the progress that is the reason.
             let mut all = puts;
+            let mut shared = Vec::new();
             for ledger in progress {
-                if let Some(progress) = ledger.take_progress() {
-                    all.push(Put::of(self.journal.keys.progress(ledger.session), record::encode(&progress)));
+                let (session, progress) = ledger.take_changes();
+                if let Some(session) = session {
+                    all.push(Put::of(self.journal.keys.session(ledger.session), record::encode(&session)));
                 }
+                let Some(progress) = progress else { continue };
+                match ledger.owned() {
+                    Some(owned) => shared.push(Change::Progress(owned, progress)),
+                    None => all.push(Put::of(self.journal.keys.progress(ledger.session), record::encode(&progress))),
+                }
+            }
+            if let Some(fleet) = self.fleet.as_ref().filter(|_| !shared.is_empty()) {
+                fleet.store.submit(shared);
             }
             all.extend(clears.into_iter().map(|topic| Put::of(topic, Vec::new())));
             let mut all = all.into_iter().peekable();

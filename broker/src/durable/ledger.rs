@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use model::Nanos;
 use parking_lot::Mutex;
 
 use super::journal::Journal;
-use super::record::{self, OptionsRecord, ProgressRecord, ReleasedRecord, SessionRecord};
+use super::outbox::Outbox;
+use super::record::{self, Progress, ReleasedRecord, SessionRecord, Subscription};
 use crate::codec::subscribe::Options;
+use crate::fleet::{Change, Owned};
 use door::{Intake, Retained};
 
 /// Packet ids that there are.
@@ -25,6 +28,8 @@ pub(crate) struct Ledger {
     pub(crate) session: u64,
     tenant: Arc<str>,
     journal: Arc<Journal>,
+    /// In a fleet: the ownership, under which changes go to the store of all its sessions.
+    owned: Option<Mutex<Owned>>,
     marks: Mutex<Marks>,
 }
 
@@ -39,12 +44,30 @@ struct Marks {
     sent_to: u64,
     /// The journal has to store a change.
     is_noted: bool,
+    /// Namely, the messages that the client has.
+    has_moved: bool,
+    /// Namely, whether a connection has the session.
+    session: Option<SessionRecord>,
+    /// The stored record says that no connection has the session.
+    is_left: bool,
     /// The session has ended.
     over: bool,
 }
 
 impl Marks {
-    fn progress(&self) -> ProgressRecord {
+    /// The marks of an earlier start, in which these messages are not done. At least `given`
+    /// numbers were given.
+    fn restored(progress: &Progress, open: &BTreeSet<u64>, given: u64) -> Self {
+        let known = [progress.done_to, progress.sent_to, given].into_iter();
+        let known = known.chain(progress.done.iter().map(|range| range.1));
+        let last = known.chain(open.last().copied()).max().unwrap_or(0);
+        // Numbers that were given and not stored are of no message.
+        let done_to = open.first().map_or(last, |first| first - 1);
+        let done = (done_to + 1..=last).filter(|number| !open.contains(number)).collect();
+        Self { last, done_to, done, sent_to: progress.sent_to, ..Self::default() }
+    }
+
+    fn progress(&self) -> Progress {
         let mut done: Vec<(u64, u64)> = Vec::new();
         for number in &self.done {
             match done.last_mut() {
@@ -52,13 +75,27 @@ impl Marks {
                 _ => done.push((*number, *number)),
             }
         }
-        ProgressRecord { done_to: self.done_to, done, sent_to: self.sent_to }
+        Progress { done_to: self.done_to, done, sent_to: self.sent_to, exact: false }
     }
 }
 
 impl Ledger {
     pub(crate) fn new(session: u64, tenant: Arc<str>, journal: Arc<Journal>) -> Arc<Self> {
-        Arc::new(Self { session, tenant, journal, marks: Mutex::default() })
+        Arc::new(Self { session, tenant, journal, owned: None, marks: Mutex::default() })
+    }
+
+    /// The ledger of a session that a fleet shares, with the messages that the store has given
+    /// numbers, up to `last`, and of which these are not done.
+    pub(crate) fn shared(
+        owned: Owned,
+        journal: Arc<Journal>,
+        progress: &Progress,
+        open: &BTreeSet<u64>,
+        last: u64,
+    ) -> Arc<Self> {
+        let marks = Marks::restored(progress, open, last);
+        let (session, tenant) = (owned.session, Arc::clone(&owned.client.tenant));
+        Arc::new(Self { session, tenant, journal, owned: Some(Mutex::new(owned)), marks: Mutex::new(marks) })
     }
 
     /// The ledger of a session of an earlier start, in which these messages are not done.
@@ -66,16 +103,68 @@ impl Ledger {
         session: u64,
         tenant: Arc<str>,
         journal: Arc<Journal>,
-        progress: &ProgressRecord,
+        progress: &Progress,
         open: &BTreeSet<u64>,
     ) -> Arc<Self> {
-        let known = [progress.done_to, progress.sent_to].into_iter().chain(progress.done.iter().map(|range| range.1));
-        let last = known.chain(open.last().copied()).max().unwrap_or(0);
-        // Numbers that were given and not stored are of no message.
-        let done_to = open.first().map_or(last, |first| first - 1);
-        let done = (done_to + 1..=last).filter(|number| !open.contains(number)).collect();
-        let marks = Marks { last, done_to, done, sent_to: progress.sent_to, ..Marks::default() };
-        Arc::new(Self { session, tenant, journal, marks: Mutex::new(marks) })
+        let marks = Marks::restored(progress, open, 0);
+        Arc::new(Self { session, tenant, journal, owned: None, marks: Mutex::new(marks) })
+    }
+
+    /// True when the session is in the log of this process.
+    pub(crate) fn is_in_log(&self) -> bool {
+        self.owned.is_none()
+    }
+
+    /// The ownership of a session that a fleet shares.
+    pub(crate) fn owned(&self) -> Option<Owned> {
+        self.owned.as_ref().map(|owned| owned.lock().clone())
+    }
+
+    /// Continues under a later claim.
+    pub(crate) fn claimed(&self, owned: &Owned) {
+        if let Some(held) = &self.owned {
+            held.lock().clone_from(owned);
+        }
+    }
+
+    /// Takes a number that the store has given, if it is the next one. Returns how many before it
+    /// have not come; None when it is known.
+    pub(crate) fn take(&self, number: u64) -> Option<u64> {
+        let mut marks = self.marks.lock();
+        let missing = number.checked_sub(marks.last + 1)?;
+        if missing == 0 {
+            marks.last = number;
+        }
+        Some(missing)
+    }
+
+    /// Takes a number behind some whose messages do not come.
+    pub(crate) fn skip_to(self: &Arc<Self>, number: u64) {
+        let missing = {
+            let mut marks = self.marks.lock();
+            let before = marks.last;
+            marks.last = number.max(before);
+            before + 1..number
+        };
+        missing.for_each(|number| self.complete(number));
+    }
+
+    /// Returns the highest number that was given.
+    pub(crate) fn last(&self) -> u64 {
+        self.marks.lock().last
+    }
+
+    /// Notes that the session is no longer that of this node: nothing of it is stored from now on.
+    /// Returns the messages that the client has.
+    pub(crate) fn abandon(&self) -> Progress {
+        let mut marks = self.marks.lock();
+        marks.over = true;
+        marks.progress()
+    }
+
+    /// Returns the messages that the client has.
+    pub(crate) fn progress(&self) -> Progress {
+        self.marks.lock().progress()
     }
 
     /// Gives the next message a number.
@@ -90,6 +179,7 @@ impl Ledger {
         let mut marks = self.marks.lock();
         if number > marks.sent_to {
             marks.sent_to = number;
+            marks.has_moved = true;
             self.note(&mut marks);
         }
     }
@@ -106,6 +196,7 @@ impl Ledger {
                 marks.done_to = next;
             }
         }
+        marks.has_moved = true;
         self.note(&mut marks);
     }
 
@@ -115,34 +206,92 @@ impl Ledger {
         }
     }
 
-    /// Returns the progress to store; None when the session has ended.
-    pub(super) fn take_progress(&self) -> Option<ProgressRecord> {
+    /// Notes that the session waits for its client since `left`, or that the client is back.
+    pub(crate) fn note_left(self: &Arc<Self>, client: &str, expiry_secs: u32, left: Option<Nanos>) {
+        if !self.is_in_log() {
+            // The store of the fleet knows it.
+            return;
+        }
         let mut marks = self.marks.lock();
+        if left.is_none() && !marks.is_left {
+            // The stored record says so already.
+            marks.session = None;
+            return;
+        }
+        marks.session = Some(SessionRecord { client: client.to_owned(), expiry_secs, left });
+        self.note(&mut marks);
+    }
+
+    /// Goes on from the stored record. The time of a session that had a connection when the process
+    /// ended begins now.
+    pub(super) fn resume(self: &Arc<Self>, SessionRecord { client, expiry_secs, left }: &SessionRecord) {
+        if left.is_some() {
+            self.marks.lock().is_left = true;
+        } else {
+            self.note_left(client, *expiry_secs, Some(model::clock::now()));
+        }
+    }
+
+    /// Returns what changed since the last call; nothing when the session has ended.
+    pub(super) fn take_changes(&self) -> (Option<SessionRecord>, Option<Progress>) {
+        let mut marks = self.marks.lock();
+        let (session, has_moved) = (marks.session.take(), std::mem::take(&mut marks.has_moved));
         marks.is_noted = false;
-        (!marks.over).then(|| marks.progress())
+        if marks.over {
+            return (None, None);
+        }
+        if let Some(session) = &session {
+            marks.is_left = session.left.is_some();
+        }
+        (session, has_moved.then(|| marks.progress()))
     }
 
     /// Stages the session.
-    pub(crate) fn keep(&self, intake: &mut impl Intake, client: &str, expiry_secs: u32) {
-        let record = SessionRecord { client: client.to_owned(), expiry_secs };
-        stage(intake, &self.journal.keys.session(self.session), &record::encode(&record));
+    pub(crate) fn keep(&self, out: &mut Outbox<impl Intake>, client: &str, expiry_secs: u32) {
+        if let Some(owned) = self.owned() {
+            return out.changes.push(Change::Keep(owned, expiry_secs));
+        }
+        let record = SessionRecord { client: client.to_owned(), expiry_secs, left: None };
+        stage(out, &self.journal.keys.session(self.session), &record::encode(&record));
+    }
+
+    /// Stages the end of the session: without its record, nothing of it is restored.
+    pub(crate) fn drop_session(&self, intake: &mut impl Intake) {
+        stage(intake, &self.journal.keys.session(self.session), b"");
     }
 
     /// Stages a subscription.
-    pub(crate) fn keep_subscription(&self, intake: &mut impl Intake, filter: &str, options: Options, id: Option<u32>) {
-        let record = record::encode(&OptionsRecord::new(options, id));
-        stage(intake, &self.journal.keys.subscription(self.session, filter), &record);
+    pub(crate) fn keep_subscription(
+        &self,
+        out: &mut Outbox<impl Intake>,
+        filter: &str,
+        options: Options,
+        id: Option<u32>,
+    ) {
+        let subscription = Subscription::new(options, id);
+        if let Some(owned) = self.owned() {
+            return out.changes.push(Change::Subscribe(owned, filter.to_owned(), subscription));
+        }
+        let record = record::encode(&subscription);
+        stage(out, &self.journal.keys.subscription(self.session, filter), &record);
     }
 
     /// Stages the end of a subscription.
-    pub(crate) fn drop_subscription(&self, intake: &mut impl Intake, filter: &str) {
-        stage(intake, &self.journal.keys.subscription(self.session, filter), b"");
+    pub(crate) fn drop_subscription(&self, out: &mut Outbox<impl Intake>, filter: &str) {
+        if let Some(owned) = self.owned() {
+            return out.changes.push(Change::Unsubscribe(owned, filter.to_owned()));
+        }
+        stage(out, &self.journal.keys.subscription(self.session, filter), b"");
     }
 
     /// Stages the messages that the client has until it completes them.
-    pub(crate) fn keep_released(&self, intake: &mut impl Intake, numbers: Vec<u64>) {
-        let record = ReleasedRecord { numbers, progress: self.marks.lock().progress() };
-        stage(intake, &self.journal.keys.released(self.session), &record::encode(&record));
+    pub(crate) fn keep_released(&self, out: &mut Outbox<impl Intake>, numbers: Vec<u64>) {
+        let progress = self.marks.lock().progress();
+        if let Some(owned) = self.owned() {
+            return out.changes.push(Change::Released(owned, numbers, progress));
+        }
+        let record = ReleasedRecord { numbers, progress };
+        stage(out, &self.journal.keys.released(self.session), &record::encode(&record));
     }
 
     /// Stages that a QoS 2 message from the client is known.
@@ -151,17 +300,26 @@ impl Ledger {
     }
 
     /// Stages that the client has released its message.
-    pub(crate) fn drop_receipt(&self, intake: &mut impl Intake, packet_id: u16) {
-        stage(intake, &self.journal.keys.receipt(self.session, packet_id), b"");
+    pub(crate) fn drop_receipt(&self, out: &mut Outbox<impl Intake>, packet_id: u16) {
+        if let Some(owned) = self.owned() {
+            return out.changes.push(Change::ReceiptOver(owned, packet_id));
+        }
+        stage(out, &self.journal.keys.receipt(self.session, packet_id), b"");
     }
 
     /// Clears the record of a QoS 2 message from the client.
     pub(crate) fn clear_receipt(&self, packet_id: u16) {
+        if let Some(owned) = self.owned() {
+            return self.journal.submit(Change::ReceiptOver(owned, packet_id));
+        }
         self.journal.clear(&self.tenant, self.journal.keys.receipt(self.session, packet_id));
     }
 
     /// Clears the record of a subscription.
     pub(crate) fn clear_subscription(&self, filter: &str) {
+        if let Some(owned) = self.owned() {
+            return self.journal.submit(Change::Unsubscribe(owned, filter.to_owned()));
+        }
         self.journal.clear(&self.tenant, self.journal.keys.subscription(self.session, filter));
     }
 
@@ -169,6 +327,9 @@ impl Ledger {
     /// records; those of its messages and subscriptions are cleared with them.
     pub(crate) fn end(&self) {
         self.marks.lock().over = true;
+        if let Some(owned) = self.owned() {
+            return self.journal.submit(Change::End(owned));
+        }
         let keys = &self.journal.keys;
         for topic in [keys.session(self.session), keys.released(self.session), keys.progress(self.session)] {
             self.journal.clear(&self.tenant, topic);
@@ -200,8 +361,8 @@ impl Drop for StoredMessage {
 pub(crate) struct Duty {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) number: u64,
-    /// Cleared after the number is done.
-    pub(crate) _message: Arc<StoredMessage>,
+    /// Cleared after the number is done; None in a session that a fleet shares.
+    pub(crate) _message: Option<Arc<StoredMessage>>,
 }
 
 impl Duty {
@@ -221,11 +382,11 @@ mod tests {
     use super::*;
 
     fn ledger() -> Arc<Ledger> {
-        Ledger::new(1, "t".into(), Journal::new("n"))
+        Ledger::new(1, "t".into(), Journal::new("n", None))
     }
 
     fn progress(ledger: &Ledger) -> (u64, Vec<(u64, u64)>, u64) {
-        let ProgressRecord { done_to, done, sent_to } = ledger.take_progress().unwrap();
+        let Progress { done_to, done, sent_to, .. } = ledger.marks.lock().progress();
         (done_to, done, sent_to)
     }
 
@@ -250,16 +411,33 @@ mod tests {
         ledger.sent(5);
         ledger.sent(3);
         assert_eq!(progress(&ledger), (4, vec![], 5));
+        assert!(ledger.take_changes().1.is_some());
+        assert_eq!(ledger.take_changes().1, None, "nothing has changed since");
+        ledger.complete(5);
         ledger.end();
-        assert_eq!(ledger.take_progress(), None);
+        assert_eq!(ledger.take_changes().1, None);
+    }
+
+    #[test]
+    fn a_client_that_is_back_before_its_session_is_stored_costs_no_record() {
+        let ledger = ledger();
+        let left = |ledger: &Ledger| ledger.take_changes().0.map(|session| session.left);
+        ledger.note_left("a", 60, Some(1));
+        ledger.note_left("a", 60, None);
+        assert_eq!(left(&ledger), None);
+        ledger.note_left("a", 60, Some(2));
+        assert_eq!(left(&ledger), Some(Some(2)));
+        ledger.note_left("a", 60, None);
+        assert_eq!(left(&ledger), Some(None));
+        assert_eq!(left(&ledger), None);
     }
 
     #[test]
     fn after_a_restart_numbers_go_on_behind_all_that_a_client_may_know() {
-        let record = ProgressRecord { done_to: 2, done: vec![(4, 4)], sent_to: 6 };
+        let record = Progress { done_to: 2, done: vec![(4, 4)], sent_to: 6, exact: false };
         let restored = |open: &[u64]| {
             let open = open.iter().copied().collect();
-            Ledger::restored(1, "t".into(), Journal::new("n"), &record, &open)
+            Ledger::restored(1, "t".into(), Journal::new("n", None), &record, &open)
         };
         // 3 and 5 were given to messages that were not stored.
         let ledger = restored(&[]);

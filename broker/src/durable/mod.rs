@@ -23,10 +23,13 @@
 
 mod journal;
 mod ledger;
+mod outbox;
 mod record;
 mod restore;
 
 pub(crate) use journal::{Journal, Put};
 pub(crate) use ledger::{Duty, Ledger};
+pub(crate) use outbox::Outbox;
 pub(crate) use record::{MessageRecord, TakerRecord};
-pub(crate) use restore::sort;
+pub use record::{Progress, Subscription};
+pub(crate) use restore::{restore_sent, sort};

@@ -1,5 +1,8 @@
 //! The records of sessions: their topics and contents.
 
+use std::time::Duration;
+
+use model::Nanos;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -18,19 +21,34 @@ pub(crate) struct SessionRecord {
     pub(crate) client: String,
     /// Seconds that it lasts without a connection.
     pub(crate) expiry_secs: u32,
+    /// Time when its last connection left it. None while it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) left: Option<Nanos>,
 }
 
-/// The options of a subscription, whose filter is in the topic.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct OptionsRecord {
-    qos: u8,
+impl SessionRecord {
+    /// The time that it lasts from now on. Without the time when it was left, that begins now.
+    pub(super) fn lasts(&self, now: Nanos) -> Duration {
+        let away = now.saturating_sub(self.left.unwrap_or(now));
+        Duration::from_secs(u64::from(self.expiry_secs))
+            .saturating_sub(Duration::from_nanos(u64::try_from(away).unwrap_or(0)))
+    }
+}
+
+/// The options of a subscription to a filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    /// Maximum QoS.
+    pub qos: u8,
+    /// Messages of the client itself are not sent.
     #[serde(default, skip_serializing_if = "is_false")]
-    no_local: bool,
+    pub no_local: bool,
+    /// Forwarded messages keep their retain flag.
     #[serde(default, skip_serializing_if = "is_false")]
-    retain_as_published: bool,
+    pub retain_as_published: bool,
     /// Subscription id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<u32>,
+    pub id: Option<u32>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -38,14 +56,14 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-impl OptionsRecord {
+impl Subscription {
     pub(crate) fn new(options: Options, id: Option<u32>) -> Self {
         let Options { qos, no_local, retain_as_published, .. } = options;
         Self { qos, no_local, retain_as_published, id }
     }
 
     /// The options with the subscription id. Retained messages were sent before.
-    pub(super) fn read(&self) -> (Options, Option<u32>) {
+    pub(crate) fn read(&self) -> (Options, Option<u32>) {
         let &Self { qos, no_local, retain_as_published, id } = self;
         (Options { qos, no_local, retain_as_published, retain_handling: RetainHandling::Never }, id)
     }
@@ -53,18 +71,22 @@ impl OptionsRecord {
 
 /// The messages of its session that a client has.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProgressRecord {
+pub struct Progress {
     /// It has all up to this number.
-    pub(crate) done_to: u64,
+    pub done_to: u64,
     /// And these ranges beyond it, each with its last number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) done: Vec<(u64, u64)>,
+    pub done: Vec<(u64, u64)>,
     /// All up to this number were sent.
-    pub(crate) sent_to: u64,
+    pub sent_to: u64,
+    /// And none beyond it: the session was left in order.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub exact: bool,
 }
 
-impl ProgressRecord {
-    pub(super) fn has(&self, number: u64) -> bool {
+impl Progress {
+    /// True when the client has the message of this number.
+    pub fn has(&self, number: u64) -> bool {
         number <= self.done_to || self.done.iter().any(|(from, to)| (*from..=*to).contains(&number))
     }
 
@@ -84,7 +106,7 @@ pub(crate) struct ReleasedRecord {
     pub(crate) numbers: Vec<u64>,
     /// The ones whose exchange is over: the record before had them among its numbers, and the
     /// record of the progress is stored a moment later.
-    pub(crate) progress: ProgressRecord,
+    pub(crate) progress: Progress,
 }
 
 /// A message with the sessions that get it. The payload follows.
@@ -192,6 +214,8 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use model::time::SECOND;
+
     use super::*;
 
     #[test]
@@ -205,6 +229,14 @@ mod tests {
         for other in [Keys::new("n").session(1), Keys::new("n/10").session(1), "$weir/sessions/n/1/xyz".to_owned()] {
             assert_eq!(keys.read(SESSIONS, &other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_session_lasts_from_the_time_when_it_was_left() {
+        let lasts = |left| SessionRecord { client: String::new(), expiry_secs: 60, left }.lasts(100 * SECOND);
+        let after = [None, Some(100), Some(70), Some(40), Some(-900), Some(110)];
+        let secs = after.map(|left: Option<i64>| lasts(left.map(|secs| secs * SECOND)).as_secs());
+        assert_eq!(secs, [60, 60, 30, 0, 0, 60]);
     }
 
     #[test]

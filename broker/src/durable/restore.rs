@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use hashbrown::HashMap;
+use model::Nanos;
 
 use super::ledger::{Duty, Ledger};
 use super::record::{
-    self, Keys, MESSAGES, MessageRecord, OptionsRecord, PROGRESS, ProgressRecord, RECEIPTS, RELEASED, ReleasedRecord,
-    SESSIONS, SUBSCRIPTIONS, SessionRecord, TakerRecord,
+    self, Keys, MESSAGES, MessageRecord, PROGRESS, Progress, RECEIPTS, RELEASED, ReleasedRecord, SESSIONS,
+    SUBSCRIPTIONS, SessionRecord, Subscription, TakerRecord,
 };
 use crate::Broker;
 use crate::RetainedMessage;
@@ -39,8 +41,8 @@ struct Found {
     tenant: Arc<str>,
     /// None when the session has ended.
     record: Option<SessionRecord>,
-    subscriptions: Vec<(String, OptionsRecord)>,
-    progress: ProgressRecord,
+    subscriptions: Vec<(String, Subscription)>,
+    progress: Progress,
     released: Vec<u64>,
     receipts: Vec<u16>,
     /// Topics of its records.
@@ -55,6 +57,11 @@ impl Found {
 
     fn client(&self) -> Option<Arc<str>> {
         Some(self.record.as_ref()?.client.as_str().into())
+    }
+
+    /// True when its time has passed while the process did not run.
+    fn is_over(&self, now: Nanos) -> bool {
+        self.record.as_ref().is_none_or(|record| record.lasts(now).is_zero())
     }
 
     /// Adds a record; `rest` follows the id in its topic. None when it cannot be read.
@@ -166,9 +173,10 @@ impl<I: Inbox> Broker<I> {
                 newest.insert((Arc::clone(&found.tenant), client), *id);
             }
         }
-        let mut kept = BTreeMap::new();
+        let (mut kept, now) = (BTreeMap::new(), model::clock::now());
         for (id, mut found) in sessions {
-            let client = found.client().filter(|client| !self.unread.has_begun(&found.tenant, client));
+            let client = found.client().filter(|_| !found.is_over(now));
+            let client = client.filter(|client| !self.unread.has_begun(&found.tenant, client));
             let client =
                 client.filter(|client| newest.get(&(Arc::clone(&found.tenant), Arc::clone(client))) == Some(&id));
             let live = client.as_ref().and_then(|client| self.tenants.get(&found.tenant).sessions.get(client));
@@ -207,10 +215,14 @@ impl<I: Inbox> Broker<I> {
         let tenant = self.tenants.get(&found.tenant);
         let ledger = Ledger::restored(id, Arc::clone(&tenant.id), Arc::clone(&self.journal), &found.progress, &open);
         let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
+        let (mut client, mut lasts, mut expiry_secs) = ("".into(), Duration::ZERO, 0);
         // A session without a record is not restored.
-        let (client, expiry_secs) =
-            found.record.as_ref().map_or(("".into(), 0), |record| (record.client.as_str().into(), record.expiry_secs));
-        let session = Arc::new(Session::restored(client, expiry_secs, queue, Arc::clone(&ledger)));
+        if let Some(record) = &found.record {
+            ledger.resume(record);
+            client = record.client.as_str().into();
+            (lasts, expiry_secs) = (record.lasts(model::clock::now()), record.expiry_secs);
+        }
+        let session = Arc::new(Session::restored(client, (expiry_secs, lasts), queue, Arc::clone(&ledger)));
         Restoring { tenant, session, ledger, found, released: Map::default() }
     }
 
@@ -226,7 +238,7 @@ impl<I: Inbox> Broker<I> {
                 continue;
             }
             let Some(restoring) = sessions.get_mut(&session) else { continue };
-            let duty = Duty { ledger: Arc::clone(&restoring.ledger), number, _message: Arc::clone(&stored) };
+            let duty = Duty { ledger: Arc::clone(&restoring.ledger), number, _message: Some(Arc::clone(&stored)) };
             if restoring.found.released.contains(&number) {
                 restoring.released.insert(number, duty);
                 continue;
@@ -262,7 +274,8 @@ impl<I: Inbox> Broker<I> {
                     state.in_flight.restore_release(duty);
                 }
             }
-            restore_sent(&mut state, found.progress.sent_to);
+            // More than are in flight at most were not sent since it was stored.
+            restore_sent(&mut state, found.progress.sent_to.saturating_add(MAX_IN_FLIGHT as u64));
             for packet_id in found.receipts {
                 state.unreleased.insert(packet_id, Receipt::Stored);
                 state.receipts.insert(packet_id);
@@ -293,10 +306,9 @@ impl<I: Inbox> Broker<I> {
     }
 }
 
-/// Marks the messages that may have been sent before: they are sent again as such, and first. More
-/// than are in flight at most were not sent since `sent_to` was stored.
-fn restore_sent(state: &mut State, sent_to: u64) {
-    let sent_to = sent_to.saturating_add(MAX_IN_FLIGHT as u64);
+/// Marks the messages up to this number, which may have been sent before: they are sent again as
+/// such, and first.
+pub(crate) fn restore_sent(state: &mut State, sent_to: u64) {
     while let Some(duty) = state.queue.front().and_then(|queued| queued.duty.as_ref())
         && duty.number <= sent_to
     {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec::reason;
@@ -36,6 +37,8 @@ pub(crate) use room::{Guests, PATIENCE, Room};
 pub(crate) use socket::{Plain, THIS_MACHINE};
 pub use socket::{Socket, bind, bind_unix};
 
+/// Time that connections wait for the subscriptions of other nodes.
+const ROUTES_WITHIN: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -230,6 +233,22 @@ async fn next(listeners: &[(Socket, Arc<Entrance>)], turn: &mut usize) -> (usize
 }
 
 impl<I: Inbox> Broker<I> {
+    /// Follows the other nodes until `stop`. Returns when it knows their subscribers, so that no
+    /// message of the first clients misses one, or after some time.
+    async fn join_fleet(self: &Arc<Self>, stop: &CancellationToken) {
+        let Some(fleet) = &self.fleet else { return };
+        let (first, known) = oneshot::channel();
+        tokio::spawn(Arc::clone(self).follow_routes(Arc::clone(fleet), first, stop.clone()));
+        tokio::spawn(Arc::clone(self).follow_arrivals(Arc::clone(fleet), stop.clone()));
+        // An error is the end of the wait: the sender is dropped.
+        if tokio::time::timeout(ROUTES_WITHIN, known).await.is_err() {
+            tracing::warn!(
+                "accepting connections although the subscribers at other nodes are not known yet: the store of \
+                 sessions is away"
+            );
+        }
+    }
+
     /// Serves until `shutdown`; then sends every connection its acknowledgements and the reason,
     /// and closes it. Returns when all connections are closed; those that do not drain in time are
     /// dropped.
@@ -239,11 +258,14 @@ impl<I: Inbox> Broker<I> {
     pub async fn run(self: Arc<Self>, ports: impl Into<Ports>, shutdown: CancellationToken) -> io::Result<()> {
         let mut listeners: Vec<_> = ports.into().0.into_iter().map(|listener| self.entrance(listener)).collect();
         let earlier = std::mem::take(&mut *self.earlier.lock());
+        let closed = CancellationToken::new();
         tokio::select! {
-            () = self.settle_earlier(earlier) => {}
+            () = async {
+                self.join_fleet(&closed).await;
+                self.settle_earlier(earlier).await;
+            } => {}
             () = shutdown.cancelled() => {}
         }
-        let closed = CancellationToken::new();
         let mut journal = tokio::spawn(Arc::clone(&self).keep_journal(closed.clone()));
         let mut sweep = tokio::time::interval(SWEEP);
         let (mut turn, mut is_stopping) = (0, false);
@@ -302,6 +324,11 @@ impl<I: Inbox> Broker<I> {
             journal.abort();
             tracing::warn!("the progress of sessions was not stored within {drain:?}");
         }
+        if let Some(fleet) = &self.fleet
+            && !fleet.flush().await
+        {
+            tracing::warn!("the store of sessions is away: the end of connections is not stored there");
+        }
         self.journal.close();
         self.metrics.listeners.clear();
         Ok(())
@@ -325,7 +352,7 @@ impl<I: Inbox> Broker<I> {
         let (mut subscriptions, mut shared) = (0, 0);
         for tenant in self.tenants.all() {
             self.expire_sessions(&tenant);
-            subscriptions += tenant.trie.len();
+            subscriptions += tenant.subscriptions();
             shared += tenant.trie.shared();
         }
         self.tenants.make_room();

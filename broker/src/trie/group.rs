@@ -149,10 +149,11 @@ impl<S: Clone> Group<S> {
 
 impl<S: Subscriber> Group<S> {
     /// Chooses the member for a message: one that is connected, in turn, as long as few messages
-    /// wait for it. Without one, always the same member that is away.
-    pub(super) fn next(&self, except: Option<&str>) -> Option<(&Entry<S>, Chosen<'_>)> {
+    /// wait for it. Without one, always the same member that is away. Others than the `wanted` are
+    /// passed over.
+    pub(super) fn next(&self, wanted: impl Fn(&Entry<S>) -> bool) -> Option<(&Entry<S>, Chosen<'_>)> {
         let filter = &self.filter;
-        let others = |entry: &&Entry<S>| except.is_none_or(|except| *entry.client != *except);
+        let others = |entry: &&Entry<S>| wanted(entry);
         let connected = &self.members[..self.connected];
         if connected.is_empty() {
             let holder = self.holders.lock().first().and_then(|client| self.places.get(client)).copied();
@@ -173,6 +174,10 @@ impl<S: Subscriber> Group<S> {
                 best = Some(entry);
             }
         }
-        best.map(|entry| (entry, Chosen { filter, is_connected: true }))
+        if let Some(entry) = best {
+            return Some((entry, Chosen { filter, is_connected: true }));
+        }
+        let entry = self.members[self.connected..].iter().find(others)?;
+        Some((entry, Chosen { filter, is_connected: false }))
     }
 }

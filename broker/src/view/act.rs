@@ -101,7 +101,7 @@ impl<I: Inbox> Broker<I> {
             for message in &messages {
                 let takers = self.takers(&shared, &message.topic, (0, true), OPERATOR);
                 let message = Arc::new(Message::new(&message.topic, b"", 0, true, &[]));
-                self.route(&shared, Dispatch { message, takers, is_walk: false, from: OPERATOR.into() });
+                self.route(&shared, Dispatch::new(message, takers, &OPERATOR.into()));
             }
             cleared.topics += messages.len() as u64;
             cleared.next = next;

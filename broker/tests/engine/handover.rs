@@ -157,3 +157,87 @@ fn a_session_that_ends_with_its_connection_is_not_handed_to_the_next_one() {
         }
     }
 }
+
+/// A connection that publishes a message of telemetry and leaves before that is durable, and the
+/// next one of its client.
+fn leave_unstored(world: &World, leaves: bool, retained: bool) -> (Peer, Peer) {
+    let mut old = world.v4("d", CLEAN);
+    old.publish_with(0x32 | u8::from(retained), "devices/d/telemetry", b"1", 1, false);
+    wait(|| world.log.last.load(Ordering::SeqCst) == 1);
+    if leaves {
+        old.send(0xE0, &[]);
+        wait(|| world.ended("client") == 1);
+    }
+    (old, world.v4("d", CLEAN))
+}
+
+#[test]
+fn messages_of_the_next_connection_come_after_those_that_wait_for_the_log() {
+    for leaves in [true, false] {
+        let world = World::new(false);
+        let mut watcher = world.v4("watcher", CLEAN);
+        watcher.subscribe("#", 0, false);
+        let (_old, mut new) = leave_unstored(&world, leaves, false);
+        new.publish("n", b"2", 0, 0, false);
+        new.ping();
+        assert!(watcher.is_silent(), "the first message is not durable");
+        world.log.release_to(world.log.last.load(Ordering::SeqCst));
+        for topic in ["devices/d/telemetry", "n"] {
+            let (first, body) = watcher.packet();
+            assert!(first == 0x30 && body.starts_with(&text(topic)), "{topic}: {body:?}");
+        }
+    }
+}
+
+#[test]
+fn the_will_message_of_a_connection_that_is_taken_over_comes_after_its_messages() {
+    let world = World::new(false);
+    let mut watcher = world.v4("watcher", CLEAN);
+    watcher.subscribe("#", 0, false);
+    let mut old = world.with_will("d", false, &[], &[], true);
+    old.publish("devices/d/telemetry", b"1", 1, 1, false);
+    world.log.wait_taken(1);
+    let mut new = world.client();
+    new.connect(4, "d", CLEAN, 0, &[]);
+    wait(|| world.ended("taken_over") == 1);
+    assert!(watcher.is_silent(), "the first message is not durable");
+    // From here on, all is durable at once.
+    world.log.instant.store(true, Ordering::SeqCst);
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    assert_eq!(new.packet().0, 0x20);
+    new.publish("n", b"2", 0, 0, false);
+    for topic in ["devices/d/telemetry", "wills/d", "n"] {
+        let (first, body) = watcher.packet();
+        assert!(first == 0x30 && body.starts_with(&text(topic)), "{topic}: {body:?}");
+    }
+}
+
+#[test]
+fn a_subscription_of_the_next_connection_comes_after_a_retained_message_that_waits_for_the_log() {
+    for leaves in [true, false] {
+        let world = World::new(false);
+        let (_old, mut new) = leave_unstored(&world, leaves, true);
+        new.send(0x82, &[&[0, 9][..], &text("devices/d/telemetry"), &[1]].concat());
+        assert!(new.is_silent(), "the message is not durable");
+        world.log.release_to(world.log.last.load(Ordering::SeqCst));
+        assert_eq!((new.packet().0, new.packet().0), (0x90, 0x33), "as a retained message");
+        new.ping();
+    }
+}
+
+#[test]
+fn a_connection_of_the_client_in_between_does_not_let_later_messages_pass() {
+    let world = World::new(false);
+    let mut watcher = world.v4("watcher", CLEAN);
+    watcher.subscribe("#", 0, false);
+    let (_old, mut between) = leave_unstored(&world, true, false);
+    between.send(0xE0, &[]);
+    wait(|| world.ended("client") == 2);
+    let mut new = world.v4("d", CLEAN);
+    new.publish("n", b"2", 0, 0, false);
+    new.ping();
+    assert!(watcher.is_silent(), "the first message is not durable");
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    assert!(watcher.packet().1.starts_with(&text("devices/d/telemetry")));
+    assert!(watcher.packet().1.starts_with(&text("n")));
+}

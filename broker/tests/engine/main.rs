@@ -13,6 +13,8 @@ mod devices;
 mod drain;
 mod exactly_once;
 mod expiry;
+mod fleet;
+mod fleet_failures;
 mod grants;
 mod handover;
 mod internal;

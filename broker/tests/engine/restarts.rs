@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use weir_broker::Config;
+
 use crate::exactly_once::{self, send_ack as acknowledge};
 use crate::world::*;
 
@@ -341,4 +343,98 @@ fn a_client_that_comes_before_the_store_answers_gets_what_waits_for_it_afterward
     assert_eq!(message(&mut late, true).2, "2");
     // What was stored anew for the others is over.
     wait(|| !records(&next).iter().any(|topic| topic.starts_with("$weir/messages/")));
+}
+
+#[test]
+fn a_session_that_was_ended_does_not_come_back_after_a_kill() {
+    for v5 in [false, true] {
+        let world = World::new(true);
+        drop(subscriber(&world, "s", 1, v5));
+        publish(&world, &["x"]);
+        wait(|| world.ended("closed") == 2);
+        world.log.instant.store(false, Ordering::SeqCst);
+        let mut s = world.client();
+        s.connect(if v5 { 5 } else { 4 }, "s", CLEAN, 0, if v5 { LASTS } else { &[] });
+        // What follows its CONNECT waits with it.
+        s.send(0xC0, &[]);
+        assert!(s.is_silent(), "CONNACK waits for the end of the session before");
+        world.log.release_to(world.log.last.load(Ordering::SeqCst));
+        let (first, body) = s.packet();
+        assert_eq!((first, body[0]), (0x20, 0));
+        assert_eq!(s.packet().0, 0xD0);
+        let next = world.again();
+        let (mut s, present) = lasting(&next, "s", v5);
+        // With MQTT 5 there is the new one.
+        assert_eq!(present, v5);
+        assert!(s.is_silent(), "no message of before");
+    }
+}
+
+#[test]
+fn a_log_that_is_full_does_not_keep_a_clean_start_out() {
+    let world = World::new(true);
+    drop(subscriber(&world, "s", 1, true));
+    wait(|| world.ended("closed") == 1);
+    world.log.full.store(true, Ordering::SeqCst);
+    let mut s = world.v5("s", CLEAN, &[]);
+    world.log.full.store(false, Ordering::SeqCst);
+    world.log.wake();
+    s.ping();
+}
+
+#[test]
+fn a_session_that_a_client_ends_by_disconnect_does_not_come_back_after_a_kill() {
+    let world = World::new(true);
+    let mut s = subscriber(&world, "s", 1, true);
+    world.log.instant.store(false, Ordering::SeqCst);
+    s.send(0xE0, &[0, 5, 0x11, 0, 0, 0, 0]);
+    assert!(s.is_silent(), "the connection closes after the end of the session");
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    assert!(s.is_closed());
+    assert!(!lasting(&world.again(), "s", true).1);
+}
+
+/// The durable records, as if they had been stored before.
+fn earlier(world: &World, secs: i64) -> Vec<weir_broker::RetainedMessage> {
+    let past = |text: &str| {
+        let (before, left) = text.split_once(r#""left":"#).unwrap();
+        let left: i64 = left.trim_end_matches('}').parse().unwrap();
+        format!(r#"{before}"left":{}}}"#, left - secs * model::time::SECOND)
+    };
+    let mut state = world.log.state();
+    for record in state.iter_mut().filter(|record| record.topic.starts_with("$weir/sessions/")) {
+        let text = String::from_utf8(record.payload.clone()).unwrap();
+        if text.contains("left") {
+            record.payload = past(&text).into_bytes();
+        }
+    }
+    state
+}
+
+/// True when the record of the session says that no connection has it.
+fn is_left(world: &World) -> bool {
+    let is_left = |text: &[u8]| String::from_utf8_lossy(text).contains(r#""left":"#);
+    world.log.state().iter().any(|record| record.topic.starts_with("$weir/sessions/") && is_left(&record.payload))
+}
+
+#[test]
+fn the_time_until_a_session_expires_goes_on_over_a_restart() {
+    let world = World::new(true);
+    let mut s = subscriber(&world, "s", 1, true);
+    assert!(!is_left(&world), "a connection has it");
+    // At DISCONNECT, and when a connection breaks.
+    s.send(0xE0, &[]);
+    wait(|| is_left(&world));
+    let early = World::restored(true, Config::default(), earlier(&world, 200));
+    let late = World::restored(true, Config::default(), earlier(&world, 300));
+    drop(back(&early, "s", true));
+    assert!(!lasting(&late, "s", true).1, "its 256 s are over");
+    // While a connection has it, no time passes.
+    let s = back(&world, "s", true);
+    wait(|| !is_left(&world));
+    let killed = World::restored(true, Config::default(), earlier(&world, 300));
+    // From there on, it does.
+    wait(|| is_left(&killed));
+    drop(s);
+    wait(|| is_left(&world));
 }

@@ -10,6 +10,8 @@ use door::{Failed, Gatekeeper, Inbox, Intake, Message, Retained, Sender, Ticket,
 use model::trace::{Carried, Span, TraceContext};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+use weir_broker::fleet::memory::MemoryFleet;
+use weir_broker::fleet::{Bus, SessionStore};
 use weir_broker::{Broker, Config, Listener, Metrics, RetainedMessage, Settings, bind};
 
 use crate::devices::ByUser;
@@ -196,6 +198,9 @@ pub(crate) fn from(last: u8, to: SocketAddr) -> TcpStream {
     socket.into()
 }
 
+/// The other nodes, as a broker reaches them.
+type Ports = (Arc<dyn SessionStore>, Arc<dyn Bus>);
+
 /// A broker of its own.
 pub(crate) struct World {
     pub(crate) log: Arc<Log>,
@@ -296,6 +301,24 @@ impl World {
         next
     }
 
+    /// As a node of a fleet. Everything is durable at once in its log.
+    pub(crate) fn in_fleet(fleet: &MemoryFleet, node: &str) -> Self {
+        Self::in_fleet_with(fleet, node, Vec::new())
+    }
+
+    /// As [`World::in_fleet`], with retained messages of an earlier start.
+    pub(crate) fn in_fleet_with(fleet: &MemoryFleet, node: &str, retained: Vec<RetainedMessage>) -> Self {
+        let config = Config { node: node.to_owned(), ..Config::default() };
+        let node = fleet.node(node);
+        let ports: Ports = (Arc::clone(&node) as Arc<_>, node as Arc<_>);
+        let listener = |bind: &dyn Fn() -> tokio::net::TcpListener| {
+            let settings = Settings { name: "mqtt".into(), ..Settings::default() };
+            vec![Listener { socket: bind().into(), tls: None, settings }]
+        };
+        let (inbox, messages) = (Box::new(ByUser), Some(retained));
+        Self::built(2, true, listener, |log, metrics| Broker::in_fleet(config, log, inbox, metrics, messages, ports)).0
+    }
+
     fn on_threads(
         workers: usize,
         gatekeeper: Box<dyn Gatekeeper>,
@@ -303,6 +326,18 @@ impl World {
         config: Config,
         retained: impl Into<Option<Vec<RetainedMessage>>>,
         listeners: impl FnOnce(&dyn Fn() -> tokio::net::TcpListener) -> Vec<Listener>,
+    ) -> (Self, Vec<SocketAddr>) {
+        let retained = retained.into();
+        Self::built(workers, instant, listeners, |inbox, metrics| {
+            Broker::with_gatekeeper(config, inbox, gatekeeper, metrics, retained)
+        })
+    }
+
+    fn built(
+        workers: usize,
+        instant: bool,
+        listeners: impl FnOnce(&dyn Fn() -> tokio::net::TcpListener) -> Vec<Listener>,
+        broker: impl FnOnce(LogInbox, Arc<Metrics>) -> Arc<Broker<LogInbox>>,
     ) -> (Self, Vec<SocketAddr>) {
         let log = Arc::new(Log::default());
         log.instant.store(instant, Ordering::SeqCst);
@@ -314,8 +349,7 @@ impl World {
             let listeners = listeners(&|| bind("127.0.0.1:0".parse().unwrap()).unwrap());
             let nowhere = SocketAddr::from(([0; 4], 0));
             let addresses: Vec<_> = listeners.iter().map(|l| l.socket.address().unwrap_or(nowhere)).collect();
-            let inbox = LogInbox(Arc::clone(&log));
-            let broker = Broker::with_gatekeeper(config, inbox, gatekeeper, Arc::clone(&metrics), retained.into());
+            let broker = broker(LogInbox(Arc::clone(&log)), Arc::clone(&metrics));
             (addresses, Arc::clone(&broker), runtime.spawn(broker.run(listeners, shutdown.clone())))
         };
         let address = addresses[0];

@@ -84,7 +84,9 @@ impl Retained {
     }
 
     pub(crate) fn killed(&mut self) {
-        self.owed.iter_mut().for_each(|copy| copy.must = false);
+        // One whose acknowledgement was not stored may come again, as it was when it was staged:
+        // the topic may have had a newer message when it was sent.
+        self.owed.iter_mut().for_each(|copy| (copy.must, copy.got) = (false, false));
     }
 
     pub(crate) fn delivered(&mut self, client: usize, message: &Message, number: Number, qos: u8) -> Checked {

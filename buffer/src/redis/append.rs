@@ -4,18 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::Nanos;
-use redis::aio::MultiplexedConnection;
-use redis::{RedisError, RedisResult, Value};
+use redis::RedisResult;
 use tokio::runtime::Runtime;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::config::Durability;
 use super::elsewhere::Elsewhere;
-use super::error::{OpenError, explain, is_lost, is_no_script, silent, words};
+use super::error::{OpenError, explain, is_lost, is_no_script, words};
 use super::keys::Common;
+use super::link::{self, Link, Refusal, Sent};
 use super::restore::Restored;
 use super::servers::{Servers, invoke};
-use super::settings::{self, Wait};
+use super::settings;
 use super::{HEARTBEAT, RedisLog, Task, millis, number, scripts};
 use crate::backlog::Backlog;
 use crate::batcher::{AppendError, LogBackend, Placed};
@@ -43,13 +42,6 @@ pub(crate) struct RedisWriter {
     elsewhere: Elsewhere,
     /// Runtime of the writer's thread, created there.
     runtime: Option<Runtime>,
-}
-
-struct Link {
-    connection: MultiplexedConnection,
-    wait: Wait,
-    /// A second connection, if replicas must have the data on disk: see [`nudge`].
-    nudge: Option<MultiplexedConnection>,
 }
 
 /// Response of the server to an append.
@@ -219,16 +211,15 @@ impl RedisWriter {
         let mut link = match self.link.take() {
             Some(link) => link,
             None => {
-                // A server that accepts connections but does not respond is unavailable, too.
-                let limit = self.log.config.connect_timeout() + self.log.config.response_timeout();
+                let limit = link::patience(&self.log.config);
                 let connected = tokio::time::timeout(limit, self.connect()).await;
                 connected.map_err(|_| Refusal::Silent(limit))??
             }
         };
-        let mut answer = link.append(&self.log, self.incarnation, frame).await;
+        let mut answer = append(&mut link, &self.log, self.incarnation, frame).await;
         if matches!(&answer, Err(error) if is_no_script(error)) {
             scripts::APPEND.load_async(&mut link.connection).await?;
-            answer = link.append(&self.log, self.incarnation, frame).await;
+            answer = append(&mut link, &self.log, self.incarnation, frame).await;
         }
         // After an error the next response on the connection is unknown.
         match answer {
@@ -245,15 +236,9 @@ impl RedisWriter {
 
     async fn connect(&self) -> Result<Link, Refusal> {
         let RedisLog { keys, config, .. } = &*self.log;
-        let mut connection = self.servers.dedicated(&keys.log, config.response_timeout()).await?;
-        let address = config.urls_for_people();
-        let wait = settings::check(config, &address, &mut connection).await.map_err(Refusal::Settings)?;
-        scripts::APPEND.load_async(&mut connection).await?;
-        let nudge = match wait {
-            Wait::Disk => Some(self.servers.dedicated(&keys.log, config.response_timeout()).await?),
-            _ => None,
-        };
-        Ok(Link { connection, wait, nudge })
+        let mut link = Link::open(&self.servers, config, &keys.log).await?;
+        scripts::APPEND.load_async(&mut link.connection).await?;
+        Ok(link)
     }
 
     /// Runs a future on the writer's thread, which has its own small runtime.
@@ -275,68 +260,18 @@ fn taken(log: &str) -> String {
     format!("log {log} was closed by others, who took its writer for dead: start this node again")
 }
 
-/// The reason for a missing response.
-enum Refusal {
-    /// The connection timed out.
-    Silent(Duration),
-    Server(RedisError),
-    Settings(OpenError),
-}
-
-impl From<RedisError> for Refusal {
-    fn from(error: RedisError) -> Self {
-        Self::Server(error)
-    }
-}
-
-impl Refusal {
-    fn words(&self) -> String {
-        match self {
-            Self::Server(error) => explain(error),
-            Self::Silent(limit) => silent(*limit),
-            Self::Settings(error) => error.to_string(),
-        }
-    }
-}
-
-impl Link {
-    /// Sends the append and, on the same connection, the wait for the replicas.
-    async fn append(&mut self, log: &RedisLog, incarnation: u64, frame: &Frame) -> RedisResult<Answer> {
-        let mut pipeline = redis::pipe();
-        pipeline.add_command(command(log, incarnation, frame));
-        let (replicas, time) = (log.config.replicas, log.config.replica_timeout_ms);
-        match self.wait {
-            Wait::No => {}
-            Wait::Memory => drop(pipeline.cmd("WAIT").arg(replicas).arg(time)),
-            Wait::Disk => drop(pipeline.cmd("WAITAOF").arg(1).arg(replicas).arg(time)),
-        }
-        // An operator can change them at any time: what they make of this append is what counts.
-        let is_checked = log.config.durability == Durability::Always;
-        if is_checked {
-            pipeline.add_command(settings::ask());
-        }
-        let mut answers: Vec<Value> = tokio::select! {
-            biased;
-            answers = pipeline.query_async(&mut self.connection) => answers?,
-            never = nudge(&mut self.nudge, &log.keys.meta, replicas, time) => match never {},
-        };
-        let settings = if is_checked { answers.pop().map(redis::from_redis_value).transpose()? } else { None };
-        let have: u32 = match (self.wait, answers.len() > 1) {
-            (Wait::Memory, true) => redis::from_redis_value(answers.swap_remove(1))?,
-            (Wait::Disk, true) => {
-                let (here, there): (u32, u32) = redis::from_redis_value(answers.swap_remove(1))?;
-                if here > 0 { there } else { 0 }
-            }
-            _ => u32::MAX,
-        };
-        let (what, start, used, passed): (String, String, String, String) =
-            redis::from_redis_value(answers.swap_remove(0))?;
-        let (start, used, passed) = match what.as_str() {
-            "stored" | "full" => (number(&start)?, number(&used)?, number(&passed)?),
-            _ => (0, 0, 0),
-        };
-        Ok(Answer { what, start, used, passed, replicated: have >= replicas, settings })
-    }
+/// Sends the append with what makes it durable.
+async fn append(link: &mut Link, log: &RedisLog, incarnation: u64, frame: &Frame) -> RedisResult<Answer> {
+    let mut pipeline = redis::pipe();
+    pipeline.add_command(command(log, incarnation, frame));
+    let Sent { mut answers, is_replicated, settings } = link.send(&log.config, &log.keys.meta, pipeline, 1).await?;
+    let (what, start, used, passed): (String, String, String, String) =
+        redis::from_redis_value(answers.swap_remove(0))?;
+    let (start, used, passed) = match what.as_str() {
+        "stored" | "full" => (number(&start)?, number(&used)?, number(&passed)?),
+        _ => (0, 0, 0),
+    };
+    Ok(Answer { what, start, used, passed, replicated: is_replicated, settings })
 }
 
 /// The command that appends a frame.
@@ -347,25 +282,6 @@ pub(super) fn command(log: &RedisLog, incarnation: u64, frame: &Frame) -> redis:
     script.arg(log.config.max_bytes).arg(&frame.bytes()[..]).arg(format!("{:016x}", xxh3_64(frame.bytes())));
     script.arg(header.appended / 1_000_000).arg(OVERHEAD_BYTES);
     script
-}
-
-/// Makes replicas report their progress, by repeated small writes, until dropped.
-///
-/// A replica reports its position on disk at the time of a request, which is before it has written
-/// the latest data; without requests it reports once a second. A single append would wait for that.
-async fn nudge(
-    connection: &mut Option<MultiplexedConnection>,
-    key: &str,
-    replicas: u32,
-    time: u64,
-) -> std::convert::Infallible {
-    if let Some(connection) = connection {
-        let mut ask = redis::pipe();
-        ask.cmd("HSET").arg(key).arg("nudge").arg("1").cmd("WAIT").arg(replicas).arg(time);
-        while ask.query_async::<Vec<Value>>(connection).await.is_ok() {}
-    }
-    // Without it the append only takes more time.
-    std::future::pending().await
 }
 
 impl LogBackend for RedisWriter {

@@ -34,6 +34,7 @@
 //! of a cursor notes in `meta` what every sink has passed; the answers to appends have it, and
 //! while a tenant waits, the writer trims by itself.
 
+mod access;
 mod append;
 mod catalogue;
 mod config;
@@ -43,6 +44,7 @@ mod error;
 mod exchange;
 mod follow;
 mod keys;
+mod link;
 mod read;
 mod restore;
 mod scripts;
@@ -67,6 +69,7 @@ use crate::metrics::Metrics;
 use crate::ring::Ring;
 use crate::spill;
 
+pub use access::{Access, AccessError, Command, Durable, Reply, Script, Waiting};
 pub use config::{Config, Durability, Secret};
 pub use error::OpenError;
 pub use exchange::Exchange;

@@ -86,13 +86,8 @@ pub(super) fn set(config: &mut Config, variable: &str, text: &str) -> anyhow::Re
     for bridge in &mut config.bridge {
         let name = bridge.name.replace('-', "_").to_uppercase();
         let Some(wanted) = rest.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('_')) else { continue };
-        let mut table = toml::Table::try_from(&*bridge).context("settings are a table")?;
-        // The name is what the variable names the bridge by.
-        let found = table.iter().find(|(key, _)| *key != "name" && key.to_uppercase() == wanted);
-        let Some((key, old)) = found.map(|(key, old)| (key.clone(), old.clone())) else { continue };
-        let value = load::read_as(&old, &key, text).with_context(|| format!("[[bridge]] {}", bridge.name))?;
-        table.insert(key.clone(), value);
-        let changed: Bridge = table.try_into().map_err(|error| load::refused(&key, text, &error))?;
+        let place = || format!("[[bridge]] {}", bridge.name);
+        let Some(changed) = load::changed(bridge, wanted, text).with_context(place)? else { continue };
         *bridge = Bridge { topic: std::mem::take(&mut bridge.topic), ..changed };
         return Ok(true);
     }

@@ -3,19 +3,21 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Key, keys};
+use super::{Config, Key, keys, load};
 
 /// Name of the listener at `mqtt.address`.
 pub(crate) const PLAIN: &str = "mqtt";
 /// Name of the listener at `mqtt.tls_address`.
 pub(crate) const ENCRYPTED: &str = "mqtts";
+/// Begins the variables of listeners: `WEIR_LISTENER_<NAME>_<KEY>`.
+pub(super) const VARIABLE: &str = "WEIR_LISTENER_";
 /// More listeners than this are not needed by one process.
 const MOST: usize = 32;
 const MOST_NETWORKS: usize = 256;
@@ -33,8 +35,16 @@ pub(crate) struct Listener {
     /// unix:/run/weir/mqtt.sock; or the name of a socket that systemd passes on
     /// (`FileDescriptorName=`), as systemd:plant.
     pub(crate) address: String,
-    /// Connections are encrypted, with the certificate of `[tls]`.
+    /// Connections are encrypted, with the certificate of `[tls]`, or with that of
+    /// `tls_certificate`.
     pub(crate) tls: bool,
+    /// PEM file with a certificate for this listener in place of `tls.certificate`.
+    pub(crate) tls_certificate: PathBuf,
+    /// PEM file with the private key of `tls_certificate`.
+    pub(crate) tls_key: PathBuf,
+    /// PEM file with the authorities of the certificates of this listener's devices. Empty:
+    /// `tls.client_ca`.
+    pub(crate) tls_client_ca: PathBuf,
     /// Clients speak MQTT over WebSocket, at the path /mqtt.
     pub(crate) websocket: bool,
     /// Origins of web pages that may connect over WebSocket, as `https://app.example.com`; `"*"`
@@ -67,6 +77,9 @@ impl Default for Listener {
             name: String::new(),
             address: String::new(),
             tls: false,
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_client_ca: PathBuf::new(),
             websocket: false,
             origins: Vec::new(),
             proxy_protocol: false,
@@ -124,6 +137,30 @@ impl Listener {
         })
     }
 
+    /// The files of its encryption where they are not those of `[tls]`; `None` when they are.
+    pub(crate) fn files(&self, config: &Config) -> Option<tls::ServerFiles> {
+        let is_set = |path: &Path| !path.as_os_str().is_empty();
+        let named = |key: &str, path: &Path| tls::Named::new(format!("mqtt.listener.{}.{key}", self.name), path);
+        let shared = config.tls.files();
+        if !self.tls || !is_set(&self.tls_certificate) && !is_set(&self.tls_client_ca) {
+            return None;
+        }
+        let (certificate, key) = match is_set(&self.tls_certificate) {
+            true => (named("tls_certificate", &self.tls_certificate), named("tls_key", &self.tls_key)),
+            false => shared.as_ref().map(|files| (files.certificate.clone(), files.key.clone()))?,
+        };
+        let client_ca = match is_set(&self.tls_client_ca) {
+            true => Some(named("tls_client_ca", &self.tls_client_ca)),
+            false => shared.and_then(|files| files.client_ca),
+        };
+        Some(tls::ServerFiles { certificate, key, client_ca })
+    }
+
+    /// True when it has a file of its own.
+    pub(super) fn has_files(&self) -> bool {
+        [&self.tls_certificate, &self.tls_key, &self.tls_client_ca].iter().any(|path| !path.as_os_str().is_empty())
+    }
+
     /// The settings for the broker.
     ///
     /// # Errors
@@ -144,10 +181,17 @@ impl Listener {
     fn check(&self, config: &Config) -> anyhow::Result<()> {
         let is_unix = matches!(self.site()?, Site::Unix(..));
         self.settings()?;
+        let has_own = !self.tls_certificate.as_os_str().is_empty();
         ensure!(
-            !self.tls || config.tls.is_used(),
-            "`tls` needs a certificate: set `tls.certificate` and `tls.key` (`weir tls create` makes them)"
+            has_own != self.tls_key.as_os_str().is_empty(),
+            "`tls_certificate` and `tls_key` belong together: give both, or none"
         );
+        ensure!(
+            !self.tls || has_own || config.tls.is_used(),
+            "`tls` needs a certificate: set `tls.certificate` and `tls.key`, or `tls_certificate` and `tls_key` (`weir tls create` \
+             makes them)"
+        );
+        ensure!(self.tls || !self.has_files(), "`tls_certificate`, `tls_key` and `tls_client_ca` need `tls = true`");
         ensure!(!self.tls || !is_unix, "`tls` is for ports: what passes through a Unix socket stays on this machine");
         ensure!(self.websocket || self.origins.is_empty(), "`origins` needs `websocket = true`");
         for origin in &self.origins {
@@ -171,8 +215,11 @@ impl Listener {
         );
         ensure!(!self.client_certificate || self.tls, "`client_certificate` needs `tls = true`");
         ensure!(
-            !self.client_certificate || config.auth.required || !config.tls.client_ca.as_os_str().is_empty(),
-            "`client_certificate` needs `auth.required = true` or `tls.client_ca`: without them, no certificate is asked for"
+            !self.client_certificate
+                || config.auth.required
+                || [&self.tls_client_ca, &config.tls.client_ca].iter().any(|path| !path.as_os_str().is_empty()),
+            "`client_certificate` needs `auth.required = true`, `tls_client_ca` or `tls.client_ca`: without them, no certificate is \
+             asked for"
         );
         Ok(())
     }
@@ -218,6 +265,25 @@ pub(super) fn check(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sets the key of a listener that a variable names. False when it names none.
+///
+/// # Errors
+/// When the text cannot be read as a value of the key.
+pub(super) fn set(config: &mut Config, variable: &str, text: &str) -> anyhow::Result<bool> {
+    let Some(rest) = variable.strip_prefix(VARIABLE) else { return Ok(false) };
+    for listener in &mut config.mqtt.listener {
+        let name = listener.name.replace('-', "_").to_uppercase();
+        let Some(wanted) = rest.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('_')) else { continue };
+        if let Some(changed) =
+            load::changed(listener, wanted, text).with_context(|| format!("[[mqtt.listener]] {}", listener.name))?
+        {
+            *listener = changed;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The documented keys.
 pub(super) fn documented() -> Vec<Key> {
     keys::of::<Listener>()
@@ -260,6 +326,53 @@ mod tests {
     }
 
     #[test]
+    fn variables_set_keys_of_a_listener() {
+        let mut config = read(TLS, &listener("address = '127.0.0.1:9001'").replace("'a'", "'to-plant'")).unwrap();
+        for (key, text) in [
+            ("ADDRESS", "127.0.0.1:9002"),
+            ("TLS", "true"),
+            ("TLS_CERTIFICATE", "/tls/plant.pem"),
+            ("TLS_KEY", "/tls/plant.key"),
+            ("ALLOWED", "10.0.0.0/8, fd00::/8"),
+            ("MAX_CONNECTIONS", "7"),
+        ] {
+            assert!(set(&mut config, &format!("WEIR_LISTENER_TO_PLANT_{key}"), text).unwrap(), "{key}");
+        }
+        config.check().unwrap();
+        let listener = &config.mqtt.listener[0];
+        assert_eq!(listener.site().unwrap(), Site::Tcp("127.0.0.1:9002".parse().unwrap()));
+        assert_eq!((listener.allowed.len(), listener.max_connections, listener.tls), (2, 7, true));
+        assert_eq!(listener.files(&config).unwrap().certificate.path, PathBuf::from("/tls/plant.pem"));
+        assert!(!set(&mut config, "WEIR_LISTENER_TO_PLANT_NAME", "x").unwrap());
+        assert!(!set(&mut config, "WEIR_LISTENER_OTHER_TLS", "true").unwrap());
+        let error = format!("{:#}", set(&mut config, "WEIR_LISTENER_TO_PLANT_TLS", "maybe").unwrap_err());
+        assert!(error.contains("[[mqtt.listener]] to-plant") && error.contains("`tls`"), "{error}");
+    }
+
+    #[test]
+    fn a_listener_has_files_of_its_own_or_those_of_the_installation() {
+        let port = "address = '127.0.0.1:9001'\ntls = true\n";
+        let files = |base: &str, keys: &str| {
+            let config = read(base, &listener(&format!("{port}{keys}"))).unwrap();
+            config.mqtt.listener[0].files(&config).map(|files| {
+                let key = |file: &tls::Named| (file.key.clone(), file.path.display().to_string());
+                [Some(key(&files.certificate)), Some(key(&files.key)), files.client_ca.as_ref().map(key)]
+            })
+        };
+        let file = |key: &str, path: &str| Some((key.to_owned(), path.to_owned()));
+        let of_a = |key: &str, path: &str| file(&format!("mqtt.listener.a.{key}"), path);
+        assert_eq!(files(TLS, ""), None);
+        let own = "tls_certificate = 'a.pem'\ntls_key = 'a.key'\n";
+        let pair = [of_a("tls_certificate", "a.pem"), of_a("tls_key", "a.key")];
+        assert_eq!(files("", own).unwrap(), [pair[0].clone(), pair[1].clone(), None]);
+        let shared = format!("{TLS}client_ca = 'devices.pem'\n");
+        let [_, _, ca] = files(&shared, own).unwrap();
+        assert_eq!(ca, file("tls.client_ca", "devices.pem"));
+        let [certificate, _, ca] = files(TLS, "tls_client_ca = 'plant.pem'\nclient_certificate = true").unwrap();
+        assert_eq!((certificate, ca), (file("tls.certificate", "server.pem"), of_a("tls_client_ca", "plant.pem")));
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_with_the_listener_and_the_key() {
         let port = "address = '127.0.0.1:9001'\n";
         let unix = "address = 'unix:/run/weir.sock'\n";
@@ -285,6 +398,8 @@ mod tests {
             (listener(&format!("{port}allowed = ['10.0.0.0/40']")), "`allowed` holds"),
             (listener(&format!("{unix}allowed = ['10.0.0.0/8']")), "`mode`"),
             (listener(&format!("{port}client_certificate = true")), "`tls = true`"),
+            (listener(&format!("{port}tls = true\ntls_certificate = 'a.pem'")), "`tls_key` belong together"),
+            (TLS.to_owned() + &listener(&format!("{port}tls_client_ca = 'a.pem'")), "need `tls = true`"),
             (TLS.to_owned() + &listener(&format!("{port}tls = true\nclient_certificate = true")), "`tls.client_ca`"),
         ] {
             let error = format!("{:#}", read("", &text).unwrap_err());

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use super::{Config, bridges, export, keys, pool, unknown};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Config, bridges, export, keys, listener, pool, unknown};
 
 /// The file that is read when it exists and no other was named.
 const USUAL_FILE: &str = "weir.toml";
@@ -103,6 +106,7 @@ pub(crate) fn load(sources: &Sources) -> anyhow::Result<Loaded> {
             export::set(&mut config.export[export], &key, value).with_context(place)?;
         } else if pool::set(&mut config, name, value).with_context(place)?
             || bridges::set(&mut config, name, value).with_context(place)?
+            || listener::set(&mut config, name, value).with_context(place)?
         {
         } else if name == "WEIR_LOG" {
             config.logging.level.clone_from(value);
@@ -137,6 +141,11 @@ fn warning(name: &str, config: &Config) -> Option<String> {
         let names: Vec<&str> = config.bridge.iter().map(|bridge| bridge.name.as_str()).collect();
         let there = if names.is_empty() { "there are no bridges".to_owned() } else { names.join(", ") };
         return Some(format!("environment variable {name} is not a key of a bridge ({there})"));
+    }
+    if name.starts_with(listener::VARIABLE) {
+        let names: Vec<&str> = config.mqtt.listener.iter().map(|listener| listener.name.as_str()).collect();
+        let there = if names.is_empty() { "there are no listeners".to_owned() } else { names.join(", ") };
+        return Some(format!("environment variable {name} is not a key of a listener ({there})"));
     }
     let guess = name.trim_start_matches("WEIR_").to_lowercase();
     let near = unknown::nearest(&guess.replacen('_', ".", 1)).or_else(|| unknown::nearest(&guess))?;
@@ -194,6 +203,22 @@ fn set(config: &Config, key: &str, text: &str) -> anyhow::Result<Config> {
     changed.bridge.clone_from(&config.bridge);
     changed.mqtt.listener.clone_from(&config.mqtt.listener);
     Ok(changed)
+}
+
+/// `table` with the key changed that the end of a variable names; `None` when there is no such key.
+/// The name stays: the variable names the table by it.
+///
+/// # Errors
+/// When the text cannot be read as a value of the key.
+pub(super) fn changed<T>(table: &T, wanted: &str, text: &str) -> anyhow::Result<Option<T>>
+where
+    T: Serialize + DeserializeOwned,
+{
+    let mut tree = toml::Table::try_from(table).context("settings are a table")?;
+    let found = tree.iter().find(|(key, _)| *key != "name" && key.to_uppercase() == wanted);
+    let Some((key, old)) = found.map(|(key, old)| (key.clone(), old.clone())) else { return Ok(None) };
+    tree.insert(key.clone(), read_as(&old, &key, text)?);
+    tree.try_into().map(Some).map_err(|error| refused(&key, text, &error))
 }
 
 /// The error of a key whose text was read but is not accepted.

@@ -138,11 +138,14 @@ impl Config {
         let passwords = (self.shares().passwords * Passwords::MEMORY_BYTES) as u64;
         // Handshakes are of clients, too.
         let mut handshakes = 0;
-        if self.tls.is_used() || self.fleet.is_encrypted() {
+        if self.tls.is_used() || self.fleet.is_encrypted() || self.mqtt.listener.iter().any(|listener| listener.tls) {
             let (most, default) = (self.tls.max_handshakes as u64, usual.tls.max_handshakes as u64);
-            let most = lower("tls.max_handshakes", most, default, total / 16 / HANDSHAKE);
+            // A listener with files of its own has a quarter of them, as other ports do.
+            let own = self.mqtt.listener.iter().filter(|listener| listener.has_files()).count() as u64;
+            let each = HANDSHAKE + HANDSHAKE / 7 * own;
+            let most = lower("tls.max_handshakes", most, default, total / 16 / each);
             self.tls.max_handshakes = size(most);
-            handshakes = most * HANDSHAKE;
+            handshakes = most * each;
         }
         self.mqtt.broker.memory_bytes = size(total / 8 * 3 - credentials - passwords - handshakes);
         self.ingest.remembered_bytes = size(of_lane / 32);

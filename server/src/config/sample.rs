@@ -55,7 +55,8 @@ fn listeners(out: &mut String) {
     comment(
         out,
         "Further ways in for devices, besides mqtt.address and mqtt.tls_address, each with settings of its own. What \
-         others can reach needs tls and auth.required here, too.",
+         others can reach needs tls and auth.required here, too. A variable sets a key of the listener `plant`: \
+         WEIR_LISTENER_PLANT_<KEY>; a dash of the name becomes an underscore.",
     );
     out.push_str("#\n# [[mqtt.listener]]\n");
     listener::documented().iter().for_each(|key| inactive(out, key));

@@ -9,13 +9,22 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// `[redis]`
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct Redis {
     #[serde(flatten)]
     pub(crate) log: buffer::redis::Config,
     #[serde(flatten)]
     pub(crate) spill: buffer::spill::Config,
+    /// Maximum bytes of messages that wait for MQTT clients whose sessions the fleet shares. A
+    /// message beyond it is treated as `mqtt.queue_full` says.
+    pub(crate) max_session_bytes: u64,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self { log: Default::default(), spill: Default::default(), max_session_bytes: 1 << 30 }
+    }
 }
 
 /// `[fleet]`

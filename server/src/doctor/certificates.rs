@@ -21,6 +21,15 @@ pub(super) fn certificates(config: &Config) -> Vec<Finding> {
         findings.extend(own(&files.certificate, &files.key, &names(config), now));
         findings.extend(files.client_ca.map(|ca| authority(&ca, now)));
     }
+    for listener in &config.mqtt.listener {
+        let Some(files) = listener.files(config) else { continue };
+        if Some(&files.certificate) != config.tls.files().as_ref().map(|shared| &shared.certificate) {
+            findings.extend(own(&files.certificate, &files.key, &[], now));
+        }
+        if !listener.tls_client_ca.as_os_str().is_empty() {
+            findings.extend(files.client_ca.map(|ca| authority(&ca, now)));
+        }
+    }
     if let Some((files, _)) = config.fleet.files() {
         let advertised = config.fleet.advertise.rsplit_once(':').map(|(host, _)| ("fleet.advertise", host.to_owned()));
         findings.extend(own(&files.certificate, &files.key, advertised.as_slice(), now));

@@ -1,6 +1,7 @@
 //! `weir doctor`: checks for problems and their cures.
 
 mod audit;
+mod bridges;
 mod certificates;
 mod issuers;
 mod local;
@@ -95,6 +96,9 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
         for finding in runtime.block_on(servers::configured(config)) {
             say(finding)?;
         }
+        for finding in runtime.block_on(bridges::configured(config)) {
+            say(finding)?;
+        }
     }
     let of_process = match user {
         Some(User::Running(addresses)) => addresses.grpc.map(|grpc| Target::of_process(config, grpc)),
@@ -102,8 +106,10 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<ExitCode> {
     };
     let given = options.server.as_ref();
     let given = given.map(|server| Target::given_or_of(Some(server), options.ca.as_ref(), config));
+    // Another server has other bridges.
+    let of_this = if given.is_none() { &config.bridge[..] } else { &[] };
     if let Some(target) = given.or(of_process) {
-        for finding in runtime.block_on(remote::server(&target, &config.auth)) {
+        for finding in runtime.block_on(remote::server(&target, &config.auth, of_this)) {
             say(finding)?;
         }
     }

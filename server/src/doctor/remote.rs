@@ -27,7 +27,7 @@ const EXPORTS: &str = "exports";
 /// Time within which a healthy server answers.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) async fn server(target: &Target, auth: &Auth) -> Vec<Finding> {
+pub(super) async fn server(target: &Target, auth: &Auth, bridges: &[bridge::Config]) -> Vec<Finding> {
     const WHAT: &str = "server";
     let silent = || {
         Finding::fail(
@@ -35,10 +35,10 @@ pub(super) async fn server(target: &Target, auth: &Auth) -> Vec<Finding> {
             format!("{} does not answer within {PATIENCE:?}: check the server's log, then restart it", target.server),
         )
     };
-    tokio::time::timeout(PATIENCE, ask(target, auth)).await.unwrap_or_else(|_| vec![silent()])
+    tokio::time::timeout(PATIENCE, ask(target, auth, bridges)).await.unwrap_or_else(|_| vec![silent()])
 }
 
-async fn ask(target: &Target, auth: &Auth) -> Vec<Finding> {
+async fn ask(target: &Target, auth: &Auth, bridges: &[bridge::Config]) -> Vec<Finding> {
     const WHAT: &str = "server";
     let channel = match connect(target.clone()).await {
         Ok(channel) => channel,
@@ -53,6 +53,7 @@ async fn ask(target: &Target, auth: &Auth) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(WHAT, format!("weir {} answers at {url}", status.version))];
     findings.extend(clock(&status));
     findings.extend(readiness(&status));
+    findings.extend(super::bridges::running(bridges, &status.reasons));
     let unrouted = unrouted::summary(&status).map(|text| format!("{text}; `weir unrouted` lists them"));
     findings.extend(unrouted.map(|text| Finding::warn("routes", text)));
     findings.extend(deleted_letters(&status).map(|text| Finding::warn("dead letters", text)));

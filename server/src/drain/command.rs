@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -13,6 +14,9 @@ use crate::client::output::remark;
 use crate::config::Config;
 use crate::data_dir::{User, user_of};
 use crate::local;
+
+/// Time for a process that has closed its connections to end.
+const LEAVES: Duration = Duration::from_secs(60);
 
 /// A process that is asked.
 struct Process {
@@ -47,7 +51,7 @@ pub(crate) fn run(options: &DrainOptions) -> anyhow::Result<ExitCode> {
         progress = match process.order(&Order::Follow) {
             Ok(progress) => progress,
             // A process that stops by itself is drained.
-            Err(_) if options.stop && user_of(&process.data).is_none() => break,
+            Err(_) if options.stop && leaves(&process.data) => break,
             Err(error) => return Err(error),
         };
         if !progress.draining {
@@ -62,6 +66,18 @@ pub(crate) fn run(options: &DrainOptions) -> anyhow::Result<ExitCode> {
         remark("All connections are closed, and new ones are refused until `weir drain --cancel` or a restart.");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until a process that ends no longer uses its data folder. False when it goes on.
+fn leaves(data: &Path) -> bool {
+    let begun = Instant::now();
+    while user_of(data).is_some() {
+        if begun.elapsed() > LEAVES {
+            return false;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    true
 }
 
 fn address(data: &Path) -> anyhow::Result<SocketAddr> {

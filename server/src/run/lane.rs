@@ -23,7 +23,7 @@ use super::server_watch::Servers;
 use super::startup::Startup;
 use super::state::{LaneState, Metrics};
 use super::stores::Stores;
-use super::{retained, settings};
+use super::{retained, sessions, settings};
 use crate::backup;
 use crate::config::{Config, Role};
 use crate::data_dir::DataDir;
@@ -84,6 +84,14 @@ impl Lane {
         let local = fleet.as_ref().map(Fleet::handle);
         let readers = readers(&config, &logs, &stores, local, (fleet_tls, links, pool.clone()), &metrics)?;
         Ok(Self { pool, config, logs, stores, intake, fleet, readers, known, metrics })
+    }
+
+    /// The place of the sessions that this process shares with the others; None when it does not
+    /// accept devices, or is alone.
+    pub(super) fn shared_sessions(&self) -> Option<cluster::Pool> {
+        let redis = self.logs.redis.clone().filter(|_| self.config.is_fleet() && self.intake.is_some())?;
+        let metrics = Arc::clone(&self.metrics.cluster);
+        Some(cluster::Pool { redis, config: sessions::settings(&self.config), metrics })
     }
 
     /// The open files of its folder.

@@ -5,17 +5,21 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, ensure};
 use broker::{Listener, Ports, Socket};
-use tls::Acceptor;
+use tls::{Acceptor, Port};
 use tokio::net::TcpListener;
 
 use super::activation::Passed;
+use super::ports::Certificates;
 use crate::config::{Config, ENCRYPTED, PLAIN, Role, Site};
 use crate::data_dir::Addresses;
 
+/// A listener for devices, with whether it is encrypted.
+type OfDevices = (broker::Settings, Socket, bool);
+
 /// Open listeners of the roles that the process has.
 pub(super) struct Listeners {
-    /// For devices, in the order of the configuration; each with whether it is encrypted.
-    pub(super) devices: Vec<(broker::Settings, Socket, bool)>,
+    /// For devices, in the order of the configuration.
+    pub(super) devices: Vec<OfDevices>,
     pub(super) grpc: Option<TcpListener>,
     pub(super) http: TcpListener,
     /// For the other processes of the fleet.
@@ -46,11 +50,11 @@ impl Listeners {
     }
 
     /// The listeners for devices, with the handshakes of those that are encrypted.
-    pub(super) fn into_ports(devices: Vec<(broker::Settings, Socket, bool)>, tls: Option<&Acceptor>) -> Ports {
-        let listener = |(settings, socket, is_encrypted): (_, _, bool)| Listener {
-            socket,
-            tls: if is_encrypted { tls.cloned() } else { None },
-            settings,
+    pub(super) fn into_ports(devices: Vec<OfDevices>, tls: Option<&Acceptor>, own: &Certificates) -> Ports {
+        let listener = |(settings, socket, is_encrypted): OfDevices| {
+            let own = own.get(&settings.name).map(|server| server.acceptor(Port::Mqtt));
+            let tls = if is_encrypted { own.or_else(|| tls.cloned()) } else { None };
+            Listener { socket, tls, settings }
         };
         devices.into_iter().map(listener).collect::<Vec<_>>().into()
     }
@@ -82,7 +86,7 @@ impl Listeners {
 }
 
 /// Binds the listeners for devices.
-fn bind_devices(config: &Config, passed: &mut Passed) -> anyhow::Result<Vec<(broker::Settings, Socket, bool)>> {
+fn bind_devices(config: &Config, passed: &mut Passed) -> anyhow::Result<Vec<OfDevices>> {
     let named = |name: &str| broker::Settings { name: name.into(), ..broker::Settings::default() };
     let mqtt = &config.mqtt;
     let plain = broker::bind(address(&mqtt.address)?).with_context(|| taken("mqtt", &mqtt.address))?;

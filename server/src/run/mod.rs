@@ -23,6 +23,7 @@ pub(crate) mod replay;
 mod retained;
 mod retention;
 mod server_watch;
+mod sessions;
 pub(crate) mod settings;
 pub(crate) mod shares;
 mod signals;
@@ -139,6 +140,7 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
     let config = Arc::new(config);
     let (startup, metrics) = (Startup::default(), state::Metrics::of(&config));
     let tls = ports::open(&config, metrics.tls.clone())?;
+    let own_tls = ports::open_own(&config, &metrics.tls)?;
     let fleet_tls = ports::open_fleet(&config, metrics.tls.clone())?;
     let listeners = Listeners::bind(&config, &mut passed).await?;
     let addresses = listeners.addresses(tls.is_some())?;
@@ -187,13 +189,14 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
         if let Some(gate) = &gate {
             purge::load(gate, &node.lanes).await;
         }
+        let sessions = sessions::open(&node.lanes, node.placement.clone(), &startup).await?;
         // Side by side: a server that is away delays the start no longer than one alone does.
         let servers = try_join_all(node.lanes.iter().map(|lane| Servers::open(lane, &startup))).await?;
         let lanes = node.lanes.iter().zip(&servers);
         let retained = try_join_all(lanes.map(|(lane, servers)| lane.retained(servers))).await?;
-        anyhow::Ok((node, servers, retained, access.zip(gate)))
+        anyhow::Ok((node, servers, (retained, sessions), access.zip(gate)))
     };
-    let (node, servers, retained, access) = tokio::select! {
+    let (node, servers, (retained, sessions), access) = tokio::select! {
         opened = opening => opened?,
         name = &mut signals => {
             tracing::info!(signal = name, "stopped before it was ready");
@@ -211,7 +214,7 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
     // In the order in which they stop.
     let bridges_stop = supervisor.part("bridges", BRIDGES_DEADLINE);
     let broker = if let Some(inbox) = inbox {
-        let ports = Listeners::into_ports(listeners.devices, of(Port::Mqtt).as_ref());
+        let ports = Listeners::into_ports(listeners.devices, of(Port::Mqtt).as_ref(), &own_tls);
         let gate = access.as_ref().map(|(_, gate)| gate.clone());
         if let Some(placement) = &placement {
             for (number, messages) in retained.iter().enumerate() {
@@ -223,8 +226,9 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
             placement.iter().for_each(|placement| placement.found(tenant, lane));
         };
         let taken = (inbox, retained, Box::new(found) as Found);
-        let broker = take_in(&mut supervisor, &config, &state, &lanes, taken, (ports, gate)).await;
-        bridges::spawn(&mut supervisor, &config, &state, (&broker, of_bridges.as_ref()), &bridges_stop)?;
+        let broker = take_in(&mut supervisor, &config, &state, (&lanes, sessions), taken, (ports, gate)).await;
+        let of_tenants = access.as_ref().map(|(_, gate)| gate);
+        bridges::spawn(&mut supervisor, &config, &state, (&broker, of_bridges.as_ref(), of_tenants), &bridges_stop)?;
         own.iter().for_each(|own| own.open(Arc::clone(&broker)));
         Some(broker)
     } else {
@@ -298,7 +302,7 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
         });
     }
 
-    ports::watch(&mut supervisor, HTTP_DEADLINE, tls.clone(), fleet_tls);
+    ports::watch(&mut supervisor, HTTP_DEADLINE, tls.iter().cloned().chain(own_tls.into_values()), fleet_tls);
 
     if let Some((access, gate)) = access {
         let (waiting, metrics) = (state.waiting().clone(), Arc::clone(&state.metrics.checkpoints));
@@ -361,7 +365,7 @@ async fn take_in(
     supervisor: &mut Supervisor,
     config: &Config,
     state: &state::State,
-    lanes: &[Lane],
+    (lanes, shared): (&[Lane], Option<Arc<cluster::Pooled>>),
     (inbox, retained, found): (PooledInbox, Vec<Option<Vec<broker::RetainedMessage>>>, Found),
     (ports, gate): (Ports, Option<Gate>),
 ) -> Arc<broker::Broker<PooledInbox>> {
@@ -376,14 +380,17 @@ async fn take_in(
     let (settings, metrics) = (settings::broker(config), state.metrics.broker.clone());
     let waits: Vec<usize> = (0..retained.len()).filter(|number| retained[*number].is_none()).collect();
     let messages: Vec<_> = retained.into_iter().flatten().flatten().collect();
-    let broker = match waits.is_empty() {
-        true => broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, Some(messages)),
-        false => {
-            let broker = broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, None);
-            broker.restore_part(messages).await;
-            broker
+    let (now, later) = if waits.is_empty() { (Some(messages), None) } else { (None, Some(messages)) };
+    let broker = match &shared {
+        Some(fleet) => {
+            let fleet = (Arc::clone(fleet) as Arc<_>, Arc::clone(fleet) as Arc<_>);
+            broker::Broker::in_fleet(settings, inbox, gatekeeper, metrics, now, fleet)
         }
+        None => broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, now),
     };
+    if let Some(messages) = later {
+        broker.restore_part(messages).await;
+    }
     if !waits.is_empty() {
         let (broker, stop, waiting) = (broker.clone(), stop.clone(), state.waiting().clone());
         let waits =
@@ -413,7 +420,16 @@ async fn take_in(
         });
     }
     let accepting = broker.clone();
-    let accept = async move { accepting.run(ports, stop).await.context("accept connections") };
+    let accept = async move {
+        accepting.run(ports, stop).await.context("accept connections")?;
+        if let Some(fleet) = shared
+            && let Err(error) = fleet.close().await
+        {
+            // They do so after the lease.
+            tracing::info!("the other processes do not know that this one has ended: {error}");
+        }
+        Ok(())
+    };
     supervisor.spawn("mqtt", "mqtt broker", accept);
 
     let stop = supervisor.part("log", deadline);

@@ -57,12 +57,15 @@ impl Placement {
 
     /// Returns the lane of a tenant whose devices were admitted here, or whose messages were found.
     fn of_sender(&self, tenant: &Arc<str>) -> Option<usize> {
+        let lane = self.of_tenant(tenant)?;
+        self.seen.lock().entry(Arc::clone(tenant)).insert_entry(lane);
+        Some(lane)
+    }
+
+    /// As `of_sender`, without noting the tenant.
+    pub(super) fn of_tenant(&self, tenant: &str) -> Option<usize> {
         match self.gate.known_pool(tenant) {
-            Ok(Some(pool)) => {
-                let lane = self.number(pool.as_deref())?;
-                self.seen.lock().insert(Arc::clone(tenant), lane);
-                Some(lane)
-            }
+            Ok(Some(pool)) => self.number(pool.as_deref()),
             Ok(None) => self.seen.lock().get(tenant).copied(),
             Err(_) => None,
         }

@@ -36,6 +36,8 @@ pub(crate) struct Metrics {
     pub(crate) ingest: Arc<ingest::Metrics>,
     /// Metrics of the log.
     pub(crate) buffer: Arc<buffer::Metrics>,
+    /// Metrics of the sessions that a fleet shares.
+    pub(crate) cluster: Arc<cluster::Metrics>,
     /// Metrics of the sinks.
     pub(crate) flusher: Arc<flusher::Metrics>,
     /// The store's.
@@ -97,6 +99,7 @@ impl Metrics {
     /// Registers the metrics that each pool has of its own.
     fn register_lane(&self, registry: &mut Registry) {
         self.buffer.register(registry);
+        self.cluster.register(registry);
         self.flusher.register(registry);
         self.stores.register(registry);
         self.mongodb.register(registry);

@@ -7,10 +7,11 @@ use crate::files::{none, read, root};
 /// Crates of the workspace: the folder, and the other crates it may depend on.
 pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &["buffer", "identity", "model", "proto", "stores", "tls"]),
-    ("bench", &["mqtt-client"]),
+    ("bench", &["mqtt-client", "tls"]),
     ("bridge", &["model", "mqtt-client", "tls"]),
     ("broker", &["door", "model", "tls"]),
     ("buffer", &["envelope", "model"]),
+    ("cluster", &["broker", "buffer", "model"]),
     ("door", &["model"]),
     ("e2e", &["model", "mqtt-client", "proto"]),
     ("envelope", &[]),
@@ -23,8 +24,8 @@ pub(crate) const ALLOWED: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "api", "bridge", "broker", "buffer", "door", "envelope", "flusher", "identity", "ingest", "model", "proto",
-            "stores", "tls",
+            "api", "bridge", "broker", "buffer", "cluster", "door", "envelope", "flusher", "identity", "ingest",
+            "model", "proto", "stores", "tls",
         ],
     ),
     ("simulators", &["model", "mqtt-client", "proto", "tls"]),
@@ -65,6 +66,7 @@ const OWNED: &[(&str, &[&str], Dev)] = &[
     ("sha1", &["broker"], Dev::No),
     ("tokio-postgres", &["identity"], Dev::Yes),
     ("tonic", &["api", "e2e", "flusher", "proto", "server", "simulators", "tls"], Dev::Yes),
+    ("tokio-tungstenite", &["bridge"], Dev::No),
     ("tokio-rustls", &["identity", "tls"], Dev::Yes),
     ("webpki-roots", &["identity", "stores", "tls"], Dev::No),
     ("x509-parser", &["identity", "tls"], Dev::Yes),

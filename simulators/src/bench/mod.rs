@@ -25,9 +25,10 @@ pub use report::Report;
 /// A load for a broker.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Load {
-    /// Address of the broker; mqtts://host:port is encrypted.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    pub broker: Address,
+    /// Address of the broker; mqtts://host:port is encrypted. Of several, separated by commas, each
+    /// connection is made to a random one.
+    #[arg(long, default_value = "127.0.0.1:1883", value_delimiter = ',')]
+    pub broker: Vec<Address>,
     /// PEM file with the authorities of the servers; without it, the public ones.
     #[arg(long, env = "WEIR_CA")]
     pub ca: Option<PathBuf>,

@@ -24,7 +24,7 @@ impl Library {
     /// Runs one connection until `until`, until the queue is done, or until it breaks.
     pub(super) async fn connection(&mut self, queue: &mut Queue, target: &Target, until: Instant) -> Ended {
         let group = &Arc::clone(&queue.device.kind).group;
-        let address = target.dialer.address();
+        let address = target.dialer.next_address();
         let mut options = MqttOptions::new(&*queue.device.id, address.ip().to_string(), address.port());
         options.set_clean_session(group.clean_start);
         options.set_inflight(group.in_flight);

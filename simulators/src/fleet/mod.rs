@@ -51,7 +51,7 @@ pub struct Options {
 }
 
 /// The broker as one device sees it, and the credentials of all.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Target {
     dialer: Dialer,
     credentials: Credentials,
@@ -113,7 +113,7 @@ async fn play(scenario: &Scenario, folder: &Path, ledger: &Path, options: &Optio
         scenario: scenario.clone(),
         folder: std::path::absolute(folder).context("folder of the scenario")?,
         start: start.nanos,
-        broker: options.broker.name().to_string(),
+        broker: options.broker.name(),
     };
     let (writer, recorder) = Writer::create(ledger, &header)?;
     let fleet = devices.into_iter().map(|device| {

@@ -1,0 +1,260 @@
+//! Arrivals from the other nodes: messages of sessions, messages for subscribers, clients that have
+//! connected elsewhere.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Arrival, Client, Fleet, Forwarded, Numbered, Owned, SharedMessage, Taking, keep_routes, present_state};
+use crate::Broker;
+use crate::config::QueueFull;
+use crate::durable::{Duty, Ledger};
+use crate::link::Link;
+use crate::message::Message;
+use crate::queue::Queued;
+use crate::session::{Receipt, Session};
+use crate::tenant::Tenant;
+use crate::will::Before;
+use door::Inbox;
+
+/// The message that arrived last: it mostly goes to many sessions.
+type Last = Option<(Arc<SharedMessage>, Arc<Message>)>;
+
+impl<I: Inbox> Broker<I> {
+    /// Handles what arrives from the fleet until `stop`.
+    pub(crate) async fn follow_arrivals(self: Arc<Self>, fleet: Arc<Fleet>, stop: CancellationToken) {
+        loop {
+            let arrivals = tokio::select! {
+                arrivals = fleet.bus.arrivals() => arrivals,
+                () = stop.cancelled() => return,
+            };
+            let mut last = None;
+            for arrival in arrivals {
+                match arrival {
+                    Arrival::Message(owned, message) => self.take_message(&fleet, &owned, message, &mut last).await,
+                    Arrival::Lost(owned) => {
+                        if let Some((_, session, _)) = self.shared_session(&owned) {
+                            session.lose();
+                        }
+                    }
+                    Arrival::HandOver(client, hand_over) => {
+                        let (broker, fleet) = (Arc::clone(&self), Arc::clone(&fleet));
+                        self.tasks.spawn(async move {
+                            broker.hand_over(&client.tenant, &client.id).await;
+                            broker.store_present_state(&fleet, &client);
+                            fleet.bus.handed_over(&hand_over);
+                        });
+                    }
+                    Arrival::Taken(owned, taking) => self.give_up(&owned, taking),
+                    Arrival::Forwarded(forwarded) => self.take_forwarded(&forwarded),
+                    Arrival::Gap => self.fill_gaps(&fleet).await,
+                }
+            }
+        }
+    }
+
+    /// Stores what another node has to know of a client's session.
+    fn store_present_state(&self, fleet: &Fleet, client: &Client) {
+        let session = self.tenants.find(&client.tenant).and_then(|tenant| tenant.sessions.get(&client.id));
+        let Some(session) = session else { return };
+        let mut state = session.state();
+        let (Some(owned), Some(ledger), false) = (state.owned.clone(), state.ledger.clone(), state.is_departed) else {
+            return;
+        };
+        fleet.store.submit(present_state(&state, &owned, ledger.progress()));
+        // The client may stay here: then their end is stored, too.
+        let stored = state.unreleased.iter().filter(|(_, receipt)| **receipt == Receipt::Stored).map(|(id, _)| *id);
+        let stored: Vec<u16> = stored.collect();
+        state.receipts.extend(stored);
+    }
+
+    /// The session that this node owns under this id.
+    fn shared_session(&self, owned: &Owned) -> Option<(Arc<Tenant>, Arc<Session>, Arc<Ledger>)> {
+        let tenant = self.tenants.find(&owned.client.tenant)?;
+        let session = tenant.sessions.get(&owned.client.id)?;
+        let ledger = {
+            let state = session.state();
+            state.ledger.clone().filter(|ledger| ledger.session == owned.session && !state.is_departed)?
+        };
+        ledger.owned()?;
+        Some((tenant, session, ledger))
+    }
+
+    async fn take_message(&self, fleet: &Fleet, owned: &Owned, message: Numbered, last: &mut Last) {
+        // One of a session that another node owns by now, or that is in the store only.
+        let Some((tenant, session, ledger)) = self.shared_session(owned) else { return };
+        match ledger.take(message.number) {
+            None => {}
+            Some(0) => self.queue_message(&tenant, &session, &ledger, message, last),
+            Some(_) => self.fill_gap(fleet, &tenant, &session, &ledger).await,
+        }
+    }
+
+    fn queue_message(
+        &self,
+        tenant: &Tenant,
+        session: &Arc<Session>,
+        ledger: &Arc<Ledger>,
+        Numbered { number, placed, message }: Numbered,
+        last: &mut Last,
+    ) {
+        let duty = Duty { ledger: Arc::clone(ledger), number, _message: None };
+        let known = last.as_ref().filter(|(shared, _)| Arc::ptr_eq(shared, &message)).map(|(_, own)| Arc::clone(own));
+        let own = known.or_else(|| {
+            let own = self.receive(&message)?;
+            *last = Some((message, Arc::clone(&own)));
+            Some(own)
+        });
+        let Some(own) = own else {
+            self.count_dropped("memory");
+            if self.config.queue_full == QueueFull::EndSession {
+                session.lose();
+            }
+            return;
+        };
+        self.put_into(tenant, session, Self::queued(own, placed, duty), false, &self.bounds(session));
+    }
+
+    /// Reads the messages of a session that have not arrived.
+    async fn fill_gap(&self, fleet: &Fleet, tenant: &Tenant, session: &Arc<Session>, ledger: &Arc<Ledger>) {
+        let Some(owned) = ledger.owned() else { return };
+        match fleet.store.messages(&owned, ledger.last()).await {
+            Ok(messages) => {
+                let mut last = None;
+                for message in messages {
+                    ledger.skip_to(message.number);
+                    self.queue_message(tenant, session, ledger, message, &mut last);
+                }
+            }
+            Err(error) => {
+                // The next message finds the gap again.
+                tracing::warn!(client = %session.client, "cannot read the messages of a session: {error}");
+            }
+        }
+    }
+
+    async fn fill_gaps(&self, fleet: &Fleet) {
+        tracing::warn!("messages from other nodes were lost: this node was behind; reading those of sessions again");
+        self.count_dropped("fleet_gap");
+        for tenant in self.tenants.all() {
+            for session in tenant.sessions.all() {
+                let ledger = session.state().ledger.clone().filter(|ledger| ledger.owned().is_some());
+                if let Some(ledger) = ledger {
+                    self.fill_gap(fleet, &tenant, &session, &ledger).await;
+                }
+            }
+        }
+    }
+
+    /// Gives a message of another node to the subscribers of this one.
+    fn take_forwarded(&self, forwarded: &Forwarded) {
+        let tenant = self.tenants.get(&forwarded.tenant);
+        let SharedMessage { topic, payload, properties, qos, retain, published } = &*forwarded.message;
+        let now = model::clock::now();
+        if *retain && forwarded.share.is_none() {
+            let refusal = if payload.is_empty() { None } else { tenant.retained.refusal(topic) };
+            match refusal {
+                Some(_) => self.count_dropped("retained_full"),
+                None => {
+                    if let Some(message) = self.copy(topic, payload, *qos, true, properties) {
+                        // It has no other owner yet.
+                        let message = Arc::into_inner(message).map(|message| message.published(*published, now));
+                        message.into_iter().for_each(|message| tenant.retained.set(&Arc::new(message)));
+                    }
+                }
+            }
+        }
+        if !forwarded.is_routed {
+            return;
+        }
+        let takers = self.takers_here(&tenant, forwarded);
+        if takers.is_empty() {
+            return;
+        }
+        match self.receive(&forwarded.message) {
+            Some(message) => {
+                // Not as a retained one: it was set above, and has been announced.
+                self.route_here(&tenant, &message, takers, false);
+            }
+            None => {
+                self.count_dropped("memory");
+                self.lose(&tenant, topic, *qos);
+            }
+        }
+    }
+
+    /// Closes the connection of a client that belongs to another node now, and forgets its session.
+    fn give_up(self: &Arc<Self>, owned: &Owned, taking: Taking) {
+        let Some(tenant) = self.tenants.find(&owned.client.tenant) else { return };
+        let Some(given) = self.give_up_session(&tenant, owned, taking) else { return };
+        self.drop_interests(&tenant, &owned.client.id, &given.filters);
+        self.hand_on(&tenant, &owned.client.id, given.left);
+        let continues = taking == Taking::Continues;
+        let is_due = given.before.last.as_ref().is_some_and(|last| !continues || last.will.delay_secs == 0);
+        let (broker, before) = (Arc::clone(self), Before { is_due, ..given.before });
+        self.tasks.spawn(async move { broker.settle(before, &tenant).await });
+        self.metrics.sessions.dec();
+        if given.was_connected {
+            let peer = crate::listener::THIS_MACHINE;
+            tracing::debug!(client = %owned.client.id, "the client has connected to another node");
+            self.metrics.takeovers.count(&owned.client.tenant, &owned.client.id, peer, model::clock::now());
+        }
+    }
+}
+
+/// A session that was given up.
+struct Given {
+    filters: Vec<String>,
+    before: Before,
+    /// Messages of shared subscriptions, for other members.
+    left: Vec<Queued>,
+    was_connected: bool,
+}
+
+impl<I: Inbox> Broker<I> {
+    fn give_up_session(&self, tenant: &Tenant, owned: &Owned, taking: Taking) -> Option<Given> {
+        tenant.sessions.remove_if(&owned.client.id, |session| {
+            let mut state = session.state();
+            // Not one that was claimed again since.
+            state.owned.as_ref().filter(|held| held.session == owned.session && held.epoch <= owned.epoch)?;
+            let owner = state.link.take();
+            if let Some(owner) = &owner {
+                owner.signal(Link::TAKEN_OVER);
+                state.takeovers.count(Instant::now());
+            }
+            if let Some(will) = state.will.take()
+                && taking == Taking::Continues
+            {
+                // The receiver is gone when the will was published at this very moment.
+                will.send(()).ok();
+            }
+            let before = Before {
+                last: state.last_will.take(),
+                publishing: state.publishing.take(),
+                earlier: owner.as_ref().map(Arc::downgrade),
+                ..Before::default()
+            };
+            let mut ended = state.end();
+            let departed = ended.is_departed;
+            if let Some(ledger) = &ended.ledger {
+                ledger.abandon();
+            }
+            let filters: Vec<String> = match departed {
+                // They are those of another node's already.
+                true => Vec::new(),
+                false => ended.subscriptions.iter().cloned().collect(),
+            };
+            if taking == Taking::Continues {
+                keep_routes(tenant, &owned.client.id, owned.session, &filters);
+            } else {
+                for filter in &filters {
+                    tenant.trie.remove(filter, &owned.client.id);
+                }
+            }
+            // Of one that continues, they are in the store.
+            let left = if taking == Taking::Continues { Vec::new() } else { ended.take_shared(|_| true) };
+            Some(Given { filters, before, left, was_connected: owner.is_some() })
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! Taking up a client's session from the fleet.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Change, Claimed, Client, Owned, StoredSession};
+use crate::Broker;
+use crate::config::QueueFull;
+use crate::durable::{Duty, Ledger};
+use crate::in_flight::MAX_IN_FLIGHT;
+use crate::message::Message;
+use crate::queue::{Bounds, Queue, Queued};
+use crate::session::{Receipt, Session, State};
+use crate::tenant::Tenant;
+use crate::trie::Entry;
+use door::Inbox;
+
+/// The outcome of a claim at CONNECT.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    /// The client belongs to this node alone.
+    Alone,
+    /// The store does not answer: a new session ends with its connection.
+    Unavailable,
+    /// The client belongs to this node.
+    Claimed(Box<Claimed>),
+}
+
+impl Claim {
+    /// True when the session that is held here is another one than that of the claim.
+    pub(crate) fn is_of_another(&self, state: &State) -> bool {
+        let Self::Claimed(claimed) = self else { return false };
+        let held = state.owned.as_ref().map(|owned| owned.session);
+        held.is_some_and(|held| held != claimed.owned.session) || claimed.session.is_none() && held.is_some()
+    }
+
+    /// True when what is held here is not all of the session: another node has owned it since.
+    pub(crate) fn continues_elsewhere(&self, state: &State) -> bool {
+        matches!(self, Self::Claimed(claimed) if claimed.session.is_some()) && self.is_of_another(state)
+    }
+
+    /// Ends what is held here of a session that is in the store alone. Its delayed will message is
+    /// published, unless the session continues.
+    pub(crate) fn end_departed(&self, state: &mut State) {
+        let continues = matches!(self, Self::Claimed(claimed) if claimed.session.is_some());
+        let mut ended = state.end();
+        if let Some(will) = ended.will.take().filter(|_| continues) {
+            // The receiver is gone when the will was published at this very moment.
+            will.send(()).ok();
+        }
+    }
+
+    /// Notes the claim in the session that it is of.
+    pub(crate) fn settle(&self, state: &mut State) {
+        if let Some(owned) = self.owned() {
+            state.owned = Some(owned.clone());
+            if let Some(ledger) = &state.ledger {
+                ledger.claimed(owned);
+            }
+        }
+    }
+
+    /// Takes what the store has of a session.
+    pub(crate) fn take_stored(&mut self) -> Option<(Owned, StoredSession)> {
+        let Self::Claimed(claimed) = self else { return None };
+        Some((claimed.owned.clone(), claimed.session.take()?))
+    }
+
+    /// True when a session can outlast the process.
+    pub(crate) fn may_last(&self) -> bool {
+        !matches!(self, Self::Unavailable)
+    }
+
+    pub(crate) fn owned(&self) -> Option<&Owned> {
+        match self {
+            Self::Claimed(claimed) => Some(&claimed.owned),
+            Self::Alone | Self::Unavailable => None,
+        }
+    }
+}
+
+impl<I: Inbox> Broker<I> {
+    /// Claims a client for this node, before its session is taken up.
+    pub(crate) async fn claim(&self, tenant: &Arc<str>, client: &str, clean: bool) -> Claim {
+        let Some(fleet) = self.fleet.as_ref().filter(|_| !client.starts_with(Self::INTERNAL)) else {
+            return Claim::Alone;
+        };
+        // One that has ended here does not continue anywhere.
+        let is_over = {
+            let held = self.tenants.get(tenant).sessions.get(client);
+            held.is_some_and(|session| session.state().is_over(std::time::Instant::now()))
+        };
+        let client = Client { tenant: Arc::clone(tenant), id: client.into() };
+        let (answer, claimed) = oneshot::channel();
+        let (fleet, new) = (Arc::clone(fleet), self.new_session_id());
+        // The connection may end meanwhile, and the claim has its effect all the same.
+        self.tasks.spawn(async move {
+            let claimed = fleet.store.claim(&client, clean || is_over, new).await;
+            if let Err(Ok(Claimed { owned, .. })) = answer.send(claimed) {
+                fleet.bus.begin(&owned);
+                fleet.store.submit(vec![Change::Leave(owned)]);
+            }
+        });
+        match claimed.await {
+            Ok(Ok(claimed)) => Claim::Claimed(Box::new(claimed)),
+            Ok(Err(_)) | Err(_) => {
+                self.metrics.unclaimed.inc();
+                Claim::Unavailable
+            }
+        }
+    }
+
+    /// Lets the messages of a session that was claimed arrive.
+    pub(crate) fn begin_arrivals(&self, claim: &Claim) {
+        if let (Some(fleet), Some(owned)) = (&self.fleet, claim.owned()) {
+            fleet.bus.begin(owned);
+        }
+    }
+
+    /// Makes a session from what the store has of it, with its subscriptions.
+    pub(crate) fn restore_claimed(&self, tenant: &Tenant, owned: &Owned, stored: StoredSession) -> Arc<Session> {
+        let StoredSession { expiry_secs, subscriptions, progress, released, receipts, last, messages, is_lost } =
+            stored;
+        let open: BTreeSet<u64> = messages.iter().map(|message| message.number).collect();
+        let ledger = Ledger::shared(owned.clone(), Arc::clone(&self.journal), &progress, &open, last);
+        let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
+        let lasts = (expiry_secs, Duration::from_secs(u64::from(expiry_secs)));
+        let session = Arc::new(Session::restored(Arc::clone(&owned.client.id), lasts, queue, Arc::clone(&ledger)));
+        let mut is_lost = is_lost;
+        let mut held = Vec::new();
+        for message in messages {
+            let duty = Duty { ledger: Arc::clone(&ledger), number: message.number, _message: None };
+            if released.contains(&message.number) {
+                held.push(duty);
+                continue;
+            }
+            match self.receive(&message.message) {
+                Some(own) => {
+                    let queued = Self::queued(own, message.placed, duty);
+                    self.push(&session, queued, &Bounds::NONE);
+                }
+                None => {
+                    self.count_dropped("memory");
+                    is_lost |= self.config.queue_full == QueueFull::EndSession;
+                }
+            }
+        }
+        if is_lost {
+            session.lose();
+        }
+        let mut state = session.state();
+        for number in released {
+            if let Some(at) = held.iter().position(|duty| duty.number == number) {
+                state.in_flight.restore_release(held.swap_remove(at));
+            }
+        }
+        // Without it, more than are in flight at most were not sent since it was stored.
+        let beyond = if progress.exact { 0 } else { MAX_IN_FLIGHT as u64 };
+        crate::durable::restore_sent(&mut state, progress.sent_to.saturating_add(beyond));
+        if let Some(fleet) = self.fleet.as_ref().filter(|_| progress.exact) {
+            fleet.store.submit(vec![Change::Progress(owned.clone(), ledger.progress())]);
+        }
+        for packet_id in receipts {
+            state.unreleased.insert(packet_id, Receipt::Stored);
+            state.receipts.insert(packet_id);
+        }
+        let mut qos_of = Vec::new();
+        for (filter, subscription) in subscriptions {
+            let (options, id) = subscription.read();
+            let (client, subscriber) = (Arc::clone(&session.client), Arc::clone(&session));
+            if tenant.trie.insert(&filter, Entry { client, subscriber, options, id }).is_err() {
+                self.count_dropped("memory");
+                tracing::warn!(
+                    client = %session.client, %filter,
+                    "no memory for a subscription of a session that continues here: raise `memory.max_bytes`"
+                );
+                continue;
+            }
+            qos_of.push((filter.clone(), options.qos));
+            state.subscriptions.insert(filter);
+        }
+        tenant.replace_stranger(&session.client, &state.subscriptions);
+        session.note(&mut state);
+        drop(state);
+        for (filter, qos) in qos_of {
+            self.note_interest(tenant, &session, &filter, Some(qos));
+        }
+        session
+    }
+
+    /// A message of the fleet in the memory of queues. None when there is no memory for it.
+    pub(super) fn receive(&self, shared: &super::SharedMessage) -> Option<Arc<Message>> {
+        let super::SharedMessage { topic, payload, properties, qos, published, .. } = shared;
+        self.make_way(topic.len() + payload.len() + properties.len());
+        let message = Message::within(&self.memory.sessions, topic, payload, *qos, false, properties).ok()?;
+        Some(Arc::new(message.published(*published, model::clock::now())))
+    }
+
+    pub(super) fn queued(message: Arc<Message>, placed: super::Placed, duty: Duty) -> Queued {
+        let super::Placed { qos, retain, ids, share } = placed;
+        Queued { retain, subscription_ids: ids, share, duty: Some(duty), ..Queued::new(message, qos) }
+    }
+}

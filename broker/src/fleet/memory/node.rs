@@ -1,0 +1,142 @@
+//! A node of the fleet in memory: both ports.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::MemoryFleet;
+use super::queues::Waits;
+use super::state::{Start, State};
+use crate::fleet::{
+    Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Node, Numbered, Owned, Route, SessionStore, Unavailable,
+};
+
+/// Time that the owner of a client has to read what has arrived from it.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// A node. It does nothing after it was killed.
+#[derive(Debug)]
+pub struct MemoryNode {
+    fleet: MemoryFleet,
+    name: Node,
+    start: Start,
+    arrived: Arc<Notify>,
+    routed: Arc<Notify>,
+}
+
+impl MemoryNode {
+    pub(super) fn new(
+        fleet: MemoryFleet,
+        name: Node,
+        (start, arrived, routed): (Start, Arc<Notify>, Arc<Notify>),
+    ) -> Self {
+        Self { fleet, name, start, arrived, routed }
+    }
+
+    /// Lets no change of this node become durable. Changes take effect all the same.
+    pub fn hold(&self) {
+        self.fleet.with(|state| state.at(self.start, |node| node.is_held = true));
+    }
+
+    /// Lets changes become durable again.
+    pub fn release(&self) {
+        self.fleet.with(|state| state.at(self.start, |node| node.is_held = false));
+    }
+
+    /// Cuts this node off from the store, or ends that: claims fail, changes wait, nothing arrives.
+    pub fn away(&self, is_away: bool) {
+        self.fleet.with(|state| state.at(self.start, |node| node.is_away = is_away));
+    }
+
+    /// Waits until `take` has something, looking again when there is news or a session expires.
+    async fn wait<T>(&self, news: &Notify, mut take: impl FnMut(&mut State, Start) -> Vec<T>) -> Vec<T> {
+        loop {
+            let (taken, expires) = self.fleet.with(|state| (take(state, self.start), state.next_expiry()));
+            if !taken.is_empty() {
+                return taken;
+            }
+            let expired = async {
+                match expires {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = news.notified() => {}
+                () = expired => {}
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl SessionStore for MemoryNode {
+    async fn claim(&self, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable> {
+        let answer = self.fleet.with(|state| state.ask(self.start, &self.name, client))?;
+        if let Some(answer) = answer {
+            // An error is the end of the owner.
+            tokio::time::timeout_at(Instant::now() + HAND_OVER, answer).await.ok();
+        }
+        self.fleet.with(|state| state.claim(self.start, client, clean, new))
+    }
+
+    fn submit(&self, changes: Vec<Change>) -> u64 {
+        self.fleet.with(|state| state.submit(self.start, changes))
+    }
+
+    fn is_durable(&self, ticket: u64) -> bool {
+        self.fleet.with(|state| state.durable(self.start)) >= ticket
+    }
+
+    fn wake(&self, ticket: u64, waker: &Waker) {
+        self.fleet.with(|state| state.wake(self.start, ticket, waker));
+    }
+
+    fn poll_room(&self, _: &str, cx: &mut Context<'_>) -> Poll<()> {
+        self.fleet.with(|state| state.poll_room(self.start, cx.waker()))
+    }
+
+    async fn flush(&self) {
+        let ticket = self.submit(Vec::new());
+        std::future::poll_fn(|cx| {
+            self.wake(ticket, cx.waker());
+            if self.is_durable(ticket) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    async fn messages(&self, owned: &Owned, after: u64) -> Result<Vec<Numbered>, Unavailable> {
+        self.fleet.with(|state| state.messages(self.start, owned, after))
+    }
+
+    async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
+        self.fleet.with(|state| state.forget(self.start, tenant))
+    }
+}
+
+#[async_trait]
+impl Bus for MemoryNode {
+    fn forward(&self, to: &[Node], message: Forwarded) -> bool {
+        self.fleet.with(|state| state.forward(self.start, to, message))
+    }
+
+    fn begin(&self, owned: &Owned) {
+        self.fleet.with(|state| state.begin(self.start, owned.epoch));
+    }
+
+    fn handed_over(&self, hand_over: &HandOver) {
+        self.fleet.with(|state| state.put(self.start, Waits::HandedOver(hand_over.request)));
+    }
+
+    async fn arrivals(&self) -> Vec<Arrival> {
+        self.wait(&self.arrived, State::take_arrivals).await
+    }
+
+    async fn routes(&self) -> Vec<Route> {
+        self.wait(&self.routed, State::take_routes).await
+    }
+}

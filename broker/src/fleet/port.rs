@@ -1,0 +1,309 @@
+//! Ports to what the nodes of a fleet share.
+//!
+//! A session that lasts is kept by the [`SessionStore`], under its tenant and client id. One node
+//! owns it: the one that its client was connected to last. Changes by a node that no longer owns it
+//! have no effect, as each carries the epoch of its ownership. A message of QoS 1 or 2 for such a
+//! session is appended to it by any node; the store gives it the next number of the session. Over
+//! the [`Bus`], the owner receives what is appended, in the order of the numbers; and nodes send
+//! each other messages for all other subscribers.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use async_trait::async_trait;
+use model::Nanos;
+
+pub use crate::durable::{Progress, Subscription};
+
+/// Name of a node.
+pub type Node = Arc<str>;
+
+/// The store does not answer, or not in time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot reach the sessions of the fleet: {0}")]
+pub struct Unavailable(pub String);
+
+/// A client of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Client {
+    /// Tenant.
+    pub tenant: Arc<str>,
+    /// Client id.
+    pub id: Arc<str>,
+}
+
+/// A node's ownership of a client and its session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// The client.
+    pub client: Client,
+    /// Id of the session, which no other session of the fleet has.
+    pub session: u64,
+    /// Increases with each claim of the client.
+    pub epoch: u64,
+}
+
+/// The outcome of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The ownership.
+    pub owned: Owned,
+    /// The client was connected to another node, which has been told.
+    pub taken_over: bool,
+    /// The session that continues; None for a new one.
+    pub session: Option<StoredSession>,
+}
+
+/// A session that lasts, as the store has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredSession {
+    /// Seconds that it lasts without a connection.
+    pub expiry_secs: u32,
+    /// Subscriptions by filter.
+    pub subscriptions: Vec<(String, Subscription)>,
+    /// Messages that the client has.
+    pub progress: Progress,
+    /// Numbers of messages of QoS 2 that the client has, and whose exchange is not over.
+    pub released: Vec<u64>,
+    /// Packet ids of messages of QoS 2 from the client that it has not released.
+    pub receipts: Vec<u16>,
+    /// The highest number that was given.
+    pub last: u64,
+    /// Messages that the client does not have, and those of `released`, by number.
+    pub messages: Vec<Numbered>,
+    /// Messages after these were lost: there were more than the store keeps for a session.
+    pub is_lost: bool,
+}
+
+/// A message on its way between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedMessage {
+    /// Topic name.
+    pub topic: Box<str>,
+    /// Payload.
+    pub payload: Box<[u8]>,
+    /// MQTT 5 properties as sent.
+    pub properties: Box<[u8]>,
+    /// QoS it was published with.
+    pub qos: u8,
+    /// It was published to be retained.
+    pub retain: bool,
+    /// Time of its publication: its expiry counts from then.
+    pub published: Nanos,
+}
+
+/// How a session gets a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// 1 or 2.
+    pub qos: u8,
+    /// It is sent with the retain flag.
+    pub retain: bool,
+    /// Subscription ids.
+    pub ids: Vec<u32>,
+    /// Filter of the shared subscription that it was chosen for.
+    pub share: Option<Arc<str>>,
+}
+
+/// A message of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Numbered {
+    /// Its number in the session: 1, 2, 3, …
+    pub number: u64,
+    /// How the session gets it.
+    pub placed: Placed,
+    /// The message.
+    pub message: Arc<SharedMessage>,
+}
+
+/// A change of what the store has. Changes of one `submit` and of successive ones take effect in
+/// their order. One with an [`Owned`] that is no longer the present one has no effect.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The session lasts this long without a connection. Before the first such change it does not
+    /// last: the store knows the owner of its client only.
+    Keep(Owned, u32),
+    /// A subscription of a session that lasts, or its replacement; announced to all nodes.
+    Subscribe(Owned, String, Subscription),
+    /// The end of a subscription; announced to all nodes.
+    Unsubscribe(Owned, String),
+    /// A message of QoS 2 from the client that it may send again.
+    Receipt(Owned, u16),
+    /// The client has released that message.
+    ReceiptOver(Owned, u16),
+    /// Numbers of messages of QoS 2 that the client has, in place of those before; and the
+    /// messages that it has.
+    Released(Owned, Vec<u64>, Progress),
+    /// Messages that the client has. The store may forget them.
+    Progress(Owned, Progress),
+    /// The connection has ended. A session that lasts waits: messages are appended to it and arrive
+    /// nowhere until the next claim, and changes by this node still have effect. It is the node
+    /// that gets [`Arrival::Taken`] all the same. Of another session nothing is left.
+    Leave(Owned),
+    /// The session has ended; nothing of it is left.
+    End(Owned),
+    /// A message for sessions that last. Each gets it under its next number, and its owner receives
+    /// it as [`Arrival::Message`]; a session that has ended gets nothing.
+    Message {
+        /// Tenant of all of them.
+        tenant: Arc<str>,
+        /// The message.
+        message: Arc<SharedMessage>,
+        /// Client id and session id of each, and how it gets the message.
+        takers: Vec<(Arc<str>, u64, Placed)>,
+        /// With it, the receipt of a message of QoS 2 from such a session.
+        receipt: Option<(Owned, u16)>,
+    },
+    /// This node's interest in a filter, of a tenant; None ends it. Announced to all nodes.
+    Interest(Arc<str>, String, Option<Interest>),
+}
+
+/// The messages of a filter that a node asks for, besides those of sessions that last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Messages of QoS 0: it has subscribers at QoS 1 or 2 whose sessions last.
+    Qos0,
+    /// All.
+    All,
+}
+
+/// Sessions of the whole fleet. Cheap to call: `submit` does no work itself.
+#[async_trait]
+pub trait SessionStore: Send + Sync + 'static {
+    /// Makes this node the owner of a client. If the client is connected to another node, that one
+    /// gets [`Arrival::HandOver`] first and has a moment to answer; then it gets
+    /// [`Arrival::Taken`]. With `clean`, a session that lasts ends; otherwise it continues. A new
+    /// session has the id `new`.
+    ///
+    /// Messages that are appended to the session from now on arrive after this has returned, or
+    /// wait until [`Bus::begin`].
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the owner is the one before, or this node.
+    async fn claim(&self, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable>;
+
+    /// Hands changes of one tenant to the store. Returns the ticket to wait for, which is higher
+    /// than the tenant's before; those of other tenants say nothing about it. Waits for nothing:
+    /// the caller asks [`SessionStore::poll_room`] before it takes more from its clients.
+    fn submit(&self, changes: Vec<Change>) -> u64;
+
+    /// True when the changes of a ticket, and all of its tenant before, are durable. No further
+    /// ones become so while the store is away.
+    fn is_durable(&self, ticket: u64) -> bool;
+
+    /// Wakes `waker` when the ticket is durable; at once when it is.
+    fn wake(&self, ticket: u64, waker: &Waker);
+
+    /// Ready while few changes wait where those of a tenant go.
+    fn poll_room(&self, tenant: &str, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Waits until everything that was submitted before is durable, of all tenants.
+    async fn flush(&self);
+
+    /// Returns the messages of a session behind a number, in their order.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    async fn messages(&self, owned: &Owned, after: u64) -> Result<Vec<Numbered>, Unavailable>;
+
+    /// Deletes everything of a tenant.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    async fn forget(&self, tenant: &str) -> Result<(), Unavailable>;
+}
+
+/// A message from another node for subscribers of this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forwarded {
+    /// Tenant.
+    pub tenant: Arc<str>,
+    /// Client id of the sender.
+    pub from: Arc<str>,
+    /// The message.
+    pub message: Arc<SharedMessage>,
+    /// It is for a member of this shared subscription only.
+    pub share: Option<Arc<str>>,
+    /// It goes to subscribers; otherwise it is retained only.
+    pub is_routed: bool,
+}
+
+/// Something for this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// A message was appended to a session that this node owns.
+    Message(Owned, Numbered),
+    /// Messages for a session that this node owns were lost: it has more than the store keeps.
+    Lost(Owned),
+    /// A client that is connected here connects to another node: what has arrived from it comes
+    /// first. To be answered by [`Bus::handed_over`].
+    HandOver(Client, HandOver),
+    /// This node owns the client no longer, whether it is connected here or has left: a connection
+    /// is closed, and what is known of the session forgotten, without a change in the store.
+    Taken(Owned, Taking),
+    /// A message from another node.
+    Forwarded(Forwarded),
+    /// Arrivals may have been lost: [`SessionStore::messages`] has those of sessions.
+    Gap,
+}
+
+/// The reason why a node owns a client no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// The client has connected to another node, where its session continues.
+    Continues,
+    /// The client has connected to another node with a new session.
+    Anew,
+    /// The session has ended: it has expired, or its tenant is gone.
+    Ended,
+}
+
+/// The right to answer that a client was handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HandOver {
+    /// The node that waits for it.
+    pub node: Node,
+    /// Its request.
+    pub request: u64,
+}
+
+/// A change of the routes between nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// All routes follow, in place of those before; [`Bus::routes`] returns them together.
+    Reset,
+    /// A subscription of a session that lasts: its client, the session's id, the filter, and
+    /// whether its client is connected. None ends it.
+    Session(Client, u64, String, Option<(Subscription, bool)>),
+    /// A client with a shared subscription in a session that lasts has connected, or left.
+    Presence(Client, bool),
+    /// A session has ended, with all its subscriptions.
+    Ended(Client, u64),
+    /// The interest of another node in a filter, of a tenant; None ends it.
+    Interest(Node, Arc<str>, String, Option<Interest>),
+    /// Another node has started: it gets retained messages.
+    NodeUp(Node),
+    /// A node has ended, with its interests.
+    NodeDown(Node),
+}
+
+/// Messages between nodes.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Sends a message to nodes, behind what was submitted before. False when too much waits: then
+    /// it is dropped.
+    fn forward(&self, to: &[Node], message: Forwarded) -> bool;
+
+    /// Lets the messages of a session arrive, after its claim.
+    fn begin(&self, owned: &Owned);
+
+    /// Answers [`Arrival::HandOver`].
+    fn handed_over(&self, hand_over: &HandOver);
+
+    /// Waits for arrivals, and returns them in their order. One task calls it, again and again.
+    async fn arrivals(&self) -> Vec<Arrival>;
+
+    /// Waits for changes of routes, and returns them in their order; at first [`Route::Reset`] and
+    /// all there are. One task calls it, again and again.
+    async fn routes(&self) -> Vec<Route>;
+}

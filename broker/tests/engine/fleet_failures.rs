@@ -1,0 +1,205 @@
+//! A fleet whose nodes die and start, whose store is away, and whose messages are lost on their
+//! way.
+
+use weir_broker::fleet::memory::MemoryFleet;
+
+use crate::fleet::{Nodes, strings, take};
+use crate::packets::*;
+use crate::world::*;
+
+#[test]
+fn sessions_of_a_node_that_died_continue_at_another_one() {
+    for v5 in [false, true] {
+        let mut nodes = Nodes::<2>::new();
+        let mut s = join(nodes.at(0), v5, "s", 0);
+        subscribe(&mut s, v5, 1, &[("n", 1), ("$share/g/n", 1)]);
+        let mut clean = join(nodes.at(0), v5, "clean", CLEAN);
+        subscribe(&mut clean, v5, 1, &[("n", 0)]);
+        nodes.wait_known(1, 4);
+        let mut p = join(nodes.at(1), v5, "p", CLEAN);
+        publish(&mut p, v5, 0x32, "n", b"1");
+        let mut first: Vec<Got> = (0..2).map(|_| message(&mut s, v5)).collect();
+        first.sort_by_key(|got| got.id);
+        nodes.kill(0);
+        // The interests of the node are gone; the subscriptions of the session are not.
+        nodes.wait_known(1, 2);
+        publish(&mut p, v5, 0x32, "n", b"2");
+        let mut s = rejoin(nodes.at(1), v5, "s");
+        let mut again: Vec<Got> = (0..2).map(|_| message(&mut s, v5)).collect();
+        again.sort_by_key(|got| got.id);
+        for (got, first) in again.iter().zip(first) {
+            assert_eq!((got.first, got.id, &got.payload), (0x3A, first.id, &first.payload));
+        }
+        assert_eq!(take(&mut s, v5, 2), ["2", "2"]);
+    }
+}
+
+#[test]
+fn a_message_is_acknowledged_when_sessions_of_the_fleet_have_it() {
+    for qos in [1, 2] {
+        let nodes = Nodes::<2>::new();
+        let mut s = join(nodes.at(0), true, "s", 0);
+        subscribe(&mut s, true, 1, &[("n", qos)]);
+        nodes.wait_known(1, 2);
+        let mut p = join(nodes.at(1), true, "p", CLEAN);
+        nodes.fleet.hold();
+        p.publish("n", b"x", qos, 7, true);
+        // It is on its way already.
+        let got = message(&mut s, true);
+        assert!(is_quiet(&p), "it is not durable");
+        nodes.fleet.release();
+        assert_eq!(p.packet().0, if qos == 1 { 0x40 } else { 0x50 });
+        acknowledge(&mut s, &got);
+    }
+}
+
+#[test]
+fn clients_connect_and_exchange_messages_while_the_store_is_away() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let mut s = join(nodes.at(0), v5, "s", CLEAN);
+        subscribe(&mut s, v5, 1, &[("n", 1)]);
+        let mut lasting = join(nodes.at(0), v5, "lasting", 0);
+        subscribe(&mut lasting, v5, 1, &[("l", 1)]);
+        nodes.wait_known(1, 3);
+        nodes.fleet.away(true);
+        let mut p = join(nodes.at(0), v5, "p", 0);
+        publish(&mut p, v5, 0x32, "n", b"1");
+        assert_eq!(take(&mut s, v5, 1), ["1"]);
+        publish(&mut p, v5, 0x34, "unknown", b"1");
+        // A message for a session that lasts waits; the others do not.
+        let mut q = join(nodes.at(0), v5, "q", CLEAN);
+        q.publish_with(0x32, "l", b"2", 7, v5);
+        publish(&mut p, v5, 0x32, "n", b"3");
+        assert_eq!(take(&mut s, v5, 1), ["3"]);
+        assert!(is_quiet(&q));
+        nodes.fleet.away(false);
+        assert_eq!(q.packet().0, 0x40);
+        assert_eq!(take(&mut lasting, v5, 1), ["2"]);
+        // What was not kept is not there.
+        drop(p);
+        wait(|| nodes.at(0).metrics.connections.get() == 3);
+        let mut p = nodes.at(1).client();
+        p.connect(if v5 { 5 } else { 4 }, "p", 0, 0, LASTS);
+        assert_eq!(p.packet().1[..2], [0, 0], "no session is present");
+    }
+}
+
+#[test]
+fn messages_that_were_lost_on_their_way_are_read_from_the_store() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let mut s = join(nodes.at(0), v5, "s", 0);
+        subscribe(&mut s, v5, 1, &[("n", 1)]);
+        nodes.wait_known(1, 2);
+        let mut p = join(nodes.at(1), v5, "p", CLEAN);
+        for n in 0..100 {
+            publish(&mut p, v5, 0x32, "n", n.to_string().as_bytes());
+            nodes.fleet.drop_arrivals("a");
+        }
+        assert_eq!(take(&mut s, v5, 100), strings(0..100));
+        s.ping();
+    }
+}
+
+#[test]
+fn a_session_expires_wherever_its_client_was() {
+    let nodes = Nodes::<2>::new();
+    let mut s = nodes.at(0).v5("s", 0, LASTS);
+    subscribe(&mut s, true, 1, &[("n", 1)]);
+    nodes.wait_known(1, 2);
+    drop(s);
+    nodes.wait_away("s");
+    let mut p = nodes.at(1).v5("p", CLEAN, &[]);
+    publish(&mut p, true, 0x32, "n", b"old");
+    nodes.fleet.advance(std::time::Duration::from_secs(257));
+    nodes.wait_known(0, 0);
+    nodes.wait_known(1, 0);
+    let mut s = nodes.at(0).client();
+    s.connect(5, "s", 0, 0, LASTS);
+    assert_eq!(s.packet().1[..2], [0, 0], "no session is present");
+    s.ping();
+}
+
+#[test]
+fn no_message_is_lost_while_routes_are_read_again() {
+    const ALL: usize = 300;
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let mut s = join(nodes.at(0), v5, "s", 0);
+        subscribe(&mut s, v5, 1, &[("n", 1)]);
+        // Others, so that reading takes a moment.
+        let mut other = join(nodes.at(0), v5, "other", 0);
+        for part in 0..20 {
+            let filters: Vec<String> = (0..20).map(|n| format!("x/{part}/{n}")).collect();
+            subscribe(&mut other, v5, 1, &filters.iter().map(|filter| (&**filter, 1)).collect::<Vec<_>>());
+        }
+        nodes.wait_known(1, 802);
+        let mut p = join(nodes.at(1), v5, "p", CLEAN);
+        for n in 0..ALL {
+            nodes.fleet.reset_routes("b");
+            publish(&mut p, v5, 0x32, "n", n.to_string().as_bytes());
+        }
+        assert_eq!(take(&mut s, v5, ALL), strings(0..ALL));
+    }
+}
+
+#[test]
+fn a_node_that_starts_knows_the_subscribers_of_others_before_its_first_client() {
+    const STARTS: usize = 20;
+    for v5 in [false, true] {
+        let fleet = MemoryFleet::new();
+        let first = World::in_fleet(&fleet, "a");
+        let mut s = join(&first, v5, "s", 0);
+        subscribe(&mut s, v5, 1, &[("n", 1)]);
+        let mut other = join(&first, v5, "other", 0);
+        for part in 0..20 {
+            let filters: Vec<String> = (0..20).map(|n| format!("x/{part}/{n}")).collect();
+            subscribe(&mut other, v5, 1, &filters.iter().map(|filter| (&**filter, 1)).collect::<Vec<_>>());
+        }
+        for n in 0..STARTS {
+            let next = World::in_fleet(&fleet, "b");
+            let mut p = join(&next, v5, "p", CLEAN);
+            publish(&mut p, v5, 0x32, "n", n.to_string().as_bytes());
+        }
+        assert_eq!(take(&mut s, v5, STARTS), strings(0..STARTS));
+    }
+}
+
+#[test]
+fn wills_of_a_node_that_died_reach_subscribers_elsewhere_unless_their_clients_are_back() {
+    /// Will delay of 100 s.
+    const DELAYED: &[u8] = &[0x18, 0, 0, 0, 100];
+    let mut nodes = Nodes::<2>::new();
+    let mut watcher = nodes.at(1).v5("watcher", CLEAN, &[]);
+    subscribe(&mut watcher, true, 1, &[("wills/+", 0)]);
+    nodes.wait_known(0, 1);
+    let mut first = nodes.at(0).with_will("back", true, LASTS, DELAYED, false);
+    subscribe(&mut first, true, 1, &[("n", 1)]);
+    let _gone = nodes.at(0).with_will("gone", true, &[], &[], true);
+    let wills = |nodes: &Nodes<2>| {
+        let state = nodes.at(0).log.state();
+        state.into_iter().filter(|record| record.topic.starts_with("$weir/wills/")).collect::<Vec<_>>()
+    };
+    wait(|| wills(&nodes).len() == 2);
+    let state = nodes.at(0).log.state();
+    nodes.kill(0);
+    let mut back = nodes.at(1).client();
+    back.connect(5, "back", 0, 0, LASTS);
+    assert_eq!(back.packet().1[..2], [1, 0]);
+    nodes.worlds[0] = Some(World::in_fleet_with(&nodes.fleet, "a", state));
+    assert_eq!(message(&mut watcher, true).topic, "wills/gone");
+    wait(|| nodes.at(0).log.own.lock().len() == 2);
+    watcher.ping();
+}
+
+#[test]
+fn a_node_starts_while_the_store_is_away() {
+    let fleet = MemoryFleet::new();
+    fleet.away(true);
+    let world = World::in_fleet(&fleet, "a");
+    let mut s = join(&world, true, "s", CLEAN);
+    subscribe(&mut s, true, 1, &[("n", 1)]);
+    publish(&mut join(&world, true, "p", CLEAN), true, 0x32, "n", b"x");
+    assert_eq!(take(&mut s, true, 1), ["x"]);
+}

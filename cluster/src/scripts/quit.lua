@@ -1,0 +1,3 @@
+-- ARGV node
+if is_up(ARGV[1]) then bury(ARGV[1]) end
+return 'left'

@@ -1,0 +1,100 @@
+//! Figures, printed: `cargo test -p weir-cluster --test redis -- figures --nocapture`.
+
+use std::time::{Duration, Instant};
+
+use broker::fleet::{Change, SessionStore};
+use weir_cluster::Config;
+
+use crate::node::{Node, append, client, until};
+use crate::server::Server;
+
+/// Seconds of the processor that the server has used.
+fn processor(server: &Server) -> f64 {
+    let info = server.command(&["INFO", "cpu"]);
+    let of = |name: &str| {
+        let line = info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok());
+        line.unwrap()
+    };
+    of("used_cpu_sys") + of("used_cpu_user")
+}
+
+async fn storm(nodes: [&Node; 2], clients: usize, is_clean: bool) -> Vec<Duration> {
+    const TASKS: usize = 64;
+    let tasks = (0..TASKS).map(|task| {
+        let fleet = std::sync::Arc::clone(&nodes[task % 2].fleet);
+        tokio::spawn(async move {
+            let mut times = Vec::new();
+            for n in (task..clients).step_by(TASKS) {
+                let begun = Instant::now();
+                let claimed = fleet.claim(&client(&n.to_string()), is_clean, n as u64 + 1).await.unwrap();
+                times.push(begun.elapsed());
+                if is_clean {
+                    fleet.submit(vec![Change::Keep(claimed.owned, 60)]);
+                }
+            }
+            times
+        })
+    });
+    let mut times = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        times.extend(task.await.unwrap());
+    }
+    times.sort();
+    times
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_of_claims_and_messages() {
+    const CLIENTS: usize = 10_000;
+    const MESSAGES: usize = 20_000;
+    let Some(server) = Server::start(&[]) else { return };
+    let config = || Config { lease: Duration::from_secs(60), claim: Duration::from_secs(20), ..Config::default() };
+    let (a, b) = (server.node("a", config()).await, server.node("b", config()).await);
+    for (name, nodes, is_clean) in [("new", [&a, &b], true), ("continued elsewhere", [&b, &a], false)] {
+        let (begun, used) = (Instant::now(), processor(&server));
+        let times = storm(nodes, CLIENTS, is_clean).await;
+        assert_eq!(times.len(), CLIENTS);
+        let secs = begun.elapsed().as_secs_f64();
+        println!(
+            "claims, {name}: {:.0}/s, p50 {:?}, p99 {:?}, longest {:?}; redis {:.1} us each",
+            CLIENTS as f64 / secs,
+            times[CLIENTS / 2],
+            times[CLIENTS * 99 / 100],
+            times[CLIENTS - 1],
+            (processor(&server) - used) * 1e6 / CLIENTS as f64
+        );
+    }
+    let owned = a.lasting("taker", 1 << 40, 60).await;
+    for bytes in [100, 1_000] {
+        let payload = "x".repeat(bytes);
+        let (begun, used) = (Instant::now(), processor(&server));
+        let before = a.arrived(&owned).len();
+        let mut last = 0;
+        for n in 0..MESSAGES {
+            std::future::poll_fn(|cx| b.fleet.poll_room("t", cx)).await;
+            last = b.fleet.submit(vec![append(&[&owned], &payload)]);
+            if n % 1_000 == 999 {
+                b.durable(last).await;
+                let done_to = (before + n + 1) as u64;
+                let progress = broker::fleet::Progress { done_to, done: vec![], sent_to: done_to, exact: false };
+                until(true, || a.arrived(&owned).len() > before + n).await;
+                a.fleet.submit(vec![Change::Progress(owned.clone(), progress)]);
+            }
+        }
+        b.durable(last).await;
+        until(before + MESSAGES, || a.arrived(&owned).len()).await;
+        println!(
+            "messages of {bytes} bytes: {:.0}/s, redis {:.1} us each",
+            MESSAGES as f64 / begun.elapsed().as_secs_f64(),
+            (processor(&server) - used) * 1e6 / MESSAGES as f64
+        );
+    }
+    let mut times: Vec<Duration> = Vec::new();
+    for _ in 0..500 {
+        let begun = Instant::now();
+        b.apply(vec![append(&[&owned], "x")]).await;
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    println!("one message at a time: p50 {:?}, p99 {:?}", times[250], times[495]);
+}

@@ -1,0 +1,145 @@
+//! A node of a test, with all that has arrived at it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use broker::fleet::{
+    Arrival, Bus, Change, Claimed, Client, Numbered, Owned, Placed, Route, SessionStore, SharedMessage, Subscription,
+};
+use buffer::redis::Redis;
+use parking_lot::Mutex;
+use weir_cluster::{Config, RedisFleet};
+
+/// A lease that passes within a test.
+pub(crate) fn quick() -> Config {
+    Config { lease: Duration::from_millis(1500), ..Config::default() }
+}
+
+pub(crate) struct Node {
+    pub(crate) fleet: Arc<RedisFleet>,
+    arrivals: Arc<Mutex<Vec<Arrival>>>,
+    routes: Arc<Mutex<Vec<Route>>>,
+    tasks: [tokio::task::AbortHandle; 2],
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+impl Node {
+    pub(crate) async fn open(redis: &Redis, config: Config) -> Self {
+        let fleet = Arc::new(RedisFleet::open(redis, config, Arc::default()).await.unwrap());
+        let (arrivals, routes) = (Arc::<Mutex<Vec<Arrival>>>::default(), Arc::<Mutex<Vec<Route>>>::default());
+        let arriving = tokio::spawn({
+            let (fleet, arrivals) = (Arc::clone(&fleet), Arc::clone(&arrivals));
+            async move {
+                loop {
+                    for arrival in fleet.arrivals().await {
+                        if let Arrival::HandOver(_, hand_over) = &arrival {
+                            fleet.handed_over(hand_over);
+                        }
+                        arrivals.lock().push(arrival);
+                    }
+                }
+            }
+        });
+        let routing = tokio::spawn({
+            let (fleet, routes) = (Arc::clone(&fleet), Arc::clone(&routes));
+            async move {
+                loop {
+                    let some = fleet.routes().await;
+                    routes.lock().extend(some);
+                }
+            }
+        });
+        Self { fleet, arrivals, routes, tasks: [arriving.abort_handle(), routing.abort_handle()] }
+    }
+
+    pub(crate) async fn claim(&self, id: &str, clean: bool, new: u64) -> Claimed {
+        let claimed = self.fleet.claim(&client(id), clean, new).await.unwrap();
+        self.fleet.begin(&claimed.owned);
+        claimed
+    }
+
+    /// A client whose session lasts.
+    pub(crate) async fn lasting(&self, id: &str, new: u64, secs: u32) -> Owned {
+        let owned = self.claim(id, true, new).await.owned;
+        self.apply(vec![Change::Keep(owned.clone(), secs)]).await;
+        owned
+    }
+
+    pub(crate) async fn apply(&self, changes: Vec<Change>) {
+        let ticket = self.fleet.submit(changes);
+        self.durable(ticket).await;
+    }
+
+    pub(crate) async fn durable(&self, ticket: u64) {
+        std::future::poll_fn(|cx| {
+            self.fleet.wake(ticket, cx.waker());
+            if self.fleet.is_durable(ticket) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        })
+        .await;
+    }
+
+    pub(crate) fn arrivals(&self) -> Vec<Arrival> {
+        self.arrivals.lock().clone()
+    }
+
+    pub(crate) fn routes(&self) -> Vec<Route> {
+        self.routes.lock().clone()
+    }
+
+    /// Numbers and payloads of the messages that have arrived for an ownership.
+    pub(crate) fn arrived(&self, owned: &Owned) -> Vec<(u64, String)> {
+        let of = |arrival: &Arrival| match arrival {
+            Arrival::Message(of, numbered) if of == owned => Some(shown(numbered)),
+            _ => None,
+        };
+        self.arrivals.lock().iter().filter_map(of).collect()
+    }
+}
+
+pub(crate) fn shown(numbered: &Numbered) -> (u64, String) {
+    (numbered.number, String::from_utf8_lossy(&numbered.message.payload).into_owned())
+}
+
+pub(crate) fn client(id: &str) -> Client {
+    Client { tenant: "t".into(), id: id.into() }
+}
+
+pub(crate) fn options() -> Subscription {
+    Subscription { qos: 1, no_local: false, retain_as_published: true, id: Some(7) }
+}
+
+pub(crate) fn message(payload: &str) -> Arc<SharedMessage> {
+    Arc::new(SharedMessage {
+        topic: "a/b".into(),
+        payload: payload.as_bytes().into(),
+        properties: [].into(),
+        qos: 1,
+        retain: false,
+        published: 5,
+    })
+}
+
+/// A message for sessions.
+pub(crate) fn append(to: &[&Owned], payload: &str) -> Change {
+    let placed = Placed { qos: 1, retain: false, ids: Vec::new(), share: None };
+    let takers = to.iter().map(|owned| (Arc::clone(&owned.client.id), owned.session, placed.clone())).collect();
+    Change::Message { tenant: "t".into(), message: message(payload), takers, receipt: None }
+}
+
+/// Waits until `look` returns what is expected.
+pub(crate) async fn until<T: PartialEq + std::fmt::Debug>(expected: T, mut look: impl FnMut() -> T) {
+    let begun = Instant::now();
+    loop {
+        let seen = look();
+        if seen == expected {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{seen:?} is not {expected:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -32,4 +32,4 @@ pub(crate) use ledger::{Duty, Ledger};
 pub(crate) use outbox::Outbox;
 pub(crate) use record::{MessageRecord, TakerRecord};
 pub use record::{Progress, Subscription};
-pub(crate) use restore::{restore_sent, sort};
+pub(crate) use restore::{restore_exchanges, sort};

@@ -269,46 +269,68 @@ impl<I: Inbox> Broker<I> {
         let Restoring { tenant, session, found, mut released, .. } = restoring;
         {
             let mut state = session.state();
-            for number in &found.released {
-                if let Some(duty) = released.remove(number) {
-                    state.in_flight.restore_release(duty);
+            let released = found.released.iter().filter_map(|number| released.remove(number));
+            restore_exchanges(&mut state, released, &found.progress, found.receipts);
+            self.restore_subscriptions(&tenant, &session, &mut state, found.subscriptions);
+            for filter in state.shares() {
+                tenant.trie.set_connected(filter, &session.client, false);
+                if state.holds_shared(filter) {
+                    tenant.trie.note_holder(filter, &session.client);
                 }
-            }
-            // More than are in flight at most were not sent since it was stored.
-            restore_sent(&mut state, found.progress.sent_to.saturating_add(MAX_IN_FLIGHT as u64));
-            for packet_id in found.receipts {
-                state.unreleased.insert(packet_id, Receipt::Stored);
-                state.receipts.insert(packet_id);
-            }
-            for (filter, options) in found.subscriptions {
-                let (options, id) = options.read();
-                let (client, subscriber) = (Arc::clone(&session.client), Arc::clone(&session));
-                if tenant.trie.insert(&filter, Entry { client, subscriber, options, id }).is_err() {
-                    self.count_dropped("memory");
-                    tracing::warn!(
-                        client = %session.client, %filter,
-                        "no memory for a subscription of an earlier start: raise `memory.max_bytes`"
-                    );
-                    continue;
-                }
-                if filter.starts_with("$share/") {
-                    tenant.trie.set_connected(&filter, &session.client, false);
-                    if state.holds_shared(&filter) {
-                        tenant.trie.note_holder(&filter, &session.client);
-                    }
-                }
-                state.subscriptions.insert(filter);
             }
             session.note(&mut state);
         }
         tenant.sessions.add(session);
         self.metrics.sessions.inc();
     }
+
+    /// Adds the subscriptions of a session that continues, as far as there is memory for them.
+    pub(crate) fn restore_subscriptions(
+        &self,
+        tenant: &Tenant,
+        session: &Arc<Session>,
+        state: &mut State,
+        subscriptions: Vec<(String, Subscription)>,
+    ) {
+        for (filter, subscription) in subscriptions {
+            let (options, id) = subscription.read();
+            let (client, subscriber) = (Arc::clone(&session.client), Arc::clone(session));
+            if tenant.trie.insert(&filter, Entry { client, subscriber, options, id }).is_err() {
+                self.count_dropped("memory");
+                tracing::warn!(
+                    client = %session.client, %filter,
+                    "no memory for a subscription of a session that continues: raise `memory.max_bytes`"
+                );
+                continue;
+            }
+            state.subscriptions.insert(filter);
+        }
+    }
+}
+
+/// Continues the exchanges of a session whose messages are queued: messages that the client has and
+/// has not completed, those that may have been sent, and those of the client that it may send
+/// again.
+pub(crate) fn restore_exchanges(
+    state: &mut State,
+    released: impl Iterator<Item = Duty>,
+    progress: &Progress,
+    receipts: Vec<u16>,
+) {
+    released.for_each(|duty| state.in_flight.restore_release(duty));
+    // More than are in flight at most were not sent since it was stored; none, if the session was
+    // left in order.
+    let beyond = if progress.exact { 0 } else { MAX_IN_FLIGHT as u64 };
+    restore_sent(state, progress.sent_to.saturating_add(beyond));
+    for packet_id in receipts {
+        state.unreleased.insert(packet_id, Receipt::Stored);
+        state.receipts.insert(packet_id);
+    }
 }
 
 /// Marks the messages up to this number, which may have been sent before: they are sent again as
 /// such, and first.
-pub(crate) fn restore_sent(state: &mut State, sent_to: u64) {
+fn restore_sent(state: &mut State, sent_to: u64) {
     while let Some(duty) = state.queue.front().and_then(|queued| queued.duty.as_ref())
         && duty.number <= sent_to
     {

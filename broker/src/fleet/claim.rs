@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use super::{Change, Claimed, Client, Owned, StoredSession};
 use crate::Broker;
 use crate::config::QueueFull;
-use crate::durable::{Duty, Ledger};
-use crate::in_flight::MAX_IN_FLIGHT;
+use crate::durable::{Duty, Ledger, restore_exchanges};
 use crate::message::Message;
 use crate::queue::{Bounds, Queue, Queued};
-use crate::session::{Receipt, Session, State};
+use crate::session::{Session, State};
 use crate::tenant::Tenant;
-use crate::trie::Entry;
 use door::Inbox;
 
 /// The outcome of a claim at CONNECT.
@@ -130,11 +130,11 @@ impl<I: Inbox> Broker<I> {
         let lasts = (expiry_secs, Duration::from_secs(u64::from(expiry_secs)));
         let session = Arc::new(Session::restored(Arc::clone(&owned.client.id), lasts, queue, Arc::clone(&ledger)));
         let mut is_lost = is_lost;
-        let mut held = Vec::new();
+        let mut held = HashMap::<u64, Duty, RandomState>::default();
         for message in messages {
             let duty = Duty { ledger: Arc::clone(&ledger), number: message.number, _message: None };
             if released.contains(&message.number) {
-                held.push(duty);
+                held.insert(message.number, duty);
                 continue;
             }
             match self.receive(&message.message) {
@@ -152,42 +152,19 @@ impl<I: Inbox> Broker<I> {
             session.lose();
         }
         let mut state = session.state();
-        for number in released {
-            if let Some(at) = held.iter().position(|duty| duty.number == number) {
-                state.in_flight.restore_release(held.swap_remove(at));
-            }
-        }
-        // Without it, more than are in flight at most were not sent since it was stored.
-        let beyond = if progress.exact { 0 } else { MAX_IN_FLIGHT as u64 };
-        crate::durable::restore_sent(&mut state, progress.sent_to.saturating_add(beyond));
+        let released = released.iter().filter_map(|number| held.remove(number));
+        restore_exchanges(&mut state, released, &progress, receipts);
         if let Some(fleet) = self.fleet.as_ref().filter(|_| progress.exact) {
             fleet.store.submit(vec![Change::Progress(owned.clone(), ledger.progress())]);
         }
-        for packet_id in receipts {
-            state.unreleased.insert(packet_id, Receipt::Stored);
-            state.receipts.insert(packet_id);
-        }
-        let mut qos_of = Vec::new();
-        for (filter, subscription) in subscriptions {
-            let (options, id) = subscription.read();
-            let (client, subscriber) = (Arc::clone(&session.client), Arc::clone(&session));
-            if tenant.trie.insert(&filter, Entry { client, subscriber, options, id }).is_err() {
-                self.count_dropped("memory");
-                tracing::warn!(
-                    client = %session.client, %filter,
-                    "no memory for a subscription of a session that continues here: raise `memory.max_bytes`"
-                );
-                continue;
-            }
-            qos_of.push((filter.clone(), options.qos));
-            state.subscriptions.insert(filter);
+        let interests: Vec<_> = subscriptions.iter().map(|(filter, how)| (filter.clone(), how.qos)).collect();
+        self.restore_subscriptions(tenant, &session, &mut state, subscriptions);
+        for (filter, qos) in interests.iter().filter(|(filter, _)| state.subscriptions.contains(filter)) {
+            self.note_interest(tenant, &session, filter, Some(*qos));
         }
         tenant.replace_stranger(&session.client, &state.subscriptions);
         session.note(&mut state);
         drop(state);
-        for (filter, qos) in qos_of {
-            self.note_interest(tenant, &session, &filter, Some(qos));
-        }
         session
     }
 

@@ -325,6 +325,7 @@ impl<I: Inbox> Broker<I> {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 impl<I: Inbox> Broker<I> {
     /// Returns the number of subscriptions of other nodes that are known here, for a tenant.
     pub fn routes(&self, tenant: &str) -> usize {

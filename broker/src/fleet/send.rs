@@ -59,6 +59,7 @@ impl Fleet {
         }
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn other_nodes(&self) -> usize {
         self.nodes.read().len()
     }

@@ -43,13 +43,17 @@ impl List {
         Self { table: Table::new(columns), shown: 0, is_cut: false, unreachable: Vec::new() }
     }
 
-    /// Notes the nodes that are missing in a page.
-    fn note(&mut self, nodes: Vec<UnreachableNode>) {
-        for node in nodes {
+    /// Notes the end of a page: its items, the nodes that are missing in it, and the token of the
+    /// next one. Returns that token, if there is another page and less than `limit` was shown.
+    fn end_page(&mut self, items: usize, missing: Vec<UnreachableNode>, next: String, limit: usize) -> Option<String> {
+        self.shown += items;
+        for node in missing {
             if self.unreachable.iter().all(|known| known.node != node.node) {
                 self.unreachable.push(node);
             }
         }
+        self.is_cut = !next.is_empty();
+        (self.is_cut && self.shown < limit).then_some(next)
     }
 
     /// Prints it. Fails when nodes are missing, so that no script takes it for the whole.

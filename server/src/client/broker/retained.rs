@@ -22,8 +22,8 @@ async fn list(options: &RetainedList) -> anyhow::Result<ExitCode> {
     let common = &options.common;
     let mut client = open(&common.server).await?;
     let mut list = List::new(["topic", "bytes", "qos", "published", "expires", "content_type", "node"]);
-    let mut page_token = String::new();
-    while list.shown < options.limit {
+    let mut next = (options.limit > 0).then(String::new);
+    while let Some(page_token) = next {
         let request = ListRetainedMessagesRequest {
             parent: names::tenant(&common.tenant),
             page_size: page_size(options.limit - list.shown),
@@ -42,14 +42,8 @@ async fn list(options: &RetainedList) -> anyhow::Result<ExitCode> {
                 message.node.as_str().into(),
             ]);
         }
-        list.shown += page.retained_messages.len();
-        list.note(page.unreachable_nodes);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
+        next = list.end_page(page.retained_messages.len(), page.unreachable_nodes, page.next_page_token, options.limit);
     }
-    list.is_cut = !page_token.is_empty();
     list.print(common, "retained messages")
 }
 

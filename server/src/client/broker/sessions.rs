@@ -54,8 +54,8 @@ async fn list(options: &SessionsList) -> anyhow::Result<ExitCode> {
         "expires",
         "node",
     ]);
-    let mut page_token = String::new();
-    while list.shown < options.limit {
+    let mut next = (options.limit > 0).then(String::new);
+    while let Some(page_token) = next {
         let request = ListSessionsRequest {
             parent: names::tenant(&common.tenant),
             page_size: page_size(options.limit - list.shown),
@@ -79,14 +79,8 @@ async fn list(options: &SessionsList) -> anyhow::Result<ExitCode> {
                 session.node.as_str().into(),
             ]);
         }
-        list.shown += page.sessions.len();
-        list.note(page.unreachable_nodes);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
+        next = list.end_page(page.sessions.len(), page.unreachable_nodes, page.next_page_token, options.limit);
     }
-    list.is_cut = !page_token.is_empty();
     list.print(common, "sessions")
 }
 

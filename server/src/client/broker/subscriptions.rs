@@ -50,8 +50,8 @@ fn options(of: &Subscription) -> String {
 async fn list(common: &Common, request: ListSubscriptionsRequest, limit: usize) -> anyhow::Result<ExitCode> {
     let mut client = open(&common.server).await?;
     let mut list = List::new(["client", "device", "filter", "qos", "options", "id", "state", "node"]);
-    let mut page_token = String::new();
-    while list.shown < limit {
+    let mut next = (limit > 0).then(String::new);
+    while let Some(page_token) = next {
         let request = ListSubscriptionsRequest {
             parent: names::tenant(&common.tenant),
             page_size: page_size(limit - list.shown),
@@ -72,13 +72,7 @@ async fn list(common: &Common, request: ListSubscriptionsRequest, limit: usize) 
                 of.node.as_str().into(),
             ]);
         }
-        list.shown += page.subscriptions.len();
-        list.note(page.unreachable_nodes);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
+        next = list.end_page(page.subscriptions.len(), page.unreachable_nodes, page.next_page_token, limit);
     }
-    list.is_cut = !page_token.is_empty();
     list.print(common, "subscriptions")
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::hold::{self, Holder, Way};
 use crate::node::Node;
 use crate::process::{Guarded, cpu_seconds, program, resident_bytes};
-use crate::site::{Servers, pause};
+use crate::site::{FleetOptions, pause};
 
 /// Options of the measurement.
 #[derive(Debug, Clone, clap::Args)]
@@ -39,12 +39,8 @@ pub(crate) struct Options {
     /// has used goes back to the system later.
     #[arg(long, default_value_t = 5)]
     settle: u64,
-    /// URL of a Redis server without data, for a fleet; otherwise each node is one of its own.
-    #[arg(long, requires = "mongodb")]
-    redis: Option<String>,
-    /// URI of a MongoDB replica set without data.
-    #[arg(long, requires = "redis")]
-    mongodb: Option<String>,
+    #[command(flatten)]
+    fleet: FleetOptions,
     /// Folder for the data; a temporary one by default.
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -62,8 +58,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(options.nodes > 0 && options.devices >= options.nodes, "--devices is at least one for each node");
     let temporary = tempfile::tempdir()?;
     let dir = std::path::absolute(options.data_dir.as_deref().unwrap_or(temporary.path()))?;
-    let servers = options.redis.clone().zip(options.mongodb.clone());
-    let servers = servers.map(|(redis, mongodb)| Servers { redis, mongodb });
+    let servers = options.fleet.servers();
     let mut nodes = Vec::new();
     for number in 0..options.nodes {
         let mut node = prepare(Node::new(&dir, number), options.way)?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::process::{Guarded, cpu_seconds, resident_bytes};
-use crate::site::{Servers, Site, pause};
+use crate::site::{FleetOptions, Site, pause};
 
 /// Options of the measurement.
 #[derive(Debug, Clone, clap::Args)]
@@ -34,12 +34,8 @@ pub(crate) struct Options {
     /// --mongodb, which it fills.
     #[arg(long, default_value_t = 1, requires_ifs = [("2", "redis"), ("3", "redis"), ("4", "redis")])]
     processes: usize,
-    /// URL of a Redis server without data.
-    #[arg(long, requires = "mongodb")]
-    redis: Option<String>,
-    /// URI of a MongoDB replica set without data.
-    #[arg(long, requires = "redis")]
-    mongodb: Option<String>,
+    #[command(flatten)]
+    fleet: FleetOptions,
     /// Folder for the data; a temporary one by default.
     #[arg(long)]
     data_dir: Option<PathBuf>,
@@ -200,8 +196,7 @@ impl Simulated {
 }
 
 fn measure(options: &Options, way: Way, dir: &Path) -> anyhow::Result<String> {
-    let servers = options.redis.clone().zip(options.mongodb.clone());
-    let servers = servers.map(|(redis, mongodb)| Servers { redis, mongodb });
+    let servers = options.fleet.servers();
     let mut site = Site::start_all(dir, options.processes, servers.as_ref())?;
     let begun = Instant::now();
     let resident = |site: &Site| -> anyhow::Result<u64> {

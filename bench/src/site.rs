@@ -39,6 +39,25 @@ pub(crate) struct Servers {
     pub(crate) mongodb: String,
 }
 
+/// Options for the servers of a fleet.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct FleetOptions {
+    /// URL of a Redis server without data, for a fleet; without one, each node is one of its own.
+    #[arg(long, requires = "mongodb")]
+    redis: Option<String>,
+    /// URI of a MongoDB replica set without data.
+    #[arg(long, requires = "redis")]
+    mongodb: Option<String>,
+}
+
+impl FleetOptions {
+    /// The servers; None without a fleet.
+    pub(crate) fn servers(&self) -> Option<Servers> {
+        let servers = self.redis.clone().zip(self.mongodb.clone());
+        servers.map(|(redis, mongodb)| Servers { redis, mongodb })
+    }
+}
+
 fn checked(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("start {command:?}"))?;
     let error = String::from_utf8_lossy(&output.stderr);

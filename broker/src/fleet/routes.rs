@@ -69,19 +69,19 @@ fn entry_of(node: &Node, interest: Interest) -> Arc<str> {
 }
 
 impl Tenant {
-    /// Adds a subscription of another node's subscriber, in the tree unless a session here has its
-    /// place. False when there is no memory for it.
-    fn add_stranger(&self, id: &Arc<str>, place: Place, filter: &str, how: How, is_held: bool) -> bool {
+    /// Adds a subscription of another node's subscriber, whose place no session here has. False
+    /// when there is no memory for it.
+    fn add_stranger(&self, id: &Arc<str>, place: Place, filter: &str, how: How) -> bool {
         let mut strangers = self.strangers.held.lock();
         if strangers.get(id).is_some_and(|held| *held.session.place() != place) {
-            self.drop_entries(strangers.remove(id), is_held);
+            self.drop_entries(strangers.remove(id), false);
         }
         let held = strangers.entry(Arc::clone(id)).or_insert_with(|| Stranger {
             session: Arc::new(Session::elsewhere(Arc::clone(id), place)),
             filters: BTreeMap::new(),
             is_connected: false,
         });
-        let added = is_held || self.trie.insert(filter, held.entry(how)).is_ok();
+        let added = self.trie.insert(filter, held.entry(how)).is_ok();
         if added {
             let is_new = held.filters.insert(filter.to_owned(), how).is_none();
             self.strangers.add(is_new.into());
@@ -177,7 +177,7 @@ impl Tenant {
 pub(crate) fn keep_routes(tenant: &Tenant, client: &Arc<str>, session: u64, filters: &[String]) {
     for filter in filters {
         let Some(how) = tenant.trie.options(filter, client) else { continue };
-        tenant.add_stranger(client, Place::Elsewhere(session), filter, how, false);
+        tenant.add_stranger(client, Place::Elsewhere(session), filter, how);
         tenant.trie.set_connected(filter, client, false);
     }
 }
@@ -278,7 +278,7 @@ impl<I: Inbox> Broker<I> {
                 let mut added = true;
                 if let Some(interest) = interest {
                     let (id, place) = (entry_of(&node, interest), Place::Node(Arc::clone(&node), interest));
-                    added = tenant.add_stranger(&id, place, &filter, (ANY, None), false);
+                    added = tenant.add_stranger(&id, place, &filter, (ANY, None));
                 }
                 for other in [Interest::All, Interest::Qos0].into_iter().filter(|other| Some(*other) != interest) {
                     tenant.remove_stranger(&entry_of(&node, other), &filter, false);
@@ -304,7 +304,7 @@ impl<I: Inbox> Broker<I> {
         let (place, how) = (Place::Elsewhere(session), how.read());
         let (added, is_held) = tenant.sessions.while_held(&client.id, |is_held| {
             // One that is here has its entries, and is announced when it has left.
-            (is_held || tenant.add_stranger(&client.id, place, filter, how, false), is_held)
+            (is_held || tenant.add_stranger(&client.id, place, filter, how), is_held)
         });
         if let Some(held) = tenant.strangers.held.lock().get_mut(&client.id) {
             held.is_connected = connected;

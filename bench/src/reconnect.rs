@@ -30,6 +30,13 @@ pub(crate) struct Options {
     /// Seconds over which the devices connect first.
     #[arg(long, default_value_t = 15)]
     ramp: u64,
+    /// Seconds after the ramp until the network breaks, and for the way back before Weir is killed:
+    /// enough for all devices to be connected.
+    #[arg(long, default_value_t = 20)]
+    steady: u64,
+    /// Seconds for the way back after that.
+    #[arg(long, default_value_t = 60)]
+    way_back: u64,
     /// Processes of Weir, with as many simulators. More than one are a fleet: it needs --redis and
     /// --mongodb, which it fills.
     #[arg(long, default_value_t = 1, requires_ifs = [("2", "redis"), ("3", "redis"), ("4", "redis")])]
@@ -41,18 +48,13 @@ pub(crate) struct Options {
     data_dir: Option<PathBuf>,
 }
 
-/// Seconds before the network breaks, and until Weir is killed.
-const STEADY: u64 = 10;
-/// Seconds for the way back after that.
-const WAY_BACK: u64 = 30;
-
 impl Options {
     fn network_at(&self) -> u64 {
-        self.ramp + STEADY
+        self.ramp + self.steady
     }
 
     fn killed_at(&self) -> u64 {
-        self.network_at() + STEADY + if self.spread { 15 } else { 5 }
+        self.network_at() + self.steady + if self.spread { 15 } else { 5 }
     }
 }
 
@@ -134,7 +136,7 @@ fn scenario(options: &Options, number: usize) -> String {
     let devices = options.devices / options.processes;
     let (in_step, first, most) = if options.spread { (false, "2s", "15s") } else { (true, "200ms", "1s") };
     // A device leaves after its last message, which is due within the last interval.
-    let (network, duration) = (options.network_at(), options.killed_at() + WAY_BACK + interval);
+    let (network, duration) = (options.network_at(), options.killed_at() + options.way_back + interval);
     format!(
         "name = \"reconnect\"\nseed = 1\nduration = \"{duration}s\"\ndrain = \"60s\"\n\
          [[group]]\nname = \"storm\"\ncount = {devices}\nid = \"storm{number}-{{n:5}}\"\ninterval = \"{interval}s\"\n\
@@ -305,7 +307,11 @@ impl Storm {
 fn storm(options: &Options, samples: &[Sample], from: f64, until: f64, by_kill: bool) -> anyhow::Result<Storm> {
     let devices = (options.devices / options.processes) as u64;
     let before = samples.iter().rfind(|s| s.at_secs <= from).context("a sample before")?;
-    ensure!(before.connected >= devices * 99 / 100, "{} of {devices} were connected before", before.connected);
+    ensure!(
+        before.connected >= devices * 99 / 100,
+        "{} of {devices} were connected before: give them a longer --steady",
+        before.connected
+    );
     let within: Vec<&Sample> = samples.iter().filter(|s| s.at_secs > from && s.at_secs < until).collect();
     // A connection that the broker breaks counts as failed.
     let broken = if by_kill { before.connected } else { 0 };
@@ -314,7 +320,7 @@ fn storm(options: &Options, samples: &[Sample], from: f64, until: f64, by_kill: 
     let missing = devices - before.connected;
     let end = back(devices - missing).with_context(|| {
         let last = within.last().map_or(0, |s| s.connects - before.connects);
-        format!("{last} of {devices} devices are back")
+        format!("{last} of {devices} devices are back: give them a longer --steady or --way-back")
     })?;
     let last = within.iter().find(|s| s.at_secs >= end).context("a sample")?;
     Ok(Storm {

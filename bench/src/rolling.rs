@@ -22,10 +22,13 @@ pub(crate) struct Options {
     /// URI of a MongoDB replica set without data.
     #[arg(long)]
     mongodb: String,
-    /// Devices; half of them speak MQTT 3.1.1, half MQTT 5. Each is two open files of a balancer,
-    /// of which there are two.
+    /// Devices; without the ones whose session lasts, half of them speak MQTT 3.1.1. Each is two
+    /// open files of a balancer, of which there are two.
     #[arg(long, default_value_t = 10_000)]
     devices: usize,
+    /// Devices among them whose session lasts, with a subscription to commands; of MQTT 5.
+    #[arg(long, default_value_t = 2_000)]
+    lasting: usize,
     /// Seconds between two messages of a device.
     #[arg(long, default_value_t = 10)]
     interval: u64,
@@ -89,18 +92,24 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         nodes.push(node);
     }
     for node in &mut nodes {
+        // Each simulator has topics of its own, so that its subscriber knows every message.
+        let routes = (0..FLEETS).map(|number| format!("[[route]]\ntopic = \"site{number}/{{device}}/telemetry\"\n"));
+        std::fs::create_dir_all(&node.dir)?;
+        std::fs::write(node.dir.join("weir.toml"), routes.collect::<String>())?;
         node.start()?;
     }
     let files: Vec<PathBuf> = nodes.iter().map(Node::file).collect();
     let fleets = (0..FLEETS).map(|number| Fleet::start(options, &dir, number, &files, &nodes[0]));
     let mut fleets = fleets.collect::<anyhow::Result<Vec<_>>>()?;
     let begun = Instant::now();
-    let devices = (options.devices / FLEETS * FLEETS) as u64;
+    // With a subscriber of each simulator.
+    let devices = (options.devices / FLEETS * FLEETS + FLEETS) as u64;
     wait("all devices are connected", || Ok(connections(&nodes) >= devices))?;
     pause(Duration::from_secs(STEADY));
     println!(
-        "{devices} devices, {NODES} nodes, a message each {} s, {} connections/s at a drain of at most {} s",
-        options.interval, options.rate, options.drain_secs
+        "{} devices, {} of them with sessions that last, {FLEETS} subscribers of all messages, {NODES} nodes, a message \
+         each {} s, {} connections/s at a drain of at most {} s",
+        options.devices, options.lasting, options.interval, options.rate, options.drain_secs
     );
     println!("| node | connections | drained after | stopped after | ready after | all back after | most away |");
     println!("|---|---|---|---|---|---|---|");
@@ -117,10 +126,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(until - from < options.within as f64, "the restarts took {:.0} s: raise --within", until - from);
     println!("\n| PUBACK | p50 of a second: median, most | p99 of a second: median, most | broken connections |");
     println!("|---|---|---|---|");
-    let (mut before, mut during, mut acknowledged) = (Vec::new(), Vec::new(), 0);
+    let (mut before, mut during, mut acknowledged, mut deliveries) = (Vec::new(), Vec::new(), 0, Vec::new());
     for fleet in &mut fleets {
         let (summary, samples) = fleet.ended(&dir)?;
         acknowledged += summary["total"]["acknowledged"].as_u64().context("acknowledged messages")?;
+        deliveries.push(summary["subscribers"].to_string());
         let within = |from: f64, until: f64| {
             samples.iter().filter(move |s| s.at_secs >= from && s.at_secs < until).cloned().collect::<Vec<_>>()
         };
@@ -130,6 +140,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("{}", row("before", &before));
     println!("{}", row("during", &during));
     println!("\n{acknowledged} messages acknowledged; all of them stored once and unaltered");
+    println!("subscribers: {}", deliveries.join(", "));
     Ok(())
 }
 
@@ -209,14 +220,21 @@ impl Fleet {
 
 fn scenario(options: &Options, number: usize) -> String {
     let Options { interval, within, .. } = options;
-    let count = options.devices / FLEETS;
+    let (count, lasting) = (options.devices / FLEETS, options.lasting.min(options.devices) / FLEETS);
     // A device leaves after its last message, which is due within the last interval.
     let duration = RAMP + STEADY + within + 2 * interval;
-    let mut text = format!("name = \"rolling\"\nseed = {number}\nduration = \"{duration}s\"\ndrain = \"60s\"\n");
-    for (version, count) in [("3.1.1", count / 2), ("5", count - count / 2)] {
-        let name = if version == "5" { "five" } else { "three" };
+    let mut text = format!(
+        "name = \"rolling\"\nseed = {number}\nduration = \"{duration}s\"\ndrain = \"60s\"\n\
+         [[subscriber]]\nname = \"dashboard{number}\"\nfilter = \"site{number}/#\"\nqos = 1\nmqtt = \"5\"\n"
+    );
+    let brief = count - lasting;
+    let lasts = "clean_start = false\nsession_expiry = \"1h\"\nsubscribe = \"commands/#\"\n";
+    let groups =
+        [("three", "3.1.1", brief / 2, ""), ("five", "5", brief - brief / 2, ""), ("lasting", "5", lasting, lasts)];
+    for (name, version, count, more) in groups.into_iter().filter(|(_, _, count, _)| *count > 0) {
         text.push_str(&format!(
             "[[group]]\nname = \"{name}\"\ncount = {count}\nid = \"{name}{number}-{{n:5}}\"\ninterval = \"{interval}s\"\n\
+             topic = \"site{number}/{{device}}/telemetry\"\n{more}\
              jitter = 0.5\nramp = \"{RAMP}s\"\nmqtt = \"{version}\"\n[group.values]\nn = {{ model = \"counter\" }}\n\
              [group.faults]\nreconnect = \"1s\"\nreconnect_max = \"15s\"\n"
         ));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::process::{Guarded, addresses, program};
 
 /// Time for a start.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Weir with authentication and TLS on every port; MQTT also has a port without. One process in a
 /// folder of its own, or several as a fleet.

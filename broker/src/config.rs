@@ -62,6 +62,9 @@ pub struct Config {
     pub max_queued_messages: usize,
     /// Bytes of topics, payloads and properties queued for one subscriber.
     pub max_queued_bytes: usize,
+    /// Bytes of topics, payloads and properties queued for one bridge of this process. They are on
+    /// the disk, which needs about four times as many, and not in memory.
+    pub max_bridge_bytes: usize,
     /// Treatment of a subscriber whose queue is full of QoS 1 and 2 messages, or holds most of the
     /// memory of all queues when that is used up. The oldest QoS 0 messages are dropped first.
     pub queue_full: QueueFull,
@@ -84,6 +87,13 @@ pub struct Config {
     /// not a key.
     #[serde(skip)]
     pub memory_bytes: usize,
+    /// Messages at the front of a session's queue that stay in memory; not a key.
+    #[serde(skip)]
+    pub queue_head: usize,
+    /// Time between two looks at the queues that grow, in milliseconds: the store has their
+    /// messages in groups; not a key.
+    #[serde(skip)]
+    pub put_away_ms: u64,
     /// Name of the node among those that share a store; not a key.
     #[serde(skip)]
     pub node: String,
@@ -107,8 +117,9 @@ impl Default for Config {
             topic_alias_maximum: 64,
             sent_topic_aliases: 32,
             sys_interval_secs: 10,
-            max_queued_messages: 10_000,
+            max_queued_messages: 100_000,
             max_queued_bytes: 64 << 20,
+            max_bridge_bytes: 4 << 30,
             queue_full: QueueFull::default(),
             max_retained_messages: 100_000,
             drain_secs: 30,
@@ -116,6 +127,8 @@ impl Default for Config {
             server_reference: String::new(),
             drain_timeout_ms: 10_000,
             memory_bytes: 2 << 30,
+            queue_head: 64,
+            put_away_ms: 500,
             node: String::new(),
         }
     }

@@ -37,6 +37,12 @@ impl Heavy {
         // One that is being dropped leaves by itself.
         self.0.lock().values().rev().find_map(Weak::upgrade)
     }
+
+    /// Returns at most so many of the sessions whose queues hold most.
+    pub(crate) fn heaviest_of(&self, most: usize) -> Vec<Arc<Session>> {
+        let heaviest: Vec<_> = self.0.lock().values().rev().take(most).cloned().collect();
+        heaviest.iter().filter_map(Weak::upgrade).collect()
+    }
 }
 
 /// The place of a session.

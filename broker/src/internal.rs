@@ -21,14 +21,28 @@ impl<I: Inbox> Broker<I> {
     /// subscriptions never get back its own messages, and get retained ones as such. When the
     /// broker stops, the connection ends as any other.
     pub fn attach(self: &Arc<Self>, identity: Identity) -> DuplexStream {
+        self.attach_as(Some(identity))
+    }
+
+    /// Opens a connection for a client from outside over a stream in memory, which is admitted by
+    /// its CONNECT. For the fuzz targets.
+    #[cfg(feature = "fuzzing")]
+    pub fn attach_stranger(self: &Arc<Self>) -> DuplexStream {
+        self.attach_as(None)
+    }
+
+    fn attach_as(self: &Arc<Self>, identity: Option<Identity>) -> DuplexStream {
         let (own, stream) = duplex(STREAM_BYTES);
         let guests = self.room.take_for_own(listener::THIS_MACHINE.ip());
         self.metrics.connections.inc();
         self.metrics.connects.inc();
         self.attached.fetch_add(1, Ordering::Relaxed);
         let broker = Arc::clone(self);
+        let opening = Box::pin(connection::open_in_memory(Arc::clone(self), stream, identity, guests));
         self.tasks.spawn(async move {
-            connection::serve_internal(&broker, stream, identity, guests).await;
+            if let Some(admitted) = opening.await {
+                admitted.serve().await;
+            }
             broker.attached.fetch_sub(1, Ordering::Relaxed);
             broker.room.leave();
             broker.metrics.connections.dec();

@@ -1,12 +1,14 @@
 //! MQTT in, PUBACK out.
 //!
 //! Receives: connections of MQTT 3.1, 3.1.1 and 5 clients over TCP, TLS, WebSocket and Unix
-//! sockets; a [`door::Inbox`] for the messages that they publish.
+//! sockets; a [`door::Inbox`] for the messages that they publish; an [`Archive`] of what it has
+//! stored by it.
 //! Promises: PUBACKs leave a connection in receipt order, each only after its message is durable.
 //! Hands on: every PUBLISH to the inbox; messages to the subscribers of the same tenant; pages of
 //! what it holds to an operator.
 //! Never: knows a reading, or the log behind the inbox; acknowledges telemetry from memory.
 
+mod archive;
 mod arrivals;
 #[cfg_attr(not(feature = "fuzzing"), expect(unreachable_pub, reason = "the fuzz targets reach it"))]
 mod codec;
@@ -48,8 +50,8 @@ pub mod fuzzing {
         publish, reason, subscribe,
     };
     pub use crate::listener::proxy;
-    pub use crate::trie::{Entry, MAX_LEVELS, Trie};
-    pub use crate::websocket::frame;
+    pub use crate::trie::{Chosen, Entry, MAX_LEVELS, Subscriber, Trie};
+    pub use crate::websocket::{answer_request, frame};
 }
 
 use std::sync::Arc;
@@ -60,15 +62,17 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use archive::{Archive, Unreachable};
 pub use config::{Config, QueueFull};
 pub use drain::{DrainError, DrainReport};
+pub use durable::Earlier;
 pub use listener::{Listener, ListenerReport, Listeners, Ports, Settings, Socket, beyond, bind, bind_unix};
 pub use message::RetainedMessage;
 pub use metrics::Metrics;
 pub use takeovers::{Takeover, Takeovers};
 pub use view::{
     Cleared, ConnectionReport, Disconnected, Page, RetainedPayload, RetainedReport, SessionQuery, SessionReport,
-    SubscriptionQuery, SubscriptionReport,
+    StoredSubscription, SubscriptionQuery, SubscriptionReport,
 };
 pub use websocket::Origins;
 
@@ -106,6 +110,8 @@ pub struct Broker<I: Inbox> {
     fleet: Option<Arc<fleet::Fleet>>,
     /// Changes of sessions that outlast the process.
     journal: Arc<durable::Journal>,
+    /// Messages for them that are not in memory.
+    pager: archive::Pager,
     /// Id of the last such session.
     last_session: AtomicU64,
     /// Id of the last message for such sessions.
@@ -176,6 +182,7 @@ impl<I: Inbox> Broker<I> {
             earlier: Mutex::default(),
             fleet,
             journal,
+            pager: archive::Pager::default(),
             last_session: AtomicU64::new(started),
             last_message: AtomicU64::new(started),
             unread: Unread::default(),
@@ -199,39 +206,55 @@ impl<I: Inbox> Broker<I> {
             abandon: CancellationToken::new(),
         };
         if let Some(messages) = retained {
-            let wills = broker.restore_state(messages, true);
-            *broker.earlier.lock() = wills;
+            broker.begin_with(broker.whole(messages));
         }
         Arc::new(broker)
+    }
+
+    /// Begins with the state of earlier starts: as [`Broker::new`] with all messages, and before
+    /// [`Broker::run`].
+    pub fn begin_with(&self, earlier: Earlier) {
+        let (wills, _) = self.restore_state(earlier, true);
+        // No client has come before.
+        *self.earlier.lock() = wills;
     }
 
     /// Adds the retained messages of earlier starts that were not available at this one. Topics
     /// that were set or cleared since stay as they are. Publishes will messages of earlier starts,
     /// unless their clients are connected.
     pub async fn restore(self: &Arc<Self>, messages: Vec<RetainedMessage>) {
-        self.restore_these(messages, true).await;
+        self.restore_these(self.whole(messages), true).await;
     }
 
     /// As [`Broker::restore`], with all messages of some tenants; those of others follow.
-    pub async fn restore_part(self: &Arc<Self>, messages: Vec<RetainedMessage>) {
-        self.restore_these(messages, false).await;
+    pub async fn restore_part(self: &Arc<Self>, earlier: Earlier) {
+        self.restore_these(earlier, false).await;
     }
 
-    async fn restore_these(self: &Arc<Self>, messages: Vec<RetainedMessage>, is_last: bool) {
-        let wills = self.restore_state(messages, is_last);
+    fn whole(&self, messages: Vec<RetainedMessage>) -> Earlier {
+        let mut earlier = Earlier::of(&self.config.node);
+        messages.into_iter().for_each(|message| earlier.add(message, false));
+        earlier
+    }
+
+    async fn restore_these(self: &Arc<Self>, earlier: Earlier, is_last: bool) {
+        let (wills, successors) = self.restore_state(earlier, is_last);
+        successors.into_iter().for_each(|successor| self.follow(successor));
         self.settle_earlier(wills).await;
     }
 
-    /// Restores retained messages and sessions. Returns the will messages of earlier starts.
-    fn restore_state(&self, messages: Vec<RetainedMessage>, is_last: bool) -> Vec<pending_wills::Earlier> {
+    /// Restores retained messages and sessions. Returns the will messages of earlier starts, and
+    /// sessions of clients that have come before.
+    fn restore_state(&self, earlier: Earlier, is_last: bool) -> (Vec<pending_wills::Earlier>, Vec<durable::Successor>) {
+        let Earlier { messages, waiting, .. } = earlier;
         let (messages, sessions) = durable::sort(messages, &self.journal.keys);
         let (messages, wills) = pending_wills::split(messages, &self.config.node, self.started);
         self.tenants.restore(messages, is_last);
-        self.restore_sessions(sessions);
+        let successors = self.restore_sessions(sessions, waiting);
         if is_last {
             self.unread.end();
         }
-        wills
+        (wills, successors)
     }
 
     /// Forgets a tenant whose credentials are no longer valid: its retained messages, its sessions

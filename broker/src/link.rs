@@ -8,12 +8,15 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::arrivals::{Arrival, Arrivals};
+use crate::fleet::{Refusal, Submitter};
 
 /// The way to signal the connection that owns a session. As a waker, it wakes the connection for
 /// what has arrived.
 #[derive(Debug)]
 pub(crate) struct Link {
     signals: AtomicU8,
+    /// A change for the store of the fleet's sessions was refused, and the reason.
+    refused: AtomicU8,
     waker: Mutex<Option<Waker>>,
     pub(crate) arrival: Arrival,
     /// Dropped with the connection: an operator waits for that.
@@ -30,6 +33,18 @@ impl Wake for Link {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.arrival.note();
+        self.wake_connection();
+    }
+}
+
+/// As in [`Link::refused`].
+const NOT_OWNED: u8 = 1;
+const FAULT: u8 = 2;
+
+impl Submitter for Link {
+    fn refused(&self, refusal: Refusal) {
+        let reason = if refusal == Refusal::Fault { FAULT } else { NOT_OWNED };
+        self.refused.fetch_max(reason, Ordering::Release);
         self.wake_connection();
     }
 }
@@ -53,7 +68,14 @@ impl Link {
     pub(crate) fn new(arrivals: &Arc<Arrivals>) -> Arc<Self> {
         let arrival = Arrival::new(arrivals);
         let (waker, awaiting) = (Mutex::new(None), Mutex::new(Some(Vec::new())));
-        Arc::new(Self { signals: AtomicU8::new(0), waker, arrival, gone: OnceLock::new(), awaiting })
+        Arc::new(Self {
+            signals: AtomicU8::new(0),
+            refused: AtomicU8::new(0),
+            waker,
+            arrival,
+            gone: OnceLock::new(),
+            awaiting,
+        })
     }
 
     /// Signals the connection and wakes it.
@@ -76,6 +98,16 @@ impl Link {
     /// Returns the signals since the last call.
     pub(crate) fn take(&self) -> u8 {
         if self.signals.load(Ordering::Relaxed) == 0 { 0 } else { self.signals.swap(0, Ordering::Acquire) }
+    }
+
+    /// Returns the reason why a change of the connection was refused: from then on none of its
+    /// changes is acknowledged.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match self.refused.load(Ordering::Acquire) {
+            0 => None,
+            FAULT => Some(Refusal::Fault),
+            _ => Some(Refusal::NotOwned),
+        }
     }
 
     /// Wakes `waker` from now on.

@@ -31,12 +31,13 @@ const QOS: [&str; 3] = ["0", "1", "2"];
 const VERDICTS: [&str; 5] = ["staged", "quarantined", "plain", "denied", "over_quota"];
 
 /// Reasons why a message does not reach a subscriber.
-const DROPPED: [&str; 13] = [
+const DROPPED: [&str; 14] = [
     "expired",
     "memory",
     "memory_qos0",
     "no_member",
     "not_granted",
+    "not_in_store",
     "offline_qos0",
     "queue_full",
     "queue_full_qos0",
@@ -105,6 +106,10 @@ pub struct Metrics {
     pub retained: Gauge,
     /// Bytes of subscriptions, and of messages that wait for subscribers.
     pub session_bytes: Gauge,
+    /// Messages that were let go from memory while they wait for sessions.
+    pub put_away: Counter,
+    /// Messages that were read again, as their turn was near.
+    pub read_back: Counter,
     /// Bytes of retained messages.
     pub retained_bytes: Gauge,
     /// Times that a connection began to wait because the log was full.
@@ -157,6 +162,8 @@ impl Default for Metrics {
             shared_subscriptions: Gauge::default(),
             retained: Gauge::default(),
             session_bytes: Gauge::default(),
+            put_away: Counter::default(),
+            read_back: Counter::default(),
             retained_bytes: Gauge::default(),
             waits: Counter::default(),
             takeovers_paced: Counter::default(),
@@ -300,6 +307,12 @@ impl Metrics {
         r.register("retained", "Retained messages", self.retained.clone());
         let held = "Bytes of subscriptions and of messages that wait for subscribers";
         r.register_with_unit("session", held, Unit::Bytes, self.session_bytes.clone());
+        r.register(
+            "put_away",
+            "Messages that wait for sessions and were let go from memory, as the store has them",
+            self.put_away.clone(),
+        );
+        r.register("read_back", "Messages of those that were read again for their turn", self.read_back.clone());
         r.register_with_unit("retained", "Bytes of retained messages", Unit::Bytes, self.retained_bytes.clone());
         r.register("full_waits", "Times that a connection began to wait because the log was full", self.waits.clone());
     }

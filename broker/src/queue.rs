@@ -1,4 +1,8 @@
 //! The queue of one subscriber: bounded in messages and bytes, QoS 0 first to go.
+//!
+//! Of a session that lasts, a part of it need not be in memory: see [`away`].
+
+pub(crate) mod away;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use model::{Budget, Held, Nanos};
 
+use crate::archive::Run;
 use crate::config::QueueFull;
 use crate::durable::Duty;
 use crate::heavy::{Heavy, Registration};
@@ -108,15 +113,29 @@ impl Dropped {
     }
 }
 
+/// A place in the queue of messages of QoS 1 and 2.
+#[derive(Debug)]
+enum Place {
+    Here(Queued),
+    /// Several messages that are not in memory.
+    Away(Box<Run>),
+}
+
 /// Messages that wait, in the order of their arrival. The ones of QoS 0 are kept apart, so that the
 /// oldest of them is found at once.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
+    /// Each with the last message of another QoS before it.
     qos0: VecDeque<(u64, Queued)>,
-    others: VecDeque<(u64, Queued)>,
+    /// By their order: 1, 2, 3, …, for several messages that of the first.
+    others: VecDeque<(u64, Place)>,
+    /// Order of the last of them.
     last: u64,
+    /// Messages that were queued.
+    pushed: u64,
     /// Bytes of topics, payloads and properties.
     bytes: usize,
+    away: away::Away,
     /// The part of all queues' memory that the session holds, with messages in flight: each place,
     /// and of a message as much as falls to one of its takers.
     account: Arc<AtomicUsize>,
@@ -133,7 +152,7 @@ impl Queue {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.qos0.len() + self.others.len()
+        self.qos0.len() + self.owed()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -147,27 +166,40 @@ impl Queue {
 
     /// Messages of QoS 1 and 2.
     pub(crate) fn owed(&self) -> usize {
-        self.others.len()
+        self.here() + self.away.messages
     }
 
-    /// True when there is a message of QoS 1 or 2 of this kind.
+    /// True when there is a message of QoS 1 or 2 of this kind in memory.
     pub(crate) fn any(&self, is_it: impl Fn(&Queued) -> bool) -> bool {
-        self.others.iter().any(|(_, queued)| is_it(queued))
+        self.others.iter().any(|(_, place)| matches!(place, Place::Here(queued) if is_it(queued)))
     }
 
-    /// The message whose turn it is.
+    /// The message whose turn it is; None also when that is not in memory.
     pub(crate) fn front(&self) -> Option<&Queued> {
         match (self.qos0.front(), self.others.front()) {
             (Some((a, first)), Some((b, _))) if a < b => Some(first),
-            (Some((_, first)), None) | (_, Some((_, first))) => Some(first),
-            (None, None) => None,
+            (Some((_, first)), None) | (_, Some((_, Place::Here(first)))) => Some(first),
+            (None, None) | (_, Some((_, Place::Away(_)))) => None,
         }
     }
 
     /// Removes the message whose turn it is.
     pub(crate) fn pop(&mut self) -> Option<Queued> {
         let is_qos0 = self.front()?.qos == 0;
-        if is_qos0 { self.drop_oldest_qos0() } else { self.drop_oldest() }
+        if is_qos0 {
+            return self.drop_oldest_qos0();
+        }
+        match self.others.pop_front()? {
+            (_, Place::Here(queued)) => {
+                self.freed(&queued);
+                Some(queued)
+            }
+            away => {
+                // It is not at the front: that is one in memory.
+                self.others.push_front(away);
+                None
+            }
+        }
     }
 
     fn drop_oldest_qos0(&mut self) -> Option<Queued> {
@@ -176,18 +208,31 @@ impl Queue {
         Some(queued)
     }
 
-    fn drop_oldest(&mut self) -> Option<Queued> {
-        let (_, queued) = self.others.pop_front()?;
-        self.freed(&queued);
-        Some(queued)
+    /// Drops the oldest message of QoS 1 or 2. False when there is none.
+    fn drop_oldest(&mut self) -> bool {
+        match self.others.pop_front() {
+            Some((_, Place::Here(queued))) => self.freed(&queued),
+            Some((order, Place::Away(mut run))) => {
+                self.bytes -= self.away.forget_one();
+                drop(run.pop());
+                if run.len() > 0 {
+                    self.others.push_front((order + 1, Place::Away(run)));
+                } else {
+                    self.away.runs -= 1;
+                }
+            }
+            None => return false,
+        }
+        true
     }
 
     fn freed(&mut self, queued: &Queued) {
         self.bytes -= queued.message.bytes();
-        for places in [&mut self.qos0, &mut self.others] {
-            if places.is_empty() && places.capacity() > KEPT_PLACES {
-                *places = VecDeque::new();
-            }
+        if self.qos0.is_empty() && self.qos0.capacity() > KEPT_PLACES {
+            self.qos0 = VecDeque::new();
+        }
+        if self.others.is_empty() && self.others.capacity() > KEPT_PLACES {
+            self.others = VecDeque::new();
         }
     }
 
@@ -213,70 +258,89 @@ impl Queue {
             }
             if self.drop_oldest_qos0().is_some() {
                 dropped.qos0 += 1;
-            } else if is_qos0 || bounds.when_full != QueueFull::DropOldest || self.drop_oldest().is_none() {
+            } else if is_qos0 || bounds.when_full != QueueFull::DropOldest || !self.drop_oldest() {
                 return (dropped, Some(refused));
             } else {
                 dropped.others += 1;
             }
         }
-        let Some(Ok(place)) = self.places.as_ref().map(|places| places.acquire(PLACE_BYTES)) else {
+        self.pushed += 1;
+        let since = if self.pushed.is_multiple_of(TIMED) { model::clock::now() } else { 0 };
+        let Some(charge) = self.charge(bytes, queued.takers, since) else {
             return (dropped, Some(Refused::Memory));
         };
-        let cost = PLACE_BYTES + bytes / queued.takers.max(1) as usize;
-        self.account.fetch_add(cost, Ordering::Relaxed);
-        self.last += 1;
-        let since = if self.last.is_multiple_of(TIMED) { model::clock::now() } else { 0 };
-        queued.charge = Some(Charge { _place: place, account: Arc::clone(&self.account), bytes: cost, since });
+        queued.charge = Some(charge);
         self.bytes += bytes;
-        let list = if is_qos0 { &mut self.qos0 } else { &mut self.others };
-        list.push_back((self.last, queued));
+        if is_qos0 {
+            self.qos0.push_back((self.last, queued));
+        } else {
+            self.last += 1;
+            self.others.push_back((self.last, Place::Here(queued)));
+        }
         (dropped, None)
     }
 
+    /// Acquires the memory of a message. None when there is none.
+    fn charge(&self, bytes: usize, takers: u32, since: Nanos) -> Option<Charge> {
+        let place = self.places.as_ref()?.acquire(PLACE_BYTES).ok()?;
+        let cost = PLACE_BYTES + bytes / takers.max(1) as usize;
+        self.account.fetch_add(cost, Ordering::Relaxed);
+        Some(Charge { _place: place, account: Arc::clone(&self.account), bytes: cost, since })
+    }
+
     /// Drops messages because memory is short: the ones of QoS 0, and when there are none, as the
-    /// configuration says: all of them, the oldest, or the newest.
+    /// configuration says: all of them, the oldest in memory, or the newest.
     pub(crate) fn give_way(&mut self, when_full: QueueFull) -> Dropped {
         let mut dropped = Dropped { qos0: self.qos0.len() as u64, others: 0 };
         while self.drop_oldest_qos0().is_some() {}
         if dropped.any() {
             return dropped;
         }
-        let part = self.others.len().div_ceil(PART);
-        match when_full {
+        let here = self.here();
+        let part = here.div_ceil(PART);
+        let going = match when_full {
             QueueFull::EndSession => {
-                while self.drop_oldest().is_some() {
-                    dropped.others += 1;
-                }
+                dropped.others = self.owed() as u64;
+                drop(std::mem::take(&mut self.others));
+                (self.bytes, self.away) = (0, away::Away::default());
+                return dropped;
             }
-            QueueFull::DropOldest => {
-                for _ in 0..part {
-                    dropped.others += u64::from(self.drop_oldest().is_some());
+            QueueFull::DropOldest => 0..part,
+            QueueFull::DropNewest => here - part..here,
+        };
+        let (mut at, mut gone) = (0, Vec::with_capacity(part));
+        self.others = std::mem::take(&mut self.others)
+            .into_iter()
+            .filter_map(|(order, place)| match place {
+                Place::Here(queued) => {
+                    at += 1;
+                    let is_going = going.contains(&(at - 1));
+                    if is_going {
+                        gone.push(queued);
+                        return None;
+                    }
+                    Some((order, Place::Here(queued)))
                 }
-            }
-            QueueFull::DropNewest => {
-                for _ in 0..part {
-                    let Some((_, queued)) = self.others.pop_back() else { break };
-                    self.freed(&queued);
-                    dropped.others += 1;
-                }
-            }
-        }
+                away @ Place::Away(_) => Some((order, away)),
+            })
+            .collect();
+        gone.iter().for_each(|queued| self.freed(queued));
+        dropped.others = gone.len() as u64;
         dropped
     }
 
     /// Removes the messages of shared subscriptions for which `take` is true.
     pub(crate) fn take_shared(&mut self, mut take: impl FnMut(&Arc<str>) -> bool) -> Vec<Queued> {
         let mut taken = Vec::new();
-        if self.others.iter().all(|(_, queued)| queued.share.is_none()) {
+        if !self.any(|queued| queued.share.is_some()) {
             return taken;
         }
-        let kept = std::mem::take(&mut self.others).into_iter().filter_map(|(number, queued)| {
-            if queued.share.as_ref().is_some_and(&mut take) {
+        let kept = std::mem::take(&mut self.others).into_iter().filter_map(|(order, place)| match place {
+            Place::Here(queued) if queued.share.as_ref().is_some_and(&mut take) => {
                 taken.push(queued);
                 None
-            } else {
-                Some((number, queued))
             }
+            place => Some((order, place)),
         });
         self.others = kept.collect();
         for queued in &taken {

@@ -187,8 +187,37 @@ impl Retained {
     }
 
     /// Keeps a message in place of the one before; an empty payload clears the topic.
+    #[cfg(test)]
     pub(crate) fn set(&self, message: &Arc<Message>) {
         self.change(|held| held.set(message));
+    }
+
+    /// Keeps a message of this node in place of the one before; an empty payload clears the topic.
+    /// Its time becomes later than that of the one before, also when the clock of the node that set
+    /// that one is ahead.
+    pub(crate) fn set_next(&self, message: &mut Arc<Message>) {
+        self.change(|held| {
+            let before = held.by_topic.get(&message.topic).map_or(0, |before| before.at);
+            if before >= message.at
+                && let Some(own) = Arc::get_mut(message)
+            {
+                own.at = before + 1;
+            }
+            held.set(message);
+        });
+    }
+
+    /// Keeps a message of another node, unless the one before is newer. Of two of the same time,
+    /// all nodes keep the same one. True when it was kept.
+    pub(crate) fn set_newer(&self, message: &Arc<Message>) -> bool {
+        self.change(|held| {
+            let is_older = |before: &Arc<Message>| (before.at, &before.payload) < (message.at, &message.payload);
+            let is_newer = held.by_topic.get(&message.topic).is_none_or(is_older);
+            if is_newer {
+                held.set(message);
+            }
+            is_newer
+        })
     }
 
     /// Continues a walk: adds at most `most` messages that match its filter and have not expired,

@@ -8,8 +8,8 @@ use hashbrown::HashSet;
 
 use crate::Broker;
 use crate::config::QueueFull;
-use crate::durable::{Duty, MessageRecord, Put, TakerRecord};
-use crate::fleet::{self, Owned, Placed};
+use crate::durable::{Duty, Handed, MessageRecord, Put, TakerRecord};
+use crate::fleet::{self, Owned, Placed, Submitter};
 use crate::message::Message;
 use crate::pending_wills;
 use crate::queue::{Bounds, Dropped, Queued};
@@ -89,12 +89,17 @@ pub(crate) struct Dispatch {
     pub(crate) from: Arc<str>,
     /// In a fleet, the receipt of a message of QoS 2: it is stored with the message.
     pub(crate) receipt: Option<(Owned, u16)>,
+    /// It is among the retained messages, and sessions that have subscribed since are subscribers.
+    pub(crate) is_kept: bool,
+    /// In a fleet, the connection that waits until sessions have it.
+    pub(crate) submitter: Option<Arc<dyn Submitter>>,
 }
 
 impl Dispatch {
     /// A message from a client.
     pub(crate) fn new(message: Arc<Message>, takers: Vec<Taker>, from: &Arc<str>) -> Self {
-        Self { message, takers, is_walk: false, from: Arc::clone(from), receipt: None }
+        let (is_walk, receipt, submitter, is_kept) = Default::default();
+        Self { message, takers, is_walk, from: Arc::clone(from), receipt, is_kept, submitter }
     }
 }
 
@@ -107,6 +112,8 @@ pub(crate) struct Routed {
     pub(crate) full: usize,
     /// In a fleet, the ticket under which sessions that last have it; 0 when there is none.
     pub(crate) ticket: u64,
+    /// In a fleet, and of QoS 1 or 2, it is on its way to subscribers at other nodes.
+    pub(crate) is_forwarded: bool,
 }
 
 impl<I: Inbox> Broker<I> {
@@ -154,8 +161,8 @@ impl<I: Inbox> Broker<I> {
         properties: &[u8],
         takers: &mut [&mut Taker],
     ) -> Put {
-        let key = self.journal.keys.message(self.last_message.fetch_add(1, Ordering::Relaxed) + 1);
-        let stored = self.journal.stored(tenant, key.clone());
+        let id = self.last_message.fetch_add(1, Ordering::Relaxed) + 1;
+        let (key, stored) = (self.journal.keys.message(id), self.journal.stored(tenant, id));
         let mut record = MessageRecord { topic: topic.into(), takers: Vec::with_capacity(takers.len()) };
         for taker in takers {
             // A session that has ended meanwhile gets nothing.
@@ -168,29 +175,32 @@ impl<I: Inbox> Broker<I> {
                 ids: taker.subscription_ids.clone(),
                 share: taker.share.as_deref().map(str::to_owned),
             });
-            taker.duty = Some(Duty { ledger, number, _message: Some(Arc::clone(&stored)) });
+            taker.duty = Some(Duty { ledger, number, message: Some(Arc::clone(&stored)) });
         }
         Put { topic: key, payload: record.encode(payload), qos: 0, properties: properties.to_vec() }
     }
 
     /// Puts a message that is durable into the queue of each of its subscribers, and keeps a
     /// retained one.
-    pub(crate) fn route(&self, tenant: &Tenant, dispatch: Dispatch) -> Routed {
-        let Dispatch { mut message, mut takers, is_walk, from, receipt } = dispatch;
+    pub(crate) fn route(&self, tenant: &Tenant, mut dispatch: Dispatch) -> Routed {
+        let before = self.keep(tenant, &mut dispatch);
+        let Dispatch { mut message, mut takers, is_walk, from, receipt, submitter, .. } = dispatch;
+        // Those of a message that no connection has staged once more.
+        let lasts = |taker: &mut Taker| taker.qos > 0 && taker.session.lasting() == Lasting::Log;
+        for taker in takers.extract_if(before.., lasts) {
+            self.give_to(&tenant.id, &message, taker, None);
+        }
         if is_walk {
             // One that was set meanwhile may have come before the subscription.
             let Some(now) = tenant.retained.get(&message.topic) else { return Routed::default() };
             message = now;
-        } else if message.retain {
-            tenant.retained.set(&message);
-            // They have looked for a retained message before it was there.
-            self.add_later(tenant, &message, &from, &mut takers);
         }
         let all = takers.len();
-        let sent = fleet::Outgoing { message: &message, from: &from, receipt, is_walk };
-        let ticket = self.fleet.as_ref().map_or(0, |fleet| fleet.send(&tenant.id, sent, &mut takers));
+        let sent = fleet::Outgoing { message: &message, from: &from, receipt, is_walk, submitter };
+        let fleet::Sent { ticket, is_forwarded } =
+            self.fleet.as_ref().map(|fleet| fleet.send(&tenant.id, sent, &mut takers)).unwrap_or_default();
         let here = self.route_here(tenant, &message, takers, is_walk);
-        Routed { takers: all, ticket, ..here }
+        Routed { takers: all, ticket, is_forwarded, ..here }
     }
 
     /// Puts a message that is durable into the queue of each of these subscribers of this node.
@@ -252,53 +262,76 @@ impl<I: Inbox> Broker<I> {
         pushed
     }
 
-    /// Adds the sessions that have subscribed since a message arrived.
-    fn add_later(&self, tenant: &Tenant, message: &Message, from: &str, takers: &mut Vec<Taker>) {
-        let key = |taker: &Taker| Arc::as_ptr(&taker.session).addr();
-        let known: HashSet<usize, RandomState> = takers.iter().map(key).collect();
+    /// Keeps a retained message that is durable, and adds the sessions that have subscribed since
+    /// it arrived: they looked for a retained message before it was there. Returns how many
+    /// subscribers it had before.
+    pub(crate) fn keep(&self, tenant: &Tenant, dispatch: &mut Dispatch) -> usize {
+        let Dispatch { message, takers, is_walk, from, is_kept, .. } = dispatch;
+        let before = takers.len();
+        if !message.retain || *is_walk || std::mem::replace(is_kept, true) {
+            return before;
+        }
+        tenant.retained.set_next(message);
+        if let Some(fleet) = self.fleet.as_ref().filter(|_| message.payload.is_empty()) {
+            fleet.cleared.note(&tenant.id, &message.topic, message.at);
+        }
+        // A session of a fleet may be at this node by now, and was at another one.
+        let key = |taker: &Taker| match taker.session.shared_id() {
+            Some(id) => (id, 0),
+            None => (0, Arc::as_ptr(&taker.session).addr()),
+        };
+        let known: HashSet<(u64, usize), RandomState> = takers.iter().map(key).collect();
         let later = self.takers(tenant, &message.topic, (message.qos, message.retain), from);
         takers.extend(later.into_iter().filter(|taker| taker.share.is_none() && !known.contains(&key(taker))));
+        before
     }
 
     /// Gives a message of a shared subscription to another member.
-    pub(crate) fn give(&self, tenant: &Tenant, before: &Queued, entry: &Entry<Arc<Session>>) {
-        let mut taker = Taker::of(entry, before.message.qos, false);
-        taker.share.clone_from(&before.share);
-        self.give_to(&tenant.id, &before.message, taker);
+    pub(crate) fn give(&self, tenant: &Tenant, before: Queued, entry: &Entry<Arc<Session>>) {
+        let taker = Taker { share: before.share, ..Taker::of(entry, before.message.qos, false) };
+        self.give_to(&tenant.id, &before.message, taker, before.duty);
     }
 
     /// The subscribers of a message of another node: those of this one, but for sessions that have
     /// it from the store. Of a shared subscription, one member.
     pub(crate) fn takers_here(&self, tenant: &Tenant, of: &fleet::Forwarded) -> Vec<Taker> {
         let fleet::SharedMessage { topic, qos, retain, .. } = &*of.message;
+        let is_stored = |session: &Session, qos: u8| qos > 0 && session.lasting() == Lasting::Fleet;
         let wanted = |entry: &Entry<Arc<Session>>| {
-            let is_stored = qos.min(&entry.options.qos) > &0 && entry.subscriber.lasting() == Lasting::Fleet;
             let is_own = entry.client.starts_with(Self::INTERNAL) || entry.options.no_local && entry.client == of.from;
-            *entry.subscriber.place() == Place::Here && !is_stored && !is_own
+            *entry.subscriber.place() == Place::Here && !is_own
         };
         let mut takers = Vec::new();
         match &of.share {
             Some(share) => {
+                let wanted = |entry: &Entry<Arc<Session>>| {
+                    wanted(entry) && !is_stored(&entry.subscriber, (*qos).min(entry.options.qos))
+                };
                 if let Some((entry, is_connected)) = tenant.trie.choose(share, wanted) {
                     let taker = Taker::of(&entry, *qos, *retain);
                     takers.push(Taker { share: Some(Arc::clone(share)), is_holder: !is_connected, ..taker });
                 }
             }
-            None => tenant.trie.matches_of(topic, wanted, |entry, chosen| {
-                if chosen.is_none() {
-                    takers.push(Taker::of(entry, *qos, *retain));
-                }
-            }),
+            None => {
+                tenant.trie.matches_of(topic, wanted, |entry, chosen| {
+                    if chosen.is_none() {
+                        takers.push(Taker::of(entry, *qos, *retain));
+                    }
+                });
+                merge(&mut takers);
+                // By the highest QoS of a session's subscriptions: it gets one copy.
+                takers.retain(|taker| !is_stored(&taker.session, taker.qos));
+            }
         }
-        merge(&mut takers);
         takers
     }
 
-    /// Gives a message that another session had to this one.
-    pub(crate) fn give_to(&self, tenant: &Arc<str>, message: &Arc<Message>, mut taker: Taker) {
+    /// Gives a message that another session had to this one; to a session in the log a moment
+    /// later, when that is durable: until then it keeps the place that it came `from`.
+    pub(crate) fn give_to(&self, tenant: &Arc<str>, message: &Arc<Message>, mut taker: Taker, from: Option<Duty>) {
         if let Some(fleet) = &self.fleet {
             let from = Arc::clone(&taker.session.client);
-            let sent = fleet::Outgoing { message, from: &from, receipt: None, is_walk: true };
+            let sent = fleet::Outgoing { message, from: &from, receipt: None, is_walk: true, submitter: None };
             let mut takers = vec![taker];
             fleet.send(tenant, sent, &mut takers);
             let Some(left) = takers.pop() else { return };
@@ -307,20 +340,21 @@ impl<I: Inbox> Broker<I> {
         if taker.qos > 0 && taker.session.lasting() == Lasting::Log {
             let Message { topic, payload, properties, .. } = &**message;
             let put = self.put(tenant, (topic, payload), properties, &mut [&mut taker]);
-            // Before the record that it comes from is cleared.
-            self.journal.put(tenant, put);
+            let (session, queued) = taker.queue(message, 1);
+            return self.journal.hand(tenant, Handed { put, session, queued, from });
         }
         let (session, queued) = taker.queue(message, 1);
         self.push(&session, queued, &self.bounds(&session));
     }
 
-    /// The bounds of a session's queue. A client inside of the process has none but the memory of
-    /// all queues: the other broker of a bridge may be away for long.
+    /// The bounds of a session's queue. That of a bridge has bytes only: the other broker may be
+    /// away for long.
     pub(crate) fn bounds(&self, session: &Session) -> Bounds {
-        if session.client.starts_with(Self::INTERNAL) {
-            return Bounds::NONE;
-        }
         let config = &self.config;
+        if session.client.starts_with(Self::INTERNAL) {
+            let bytes = config.max_bridge_bytes;
+            return Bounds { messages: usize::MAX, bytes, when_full: config.queue_full };
+        }
         Bounds { messages: config.max_queued_messages, bytes: config.max_queued_bytes, when_full: config.queue_full }
     }
 
@@ -424,9 +458,11 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn push(&self, session: &Arc<Session>, queued: Queued, bounds: &Bounds) -> Push {
         self.make_way(0);
         let is_qos0 = queued.qos == 0;
-        let (push, Dropped { qos0, others }) = session.push(queued, bounds);
+        let long = self.long_queue();
+        let (push, Dropped { qos0, others }) = session.push(queued, bounds, long);
         match push {
             Push::Queued | Push::Over => {}
+            Push::Long => self.put_away_later(session),
             Push::Full if is_qos0 => self.count_dropped("queue_full_qos0"),
             Push::Full => self.count_dropped("queue_full"),
             Push::NoMemory => {

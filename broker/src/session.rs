@@ -85,7 +85,7 @@ impl Lost {
         match self {
             Self::Queue => {
                 "messages after the last one were lost: more waited than mqtt.max_queued_messages or \
-                 mqtt.max_queued_bytes; the session has ended"
+                 mqtt.max_queued_bytes (mqtt.max_bridge_bytes for a bridge); the session has ended"
             }
             Self::Memory => {
                 "messages that waited were lost: they held most of the memory of all queues (a share of \
@@ -119,7 +119,7 @@ pub(crate) struct State {
     pub(crate) ledger: Option<Arc<Ledger>>,
     pub(crate) subscriptions: BTreeSet<String>,
     /// In a fleet, under which the client belongs to this node.
-    pub(crate) owned: Option<Owned>,
+    pub(crate) owned: Option<Box<Owned>>,
     /// In a fleet, the session is in the store alone; its delayed will message is here.
     pub(crate) is_departed: bool,
     /// Subscriptions whose retained messages have not all been queued, by filter.
@@ -145,6 +145,16 @@ impl State {
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         let is_revoked = self.ended.as_ref().is_some_and(CancellationToken::is_cancelled);
         is_revoked || self.is_at_the_gap().is_some() || self.expires.is_some_and(|at| at <= now)
+    }
+
+    /// True, once, when the queue is long and its messages need not be in memory: they are put away
+    /// from now on.
+    fn is_listed_from(&mut self, long: usize) -> bool {
+        let is_in_log = |ledger: &Arc<Ledger>| ledger.is_in_log();
+        long < usize::MAX
+            && self.queue.is_long(long)
+            && self.ledger.as_ref().is_some_and(is_in_log)
+            && self.queue.list()
     }
 
     /// Removes QoS 1 messages of shared subscriptions that the client has not acknowledged, in
@@ -194,6 +204,8 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Push {
     Queued,
+    /// And from now on, its messages are put away.
+    Long,
     /// The queue is full, or has lost a message before this one.
     Full,
     /// The memory for sessions is used up.
@@ -305,11 +317,12 @@ impl Session {
     }
 
     /// Queues a message without waiting: a slow subscriber slows no publisher. Returns the messages
-    /// that were dropped for it, too.
-    pub(crate) fn push(self: &Arc<Self>, queued: Queued, bounds: &Bounds) -> (Push, Dropped) {
+    /// that were dropped for it, too. With more than `long` messages in memory, some need not be.
+    pub(crate) fn push(self: &Arc<Self>, queued: Queued, bounds: &Bounds, long: usize) -> (Push, Dropped) {
         let (link, push, dropped) = {
             let mut state = self.state.lock();
-            if state.over {
+            // What arrives for one that is in the store alone is there already.
+            if state.over || state.is_departed {
                 return (Push::Over, Dropped::default());
             }
             if state.link.is_none() && queued.qos == 0 {
@@ -321,6 +334,7 @@ impl Session {
             let (dropped, refused) = state.queue.push(queued, bounds);
             self.note(&mut state);
             let push = match refused {
+                None if state.is_listed_from(long) => Push::Long,
                 None => Push::Queued,
                 Some(Refused::Full) => return (Push::Full, dropped),
                 Some(Refused::Memory) => return (Push::NoMemory, dropped),
@@ -341,7 +355,7 @@ impl Session {
     pub(crate) fn lose(self: &Arc<Self>) {
         let link = {
             let mut state = self.state.lock();
-            if state.over || state.lost.is_some() {
+            if state.over || state.is_departed || state.lost.is_some() {
                 return;
             }
             state.lost = Some(Lost::Queue);
@@ -426,5 +440,22 @@ impl Session {
         if let Some(owner) = owner.filter(|owner| !Arc::ptr_eq(owner, link)) {
             owner.signal(Link::ATTENTION);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Message;
+
+    #[test]
+    fn a_session_that_is_in_the_store_alone_loses_nothing_that_arrives_late() {
+        let session = Arc::new(Session::elsewhere("s".into(), Place::Here));
+        session.state().is_departed = true;
+        let message = Arc::new(Message::new("a", b"1", 1, false, &[]));
+        let (push, dropped) = session.push(Queued::new(message, 1), &Bounds::NONE, usize::MAX);
+        assert_eq!((push, dropped), (Push::Over, Dropped::default()));
+        session.lose();
+        assert!(session.state().lost.is_none(), "its next connection would find no session");
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::Broker;
 use crate::durable::Ledger;
-use crate::fleet::{self, Change, Claim};
+use crate::fleet::{self, Change, Claim, Client};
 use crate::in_flight::InFlight;
 use crate::link::Link;
 use crate::queue::{Queue, Queued};
@@ -227,12 +227,17 @@ impl<I: Inbox> Broker<I> {
     /// A metric label, when the client has connected again meanwhile: that connection waits now.
     pub(crate) async fn wait_for_takeover(&self, tenant: &Arc<str>, client: &str) -> Result<(), &'static str> {
         let turn = {
-            let tenant = self.tenants.get(tenant);
-            let sessions = tenant.sessions.0.lock();
+            let held = self.tenants.get(tenant);
+            let sessions = held.sessions.0.lock();
             let mut state = sessions.get(client).map(|session| session.state());
             let taken = state.as_mut().filter(|state| state.link.is_some() && !state.is_leaving);
             taken.and_then(|state| state.takeovers.turn(Instant::now()))
         };
+        // Its connections at other nodes are not known.
+        let turn = turn.or_else(|| {
+            let client = Client { tenant: Arc::clone(tenant), id: client.into() };
+            self.fleet.as_ref()?.paces.turn(&client, Instant::now())
+        });
         let Some((wait, another)) = turn else { return Ok(()) };
         self.metrics.takeovers_paced.inc();
         // A client whose connections have little time for their CONNECT has its turn, too.
@@ -296,7 +301,7 @@ impl<I: Inbox> Broker<I> {
             return;
         }
         let mut changes = fleet::present_state(&state, &owned, ledger.abandon());
-        changes.push(Change::Leave(owned.clone()));
+        changes.push(Change::Leave((*owned).clone()));
         fleet.store.submit(changes);
         state.is_departed = true;
         // The store has them.
@@ -393,7 +398,7 @@ impl<I: Inbox> Broker<I> {
             if let Some(ledger) = &before.ledger {
                 ledger.abandon();
             }
-            fleet.store.submit(vec![Change::End(owned.clone())]);
+            fleet.store.submit(vec![Change::End((**owned).clone())]);
         } else if let Some(ledger) = &before.ledger {
             ledger.end();
             before.subscriptions.iter().for_each(|filter| ledger.clear_subscription(filter));

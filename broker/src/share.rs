@@ -22,7 +22,7 @@ impl<I: Inbox> Broker<I> {
                 self.count_dropped("no_member");
                 continue;
             };
-            self.give(tenant, &before, &entry);
+            self.give(tenant, before, &entry);
             if !is_connected {
                 self.note_holder(tenant, &share, &entry.client);
             }

@@ -5,9 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use model::Nanos;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+
+use crate::fleet::Client;
 
 /// Client ids that are watched at one time.
 const WATCHED: usize = 64;
@@ -26,9 +30,13 @@ const EACH: Duration = Duration::from_secs(1);
 /// The takeovers of one session: a few at once, and then one a second. Connections that take it
 /// from each other again and again do not occupy the process.
 #[derive(Debug, Default)]
-pub(crate) struct TakeoverPace {
+pub(crate) struct TakeoverPace(Option<Box<Counted>>);
+
+/// Takeovers of one session: most sessions have none.
+#[derive(Debug)]
+struct Counted {
     /// The time up to which takeovers are counted.
-    used_to: Option<Instant>,
+    used_to: Instant,
     /// Cancelled when another connection waits for its turn in place of this one.
     waiting: Option<CancellationToken>,
 }
@@ -36,22 +44,49 @@ pub(crate) struct TakeoverPace {
 impl TakeoverPace {
     /// Counts a takeover.
     pub(crate) fn count(&mut self, now: Instant) {
-        self.used_to = Some(self.used_to.map_or(now, |used| used.max(now)) + EACH);
-        self.waiting = None;
+        let counted = self.0.get_or_insert_with(|| Box::new(Counted { used_to: now, waiting: None }));
+        counted.used_to = counted.used_to.max(now) + EACH;
+        counted.waiting = None;
     }
 
     /// Returns the time to wait before the next takeover, and a token that another connection of
     /// the client cancels; `None` when it may be now.
     pub(crate) fn turn(&mut self, now: Instant) -> Option<(Duration, CancellationToken)> {
-        let wait = self.used_to?.saturating_duration_since(now).checked_sub(EACH * (BURST - 1))?;
+        let counted = self.0.as_mut()?;
+        let wait = counted.used_to.saturating_duration_since(now).checked_sub(EACH * (BURST - 1))?;
         if wait.is_zero() {
             return None;
         }
         let token = CancellationToken::new();
-        if let Some(before) = self.waiting.replace(token.clone()) {
+        if let Some(before) = counted.waiting.replace(token.clone()) {
             before.cancel();
         }
         Some((wait, token))
+    }
+}
+
+/// Clients whose takeovers between nodes are paced at one time.
+const PACED: usize = 4096;
+
+/// The takeovers of clients between this node and others: their sessions do not stay here.
+#[derive(Debug, Default)]
+pub(crate) struct TakeoverPaces(Mutex<HashMap<Client, TakeoverPace, RandomState>>);
+
+impl TakeoverPaces {
+    /// Counts a takeover of a client by another node, or by this one.
+    pub(crate) fn count(&self, client: &Client, now: Instant) {
+        let mut paces = self.0.lock();
+        if paces.len() >= PACED {
+            paces.retain(|_, pace| pace.0.as_ref().is_some_and(|counted| counted.used_to > now));
+        }
+        if paces.len() < PACED || paces.contains_key(client) {
+            paces.entry(client.clone()).or_default().count(now);
+        }
+    }
+
+    /// As [`TakeoverPace::turn`], for a client.
+    pub(crate) fn turn(&self, client: &Client, now: Instant) -> Option<(Duration, CancellationToken)> {
+        self.0.lock().get_mut(client)?.turn(now)
     }
 }
 
@@ -159,6 +194,21 @@ mod tests {
         pace.count(begun + EACH);
         assert_eq!(pace.turn(begun + EACH).unwrap().0, EACH);
         assert!(pace.turn(begun + 100 * EACH).is_none());
+    }
+
+    #[test]
+    fn takeovers_between_nodes_are_paced_for_a_bounded_number_of_clients() {
+        let paces = TakeoverPaces::default();
+        let client = |id: usize| Client { tenant: "t".into(), id: id.to_string().into() };
+        let begun = Instant::now();
+        (0..10).for_each(|_| paces.count(&client(0), begun));
+        assert!(paces.turn(&client(0), begun).is_some() && paces.turn(&client(1), begun).is_none());
+        (0..2 * PACED).for_each(|id| paces.count(&client(id), begun));
+        assert_eq!(paces.0.lock().len(), PACED);
+        assert!(paces.turn(&client(0), begun).is_some());
+        // The others have their whole burst again.
+        paces.count(&client(PACED), begun + 2 * EACH);
+        assert_eq!(paces.0.lock().len(), 2);
     }
 
     #[test]

@@ -260,7 +260,7 @@ impl<S: Clone + Subscriber> Trie<S> {
     }
 
     /// Notes that a member of a shared subscription has connected or left.
-    pub(crate) fn set_connected(&self, filter: &str, client: &str, connected: bool) {
+    pub fn set_connected(&self, filter: &str, client: &str, connected: bool) {
         let (Some(name), levels) = split(filter) else { return };
         let mut root = self.root.write();
         let mut node = &mut root.node;

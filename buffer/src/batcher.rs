@@ -3,7 +3,7 @@
 //! During an append, new records collect in the open batch, which the next append writes as a
 //! whole. A single submit on an idle log is written at once. Nothing waits for a timer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +65,9 @@ impl Default for BatchConfig {
 
 /// News of clients that wait for the writer at most.
 const MAX_NOTICES: usize = 1 << 16;
+
+/// Resent messages that were routed and whose connections have not asked, at most.
+const MAX_ROUTED: usize = 1 << 16;
 
 /// A task, told from others by its waker: the addresses of its data and table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,6 +134,9 @@ struct Shared {
     traces: OnceLock<Appends>,
     key: [u64; 2],
     backlog: Option<Arc<Backlog>>,
+    /// Resent messages that were in the log at the start together with the sessions that get them,
+    /// by connection and packet id, until their connections ask.
+    routed: Mutex<HashSet<(u32, u16)>>,
 }
 
 struct State {
@@ -180,6 +186,7 @@ impl Batcher {
             traces: OnceLock::new(),
             key: form.key(),
             backlog: form.backlog(),
+            routed: Mutex::default(),
         });
         let writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -286,6 +293,12 @@ impl Batcher {
         if !state.closing && state.notices.len() < MAX_NOTICES {
             state.notices.push(notice);
         }
+    }
+
+    /// True, once, for a resent message that is durable, and that was in the log at the start
+    /// together with the sessions that get it. Its connection and its packet id name it.
+    pub fn was_routed(&self, connection: u32, packet: u16) -> bool {
+        self.shared.routed.lock().remove(&(connection, packet))
     }
 
     /// Records spans of traced messages that become durable in this log from now on. Only the first
@@ -431,7 +444,16 @@ impl<A: LogBackend> Writer<A> {
             elsewhere.iter().for_each(|frame| self.resends.learn_elsewhere(frame));
         }
         if batch.has_senders() {
-            let dropped = self.resends.screen(batch, self.end, |offset| self.form.recent_at(offset));
+            let mut routed = Vec::new();
+            let dropped = self.resends.screen(batch, self.end, |offset| self.form.recent_at(offset), &mut routed);
+            if !routed.is_empty() {
+                let mut known = self.shared.routed.lock();
+                if known.len() + routed.len() > MAX_ROUTED {
+                    // Of connections that have ended. The other ones are routed once more.
+                    known.clear();
+                }
+                known.extend(routed);
+            }
             self.shared.metrics.duplicates.inc_by(u64::from(dropped));
         }
         let BatchConfig { max_records, max_bytes, .. } = self.shared.config;

@@ -1,34 +1,19 @@
-//! Sessions and messages that the nodes of a fleet share, over Redis.
+//! The fleet as a set of processes, and what they share: [`members`] and [`sessions`].
 //!
-//! Receives: claims of clients, changes of their sessions, messages for them, interests of nodes
+//! Receives: this process as a member, its secret and certificates, services for the others; claims
+//! of clients, changes of their sessions, messages for them, interests of nodes
 //! ([`broker::fleet`]).
-//! Promises: one node owns a client at a time; a message of a session has one number, and its owner
-//! receives it once, in order; a ticket is durable only when the server has its changes as durably
-//! as an append to a log.
-//! Hands on: arrivals and routes to the broker of this node.
-//! Never: decides who gets a message; keeps a message beyond its bounds; waits for a node that is
-//! dead.
+//! Promises: a process has one name, one secret and one connection to each other; one node owns a
+//! client at a time; a ticket is durable only when the server has its changes as durably as an
+//! append to a log.
+//! Hands on: the list of the members, connections to them; arrivals and routes to the broker of
+//! this node.
+//! Never: sends the secret where others can read it; decides who gets a message; waits for a node
+//! that is dead; knows a store, or the records of a log.
 
-mod changes;
-mod claims;
-mod codec;
-mod config;
-mod feed;
-mod fleet;
-mod identity;
-mod inlet;
-mod keeper;
-mod letters;
-mod local;
-mod metrics;
-mod pooled;
+pub mod members;
 mod reply;
-mod scripts;
-mod tickets;
-mod writer;
+pub mod sessions;
+mod unique;
 
 pub use buffer::redis::AccessError;
-pub use config::{Config, QueueFull};
-pub use fleet::RedisFleet;
-pub use metrics::Metrics;
-pub use pooled::{Placement, Pool, Pooled};

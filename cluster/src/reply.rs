@@ -4,7 +4,8 @@ use buffer::redis::{AccessError, Reply};
 
 /// The error of an unexpected reply.
 pub(crate) fn strange(what: &str) -> AccessError {
-    AccessError { reason: format!("redis answers otherwise than expected: {what}"), is_unknown_script: false }
+    let reason = format!("redis answers otherwise than expected: {what}");
+    AccessError { reason, is_unknown_script: false, is_fault: true }
 }
 
 pub(crate) fn list(reply: Reply) -> Result<Vec<Reply>, AccessError> {

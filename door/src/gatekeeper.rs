@@ -143,12 +143,16 @@ impl<G: Gatekeeper + ?Sized> Gatekeeper for Arc<G> {
 
 /// Admits every client to one tenant, with every topic.
 #[derive(Debug, Clone)]
-pub struct OneTenant(Arc<str>);
+pub struct OneTenant {
+    tenant: Arc<str>,
+    /// Of all clients.
+    grants: Arc<Grants>,
+}
 
 impl Default for OneTenant {
     /// The tenant `default`.
     fn default() -> Self {
-        Self(model::DEFAULT_TENANT.into())
+        Self { tenant: model::DEFAULT_TENANT.into(), grants: Arc::default() }
     }
 }
 
@@ -156,9 +160,9 @@ impl Default for OneTenant {
 impl Gatekeeper for OneTenant {
     async fn admit(&self, _credentials: &Credentials<'_>) -> Result<Identity, Refusal> {
         Ok(Identity {
-            tenant: Arc::clone(&self.0),
+            tenant: Arc::clone(&self.tenant),
             device: None,
-            grants: Arc::default(),
+            grants: Arc::clone(&self.grants),
             ended: None,
             meter: None,
             expires: None,

@@ -82,6 +82,18 @@ pub trait Intake: Send + 'static {
         let _ = id;
     }
 
+    /// Frees what only a sender of messages needs, unless some of it is in use: called when none
+    /// has come for a while. The next message allocates it again.
+    fn rest(&mut self) {}
+
+    /// True, once, for a message that was marked as resent and is durable, when it was in the log
+    /// at the start of the process, together with a record for subscribers that [`Intake::retain`]
+    /// took after it: they have it from there. Its id names it.
+    fn was_routed(&mut self, id: u64) -> bool {
+        let _ = id;
+        false
+    }
+
     /// Hands everything staged to the log in one step. `Ready` with the ticket to wait for;
     /// `Pending` when the log is full: the task is woken when there may be room, and takes nothing
     /// from its sender until then.

@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use weir_e2e::keyed::{Keyed, init, run};
 use weir_e2e::services::{Mosquitto, skipped};
-use weir_e2e::{Weir, wait_until};
+use weir_e2e::{Weir, checked, program, wait_until};
 
 const BOUND: Duration = Duration::from_secs(20);
 const COUNT: usize = 12;
@@ -221,4 +223,79 @@ async fn a_weir_bridges_to_mosquitto_and_back_and_every_message_comes_once() -> 
         weir.stop()?;
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_whose_tenant_is_deleted_ends_and_says_why() -> anyhow::Result<()> {
+    const TENANTS: [&str; 2] = ["acme", "other"];
+    if skipped("bridges", &["mosquitto"])? {
+        return Ok(());
+    }
+    let dir = tempfile::tempdir()?;
+    let centre = Mosquitto::start(&dir.path().join("centre"), "")?;
+    let key = init(dir.path())?;
+    let file = dir.path().join("weir.toml");
+    let mut text = std::fs::read_to_string(&file)?;
+    for tenant in TENANTS {
+        text.push_str(&format!(
+            "\n[[bridge]]\nname = {tenant:?}\ntenant = {tenant:?}\naddress = \"mqtt://{}\"\nclient_id = {tenant:?}\n\
+             max_wait_secs = 1\n[[bridge.topic]]\nfilter = \"devices/#\"\nremote_prefix = \"x/{tenant}/\"\n",
+            centre.0.address
+        ));
+    }
+    std::fs::write(&file, text)?;
+    let site = Keyed { weir: run(dir.path())?, key };
+    let at_centre = Side::join(centre.0.address, "look").await?;
+    let mut passwords = BTreeMap::new();
+    for tenant in TENANTS {
+        site.cli(&site.key, &["tenants", "add", tenant])?;
+        passwords.insert(tenant, site.add_device_of(tenant, tenant)?.1);
+    }
+    let publish = |weir: &Weir, tenant: &str, name: &str| {
+        let (port, topic) = (weir.mqtt.port().to_string(), format!("devices/{tenant}/{name}"));
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "-i", tenant, "-u", tenant]);
+        command.args(["-P", &passwords[tenant], "-t", &topic, "-m", "1"]);
+        checked("mosquitto_pub", command.output()?)
+    };
+    for tenant in TENANTS {
+        wait_until("the bridge", BOUND, async || {
+            publish(&site.weir, tenant, "first")?;
+            let seen = lock(&at_centre.seen).contains_key(&format!("x/{tenant}/devices/{tenant}/first"));
+            ensure!(seen, "{tenant} is not bridged yet");
+            Ok(())
+        })
+        .await?;
+    }
+    site.cli(&site.key, &["tenants", "delete", "acme", "--now"])?;
+    let why = "\"bridge acme\",\"reason\":\"its tenant acme is deleted: remove the table [[bridge]]\"";
+    let named = async |weir: &Weir| {
+        wait_until("the status says why the bridge has ended", BOUND, async || {
+            let ready = weir.get("/health/ready")?;
+            ensure!(ready.starts_with("HTTP/1.1 200") && ready.contains(why), "{ready}");
+            let metrics = weir.get("/metrics")?;
+            let is = |tenant: &str, connected: u8| {
+                metrics.contains(&format!("weir_bridge_connected{{bridge=\"{tenant}\"}} {connected}"))
+            };
+            ensure!(is("acme", 0) && is("other", 1), "{metrics}");
+            Ok(())
+        })
+        .await
+    };
+    named(&site.weir).await?;
+    let mut doctor = Command::new(program("weir")?);
+    doctor.current_dir(dir.path()).args(["doctor", "--config", "weir.toml", "--data-dir", "data"]);
+    let doctor = doctor.env("WEIR_API_KEY", &site.key).output()?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    let line = |bridge: &str| doctor.lines().find(|line| line.contains(&format!("  bridge {bridge} ")));
+    let (ended, runs) = (line("acme").with_context(|| doctor.clone())?, line("other").context("a bridge")?);
+    ensure!(ended.starts_with("warn") && ended.contains("its tenant acme is deleted"), "{doctor}");
+    ensure!(runs.starts_with("ok"), "{doctor}");
+    publish(&site.weir, "other", "last")?;
+    at_centre.has("x/other/devices/other/last").await?;
+    // Nor does it begin at the next start.
+    site.weir.stop()?;
+    let weir = run(dir.path())?;
+    named(&weir).await?;
+    weir.stop()
 }

@@ -1,6 +1,6 @@
 //! A Weir at the edge that bridges to a central one: each reading that was acknowledged at the edge
 //! is at the centre, and once when only the centre is killed. After a kill of the edge, devices
-//! send messages of QoS 1 again, and the edge forwards them again.
+//! send messages of QoS 1 again, of which the edge may forward some again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;

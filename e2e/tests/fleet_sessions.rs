@@ -12,7 +12,7 @@ use weir_e2e::{Weir, wait_until};
 
 const WAIT: Duration = Duration::from_secs(60);
 
-/// A client of MQTT 5 with a session of 100 s, and one subscription.
+/// A client of MQTT 5 with a session of an hour, and one subscription.
 struct Client(TcpStream);
 
 impl Client {
@@ -20,7 +20,7 @@ impl Client {
         let stream = TcpStream::connect(to)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut client = Self(stream);
-        let mut body = b"\0\x04MQTT\x05\0\0\0\x05\x11\0\0\0\x64\0".to_vec();
+        let mut body = b"\0\x04MQTT\x05\0\0\0\x05\x11\0\0\x0e\x10\0".to_vec();
         body.push(id.len() as u8);
         body.extend_from_slice(id.as_bytes());
         client.send(0x10, &body)?;
@@ -118,18 +118,62 @@ async fn every_process_lists_the_sessions_of_all_and_names_the_one_that_does_not
     let kick = api.cli(&["sessions", "kick", "c2"]).err().context("its node does not answer")?.to_string();
     ensure!(kick.contains("there is no answer from one"), "{kick}");
     one.thaw()?;
+    let left = ["c0 one", "c2 one", "c3 two", "c4 one", "c5 two"];
     wait_until("it answers again", WAIT, || async {
         let found = sessions(&api, "100")?;
-        ensure!(found == ["c0 one", "c2 one", "c3 two", "c4 one", "c5 two"], "{found:?}");
+        ensure!(found == left, "{found:?}");
         Ok(())
     })
     .await?;
-    // One that stops withdraws itself.
+    // The sessions of one that stops are on Redis, and so are those of one that is started again.
     one.stop()?;
-    wait_until("it is no longer asked", WAIT, || async {
-        let found = sessions(&api, "100")?;
-        ensure!(found == ["c3 two", "c5 two"], "{found:?}");
+    of_no_node(&two, &api, &mut clients[3]).await?;
+    let one = site.start("one", "ingest", "127.0.0.1:0")?;
+    wait_until("the sessions of its start before are listed", WAIT, || async {
+        let found = rows(&api, &["sessions", "list", "--away"], ["client", "node"])?;
+        ensure!(found == ["c0 one", "c4 one"], "{found:?}");
         Ok(())
     })
-    .await
+    .await?;
+    one.stop()
+}
+
+/// Lists, shows and ends sessions whose node has stopped: of the clients c0, c2 and c4.
+async fn of_no_node(two: &Weir, api: &Weir, publisher: &mut Client) -> anyhow::Result<()> {
+    let away = ["c0 one", "c2 one", "c4 one"];
+    wait_until("they are away", WAIT, || async {
+        let found = rows(api, &["sessions", "list", "--away"], ["client", "node"])?;
+        ensure!(found == away, "{found:?}");
+        Ok(())
+    })
+    .await?;
+    for weir in [two, api] {
+        let all = rows(weir, &["sessions", "list"], ["client", "state"])?;
+        ensure!(all == ["c0 away", "c2 away", "c3 connected", "c4 away", "c5 connected"], "{all:?}");
+        ensure!(rows(weir, &["sessions", "list", "--limit", "2"], ["client", "node"])? == away[..2], "a page");
+        ensure!(rows(weir, &["sessions", "list", "--client", "*4"], ["client", "node"])? == away[2..], "by client");
+        let connected = rows(weir, &["sessions", "list", "--connected"], ["client", "node"])?;
+        ensure!(connected == ["c3 two", "c5 two"], "{connected:?}");
+        let subscriptions = rows(weir, &["subscriptions", "list"], ["client", "filter"])?;
+        ensure!(subscriptions == ["c0 n/#", "c2 n/#", "c3 n/#", "c4 n/#", "c5 n/#"], "{subscriptions:?}");
+        let matching = rows(weir, &["subscriptions", "match", "n/1"], ["client", "node"])?;
+        ensure!(matching == ["c0 one", "c2 one", "c3 two", "c4 one", "c5 two"], "{matching:?}");
+    }
+    // A message that is acknowledged waits for them.
+    publisher.send(0x32, b"\0\x03n/1\0\x07\0on")?;
+    while publisher.packet()?.0 != 0x40 {}
+    let shown = api.cli(&["sessions", "show", "c2", "--format", "json"])?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let facts = ["state", "queued", "subscriptions", "expiry_secs"].map(|name| shown[name].to_string());
+    let queued = facts[1].parse::<u64>()?;
+    ensure!(facts[0] == "\"away\"" && queued >= 1 && facts[2..] == ["1", "3600"], "{shown}");
+    ensure!(shown["left_at"].is_string() && shown["expires"].is_string(), "{shown}");
+    let kick = api.cli(&["sessions", "kick", "c2"]).err().context("it is not connected")?.to_string();
+    ensure!(kick.contains("--end-session"), "{kick}");
+    api.cli(&["sessions", "kick", "c2", "--end-session"])?;
+    let left = rows(api, &["sessions", "list", "--away"], ["client", "node"])?;
+    ensure!(left == ["c0 one", "c4 one"], "it is gone when the command has returned: {left:?}");
+    let again = api.cli(&["sessions", "kick", "c2", "--end-session"]).err().context("it is gone")?.to_string();
+    ensure!(again.contains("c2"), "{again}");
+    Ok(())
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use weir_e2e::services::skipped;
 use weir_e2e::{Weir, checked, node_folder, program, python, read, wait_until};
@@ -341,4 +342,53 @@ fn a_socket_that_is_not_passed_on_and_one_in_the_open_are_refused_at_the_start()
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(text.contains("[[mqtt.listener]] local") && text.contains("create "), "{text}");
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_has_a_certificate_of_its_own_which_is_read_again() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let shared = certificate(dir.path())?;
+    let plant = dir.path().join("plant");
+    let create = || {
+        let mut create = Command::new(program("weir")?);
+        create.args(["tls", "create", "--dir"]).arg(&plant);
+        checked("weir tls create", create.output()?)
+    };
+    create()?;
+    let (certificate, key) = (plant.join("server.pem"), plant.join("server.key"));
+    let own = format!("tls = true\ntls_certificate = {certificate:?}\ntls_key = {key:?}");
+    let text = shared + &listener("office", "tls = true") + &listener("plant", &own);
+    let site = Site::start(dir.path(), &text)?;
+    let publish = |name: &str, ca: &Path| {
+        let mut publish = Command::new("mosquitto_pub");
+        publish.args(["-h", "localhost", "-p", &site.port(name)?.to_string(), "--cafile"]).arg(ca);
+        publish.args(["-q", "1", "-t", &format!("devices/{name}/telemetry"), "-m", "{\"n\":1}"]);
+        Ok::<_, anyhow::Error>(publish.output()?.status.success())
+    };
+    let (of_all, of_plant) = (dir.path().join("tls/ca.pem"), plant.join("ca.pem"));
+    for (name, ca, is_trusted) in
+        [("office", &of_all, true), ("plant", &of_plant, true), ("office", &of_plant, false), ("plant", &of_all, false)]
+    {
+        ensure!(publish(name, ca)? == is_trusted, "{name} with {}", ca.display());
+    }
+    // Doctor checks the files of both.
+    let doctor =
+        Command::new(program("weir")?).args(["doctor", "--config"]).arg(dir.path().join("weir.toml")).output()?;
+    let doctor = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    ensure!(doctor.contains("(tls.certificate)") && doctor.contains("plant.tls_certificate"), "{doctor}");
+    // A new authority signs a new certificate: the old one is no longer accepted.
+    for file in ["ca.pem", "ca.key", "server.pem", "server.key"] {
+        std::fs::rename(plant.join(file), plant.join(format!("old-{file}")))?;
+    }
+    create()?;
+    let pid = Pid::from_raw(i32::try_from(site.weir.pid())?).context("a process id")?;
+    kill_process(pid, Signal::HUP)?;
+    wait_until("the new certificate is in use", BOUND, async || {
+        ensure!(publish("plant", &of_plant)?, "not yet");
+        Ok(())
+    })
+    .await?;
+    ensure!(!publish("plant", &plant.join("old-ca.pem"))?, "the old authority");
+    ensure!(publish("office", &of_all)?, "the other listener has its own");
+    site.weir.stop()
 }

@@ -69,7 +69,6 @@ pub struct Metrics {
     pub(crate) names_left_out: Counter,
     pub(crate) expired: Counter,
     pub(crate) letters_trimmed: Counter,
-    peers_refused: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 fn flush_histogram() -> Histogram {
@@ -96,7 +95,6 @@ impl Default for Metrics {
             names_left_out: Counter::default(),
             expired: Counter::default(),
             letters_trimmed: Counter::default(),
-            peers_refused: Family::default(),
         }
     }
 }
@@ -105,12 +103,6 @@ impl Metrics {
     /// Dead letters deleted because the store held too many.
     pub fn letters_deleted(&self) -> u64 {
         self.letters_trimmed.get()
-    }
-
-    /// Returns the counter of addresses of other processes that are not called, for a reason of a
-    /// bounded set.
-    pub fn peers_refused(&self, reason: &'static str) -> Counter {
-        self.peers_refused.get_or_create_owned(&[("reason", reason)])
     }
 
     /// Makes them part of `registry`.
@@ -163,11 +155,6 @@ impl Metrics {
             "dead_letters_deleted",
             "Dead letters deleted because the store held too many",
             self.letters_trimmed.clone(),
-        );
-        registry.register(
-            "peers_refused",
-            "Addresses of other processes that were not called, by reason",
-            self.peers_refused.clone(),
         );
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use buffer::{Account, Batcher, Notice, SubmitError, TaskId};
+use door::quota::DeviceMeter;
 use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use model::trace::{Span, Tracer};
 use model::{Clock, Nanos, SystemClock};
@@ -53,12 +54,19 @@ impl Inbox for TelemetryInbox {
     type Intake = ConnectionIngest;
 
     fn open(&self, sender: &Sender) -> ConnectionIngest {
-        let mut reader = PayloadReader::new(&self.rules, &sender.tenant, &sender.client, sender.device.as_ref());
-        reader.connection = connection_number();
-        reader.meter.clone_from(&sender.meter);
-        reader.traces = self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, sender)));
         ConnectionIngest {
-            reader,
+            origin: Origin {
+                client_hash: self.rules.key.client(&sender.tenant, &sender.client),
+                rules: self.rules.clone(),
+                tenant: Arc::clone(&sender.tenant),
+                client: Arc::clone(&sender.client),
+                device: sender.device.clone(),
+                meter: sender.meter.clone(),
+                connection: connection_number(),
+                traces: self.tracer.as_ref().map(|tracer| Box::new(Traces::new(tracer, sender))),
+            },
+            is_traced: self.tracer.is_some(),
+            reader: None,
             account: self.batcher.account(&sender.tenant),
             batcher: self.batcher.clone(),
             clock: Arc::clone(&self.clock),
@@ -77,10 +85,39 @@ fn connection_number() -> u32 {
     (RandomState::new().hash_one(0_u8) >> 32) as u32
 }
 
+/// One connection's sender, as readers of its messages know it.
+#[derive(Debug)]
+struct Origin {
+    rules: Rules,
+    tenant: Arc<str>,
+    client: Arc<str>,
+    device: Option<Arc<str>>,
+    meter: Option<DeviceMeter>,
+    client_hash: u64,
+    connection: u32,
+    /// None when tracing is off, and while there is a reader, which has it.
+    traces: Option<Box<Traces>>,
+}
+
+impl Origin {
+    /// A reader of the messages of the connection.
+    fn reader(&mut self) -> Box<PayloadReader> {
+        let mut reader = PayloadReader::new(&self.rules, &self.tenant, &self.client, self.device.as_ref());
+        reader.connection = self.connection;
+        reader.meter.clone_from(&self.meter);
+        reader.traces = self.traces.take();
+        Box::new(reader)
+    }
+}
+
 /// One connection's way into the log.
 #[derive(Debug)]
 pub struct ConnectionIngest {
-    reader: PayloadReader,
+    origin: Origin,
+    is_traced: bool,
+    /// From the first message on until the connection is idle: most of what there is to a
+    /// connection.
+    reader: Option<Box<PayloadReader>>,
     batcher: Batcher,
     /// The account of the tenant, when tenants are held to a share of the log.
     account: Option<Arc<Account>>,
@@ -99,7 +136,8 @@ pub struct ConnectionIngest {
 impl Intake for ConnectionIngest {
     fn take(&mut self, message: &Message<'_>) -> Verdict {
         let received = self.receive_time();
-        match self.reader.read(message, received) {
+        let reader = self.reader.get_or_insert_with(|| self.origin.reader());
+        match reader.read(message, received) {
             Outcome::Plain => Verdict::Plain,
             Outcome::Staged(readings) => {
                 self.is_noted |= message.delivery.id.is_some() && readings > 0;
@@ -107,62 +145,68 @@ impl Intake for ConnectionIngest {
                 Verdict::Staged
             }
             Outcome::Denied(refusal) => {
-                self.reader.deny(message, received, &refusal);
+                reader.deny(message, received, &refusal);
                 Verdict::Denied
             }
             Outcome::OverQuota(exceeded) => {
-                self.reader.over_quota(message, received, &exceeded);
+                reader.over_quota(message, received, &exceeded);
                 Verdict::OverQuota(exceeded.quota)
             }
             Outcome::Refused(refusal) => {
                 self.is_noted |= message.delivery.id.is_some();
-                self.reader.quarantine(message, received, &refusal);
+                reader.quarantine(message, received, &refusal);
                 Verdict::Quarantined
             }
         }
     }
 
     fn is_traced(&self) -> bool {
-        self.reader.traces.is_some()
+        self.is_traced
     }
 
     fn take_span(&mut self) -> Option<Box<Span>> {
-        self.reader.traced.take()
+        self.reader.as_mut()?.traced.take()
     }
 
     fn answered(&mut self, span: Box<Span>) {
-        if let Some(traces) = &self.reader.traces {
+        let traces = self.reader.as_ref().map_or(&self.origin.traces, |reader| &reader.traces);
+        if let Some(traces) = traces {
             traces.end(*span, self.clock.now());
         }
     }
 
     fn retain(&mut self, message: &Retained<'_>) {
         let received = self.receive_time();
-        self.reader.retain(message, received);
+        self.reader.get_or_insert_with(|| self.origin.reader()).retain(message, received);
     }
 
     fn end_session(&mut self) -> bool {
         if self.is_noted {
             let received = self.receive_time();
-            self.reader.end_session(received);
+            self.reader.get_or_insert_with(|| self.origin.reader()).end_session(received);
         }
         self.is_noted
     }
 
     fn released(&mut self, id: u64) {
         if let Ok(packet) = u16::try_from(id) {
-            self.batcher.notice(Notice::Released { client: self.reader.client_hash, packet });
+            self.batcher.notice(Notice::Released { client: self.origin.client_hash, packet });
         }
+    }
+
+    fn was_routed(&mut self, id: u64) -> bool {
+        u16::try_from(id).is_ok_and(|packet| self.batcher.was_routed(self.origin.connection, packet))
     }
 
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
         self.turn = None;
-        self.reader.flush_tally();
-        if self.reader.staged.count() == 0 {
+        let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(self.last_ticket)) };
+        reader.flush_tally();
+        if reader.staged.count() == 0 {
             // Messages without a value wait only for what was submitted before.
             return Poll::Ready(Ok(self.last_ticket));
         }
-        match self.batcher.submit_of(self.account.as_ref(), &mut self.reader.staged, cx.waker()) {
+        match self.batcher.submit_of(self.account.as_ref(), &mut reader.staged, cx.waker()) {
             Ok(ticket) => {
                 self.last_ticket = ticket;
                 Poll::Ready(Ok(ticket))
@@ -181,6 +225,12 @@ impl Intake for ConnectionIngest {
     fn durable(&self) -> Result<Ticket, Failed> {
         self.batcher.durable().map_err(Failed)
     }
+
+    fn rest(&mut self) {
+        if let Some(mut reader) = self.reader.take_if(|reader| reader.is_idle()) {
+            self.origin.traces = reader.traces.take();
+        }
+    }
 }
 
 impl Drop for ConnectionIngest {
@@ -189,7 +239,7 @@ impl Drop for ConnectionIngest {
             self.batcher.no_longer_waits(self.account.as_ref(), task);
         }
         if self.is_noted {
-            let PayloadReader { client_hash: client, connection, .. } = self.reader;
+            let Origin { client_hash: client, connection, .. } = self.origin;
             self.batcher.notice(Notice::Left { client, connection });
         }
     }

@@ -107,7 +107,7 @@ impl Metrics {
 }
 
 /// Counts of one connection since its last turn.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) messages: u64,
     pub(crate) readings: u64,

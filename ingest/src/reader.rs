@@ -99,6 +99,11 @@ impl PayloadReader {
         }
     }
 
+    /// True when nothing is staged, counted or traced: it can be made anew for the next message.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.staged.count() == 0 && self.traced.is_none() && self.tally == Tally::default()
+    }
+
     /// Adds the counts to the metrics.
     pub(crate) fn flush_tally(&mut self) {
         self.tally.flush(&self.rules.metrics);

@@ -130,8 +130,10 @@ fn no_two_records_of_a_connection_are_received_at_one_time_even_when_the_clock_g
     intake.take(&message(r#"[{"a":1},{"a":2},{}, {"a":3}]"#));
     intake.take(&message("{"));
     intake.retain(&Retained { topic: "devices/d1/telemetry", payload: b"x", qos: 1, properties: &[] });
+    intake.rest();
     submit(&mut intake);
     world.clock.0.store(NOW - 1_000_000_000, Ordering::Relaxed);
+    intake.rest();
     intake.take(&message("5"));
     let ticket = submit(&mut intake);
     let frames = world.frames(&intake, ticket);

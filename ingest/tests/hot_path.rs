@@ -81,3 +81,26 @@ fn a_gateway_with_known_topics_and_shapes_allocates_nothing() {
     let counted = allocation_counter::measure(|| round(&mut intake));
     assert!(counted.count_total <= 12, "{} allocations for 80 messages", counted.count_total);
 }
+
+#[test]
+fn a_sender_without_messages_holds_little_and_so_does_one_that_rests() {
+    /// Bytes of a sender that has sent nothing, and of one that rests.
+    const IDLE_BYTES: i64 = 224;
+    let (_log, batcher) = MemoryLog::open("m", BatchConfig::default()).unwrap();
+    let inbox = TelemetryInbox::new(Routes::new(&[]).unwrap(), Limits::default(), batcher, Arc::default());
+    let sender = sender(Some("d1"));
+    let mut opened = None;
+    let counted = allocation_counter::measure(|| opened = Some(Box::new(inbox.open(&sender))));
+    assert!(counted.bytes_current <= IDLE_BYTES, "{} bytes", counted.bytes_current);
+    let mut intake = opened.expect("it was opened");
+    let message = message("devices/d1/telemetry", "21.5", 1);
+    assert_eq!(intake.take(&message), Verdict::Staged);
+    // Staged records are not lost.
+    intake.rest();
+    assert_eq!(intake.take(&message), Verdict::Staged);
+    assert!(matches!(intake.poll_submit(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(_))));
+    let rested = allocation_counter::measure(|| intake.rest());
+    assert!(rested.bytes_current < -1_000, "{} bytes more when it rests", rested.bytes_current);
+    let dropped = allocation_counter::measure(|| drop(intake));
+    assert!(dropped.bytes_current >= -IDLE_BYTES, "{} bytes more without it", dropped.bytes_current);
+}

@@ -46,6 +46,9 @@ pub fn check_name(topic: &str) -> Result<(), TopicError> {
 /// [`TopicError`] names the violated rule.
 pub fn check_filter(filter: &str) -> Result<(), TopicError> {
     check_length(filter)?;
+    if filter.bytes().any(|b| b == 0) {
+        return Err(TopicError::Null);
+    }
     let filter = match filter.strip_prefix("$share/") {
         None => filter,
         Some(rest) => match rest.split_once('/') {
@@ -53,9 +56,6 @@ pub fn check_filter(filter: &str) -> Result<(), TopicError> {
             _ => return Err(TopicError::Share),
         },
     };
-    if filter.bytes().any(|b| b == 0) {
-        return Err(TopicError::Null);
-    }
     let mut levels = filter.split('/').peekable();
     while let Some(level) = levels.next() {
         let misplaced = match level {
@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn bad_filters_are_refused() {
-        for bad in ["", "a#", "a/#/b", "a+/b", "$share/g", "$share//a", "$share/g/"] {
+        for bad in
+            ["", "a#", "a/#/b", "a+/b", "$share/g", "$share//a", "$share/g/", "a/\0", "$share/g\0/a", "$share\0/g/a"]
+        {
             assert!(check_filter(bad).is_err(), "{bad}");
         }
         for good in ["#", "+", "/", "a//b", "$share/g/a/#", "a/+/#"] {

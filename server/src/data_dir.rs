@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, Mode};
@@ -15,6 +16,10 @@ use serde::{Deserialize, Serialize};
 
 /// Folder of an unfinished restore in a data folder.
 pub(crate) const RESTORING: &str = "restoring";
+
+/// Time for another holder of the lock to end, and wait before a retry.
+const PATIENCE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Folder of the pools in a data folder.
 const POOLS: &str = "pools";
@@ -51,6 +56,20 @@ pub(crate) struct Addresses {
     /// The other processes of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fleet: Option<SocketAddr>,
+}
+
+/// Takes the lock of a data folder, or waits for a moment: for a process that is just ending, or
+/// for one that only looks whether the folder is used ([`user_of`]). False when another one keeps
+/// it.
+fn take_lock(lock: &File) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+    true
 }
 
 /// A process that uses a data folder.
@@ -125,7 +144,7 @@ impl DataDir {
             .write(true)
             .open(path.join("weir.lock"))
             .map_err(failed)?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !take_lock(&lock) {
             let mut process = String::new();
             // The message is useful without the process id, too.
             let process = match lock.read_to_string(&mut process) {
@@ -310,6 +329,25 @@ mod tests {
         assert!(error.contains(&format!("process {}", std::process::id())) && error.contains("--data-dir"), "{error}");
         drop(held);
         assert!(DataDir::open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn a_process_that_only_looks_at_a_folder_keeps_none_out() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        user_of(dir.path());
+                    }
+                });
+            }
+            let opened = (0..200).try_for_each(|_| DataDir::open(dir.path()).map(drop));
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            opened.unwrap();
+        });
     }
 
     #[test]

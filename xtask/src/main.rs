@@ -9,6 +9,7 @@
 mod check;
 mod clients;
 mod dist;
+mod fuzz;
 mod observability;
 mod security;
 mod services;
@@ -56,12 +57,9 @@ enum Chore {
         #[command(subcommand)]
         what: Services,
     },
-    /// Run each fuzz target (needs a nightly toolchain; installs cargo-fuzz).
-    Fuzz {
-        /// Seconds for each fuzz target.
-        #[arg(long, default_value_t = 60)]
-        secs: u32,
-    },
+    /// Run fuzz targets, each from valid inputs and from what earlier runs have found. Needs a
+    /// nightly toolchain.
+    Fuzz(fuzz::Options),
 }
 
 #[derive(Subcommand)]
@@ -96,7 +94,7 @@ fn main() -> anyhow::Result<()> {
         }
         Chore::Services { what: Services::Up { dir } } => services::up(&dir),
         Chore::Services { what: Services::Down { dir } } => services::down(&dir),
-        Chore::Fuzz { secs } => test::fuzz(secs),
+        Chore::Fuzz(options) => fuzz::run_targets(&options),
     }
 }
 

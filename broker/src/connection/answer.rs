@@ -1,5 +1,6 @@
 //! Acknowledgements: in receipt order, each after its message is durable.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use model::trace::Span;
@@ -7,8 +8,9 @@ use model::trace::Span;
 use super::end::End;
 use super::{Connection, Stream};
 use crate::codec::{Version, encode, packet_type, reason};
+use crate::message::Message;
 use crate::route::{Dispatch, Routed};
-use crate::session::Receipt;
+use crate::session::{Lasting, Receipt};
 use door::quota::Quota;
 use door::{Inbox, Intake, Ticket};
 
@@ -43,6 +45,8 @@ pub(super) struct Pending {
     pub(super) wait: Wait,
     pub(super) packet_id: u16,
     pub(super) answer: Answer,
+    /// It is marked as resent.
+    pub(super) resent: bool,
     /// In a fleet: a ticket of the store of its sessions, to wait for as well; 0 for none.
     pub(super) shared: u64,
     /// The subscribers that it went to, once it is durable in the log.
@@ -66,8 +70,8 @@ pub(super) const NO_MEMORY: &str =
 impl Pending {
     /// An acknowledgement alone.
     pub(super) fn answer(wait: Wait, packet_id: u16, answer: Answer) -> Self {
-        let (shared, routed, dispatch, traced, quota, text) = Default::default();
-        Self { wait, packet_id, answer, shared, routed, dispatch, traced, quota, text }
+        let (resent, shared, routed, dispatch, traced, quota, text) = Default::default();
+        Self { wait, packet_id, answer, resent, shared, routed, dispatch, traced, quota, text }
     }
 }
 
@@ -116,7 +120,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         loop {
             let moved = self.route_next(durable)?;
             any |= moved;
-            if !self.is_front_due() {
+            if !self.is_front_due()? {
                 if moved {
                     continue;
                 }
@@ -153,15 +157,22 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             Wait::Ticket(ticket) => ticket <= durable,
             Wait::Elsewhere => self.is_stored_elsewhere(next.packet_id)?,
         };
-        if !due || next.dispatch.is_some() && self.has_earlier() {
+        if !due || next.dispatch.is_some() && (self.has_earlier() || self.stage_later()) {
             return Ok(false);
         }
         let next = &mut self.pending[self.routed];
         next.wait = Wait::Ticket(Ticket::default());
         self.routed += 1;
-        if let Some(dispatch) = next.dispatch.take() {
+        if let Some(mut dispatch) = next.dispatch.take() {
+            dispatch.submitter = Some(Arc::clone(&self.link) as _);
+            let is_known = next.resent && !dispatch.message.retain && self.broker.fleet.is_none();
+            if is_known && self.intake.was_routed(next.packet_id.into()) {
+                // Sessions that last have it since before the start.
+                dispatch.takers.retain(|taker| taker.session.lasting() != Lasting::Log);
+            }
             next.routed = self.broker.route(&self.tenant, *dispatch);
             let ticket = next.routed.ticket;
+            self.is_forwarding = next.routed.is_forwarded;
             if let Some(fleet) = self.broker.fleet.as_ref().filter(|_| ticket > 0) {
                 next.shared = next.shared.max(ticket);
                 fleet.store.wake(ticket, &self.arrival);
@@ -170,10 +181,42 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(true)
     }
 
-    /// True when the first message is routed, and the sessions of the fleet have it.
-    fn is_front_due(&self) -> bool {
-        let Some(front) = self.pending.front().filter(|_| self.routed > 0) else { return false };
-        front.shared == 0 || self.broker.fleet.as_ref().is_none_or(|fleet| fleet.store.is_durable(front.shared))
+    /// Keeps the next message to be routed, if it is a retained one. True when sessions that
+    /// outlast the process have subscribed since it arrived: it waits until it is durable for them,
+    /// too.
+    fn stage_later(&mut self) -> bool {
+        let Some(next) = self.pending.get_mut(self.routed) else { return false };
+        let Some(dispatch) = &mut next.dispatch else { return false };
+        let before = self.broker.keep(&self.tenant, dispatch);
+        let Message { topic, payload, properties, .. } = &*dispatch.message;
+        let (contents, later) = ((&**topic, &**payload), &mut dispatch.takers[before..]);
+        if !self.broker.store_for_sessions(&mut self.intake, &self.tenant.id, contents, properties, later) {
+            return false;
+        }
+        next.wait = Wait::Submit;
+        self.staged = true;
+        if let Answer::Pubrec(_) = next.answer {
+            // With it, the message is known after a restart: the client may send it again.
+            let mut state = self.session.state();
+            if let Some(ledger) = state.ledger.clone().filter(|ledger| ledger.is_in_log()) {
+                ledger.keep_receipt(&mut self.intake, next.packet_id);
+                state.receipts.insert(next.packet_id);
+            }
+        }
+        true
+    }
+
+    /// True when the first message is routed, and the sessions of the fleet have it. An error when
+    /// they do not get it.
+    fn is_front_due(&self) -> Result<bool, End> {
+        let Some(front) = self.pending.front().filter(|_| self.routed > 0) else { return Ok(false) };
+        if let Some(fleet) = self.broker.fleet.as_ref().filter(|_| front.shared > 0)
+            && !fleet.store.is_durable(front.shared)
+        {
+            return Ok(false);
+        }
+        // It is noted before the ticket is durable.
+        self.link.refusal().map_or(Ok(true), |refusal| Err(refusal.into()))
     }
 
     /// Acknowledges a message that is durable. True when an acknowledgement was written.

@@ -47,6 +47,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             }
         }
         session.note(&mut state);
+        if state.queue.begin_read(self.broker.config.queue_head) {
+            self.broker.read_back(&session);
+        }
         match state.is_at_the_gap() {
             Some(lost) => Err(End::Lost(lost)),
             None => Ok(self.out.len() > begun),
@@ -81,6 +84,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if !self.has_memory_for(next) {
             return None;
         }
+        let may_have_been_sent = state.queue.may_have_sent(next.duty.as_ref());
         let queued = state.queue.pop()?;
         if queued.message.seconds_left() == Some(0) {
             self.broker.count_dropped("expired");
@@ -94,7 +98,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             Some(duty) => duty.packet_id(),
             None => state.in_flight.next_id(),
         };
-        let fits = self.send(&queued, packet_id, false);
+        let fits = self.send(&queued, packet_id, may_have_been_sent);
         if fits && let Some(since) = queued.timed() {
             self.time_delivery(since, state);
         }

@@ -15,6 +15,7 @@ use super::{Connection, Stream};
 use crate::Broker;
 use crate::codec::{DecodeError, Version, encode, reason};
 use crate::drain::{Cause, MOVED};
+use crate::fleet::Refusal;
 use crate::session::Lost;
 use crate::{pending_wills, websocket};
 use door::quota::Quota;
@@ -73,8 +74,17 @@ pub(super) enum End {
     /// An answer is larger than the client accepts.
     Oversize,
     /// A QoS 2 message that was sent again had not become durable at the connection that received
-    /// it first.
+    /// it first; or the store of the fleet's sessions has failed to make a change.
     Unstored,
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NotOwned => Self::TakenOver,
+            Refusal::Fault => Self::Unstored,
+        }
+    }
 }
 
 impl From<DecodeError> for End {
@@ -158,7 +168,7 @@ impl End {
                 "an answer is larger than the maximum packet size of the client".into(),
             )),
             Self::Unstored => {
-                Some((reason::IMPLEMENTATION_SPECIFIC, "a message was not stored: connect and send it again".into()))
+                Some((reason::IMPLEMENTATION_SPECIFIC, "a packet was not stored: connect and send it again".into()))
             }
         }
     }
@@ -175,7 +185,7 @@ fn kicked(ends_session: bool) -> &'static str {
 
 impl<I: Inbox, S: Stream> Connection<I, S> {
     /// Sends the reason, stores the last messages, and leaves the will message and the session.
-    pub(super) async fn finish(mut self, end: End) {
+    pub(super) async fn finish(mut self: Box<Self>, end: End) {
         self.broker.count_end(end.label());
         // Room for a message that is not handled goes to others.
         self.pace = None;
@@ -249,6 +259,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         // Before its session is free: the client's next connection is not counted beside this one.
         self.permit = None;
         self.broker.leave_session(&self.tenant, &self.session, &self.link);
+        if let Some(fleet) = self.broker.fleet.as_ref().filter(|_| self.has_unstored_subscriptions()) {
+            fleet.bus.renew_routes();
+        }
         if sent {
             self.drain_socket().await;
         }
@@ -363,8 +376,14 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.staged && self.submit(cx).is_err() || self.answer().is_err() {
-            return Poll::Ready(());
+        loop {
+            if self.staged && self.submit(cx).is_err() || self.answer().is_err() {
+                return Poll::Ready(());
+            }
+            // A retained message may have been staged once more.
+            if !self.staged || self.full {
+                break;
+            }
         }
         // The client's next connection waits for this one only.
         let is_first = self.await_earlier(cx);
@@ -377,6 +396,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         for pending in self.pending.iter().filter(|p| matches!(p.answer, Answer::Pubrec(_))) {
             self.session.end_receipt(pending.packet_id, self.number, false, &self.link);
         }
+    }
+
+    /// True when subscriptions of a session of the fleet may be others than those in the store.
+    fn has_unstored_subscriptions(&self) -> bool {
+        self.pending.iter().any(|pending| matches!(pending.answer, Answer::Packet(_)))
     }
 
     /// Reads on for a moment: closing with unread bytes would reset the connection before the peer

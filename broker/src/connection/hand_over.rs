@@ -65,7 +65,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if self.draining {
             return;
         }
-        let hand_over = self.handing_over.get_or_insert_with(HandOver::new);
+        let hand_over = self.handing_over.get_or_insert_with(|| Box::new(HandOver::new()));
         if hand_over.leaves_at.is_none() {
             hand_over.leaves_at = Some(Instant::now() + LEAVES_WITHIN);
             self.wake_within(LEAVES_WITHIN);

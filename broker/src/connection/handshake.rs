@@ -39,6 +39,8 @@ const NO_MEMORY: &str = "the server has no memory for a connection with this muc
 /// The reason why a session is not kept.
 const NO_SESSION: &str =
     "the session ends with its connection: mqtt.max_sessions or the limit sessions of the tenant is reached";
+/// The reason why a client that may have a session in the fleet is refused.
+const NOT_NOW: &str = "the sessions of the fleet cannot be reached for the moment: connect again";
 /// The reason why a session is not kept in a fleet.
 const NO_FLEET: &str = "the session ends with its connection: the sessions of the fleet cannot be reached";
 /// Reason for refusing a client whose Maximum Packet Size is smaller than the CONNACK.
@@ -52,8 +54,10 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     proof: Proof,
     (arrival, listener): (Arrival, Arc<str>),
     guests: Guests,
-) -> Result<Connection<I, S>, Refused> {
+) -> Result<Box<Connection<I, S>>, Refused> {
     let Arrival { peer, stream_bytes, .. } = arrival;
+    // There is time left to answer.
+    let claimed_by = Instant::now() + broker.connect_timeout() * 3 / 4;
     let mut waiting = Waiting::new(broker, peer.ip());
     // A copy of those in the stream.
     if let Err(error) = waiting.begin(stream_bytes + proof.bytes()).await {
@@ -140,7 +144,15 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("memory");
     };
     let client = assigned.as_deref().unwrap_or(&connect.client);
-    let claim = broker.claim(&identity.tenant, client, connect.clean).await;
+    let claim = match broker.claim(&identity.tenant, client, connect.clean, claimed_by).await {
+        Ok(claim) => claim,
+        Err(unavailable) => {
+            let code = if version == Version::V5 { reason::SERVER_UNAVAILABLE } else { 3 };
+            report(&unavailable.to_string());
+            refuse(&mut stream, form, code, NOT_NOW).await;
+            return Err("fleet_unavailable");
+        }
+    };
     let identity = (identity, permit);
     let assigned = assigned.as_deref();
     let mut connection =
@@ -255,7 +267,7 @@ impl<I: Inbox> Broker<I> {
         ((identity, permit), mut claim): ((Identity, Option<ConnectionPermit>), Claim),
         assigned: Option<&str>,
         (own_bytes, memory): (usize, Held),
-    ) -> Connection<I, S> {
+    ) -> Box<Connection<I, S>> {
         let config = &self.config;
         let v5 = asked.version == Version::V5;
         let number = self.next_number();
@@ -353,7 +365,7 @@ impl<I: Inbox> Broker<I> {
         let patience = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1500));
         let left = left_until(identity.expires);
         let first = left.into_iter().fold(patience.unwrap_or(IDLE), Duration::min);
-        Connection {
+        Box::new(Connection {
             broker: Arc::clone(self),
             stream,
             is_traced: intake.is_traced(),
@@ -377,7 +389,7 @@ impl<I: Inbox> Broker<I> {
             earlier: before.earlier.clone(),
             link,
             keeps_session: has_new_expiry || !present,
-            before: before.is_any().then_some(before),
+            before: before.is_any().then(|| Box::new(before)),
             partial: Vec::new(),
             stalled: false,
             awaits_routing: false,
@@ -412,9 +424,10 @@ impl<I: Inbox> Broker<I> {
             last_heard: Instant::now(),
             registered: false,
             was_denied: false,
+            is_forwarding: false,
             draining: false,
             is_moved: false,
             gone: false,
-        }
+        })
     }
 }

@@ -54,7 +54,7 @@ use door::{Grants, Inbox, Intake, Sender, Ticket};
 use end::End;
 use hand_over::HandOver;
 use pace::Pace;
-pub(crate) use serve::{serve, serve_internal};
+pub(crate) use serve::{open, open_in_memory};
 pub(crate) use waiting::Waiting;
 
 /// Bytes that may wait for a slow peer before reading from it stops.
@@ -76,7 +76,7 @@ const SAMPLED: u32 = 16;
 pub(crate) const DISPLACED: &str = "displaced";
 
 /// The byte stream below MQTT.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
@@ -126,7 +126,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 }
 
-struct Connection<I: Inbox, S> {
+pub(crate) struct Connection<I: Inbox, S> {
     broker: Arc<Broker<I>>,
     stream: S,
     sender: Sender,
@@ -154,7 +154,7 @@ struct Connection<I: Inbox, S> {
     /// It has let others read first that were woken before it.
     has_yielded: bool,
     /// Another connection waits for the session.
-    handing_over: Option<HandOver>,
+    handing_over: Option<Box<HandOver>>,
     /// The connection of the client before: its messages come first.
     earlier: Option<Weak<Link>>,
     intake: Outbox<I::Intake>,
@@ -163,7 +163,7 @@ struct Connection<I: Inbox, S> {
     /// The session is new, or its expiry is.
     keeps_session: bool,
     /// Work that the CONNACK waits for.
-    before: Option<Before>,
+    before: Option<Box<Before>>,
     /// An unfinished packet, or packets that wait for room in `pending`.
     partial: Vec<u8>,
     /// `partial` may hold whole packets: they came together with CONNECT, or have to wait.
@@ -195,6 +195,8 @@ struct Connection<I: Inbox, S> {
     routed: usize,
     /// Number of messages in `pending` that are to be acknowledged.
     owed: usize,
+    /// In a fleet, its last message of QoS 1 or 2 went to subscribers at other nodes.
+    is_forwarding: bool,
     /// The client has messages of QoS 2 that it had not before.
     has_released: bool,
     /// The intake has staged records.
@@ -305,13 +307,16 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         if signals & Link::KICKED != 0 {
             return Err(End::Kicked { ends_session: signals & Link::ENDED != 0 });
         }
+        if let Some(refusal) = self.link.refusal() {
+            return Err(refusal.into());
+        }
         if signals & Link::MOVE != 0 {
             self.begin_to_leave();
         }
         // One that is to leave reads what has arrived first.
         self.draining |= signals & Link::STOP != 0 && !self.is_leaving();
         if signals & Link::HAND_OVER != 0 && !self.is_leaving() {
-            self.handing_over = Some(HandOver::new());
+            self.handing_over = Some(Box::new(HandOver::new()));
         }
         if signals & Link::ATTENTION == 0 {
             return Ok(false);
@@ -367,6 +372,10 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                         Wait::Ticket(_) => break,
                     }
                 }
+                // One that was staged once more is not the last.
+                if let Some(next) = self.pending.get_mut(self.routed).filter(|next| next.wait == Wait::Submit) {
+                    next.wait = Wait::Ticket(ticket);
+                }
                 if self.batches.is_multiple_of(SAMPLED) && self.owed > 0 && self.timed.is_none() {
                     self.timed = Some((ticket, Instant::now()));
                 }
@@ -382,7 +391,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             return;
         }
         let Some(fleet) = &self.broker.fleet else { return };
-        let ticket = fleet.store.submit(std::mem::take(&mut self.intake.changes));
+        let changes = std::mem::take(&mut self.intake.changes);
+        let ticket = fleet.store.submit_for(changes, Some(Arc::clone(&self.link) as _));
         fleet.store.wake(ticket, &self.arrival);
         for pending in self.pending.iter_mut().rev().take_while(|pending| pending.wait == Wait::Submit) {
             pending.shared = ticket;
@@ -390,11 +400,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// True while the store of the fleet's sessions takes more, for a client whose messages go
-    /// there.
+    /// there, and the way to the other nodes, for one whose last message went there.
     fn fleet_has_room(&self) -> bool {
+        let Some(fleet) = &self.broker.fleet else { return true };
+        let cx = &mut Context::from_waker(&self.arrival);
         let is_waiting = self.pending.back().is_some_and(|pending| pending.shared > 0);
-        let Some(fleet) = self.broker.fleet.as_ref().filter(|_| is_waiting) else { return true };
-        fleet.store.poll_room(&self.tenant.id, &mut Context::from_waker(&self.arrival)).is_ready()
+        (!is_waiting || fleet.store.poll_room(&self.tenant.id, cx).is_ready())
+            && (!self.is_forwarding || fleet.bus.poll_forward(&self.tenant.id, cx).is_ready())
     }
 
     /// Writes pending bytes, as far as the socket accepts them. True when all are written.
@@ -455,6 +467,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     fn free_buffers(&mut self) {
         if self.pending.is_empty() {
             self.pending = VecDeque::new();
+            if !self.staged {
+                self.intake.rest();
+            }
         }
         if self.out.is_empty() {
             self.out = Vec::new();

@@ -156,7 +156,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             let receipt = if copied.is_some() { self.shared_receipt(packet, &takers)? } else { None };
             let dispatch = copied
                 .map(|message| Box::new(Dispatch { receipt, ..Dispatch::new(message, takers, &self.sender.client) }));
-            self.owe(Pending { dispatch, traced, text, ..Pending::answer(wait, packet_id, answer) });
+            let resent = packet.dup;
+            self.owe(Pending { resent, dispatch, traced, text, ..Pending::answer(wait, packet_id, answer) });
         }
         Ok(())
     }

@@ -9,10 +9,13 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Ledger, StoredMessage};
+use super::ledger::{Duty, Ledger, StoredMessage};
 use super::record::{self, Keys};
 use crate::Broker;
+use crate::archive::{Entry, Packed};
 use crate::fleet::{Change, Fleet};
+use crate::queue::Queued;
+use crate::session::Session;
 use door::{Inbox, Intake, Retained, Sender};
 
 /// Time in which changes are collected: acknowledgements come in groups.
@@ -38,13 +41,27 @@ impl Put {
     }
 }
 
+/// A message that goes to another session.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    /// Its record.
+    pub(crate) put: Put,
+    pub(crate) session: Arc<Session>,
+    pub(crate) queued: Queued,
+    /// Its place in the session that had it, until the record is stored.
+    pub(crate) from: Option<Duty>,
+}
+
 /// The changes of one tenant's sessions.
 #[derive(Debug, Default)]
 struct Changes {
-    puts: Vec<Put>,
+    /// Messages that go to another session, with their records.
+    handed: Vec<Handed>,
     /// Sessions whose clients have more messages than before, have left or are back.
     progress: Vec<Arc<Ledger>>,
     clears: Vec<String>,
+    /// Messages of sessions that have ended, which were not in memory.
+    over: Vec<Packed>,
 }
 
 /// Changes that are not stored yet.
@@ -88,14 +105,25 @@ impl Journal {
         self.changed.notify_one();
     }
 
-    /// A message under this topic, whose record is cleared when no session needs it.
-    pub(crate) fn stored(self: &Arc<Self>, tenant: &Arc<str>, topic: String) -> Arc<StoredMessage> {
-        Arc::new(StoredMessage { topic, tenant: Arc::clone(tenant), journal: Arc::clone(self) })
+    /// A message with this id, whose record is cleared when no session needs it.
+    pub(crate) fn stored(self: &Arc<Self>, tenant: &Arc<str>, id: u64) -> Arc<StoredMessage> {
+        Arc::new(StoredMessage { id, tenant: Arc::clone(tenant), journal: Arc::clone(self) })
     }
 
-    /// Stores a record.
-    pub(crate) fn put(&self, tenant: &Arc<str>, put: Put) {
-        self.change(tenant, |changes| changes.puts.push(put));
+    /// Clears the records of messages that no other session gets.
+    pub(crate) fn clear_messages(&self, tenant: &Arc<str>, messages: Packed) {
+        self.change(tenant, |changes| changes.over.push(messages));
+    }
+
+    /// Stores the record of a message, and puts the message into the session's queue then: its
+    /// packet id must not be that of another message after a kill.
+    pub(crate) fn hand(&self, tenant: &Arc<str>, handed: Handed) {
+        self.change(tenant, |changes| changes.handed.push(handed));
+    }
+
+    /// True when many messages wait for their record to be stored.
+    pub(crate) fn is_behind(&self, tenant: &Arc<str>) -> bool {
+        self.waiting.lock().by_tenant.get(tenant).is_some_and(|changes| changes.handed.len() >= AT_ONCE)
     }
 
     /// Clears a record.
@@ -110,9 +138,13 @@ impl Journal {
 
     /// Ignores changes from now on.
     pub(crate) fn close(&self) {
-        let mut waiting = self.waiting.lock();
-        waiting.closed = true;
-        waiting.by_tenant.clear();
+        let left = {
+            let mut waiting = self.waiting.lock();
+            waiting.closed = true;
+            std::mem::take(&mut waiting.by_tenant)
+        };
+        // Without the lock: messages in it note that they are done.
+        drop(left);
     }
 
     fn take(&self) -> impl Iterator<Item = (Arc<str>, Changes)> + use<> {
@@ -150,9 +182,23 @@ impl<I: Inbox> Broker<I> {
     }
 
     async fn store_changes(&self) {
-        for (tenant, Changes { puts, progress, clears }) in self.journal.take() {
-            // In this order: a message is not cleared before the progress that is the reason.
-            let mut all = puts;
+        for (tenant, Changes { handed, progress, clears, over }) in self.journal.take() {
+            // In this order: a message is not cleared before the progress that is the reason, nor
+            // before it is that of another session.
+            let (mut all, mut given) = (Vec::new(), Vec::new());
+            for Handed { put, session, queued, from } in handed {
+                all.push(put);
+                given.push((session, queued));
+                // In one step with it: the session that had the message does so no longer, also
+                // when it has ended.
+                let Some(Duty { ledger, .. }) = &from else { continue };
+                let ledger = Arc::clone(ledger);
+                drop(from);
+                if ledger.is_in_log() {
+                    let progress = record::encode(&ledger.progress());
+                    all.push(Put::of(self.journal.keys.progress(ledger.session), progress));
+                }
+            }
             let mut shared = Vec::new();
             for ledger in progress {
                 let (session, progress) = ledger.take_changes();
@@ -169,8 +215,11 @@ impl<I: Inbox> Broker<I> {
                 fleet.store.submit(shared);
             }
             all.extend(clears.into_iter().map(|topic| Put::of(topic, Vec::new())));
-            let mut all = all.into_iter().peekable();
-            let mut intake = self.inbox.open(&sender(tenant));
+            let own = |entry: &Entry| !entry.is_shared;
+            let over = over.into_iter().flatten().filter(own);
+            let over = over.map(|entry| Put::of(self.journal.keys.message(entry.id), Vec::new()));
+            let mut all = all.into_iter().chain(over).peekable();
+            let mut intake = self.inbox.open(&sender(Arc::clone(&tenant)));
             while all.peek().is_some() {
                 let mut bytes = 0;
                 for Put { topic, payload, qos, properties } in all.by_ref().take(AT_ONCE) {
@@ -185,6 +234,13 @@ impl<I: Inbox> Broker<I> {
                     tracing::debug!("cannot store the progress of sessions: {error}");
                     return;
                 }
+            }
+            if given.is_empty() {
+                continue;
+            }
+            let tenant = self.tenants.get(&tenant);
+            for (session, queued) in given {
+                self.put_into(&tenant, &session, queued, false, &self.bounds(&session));
             }
         }
     }

@@ -1,12 +1,14 @@
 //! The numbers of a session's messages, and which of them the client has.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 
 use model::Nanos;
 use parking_lot::Mutex;
 
 use super::journal::Journal;
+use super::numbers::Numbers;
 use super::outbox::Outbox;
 use super::record::{self, Progress, ReleasedRecord, SessionRecord, Subscription};
 use crate::codec::subscribe::Options;
@@ -26,8 +28,8 @@ pub(crate) fn packet_id(number: u64) -> u16 {
 pub(crate) struct Ledger {
     /// The session's id, which no other session of the node has.
     pub(crate) session: u64,
-    tenant: Arc<str>,
-    journal: Arc<Journal>,
+    pub(crate) tenant: Arc<str>,
+    pub(crate) journal: Arc<Journal>,
     /// In a fleet: the ownership, under which changes go to the store of all its sessions.
     owned: Option<Mutex<Owned>>,
     marks: Mutex<Marks>,
@@ -52,18 +54,20 @@ struct Marks {
     is_left: bool,
     /// The session has ended.
     over: bool,
+    /// The messages that the client had by then.
+    at_end: Option<Progress>,
 }
 
 impl Marks {
     /// The marks of an earlier start, in which these messages are not done. At least `given`
     /// numbers were given.
-    fn restored(progress: &Progress, open: &BTreeSet<u64>, given: u64) -> Self {
+    fn restored(progress: &Progress, open: &Numbers, given: u64) -> Self {
         let known = [progress.done_to, progress.sent_to, given].into_iter();
         let known = known.chain(progress.done.iter().map(|range| range.1));
-        let last = known.chain(open.last().copied()).max().unwrap_or(0);
+        let last = known.chain(open.last()).max().unwrap_or(0);
         // Numbers that were given and not stored are of no message.
         let done_to = open.first().map_or(last, |first| first - 1);
-        let done = (done_to + 1..=last).filter(|number| !open.contains(number)).collect();
+        let done = open.missing(last).collect();
         Self { last, done_to, done, sent_to: progress.sent_to, ..Self::default() }
     }
 
@@ -90,7 +94,7 @@ impl Ledger {
         owned: Owned,
         journal: Arc<Journal>,
         progress: &Progress,
-        open: &BTreeSet<u64>,
+        open: &Numbers,
         last: u64,
     ) -> Arc<Self> {
         let marks = Marks::restored(progress, open, last);
@@ -104,7 +108,7 @@ impl Ledger {
         tenant: Arc<str>,
         journal: Arc<Journal>,
         progress: &Progress,
-        open: &BTreeSet<u64>,
+        open: &Numbers,
     ) -> Arc<Self> {
         let marks = Marks::restored(progress, open, 0);
         Arc::new(Self { session, tenant, journal, owned: None, marks: Mutex::new(marks) })
@@ -255,8 +259,16 @@ impl Ledger {
         stage(out, &self.journal.keys.session(self.session), &record::encode(&record));
     }
 
-    /// Stages the end of the session: without its record, nothing of it is restored.
+    /// Stages the end of the session: without its record, nothing of it is restored. Messages of
+    /// shared subscriptions go to other members a moment later, also at the next start.
     pub(crate) fn drop_session(&self, intake: &mut impl Intake) {
+        let (progress, last) = {
+            let mut marks = self.marks.lock();
+            (marks.at_end.take().unwrap_or_else(|| marks.progress()), marks.last)
+        };
+        if progress.done_to < last {
+            stage(intake, &self.journal.keys.progress(self.session), &record::encode(&progress));
+        }
         stage(intake, &self.journal.keys.session(self.session), b"");
     }
 
@@ -326,13 +338,27 @@ impl Ledger {
     /// Notes that the session has ended: nothing of it is stored from now on. Clears its own
     /// records; those of its messages and subscriptions are cleared with them.
     pub(crate) fn end(&self) {
-        self.marks.lock().over = true;
+        {
+            let mut marks = self.marks.lock();
+            // Messages that go to others are done a moment later.
+            marks.at_end = Some(marks.progress());
+            marks.over = true;
+        }
         if let Some(owned) = self.owned() {
             return self.journal.submit(Change::End(owned));
         }
-        let keys = &self.journal.keys;
-        for topic in [keys.session(self.session), keys.released(self.session), keys.progress(self.session)] {
+        for topic in [self.journal.keys.session(self.session), self.journal.keys.released(self.session)] {
             self.journal.clear(&self.tenant, topic);
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        // With the last message of a session that has ended: until then, it says at the next start
+        // which messages go to other members of a shared subscription.
+        if self.owned.is_none() && self.marks.get_mut().over {
+            self.journal.clear(&self.tenant, self.journal.keys.progress(self.session));
         }
     }
 }
@@ -345,14 +371,28 @@ fn stage(intake: &mut impl Intake, topic: &str, payload: &[u8]) {
 /// The record of a message, cleared when the last session has it.
 #[derive(Debug)]
 pub(crate) struct StoredMessage {
-    pub(super) topic: String,
+    /// 0 when it is not to be cleared.
+    pub(super) id: u64,
     pub(super) tenant: Arc<str>,
     pub(super) journal: Arc<Journal>,
 }
 
+impl StoredMessage {
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Forgets the record, which stays. Returns its id.
+    pub(crate) fn leave(mut self) -> u64 {
+        mem::take(&mut self.id)
+    }
+}
+
 impl Drop for StoredMessage {
     fn drop(&mut self) {
-        self.journal.clear(&self.tenant, std::mem::take(&mut self.topic));
+        if self.id > 0 {
+            self.journal.clear(&self.tenant, self.journal.keys.message(self.id));
+        }
     }
 }
 
@@ -360,20 +400,29 @@ impl Drop for StoredMessage {
 #[derive(Debug)]
 pub(crate) struct Duty {
     pub(crate) ledger: Arc<Ledger>,
+    /// 0 when it is owed in another form by now.
     pub(crate) number: u64,
     /// Cleared after the number is done; None in a session that a fleet shares.
-    pub(crate) _message: Option<Arc<StoredMessage>>,
+    pub(crate) message: Option<Arc<StoredMessage>>,
 }
 
 impl Duty {
     pub(crate) fn packet_id(&self) -> u16 {
         packet_id(self.number)
     }
+
+    /// Returns the number and the record, which are owed from now on without this duty.
+    pub(crate) fn leave(mut self) -> (Arc<Ledger>, u64, Option<Arc<StoredMessage>>) {
+        let number = mem::take(&mut self.number);
+        (Arc::clone(&self.ledger), number, self.message.take())
+    }
 }
 
 impl Drop for Duty {
     fn drop(&mut self) {
-        self.ledger.complete(self.number);
+        if self.number > 0 {
+            self.ledger.complete(self.number);
+        }
     }
 }
 

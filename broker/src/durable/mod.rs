@@ -19,17 +19,22 @@
 //! ends it: it gets the message exactly once.
 //!
 //! A message is stored once for all its sessions. Its record is cleared when the last of them has
-//! it: mostly long before a store has seen it, as both records are passed over then.
+//! it: mostly long before a store has seen it, as both records are passed over then. One that waits
+//! longer is in the store, and need not be in memory: [`crate::archive`].
 
 mod journal;
 mod ledger;
+mod numbers;
 mod outbox;
+mod outline;
 mod record;
 mod restore;
 
-pub(crate) use journal::{Journal, Put};
-pub(crate) use ledger::{Duty, Ledger};
+pub(crate) use journal::{Handed, Journal, Put};
+pub(crate) use ledger::{Duty, Ledger, StoredMessage};
+pub(crate) use numbers::Numbers;
 pub(crate) use outbox::Outbox;
+pub use outline::Earlier;
 pub(crate) use record::{MessageRecord, TakerRecord};
 pub use record::{Progress, Subscription};
-pub(crate) use restore::{restore_exchanges, sort};
+pub(crate) use restore::{Successor, restore_exchanges, sort};

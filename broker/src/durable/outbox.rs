@@ -49,6 +49,17 @@ impl<T: Intake> Intake for Outbox<T> {
         self.intake.released(id);
     }
 
+    fn rest(&mut self) {
+        self.intake.rest();
+        if self.changes.is_empty() {
+            self.changes = Vec::new();
+        }
+    }
+
+    fn was_routed(&mut self, id: u64) -> bool {
+        self.intake.was_routed(id)
+    }
+
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
         self.intake.poll_submit(cx)
     }

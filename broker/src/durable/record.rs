@@ -148,7 +148,7 @@ impl MessageRecord<'_> {
     }
 
     /// Reads a record and the payload behind it.
-    pub(super) fn decode(bytes: &[u8]) -> Option<(MessageRecord<'_>, &[u8])> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<(MessageRecord<'_>, &[u8])> {
         let (length, rest) = bytes.split_first_chunk()?;
         let (record, payload) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
         Some((serde_json::from_slice(record).ok()?, payload))

@@ -1,6 +1,6 @@
 //! Sessions of earlier starts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,13 +8,16 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use model::Nanos;
 
-use super::ledger::{Duty, Ledger};
+use super::ledger::{Duty, Ledger, StoredMessage};
+use super::numbers::Numbers;
+use super::outline::{OfSession, Open as OpenSession, Shared, Waiting};
 use super::record::{
     self, Keys, MESSAGES, MessageRecord, PROGRESS, Progress, RECEIPTS, RELEASED, ReleasedRecord, SESSIONS,
     SUBSCRIPTIONS, SessionRecord, Subscription, TakerRecord,
 };
 use crate::Broker;
 use crate::RetainedMessage;
+use crate::archive::Run;
 use crate::config::QueueFull;
 use crate::in_flight::MAX_IN_FLIGHT;
 use crate::message::Message;
@@ -29,7 +32,7 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// The records of sessions of earlier starts.
 #[derive(Debug, Default)]
-pub(crate) struct Earlier {
+pub(crate) struct Records {
     sessions: BTreeMap<u64, Found>,
     /// In the order of their publication.
     messages: BTreeMap<u64, RetainedMessage>,
@@ -43,6 +46,8 @@ struct Found {
     record: Option<SessionRecord>,
     subscriptions: Vec<(String, Subscription)>,
     progress: Progress,
+    /// There is a record of its progress.
+    has_progress: bool,
     released: Vec<u64>,
     receipts: Vec<u16>,
     /// Topics of its records.
@@ -51,8 +56,8 @@ struct Found {
 
 impl Found {
     fn new(tenant: &Arc<str>) -> Self {
-        let (record, subscriptions, progress, released, receipts, topics) = Default::default();
-        Self { tenant: Arc::clone(tenant), record, subscriptions, progress, released, receipts, topics }
+        let (record, subscriptions, progress, has_progress, released, receipts, topics) = Default::default();
+        Self { tenant: Arc::clone(tenant), record, subscriptions, progress, has_progress, released, receipts, topics }
     }
 
     fn client(&self) -> Option<Arc<str>> {
@@ -69,7 +74,10 @@ impl Found {
         match kind {
             SESSIONS => self.record = Some(record::decode(payload)?),
             SUBSCRIPTIONS => self.subscriptions.push((rest.to_owned(), record::decode(payload)?)),
-            PROGRESS => self.progress.merge(record::decode(payload)?),
+            PROGRESS => {
+                self.progress.merge(record::decode(payload)?);
+                self.has_progress = true;
+            }
             RELEASED => {
                 let ReleasedRecord { numbers, progress } = record::decode(payload)?;
                 self.released = numbers;
@@ -82,9 +90,9 @@ impl Found {
 }
 
 /// Separates the records of this node's sessions from the others.
-pub(crate) fn sort(messages: Vec<RetainedMessage>, keys: &Keys) -> (Vec<RetainedMessage>, Earlier) {
+pub(crate) fn sort(messages: Vec<RetainedMessage>, keys: &Keys) -> (Vec<RetainedMessage>, Records) {
     const OF_SESSIONS: [&str; 5] = [SESSIONS, SUBSCRIPTIONS, PROGRESS, RELEASED, RECEIPTS];
-    let mut earlier = Earlier::default();
+    let mut earlier = Records::default();
     let mut rest = Vec::new();
     for message in messages {
         if let Some((id, _)) = keys.read(MESSAGES, &message.topic) {
@@ -108,7 +116,7 @@ pub(crate) fn sort(messages: Vec<RetainedMessage>, keys: &Keys) -> (Vec<Retained
 /// A message of an earlier start with the sessions that do not have it.
 struct Open {
     tenant: Arc<str>,
-    topic: String,
+    id: u64,
     /// None when there is no memory for it.
     message: Option<Arc<Message>>,
     takers: Vec<TakerRecord>,
@@ -116,6 +124,28 @@ struct Open {
 
 /// Sessions that clients have by now in place of earlier ones, by the id of the earlier one.
 type Successors = Map<u64, (Arc<Session>, Found)>;
+
+/// Sessions that ended right before the process did, or meanwhile, and the messages that their
+/// clients have.
+type Ended = Map<u64, Progress>;
+
+/// True for a message of a shared subscription that goes to another member, as its session has
+/// ended. One of QoS 2 that was sent goes to no other (MQTT-4.8.2-5).
+fn is_left_behind(taker: &TakerRecord, ended: &Ended) -> bool {
+    let is_open =
+        |progress: &Progress| !progress.has(taker.number) && (taker.qos < 2 || taker.number > progress.sent_to);
+    taker.share.is_some() && ended.get(&taker.session).is_some_and(is_open)
+}
+
+/// A message of a shared subscription whose session has ended, and its record, which is cleared
+/// when another member has it.
+struct LeftBehind {
+    tenant: Arc<str>,
+    share: Arc<str>,
+    message: Arc<Message>,
+    qos: u8,
+    _stored: Arc<StoredMessage>,
+}
 
 /// A session that is being restored.
 struct Restoring {
@@ -125,48 +155,87 @@ struct Restoring {
     found: Found,
     /// Messages that the client has, by number.
     released: Map<u64, Duty>,
+    /// Messages that are not in memory.
+    waiting: Option<OfSession>,
+}
+
+/// A session that a client has by now, and the messages of an earlier one that the archive has.
+#[derive(Debug)]
+pub(crate) struct Successor {
+    pub(crate) session: Arc<Session>,
+    pub(crate) messages: Run,
 }
 
 impl<I: Inbox> Broker<I> {
     /// Restores the sessions of earlier starts, and clears what is left of those that have ended. A
     /// client that has connected since keeps the session that it has, and gets the messages that
     /// wait in the other.
-    pub(crate) fn restore_sessions(&self, earlier: Earlier) {
-        let Earlier { sessions, messages } = earlier;
+    pub(crate) fn restore_sessions(&self, earlier: Records, mut waiting: Waiting) -> Vec<Successor> {
+        let Records { sessions, messages } = earlier;
         let last = [sessions.last_key_value().map(|(id, _)| *id), messages.last_key_value().map(|(id, _)| *id)];
-        if let Some(last) = last.into_iter().flatten().max() {
+        let last = last.into_iter().chain([waiting.last()]);
+        if let Some(last) = last.flatten().max() {
             self.last_session.fetch_max(last, Ordering::Relaxed);
             self.last_message.fetch_max(last, Ordering::Relaxed);
         }
-        let mut successors = Successors::default();
-        let sessions = self.newest(sessions, &mut successors);
+        let (mut successors, mut ended) = (Successors::default(), Ended::default());
+        let sessions = self.newest(sessions, &mut successors, &mut ended);
         let waits = |taker: &TakerRecord| {
             let is_open = |found: &Found| !found.progress.has(taker.number);
             // The client has forgotten the exchange of one that it has.
             let is_left = |(_, found): &(_, Found)| is_open(found) && !found.released.contains(&taker.number);
-            sessions.get(&taker.session).is_some_and(is_open) || successors.get(&taker.session).is_some_and(is_left)
+            let of_session = sessions.get(&taker.session).is_some_and(is_open);
+            of_session || successors.get(&taker.session).is_some_and(is_left) || is_left_behind(taker, &ended)
         };
-        let messages: Vec<Open> = messages.into_values().filter_map(|record| self.open(record, &waits)).collect();
-        let mut numbers: Map<u64, BTreeSet<u64>> = Map::default();
+        let messages: Vec<Open> =
+            messages.into_iter().filter_map(|(id, record)| self.open(id, record, &waits)).collect();
+        let mut numbers: Map<u64, Numbers> = Map::default();
         for taker in messages.iter().flat_map(|open| &open.takers) {
             numbers.entry(taker.session).or_default().insert(taker.number);
         }
-        let restore = |(id, found)| (id, self.restore_session(id, found, numbers.remove(&id).unwrap_or_default()));
+        let mut shared = Shared::default();
+        let restore = |(id, found): (u64, Found)| {
+            let mut numbers = numbers.remove(&id).unwrap_or_default();
+            waiting.numbers(id, |number| !found.progress.has(number), &mut numbers);
+            (id, Restoring { waiting: waiting.take(id), ..self.restore_session(id, found, &numbers) })
+        };
         let mut restored: Map<u64, Restoring> = sessions.into_iter().map(restore).collect();
+        let mut left_behind = Vec::new();
         for open in messages {
-            self.restore_message(open, &mut restored, &successors);
+            self.restore_message(open, &mut restored, &successors, &mut shared, &mut left_behind);
         }
+        restored.values_mut().for_each(|restoring| restoring.queue_archived(u64::MAX, &mut shared));
+        let successors = successors.into_iter();
+        let followed = successors.filter_map(|(id, (session, found))| {
+            let waiting = Some(waiting.take(id)?);
+            let of = Restoring { waiting, ..self.restore_session(id, found, &Numbers::default()) };
+            of.follow(session, &mut shared)
+        });
+        let followed = followed.collect();
+        waiting.clear(&self.journal, &mut shared);
         if !restored.is_empty() {
             tracing::info!("restored {} sessions of earlier starts", restored.len());
         }
         for session in restored.into_values() {
             self.finish_restore(session);
         }
+        // To members, which there are now.
+        for LeftBehind { tenant, share, message, qos, _stored } in left_behind {
+            let queued = Queued { share: Some(share), ..Queued::new(message, qos) };
+            self.hand_on(&self.tenants.get(&tenant), &"".into(), vec![queued]);
+        }
+        followed
     }
 
     /// The newest session of each client that has none by now. Records of others are cleared; those
-    /// of clients that have continued without knowing are among the `successors`.
-    fn newest(&self, sessions: BTreeMap<u64, Found>, successors: &mut Successors) -> BTreeMap<u64, Found> {
+    /// of clients that have continued without knowing are among the `successors`, and the `ended`
+    /// ones may have messages of shared subscriptions.
+    fn newest(
+        &self,
+        sessions: BTreeMap<u64, Found>,
+        successors: &mut Successors,
+        ended: &mut Ended,
+    ) -> BTreeMap<u64, Found> {
         let mut newest: Map<(Arc<str>, Arc<str>), u64> = Map::default();
         for (id, found) in &sessions {
             if let Some(client) = found.client() {
@@ -187,13 +256,15 @@ impl<I: Inbox> Broker<I> {
             found.topics.drain(..).for_each(|topic| self.journal.clear(&found.tenant, topic));
             if let Some(live) = live {
                 successors.insert(id, (live, found));
+            } else if found.record.is_some() || found.has_progress {
+                ended.insert(id, found.progress);
             }
         }
         kept
     }
 
     /// Reads a message. None when no session waits for it: then its record is cleared.
-    fn open(&self, stored: RetainedMessage, waits: &impl Fn(&TakerRecord) -> bool) -> Option<Open> {
+    fn open(&self, id: u64, stored: RetainedMessage, waits: &impl Fn(&TakerRecord) -> bool) -> Option<Open> {
         let RetainedMessage { tenant, topic: key, payload, properties, published, .. } = stored;
         let Some((MessageRecord { topic, mut takers }, payload)) = MessageRecord::decode(&payload) else {
             tracing::warn!(topic = %key, "cannot read a message of an earlier start");
@@ -208,12 +279,12 @@ impl<I: Inbox> Broker<I> {
             self.journal.clear(&tenant, key);
             return None;
         }
-        Some(Open { tenant, topic: key, message: message.ok().map(Arc::new), takers })
+        Some(Open { tenant, id, message: message.ok().map(Arc::new), takers })
     }
 
-    fn restore_session(&self, id: u64, found: Found, open: BTreeSet<u64>) -> Restoring {
+    fn restore_session(&self, id: u64, found: Found, open: &Numbers) -> Restoring {
         let tenant = self.tenants.get(&found.tenant);
-        let ledger = Ledger::restored(id, Arc::clone(&tenant.id), Arc::clone(&self.journal), &found.progress, &open);
+        let ledger = Ledger::restored(id, Arc::clone(&tenant.id), Arc::clone(&self.journal), &found.progress, open);
         let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
         let (mut client, mut lasts, mut expiry_secs) = ("".into(), Duration::ZERO, 0);
         // A session without a record is not restored.
@@ -223,22 +294,42 @@ impl<I: Inbox> Broker<I> {
             (lasts, expiry_secs) = (record.lasts(model::clock::now()), record.expiry_secs);
         }
         let session = Arc::new(Session::restored(client, (expiry_secs, lasts), queue, Arc::clone(&ledger)));
-        Restoring { tenant, session, ledger, found, released: Map::default() }
+        Restoring { tenant, session, ledger, found, released: Map::default(), waiting: None }
     }
 
     /// Queues a message, or notes that the client has it.
-    fn restore_message(&self, open: Open, sessions: &mut Map<u64, Restoring>, successors: &Successors) {
-        let stored = self.journal.stored(&open.tenant, open.topic);
+    fn restore_message(
+        &self,
+        open: Open,
+        sessions: &mut Map<u64, Restoring>,
+        successors: &Successors,
+        shared: &mut Shared,
+        left_behind: &mut Vec<LeftBehind>,
+    ) {
+        let stored = self.journal.stored(&open.tenant, open.id);
         let count = u32::try_from(open.takers.len()).unwrap_or(u32::MAX);
         for TakerRecord { session, number, qos, retain, ids, share } in open.takers {
             if let Some((live, _)) = successors.get(&session)
                 && let Some(message) = &open.message
             {
-                self.give_to(&open.tenant, message, Taker::alone(live, qos, retain, ids));
+                self.give_to(&open.tenant, message, Taker::alone(live, qos, retain, ids), None);
                 continue;
             }
-            let Some(restoring) = sessions.get_mut(&session) else { continue };
-            let duty = Duty { ledger: Arc::clone(&restoring.ledger), number, _message: Some(Arc::clone(&stored)) };
+            let Some(restoring) = sessions.get_mut(&session) else {
+                if let (Some(share), Some(message)) = (share, &open.message) {
+                    let (tenant, message) = (Arc::clone(&open.tenant), Arc::clone(message));
+                    left_behind.push(LeftBehind {
+                        tenant,
+                        share: share.into(),
+                        message,
+                        qos,
+                        _stored: Arc::clone(&stored),
+                    });
+                }
+                continue;
+            };
+            restoring.queue_archived(open.id, shared);
+            let duty = Duty { ledger: Arc::clone(&restoring.ledger), number, message: Some(Arc::clone(&stored)) };
             if restoring.found.released.contains(&number) {
                 restoring.released.insert(number, duty);
                 continue;
@@ -308,6 +399,32 @@ impl<I: Inbox> Broker<I> {
     }
 }
 
+impl Restoring {
+    /// Queues messages that the archive has, with ids below `to`, or notes that the client has
+    /// them.
+    fn queue_archived(&mut self, to: u64, shared: &mut Shared) {
+        let Self { session, ledger, found, released, waiting, .. } = self;
+        let Some(waiting) = waiting else { return };
+        let mut state = session.state();
+        let Some(mut run) = state.queue.new_run(ledger) else { return };
+        let of = OpenSession { ledger, progress: &found.progress, released: &found.released };
+        let (duties, bytes) = waiting.queue(&of, to, &mut run, shared);
+        released.extend(duties.into_iter().map(|duty| (duty.number, duty)));
+        state.queue.push_away(run, bytes);
+    }
+
+    /// Gives the messages that the archive has to the session that the client has by now. This one
+    /// is over.
+    fn follow(mut self, session: Arc<Session>, shared: &mut Shared) -> Option<Successor> {
+        let mut waiting = self.waiting.take()?;
+        let mut messages = self.session.state().queue.new_run(&self.ledger)?;
+        self.ledger.abandon();
+        let Found { progress, released, .. } = &self.found;
+        waiting.queue(&OpenSession { ledger: &self.ledger, progress, released }, u64::MAX, &mut messages, shared);
+        (messages.len() > 0).then_some(Successor { session, messages })
+    }
+}
+
 /// Continues the exchanges of a session whose messages are queued: messages that the client has and
 /// has not completed, those that may have been sent, and those of the client that it may send
 /// again.
@@ -339,4 +456,7 @@ fn restore_sent(state: &mut State, sent_to: u64) {
             state.in_flight.restore(packet_id, queued);
         }
     }
+    // Behind one that is not in memory, those stay in the queue. Others have not come yet.
+    let given = state.ledger.as_ref().map_or(0, |ledger| ledger.last());
+    state.queue.note_sent(sent_to.min(given));
 }

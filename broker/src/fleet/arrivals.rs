@@ -13,7 +13,7 @@ use crate::durable::{Duty, Ledger};
 use crate::link::Link;
 use crate::message::Message;
 use crate::queue::Queued;
-use crate::session::{Receipt, Session};
+use crate::session::{Lasting, Receipt, Session};
 use crate::tenant::Tenant;
 use crate::will::Before;
 use door::Inbox;
@@ -48,7 +48,21 @@ impl<I: Inbox> Broker<I> {
                     }
                     Arrival::Taken(owned, taking) => self.give_up(&owned, taking),
                     Arrival::Forwarded(forwarded) => self.take_forwarded(&forwarded),
-                    Arrival::Gap => self.fill_gaps(&fleet).await,
+                    Arrival::Gap => {
+                        self.fill_gaps(&fleet).await;
+                        fleet.missed.notify_one();
+                        self.tenants.all().iter().for_each(|tenant| self.lose_forwarded(tenant));
+                    }
+                    Arrival::Missed(tenant) => {
+                        tracing::warn!(
+                            %tenant,
+                            "another node has dropped messages for subscribers of this one: too many waited"
+                        );
+                        self.count_dropped("fleet_gap");
+                        if let Some(tenant) = self.tenants.find(&tenant) {
+                            self.lose_forwarded(&tenant);
+                        }
+                    }
                 }
             }
         }
@@ -99,7 +113,7 @@ impl<I: Inbox> Broker<I> {
         Numbered { number, placed, message }: Numbered,
         last: &mut Last,
     ) {
-        let duty = Duty { ledger: Arc::clone(ledger), number, _message: None };
+        let duty = Duty { ledger: Arc::clone(ledger), number, message: None };
         let known = last.as_ref().filter(|(shared, _)| Arc::ptr_eq(shared, &message)).map(|(_, own)| Arc::clone(own));
         let own = known.or_else(|| {
             let own = self.receive(&message)?;
@@ -147,6 +161,27 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
+    /// Ends sessions of a tenant that end with their connections and may have missed a message of
+    /// QoS 1 or 2, as one does whose queue is full, unless messages are dropped by choice.
+    fn lose_forwarded(&self, tenant: &Tenant) {
+        if self.config.queue_full != QueueFull::EndSession {
+            return;
+        }
+        for session in tenant.sessions.all() {
+            // The others have them from the store, and bridges get none from other nodes.
+            if session.lasting() == Lasting::Fleet || session.client.starts_with(Self::INTERNAL) {
+                continue;
+            }
+            let filters: Vec<String> = session.state().subscriptions.iter().cloned().collect();
+            let is_owed = |filter: &String| {
+                tenant.trie.options(filter, &session.client).is_some_and(|(options, _)| options.qos > 0)
+            };
+            if filters.iter().any(is_owed) {
+                session.lose();
+            }
+        }
+    }
+
     /// Gives a message of another node to the subscribers of this one.
     fn take_forwarded(&self, forwarded: &Forwarded) {
         let tenant = self.tenants.get(&forwarded.tenant);
@@ -160,7 +195,7 @@ impl<I: Inbox> Broker<I> {
                     if let Some(message) = self.copy(topic, payload, *qos, true, properties) {
                         // It has no other owner yet.
                         let message = Arc::into_inner(message).map(|message| message.published(*published, now));
-                        message.into_iter().for_each(|message| tenant.retained.set(&Arc::new(message)));
+                        message.into_iter().for_each(|message| self.retain_newer(&tenant, &Arc::new(message)));
                     }
                 }
             }
@@ -181,6 +216,18 @@ impl<I: Inbox> Broker<I> {
                 self.count_dropped("memory");
                 self.lose(&tenant, topic, *qos);
             }
+        }
+    }
+
+    /// Keeps a retained message of another node, unless a newer one of its topic is known: of
+    /// several nodes, all come to the same.
+    pub(super) fn retain_newer(&self, tenant: &Tenant, message: &Arc<Message>) {
+        let Some(fleet) = &self.fleet else { return };
+        if fleet.cleared.is_newer(&tenant.id, message) {
+            return;
+        }
+        if tenant.retained.set_newer(message) && message.payload.is_empty() {
+            fleet.cleared.note(&tenant.id, &message.topic, message.at);
         }
     }
 
@@ -220,8 +267,10 @@ impl<I: Inbox> Broker<I> {
             state.owned.as_ref().filter(|held| held.session == owned.session && held.epoch <= owned.epoch)?;
             let owner = state.link.take();
             if let Some(owner) = &owner {
+                if let Some(fleet) = self.fleet.as_ref().filter(|_| taking != Taking::Ended) {
+                    fleet.paces.count(&owned.client, Instant::now());
+                }
                 owner.signal(Link::TAKEN_OVER);
-                state.takeovers.count(Instant::now());
             }
             if let Some(will) = state.will.take()
                 && taking == Taking::Continues

@@ -1,29 +1,31 @@
 //! Taking up a client's session from the fleet.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use super::{Change, Claimed, Client, Owned, StoredSession};
+use super::{Change, Claimed, Client, Fleet, Owned, StoredSession, Unavailable};
 use crate::Broker;
 use crate::config::QueueFull;
-use crate::durable::{Duty, Ledger, restore_exchanges};
+use crate::durable::{Duty, Ledger, Numbers, restore_exchanges};
 use crate::message::Message;
 use crate::queue::{Bounds, Queue, Queued};
 use crate::session::{Session, State};
 use crate::tenant::Tenant;
 use door::Inbox;
 
+/// Wait before a claim is repeated: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
 /// The outcome of a claim at CONNECT.
 #[derive(Debug)]
 pub(crate) enum Claim {
     /// The client belongs to this node alone.
     Alone,
-    /// The store does not answer: a new session ends with its connection.
+    /// The store has not answered for long: a new session ends with its connection.
     Unavailable,
     /// The client belongs to this node.
     Claimed(Box<Claimed>),
@@ -56,7 +58,7 @@ impl Claim {
     /// Notes the claim in the session that it is of.
     pub(crate) fn settle(&self, state: &mut State) {
         if let Some(owned) = self.owned() {
-            state.owned = Some(owned.clone());
+            state.owned = Some(Box::new(owned.clone()));
             if let Some(ledger) = &state.ledger {
                 ledger.claimed(owned);
             }
@@ -83,34 +85,72 @@ impl Claim {
 }
 
 impl<I: Inbox> Broker<I> {
-    /// Claims a client for this node, before its session is taken up.
-    pub(crate) async fn claim(&self, tenant: &Arc<str>, client: &str, clean: bool) -> Claim {
+    /// Claims a client for this node, before its session is taken up. One that may have a session
+    /// to continue waits until `deadline` for a store that has answered a moment ago.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: the store does not answer for the moment, and the client may have a
+    /// session.
+    pub(crate) async fn claim(
+        &self,
+        tenant: &Arc<str>,
+        client: &str,
+        clean: bool,
+        deadline: Instant,
+    ) -> Result<Claim, Unavailable> {
         let Some(fleet) = self.fleet.as_ref().filter(|_| !client.starts_with(Self::INTERNAL)) else {
-            return Claim::Alone;
+            return Ok(Claim::Alone);
         };
         // One that has ended here does not continue anywhere.
         let is_over = {
             let held = self.tenants.get(tenant).sessions.get(client);
-            held.is_some_and(|session| session.state().is_over(std::time::Instant::now()))
+            held.is_some_and(|session| session.state().is_over(Instant::now()))
         };
         let client = Client { tenant: Arc::clone(tenant), id: client.into() };
+        let new = self.new_session_id();
+        let mut backoff = model::Backoff::new(PAUSE.0, PAUSE.1);
+        loop {
+            match self.claim_once(fleet, &client, clean || is_over, new).await {
+                Ok(claimed) => {
+                    if claimed.taken_over {
+                        fleet.paces.count(&client, Instant::now());
+                    }
+                    return Ok(Claim::Claimed(Box::new(claimed)));
+                }
+                Err(unavailable) if clean || !unavailable.is_brief => {
+                    self.metrics.unclaimed.inc();
+                    return Ok(Claim::Unavailable);
+                }
+                Err(unavailable) => {
+                    let pause = backoff.draw();
+                    if Instant::now() + pause > deadline {
+                        return Err(unavailable);
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+            }
+        }
+    }
+
+    async fn claim_once(
+        &self,
+        fleet: &Arc<Fleet>,
+        client: &Client,
+        clean: bool,
+        new: u64,
+    ) -> Result<Claimed, Unavailable> {
         let (answer, claimed) = oneshot::channel();
-        let (fleet, new) = (Arc::clone(fleet), self.new_session_id());
+        let (fleet, client) = (Arc::clone(fleet), client.clone());
         // The connection may end meanwhile, and the claim has its effect all the same.
         self.tasks.spawn(async move {
-            let claimed = fleet.store.claim(&client, clean || is_over, new).await;
+            let claimed = fleet.store.claim(&client, clean, new).await;
             if let Err(Ok(Claimed { owned, .. })) = answer.send(claimed) {
                 fleet.bus.begin(&owned);
                 fleet.store.submit(vec![Change::Leave(owned)]);
             }
         });
-        match claimed.await {
-            Ok(Ok(claimed)) => Claim::Claimed(Box::new(claimed)),
-            Ok(Err(_)) | Err(_) => {
-                self.metrics.unclaimed.inc();
-                Claim::Unavailable
-            }
-        }
+        let ended = |_| Unavailable { reason: "the process ends".into(), is_brief: false };
+        claimed.await.map_err(ended)?
     }
 
     /// Lets the messages of a session that was claimed arrive.
@@ -124,7 +164,7 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn restore_claimed(&self, tenant: &Tenant, owned: &Owned, stored: StoredSession) -> Arc<Session> {
         let StoredSession { expiry_secs, subscriptions, progress, released, receipts, last, messages, is_lost } =
             stored;
-        let open: BTreeSet<u64> = messages.iter().map(|message| message.number).collect();
+        let open: Numbers = messages.iter().map(|message| message.number).collect();
         let ledger = Ledger::shared(owned.clone(), Arc::clone(&self.journal), &progress, &open, last);
         let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
         let lasts = (expiry_secs, Duration::from_secs(u64::from(expiry_secs)));
@@ -132,7 +172,7 @@ impl<I: Inbox> Broker<I> {
         let mut is_lost = is_lost;
         let mut held = HashMap::<u64, Duty, RandomState>::default();
         for message in messages {
-            let duty = Duty { ledger: Arc::clone(&ledger), number: message.number, _message: None };
+            let duty = Duty { ledger: Arc::clone(&ledger), number: message.number, message: None };
             if released.contains(&message.number) {
                 held.insert(message.number, duty);
                 continue;

@@ -8,6 +8,7 @@ mod interests;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 mod port;
+mod retained;
 mod routes;
 mod send;
 
@@ -15,7 +16,8 @@ pub(crate) use claim::Claim;
 pub(crate) use interests::Interests;
 pub use port::{
     Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Interest, Node, Numbered, Owned, Placed, Progress,
-    Route, SessionStore, SharedMessage, StoredSession, Subscription, Taking, Unavailable,
+    Refusal, Route, SessionStore, SharedMessage, StoredSession, StoredSummary, Submitter, Subscription, Taking,
+    Unavailable,
 };
-pub(crate) use routes::{Strangers, keep_routes};
-pub(crate) use send::{Fleet, Outgoing, present_state};
+pub(crate) use routes::{How, Strangers, keep_routes};
+pub(crate) use send::{Fleet, Outgoing, Sent, present_state};

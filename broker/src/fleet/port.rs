@@ -7,8 +7,11 @@
 //! the [`Bus`], the owner receives what is appended, in the order of the numbers; and nodes send
 //! each other messages for all other subscribers.
 
+use std::fmt::Debug;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use model::Nanos;
@@ -20,8 +23,13 @@ pub type Node = Arc<str>;
 
 /// The store does not answer, or not in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot reach the sessions of the fleet: {0}")]
-pub struct Unavailable(pub String);
+#[error("cannot reach the sessions of the fleet: {reason}")]
+pub struct Unavailable {
+    /// The reason.
+    pub reason: String,
+    /// The store has answered a moment ago: it may do so again soon.
+    pub is_brief: bool,
+}
 
 /// A client of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -75,6 +83,27 @@ pub struct StoredSession {
     pub is_lost: bool,
 }
 
+/// A session that lasts, as an operator sees it in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSummary {
+    /// Client id.
+    pub client: Arc<str>,
+    /// The node that its client was connected to last.
+    pub node: Option<Node>,
+    /// Its client is connected to that node, which has not ended.
+    pub is_connected: bool,
+    /// Seconds that it lasts without a connection.
+    pub expiry_secs: u32,
+    /// Time until it ends; None while its client is connected, and when it does not end.
+    pub expires_in: Option<Duration>,
+    /// Messages that its client does not have.
+    pub messages: usize,
+    /// Messages of QoS 2 from the client that it has not released.
+    pub receipts: usize,
+    /// Number of its subscriptions.
+    pub subscriptions: usize,
+}
+
 /// A message on its way between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedMessage {
@@ -117,7 +146,8 @@ pub struct Numbered {
 }
 
 /// A change of what the store has. Changes of one `submit` and of successive ones take effect in
-/// their order. One with an [`Owned`] that is no longer the present one has no effect.
+/// their order. One with an [`Owned`] that is no longer the present one has no effect, and is
+/// refused.
 #[derive(Debug, Clone)]
 pub enum Change {
     /// The session lasts this long without a connection. Before the first such change it does not
@@ -143,7 +173,7 @@ pub enum Change {
     /// The session has ended; nothing of it is left.
     End(Owned),
     /// A message for sessions that last. Each gets it under its next number, and its owner receives
-    /// it as [`Arrival::Message`]; a session that has ended gets nothing.
+    /// it as [`Arrival::Message`]; a session that has ended gets nothing, without a refusal.
     Message {
         /// Tenant of all of them.
         tenant: Arc<str>,
@@ -151,7 +181,9 @@ pub enum Change {
         message: Arc<SharedMessage>,
         /// Client id and session id of each, and how it gets the message.
         takers: Vec<(Arc<str>, u64, Placed)>,
-        /// With it, the receipt of a message of QoS 2 from such a session.
+        /// With it, the receipt of a message of QoS 2 from such a session. It may be of an earlier
+        /// ownership, if the client was connected to this node alone since. Otherwise no session
+        /// gets the message.
         receipt: Option<(Owned, u16)>,
     },
     /// This node's interest in a filter, of a tenant; None ends it. Announced to all nodes.
@@ -167,6 +199,22 @@ pub enum Interest {
     All,
 }
 
+/// The reason why a change had no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its [`Owned`] was no longer the present one.
+    NotOwned,
+    /// The store has failed to make it, and would again. It may have had a part of its effect.
+    Fault,
+}
+
+/// The submitter of changes, whose client waits for them.
+pub trait Submitter: Debug + Send + Sync {
+    /// A change was refused: the client must not learn that it was made. Called before the ticket
+    /// is durable.
+    fn refused(&self, refusal: Refusal);
+}
+
 /// Sessions of the whole fleet. Cheap to call: `submit` does no work itself.
 #[async_trait]
 pub trait SessionStore: Send + Sync + 'static {
@@ -179,16 +227,22 @@ pub trait SessionStore: Send + Sync + 'static {
     /// wait until [`Bus::begin`].
     ///
     /// # Errors
-    /// [`Unavailable`]: the owner is the one before, or this node.
+    /// [`Unavailable`], within a few seconds: the owner is the one before, or this node.
     async fn claim(&self, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable>;
 
     /// Hands changes of one tenant to the store. Returns the ticket to wait for, which is higher
     /// than the tenant's before; those of other tenants say nothing about it. Waits for nothing:
-    /// the caller asks [`SessionStore::poll_room`] before it takes more from its clients.
-    fn submit(&self, changes: Vec<Change>) -> u64;
+    /// the caller asks [`SessionStore::poll_room`] before it takes more from its clients. If a
+    /// change is refused, the `submitter` is called.
+    fn submit_for(&self, changes: Vec<Change>, submitter: Option<Arc<dyn Submitter>>) -> u64;
 
-    /// True when the changes of a ticket, and all of its tenant before, are durable. No further
-    /// ones become so while the store is away.
+    /// As [`SessionStore::submit_for`], for changes that no client waits for.
+    fn submit(&self, changes: Vec<Change>) -> u64 {
+        self.submit_for(changes, None)
+    }
+
+    /// True when the changes of a ticket, and all of its tenant before, are durable, or refused. No
+    /// further ones become so while the store is away.
     fn is_durable(&self, ticket: u64) -> bool;
 
     /// Wakes `waker` when the ticket is durable; at once when it is.
@@ -205,6 +259,28 @@ pub trait SessionStore: Send + Sync + 'static {
     /// # Errors
     /// [`Unavailable`].
     async fn messages(&self, owned: &Owned, after: u64) -> Result<Vec<Numbered>, Unavailable>;
+
+    /// Returns at most `most` client ids of a tenant that the store knows, in their order, from a
+    /// position on. The session of a client may not last.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    async fn clients(&self, tenant: &str, from: Bound<&str>, most: usize) -> Result<Vec<Arc<str>>, Unavailable>;
+
+    /// Returns what the store has of the sessions of these clients, of those that last and have not
+    /// expired, in the order of `clients`.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    async fn summaries(&self, tenant: &str, clients: &[Arc<str>]) -> Result<Vec<StoredSummary>, Unavailable>;
+
+    /// Ends the session of a client that lasts, unless its client is connected to a node that has
+    /// not ended. The node that it was connected to last gets [`Arrival::Taken`]. Returns the
+    /// number of messages that are discarded with it; None when there is no such session.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may have ended.
+    async fn end_away(&self, client: &Client) -> Result<Option<usize>, Unavailable>;
 
     /// Deletes everything of a tenant.
     ///
@@ -228,6 +304,13 @@ pub struct Forwarded {
     pub is_routed: bool,
 }
 
+impl Forwarded {
+    /// True when subscribers must not miss it without a sign.
+    pub fn is_owed(&self) -> bool {
+        self.is_routed && self.message.qos > 0
+    }
+}
+
 /// Something for this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Arrival {
@@ -239,12 +322,16 @@ pub enum Arrival {
     /// first. To be answered by [`Bus::handed_over`].
     HandOver(Client, HandOver),
     /// This node owns the client no longer, whether it is connected here or has left: a connection
-    /// is closed, and what is known of the session forgotten, without a change in the store.
+    /// is closed, and what is known of the session forgotten, without a change in the store. It may
+    /// come twice.
     Taken(Owned, Taking),
     /// A message from another node.
     Forwarded(Forwarded),
     /// Arrivals may have been lost: [`SessionStore::messages`] has those of sessions.
     Gap,
+    /// Messages of QoS 1 or 2 from another node, for subscribers of this tenant here, were dropped
+    /// there.
+    Missed(Arc<str>),
 }
 
 /// The reason why a node owns a client no longer.
@@ -270,8 +357,9 @@ pub struct HandOver {
 /// A change of the routes between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// All routes follow, in place of those before; [`Bus::routes`] returns them together.
-    Reset,
+    /// All routes of a pool follow, in place of those before; [`Bus::routes`] returns them
+    /// together.
+    Reset(usize),
     /// A subscription of a session that lasts: its client, the session's id, the filter, and
     /// whether its client is connected. None ends it.
     Session(Client, u64, String, Option<(Subscription, bool)>),
@@ -291,8 +379,13 @@ pub enum Route {
 #[async_trait]
 pub trait Bus: Send + Sync + 'static {
     /// Sends a message to nodes, behind what was submitted before. False when too much waits: then
-    /// it is dropped.
+    /// it is dropped, and the nodes get [`Arrival::Missed`] in the place of a message of QoS 1 or 2
+    /// for their subscribers.
     fn forward(&self, to: &[Node], message: Forwarded) -> bool;
+
+    /// Ready while few messages to other nodes wait where those of a tenant go, and also while the
+    /// store is away: what is published then is not held up by them.
+    fn poll_forward(&self, tenant: &str, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Lets the messages of a session arrive, after its claim.
     fn begin(&self, owned: &Owned);
@@ -303,7 +396,21 @@ pub trait Bus: Send + Sync + 'static {
     /// Waits for arrivals, and returns them in their order. One task calls it, again and again.
     async fn arrivals(&self) -> Vec<Arrival>;
 
-    /// Waits for changes of routes, and returns them in their order; at first [`Route::Reset`] and
-    /// all there are. One task calls it, again and again.
+    /// Waits for changes of routes, and returns them in their order; at first, for each pool,
+    /// [`Route::Reset`] and all there are. One task calls it, again and again.
     async fn routes(&self) -> Vec<Route>;
+
+    /// Lets [`Bus::routes`] return all routes again: this node may have other subscriptions of a
+    /// client than the store has.
+    fn renew_routes(&self);
+
+    /// The number of pools, which are counted from 0.
+    fn pools(&self) -> usize {
+        1
+    }
+
+    /// True when a tenant is in a pool.
+    fn is_in(&self, pool: usize, _tenant: &str) -> bool {
+        pool == 0
+    }
 }

@@ -1,6 +1,7 @@
 //! Subscribers of other nodes: what this node knows of them, in the tree of subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,10 +19,11 @@ use crate::tenant::Tenant;
 use crate::trie::Entry;
 use door::Inbox;
 
-/// Subscribers of other nodes, by the client id of their entries.
+/// Subscribers of other nodes, in the order of the client ids of their entries, so that a list
+/// continues behind one.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
-    held: Mutex<HashMap<Arc<str>, Stranger, RandomState>>,
+    held: Mutex<BTreeMap<Arc<str>, Stranger>>,
     /// Their subscriptions.
     count: AtomicUsize,
 }
@@ -30,6 +32,16 @@ impl Strangers {
     /// Returns the number of their subscriptions.
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Calls `visit` for clients with sessions that last, from a client id on, each with its
+    /// subscriptions, until it returns false. None is added or removed meanwhile.
+    pub(crate) fn walk(&self, from: Bound<&str>, mut visit: impl FnMut(&Arc<str>, &BTreeMap<String, How>) -> bool) {
+        for (id, held) in self.held.lock().range::<str, _>((from, Bound::Unbounded)) {
+            if matches!(held.session.place(), Place::Elsewhere(_)) && !visit(id, &held.filters) {
+                break;
+            }
+        }
     }
 
     fn add(&self, subscriptions: usize) {
@@ -54,7 +66,7 @@ struct Stranger {
 type Announced<'a> = HashSet<(Arc<str>, &'a str), RandomState>;
 
 /// Options and id of a subscription.
-type How = (Options, Option<u32>);
+pub(crate) type How = (Options, Option<u32>);
 
 impl Stranger {
     fn entry(&self, (options, id): How) -> Entry<Arc<Session>> {
@@ -136,7 +148,9 @@ impl Tenant {
     fn drop_strangers(&self, wanted: impl Fn(&Place) -> bool) {
         let gone: Vec<_> = {
             let mut strangers = self.strangers.held.lock();
-            strangers.extract_if(|_, held| wanted(held.session.place())).collect()
+            let ids: Vec<_> = strangers.iter().filter(|(_, held)| wanted(held.session.place())).collect();
+            let ids: Vec<_> = ids.into_iter().map(|(id, _)| Arc::clone(id)).collect();
+            ids.into_iter().filter_map(|id| strangers.remove_entry(&id)).collect()
         };
         for (id, stranger) in gone {
             self.sessions.while_held(&id, |is_held| self.drop_entries(Some(stranger), is_held));
@@ -196,6 +210,7 @@ impl<I: Inbox> Broker<I> {
         stop: CancellationToken,
     ) {
         let mut first = Some(first);
+        let mut missing_pools: BTreeSet<usize> = (0..fleet.bus.pools()).collect();
         loop {
             let routes = tokio::select! {
                 routes = fleet.bus.routes() => routes,
@@ -205,12 +220,17 @@ impl<I: Inbox> Broker<I> {
             let mut routes = routes.as_slice();
             while let Some((route, rest)) = routes.split_first() {
                 match route {
-                    Route::Reset => self.forget_others(&fleet, rest),
+                    Route::Reset(pool) => {
+                        self.forget_others(&fleet, *pool, rest);
+                        missing_pools.remove(pool);
+                    }
                     route => missing += usize::from(!self.follow_route(&fleet, route.clone())),
                 }
                 routes = rest;
             }
-            first.take();
+            if missing_pools.is_empty() {
+                first.take();
+            }
             if missing > 0 {
                 self.metrics.dropped("fleet_routes").inc_by(missing as u64);
                 tracing::warn!(
@@ -221,12 +241,14 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
-    /// Forgets subscribers and nodes that are not among `all` routes. The others stay where they
-    /// are: messages are published meanwhile.
-    fn forget_others(&self, fleet: &Fleet, all: &[Route]) {
+    /// Forgets subscribers and nodes that are not among `all` routes of a pool. The others stay
+    /// where they are: messages are published meanwhile.
+    fn forget_others(&self, fleet: &Fleet, pool: usize, all: &[Route]) {
         let mut announced: HashMap<&str, Announced<'_>, RandomState> = HashMap::default();
         let mut nodes = BTreeSet::new();
-        for route in all {
+        // Those of another pool come behind them.
+        let of_another = all.iter().position(|route| matches!(route, Route::Reset(_)));
+        for route in &all[..of_another.unwrap_or(all.len())] {
             let (tenant, entry) = match route {
                 Route::Session(client, _, filter, Some(_)) => (&client.tenant, (Arc::clone(&client.id), &**filter)),
                 Route::Interest(node, tenant, filter, Some(interest)) => {
@@ -240,17 +262,20 @@ impl<I: Inbox> Broker<I> {
             };
             announced.entry(tenant).or_default().insert(entry);
         }
-        for tenant in self.tenants.all() {
+        for tenant in self.tenants.all().iter().filter(|tenant| fleet.bus.is_in(pool, &tenant.id)) {
             tenant.keep_announced(announced.get(&*tenant.id).unwrap_or(&HashSet::default()));
         }
-        fleet.keep_nodes(|node| nodes.contains(node));
+        if fleet.bus.pools() == 1 {
+            // Of several, the bus knows where each node is.
+            fleet.keep_nodes(|node| nodes.contains(node));
+        }
     }
 
     /// False when there is no memory for it.
     fn follow_route(&self, fleet: &Fleet, route: Route) -> bool {
         match route {
             // Followed with all that come behind it.
-            Route::Reset => {}
+            Route::Reset(_) => {}
             Route::Session(client, session, filter, Some((subscription, connected))) => {
                 return self.add_session(&client, session, &filter, subscription, connected);
             }
@@ -288,7 +313,10 @@ impl<I: Inbox> Broker<I> {
                 }
                 return added;
             }
-            Route::NodeUp(node) => fleet.note_node(&node, true),
+            Route::NodeUp(node) => {
+                fleet.note_node(&node, true);
+                fleet.send_cleared();
+            }
             Route::NodeDown(node) => {
                 fleet.note_node(&node, false);
                 let is_of = |place: &Place| matches!(place, Place::Node(of, _) if *of == node);

@@ -5,13 +5,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
-use super::{Bus, Change, Forwarded, Node, Owned, Progress, SessionStore, SharedMessage};
+use super::retained::{Cleared, Unsent};
+use super::{Bus, Change, Forwarded, Node, Owned, Progress, SessionStore, SharedMessage, Submitter};
 use crate::Broker;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::route::Taker;
 use crate::session::{Place, Receipt, State};
+use crate::takeovers::TakeoverPaces;
 use door::Inbox;
 
 /// Sessions in one change.
@@ -26,6 +29,12 @@ pub(crate) struct Fleet {
     metrics: Arc<Metrics>,
     /// Nodes that run, but for this one.
     nodes: RwLock<Vec<Node>>,
+    pub(super) unsent: Unsent,
+    /// Notified when messages of other nodes were missed.
+    pub(super) missed: Notify,
+    pub(crate) cleared: Cleared,
+    /// Takeovers of clients between this node and others.
+    pub(crate) paces: TakeoverPaces,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -43,11 +52,31 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) receipt: Option<(Owned, u16)>,
     /// It goes to the given subscribers only, and is no new message of its topic.
     pub(crate) is_walk: bool,
+    /// The connection that waits until sessions have it.
+    pub(crate) submitter: Option<Arc<dyn Submitter>>,
+}
+
+/// The way that a message took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sent {
+    /// The ticket under which sessions that last have it; 0 without any.
+    pub(crate) ticket: u64,
+    /// Of QoS 1 or 2, it is on its way to other subscribers at other nodes.
+    pub(crate) is_forwarded: bool,
 }
 
 impl Fleet {
     pub(crate) fn new(store: Arc<dyn SessionStore>, bus: Arc<dyn Bus>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { store, bus, metrics, nodes: RwLock::default() })
+        Arc::new(Self {
+            store,
+            bus,
+            metrics,
+            nodes: RwLock::default(),
+            unsent: Unsent::default(),
+            missed: Notify::new(),
+            cleared: Cleared::default(),
+            paces: TakeoverPaces::default(),
+        })
     }
 
     /// Notes that a node runs, or does not.
@@ -69,10 +98,9 @@ impl Fleet {
     }
 
     /// Sends a message to those of its subscribers that are sessions of the fleet, or at other
-    /// nodes, and takes them from `takers`. A retained one goes to every node. Returns the ticket
-    /// under which the sessions have it; 0 without any.
-    pub(crate) fn send(&self, tenant: &Arc<str>, sent: Outgoing<'_>, takers: &mut Vec<Taker>) -> u64 {
-        let Outgoing { message, from, receipt, is_walk } = sent;
+    /// nodes, and takes them from `takers`. A retained one goes to every node.
+    pub(crate) fn send(&self, tenant: &Arc<str>, sent: Outgoing<'_>, takers: &mut Vec<Taker>) -> Sent {
+        let Outgoing { message, from, receipt, is_walk, submitter } = sent;
         let mut sessions = Vec::new();
         let mut nodes: Vec<Node> = Vec::new();
         let mut members = Vec::new();
@@ -92,9 +120,10 @@ impl Fleet {
         }
         let is_retained = message.retain && !is_walk && !self.nodes.read().is_empty();
         if sessions.is_empty() && nodes.is_empty() && members.is_empty() && !is_retained {
-            return 0;
+            return Sent::default();
         }
         let message = share(message);
+        let is_forwarded = message.qos > 0 && !(nodes.is_empty() && members.is_empty());
         if is_retained {
             let others = self.nodes.read().iter().filter(|node| !nodes.contains(node)).cloned().collect::<Vec<_>>();
             self.forward(&others, tenant, from, &message, None, false);
@@ -104,7 +133,7 @@ impl Fleet {
             self.forward(&[node], tenant, from, &message, Some(share), true);
         }
         if sessions.is_empty() {
-            return 0;
+            return Sent { ticket: 0, is_forwarded };
         }
         let mut receipt = receipt;
         let mut changes = Vec::new();
@@ -114,7 +143,15 @@ impl Fleet {
             let (tenant, message) = (Arc::clone(tenant), Arc::clone(&message));
             changes.push(Change::Message { tenant, message, takers, receipt: receipt.take() });
         }
-        self.store.submit(changes)
+        Sent { ticket: self.store.submit_for(changes, submitter), is_forwarded }
+    }
+
+    /// Sends a retained message to every node. False when there is no room for it.
+    pub(super) fn send_retained(&self, tenant: &Arc<str>, message: &Message) -> bool {
+        let others = self.nodes.read().clone();
+        let (tenant, from, message) = (Arc::clone(tenant), Arc::from(""), share(message));
+        others.is_empty()
+            || self.bus.forward(&others, Forwarded { tenant, from, message, share: None, is_routed: false })
     }
 
     fn forward(
@@ -131,8 +168,10 @@ impl Fleet {
         }
         let (tenant, from, message) = (Arc::clone(tenant), Arc::clone(from), Arc::clone(message));
         let forwarded = Forwarded { tenant, from, message, share, is_routed };
+        let unsent = forwarded.message.retain.then(|| (Arc::clone(&forwarded.tenant), forwarded.message.topic.clone()));
         if !self.bus.forward(to, forwarded) {
             self.metrics.dropped("fleet").inc();
+            unsent.into_iter().for_each(|(tenant, topic)| self.unsent.add(tenant, topic));
         }
     }
 

@@ -240,6 +240,7 @@ impl<I: Inbox> Broker<I> {
         let (first, known) = oneshot::channel();
         tokio::spawn(Arc::clone(self).follow_routes(Arc::clone(fleet), first, stop.clone()));
         tokio::spawn(Arc::clone(self).follow_arrivals(Arc::clone(fleet), stop.clone()));
+        tokio::spawn(Arc::clone(self).send_unsent(Arc::clone(fleet), stop.clone()));
         // An error is the end of the wait: the sender is dropped.
         if tokio::time::timeout(ROUTES_WITHIN, known).await.is_err() {
             tracing::warn!(
@@ -267,6 +268,7 @@ impl<I: Inbox> Broker<I> {
             () = shutdown.cancelled() => {}
         }
         let mut journal = tokio::spawn(Arc::clone(&self).keep_journal(closed.clone()));
+        tokio::spawn(Arc::clone(&self).keep_archive(closed.clone()));
         let mut sweep = tokio::time::interval(SWEEP);
         let (mut turn, mut is_stopping) = (0, false);
         loop {
@@ -393,8 +395,12 @@ impl<I: Inbox> Broker<I> {
         self.metrics.connects.inc();
         entrance.state.opened();
         let (broker, entrance) = (Arc::clone(self), Arc::clone(entrance));
+        // Boxed, as the task lasts much longer.
+        let opening = Box::pin(connection::open(Arc::clone(self), newcomer, Arc::clone(&entrance)));
         self.tasks.spawn(async move {
-            connection::serve(&broker, newcomer, &entrance).await;
+            if let Some(admitted) = opening.await {
+                admitted.serve().await;
+            }
             if let Some(room) = &entrance.room {
                 room.leave();
             }

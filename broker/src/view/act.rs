@@ -41,8 +41,8 @@ impl<I: Inbox> Broker<I> {
     /// Closes the connection of a client: with MQTT 5, by a DISCONNECT with the reason 0x98. Its
     /// will message is published. With `end_session`, the session ends, too, with its subscriptions
     /// and the messages that wait, also when its client is away. Returns when the connection has
-    /// left, or after a few seconds; `None` when there is no such session, or, without
-    /// `end_session`, no connection.
+    /// left and the end of the session is durable, or after a few seconds; `None` when there is no
+    /// such session here, or, without `end_session`, no connection.
     pub async fn disconnect(&self, tenant: &str, client: &str, end_session: bool) -> Option<Disconnected> {
         let tenant = self.tenants.find(tenant)?;
         let session = tenant.sessions.get(client)?;
@@ -52,15 +52,37 @@ impl<I: Inbox> Broker<I> {
         };
         let discarded = if end_session { queued } else { 0 };
         let Some(link) = link else {
-            let has_ended = end_session && self.end_away(&tenant, &session);
-            return has_ended.then_some(Disconnected { was_connected: false, discarded });
+            // In a fleet, its messages are in the store.
+            let stored = if end_session { self.stored_messages(&tenant.id, client).await } else { 0 };
+            if !end_session || !self.end_away(&tenant, &session) {
+                return None;
+            }
+            self.flush_fleet().await;
+            return Some(Disconnected { was_connected: false, discarded: discarded.max(stored) });
         };
         let mut gone = link.kick(end_session);
         // The connection is gone when this holds its last reference.
         drop((link, session));
         // An error is the end of it.
         tokio::time::timeout(GONE, async { while gone.changed().await.is_ok() {} }).await.ok();
+        if end_session {
+            self.flush_fleet().await;
+        }
         Some(Disconnected { was_connected: true, discarded })
+    }
+
+    /// Returns the number of messages that the store of the fleet has for a client; 0 when it does
+    /// not answer.
+    async fn stored_messages(&self, tenant: &str, client: &str) -> usize {
+        self.stored_session(tenant, client).await.ok().flatten().map_or(0, |of| of.messages)
+    }
+
+    async fn flush_fleet(&self) {
+        if let Some(fleet) = &self.fleet
+            && !fleet.flush().await
+        {
+            tracing::warn!("the end of a session is not stored yet: the store of sessions is away");
+        }
     }
 
     /// Clears retained messages of a tenant whose topics match `filter` and come behind `after`, at

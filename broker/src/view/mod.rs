@@ -8,6 +8,7 @@
 mod act;
 mod retained;
 mod sessions;
+mod stored;
 mod subscriptions;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use model::Nanos;
 pub use act::{Cleared, Disconnected};
 pub use retained::{RetainedPayload, RetainedReport};
 pub use sessions::{SessionQuery, SessionReport};
+pub use stored::StoredSubscription;
 pub use subscriptions::{SubscriptionQuery, SubscriptionReport};
 
 /// Items that are looked at for one page.

@@ -77,11 +77,7 @@ impl<I: Inbox> Broker<I> {
             for mut report in reports {
                 // One that was removed meanwhile is left out.
                 if let Some((options, id)) = tenant.trie.options(&report.filter, &report.client) {
-                    let handling = match options.retain_handling {
-                        RetainHandling::Always => 0,
-                        RetainHandling::IfNew => 1,
-                        RetainHandling::Never => 2,
-                    };
+                    let handling = options.retain_handling.number();
                     (report.qos, report.retain_handling, report.id) = (options.qos, handling, id);
                     (report.no_local, report.retain_as_published) = (options.no_local, options.retain_as_published);
                     bytes += report.client.len() + report.filter.len();
@@ -92,6 +88,17 @@ impl<I: Inbox> Broker<I> {
             (is_cut || items.len() >= limit || bytes > PAGE_BYTES, seen)
         });
         Page { items, next: next.map(|client| (client, last)) }
+    }
+}
+
+impl RetainHandling {
+    /// Its number in the options of a subscription.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Always => 0,
+            Self::IfNew => 1,
+            Self::Never => 2,
+        }
     }
 }
 

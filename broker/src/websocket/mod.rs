@@ -38,6 +38,15 @@ impl From<io::Error> for UpgradeError {
     }
 }
 
+/// The answer to a whole request; an error is that of one that is refused. For the fuzz targets.
+///
+/// # Errors
+/// The answer to a request that opens no WebSocket.
+#[cfg(feature = "fuzzing")]
+pub fn answer_request(head: &[u8], origins: &Origins, is_encrypted: bool) -> Result<Vec<u8>, Vec<u8>> {
+    upgrade::answer(head, origins, is_encrypted).map_err(|refused| refused.answer())
+}
+
 /// Reads the request and answers it. It holds less than 9 KiB meanwhile.
 ///
 /// # Errors

@@ -93,6 +93,28 @@ fn a_message_reaches_the_subscribers_of_every_node() {
 }
 
 #[test]
+fn overlapping_subscriptions_get_one_copy_from_another_node() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        // One subscription gets messages from their node, the other one from the store.
+        let mut s = join(nodes.at(0), v5, "s", 0);
+        assert_eq!(subscribe(&mut s, v5, 1, &[("n/b", 0), ("+/b", 1)]), [0, 1]);
+        nodes.wait_known(1, 4);
+        let mut p = join(nodes.at(1), v5, "p", CLEAN);
+        for (first, payload) in [(0x32, b"1"), (0x34, b"2")] {
+            publish(&mut p, v5, first, "n/b", payload);
+            let got = message(&mut s, v5);
+            assert_eq!((got.first, &got.payload[..]), (0x32, &payload[..]));
+            acknowledge(&mut s, &got);
+        }
+        publish(&mut p, v5, 0x30, "n/b", b"3");
+        let got = message(&mut s, v5);
+        assert_eq!((got.first, &got.payload[..]), (0x30, &b"3"[..]), "no second copy came before it");
+        s.ping();
+    }
+}
+
+#[test]
 fn a_session_continues_at_another_node_with_its_exchanges() {
     for v5 in [false, true] {
         let nodes = Nodes::<2>::new();

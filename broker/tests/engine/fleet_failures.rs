@@ -1,6 +1,7 @@
 //! A fleet whose nodes die and start, whose store is away, and whose messages are lost on their
 //! way.
 
+use weir_broker::RetainedMessage;
 use weir_broker::fleet::memory::MemoryFleet;
 
 use crate::fleet::{Nodes, strings, take};
@@ -202,4 +203,129 @@ fn a_node_starts_while_the_store_is_away() {
     subscribe(&mut s, true, 1, &[("n", 1)]);
     publish(&mut join(&world, true, "p", CLEAN), true, 0x32, "n", b"x");
     assert_eq!(take(&mut s, true, 1), ["x"]);
+}
+
+#[test]
+fn subscribers_that_may_have_missed_messages_of_other_nodes_are_closed() {
+    for missed in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let subscribed = |id: &str, flags: u8, qos: u8| {
+            let mut peer = join(nodes.at(0), true, id, flags);
+            subscribe(&mut peer, true, 1, &[("n", qos)]);
+            peer
+        };
+        let mut short = subscribed("short", CLEAN, 1);
+        let mut unsure = subscribed("unsure", CLEAN, 0);
+        let mut lasting = subscribed("lasting", 0, 2);
+        nodes.wait_known(1, 2);
+        let mut p = join(nodes.at(1), true, "p", CLEAN);
+        publish(&mut p, true, 0x32, "n", b"1");
+        for peer in [&mut short, &mut unsure, &mut lasting] {
+            assert_eq!(take(peer, true, 1), ["1"]);
+        }
+        if missed {
+            nodes.fleet.miss("a", "other");
+            nodes.fleet.miss("a", "default");
+        } else {
+            nodes.fleet.drop_arrivals("a");
+        }
+        assert_eq!(end(&mut short, true), 0x97);
+        assert_eq!(nodes.at(0).dropped("fleet_gap"), if missed { 2 } else { 1 });
+        publish(&mut p, true, 0x32, "n", b"2");
+        assert_eq!(take(&mut unsure, true, 1), ["2"]);
+        assert_eq!(take(&mut lasting, true, 1), ["2"]);
+    }
+}
+
+/// The retained messages below `r/` at a node, by topic and payload.
+fn retained(world: &World) -> Vec<String> {
+    let page = world.broker.retained("default", "r/#", None, 1000);
+    // One that is cleared meanwhile is left out.
+    let of = |topic: &str| world.broker.retained_message("default", topic);
+    let all = page.items.iter().filter_map(|message| of(&message.topic));
+    all.map(|of| format!("{} {}", of.report.topic, String::from_utf8_lossy(&of.payload))).collect()
+}
+
+#[test]
+fn nodes_have_the_same_retained_messages_after_messages_between_them_were_dropped() {
+    let nodes = Nodes::<2>::new();
+    let [a, b] = [nodes.at(0), nodes.at(1)];
+    wait(|| a.broker.other_nodes() == 1 && b.broker.other_nodes() == 1);
+    let [mut at_a, mut at_b] = [join(a, false, "p", CLEAN), join(b, false, "q", CLEAN)];
+    for topic in ["r/same", "r/cleared", "r/set-again"] {
+        publish(&mut at_a, false, 0x33, topic, b"0");
+    }
+    wait(|| retained(b).len() == 3);
+    nodes.fleet.away(true);
+    nodes.fleet.fill("a");
+    nodes.fleet.fill("b");
+    let of_a = [("r/same", "a"), ("r/of-a", "1"), ("r/of-a", "2"), ("r/cleared", ""), ("r/set-again", "")];
+    for (topic, payload) in of_a {
+        publish(&mut at_a, false, 0x33, topic, payload.as_bytes());
+    }
+    for (topic, payload) in [("r/same", "b"), ("r/of-b", "3"), ("r/set-again", "4")] {
+        publish(&mut at_b, false, 0x33, topic, payload.as_bytes());
+    }
+    let all = ["r/of-a 2", "r/of-b 3", "r/same b", "r/set-again 4"];
+    assert_ne!((retained(a), retained(b)), (all.map(String::from).to_vec(), all.map(String::from).to_vec()));
+    nodes.fleet.away(false);
+    for world in [a, b] {
+        wait(|| retained(world) == all);
+    }
+    assert!(a.dropped("fleet") >= 5 && b.dropped("fleet") >= 3);
+}
+
+#[test]
+fn retained_messages_that_are_read_again_are_taken_where_they_are_newer() {
+    let nodes = Nodes::<2>::new();
+    let a = nodes.at(0);
+    let mut p = join(a, false, "p", CLEAN);
+    for topic in ["r/here", "r/there"] {
+        publish(&mut p, false, 0x33, topic, b"0");
+    }
+    wait(|| a.broker.other_nodes() == 1);
+    nodes.fleet.drop_arrivals("a");
+    a.wait_for(a.broker.retained_missed());
+    let now = model::clock::now();
+    let stored = |topic: &str, published: i64| RetainedMessage {
+        tenant: "default".into(),
+        topic: topic.into(),
+        payload: b"1".to_vec(),
+        qos: 1,
+        properties: Vec::new(),
+        published,
+    };
+    let all = vec![stored("r/here", now - 60_000_000_000), stored("r/missed", now - 1), stored("r/there", now)];
+    a.broker.renew(all);
+    assert_eq!(retained(a), ["r/here 0", "r/missed 1", "r/there 1"]);
+    // A node whose clock is behind sets a message all the same, and the other one takes it.
+    let (b, ahead) = (nodes.at(1), now + 3_600_000_000_000);
+    a.broker.renew(vec![stored("r/here", ahead)]);
+    b.broker.renew(vec![stored("r/here", ahead)]);
+    publish(&mut p, false, 0x33, "r/here", b"2");
+    for world in [a, b] {
+        wait(|| retained(world).contains(&"r/here 2".to_owned()));
+    }
+}
+
+#[test]
+fn of_retained_messages_at_two_nodes_at_once_both_keep_the_same() {
+    let nodes = Nodes::<2>::new();
+    let [a, b] = [nodes.at(0), nodes.at(1)];
+    wait(|| a.broker.other_nodes() == 1 && b.broker.other_nodes() == 1);
+    let [mut at_a, mut at_b] = [join(a, false, "p", CLEAN), join(b, false, "q", CLEAN)];
+    for n in 0..50 {
+        // Each is on its way to the other node while that sets its own.
+        nodes.fleet.away(true);
+        for topic in ["r/x", "r/y"] {
+            publish(&mut at_a, false, 0x33, topic, format!("a{n}").as_bytes());
+            let payload = if topic == "r/y" && n % 2 == 0 { String::new() } else { format!("b{n}") };
+            publish(&mut at_b, false, 0x33, topic, payload.as_bytes());
+        }
+        nodes.fleet.away(false);
+        let last = if n % 2 == 0 { vec![format!("r/x b{n}")] } else { vec![format!("r/x b{n}"), format!("r/y b{n}")] };
+        for world in [a, b] {
+            wait(|| retained(world) == last);
+        }
+    }
 }

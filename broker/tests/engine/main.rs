@@ -4,6 +4,7 @@
 
 mod acknowledgements;
 mod aliases;
+mod archive;
 mod authenticate;
 mod clients;
 mod conformance;
@@ -15,6 +16,7 @@ mod exactly_once;
 mod expiry;
 mod fleet;
 mod fleet_failures;
+mod fleet_refusals;
 mod grants;
 mod handover;
 mod internal;
@@ -37,6 +39,7 @@ mod restarts;
 mod revocation;
 mod sessions;
 mod shares;
+mod stored;
 mod strangers;
 mod subscribers;
 mod subscribing;

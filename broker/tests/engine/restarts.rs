@@ -266,6 +266,32 @@ fn a_shared_subscription_goes_on_with_the_member_that_comes_first() {
 }
 
 #[test]
+fn a_message_of_a_member_that_left_goes_to_another_one_when_that_is_durable() {
+    let world = World::new(true);
+    let member = |id: &str| {
+        let (mut peer, _) = lasting(&world, id, true);
+        peer.subscribe("$share/g/n", 1, true);
+        peer
+    };
+    let mut a = member("a");
+    publish(&world, &["1"]);
+    assert_eq!(message(&mut a, true).2, "1");
+    let mut b = member("b");
+    world.log.instant.store(false, Ordering::SeqCst);
+    let staged = world.log.staged("$weir/messages/");
+    drop(a);
+    wait(|| world.log.staged("$weir/messages/") > staged);
+    // Its packet id would be that of another message after a kill.
+    b.ping();
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    let (first, id, payload) = message(&mut b, true);
+    assert_eq!((first, id, &*payload), (0x32, 1, "1"));
+    let world = world.again();
+    let mut b = back(&world, "b", true);
+    assert_eq!(message(&mut b, true), (0x3A, 1, "1".into()));
+}
+
+#[test]
 fn a_retained_message_for_a_new_subscription_is_sent_after_a_kill() {
     let world = World::new(true);
     let mut p = world.v4("p", CLEAN);
@@ -276,6 +302,57 @@ fn a_retained_message_for_a_new_subscription_is_sent_after_a_kill() {
     let world = world.again();
     let mut s = back(&world, "s", false);
     assert_eq!(message(&mut s, false).2, "kept");
+}
+
+#[test]
+fn a_retained_message_is_durable_for_those_who_subscribed_after_it_arrived() {
+    let world = World::new(true);
+    let mut p = world.v4("p", CLEAN);
+    let (mut s, _) = lasting(&world, "s", false);
+    world.log.instant.store(false, Ordering::SeqCst);
+    p.publish_with(0x33, "n", b"1", 1, false);
+    wait(|| world.log.staged("n") == 1);
+    let arrived = world.log.last.load(Ordering::SeqCst);
+    s.send(0x82, &[&[0, 9][..], &text("n"), &[2]].concat());
+    wait(|| world.log.staged("$weir/subscriptions/") == 1);
+    world.log.release_to(arrived);
+    wait(|| world.log.staged("$weir/messages/") == 1);
+    // Not acknowledged before: after a kill, its packet id would be that of another message.
+    p.ping();
+    world.log.instant.store(true, Ordering::SeqCst);
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    assert_eq!(p.packet(), (0x40, vec![0, 1]));
+    // As a message, and as the retained one of its new subscription; the SUBACK is among them.
+    let mut got = [s.packet(), s.packet(), s.packet()];
+    got.sort_by_key(|(first, body)| (*first == 0x90, body.clone()));
+    let bodies = got.map(|(_, body)| body);
+    assert_eq!(bodies[..2], [[0, 1, b'n', 0, 1, b'1'], [0, 1, b'n', 0, 2, b'1']]);
+    let world = world.again();
+    let mut s = back(&world, "s", false);
+    let mut again = [s.packet(), s.packet()].map(|(_, body)| body);
+    again.sort();
+    assert_eq!(again, bodies[..2]);
+}
+
+#[test]
+fn a_retained_message_of_a_client_that_has_left_is_durable_for_later_subscribers() {
+    let world = World::new(true);
+    let mut p = world.v4("p", CLEAN);
+    let (mut s, _) = lasting(&world, "s", false);
+    world.log.instant.store(false, Ordering::SeqCst);
+    p.publish_with(0x33, "n", b"1", 1, false);
+    wait(|| world.log.staged("n") == 1);
+    let arrived = world.log.last.load(Ordering::SeqCst);
+    s.send(0x82, &[&[0, 9][..], &text("n"), &[1]].concat());
+    wait(|| world.log.staged("$weir/subscriptions/") == 1);
+    p.send(0xE0, &[]);
+    world.log.release_to(arrived);
+    wait(|| world.log.staged("$weir/messages/") == 1);
+    world.log.instant.store(true, Ordering::SeqCst);
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    // In any order.
+    let got = [s.packet().0, s.packet().0];
+    assert!(got.contains(&0x90) && got.iter().any(|first| first & 0xF0 == 0x30), "{got:02x?}");
 }
 
 #[test]
@@ -437,4 +514,41 @@ fn the_time_until_a_session_expires_goes_on_over_a_restart() {
     wait(|| is_left(&killed));
     drop(s);
     wait(|| is_left(&world));
+}
+
+#[test]
+fn messages_of_a_member_whose_session_ended_right_before_a_kill_go_to_another_one() {
+    for ends_by_connect in [false, true] {
+        let world = World::new(true);
+        let member = |id: &str| {
+            let (mut peer, _) = lasting(&world, id, true);
+            peer.subscribe("$share/g/n", 1, true);
+            peer
+        };
+        let mut a = member("a");
+        publish(&world, &["1", "2", "3"]);
+        let got = [message(&mut a, true), message(&mut a, true), message(&mut a, true)];
+        assert_eq!(got.each_ref().map(|(_, _, payload)| &**payload), ["1", "2", "3"]);
+        acknowledge(&mut a, 0x40, got[0].1);
+        a.ping();
+        drop(member("b"));
+        wait(|| world.metrics.connections.get() == 1);
+        if ends_by_connect {
+            world.v5("a", CLEAN, &[]);
+        } else {
+            // DISCONNECT with a session expiry of 0.
+            a.send(0xE0, &[0, 5, 0x11, 0, 0, 0, 0]);
+        }
+        // The end is durable, and the messages are mostly not those of `b` yet.
+        wait(|| records(&world).iter().filter(|topic| topic.starts_with("$weir/sessions/")).count() == 1);
+        let world = world.again();
+        let mut b = back(&world, "b", true);
+        for expected in ["2", "3"] {
+            let (_, id, payload) = message(&mut b, true);
+            assert_eq!(payload, expected, "{ends_by_connect}");
+            acknowledge(&mut b, 0x40, id);
+        }
+        b.ping();
+        wait(|| records(&world).iter().all(|topic| !topic.starts_with("$weir/messages/")));
+    }
 }

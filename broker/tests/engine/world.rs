@@ -12,8 +12,9 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use weir_broker::fleet::memory::MemoryFleet;
 use weir_broker::fleet::{Bus, SessionStore};
-use weir_broker::{Broker, Config, Listener, Metrics, RetainedMessage, Settings, bind};
+use weir_broker::{Broker, Config, Earlier, Listener, Metrics, RetainedMessage, Settings, bind};
 
+use crate::archive::Shelf;
 use crate::devices::ByUser;
 pub(crate) use crate::peer::*;
 
@@ -62,6 +63,14 @@ impl Log {
         self.wakers.lock().iter().for_each(Waker::wake_by_ref);
     }
 
+    /// The records from the one of this number on that are durable.
+    pub(crate) fn records_from(&self, from: usize) -> Vec<RetainedMessage> {
+        let durable = self.durable.load(Ordering::SeqCst);
+        let records = self.records.lock();
+        let of = records[from..].iter().take_while(|(ticket, _)| *ticket <= durable);
+        of.map(|(_, record)| record.clone()).collect()
+    }
+
     /// Retained messages that are durable, as the next start finds them.
     pub(crate) fn state(&self) -> Vec<RetainedMessage> {
         let durable = self.durable.load(Ordering::SeqCst);
@@ -70,6 +79,12 @@ impl Log {
             state.insert((record.tenant.clone(), record.topic.clone()), record.clone());
         }
         state.into_values().filter(|record| !record.payload.is_empty()).collect()
+    }
+
+    /// Count of the records under topics that begin so, durable or not.
+    pub(crate) fn staged(&self, prefix: &str) -> usize {
+        let records = self.records.lock();
+        records.iter().filter(|(_, record)| record.topic.starts_with(prefix) && !record.payload.is_empty()).count()
     }
 
     pub(crate) fn wait_taken(&self, count: usize) {
@@ -301,6 +316,49 @@ impl World {
         next
     }
 
+    /// With an archive of what is durable, and the state of an earlier start, which it has.
+    pub(crate) fn archived(config: Config, state: Vec<RetainedMessage>) -> (Self, Arc<Shelf>) {
+        let earlier = Self::in_archive(&config, &state);
+        Self::with_shelf(config, &state, Some(earlier))
+    }
+
+    /// As [`World::archived`], with the state of an earlier start in the archive alone for now.
+    pub(crate) fn archived_later(config: Config, state: &[RetainedMessage]) -> (Self, Arc<Shelf>) {
+        Self::with_shelf(config, state, None)
+    }
+
+    /// Gives it the state of earlier starts, which the archive has.
+    pub(crate) fn restore_archived(&self, state: &[RetainedMessage]) {
+        let earlier = Self::in_archive(&Config::default(), state);
+        self.runtime.block_on(async {
+            self.broker.restore_part(earlier).await;
+            self.broker.restore(Vec::new()).await;
+        });
+    }
+
+    fn in_archive(config: &Config, state: &[RetainedMessage]) -> Earlier {
+        let mut earlier = Earlier::of(&config.node);
+        state.iter().for_each(|message| earlier.add(message.clone(), true));
+        earlier
+    }
+
+    fn with_shelf(config: Config, state: &[RetainedMessage], earlier: Option<Earlier>) -> (Self, Arc<Shelf>) {
+        let listener = |bind: &dyn Fn() -> tokio::net::TcpListener| {
+            let settings = Settings { name: "mqtt".into(), ..Settings::default() };
+            vec![Listener { socket: bind().into(), tls: None, settings }]
+        };
+        let mut shelf = None;
+        let (world, _) = Self::built(2, true, listener, |inbox, metrics| {
+            inbox.0.records.lock().extend(state.iter().map(|record| (0, record.clone())));
+            let of_log = Arc::clone(shelf.insert(Arc::new(Shelf::of(Arc::clone(&inbox.0)))));
+            let broker = Broker::with_gatekeeper(config, inbox, Box::new(ByUser), metrics, None);
+            broker.put_away_to(of_log);
+            earlier.into_iter().for_each(|earlier| broker.begin_with(earlier));
+            broker
+        });
+        (world, shelf.unwrap())
+    }
+
     /// As a node of a fleet. Everything is durable at once in its log.
     pub(crate) fn in_fleet(fleet: &MemoryFleet, node: &str) -> Self {
         Self::in_fleet_with(fleet, node, Vec::new())
@@ -308,9 +366,15 @@ impl World {
 
     /// As [`World::in_fleet`], with retained messages of an earlier start.
     pub(crate) fn in_fleet_with(fleet: &MemoryFleet, node: &str, retained: Vec<RetainedMessage>) -> Self {
-        let config = Config { node: node.to_owned(), ..Config::default() };
-        let node = fleet.node(node);
+        let name = node;
+        let node = fleet.node(name);
         let ports: Ports = (Arc::clone(&node) as Arc<_>, node as Arc<_>);
+        Self::with_ports(ports, name, Config::default(), retained)
+    }
+
+    /// A broker that is a node of a fleet, by these ports.
+    pub(crate) fn with_ports(ports: Ports, node: &str, config: Config, retained: Vec<RetainedMessage>) -> Self {
+        let config = Config { node: node.to_owned(), ..config };
         let listener = |bind: &dyn Fn() -> tokio::net::TcpListener| {
             let settings = Settings { name: "mqtt".into(), ..Settings::default() };
             vec![Listener { socket: bind().into(), tls: None, settings }]

@@ -22,6 +22,8 @@ pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) version: Version,
     pub(crate) connection: Option<Connection>,
+    /// Node of its connection.
+    pub(crate) node: usize,
     /// Number of its connection.
     pub(crate) number: u32,
     /// The session outlives the connection.
@@ -55,6 +57,7 @@ impl Client {
             name,
             version,
             connection: None,
+            node: 0,
             number: 0,
             keeps: false,
             receive_maximum: None,

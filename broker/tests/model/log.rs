@@ -1,12 +1,13 @@
 //! A log in memory that survives the broker: a broker that starts again gets what was durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use async_trait::async_trait;
 use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use parking_lot::Mutex;
-use weir_broker::RetainedMessage;
+use weir_broker::{Archive, RetainedMessage, Unreachable};
 
 /// Topics of telemetry begin with this.
 pub(crate) const TELEMETRY: &str = "devices/";
@@ -53,11 +54,42 @@ impl Log {
 
     /// The last record of each topic.
     pub(crate) fn retained(&self) -> Vec<RetainedMessage> {
+        self.retained_to(u64::MAX)
+    }
+
+    /// The last durable record of each topic.
+    fn durable(&self) -> Vec<RetainedMessage> {
+        let durable = self.0.lock().durable;
+        self.retained_to(durable)
+    }
+
+    fn retained_to(&self, ticket: u64) -> Vec<RetainedMessage> {
         let mut last = BTreeMap::new();
-        for (_, message) in &self.0.lock().kept {
+        for (_, message) in self.0.lock().kept.iter().filter(|(of, _)| *of <= ticket) {
             last.insert((Arc::clone(&message.tenant), message.topic.clone()), message.clone());
         }
         last.into_values().filter(|message| !message.payload.is_empty()).collect()
+    }
+}
+
+/// As an archive, it has what is durable, and the next start keeps only the ids of it.
+#[async_trait]
+impl Archive for Log {
+    async fn holds(&self, _: &Arc<str>, topics: &[String]) -> Result<Vec<bool>, Unreachable> {
+        let held: BTreeSet<String> = self.durable().into_iter().map(|message| message.topic).collect();
+        Ok(topics.iter().map(|topic| held.contains(topic)).collect())
+    }
+
+    async fn read(
+        &self,
+        _: &Arc<str>,
+        topics: &[String],
+        _: usize,
+    ) -> Result<Vec<Option<RetainedMessage>>, Unreachable> {
+        let mut held: BTreeMap<String, RetainedMessage> =
+            self.durable().into_iter().map(|message| (message.topic.clone(), message)).collect();
+        // A few at a time.
+        Ok(topics.iter().take(3).map(|topic| held.remove(topic)).collect())
     }
 }
 

@@ -13,6 +13,10 @@ pub(crate) struct Retained {
     /// For each topic the messages that may be kept, in their order.
     possible: BTreeMap<&'static str, Vec<Kept>>,
     owed: Vec<Copy>,
+    /// Nodes know of messages at others a moment later.
+    in_fleet: bool,
+    /// Acknowledged messages that other nodes may not know.
+    unknown: Vec<(String, Number)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +24,9 @@ struct Kept {
     number: Number,
     is_clear: bool,
     is_acknowledged: bool,
+    /// It was sent again before this message. One of QoS 2 behind it may have been there already,
+    /// and is not there once more: then this one is the last.
+    again_before: Option<Number>,
 }
 
 /// A copy for a new subscription.
@@ -36,17 +43,47 @@ struct Copy {
 }
 
 impl Retained {
+    pub(crate) fn new(in_fleet: bool) -> Self {
+        Self { in_fleet, ..Self::default() }
+    }
+
+    /// All nodes of the fleet know what was acknowledged so far.
+    pub(crate) fn synced(&mut self) {
+        for (topic, number) in std::mem::take(&mut self.unknown) {
+            self.known(&topic, number);
+        }
+    }
+
     /// A message is sent, or one that clears its topic.
     pub(crate) fn sent(&mut self, topic: &'static str, number: Number, is_clear: bool) {
-        self.possible.entry(topic).or_default().push(Kept { number, is_clear, is_acknowledged: false });
+        self.possible.entry(topic).or_default().push(Kept {
+            number,
+            is_clear,
+            is_acknowledged: false,
+            again_before: None,
+        });
         if is_clear {
             self.owed.iter_mut().filter(|copy| copy.topic == topic).for_each(|copy| copy.must = false);
         }
     }
 
+    /// A message of QoS 1 is sent again, and `next` is the number of the next one.
+    pub(crate) fn sent_again(&mut self, topic: &str, number: Number, next: Number) {
+        let kept = self.possible.get_mut(topic).into_iter().flatten();
+        kept.filter(|kept| kept.number == number).for_each(|kept| kept.again_before = Some(next));
+    }
+
     pub(crate) fn acknowledged(&mut self, topic: &str, number: Number) {
+        if self.in_fleet {
+            self.unknown.push((topic.to_owned(), number));
+        } else {
+            self.known(topic, number);
+        }
+    }
+
+    fn known(&mut self, topic: &str, number: Number) {
         if let Some(kept) = self.possible.get_mut(topic) {
-            kept.retain(|kept| kept.number >= number);
+            kept.retain(|kept| kept.number >= number || kept.again_before.is_some_and(|next| number < next));
             kept.iter_mut().filter(|kept| kept.number == number).for_each(|kept| kept.is_acknowledged = true);
         }
     }

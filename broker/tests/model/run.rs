@@ -1,5 +1,6 @@
 //! One run: the broker, the clients, and what arrives.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mqtt_client::{Ack, Publish, Version};
@@ -7,17 +8,21 @@ use mqtt_client::{Ack, Publish, Version};
 use crate::Checked;
 use crate::client::Client;
 use crate::connection::{Connection, Incoming};
+use crate::fleet::Fleet;
 use crate::log::Log;
 use crate::model::{Model, Number, payload};
 use crate::node::Node;
 use crate::random::Random;
 
 /// Time for what has to happen.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Run {
     pub(crate) random: Random,
-    pub(crate) node: Node,
+    /// One broker, or the nodes of a fleet.
+    pub(crate) nodes: Vec<Node>,
+    /// None for one broker.
+    pub(crate) fleet: Option<Fleet>,
     pub(crate) clients: Vec<Client>,
     pub(crate) model: Model,
     /// The log is held.
@@ -29,15 +34,20 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, in_fleet: bool) -> Self {
         let mut random = Random::new(seed);
         let versions = [Version::V4, Version::V5, *random.pick(&[Version::V4, Version::V5]), Version::V5];
         let clients: Vec<_> =
             versions.into_iter().enumerate().map(|(n, version)| Client::new(format!("c{n}"), version)).collect();
-        let model = Model::new(clients.len());
+        let model = Model::new(clients.len(), in_fleet);
+        let fleet = in_fleet.then(Fleet::default);
+        let (names, log) = (if in_fleet { &["n", "m"][..] } else { &["n"] }, Arc::new(Log::default()));
+        let shared = || fleet.as_ref().map(|fleet| fleet.store.clone());
+        let nodes = names.iter().map(|name| Node::start(name, Arc::clone(&log), shared())).collect();
         Self {
             random,
-            node: Node::start(Log::default()),
+            nodes,
+            fleet,
             clients,
             model,
             is_held: false,
@@ -272,9 +282,10 @@ impl Run {
         }
         if !expects {
             self.model.session_ended(client);
+            // Other nodes may know the session before.
+            self.sync()?;
         }
-        let session = &mut self.model.sessions[client];
-        (session.exists, session.is_connected) = (true, true);
+        self.model.connected(client);
         let held = &mut self.clients[client];
         (held.connection, held.number, held.farewell) = (Some(connection), held.number + 1, None);
         packets.try_for_each(|packet| self.handle(client, packet))
@@ -295,10 +306,26 @@ impl Run {
         Ok(())
     }
 
+    pub(crate) fn log(&self) -> &Log {
+        &self.nodes[0].log
+    }
+
+    pub(crate) fn hold(&mut self) {
+        self.note("the log is held");
+        self.is_held = true;
+        self.log().hold();
+        if let Some(fleet) = &self.fleet {
+            fleet.store.hold();
+        }
+    }
+
     pub(crate) fn release(&mut self) {
         if std::mem::replace(&mut self.is_held, false) {
             self.note("the log goes on");
-            self.node.log.release();
+            self.log().release();
+            if let Some(fleet) = &self.fleet {
+                fleet.store.release();
+            }
         }
     }
 }

@@ -5,9 +5,10 @@ use mqtt_client::{Connect, PropertyList, Publish, RetainHandling, Subscription, 
 use crate::Checked;
 use crate::client::Outgoing;
 use crate::connection::{ALIASES, Connection};
+use crate::fleet::Fleet;
 use crate::illegal;
 use crate::model::{Message, payload};
-use crate::node::TENANT;
+use crate::node::{Node, TENANT};
 use crate::run::Run;
 use crate::topics::{FILTERS, PLAIN, RETAINED, WILLS, share_for};
 
@@ -55,9 +56,7 @@ impl Run {
                 Ok(())
             }
             89..92 => {
-                self.note("the log is held");
-                self.node.log.hold();
-                self.is_held = true;
+                self.hold();
                 Ok(())
             }
             92..94 => {
@@ -65,6 +64,7 @@ impl Run {
                 Ok(())
             }
             94..96 => self.kill(),
+            96..98 if self.fleet.is_some() => self.sync(),
             _ => self.settle(client),
         }?;
         self.pump()
@@ -86,13 +86,19 @@ impl Run {
     pub(crate) fn connect_as(&mut self, client: usize, clean: bool, keeps: bool) -> Checked {
         let version = self.clients[client].version;
         let is_takeover = self.clients[client].connection.is_some();
-        if std::mem::take(&mut self.clients[client].had_will) {
-            // CONNACK waits until the will message is durable.
+        let ends = clean && self.model.sessions[client].exists;
+        if std::mem::take(&mut self.clients[client].had_will) || ends {
+            // CONNACK waits until the will message, or the end of the session, is durable. What
+            // waits for the log longer than some seconds is given up.
             self.release();
         }
         let was_held = self.is_held;
         self.note(format_args!("c{client} connects, clean {clean}, keeps {keeps}, takes over {is_takeover}"));
-        let mut connection = Connection::open(self.node.address, version);
+        let node = self.random.below(self.nodes.len());
+        if self.fleet.is_some() {
+            self.note(format_args!("c{client} is at node {node}"));
+        }
+        let mut connection = Connection::open(self.nodes[node].address, version);
         let receive_maximum = self.random.chance(40).then(|| 1 + self.random.below(4) as u16);
         let receive_maximum = receive_maximum.filter(|_| version == Version::V5);
         let mut own = PropertyList::new().number(id::SESSION_EXPIRY, if keeps { LASTS } else { 0 });
@@ -130,7 +136,7 @@ impl Run {
         }
         let expects = self.model.sessions[client].exists && !clean;
         let held = &mut self.clients[client];
-        (held.keeps, held.will, held.receive_maximum) = (keeps, will, receive_maximum);
+        (held.keeps, held.will, held.receive_maximum, held.node) = (keeps, will, receive_maximum, node);
         held.had_will = will.is_some();
         self.connack(client, connection, expects)?;
         if expects {
@@ -260,9 +266,11 @@ impl Run {
             return Ok(());
         }
         self.release();
-        self.wait("the session has ended", |run| {
-            run.node.sessions() == run.model.sessions.iter().filter(|s| s.exists).count()
-        })
+        self.wait("the session has ended", |run| match &run.fleet {
+            None => run.nodes[0].sessions() == run.model.sessions.iter().filter(|s| s.exists).count(),
+            Some(fleet) => !fleet.knows(&run.clients[client].name),
+        })?;
+        self.sync()
     }
 
     fn disconnect(&mut self, client: usize) -> Checked {
@@ -302,7 +310,8 @@ impl Run {
     fn stranger(&mut self) {
         let bytes = illegal::garbage(&mut self.random);
         self.note(format_args!("another tenant sends {bytes:02x?}"));
-        let mut connection = Connection::open(self.node.address, Version::V5);
+        let node = self.random.below(self.nodes.len());
+        let mut connection = Connection::open(self.nodes[node].address, Version::V5);
         connection.send(&bytes);
         self.strangers.push(connection);
         if self.strangers.len() > 8 || self.random.chance(50) {
@@ -318,10 +327,15 @@ impl Run {
             let clients = run.clients.iter().zip(&run.model.sessions);
             clients.filter(|(client, session)| session.exists && client.keeps).count()
         };
-        self.wait("the sessions that last are stored", |run| run.node.log.sessions() == kept(run))?;
-        self.note("the broker is killed");
+        self.wait("the sessions that last are stored", |run| match &run.fleet {
+            None => run.log().sessions() == kept(run),
+            Some(fleet) => fleet.sessions(run.clients.iter().map(|client| &*client.name)) == kept(run),
+        })?;
+        let node = self.random.below(self.nodes.len());
+        self.note(format_args!("node {node} is killed"));
         for client in 0..self.clients.len() {
-            if self.clients[client].connection.is_some() {
+            self.model.sessions[client].is_orphan |= self.fleet.is_some() && self.clients[client].node == node;
+            if self.clients[client].connection.is_some() && self.clients[client].node == node {
                 // Its will message was kept, or not yet.
                 let will = self.clients[client].will;
                 self.ended(client, true, true);
@@ -330,8 +344,11 @@ impl Run {
         }
         self.model.killed();
         self.is_held = false;
-        self.node.kill();
-        Ok(())
+        self.nodes[node].kill();
+        if let Some(fleet) = &mut self.fleet {
+            fleet.killed(node);
+        }
+        self.sync()
     }
 
     /// Everything is well again: what must be delivered is.
@@ -353,7 +370,7 @@ impl Run {
         // What must not come would have come by now.
         (0..self.clients.len()).try_for_each(|client| self.settle(client))?;
         for reason in ["queue_full", "memory", "too_large_for_client", "refused_by_client", "not_granted"] {
-            let dropped = self.node.metrics.dropped(reason).get();
+            let dropped: u64 = self.nodes.iter().map(|node| node.metrics.dropped(reason).get()).sum();
             if dropped > 0 {
                 return Err(format!("{dropped} messages were dropped: {reason}"));
             }
@@ -371,6 +388,11 @@ impl Run {
             self.drain(client, "DISCONNECT")?;
             self.ended(client, false, false);
         }
-        self.wait("no connection, no session", |run| run.node.is_empty())
+        if let Some(fleet) = &mut self.fleet {
+            fleet.end();
+        }
+        self.wait("no connection, no session", |run| {
+            run.nodes.iter().all(Node::is_empty) && run.fleet.as_ref().is_none_or(Fleet::is_empty)
+        })
     }
 }

@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
 
 use super::config::Config;
-use super::error::{explain, is_lost, is_no_script};
+use super::error::{explain, is_fault, is_lost, is_no_script};
 use super::link::{self, Link, Refusal, Sent};
 use super::servers::Servers;
 use super::{Redis, settings};
@@ -22,6 +22,15 @@ pub struct AccessError {
     pub reason: String,
     /// The server does not have the script; it is to be loaded.
     pub is_unknown_script: bool,
+    /// The server has refused the command, and a repetition is of no use.
+    pub is_fault: bool,
+}
+
+impl AccessError {
+    /// The error of a server that does not answer for the moment.
+    pub fn passing(reason: String) -> Self {
+        Self { reason, is_unknown_script: false, is_fault: false }
+    }
 }
 
 /// A response.
@@ -116,6 +125,23 @@ impl Access {
         &self.config.node
     }
 
+    pub(super) fn servers(&self) -> &Servers {
+        &self.servers
+    }
+
+    /// Returns the number of replicas that must have a change, and the time to wait for them in
+    /// milliseconds. None when the server alone counts.
+    pub fn replicas(&self) -> Option<(u32, u64)> {
+        let Config { replicas, replica_timeout_ms, .. } = &*self.config;
+        (*replicas > 0).then_some((*replicas, *replica_timeout_ms))
+    }
+
+    /// True when a replica may take over from the server.
+    pub fn may_fail_over(&self) -> bool {
+        let Config { replicas, cluster, sentinel_master, .. } = &*self.config;
+        *replicas > 0 || *cluster || sentinel_master.is_some()
+    }
+
     /// Runs an idempotent command on the server of the keys; repeats it once after a lost
     /// connection.
     ///
@@ -202,7 +228,7 @@ impl Durable {
         })?;
         if let Some(settings) = &settings {
             let judged = settings::judge(&config.urls_for_people(), settings);
-            judged.map_err(|error| AccessError { reason: error.to_string(), is_unknown_script: false })?;
+            judged.map_err(|error| AccessError::passing(error.to_string()))?;
         }
         self.link = Some(link);
         if !is_replicated {
@@ -210,7 +236,7 @@ impl Durable {
                 "fewer than {} replicas of redis have the data after {} ms (redis.replicas)",
                 config.replicas, config.replica_timeout_ms
             );
-            return Err(AccessError { reason, is_unknown_script: false });
+            return Err(AccessError::passing(reason));
         }
         let replies: RedisResult<Vec<Reply>> = answers.into_iter().map(reply).collect();
         replies.map_err(|error| failed(&error))
@@ -228,7 +254,7 @@ impl Durable {
         };
         let connected = tokio::time::timeout(limit, connecting).await;
         let link: Result<Link, Refusal> = connected.unwrap_or(Err(Refusal::Silent(limit)));
-        link.map_err(|refusal| AccessError { reason: refusal.words(), is_unknown_script: false })
+        link.map_err(|refusal| AccessError::passing(refusal.words()))
     }
 }
 
@@ -244,8 +270,8 @@ impl fmt::Debug for Waiting {
     }
 }
 
-fn failed(error: &RedisError) -> AccessError {
-    AccessError { reason: explain(error), is_unknown_script: is_no_script(error) }
+pub(super) fn failed(error: &RedisError) -> AccessError {
+    AccessError { reason: explain(error), is_unknown_script: is_no_script(error), is_fault: is_fault(error) }
 }
 
 fn reply(value: Value) -> RedisResult<Reply> {

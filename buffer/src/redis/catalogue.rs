@@ -58,22 +58,9 @@ impl Shared {
     }
 
     async fn announce(&self, holder: &Holder, time: Duration) -> RedisResult<Vec<Holder>> {
-        let alive = self.announce_in(&self.common.flushers, time, &holder.name, &holder.address).await?;
+        let Self { servers, common, .. } = self;
+        let alive = servers.announce(&common.flushers, (&holder.name, &holder.address), time).await?;
         Ok(alive.into_iter().map(|(name, address)| Holder { name, address }).collect())
-    }
-
-    async fn announce_in(
-        &self,
-        key: &str,
-        time: Duration,
-        name: &str,
-        value: &str,
-    ) -> RedisResult<Vec<(String, String)>> {
-        let time = millis(time);
-        let mut alive: Vec<(String, String)> =
-            self.servers.script(&scripts::ANNOUNCE, &[key], &[&time, name, value]).await?;
-        alive.sort_unstable();
-        Ok(alive)
     }
 
     async fn was_removed(&self, log: &str) -> RedisResult<bool> {
@@ -127,36 +114,6 @@ impl Shared {
         let keys = [index, settled, removed, ends].map(String::as_str);
         let _first: bool = self.servers.script(&scripts::UNLIST, &keys, &arguments).await?;
         self.sweep().await
-    }
-}
-
-impl Redis {
-    /// Registers a process of the installation with its pools for a time, and returns all that are
-    /// registered. Without a time it is no longer registered.
-    ///
-    /// # Errors
-    /// [`CatalogueError::Unavailable`].
-    pub async fn announce_process(
-        &self,
-        name: &str,
-        pools: &str,
-        time: Duration,
-    ) -> Result<Vec<(String, String)>, CatalogueError> {
-        let Shared { common, .. } = &*self.shared;
-        self.shared.announce_in(&common.processes, time, name, pools).await.map_err(unavailable)
-    }
-
-    /// The secret that all processes of an installation share: `offered` by the first that asks.
-    ///
-    /// # Errors
-    /// [`CatalogueError`].
-    pub async fn secret(&self, offered: [u8; 32]) -> Result<[u8; 32], CatalogueError> {
-        let Shared { servers, common, .. } = &*self.shared;
-        let key = &common.secret;
-        servers.run::<()>(key, redis::cmd("SETNX").arg(key).arg(&offered[..])).await.map_err(unavailable)?;
-        let held: Vec<u8> = servers.run(key, redis::cmd("GET").arg(key)).await.map_err(unavailable)?;
-        let damaged = "it is not 32 bytes long: delete the key (page and resume tokens then end)";
-        held.try_into().map_err(|_| CatalogueError::Damaged { log: key.clone(), reason: damaged.to_owned() })
     }
 }
 

@@ -64,6 +64,28 @@ pub(super) fn is_lost(error: &RedisError) -> bool {
         )
 }
 
+/// Errors of a server that may accept the same command later, without a change of anything else.
+const PASSING: &[&str] = &[
+    "ASK",
+    "BUSY",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+    "UNBLOCKED",
+];
+
+/// True when the server has refused a command, and a repetition is of no use.
+pub(super) fn is_fault(error: &RedisError) -> bool {
+    answer(error).is_some_and(|(code, _)| !PASSING.contains(&&*code))
+}
+
 /// True when the server does not have the script.
 pub(super) fn is_no_script(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)

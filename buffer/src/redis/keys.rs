@@ -42,8 +42,6 @@ pub(super) struct Common {
     pub(super) index: String,
     /// Hash: flusher → expiry of its registration, ms, and its address.
     pub(super) flushers: String,
-    /// Hash: process of the installation → expiry of its registration, ms, and its pools.
-    pub(super) processes: String,
     /// Hash: (sink, tenant, kind) → records of removed logs.
     pub(super) settled: String,
     /// Set: removed logs whose keys are to be deleted.
@@ -54,10 +52,6 @@ pub(super) struct Common {
     pub(super) exports: String,
     /// String: key of the hashes by which resent messages are recognised.
     pub(super) key: String,
-    /// String: the installation's secret.
-    pub(super) secret: String,
-    /// Hash with an expiry: process → expiry of its report, ms, and the report.
-    pub(super) reports: String,
 }
 
 impl Common {
@@ -67,14 +61,11 @@ impl Common {
             epochs: key("epochs"),
             index: key("index"),
             flushers: key("flushers"),
-            processes: key("processes"),
             settled: key("settled"),
             removed: key("removed"),
             ends: key("ends"),
             exports: key("exports"),
             key: key("key"),
-            secret: key("secret"),
-            reports: key("reports"),
         }
     }
 }

@@ -6,8 +6,7 @@
 //! PREFIX:{LOG}:meta     hash: its writer, its end, its start, bytes, the last frame's hash, the last lease's epoch
 //! PREFIX:{LOG}:cursors  hash: sink → EPOCH DONE_TO SEALED_TO TALLIES (JSON)
 //! PREFIX:{LOG}:lease    hash with an expiry: its flusher          PREFIX:{LOG}:writer   expires with its writer
-//! PREFIX:{logs}:…       epochs by node; the list of logs; tallies of removed logs;
-//!                       reports of processes to each other
+//! PREFIX:{logs}:…       epochs by node; the list of logs; flushers; tallies of removed logs
 //! PREFIX:pool:NAME:…    the same of a pool
 //! ```
 //! **Write.** Each start of a writer creates its own log, `NODE.EPOCH`, so a log has exactly one
@@ -41,11 +40,11 @@ mod config;
 mod cursors;
 mod elsewhere;
 mod error;
-mod exchange;
 mod follow;
 mod keys;
 mod link;
 mod read;
+mod register;
 mod restore;
 mod scripts;
 mod servers;
@@ -72,7 +71,6 @@ use crate::spill;
 pub use access::{Access, AccessError, Command, Durable, Reply, Script, Waiting};
 pub use config::{Config, Durability, Secret};
 pub use error::OpenError;
-pub use exchange::Exchange;
 
 use error::refused;
 use keys::{Common, Keys};

@@ -37,10 +37,8 @@ script! {
     REWIND = "rewind.lua";
     /// Deletes frames that every sink has passed.
     TRIM = "trim.lua";
-    /// Registers a flusher, or a process, and returns the running ones.
+    /// Registers a name with a value for a time, and returns all that are registered.
     ANNOUNCE = "announce.lua";
-    /// Stores the report of a process and returns those of the others.
-    EXCHANGE = "exchange.lua";
     /// Takes a lease.
     CLAIM = "claim.lua";
     /// Renews or releases a lease.

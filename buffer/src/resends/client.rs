@@ -20,10 +20,12 @@ pub(super) struct Held {
     packet: u16,
     /// It came marked as resent, or has been sent again since: its packet id was not newly used.
     again: bool,
+    /// It was in the log at the start, together with the sessions that get it.
+    is_routed: bool,
 }
 
 impl Held {
-    pub(super) fn new(seen: &Seen, place: Place) -> Self {
+    pub(super) fn new(seen: &Seen, place: Place, is_routed: bool) -> Self {
         Self {
             identity: seen.identity,
             received: seen.received,
@@ -31,6 +33,7 @@ impl Held {
             connection: seen.sent.connection,
             packet: seen.sent.packet,
             again: seen.resent,
+            is_routed,
         }
     }
 }
@@ -62,6 +65,11 @@ impl Client {
     /// Returns the place in the log of a message.
     pub(super) fn place(&self, at: usize) -> Place {
         self.messages.get(at).map_or(Place::UNKNOWN, |held| held.place)
+    }
+
+    /// True for a message that was in the log at the start, together with the sessions that get it.
+    pub(super) fn is_routed(&self, at: usize) -> bool {
+        self.messages.get(at).is_some_and(|held| held.is_routed)
     }
 
     pub(super) fn leave(&mut self, connection: u32, turn: u64) {

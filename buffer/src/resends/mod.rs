@@ -31,7 +31,7 @@ mod client;
 mod tests;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use model::Nanos;
 
 use crate::frame::{Frame, FrameBuilder, Place, Record, Seen, Sighting};
@@ -82,6 +82,16 @@ enum Source {
     Elsewhere,
 }
 
+/// The outcome of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    New,
+    /// It is in the log.
+    Known,
+    /// And was there at the start, together with the sessions that get it.
+    Routed,
+}
+
 /// The last messages of all clients.
 #[derive(Debug)]
 pub(crate) struct Resends {
@@ -110,11 +120,13 @@ impl Resends {
     }
 
     fn learn_from(&mut self, frame: &Frame, source: Source) {
+        let routed = if source == Source::Log { routed(frame) } else { HashSet::default() };
         for (place, sighting) in frame.sightings() {
             match sighting {
                 Sighting::Message(seen) => {
+                    let is_routed = routed.contains(&place.offset);
                     let place = if source == Source::Log { place } else { Place::UNKNOWN };
-                    self.take(&seen, place, source, |_| true);
+                    self.take(&seen, (place, is_routed), source, |_| true);
                 }
                 Sighting::End { client, received } => self.end(client, received),
             }
@@ -138,12 +150,15 @@ impl Resends {
 
     /// Drops the messages of a batch that are in the log already or earlier in the batch, and notes
     /// the others. `end` is the offset at which the batch will be appended, if known; `at` returns
-    /// the frame with an offset, as long as it is in memory. Returns the number of dropped records.
+    /// the frame with an offset, as long as it is in memory. Adds the senders of messages that were
+    /// in the log at the start, together with the sessions that get them, to `routed`. Returns the
+    /// number of dropped records.
     pub(crate) fn screen(
         &mut self,
         batch: &mut FrameBuilder,
         end: Option<u64>,
         at: impl Fn(u64) -> Option<Frame>,
+        routed: &mut Vec<(u32, u16)>,
     ) -> u32 {
         self.turn += 1;
         batch.retain_messages(|sighting, before, record| {
@@ -155,19 +170,29 @@ impl Resends {
                 }
             };
             let place = end.map_or(Place::UNKNOWN, |end| Place { offset: end + before.offset, ..before });
-            self.take(seen, place, Source::Here, |held| {
+            let taken = self.take(seen, (place, false), Source::Here, |held| {
                 // By value, where the record is at hand.
                 let Some(frame) = held.is_known().then(|| at(held.offset)).flatten() else { return true };
                 frame.contents(held).is_none_or(|(stored, contents)| {
                     identity(&stored) != Some(seen.identity) || record.has_contents_of(&stored, contents)
                 })
-            })
+            });
+            if taken == Taken::Routed {
+                routed.push((seen.sent.connection, seen.sent.packet));
+            }
+            taken == Taken::New
         })
     }
 
-    /// Notes a message. False, without noting it, if it is in the log already: `is_same` compares
-    /// it with the record at a place there.
-    fn take(&mut self, seen: &Seen, place: Place, source: Source, is_same: impl Fn(Place) -> bool) -> bool {
+    /// Notes a message, unless it is in the log already: `is_same` compares it with the record at a
+    /// place there.
+    fn take(
+        &mut self,
+        seen: &Seen,
+        (place, is_routed): (Place, bool),
+        source: Source,
+        is_same: impl Fn(Place) -> bool,
+    ) -> Taken {
         let most = self.share();
         let held = self.clients.entry(seen.sent.client).or_insert_with(|| {
             self.bytes += CLIENT_BYTES;
@@ -180,19 +205,20 @@ impl Resends {
                 held.find_later_copy(seen)
             };
             if let Some(found) = found.filter(|found| is_same(held.place(*found))) {
+                let taken = if seen.resent && held.is_routed(found) { Taken::Routed } else { Taken::Known };
                 if seen.resent {
                     held.sent_again(found, seen, self.turn);
                 }
-                return false;
+                return taken;
             }
         }
         let before = held.capacity();
-        held.note(Held::new(seen, place), source, most, self.turn);
+        held.note(Held::new(seen, place, is_routed), source, most, self.turn);
         self.bytes += held.capacity().saturating_sub(before) * HELD_BYTES;
         if self.bytes > self.bounds.bytes {
             self.make_room();
         }
-        true
+        Taken::New
     }
 
     fn end(&mut self, client: u64, received: Nanos) {
@@ -235,6 +261,23 @@ impl Resends {
         }
         self.bytes = bytes;
     }
+}
+
+/// The offsets of messages that are followed by the sessions that get them. One whose frame ends
+/// before is not among them: those may have been lost.
+fn routed(frame: &Frame) -> HashSet<u64, FixedState> {
+    let begins: HashSet<u64, FixedState> = frame.sightings().map(|(place, _)| place.offset).collect();
+    let (mut routed, mut message) = (HashSet::default(), None);
+    for (offset, record) in frame.records() {
+        if begins.contains(&offset) {
+            message = Some(offset);
+        } else if let Record::Retained(retained) = &record
+            && retained.topic.starts_with(model::topic::MESSAGES)
+        {
+            routed.extend(message);
+        }
+    }
+    routed
 }
 
 fn identity(record: &Record<'_>) -> Option<u64> {

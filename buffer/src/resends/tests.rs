@@ -4,7 +4,7 @@ use model::{DeviceKey, Schema, ValueRef};
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::{ReadingHeader, Sent, Staged};
+use crate::frame::{ReadingHeader, RetainedRef, Sent, Staged};
 
 mod model_test;
 
@@ -32,12 +32,14 @@ struct World {
     resends: Resends,
     frames: Vec<Frame>,
     now: i64,
+    /// Resent messages that the log had at the start with the sessions that get them.
+    routed: Vec<(u32, u16)>,
 }
 
 impl World {
     fn new(messages: usize) -> Self {
         let bounds = Bounds { messages, bytes: 1 << 20 };
-        Self { resends: Resends::new(bounds), frames: Vec::new(), now: 0 }
+        Self { resends: Resends::new(bounds), frames: Vec::new(), now: 0, routed: Vec::new() }
     }
 
     fn end(&self) -> u64 {
@@ -49,7 +51,7 @@ impl World {
         batch.absorb(&mut staged);
         let (end, frames) = (self.end(), &self.frames);
         let at = |offset: u64| frames.iter().find(|f| f.header().end_offset() > offset).cloned();
-        let dropped = self.resends.screen(&mut batch, Some(end), at);
+        let dropped = self.resends.screen(&mut batch, Some(end), at, &mut self.routed);
         if !batch.is_empty() {
             self.frames.push(Frame::decode(batch.build(end, 1, 0).bytes()).unwrap());
         }
@@ -62,6 +64,11 @@ impl World {
     }
 
     fn take_with_value(&mut self, message: &Message, value: i64) -> bool {
+        self.take_with(message, value, None)
+    }
+
+    /// With a record of this topic behind it.
+    fn take_with(&mut self, message: &Message, value: i64, topic: Option<&str>) -> bool {
         self.now += 1;
         let (device, schema) = (Arc::new(DeviceKey::new("t", "d").unwrap()), Arc::new(Schema::new(["n"])));
         let mut staged = Staged::default();
@@ -81,6 +88,10 @@ impl World {
             staged.reading(&device, &schema, &header, [Some(ValueRef::Int(value))]);
         }
         staged.message(None);
+        if let Some(topic) = topic {
+            let (received, payload, properties) = (self.now, &b"x"[..], &b""[..]);
+            staged.retained(&RetainedRef { tenant: &"t".into(), topic, qos: 0, payload, properties, received });
+        }
         match self.frame(staged) {
             0 => true,
             2 => false,
@@ -122,6 +133,24 @@ fn a_message_is_recognised_after_a_lost_connection_and_again_after_the_next() {
     assert!(!world.take(&again(first, 3)), "the acknowledgement of the second was lost, too");
     world.restart();
     assert!(!world.take(&again(first, 4)));
+}
+
+#[test]
+fn a_message_that_was_there_at_the_start_with_its_sessions_need_not_be_routed_again() {
+    let topic = format!("{}n/0000000000000001", model::topic::MESSAGES);
+    for (with, routed) in [(None, false), (Some("a/b"), false), (Some(&*topic), true)] {
+        let mut world = World::new(8);
+        let first = message(1, 1, 5);
+        assert!(world.take_with(&first, 7, with));
+        assert!(!world.take(&again(first, 2)) && world.routed.is_empty(), "this process has not ended since");
+        world.restart();
+        assert!(!world.take_with(&again(first, 3), 7, with));
+        assert!(!world.take_with(&again(first, 4), 7, with));
+        assert_eq!(world.routed, if routed { vec![(3, 5), (4, 5)] } else { vec![] }, "{with:?}");
+        // Another message.
+        world.routed.clear();
+        assert!(world.take_with(&again(message(1, 1, 6), 4), 7, with) && world.routed.is_empty());
+    }
 }
 
 #[test]

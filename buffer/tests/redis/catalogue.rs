@@ -168,12 +168,3 @@ async fn settings_of_exports_are_shared_and_stay() {
     let wanted = [("archive".to_owned(), ExportSetting::default()), ("events".to_owned(), paused)].into();
     assert_eq!(other.export_settings().await.unwrap(), wanted);
 }
-
-#[tokio::test]
-async fn the_first_secret_that_is_offered_is_everyones() {
-    let Some(server) = Server::start(&[]) else { return };
-    let (one, other) = (Redis::connect(server.config()).await.unwrap(), Redis::connect(server.config()).await.unwrap());
-    assert_eq!(one.secret([1; 32]).await.unwrap(), [1; 32]);
-    assert_eq!(other.secret([2; 32]).await.unwrap(), [1; 32]);
-    assert_eq!(one.secret([3; 32]).await.unwrap(), [1; 32]);
-}

@@ -9,6 +9,7 @@ use weir_buffer::{Batcher, Catalogue, Cursor, Holder, Log};
 
 use crate::common::{all, append, stage};
 use crate::control::{Producer, command, try_command, wait_for};
+use crate::sentinel::sentinel;
 use crate::server::{Server, free_port, wait_until};
 
 const LONG: Duration = Duration::from_secs(600);
@@ -173,17 +174,6 @@ async fn a_replica_takes_over_with_everything_that_was_acknowledged() {
     let wrong = Config { sentinel_master: Some("other".into()), ..config };
     let line = Redis::connect(wrong).await.unwrap_err().to_string();
     assert!(line.contains("redis.sentinel_master"), "{line}");
-}
-
-/// A sentinel with a quorum of one.
-fn sentinel(master: u16) -> Option<Server> {
-    Server::start_prepared(&["--sentinel"], |dir| {
-        let text = format!(
-            "sentinel monitor weir 127.0.0.1 {master} 1\nsentinel down-after-milliseconds weir 500\n\
-             sentinel failover-timeout weir 3000\n"
-        );
-        std::fs::write(dir.join("sentinel.conf"), text).unwrap();
-    })
 }
 
 #[tokio::test]

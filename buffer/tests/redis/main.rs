@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod control;
+#[path = "../common/sentinel.rs"]
+mod sentinel;
 #[path = "../common/redis.rs"]
 mod server;
 #[path = "../common/tenants.rs"]
@@ -13,7 +15,6 @@ mod tenants;
 
 mod catalogue;
 mod cluster;
-mod exchange;
 mod faults;
 mod pools;
 mod settings;

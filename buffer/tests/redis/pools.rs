@@ -38,7 +38,7 @@ async fn pools_on_one_server_see_nothing_of_each_other() {
         }
     }
 
-    // Members, settings and the sums of removed logs.
+    // Flushers, settings and the sums of removed logs.
     assert_eq!(gold.announce(&holder, LONG).await.unwrap().len(), 1);
     let other = Holder { name: "f2".into(), ..holder.clone() };
     assert_eq!(shared.announce(&other, LONG).await.unwrap(), [other]);
@@ -53,17 +53,4 @@ async fn pools_on_one_server_see_nothing_of_each_other() {
     assert_eq!(gold.settled().await.unwrap()["history"].tallies["acme"].stored, 1);
     assert!(shared.settled().await.unwrap().is_empty());
     assert_eq!((gold.list().await.unwrap().len(), shared.list().await.unwrap().len()), (0, 1));
-}
-
-#[tokio::test]
-async fn processes_announce_their_pools_until_they_end() {
-    let Some(server) = Server::start(&[]) else { return };
-    let redis = Redis::connect(server.config()).await.unwrap();
-    let pair = |name: &str, pools: &str| (name.to_owned(), pools.to_owned());
-    assert_eq!(redis.announce_process("a", "gold,silver", LONG).await.unwrap(), [pair("a", "gold,silver")]);
-    let both = [pair("a", "gold,silver"), pair("b", "")];
-    assert_eq!(redis.announce_process("b", "", LONG).await.unwrap(), both);
-    // A reader that is none of them.
-    assert_eq!(redis.announce_process("", "gold", Duration::ZERO).await.unwrap(), both);
-    assert_eq!(redis.announce_process("b", "", Duration::ZERO).await.unwrap(), both[..1]);
 }

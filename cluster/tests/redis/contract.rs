@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use broker::fleet::contract::Fixture;
 use broker::fleet::{Bus, SessionStore};
 use parking_lot::Mutex;
-use weir_cluster::{Config, RedisFleet};
+use weir_cluster::sessions::{Config, RedisFleet};
 
 use crate::node::quick;
 use crate::server::Server;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use broker::fleet::{Arrival, Bus, Change, Forwarded, Interest, Route, SessionStore, Taking};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use weir_cluster::{Config, QueueFull};
+use weir_cluster::sessions::{Config, QueueFull};
 
 use crate::node::{Node, append, client, message, options, quick, shown, until};
 use crate::server::{Server, redis_at};
@@ -46,7 +46,7 @@ async fn kill_9_of_the_server_loses_and_doubles_no_message_and_takes_no_client()
 }
 
 /// A proxy that cuts its connections behind a number of commands that append, before the answers.
-async fn cutting_proxy(to: u16, every: usize) -> (u16, Arc<AtomicUsize>) {
+pub(crate) async fn cutting_proxy(to: u16, every: usize) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (seen, cuts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -163,7 +163,7 @@ async fn a_node_that_the_fleet_has_lost_begins_again_and_loses_its_clients() {
     // Before and after.
     until(true, || {
         let routes = b.routes();
-        let reset = routes.iter().rposition(|route| *route == Route::Reset);
+        let reset = routes.iter().rposition(|route| *route == Route::Reset(0));
         reset > Some(0) && routes.iter().rposition(|route| *route == interest) > reset
     })
     .await;
@@ -291,7 +291,7 @@ async fn an_inbox_that_is_not_read_is_emptied_and_its_node_knows_it() {
     let Some(server) = Server::start(&[]) else { return };
     let slow = Config { max_arrived_bytes: 1, lease: Duration::from_secs(60), ..Config::default() };
     let redis = server.redis("slow").await;
-    let slow = weir_cluster::RedisFleet::open(&redis, slow, Arc::default()).await.unwrap();
+    let slow = weir_cluster::sessions::RedisFleet::open(&redis, slow, Arc::default()).await.unwrap();
     let b = server.node("b", quick()).await;
     let claimed = slow.claim(&client("c"), true, 1).await.unwrap().owned;
     slow.begin(&claimed);

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use broker::fleet::{Change, SessionStore};
-use weir_cluster::Config;
+use weir_cluster::sessions::Config;
 
-use crate::node::{Node, append, client, until};
+use crate::node::{Node, append, client, options, until};
 use crate::server::Server;
 
 /// Seconds of the processor that the server has used.
@@ -97,4 +97,34 @@ async fn figures_of_claims_and_messages() {
     }
     times.sort();
     println!("one message at a time: p50 {:?}, p99 {:?}", times[250], times[495]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_of_a_subscription_at_another_node() {
+    const EACH: usize = 2_000;
+    let Some(server) = Server::start(&[]) else { return };
+    let config = || Config { lease: Duration::from_secs(60), ..Config::default() };
+    let (a, b) = (server.node("a", config()).await, server.node("b", config()).await);
+    let owned = a.lasting("c", 1, 60).await;
+    until(true, || !b.routes().is_empty()).await;
+    let (mut late, mut known) = (Vec::new(), b.known());
+    for n in 0..EACH {
+        a.apply(vec![Change::Subscribe(owned.clone(), format!("x/{n}"), options())]).await;
+        let durable = Instant::now();
+        let is_late = b.known() == known;
+        while b.known() == known {
+            assert!(durable.elapsed() < Duration::from_secs(10), "a route does not arrive");
+            tokio::task::yield_now().await;
+        }
+        late.extend(is_late.then(|| durable.elapsed()));
+        known += 1;
+    }
+    late.sort();
+    println!(
+        "subscriptions: {} of {EACH} were not known at the other node when they were durable; of these, half were \
+         {:?} late, the last one {:?}",
+        late.len(),
+        late.get(late.len() / 2),
+        late.last()
+    );
 }

@@ -1,11 +1,17 @@
-//! Sessions of a fleet over a real redis-server.
+//! Members and sessions of a fleet over a real redis-server.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
 mod claims;
 mod contract;
+mod exchange;
+mod failover;
 mod faults;
 mod figures;
+mod members;
 mod node;
 mod pools;
+mod refusals;
+#[path = "../../../buffer/tests/common/sentinel.rs"]
+mod sentinel;
 mod server;

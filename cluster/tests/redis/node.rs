@@ -8,7 +8,7 @@ use broker::fleet::{
 };
 use buffer::redis::Redis;
 use parking_lot::Mutex;
-use weir_cluster::{Config, RedisFleet};
+use weir_cluster::sessions::{Config, RedisFleet};
 
 /// A lease that passes within a test.
 pub(crate) fn quick() -> Config {
@@ -89,6 +89,11 @@ impl Node {
 
     pub(crate) fn routes(&self) -> Vec<Route> {
         self.routes.lock().clone()
+    }
+
+    /// Number of routes that have arrived.
+    pub(crate) fn known(&self) -> usize {
+        self.routes.lock().len()
     }
 
     /// Numbers and payloads of the messages that have arrived for an ownership.

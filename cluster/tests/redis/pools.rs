@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use broker::fleet::{Arrival, Bus, Change, Client, Interest, Route, SessionStore};
 use buffer::redis::Redis;
-use weir_cluster::{Pool, Pooled};
+use weir_cluster::sessions::{Pool, Pooled};
 
 use crate::node::{message, quick, until};
 use crate::server::Server;
@@ -79,10 +79,7 @@ async fn each_tenant_is_in_its_pool_and_a_node_is_up_once() {
     assert!(b.claim(&client("other"), true, 1).await.is_err());
 
     let mut routes = Vec::new();
-    let count = |routes: &[Route], of: &Route| {
-        let reset = routes.iter().rposition(|route| *route == Route::Reset).map_or(0, |at| at + 1);
-        routes[reset..].iter().filter(|route| *route == of).count()
-    };
+    let count = |routes: &[Route], of: &Route| routes.iter().filter(|route| *route == of).count();
     let interest = |tenant: &str| Route::Interest("a".into(), tenant.into(), "x".into(), Some(Interest::All));
     while count(&routes, &interest("plain")) == 0 || count(&routes, &interest("gold")) == 0 {
         routes.extend(b.routes().await);

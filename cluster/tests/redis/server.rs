@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
 use buffer::redis::Redis;
-use weir_cluster::Config;
+use weir_cluster::sessions::Config;
 
 use crate::node::Node;
 pub(crate) use process::*;

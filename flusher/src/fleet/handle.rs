@@ -7,7 +7,7 @@ use buffer::{Catalogue, Holder};
 use parking_lot::RwLock;
 use stores::contract::LatestState;
 
-use super::member::Member;
+use super::held_log::HeldLog;
 use crate::context::Context;
 use crate::sinks::latest::Question;
 use crate::status::SinkStatus;
@@ -17,10 +17,10 @@ pub(crate) struct Shared {
     pub(crate) catalogue: Arc<dyn Catalogue>,
     pub(crate) holder: Holder,
     pub(crate) context: Context,
-    pub(super) members: RwLock<BTreeMap<String, Arc<Member>>>,
+    pub(super) held_logs: RwLock<BTreeMap<String, Arc<HeldLog>>>,
     /// The reasons why logs cannot be flushed here.
     pub(super) failed: RwLock<BTreeMap<String, String>>,
-    /// Held while a log moves from the members to the removed ones, so that the books count it
+    /// Held while a log moves from the held ones to the removed ones, so that the books count it
     /// once.
     pub(crate) moving: tokio::sync::RwLock<()>,
 }
@@ -65,16 +65,16 @@ impl Shared {
     }
 
     pub(crate) fn statuses(&self) -> Vec<SinkStatus> {
-        self.members().iter().flat_map(|member| member.handle.statuses()).collect()
+        self.held_logs().iter().flat_map(|held_log| held_log.handle.statuses()).collect()
     }
 
-    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
-        self.members.read().values().cloned().collect()
+    pub(crate) fn held_logs(&self) -> Vec<Arc<HeldLog>> {
+        self.held_logs.read().values().cloned().collect()
     }
 
     /// The ones of `logs` that are held here.
-    pub(crate) fn held(&self, logs: &[String]) -> Vec<Arc<Member>> {
-        let members = self.members.read();
-        logs.iter().filter_map(|log| members.get(log)).filter(|member| !member.has_ended()).cloned().collect()
+    pub(crate) fn held(&self, logs: &[String]) -> Vec<Arc<HeldLog>> {
+        let held_logs = self.held_logs.read();
+        logs.iter().filter_map(|log| held_logs.get(log)).filter(|held_log| !held_log.has_ended()).cloned().collect()
     }
 }

@@ -11,8 +11,8 @@ use model::DeviceKey;
 use proto::internal::v1 as proto;
 use stores::contract::{LatestState, LatestView, Result};
 
-use super::convert;
 use super::readers::Reading;
+use super::{call, convert};
 use crate::readers::scan;
 use crate::sinks::latest::{LatestMap, Question};
 
@@ -86,11 +86,11 @@ impl FleetLatest {
 
         if let Some(local) = &self.0.local {
             let held = local.0.held(&groups.here);
-            let missing = |log: &&String| !held.iter().any(|member| member.lease.log == **log);
+            let missing = |log: &&String| !held.iter().any(|held_log| held_log.lease.log == **log);
             unanswered.extend(groups.here.iter().filter(missing).cloned());
-            for member in &held {
-                member.handle.latest.catch_up().await?;
-                known.complete &= member.is_complete();
+            for held_log in &held {
+                held_log.handle.latest.catch_up().await?;
+                known.complete &= held_log.is_complete();
             }
             let (states, complete) = local.0.known(question).await;
             known.complete &= complete;
@@ -119,7 +119,7 @@ impl FleetLatest {
     ) -> Option<(Vec<LatestState>, Vec<String>, bool)> {
         let logs = logs.to_vec();
         let peers = &self.0.peers;
-        let mut client = peers.client(address)?;
+        let mut client = call::client(peers, address)?;
         let mut asked: Vec<(Arc<str>, proto::LatestResponse)> = Vec::new();
         match question {
             Question::Some(devices) => {

@@ -11,9 +11,9 @@ use proto::internal::v1 as proto;
 use stores::contract::{BookLine, Books, Result};
 use tokio::time::Instant;
 
-use super::convert;
-use super::member::Member;
+use super::held_log::HeldLog;
 use super::readers::Reading;
+use super::{call, convert};
 use crate::accounting::accepted::{Counts, Snapshot, accepted_below, add, count_records};
 use crate::accounting::books::{
     Cursors, Gates, Lines, StoreCounts, add_hours, count, enter, enter_counts, is_counted, is_rewound, line,
@@ -28,9 +28,9 @@ const QUIET: Duration = Duration::from_secs(20);
 pub(super) struct FleetBooks(pub(super) Arc<Reading>);
 
 /// The books of logs that are held here.
-pub(super) async fn of_members(members: &[Arc<Member>]) -> Result<Lines> {
+pub(super) async fn of_held(held_logs: &[Arc<HeldLog>]) -> Result<Lines> {
     let mut lines = Lines::new();
-    for account in members.iter().flat_map(|member| &member.handle.books.accounts) {
+    for account in held_logs.iter().flat_map(|held_log| &held_log.handle.books.accounts) {
         account.enter(&mut lines).await?;
     }
     Ok(lines)
@@ -98,7 +98,7 @@ impl FleetBooks {
     }
 
     async fn ask(&self, address: &str, logs: &[String]) -> Option<proto::BooksResponse> {
-        let mut client = self.0.peers.client(address)?;
+        let mut client = call::client(&self.0.peers, address)?;
         let request = proto::BooksRequest { logs: logs.to_vec() };
         self.0.peers.first(address, client.books(request)).await
     }
@@ -115,7 +115,7 @@ impl FleetBooks {
         let mut groups = self.0.groups(&listing);
         let mut unanswered = std::mem::take(&mut groups.unheld);
         let mut lines = match local {
-            Some(local) => of_members(&local.0.held(&groups.here)).await?,
+            Some(local) => of_held(&local.0.held(&groups.here)).await?,
             None => Lines::new(),
         };
         let mut asked = Vec::new();

@@ -8,6 +8,10 @@
 //! without a writer is removed when every sink has passed it. A log that cannot be read stops only
 //! itself.
 
+mod answers;
+#[cfg(test)]
+mod answers_tests;
+mod call;
 mod convert;
 mod directory;
 #[cfg(test)]
@@ -15,16 +19,12 @@ mod export_tests;
 mod exports;
 mod fresh;
 mod handle;
+mod held_log;
 mod latest;
 mod ledger;
 mod letters;
-mod member;
-mod peers;
-#[cfg(test)]
-mod peers_tests;
 mod readers;
 mod retained;
-mod serve;
 mod share;
 mod tail;
 #[cfg(test)]
@@ -50,14 +50,13 @@ use crate::flusher::Error;
 use crate::metrics::Metrics;
 use crate::{Projections, Stores};
 
+pub use answers::{Pools, answers};
 pub use exports::ExportControlError;
 pub(crate) use fresh::Fresh;
 pub use handle::FleetHandle;
 pub(crate) use handle::Shared;
-use member::Member;
-pub use peers::{Key, Links, Peers, Refusal};
+use held_log::HeldLog;
 pub use readers::{Readers, Source as ReaderSource};
-pub use serve::{Pools, answers, serve};
 
 /// A log that could not be flushed here is left to others for this many lease times.
 const BACK_OFF: u32 = 3;
@@ -83,7 +82,7 @@ pub struct Fleet {
 
 /// The outcome of a job.
 enum Job {
-    Started(Vec<(Lease, Result<Member, Unready>)>),
+    Started(Vec<(Lease, Result<HeldLog, Unready>)>),
     Loaded(Vec<String>, bool),
     /// A log, and the reason why its sinks ended, if it was a fault.
     Given(String, Option<String>),
@@ -114,7 +113,7 @@ impl Fleet {
             catalogue,
             holder,
             context: Context::new(config, projections, stores, metrics, Controls::unread()),
-            members: RwLock::default(),
+            held_logs: RwLock::default(),
             failed: RwLock::default(),
             moving: tokio::sync::RwLock::default(),
         };
@@ -207,7 +206,7 @@ impl Fleet {
         // runs out.
         let orphaned = |info: &&LogInfo| info.holder.as_ref() == Some(&self.shared.holder);
         let lost = logs.iter().filter(orphaned).map(|info| &info.id);
-        plan.claim.extend(lost.filter(|id| able(id) && !self.shared.members.read().contains_key(*id)).cloned());
+        plan.claim.extend(lost.filter(|id| able(id) && !self.shared.held_logs.read().contains_key(*id)).cloned());
         for log in plan.release {
             self.give_back(&log);
         }
@@ -222,11 +221,11 @@ impl Fleet {
 
     /// Renews every lease, or takes it again; releases logs whose leases went to others.
     async fn renew(&self) {
-        for member in self.shared.members() {
-            let log = &member.lease.log;
-            match self.shared.catalogue.renew(&member.lease, self.lease).await {
+        for held_log in self.shared.held_logs() {
+            let log = &held_log.lease.log;
+            match self.shared.catalogue.renew(&held_log.lease, self.lease).await {
                 Ok(true) => {}
-                Ok(false) => self.regain(&member).await,
+                Ok(false) => self.regain(&held_log).await,
                 // The epoch guards every cursor: nothing is lost by continuing, and queries are
                 // still answered.
                 Err(error) => tracing::warn!(log, %error, "cannot renew a lease; trying again"),
@@ -243,17 +242,17 @@ impl Fleet {
 
     /// Takes a lease again that ran out or that the server lost. Without it the log was taken by
     /// another flusher, or is not on the server.
-    async fn regain(&self, member: &Member) {
-        let (catalogue, log) = (&self.shared.catalogue, &member.lease.log);
+    async fn regain(&self, held_log: &HeldLog) {
+        let (catalogue, log) = (&self.shared.catalogue, &held_log.lease.log);
         // First: nothing is trimmed before the cursors are there.
-        match member.put_cursors().await {
+        match held_log.put_cursors().await {
             // The lease decides.
             Ok(()) | Err(CursorError::Fenced { .. } | CursorError::Backwards { .. } | CursorError::Outside { .. }) => {}
             Err(error @ CursorError::Unavailable(_)) => {
                 return tracing::warn!(log, %error, "a lease is gone, and the cursors cannot be written; trying again");
             }
         }
-        match catalogue.regain(&member.lease, self.lease).await {
+        match catalogue.regain(&held_log.lease, self.lease).await {
             Ok(true) => return tracing::warn!(log, "a lease had run out or was lost; no other flusher has taken it"),
             Ok(false) => {}
             Err(error) => return tracing::warn!(log, %error, "cannot take a lease again; trying again"),
@@ -261,7 +260,7 @@ impl Fleet {
         match catalogue.ids().await {
             Ok(ids) if ids.contains(log) => {
                 tracing::warn!(log, "the lease went to another flusher");
-                self.shared.members.write().remove(log);
+                self.shared.held_logs.write().remove(log);
             }
             Ok(_) => tracing::error!(log, "the log is not on its server; its records in memory are kept and delivered"),
             Err(error) => tracing::warn!(log, %error, "cannot list the logs; trying again"),
@@ -270,8 +269,8 @@ impl Fleet {
 
     /// Releases logs whose sinks ended by themselves.
     fn release_ended(&mut self) {
-        for member in self.shared.members().iter().filter(|member| member.has_ended()) {
-            let log = member.lease.log.clone();
+        for held_log in self.shared.held_logs().iter().filter(|held_log| held_log.has_ended()) {
+            let log = held_log.lease.log.clone();
             if self.busy.contains(&log) {
                 continue;
             }
@@ -285,20 +284,20 @@ impl Fleet {
     }
 
     async fn remove_drained(&self, logs: &[LogInfo]) {
-        for member in self.shared.members() {
-            let log = &member.lease.log;
+        for held_log in self.shared.held_logs() {
+            let log = &held_log.lease.log;
             if self.busy.contains(log) || logs.iter().any(|info| info.id == *log && info.written) {
                 continue;
             }
-            let end = member.log.end();
-            if member.handle.statuses().iter().any(|status| status.done_to < end) {
+            let end = held_log.log.end();
+            if held_log.handle.statuses().iter().any(|status| status.done_to < end) {
                 continue;
             }
             // Not while the books are read: the leases have to be renewed meanwhile.
             let Ok(moving) = self.shared.moving.try_write() else { return };
-            match self.shared.catalogue.remove(&member.lease).await {
+            match self.shared.catalogue.remove(&held_log.lease).await {
                 Ok(true) => {
-                    self.shared.members.write().remove(log);
+                    self.shared.held_logs.write().remove(log);
                     tracing::info!(log, records = end, "a log without a writer is in every store and was removed");
                 }
                 Ok(false) => {}
@@ -329,8 +328,8 @@ impl Fleet {
             let loaded = matches!(tokio::time::timeout(LOAD, shared.load_states()).await, Ok(Ok(())));
             let mut started = Vec::new();
             for lease in leases {
-                let member = Member::start(&shared.context, &*shared.catalogue, lease.clone(), loaded).await;
-                started.push((lease, member));
+                let held_log = HeldLog::start(&shared.context, &*shared.catalogue, lease.clone(), loaded).await;
+                started.push((lease, held_log));
             }
             Job::Started(started)
         });
@@ -338,9 +337,9 @@ impl Fleet {
 
     /// Loads the store's states for logs that were started without them.
     fn load_missing(&mut self) {
-        let missing = |member: &Arc<Member>| !member.is_complete();
+        let missing = |held_log: &Arc<HeldLog>| !held_log.is_complete();
         let missing =
-            self.shared.members().iter().filter(|m| missing(m)).map(|m| m.lease.log.clone()).collect::<Vec<_>>();
+            self.shared.held_logs().iter().filter(|m| missing(m)).map(|m| m.lease.log.clone()).collect::<Vec<_>>();
         if missing.is_empty() || self.busy.iter().any(|busy| busy.is_empty()) {
             return;
         }
@@ -352,14 +351,14 @@ impl Fleet {
 
     /// Flushes a log once more, then leaves it to others.
     fn give_back(&mut self, log: &str) {
-        let Some(member) = self.shared.members.read().get(log).cloned() else { return };
+        let Some(held_log) = self.shared.held_logs.read().get(log).cloned() else { return };
         if self.busy.iter().any(|busy| busy == log) {
             return;
         }
         self.busy.push(log.to_owned());
         let (shared, log) = (Arc::clone(&self.shared), log.to_owned());
         self.jobs.spawn(async move {
-            let fault = member.stop().await.err();
+            let fault = held_log.stop().await.err();
             match &fault {
                 None => tracing::info!(log, "given back"),
                 Some(reason) => {
@@ -368,8 +367,8 @@ impl Fleet {
                 }
             }
             // Answered for until the next holder can.
-            shared.members.write().remove(&log);
-            if let Err(error) = shared.catalogue.release(&member.lease).await {
+            shared.held_logs.write().remove(&log);
+            if let Err(error) = shared.catalogue.release(&held_log.lease).await {
                 tracing::debug!(log, %error, "a lease was not given back; it runs out");
             }
             Job::Given(log, fault)
@@ -393,24 +392,24 @@ impl Fleet {
             }
             Job::Loaded(logs, loaded) => {
                 self.busy.retain(|busy| !busy.is_empty());
-                self.shared.held(&logs).iter().filter(|_| loaded).for_each(|member| member.set_complete());
+                self.shared.held(&logs).iter().filter(|_| loaded).for_each(|held_log| held_log.set_complete());
             }
             Job::Started(started) => {
-                for (lease, member) in started {
+                for (lease, held_log) in started {
                     self.busy.retain(|busy| *busy != lease.log);
                     self.starting.retain(|starting| *starting != lease);
-                    self.join(lease, member);
+                    self.join(lease, held_log);
                 }
             }
         }
     }
 
-    fn join(&mut self, lease: Lease, member: Result<Member, Unready>) {
-        match member {
-            Ok(member) => {
+    fn join(&mut self, lease: Lease, held_log: Result<HeldLog, Unready>) {
+        match held_log {
+            Ok(held_log) => {
                 tracing::info!(log = lease.log, epoch = lease.epoch, "flushes this log");
                 self.shared.failed.write().remove(&lease.log);
-                self.shared.members.write().insert(lease.log, Arc::new(member));
+                self.shared.held_logs.write().insert(lease.log, Arc::new(held_log));
             }
             Err(Unready { reason, passing }) => {
                 if passing {
@@ -439,7 +438,7 @@ impl Fleet {
             tracing::debug!(%error, "not withdrawn; it runs out");
         }
         loop {
-            let held: Vec<String> = self.shared.members.read().keys().cloned().collect();
+            let held: Vec<String> = self.shared.held_logs.read().keys().cloned().collect();
             held.iter().for_each(|log| self.give_back(log));
             tokio::select! {
                 job = self.jobs.join_next() => match job {

@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buffer::{Catalogue, Log};
+use cluster::members::Peers;
 use futures::future::join_all;
 use stores::contract::{Books, DeadLetters, LatestView, StoreError, Tail};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::{Directory, Listing};
-use super::peers::{self, Links, Peers};
-use super::{FleetHandle, convert, latest, ledger, letters, tail};
+use super::{FleetHandle, call, convert, latest, ledger, letters, tail};
 use crate::accounting::books::{KeptFrom, kept_from};
 use crate::flusher::system_clock;
-use crate::metrics::Metrics;
 use crate::status::SinkStatus;
 use crate::{Config, Projections, Stores};
 
@@ -38,18 +37,8 @@ pub struct Source {
     pub is_store_shared: bool,
     /// The logs that this process holds, when it flushes too.
     pub local: Option<FleetHandle>,
-    /// The secret that all processes share.
-    pub secret: String,
-    /// Encrypts calls: other processes are called at https addresses only.
-    pub tls: Option<tls::Client>,
-    /// Without certificates the secret may be sent to other machines.
-    pub trusts_network: bool,
-    /// The pool of the logs; `None` is the shared one. A call to another process names it.
-    pub pool: Option<Arc<str>>,
-    /// Connections to other processes, shared by the readers of all pools.
-    pub links: Links,
-    /// Counts the addresses that are not called.
-    pub metrics: Arc<Metrics>,
+    /// The other processes, for calls about the pool of the logs.
+    pub peers: Peers,
 }
 
 /// Readers of the whole fleet. Cheap to clone.
@@ -58,7 +47,7 @@ pub struct Readers(pub(super) Arc<Reading>);
 
 pub(super) struct Reading {
     pub(super) directory: Directory,
-    pub(super) peers: peers::Shared,
+    pub(super) peers: Peers,
     pub(super) projections: Projections,
     pub(super) stores: Stores,
     pub(super) is_store_shared: bool,
@@ -78,16 +67,10 @@ pub(super) struct Groups {
 
 impl Readers {
     /// Readers with the waits of `config`.
-    ///
-    /// # Errors
-    /// A sentence when the secret cannot be used.
-    pub fn new(config: &Config, source: Source) -> Result<Self, String> {
-        Ok(Self(Arc::new(Reading {
+    pub fn new(config: &Config, source: Source) -> Self {
+        Self(Arc::new(Reading {
             directory: Directory::new(source.catalogue, system_clock()),
-            peers: Arc::new(
-                Peers::new(&source.secret, source.tls, source.trusts_network, source.metrics)?
-                    .of_pool(source.pool.as_deref(), source.links)?,
-            ),
+            peers: source.peers,
             projections: source.projections,
             stores: source.stores,
             is_store_shared: source.is_store_shared,
@@ -95,7 +78,7 @@ impl Readers {
             wait: Duration::from_millis(config.history.query_wait_ms),
             names: watch::channel(Arc::default()).0,
             kept_from: kept_from(config.history.retention_secs, system_clock()),
-        })))
+        }))
     }
 
     /// The readings that are not stored yet.
@@ -182,7 +165,7 @@ impl Reading {
     pub(super) fn groups(&self, listing: &Listing) -> Groups {
         let mut groups = Groups { here: Vec::new(), there: BTreeMap::new(), unheld: Vec::new() };
         let local: Vec<String> = match &self.local {
-            Some(local) => local.0.members().iter().map(|member| member.lease.log.clone()).collect(),
+            Some(local) => local.0.held_logs().iter().map(|held| held.lease.log.clone()).collect(),
             None => Vec::new(),
         };
         for info in &*listing.logs {
@@ -195,12 +178,12 @@ impl Reading {
                 _ => groups.unheld.push(info.id.clone()),
             }
         }
-        self.peers.keep(&groups.there);
+        self.peers.keep(|address| groups.there.contains_key(address));
         groups
     }
 
     async fn peer_status(&self, address: &str) -> Vec<proto::internal::v1::Sink> {
-        let Some(mut client) = self.peers.client(address) else { return Vec::new() };
+        let Some(mut client) = call::client(&self.peers, address) else { return Vec::new() };
         let request = proto::internal::v1::StatusRequest {};
         self.peers.first(address, client.status(request)).await.map(|answer| answer.sinks).unwrap_or_default()
     }

@@ -6,37 +6,55 @@ use buffer::Log;
 use buffer::frame::Frame;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use stores::contract::{Result, RetainedMessage};
+use stores::contract::{Result, RetainedMessage, RetainedPage};
 
 use super::Readers;
 use crate::readers::scan;
 use crate::sinks::records::retained_message;
 
+/// Bytes of the store's messages that are in memory at a time.
+const PART_BYTES: usize = 4 << 20;
+
 /// The newest change of each topic of each tenant.
 type Changes = HashMap<(Arc<str>, String), RetainedMessage, RandomState>;
 
 impl Readers {
-    /// Returns the retained messages: those of the store, with the changes that only the logs have
-    /// yet. What was acknowledged before a kill is among them.
+    /// Gives `take` the retained messages: those of the store, in its order, with true, and then
+    /// the ones that only the logs have yet. What was acknowledged before a kill is among them. No
+    /// more than a part of those of the store is in memory at a time.
     ///
     /// # Errors
     /// [`StoreError::Busy`](stores::StoreError::Busy) when the logs or the store cannot be read
-    /// now.
-    pub async fn retained(&self) -> Result<Vec<RetainedMessage>> {
+    /// now; some were given then.
+    pub async fn retained(&self, mut take: impl FnMut(RetainedMessage, bool)) -> Result<()> {
         let mut changes = Changes::default();
         for log in self.logs().await? {
             let found = self.changes(&*log, &mut changes).await;
             self.0.unless_gone(log.id(), found).await?;
         }
+        let purged = self.0.projections.purged();
+        let mut after: Option<(Arc<str>, String)> = None;
         // Last: a change that moves there meanwhile is seen twice, and is never missed.
-        let stored = self.0.stores.retained.load().await?;
-        for message in stored {
-            keep_newest(&mut changes, message);
+        loop {
+            let behind = after.as_ref().map(|(tenant, topic)| (&**tenant, &**topic));
+            let RetainedPage { messages, next } = self.0.stores.retained.page(behind, PART_BYTES).await?;
+            for message in messages.into_iter().filter(|message| !purged.has(&message.tenant)) {
+                let key = (Arc::clone(&message.tenant), message.topic.clone());
+                match changes.get(&key) {
+                    Some(change) if change.received > message.received => {}
+                    _ => {
+                        changes.remove(&key);
+                        take(message, true);
+                    }
+                }
+            }
+            let Some(next) = next else { break };
+            after = Some(next);
         }
         // A change without a payload cleared its topic.
-        let purged = self.0.projections.purged();
         let is_held = |message: &RetainedMessage| !message.payload.is_empty() && !purged.has(&message.tenant);
-        Ok(changes.into_values().filter(is_held).collect())
+        changes.into_values().filter(is_held).for_each(|message| take(message, false));
+        Ok(())
     }
 
     /// Adds the changes of a log that the store does not have.

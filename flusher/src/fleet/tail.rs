@@ -11,6 +11,7 @@ use stores::contract::{Result, Tail, TailAnswer};
 use stores::{Block, BlockId};
 use tonic::Status;
 
+use super::call;
 use super::readers::Reading;
 use crate::readers::tail::{TailQuery, from_log};
 
@@ -52,10 +53,10 @@ impl Tail for FleetTail {
 
         if let Some(local) = &self.0.local {
             let held = local.0.held(&groups.here);
-            let missing = |log: &&String| !held.iter().any(|member| member.lease.log == **log);
+            let missing = |log: &&String| !held.iter().any(|held_log| held_log.lease.log == **log);
             unanswered.extend(groups.here.iter().filter(missing).cloned());
-            for member in held {
-                add(&mut answer, member.handle.tail.tail(device, range, names).await?);
+            for held_log in held {
+                add(&mut answer, held_log.handle.tail.tail(device, range, names).await?);
             }
         }
 
@@ -90,7 +91,7 @@ impl FleetTail {
             logs: logs.to_vec(),
         };
         let peers = &self.0.peers;
-        let mut client = peers.client(address)?;
+        let mut client = call::client(peers, address)?;
         let mut parts = peers.first(address, client.tail(request)).await?;
         let rest = async {
             let mut answer_of_peer = PeerAnswer { blocks: Vec::new(), ends: BTreeMap::new() };

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buffer::{Holder, Log};
+use cluster::members::{Peers, Secret};
 use model::TimeRange;
 use stores::contract::{Retained, RetainedMessage};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, FleetHandle, Links, ReaderSource, Readers};
+use super::{Fleet, FleetHandle, ReaderSource, Readers};
 use crate::testing::{FakeCatalogue, FakeLog, World, device, numbers, stage, stage_retained, until};
 use crate::{Error, Metrics};
 
@@ -48,23 +49,9 @@ fn held(catalogue: &FakeCatalogue) -> [usize; 2] {
 
 pub(super) fn readers(world: &World, catalogue: &Arc<FakeCatalogue>, local: Option<FleetHandle>) -> Readers {
     let (stores, is_store_shared) = (world.stores(), true);
-    let (catalogue, projections, secret) = (catalogue.clone(), world.projections(), "s".to_owned());
-    let (tls, trusts_network, metrics) = (None, false, Arc::default());
-    let (pool, links) = (None, Links::default());
-    let source = ReaderSource {
-        catalogue,
-        projections,
-        stores,
-        is_store_shared,
-        local,
-        secret,
-        tls,
-        trusts_network,
-        pool,
-        links,
-        metrics,
-    };
-    Readers::new(&world.config, source).unwrap()
+    let (catalogue, projections) = (catalogue.clone(), world.projections());
+    let peers = Peers::new(&Secret::new("s").unwrap(), None, false, Arc::default());
+    Readers::new(&world.config, ReaderSource { catalogue, projections, stores, is_store_shared, local, peers })
 }
 
 async fn seen(readers: &Readers, world: &World) -> Vec<i64> {
@@ -158,7 +145,7 @@ async fn readers_see_every_durable_reading_of_logs_that_are_held_here_or_not_hel
     let outside = readers(&world, &catalogue, None);
     assert_eq!(seen(&outside, &world).await.len(), 10, "not held");
     let a = start(&world, &catalogue, "a");
-    until("a holds both", async || a.handle.0.members().len() == 2).await;
+    until("a holds both", async || a.handle.0.held_logs().len() == 2).await;
     let inside = readers(&world, &catalogue, Some(a.handle.clone()));
     for n in 1..20 {
         append(if n % 2 == 0 { &one } else { &two }, n * 10, n * 10 + 10);
@@ -210,7 +197,7 @@ async fn an_ordered_stop_is_not_a_fault_in_any_order_of_ends() {
         let (world, catalogue) = (World::new(), Arc::new(FakeCatalogue::default()));
         log(&world, &catalogue, "one");
         let a = start(&world, &catalogue, "a");
-        until("a holds it", async || a.handle.0.members().len() == 1).await;
+        until("a holds it", async || a.handle.0.held_logs().len() == 1).await;
         a.stop.cancel();
         a.task.await.unwrap().unwrap();
     }
@@ -230,8 +217,15 @@ async fn retained_messages_that_only_a_log_has_are_among_those_of_a_start() {
     world.retained.apply(vec![stored("a/b", 1), stored("other", 1)]).await.unwrap();
     let readers = readers(&world, &catalogue, None);
     let of_topic = async |topic: &str| {
-        let messages = readers.retained().await.unwrap();
-        messages.into_iter().find(|message| message.topic == topic).map(|message| message.payload)
+        let mut found = None;
+        let mut take = |message: RetainedMessage, is_stored: bool| {
+            assert_eq!(is_stored, message.payload == b"stored");
+            if message.topic == topic {
+                assert_eq!(found.replace(message.payload), None, "each once");
+            }
+        };
+        readers.retained(&mut take).await.unwrap();
+        found
     };
     assert_eq!(of_topic("a/b").await, Some(b"stored".to_vec()));
     let one = log(&world, &catalogue, "one");

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{
-    DeadLetters, Deadletter, History, Latest, LatestState, LatestView, Result, Retained, RetainedMessage, StoreError,
+    DeadLetters, Deadletter, History, Latest, LatestState, LatestView, Result, Retained, RetainedMessage, RetainedPage,
+    StoreError,
 };
 use stores::{Block, BlockId, BlockMeta};
 use tokio::sync::Semaphore;
@@ -258,8 +259,29 @@ impl FakeRetained {
 
 #[async_trait]
 impl Retained for FakeRetained {
-    async fn load(&self) -> Result<Vec<RetainedMessage>> {
-        Ok(self.messages.lock().values().cloned().collect())
+    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
+        let held = self.messages.lock();
+        let behind = |message: &&RetainedMessage| after.is_none_or(|after| (&*message.tenant, &*message.topic) > after);
+        let (mut page, mut bytes) = (RetainedPage::default(), 0);
+        for message in held.values().filter(behind) {
+            bytes += message.bytes();
+            page.messages.push(message.clone());
+            if bytes >= most_bytes {
+                page.next = Some((Arc::clone(&message.tenant), message.topic.clone()));
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn holds(&self, tenant: &str, topics: &[String]) -> Result<Vec<bool>> {
+        let held = self.messages.lock();
+        Ok(topics.iter().map(|topic| held.contains_key(&(tenant.into(), topic.clone()))).collect())
+    }
+
+    async fn read(&self, tenant: &str, topics: &[String], _: usize) -> Result<Vec<Option<RetainedMessage>>> {
+        let held = self.messages.lock();
+        Ok(topics.iter().map(|topic| held.get(&(tenant.into(), topic.clone())).cloned()).collect())
     }
 
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {

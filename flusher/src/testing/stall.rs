@@ -12,7 +12,7 @@ use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{
     DeadLetters, Deadletter, DeviceBatch, Export, History, Latest, LatestState, LatestView, Result, Retained,
-    RetainedMessage,
+    RetainedMessage, RetainedPage,
 };
 use stores::{Block, BlockMeta};
 use tokio::sync::watch;
@@ -281,8 +281,16 @@ impl Export for SleepyExport {
 
 #[async_trait]
 impl Retained for Sleepy<FakeRetained> {
-    async fn load(&self) -> Result<Vec<RetainedMessage>> {
-        self.inner.load().await
+    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
+        self.inner.page(after, most_bytes).await
+    }
+
+    async fn holds(&self, tenant: &str, topics: &[String]) -> Result<Vec<bool>> {
+        self.inner.holds(tenant, topics).await
+    }
+
+    async fn read(&self, tenant: &str, topics: &[String], most_bytes: usize) -> Result<Vec<Option<RetainedMessage>>> {
+        self.inner.read(tenant, topics, most_bytes).await
     }
 
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {

@@ -77,6 +77,11 @@ fn packets(config: &Config) -> anyhow::Result<()> {
         queue as u64 >= u64::from(packet),
         "`mqtt.max_queued_bytes` is {queue}: it must hold at least one packet of `mqtt.max_packet_bytes` = {packet}"
     );
+    let queue = config.mqtt.broker.max_bridge_bytes;
+    ensure!(
+        queue as u64 >= u64::from(packet),
+        "`mqtt.max_bridge_bytes` is {queue}: it must hold at least one packet of `mqtt.max_packet_bytes` = {packet}"
+    );
     ensure!(
         config.log.capacity_bytes >= 2 * u64::from(packet),
         "`log.capacity_bytes` is {}: it must hold at least two packets of `mqtt.max_packet_bytes` = {packet}",

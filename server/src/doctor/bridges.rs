@@ -29,6 +29,8 @@ pub(super) fn running(bridges: &[bridge::Config], reasons: &[String]) -> Vec<Fin
         let reason = reasons.iter().find_map(|reason| reason.strip_prefix(&what)?.strip_prefix(": "));
         match reason {
             None => Finding::ok(what, format!("connected to {}", bridge.address)),
+            // Nothing waits for a bridge that has ended.
+            Some(reason) if reason.contains(" is deleted: ") => Finding::warn(what, reason),
             Some(reason) => Finding::warn(what, format!("{reason} (messages wait in the log)")),
         }
     };

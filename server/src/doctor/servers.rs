@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use buffer::redis::{OpenError, Redis};
+use cluster::members::Members;
 use stores::contract::{Store, StoreError};
 use stores::mongodb::MongoStore;
 
@@ -83,13 +84,11 @@ async fn redis(config: &Config) -> Vec<Finding> {
     let (connected, finding) = connect_redis(config).await;
     let mut findings = vec![finding];
     if let Some(redis) = connected.filter(|_| config.is_fleet()) {
-        let own = fellows::announced(config);
-        // Under no name: this command is none of the processes.
-        let asked = redis.announce_process("", &own, Duration::ZERO);
-        match tokio::time::timeout(PATIENCE, asked).await {
-            Ok(Ok(processes)) => findings.push(match fellows::differing(&processes, &own) {
+        let own = fellows::member(config, "");
+        match tokio::time::timeout(PATIENCE, Members::of(&redis).list()).await {
+            Ok(Ok(members)) => findings.push(match fellows::differing(&members, &own) {
                 Some(reason) => Finding::warn(WHAT, reason),
-                None => Finding::ok(WHAT, format!("{} running processes have the same pools", processes.len())),
+                None => Finding::ok(WHAT, format!("{} running processes have the same pools", members.len())),
             }),
             Ok(Err(error)) => findings.push(Finding::warn(WHAT, format!("cannot be compared: {error}"))),
             Err(_) => findings.push(Finding::warn(WHAT, format!("cannot be compared within {PATIENCE:?}"))),

@@ -1,10 +1,9 @@
 //! The other processes of the fleet: whether they have the same pools. One that lacks a pool
 //! refuses the devices and the calls of its tenants, and flushes none of its logs.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use buffer::redis::Redis;
+use cluster::members::{Member, Members};
 use tokio_util::sync::CancellationToken;
 
 use super::state::Waiting;
@@ -15,20 +14,21 @@ const PART: &str = "pools";
 /// Other processes that a report names.
 const MOST: usize = 4;
 
-/// The pools of a configuration as a process announces them.
-pub(crate) fn announced(config: &Config) -> String {
-    let names: BTreeSet<&str> = config.pool.iter().map(|pool| pool.name.as_str()).collect();
-    Vec::from_iter(names).join(",")
+/// This process as the others know it, at the address where they call it; empty without one.
+pub(crate) fn member(config: &Config, advertised: &str) -> Member {
+    let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name());
+    let pools = config.pool.iter().map(|pool| pool.name.as_str());
+    Member::new(&config.redis.log.node, advertised, roles, pools)
 }
 
 /// Returns the reason when processes of a fleet have other pools than this one.
-pub(crate) fn differing(processes: &[(String, String)], own: &str) -> Option<String> {
-    let names = |pools: &str| if pools.is_empty() { format!("only {SHARED}") } else { pools.replace(',', ", ") };
-    let others: Vec<String> = processes
-        .iter()
-        .filter(|(_, pools)| pools != own)
-        .map(|(name, pools)| format!("{} has {}", name.split('#').next().unwrap_or_default(), names(pools)))
-        .collect();
+pub(crate) fn differing(members: &[Member], own: &Member) -> Option<String> {
+    let names = |member: &Member| match member.pools() {
+        [] => format!("only {SHARED}"),
+        pools => pools.join(", "),
+    };
+    let others = members.iter().filter(|member| member.pools() != own.pools());
+    let others: Vec<String> = others.map(|member| format!("{member} has {}", names(member))).collect();
     let more = others.len().saturating_sub(MOST);
     let more = if more > 0 { format!(", and {more} more differ") } else { String::new() };
     (!others.is_empty()).then(|| {
@@ -41,13 +41,9 @@ pub(crate) fn differing(processes: &[(String, String)], own: &str) -> Option<Str
     })
 }
 
-/// Announces this process, and compares the pools of all, until `stop`.
-pub(super) async fn watch(redis: Redis, config: &Config, process: &str, waiting: Waiting, stop: CancellationToken) {
-    let roles = Role::PARTS.iter().filter(|role| config.has(**role)).map(|role| role.name());
-    // Processes without an address of their own may have the same name.
-    let start = model::clock::now().unsigned_abs() ^ (u64::from(std::process::id()) << 40);
-    let name = format!("{process} ({})#{start:x}", Vec::from_iter(roles).join(", "));
-    let (own, lease) = (announced(config), Duration::from_millis(config.fleet.lease_ms));
+/// Announces this process for the time of a lease, again and again, and compares the pools of all,
+/// until `stop`.
+pub(super) async fn watch(members: Members, own: Member, lease: Duration, waiting: Waiting, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(lease / 3);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -55,9 +51,9 @@ pub(super) async fn watch(redis: Redis, config: &Config, process: &str, waiting:
             () = stop.cancelled() => break,
             _ = ticks.tick() => {}
         }
-        match redis.announce_process(&name, &own, lease).await {
-            Ok(processes) => {
-                let reason = differing(&processes, &own);
+        match members.announce(&own, lease).await {
+            Ok(all) => {
+                let reason = differing(&all, &own);
                 match waiting.set(PART, reason.clone()).then_some(reason) {
                     Some(Some(reason)) => tracing::error!("{reason}"),
                     Some(None) => tracing::info!("all processes of this fleet have the same pools"),
@@ -68,7 +64,7 @@ pub(super) async fn watch(redis: Redis, config: &Config, process: &str, waiting:
         }
     }
     // It expires by itself, too.
-    if let Err(error) = redis.announce_process(&name, &own, Duration::ZERO).await {
+    if let Err(error) = members.withdraw(&own).await {
         tracing::debug!(%error, "cannot withdraw this process");
     }
 }
@@ -77,17 +73,22 @@ pub(super) async fn watch(redis: Redis, config: &Config, process: &str, waiting:
 mod tests {
     use super::*;
 
+    fn members(pools: &[&[&str]]) -> Vec<Member> {
+        let named = |(n, pools): (usize, &&[&str])| Member::new(&format!("n{n}"), "", ["ingest"], pools.to_vec());
+        pools.iter().enumerate().map(named).collect()
+    }
+
     #[test]
     fn processes_with_other_pools_are_named() {
-        let all = |pools: &[&str]| -> Vec<(String, String)> {
-            pools.iter().enumerate().map(|(n, pools)| (format!("n{n} (ingest)#abc"), (*pools).to_owned())).collect()
-        };
-        assert_eq!(differing(&all(&["a,b", "a,b"]), "a,b"), None);
-        let reason = differing(&all(&["a,b", "", "a"]), "a,b").unwrap();
-        assert!(reason.contains("this one has a, b, n1 (ingest) has only shared, n2 (ingest) has a;"), "{reason}");
-        let reason = differing(&all(&["x"; 7]), "").unwrap();
-        assert!(reason.contains("this one has only shared") && reason.contains("and 3 more"), "{reason}");
         let config: Config = toml::from_str("[[pool]]\nname = 'b'\n[[pool]]\nname = 'a'\n").unwrap();
-        assert_eq!(announced(&config), "a,b");
+        let own = member(&config, "http://h:1");
+        assert_eq!(own.pools(), ["a", "b"]);
+        assert!(own.has_role("ingest") && own.has_role("flusher") && own.has_role("api"), "{own}");
+        assert_eq!(differing(&members(&[&["a", "b"], &["b", "a"]]), &own), None);
+        let reason = differing(&members(&[&["a", "b"], &[], &["a"]]), &own).unwrap();
+        assert!(reason.contains("this one has a, b, n1 (ingest) has only shared, n2 (ingest) has a;"), "{reason}");
+        let shared = Member::new("n", "", ["api"], []);
+        let reason = differing(&members(&[&["x"][..]; 7]), &shared).unwrap();
+        assert!(reason.contains("this one has only shared") && reason.contains("and 3 more"), "{reason}");
     }
 }

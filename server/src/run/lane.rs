@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use api::Replay;
 use async_trait::async_trait;
-use broker::RetainedMessage;
-use buffer::{Batcher, Holder};
-use flusher::fleet::{Links, ReaderSource, Readers};
+use broker::Earlier;
+use buffer::Batcher;
+use cluster::members::{Member, Peers};
+use flusher::fleet::{ReaderSource, Readers};
 use flusher::{Fleet, FleetHandle};
 use ingest::TelemetryInbox;
 use model::trace::Tracer;
@@ -54,8 +55,8 @@ pub(super) struct Intake {
 }
 
 impl Lane {
-    /// Opens the parts that the roles need. Waits only for Redis. `advertised` is the address of
-    /// this process for other processes.
+    /// Opens the parts that the roles need. Waits only for Redis. `own` is this process, `peers`
+    /// are the others.
     ///
     /// # Errors
     /// Names the key to change.
@@ -66,7 +67,7 @@ impl Lane {
         metrics: Metrics,
         startup: &Startup,
         tracer: Option<&Tracer>,
-        (advertised, fleet_tls, links): (String, Option<tls::Client>, Links),
+        (own, peers): (&Member, &Peers),
     ) -> anyhow::Result<Self> {
         let known = (KnownSettings::open(data)?, KnownParts::open(data));
         let routes = settings::routes(&config)?;
@@ -80,18 +81,19 @@ impl Lane {
             Intake { inbox: inbox.traced(tracer.cloned()), batcher: batcher.clone() }
         });
         let stores = Stores::open(&config, data, &metrics).await?;
-        let fleet = config.has(Role::Flusher).then(|| flusher(&config, &logs, &stores, &metrics, tracer, advertised));
+        let fleet = config.has(Role::Flusher).then(|| flusher(&config, &logs, &stores, &metrics, tracer, own));
         let local = fleet.as_ref().map(Fleet::handle);
-        let readers = readers(&config, &logs, &stores, local, (fleet_tls, links, pool.clone()), &metrics)?;
+        let peers = peers.of_pool(pool.as_deref(), Arc::clone(&metrics.members)).map_err(anyhow::Error::msg)?;
+        let readers = readers(&config, &logs, &stores, local, peers);
         Ok(Self { pool, config, logs, stores, intake, fleet, readers, known, metrics })
     }
 
     /// The place of the sessions that this process shares with the others; None when it does not
     /// accept devices, or is alone.
-    pub(super) fn shared_sessions(&self) -> Option<cluster::Pool> {
+    pub(super) fn shared_sessions(&self) -> Option<cluster::sessions::Pool> {
         let redis = self.logs.redis.clone().filter(|_| self.config.is_fleet() && self.intake.is_some())?;
-        let metrics = Arc::clone(&self.metrics.cluster);
-        Some(cluster::Pool { redis, config: sessions::settings(&self.config), metrics })
+        let metrics = Arc::clone(&self.metrics.sessions);
+        Some(cluster::sessions::Pool { redis, config: sessions::settings(&self.config), metrics })
     }
 
     /// The open files of its folder.
@@ -108,15 +110,11 @@ impl Lane {
     ///
     /// # Errors
     /// When waiting is of no use.
-    pub(super) async fn retained(&self, servers: &Servers) -> Result<Option<Vec<RetainedMessage>>, StoreError> {
+    pub(super) async fn retained(&self, servers: &Servers) -> Result<Option<Earlier>, StoreError> {
         match self.intake.is_some() && servers.store_waits_for().is_none() {
-            true => retained::load_in_time(&self.readers).await,
+            true => retained::load_in_time(&self.readers, &settings::broker(&self.config).node).await,
             false => Ok(None),
         }
-    }
-
-    pub(super) fn flusher_metrics(&self) -> &Arc<flusher::Metrics> {
-        &self.metrics.flusher
     }
 
     /// Name of its retained messages as a part that waits.
@@ -164,13 +162,6 @@ pub(crate) fn of_pool(part: &str, pool: Option<&str>) -> String {
     }
 }
 
-/// The name of a process among those that share its logs. `advertised` is its address for the
-/// others; empty without one.
-pub(super) fn process_name(config: &Config, advertised: &str) -> String {
-    let node = &config.redis.log.node;
-    if advertised.is_empty() { node.clone() } else { format!("{node}@{advertised}") }
-}
-
 /// The flusher of the logs that this process claims.
 fn flusher(
     config: &Config,
@@ -178,13 +169,12 @@ fn flusher(
     stores: &Stores,
     metrics: &Metrics,
     tracer: Option<&Tracer>,
-    advertised: String,
+    own: &Member,
 ) -> Fleet {
-    let name = process_name(config, &advertised);
     let fleet = Fleet::new(
         settings::flusher(config),
         Arc::clone(&logs.catalogue),
-        (Holder { name, address: advertised }, Duration::from_millis(config.fleet.lease_ms)),
+        (own.holder(), Duration::from_millis(config.fleet.lease_ms)),
         stores.projections.clone(),
         stores.standard.clone(),
         Arc::clone(&metrics.flusher),
@@ -196,28 +186,16 @@ fn flusher(
 }
 
 /// Readers of all logs, wherever each is flushed.
-fn readers(
-    config: &Config,
-    logs: &Logs,
-    stores: &Stores,
-    local: Option<FleetHandle>,
-    (tls, links, pool): (Option<tls::Client>, Links, Option<Arc<str>>),
-    metrics: &Metrics,
-) -> anyhow::Result<Readers> {
+fn readers(config: &Config, logs: &Logs, stores: &Stores, local: Option<FleetHandle>, peers: Peers) -> Readers {
     let source = ReaderSource {
         catalogue: Arc::clone(&logs.catalogue),
         projections: stores.projections.clone(),
         stores: stores.standard.clone(),
         is_store_shared: config.is_fleet(),
         local,
-        secret: config.fleet.secret.clone(),
-        tls,
-        trusts_network: config.insecure,
-        pool,
-        links,
-        metrics: Arc::clone(&metrics.flusher),
+        peers,
     };
-    Readers::new(&settings::flusher(config), source).map_err(anyhow::Error::msg)
+    Readers::new(&settings::flusher(config), source)
 }
 
 /// The books. A check ends the warnings about lost parts of servers whose books balance again.

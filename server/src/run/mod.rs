@@ -39,7 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use broker::Ports;
+use broker::{Earlier, Ports};
+use cluster::members::{Members, Peers, Secret};
 use door::{Gatekeeper, OneTenant};
 use flusher::fleet::Readers;
 use futures::future::{join_all, try_join_all};
@@ -60,6 +61,7 @@ use lane::Lane;
 use listeners::Listeners;
 use node::Node;
 pub(crate) use placement::PooledInbox;
+use retained::StoredMessages;
 use server_watch::Servers;
 use startup::Startup;
 
@@ -148,7 +150,8 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
     let of = |port| tls.as_ref().map(|tls| tls.acceptor(port));
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
     let advertised = addresses.fleet.map(|address| config.fleet.advertised(address)).transpose()?.unwrap_or_default();
-    let process = lane::process_name(&config, &advertised);
+    let own = fellows::member(&config, &advertised);
+    let secret = Secret::new(&config.fleet.secret).map_err(anyhow::Error::msg)?;
     let (http, http_stop) = {
         let (startup, metrics) = (startup.clone(), metrics.clone());
         let hosts = config.http.hosts.clone();
@@ -184,8 +187,10 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
         if let Some(access) = &access {
             access.check_keys().await?;
         }
-        let fleet = (advertised, fleet_tls.as_ref().map(|tls| tls.client.clone()));
-        let node = Node::open(&config, &data, metrics, &startup, (fleet, access.as_ref(), gate.clone())).await?;
+        let client = fleet_tls.as_ref().map(|tls| tls.client.clone());
+        let peers = Peers::new(&secret, client, config.insecure, Arc::clone(&metrics.members));
+        let parts = ((own.clone(), peers), access.as_ref(), gate.clone());
+        let node = Node::open(&config, &data, metrics, &startup, parts).await?;
         if let Some(gate) = &gate {
             purge::load(gate, &node.lanes).await;
         }
@@ -204,7 +209,7 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
         }
     };
     let inbox = node.inbox();
-    let Node { state, lanes, placement, api, exporter, open, broker: own } = node;
+    let Node { state, lanes, placement, api, exporter, open, broker: own_broker } = node;
     startup.works(state.clone());
     startup.offer_encryption(encryption::Offer::new(Arc::clone(&config), keys, &data.secret()?));
     startup.offer_backups(Offer::new(Arc::clone(&config), data.path().to_owned(), data.secret()?, open));
@@ -218,24 +223,27 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
         let gate = access.as_ref().map(|(_, gate)| gate.clone());
         if let Some(placement) = &placement {
             for (number, messages) in retained.iter().enumerate() {
-                messages.iter().flatten().for_each(|message| placement.found(&message.tenant, number));
+                messages.iter().flat_map(Earlier::tenants).for_each(|tenant| placement.found(tenant, number));
             }
         }
         let of_bridges = placement.clone();
+        let of_archive = placement.clone();
         let found = move |tenant: &Arc<str>, lane: usize| {
             placement.iter().for_each(|placement| placement.found(tenant, lane));
         };
-        let taken = (inbox, retained, Box::new(found) as Found);
+        let stores = lanes.iter().map(|lane| Arc::clone(&lane.stores.standard.retained)).collect();
+        let archive = Arc::new(StoredMessages::new(stores, of_archive));
+        let taken = (inbox, retained, archive, Box::new(found) as Found);
         let broker = take_in(&mut supervisor, &config, &state, (&lanes, sessions), taken, (ports, gate)).await;
         let of_tenants = access.as_ref().map(|(_, gate)| gate);
         bridges::spawn(&mut supervisor, &config, &state, (&broker, of_bridges.as_ref(), of_tenants), &bridges_stop)?;
-        own.iter().for_each(|own| own.open(Arc::clone(&broker)));
+        own_broker.iter().for_each(|own| own.open(Arc::clone(&broker)));
         Some(broker)
     } else {
         None
     };
     let limits = Arc::clone(&state.metrics.limits);
-    tenants::spawn(&mut supervisor, &config, &lanes, access.as_ref(), (&process, limits), broker.clone());
+    tenants::spawn(&mut supervisor, &config, &lanes, access.as_ref(), (&own, limits), broker.clone());
     let drained = CancellationToken::new();
     if let Some(broker) = &broker {
         let offer = drain::Offer::new(Arc::clone(broker), &data.secret()?);
@@ -258,7 +266,7 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
     });
     let readers: Vec<Readers> = lanes.iter().map(|lane| lane.readers.clone()).collect();
     // A process of a fleet announces itself where all others do: with the logs of the shared pool.
-    let fellows = lanes[0].logs.redis.clone().filter(|_| config.is_fleet());
+    let members = lanes[0].logs.redis.as_ref().filter(|_| config.is_fleet()).map(Members::of);
     let fleets = lanes.into_iter().filter_map(|lane| Some((lane.pool, lane.fleet?)));
     let (local, fleets): (Vec<_>, Vec<_>) = fleets.map(|(pool, fleet)| ((pool, fleet.handle()), fleet)).unzip();
     if !fleets.is_empty() {
@@ -271,18 +279,17 @@ async fn serve(config: Config, mut passed: Passed, lines: Lines) -> anyhow::Resu
     if let Some(listener) = listeners.fleet {
         // Others ask until the last flush is over.
         let stop = supervisor.part("fleet", FLEET_DEADLINE);
-        let secret = config.fleet.secret.clone();
         let acceptor = fleet_tls.as_ref().map(|tls| tls.server.acceptor(Port::Fleet));
         supervisor.spawn("fleet", "answers to the fleet", async move {
-            let services = brokers::services(local, own);
-            flusher::fleet::serve((listener, acceptor), services, &secret, stop).await.context("answer the fleet")
+            let services = brokers::services(local, own_broker);
+            cluster::members::serve((listener, acceptor), services, secret, stop).await.context("answer the fleet")
         });
     }
-    if let Some(redis) = fellows {
+    if let Some(members) = members {
         let stop = supervisor.part("pools", FLEET_DEADLINE);
-        let (config, waiting) = (Arc::clone(&config), state.waiting().clone());
+        let (lease, waiting) = (Duration::from_millis(config.fleet.lease_ms), state.waiting().clone());
         supervisor.spawn("pools", "pools of the fleet", async move {
-            fellows::watch(redis, &config, &process, waiting, stop).await;
+            fellows::watch(members, own, lease, waiting, stop).await;
             Ok(())
         });
     }
@@ -365,8 +372,8 @@ async fn take_in(
     supervisor: &mut Supervisor,
     config: &Config,
     state: &state::State,
-    (lanes, shared): (&[Lane], Option<Arc<cluster::Pooled>>),
-    (inbox, retained, found): (PooledInbox, Vec<Option<Vec<broker::RetainedMessage>>>, Found),
+    (lanes, shared): (&[Lane], Option<Arc<cluster::sessions::Pooled>>),
+    (inbox, retained, archive, found): (PooledInbox, Vec<Option<Earlier>>, Arc<StoredMessages>, Found),
     (ports, gate): (Ports, Option<Gate>),
 ) -> Arc<broker::Broker<PooledInbox>> {
     let deadline = Duration::from_secs(config.shutdown_timeout_secs);
@@ -379,19 +386,21 @@ async fn take_in(
     };
     let (settings, metrics) = (settings::broker(config), state.metrics.broker.clone());
     let waits: Vec<usize> = (0..retained.len()).filter(|number| retained[*number].is_none()).collect();
-    let messages: Vec<_> = retained.into_iter().flatten().flatten().collect();
-    let (now, later) = if waits.is_empty() { (Some(messages), None) } else { (None, Some(messages)) };
+    let node = settings.node.clone();
+    let mut earlier = Earlier::of(&node);
+    retained.into_iter().flatten().for_each(|of_lane| earlier.append(of_lane));
     let broker = match &shared {
         Some(fleet) => {
             let fleet = (Arc::clone(fleet) as Arc<_>, Arc::clone(fleet) as Arc<_>);
-            broker::Broker::in_fleet(settings, inbox, gatekeeper, metrics, now, fleet)
+            broker::Broker::in_fleet(settings, inbox, gatekeeper, metrics, None, fleet)
         }
-        None => broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, now),
+        None => broker::Broker::with_gatekeeper(settings, inbox, gatekeeper, metrics, None),
     };
-    if let Some(messages) = later {
-        broker.restore_part(messages).await;
-    }
-    if !waits.is_empty() {
+    broker.put_away_to(archive);
+    if waits.is_empty() {
+        broker.begin_with(earlier);
+    } else {
+        broker.restore_part(earlier).await;
         let (broker, stop, waiting) = (broker.clone(), stop.clone(), state.waiting().clone());
         let waits =
             waits.into_iter().map(|number| (number, lanes[number].readers.clone(), lanes[number].retained_part()));
@@ -403,10 +412,10 @@ async fn take_in(
         }
         supervisor.spawn("mqtt", "retained messages", async move {
             let load = async |(number, readers, part): &(usize, Readers, String)| {
-                let messages = retained::load_when_ready(readers).await;
-                tracing::info!(messages = messages.len(), "{part} of earlier starts");
-                messages.iter().for_each(|message| found(&message.tenant, *number));
-                broker.restore_part(messages).await;
+                let earlier = retained::load_when_ready(readers, &node).await;
+                tracing::info!(messages = earlier.len(), "{part} of earlier starts");
+                earlier.tenants().for_each(|tenant| found(tenant, *number));
+                broker.restore_part(earlier).await;
                 waiting.set(part, None);
             };
             tokio::select! {
@@ -418,6 +427,12 @@ async fn take_in(
             }
             Ok(())
         });
+    }
+    if shared.is_some() {
+        let (broker, stop) = (broker.clone(), stop.clone());
+        let readers: Vec<_> = lanes.iter().map(|lane| lane.readers.clone()).collect();
+        let renewing = retained::renew(broker, readers, settings::broker(config).node, stop);
+        supervisor.spawn("mqtt", "retained messages of the fleet", renewing);
     }
     let accepting = broker.clone();
     let accept = async move {

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use buffer::CatalogueError;
-use flusher::fleet::{Links, Peers};
+use cluster::members::{Member, Members, Peers, SecretError};
 use identity::Gate;
 use stores::contract::{DeadLetters, History, LatestView, Tail};
 
 use super::brokers::{Brokers, Fellows, LocalNode, Nodes};
 use super::exports::Exports;
-use super::lane::{Lane, process_name};
+use super::lane::Lane;
 use super::log::Logs;
 use super::placement::{Placement, PooledInbox};
 use super::pooled::{Pooled, PooledExports, PooledLogs};
@@ -41,8 +40,8 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Opens the parts that the roles need. Waits only for Redis. `advertised` is the address of
-    /// this process for other processes.
+    /// Opens the parts that the roles need. Waits only for Redis. `own` is this process, `peers`
+    /// are the others.
     ///
     /// # Errors
     /// Names the key to change.
@@ -51,18 +50,17 @@ impl Node {
         data: &DataDir,
         metrics: Metrics,
         startup: &Startup,
-        ((advertised, fleet_tls), access, gate): ((String, Option<tls::Client>), Option<&Access>, Option<Gate>),
+        ((own, peers), access, gate): ((Member, Peers), Option<&Access>, Option<Gate>),
     ) -> anyhow::Result<Self> {
         let (tracer, exporter) = traces::open(&config.tracing, Arc::clone(&metrics.traces))?.unzip();
         let shared = Arc::new(config.of_shared());
-        let (tracer, links) = (tracer.as_ref(), Links::default());
-        let broker = config.has(Role::Ingest).then(|| LocalNode::new(&config.redis.log.node));
-        let fleet = || (advertised.clone(), fleet_tls.clone(), links.clone());
-        let mut lanes = vec![Lane::open(None, shared, data, metrics.clone(), startup, tracer, fleet()).await?];
+        let (tracer, fleet) = (tracer.as_ref(), (&own, &peers));
+        let broker = config.has(Role::Ingest).then(|| LocalNode::new(own.node()));
+        let mut lanes = vec![Lane::open(None, shared, data, metrics.clone(), startup, tracer, fleet).await?];
         for (pool, own) in config.pool.iter().zip(metrics.pools.iter()) {
             let (of_pool, data) = (Arc::new(config.of_pool(pool)?), data.pool(&pool.name)?);
             let (name, own) = (Some(Arc::clone(&own.0)), own.1.clone());
-            let opened = Lane::open(name, of_pool, &data, own, startup, tracer, fleet()).await;
+            let opened = Lane::open(name, of_pool, &data, own, startup, tracer, fleet).await;
             lanes.push(opened.with_context(|| format!("pool `{}`", pool.name))?);
         }
         warn_of_others(config, data);
@@ -74,14 +72,15 @@ impl Node {
         let open = (backup::Open { registry, ..lanes[0].open_files() }, of_pools.collect());
         let state = State::new(config, metrics, startup.waiting.clone(), lanes.iter().map(Lane::state).collect());
         let api = config.has(Role::Api).then(|| {
-            let brokers = brokers(config, &lanes[0], (&advertised, fleet_tls.clone(), links.clone()), broker.clone())?;
+            let redis = lanes[0].logs.redis.as_ref().filter(|_| config.is_fleet());
+            let fleet = redis.map(|redis| Fellows { members: Members::of(redis), peers, own });
+            let brokers = Brokers::new(Nodes { local: broker.clone(), fleet });
             let backend = backend(&lanes, placement.as_ref(), &state, Arc::new(brokers));
             let admin = access.zip(gate.clone()).map(|(access, gate)| access.admin().with_gate(gate));
             let authenticator = gate.map(|gate| Arc::new(gate) as Arc<dyn identity::Authenticator>);
             let config = api::Config { tracer: tracer.cloned(), authenticator, admin, ..settings::api(config, secret) };
-            anyhow::Ok((backend, config))
+            (backend, config)
         });
-        let api = api.transpose()?;
         Ok(Self { state, lanes, placement, api, exporter, open, broker })
     }
 
@@ -90,27 +89,6 @@ impl Node {
         let inboxes = self.lanes.iter().map(|lane| Some(lane.intake.as_ref()?.inbox.clone()));
         Some(PooledInbox::new(inboxes.collect::<Option<_>>()?, self.placement.clone()))
     }
-}
-
-/// The brokers of this process and of the others that Redis names.
-///
-/// # Errors
-/// When the secret of the fleet cannot be sent.
-fn brokers(
-    config: &Config,
-    shared: &Lane,
-    (advertised, tls, links): (&str, Option<tls::Client>, Links),
-    local: Option<LocalNode>,
-) -> anyhow::Result<Brokers> {
-    let redis = shared.logs.redis.clone().filter(|_| config.is_fleet());
-    let fellows = redis.map(|redis| {
-        let metrics = Arc::clone(shared.flusher_metrics());
-        let peers = Peers::new(&config.fleet.secret, tls, config.insecure, metrics)
-            .and_then(|peers| peers.of_pool(None, links))
-            .map_err(anyhow::Error::msg)?;
-        anyhow::Ok(Fellows { redis, peers, process: process_name(config, advertised) })
-    });
-    Ok(Brokers::new(Nodes { local, fleet: fellows.transpose()? }))
 }
 
 /// The ports of the api: those of the only lane, or of the lane of each tenant.
@@ -178,6 +156,7 @@ fn warn_of_others(config: &Config, data: &DataDir) {
 async fn token_secret(config: &Config, data: &DataDir, logs: &Logs, startup: &Startup) -> anyhow::Result<[u8; 32]> {
     let own = data.secret()?;
     let Some(redis) = logs.redis.as_ref().filter(|_| config.has(Role::Api)) else { return Ok(own) };
-    let passing = |error: &CatalogueError| matches!(error, CatalogueError::Unavailable(_));
-    Ok(startup.wait_for("Redis", passing, || redis.secret(own)).await?)
+    let passing = |error: &SecretError| matches!(error, SecretError::Unavailable(_));
+    let members = Members::of(redis);
+    Ok(startup.wait_for("Redis", passing, || members.token_secret(own)).await?)
 }

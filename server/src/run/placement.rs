@@ -153,6 +153,19 @@ impl Intake for PooledIntake {
         }
     }
 
+    fn rest(&mut self) {
+        if let Self::Lane(intake) = self {
+            intake.rest();
+        }
+    }
+
+    fn was_routed(&mut self, id: u64) -> bool {
+        match self {
+            Self::Lane(intake) => intake.was_routed(id),
+            Self::Nowhere(_) => false,
+        }
+    }
+
     fn poll_submit(&mut self, cx: &mut Context<'_>) -> Poll<Result<Ticket, Failed>> {
         match self {
             Self::Lane(intake) => intake.poll_submit(cx),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Pool, Pooled};
+use cluster::sessions::{Pool, Pooled};
 
 use super::lane::Lane;
 use super::placement::Placement;
@@ -34,13 +34,13 @@ pub(super) async fn open(
 }
 
 /// Bounds of the sessions of a pool.
-pub(super) fn settings(config: &Config) -> cluster::Config {
+pub(super) fn settings(config: &Config) -> cluster::sessions::Config {
     let broker = &config.mqtt.broker;
-    cluster::Config {
+    cluster::sessions::Config {
         lease: Duration::from_millis(config.fleet.lease_ms),
         max_queued_messages: broker.max_queued_messages,
         max_stored_bytes: config.redis.max_session_bytes,
         queue_full: broker.queue_full,
-        ..cluster::Config::default()
+        ..cluster::sessions::Config::default()
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use buffer::redis::Exchange;
+use cluster::members::Exchange;
 use door::quota::HOLD;
 use identity::Gate;
 use prometheus_client::metrics::counter::Counter;

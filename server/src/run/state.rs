@@ -36,8 +36,10 @@ pub(crate) struct Metrics {
     pub(crate) ingest: Arc<ingest::Metrics>,
     /// Metrics of the log.
     pub(crate) buffer: Arc<buffer::Metrics>,
+    /// Metrics of calls to the other processes.
+    pub(crate) members: Arc<cluster::members::Metrics>,
     /// Metrics of the sessions that a fleet shares.
-    pub(crate) cluster: Arc<cluster::Metrics>,
+    pub(crate) sessions: Arc<cluster::sessions::Metrics>,
     /// Metrics of the sinks.
     pub(crate) flusher: Arc<flusher::Metrics>,
     /// The store's.
@@ -99,8 +101,9 @@ impl Metrics {
     /// Registers the metrics that each pool has of its own.
     fn register_lane(&self, registry: &mut Registry) {
         self.buffer.register(registry);
-        self.cluster.register(registry);
+        self.sessions.register(registry);
         self.flusher.register(registry);
+        self.members.register(registry);
         self.stores.register(registry);
         self.mongodb.register(registry);
         self.exports.register(registry);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker::Broker;
-
+use cluster::members::{Member, Members};
 use futures::future::{join_all, try_join_all};
 use identity::Gate;
 
@@ -18,13 +18,13 @@ use crate::config::{Config, Role};
 use crate::supervise::Supervisor;
 
 /// Spawns it, as far as the roles need it; nothing without a registry. There is no broker in a
-/// process without the role ingest. `process` is the name of this process.
+/// process without the role ingest. `own` is this process.
 pub(super) fn spawn(
     supervisor: &mut Supervisor,
     config: &Config,
     lanes: &[Lane],
     access: Option<&(Access, Gate)>,
-    (process, limits): (&str, Arc<shares::Metrics>),
+    (own, limits): (&Member, Arc<shares::Metrics>),
     broker: Option<Arc<Broker<PooledInbox>>>,
 ) {
     let Some((access, gate)) = access else { return };
@@ -44,7 +44,8 @@ pub(super) fn spawn(
     if let Some(redis) = redis.filter(|_| config.is_fleet() && (broker.is_some() || config.has(Role::Api))) {
         let (stop, broker) = (supervisor.part("limits of tenants", deadline), broker.clone());
         let kept = move |tenant: &str| broker.as_ref().map_or((0, 0), |broker| broker.kept(tenant));
-        let sharing = shares::run(redis.exchange(shares::FORGET), gate.clone(), kept, limits, stop);
+        let exchange = Members::of(redis).exchange(own, shares::FORGET);
+        let sharing = shares::run(exchange, gate.clone(), kept, limits, stop);
         supervisor.spawn("limits of tenants", "exchange of the use of tenants", async move {
             sharing.await;
             Ok(())
@@ -61,7 +62,7 @@ pub(super) fn spawn(
         lanes.iter().map(|lane| retention::follow(access.admin(), retention::Kept::of(lane), stop.clone())).collect();
     supervisor.spawn("removal", "retention of tenants", async move { try_join_all(expiring).await.map(drop) });
     if config.has(Role::Flusher) {
-        let purgers: Vec<_> = lanes.iter().map(|lane| purge::purger(lane, gate, process.to_owned())).collect();
+        let purgers: Vec<_> = lanes.iter().map(|lane| purge::purger(lane, gate, own.name().to_owned())).collect();
         supervisor.spawn("removal", "removal of deleted tenants", async move {
             join_all(purgers.iter().map(|purger| purger.run(stop.clone()))).await;
             Ok(())

@@ -100,6 +100,25 @@ impl Inner {
         })
     }
 
+    /// Gives `take` the values of these keys in one read, as long as it returns true.
+    pub(super) fn values<'a>(
+        &self,
+        table: Bytes,
+        mut keys: impl Iterator<Item = &'a [u8]>,
+        mut take: impl FnMut(Option<&[u8]>) -> bool,
+    ) -> Result<()> {
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(table)?;
+            for key in keys.by_ref() {
+                let value = table.get(key)?;
+                if !take(value.as_ref().map(|value| value.value())) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Makes a change in one transaction, on disk when it returns.
     pub(super) fn change(&self, change: impl FnOnce(&WriteTransaction) -> Outcome<()>) -> Result<()> {
         self.meta.open()?.run(|meta| {

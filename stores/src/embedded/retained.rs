@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::meta::RETAINED;
 use super::{EmbeddedStore, keys};
-use crate::contract::{Result, Retained, RetainedMessage};
+use crate::contract::{Result, Retained, RetainedMessage, RetainedPage};
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -16,24 +16,78 @@ struct Row {
     received: Nanos,
 }
 
+/// The first key behind a topic.
+fn behind(tenant: &str, topic: &str) -> Vec<u8> {
+    [&keys::retained(tenant, topic)[..], &[0]].concat()
+}
+
+/// Entries that are read in one step.
+const STEP: usize = 512;
+
+impl Row {
+    fn message(self, tenant: &str, topic: &str) -> RetainedMessage {
+        let Self { qos, payload, properties, received } = self;
+        RetainedMessage { tenant: tenant.into(), topic: topic.to_owned(), qos, payload, properties, received }
+    }
+}
+
 #[async_trait]
 impl Retained for EmbeddedStore {
-    async fn load(&self) -> Result<Vec<RetainedMessage>> {
-        self.blocking(|inner| {
-            let entries = inner.entries(RETAINED, &[], None, usize::MAX)?;
-            let message = |(key, value): (Vec<u8>, Vec<u8>)| {
-                let Some(row) = inner.row::<Row>(&RETAINED, &key, &value)? else { return Ok(None) };
-                let (tenant, topic) = keys::read_retained(&key)?;
-                Ok(Some(RetainedMessage {
-                    tenant: tenant.into(),
-                    topic: topic.to_owned(),
-                    qos: row.qos,
-                    payload: row.payload,
-                    properties: row.properties,
-                    received: row.received,
-                }))
+    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
+        let mut from = after.map(|(tenant, topic)| behind(tenant, topic)).unwrap_or_default();
+        self.blocking(move |inner| {
+            let (mut page, mut bytes) = (RetainedPage::default(), 0);
+            loop {
+                let entries = inner.entries(RETAINED, &from, None, STEP)?;
+                let is_last = entries.len() < STEP;
+                for (key, value) in entries {
+                    let (tenant, topic) = keys::read_retained(&key)?;
+                    bytes += value.len();
+                    if let Some(row) = inner.row::<Row>(&RETAINED, &key, &value)? {
+                        page.messages.push(row.message(tenant, topic));
+                    }
+                    if bytes >= most_bytes {
+                        page.next = Some((tenant.into(), topic.to_owned()));
+                        return Ok(page);
+                    }
+                    from = behind(tenant, topic);
+                }
+                if is_last {
+                    return Ok(page);
+                }
+            }
+        })
+        .await
+    }
+
+    async fn holds(&self, tenant: &str, topics: &[String]) -> Result<Vec<bool>> {
+        let keys: Vec<_> = topics.iter().map(|topic| keys::retained(tenant, topic)).collect();
+        self.blocking(move |inner| {
+            let mut held = Vec::with_capacity(keys.len());
+            inner.values(RETAINED, keys.iter().map(Vec::as_slice), |value| {
+                held.push(value.is_some());
+                true
+            })?;
+            Ok(held)
+        })
+        .await
+    }
+
+    async fn read(&self, tenant: &str, topics: &[String], most_bytes: usize) -> Result<Vec<Option<RetainedMessage>>> {
+        let (tenant, topics) = (tenant.to_owned(), topics.to_vec());
+        self.blocking(move |inner| {
+            let keys: Vec<_> = topics.iter().map(|topic| keys::retained(&tenant, topic)).collect();
+            let (mut values, mut bytes) = (Vec::new(), 0);
+            inner.values(RETAINED, keys.iter().map(Vec::as_slice), |value| {
+                bytes += value.map_or(1, <[u8]>::len);
+                values.push(value.map(<[u8]>::to_vec));
+                bytes < most_bytes
+            })?;
+            let row = |((value, key), topic): ((Option<Vec<u8>>, &Vec<u8>), &String)| {
+                let row = value.map(|value| inner.row::<Row>(&RETAINED, key, &value)).transpose()?.flatten();
+                Ok(row.map(|row| row.message(&tenant, topic)))
             };
-            entries.into_iter().filter_map(|entry| message(entry).transpose()).collect()
+            values.into_iter().zip(&keys).zip(&topics).map(row).collect()
         })
         .await
     }

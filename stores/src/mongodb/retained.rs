@@ -9,22 +9,36 @@
 //! a writer that was left behind and comes with a message that has long been replaced or cleared
 //! changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use model::Nanos;
-use mongodb::bson::{RawDocument, doc};
+use mongodb::bson::spec::BinarySubtype;
+use mongodb::bson::{Binary, Document, RawDocument, doc};
 
 use super::schema::RETAINED;
 use super::update::Updates;
 use super::{MongoStore, decode};
-use crate::contract::{Result, Retained, RetainedMessage};
+use crate::contract::{Result, Retained, RetainedMessage, RetainedPage};
 
 /// A cleared topic is remembered for this long.
 const CLEARED: Nanos = 86_400 * 1_000_000_000;
 
+/// Messages that are read in one request.
+const READ_AT_ONCE: usize = 64;
+
 fn id(message: &RetainedMessage) -> String {
-    format!("{}#{}", message.tenant, message.topic)
+    key(&message.tenant, &message.topic)
+}
+
+fn key(tenant: &str, topic: &str) -> String {
+    format!("{tenant}#{topic}")
+}
+
+fn any_of(tenant: &str, topics: &[String]) -> Document {
+    doc! { "$in": topics.iter().map(|topic| key(tenant, topic)).collect::<Vec<_>>() }
 }
 
 fn decode(collection: &str, document: &RawDocument) -> Result<RetainedMessage> {
@@ -45,15 +59,24 @@ fn decode(collection: &str, document: &RawDocument) -> Result<RetainedMessage> {
 
 #[async_trait]
 impl Retained for MongoStore {
-    async fn load(&self) -> Result<Vec<RetainedMessage>> {
+    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
         let server = self.server().await?;
         let collection = server.collection(RETAINED);
-        let request = collection.find(doc! {}).sort(doc! { "_id": 1 });
+        let behind = after.map_or_else(|| doc! {}, |(tenant, topic)| doc! { "_id": { "$gt": key(tenant, topic) } });
+        let request = collection.find(behind).sort(doc! { "_id": 1 });
         let cursor = server.send("find", request).await.map_err(|error| server.failed(&error))?;
-        let name = server.name(RETAINED);
-        let all = server.gather(server.request_limit(), cursor, |document| decode(&name, document)).await?;
+        let (name, bytes) = (server.name(RETAINED), AtomicUsize::new(0));
+        let read = |document: &RawDocument| {
+            let message = decode(&name, document)?;
+            bytes.fetch_add(message.bytes(), Ordering::Relaxed);
+            Ok(message)
+        };
+        let is_full = || bytes.load(Ordering::Relaxed) >= most_bytes;
+        let all = server.gather_until(server.request_limit(), cursor, read, |_| is_full()).await?;
+        let last = all.last().filter(|_| is_full());
+        let next = last.map(|last| (Arc::clone(&last.tenant), last.topic.clone()));
         let newest = all.iter().map(|message| message.received).max().unwrap_or_default();
-        let (cleared, held): (Vec<_>, Vec<_>) = all.into_iter().partition(|message| message.payload.is_empty());
+        let (cleared, messages): (Vec<_>, Vec<_>) = all.into_iter().partition(|message| message.payload.is_empty());
         let old: Vec<String> = cleared
             .into_iter()
             .filter(|message| message.received < newest - CLEARED)
@@ -63,7 +86,50 @@ impl Retained for MongoStore {
             let filter = doc! { "_id": { "$in": old }, "m.received": { "$lt": newest - CLEARED } };
             server.send("delete", collection.delete_many(filter)).await.map_err(|error| server.failed(&error))?;
         }
-        Ok(held)
+        Ok(RetainedPage { messages, next })
+    }
+
+    async fn holds(&self, tenant: &str, topics: &[String]) -> Result<Vec<bool>> {
+        let server = self.server().await?;
+        let collection = server.collection(RETAINED);
+        // Not one that was cleared, whose payload is empty.
+        let empty = Binary { subtype: BinarySubtype::Generic, bytes: Vec::new() };
+        let request = collection.find(doc! { "_id": any_of(tenant, topics), "m.payload": { "$ne": empty } });
+        let request = request.projection(doc! { "t": 1 });
+        let cursor = server.send("find", request).await.map_err(|error| server.failed(&error))?;
+        let name = server.name(RETAINED);
+        let topic = |document: &RawDocument| {
+            let topic = document.get_str("t").map(str::to_owned);
+            topic.map_err(|_| decode::damaged(&name, document, "it has no topic"))
+        };
+        let held = server.gather(server.request_limit(), cursor, topic).await?;
+        let held: HashSet<String> = held.into_iter().collect();
+        Ok(topics.iter().map(|topic| held.contains(topic)).collect())
+    }
+
+    async fn read(&self, tenant: &str, topics: &[String], most_bytes: usize) -> Result<Vec<Option<RetainedMessage>>> {
+        let server = self.server().await?;
+        let collection = server.collection(RETAINED);
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        // Sizes are not known before.
+        for topics in topics.chunks(READ_AT_ONCE) {
+            let request = collection.find(doc! { "_id": any_of(tenant, topics) });
+            let cursor = server.send("find", request).await.map_err(|error| server.failed(&error))?;
+            let name = server.name(RETAINED);
+            let read = server.gather(server.request_limit(), cursor, |document| decode(&name, document)).await?;
+            let held = read.into_iter().filter(|message| !message.payload.is_empty());
+            let mut held: HashMap<String, RetainedMessage> =
+                held.map(|message| (message.topic.clone(), message)).collect();
+            for topic in topics {
+                let message = held.remove(topic);
+                bytes += message.as_ref().map_or(1, RetainedMessage::bytes);
+                found.push(message);
+                if bytes >= most_bytes {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
     }
 
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::MemoryStore;
-use crate::contract::{Result, Retained, RetainedMessage};
+use crate::contract::{Result, Retained, RetainedMessage, RetainedPage};
 
 /// By tenant and topic.
 #[derive(Debug, Default)]
@@ -29,11 +29,43 @@ impl MemoryStore {
     }
 }
 
+/// True for a message that belongs to an answer of so many bytes: the first one does.
+fn up_to(bytes: &mut usize, most: usize, found: Option<&RetainedMessage>) -> bool {
+    let is_part = *bytes < most;
+    *bytes += found.map_or(1, RetainedMessage::bytes);
+    is_part
+}
+
 #[async_trait]
 impl Retained for MemoryStore {
-    async fn load(&self) -> Result<Vec<RetainedMessage>> {
+    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
         self.faults.read().await?;
-        Ok(self.retained_messages())
+        let held = self.retained.0.lock();
+        let behind = |message: &&RetainedMessage| after.is_none_or(|after| (&*message.tenant, &*message.topic) > after);
+        let (mut page, mut bytes) = (RetainedPage::default(), 0);
+        for message in held.values().filter(behind) {
+            bytes += message.bytes();
+            page.messages.push(message.clone());
+            if bytes >= most_bytes {
+                page.next = Some((Arc::clone(&message.tenant), message.topic.clone()));
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    async fn holds(&self, tenant: &str, topics: &[String]) -> Result<Vec<bool>> {
+        self.faults.read().await?;
+        let held = self.retained.0.lock();
+        Ok(topics.iter().map(|topic| held.contains_key(&(tenant.into(), topic.clone()))).collect())
+    }
+
+    async fn read(&self, tenant: &str, topics: &[String], most_bytes: usize) -> Result<Vec<Option<RetainedMessage>>> {
+        self.faults.read().await?;
+        let held = self.retained.0.lock();
+        let mut bytes = 0;
+        let found = topics.iter().map(|topic| held.get(&(tenant.into(), topic.clone())).cloned());
+        Ok(found.take_while(|found| up_to(&mut bytes, most_bytes, found.as_ref())).collect())
     }
 
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {

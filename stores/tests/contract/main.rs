@@ -81,7 +81,8 @@ promises! {
         letters_are_counted_by_tenant;
     retained:
         the_last_change_of_a_topic_stays,
-        retained_messages_come_back_as_they_were;
+        retained_messages_come_back_as_they_were,
+        retained_messages_are_read_in_parts_and_by_their_topics;
     tenants:
         equal_readings_of_two_tenants_stay_apart,
         equal_devices_of_two_tenants_have_their_own_latest_state,

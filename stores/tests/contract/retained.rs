@@ -43,3 +43,43 @@ pub(crate) async fn retained_messages_come_back_as_they_were(mut world: impl Wor
     assert_eq!(load(store).await, all);
     assert_eq!(load(world.open_again().await).await, all);
 }
+
+pub(crate) async fn retained_messages_are_read_in_parts_and_by_their_topics(mut world: impl World) {
+    let store = world.open().await;
+    let topics: Vec<String> = (0..700).map(|n| format!("$weir/messages/n/{n:016x}")).collect();
+    let of =
+        |tenant: &str, topic: &String| RetainedMessage { tenant: tenant.into(), ..message(topic, topic.as_bytes()) };
+    let all: Vec<_> = ["a", "b"].iter().flat_map(|tenant| topics.iter().map(|topic| of(tenant, topic))).collect();
+    store.apply(all.clone()).await.unwrap();
+    let cleared = RetainedMessage { payload: Vec::new(), received: 4, ..of("a", &topics[3]) };
+    store.apply(vec![cleared]).await.unwrap();
+    let kept: Vec<_> = all.iter().filter(|message| **message != of("a", &topics[3])).cloned().collect();
+
+    for most_bytes in [1, 20_000, 1 << 30] {
+        let (mut found, mut parts, mut after) = (Vec::new(), 0, None::<(std::sync::Arc<str>, String)>);
+        loop {
+            let behind = after.as_ref().map(|(tenant, topic)| (&**tenant, &**topic));
+            let part = store.page(behind, most_bytes).await.unwrap();
+            found.extend(part.messages);
+            parts += 1;
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, kept, "in the order of tenants and topics");
+        assert!(if most_bytes == 1 { parts >= kept.len() } else { parts < 50 }, "{parts} of {most_bytes} bytes");
+    }
+
+    let asked =
+        [&topics[2], &topics[3], &topics[4], &"$weir/messages/n/none".to_owned(), &topics[5]].map(String::clone);
+    assert_eq!(store.holds("a", &asked).await.unwrap(), [true, false, true, false, true]);
+    assert_eq!(store.holds("b", &asked).await.unwrap(), [true, true, true, false, true]);
+    assert_eq!(store.holds("c", &asked).await.unwrap(), [false; 5]);
+    let read = store.read("a", &asked, 1 << 20).await.unwrap();
+    let wanted = [Some(2), None, Some(4), None, Some(5)].map(|n: Option<usize>| n.map(|n| of("a", &topics[n])));
+    assert_eq!(read, wanted);
+    assert_eq!(store.read("a", &asked, 1).await.unwrap(), wanted[..1], "no more than asked for, and one at least");
+    assert!(store.read("a", &topics, 10_000).await.unwrap().len() < 300);
+    assert_eq!(store.read("a", &[], 10).await.unwrap(), []);
+}

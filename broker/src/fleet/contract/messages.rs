@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::peer::{numbers, payloads};
 use super::{Fixture, Peer, TENANT, append, append_with, message, options, placed, progress, until};
-use crate::fleet::{Arrival, Change, Forwarded, Numbered, Owned, StoredSession, Taking};
+use crate::fleet::{Arrival, Change, Forwarded, Numbered, Owned, SharedMessage, StoredSession, Taking};
 
 fn strings(payloads: impl IntoIterator<Item = u64>) -> Vec<String> {
     payloads.into_iter().map(|payload| payload.to_string()).collect()
@@ -302,6 +302,47 @@ pub async fn forwarded_messages_come_behind_what_was_submitted_before(fixture: &
             next_forwarded += 1;
         }
     }
+}
+
+/// Messages for subscribers that are dropped while the store is away leave a mark in their place; a
+/// message of QoS 0, and one that is retained only, leave none.
+pub async fn a_node_is_told_that_messages_for_its_subscribers_were_dropped(fixture: &dyn Fixture) {
+    let [a, b, c] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await, Peer::start(fixture, "c").await];
+    let with = |n: u64, qos: u8, is_routed: bool| {
+        let payload = vec![b'x'; 4096].into();
+        let message = Arc::new(SharedMessage { qos, payload, ..SharedMessage::clone(&message(n)) });
+        Forwarded { message, is_routed, ..forwarded(n) }
+    };
+    let arrived = |peer: &Peer| {
+        let of = |is_missed: bool| {
+            let is =
+                |arrival: &&Arrival| matches!(arrival, Arrival::Missed(tenant) if **tenant == *TENANT) == is_missed;
+            peer.arrivals().iter().filter(is).count()
+        };
+        (of(false), of(true))
+    };
+    fixture.away(true).await;
+    let (mut sent, many) = (0, with(0, 1, true));
+    while a.bus.forward(&["b".into()], many.clone()) {
+        sent += 1;
+        assert!(sent < 1_000_000, "it has a bound");
+    }
+    for n in 0..3 {
+        assert!(!a.bus.forward(&["b".into()], with(n, 2, true)), "it stays full");
+        assert!(!a.bus.forward(&["c".into()], with(n, 0, true)) && !a.bus.forward(&["c".into()], with(n, 1, false)));
+    }
+    // What a node does not get holds up no publisher while the store is away.
+    until(true, || {
+        a.bus.poll_forward(TENANT, &mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+    })
+    .await;
+    fixture.away(false).await;
+    until((sent, 1), || arrived(&b)).await;
+    assert!(a.bus.forward(&["b".into(), "c".into()], with(1, 1, true)));
+    until((sent + 1, 1), || arrived(&b)).await;
+    until((1, 0), || arrived(&c)).await;
+    let last = b.arrivals().pop();
+    assert!(!matches!(last, Some(Arrival::Missed(_))), "the mark is in the place of what was dropped");
 }
 
 /// A message goes to these nodes and no other.

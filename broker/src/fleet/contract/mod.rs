@@ -5,8 +5,10 @@
 
 mod claims;
 mod failures;
+mod listing;
 mod messages;
 mod peer;
+mod refusals;
 mod routes;
 
 use std::fmt::Debug;
@@ -20,7 +22,9 @@ use super::{Bus, Change, Client, Owned, Placed, Progress, SessionStore, SharedMe
 
 pub use claims::*;
 pub use failures::*;
+pub use listing::*;
 pub use messages::*;
+pub use refusals::*;
 pub use routes::*;
 
 use peer::Peer;
@@ -60,6 +64,9 @@ macro_rules! fleet_contract {
             an_owner_that_does_not_answer_loses_the_client_all_the_same,
             an_owner_whose_client_has_left_is_not_asked,
             a_former_owner_changes_nothing,
+            a_change_of_a_former_owner_is_refused,
+            a_change_that_waited_too_long_is_refused,
+            a_receipt_is_of_the_connections_that_know_of_each_other,
             a_node_that_claims_its_own_client_again_hears_nothing,
             of_claims_at_once_the_last_one_counts,
             messages_get_numbers_in_one_order,
@@ -74,6 +81,7 @@ macro_rules! fleet_contract {
             messages_are_read_behind_a_number,
             forwarded_messages_come_behind_what_was_submitted_before,
             forwarded_messages_reach_the_nodes_that_are_named,
+            a_node_is_told_that_messages_for_its_subscribers_were_dropped,
             subscriptions_are_known_at_every_node,
             the_end_of_a_session_ends_its_subscriptions,
             members_of_shared_subscriptions_are_seen_to_come_and_go,
@@ -83,7 +91,11 @@ macro_rules! fleet_contract {
             tickets_become_durable_in_order,
             a_store_that_is_away_gets_all_changes_afterwards,
             there_is_no_room_while_many_changes_wait,
-            a_tenant_is_forgotten_alone
+            a_tenant_is_forgotten_alone,
+            clients_are_listed_in_their_order,
+            sessions_are_shown_as_the_store_has_them,
+            sessions_that_have_ended_are_not_shown,
+            a_session_that_is_away_is_ended_by_any_node
         }
     };
     ($open:expr; $($rule:ident),*) => {

@@ -23,9 +23,9 @@ pub(super) struct Table {
 
 impl Table {
     fn apply(&mut self, route: Route) {
-        assert!(self.resets > 0 || route == Route::Reset, "{route:?} comes before a reset");
+        assert!(self.resets > 0 || route == Route::Reset(0), "{route:?} comes before a reset");
         match route {
-            Route::Reset => *self = Self { resets: self.resets + 1, ..Self::default() },
+            Route::Reset(_) => *self = Self { resets: self.resets + 1, ..Self::default() },
             Route::Session(client, session, filter, Some((options, connected))) => {
                 self.sessions.insert((client, filter), (session, options, connected));
             }
@@ -187,7 +187,11 @@ impl Peer {
             Arrival::Taken(owned, taking) => Some((owned.clone(), *taking)),
             _ => None,
         };
-        arrivals.iter().filter_map(of).collect()
+        let mut taken: Vec<_> = arrivals.iter().filter_map(of).collect();
+        // One may come twice.
+        let mut seen = std::collections::HashSet::new();
+        taken.retain(|(owned, _)| seen.insert(owned.epoch));
+        taken
     }
 
     /// Requests to hand over a client.

@@ -4,14 +4,18 @@ use std::sync::Arc;
 
 use super::owners::{Held, Kept};
 use super::state::{Start, State};
-use crate::fleet::{Arrival, Change, Client, Interest, Numbered, Owned, Placed, Progress, Route, SharedMessage};
+use crate::fleet::{
+    Arrival, Change, Client, Interest, Numbered, Owned, Placed, Progress, Refusal, Route, SharedMessage,
+};
 
 impl State {
-    pub(super) fn change(&mut self, start: Start, change: Change) {
+    /// Makes a change, unless it is of a former owner.
+    pub(super) fn change(&mut self, start: Start, change: Change) -> Result<(), Refusal> {
         match change {
-            Change::Keep(owned, expiry_secs) => self.keep(&owned, expiry_secs),
+            Change::Keep(owned, expiry_secs) => self.keep(&owned, expiry_secs)?,
             Change::Subscribe(owned, filter, options) => {
-                let Some(held) = self.owned(&owned).filter(|held| held.kept.is_some()) else { return };
+                self.kept(&owned)?;
+                let held = self.owned(&owned)?;
                 let is_connected = held.is_connected;
                 if let Some(kept) = &mut held.kept {
                     kept.subscriptions.insert(filter.clone(), options);
@@ -22,49 +26,39 @@ impl State {
                 );
             }
             Change::Unsubscribe(owned, filter) => {
-                if self.kept(&owned).is_some_and(|kept| kept.subscriptions.remove(&filter).is_some()) {
+                if self.kept(&owned)?.subscriptions.remove(&filter).is_some() {
                     self.announce(None, &Route::Session(owned.client, owned.session, filter, None));
                 }
             }
             Change::Receipt(owned, packet_id) => {
-                if let Some(kept) = self.kept(&owned) {
-                    kept.receipts.insert(packet_id);
-                }
+                self.kept(&owned)?.receipts.insert(packet_id);
             }
             Change::ReceiptOver(owned, packet_id) => {
-                if let Some(kept) = self.kept(&owned) {
-                    kept.receipts.remove(&packet_id);
-                }
+                self.kept(&owned)?.receipts.remove(&packet_id);
             }
             Change::Released(owned, numbers, progress) => {
-                if let Some(kept) = self.kept(&owned) {
-                    kept.released = numbers;
-                    kept.advance(progress);
-                }
+                let kept = self.kept(&owned)?;
+                kept.released = numbers;
+                kept.advance(progress);
             }
-            Change::Progress(owned, progress) => {
-                if let Some(kept) = self.kept(&owned) {
-                    kept.advance(progress);
-                }
-            }
+            Change::Progress(owned, progress) => self.kept(&owned)?.advance(progress),
             Change::Leave(owned) => {
-                if self.owned(&owned).is_some() {
-                    self.leave(&owned.client);
-                }
+                self.owned(&owned)?;
+                self.leave(&owned.client);
             }
             Change::End(owned) => {
-                if self.owned(&owned).is_some() {
-                    self.end(&owned.client, None);
-                }
+                self.owned(&owned)?;
+                self.end(&owned.client, None);
             }
             Change::Message { tenant, message, takers, receipt } => {
                 if let Some((owned, packet_id)) = receipt {
-                    // Also after another claim by this node, whose connections wait for each
+                    // Also after another claim by the same node, whose connections wait for each
                     // other's messages.
-                    let held = self.held.get_mut(&owned.client).filter(|held| {
-                        held.owned.session == owned.session && (held.owned == owned || held.owner == start)
-                    });
-                    let Some(kept) = held.and_then(|held| held.kept.as_mut()) else { return };
+                    let is_of = |held: &&mut Held| {
+                        held.owned.session == owned.session && (held.since..=held.owned.epoch).contains(&owned.epoch)
+                    };
+                    let held = self.held.get_mut(&owned.client).filter(is_of);
+                    let kept = held.and_then(|held| held.kept.as_mut()).ok_or(Refusal::NotOwned)?;
                     kept.receipts.insert(packet_id);
                 }
                 for (id, session, placed) in takers {
@@ -73,23 +67,25 @@ impl State {
             }
             Change::Interest(tenant, filter, interest) => self.interest(start, tenant, filter, interest),
         }
+        Ok(())
     }
 
     /// The client, if it is still owned so.
-    fn owned(&mut self, owned: &Owned) -> Option<&mut Held> {
-        self.held.get_mut(&owned.client).filter(|held| held.owned == *owned)
+    fn owned(&mut self, owned: &Owned) -> Result<&mut Held, Refusal> {
+        self.held.get_mut(&owned.client).filter(|held| held.owned == *owned).ok_or(Refusal::NotOwned)
     }
 
-    fn kept(&mut self, owned: &Owned) -> Option<&mut Kept> {
-        self.owned(owned)?.kept.as_mut()
+    fn kept(&mut self, owned: &Owned) -> Result<&mut Kept, Refusal> {
+        self.owned(owned)?.kept.as_mut().ok_or(Refusal::NotOwned)
     }
 
-    fn keep(&mut self, owned: &Owned, expiry_secs: u32) {
-        let Some(held) = self.owned(owned) else { return };
+    fn keep(&mut self, owned: &Owned, expiry_secs: u32) -> Result<(), Refusal> {
+        let held = self.owned(owned)?;
         held.kept.get_or_insert_default().expiry_secs = expiry_secs;
         if !held.is_connected {
             self.await_expiry(&owned.client);
         }
+        Ok(())
     }
 
     fn append(&mut self, client: &Client, session: u64, placed: Placed, message: &Arc<SharedMessage>) {

@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use super::{Client, Node, Owned, StoredSession};
 pub use node::MemoryNode;
+use queues::NodeState;
 use state::State;
 
 /// Messages that a session has at most, unless a test wants fewer.
@@ -75,8 +76,43 @@ impl MemoryFleet {
     /// Lets the store be away for all nodes, or back: claims fail, changes wait, nothing arrives
     /// and no session expires.
     pub fn away(&self, is_away: bool) {
+        self.set_away(is_away, false);
+    }
+
+    /// Lets the store be away since a moment ago, or back.
+    pub fn falter(&self, falters: bool) {
+        self.set_away(falters, true);
+    }
+
+    /// Cuts a node off from the store, or ends that: see [`MemoryNode::away`].
+    pub fn cut_off(&self, name: &str, is_away: bool) {
+        self.at(name, |node| node.is_away = is_away);
+    }
+
+    /// Lets nothing arrive at a node, or all that has waited.
+    pub fn deafen(&self, name: &str, is_deaf: bool) {
+        self.at(name, |node| {
+            node.is_deaf = is_deaf;
+            node.arrived.notify_one();
+        });
+    }
+
+    fn at(&self, name: &str, change: impl FnOnce(&mut NodeState)) {
         self.with(|state| {
-            state.is_away = is_away;
+            if let Some(start) = state.find(name) {
+                state.at(start, change);
+            }
+        });
+    }
+
+    /// Lets subscriptions of a client, and messages for it, fail.
+    pub fn corrupt(&self, client: Option<Client>) {
+        self.with(|state| state.faulty = client);
+    }
+
+    fn set_away(&self, is_away: bool, is_brief: bool) {
+        self.with(|state| {
+            (state.is_away, state.is_brief) = (is_away, is_brief);
             state.each(|node| node.is_away = is_away);
         });
     }
@@ -86,6 +122,17 @@ impl MemoryFleet {
     /// [`Arrival::Gap`]: super::Arrival::Gap
     pub fn drop_arrivals(&self, name: &str) {
         self.with(|state| state.drop_arrivals(name));
+    }
+
+    /// Lets a node get [`Arrival::Missed`](super::Arrival::Missed).
+    pub fn miss(&self, name: &str, tenant: &str) {
+        self.with(|state| state.miss(name, tenant));
+    }
+
+    /// Lets so many messages of a node wait for other nodes that there is no room for another one,
+    /// while the store is away.
+    pub fn fill(&self, name: &str) {
+        self.with(|state| state.fill(name));
     }
 
     /// Lets a node begin anew with all routes.

@@ -1,5 +1,6 @@
 //! A node of the fleet in memory: both ports.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,7 +13,8 @@ use super::MemoryFleet;
 use super::queues::Waits;
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Node, Numbered, Owned, Route, SessionStore, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Node, Numbered, Owned, Route, SessionStore,
+    StoredSummary, Submitter, Unavailable,
 };
 
 /// Time that the owner of a client has to read what has arrived from it.
@@ -84,8 +86,8 @@ impl SessionStore for MemoryNode {
         self.fleet.with(|state| state.claim(self.start, client, clean, new))
     }
 
-    fn submit(&self, changes: Vec<Change>) -> u64 {
-        self.fleet.with(|state| state.submit(self.start, changes))
+    fn submit_for(&self, changes: Vec<Change>, submitter: Option<Arc<dyn Submitter>>) -> u64 {
+        self.fleet.with(|state| state.submit(self.start, changes, submitter))
     }
 
     fn is_durable(&self, ticket: u64) -> bool {
@@ -113,6 +115,18 @@ impl SessionStore for MemoryNode {
         self.fleet.with(|state| state.messages(self.start, owned, after))
     }
 
+    async fn clients(&self, tenant: &str, from: Bound<&str>, most: usize) -> Result<Vec<Arc<str>>, Unavailable> {
+        self.fleet.with(|state| state.client_ids(self.start, tenant, from, most))
+    }
+
+    async fn summaries(&self, tenant: &str, clients: &[Arc<str>]) -> Result<Vec<StoredSummary>, Unavailable> {
+        self.fleet.with(|state| state.summaries(self.start, tenant, clients))
+    }
+
+    async fn end_away(&self, client: &Client) -> Result<Option<usize>, Unavailable> {
+        self.fleet.with(|state| state.end_away(self.start, client))
+    }
+
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
         self.fleet.with(|state| state.forget(self.start, tenant))
     }
@@ -124,12 +138,21 @@ impl Bus for MemoryNode {
         self.fleet.with(|state| state.forward(self.start, to, message))
     }
 
+    fn poll_forward(&self, _: &str, _: &mut Context<'_>) -> Poll<()> {
+        // Nothing waits unless the store is away.
+        Poll::Ready(())
+    }
+
     fn begin(&self, owned: &Owned) {
         self.fleet.with(|state| state.begin(self.start, owned.epoch));
     }
 
     fn handed_over(&self, hand_over: &HandOver) {
         self.fleet.with(|state| state.put(self.start, Waits::HandedOver(hand_over.request)));
+    }
+
+    fn renew_routes(&self) {
+        self.fleet.reset_routes(&self.name);
     }
 
     async fn arrivals(&self) -> Vec<Arrival> {

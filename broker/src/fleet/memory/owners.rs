@@ -1,6 +1,7 @@
 //! The owners of clients, and the sessions that last.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use tokio::time::Instant;
 
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Claimed, Client, HandOver, Node, Numbered, Owned, Progress, Route, StoredSession, Subscription, Taking,
-    Unavailable,
+    Arrival, Claimed, Client, HandOver, Node, Numbered, Owned, Progress, Route, StoredSession, StoredSummary,
+    Subscription, Taking, Unavailable,
 };
 
 /// A client that has an owner.
@@ -18,6 +19,8 @@ use crate::fleet::{
 pub(super) struct Held {
     pub(super) owner: Start,
     pub(super) owned: Owned,
+    /// The epoch since which the client was connected to its owner alone.
+    pub(super) since: u64,
     pub(super) is_connected: bool,
     /// End of a session without a connection.
     pub(super) expires: Option<Instant>,
@@ -107,7 +110,7 @@ impl State {
         }
         let held = self.held.entry(client.clone()).or_insert_with(|| {
             let owned = Owned { client: client.clone(), session: new, epoch };
-            Held { owner: start, owned, is_connected: true, expires: None, kept: None }
+            Held { owner: start, owned, since: epoch, is_connected: true, expires: None, kept: None }
         });
         let owned = held.owned.clone();
         self.at(start, |node| {
@@ -133,8 +136,11 @@ impl State {
     /// Lets a session continue at a node.
     fn take_up(&mut self, start: Start, client: &Client, epoch: u64) -> Option<StoredSession> {
         let held = self.held.get_mut(client)?;
-        (held.owner, held.owned.epoch) = (start, epoch);
         let was_connected = std::mem::replace(&mut held.is_connected, true);
+        if held.owner != start || !was_connected {
+            held.since = epoch;
+        }
+        (held.owner, held.owned.epoch) = (start, epoch);
         if let Some(at) = held.expires.take() {
             self.expiring.remove(&(at, client.clone()));
         }
@@ -218,6 +224,59 @@ impl State {
             .take_while(|client| *client.tenant == *tenant)
             .cloned()
             .collect()
+    }
+
+    pub(super) fn client_ids(
+        &mut self,
+        start: Start,
+        tenant: &str,
+        from: Bound<&str>,
+        most: usize,
+    ) -> Result<Vec<Arc<str>>, Unavailable> {
+        self.reaching(start)?;
+        let client = |id: &str| Client { tenant: tenant.into(), id: id.into() };
+        let from = match from {
+            Bound::Unbounded => Bound::Included(client("")),
+            from => from.map(client),
+        };
+        let clients = self.held.range((from, Bound::Unbounded)).map(|(client, _)| client);
+        let of_tenant = clients.take_while(|client| *client.tenant == *tenant);
+        Ok(of_tenant.take(most).map(|client| Arc::clone(&client.id)).collect())
+    }
+
+    pub(super) fn summaries(
+        &mut self,
+        start: Start,
+        tenant: &str,
+        clients: &[Arc<str>],
+    ) -> Result<Vec<StoredSummary>, Unavailable> {
+        self.reaching(start)?;
+        let now = self.now();
+        let summary = |id: &Arc<str>| {
+            let held = self.held.get(&Client { tenant: tenant.into(), id: Arc::clone(id) })?;
+            let kept = held.kept.as_ref().filter(|kept| kept.expiry_secs > 0)?;
+            Some(StoredSummary {
+                client: Arc::clone(id),
+                node: self.nodes.get(&held.owner).map(|node| Arc::clone(&node.name)),
+                is_connected: held.is_connected,
+                expiry_secs: kept.expiry_secs,
+                expires_in: held.expires.map(|at| at.saturating_duration_since(now)),
+                messages: kept.messages.len(),
+                receipts: kept.receipts.len(),
+                subscriptions: kept.subscriptions.len(),
+            })
+        };
+        Ok(clients.iter().filter_map(summary).collect())
+    }
+
+    pub(super) fn end_away(&mut self, start: Start, client: &Client) -> Result<Option<usize>, Unavailable> {
+        self.reaching(start)?;
+        let held = self.held.get(client).filter(|held| !held.is_connected);
+        let messages = held.and_then(|held| held.kept.as_ref()).map(|kept| kept.messages.len());
+        if messages.is_some() {
+            self.end(client, Some(Taking::Ended));
+        }
+        Ok(messages)
     }
 
     pub(super) fn owner(&self, client: &Client) -> Option<(Node, bool)> {

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use tokio::sync::Notify;
 
-use crate::fleet::{Arrival, Change, Forwarded, Interest, Node, Route};
+use crate::fleet::{Arrival, Change, Forwarded, Interest, Node, Route, Submitter};
 
 /// Changes of a node that are not durable, from which on there is no room for more.
 const MOST_CHANGES: usize = 1024;
@@ -14,8 +14,10 @@ const MOST_CHANGES: usize = 1024;
 /// Something of a node that takes effect in its turn.
 #[derive(Debug)]
 pub(super) enum Waits {
-    Changes(u64, Vec<Change>),
+    Changes(u64, Vec<Change>, Option<Arc<dyn Submitter>>),
     Forward(Vec<Node>, Forwarded),
+    /// A message for this node and tenant was dropped.
+    Missed(Node, Arc<str>),
     HandedOver(u64),
 }
 
@@ -25,6 +27,8 @@ pub(super) struct NodeState {
     pub(super) name: Node,
     pub(super) is_held: bool,
     pub(super) is_away: bool,
+    /// Nothing arrives at it.
+    pub(super) is_deaf: bool,
     pub(super) interests: BTreeMap<(Arc<str>, String), Interest>,
     pub(super) waits: VecDeque<Waits>,
     /// Tickets that are not durable, each with the number of its changes.
@@ -51,6 +55,7 @@ impl NodeState {
             name: name.into(),
             is_held: false,
             is_away,
+            is_deaf: false,
             interests: BTreeMap::new(),
             waits: VecDeque::new(),
             tickets: VecDeque::new(),

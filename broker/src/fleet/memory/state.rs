@@ -10,7 +10,9 @@ use tokio::time::Instant;
 
 use super::owners::{Held, Kept};
 use super::queues::{NodeState, Waits};
-use crate::fleet::{Arrival, Change, Client, Forwarded, Node, Numbered, Owned, Route, Taking, Unavailable};
+use crate::fleet::{
+    Arrival, Change, Client, Forwarded, Node, Numbered, Owned, Refusal, Route, Submitter, Taking, Unavailable,
+};
 
 /// Arrivals that a node has not taken, from which on nothing is forwarded to it.
 const MOST_ARRIVALS: usize = 65_536;
@@ -22,6 +24,10 @@ pub(super) type Start = u64;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) is_away: bool,
+    /// It has been away for a moment only.
+    pub(super) is_brief: bool,
+    /// Changes of sessions of this client fail.
+    pub(super) faulty: Option<Client>,
     /// Wakers to call when the state is no longer locked.
     pub(super) due: Vec<Waker>,
     pub(super) most_messages: usize,
@@ -38,14 +44,12 @@ pub(super) struct State {
     pub(super) requests: BTreeMap<u64, (Start, oneshot::Sender<()>)>,
 }
 
-fn unavailable() -> Unavailable {
-    Unavailable("it is away, as a test wants it".into())
-}
-
 impl State {
     pub(super) fn new(most_messages: usize) -> Self {
         Self {
             is_away: false,
+            is_brief: false,
+            faulty: None,
             due: Vec::new(),
             most_messages,
             held: BTreeMap::new(),
@@ -82,7 +86,7 @@ impl State {
         left.iter().for_each(|client| self.leave(client));
     }
 
-    fn find(&self, name: &str) -> Option<Start> {
+    pub(super) fn find(&self, name: &str) -> Option<Start> {
         self.nodes.iter().find(|(_, node)| *node.name == *name).map(|(start, _)| *start)
     }
 
@@ -98,7 +102,9 @@ impl State {
 
     /// The node, if it has not ended and reaches the store.
     pub(super) fn reaching(&mut self, start: Start) -> Result<&mut NodeState, Unavailable> {
-        self.nodes.get_mut(&start).filter(|node| !node.is_away).ok_or_else(unavailable)
+        let (reason, is_brief) = ("it is away, as a test wants it".to_owned(), self.is_brief);
+        let node = self.nodes.get_mut(&start).filter(|node| !node.is_away);
+        node.ok_or(Unavailable { reason, is_brief })
     }
 
     /// Sends a route to all nodes but one.
@@ -111,7 +117,7 @@ impl State {
 
     pub(super) fn reset_routes(&mut self, name: &str) {
         let Some(start) = self.find(name) else { return };
-        let mut routes = vec![Route::Reset];
+        let mut routes = vec![Route::Reset(0)];
         let others = || self.nodes.iter().filter(|(other, _)| **other != start).map(|(_, node)| node);
         routes.extend(others().map(|node| Route::NodeUp(Arc::clone(&node.name))));
         for node in others() {
@@ -138,12 +144,12 @@ impl State {
 
     // Changes and tickets.
 
-    pub(super) fn submit(&mut self, start: Start, changes: Vec<Change>) -> u64 {
+    pub(super) fn submit(&mut self, start: Start, changes: Vec<Change>, submitter: Option<Arc<dyn Submitter>>) -> u64 {
         let Some(node) = self.nodes.get_mut(&start) else { return u64::MAX };
         node.last_ticket += 1;
         node.tickets.push_back((node.last_ticket, changes.len()));
         node.changes += changes.len();
-        node.waits.push_back(Waits::Changes(node.last_ticket, changes));
+        node.waits.push_back(Waits::Changes(node.last_ticket, changes, submitter));
         node.last_ticket
     }
 
@@ -170,15 +176,37 @@ impl State {
         }
     }
 
+    fn is_faulty(&self, change: &Change) -> bool {
+        let Some(faulty) = &self.faulty else { return false };
+        match change {
+            Change::Subscribe(owned, ..) => owned.client == *faulty,
+            Change::Message { tenant, takers, .. } => {
+                *tenant == faulty.tenant && takers.iter().any(|(id, ..)| *id == faulty.id)
+            }
+            _ => false,
+        }
+    }
+
     fn take_effect(&mut self, start: Start, waits: Waits) {
         match waits {
-            Waits::Changes(ticket, changes) => {
-                changes.into_iter().for_each(|change| self.change(start, change));
+            Waits::Changes(ticket, changes, submitter) => {
+                for change in changes {
+                    let outcome =
+                        if self.is_faulty(&change) { Err(Refusal::Fault) } else { self.change(start, change) };
+                    if let (Err(refusal), Some(submitter)) = (outcome, &submitter) {
+                        submitter.refused(refusal);
+                    }
+                }
                 self.at(start, |node| node.effective = ticket);
             }
             Waits::Forward(to, message) => {
                 for node in self.nodes.values_mut().filter(|node| to.contains(&node.name)) {
                     node.arrive(Arrival::Forwarded(message.clone()));
+                }
+            }
+            Waits::Missed(to, tenant) => {
+                for node in self.nodes.values_mut().filter(|node| node.name == to) {
+                    node.arrive(Arrival::Missed(Arc::clone(&tenant)));
                 }
             }
             Waits::HandedOver(request) => {
@@ -213,11 +241,21 @@ impl State {
 
     pub(super) fn forward(&mut self, start: Start, to: &[Node], message: Forwarded) -> bool {
         let full = self.nodes.values().any(|node| to.contains(&node.name) && node.arrivals.len() >= MOST_ARRIVALS);
-        let Some(node) = self.nodes.get_mut(&start).filter(|node| !full && node.waits.len() < MOST_ARRIVALS) else {
-            return false;
-        };
-        node.waits.push_back(Waits::Forward(to.to_vec(), message));
-        true
+        let Some(node) = self.nodes.get_mut(&start) else { return false };
+        let has_room = !full && node.waits.len() < MOST_ARRIVALS;
+        if has_room {
+            node.waits.push_back(Waits::Forward(to.to_vec(), message));
+        } else if message.is_owed() {
+            for to in to {
+                // One that waits is enough.
+                let is_same =
+                    |waits: &Waits| matches!(waits, Waits::Missed(node, of) if node == to && *of == message.tenant);
+                if !node.waits.iter().any(is_same) {
+                    node.waits.push_back(Waits::Missed(Arc::clone(to), Arc::clone(&message.tenant)));
+                }
+            }
+        }
+        has_room
     }
 
     /// An arrival for the owner of a session of this epoch.
@@ -233,7 +271,8 @@ impl State {
     }
 
     pub(super) fn take_arrivals(&mut self, start: Start) -> Vec<Arrival> {
-        self.reaching(start).map(|node| std::mem::take(&mut node.arrivals).into()).unwrap_or_default()
+        let node = self.reaching(start).ok().filter(|node| !node.is_deaf);
+        node.map(|node| std::mem::take(&mut node.arrivals).into()).unwrap_or_default()
     }
 
     pub(super) fn drop_arrivals(&mut self, name: &str) {
@@ -244,6 +283,20 @@ impl State {
             node.arrivals.retain(stays);
             node.beginning.values_mut().for_each(|held_back| held_back.retain(stays));
             node.arrive(Arrival::Gap);
+        });
+    }
+
+    pub(super) fn miss(&mut self, name: &str, tenant: &str) {
+        let Some(start) = self.find(name) else { return };
+        self.at(start, |node| node.arrive(Arrival::Missed(tenant.into())));
+    }
+
+    pub(super) fn fill(&mut self, name: &str) {
+        let Some(start) = self.find(name) else { return };
+        self.at(start, |node| {
+            // Answers that no claim waits for.
+            let answers = std::iter::repeat_with(|| Waits::HandedOver(u64::MAX));
+            node.waits.extend(answers.take(MOST_ARRIVALS.saturating_sub(node.waits.len())));
         });
     }
 

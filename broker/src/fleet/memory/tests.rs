@@ -110,7 +110,7 @@ async fn time_that_a_test_lets_pass_ends_sessions() {
     let a = fleet.node("a");
     let claimed = a.claim(&client(), true, 1).await.unwrap();
     a.submit(vec![Change::Keep(claimed.owned.clone(), 3600), Change::Leave(claimed.owned)]);
-    assert_eq!(a.routes().await, [Route::Reset]);
+    assert_eq!(a.routes().await, [Route::Reset(0)]);
     fleet.advance(Duration::from_secs(3599));
     assert_eq!(fleet.clients("t"), 1);
     fleet.advance(Duration::from_secs(1));
@@ -128,5 +128,5 @@ async fn a_node_that_starts_again_is_another_one() {
     let again = second.claim(&client(), false, 3).await.unwrap();
     assert_eq!((again.taken_over, again.owned.session), (false, 1));
     let [up, down] = [Route::NodeUp("a".into()), Route::NodeDown("a".into())];
-    assert_eq!(other.routes().await, [Route::Reset, up.clone(), down, up]);
+    assert_eq!(other.routes().await, [Route::Reset(0), up.clone(), down, up]);
 }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- KEYS flushers   ARGV time_ms (0: it ends) name address
+-- KEYS register   ARGV time_ms (0: it ends) name value
 local now = redis.call('TIME')
 local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 if ARGV[1] == '0' then
@@ -10,9 +10,9 @@ end
 local alive = {}
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
-  local till, address = string.match(all[i + 1], '^(%d+) (.*)$')
+  local till, value = string.match(all[i + 1], '^(%d+) (.*)$')
   if tonumber(till) > ms then
-    alive[#alive + 1] = {all[i], address}
+    alive[#alive + 1] = {all[i], value}
   else
     redis.call('HDEL', KEYS[1], all[i])
   end

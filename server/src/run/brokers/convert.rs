@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::names;
+use broker::fleet::StoredSummary;
 use broker::{RetainedPayload, RetainedReport, SessionReport, SubscriptionReport};
 use model::Nanos;
 use proto::v1;
@@ -54,6 +55,27 @@ pub(super) fn session(tenant: &str, node: &str, of: SessionReport) -> v1::Sessio
         in_flight_count: count(of.in_flight),
         unreleased_count: count(of.receipts),
         subscription_count: count(of.subscriptions),
+    }
+}
+
+/// A session that only the store of the fleet has.
+pub(super) fn stored_session(tenant: &str, of: StoredSummary) -> v1::Session {
+    // It was left so long ago; not known of one that does not end.
+    let away = of.expires_in.map(|left| Duration::from_secs(of.expiry_secs.into()).saturating_sub(left));
+    let before =
+        |away: Duration| model::clock::now().saturating_sub(i64::try_from(away.as_nanos()).unwrap_or(i64::MAX));
+    v1::Session {
+        name: session_name(tenant, &of.client),
+        client_id: of.client.to_string(),
+        node: of.node.map(|node| node.to_string()).unwrap_or_default(),
+        connected: of.is_connected,
+        disconnect_time: away.map(before).map(timestamp),
+        expiry: seconds(of.expiry_secs),
+        expire_time: of.expires_in.map(time_in),
+        queued_message_count: count(of.messages),
+        unreleased_count: count(of.receipts),
+        subscription_count: count(of.subscriptions),
+        ..v1::Session::default()
     }
 }
 

@@ -45,6 +45,34 @@ pub(super) fn newest<T, K: Ord, Time: Ord>(
     cut(all, key, limit, end)
 }
 
+/// An item of a node, or of the store that the nodes share.
+pub(super) struct Row<T> {
+    pub(super) item: T,
+    pub(super) is_stored: bool,
+}
+
+/// As [`merge`], of nodes and their store. An item of the store has to come behind those of the
+/// nodes with the same identity: it is left out when there is one, after `complete` has taken from
+/// it what the other one lacks.
+pub(super) fn merge_stored<T, K: Ord, Id: PartialEq>(
+    parts: Vec<Part<Row<T>, K>>,
+    key: impl Fn(&Row<T>) -> K,
+    identity: impl Fn(&T) -> Id,
+    complete: impl Fn(&mut T, &T),
+    limit: usize,
+) -> (Vec<T>, Option<K>) {
+    let (mut all, end) = merge(parts, &key, usize::MAX);
+    all.dedup_by(|later, kept| {
+        let is_known = later.is_stored && identity(&later.item) == identity(&kept.item);
+        if is_known {
+            complete(&mut kept.item, &later.item);
+        }
+        is_known
+    });
+    let (all, next) = cut(all, key, limit, end);
+    (all.into_iter().map(|row| row.item).collect(), next)
+}
+
 fn cut<T, K>(mut all: Vec<T>, key: impl Fn(&T) -> K, limit: usize, end: Option<K>) -> (Vec<T>, Option<K>) {
     if all.len() <= limit {
         return (all, end);
@@ -112,6 +140,50 @@ mod tests {
                 }
             }
             assert_eq!(found, expected, "{limit} and {most}");
+        }
+    }
+
+    #[test]
+    fn an_item_of_the_store_is_left_out_when_a_node_has_it() {
+        // A client, a count, and a node; behind all nodes comes the store.
+        type Session = (u32, u32, char);
+        const STORE: char = char::MAX;
+        let key = |row: &Row<Session>| (row.item.0, if row.is_stored { STORE } else { row.item.2 });
+        let merged = |nodes: &[&[Session]], stored: &[Session], most: usize, limit: usize| {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let part = |items: &[Session], node: char, is_stored: bool| {
+                    let rest = items.iter().map(|item| Row { item: *item, is_stored });
+                    // The store continues behind the client, whichever node the page ended with.
+                    let behind = after.map(|(client, last)| (client, if is_stored { STORE } else { last }));
+                    let rest: Vec<_> = rest.filter(|row| Some((row.item.0, node)) > behind).collect();
+                    let next = rest.get(most - 1).filter(|_| rest.len() > most).map(|row| (row.item.0, node));
+                    Part { items: rest.into_iter().take(most).collect(), next }
+                };
+                let mut parts: Vec<_> = ('a'..).zip(nodes).map(|(name, items)| part(items, name, false)).collect();
+                parts.push(part(stored, STORE, true));
+                let complete = |kept: &mut Session, stored: &Session| kept.1 = stored.1;
+                let (page, next) = merge_stored(parts, key, |of| of.0, complete, limit);
+                assert!(page.len() <= limit);
+                found.extend(page.into_iter().map(|(client, count, node)| {
+                    // One of two nodes with a session is completed, or none at the end of a page.
+                    if client == 3 { (client, 0, node) } else { (client, count, node) }
+                }));
+                after = next;
+                if after.is_none() {
+                    return found;
+                }
+            }
+        };
+        let a = [(1, 0, 'a'), (3, 0, 'a'), (5, 0, 'a')];
+        let b = [(2, 0, 'b'), (3, 0, 'b'), (9, 0, 'b')];
+        let stored = [(0, 7, 'z'), (3, 7, 'a'), (5, 7, 'a'), (6, 7, 'z'), (10, 7, 'b')];
+        let expected =
+            [(0, 7, 'z'), (1, 0, 'a'), (2, 0, 'b'), (3, 0, 'a'), (3, 0, 'b'), (5, 7, 'a'), (6, 7, 'z'), (9, 0, 'b')];
+        for (most, limit) in [(1, 1), (1, 9), (2, 1), (2, 3), (3, 2), (9, 1), (9, 2), (9, 99)] {
+            let found = merged(&[&a, &b], &stored, most, limit);
+            assert_eq!(found[..8], expected, "{most} and {limit}");
+            assert_eq!(found[8..], [(10, 7, 'b')], "{most} and {limit}");
         }
     }
 

@@ -6,6 +6,7 @@ mod convert;
 mod merge;
 mod node;
 mod nodes;
+mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +58,17 @@ type Answer<T> = BoxFuture<'static, Result<T, Status>>;
 struct Answers<T> {
     answers: Vec<(Arc<str>, T)>,
     unreachable: Vec<v1::UnreachableNode>,
+    /// A node that has answered: this one, if it is one.
+    way: Option<(Arc<str>, Node)>,
+}
+
+/// The answer of a node, or the reason why there is none.
+async fn within<T>(most: Duration, answer: Answer<T>) -> Result<T, String> {
+    match tokio::time::timeout(most, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(status)) => Err(nodes::explain(&status)),
+        Err(_) => Err(format!("no answer within {most:?}")),
+    }
 }
 
 impl Brokers {
@@ -73,24 +85,25 @@ impl Brokers {
     ) -> Result<Answers<T>, BrokersError> {
         let places = self.0.list().await.map_err(BrokersError::Unavailable)?;
         let asked = places.into_iter().map(|Place { name, node }| {
-            let answer = node.map(|node| call(node, Arc::clone(&name), request(&name)));
+            let answer = node.map(|node| (node.clone(), call(node, Arc::clone(&name), request(&name))));
             async move {
                 let answer = match answer {
                     Err(reason) => Err(reason),
-                    Ok(answer) => match tokio::time::timeout(most, answer).await {
-                        Ok(Ok(answer)) => Ok(answer),
-                        Ok(Err(status)) => Err(nodes::explain(&status)),
-                        Err(_) => Err(format!("no answer within {most:?}")),
-                    },
+                    Ok((node, answer)) => within(most, answer).await.map(|answer| (node, answer)),
                 };
                 (name, answer)
             }
         });
         let asked: Vec<_> = asked.collect();
-        let mut all = Answers { answers: Vec::new(), unreachable: Vec::new() };
+        let mut all = Answers { answers: Vec::new(), unreachable: Vec::new(), way: None };
         for (name, answer) in join_all(asked).await {
             match answer {
-                Ok(answer) => all.answers.push((name, answer)),
+                Ok((node, answer)) => {
+                    if all.way.is_none() || matches!(node, Node::Here(_)) {
+                        all.way = Some((Arc::clone(&name), node));
+                    }
+                    all.answers.push((name, answer));
+                }
                 Err(reason) => all.unreachable.push(v1::UnreachableNode { node: name.to_string(), reason }),
             }
         }
@@ -125,43 +138,57 @@ impl api::Brokers for Brokers {
             connected: query.connected,
             from: query.after.as_ref().map(|(client, last)| from(client, "", name, last)),
             limit,
+            client: None,
         };
-        let Answers { answers, unreachable } = self.ask(ANSWER, request, call!(sessions)).await?;
-        let parts = answers.into_iter().map(|(name, answer)| Part {
-            items: answer.sessions,
-            next: answer.next.map(|client| (client, name.to_string())),
-        });
-        let key = |session: &v1::Session| (session.client_id.clone(), session.node.clone());
-        let (items, next) = merge::merge(parts.collect(), key, query.limit);
+        let Answers { answers, mut unreachable, way } = self.ask(ANSWER, &request, call!(sessions)).await?;
+        // Under no name: behind the client, whichever node the page before has ended with.
+        let asked = (way, &mut unreachable);
+        let stored = self.ask_store(asked, request(""), call!(stored_sessions)).await?;
+        let (items, next) = stored::sessions(answers, stored, query.limit);
         Ok(Listed { items, next, unreachable })
     }
 
     async fn session(&self, tenant: &str, client: &str) -> Result<Found<v1::Session>, BrokersError> {
         let (tenant, client) = (tenant.to_owned(), client.to_owned());
-        // A client id may hold a `*`, so that the list begins with it instead.
         let request = |_: &str| wire::SessionsRequest {
             tenant: tenant.clone(),
-            clients: "*".to_owned(),
-            connected: None,
-            from: Some(wire::BrokerPosition { key: client.clone(), ..wire::BrokerPosition::default() }),
-            limit: 1,
+            client: Some(client.clone()),
+            ..wire::SessionsRequest::default()
         };
-        let Answers { answers, unreachable } = self.ask(ANSWER, request, call!(sessions)).await?;
+        let Answers { answers, mut unreachable, way } = self.ask(ANSWER, request, call!(sessions)).await?;
         let sessions = answers.into_iter().flat_map(|(_, answer)| answer.sessions);
-        let of_client = sessions.filter(|session| session.client_id == client);
         let time = |session: &v1::Session| session.connect_time.as_ref().map_or(0, |at| at.seconds);
-        Ok(Found { item: of_client.max_by_key(|session| (session.connected, time(session))), unreachable })
+        let mut item = sessions.max_by_key(|session| (session.connected, time(session)));
+        if !item.as_ref().is_some_and(|session| session.connected) {
+            let stored = self.ask_store((way, &mut unreachable), request(""), call!(stored_sessions)).await?;
+            let stored = stored.and_then(|answer| answer.sessions.into_iter().next());
+            match (&mut item, stored) {
+                (Some(session), Some(stored)) => stored::complete(session, &stored),
+                (None, stored) => item = stored,
+                (Some(_), None) => {}
+            }
+        }
+        Ok(Found { item, unreachable })
     }
 
     async fn disconnect(&self, tenant: &str, client: &str, end_session: bool) -> Result<Disconnected, BrokersError> {
         let (tenant, client) = (tenant.to_owned(), client.to_owned());
         let request = |_: &str| wire::DisconnectRequest { tenant: tenant.clone(), client: client.clone(), end_session };
-        let Answers { answers, unreachable } = self.ask(ACT, request, call!(disconnect)).await?;
+        let Answers { answers, unreachable, way } = self.ask(ACT, request, call!(disconnect)).await?;
         let mut done = Disconnected { unreachable, ..Disconnected::default() };
         for (name, answer) in answers.into_iter().filter(|(_, answer)| answer.found) {
             done.nodes.push(name.to_string());
             done.was_connected |= answer.was_connected;
             done.discarded += answer.discarded;
+        }
+        if end_session {
+            let stored = self.ask_store((way, &mut done.unreachable), request(""), call!(end_stored)).await?;
+            if let Some(ended) = stored.filter(|answer| answer.found) {
+                done.discarded += ended.discarded;
+                if !done.nodes.contains(&ended.node) {
+                    done.nodes.push(ended.node);
+                }
+            }
         }
         Ok(done)
     }
@@ -179,13 +206,10 @@ impl api::Brokers for Brokers {
             from: query.after.as_ref().map(|(client, filter, last)| from(client, filter, name, last)),
             limit,
         };
-        let Answers { answers, unreachable } = self.ask(ANSWER, request, call!(subscriptions)).await?;
-        let parts = answers.into_iter().map(|(name, answer)| Part {
-            items: answer.subscriptions,
-            next: answer.next.map(|at| (at.key, at.filter, name.to_string())),
-        });
-        let key = |of: &v1::Subscription| (of.client_id.clone(), of.filter.clone(), of.node.clone());
-        let (items, next) = merge::merge(parts.collect(), key, query.limit);
+        let Answers { answers, mut unreachable, way } = self.ask(ANSWER, &request, call!(subscriptions)).await?;
+        let asked = (way, &mut unreachable);
+        let stored = self.ask_store(asked, request(""), call!(stored_subscriptions)).await?;
+        let (items, next) = stored::subscriptions(answers, stored, query.limit);
         Ok(Listed { items, next, unreachable })
     }
 
@@ -202,7 +226,7 @@ impl api::Brokers for Brokers {
             after,
             limit: u32::try_from(limit).unwrap_or(u32::MAX),
         };
-        let Answers { answers, unreachable } = self.ask(ANSWER, |_| request.clone(), call!(retained)).await?;
+        let Answers { answers, unreachable, .. } = self.ask(ANSWER, |_| request.clone(), call!(retained)).await?;
         let parts = answers.into_iter().map(|(_, answer)| Part { items: answer.messages, next: answer.next });
         let (items, next) = merge::newest(parts.collect(), |message| message.topic.clone(), time, limit);
         Ok(Listed { items, next, unreachable })
@@ -210,7 +234,8 @@ impl api::Brokers for Brokers {
 
     async fn retained_message(&self, tenant: &str, topic: &str) -> Result<Found<v1::RetainedMessage>, BrokersError> {
         let request = wire::RetainedMessageRequest { tenant: tenant.to_owned(), topic: topic.to_owned() };
-        let Answers { answers, unreachable } = self.ask(ANSWER, |_| request.clone(), call!(retained_message)).await?;
+        let Answers { answers, unreachable, .. } =
+            self.ask(ANSWER, |_| request.clone(), call!(retained_message)).await?;
         let messages = answers.into_iter().filter_map(|(_, answer)| answer.message);
         Ok(Found { item: messages.max_by_key(time), unreachable })
     }
@@ -223,7 +248,7 @@ impl api::Brokers for Brokers {
     ) -> Result<ClearedRetained, BrokersError> {
         let (tenant, filter) = (tenant.to_owned(), filter.to_owned());
         let request = wire::ClearRetainedRequest { tenant, filter, after, most: CLEARED };
-        let Answers { answers, unreachable } = self.ask(ACT, |_| request.clone(), call!(clear_retained)).await?;
+        let Answers { answers, unreachable, .. } = self.ask(ACT, |_| request.clone(), call!(clear_retained)).await?;
         let cleared = answers.iter().map(|(_, answer)| answer.cleared).sum();
         // The nodes that came further have nothing to clear up to there.
         let next = answers.into_iter().filter_map(|(_, answer)| answer.next).min();

@@ -3,6 +3,7 @@
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
 
+use broker::fleet::Unavailable;
 use broker::{Broker, SessionQuery, SubscriptionQuery};
 use model::glob::Glob;
 use proto::internal::v1 as wire;
@@ -46,6 +47,11 @@ impl LocalNode {
     }
 
     pub(super) fn sessions(&self, asked: &wire::SessionsRequest) -> Result<wire::SessionsResponse, Status> {
+        if let Some(client) = &asked.client {
+            let found = self.broker()?.session(&asked.tenant, client);
+            let sessions = found.into_iter().map(|of| convert::session(&asked.tenant, self.name(), of)).collect();
+            return Ok(wire::SessionsResponse { sessions, next: None });
+        }
         let clients = Glob::new(&asked.clients);
         let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound(&*at.key, at.exclusive));
         let query = SessionQuery { clients: &clients, connected: asked.connected, from };
@@ -60,6 +66,55 @@ impl LocalNode {
             found: true,
             was_connected: done.was_connected,
             discarded: i64::try_from(done.discarded).unwrap_or(i64::MAX),
+            node: String::new(),
+        }))
+    }
+
+    pub(super) async fn stored_sessions(
+        &self,
+        asked: &wire::SessionsRequest,
+    ) -> Result<wire::SessionsResponse, Status> {
+        let broker = self.broker()?;
+        if let Some(client) = &asked.client {
+            let found = broker.stored_session(&asked.tenant, client).await.map_err(|error| unavailable(&error))?;
+            let sessions = found.into_iter().map(|of| convert::stored_session(&asked.tenant, of)).collect();
+            return Ok(wire::SessionsResponse { sessions, next: None });
+        }
+        let clients = Glob::new(&asked.clients);
+        let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound(&*at.key, at.exclusive));
+        let query = SessionQuery { clients: &clients, connected: asked.connected, from };
+        let page = broker.stored_sessions(&asked.tenant, &query, limit(asked.limit)).await;
+        let page = page.map_err(|error| unavailable(&error))?;
+        let sessions = page.items.into_iter().map(|of| convert::stored_session(&asked.tenant, of)).collect();
+        Ok(wire::SessionsResponse { sessions, next: page.next })
+    }
+
+    pub(super) async fn stored_subscriptions(
+        &self,
+        asked: &wire::SubscriptionsRequest,
+    ) -> Result<wire::SubscriptionsResponse, Status> {
+        let (clients, filters) = (Glob::new(&asked.clients), Glob::new(&asked.filters));
+        let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound((&*at.key, &*at.filter), at.exclusive));
+        let topic = asked.topic.as_deref();
+        let query = SubscriptionQuery { clients: &clients, filters: &filters, topic, from };
+        let page = self.broker()?.stored_subscriptions(&asked.tenant, &query, limit(asked.limit)).await;
+        let page = page.map_err(|error| unavailable(&error))?;
+        let all = page
+            .items
+            .into_iter()
+            .map(|of| convert::subscription(&asked.tenant, of.node.as_deref().unwrap_or_default(), of.report));
+        let next = page.next.map(|(key, filter)| wire::BrokerPosition { key, filter, exclusive: true });
+        Ok(wire::SubscriptionsResponse { subscriptions: all.collect(), next })
+    }
+
+    pub(super) async fn end_stored(&self, asked: &wire::DisconnectRequest) -> Result<wire::DisconnectResponse, Status> {
+        let ended = self.broker()?.end_stored(&asked.tenant, &asked.client).await;
+        let ended = ended.map_err(|error| unavailable(&error))?;
+        Ok(ended.map_or_else(Default::default, |(done, node)| wire::DisconnectResponse {
+            found: true,
+            was_connected: done.was_connected,
+            discarded: i64::try_from(done.discarded).unwrap_or(i64::MAX),
+            node: node.as_deref().unwrap_or_else(|| self.name()).to_owned(),
         }))
     }
 
@@ -104,6 +159,10 @@ impl LocalNode {
         let cleared = cleared.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(wire::ClearRetainedResponse { cleared: cleared.topics, next: cleared.next })
     }
+}
+
+fn unavailable(error: &Unavailable) -> Status {
+    Status::unavailable(error.to_string())
 }
 
 fn bound<T>(at: T, is_exclusive: bool) -> Bound<T> {
@@ -151,6 +210,27 @@ impl BrokerNodeService for Served {
         request: Request<wire::SubscriptionsRequest>,
     ) -> Result<Response<wire::SubscriptionsResponse>, Status> {
         Ok(Response::new(self.0.subscriptions(&self.check(request)?)?))
+    }
+
+    async fn stored_sessions(
+        &self,
+        request: Request<wire::SessionsRequest>,
+    ) -> Result<Response<wire::SessionsResponse>, Status> {
+        Ok(Response::new(self.0.stored_sessions(&self.check(request)?).await?))
+    }
+
+    async fn stored_subscriptions(
+        &self,
+        request: Request<wire::SubscriptionsRequest>,
+    ) -> Result<Response<wire::SubscriptionsResponse>, Status> {
+        Ok(Response::new(self.0.stored_subscriptions(&self.check(request)?).await?))
+    }
+
+    async fn end_stored(
+        &self,
+        request: Request<wire::DisconnectRequest>,
+    ) -> Result<Response<wire::DisconnectResponse>, Status> {
+        Ok(Response::new(self.0.end_stored(&self.check(request)?).await?))
     }
 
     async fn retained_messages(

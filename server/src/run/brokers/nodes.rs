@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use buffer::redis::Redis;
-use flusher::fleet::{Key, Peers};
+use cluster::members::{Link, Member, Members, Peers};
 use proto::internal::v1 as wire;
 use proto::internal::v1::broker_node_service_client::BrokerNodeServiceClient;
 use tonic::metadata::MetadataValue;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::node::LocalNode;
@@ -32,10 +29,10 @@ pub(in crate::run) struct Nodes {
 
 /// The way to the other processes.
 pub(in crate::run) struct Fellows {
-    pub(in crate::run) redis: Redis,
+    pub(in crate::run) members: Members,
     pub(in crate::run) peers: Peers,
-    /// Name of this process among them.
-    pub(in crate::run) process: String,
+    /// This process.
+    pub(in crate::run) own: Member,
 }
 
 /// A node, or the reason why it cannot be called.
@@ -45,12 +42,18 @@ pub(super) struct Place {
 }
 
 /// A node that can be called.
+#[derive(Clone)]
 pub(super) enum Node {
     Here(LocalNode),
-    There(Box<BrokerNodeServiceClient<InterceptedService<Channel, Key>>>),
+    There(Box<BrokerNodeServiceClient<Link>>),
 }
 
 impl Nodes {
+    /// True when the nodes share sessions.
+    pub(super) fn is_fleet(&self) -> bool {
+        self.fleet.is_some()
+    }
+
     /// Returns the nodes that there are now.
     ///
     /// # Errors
@@ -60,16 +63,13 @@ impl Nodes {
             self.local.iter().map(|node| Place { name: Arc::clone(node.name()), node: Ok(Node::Here(node.clone())) });
         let mut places: Vec<Place> = here.collect();
         if let Some(fleet) = &self.fleet {
-            // Under no name, with no time: this asks, and announces nothing.
-            let asked = fleet.redis.announce_process("", "", Duration::ZERO);
-            let processes = match tokio::time::timeout(LISTED, asked).await {
-                Ok(Ok(processes)) => processes,
-                Ok(Err(error)) => return Err(error.to_string()),
+            let members = match tokio::time::timeout(LISTED, fleet.members.list()).await {
+                Ok(Ok(members)) => members,
+                Ok(Err(error)) => return Err(format!("cannot list the processes of the fleet: {error}")),
                 Err(_) => return Err(format!("Redis did not answer within {LISTED:?}")),
             };
-            let others = processes.iter().filter_map(|(announced, _)| Process::parse(announced));
-            let others = others.filter(|process| process.accepts_devices && process.name != fleet.process);
-            places.extend(others.map(|process| fleet.place(&process)));
+            let is_other = |member: &&Member| member.has_role(Role::Ingest.name()) && member.name() != fleet.own.name();
+            places.extend(members.iter().filter(is_other).map(|member| fleet.place(member)));
         }
         places.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(places)
@@ -77,37 +77,15 @@ impl Nodes {
 }
 
 impl Fellows {
-    fn place(&self, process: &Process<'_>) -> Place {
-        let node = match process.address {
+    fn place(&self, member: &Member) -> Place {
+        let node = match member.address() {
             None => Err("it has no address for the other processes: update it, and set `fleet.address`".to_owned()),
-            Some(address) => self.peers.service(address).map_err(|refusal| refusal.to_string()).map(|service| {
+            Some(address) => self.peers.link(address).map_err(|refusal| refusal.to_string()).map(|service| {
                 let client = BrokerNodeServiceClient::new(service).max_decoding_message_size(MAX_ANSWER_BYTES);
                 Node::There(Box::new(client))
             }),
         };
-        Place { name: process.node.into(), node }
-    }
-}
-
-/// A process as it announces itself: `NODE@ADDRESS (ROLES)#START`, or without an address.
-#[derive(Debug, PartialEq, Eq)]
-struct Process<'a> {
-    /// Node and address.
-    name: &'a str,
-    node: &'a str,
-    address: Option<&'a str>,
-    accepts_devices: bool,
-}
-
-impl<'a> Process<'a> {
-    fn parse(announced: &'a str) -> Option<Self> {
-        let (described, _) = announced.rsplit_once('#')?;
-        let (name, roles) = described.strip_suffix(')')?.rsplit_once(" (")?;
-        let accepts_devices = roles.split(", ").any(|role| role == Role::Ingest.name());
-        // A node may have an `@` in its name; an address has none.
-        let at = name.rsplit_once('@').filter(|(_, address)| address.contains("://"));
-        let (node, address) = at.map_or((name, None), |(node, address)| (node, Some(address)));
-        Some(Self { name, node, address, accepts_devices })
+        Place { name: Arc::clone(member.node()), node }
     }
 }
 
@@ -155,26 +133,10 @@ calls! {
     sessions sessions SessionsRequest SessionsResponse [];
     disconnect disconnect DisconnectRequest DisconnectResponse [.await];
     subscriptions subscriptions SubscriptionsRequest SubscriptionsResponse [];
+    stored_sessions stored_sessions SessionsRequest SessionsResponse [.await];
+    stored_subscriptions stored_subscriptions SubscriptionsRequest SubscriptionsResponse [.await];
+    end_stored end_stored DisconnectRequest DisconnectResponse [.await];
     retained retained_messages RetainedMessagesRequest RetainedMessagesResponse [];
     retained_message retained_message RetainedMessageRequest RetainedMessageResponse [];
     clear_retained clear_retained ClearRetainedRequest ClearRetainedResponse [.await];
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processes_are_read_as_they_announce_themselves() {
-        let parse = |announced| {
-            Process::parse(announced).map(|process| (process.node, process.address, process.accepts_devices))
-        };
-        let all = "edge@http://10.0.0.7:50052 (ingest, flusher, api)#18a";
-        assert_eq!(parse(all), Some(("edge", Some("http://10.0.0.7:50052"), true)));
-        assert_eq!(Process::parse(all).unwrap().name, "edge@http://10.0.0.7:50052");
-        assert_eq!(parse("api-1 (api)#1"), Some(("api-1", None, false)));
-        assert_eq!(parse("a@b (ingest)#1"), Some(("a@b", None, true)));
-        assert_eq!(parse("a (x)#y@https://h:1 (ingest)#1"), Some(("a (x)#y", Some("https://h:1"), true)));
-        assert_eq!((parse("garbage"), parse("")), (None, None));
-    }
 }

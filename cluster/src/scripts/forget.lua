@@ -1,9 +1,0 @@
--- ARGV tenant chunk   Returns how many clients it has deleted.
-local ids = call('SPOP', B .. 't:' .. ARGV[1], ARGV[2])
-for _, id in ipairs(ids) do
-  local client = ARGV[1] .. '\0' .. id
-  local held = call('HMGET', entry(client), 's', 'e', 'o')
-  notify_taken(client, held[1], held[2], held[3], 'E')
-  finish(client)
-end
-return #ids

@@ -1,0 +1,51 @@
+-- ARGV may_bury chunk   Returns what was done: starts of nodes, clients left, sessions expired, pieces of queues.
+local chunk = tonumber(ARGV[2])
+local now = int(now_ms())
+local done = { 0, 0, 0, 0 }
+if ARGV[1] == '1' then
+  for _, node in ipairs(call('ZRANGEBYSCORE', B .. 'alive', '-inf', now, 'LIMIT', 0, 8)) do
+    bury(node)
+    done[1] = done[1] + 1
+  end
+end
+local node = call('SRANDMEMBER', B .. 'dead')
+if node then
+  local clients = call('SPOP', B .. 'own:' .. node, chunk)
+  for _, client in ipairs(clients) do
+    local held = call('HMGET', entry(client), 'o', 'on')
+    if held[1] == node and held[2] then
+      -- What the start of the node submits later has no effect.
+      call('HSET', entry(client), 'e', next_epoch())
+      leave(client)
+    end
+  end
+  done[2] = #clients
+  if #clients < chunk then call('SREM', B .. 'dead', node) end
+end
+for _, client in ipairs(call('ZRANGEBYSCORE', B .. 'expiry', '-inf', now, 'LIMIT', 0, chunk)) do
+  local held = call('HMGET', entry(client), 's', 'e', 'o', 'on')
+  if held[4] or not held[1] then
+    call('ZREM', B .. 'expiry', client)
+  else
+    notify_taken(client, held[1], held[2], held[3], 'E')
+    finish(client)
+  end
+  done[3] = done[3] + 1
+end
+local session = call('SRANDMEMBER', B .. 'drop')
+if session then
+  local queue = B .. 'q:' .. session
+  local entries = call('XRANGE', queue, '-', '+', 'COUNT', STEP)
+  if #entries > 0 then
+    local ids = {}
+    for at, item in ipairs(entries) do ids[at] = item[1] end
+    call('XDEL', queue, unpack(ids))
+    freed(release(entries))
+    done[4] = #entries
+  end
+  if #entries < STEP then
+    call('DEL', queue)
+    call('SREM', B .. 'drop', session)
+  end
+end
+return done

@@ -1,0 +1,346 @@
+//! The way of changes to the server: one task sends what was submitted while the last batches were
+//! in flight, and sends batches again until the server has answered.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use broker::fleet::{Forwarded, Node, Refusal};
+use buffer::redis::{AccessError, Command, Durable, Reply};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use super::changes::{Batch, Batches, Item, Origin};
+use super::fleet::Shared;
+use super::scripts::APPLY;
+use crate::reply;
+
+/// Bytes of items that are sent together.
+const TOGETHER: usize = 1 << 20;
+/// Wait before a retry: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Time between two reports of a server that refuses everything.
+const REPORTED: Duration = Duration::from_secs(60);
+
+/// Items that wait to be sent.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    filled: Notify,
+    /// Number of items that the server has applied.
+    applied: watch::Sender<u64>,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { state: Mutex::default(), filled: Notify::new(), applied: watch::channel(0).0 }
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: VecDeque<Item>,
+    /// Bytes that wait or are in flight, and those of forwarded messages.
+    waiting: (usize, usize),
+    wakers: Vec<Waker>,
+    /// Nodes that an item of `items` tells that they have missed messages, of a tenant.
+    missed: BTreeSet<(Node, Arc<str>)>,
+    /// Items that were ever added.
+    added: u64,
+}
+
+impl State {
+    fn add(&mut self, item: Item) {
+        self.items.push_back(item);
+        self.added += 1;
+    }
+
+    /// Notes that a node does not get a message of a tenant. One item for it that waits is enough.
+    fn miss(&mut self, node: &Node, tenant: &Arc<str>) {
+        if self.missed.insert((Arc::clone(node), Arc::clone(tenant))) {
+            let item = Item::Missed(Arc::clone(node), Arc::clone(tenant));
+            self.waiting.0 += item.size();
+            self.add(item);
+        }
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if !self.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.wakers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Outbox {
+    pub(crate) fn push(&self, item: Item) {
+        let mut state = self.state.lock();
+        state.waiting.0 += item.size();
+        state.add(item);
+        self.filled.notify_one();
+    }
+
+    /// Waits until the server has applied what was added before.
+    pub(crate) async fn flushed(&self) {
+        let added = self.state.lock().added;
+        // It has a sender: this outbox.
+        self.applied.subscribe().wait_for(|applied| *applied >= added).await.ok();
+    }
+
+    /// Adds a message for other nodes unless as many bytes of them wait. Nodes that miss it are
+    /// told, if it is owed to their subscribers.
+    pub(crate) fn forward(&self, nodes: &[Node], message: Forwarded, most: usize) -> bool {
+        let owed = message.is_owed().then(|| Arc::clone(&message.tenant));
+        let item = Item::Forward(nodes.to_vec(), message);
+        let (size, mut state) = (item.size(), self.state.lock());
+        let has_room = state.waiting.1 + size <= most;
+        if has_room {
+            state.waiting.1 += size;
+            state.add(item);
+        } else if let Some(tenant) = owed {
+            nodes.iter().for_each(|node| state.miss(node, &tenant));
+        }
+        self.filled.notify_one();
+        has_room
+    }
+
+    /// Ready while fewer bytes of messages for other nodes wait.
+    pub(crate) fn poll_forward(&self, cx: &Context<'_>, most: usize) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.waiting.1 < most { Poll::Ready(()) } else { state.wait(cx) }
+    }
+
+    /// Wakes all that wait for room.
+    fn wake(&self) {
+        let woken = std::mem::take(&mut self.state.lock().wakers);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Ready while fewer bytes wait.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
+        let mut state = self.state.lock();
+        if state.waiting.0 < most { Poll::Ready(()) } else { state.wait(cx) }
+    }
+
+    /// Takes items into batches, and returns how many.
+    fn take(&self, batches: &mut Batches) -> u64 {
+        let mut state = self.state.lock();
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        while bytes < TOGETHER
+            && let Some(item) = state.items.pop_front()
+        {
+            bytes += item.size();
+            if let Item::Missed(node, tenant) = &item {
+                state.missed.remove(&(Arc::clone(node), Arc::clone(tenant)));
+            }
+            taken.push(item);
+        }
+        drop(state);
+        let count = taken.len() as u64;
+        for item in taken {
+            batches.add(item);
+        }
+        batches.cut();
+        count
+    }
+
+    /// Forgets bytes that are no longer on their way.
+    fn sent(&self, (changes, forwarded): (usize, usize), most: usize) {
+        let mut state = self.state.lock();
+        state.waiting.0 -= changes;
+        state.waiting.1 -= forwarded;
+        let woken = if state.waiting.0 < most { std::mem::take(&mut state.wakers) } else { Vec::new() };
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Sends for ever.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let mut durable = shared.access.durable();
+    let mut batches = Batches::default();
+    loop {
+        let count = shared.outbox.take(&mut batches);
+        if batches.ready.is_empty() {
+            shared.outbox.filled.notified().await;
+            continue;
+        }
+        let answers = send(&shared, &mut durable, &batches.ready).await;
+        for (batch, answer) in batches.ready.drain(..).zip(answers) {
+            refuse(&shared, &batch, answer);
+            batch.tickets.iter().for_each(|ticket| shared.tickets.done(*ticket));
+            shared.outbox.sent(batch.waiting, shared.config.max_waiting_bytes);
+        }
+        shared.outbox.applied.send_modify(|applied| *applied += count);
+    }
+}
+
+/// The server's answer to a batch.
+struct Answer {
+    /// Places of changes that were refused.
+    refused: Vec<(usize, Refusal)>,
+    /// The first failure, if there was one.
+    failure: String,
+}
+
+/// Sends batches until the server has answered.
+async fn send(shared: &Shared, durable: &mut Durable, batches: &[Batch]) -> Vec<Answer> {
+    let begun = Instant::now();
+    let mut reported: Option<Instant> = None;
+    let mut pause = PAUSE.0;
+    let answers = loop {
+        match send_once(shared, durable, batches).await {
+            Ok(answers) => break answers,
+            Err(error) => {
+                if error.is_fault && reported.is_none_or(|at| at.elapsed() >= REPORTED) {
+                    reported = Some(Instant::now());
+                    tracing::error!(
+                        "redis refuses the changes of sessions, and nothing for sessions that last is acknowledged \
+                         until it takes them: {error}: look for another program that writes under redis.prefix, and at \
+                         the permissions of redis.username"
+                    );
+                }
+                tracing::debug!("send changes of sessions: {error}");
+                shared.metrics.retries.inc();
+                shared.health.set_writer(Some(error.reason));
+                // Those that wait for messages to other nodes wait no longer.
+                shared.outbox.wake();
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    };
+    shared.health.set_writer(None);
+    shared.metrics.submit.observe(begun.elapsed().as_secs_f64());
+    answers
+}
+
+async fn send_once(shared: &Shared, durable: &mut Durable, batches: &[Batch]) -> Result<Vec<Answer>, AccessError> {
+    let prefix = shared.access.prefix();
+    let first = batches.first().map_or(0, |batch| batch.number);
+    let call = |batch: &Batch| batch.call(prefix, first, &shared.identity, &shared.config);
+    let calls: Vec<Command> = batches.iter().map(call).collect();
+    let nudged = format!("{prefix}g");
+    let replies = durable.send(&[&APPLY], &nudged, &calls).await?;
+    replies.into_iter().map(|reply| read(shared, reply)).collect()
+}
+
+/// Reads the answer to a batch, and counts what it has done.
+fn read(shared: &Shared, reply: Reply) -> Result<Answer, AccessError> {
+    let mut parts = reply::list(reply)?.into_iter();
+    reply::next(&mut parts)?;
+    let refused = reply::text(reply::next(&mut parts)?)?;
+    let failure = reply::text(reply::next(&mut parts)?)?;
+    let metrics = &shared.metrics;
+    for counter in [&metrics.appended, &metrics.dropped, &metrics.lost, &metrics.undelivered] {
+        counter.inc_by(reply::number(reply::next(&mut parts)?)?);
+    }
+    let place = |item: &str| {
+        let failed = item.strip_suffix('!');
+        let refusal = if failed.is_some() { Refusal::Fault } else { Refusal::NotOwned };
+        let place = failed.unwrap_or(item).parse().map_err(|_| reply::strange("a refusal"))?;
+        Ok((place, refusal))
+    };
+    let refused = refused.split(',').filter(|item| !item.is_empty()).map(place).collect::<Result<_, _>>()?;
+    Ok(Answer { refused, failure })
+}
+
+/// Lets submitters know of changes that were refused.
+fn refuse(shared: &Shared, batch: &Batch, Answer { refused, failure }: Answer) {
+    let mut failed = 0;
+    for (place, refusal) in refused {
+        let Some(Origin { submitter, owned }) = batch.origins.get(place) else { continue };
+        match (refusal, owned) {
+            (Refusal::Fault, _) => failed += 1,
+            (Refusal::NotOwned, Some(owned)) => shared.doubt_one(owned),
+            (Refusal::NotOwned, None) => {}
+        }
+        let metrics = &shared.metrics;
+        if refusal == Refusal::Fault {
+            metrics.failed.inc()
+        } else {
+            metrics.refused.inc()
+        };
+        if let Some(submitter) = submitter {
+            submitter.refused(refusal);
+        }
+    }
+    if failed > 0 || !failure.is_empty() {
+        let failure = if failure.is_empty() { "the answer was lost" } else { &failure };
+        tracing::error!(
+            failed,
+            "redis has failed to make changes of sessions, which are not acknowledged: {failure}: look for another \
+             program that writes under redis.prefix"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use broker::fleet::SharedMessage;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn forwarded(qos: u8) -> Forwarded {
+        let (topic, payload, properties) = ("a".into(), [0; 1000].into(), [].into());
+        let message = Arc::new(SharedMessage { topic, payload, properties, qos, retain: false, published: 0 });
+        Forwarded { tenant: "t".into(), from: "c".into(), message, share: None, is_routed: true }
+    }
+
+    #[test]
+    fn publishers_wait_while_messages_for_other_nodes_do_and_not_for_a_server_that_is_away() {
+        let (outbox, count) = (Outbox::default(), Arc::new(Count::default()));
+        let waker = Waker::from(Arc::clone(&count));
+        let cx = Context::from_waker(&waker);
+        let is_ready = || outbox.poll_forward(&cx, 1500).is_ready();
+        let woken = || count.0.swap(0, Ordering::Relaxed);
+        assert!(is_ready() && outbox.forward(&["b".into()], forwarded(1), 3000));
+        assert!(is_ready() && outbox.forward(&["b".into()], forwarded(1), 3000));
+        assert!(!is_ready() && !is_ready());
+        outbox.wake();
+        assert_eq!((woken(), is_ready()), (1, false), "a server that is away");
+        let mut batches = Batches::default();
+        assert_eq!(outbox.take(&mut batches), 2);
+        assert_eq!((woken(), is_ready()), (0, false), "on their way");
+        batches.ready.drain(..).for_each(|batch| outbox.sent(batch.waiting, 1));
+        assert_eq!((woken(), is_ready()), (1, true));
+    }
+
+    #[test]
+    fn a_node_is_told_once_of_messages_that_it_misses_until_that_is_on_its_way() {
+        let outbox = Outbox::default();
+        let [b, c] = ["b", "c"].map(Node::from);
+        let miss = |nodes: &[&Node], qos: u8| {
+            let nodes: Vec<Node> = nodes.iter().map(|node| Arc::clone(node)).collect();
+            assert!(!outbox.forward(&nodes, forwarded(qos), 100));
+        };
+        let told = || {
+            let mut batches = Batches::default();
+            let told = outbox.take(&mut batches);
+            batches.ready.drain(..).for_each(|batch| outbox.sent(batch.waiting, 1));
+            told
+        };
+        miss(&[&b], 0);
+        assert_eq!(told(), 0, "of QoS 0");
+        miss(&[&b], 1);
+        miss(&[&b, &c], 2);
+        assert_eq!(told(), 2);
+        miss(&[&c], 1);
+        assert_eq!((told(), told()), (1, 0));
+        assert_eq!(outbox.state.lock().waiting, (0, 0));
+    }
+}

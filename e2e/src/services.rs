@@ -7,9 +7,10 @@ mod postgres;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -71,11 +72,34 @@ pub fn skipped(test: &str, programs: &[&str]) -> anyhow::Result<bool> {
     Ok(false)
 }
 
+/// An address at which nobody listens, and which this process never received before.
+///
+/// The port is below those that Linux gives to outgoing connections (32,768 and up): nobody gets
+/// it between two starts of a server.
+///
+/// # Errors
+/// When no port is free.
+pub fn free_address() -> anyhow::Result<SocketAddr> {
+    const PORTS: std::ops::Range<u32> = 10_000..32_768;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Another process of the tests begins elsewhere.
+    let first = std::process::id().wrapping_mul(331);
+    for _ in 0..count {
+        let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = u16::try_from(PORTS.start + number)?;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    bail!("no port of {PORTS:?} is free")
+}
+
 impl Server {
     fn start(program: &str, dir: &Path, arguments: impl FnOnce(u16) -> Vec<String>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let address = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+        let address = free_address()?;
+        let port = address.port();
         // A path is one already.
         let program = if program.contains('/') { program.into() } else { find(program)? };
         let arguments = arguments(port);
@@ -373,7 +397,7 @@ impl Jaeger {
     /// # Errors
     /// When it does not start.
     pub fn start(dir: &Path) -> anyhow::Result<Self> {
-        let otlp = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let otlp = free_address()?;
         let server = Server::start("jaeger-all-in-one", dir, |port| {
             // Unused ports are chosen by the system.
             let unused = [

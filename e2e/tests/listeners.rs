@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use weir_e2e::services::skipped;
+use weir_e2e::services::{free_address, skipped};
 use weir_e2e::{Weir, checked, node_folder, program, python, read, wait_until};
 
 const COUNT: usize = 30;
@@ -141,7 +141,7 @@ impl Drop for Running {
 }
 
 fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    Ok(free_address()?.port())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use rumqttc::v5::mqttbytes::v5::{Packet, PublishProperties};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 use serde_json::Value;
 use weir_e2e::device::Device;
-use weir_e2e::services::{Influxd, Jaeger, Mongod, skipped};
+use weir_e2e::services::{Influxd, Jaeger, Mongod, free_address, skipped};
 use weir_e2e::{Weir, wait_until};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -261,7 +261,7 @@ async fn a_jaeger_that_goes_and_comes_costs_one_warning_and_some_spans() -> anyh
 #[test]
 fn a_wrong_address_and_a_full_queue_affect_no_reading_and_are_logged_once() -> anyhow::Result<()> {
     // No listener, a listener that never responds, and one that speaks another protocol.
-    let refused = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let refused = free_address()?;
     let silent = TcpListener::bind("127.0.0.1:0")?;
     let other = TcpListener::bind("127.0.0.1:0")?;
     let endpoints = [refused, silent.local_addr()?, other.local_addr()?];

@@ -1,13 +1,13 @@
 //! A Kafka of one node: broker and controller in one process (KRaft).
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 
-use super::{Server, find};
+use super::{Server, find, free_address};
 use crate::{checked, python};
 
 const PROGRAM: &str = "kafka-server";
@@ -45,7 +45,7 @@ impl Kafka {
     pub fn start_with(dir: &Path, properties: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let home = std::path::absolute(dir)?;
-        let (sasl, controller) = (free()?, free()?);
+        let (sasl, controller) = (free_address()?, free_address()?);
         let file = home.join("server.properties");
         let program = find(PROGRAM)?;
         // The closure chooses the port and cannot return an error.
@@ -68,11 +68,6 @@ impl Kafka {
     pub fn brokers_with_credentials(&self) -> String {
         self.sasl.to_string()
     }
-}
-
-/// An address with a free port.
-fn free() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 fn format(program: &Path, file: &Path) -> anyhow::Result<()> {

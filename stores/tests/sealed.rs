@@ -13,6 +13,7 @@ use weir_stores::contract::{
 };
 use weir_stores::embedded::{Config, EmbeddedStore};
 use weir_stores::ports::LatestView;
+use weir_stores::testing::load_retained;
 use weir_stores::{Block, BlockId, Column, ColumnData};
 
 const CANARY: &str = "canary-7f3a";
@@ -132,7 +133,7 @@ async fn nothing_of_a_payload_is_readable_in_the_files_and_plain_entries_stay_re
     let sealed = open(dir.path(), Some(&keys));
     assert_eq!(rows(&sealed, "old").await, 12);
     assert_eq!(DeadLetters::list(&sealed, "old", None, 10).await.unwrap().len(), 3);
-    assert_eq!(Retained::load(&sealed).await.unwrap().len(), 1);
+    assert_eq!(load_retained(&sealed).await.unwrap().len(), 1);
     fill(&sealed, "old", 100).await;
     assert_eq!(rows(&sealed, "old").await, 24);
 }
@@ -155,7 +156,7 @@ async fn a_destroyed_tenant_is_unreadable_its_counts_stay_and_others_are_untouch
         assert_eq!(DeadLetters::list(&store, "b", None, 10).await.unwrap().len(), 3);
         assert_eq!(LatestView::get(&store, &[device("a"), device("b")]).await.unwrap().iter().flatten().count(), 1);
         assert_eq!(Latest::load(&store, None, 1).await.unwrap()[0].device, device("b"), "no page is short");
-        assert_eq!(Retained::load(&store).await.unwrap().len(), 1);
+        assert_eq!(load_retained(&store).await.unwrap().len(), 1);
         assert_eq!((History::count(&store).await.unwrap(), DeadLetters::count(&store).await.unwrap()), before);
     }
     let keys = envelope::testing::keyring(dir.path());

@@ -6,7 +6,7 @@ use buffer::Log;
 use buffer::frame::Frame;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use stores::contract::{Result, RetainedMessage, RetainedPage};
+use stores::contract::{Result, RetainedKey, RetainedMessage, RetainedPage};
 
 use super::Readers;
 use crate::readers::scan;
@@ -16,7 +16,7 @@ use crate::sinks::records::retained_message;
 const PART_BYTES: usize = 4 << 20;
 
 /// The newest change of each topic of each tenant.
-type Changes = HashMap<(Arc<str>, String), RetainedMessage, RandomState>;
+type Changes = HashMap<RetainedKey, RetainedMessage, RandomState>;
 
 impl Readers {
     /// Gives `take` the retained messages: those of the store, in its order, with true, and then
@@ -33,11 +33,10 @@ impl Readers {
             self.0.unless_gone(log.id(), found).await?;
         }
         let purged = self.0.projections.purged();
-        let mut after: Option<(Arc<str>, String)> = None;
+        let mut after = None;
         // Last: a change that moves there meanwhile is seen twice, and is never missed.
         loop {
-            let behind = after.as_ref().map(|(tenant, topic)| (&**tenant, &**topic));
-            let RetainedPage { messages, next } = self.0.stores.retained.page(behind, PART_BYTES).await?;
+            let RetainedPage { messages, next } = self.0.stores.retained.page(after.as_ref(), PART_BYTES).await?;
             for message in messages.into_iter().filter(|message| !purged.has(&message.tenant)) {
                 let key = (Arc::clone(&message.tenant), message.topic.clone());
                 match changes.get(&key) {

@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{
-    DeadLetters, Deadletter, History, Latest, LatestState, LatestView, Result, Retained, RetainedMessage, RetainedPage,
-    StoreError,
+    DeadLetters, Deadletter, History, Latest, LatestState, LatestView, Result, Retained, RetainedKey, RetainedMessage,
+    RetainedPage, StoreError,
 };
+use stores::testing::{messages_of, page_of};
 use stores::{Block, BlockId, BlockMeta};
 use tokio::sync::Semaphore;
 
@@ -248,7 +249,7 @@ impl DeadLetters for FakeLetters {
 /// Durable when it returns.
 pub(crate) struct FakeRetained {
     fate: Arc<Fate>,
-    pub(crate) messages: Mutex<BTreeMap<(Arc<str>, String), RetainedMessage>>,
+    pub(crate) messages: Mutex<BTreeMap<RetainedKey, RetainedMessage>>,
 }
 
 impl FakeRetained {
@@ -259,19 +260,8 @@ impl FakeRetained {
 
 #[async_trait]
 impl Retained for FakeRetained {
-    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
-        let held = self.messages.lock();
-        let behind = |message: &&RetainedMessage| after.is_none_or(|after| (&*message.tenant, &*message.topic) > after);
-        let (mut page, mut bytes) = (RetainedPage::default(), 0);
-        for message in held.values().filter(behind) {
-            bytes += message.bytes();
-            page.messages.push(message.clone());
-            if bytes >= most_bytes {
-                page.next = Some((Arc::clone(&message.tenant), message.topic.clone()));
-                break;
-            }
-        }
-        Ok(page)
+    async fn page(&self, after: Option<&RetainedKey>, most_bytes: usize) -> Result<RetainedPage> {
+        Ok(page_of(&self.messages.lock(), after, most_bytes))
     }
 
     async fn holds(&self, tenant: &str, topics: &[String]) -> Result<Vec<bool>> {
@@ -279,9 +269,8 @@ impl Retained for FakeRetained {
         Ok(topics.iter().map(|topic| held.contains_key(&(tenant.into(), topic.clone()))).collect())
     }
 
-    async fn read(&self, tenant: &str, topics: &[String], _: usize) -> Result<Vec<Option<RetainedMessage>>> {
-        let held = self.messages.lock();
-        Ok(topics.iter().map(|topic| held.get(&(tenant.into(), topic.clone())).cloned()).collect())
+    async fn read(&self, tenant: &str, topics: &[String], most_bytes: usize) -> Result<Vec<Option<RetainedMessage>>> {
+        Ok(messages_of(&self.messages.lock(), tenant, topics, most_bytes))
     }
 
     async fn apply(&self, changes: Vec<RetainedMessage>) -> Result<()> {

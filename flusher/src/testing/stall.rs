@@ -12,7 +12,7 @@ use model::{DeviceKey, Nanos, TimeRange};
 use parking_lot::Mutex;
 use stores::contract::{
     DeadLetters, Deadletter, DeviceBatch, Export, History, Latest, LatestState, LatestView, Result, Retained,
-    RetainedMessage, RetainedPage,
+    RetainedKey, RetainedMessage, RetainedPage,
 };
 use stores::{Block, BlockMeta};
 use tokio::sync::watch;
@@ -281,7 +281,7 @@ impl Export for SleepyExport {
 
 #[async_trait]
 impl Retained for Sleepy<FakeRetained> {
-    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
+    async fn page(&self, after: Option<&RetainedKey>, most_bytes: usize) -> Result<RetainedPage> {
         self.inner.page(after, most_bytes).await
     }
 

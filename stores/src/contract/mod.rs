@@ -30,7 +30,7 @@ pub use export::{DeviceBatch, Export};
 pub use export_type::ExportType;
 pub use history::History;
 pub use latest::{Latest, LatestState, LatestValue};
-pub use retained::{Retained, RetainedMessage, RetainedPage};
+pub use retained::{Retained, RetainedKey, RetainedMessage, RetainedPage};
 pub use store::{Store, StoredPart};
 pub use tenant_data::{TenantCounts, TenantData};
 

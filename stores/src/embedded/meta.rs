@@ -100,6 +100,20 @@ impl Inner {
         })
     }
 
+    /// Gives `take` the entries of a table from a key on in one read, as long as it returns true.
+    pub(super) fn scan(&self, table: Bytes, from: &[u8], mut take: impl FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
+        self.meta.open()?.run(|meta| {
+            let table = meta.begin_read()?.open_table(table)?;
+            for entry in table.range::<&[u8]>(from..)? {
+                let (key, value) = entry?;
+                if !take(key.value(), value.value()) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Gives `take` the values of these keys in one read, as long as it returns true.
     pub(super) fn values<'a>(
         &self,

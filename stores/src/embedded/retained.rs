@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::meta::RETAINED;
 use super::{EmbeddedStore, keys};
-use crate::contract::{Result, Retained, RetainedMessage, RetainedPage};
+use crate::contract::{Result, Retained, RetainedKey, RetainedMessage, RetainedPage};
 
 #[derive(Serialize, Deserialize)]
 struct Row {
@@ -21,9 +21,6 @@ fn behind(tenant: &str, topic: &str) -> Vec<u8> {
     [&keys::retained(tenant, topic)[..], &[0]].concat()
 }
 
-/// Entries that are read in one step.
-const STEP: usize = 512;
-
 impl Row {
     fn message(self, tenant: &str, topic: &str) -> RetainedMessage {
         let Self { qos, payload, properties, received } = self;
@@ -33,29 +30,27 @@ impl Row {
 
 #[async_trait]
 impl Retained for EmbeddedStore {
-    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
-        let mut from = after.map(|(tenant, topic)| behind(tenant, topic)).unwrap_or_default();
+    async fn page(&self, after: Option<&RetainedKey>, most_bytes: usize) -> Result<RetainedPage> {
+        let from = after.map(|(tenant, topic)| behind(tenant, topic)).unwrap_or_default();
         self.blocking(move |inner| {
-            let (mut page, mut bytes) = (RetainedPage::default(), 0);
-            loop {
-                let entries = inner.entries(RETAINED, &from, None, STEP)?;
-                let is_last = entries.len() < STEP;
-                for (key, value) in entries {
-                    let (tenant, topic) = keys::read_retained(&key)?;
-                    bytes += value.len();
-                    if let Some(row) = inner.row::<Row>(&RETAINED, &key, &value)? {
-                        page.messages.push(row.message(tenant, topic));
-                    }
-                    if bytes >= most_bytes {
-                        page.next = Some((tenant.into(), topic.to_owned()));
-                        return Ok(page);
-                    }
-                    from = behind(tenant, topic);
-                }
-                if is_last {
-                    return Ok(page);
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            inner.scan(RETAINED, &from, |key, value| {
+                bytes += value.len();
+                entries.push((key.to_vec(), value.to_vec()));
+                bytes < most_bytes
+            })?;
+            let mut page = RetainedPage::default();
+            for (key, value) in &entries {
+                let (tenant, topic) = keys::read_retained(key)?;
+                if let Some(row) = inner.row::<Row>(&RETAINED, key, value)? {
+                    page.messages.push(row.message(tenant, topic));
                 }
             }
+            if let Some((key, _)) = entries.last().filter(|_| bytes >= most_bytes) {
+                let (tenant, topic) = keys::read_retained(key)?;
+                page.next = Some((tenant.into(), topic.to_owned()));
+            }
+            Ok(page)
         })
         .await
     }

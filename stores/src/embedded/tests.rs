@@ -12,6 +12,7 @@ use crate::block::{Block, BlockId, Column, ColumnData, PARTITION, partition_of};
 use crate::contract::{
     DeadLetters, Deadletter, History, Latest, LatestState, LatestValue, Retained, RetainedMessage, TenantData,
 };
+use crate::testing::load_retained;
 
 const START: Nanos = 1_700_000_000 * model::time::SECOND;
 
@@ -349,7 +350,7 @@ async fn latest_states_dead_letters_and_retained_messages_survive_a_restart() {
     }
     let store = open(dir.path());
     assert_eq!(Latest::load(&store, None, 100).await.unwrap(), [state]);
-    assert_eq!(Retained::load(&store).await.unwrap(), [kept]);
+    assert_eq!(load_retained(&store).await.unwrap(), [kept]);
     assert_eq!(DeadLetters::count(&store).await.unwrap(), [("default".into(), 5)]);
     let all = store.list("default", None, 2).await.unwrap();
     assert_eq!(all, [letter(0, "ingest"), letter(1, "ingest")]);

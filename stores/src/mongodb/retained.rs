@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use model::Nanos;
@@ -21,13 +20,15 @@ use mongodb::bson::{Binary, Document, RawDocument, doc};
 use super::schema::RETAINED;
 use super::update::Updates;
 use super::{MongoStore, decode};
-use crate::contract::{Result, Retained, RetainedMessage, RetainedPage};
+use crate::contract::{Result, Retained, RetainedKey, RetainedMessage, RetainedPage};
 
 /// A cleared topic is remembered for this long.
 const CLEARED: Nanos = 86_400 * 1_000_000_000;
 
 /// Messages that are read in one request.
 const READ_AT_ONCE: usize = 64;
+/// Documents of a batch of a part.
+const BATCH: u32 = 512;
 
 fn id(message: &RetainedMessage) -> String {
     key(&message.tenant, &message.topic)
@@ -59,21 +60,21 @@ fn decode(collection: &str, document: &RawDocument) -> Result<RetainedMessage> {
 
 #[async_trait]
 impl Retained for MongoStore {
-    async fn page(&self, after: Option<(&str, &str)>, most_bytes: usize) -> Result<RetainedPage> {
+    async fn page(&self, after: Option<&RetainedKey>, most_bytes: usize) -> Result<RetainedPage> {
         let server = self.server().await?;
         let collection = server.collection(RETAINED);
         let behind = after.map_or_else(|| doc! {}, |(tenant, topic)| doc! { "_id": { "$gt": key(tenant, topic) } });
-        let request = collection.find(behind).sort(doc! { "_id": 1 });
+        // A batch that is larger than the part would be read for nothing.
+        let request = collection.find(behind).sort(doc! { "_id": 1 }).batch_size(BATCH);
         let cursor = server.send("find", request).await.map_err(|error| server.failed(&error))?;
-        let (name, bytes) = (server.name(RETAINED), AtomicUsize::new(0));
-        let read = |document: &RawDocument| {
-            let message = decode(&name, document)?;
-            bytes.fetch_add(message.bytes(), Ordering::Relaxed);
-            Ok(message)
+        let (name, mut bytes) = (server.name(RETAINED), 0);
+        let is_full = |all: &[RetainedMessage]| {
+            bytes += all.last().map_or(0, RetainedMessage::bytes);
+            bytes >= most_bytes
         };
-        let is_full = || bytes.load(Ordering::Relaxed) >= most_bytes;
-        let all = server.gather_until(server.request_limit(), cursor, read, |_| is_full()).await?;
-        let last = all.last().filter(|_| is_full());
+        let read = |document: &RawDocument| decode(&name, document);
+        let all = server.gather_until(server.request_limit(), cursor, read, is_full).await?;
+        let last = all.last().filter(|_| all.iter().map(RetainedMessage::bytes).sum::<usize>() >= most_bytes);
         let next = last.map(|last| (Arc::clone(&last.tenant), last.topic.clone()));
         let newest = all.iter().map(|message| message.received).max().unwrap_or_default();
         let (cleared, messages): (Vec<_>, Vec<_>) = all.into_iter().partition(|message| message.payload.is_empty());

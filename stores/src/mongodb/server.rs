@@ -85,13 +85,13 @@ impl Server {
         self.gather_until(limit, cursor, read, |_| false).await
     }
 
-    /// As [`Server::gather`], until `full` is true of what was read.
+    /// As [`Server::gather`], until `full` is true of what was read, which it is asked after each.
     pub(super) async fn gather_until<T>(
         &self,
         limit: Duration,
         mut cursor: Cursor<RawDocumentBuf>,
         mut read: impl FnMut(&RawDocument) -> Result<T>,
-        full: impl Fn(&[T]) -> bool,
+        mut full: impl FnMut(&[T]) -> bool,
     ) -> Result<Vec<T>> {
         let mut all = Vec::new();
         while !full(&all) && answered(limit, "getMore", cursor.advance()).await.map_err(|error| self.failed(&error))? {

@@ -20,6 +20,7 @@ use crate::contract::{Result, Store};
 
 pub use faults::{Faults, Hook};
 pub use growth::{assert_linear, growth};
+pub use retained::{load_in_parts, load_retained, messages_of, page_of};
 
 /// A store in memory. Cheap to clone: clones share their content and their faults.
 #[derive(Debug, Clone, Default)]

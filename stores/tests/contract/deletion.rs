@@ -4,6 +4,7 @@ use model::{TimeRange, Value};
 use weir_stores::contract::{
     DeadLetters, History, Latest, LetterBound, Retained, RetainedMessage, TenantCounts, TenantData,
 };
+use weir_stores::testing::load_retained;
 
 use crate::data::{START, block};
 use crate::history::all;
@@ -79,7 +80,7 @@ pub(crate) async fn a_tenant_is_deleted_in_slices_and_no_other_loses_anything(mu
         assert_eq!(all(store, &device(TENANTS[1], id), TimeRange::ALL).await.len(), 2);
     }
     assert!(store.list(TENANTS[0], None, 9).await.unwrap().is_empty());
-    assert!(Retained::load(store).await.unwrap().iter().all(|message| *message.tenant != *TENANTS[0]));
+    assert!(load_retained(store).await.unwrap().iter().all(|message| *message.tenant != *TENANTS[0]));
     let held = |counts: Vec<(std::sync::Arc<str>, u64)>| counts.iter().any(|(tenant, _)| **tenant == *TENANTS[0]);
     assert!(!held(History::count(store).await.unwrap()) && !held(DeadLetters::count(store).await.unwrap()));
     // A slice more, and after opening again, there is nothing.

@@ -1,6 +1,7 @@
 //! Promises of a store of retained messages.
 
 use weir_stores::contract::{Retained, RetainedMessage};
+use weir_stores::testing::{load_in_parts, load_retained};
 
 use crate::world::World;
 
@@ -16,7 +17,7 @@ fn message(topic: &str, payload: &[u8]) -> RetainedMessage {
 }
 
 async fn load(store: &impl Retained) -> Vec<RetainedMessage> {
-    let mut all = store.load().await.unwrap();
+    let mut all = load_retained(store).await.unwrap();
     all.sort_by(|a, b| a.topic.cmp(&b.topic));
     all
 }
@@ -56,17 +57,7 @@ pub(crate) async fn retained_messages_are_read_in_parts_and_by_their_topics(mut 
     let kept: Vec<_> = all.iter().filter(|message| **message != of("a", &topics[3])).cloned().collect();
 
     for most_bytes in [1, 20_000, 1 << 30] {
-        let (mut found, mut parts, mut after) = (Vec::new(), 0, None::<(std::sync::Arc<str>, String)>);
-        loop {
-            let behind = after.as_ref().map(|(tenant, topic)| (&**tenant, &**topic));
-            let part = store.page(behind, most_bytes).await.unwrap();
-            found.extend(part.messages);
-            parts += 1;
-            after = part.next;
-            if after.is_none() {
-                break;
-            }
-        }
+        let (found, parts) = load_in_parts(store, most_bytes).await.unwrap();
         assert_eq!(found, kept, "in the order of tenants and topics");
         assert!(if most_bytes == 1 { parts >= kept.len() } else { parts < 50 }, "{parts} of {most_bytes} bytes");
     }

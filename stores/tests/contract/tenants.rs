@@ -6,6 +6,7 @@ use std::sync::Arc;
 use model::{DeviceKey, TimeRange, Value};
 use weir_stores::Block;
 use weir_stores::contract::{DeadLetters, Deadletter, History, Latest, LatestState, Retained, RetainedMessage};
+use weir_stores::testing::load_retained;
 
 use crate::data::{block, integers};
 use crate::history::all;
@@ -79,7 +80,7 @@ pub(crate) async fn equal_topics_of_two_tenants_retain_their_own_message(mut wor
         received,
     };
     let held = async |store: &_| {
-        let mut all = Retained::load(store).await.unwrap();
+        let mut all = load_retained(store).await.unwrap();
         all.sort_by(|a, b| a.tenant.cmp(&b.tenant));
         all
     };

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mongodb::bson::doc;
 use weir_stores::contract::{DeadLetters, History, Latest, Retained, Store, StoreError};
 use weir_stores::mongodb::{CommandLabel, Config, Metrics, MongoStore};
+use weir_stores::testing::load_retained;
 
 use super::own_server;
 use crate::data::{block, device};
@@ -47,7 +48,7 @@ async fn a_server_that_is_away_at_the_start_is_waited_for_and_every_call_is_refu
         busy(store.find(&device("a"), model::TimeRange::ALL).await),
         busy(History::count(&store).await),
         busy(Latest::load(&store, None, 10).await),
-        busy(Retained::load(&store).await),
+        busy(load_retained(&store).await),
         busy(store.put(Vec::new()).await),
         busy(DeadLetters::list(&store, "default", None, 1).await),
     ];

@@ -233,7 +233,7 @@ impl<I: Inbox> Broker<I> {
 
     fn whole(&self, messages: Vec<RetainedMessage>) -> Earlier {
         let mut earlier = Earlier::of(&self.config.node);
-        messages.into_iter().for_each(|message| earlier.add(message, false));
+        earlier.messages = messages;
         earlier
     }
 

@@ -125,9 +125,9 @@ enum Place {
 /// oldest of them is found at once.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    /// Each with the last message of another QoS before it.
+    /// Messages of QoS 0, each with the order of the last other one before it.
     qos0: VecDeque<(u64, Queued)>,
-    /// By their order: 1, 2, 3, …, for several messages that of the first.
+    /// The others by their order: 1, 2, 3, …, for several messages that of the first.
     others: VecDeque<(u64, Place)>,
     /// Order of the last of them.
     last: u64,
@@ -308,45 +308,36 @@ impl Queue {
             QueueFull::DropOldest => 0..part,
             QueueFull::DropNewest => here - part..here,
         };
-        let (mut at, mut gone) = (0, Vec::with_capacity(part));
-        self.others = std::mem::take(&mut self.others)
-            .into_iter()
-            .filter_map(|(order, place)| match place {
-                Place::Here(queued) => {
-                    at += 1;
-                    let is_going = going.contains(&(at - 1));
-                    if is_going {
-                        gone.push(queued);
-                        return None;
-                    }
-                    Some((order, Place::Here(queued)))
-                }
-                away @ Place::Away(_) => Some((order, away)),
-            })
-            .collect();
-        gone.iter().for_each(|queued| self.freed(queued));
+        let mut at = 0;
+        let gone = self.extract(|_| {
+            at += 1;
+            going.contains(&(at - 1))
+        });
         dropped.others = gone.len() as u64;
         dropped
     }
 
     /// Removes the messages of shared subscriptions for which `take` is true.
     pub(crate) fn take_shared(&mut self, mut take: impl FnMut(&Arc<str>) -> bool) -> Vec<Queued> {
-        let mut taken = Vec::new();
         if !self.any(|queued| queued.share.is_some()) {
-            return taken;
+            return Vec::new();
         }
+        self.extract(|queued| queued.share.as_ref().is_some_and(&mut take))
+    }
+
+    /// Removes the messages of QoS 1 and 2 in memory for which `is_going` is true.
+    fn extract(&mut self, mut is_going: impl FnMut(&Queued) -> bool) -> Vec<Queued> {
+        let mut gone = Vec::new();
         let kept = std::mem::take(&mut self.others).into_iter().filter_map(|(order, place)| match place {
-            Place::Here(queued) if queued.share.as_ref().is_some_and(&mut take) => {
-                taken.push(queued);
+            Place::Here(queued) if is_going(&queued) => {
+                gone.push(queued);
                 None
             }
             place => Some((order, place)),
         });
         self.others = kept.collect();
-        for queued in &taken {
-            self.freed(queued);
-        }
-        taken
+        gone.iter().for_each(|queued| self.freed(queued));
+        gone
     }
 
     /// True when the session is among those that may have to give way.

@@ -147,7 +147,7 @@ impl<I: Inbox> Broker<I> {
         let mut lasting: Vec<&mut Taker> =
             takers.iter_mut().filter(|taker| taker.qos > 0 && taker.session.lasting() == Lasting::Log).collect();
         for part in lasting.chunks_mut(MOST_TAKERS) {
-            let Put { topic, payload, qos, properties } = self.put(tenant, (topic, payload), properties, part);
+            let Put { topic, payload, qos, properties, .. } = self.put(tenant, (topic, payload), properties, part);
             intake.retain(&Retained { topic: &topic, payload: &payload, qos, properties: &properties });
         }
         !lasting.is_empty()
@@ -177,7 +177,7 @@ impl<I: Inbox> Broker<I> {
             });
             taker.duty = Some(Duty { ledger, number, message: Some(Arc::clone(&stored)) });
         }
-        Put { topic: key, payload: record.encode(payload), qos: 0, properties: properties.to_vec() }
+        Put { topic: key, payload: record.encode(payload), qos: 0, properties: properties.to_vec(), is_bound: false }
     }
 
     /// Puts a message that is durable into the queue of each of its subscribers, and keeps a
@@ -462,7 +462,7 @@ impl<I: Inbox> Broker<I> {
         let (push, Dropped { qos0, others }) = session.push(queued, bounds, long);
         match push {
             Push::Queued | Push::Over => {}
-            Push::Long => self.put_away_later(session),
+            Push::Long(ref tenant) => self.pager.list(tenant, Arc::clone(session)),
             Push::Full if is_qos0 => self.count_dropped("queue_full_qos0"),
             Push::Full => self.count_dropped("queue_full"),
             Push::NoMemory => {

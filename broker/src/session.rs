@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use door::Intake;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -147,14 +148,20 @@ impl State {
         is_revoked || self.is_at_the_gap().is_some() || self.expires.is_some_and(|at| at <= now)
     }
 
-    /// True, once, when the queue is long and its messages need not be in memory: they are put away
-    /// from now on.
-    fn is_listed_from(&mut self, long: usize) -> bool {
-        let is_in_log = |ledger: &Arc<Ledger>| ledger.is_in_log();
-        long < usize::MAX
-            && self.queue.is_long(long)
-            && self.ledger.as_ref().is_some_and(is_in_log)
-            && self.queue.list()
+    /// Stages that a message of QoS 2 from the client is known, in a session in the log: the client
+    /// may send it again after a restart.
+    pub(crate) fn stage_receipt(&mut self, intake: &mut impl Intake, packet_id: u16) {
+        if let Some(ledger) = self.ledger.as_ref().filter(|ledger| ledger.is_in_log()) {
+            ledger.keep_receipt(intake, packet_id);
+            self.receipts.insert(packet_id);
+        }
+    }
+
+    /// Lists the queue of a session in the log: its messages are put away from now on. Returns the
+    /// tenant; None when it is listed.
+    pub(crate) fn list(&mut self) -> Option<Arc<str>> {
+        let ledger = self.ledger.as_ref().filter(|ledger| ledger.is_in_log())?;
+        self.queue.list().then(|| Arc::clone(&ledger.tenant))
     }
 
     /// Removes QoS 1 messages of shared subscriptions that the client has not acknowledged, in
@@ -201,11 +208,11 @@ impl State {
 }
 
 /// The outcome of queueing a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Push {
     Queued,
-    /// And from now on, its messages are put away.
-    Long,
+    /// Queued; messages of this tenant's session are put away from now on.
+    Long(Arc<str>),
     /// The queue is full, or has lost a message before this one.
     Full,
     /// The memory for sessions is used up.
@@ -334,7 +341,7 @@ impl Session {
             let (dropped, refused) = state.queue.push(queued, bounds);
             self.note(&mut state);
             let push = match refused {
-                None if state.is_listed_from(long) => Push::Long,
+                None if long < usize::MAX && state.queue.is_long(long) => state.list().map_or(Push::Queued, Push::Long),
                 None => Push::Queued,
                 Some(Refused::Full) => return (Push::Full, dropped),
                 Some(Refused::Memory) => return (Push::NoMemory, dropped),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use model::Backoff;
 
-use super::{Archive, READ_BYTES, READ_HEADS, Unreachable, WAIT, in_time};
+use super::{Archive, READ_HEADS, Unreachable, WAIT};
 use crate::Broker;
 use crate::RetainedMessage;
 use crate::config::QueueFull;
@@ -66,13 +66,7 @@ impl<I: Inbox> Broker<I> {
         ledger: &Arc<Ledger>,
         ids: &[u64],
     ) -> Result<bool, Unreachable> {
-        let read = {
-            let readers = self.pager.readers(&ledger.tenant);
-            // It is never closed.
-            let _turn = readers.acquire().await;
-            let topics: Vec<String> = ids.iter().map(|id| self.journal.keys.message(*id)).collect();
-            in_time(archive.read(&ledger.tenant, &topics, READ_BYTES)).await?
-        };
+        let read = self.read_records(archive, &ledger.tenant, ids).await?;
         let (mut contents, mut has_memory) = (Vec::with_capacity(read.len()), true);
         for (id, read) in ids.iter().zip(read) {
             match self.contents(ledger.session, read) {

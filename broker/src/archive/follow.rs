@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use model::Backoff;
 
-use super::{AT_ONCE, Archive, READ_BYTES, Run, WAIT, in_time};
+use super::{AT_ONCE, Archive, READ_BYTES, Run, WAIT};
 use crate::Broker;
 use crate::durable::Successor;
 use crate::queue::away::Contents;
@@ -48,10 +48,8 @@ impl<I: Inbox> Broker<I> {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
-            let ids = messages.ids(AT_ONCE);
-            let topics: Vec<String> = ids.iter().map(|id| self.journal.keys.message(*id)).collect();
             let tenant = Arc::clone(&messages.ledger().tenant);
-            let read = match in_time(archive.read(&tenant, &topics, READ_BYTES)).await {
+            let read = match self.read_records(archive, &tenant, &messages.ids(AT_ONCE)).await {
                 Ok(read) => read,
                 Err(error) => {
                     tracing::debug!(client = %session.client, "messages of an earlier session wait: {error}");

@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AT_ONCE: usize = 1024;
 /// Messages that are read at a time, in times of those at the front of a queue.
 const READ_HEADS: usize = 4;
-/// And their bytes.
+/// Bytes of messages that are read at a time.
 const READ_BYTES: usize = 512 << 10;
 /// Sessions of a tenant that are read for at a time.
 const READERS: usize = 4;
@@ -101,7 +101,7 @@ pub(crate) struct Pager {
 
 impl Pager {
     /// Notes that the queue of a session has grown.
-    fn list(&self, tenant: &Arc<str>, session: Arc<Session>) {
+    pub(crate) fn list(&self, tenant: &Arc<str>, session: Arc<Session>) {
         self.by_tenant.lock().entry(Arc::clone(tenant)).or_default().listed.push(session);
         self.listed.notify_one();
     }
@@ -146,18 +146,10 @@ impl<I: Inbox> Broker<I> {
         self.pager.archive.get_or_init(|| archive);
     }
 
-    /// Messages in memory beyond which those of a queue are put away: those at its front, and as
-    /// many as are read at a time.
+    /// Messages in memory beyond which those of a queue are put away: those at its front twice, and
+    /// as many as are read at a time.
     pub(crate) fn long_queue(&self) -> usize {
         if self.pager.archive.get().is_some() { (2 + READ_HEADS) * self.config.queue_head } else { usize::MAX }
-    }
-
-    /// Lets messages of a session be put away, whose queue is listed.
-    pub(crate) fn put_away_later(&self, session: &Arc<Session>) {
-        let ledger = session.state().ledger.clone();
-        if let Some(ledger) = ledger {
-            self.pager.list(&ledger.tenant, Arc::clone(session));
-        }
     }
 
     /// True when queues hold so much that those of clients that are away need not have a head.
@@ -168,13 +160,9 @@ impl<I: Inbox> Broker<I> {
     /// Lists the sessions that hold most of the memory of all queues.
     fn list_heaviest(&self) {
         for session in self.memory.heavy.heaviest_of(HEAVIEST) {
-            let is_listed = {
-                let mut state = session.state();
-                let is_in_log = state.ledger.as_ref().is_some_and(|ledger| ledger.is_in_log());
-                is_in_log && state.queue.list()
-            };
-            if is_listed {
-                self.put_away_later(&session);
+            let listed = session.state().list();
+            if let Some(tenant) = listed {
+                self.pager.list(&tenant, session);
             }
         }
     }
@@ -243,7 +231,7 @@ impl<I: Inbox> Broker<I> {
                 let head = if is_short && state.link.is_none() { 0 } else { self.config.queue_head };
                 state.queue.candidates(head, AT_ONCE)
             };
-            let topics: Vec<String> = ids.iter().map(|id| self.journal.keys.message(*id)).collect();
+            let topics = self.journal.keys.messages(&ids);
             let asked = match topics.is_empty() {
                 true => Vec::new(),
                 false => in_time(archive.holds(tenant, &topics)).await?,
@@ -263,6 +251,19 @@ impl<I: Inbox> Broker<I> {
                 return Ok(true);
             }
         }
+    }
+
+    /// Reads the records of messages of a session, of as many as one answer has.
+    async fn read_records(
+        &self,
+        archive: &dyn Archive,
+        tenant: &Arc<str>,
+        ids: &[u64],
+    ) -> Result<Vec<Option<RetainedMessage>>, Unreachable> {
+        let readers = self.pager.readers(tenant);
+        // It is never closed.
+        let _turn = readers.acquire().await;
+        in_time(archive.read(tenant, &self.journal.keys.messages(ids), READ_BYTES)).await
     }
 }
 

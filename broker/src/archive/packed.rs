@@ -39,6 +39,16 @@ impl Packed {
         self.length == 0
     }
 
+    /// Id of the first entry.
+    pub(crate) fn first_id(&self) -> Option<u64> {
+        self.iter().next().map(|entry| entry.id)
+    }
+
+    /// Id of the last entry.
+    pub(crate) fn last_id(&self) -> Option<u64> {
+        (!self.is_empty()).then_some(self.last.0)
+    }
+
     /// Bytes of memory.
     pub(crate) fn memory(&self) -> usize {
         self.bytes.capacity()

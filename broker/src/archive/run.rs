@@ -49,7 +49,7 @@ impl Run {
     }
 
     pub(crate) fn first_id(&self) -> Option<u64> {
-        self.messages.iter().next().map(|entry| entry.id)
+        self.messages.first_id()
     }
 
     /// Adds a message behind the others. A record that no other session needs is kept by its id.

@@ -164,7 +164,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         next.wait = Wait::Ticket(Ticket::default());
         self.routed += 1;
         if let Some(mut dispatch) = next.dispatch.take() {
-            dispatch.submitter = Some(Arc::clone(&self.link) as _);
+            dispatch.submitter = self.broker.fleet.as_ref().map(|_| Arc::clone(&self.link) as _);
             let is_known = next.resent && !dispatch.message.retain && self.broker.fleet.is_none();
             if is_known && self.intake.was_routed(next.packet_id.into()) {
                 // Sessions that last have it since before the start.
@@ -196,12 +196,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         next.wait = Wait::Submit;
         self.staged = true;
         if let Answer::Pubrec(_) = next.answer {
-            // With it, the message is known after a restart: the client may send it again.
-            let mut state = self.session.state();
-            if let Some(ledger) = state.ledger.clone().filter(|ledger| ledger.is_in_log()) {
-                ledger.keep_receipt(&mut self.intake, next.packet_id);
-                state.receipts.insert(next.packet_id);
-            }
+            self.session.state().stage_receipt(&mut self.intake, next.packet_id);
         }
         true
     }

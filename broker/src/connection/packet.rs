@@ -178,10 +178,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         self.staged = true;
         if packet.qos == 2 {
             let mut state = self.session.owned_by(&self.link).ok_or(End::TakenOver)?;
-            if let Some(ledger) = &state.ledger {
-                ledger.keep_receipt(&mut self.intake, packet.packet_id);
-                state.receipts.insert(packet.packet_id);
-            }
+            state.stage_receipt(&mut self.intake, packet.packet_id);
         }
         Ok(())
     }

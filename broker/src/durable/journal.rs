@@ -1,4 +1,5 @@
-//! Changes of sessions that no client waits for, stored by one task a moment later.
+//! Changes of sessions that no client waits for, stored by one task a moment later, which puts
+//! messages that go to another session into its queue then.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -32,12 +33,14 @@ pub(crate) struct Put {
     pub(crate) payload: Vec<u8>,
     pub(crate) qos: u8,
     pub(crate) properties: Vec<u8>,
+    /// It is stored in one step with the record before it.
+    pub(crate) is_bound: bool,
 }
 
 impl Put {
     /// A record without properties; an empty one clears the topic.
     fn of(topic: String, payload: Vec<u8>) -> Self {
-        Self { topic, payload, qos: 0, properties: Vec::new() }
+        Self { topic, payload, qos: 0, properties: Vec::new(), is_bound: false }
     }
 }
 
@@ -196,7 +199,8 @@ impl<I: Inbox> Broker<I> {
                 drop(from);
                 if ledger.is_in_log() {
                     let progress = record::encode(&ledger.progress());
-                    all.push(Put::of(self.journal.keys.progress(ledger.session), progress));
+                    let put = Put::of(self.journal.keys.progress(ledger.session), progress);
+                    all.push(Put { is_bound: true, ..put });
                 }
             }
             let mut shared = Vec::new();
@@ -221,13 +225,11 @@ impl<I: Inbox> Broker<I> {
             let mut all = all.into_iter().chain(over).peekable();
             let mut intake = self.inbox.open(&sender(Arc::clone(&tenant)));
             while all.peek().is_some() {
-                let mut bytes = 0;
-                for Put { topic, payload, qos, properties } in all.by_ref().take(AT_ONCE) {
-                    bytes += topic.len() + payload.len() + properties.len();
+                let (mut count, mut bytes) = (0, 0);
+                while let Some(put) = all.next_if(|put| put.is_bound || count < AT_ONCE && bytes <= BYTES_AT_ONCE) {
+                    let Put { topic, payload, qos, properties, .. } = put;
+                    (count, bytes) = (count + 1, bytes + topic.len() + payload.len() + properties.len());
                     intake.retain(&Retained { topic: &topic, payload: &payload, qos, properties: &properties });
-                    if bytes > BYTES_AT_ONCE {
-                        break;
-                    }
                 }
                 if let Err(error) = door::store(&mut intake).await {
                     // Messages are sent once more after the restart that a failed log needs.

@@ -1,6 +1,5 @@
 //! The numbers of a session's messages, and which of them the client has.
 
-use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 
@@ -41,8 +40,8 @@ struct Marks {
     last: u64,
     /// The client has all up to this number.
     done_to: u64,
-    /// And these beyond it.
-    done: BTreeSet<u64>,
+    /// The ones beyond it that the client has.
+    done: Numbers,
     sent_to: u64,
     /// The journal has to store a change.
     is_noted: bool,
@@ -67,18 +66,11 @@ impl Marks {
         let last = known.chain(open.last()).max().unwrap_or(0);
         // Numbers that were given and not stored are of no message.
         let done_to = open.first().map_or(last, |first| first - 1);
-        let done = open.missing(last).collect();
-        Self { last, done_to, done, sent_to: progress.sent_to, ..Self::default() }
+        Self { last, done_to, done: open.missing(last), sent_to: progress.sent_to, ..Self::default() }
     }
 
     fn progress(&self) -> Progress {
-        let mut done: Vec<(u64, u64)> = Vec::new();
-        for number in &self.done {
-            match done.last_mut() {
-                Some((_, to)) if *to + 1 == *number => *to = *number,
-                _ => done.push((*number, *number)),
-            }
-        }
+        let done = self.done.ranges().collect();
         Progress { done_to: self.done_to, done, sent_to: self.sent_to, exact: false }
     }
 }
@@ -194,11 +186,7 @@ impl Ledger {
         if number != marks.done_to + 1 {
             marks.done.insert(number);
         } else {
-            marks.done_to = number;
-            while let Some(next) = marks.done.first().copied().filter(|next| *next == marks.done_to + 1) {
-                marks.done.remove(&next);
-                marks.done_to = next;
-            }
+            marks.done_to = marks.done.take_from(number + 1).unwrap_or(number);
         }
         marks.has_moved = true;
         self.note(&mut marks);
@@ -336,7 +324,7 @@ impl Ledger {
     }
 
     /// Notes that the session has ended: nothing of it is stored from now on. Clears its own
-    /// records; those of its messages and subscriptions are cleared with them.
+    /// records, but that of its progress, which goes with the last of its messages; those of its messages and subscriptions are cleared with them.
     pub(crate) fn end(&self) {
         {
             let mut marks = self.marks.lock();

@@ -30,11 +30,21 @@ impl Numbers {
         self.0.last_key_value().map(|(_, to)| *to)
     }
 
+    /// Removes the range that begins with a number, and returns its last one.
+    pub(crate) fn take_from(&mut self, first: u64) -> Option<u64> {
+        self.0.remove(&first)
+    }
+
+    /// Returns the ranges in their order, each with its first and its last number.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.0.iter().map(|(from, to)| (*from, *to))
+    }
+
     /// Returns the numbers between the first and `to` that are missing.
-    pub(crate) fn missing(&self, to: u64) -> impl Iterator<Item = u64> {
+    pub(crate) fn missing(&self, to: u64) -> Self {
         let behind = self.0.values().map(|last| last.saturating_add(1));
         let before = self.0.keys().skip(1).copied().chain([to.saturating_add(1)]);
-        behind.zip(before).flat_map(|(from, next)| from..next)
+        Self(behind.zip(before).filter(|(from, next)| from < next).map(|(from, next)| (from, next - 1)).collect())
     }
 }
 
@@ -67,9 +77,13 @@ mod tests {
             assert_eq!(numbers.last(), known.last().copied());
             let first = numbers.first().unwrap();
             let missing: Vec<u64> = (first..=55).filter(|number| !known.contains(number)).collect();
-            assert_eq!(numbers.missing(55).collect::<Vec<_>>(), missing);
+            let found: Vec<u64> = numbers.missing(55).ranges().flat_map(|(from, to)| from..=to).collect();
+            assert_eq!(found, missing);
+            let taken = numbers.take_from(first);
+            let behind = known.iter().find(|number| **number > first && !known.contains(&(**number - 1)));
+            assert_eq!((taken.is_some(), numbers.first()), (true, behind.copied()));
         }
-        assert_eq!(Numbers::default().missing(10).count(), 0);
+        assert_eq!(Numbers::default().missing(10), Numbers::default());
         let last: Numbers = [u64::MAX, u64::MAX - 1].into_iter().collect();
         assert_eq!((last.first(), last.last()), (Some(u64::MAX - 1), Some(u64::MAX)));
     }

@@ -51,9 +51,6 @@ impl<T: Intake> Intake for Outbox<T> {
 
     fn rest(&mut self) {
         self.intake.rest();
-        if self.changes.is_empty() {
-            self.changes = Vec::new();
-        }
     }
 
     fn was_routed(&mut self, id: u64) -> bool {

@@ -104,7 +104,7 @@ impl Waiting {
 
     /// The highest id of a message.
     pub(crate) fn last(&self) -> Option<u64> {
-        self.0.values().flat_map(|of| of.messages.iter()).map(|entry| entry.id).max()
+        self.0.values().filter_map(|of| of.messages.last_id()).max()
     }
 
     /// Adds the numbers of a session's messages for which `is_open`.
@@ -141,8 +141,8 @@ impl OfSession {
     /// Moves the messages with ids below `to` to a run. Returns those whose exchange goes on, and
     /// the bytes of the run.
     pub(crate) fn queue(&mut self, of: &Open<'_>, to: u64, run: &mut Run, shared: &mut Shared) -> (Vec<Duty>, usize) {
-        let (mut released, before) = (Vec::new(), self.messages.len());
-        while self.messages.iter().next().is_some_and(|entry| entry.id < to) {
+        let mut released = Vec::new();
+        while self.messages.first_id().is_some_and(|id| id < to) {
             let Some(Entry { id, number, is_shared }) = self.messages.pop() else { break };
             let journal = &of.ledger.journal;
             let mut record = || match is_shared {
@@ -160,8 +160,7 @@ impl OfSession {
                 run.push_own(id, number);
             }
         }
-        let is_rest = self.messages.is_empty() || before == 0;
-        let bytes = if is_rest { mem::take(&mut self.bytes) } else { 0 };
+        let bytes = if self.messages.is_empty() { mem::take(&mut self.bytes) } else { 0 };
         (released, bytes)
     }
 }

@@ -191,6 +191,10 @@ impl Keys {
         self.topic(MESSAGES, message)
     }
 
+    pub(crate) fn messages(&self, messages: &[u64]) -> Vec<String> {
+        messages.iter().map(|message| self.message(*message)).collect()
+    }
+
     pub(crate) fn released(&self, session: u64) -> String {
         self.topic(RELEASED, session)
     }

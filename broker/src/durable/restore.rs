@@ -205,13 +205,15 @@ impl<I: Inbox> Broker<I> {
             self.restore_message(open, &mut restored, &successors, &mut shared, &mut left_behind);
         }
         restored.values_mut().for_each(|restoring| restoring.queue_archived(u64::MAX, &mut shared));
-        let successors = successors.into_iter();
-        let followed = successors.filter_map(|(id, (session, found))| {
-            let waiting = Some(waiting.take(id)?);
-            let of = Restoring { waiting, ..self.restore_session(id, found, &Numbers::default()) };
-            of.follow(session, &mut shared)
-        });
-        let followed = followed.collect();
+        let follow = |(id, (session, found)): (u64, (Arc<Session>, Found))| {
+            let mut of_session = waiting.take(id)?;
+            let mut messages = Run::new(self.ended_ledger(id, &found), &self.memory.sessions, Arc::default());
+            let Found { progress, released, .. } = &found;
+            let of = OpenSession { ledger: &Arc::clone(messages.ledger()), progress, released };
+            of_session.queue(&of, u64::MAX, &mut messages, &mut shared);
+            (messages.len() > 0).then_some(Successor { session, messages })
+        };
+        let followed = successors.into_iter().filter_map(follow).collect();
         waiting.clear(&self.journal, &mut shared);
         if !restored.is_empty() {
             tracing::info!("restored {} sessions of earlier starts", restored.len());
@@ -280,6 +282,14 @@ impl<I: Inbox> Broker<I> {
             return None;
         }
         Some(Open { tenant, id, message: message.ok().map(Arc::new), takers })
+    }
+
+    /// The ledger of a session of an earlier start whose messages go to another one.
+    fn ended_ledger(&self, id: u64, found: &Found) -> Arc<Ledger> {
+        let (tenant, journal) = (Arc::clone(&found.tenant), Arc::clone(&self.journal));
+        let ledger = Ledger::restored(id, tenant, journal, &found.progress, &Numbers::default());
+        ledger.abandon();
+        ledger
     }
 
     fn restore_session(&self, id: u64, found: Found, open: &Numbers) -> Restoring {
@@ -411,17 +421,6 @@ impl Restoring {
         let (duties, bytes) = waiting.queue(&of, to, &mut run, shared);
         released.extend(duties.into_iter().map(|duty| (duty.number, duty)));
         state.queue.push_away(run, bytes);
-    }
-
-    /// Gives the messages that the archive has to the session that the client has by now. This one
-    /// is over.
-    fn follow(mut self, session: Arc<Session>, shared: &mut Shared) -> Option<Successor> {
-        let mut waiting = self.waiting.take()?;
-        let mut messages = self.session.state().queue.new_run(&self.ledger)?;
-        self.ledger.abandon();
-        let Found { progress, released, .. } = &self.found;
-        waiting.queue(&OpenSession { ledger: &self.ledger, progress, released }, u64::MAX, &mut messages, shared);
-        (messages.len() > 0).then_some(Successor { session, messages })
     }
 }
 

@@ -100,6 +100,9 @@ impl Queue {
 
     /// Lets the messages of these ids go from memory, as the archive has them. Returns how many.
     pub(crate) fn put_away(&mut self, held: &HashSet<u64, RandomState>) -> usize {
+        if held.is_empty() {
+            return 0;
+        }
         let Some(memory) = self.places.clone() else { return 0 };
         let before = self.away.messages;
         for (order, place) in std::mem::take(&mut self.others) {
@@ -160,7 +163,7 @@ impl Queue {
         if self.away.runs == 0 || self.away.is_read {
             return false;
         }
-        self.away.is_read = self.before_run() < ahead;
+        self.away.is_read = self.others.iter().take(ahead).any(|(_, place)| matches!(place, Place::Away(_)));
         self.away.is_read
     }
 

@@ -1,9 +1,7 @@
 //! The deletion of all that is held of a tenant, in slices, with others beside it.
 
 use model::{TimeRange, Value};
-use weir_stores::contract::{
-    DeadLetters, History, Latest, LetterBound, Retained, RetainedMessage, TenantCounts, TenantData,
-};
+use weir_stores::contract::{DeadLetters, History, Latest, LetterBound, RetainedMessage, TenantCounts, TenantData};
 use weir_stores::testing::load_retained;
 
 use crate::data::{START, block};

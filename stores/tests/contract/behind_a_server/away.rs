@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongodb::bson::doc;
-use weir_stores::contract::{DeadLetters, History, Latest, Retained, Store, StoreError};
+use weir_stores::contract::{DeadLetters, History, Latest, Store, StoreError};
 use weir_stores::mongodb::{CommandLabel, Config, Metrics, MongoStore};
 use weir_stores::testing::load_retained;
 

@@ -147,7 +147,7 @@ impl RedisFleet {
         let shared = Arc::new(Shared {
             access,
             identity,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(&config),
             tickets: Tickets::default(),
             routes: Inlet::new(config.max_arrived_bytes),
             locals: Locals::new(Arc::clone(&arrivals)),
@@ -186,8 +186,9 @@ impl RedisFleet {
         keeper::quit(&self.shared).await
     }
 
-    fn unavailable(&self, error: AccessError) -> Unavailable {
-        self.shared.unavailable(error.reason)
+    /// As [`Shared::unavailable`], of the error of a call.
+    fn unavailable(&self) -> impl Fn(AccessError) -> Unavailable + Copy {
+        |error| self.shared.unavailable(error.reason)
     }
 }
 
@@ -210,7 +211,7 @@ impl SessionStore for RedisFleet {
     }
 
     fn poll_room(&self, _: &str, cx: &mut Context<'_>) -> Poll<()> {
-        self.shared.outbox.poll_room(cx, self.shared.config.max_waiting_bytes)
+        self.shared.outbox.poll_room(cx)
     }
 
     async fn flush(&self) {
@@ -218,25 +219,23 @@ impl SessionStore for RedisFleet {
     }
 
     async fn messages(&self, owned: &Owned, after: u64) -> Result<Vec<Numbered>, Unavailable> {
-        claims::messages(&self.shared, owned, after).await.map_err(|error| self.unavailable(error))
+        claims::messages(&self.shared, owned, after).await.map_err(self.unavailable())
     }
 
     async fn clients(&self, tenant: &str, from: Bound<&str>, most: usize) -> Result<Vec<Arc<str>>, Unavailable> {
-        summaries::clients(&self.shared, tenant, from, most)
-            .await
-            .map_err(|error| self.shared.unavailable(error.reason))
+        summaries::clients(&self.shared, tenant, from, most).await.map_err(self.unavailable())
     }
 
     async fn summaries(&self, tenant: &str, clients: &[Arc<str>]) -> Result<Vec<StoredSummary>, Unavailable> {
-        summaries::summaries(&self.shared, tenant, clients).await.map_err(|error| self.shared.unavailable(error.reason))
+        summaries::summaries(&self.shared, tenant, clients).await.map_err(self.unavailable())
     }
 
     async fn end_away(&self, client: &Client) -> Result<Option<usize>, Unavailable> {
-        summaries::end_away(&self.shared, client).await.map_err(|error| self.shared.unavailable(error.reason))
+        summaries::end_away(&self.shared, client).await.map_err(self.unavailable())
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
-        let unavailable = |error| self.unavailable(error);
+        let unavailable = self.unavailable();
         loop {
             let call = FORGET.call(self.shared.access.prefix()).arg(tenant).arg(FORGOTTEN);
             let reply = self.shared.access.run_script(&FORGET, &call).await.map_err(unavailable)?;
@@ -251,7 +250,7 @@ impl SessionStore for RedisFleet {
 #[async_trait]
 impl Bus for RedisFleet {
     fn forward(&self, to: &[Node], message: Forwarded) -> bool {
-        let is_taken = self.shared.outbox.forward(to, message, self.shared.config.max_forward_bytes);
+        let is_taken = self.shared.outbox.forward(to, message);
         if !is_taken {
             self.shared.metrics.not_forwarded.inc();
         }
@@ -259,9 +258,9 @@ impl Bus for RedisFleet {
     }
 
     fn poll_forward(&self, _: &str, cx: &mut Context<'_>) -> Poll<()> {
-        let room = self.shared.outbox.poll_forward(cx, self.shared.config.max_forward_bytes / 2);
+        let room = self.shared.outbox.poll_forward(cx);
         // In this order: the writer wakes those that wait when it finds the server away.
-        if self.shared.health.reason().is_some() { Poll::Ready(()) } else { room }
+        if room.is_pending() && self.shared.health.is_away() { Poll::Ready(()) } else { room }
     }
 
     fn begin(&self, owned: &Owned) {

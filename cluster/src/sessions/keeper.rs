@@ -49,6 +49,12 @@ impl Health {
         writer.clone().or_else(|| keeper.clone())
     }
 
+    /// True while it does not.
+    pub(crate) fn is_away(&self) -> bool {
+        let Reasons { writer, keeper, .. } = &*self.reasons.lock();
+        writer.is_some() || keeper.is_some()
+    }
+
     pub(crate) fn set_writer(&self, reason: Option<String>) {
         self.reasons.lock().writer = reason;
     }

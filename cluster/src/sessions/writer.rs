@@ -7,11 +7,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use broker::fleet::{Forwarded, Node, Refusal};
+use buffer::TaskId;
 use buffer::redis::{AccessError, Command, Durable, Reply};
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::changes::{Batch, Batches, Item, Origin};
+use super::config::Config;
 use super::fleet::Shared;
 use super::scripts::APPLY;
 use crate::reply;
@@ -31,12 +34,8 @@ pub(crate) struct Outbox {
     filled: Notify,
     /// Number of items that the server has applied.
     applied: watch::Sender<u64>,
-}
-
-impl Default for Outbox {
-    fn default() -> Self {
-        Self { state: Mutex::default(), filled: Notify::new(), applied: watch::channel(0).0 }
-    }
+    /// As [`Config::max_waiting_bytes`] and [`Config::max_forward_bytes`].
+    most: (usize, usize),
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +43,8 @@ struct State {
     items: VecDeque<Item>,
     /// Bytes that wait or are in flight, and those of forwarded messages.
     waiting: (usize, usize),
-    wakers: Vec<Waker>,
+    /// Tasks that wait until fewer bytes do, and until fewer bytes of forwarded messages do.
+    tasks: (Tasks, Tasks),
     /// Nodes that an item of `items` tells that they have missed messages, of a tenant.
     missed: BTreeSet<(Node, Arc<str>)>,
     /// Items that were ever added.
@@ -65,16 +65,39 @@ impl State {
             self.add(item);
         }
     }
+}
 
+/// Tasks that wait, each once: thousands of connections may poll again and again.
+#[derive(Debug, Default)]
+struct Tasks(HashMap<TaskId, Waker>);
+
+impl Tasks {
     fn wait(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if !self.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.wakers.push(cx.waker().clone());
-        }
+        self.0.insert(TaskId::of(cx.waker()), cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Takes the wakers, to be woken without a lock.
+    fn take(&mut self) -> impl Iterator<Item = Waker> + use<> {
+        std::mem::take(&mut self.0).into_values()
+    }
+
+    fn take_if(&mut self, has_room: bool) -> impl Iterator<Item = Waker> + use<> {
+        has_room.then(|| self.take()).into_iter().flatten()
     }
 }
 
 impl Outbox {
+    pub(crate) fn new(config: &Config) -> Self {
+        let most = (config.max_waiting_bytes, config.max_forward_bytes);
+        Self { state: Mutex::default(), filled: Notify::new(), applied: watch::channel(0).0, most }
+    }
+
+    /// True while publishers need not be slowed down for the messages to other nodes that wait.
+    fn has_forward_room(&self, state: &State) -> bool {
+        state.waiting.1 < self.most.1 / 2
+    }
+
     pub(crate) fn push(&self, item: Item) {
         let mut state = self.state.lock();
         state.waiting.0 += item.size();
@@ -89,13 +112,13 @@ impl Outbox {
         self.applied.subscribe().wait_for(|applied| *applied >= added).await.ok();
     }
 
-    /// Adds a message for other nodes unless as many bytes of them wait. Nodes that miss it are
+    /// Adds a message for other nodes unless too many bytes of them wait. Nodes that miss it are
     /// told, if it is owed to their subscribers.
-    pub(crate) fn forward(&self, nodes: &[Node], message: Forwarded, most: usize) -> bool {
+    pub(crate) fn forward(&self, nodes: &[Node], message: Forwarded) -> bool {
         let owed = message.is_owed().then(|| Arc::clone(&message.tenant));
         let item = Item::Forward(nodes.to_vec(), message);
         let (size, mut state) = (item.size(), self.state.lock());
-        let has_room = state.waiting.1 + size <= most;
+        let has_room = state.waiting.1 + size <= self.most.1;
         if has_room {
             state.waiting.1 += size;
             state.add(item);
@@ -106,22 +129,25 @@ impl Outbox {
         has_room
     }
 
-    /// Ready while fewer bytes of messages for other nodes wait.
-    pub(crate) fn poll_forward(&self, cx: &Context<'_>, most: usize) -> Poll<()> {
+    /// Ready while few bytes of messages for other nodes wait.
+    pub(crate) fn poll_forward(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if state.waiting.1 < most { Poll::Ready(()) } else { state.wait(cx) }
+        if self.has_forward_room(&state) { Poll::Ready(()) } else { state.tasks.1.wait(cx) }
     }
 
-    /// Wakes all that wait for room.
+    /// Wakes all that wait for room. Those that have ended meanwhile are forgotten.
     fn wake(&self) {
-        let woken = std::mem::take(&mut self.state.lock().wakers);
-        woken.into_iter().for_each(Waker::wake);
+        let (for_changes, forwarding) = {
+            let State { tasks, .. } = &mut *self.state.lock();
+            (tasks.0.take(), tasks.1.take())
+        };
+        for_changes.chain(forwarding).for_each(Waker::wake);
     }
 
-    /// Ready while fewer bytes wait.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>, most: usize) -> Poll<()> {
+    /// Ready while few bytes wait.
+    pub(crate) fn poll_room(&self, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.state.lock();
-        if state.waiting.0 < most { Poll::Ready(()) } else { state.wait(cx) }
+        if state.waiting.0 < self.most.0 { Poll::Ready(()) } else { state.tasks.0.wait(cx) }
     }
 
     /// Takes items into batches, and returns how many.
@@ -147,14 +173,15 @@ impl Outbox {
         count
     }
 
-    /// Forgets bytes that are no longer on their way.
-    fn sent(&self, (changes, forwarded): (usize, usize), most: usize) {
+    /// Forgets bytes that are no longer on their way, and wakes those that there is room for.
+    fn sent(&self, (changes, forwarded): (usize, usize)) {
         let mut state = self.state.lock();
         state.waiting.0 -= changes;
         state.waiting.1 -= forwarded;
-        let woken = if state.waiting.0 < most { std::mem::take(&mut state.wakers) } else { Vec::new() };
+        let has_room = (state.waiting.0 < self.most.0, self.has_forward_room(&state));
+        let (for_changes, forwarding) = (state.tasks.0.take_if(has_room.0), state.tasks.1.take_if(has_room.1));
         drop(state);
-        woken.into_iter().for_each(Waker::wake);
+        for_changes.chain(forwarding).for_each(Waker::wake);
     }
 }
 
@@ -172,7 +199,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         for (batch, answer) in batches.ready.drain(..).zip(answers) {
             refuse(&shared, &batch, answer);
             batch.tickets.iter().for_each(|ticket| shared.tickets.done(*ticket));
-            shared.outbox.sent(batch.waiting, shared.config.max_waiting_bytes);
+            shared.outbox.sent(batch.waiting);
         }
         shared.outbox.applied.send_modify(|applied| *applied += count);
     }
@@ -301,37 +328,62 @@ mod tests {
         Forwarded { tenant: "t".into(), from: "c".into(), message, share: None, is_routed: true }
     }
 
+    fn outbox(max_waiting_bytes: usize, max_forward_bytes: usize) -> Outbox {
+        Outbox::new(&Config { max_waiting_bytes, max_forward_bytes, ..Config::default() })
+    }
+
     #[test]
     fn publishers_wait_while_messages_for_other_nodes_do_and_not_for_a_server_that_is_away() {
-        let (outbox, count) = (Outbox::default(), Arc::new(Count::default()));
+        let (outbox, count) = (outbox(1, 3000), Arc::new(Count::default()));
         let waker = Waker::from(Arc::clone(&count));
         let cx = Context::from_waker(&waker);
-        let is_ready = || outbox.poll_forward(&cx, 1500).is_ready();
+        let is_ready = || outbox.poll_forward(&cx).is_ready();
         let woken = || count.0.swap(0, Ordering::Relaxed);
-        assert!(is_ready() && outbox.forward(&["b".into()], forwarded(1), 3000));
-        assert!(is_ready() && outbox.forward(&["b".into()], forwarded(1), 3000));
+        assert!(is_ready() && outbox.forward(&["b".into()], forwarded(1)));
+        assert!(is_ready() && outbox.forward(&["b".into()], forwarded(1)));
         assert!(!is_ready() && !is_ready());
         outbox.wake();
         assert_eq!((woken(), is_ready()), (1, false), "a server that is away");
         let mut batches = Batches::default();
         assert_eq!(outbox.take(&mut batches), 2);
         assert_eq!((woken(), is_ready()), (0, false), "on their way");
-        batches.ready.drain(..).for_each(|batch| outbox.sent(batch.waiting, 1));
+        batches.ready.drain(..).for_each(|batch| outbox.sent(batch.waiting));
         assert_eq!((woken(), is_ready()), (1, true));
     }
 
     #[test]
+    fn each_task_is_woken_once_and_when_there_is_room_for_it() {
+        let outbox = outbox(500, 1200);
+        let counts: [Arc<Count>; 2] = Default::default();
+        let wakers = counts.each_ref().map(|count| Waker::from(Arc::clone(count)));
+        let [changing, forwarding] = wakers.each_ref().map(|waker| Context::from_waker(waker));
+        let woken = || counts.each_ref().map(|count| count.0.swap(0, Ordering::Relaxed));
+        (0..5).for_each(|n| outbox.push(Item::Unclaim("c".into(), n.to_string())));
+        assert!(outbox.forward(&["b".into()], forwarded(1)));
+        for _ in 0..3 {
+            assert!(outbox.poll_room(&changing).is_pending() && outbox.poll_forward(&forwarding).is_pending());
+        }
+        let waiting = outbox.state.lock().waiting;
+        outbox.sent((0, waiting.1));
+        assert_eq!(woken(), [0, 1]);
+        assert!(outbox.poll_room(&changing).is_pending() && outbox.poll_forward(&forwarding).is_ready());
+        outbox.sent((waiting.0, 0));
+        assert_eq!(woken(), [1, 0]);
+        assert!(outbox.poll_room(&changing).is_ready());
+    }
+
+    #[test]
     fn a_node_is_told_once_of_messages_that_it_misses_until_that_is_on_its_way() {
-        let outbox = Outbox::default();
+        let outbox = outbox(1, 100);
         let [b, c] = ["b", "c"].map(Node::from);
         let miss = |nodes: &[&Node], qos: u8| {
             let nodes: Vec<Node> = nodes.iter().map(|node| Arc::clone(node)).collect();
-            assert!(!outbox.forward(&nodes, forwarded(qos), 100));
+            assert!(!outbox.forward(&nodes, forwarded(qos)));
         };
         let told = || {
             let mut batches = Batches::default();
             let told = outbox.take(&mut batches);
-            batches.ready.drain(..).for_each(|batch| outbox.sent(batch.waiting, 1));
+            batches.ready.drain(..).for_each(|batch| outbox.sent(batch.waiting));
             told
         };
         miss(&[&b], 0);

@@ -63,11 +63,12 @@ async fn step(shared: &Shared, position: &mut Position, held: &mut Option<Waitin
     if position.node != node {
         *position = Position { node, ..Position::default() };
     }
-    verify(shared, &shared.take_doubted()).await?;
     let mut connection = match held.take() {
         Some(connection) => connection,
         None => shared.access.waiting(BLOCK).await?,
     };
+    // Of the server that is read now: the one before may have known other claims.
+    verify(shared, &shared.take_doubted()).await?;
     let mut commands = Vec::new();
     if position.last > position.told {
         commands.push(passed(shared, position));

@@ -166,12 +166,13 @@ impl Fleet {
         if to.is_empty() {
             return;
         }
-        let (tenant, from, message) = (Arc::clone(tenant), Arc::clone(from), Arc::clone(message));
-        let forwarded = Forwarded { tenant, from, message, share, is_routed };
-        let unsent = forwarded.message.retain.then(|| (Arc::clone(&forwarded.tenant), forwarded.message.topic.clone()));
+        let of = (Arc::clone(tenant), Arc::clone(from), Arc::clone(message));
+        let forwarded = Forwarded { tenant: of.0, from: of.1, message: of.2, share, is_routed };
         if !self.bus.forward(to, forwarded) {
             self.metrics.dropped("fleet").inc();
-            unsent.into_iter().for_each(|(tenant, topic)| self.unsent.add(tenant, topic));
+            if message.retain {
+                self.unsent.add(Arc::clone(tenant), message.topic.clone());
+            }
         }
     }
 

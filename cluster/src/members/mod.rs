@@ -31,7 +31,7 @@ mod tests;
 pub use exchange::Exchange;
 pub use member::Member;
 pub use metrics::Metrics;
-pub use peers::{Key, Link, Peers, Refusal, pool_of};
+pub use peers::{Link, Peers, Refusal, pool_of};
 pub use register::{Members, SecretError};
 pub use secret::Secret;
 pub use serve::serve;

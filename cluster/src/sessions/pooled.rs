@@ -266,7 +266,7 @@ impl SessionStore for Pooled {
 #[async_trait]
 impl Bus for Pooled {
     fn forward(&self, to: &[Node], message: Forwarded) -> bool {
-        self.lane(&message.tenant).is_ok_and(|lane| lane.forward(to, message.clone()))
+        self.lane(&message.tenant).is_ok_and(|lane| lane.forward(to, message))
     }
 
     fn poll_forward(&self, tenant: &str, cx: &mut Context<'_>) -> Poll<()> {

@@ -280,17 +280,16 @@ fn refuse(shared: &Shared, batch: &Batch, Answer { refused, failure }: Answer) {
     let mut failed = 0;
     for (place, refusal) in refused {
         let Some(Origin { submitter, owned }) = batch.origins.get(place) else { continue };
-        match (refusal, owned) {
-            (Refusal::Fault, _) => failed += 1,
-            (Refusal::NotOwned, Some(owned)) => shared.doubt_one(owned),
-            (Refusal::NotOwned, None) => {}
+        match refusal {
+            Refusal::Fault => {
+                failed += 1;
+                shared.metrics.failed.inc();
+            }
+            Refusal::NotOwned => {
+                shared.metrics.refused.inc();
+                owned.iter().for_each(|owned| shared.doubt_one(owned));
+            }
         }
-        let metrics = &shared.metrics;
-        if refusal == Refusal::Fault {
-            metrics.failed.inc()
-        } else {
-            metrics.refused.inc()
-        };
         if let Some(submitter) = submitter {
             submitter.refused(refusal);
         }
@@ -356,7 +355,7 @@ mod tests {
         let outbox = outbox(500, 1200);
         let counts: [Arc<Count>; 2] = Default::default();
         let wakers = counts.each_ref().map(|count| Waker::from(Arc::clone(count)));
-        let [changing, forwarding] = wakers.each_ref().map(|waker| Context::from_waker(waker));
+        let [changing, forwarding] = wakers.each_ref().map(Context::from_waker);
         let woken = || counts.each_ref().map(|count| count.0.swap(0, Ordering::Relaxed));
         (0..5).for_each(|n| outbox.push(Item::Unclaim("c".into(), n.to_string())));
         assert!(outbox.forward(&["b".into()], forwarded(1)));

@@ -186,19 +186,8 @@ impl<I: Inbox> Broker<I> {
     fn take_forwarded(&self, forwarded: &Forwarded) {
         let tenant = self.tenants.get(&forwarded.tenant);
         let SharedMessage { topic, payload, properties, qos, retain, published } = &*forwarded.message;
-        let now = model::clock::now();
         if *retain && forwarded.share.is_none() {
-            let refusal = if payload.is_empty() { None } else { tenant.retained.refusal(topic) };
-            match refusal {
-                Some(_) => self.count_dropped("retained_full"),
-                None => {
-                    if let Some(message) = self.copy(topic, payload, *qos, true, properties) {
-                        // It has no other owner yet.
-                        let message = Arc::into_inner(message).map(|message| message.published(*published, now));
-                        message.into_iter().for_each(|message| self.retain_newer(&tenant, &Arc::new(message)));
-                    }
-                }
-            }
+            self.take_retained(&tenant, topic, payload, *qos, properties, *published);
         }
         if !forwarded.is_routed {
             return;
@@ -216,18 +205,6 @@ impl<I: Inbox> Broker<I> {
                 self.count_dropped("memory");
                 self.lose(&tenant, topic, *qos);
             }
-        }
-    }
-
-    /// Keeps a retained message of another node, unless a newer one of its topic is known: of
-    /// several nodes, all come to the same.
-    pub(super) fn retain_newer(&self, tenant: &Tenant, message: &Arc<Message>) {
-        let Some(fleet) = &self.fleet else { return };
-        if fleet.cleared.is_newer(&tenant.id, message) {
-            return;
-        }
-        if tenant.retained.set_newer(message) && message.payload.is_empty() {
-            fleet.cleared.note(&tenant.id, &message.topic, message.at);
         }
     }
 

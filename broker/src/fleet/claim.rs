@@ -197,10 +197,10 @@ impl<I: Inbox> Broker<I> {
         if let Some(fleet) = self.fleet.as_ref().filter(|_| progress.exact) {
             fleet.store.submit(vec![Change::Progress(owned.clone(), ledger.progress())]);
         }
-        let interests: Vec<_> = subscriptions.iter().map(|(filter, how)| (filter.clone(), how.qos)).collect();
         self.restore_subscriptions(tenant, &session, &mut state, subscriptions);
-        for (filter, qos) in interests.iter().filter(|(filter, _)| state.subscriptions.contains(filter)) {
-            self.note_interest(tenant, &session, filter, Some(*qos));
+        for filter in &state.subscriptions {
+            let held = tenant.trie.options(filter, &session.client);
+            self.note_interest(tenant, &session, filter, held.map(|(options, _)| options.qos));
         }
         tenant.replace_stranger(&session.client, &state.subscriptions);
         session.note(&mut state);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
 use crate::message::{Message, RetainedMessage};
+use crate::tenant::Tenant;
 use crate::{Broker, durable, pending_wills};
 use door::Inbox;
 
@@ -113,18 +114,38 @@ impl<I: Inbox> Broker<I> {
     pub fn renew(&self, messages: Vec<RetainedMessage>) {
         let (messages, _) = durable::sort(messages, &self.journal.keys);
         let (messages, _) = pending_wills::split(messages, &self.config.node, self.started);
-        let now = model::clock::now();
         for RetainedMessage { tenant, topic, payload, qos, properties, published } in messages {
             let tenant = self.tenants.get(&tenant);
-            if tenant.retained.refusal(&topic).is_some() {
-                self.count_dropped("retained_full");
-                continue;
-            }
-            // It has no other owner yet.
-            let message = self.copy(&topic, &payload, qos, true, &properties).and_then(Arc::into_inner);
-            if let Some(message) = message {
-                self.retain_newer(&tenant, &Arc::new(message.published(published, now)));
-            }
+            self.take_retained(&tenant, &topic, &payload, qos, &properties, published);
+        }
+    }
+
+    /// Keeps a retained message of another node, unless a newer one of its topic is known: of
+    /// several nodes, all come to the same.
+    pub(super) fn take_retained(
+        &self,
+        tenant: &Tenant,
+        topic: &str,
+        payload: &[u8],
+        qos: u8,
+        properties: &[u8],
+        published: Nanos,
+    ) {
+        let Some(fleet) = &self.fleet else { return };
+        // One that clears its topic makes room.
+        if !payload.is_empty() && tenant.retained.refusal(topic).is_some() {
+            self.count_dropped("retained_full");
+            return;
+        }
+        // It has no other owner yet.
+        let message = self.copy(topic, payload, qos, true, properties).and_then(Arc::into_inner);
+        let Some(message) = message else { return };
+        let message = Arc::new(message.published(published, model::clock::now()));
+        if fleet.cleared.is_newer(&tenant.id, &message) {
+            return;
+        }
+        if tenant.retained.set_newer(&message) && message.payload.is_empty() {
+            fleet.cleared.note(&tenant.id, &message.topic, message.at);
         }
     }
 

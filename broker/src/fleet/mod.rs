@@ -15,9 +15,9 @@ mod send;
 pub(crate) use claim::Claim;
 pub(crate) use interests::Interests;
 pub use port::{
-    Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Interest, Node, Numbered, Owned, Placed, Progress,
-    Refusal, Route, SessionStore, SharedMessage, StoredSession, StoredSummary, Submitter, Subscription, Taking,
-    Unavailable,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Node, Numbered, Owned, Placed,
+    Progress, Refusal, Route, SessionStore, SharedMessage, StoredSession, StoredSummary, Submitter, Subscription,
+    Taking, Unavailable,
 };
 pub(crate) use routes::{How, Strangers, keep_routes};
 pub(crate) use send::{Fleet, Outgoing, Sent, present_state};

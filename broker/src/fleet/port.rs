@@ -104,6 +104,15 @@ pub struct StoredSummary {
     pub subscriptions: usize,
 }
 
+/// The end of a session whose client was away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedAway {
+    /// The node that its client was connected to last.
+    pub node: Option<Node>,
+    /// Messages that were discarded with it.
+    pub messages: usize,
+}
+
 /// A message on its way between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedMessage {
@@ -275,12 +284,12 @@ pub trait SessionStore: Send + Sync + 'static {
     async fn summaries(&self, tenant: &str, clients: &[Arc<str>]) -> Result<Vec<StoredSummary>, Unavailable>;
 
     /// Ends the session of a client that lasts, unless its client is connected to a node that has
-    /// not ended. The node that it was connected to last gets [`Arrival::Taken`]. Returns the
-    /// number of messages that are discarded with it; None when there is no such session.
+    /// not ended. The node that it was connected to last gets [`Arrival::Taken`]. None when there
+    /// is no such session.
     ///
     /// # Errors
     /// [`Unavailable`]: it may have ended.
-    async fn end_away(&self, client: &Client) -> Result<Option<usize>, Unavailable>;
+    async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable>;
 
     /// Deletes everything of a tenant.
     ///

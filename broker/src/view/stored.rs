@@ -26,8 +26,8 @@ pub struct StoredSubscription {
 
 impl<I: Inbox> Broker<I> {
     /// Returns at most `limit` sessions of a tenant that last, as the store of the fleet has them,
-    /// in the order of their client ids, and the client id behind which the next page begins. None
-    /// without a fleet.
+    /// in the order of their client ids, and the client id behind which the next page begins.
+    /// Without a fleet, the page is empty.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -76,8 +76,8 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// Returns at most `limit` subscriptions of sessions that last and are not here, in the order
-    /// of their client ids and filters, and the position behind which the next page begins. None
-    /// without a fleet.
+    /// of their client ids and filters, and the position behind which the next page begins. Without
+    /// a fleet, the page is empty.
     ///
     /// # Errors
     /// [`Unavailable`].
@@ -126,9 +126,8 @@ impl<I: Inbox> Broker<I> {
     ) -> Result<Option<(Disconnected, Option<Node>)>, Unavailable> {
         let Some(fleet) = &self.fleet else { return Ok(None) };
         let client = Client { tenant: tenant.into(), id: client.into() };
-        let node = self.stored_session(tenant, &client.id).await?.and_then(|of| of.node);
         let ended = fleet.store.end_away(&client).await?;
-        Ok(ended.map(|discarded| (Disconnected { was_connected: false, discarded }, node)))
+        Ok(ended.map(|of| (Disconnected { was_connected: false, discarded: of.messages }, of.node)))
     }
 }
 

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Interest, Node, Numbered, Owned, Route, SessionStore,
-    StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Node, Numbered, Owned, Route,
+    SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{Access, AccessError, Redis};
 use hashbrown::HashMap;
@@ -230,7 +230,7 @@ impl SessionStore for RedisFleet {
         summaries::summaries(&self.shared, tenant, clients).await.map_err(self.unavailable())
     }
 
-    async fn end_away(&self, client: &Client) -> Result<Option<usize>, Unavailable> {
+    async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
         summaries::end_away(&self.shared, client).await.map_err(self.unavailable())
     }
 

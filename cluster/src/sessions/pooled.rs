@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Node, Numbered, Owned, Refusal, Route, SessionStore,
-    StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Node, Numbered, Owned, Refusal, Route,
+    SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{AccessError, Redis};
 use hashbrown::HashMap;
@@ -250,7 +250,7 @@ impl SessionStore for Pooled {
         self.lane(tenant)?.summaries(tenant, clients).await
     }
 
-    async fn end_away(&self, client: &Client) -> Result<Option<usize>, Unavailable> {
+    async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
         self.lane(&client.tenant)?.end_away(client).await
     }
 

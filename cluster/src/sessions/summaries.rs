@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::fleet::{Client, StoredSummary};
+use broker::fleet::{Client, EndedAway, Node, StoredSummary};
 use buffer::redis::{AccessError, Command, Reply};
 
 use super::codec;
@@ -58,13 +58,23 @@ pub(crate) async fn summaries(
     Ok(all)
 }
 
-/// Ends the session of a client that is away. Returns the number of its messages.
-pub(crate) async fn end_away(shared: &Shared, client: &Client) -> Result<Option<usize>, AccessError> {
+/// Ends the session of a client that is away.
+pub(crate) async fn end_away(shared: &Shared, client: &Client) -> Result<Option<EndedAway>, AccessError> {
     let call = END_AWAY.call(shared.access.prefix()).arg(codec::name(client));
     match shared.access.run_script(&END_AWAY, &call).await? {
-        Reply::Number(messages) => Ok(usize::try_from(messages).ok()),
-        _ => Err(strange("no number of messages")),
+        Reply::Nil => Ok(None),
+        reply => {
+            let mut ended = reply::list(reply)?.into_iter();
+            let node = node(reply::text(reply::next(&mut ended)?)?);
+            let messages = usize::try_from(reply::number(reply::next(&mut ended)?)?).unwrap_or(usize::MAX);
+            Ok(Some(EndedAway { node, messages }))
+        }
     }
+}
+
+/// The node of a session; the script returns an empty name when there is none.
+fn node(name: String) -> Option<Node> {
+    (!name.is_empty()).then(|| name.into())
 }
 
 fn summary(of: &[Arc<str>], row: Reply) -> Result<StoredSummary, AccessError> {
@@ -73,7 +83,7 @@ fn summary(of: &[Arc<str>], row: Reply) -> Result<StoredSummary, AccessError> {
         Ok::<_, AccessError>(usize::try_from(reply::number(reply::next(row)?)?).unwrap_or(usize::MAX))
     };
     let client = of.get(size(&mut row)?).ok_or_else(|| strange("a client that was not asked for"))?;
-    let node = reply::text(reply::next(&mut row)?)?;
+    let node = node(reply::text(reply::next(&mut row)?)?);
     let is_connected = size(&mut row)? == 1;
     let expiry_secs = u32::try_from(reply::number(reply::next(&mut row)?)?).map_err(|_| strange("a time"))?;
     let left = match reply::next(&mut row)? {
@@ -82,7 +92,7 @@ fn summary(of: &[Arc<str>], row: Reply) -> Result<StoredSummary, AccessError> {
     };
     Ok(StoredSummary {
         client: Arc::clone(client),
-        node: (!node.is_empty()).then(|| node.into()),
+        node,
         is_connected,
         expiry_secs,
         expires_in: left,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Fixture, PATIENCE, Peer, TENANT, append, client, options, until};
-use crate::fleet::{Change, Client, SessionStore, StoredSummary, Taking};
+use crate::fleet::{Change, Client, EndedAway, SessionStore, StoredSummary, Taking};
 
 async fn page(store: &dyn SessionStore, from: Bound<&str>, most: usize) -> Vec<Arc<str>> {
     store.clients(TENANT, from, most).await.expect("the store answers")
@@ -119,7 +119,7 @@ pub async fn a_session_that_is_away_is_ended_by_any_node(fixture: &dyn Fixture) 
     assert_eq!(end(&b, "none").await, None);
     a.apply(vec![Change::Leave(owned.clone())]).await;
     b.apply(vec![append(&owned, 2)]).await;
-    assert_eq!(end(&b, "c").await, Some(2));
+    assert_eq!(end(&b, "c").await, Some(EndedAway { node: Some("a".into()), messages: 2 }));
     assert_eq!((end(&b, "c").await, summary(&*a.store, "c").await), (None, None));
     until(vec![(owned.clone(), Taking::Ended)], || a.taken()).await;
     until(true, || b.table().sessions.is_empty() && a.table().sessions.is_empty()).await;

@@ -13,7 +13,7 @@ use super::MemoryFleet;
 use super::queues::Waits;
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Bus, Change, Claimed, Client, Forwarded, HandOver, Node, Numbered, Owned, Route, SessionStore,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Node, Numbered, Owned, Route, SessionStore,
     StoredSummary, Submitter, Unavailable,
 };
 
@@ -123,7 +123,7 @@ impl SessionStore for MemoryNode {
         self.fleet.with(|state| state.summaries(self.start, tenant, clients))
     }
 
-    async fn end_away(&self, client: &Client) -> Result<Option<usize>, Unavailable> {
+    async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
         self.fleet.with(|state| state.end_away(self.start, client))
     }
 

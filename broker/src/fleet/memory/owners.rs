@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Claimed, Client, HandOver, Node, Numbered, Owned, Progress, Route, StoredSession, StoredSummary,
-    Subscription, Taking, Unavailable,
+    Arrival, Claimed, Client, EndedAway, HandOver, Node, Numbered, Owned, Progress, Route, StoredSession,
+    StoredSummary, Subscription, Taking, Unavailable,
 };
 
 /// A client that has an owner.
@@ -269,14 +269,16 @@ impl State {
         Ok(clients.iter().filter_map(summary).collect())
     }
 
-    pub(super) fn end_away(&mut self, start: Start, client: &Client) -> Result<Option<usize>, Unavailable> {
+    pub(super) fn end_away(&mut self, start: Start, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
         self.reaching(start)?;
-        let held = self.held.get(client).filter(|held| !held.is_connected);
-        let messages = held.and_then(|held| held.kept.as_ref()).map(|kept| kept.messages.len());
-        if messages.is_some() {
+        let ended = self.held.get(client).filter(|held| !held.is_connected).and_then(|held| {
+            let node = self.nodes.get(&held.owner).map(|node| Arc::clone(&node.name));
+            held.kept.as_ref().map(|kept| EndedAway { node, messages: kept.messages.len() })
+        });
+        if ended.is_some() {
             self.end(client, Some(Taking::Ended));
         }
-        Ok(messages)
+        Ok(ended)
     }
 
     pub(super) fn owner(&self, client: &Client) -> Option<(Node, bool)> {

@@ -205,10 +205,11 @@ impl Resends {
                 held.find_later_copy(seen)
             };
             if let Some(found) = found.filter(|found| is_same(held.place(*found))) {
-                let taken = if seen.resent && held.is_routed(found) { Taken::Routed } else { Taken::Known };
-                if seen.resent {
-                    held.sent_again(found, seen, self.turn);
+                if !seen.resent {
+                    return Taken::Known;
                 }
+                let taken = if held.is_routed(found) { Taken::Routed } else { Taken::Known };
+                held.sent_again(found, seen, self.turn);
                 return taken;
             }
         }
@@ -266,14 +267,17 @@ impl Resends {
 /// The offsets of messages that are followed by the sessions that get them. One whose frame ends
 /// before is not among them: those may have been lost.
 fn routed(frame: &Frame) -> HashSet<u64, FixedState> {
+    let has_sessions = |record: &Record<'_>| matches!(record, Record::Retained(retained) if retained.topic.starts_with(model::topic::MESSAGES));
+    // Most frames are telemetry alone.
+    if !frame.records().any(|(_, record)| has_sessions(&record)) {
+        return HashSet::default();
+    }
     let begins: HashSet<u64, FixedState> = frame.sightings().map(|(place, _)| place.offset).collect();
     let (mut routed, mut message) = (HashSet::default(), None);
     for (offset, record) in frame.records() {
         if begins.contains(&offset) {
             message = Some(offset);
-        } else if let Record::Retained(retained) = &record
-            && retained.topic.starts_with(model::topic::MESSAGES)
-        {
+        } else if has_sessions(&record) {
             routed.extend(message);
         }
     }

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::fs::{FlockOperation, Mode};
@@ -16,10 +15,6 @@ use serde::{Deserialize, Serialize};
 
 /// Folder of an unfinished restore in a data folder.
 pub(crate) const RESTORING: &str = "restoring";
-
-/// Time for another holder of the lock to end, and wait before a retry.
-const PATIENCE: Duration = Duration::from_millis(500);
-const PAUSE: Duration = Duration::from_millis(5);
 
 /// Folder of the pools in a data folder.
 const POOLS: &str = "pools";
@@ -56,20 +51,6 @@ pub(crate) struct Addresses {
     /// The other processes of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fleet: Option<SocketAddr>,
-}
-
-/// Takes the lock of a data folder, or waits for a moment: for a process that is just ending, or
-/// for one that only looks whether the folder is used ([`user_of`]). False when another one keeps
-/// it.
-fn take_lock(lock: &File) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    while rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::park_timeout(PAUSE);
-    }
-    true
 }
 
 /// A process that uses a data folder.
@@ -144,7 +125,8 @@ impl DataDir {
             .write(true)
             .open(path.join("weir.lock"))
             .map_err(failed)?;
-        if !take_lock(&lock) {
+        // Another holder may be one that only looks whether the folder is used: see `user_of`.
+        if !buffer::embedded::lock_within(&lock).map_err(failed)? {
             let mut process = String::new();
             // The message is useful without the process id, too.
             let process = match lock.read_to_string(&mut process) {

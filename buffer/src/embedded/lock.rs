@@ -1,10 +1,11 @@
-//! Lock of the log: only one process opens it.
+//! Locks of files. Lock of the log: only one process opens it.
 
 use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::recover::OpenError;
 
@@ -13,6 +14,27 @@ use super::recover::OpenError;
 const PATIENCE: Duration = Duration::from_millis(500);
 /// Wait before a retry.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Takes the lock of a file, which is held until the file is closed, or waits for it for a moment:
+/// another holder may be a process that is being stopped. False when it keeps the lock.
+///
+/// # Errors
+/// That of the file system, when it has no locks.
+pub fn lock_within(file: &File) -> std::io::Result<bool> {
+    lock_with(file, std::thread::park_timeout)
+}
+
+fn lock_with(file: &File, mut pause: impl FnMut(Duration)) -> std::io::Result<bool> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => pause(PAUSE),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
 
 /// Held until dropped; the system releases it when the process dies.
 #[derive(Debug)]
@@ -24,17 +46,13 @@ impl Lock {
         Self::take_with(dir, std::thread::park_timeout)
     }
 
-    fn take_with(dir: &Path, mut pause: impl FnMut(Duration)) -> Result<Self, OpenError> {
+    fn take_with(dir: &Path, pause: impl FnMut(Duration)) -> Result<Self, OpenError> {
         let path = dir.join("lock");
         let file = File::create(&path).map_err(|error| OpenError::io("open", &path, &error))?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(file)),
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => pause(PAUSE),
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::Locked(dir.to_owned())),
-                Err(error) => return Err(OpenError::io("lock", &path, &error.into())),
-            }
+        match lock_with(&file, pause) {
+            Ok(true) => Ok(Self(file)),
+            Ok(false) => Err(OpenError::Locked(dir.to_owned())),
+            Err(error) => Err(OpenError::io("lock", &path, &error)),
         }
     }
 }

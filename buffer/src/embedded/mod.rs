@@ -63,6 +63,7 @@ use crate::ring::Ring;
 pub(crate) use append::EmbeddedWriter;
 pub use config::Config;
 pub use disk::{Disk, RealDisk};
+pub use lock::lock_within;
 pub use recover::{OpenError, verify};
 pub use repair::{DamagedPlace, RepairReport, preview, repair};
 pub use snapshot::{Snapshot, renew};

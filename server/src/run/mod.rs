@@ -410,6 +410,7 @@ async fn take_in(
         for (_, _, part) in &waits {
             waiting.set(part, Some(reason.to_owned()));
         }
+        let node = node.clone();
         supervisor.spawn("mqtt", "retained messages", async move {
             let load = async |(number, readers, part): &(usize, Readers, String)| {
                 let earlier = retained::load_when_ready(readers, &node).await;
@@ -431,7 +432,7 @@ async fn take_in(
     if shared.is_some() {
         let (broker, stop) = (broker.clone(), stop.clone());
         let readers: Vec<_> = lanes.iter().map(|lane| lane.readers.clone()).collect();
-        let renewing = retained::renew(broker, readers, settings::broker(config).node, stop);
+        let renewing = retained::renew(broker, readers, node, stop);
         supervisor.spawn("mqtt", "retained messages of the fleet", renewing);
     }
     let accepting = broker.clone();

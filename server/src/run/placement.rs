@@ -63,13 +63,18 @@ impl Placement {
     }
 
     /// As `of_sender`, without noting the tenant.
-    pub(super) fn of_tenant(&self, tenant: &str) -> Option<usize> {
+    fn of_tenant(&self, tenant: &str) -> Option<usize> {
         match self.gate.known_pool(tenant) {
             Ok(Some(pool)) => self.number(pool.as_deref()),
             Ok(None) => self.seen.lock().get(tenant).copied(),
             Err(_) => None,
         }
     }
+}
+
+/// Returns the lane of a tenant, where it is known. Without a placement, all are in the shared one.
+pub(super) fn lane_of(placement: Option<&Placement>, tenant: &str) -> Option<usize> {
+    placement.map_or(Some(SHARED), |placement| placement.of_tenant(tenant))
 }
 
 /// The inboxes of all lanes. Cheap to clone.

@@ -11,7 +11,7 @@ use model::Backoff;
 use stores::contract::{self, Retained, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::placement::{Placement, PooledInbox};
+use super::placement::{Placement, PooledInbox, lane_of};
 use super::server_watch::DEADLINE;
 use super::startup::WAIT;
 
@@ -113,12 +113,8 @@ impl StoredMessages {
     }
 
     fn of(&self, tenant: &str) -> Result<&Arc<dyn Retained>, Unreachable> {
-        let lane = match &self.placement {
-            None => Some(0),
-            Some(placement) => placement.of_tenant(tenant),
-        };
         let unknown = || Unreachable(format!("the pool of tenant {tenant} is not known here"));
-        lane.and_then(|lane| self.stores.get(lane)).ok_or_else(unknown)
+        lane_of(self.placement.as_deref(), tenant).and_then(|lane| self.stores.get(lane)).ok_or_else(unknown)
     }
 }
 

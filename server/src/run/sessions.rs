@@ -6,7 +6,7 @@ use std::time::Duration;
 use cluster::sessions::{Pool, Pooled};
 
 use super::lane::Lane;
-use super::placement::Placement;
+use super::placement::{Placement, lane_of};
 use super::startup::Startup;
 use crate::config::Config;
 
@@ -24,11 +24,7 @@ pub(super) async fn open(
     let Some(pools) = pools else { return Ok(None) };
     let open = || {
         let placement = placement.clone();
-        let of = move |tenant: &str| match &placement {
-            Some(placement) => placement.of_tenant(tenant),
-            None => Some(0),
-        };
-        Pooled::open(&pools, Box::new(of))
+        Pooled::open(&pools, Box::new(move |tenant| lane_of(placement.as_deref(), tenant)))
     };
     Ok(Some(Arc::new(startup.wait_for("Redis", |_| true, open).await?)))
 }

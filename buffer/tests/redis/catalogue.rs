@@ -8,7 +8,7 @@ use weir_buffer::redis::{Config, Redis};
 use weir_buffer::{Catalogue, Cursor, CursorError, ExportSetting, Holder, Lease, Log, Rewind, Tally};
 
 use crate::common::{all, append, stage};
-use crate::control::wait_for;
+use crate::redis_control::wait_for;
 use crate::server::Server;
 
 const LONG: Duration = Duration::from_secs(600);

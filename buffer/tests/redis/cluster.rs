@@ -8,41 +8,12 @@ use weir_buffer::redis::{Config, Redis};
 use weir_buffer::{Batcher, Catalogue, Cursor, Holder, Log};
 
 use crate::common::{all, append, stage};
-use crate::control::{Producer, command, try_command, wait_for};
+use crate::control::Producer;
+use crate::redis_control::{cluster, until_one_is_primary, wait_for};
 use crate::sentinel::sentinel;
 use crate::server::{Server, free_port, wait_until};
 
 const LONG: Duration = Duration::from_secs(600);
-
-/// Three masters that share the slots.
-fn cluster() -> Option<Vec<Server>> {
-    let start = |_| {
-        let bus = free_port().to_string();
-        let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "3000"];
-        Server::start(&arguments).map(|server| (server, bus))
-    };
-    let servers = (0..3).map(start).collect::<Option<Vec<_>>>()?;
-    for (number, (server, _)) in servers.iter().enumerate() {
-        let from = number * 5461;
-        let to = if number == 2 { 16_383 } else { from + 5460 };
-        let slots = [from.to_string(), to.to_string()];
-        // Masters with the same epoch resolve it later, and a slot that is moved meanwhile may be
-        // disputed.
-        let epoch = (number + 1).to_string();
-        assert_eq!(server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]), "+OK");
-        assert_eq!(server.command(&["CLUSTER", "ADDSLOTSRANGE", &slots[0], &slots[1]]), "+OK");
-        let (first, bus) = &servers[0];
-        let meet = server.command(&["CLUSTER", "MEET", "127.0.0.1", &first.port.to_string(), bus]);
-        assert_eq!(meet, "+OK");
-    }
-    let servers: Vec<_> = servers.into_iter().map(|(server, _)| server).collect();
-    let whole = |server: &Server| {
-        let info = server.command(&["CLUSTER", "INFO"]);
-        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
-    };
-    wait_until("the cluster is whole", || servers.iter().all(whole));
-    Some(servers)
-}
 
 fn config(servers: &[Server], node: &str) -> Config {
     let urls = servers.iter().map(Server::url).collect();
@@ -137,9 +108,7 @@ fn move_slot(servers: &[Server], log: &str, from: usize, to: usize) {
 #[tokio::test]
 async fn a_replica_takes_over_with_everything_that_was_acknowledged() {
     let Some(mut master) = Server::start(&[]) else { return };
-    let follow = ["--replicaof".to_owned(), format!("127.0.0.1 {}", master.port)];
-    let follow = follow.each_ref().map(String::as_str);
-    let replicas = [(); 2].map(|()| Server::start(&follow).unwrap());
+    let replicas = [master.replica(), master.replica()];
     let Some(sentinel) = sentinel(master.port) else { return };
     let urls = vec![format!("redis://127.0.0.1:{}", free_port()), sentinel.url()];
     let config = Config {
@@ -157,16 +126,11 @@ async fn a_replica_takes_over_with_everything_that_was_acknowledged() {
     let (log, batcher): (_, Batcher) = redis.create(Arc::default()).await.unwrap();
     let producer = Producer::start(&batcher);
     producer.goes_on(20);
-    let knows = |text: &str| command(sentinel.port, &["INFO", "sentinel"]).contains(text);
+    let knows = |text: &str| sentinel.command(&["INFO", "sentinel"]).contains(text);
     wait_until("the sentinel knows the replicas", || knows("slaves=2"));
-    // A replica that has not received the master's data yet would take over without it.
-    let is_filled = |server: &Server| command(server.port, &["INFO", "replication"]).contains("master_link_status:up");
-    wait_until("both replicas have the master's data", || replicas.iter().all(is_filled));
+    wait_until("both replicas have the master's data", || replicas.iter().all(Server::is_filled));
     master.kill();
-    wait_until("a replica is master", || {
-        let asked = replicas.iter().map(|server| try_command(server.port, &["INFO", "replication"]));
-        asked.flatten().any(|answer| answer.contains("role:master"))
-    });
+    until_one_is_primary(&replicas);
     producer.goes_on(20);
     let count = producer.end();
     let fresh = Redis::connect(config.clone()).await.unwrap().open(log.id()).await.unwrap();

@@ -1,26 +1,14 @@
 //! Control of a server in tests of the log on Redis.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::{Duration, Instant};
 
 use weir_buffer::Batcher;
 use weir_buffer::frame::Staged;
 
 use crate::common::{append, stage};
 use crate::server::{Server, wait_until};
-
-/// Like [`wait_until`], for an asynchronous condition.
-pub(crate) async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !done().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 impl Server {
     /// Sets settings for the next start.
@@ -33,34 +21,6 @@ impl Server {
         let process = self.process.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args([&format!("-{signal}"), &process]).status().unwrap().success());
     }
-
-    /// Runs a command with a simple response.
-    pub(crate) fn command(&self, words: &[&str]) -> String {
-        command(self.port, words)
-    }
-}
-/// Runs a command over a separate connection. Returns the first line of the response, or a whole
-/// bulk response.
-pub(crate) fn command(port: u16, words: &[&str]) -> String {
-    try_command(port, words).unwrap()
-}
-
-/// Like [`command`], for a server that may close the connection.
-pub(crate) fn try_command(port: u16, words: &[&str]) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    let mut text = format!("*{}\r\n", words.len());
-    for word in words {
-        text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
-    }
-    stream.write_all(text.as_bytes())?;
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let line = line.trim_end().to_owned();
-    let Some(length) = line.strip_prefix('$').and_then(|length| length.parse::<usize>().ok()) else { return Ok(line) };
-    let mut bulk = vec![0; length];
-    reader.read_exact(&mut bulk)?;
-    Ok(String::from_utf8_lossy(&bulk).into_owned())
 }
 
 /// Appends consecutive numbers until it is stopped.

@@ -9,7 +9,8 @@ use weir_buffer::redis::{Config, Redis};
 use weir_buffer::{Catalogue, Cursor, Holder, Log, ReadError};
 
 use crate::common::{all, append, stage};
-use crate::control::{Producer, wait_for};
+use crate::control::Producer;
+use crate::redis_control::wait_for;
 use crate::server::{Server, wait_until};
 
 #[tokio::test]

@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod control;
+#[path = "../common/redis_control.rs"]
+mod redis_control;
 #[path = "../common/sentinel.rs"]
 mod sentinel;
 #[path = "../common/redis.rs"]

@@ -10,7 +10,7 @@ use weir_buffer::spill::{self, Status};
 use weir_buffer::{Batcher, Catalogue, Log};
 
 use crate::common::{all, append, stage};
-use crate::control::wait_for;
+use crate::redis_control::wait_for;
 use crate::server::Server;
 use crate::tenants::{self, fill, pass};
 

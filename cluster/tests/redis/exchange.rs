@@ -5,18 +5,10 @@ use std::time::{Duration, Instant};
 use buffer::redis::{Config, Redis};
 use weir_cluster::members::{Exchange, Member, Members};
 
+use crate::redis_control::wait_for;
 use crate::server::Server;
 
 const VALID: Duration = Duration::from_millis(500);
-
-/// Waits until `done` for a bounded time.
-async fn wait_for(what: &str, mut done: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !done().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
 
 /// The exchange of a process, with its own connections: all have the same name, and another start.
 async fn open(server: &Server, valid: Duration) -> Exchange {

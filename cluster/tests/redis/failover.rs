@@ -5,14 +5,10 @@ use std::collections::BTreeMap;
 use broker::fleet::{Change, SessionStore};
 use buffer::redis::Redis;
 
-use crate::node::{Node, append, client, options, quick, shown, until};
+use crate::node::{Node, append, options, quick, shown, until};
+use crate::redis_control::{cluster, until_one_is_primary};
 use crate::sentinel::sentinel;
-use crate::server::{Server, free_port, wait_until};
-
-fn replica(of: &Server) -> Server {
-    let follow = ["--replicaof".to_owned(), format!("127.0.0.1 {}", of.port)];
-    Server::start(&follow.each_ref().map(String::as_str)).unwrap()
-}
+use crate::server::{Server, wait_until};
 
 fn config(url: String, node: &str) -> buffer::redis::Config {
     buffer::redis::Config {
@@ -30,15 +26,11 @@ async fn node(config: buffer::redis::Config) -> Node {
     Node::open(&Redis::connect(config).await.unwrap(), quick()).await
 }
 
-fn is_filled(replica: &Server) -> bool {
-    replica.command(&["INFO", "replication"]).contains("master_link_status:up")
-}
-
 #[tokio::test]
 async fn nothing_is_durable_and_no_message_arrives_before_a_replica_has_it() {
     let Some(primary) = Server::start(&[]) else { return };
-    let mut replica = replica(&primary);
-    wait_until("the replica has the data", || is_filled(&replica));
+    let mut replica = primary.replica();
+    wait_until("the replica has the data", || replica.is_filled());
     let url = format!("redis://127.0.0.1:{}", primary.port);
     let (a, b) = (node(config(url.clone(), "a")).await, node(config(url, "b")).await);
     let owned = a.lasting("c", 1, 60).await;
@@ -47,15 +39,7 @@ async fn nothing_is_durable_and_no_message_arrives_before_a_replica_has_it() {
     until(1, || a.arrived(&owned).len()).await;
     replica.kill();
     let ticket = b.fleet.submit(vec![append(&[&owned], "2"), Change::Subscribe(owned.clone(), "x".into(), options())]);
-    let begun = std::time::Instant::now();
-    loop {
-        // Claims report the reason for which changes wait.
-        let error = b.fleet.claim(&client("x"), true, 9).await.err();
-        if error.is_some_and(|error| error.reason.contains("redis.replicas")) {
-            break;
-        }
-        assert!(begun.elapsed().as_secs() < 30);
-    }
+    b.waits_for("redis.replicas").await;
     assert_eq!(primary.command(&["XLEN", "weir:{sessions}:q:1"]), ":2", "it is applied");
     assert!(!b.fleet.is_durable(ticket) && a.arrived(&owned).len() == 1);
     replica.restart();
@@ -67,10 +51,10 @@ async fn nothing_is_durable_and_no_message_arrives_before_a_replica_has_it() {
 #[tokio::test]
 async fn no_acknowledged_message_or_subscription_is_lost_or_doubled_when_a_replica_takes_over() {
     let Some(mut primary) = Server::start(&[]) else { return };
-    let replicas = [replica(&primary), replica(&primary)];
+    let replicas = [primary.replica(), primary.replica()];
     let Some(sentinel) = sentinel(primary.port) else { return };
     wait_until("the sentinel knows the replicas", || {
-        sentinel.command(&["INFO", "sentinel"]).contains("slaves=2") && replicas.iter().all(is_filled)
+        sentinel.command(&["INFO", "sentinel"]).contains("slaves=2") && replicas.iter().all(Server::is_filled)
     });
     let config = |node: &str| buffer::redis::Config {
         sentinel_master: Some("weir".into()),
@@ -94,9 +78,7 @@ async fn no_acknowledged_message_or_subscription_is_lost_or_doubled_when_a_repli
         primary.kill();
     };
     tokio::join!(publish(&b, "b", 0, 60), publish(&c, "c", 0, 60), subscribe(0, 60), kill);
-    wait_until("a replica is the primary", || {
-        replicas.iter().any(|server| server.command(&["INFO", "replication"]).contains("role:master"))
-    });
+    until_one_is_primary(&replicas);
     until(120, || a.arrived(&owned).len()).await;
     let arrived: BTreeMap<u64, String> = a.arrived(&owned).into_iter().collect();
     let claimed = b.claim("c", false, 2).await;
@@ -108,31 +90,6 @@ async fn no_acknowledged_message_or_subscription_is_lost_or_doubled_when_a_repli
         let of = stored.values().filter(|payload| payload.starts_with(name)).cloned().collect::<Vec<_>>();
         assert_eq!(of, (0..60).map(|n| format!("{name}/{n}")).collect::<Vec<_>>());
     }
-}
-
-/// Three masters that share the slots.
-fn cluster() -> Option<Vec<Server>> {
-    let start = |_| {
-        let bus = free_port().to_string();
-        let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "3000"];
-        Server::start(&arguments).map(|server| (server, bus))
-    };
-    let servers = (0..3).map(start).collect::<Option<Vec<_>>>()?;
-    let slots = [("0", "5460"), ("5461", "10921"), ("10922", "16383")];
-    for (number, ((server, _), (from, to))) in servers.iter().zip(slots).enumerate() {
-        let epoch = (number + 1).to_string();
-        assert_eq!(server.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]), "+OK");
-        assert_eq!(server.command(&["CLUSTER", "ADDSLOTSRANGE", from, to]), "+OK");
-        let (first, bus) = &servers[0];
-        assert_eq!(server.command(&["CLUSTER", "MEET", "127.0.0.1", &first.port.to_string(), bus]), "+OK");
-    }
-    let servers: Vec<_> = servers.into_iter().map(|(server, _)| server).collect();
-    let is_whole = |server: &Server| {
-        let info = server.command(&["CLUSTER", "INFO"]);
-        info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
-    };
-    wait_until("the cluster is whole", || servers.iter().all(is_whole));
-    Some(servers)
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ mod figures;
 mod members;
 mod node;
 mod pools;
+#[path = "../../../buffer/tests/common/redis_control.rs"]
+mod redis_control;
 mod refusals;
 #[path = "../../../buffer/tests/common/sentinel.rs"]
 mod sentinel;

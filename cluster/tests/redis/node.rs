@@ -1,7 +1,7 @@
 //! A node of a test, with all that has arrived at it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use broker::fleet::{
     Arrival, Bus, Change, Claimed, Client, Numbered, Owned, Placed, Route, SessionStore, SharedMessage, Subscription,
@@ -10,11 +10,16 @@ use buffer::redis::Redis;
 use parking_lot::Mutex;
 use weir_cluster::sessions::{Config, RedisFleet};
 
+pub(crate) use broker::fleet::contract::until;
+
+use crate::redis_control::wait_for;
+
 /// A lease that passes within a test.
 pub(crate) fn quick() -> Config {
     Config { lease: Duration::from_millis(1500), ..Config::default() }
 }
 
+/// A node, whose arrivals are collected until it is dropped.
 pub(crate) struct Node {
     pub(crate) fleet: Arc<RedisFleet>,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
@@ -83,6 +88,15 @@ impl Node {
         .await;
     }
 
+    /// Waits until its changes wait for a reason, which claims return.
+    pub(crate) async fn waits_for(&self, reason: &str) {
+        wait_for(reason, async || {
+            let error = self.fleet.claim(&client("x"), true, 9).await.err();
+            error.is_some_and(|error| error.reason.contains(reason))
+        })
+        .await;
+    }
+
     pub(crate) fn arrivals(&self) -> Vec<Arrival> {
         self.arrivals.lock().clone()
     }
@@ -134,17 +148,4 @@ pub(crate) fn append(to: &[&Owned], payload: &str) -> Change {
     let placed = Placed { qos: 1, retain: false, ids: Vec::new(), share: None };
     let takers = to.iter().map(|owned| (Arc::clone(&owned.client.id), owned.session, placed.clone())).collect();
     Change::Message { tenant: "t".into(), message: message(payload), takers, receipt: None }
-}
-
-/// Waits until `look` returns what is expected.
-pub(crate) async fn until<T: PartialEq + std::fmt::Debug>(expected: T, mut look: impl FnMut() -> T) {
-    let begun = Instant::now();
-    loop {
-        let seen = look();
-        if seen == expected {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "{seen:?} is not {expected:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

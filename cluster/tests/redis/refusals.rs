@@ -3,32 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker::fleet::{Arrival, Change, Refusal, Route, SessionStore, Submitter, Taking};
-use parking_lot::Mutex;
+use broker::fleet::contract::Waiting;
+use broker::fleet::{Arrival, Change, Refusal, Route, SessionStore, Taking};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::faults::cutting_proxy;
-use crate::node::{Node, append, client, options, quick, until};
+use crate::node::{Node, append, options, quick, until};
 use crate::server::{Server, redis_at};
-
-/// A connection that waits for its changes.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting(pub(crate) Mutex<Vec<Refusal>>);
-
-impl Submitter for Waiting {
-    fn refused(&self, refusal: Refusal) {
-        self.0.lock().push(refusal);
-    }
-}
 
 async fn refusals(node: &Node, changes: Vec<Change>) -> Vec<Refusal> {
     let waiting = Arc::<Waiting>::default();
     let ticket = node.fleet.submit_for(changes, Some(Arc::clone(&waiting) as _));
     node.durable(ticket).await;
-    let refused = waiting.0.lock();
-    refused.clone()
+    waiting.refused()
 }
 
 #[tokio::test]
@@ -75,16 +64,6 @@ async fn a_refusal_whose_answer_is_lost_is_sent_again() {
     assert!(cuts.load(std::sync::atomic::Ordering::SeqCst) >= 5);
 }
 
-/// Waits until the changes of a node are refused for a reason, by what its claims return.
-async fn waits_for(node: &Node, reason: &str) {
-    let refused = || async { node.fleet.claim(&client("x"), true, 9).await.err().map(|error| error.reason) };
-    let begun = std::time::Instant::now();
-    while !refused().await.is_some_and(|why| why.contains(reason)) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{:?} is not {reason}", refused().await);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test]
 async fn changes_wait_while_the_server_refuses_all() {
     let Some(server) = Server::start(&["--lua-time-limit", "100"]) else { return };
@@ -109,13 +88,13 @@ async fn changes_wait_while_the_server_refuses_all() {
         let waiting = Arc::<Waiting>::default();
         let change = append(&[&owned], reason);
         let ticket = a.fleet.submit_for(vec![change], Some(Arc::clone(&waiting) as _));
-        waits_for(&a, reason).await;
-        assert!(!a.fleet.is_durable(ticket) && waiting.0.lock().is_empty(), "{reason}");
+        a.waits_for(reason).await;
+        assert!(!a.fleet.is_durable(ticket) && waiting.refused().is_empty(), "{reason}");
         server.command(end);
         a.durable(ticket).await;
         expected += 1;
         until(expected, || a.arrived(&owned).len()).await;
-        assert!(waiting.0.lock().is_empty(), "{reason}");
+        assert!(waiting.refused().is_empty(), "{reason}");
     }
 }
 
@@ -169,7 +148,7 @@ async fn a_node_that_was_paused_for_longer_than_its_lease_makes_no_change_of_wha
     a.fleet.submit(vec![append(&[&taker], "1")]);
     pause.send(false).unwrap();
     a.durable(ticket).await;
-    assert_eq!(*waiting.0.lock(), [Refusal::NotOwned; 2]);
+    assert_eq!(waiting.refused(), [Refusal::NotOwned; 2]);
     until(1, || b.arrived(&taker).len()).await;
     // It joins again at once for a client that connects, and gives up all that it had.
     let claimed = a.claim("away", false, 5).await;

@@ -30,7 +30,7 @@ pub use routes::*;
 use peer::Peer;
 
 /// Time after which a state that a test waits for does not come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The tenant of the tests.
 const TENANT: &str = "t";
 
@@ -152,7 +152,7 @@ fn progress(done_to: u64, done: &[(u64, u64)], sent_to: u64) -> Progress {
 ///
 /// # Panics
 /// If it does not in time: with what it returned last.
-async fn until<T: PartialEq + Debug>(expected: T, mut look: impl FnMut() -> T) {
+pub async fn until<T: PartialEq + Debug>(expected: T, mut look: impl FnMut() -> T) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let seen = look();

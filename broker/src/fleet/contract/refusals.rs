@@ -9,7 +9,14 @@ use crate::fleet::{Change, Interest, Refusal, Submitter};
 
 /// A connection that waits for its changes.
 #[derive(Debug, Default)]
-struct Waiting(Mutex<Vec<Refusal>>);
+pub struct Waiting(Mutex<Vec<Refusal>>);
+
+impl Waiting {
+    /// Returns the reasons of its changes that were refused.
+    pub fn refused(&self) -> Vec<Refusal> {
+        self.0.lock().clone()
+    }
+}
 
 impl Submitter for Waiting {
     fn refused(&self, refusal: Refusal) {
@@ -22,8 +29,7 @@ async fn refusals(node: &Peer, changes: Vec<Change>) -> Vec<Refusal> {
     let waiting = Arc::<Waiting>::default();
     let ticket = node.store.submit_for(changes, Some(Arc::clone(&waiting) as _));
     node.durable(ticket).await;
-    let refused = waiting.0.lock();
-    refused.clone()
+    waiting.refused()
 }
 
 /// The submitter of a change under an ownership that is over knows it when the ticket is durable.

@@ -124,6 +124,43 @@ impl Weir {
         Ok(answer)
     }
 
+    /// Value of a series in `/metrics`, such as `weir_broker_dropped_total{reason="memory"}`.
+    ///
+    /// # Errors
+    /// When it is not there; the error has all that are.
+    pub fn metric(&self, series: &str) -> anyhow::Result<f64> {
+        let text = self.get("/metrics")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.with_context(|| format!("no {series} in {text}"))?.trim().parse().context(series.to_owned())
+    }
+
+    /// Bytes that the system counts for the process under `key`, such as `VmHWM`.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn memory_bytes(&self, key: &str) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let kilobytes = line.with_context(|| format!("no {key}"))?.trim().trim_end_matches(" kB");
+        Ok(kilobytes.parse::<u64>()? << 10)
+    }
+
+    /// Resident memory of the process, in bytes.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        self.memory_bytes("VmRSS")
+    }
+
+    /// Sends SIGHUP: certificates and peppers are read again.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::HUP)?)
+    }
+
     /// Kills the process with SIGKILL.
     ///
     /// # Errors

@@ -304,12 +304,6 @@ fn now() -> u64 {
 }
 
 /// A line of the status of a process, in bytes.
-fn status(pid: u32, key: &str) -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)).context("the key is there")?;
-    Ok(line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn attacks_at_once_stay_within_the_memory_budget_and_a_quiet_device_is_acknowledged() -> anyhow::Result<()> {
     // Manual runs take ten minutes, or choose attacks: WEIR_TEST_ATTACKS=names,times.
@@ -324,10 +318,10 @@ async fn attacks_at_once_stay_within_the_memory_budget_and_a_quiet_device_is_ack
         over: AtomicBool::new(false),
         rounds: AtomicU64::new(0),
     };
-    let at_rest = status(weir.pid(), "VmRSS")?;
+    let at_rest = weir.resident_bytes()?;
     let quiet = run(&target, Duration::from_secs(secs)).await?;
     ensure!(weir.runs()?, "weir has ended");
-    let (peak, anonymous) = (status(weir.pid(), "VmHWM")?, status(weir.pid(), "RssAnon")?);
+    let (peak, anonymous) = (weir.memory_bytes("VmHWM")?, weir.memory_bytes("RssAnon")?);
     let mut sorted = quiet.clone();
     sorted.sort_unstable();
     let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or_default();

@@ -25,19 +25,6 @@ fn start_edge(dir: &Path, mqtt: &str) -> anyhow::Result<Weir> {
     Weir::start_with(dir, mqtt, &[("WEIR_CONFIG", file.to_str().context("a path is text")?)])
 }
 
-fn metric(edge: &Weir, name: &str) -> anyhow::Result<usize> {
-    let metrics = edge.get("/metrics")?;
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().split('.').next());
-    value.with_context(|| format!("no metric {name}"))?.parse().context(name.to_owned())
-}
-
-/// Resident memory of a process, in bytes.
-fn resident(weir: &Weir) -> anyhow::Result<usize> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", weir.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? << 10)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_centre_that_is_away_is_on_the_disk_and_arrives_once() -> anyhow::Result<()> {
     let (edge_dir, centre_dir) = (tempfile::tempdir()?, tempfile::tempdir()?);
@@ -60,7 +47,7 @@ async fn what_waits_for_a_centre_that_is_away_is_on_the_disk_and_arrives_once() 
 
     let mut device = Device::new("d", edge.mqtt);
     let (mut sent, mut since) = (0, 0);
-    let before = resident(&edge)?;
+    let before = edge.resident_bytes()?;
     let mut most = 0;
     while sent < MESSAGES {
         for number in sent..sent + PART {
@@ -76,28 +63,28 @@ async fn what_waits_for_a_centre_that_is_away_is_on_the_disk_and_arrives_once() 
         sent += PART;
         // The store has them after some seconds.
         let put_away = wait_until("the messages are put away", BOUND, async || {
-            let put_away = metric(&edge, "weir_broker_put_away_total")?;
-            ensure!(put_away + 400 >= usize::try_from(sent - since)?, "{put_away} of {}", sent - since);
+            let put_away = edge.metric("weir_broker_put_away_total")?;
+            ensure!(put_away + 400.0 >= (sent - since) as f64, "{put_away} of {}", sent - since);
             Ok(put_away)
         })
         .await?;
-        most = most.max(resident(&edge)?);
-        let held = metric(&edge, "weir_broker_session_bytes")?;
-        println!("{sent} sent, {put_away} put away, {held} bytes of queues, {} MiB", resident(&edge)? >> 20);
-        ensure!(held < QUEUES, "the queues hold {held} bytes");
+        most = most.max(edge.resident_bytes()?);
+        let held = edge.metric("weir_broker_session_bytes")?;
+        println!("{sent} sent, {put_away} put away, {held} bytes of queues, {} MiB", edge.resident_bytes()? >> 20);
+        ensure!(held < QUEUES as f64, "the queues hold {held} bytes");
         if sent == MESSAGES / 2 {
             edge.kill()?;
             edge = start_edge(edge_dir.path(), &mqtt)?;
             since = sent;
             device = Device::new("d", edge.mqtt);
-            let held = metric(&edge, "weir_broker_session_bytes")?;
-            ensure!(held < 1 << 20, "after a start, the queues hold {held} bytes of {sent} messages");
+            let held = edge.metric("weir_broker_session_bytes")?;
+            ensure!(held < f64::from(1 << 20), "after a start, the queues hold {held} bytes of {sent} messages");
         }
     }
     let waited = usize::try_from(MESSAGES)? * MESSAGE;
     ensure!(waited > 2 * QUEUES, "{waited} bytes have waited, and the queues may hold {QUEUES}");
-    ensure!(most < before + MEMORY, "the edge has grown from {before} to {most} bytes");
-    ensure!(metric(&edge, "weir_broker_dropped_total{reason=\"memory\"}")? == 0, "messages were dropped");
+    ensure!(most < before + MEMORY as u64, "the edge has grown from {before} to {most} bytes");
+    ensure!(edge.metric("weir_broker_dropped_total{reason=\"memory\"}")? == 0.0, "messages were dropped");
 
     let centre = Weir::start_with(centre_dir.path(), &address, &[])?;
     let channel = centre.channel().await?;

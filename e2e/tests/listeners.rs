@@ -10,7 +10,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use weir_e2e::services::{free_address, skipped};
 use weir_e2e::{Weir, checked, node_folder, program, python, read, wait_until};
@@ -381,8 +380,7 @@ async fn a_listener_has_a_certificate_of_its_own_which_is_read_again() -> anyhow
         std::fs::rename(plant.join(file), plant.join(format!("old-{file}")))?;
     }
     create()?;
-    let pid = Pid::from_raw(i32::try_from(site.weir.pid())?).context("a process id")?;
-    kill_process(pid, Signal::HUP)?;
+    site.weir.hang_up()?;
     wait_until("the new certificate is in use", BOUND, async || {
         ensure!(publish("plant", &of_plant)?, "not yet");
         Ok(())

@@ -70,12 +70,6 @@ impl Site {
         ensure!(history.starts_with(&format!("history,{readings},")), "{tenant} has {readings}: {books}");
         Ok(())
     }
-
-    fn metric(&self, name: &str) -> anyhow::Result<String> {
-        let text = self.keyed.weir.get("/metrics")?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).context(text.clone())?;
-        Ok(line.trim().to_owned())
-    }
 }
 
 fn blocks(client: &mongodb::Client, database: &str) -> mongodb::Collection<Document> {
@@ -127,15 +121,15 @@ async fn a_pool_whose_store_is_away_and_whose_log_is_full_delays_no_other() -> a
     // The store of gold does not answer: its log fills up, and its device waits.
     gold.0.freeze()?;
     wait_until("a full log of gold", PATIENCE, async || {
-        let blocked = site.metric("weir_buffer_blocked{pool=\"gold\"}")?;
-        ensure!(blocked == "1", "{blocked}");
+        let blocked = site.keyed.weir.metric("weir_buffer_blocked{pool=\"gold\"}")?;
+        ensure!(blocked == 1.0, "{blocked}");
         Ok(())
     })
     .await?;
     let waits_at = load.acknowledged.load(Ordering::SeqCst);
     check_beside(&mut quiet, &alone, "beside a full log of another pool")?;
     ensure!(load.acknowledged.load(Ordering::SeqCst) == waits_at, "the device of gold waits");
-    ensure!(site.metric("weir_buffer_blocked ")? == "0", "the shared log takes records");
+    ensure!(site.keyed.weir.metric("weir_buffer_blocked")? == 0.0, "the shared log takes records");
     let ready = site.keyed.weir.get("/health/ready")?;
     ensure!(ready.starts_with("HTTP/1.1 200") && ready.contains("log of pool gold"), "{ready}");
     for (number, device) in [(GLOBEX, &quiet[0]), (INITECH, &quiet[1])] {

@@ -124,12 +124,6 @@ impl Fleet {
         }
         Ok(())
     }
-
-    fn metric(&self, name: &str) -> anyhow::Result<String> {
-        let text = self.nodes[0].get("/metrics")?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).context(text.clone())?;
-        Ok(line.trim().to_owned())
-    }
 }
 
 async fn blocks_of(mongod: &Mongod, database: &str, tenant: &str) -> anyhow::Result<u64> {
@@ -176,8 +170,8 @@ async fn a_pool_of_a_fleet_whose_store_is_away_and_whose_logs_are_full_delays_no
     // On Redis, then in the files: seen several times, since an append that is retried is blocked.
     let seen = Cell::new(0);
     wait_until("full logs of gold", PATIENCE, async || {
-        let full = fleet.metric("weir_buffer_blocked{pool=\"gold\"}")? == "1";
-        let spills = fleet.metric("weir_buffer_spilling{pool=\"gold\"}")? == "1";
+        let full = fleet.nodes[0].metric("weir_buffer_blocked{pool=\"gold\"}")? == 1.0;
+        let spills = fleet.nodes[0].metric("weir_buffer_spilling{pool=\"gold\"}")? == 1.0;
         seen.set(if full && spills { seen.get() + 1 } else { 0 });
         ensure!(seen.get() > 10, "full: {full}, spills: {spills}");
         Ok(())
@@ -186,7 +180,7 @@ async fn a_pool_of_a_fleet_whose_store_is_away_and_whose_logs_are_full_delays_no
     let waits_at = load.acknowledged.load(Ordering::SeqCst);
     check_beside(&mut quiet, &alone, "beside a full log of another pool")?;
     ensure!(load.acknowledged.load(Ordering::SeqCst) == waits_at, "the device of gold waits");
-    ensure!(fleet.metric("weir_buffer_blocked ")? == "0", "the shared log takes records");
+    ensure!(fleet.nodes[0].metric("weir_buffer_blocked")? == 0.0, "the shared log takes records");
     let ready = fleet.nodes[0].get("/health/ready")?;
     ensure!(ready.starts_with("HTTP/1.1 200") && ready.contains("log of pool gold"), "{ready}");
     let spill = fleet.site.folder("n0").join("data/pools/gold/spill");
@@ -197,8 +191,8 @@ async fn a_pool_of_a_fleet_whose_store_is_away_and_whose_logs_are_full_delays_no
     for device in &mut quiet {
         device.round_trips(300, "beside a dead Redis of silver")?;
     }
-    ensure!(fleet.metric("weir_buffer_spilling{pool=\"silver\"}")? == "1", "silver spills");
-    ensure!(fleet.metric("weir_buffer_spilling ")? == "0", "the shared pool does not");
+    ensure!(fleet.nodes[0].metric("weir_buffer_spilling{pool=\"silver\"}")? == 1.0, "silver spills");
+    ensure!(fleet.nodes[0].metric("weir_buffer_spilling")? == 0.0, "the shared pool does not");
     silver.0.start_again()?;
 
     // A flusher dies, and then the process of the devices.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use weir_e2e::device::Device;
 use weir_e2e::keyed::{self, Keyed};
 use weir_e2e::quiet::{Quiet, show};
@@ -49,12 +49,6 @@ impl Site {
     fn device(&self, tenant: &str, id: &str) -> anyhow::Result<Device> {
         let (_, password) = self.keyed.add_device_of(tenant, id)?;
         Ok(Device::new(id, self.keyed.weir.mqtt).with_password(id, &password))
-    }
-
-    fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let text = self.keyed.weir.get("/metrics")?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).context(text.clone())?;
-        Ok(line.trim().parse()?)
     }
 }
 
@@ -140,8 +134,8 @@ async fn beside_a_flood(percent: u32) -> anyhow::Result<()> {
 fn measure(site: &Site, quiet: &mut Quiet, percent: u32) -> anyhow::Result<()> {
     // The store is away until the flood waits.
     let begun = Instant::now();
-    let waits = if percent == 100 { "weir_buffer_blocked " } else { "weir_buffer_share_waits_total " };
-    while site.metric(waits)? == 0.0 {
+    let waits = if percent == 100 { "weir_buffer_blocked" } else { "weir_buffer_share_waits_total" };
+    while site.keyed.weir.metric(waits)? == 0.0 {
         ensure!(begun.elapsed() < PATIENCE, "the flood never waits");
         thread::yield_now();
     }
@@ -159,7 +153,7 @@ fn measure(site: &Site, quiet: &mut Quiet, percent: u32) -> anyhow::Result<()> {
         let times = (0..2000).map(|_| quiet.round_trip()).collect::<anyhow::Result<_>>()?;
         let p99 = show("beside a flood that waits for the store", times).p99;
         ensure!(p99 < Duration::from_secs(1), "{p99:?}");
-        ensure!(site.metric("weir_buffer_blocked ")? == 0.0, "the log takes records");
+        ensure!(site.keyed.weir.metric("weir_buffer_blocked")? == 0.0, "the log takes records");
     }
     if std::env::var_os("WEIR_TEST_FIGURES").is_none() {
         return Ok(());
@@ -178,7 +172,9 @@ fn measure(site: &Site, quiet: &mut Quiet, percent: u32) -> anyhow::Result<()> {
             }
             if looked.elapsed() > Duration::from_millis(100) {
                 looked = Instant::now();
-                lags.push(Duration::from_secs_f64(site.metric("weir_flusher_lag_seconds{sink=\"history\"} ")?));
+                lags.push(Duration::from_secs_f64(
+                    site.keyed.weir.metric("weir_flusher_lag_seconds{sink=\"history\"}")?,
+                ));
             }
         };
         stop.store(true, Ordering::SeqCst);

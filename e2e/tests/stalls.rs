@@ -31,13 +31,6 @@ fn time() -> String {
     format!("{}", (stall().as_secs_f64() + 8.0) / 60.0)
 }
 
-/// Resident memory of a process, in bytes.
-fn resident(pid: u32) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("it has memory")?;
-    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
-}
-
 fn bytes_of(ledger: &Path) -> u64 {
     std::fs::metadata(ledger).map_or(0, |metadata| metadata.len())
 }
@@ -252,7 +245,7 @@ async fn a_full_disk_of_redis_slows_devices_when_the_data_folder_is_full_too_and
     })
     .await?;
     until_ready_says(&weir, "devices wait", "503").await?;
-    let memory = resident(weir.pid())?;
+    let memory = weir.resident_bytes()?;
     println!("memory with both full: {} MiB", memory >> 20);
     ensure!(memory < 200 << 20, "{memory} bytes");
     checked("mount", Command::new("mount").args(["-o", "remount,size=512m"]).arg(&disk).output()?)?;
@@ -308,7 +301,7 @@ async fn a_slow_mongodb_slows_devices_when_the_log_is_full_and_memory_stays_boun
     until_ready_says(&weir, "devices wait", "503").await?;
     let (begun, mut most) = (Instant::now(), 0);
     while begun.elapsed() < stall() {
-        most = most.max(resident(weir.pid())?);
+        most = most.max(weir.resident_bytes()?);
         tokio::task::yield_now().await;
     }
     println!("memory with a slow MongoDB and full logs: {} MiB at most", most >> 20);

@@ -7,7 +7,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 use weir_e2e::services::skipped;
 use weir_e2e::site::Site as FleetSite;
 use weir_e2e::{Weir, checked, program, tail_of_log, wait_until};
@@ -131,7 +130,7 @@ async fn a_certificate_is_renewed_under_load_without_a_lost_reading() -> anyhow:
     let before = std::fs::read(site.pem("server.pem"))?;
     create(dir.path(), &["create", "--renew", "--host", "renewed.example"])?;
     ensure!(std::fs::read(site.pem("server.pem"))? != before, "the same certificate");
-    hang_up(&site.weir)?;
+    site.weir.hang_up()?;
     // It is healthy, whether it uses the new certificate already or not.
     checked("weir health", site.health()?)?;
     let whole = || std::fs::read_to_string(dir.path().join("weir.log")).unwrap_or_default();
@@ -147,7 +146,7 @@ async fn a_certificate_is_renewed_under_load_without_a_lost_reading() -> anyhow:
     wait_until("every reading", BOUND, all).await?;
     // A faulty file is named, and the certificate stays in use.
     std::fs::write(site.pem("server.pem"), "no certificate")?;
-    hang_up(&site.weir)?;
+    site.weir.hang_up()?;
     let log = || tail_of_log(dir.path());
     let named = || ready(is(log().contains("holds no certificate"), &log()));
     wait_until("the fault in the log", BOUND, named).await?;
@@ -199,11 +198,6 @@ async fn processes_of_a_fleet_call_each_other_with_certificates_only() -> anyhow
     other.stop()?;
     api.stop()?;
     flusher.stop()
-}
-
-fn hang_up(weir: &Weir) -> anyhow::Result<()> {
-    let pid = Pid::from_raw(i32::try_from(weir.pid())?).context("a process id")?;
-    Ok(kill_process(pid, Signal::HUP)?)
 }
 
 fn ends(child: &mut Child) -> anyhow::Result<bool> {

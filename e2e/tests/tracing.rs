@@ -94,13 +94,6 @@ fn parent(span: &Value) -> Option<&str> {
     of["spanID"].as_str()
 }
 
-/// The value of a line of `/metrics`.
-fn metric(weir: &Weir, line: &str) -> anyhow::Result<u64> {
-    let text = weir.get("/metrics")?;
-    let found = text.lines().find_map(|l| l.strip_prefix(line)).with_context(|| format!("no {line}"))?;
-    Ok(found.trim().parse()?)
-}
-
 fn lines_with(dir: &Path, text: &str) -> anyhow::Result<usize> {
     Ok(std::fs::read_to_string(dir.join("weir.log"))?.lines().filter(|line| line.contains(text)).count())
 }
@@ -169,7 +162,7 @@ async fn a_publish_is_one_trace_from_the_device_to_mongodb_and_influxdb() -> any
     let trace = spans(&jaeger, &found, &whole).await?;
     let publish_span = named(&trace, "publish")?;
     ensure!(parent(publish_span).is_none() && tag(publish_span, "mqtt.version")? == 4, "{publish_span}");
-    ensure!(metric(&weir, "weir_trace_spans_exported_total ")? > 0, "exports are counted");
+    ensure!(weir.metric("weir_trace_spans_exported_total")? > 0.0, "exports are counted");
     weir.stop()
 }
 
@@ -236,10 +229,10 @@ async fn a_jaeger_that_goes_and_comes_costs_one_warning_and_some_spans() -> anyh
     spans(&jaeger, TRACE, &["publish"]).await?;
     jaeger.server.kill()?;
     for _ in 0..3 {
-        let before = metric(&weir, "weir_trace_spans_dropped_total{reason=\"unavailable\"} ")?;
+        let before = weir.metric("weir_trace_spans_dropped_total{reason=\"unavailable\"}")?;
         publish(&weir, "devices/d1/telemetry", Some(("traceparent", &traceparent()))).await?;
         wait_until("spans are dropped", BOUND, || async {
-            let dropped = metric(&weir, "weir_trace_spans_dropped_total{reason=\"unavailable\"} ")?;
+            let dropped = weir.metric("weir_trace_spans_dropped_total{reason=\"unavailable\"}")?;
             ensure!(dropped > before, "{dropped}");
             Ok(())
         })
@@ -288,12 +281,12 @@ fn a_wrong_address_and_a_full_queue_affect_no_reading_and_are_logged_once() -> a
             acknowledged += device.acknowledged()?.len();
         }
         println!("{number}: 2,000 acknowledged in {:?}", begun.elapsed());
-        let dropped = |reason: &str| metric(&weir, &format!("weir_trace_spans_dropped_total{{reason=\"{reason}\"}} "));
-        while dropped("unavailable")? == 0 {
+        let dropped = |reason: &str| weir.metric(&format!("weir_trace_spans_dropped_total{{reason=\"{reason}\"}}"));
+        while dropped("unavailable")? == 0.0 {
             ensure!(begun.elapsed() < BOUND, "{number}: no span is given up");
             std::thread::yield_now();
         }
-        ensure!(dropped("queue_full")? > 0, "{number}: 4,000 spans do not fit into a queue of 300");
+        ensure!(dropped("queue_full")? > 0.0, "{number}: 4,000 spans do not fit into a queue of 300");
         let books = weir.cli(&["books", "--check"])?;
         ensure!(books.contains("2000"), "{books}");
         let ended = Instant::now();

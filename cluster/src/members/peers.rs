@@ -19,13 +19,14 @@ use tonic::{Code, Request, Response, Status};
 use super::metrics::Metrics;
 use super::secret::Secret;
 
-/// A flusher that has not begun to answer by then is not waited for: the log itself can be read.
+/// A process that has not begun to answer by then is not waited for: what it holds of a log can be
+/// read from the log itself.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Time for a whole answer.
 const WHOLE: Duration = Duration::from_secs(10);
-/// A flusher that did not answer is not asked again for this long.
+/// A process that did not answer is not asked again for this long.
 const SILENCE: Duration = Duration::from_secs(5);
-/// A connection that no reader has used for this long is closed.
+/// A connection that no call has used for this long is closed.
 const UNUSED: Duration = Duration::from_secs(60);
 /// Header of a call that names its pool; the shared one without it.
 const POOL: &str = "weir-pool";
@@ -199,7 +200,7 @@ impl Peers {
     /// Counts and logs an address that is not called. It is not tried again for a while.
     fn report(&self, address: &str, refusal: Refusal) {
         self.metrics.peers_refused(refusal.label()).inc();
-        tracing::error!(address, "a flusher is not called: {refusal}");
+        tracing::error!(address, "a process of the fleet is not called: {refusal}");
     }
 
     /// Waits a short time for the start of an answer; `None` when none comes.
@@ -207,19 +208,22 @@ impl Peers {
         let reason = match tokio::time::timeout(PATIENCE, first).await {
             Ok(Ok(answer)) => return Some(answer.into_inner()),
             Ok(Err(status)) if matches!(status.code(), Code::Unauthenticated | Code::FailedPrecondition) => {
-                tracing::error!(address, "a flusher refuses this process: {}", status.message());
+                tracing::error!(address, "a process of the fleet refuses this one: {}", status.message());
                 status.message().to_owned()
             }
             Ok(Err(status)) => match tls::explain(&status) {
                 Some(fault) => {
-                    tracing::error!(address, "a flusher cannot be called: {fault} (`fleet.ca`, `fleet.certificate`)");
+                    tracing::error!(
+                        address,
+                        "a process of the fleet cannot be called: {fault} (`fleet.ca`, `fleet.certificate`)"
+                    );
                     fault
                 }
                 None => status.message().to_owned(),
             },
             Err(_) => format!("no answer within {PATIENCE:?}"),
         };
-        tracing::debug!(address, reason, "a flusher does not answer");
+        tracing::debug!(address, reason, "a process of the fleet does not answer");
         self.silence(address);
         None
     }

@@ -139,6 +139,16 @@ fn wait_put_away(world: &World, messages: u64) {
     wait(|| world.metrics.put_away.get() - world.metrics.read_back.get() >= messages - IN_MEMORY);
 }
 
+/// A client `s` that is away, and for which messages of these numbers wait, from 1 on: most of them
+/// are put away.
+fn filled(messages: u16) -> (World, Arc<Shelf>) {
+    let (world, shelf) = World::archived(small(), Vec::new());
+    leave(&world, "s", 1);
+    publish(&world, 1..=messages);
+    wait_put_away(&world, messages.into());
+    (world, shelf)
+}
+
 /// Records of messages that are durable.
 fn records(world: &World) -> usize {
     world.log.state().iter().filter(|record| record.topic.starts_with("$weir/messages/")).count()
@@ -151,10 +161,7 @@ fn again(world: &World) -> (World, Arc<Shelf>) {
 
 #[test]
 fn what_waits_for_a_client_takes_little_memory_and_reaches_it_in_order_and_once() {
-    let (world, _) = World::archived(small(), Vec::new());
-    leave(&world, "s", 1);
-    publish(&world, 1..=3000);
-    wait_put_away(&world, 3000);
+    let (world, _) = filled(3000);
     wait(|| {
         world.broker.kept("default");
         world.metrics.session_bytes.get() < 30_000
@@ -189,10 +196,7 @@ fn a_message_that_the_archive_does_not_have_yet_stays_in_memory() {
 
 #[test]
 fn a_session_waits_for_an_archive_that_is_away_and_others_do_not() {
-    let (world, shelf) = World::archived(small(), Vec::new());
-    leave(&world, "s", 1);
-    publish(&world, 1..=200);
-    wait_put_away(&world, 200);
+    let (world, shelf) = filled(200);
     shelf.is_held.store(true, Ordering::SeqCst);
     let mut s = back(&world, "s");
     wait(|| shelf.reads.load(Ordering::SeqCst) > 0);
@@ -313,10 +317,7 @@ fn a_session_that_ends_clears_what_was_put_away_also_in_the_middle_of_a_read() {
 
 #[test]
 fn a_session_that_is_taken_over_in_the_middle_of_a_read_goes_on_with_the_next_connection() {
-    let (world, shelf) = World::archived(small(), Vec::new());
-    leave(&world, "s", 1);
-    publish(&world, 1..=100);
-    wait_put_away(&world, 100);
+    let (world, shelf) = filled(100);
     shelf.is_held.store(true, Ordering::SeqCst);
     let mut first = back(&world, "s");
     take_these(&mut first, 1..=2);
@@ -380,10 +381,7 @@ fn messages_that_are_not_in_memory_count_for_the_bounds_of_a_queue() {
 
 #[test]
 fn a_message_that_the_archive_has_lost_ends_the_session_with_the_reason() {
-    let (world, shelf) = World::archived(small(), Vec::new());
-    leave(&world, "s", 1);
-    publish(&world, 1..=50);
-    wait_put_away(&world, 50);
+    let (world, shelf) = filled(50);
     shelf.is_empty.store(true, Ordering::SeqCst);
     let mut s = back(&world, "s");
     take_these(&mut s, 1..=2);
@@ -401,10 +399,7 @@ fn a_message_that_the_archive_has_lost_ends_the_session_with_the_reason() {
 
 #[test]
 fn a_client_that_comes_before_the_store_answers_gets_what_was_put_away_in_its_earlier_session() {
-    let (world, _) = World::archived(small(), Vec::new());
-    leave(&world, "s", 1);
-    publish(&world, 1..=500);
-    wait_put_away(&world, 500);
+    let (world, _) = filled(500);
     let (next, _) = World::archived_later(small(), &world.log.state());
     let mut s = next.v5("s", 0, LASTS);
     s.subscribe("n", 1, true);

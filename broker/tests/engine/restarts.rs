@@ -304,17 +304,24 @@ fn a_retained_message_for_a_new_subscription_is_sent_after_a_kill() {
     assert_eq!(message(&mut s, false).2, "kept");
 }
 
-#[test]
-fn a_retained_message_is_durable_for_those_who_subscribed_after_it_arrived() {
-    let world = World::new(true);
+/// A publisher whose retained message to `n` is not durable yet, a client that has subscribed to `n`
+/// after it, with a session that lasts, and the ticket of the message.
+fn subscribed_meanwhile(world: &World, qos: u8) -> (Peer, Peer, u64) {
     let mut p = world.v4("p", CLEAN);
-    let (mut s, _) = lasting(&world, "s", false);
+    let (mut s, _) = lasting(world, "s", false);
     world.log.instant.store(false, Ordering::SeqCst);
     p.publish_with(0x33, "n", b"1", 1, false);
     wait(|| world.log.staged("n") == 1);
     let arrived = world.log.last.load(Ordering::SeqCst);
-    s.send(0x82, &[&[0, 9][..], &text("n"), &[2]].concat());
+    s.send(0x82, &[&[0, 9][..], &text("n"), &[qos]].concat());
     wait(|| world.log.staged("$weir/subscriptions/") == 1);
+    (p, s, arrived)
+}
+
+#[test]
+fn a_retained_message_is_durable_for_those_who_subscribed_after_it_arrived() {
+    let world = World::new(true);
+    let (mut p, mut s, arrived) = subscribed_meanwhile(&world, 2);
     world.log.release_to(arrived);
     wait(|| world.log.staged("$weir/messages/") == 1);
     // Not acknowledged before: after a kill, its packet id would be that of another message.
@@ -337,14 +344,7 @@ fn a_retained_message_is_durable_for_those_who_subscribed_after_it_arrived() {
 #[test]
 fn a_retained_message_of_a_client_that_has_left_is_durable_for_later_subscribers() {
     let world = World::new(true);
-    let mut p = world.v4("p", CLEAN);
-    let (mut s, _) = lasting(&world, "s", false);
-    world.log.instant.store(false, Ordering::SeqCst);
-    p.publish_with(0x33, "n", b"1", 1, false);
-    wait(|| world.log.staged("n") == 1);
-    let arrived = world.log.last.load(Ordering::SeqCst);
-    s.send(0x82, &[&[0, 9][..], &text("n"), &[1]].concat());
-    wait(|| world.log.staged("$weir/subscriptions/") == 1);
+    let (mut p, mut s, arrived) = subscribed_meanwhile(&world, 1);
     p.send(0xE0, &[]);
     world.log.release_to(arrived);
     wait(|| world.log.staged("$weir/messages/") == 1);

@@ -53,8 +53,7 @@ impl LocalNode {
             return Ok(wire::SessionsResponse { sessions, next: None });
         }
         let clients = Glob::new(&asked.clients);
-        let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound(&*at.key, at.exclusive));
-        let query = SessionQuery { clients: &clients, connected: asked.connected, from };
+        let query = session_query(asked, &clients);
         let page = self.broker()?.sessions(&asked.tenant, &query, limit(asked.limit));
         let sessions = page.items.into_iter().map(|of| convert::session(&asked.tenant, self.name(), of)).collect();
         Ok(wire::SessionsResponse { sessions, next: page.next })
@@ -81,8 +80,7 @@ impl LocalNode {
             return Ok(wire::SessionsResponse { sessions, next: None });
         }
         let clients = Glob::new(&asked.clients);
-        let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound(&*at.key, at.exclusive));
-        let query = SessionQuery { clients: &clients, connected: asked.connected, from };
+        let query = session_query(asked, &clients);
         let page = broker.stored_sessions(&asked.tenant, &query, limit(asked.limit)).await;
         let page = page.map_err(|error| unavailable(&error))?;
         let sessions = page.items.into_iter().map(|of| convert::stored_session(&asked.tenant, of)).collect();
@@ -94,9 +92,7 @@ impl LocalNode {
         asked: &wire::SubscriptionsRequest,
     ) -> Result<wire::SubscriptionsResponse, Status> {
         let (clients, filters) = (Glob::new(&asked.clients), Glob::new(&asked.filters));
-        let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound((&*at.key, &*at.filter), at.exclusive));
-        let topic = asked.topic.as_deref();
-        let query = SubscriptionQuery { clients: &clients, filters: &filters, topic, from };
+        let query = subscription_query(asked, &clients, &filters);
         let page = self.broker()?.stored_subscriptions(&asked.tenant, &query, limit(asked.limit)).await;
         let page = page.map_err(|error| unavailable(&error))?;
         let all = page
@@ -123,9 +119,7 @@ impl LocalNode {
         asked: &wire::SubscriptionsRequest,
     ) -> Result<wire::SubscriptionsResponse, Status> {
         let (clients, filters) = (Glob::new(&asked.clients), Glob::new(&asked.filters));
-        let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound((&*at.key, &*at.filter), at.exclusive));
-        let topic = asked.topic.as_deref();
-        let query = SubscriptionQuery { clients: &clients, filters: &filters, topic, from };
+        let query = subscription_query(asked, &clients, &filters);
         let page = self.broker()?.subscriptions(&asked.tenant, &query, limit(asked.limit));
         let all = page.items.into_iter().map(|of| convert::subscription(&asked.tenant, self.name(), of));
         let next = page.next.map(|(key, filter)| wire::BrokerPosition { key, filter, exclusive: true });
@@ -167,6 +161,22 @@ fn unavailable(error: &Unavailable) -> Status {
 
 fn bound<T>(at: T, is_exclusive: bool) -> Bound<T> {
     if is_exclusive { Bound::Excluded(at) } else { Bound::Included(at) }
+}
+
+/// The query for a page of sessions.
+fn session_query<'a>(asked: &'a wire::SessionsRequest, clients: &'a Glob) -> SessionQuery<'a> {
+    let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound(&*at.key, at.exclusive));
+    SessionQuery { clients, connected: asked.connected, from }
+}
+
+/// The query for a page of subscriptions.
+fn subscription_query<'a>(
+    asked: &'a wire::SubscriptionsRequest,
+    clients: &'a Glob,
+    filters: &'a Glob,
+) -> SubscriptionQuery<'a> {
+    let from = asked.from.as_ref().map_or(Bound::Unbounded, |at| bound((&*at.key, &*at.filter), at.exclusive));
+    SubscriptionQuery { clients, filters, topic: asked.topic.as_deref(), from }
 }
 
 fn limit(asked: u32) -> usize {

@@ -72,9 +72,10 @@ pub fn skipped(test: &str, programs: &[&str]) -> anyhow::Result<bool> {
     Ok(false)
 }
 
-/// An address at which nobody listens, and which this process never received before.
+/// An address at which no process listens, and which this process never received before.
 ///
-/// The port is below those that Linux gives to outgoing connections (32,768 and up): nobody gets
+/// The port is below those that Linux gives to outgoing connections (32,768 and up): no other
+/// process gets
 /// it between two starts of a server.
 ///
 /// # Errors

@@ -304,8 +304,8 @@ fn a_retained_message_for_a_new_subscription_is_sent_after_a_kill() {
     assert_eq!(message(&mut s, false).2, "kept");
 }
 
-/// A publisher whose retained message to `n` is not durable yet, a client that has subscribed to `n`
-/// after it, with a session that lasts, and the ticket of the message.
+/// A publisher whose retained message to `n` is not durable yet, a client that has subscribed to
+/// `n` after it, with a session that lasts, and the ticket of the message.
 fn subscribed_meanwhile(world: &World, qos: u8) -> (Peer, Peer, u64) {
     let mut p = world.v4("p", CLEAN);
     let (mut s, _) = lasting(world, "s", false);

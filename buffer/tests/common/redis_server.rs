@@ -25,7 +25,8 @@ pub(crate) fn program() -> Option<PathBuf> {
 }
 
 /// An unused port, never the same one twice, and below those that Linux gives to outgoing
-/// connections (32,768 and up): nobody gets it before the server does.
+/// connections (32,768 and up): no other process gets it before
+/// the server does.
 pub(crate) fn free_port() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     // Another process of the tests begins elsewhere.

@@ -75,8 +75,7 @@ pub fn skipped(test: &str, programs: &[&str]) -> anyhow::Result<bool> {
 /// An address at which no process listens, and which this process never received before.
 ///
 /// The port is below those that Linux gives to outgoing connections (32,768 and up): no other
-/// process gets
-/// it between two starts of a server.
+/// process gets it between two starts of a server.
 ///
 /// # Errors
 /// When no port is free.

@@ -324,7 +324,8 @@ impl Ledger {
     }
 
     /// Notes that the session has ended: nothing of it is stored from now on. Clears its own
-    /// records, but that of its progress, which goes with the last of its messages; those of its messages and subscriptions are cleared with them.
+    /// records, but that of its progress, which goes with the last of its messages; those of its
+    /// messages and subscriptions are cleared with them.
     pub(crate) fn end(&self) {
         {
             let mut marks = self.marks.lock();

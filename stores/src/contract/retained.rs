@@ -40,8 +40,8 @@ pub struct RetainedPage {
 /// A store of retained messages.
 #[async_trait]
 pub trait Retained: Send + Sync + 'static {
-    /// Loads a part of the messages of all tenants, those behind one: about `most_bytes`, and one at
-    /// least.
+    /// Loads a part of the messages of all tenants, those behind one: about `most_bytes`, and one
+    /// at least.
     async fn page(&self, after: Option<&RetainedKey>, most_bytes: usize) -> Result<RetainedPage>;
 
     /// Returns for each of these topics whether there is a message, which is durable then.

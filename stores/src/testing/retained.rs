@@ -30,8 +30,8 @@ impl MemoryStore {
     }
 }
 
-/// Loads all messages in parts of so many bytes. Returns the messages in the order of the store, and
-/// the number of parts.
+/// Loads all messages in parts of so many bytes. Returns the messages in the order of the store,
+/// and the number of parts.
 ///
 /// # Errors
 /// Like [`Retained::page`].

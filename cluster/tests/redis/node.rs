@@ -63,7 +63,19 @@ impl Node {
     }
 
     pub(crate) async fn claim(&self, id: &str, clean: bool, new: u64) -> Claimed {
-        let claimed = self.fleet.claim(&client(id), clean, new).await.unwrap();
+        let client = client(id);
+        let claimed = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                match self.fleet.claim(&client, clean, new).await {
+                    Ok(claimed) => return claimed,
+                    // The broker claims again, too: right after a failover a connection may still
+                    // be to the server that is gone.
+                    Err(away) => assert!(away.is_brief, "{}", away.reason),
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        let claimed = claimed.await.unwrap();
         self.fleet.begin(&claimed.owned);
         claimed
     }

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use weir_cluster::sessions::{Config, QueueFull};
 
 use crate::node::{Node, append, client, message, options, quick, shown, until};
-use crate::server::{Server, redis_at};
+use crate::server::{Server, free_port, redis_at};
 
 fn all(count: u64) -> Vec<(u64, String)> {
     (1..=count).map(|n| (n, n.to_string())).collect()
@@ -330,7 +330,8 @@ fn inbox(server: &Server) -> String {
 
 #[tokio::test]
 async fn one_server_of_a_cluster_has_all_of_it() {
-    let arguments = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"];
+    let bus = free_port().to_string();
+    let arguments = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-require-full-coverage", "no"];
     let Some(server) = Server::start(&arguments) else { return };
     assert_eq!(server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "+OK");
     until(true, || server.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")).await;

@@ -3,14 +3,15 @@
 
 mod kafka;
 mod mosquitto;
+#[path = "../../buffer/tests/common/free_port.rs"]
+mod ports;
 mod postgres;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -74,25 +75,10 @@ pub fn skipped(test: &str, programs: &[&str]) -> anyhow::Result<bool> {
 
 /// An address at which no process listens, and which this process never received before.
 ///
-/// The port is below those that Linux gives to outgoing connections (32,768 and up): no other
-/// process gets it between two starts of a server.
-///
 /// # Errors
 /// When no port is free.
 pub fn free_address() -> anyhow::Result<SocketAddr> {
-    const PORTS: std::ops::Range<u32> = 10_000..32_768;
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    let count = PORTS.end - PORTS.start;
-    // Another process of the tests begins elsewhere.
-    let first = std::process::id().wrapping_mul(331);
-    for _ in 0..count {
-        let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count;
-        let port = u16::try_from(PORTS.start + number)?;
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            return Ok(listener.local_addr()?);
-        }
-    }
-    bail!("no port of {PORTS:?} is free")
+    Ok((Ipv4Addr::LOCALHOST, ports::free_port()?).into())
 }
 
 impl Server {

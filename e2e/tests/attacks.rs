@@ -303,7 +303,6 @@ fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
 
-/// A line of the status of a process, in bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn attacks_at_once_stay_within_the_memory_budget_and_a_quiet_device_is_acknowledged() -> anyhow::Result<()> {
     // Manual runs take ten minutes, or choose attacks: WEIR_TEST_ATTACKS=names,times.

@@ -298,9 +298,7 @@ async fn the_books_balance_in_every_process_while_readings_are_ingested() -> any
                 lines().collect::<Vec<_>>()
             );
         }
-        let text = ingest.get("/metrics")?;
-        let count = text.lines().find_map(|line| line.strip_prefix("weir_ingest_readings_total "));
-        (looks, taken) = (looks + 1, count.context("a count")?.parse::<u64>()?);
+        (looks, taken) = (looks + 1, ingest.metric("weir_ingest_readings_total")? as u64);
     }
     println!("{looks} looks at the books of each while {taken} readings came in");
     Ok(())

@@ -57,17 +57,11 @@ fn devices(site: &Site, broker: &str) -> anyhow::Result<Run> {
     Ok(Run(command.stdin(Stdio::null()).stdout(summary).spawn()?))
 }
 
-fn figure(weir: &Weir, name: &str) -> anyhow::Result<u64> {
-    let text = weir.get("/metrics")?;
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.with_context(|| format!("{name} in {text}"))?.trim().parse().context("a number")
-}
-
 async fn all_connected(nodes: &[Weir], clients: u64) -> anyhow::Result<()> {
     wait_until("all clients are connected", WAIT, || async {
-        let each: Vec<u64> =
-            nodes.iter().map(|node| figure(node, "weir_broker_connections")).collect::<anyhow::Result<_>>()?;
-        ensure!(each.iter().sum::<u64>() >= clients, "{each:?}");
+        let each = nodes.iter().map(|node| node.metric("weir_broker_connections"));
+        let each: Vec<f64> = each.collect::<anyhow::Result<_>>()?;
+        ensure!(each.iter().sum::<f64>() >= clients as f64, "{each:?}");
         Ok(())
     })
     .await
@@ -88,7 +82,7 @@ async fn a_rolling_restart_moves_all_devices_at_a_bounded_rate_and_loses_nothing
     let mut run = devices(&site, &address)?;
     all_connected(&nodes, DEVICES).await?;
     for (number, name) in NAMES.iter().enumerate() {
-        let held = figure(&nodes[number], "weir_broker_connections")?;
+        let held = nodes[number].metric("weir_broker_connections")? as u64;
         ensure!(held > 0, "{name} has no connections");
         nodes.remove(number).stop().with_context(|| site.logs_of(&NAMES))?;
         let log = std::fs::read_to_string(site.folder(name).join("weir.log"))?;

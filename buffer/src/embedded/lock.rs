@@ -1,4 +1,4 @@
-//! Locks of files. Lock of the log: only one process opens it.
+//! Locks of files that one process uses at a time, such as those of the log.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,9 +1,11 @@
 //! Real redis-servers for tests, each in its own folder, killed at the end of the test.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+#[path = "free_port.rs"]
+mod ports;
+
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Settings that Weir accepts.
@@ -24,20 +26,9 @@ pub(crate) fn program() -> Option<PathBuf> {
     found
 }
 
-/// An unused port, never the same one twice, and below those that Linux gives to outgoing
-/// connections (32,768 and up): no other process gets it before
-/// the server does.
+/// An unused port.
 pub(crate) fn free_port() -> u16 {
-    static GIVEN: AtomicU32 = AtomicU32::new(0);
-    // Another process of the tests begins elsewhere.
-    let first = std::process::id().wrapping_mul(331);
-    loop {
-        let number = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % 22_768;
-        let port = 10_000 + u16::try_from(number).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
+    ports::free_port().unwrap()
 }
 
 /// Waits until `done` for a bounded time.

@@ -186,9 +186,8 @@ impl RedisFleet {
         keeper::quit(&self.shared).await
     }
 
-    /// As [`Shared::unavailable`], of the error of a call.
-    fn unavailable(&self) -> impl Fn(AccessError) -> Unavailable + Copy {
-        |error| self.shared.unavailable(error.reason)
+    fn unavailable(&self, error: AccessError) -> Unavailable {
+        self.shared.unavailable(error.reason)
     }
 }
 
@@ -219,23 +218,23 @@ impl SessionStore for RedisFleet {
     }
 
     async fn messages(&self, owned: &Owned, after: u64) -> Result<Vec<Numbered>, Unavailable> {
-        claims::messages(&self.shared, owned, after).await.map_err(self.unavailable())
+        claims::messages(&self.shared, owned, after).await.map_err(|error| self.unavailable(error))
     }
 
     async fn clients(&self, tenant: &str, from: Bound<&str>, most: usize) -> Result<Vec<Arc<str>>, Unavailable> {
-        summaries::clients(&self.shared, tenant, from, most).await.map_err(self.unavailable())
+        summaries::clients(&self.shared, tenant, from, most).await.map_err(|error| self.unavailable(error))
     }
 
     async fn summaries(&self, tenant: &str, clients: &[Arc<str>]) -> Result<Vec<StoredSummary>, Unavailable> {
-        summaries::summaries(&self.shared, tenant, clients).await.map_err(self.unavailable())
+        summaries::summaries(&self.shared, tenant, clients).await.map_err(|error| self.unavailable(error))
     }
 
     async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
-        summaries::end_away(&self.shared, client).await.map_err(self.unavailable())
+        summaries::end_away(&self.shared, client).await.map_err(|error| self.unavailable(error))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
-        let unavailable = self.unavailable();
+        let unavailable = |error| self.unavailable(error);
         loop {
             let call = FORGET.call(self.shared.access.prefix()).arg(tenant).arg(FORGOTTEN);
             let reply = self.shared.access.run_script(&FORGET, &call).await.map_err(unavailable)?;

@@ -63,19 +63,17 @@ impl Node {
     }
 
     pub(crate) async fn claim(&self, id: &str, clean: bool, new: u64) -> Claimed {
-        let client = client(id);
-        let claimed = tokio::time::timeout(Duration::from_secs(30), async {
-            loop {
-                match self.fleet.claim(&client, clean, new).await {
-                    Ok(claimed) => return claimed,
-                    // The broker claims again, too: right after a failover a connection may still
-                    // be to the server that is gone.
-                    Err(away) => assert!(away.is_brief, "{}", away.reason),
-                }
-                tokio::task::yield_now().await;
-            }
-        });
-        let claimed = claimed.await.unwrap();
+        let (client, mut answer) = (client(id), None);
+        wait_for("a claim", async || {
+            let claimed = self.fleet.claim(&client, clean, new).await;
+            // The broker claims again, too: right after a failover a connection may still be to the
+            // server that is gone.
+            let is_brief = claimed.as_ref().is_err_and(|away| away.is_brief);
+            answer = Some(claimed);
+            !is_brief
+        })
+        .await;
+        let claimed = answer.unwrap().unwrap();
         self.fleet.begin(&claimed.owned);
         claimed
     }

@@ -1,8 +1,11 @@
 //! Real servers for tests: PostgreSQL, and mongod as a replica set of one, each on a free port with
 //! a folder of its own.
 
+#[path = "../../../buffer/tests/common/free_port.rs"]
+mod ports;
+
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -49,7 +52,7 @@ impl Kept {
     /// Starts a server. `command` returns it for a folder and a port.
     pub(crate) fn start(name: &str, command: impl FnOnce(&Path, u16) -> Vec<String>) -> Self {
         let dir = tempfile::Builder::new().prefix(name).tempdir().unwrap().keep();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free_port().unwrap();
         let mut keeper = Command::new("bash");
         keeper.args(["-c", KEEPER, "keeper"]).arg(&dir).args(command(&dir, port));
         let mut keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();

@@ -74,7 +74,7 @@ impl Retained for MongoStore {
         };
         let read = |document: &RawDocument| decode(&name, document);
         let all = server.gather_until(server.request_limit(), cursor, read, is_full).await?;
-        let last = all.last().filter(|_| all.iter().map(RetainedMessage::bytes).sum::<usize>() >= most_bytes);
+        let last = all.last().filter(|_| bytes >= most_bytes);
         let next = last.map(|last| (Arc::clone(&last.tenant), last.topic.clone()));
         let newest = all.iter().map(|message| message.received).max().unwrap_or_default();
         let (cleared, messages): (Vec<_>, Vec<_>) = all.into_iter().partition(|message| message.payload.is_empty());

@@ -1,7 +1,9 @@
 //! A real mongod, a replica set of one, in a folder of its own on a free port.
 
+#[path = "../../../buffer/tests/common/free_port.rs"]
+pub(crate) mod ports;
+
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -71,7 +73,7 @@ impl Server {
     pub(crate) fn start(kind: Kind) -> Option<Self> {
         let program = program()?;
         let dir = tempfile::Builder::new().prefix("weir-mongod-").tempdir().unwrap().keep();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = ports::free_port().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "keeper"]).arg(&dir).arg(program).arg("--dbpath").arg(&dir);
         command.args([

@@ -1,5 +1,8 @@
 //! A real influxd in a folder and on a port of its own.
 
+#[path = "../../../buffer/tests/common/free_port.rs"]
+mod ports;
+
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -38,7 +41,7 @@ pub(crate) async fn influxd_keeping(seconds: u64) -> Option<Influxd> {
         return None;
     };
     let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = ports::free_port().unwrap();
     let child = spawn(&program, &dir, port);
     let server = Influxd { program, dir, port, child };
     server.is_up().await;

@@ -1,6 +1,9 @@
 //! Servers that are run for a while.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+#[path = "../../../buffer/tests/common/free_port.rs"]
+mod ports;
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -41,9 +44,9 @@ impl Drop for Running {
     }
 }
 
-/// A port that was just free.
+/// An address that was just free, each time another one.
 pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+    Ok((Ipv4Addr::LOCALHOST, ports::free_port()?).into())
 }
 
 /// Runs `probe` until it succeeds; the error has its last one.

@@ -12,6 +12,7 @@ use super::own_server;
 use crate::data::{block, device};
 use crate::history::held;
 use crate::server::Kind;
+use crate::server::ports::free_port;
 use crate::world::config;
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -67,7 +68,7 @@ async fn a_server_that_is_away_at_the_start_is_waited_for_and_every_call_is_refu
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_wait_for_one_attempt_and_no_longer_than_the_configured_time() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port().unwrap();
     let uri = format!("mongodb://127.0.0.1:{port}");
     let config = Config { uri, server_selection_timeout_ms: 500, ..Config::default() };
     let metrics = Arc::new(Metrics::default());

@@ -7,6 +7,7 @@ use weir_stores::mongodb::{Config, MongoStore};
 use super::{behind, own_server, shared_world};
 use crate::data::{block, device};
 use crate::server::Kind;
+use crate::server::ports::free_port;
 use crate::world::{World, config, connected};
 
 async fn refused(config: Config) -> StoreError {
@@ -23,7 +24,7 @@ fn needs_operator(error: &StoreError, words: &[&str]) {
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_named() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port().unwrap();
     let uri = format!("mongodb://user:secret@127.0.0.1:{port}");
     let error = refused(Config { uri, server_selection_timeout_ms: 100, ..Config::default() }).await;
     let StoreError::Busy { reason, .. } = &error else { panic!("{error:?}") };

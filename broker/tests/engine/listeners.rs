@@ -67,7 +67,7 @@ fn a_listener_has_a_maximum_of_its_own_and_one_source_does_not_use_it_up() {
     let mut last = peer(2, addresses[1]);
     wait(|| {
         last = peer(2, addresses[1]);
-        connect(&mut last, "late") == 0
+        last.answer("late") == Some(0)
     });
     let mut beyond = peer(2, addresses[1]);
     beyond.connect(5, "beyond", CLEAN, 0, &[]);

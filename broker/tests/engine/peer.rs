@@ -31,6 +31,16 @@ impl Peer {
         self.send(0x10, &body);
     }
 
+    /// Connects with MQTT 5. Returns the code of the CONNACK; `None` when the connection was closed
+    /// without one, as is one that comes before those that would give way to it are known.
+    pub(crate) fn answer(&mut self, id: &str) -> Option<u8> {
+        self.connect(5, id, CLEAN, 0, &[]);
+        let mut first = [0];
+        self.0.read_exact(&mut first).ok()?;
+        assert_eq!(first[0], 0x20);
+        Some(self.rest(first[0]).1[1])
+    }
+
     pub(crate) fn publish(&mut self, topic: &str, payload: &[u8], qos: u8, id: u16, v5: bool) {
         self.publish_with(0x30 | qos << 1, topic, payload, id, v5);
     }

@@ -200,7 +200,7 @@ impl Intake for LogIntake {
 pub(crate) fn wait(mut state: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !state() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "not within 10 s");
+        assert!(begun.elapsed() < Duration::from_secs(30), "not within 30 s");
         std::thread::yield_now();
     }
 }

@@ -21,11 +21,12 @@ use crate::{cargo, run};
 const OF_PROMETHEUS: [&str; 2] = ["up", "ALERTS"];
 
 /// Metrics that appear with the first failure of a store, with a store that this load does not use,
-/// or with TLS or targets of the audit, and the files that register them.
-const NOT_HERE: [(&str, &str, &str); 6] = [
+/// in a fleet, or with TLS or targets of the audit, and the files that register them.
+const NOT_HERE: [(&str, &str, &str); 7] = [
     ("weir_audit_altered_chains", "server/src/run/checkpoints.rs", "\"altered_chains\""),
     ("weir_audit_checkpoints_failing", "server/src/run/checkpoints.rs", "\"checkpoints_failing\""),
     ("weir_bridge_connected", "bridge/src/metrics.rs", "register(\"connected\""),
+    ("weir_fleet_changes_failed_total", "cluster/src/sessions/metrics.rs", "(\"changes_failed\""),
     ("weir_mongodb_commands_total", "stores/src/mongodb/metrics.rs", "register(\"commands\""),
     ("weir_mongodb_failures_total", "stores/src/mongodb/metrics.rs", "register(\"failures\""),
     ("weir_tls_certificate_expiry_timestamp_seconds", "tls/src/metrics.rs", "\"certificate_expiry_timestamp\""),

@@ -17,8 +17,8 @@ use crate::codec::subscribe::Options;
 use group::Group;
 pub use group::{Chosen, Subscriber};
 
-/// Maximum number of levels of a filter.
-pub const MAX_LEVELS: usize = 128;
+/// Maximum number of levels of a filter: 200 separators, as many as Mosquitto accepts.
+pub const MAX_LEVELS: usize = 201;
 
 /// Bytes of a node: itself in the map of its parent, and a small map of its own.
 const NODE_BYTES: usize = 512;

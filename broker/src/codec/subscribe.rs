@@ -86,6 +86,11 @@ pub fn fits(filter: &str) -> bool {
     filter.split('/').count() <= MAX_LEVELS
 }
 
+/// True for a text that a client can subscribe to: a well-formed filter that fits.
+pub(crate) fn is_accepted(text: &str) -> bool {
+    well_formed(text).is_ok() && fits(text)
+}
+
 /// An UNSUBSCRIBE packet, borrowed from the bytes that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsubscribe<'a> {

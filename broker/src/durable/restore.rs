@@ -18,6 +18,7 @@ use super::record::{
 use crate::Broker;
 use crate::RetainedMessage;
 use crate::archive::Run;
+use crate::codec::subscribe;
 use crate::config::QueueFull;
 use crate::in_flight::MAX_IN_FLIGHT;
 use crate::message::Message;
@@ -25,7 +26,7 @@ use crate::queue::{Bounds, Queue, Queued};
 use crate::route::Taker;
 use crate::session::{Receipt, Session, State};
 use crate::tenant::Tenant;
-use crate::trie::Entry;
+use crate::trie::{Entry, MAX_LEVELS};
 use door::Inbox;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -385,7 +386,8 @@ impl<I: Inbox> Broker<I> {
         self.metrics.sessions.inc();
     }
 
-    /// Adds the subscriptions of a session that continues, as far as there is memory for them.
+    /// Adds the subscriptions of a session that continues, as far as there is memory for them. They
+    /// come from a store: one that this server would refuse is left out.
     pub(crate) fn restore_subscriptions(
         &self,
         tenant: &Tenant,
@@ -394,6 +396,13 @@ impl<I: Inbox> Broker<I> {
         subscriptions: Vec<(String, Subscription)>,
     ) {
         for (filter, subscription) in subscriptions {
+            if !subscribe::is_accepted(&filter) {
+                tracing::warn!(
+                    client = %session.client,
+                    "a stored subscription is left out: its filter is malformed or has more than {MAX_LEVELS} levels"
+                );
+                continue;
+            }
             let (options, id) = subscription.read();
             let (client, subscriber) = (Arc::clone(&session.client), Arc::clone(session));
             if tenant.trie.insert(&filter, Entry { client, subscriber, options, id }).is_err() {

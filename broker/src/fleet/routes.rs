@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Client, Fleet, Interest, Node, Route, Subscription};
 use crate::Broker;
-use crate::codec::subscribe::{Options, RetainHandling};
+use crate::codec::subscribe::{self, Options, RetainHandling};
 use crate::session::{Place, Session};
 use crate::tenant::Tenant;
-use crate::trie::Entry;
+use crate::trie::{Entry, MAX_LEVELS};
 use door::Inbox;
 
 /// Subscribers of other nodes, in the order of the client ids of their entries, so that a list
@@ -276,6 +276,15 @@ impl<I: Inbox> Broker<I> {
         match route {
             // Followed with all that come behind it.
             Route::Reset(_) => {}
+            Route::Session(Client { tenant, .. }, _, filter, Some(_)) | Route::Interest(_, tenant, filter, Some(_))
+                if !subscribe::is_accepted(&filter) =>
+            {
+                tracing::warn!(
+                    %tenant,
+                    "a subscription of another node is left out: its filter is malformed or has more than \
+                     {MAX_LEVELS} levels"
+                );
+            }
             Route::Session(client, session, filter, Some((subscription, connected))) => {
                 return self.add_session(&client, session, &filter, subscription, connected);
             }

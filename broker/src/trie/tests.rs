@@ -57,6 +57,31 @@ fn a_filter_that_finds_no_memory_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_hundred_thousand_of_the_deepest_filters_cost_what_their_levels_do() {
+    const MANY: usize = 100_000;
+    let budget = Budget::new("subscriptions", 64 << 20);
+    let trie = Trie::new(&budget);
+    let shared = "x/".repeat(MAX_LEVELS - 1);
+    let begun = std::time::Instant::now();
+    for i in 0..MANY / 2 {
+        trie.insert(&format!("{shared}{i}"), entry("a")).unwrap();
+    }
+    // With no level in common, a filter takes 100 KiB and memory ends.
+    let apart: Vec<_> = (0..MANY / 2).map(|i| format!("{i}/{}", vec!["+"; MAX_LEVELS - 1].join("/"))).collect();
+    let added = apart.iter().filter(|filter| trie.insert(filter, entry("a")).is_ok()).count();
+    assert!((1..1000).contains(&added), "{added}");
+    for i in 0..1000 {
+        assert_eq!(found(&trie, &format!("{shared}{i}")), ["a"]);
+    }
+    for i in 0..MANY / 2 {
+        assert!(trie.remove(&format!("{shared}{i}"), "a"));
+    }
+    assert!(apart[..added].iter().all(|filter| trie.remove(filter, "a")));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!((trie.len(), budget.held()), (0, 0));
+}
+
+#[test]
 fn a_group_of_100_000_members_and_100_000_groups_cost_what_as_many_subscriptions_do() {
     const MANY: usize = 100_000;
     let trie = Trie::default();

@@ -228,10 +228,12 @@ impl Bus for TwoPools {
     async fn routes(&self) -> Vec<Route> {
         let how = Subscription { qos: 1, no_local: false, retain_as_published: false, id: None };
         let golden = Client { tenant: "gold".into(), id: "g".into() };
+        // A server of another version may accept more levels.
+        let deep = Route::Session(golden.clone(), 1, "x/".repeat(5000), Some((how.clone(), false)));
         tokio::select! {
             routes = self.first.routes() => routes,
             () = self.second.notified() => {
-                vec![Route::Reset(1), Route::Session(golden, 1, "x".into(), Some((how, false)))]
+                vec![Route::Reset(1), deep, Route::Session(golden, 1, "x".into(), Some((how, false)))]
             }
         }
     }

@@ -37,12 +37,15 @@ fn a_filter_with_too_many_levels_is_refused_alone() {
     let world = World::new(true);
     for v5 in [false, true] {
         let mut peer = if v5 { world.v5("a", CLEAN, &[]) } else { world.v4("a", CLEAN) };
-        let deep = "a/".repeat(128);
+        let (deepest, deep) = ("/".repeat(200), "/".repeat(201));
         let properties = if v5 { &[0][..] } else { &[] };
-        peer.send(0x82, &[&[0, 1], properties, &text(&deep), &[0], &text("b"), &[0]].concat());
+        let filters = [deepest.as_str(), &deep, "b"].map(|filter| [&text(filter)[..], &[0]].concat());
+        peer.send(0x82, &[&[0, 1], properties, &filters.concat()].concat());
         let (first, body) = peer.packet();
-        let reasons = &body[body.len() - 2..];
-        assert_eq!((first, reasons), (0x90, &[if v5 { 0x8F } else { 0x80 }, 0][..]));
+        let reasons = &body[body.len() - 3..];
+        assert_eq!((first, reasons), (0x90, &[0, if v5 { 0x8F } else { 0x80 }, 0][..]));
+        peer.publish(&deepest, b"x", 0, 0, v5);
+        assert_eq!(peer.packet().0, 0x30);
     }
 }
 

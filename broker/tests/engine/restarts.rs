@@ -517,6 +517,25 @@ fn the_time_until_a_session_expires_goes_on_over_a_restart() {
 }
 
 #[test]
+fn a_stored_subscription_that_no_client_could_make_is_left_out() {
+    let world = World::new(true);
+    drop(subscriber(&world, "s", 1, true));
+    wait(|| is_left(&world));
+    let mut state = world.log.state();
+    let stored = state.iter().find(|record| record.topic.starts_with("$weir/subscriptions/")).unwrap().clone();
+    for wrong in ["/".repeat(5000), "a/#/b".to_owned(), String::new()] {
+        let topic = stored.topic.strip_suffix('n').unwrap().to_owned() + &wrong;
+        state.push(weir_broker::RetainedMessage { topic, ..stored.clone() });
+    }
+    let world = World::restored(true, Config::default(), state);
+    let mut s = back(&world, "s", true);
+    s.send(0xA2, &[&[0, 1, 0], &text(&"/".repeat(5000))[..]].concat());
+    assert_eq!(s.packet(), (0xB0, vec![0, 1, 0, 0x11]), "no subscription existed");
+    publish(&world, &["1"]);
+    assert_eq!(message(&mut s, true).2, "1");
+}
+
+#[test]
 fn messages_of_a_member_whose_session_ended_right_before_a_kill_go_to_another_one() {
     for ends_by_connect in [false, true] {
         let world = World::new(true);

@@ -35,7 +35,7 @@ fn options_that_do_not_exist_end_the_connection() {
 #[test]
 fn several_filters_are_answered_in_their_order_by_one_packet() {
     let world = World::new(true);
-    let deep = "a/".repeat(128);
+    let deep = "a/".repeat(201);
     for v5 in [false, true] {
         let mut peer = join(&world, v5, "s", CLEAN);
         let refused = if v5 { 0x8F } else { 0x80 };

@@ -229,7 +229,7 @@ impl Bus for TwoPools {
         let how = Subscription { qos: 1, no_local: false, retain_as_published: false, id: None };
         let golden = Client { tenant: "gold".into(), id: "g".into() };
         // A server of another version may accept more levels.
-        let deep = Route::Session(golden.clone(), 1, "x/".repeat(5000), Some((how.clone(), false)));
+        let deep = Route::Session(golden.clone(), 1, "x/".repeat(5000), Some((how, false)));
         tokio::select! {
             routes = self.first.routes() => routes,
             () = self.second.notified() => {

@@ -129,7 +129,7 @@ fn send(client: u8, packet: &[u8]) -> Vec<u8> {
 }
 
 /// Packets of two clients: each CONNECT, followed by each other packet; and a session that
-/// continues after a break and after the end of the broker.
+/// continues after a break and after the end of the broker; and members of a shared subscription.
 pub(crate) fn sessions() -> Inputs {
     let mut all = Inputs::new();
     for version in VERSIONS {
@@ -148,6 +148,13 @@ pub(crate) fn sessions() -> Inputs {
             let again = [send(0, lasting), send(0, &others[6]), send(0, &others[8]), send(0, &others[12])].concat();
             all.push([&begun[..], event, &send(1, other), &published, &again, event, &again].concat());
             all.push([&begun[..], &published, event, &again, &[0x0c], &again].concat());
+        }
+        // Two members of a shared subscription, one of which leaves messages to the other.
+        let members = [send(0, lasting), send(0, &others[2]), send(1, other), send(1, &others[2])].concat();
+        for leaves in [vec![0x08], vec![0x0c], send(0, &others[5])] {
+            for back in [lasting, &connects[0]] {
+                all.push([&members[..], &published, &leaves, &send(1, other), &published, &send(0, back)].concat());
+            }
         }
         // The client of the other connection takes the session over.
         all.push([&begun[..], &published, &send(1, lasting), &published].concat());

@@ -82,6 +82,15 @@ impl InFlight {
         taken
     }
 
+    /// Numbers of messages of shared subscriptions that were sent at QoS 2, and of those that the
+    /// client has, in a session that lasts.
+    pub(crate) fn shared_once(&self) -> impl Iterator<Item = u64> {
+        let of_share = self.messages.iter().map(|(_, queued)| queued).filter(|queued| queued.share.is_some());
+        let sent = of_share.filter(|queued| queued.qos == 2).filter_map(|queued| queued.duty.as_ref());
+        let released = self.releases.iter().filter_map(|release| release.duty.as_ref());
+        sent.chain(released).map(|duty| duty.number)
+    }
+
     /// Begins again for another connection: what is in flight is sent once more.
     pub(crate) fn reconnect(&mut self) {
         (self.sent, self.released) = (0, 0);

@@ -173,6 +173,15 @@ impl State {
         taken
     }
 
+    /// Removes what others get of a session that has ended, but for what the store of a fleet has.
+    pub(crate) fn take_left_over(&mut self) -> Vec<Queued> {
+        let mut left = self.take_shared(|_| true);
+        if self.owned.is_some() {
+            left.retain(|queued| queued.duty.is_none());
+        }
+        left
+    }
+
     /// True when a message of a shared subscription waits, or is not acknowledged.
     pub(crate) fn holds_shared(&self, share: &str) -> bool {
         let is_of = |queued: &Queued| queued.share.as_ref().is_some_and(|held| **held == *share);

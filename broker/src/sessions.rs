@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::Broker;
 use crate::durable::Ledger;
-use crate::fleet::{self, Change, Claim, Client};
+use crate::fleet::{self, Change, Claim, Client, Owned, Progress};
 use crate::in_flight::InFlight;
 use crate::link::Link;
 use crate::queue::{Queue, Queued};
@@ -132,6 +132,7 @@ impl<I: Inbox> Broker<I> {
                 // It was in the store alone.
             } else if clean || state.expiry_secs == 0 || state.is_over(Instant::now()) || claim.is_of_another(&state) {
                 let continues_elsewhere = claim.continues_elsewhere(&state);
+                self.drop_sent(tenant, &state, claim.owned());
                 before.ended = state.ledger.clone().filter(|ledger| ledger.is_in_log());
                 left = self.end_session(tenant, &mut state, client);
                 if continues_elsewhere {
@@ -383,7 +384,22 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
-    /// Ends a session. Returns the messages of its shared subscriptions, which others get.
+    /// Lets the store hand on nothing that a session has sent at QoS 2, if it has ended there by a
+    /// claim.
+    pub(crate) fn drop_sent(&self, tenant: &Tenant, state: &State, claimed: Option<&Owned>) {
+        let Some(fleet) = &self.fleet else { return };
+        let session = state.owned.as_ref().map(|owned| owned.session);
+        let Some(session) = session.filter(|held| claimed.is_some_and(|claimed| claimed.session != *held)) else {
+            return;
+        };
+        let changes = fleet::drop_sent(&tenant.id, session, state);
+        if !changes.is_empty() {
+            fleet.store.submit(changes);
+        }
+    }
+
+    /// Ends a session. Returns the messages of its shared subscriptions, which others get. The
+    /// store of a fleet hands on those that it has.
     fn end_session(&self, tenant: &Tenant, state: &mut State, client: &str) -> Vec<Queued> {
         let mut before = state.end();
         if !before.is_departed {
@@ -395,17 +411,23 @@ impl<I: Inbox> Broker<I> {
             if !before.is_departed {
                 self.drop_interests(tenant, &owned.client.id, &before.subscriptions);
             }
+            let mut changes = Vec::new();
             if let Some(ledger) = &before.ledger {
-                ledger.abandon();
+                let progress = Progress { exact: true, ..ledger.abandon() };
+                if !before.is_departed {
+                    // By which the store knows what is left over.
+                    changes.push(Change::Progress((**owned).clone(), progress));
+                }
             }
-            fleet.store.submit(vec![Change::End((**owned).clone())]);
+            changes.push(Change::End((**owned).clone()));
+            fleet.store.submit(changes);
         } else if let Some(ledger) = &before.ledger {
             ledger.end();
             before.subscriptions.iter().for_each(|filter| ledger.clear_subscription(filter));
             before.receipts.iter().for_each(|packet_id| ledger.clear_receipt(*packet_id));
         }
         tenant.return_entries(client);
-        let left = before.take_shared(|_| true);
+        let left = before.take_left_over();
         self.metrics.dropped("session_ended").inc_by(before.queue.owed() as u64);
         left
     }

@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Arrival, Client, Fleet, Forwarded, Numbered, Owned, SharedMessage, Taking, keep_routes, present_state};
+use super::{
+    Arrival, Client, Fleet, Forwarded, Numbered, Owned, SharedMessage, Taking, drop_sent, keep_routes, present_state,
+};
 use crate::Broker;
 use crate::config::QueueFull;
 use crate::durable::{Duty, Ledger};
@@ -69,7 +71,7 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// Stores what another node has to know of a client's session.
-    fn store_present_state(&self, fleet: &Fleet, client: &Client) {
+    pub(super) fn store_present_state(&self, fleet: &Fleet, client: &Client) {
         let session = self.tenants.find(&client.tenant).and_then(|tenant| tenant.sessions.get(&client.id));
         let Some(session) = session else { return };
         let mut state = session.state();
@@ -261,6 +263,14 @@ impl<I: Inbox> Broker<I> {
                 earlier: owner.as_ref().map(Arc::downgrade),
                 ..Before::default()
             };
+            if taking != Taking::Continues
+                && let Some(fleet) = &self.fleet
+            {
+                let sent = drop_sent(&tenant.id, owned.session, &state);
+                if !sent.is_empty() {
+                    fleet.store.submit(sent);
+                }
+            }
             let mut ended = state.end();
             let departed = ended.is_departed;
             if let Some(ledger) = &ended.ledger {
@@ -278,8 +288,8 @@ impl<I: Inbox> Broker<I> {
                     tenant.trie.remove(filter, &owned.client.id);
                 }
             }
-            // Of one that continues, they are in the store.
-            let left = if taking == Taking::Continues { Vec::new() } else { ended.take_shared(|_| true) };
+            // Those of sessions that last are in the store.
+            let left = if taking == Taking::Continues { Vec::new() } else { ended.take_left_over() };
             Some(Given { filters, before, left, was_connected: owner.is_some() })
         })
     }

@@ -107,6 +107,10 @@ impl<I: Inbox> Broker<I> {
             held.is_some_and(|session| session.state().is_over(Instant::now()))
         };
         let client = Client { tenant: Arc::clone(tenant), id: client.into() };
+        if clean || is_over {
+            // By which the store knows what is left over.
+            self.store_present_state(fleet, &client);
+        }
         let new = self.new_session_id();
         let mut backoff = model::Backoff::new(PAUSE.0, PAUSE.1);
         loop {

@@ -5,6 +5,7 @@ mod claim;
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
 mod interests;
+mod leftovers;
 #[cfg(any(test, feature = "testing"))]
 pub mod memory;
 mod port;
@@ -14,6 +15,11 @@ mod send;
 
 pub(crate) use claim::Claim;
 pub(crate) use interests::Interests;
+pub(crate) use leftovers::drop_sent;
+pub use leftovers::{Leftover, NextTaker};
+
+/// Maximum number of messages that are in flight to a client.
+pub const MAX_IN_FLIGHT: usize = crate::in_flight::MAX_IN_FLIGHT;
 pub use port::{
     Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Node, Numbered, Owned, Placed,
     Progress, Refusal, Route, SessionStore, SharedMessage, StoredSession, StoredSummary, Submitter, Subscription,

@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::Nanos;
 
+use super::{Leftover, NextTaker};
 pub use crate::durable::{Progress, Subscription};
 
 /// Name of a node.
@@ -179,7 +180,7 @@ pub enum Change {
     /// nowhere until the next claim, and changes by this node still have effect. It is the node
     /// that gets [`Arrival::Taken`] all the same. Of another session nothing is left.
     Leave(Owned),
-    /// The session has ended; nothing of it is left.
+    /// The session has ended; nothing of it is left but what [`Bus::leftovers`] returns.
     End(Owned),
     /// A message for sessions that last. Each gets it under its next number, and its owner receives
     /// it as [`Arrival::Message`]; a session that has ended gets nothing, without a refusal.
@@ -194,6 +195,19 @@ pub enum Change {
         /// ownership, if the client was connected to this node alone since. Otherwise no session
         /// gets the message.
         receipt: Option<(Owned, u16)>,
+    },
+    /// A message that a session has left over goes to its next taker, in one step. Refused when it
+    /// went to one before, unless it is to be dropped; and when the taker has ended: then it is
+    /// still left over.
+    HandOn {
+        /// Tenant of both.
+        tenant: Arc<str>,
+        /// The id of the session that has ended.
+        session: u64,
+        /// The number of the message in it.
+        number: u64,
+        /// The next taker.
+        to: Box<NextTaker>,
     },
     /// This node's interest in a filter, of a tenant; None ends it. Announced to all nodes.
     Interest(Arc<str>, String, Option<Interest>),
@@ -211,7 +225,7 @@ pub enum Interest {
 /// The reason why a change had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its [`Owned`] was no longer the present one.
+    /// Its [`Owned`] was no longer the present one; or what it is about is gone.
     NotOwned,
     /// The store has failed to make it, and would again. It may have had a part of its effect.
     Fault,
@@ -408,6 +422,15 @@ pub trait Bus: Send + Sync + 'static {
     /// Waits for changes of routes, and returns them in their order; at first, for each pool,
     /// [`Route::Reset`] and all there are. One task calls it, again and again.
     async fn routes(&self) -> Vec<Route>;
+
+    /// Waits for messages that sessions of a pool have left over at their end, and returns some of
+    /// those of one session, in their order: the messages of its shared subscriptions that its
+    /// client does not have, but for those of QoS 2 that it may have been sent (MQTT-4.8.2-5). They
+    /// are returned again, also to other nodes, until [`Change::HandOn`] has handed them on; those
+    /// that no node can hand on are dropped in the end. Of a client that was connected to a node as
+    /// its session ended by a claim, they come a moment later: that node drops what it has sent
+    /// meanwhile. One task calls it for each pool, again and again.
+    async fn leftovers(&self, pool: usize) -> Vec<Leftover>;
 
     /// Lets [`Bus::routes`] return all routes again: this node may have other subscriptions of a
     /// client than the store has.

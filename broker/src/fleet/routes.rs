@@ -228,8 +228,10 @@ impl<I: Inbox> Broker<I> {
                 }
                 routes = rest;
             }
-            if missing_pools.is_empty() {
-                first.take();
+            if missing_pools.is_empty() && first.take().is_some() {
+                for pool in 0..fleet.bus.pools() {
+                    tokio::spawn(Arc::clone(&self).hand_on_leftovers(Arc::clone(&fleet), pool, stop.clone()));
+                }
             }
             if missing > 0 {
                 self.metrics.dropped("fleet_routes").inc_by(missing as u64);

@@ -185,10 +185,14 @@ impl Fleet {
         if self.store.is_durable(ticket) { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Waits until a ticket is durable.
+    pub(super) async fn durable(&self, ticket: u64) {
+        std::future::poll_fn(|cx: &mut Context<'_>| self.poll_durable(ticket, cx.waker())).await;
+    }
+
     /// Waits until a ticket is durable, for a bounded time.
     pub(crate) async fn wait(&self, ticket: u64) -> bool {
-        let durable = std::future::poll_fn(|cx: &mut Context<'_>| self.poll_durable(ticket, cx.waker()));
-        tokio::time::timeout(PATIENCE, durable).await.is_ok()
+        tokio::time::timeout(PATIENCE, self.durable(ticket)).await.is_ok()
     }
 
     /// Deletes what the store has of a tenant, when it answers.

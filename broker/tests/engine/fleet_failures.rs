@@ -123,6 +123,35 @@ fn a_session_expires_wherever_its_client_was() {
 }
 
 #[test]
+fn what_a_session_leaves_over_goes_to_another_member_of_any_node() {
+    const ALL: usize = 300;
+    for (flags, way) in [(CLEAN, "claim"), (0, "claim"), (CLEAN, "expiry"), (0, "expiry")] {
+        let nodes = Nodes::<2>::new();
+        let mut s = nodes.at(0).v5("s", 0, LASTS);
+        subscribe(&mut s, true, 1, &[("$share/g/n", 1)]);
+        drop(s);
+        nodes.wait_away("s");
+        nodes.wait_known(1, 1);
+        let mut p = join(nodes.at(1), true, "p", CLEAN);
+        for n in 0..ALL {
+            publish(&mut p, true, 0x32, "n", n.to_string().as_bytes());
+        }
+        let mut other = join(nodes.at(0), true, "other", flags);
+        subscribe(&mut other, true, 1, &[("$share/g/n", 1)]);
+        nodes.wait_known(1, if flags == CLEAN { 2 } else { 3 });
+        let _s = match way {
+            "claim" => Some(join(nodes.at(1), true, "s", CLEAN)),
+            _ => {
+                nodes.fleet.advance(std::time::Duration::from_secs(257));
+                None
+            }
+        };
+        assert_eq!(take(&mut other, true, ALL), strings(0..ALL), "{way}");
+        other.ping();
+    }
+}
+
+#[test]
 fn no_message_is_lost_while_routes_are_read_again() {
     const ALL: usize = 300;
     for v5 in [false, true] {

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use broker::fleet::{Change, Forwarded, HandOver, Interest, Node, Owned, Placed, Progress, SharedMessage, Submitter};
+use broker::fleet::{
+    Change, Forwarded, HandOver, Interest, NextTaker, Node, Owned, Placed, Progress, SharedMessage, Submitter,
+};
 use buffer::redis::Command;
 
 use super::codec;
@@ -54,6 +56,10 @@ fn size(change: &Change) -> usize {
             COST + filter.len()
         }
         Change::Released(_, numbers, progress) => COST + 8 * numbers.len() + 16 * progress.done.len(),
+        Change::HandOn { to, .. } => match &**to {
+            NextTaker::Node(_, forwarded) => COST + codec::size(&forwarded.message),
+            NextTaker::Session(..) | NextTaker::Dropped => COST,
+        },
         Change::Progress(_, progress) => COST + 16 * progress.done.len(),
         _ => COST,
     }
@@ -177,6 +183,20 @@ impl Batches {
             Change::End(owned) => self.begin("X").owned(owned).end(),
             Change::Message { tenant, message, takers, receipt } => {
                 self.message(tenant, message, takers, receipt.as_ref());
+            }
+            Change::HandOn { tenant, session, number, to } => {
+                let out = self.begin("H").number(*session).number(*number);
+                match &**to {
+                    NextTaker::Session(id, taker, placed) => {
+                        let name = [tenant, "\0", id].concat().into_bytes();
+                        out.text("s").bytes(name).number(*taker).bytes(codec::encode_placed(placed)).end();
+                    }
+                    NextTaker::Node(node, forwarded) => {
+                        let body = codec::encode_forwarded(forwarded);
+                        out.text("n").text(node.as_deref().unwrap_or_default()).bytes(body).end();
+                    }
+                    NextTaker::Dropped => out.text("").text("").end(),
+                }
             }
             Change::Interest(tenant, filter, interest) => {
                 let value = match interest {

@@ -143,12 +143,16 @@ impl Claim<'_> {
         let (session, epoch) = (reply::number(reply::next(&mut rest)?)?, reply::number(reply::next(&mut rest)?)?);
         let taken_over = reply::bytes(reply::next(&mut rest)?)? == b"1";
         let fields = reply::list(reply::next(&mut rest)?)?;
+        let messages = reply::next(&mut rest)?;
+        if reply::number(reply::next(&mut rest)?)? > 0 {
+            self.shared.leftovers.left.notify_one();
+        }
         let owned = Owned { client: self.client.clone(), session, epoch };
         if fields.is_empty() {
             return Ok(Claimed { owned, taken_over, session: None });
         }
         let mut stored = stored(fields)?;
-        stored.messages = numbered(reply::next(&mut rest)?)?;
+        stored.messages = numbered(messages)?;
         while let Some(last) = stored.messages.last().map(|message| message.number)
             && last < stored.last
         {
@@ -192,7 +196,7 @@ async fn piece(shared: &Shared, owned: &Owned, after: u64) -> Result<Vec<Numbere
     numbered(shared.access.run_script(&MESSAGES, &call).await?)
 }
 
-fn numbered(reply: Reply) -> Result<Vec<Numbered>, AccessError> {
+pub(crate) fn numbered(reply: Reply) -> Result<Vec<Numbered>, AccessError> {
     let read = |item| {
         let mut parts = reply::list(item)?.into_iter();
         let number = reply::stream_id(&reply::bytes(reply::next(&mut parts)?)?)?;

@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Node, Numbered, Owned, Route,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Leftover, Node, Numbered, Owned,
+    Route,
     SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{Access, AccessError, Redis};
@@ -22,6 +23,7 @@ use super::feed::{self, Feed};
 use super::identity::Identity;
 use super::inlet::Inlet;
 use super::keeper::{self, Health};
+use super::leftovers::{self, Leftovers};
 use super::letters;
 use super::local::Locals;
 use super::metrics::Metrics;
@@ -60,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) interests: Mutex<HashMap<(Arc<str>, String), Interest>>,
     pub(crate) health: Health,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) leftovers: Leftovers,
     /// Letters were missing: ownerships are to be verified.
     doubt: AtomicBool,
     /// Changes under these ownerships were refused: they are to be verified.
@@ -157,6 +160,7 @@ impl RedisFleet {
             interests: Mutex::default(),
             health: Health::default(),
             metrics,
+            leftovers: Leftovers::default(),
             doubt: AtomicBool::new(false),
             doubted: Mutex::default(),
             config,
@@ -230,7 +234,9 @@ impl SessionStore for RedisFleet {
     }
 
     async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
-        summaries::end_away(&self.shared, client).await.map_err(|error| self.unavailable(error))
+        let ended = summaries::end_away(&self.shared, client).await;
+        self.shared.leftovers.left.notify_one();
+        ended.map_err(|error| self.unavailable(error))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
@@ -276,6 +282,10 @@ impl Bus for RedisFleet {
 
     async fn arrivals(&self) -> Vec<Arrival> {
         self.shared.arrivals.next().await
+    }
+
+    async fn leftovers(&self, _: usize) -> Vec<Leftover> {
+        leftovers::next(&self.shared).await
     }
 
     async fn routes(&self) -> Vec<Route> {

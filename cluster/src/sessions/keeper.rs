@@ -178,6 +178,9 @@ async fn sweep(shared: &Shared, may_bury: bool) -> Result<(), AccessError> {
         let (buried, left, expired, deleted) = (next()?, next()?, next()?, next()?);
         shared.metrics.buried.inc_by(buried);
         shared.metrics.expired.inc_by(expired);
+        if next()? > 0 {
+            shared.leftovers.left.notify_one();
+        }
         if buried + left + expired + deleted == 0 {
             return Ok(());
         }

@@ -18,6 +18,7 @@ mod fleet;
 mod identity;
 mod inlet;
 mod keeper;
+mod leftovers;
 mod letters;
 mod local;
 mod metrics;

@@ -10,7 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Node, Numbered, Owned, Refusal, Route,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned, Refusal,
+    Route,
     SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{AccessError, Redis};
@@ -191,7 +192,7 @@ fn tenant(change: &Change) -> &str {
         | Change::Progress(owned, _)
         | Change::Leave(owned)
         | Change::End(owned) => &owned.client.tenant,
-        Change::Message { tenant, .. } | Change::Interest(tenant, ..) => tenant,
+        Change::Message { tenant, .. } | Change::HandOn { tenant, .. } | Change::Interest(tenant, ..) => tenant,
     }
 }
 
@@ -290,6 +291,13 @@ impl Bus for Pooled {
 
     async fn arrivals(&self) -> Vec<Arrival> {
         self.arrivals.next().await
+    }
+
+    async fn leftovers(&self, pool: usize) -> Vec<Leftover> {
+        match self.lanes.get(pool) {
+            Some(lane) => lane.leftovers(0).await,
+            None => std::future::pending().await,
+        }
     }
 
     fn pools(&self) -> usize {

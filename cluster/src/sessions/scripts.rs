@@ -15,6 +15,9 @@
 //! …:rn:NODE       hash, TENANT\0FILTER → interest    …:dead       set of NODEs whose clients are to be left
 //! …:rs            hash, TENANT\0CLIENT\0FILTER → session, subscription
 //! …:routes        stream, the feed of routes         …:drop       set of sessions whose queue is to be deleted
+//! …:left          zset, TENANT\0SESSION → ms from which on its messages are read for others
+//! …:l:SESSION     hash, a session that has left them over: c client, g progress, f n the first, and how often it
+//!                 was read                            …:lt:TENANT   zset of its sessions of that kind
 //! …:w:WRITER      hash: n its last batch, r refusals  …:g          hash: seq, epoch, mid, bytes
 //! ```
 //! NODE is `NAME@START`. All keys have one hash tag, so that a script may change any of them.
@@ -65,6 +68,8 @@ script! {
     FORGET = "forget.lua";
     /// Ends interests of a node in topics of a tenant.
     DISINTEREST = "disinterest.lua";
+    /// Reads messages that sessions have left over, piece by piece.
+    LEFTOVERS = "leftovers.lua";
     /// Removes letters that a node has read.
     PASSED = "passed.lua";
 }

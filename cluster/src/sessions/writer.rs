@@ -265,6 +265,9 @@ fn read(shared: &Shared, reply: Reply) -> Result<Answer, AccessError> {
     for counter in [&metrics.appended, &metrics.dropped, &metrics.lost, &metrics.undelivered] {
         counter.inc_by(reply::number(reply::next(&mut parts)?)?);
     }
+    if reply::number(reply::next(&mut parts)?)? > 0 {
+        shared.leftovers.left.notify_one();
+    }
     let place = |item: &str| {
         let failed = item.strip_suffix('!');
         let refusal = if failed.is_some() { Refusal::Fault } else { Refusal::NotOwned };

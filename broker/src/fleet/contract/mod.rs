@@ -5,6 +5,7 @@
 
 mod claims;
 mod failures;
+mod leftovers;
 mod listing;
 mod messages;
 mod peer;
@@ -22,6 +23,7 @@ use super::{Bus, Change, Client, Owned, Placed, Progress, SessionStore, SharedMe
 
 pub use claims::*;
 pub use failures::*;
+pub use leftovers::*;
 pub use listing::*;
 pub use messages::*;
 pub use refusals::*;
@@ -95,7 +97,12 @@ macro_rules! fleet_contract {
             clients_are_listed_in_their_order,
             sessions_are_shown_as_the_store_has_them,
             sessions_that_have_ended_are_not_shown,
-            a_session_that_is_away_is_ended_by_any_node
+            a_session_that_is_away_is_ended_by_any_node,
+            a_session_that_ends_leaves_messages_for_other_members,
+            what_a_dead_node_may_have_sent_once_is_not_left_over,
+            what_is_left_over_goes_to_one_taker,
+            what_a_dead_node_was_to_hand_on_is_handed_on_once,
+            sessions_leave_over_side_by_side
         }
     };
     ($open:expr; $($rule:ident),*) => {

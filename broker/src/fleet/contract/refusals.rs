@@ -25,7 +25,7 @@ impl Submitter for Waiting {
 }
 
 /// Submits changes, and returns which of them were refused by the time that they were durable.
-async fn refusals(node: &Peer, changes: Vec<Change>) -> Vec<Refusal> {
+pub(super) async fn refusals(node: &Peer, changes: Vec<Change>) -> Vec<Refusal> {
     let waiting = Arc::<Waiting>::default();
     let ticket = node.store.submit_for(changes, Some(Arc::clone(&waiting) as _));
     node.durable(ticket).await;

@@ -65,6 +65,7 @@ impl State {
                     self.append(&Client { tenant: Arc::clone(&tenant), id }, session, placed, &message);
                 }
             }
+            Change::HandOn { tenant, session, number, to } => self.hand_on(start, &tenant, (session, number), *to)?,
             Change::Interest(tenant, filter, interest) => self.interest(start, tenant, filter, interest),
         }
         Ok(())
@@ -88,7 +89,7 @@ impl State {
         Ok(())
     }
 
-    fn append(&mut self, client: &Client, session: u64, placed: Placed, message: &Arc<SharedMessage>) {
+    pub(super) fn append(&mut self, client: &Client, session: u64, placed: Placed, message: &Arc<SharedMessage>) {
         let most = self.most_messages;
         let Some(held) = self.held.get_mut(client).filter(|held| held.owned.session == session) else { return };
         let (owner, owned, is_connected) = (held.owner, held.owned.clone(), held.is_connected);

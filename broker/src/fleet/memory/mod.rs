@@ -7,6 +7,7 @@
 //! is held, they take effect and are not durable; while the store is away, they wait.
 
 mod change;
+mod leftovers;
 mod node;
 mod owners;
 mod queues;
@@ -86,7 +87,7 @@ impl MemoryFleet {
 
     /// Cuts a node off from the store, or ends that: see [`MemoryNode::away`].
     pub fn cut_off(&self, name: &str, is_away: bool) {
-        self.at(name, |node| node.is_away = is_away);
+        self.at(name, |node| node.set_away(is_away));
     }
 
     /// Lets nothing arrive at a node, or all that has waited.
@@ -113,7 +114,7 @@ impl MemoryFleet {
     fn set_away(&self, is_away: bool, is_brief: bool) {
         self.with(|state| {
             (state.is_away, state.is_brief) = (is_away, is_brief);
-            state.each(|node| node.is_away = is_away);
+            state.each(|node| node.set_away(is_away));
         });
     }
 

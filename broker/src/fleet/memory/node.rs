@@ -13,7 +13,8 @@ use super::MemoryFleet;
 use super::queues::Waits;
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Node, Numbered, Owned, Route, SessionStore,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned, Route,
+    SessionStore,
     StoredSummary, Submitter, Unavailable,
 };
 
@@ -28,15 +29,16 @@ pub struct MemoryNode {
     start: Start,
     arrived: Arc<Notify>,
     routed: Arc<Notify>,
+    left: Arc<Notify>,
 }
 
 impl MemoryNode {
     pub(super) fn new(
         fleet: MemoryFleet,
         name: Node,
-        (start, arrived, routed): (Start, Arc<Notify>, Arc<Notify>),
+        (start, [arrived, routed, left]): (Start, [Arc<Notify>; 3]),
     ) -> Self {
-        Self { fleet, name, start, arrived, routed }
+        Self { fleet, name, start, arrived, routed, left }
     }
 
     /// Lets no change of this node become durable. Changes take effect all the same.
@@ -51,13 +53,13 @@ impl MemoryNode {
 
     /// Cuts this node off from the store, or ends that: claims fail, changes wait, nothing arrives.
     pub fn away(&self, is_away: bool) {
-        self.fleet.with(|state| state.at(self.start, |node| node.is_away = is_away));
+        self.fleet.with(|state| state.at(self.start, |node| node.set_away(is_away)));
     }
 
     /// Waits until `take` has something, looking again when there is news or a session expires.
     async fn wait<T>(&self, news: &Notify, mut take: impl FnMut(&mut State, Start) -> Vec<T>) -> Vec<T> {
         loop {
-            let (taken, expires) = self.fleet.with(|state| (take(state, self.start), state.next_expiry()));
+            let (taken, expires) = self.fleet.with(|state| (take(state, self.start), state.next_time()));
             if !taken.is_empty() {
                 return taken;
             }
@@ -157,6 +159,10 @@ impl Bus for MemoryNode {
 
     async fn arrivals(&self) -> Vec<Arrival> {
         self.wait(&self.arrived, State::take_arrivals).await
+    }
+
+    async fn leftovers(&self, _: usize) -> Vec<Leftover> {
+        self.wait(&self.left, State::take_leftovers).await
     }
 
     async fn routes(&self) -> Vec<Route> {

@@ -105,7 +105,7 @@ impl State {
             if continues {
                 session = self.take_up(start, client, epoch);
             } else {
-                self.end(client, None);
+                self.end_at(client, None, is_connected);
             }
         }
         let held = self.held.entry(client.clone()).or_insert_with(|| {
@@ -184,12 +184,18 @@ impl State {
 
     /// Ends a session. Its owner gets [`Arrival::Taken`] when it does not know.
     pub(super) fn end(&mut self, client: &Client, taking: Option<Taking>) {
+        self.end_at(client, taking, false);
+    }
+
+    /// Its owner may be sending its messages at this moment, if it `is_sending`.
+    fn end_at(&mut self, client: &Client, taking: Option<Taking>, is_sending: bool) {
         let Some(Held { owner, owned, expires, kept, .. }) = self.held.remove(client) else { return };
         if let Some(at) = expires {
             self.expiring.remove(&(at, client.clone()));
         }
-        if kept.is_some() {
+        if let Some(kept) = kept {
             self.announce(None, &Route::Ended(client.clone(), owned.session));
+            self.leave_over(client.clone(), owned.session, kept, is_sending);
         }
         if let Some(taking) = taking {
             self.arrive(owner, owned.epoch, Arrival::Taken(owned, taking));
@@ -201,6 +207,7 @@ impl State {
         for client in self.clients(tenant) {
             self.end(&client, Some(Taking::Ended));
         }
+        self.forget_leftovers(tenant);
         let starts: Vec<Start> = self.nodes.keys().copied().collect();
         for start in starts {
             let Some(node) = self.nodes.get_mut(&start) else { continue };

@@ -47,6 +47,8 @@ pub(super) struct NodeState {
     pub(super) routes: Vec<Route>,
     pub(super) arrived: Arc<Notify>,
     pub(super) routed: Arc<Notify>,
+    /// Notified when there are messages that sessions have left over.
+    pub(super) left: Arc<Notify>,
 }
 
 impl NodeState {
@@ -70,7 +72,13 @@ impl NodeState {
             routes: Vec::new(),
             arrived: Arc::default(),
             routed: Arc::default(),
+            left: Arc::default(),
         }
+    }
+
+    pub(super) fn set_away(&mut self, is_away: bool) {
+        self.is_away = is_away;
+        self.left.notify_one();
     }
 
     pub(super) fn has_room(&self) -> bool {

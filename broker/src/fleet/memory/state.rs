@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::leftovers::Ended;
 use super::owners::{Held, Kept};
 use super::queues::{NodeState, Waits};
 use crate::fleet::{
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) due: Vec<Waker>,
     pub(super) most_messages: usize,
     pub(super) held: BTreeMap<Client, Held>,
+    /// What sessions have left over.
+    pub(super) ended: Vec<Ended>,
     pub(super) nodes: BTreeMap<Start, NodeState>,
     /// Clients that are not connected, by the end of their sessions.
     pub(super) expiring: BTreeSet<(Instant, Client)>,
@@ -53,6 +56,7 @@ impl State {
             due: Vec::new(),
             most_messages,
             held: BTreeMap::new(),
+            ended: Vec::new(),
             nodes: BTreeMap::new(),
             expiring: BTreeSet::new(),
             ahead: Duration::ZERO,
@@ -65,14 +69,14 @@ impl State {
 
     // Nodes.
 
-    pub(super) fn start(&mut self, name: &str) -> (Start, Arc<Notify>, Arc<Notify>) {
+    pub(super) fn start(&mut self, name: &str) -> (Start, [Arc<Notify>; 3]) {
         self.last_start += 1;
         let node = NodeState::new(name, self.is_away);
-        let (arrived, routed) = (Arc::clone(&node.arrived), Arc::clone(&node.routed));
+        let notified = [Arc::clone(&node.arrived), Arc::clone(&node.routed), Arc::clone(&node.left)];
         self.announce(None, &Route::NodeUp(Arc::clone(&node.name)));
         self.nodes.insert(self.last_start, node);
         self.reset_routes(name);
-        (self.last_start, arrived, routed)
+        (self.last_start, notified)
     }
 
     pub(super) fn kill(&mut self, name: &str) {
@@ -84,6 +88,8 @@ impl State {
             |(client, held): (&Client, &Held)| (held.owner == start && held.is_connected).then(|| client.clone());
         let left: Vec<Client> = self.held.iter().filter_map(connected).collect();
         left.iter().for_each(|client| self.leave(client));
+        // What it has read is for others.
+        self.notify_readers();
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Start> {
@@ -331,10 +337,15 @@ impl State {
         }
     }
 
-    /// The time, on the clock, at which the next session expires.
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        let (at, _) = self.expiring.first().filter(|_| !self.is_away)?;
-        Some(*at - self.ahead)
+    /// The time, on the clock, at which the next session expires, or something is left over.
+    pub(super) fn next_time(&self) -> Option<Instant> {
+        let expiry = self.expiring.first().filter(|_| !self.is_away).map(|(at, _)| self.real(*at));
+        [expiry, self.next_leftover()].into_iter().flatten().min()
+    }
+
+    /// A time on the clock.
+    pub(super) fn real(&self, at: Instant) -> Instant {
+        at - self.ahead
     }
 
     pub(super) fn notify_all(&self) {

@@ -14,7 +14,7 @@ local function note()
 end
 if batch <= last then
   note()
-  return { 'again', string.match(refusals, ';' .. int(batch) .. '=([^;]*)') or '', '', 0, 0, 0, 0 }
+  return { 'again', string.match(refusals, ';' .. int(batch) .. '=([^;]*)') or '', '', 0, 0, 0, 0, 0 }
 end
 
 local at = 7
@@ -127,7 +127,50 @@ local function message()
   end
 end
 
+-- Moves a message that was left over to a session that lasts; false when that is not there.
+local function move(item, client, session, placed)
+  local key, queue, fields = entry(client), B .. 'q:' .. session, item[2]
+  local held = call('HMGET', key, 's', 'k', 'n', 'o', 'on', 'e', 'lost')
+  if held[1] ~= session or not held[2] then return false end
+  if held[7] or not has_room(key, queue, held, client, session, 0) then
+    freed(release({ item }))
+    return true
+  end
+  local number = int(tonumber(held[3] or '0') + 1)
+  call('HSET', key, 'n', number)
+  call('XADD', queue, number .. '-0', 'p', placed, fields[3], fields[4])
+  stats.appended = stats.appended + 1
+  if held[5] then
+    local body = fields[4]
+    if fields[3] == 'm' then body = call('HGET', B .. 'm:' .. body, 'b') or '' end
+    local taker = pack(client) .. pack(session) .. pack(held[6]) .. pack(number) .. pack(placed)
+    send(held[4], #body + #taker, 'k', 'M', 'b', body, 't', taker)
+  end
+  return true
+end
+
 local changes = {
+  H = function()
+    local session, number, kind, to = take(), take() .. '-0', take(), take()
+    local queue = B .. 'q:' .. session
+    local item = call('EXISTS', B .. 'l:' .. session) == 1 and call('XRANGE', queue, number, number)[1]
+    if not item then
+      is_refused = kind ~= ''
+    elseif kind == 's' then
+      if move(item, to, take(), take()) then call('XDEL', queue, number) else is_refused = true end
+    else
+      if kind == 'n' then
+        local body, node = take(), to == '' and me or to .. '@' .. (call('HGET', B .. 'inc', to) or '')
+        if not is_up(node) then
+          is_refused = true
+          return
+        end
+        send(node, #body, 'k', 'F', 'b', body)
+      end
+      call('XDEL', queue, number)
+      freed(release({ item }))
+    end
+  end,
   K = function()
     local client = owned()
     local secs = take()
@@ -183,7 +226,7 @@ local changes = {
   end,
   X = function()
     local client = owned()
-    if client then finish(client) end
+    if client then finish(client, 0) end
   end,
   C = function()
     local client, claim = take(), take()
@@ -249,4 +292,4 @@ try('figures', settle)
 local numbers = table.concat(refused, ',')
 if numbers ~= '' then refusals = refusals .. ';' .. int(batch) .. '=' .. numbers end
 note()
-return { 'done', numbers, failure, stats.appended, stats.dropped, stats.lost, stats.undelivered }
+return { 'done', numbers, failure, stats.appended, stats.dropped, stats.lost, stats.undelivered, stats.left_over }

@@ -19,7 +19,8 @@ if held[6] ~= claim then
   if lasts and not clean then
     call('ZREM', B .. 'expiry', client)
   else
-    finish(client)
+    -- Its node may be sending at this moment: it has time to drop what it has sent.
+    finish(client, is_on and is_up(owner) and 1000 or 0)
     session, lasts = new, false
   end
   epoch = next_epoch()
@@ -34,5 +35,5 @@ if held[6] ~= claim then
     feed('k', 'P', 'c', client, 'v', '1')
   end
 end
-if not lasts or lasts == '0' then return { 'claimed', session, epoch, is_taken, {}, {} } end
-return { 'claimed', session, epoch, is_taken, call('HGETALL', key), read(B .. 'q:' .. session, '-', tonumber(ARGV[8])) }
+if not lasts or lasts == '0' then return { 'claimed', session, epoch, is_taken, {}, {}, stats.left_over } end
+return { 'claimed', session, epoch, is_taken, call('HGETALL', key), read(B .. 'q:' .. session, '-', tonumber(ARGV[8])), 0 }

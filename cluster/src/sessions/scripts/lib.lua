@@ -7,7 +7,7 @@ local G = B .. 'g'
 local FEED, LETTERS, INBOX, COST = 65536, 131072, 67108864, 128
 -- Messages that are read in one step, and bytes of one reply: a message may have a megabyte.
 local STEP, REPLY = 16, 1048576
-local stats = { appended = 0, dropped = 0, lost = 0, undelivered = 0 }
+local stats = { appended = 0, dropped = 0, lost = 0, undelivered = 0, left_over = 0 }
 
 local function int(number) return string.format('%.0f', number) end
 local function pack(text) return #text .. ':' .. text end
@@ -129,10 +129,20 @@ local function notify_taken(client, session, epoch, node, reason)
   if node and is_up(node) then send(node, #client, 'k', 'T', 'c', client, 's', session, 'e', epoch, 'v', reason) end
 end
 
--- Ends the session of a client, and deletes its entry. A long queue is left to the sweeper.
-local function finish(client)
+-- Keeps the queue of a session that ends, for members of its shared subscriptions, from a time on.
+local function leave_over(client, session, progress, grace)
+  local tenant = tenant_of(client)
+  call('HSET', B .. 'l:' .. session, 'c', client, 'g', progress or '{}')
+  call('ZADD', B .. 'left', int(now_ms() + grace), tenant .. '\0' .. session)
+  call('ZADD', B .. 'lt:' .. tenant, 0, session)
+  stats.left_over = stats.left_over + 1
+end
+
+-- Ends the session of a client, and deletes its entry. A long queue is left to the sweeper. Other members
+-- get the messages of its shared subscriptions after some ms, unless its tenant is gone (nil).
+local function finish(client, grace)
   local key = entry(client)
-  local held = call('HMGET', key, 's', 'o', 'k')
+  local held = call('HMGET', key, 's', 'o', 'k', 'h', 'g')
   if not held[1] then return end
   if held[3] then
     local routes, gone = {}, false
@@ -149,7 +159,10 @@ local function finish(client)
     if #routes > 0 then call('HDEL', B .. 'rs', unpack(routes)) end
     if gone then feed('k', 'E', 'c', client, 's', held[1]) end
     local queue = B .. 'q:' .. held[1]
-    if call('XLEN', queue) <= 64 then
+    local length = call('XLEN', queue)
+    if held[4] and grace and length > 0 then
+      leave_over(client, held[1], held[5], grace)
+    elseif length <= 64 then
       delete(queue, '-', '+')
     else
       call('SADD', B .. 'drop', held[1])
@@ -174,7 +187,7 @@ end
 local function leave(client)
   local key = entry(client)
   local held = call('HMGET', key, 'k', 'o', 'h')
-  if not held[1] or held[1] == '0' then return finish(client) end
+  if not held[1] or held[1] == '0' then return finish(client, 0) end
   call('HDEL', key, 'on', 'cl', 'tk')
   call('SREM', B .. 'own:' .. held[2], client)
   if held[3] then

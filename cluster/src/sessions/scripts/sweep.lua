@@ -1,7 +1,8 @@
--- ARGV may_bury chunk   Returns what was done: starts of nodes, clients left, sessions expired, pieces of queues.
+-- ARGV may_bury chunk   Returns what was done: starts of nodes, clients left, sessions expired, pieces of queues,
+-- sessions with messages left over.
 local chunk = tonumber(ARGV[2])
 local now = int(now_ms())
-local done = { 0, 0, 0, 0 }
+local done = { 0, 0, 0, 0, 0 }
 if ARGV[1] == '1' then
   for _, node in ipairs(call('ZRANGEBYSCORE', B .. 'alive', '-inf', now, 'LIMIT', 0, 8)) do
     bury(node)
@@ -28,7 +29,7 @@ for _, client in ipairs(call('ZRANGEBYSCORE', B .. 'expiry', '-inf', now, 'LIMIT
     call('ZREM', B .. 'expiry', client)
   else
     notify_taken(client, held[1], held[2], held[3], 'E')
-    finish(client)
+    finish(client, 0)
   end
   done[3] = done[3] + 1
 end
@@ -48,4 +49,5 @@ if session then
     call('SREM', B .. 'drop', session)
   end
 end
+done[5] = stats.left_over
 return done

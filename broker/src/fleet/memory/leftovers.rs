@@ -1,0 +1,123 @@
+//! Messages that sessions have left over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::owners::Kept;
+use super::state::{Start, State};
+use crate::fleet::{Arrival, Client, Leftover, NextTaker, Numbered, Refusal};
+use crate::in_flight::MAX_IN_FLIGHT;
+
+/// Messages that are read at a time.
+const PIECE: usize = 256;
+/// Time in which a node drops what it has sent of a session that has ended elsewhere.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// What a session has left over.
+#[derive(Debug)]
+pub(super) struct Ended {
+    client: Client,
+    session: u64,
+    messages: BTreeMap<u64, Numbered>,
+    /// Nothing of it is returned before.
+    due: Instant,
+    /// The node that hands it on.
+    reader: Option<Start>,
+}
+
+impl Kept {
+    /// Messages that other members get.
+    fn left_over(self) -> BTreeMap<u64, Numbered> {
+        let beyond = if self.progress.exact { 0 } else { MAX_IN_FLIGHT as u64 };
+        let sent_to = self.progress.sent_to.saturating_add(beyond);
+        let is_left = |(number, message): &(u64, Numbered)| {
+            message.placed.share.is_some() && (message.placed.qos < 2 || *number > sent_to)
+        };
+        self.messages.into_iter().filter(is_left).collect()
+    }
+}
+
+impl State {
+    /// Keeps what a session leaves over.
+    pub(super) fn leave_over(&mut self, client: Client, session: u64, kept: Kept, was_connected: bool) {
+        let messages = kept.left_over();
+        if messages.is_empty() {
+            return;
+        }
+        let due = if was_connected { self.now() + GRACE } else { self.now() };
+        self.ended.push(Ended { client, session, messages, due, reader: None });
+        self.notify_readers();
+    }
+
+    pub(super) fn forget_leftovers(&mut self, tenant: &str) {
+        self.ended.retain(|ended| *ended.client.tenant != *tenant);
+    }
+
+    pub(super) fn notify_readers(&self) {
+        self.nodes.values().for_each(|node| node.left.notify_one());
+    }
+
+    pub(super) fn take_leftovers(&mut self, start: Start) -> Vec<Leftover> {
+        if self.reaching(start).is_err() {
+            return Vec::new();
+        }
+        let now = self.now();
+        let Self { ended, nodes, .. } = self;
+        let is_free = |reader: Option<Start>| reader.is_none_or(|of| of == start || !nodes.contains_key(&of));
+        let Some(ended) = ended.iter_mut().find(|ended| ended.due <= now && is_free(ended.reader)) else {
+            return Vec::new();
+        };
+        ended.reader = Some(start);
+        let Ended { client, session, messages, .. } = ended;
+        let leftover =
+            |message: &Numbered| Leftover { client: client.clone(), session: *session, message: message.clone() };
+        messages.values().take(PIECE).map(leftover).collect()
+    }
+
+    /// The time, on the clock, at which what a session has left over is returned.
+    pub(super) fn next_leftover(&self) -> Option<Instant> {
+        // Of those that are due, nodes are notified.
+        let now = self.now();
+        self.ended.iter().map(|ended| ended.due).filter(|due| *due > now).min().map(|at| self.real(at))
+    }
+
+    pub(super) fn hand_on(
+        &mut self,
+        start: Start,
+        tenant: &Arc<str>,
+        (session, number): (u64, u64),
+        to: NextTaker,
+    ) -> Result<(), Refusal> {
+        let is_of = |ended: &&mut Ended| ended.session == session && ended.client.tenant == *tenant;
+        let message = self.ended.iter_mut().find(is_of).and_then(|ended| ended.messages.get(&number).cloned());
+        let Some(Numbered { message, .. }) = message else {
+            return if to == NextTaker::Dropped { Ok(()) } else { Err(Refusal::NotOwned) };
+        };
+        match to {
+            NextTaker::Session(id, taker, placed) => {
+                let client = Client { tenant: Arc::clone(tenant), id };
+                let held = self.held.get(&client).filter(|held| held.owned.session == taker);
+                held.and_then(|held| held.kept.as_ref()).ok_or(Refusal::NotOwned)?;
+                self.append(&client, taker, placed, &message);
+            }
+            NextTaker::Node(name, forwarded) => {
+                let node = match name {
+                    Some(name) => self.find(&name).ok_or(Refusal::NotOwned)?,
+                    None => start,
+                };
+                self.at(node, |node| node.arrive(Arrival::Forwarded(forwarded)));
+            }
+            NextTaker::Dropped => {}
+        }
+        if let Some(ended) = self.ended.iter_mut().find(|ended| ended.session == session) {
+            ended.messages.remove(&number);
+        }
+        self.ended.retain(|ended| !ended.messages.is_empty());
+        // There may be others, or another session.
+        self.notify_readers();
+        Ok(())
+    }
+}

@@ -225,7 +225,7 @@ fn has_less(peer: &Peer, owned: &Owned, all: u64) -> bool {
     (peer.messages(owned).len() as u64) < all
 }
 
-/// What was not handed on comes again, after other sessions or before them.
+/// Several sessions that have ended are drained, whichever comes first.
 pub async fn sessions_leave_over_side_by_side(fixture: &dyn Fixture) {
     let a = Peer::start(fixture, "a").await;
     let mut expected = BTreeSet::new();

@@ -16,7 +16,7 @@ const PIECE: usize = 256;
 /// Time in which a node drops what it has sent of a session that has ended elsewhere.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// What a session has left over.
+/// A session that has ended, with the messages that it has left over.
 #[derive(Debug)]
 pub(super) struct Ended {
     client: Client,

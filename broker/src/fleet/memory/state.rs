@@ -33,7 +33,7 @@ pub(super) struct State {
     pub(super) due: Vec<Waker>,
     pub(super) most_messages: usize,
     pub(super) held: BTreeMap<Client, Held>,
-    /// What sessions have left over.
+    /// Sessions with messages left over.
     pub(super) ended: Vec<Ended>,
     pub(super) nodes: BTreeMap<Start, NodeState>,
     /// Clients that are not connected, by the end of their sessions.

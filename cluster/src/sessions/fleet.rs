@@ -8,8 +8,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use broker::fleet::{
     Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Leftover, Node, Numbered, Owned,
-    Route,
-    SessionStore, StoredSummary, Submitter, Unavailable,
+    Route, SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{Access, AccessError, Redis};
 use hashbrown::HashMap;

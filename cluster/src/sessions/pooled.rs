@@ -11,8 +11,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use broker::fleet::{
     Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned, Refusal,
-    Route,
-    SessionStore, StoredSummary, Submitter, Unavailable,
+    Route, SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{AccessError, Redis};
 use hashbrown::HashMap;

@@ -14,8 +14,7 @@ use super::queues::Waits;
 use super::state::{Start, State};
 use crate::fleet::{
     Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned, Route,
-    SessionStore,
-    StoredSummary, Submitter, Unavailable,
+    SessionStore, StoredSummary, Submitter, Unavailable,
 };
 
 /// Time that the owner of a client has to read what has arrived from it.

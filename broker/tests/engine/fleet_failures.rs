@@ -1,6 +1,8 @@
 //! A fleet whose nodes die and start, whose store is away, and whose messages are lost on their
 //! way.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use weir_broker::RetainedMessage;
 use weir_broker::fleet::memory::MemoryFleet;
 
@@ -149,6 +151,61 @@ fn what_a_session_leaves_over_goes_to_another_member_of_any_node() {
         assert_eq!(take(&mut other, true, ALL), strings(0..ALL), "{way}");
         other.ping();
     }
+}
+
+#[test]
+fn a_session_leaves_many_messages_over_and_each_arrives_once_in_order() {
+    const ALL: usize = 100_000;
+    const WINDOW: usize = 500;
+    let nodes = Nodes::<2>::new();
+    let mut s = nodes.at(0).v5("s", 0, LASTS);
+    subscribe(&mut s, true, 1, &[("$share/g/n", 1)]);
+    drop(s);
+    nodes.wait_away("s");
+    nodes.wait_known(1, 1);
+    let mut p = join(nodes.at(1), true, "p", CLEAN);
+    for from in (0..ALL).step_by(WINDOW) {
+        for n in from..from + WINDOW {
+            p.publish("n", n.to_string().as_bytes(), 1, (n - from + 1) as u16, true);
+        }
+        for _ in 0..WINDOW {
+            assert_eq!(p.packet().0, 0x40);
+        }
+    }
+    // Members of both kinds, at both nodes.
+    let members = [("lasts", 0, 0), ("short", 1, CLEAN)].map(|(id, node, flags)| {
+        let mut member = join(nodes.at(node), true, id, flags);
+        subscribe(&mut member, true, 1, &[("$share/g/n", 1), ("over", 1)]);
+        member
+    });
+    nodes.wait_known(0, 5);
+    // With the interests of the other one in messages of QoS 0.
+    nodes.wait_known(1, 7);
+    let arrived = AtomicUsize::new(0);
+    let read = |mut member: Peer| {
+        let mut numbers: Vec<usize> = Vec::new();
+        loop {
+            let got = message(&mut member, true);
+            acknowledge(&mut member, &got);
+            if got.topic == "over" {
+                return numbers;
+            }
+            numbers.push(String::from_utf8(got.payload).unwrap().parse().unwrap());
+            arrived.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let numbers = std::thread::scope(|scope| {
+        let readers = members.map(|member| scope.spawn(|| read(member)));
+        // The session ends.
+        join(nodes.at(1), true, "s", CLEAN).ping();
+        wait(|| arrived.load(Ordering::SeqCst) == ALL);
+        publish(&mut p, true, 0x32, "over", b"");
+        readers.map(|reader| reader.join().unwrap())
+    });
+    assert!(numbers.iter().all(|numbers| numbers.is_sorted() && !numbers.is_empty()), "in order, to both");
+    let mut all = numbers.concat();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..ALL), "each once");
 }
 
 #[test]

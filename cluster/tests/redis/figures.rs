@@ -8,16 +8,6 @@ use weir_cluster::sessions::Config;
 use crate::node::{Node, append, client, options, until};
 use crate::server::Server;
 
-/// Seconds of the processor that the server has used.
-fn processor(server: &Server) -> f64 {
-    let info = server.command(&["INFO", "cpu"]);
-    let of = |name: &str| {
-        let line = info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok());
-        line.unwrap()
-    };
-    of("used_cpu_sys") + of("used_cpu_user")
-}
-
 async fn storm(nodes: [&Node; 2], clients: usize, is_clean: bool) -> Vec<Duration> {
     const TASKS: usize = 64;
     let tasks = (0..TASKS).map(|task| {
@@ -51,7 +41,7 @@ async fn figures_of_claims_and_messages() {
     let config = || Config { lease: Duration::from_secs(60), claim: Duration::from_secs(20), ..Config::default() };
     let (a, b) = (server.node("a", config()).await, server.node("b", config()).await);
     for (name, nodes, is_clean) in [("new", [&a, &b], true), ("continued elsewhere", [&b, &a], false)] {
-        let (begun, used) = (Instant::now(), processor(&server));
+        let (begun, used) = (Instant::now(), server.processor());
         let times = storm(nodes, CLIENTS, is_clean).await;
         assert_eq!(times.len(), CLIENTS);
         let secs = begun.elapsed().as_secs_f64();
@@ -61,13 +51,13 @@ async fn figures_of_claims_and_messages() {
             times[CLIENTS / 2],
             times[CLIENTS * 99 / 100],
             times[CLIENTS - 1],
-            (processor(&server) - used) * 1e6 / CLIENTS as f64
+            (server.processor() - used) * 1e6 / CLIENTS as f64
         );
     }
     let owned = a.lasting("taker", 1 << 40, 60).await;
     for bytes in [100, 1_000] {
         let payload = "x".repeat(bytes);
-        let (begun, used) = (Instant::now(), processor(&server));
+        let (begun, used) = (Instant::now(), server.processor());
         let before = a.arrived(&owned).len();
         let mut last = 0;
         for n in 0..MESSAGES {
@@ -86,7 +76,7 @@ async fn figures_of_claims_and_messages() {
         println!(
             "messages of {bytes} bytes: {:.0}/s, redis {:.1} us each",
             MESSAGES as f64 / begun.elapsed().as_secs_f64(),
-            (processor(&server) - used) * 1e6 / MESSAGES as f64
+            (server.processor() - used) * 1e6 / MESSAGES as f64
         );
     }
     let mut times: Vec<Duration> = Vec::new();

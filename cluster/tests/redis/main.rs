@@ -8,6 +8,7 @@ mod exchange;
 mod failover;
 mod faults;
 mod figures;
+mod leftovers;
 mod members;
 mod node;
 mod pools;

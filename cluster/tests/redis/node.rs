@@ -128,6 +128,12 @@ impl Node {
         };
         self.arrivals.lock().iter().filter_map(of).collect()
     }
+
+    /// Number of these messages.
+    pub(crate) fn arrived_count(&self, owned: &Owned) -> usize {
+        let is_of = |arrival: &&Arrival| matches!(arrival, Arrival::Message(of, _) if of == owned);
+        self.arrivals.lock().iter().filter(is_of).count()
+    }
 }
 
 pub(crate) fn shown(numbered: &Numbered) -> (u64, String) {

@@ -25,6 +25,22 @@ impl Server {
         let script = "return #redis.call('KEYS', 'weir:{sessions}:' .. ARGV[1] .. '*')";
         self.command(&["EVAL", script, "0", part]).trim_start_matches(':').parse().unwrap()
     }
+
+    /// Seconds of the processor that the server has used.
+    pub(crate) fn processor(&self) -> f64 {
+        let info = self.command(&["INFO", "cpu"]);
+        let of = |name: &str| {
+            let mut lines = info.lines();
+            lines.find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse::<f64>().ok()).unwrap()
+        };
+        of("used_cpu_sys") + of("used_cpu_user")
+    }
+
+    /// Bytes of the messages that are stored for sessions.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let script = "return tonumber(redis.call('HGET', 'weir:{sessions}:g', 'bytes'))";
+        self.command(&["EVAL", script, "0"]).trim_start_matches(':').parse().unwrap()
+    }
 }
 
 /// Access for a node, by way of a port.

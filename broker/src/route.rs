@@ -83,8 +83,8 @@ impl Taker {
 pub(crate) struct Dispatch {
     pub(crate) message: Arc<Message>,
     pub(crate) takers: Vec<Taker>,
-    /// It is retained already, and goes to a new subscription.
-    pub(crate) is_walk: bool,
+    /// It is retained already, and goes to a new subscription of this QoS.
+    pub(crate) walk: Option<u8>,
     /// Client that sent it.
     pub(crate) from: Arc<str>,
     /// In a fleet, the receipt of a message of QoS 2: it is stored with the message.
@@ -98,8 +98,8 @@ pub(crate) struct Dispatch {
 impl Dispatch {
     /// A message from a client.
     pub(crate) fn new(message: Arc<Message>, takers: Vec<Taker>, from: &Arc<str>) -> Self {
-        let (is_walk, receipt, submitter, is_kept) = Default::default();
-        Self { message, takers, is_walk, from: Arc::clone(from), receipt, is_kept, submitter }
+        let (walk, receipt, submitter, is_kept) = Default::default();
+        Self { message, takers, walk, from: Arc::clone(from), receipt, is_kept, submitter }
     }
 }
 
@@ -184,18 +184,20 @@ impl<I: Inbox> Broker<I> {
     /// retained one.
     pub(crate) fn route(&self, tenant: &Tenant, mut dispatch: Dispatch) -> Routed {
         let before = self.keep(tenant, &mut dispatch);
-        let Dispatch { mut message, mut takers, is_walk, from, receipt, submitter, .. } = dispatch;
+        let Dispatch { mut message, mut takers, walk, from, receipt, submitter, .. } = dispatch;
         // Those of a message that no connection has staged once more.
         let lasts = |taker: &mut Taker| taker.qos > 0 && taker.session.lasting() == Lasting::Log;
         for taker in takers.extract_if(before.., lasts) {
             self.give_to(&tenant.id, &message, taker, None);
         }
-        if is_walk {
+        if let Some(granted) = walk {
             // One that was set meanwhile may have come before the subscription.
             let Some(now) = tenant.retained.get(&message.topic) else { return Routed::default() };
+            takers.iter_mut().for_each(|taker| taker.qos = now.qos.min(granted));
             message = now;
         }
         let all = takers.len();
+        let is_walk = walk.is_some();
         let sent = fleet::Outgoing { message: &message, from: &from, receipt, is_walk, submitter };
         let fleet::Sent { ticket, is_forwarded } =
             self.fleet.as_ref().map(|fleet| fleet.send(&tenant.id, sent, &mut takers)).unwrap_or_default();
@@ -266,9 +268,9 @@ impl<I: Inbox> Broker<I> {
     /// it arrived: they looked for a retained message before it was there. Returns how many
     /// subscribers it had before.
     pub(crate) fn keep(&self, tenant: &Tenant, dispatch: &mut Dispatch) -> usize {
-        let Dispatch { message, takers, is_walk, from, is_kept, .. } = dispatch;
+        let Dispatch { message, takers, walk, from, is_kept, .. } = dispatch;
         let before = takers.len();
-        if !message.retain || *is_walk || std::mem::replace(is_kept, true) {
+        if !message.retain || walk.is_some() || std::mem::replace(is_kept, true) {
             return before;
         }
         tenant.retained.set_next(message);

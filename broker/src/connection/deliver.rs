@@ -194,7 +194,8 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         {
             self.staged = true;
             let (takers, from) = (vec![taker], Arc::clone(&self.sender.client));
-            let dispatch = Some(Box::new(Dispatch { is_walk: true, ..Dispatch::new(message, takers, &from) }));
+            let dispatch =
+                Some(Box::new(Dispatch { walk: Some(walk.options.qos), ..Dispatch::new(message, takers, &from) }));
             self.owe(Pending { dispatch, ..Pending::answer(Wait::Submit, 0, Answer::Nothing) });
         } else {
             self.broker.send_retained(&message, taker);

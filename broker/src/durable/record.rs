@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::subscribe::{Options, RetainHandling};
+use crate::in_flight::MAX_IN_FLIGHT;
 pub(super) use model::topic::MESSAGES;
 
 pub(super) const SESSIONS: &str = "$weir/sessions/";
@@ -88,6 +89,16 @@ impl Progress {
     /// True when the client has the message of this number.
     pub fn has(&self, number: u64) -> bool {
         number <= self.done_to || self.done.iter().any(|(from, to)| (*from..=*to).contains(&number))
+    }
+
+    /// The progress of a session of which messages up to `given` have numbers, with all that may have
+    /// been sent as sent: no more than are in flight at most, unless it was left in order.
+    pub(crate) fn with_unnoted(self, given: u64) -> Self {
+        if self.exact {
+            return self;
+        }
+        let sent_to = self.sent_to.saturating_add(MAX_IN_FLIGHT as u64).min(given.max(self.sent_to));
+        Self { sent_to, exact: true, ..self }
     }
 
     /// Adds what another record of the same session says.

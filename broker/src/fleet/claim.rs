@@ -168,6 +168,9 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn restore_claimed(&self, tenant: &Tenant, owned: &Owned, stored: StoredSession) -> Arc<Session> {
         let StoredSession { expiry_secs, subscriptions, progress, released, receipts, last, messages, is_lost } =
             stored;
+        let was_exact = progress.exact;
+        // They count as sent for the next node, too, to which the client may get before they come.
+        let progress = progress.with_unnoted(last);
         let open: Numbers = messages.iter().map(|message| message.number).collect();
         let ledger = Ledger::shared(owned.clone(), Arc::clone(&self.journal), &progress, &open, last);
         let queue = Queue::new(self.memory.sessions.clone(), Arc::clone(&self.memory.heavy));
@@ -198,7 +201,7 @@ impl<I: Inbox> Broker<I> {
         let mut state = session.state();
         let released = released.iter().filter_map(|number| held.remove(number));
         restore_exchanges(&mut state, released, &progress, receipts);
-        if let Some(fleet) = self.fleet.as_ref().filter(|_| progress.exact) {
+        if let Some(fleet) = self.fleet.as_ref().filter(|_| was_exact) {
             fleet.store.submit(vec![Change::Progress(owned.clone(), ledger.progress())]);
         }
         self.restore_subscriptions(tenant, &session, &mut state, subscriptions);

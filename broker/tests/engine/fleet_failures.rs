@@ -415,3 +415,26 @@ fn of_retained_messages_at_two_nodes_at_once_both_keep_the_same() {
         }
     }
 }
+
+#[test]
+fn a_message_that_was_sent_before_a_kill_is_a_duplicate_for_each_later_connection() {
+    for v5 in [false, true] {
+        let mut nodes = Nodes::<2>::new();
+        let mut s = join(nodes.at(0), v5, "s", 0);
+        subscribe(&mut s, v5, 1, &[("n", 1)]);
+        nodes.wait_known(1, 2);
+        let mut p = join(nodes.at(1), v5, "p", CLEAN);
+        for payload in ["1", "2", "3"] {
+            publish(&mut p, v5, 0x32, "n", payload.as_bytes());
+        }
+        // Right before the node is killed: what was sent is stored a moment later.
+        assert_eq!((0..3).map(|_| message(&mut s, v5).first).collect::<Vec<_>>(), [0x32; 3]);
+        nodes.kill(0);
+        for _ in 0..2 {
+            let mut s = rejoin(nodes.at(1), v5, "s");
+            assert_eq!((0..3).map(|_| message(&mut s, v5).first).collect::<Vec<_>>(), [0x3A; 3]);
+            s.send(0xE0, &[]);
+            nodes.wait_away("s");
+        }
+    }
+}

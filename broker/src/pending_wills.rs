@@ -5,7 +5,7 @@
 //! publishes it, or when it is no longer due. A will message that is still there at a start belongs
 //! to a connection that ended with an earlier one: it is published before connections are accepted,
 //! so that it comes before everything that its client sends now. Only a delayed one of a session
-//! that has lasted waits for its delay, in which the client may come back.
+//! that has lasted waits for its delay, in which the client may come back: in a fleet, to any node.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::codec::connect::Will;
+use crate::fleet::{Client, Owned};
 use crate::will::LastWill;
 use crate::{Broker, RetainedMessage};
 use door::{Inbox, Intake, Retained, Sender};
@@ -22,7 +23,8 @@ use door::{Inbox, Intake, Retained, Sender};
 pub(crate) const OWN: &str = "$weir/";
 const TOPIC: &str = "$weir/wills/";
 /// Version 1 had no device.
-const VERSION: u8 = 2;
+/// Version 2 had no ownership.
+const VERSION: u8 = 3;
 /// Will messages that are published at a time: one write of the log stores all of them.
 const AT_ONCE: usize = 1024;
 /// Time that connections wait for the will messages of earlier starts.
@@ -55,9 +57,13 @@ pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str, started: u64) ->
     (retained, earlier.collect())
 }
 
-fn encode(LastWill { will, sender, .. }: &LastWill) -> Vec<u8> {
+fn encode(LastWill { will, sender, owned, .. }: &LastWill) -> Vec<u8> {
     let mut out = vec![VERSION, will.retain.into(), sender.user.is_some().into()];
     out.extend_from_slice(&will.delay_secs.to_be_bytes());
+    // No claim has the epoch 0.
+    let (session, epoch) = owned.as_ref().map_or((0, 0), |owned| (owned.session, owned.epoch));
+    out.extend_from_slice(&session.to_be_bytes());
+    out.extend_from_slice(&epoch.to_be_bytes());
     let user = sender.user.as_deref().unwrap_or_default();
     // Devices have an id.
     let device = sender.device.as_deref().unwrap_or_default();
@@ -73,6 +79,13 @@ fn encode(LastWill { will, sender, .. }: &LastWill) -> Vec<u8> {
 fn decode(message: RetainedMessage) -> Option<Earlier> {
     let ([version, retain, has_user], rest) = message.payload.split_first_chunk()?;
     let (delay, mut rest) = rest.split_first_chunk()?;
+    let mut claim = [0; 2];
+    if *version == VERSION {
+        for number in &mut claim {
+            let (bytes, tail) = rest.split_first_chunk()?;
+            (*number, rest) = (u64::from_be_bytes(*bytes), tail);
+        }
+    }
     let mut text = || {
         let (length, tail) = rest.split_first_chunk()?;
         let (text, tail) = tail.split_at_checked(u16::from_be_bytes(*length).into())?;
@@ -90,6 +103,9 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
         peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         protocol: "mqtt",
     };
+    let [session, epoch] = claim;
+    let client = Client { tenant: Arc::clone(&sender.tenant), id: Arc::clone(&sender.client) };
+    let owned = (epoch > 0).then_some(Owned { client, session, epoch });
     let will = Will {
         topic,
         payload: rest.to_vec(),
@@ -98,8 +114,9 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
         delay_secs: u32::from_be_bytes(*delay),
         properties: message.properties,
     };
-    matches!(version, 1 | &VERSION)
-        .then(|| Box::new(LastWill { will, sender, kept_as: Some(message.topic.into()), ended: None, meter: None }))
+    let kept_as = Some(message.topic.into());
+    matches!(version, 1 | 2 | &VERSION)
+        .then(|| Box::new(LastWill { will, sender, owned, kept_as, ended: None, meter: None }))
 }
 
 /// Stages that a will message is kept.
@@ -162,6 +179,10 @@ impl<I: Inbox> Broker<I> {
                 return;
             }
         }
+        if last.will.delay_secs > 0 && last.owned.is_some() && self.fleet.is_some() {
+            self.await_session(last, tenant);
+            return;
+        }
         // With retained messages that came late, the client may be back, or in time at another
         // node.
         let is_back = last.will.delay_secs > 0 && tenant.is_connected_elsewhere(&last.sender.client);
@@ -211,7 +232,9 @@ mod tests {
             peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             protocol: "mqtt",
         };
-        LastWill { will, sender, kept_as: Some(topic("n", 255, 7)), ended: None, meter: None }
+        let client = Client { tenant: "t".into(), id: "d".into() };
+        let owned = device.map(|_| Owned { client, session: 1 << 40, epoch: u64::MAX });
+        LastWill { will, sender, owned, kept_as: Some(topic("n", 255, 7)), ended: None, meter: None }
     }
 
     #[test]
@@ -223,7 +246,7 @@ mod tests {
             let (retained, earlier) = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n", 1);
             assert!(retained.is_empty());
             assert_eq!(earlier[0].will, last.will);
-            assert_eq!(earlier[0].kept_as, last.kept_as);
+            assert_eq!((&earlier[0].kept_as, &earlier[0].owned), (&last.kept_as, &last.owned));
             let of = |sender: &Sender| {
                 (sender.tenant.clone(), sender.client.clone(), sender.user.clone(), sender.device.clone())
             };
@@ -237,6 +260,8 @@ mod tests {
         let mut old = kept(&last, "$weir/wills/n/ff-7");
         // Version 1 ended with the user name and the payload.
         old.payload[0] = 1;
+        // Version 2 had no ownership behind the delay.
+        old.payload.drain(7..23);
         let device_at = old.payload.len() - last.will.payload.len() - 2;
         old.payload.drain(device_at..device_at + 2);
         let (_, earlier) = split(vec![old], "n", 1);
@@ -251,6 +276,17 @@ mod tests {
         let (retained, earlier) = split(messages.to_vec(), "n", 2);
         assert_eq!(retained.iter().map(|message| &*message.topic).collect::<Vec<_>>(), ["a"]);
         assert_eq!(earlier.len(), 1);
+    }
+
+    #[test]
+    fn a_will_kept_without_an_ownership_is_read() {
+        let last = last(Some("u"), Some("d"));
+        let mut old = kept(&last, "$weir/wills/n/ff-7");
+        old.payload[0] = 2;
+        old.payload.drain(7..23);
+        let (_, earlier) = split(vec![old], "n", 1);
+        assert_eq!((&earlier[0].will, &earlier[0].sender.device), (&last.will, &last.sender.device));
+        assert_eq!(earlier[0].owned, None);
     }
 
     #[test]

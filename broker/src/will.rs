@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Broker;
 use crate::codec::connect::Will;
 use crate::durable::Ledger;
+use crate::fleet::{LeftSession, Owned};
 use crate::link::Link;
 use crate::pending_wills;
 use crate::route::{Dispatch, Routed};
@@ -22,6 +23,9 @@ use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
 /// Bytes of a will message that waits, besides its contents: a task.
 const WILL_BYTES: usize = 1 << 10;
 
+/// The reason why one is kept.
+const AWAY: &str = "the store of sessions is away";
+
 /// Time that a new connection waits for the will message before it. A log that is full for longer
 /// does not keep clients out.
 pub(crate) const SETTLE: Duration = Duration::from_secs(5);
@@ -31,12 +35,22 @@ pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 pub(crate) struct LastWill {
     pub(crate) will: Will,
     pub(crate) sender: Sender,
+    /// In a fleet, the ownership that the connection has.
+    pub(crate) owned: Option<Owned>,
     /// Topic under which it is kept for the next start.
     pub(crate) kept_as: Option<Box<str>>,
     /// Cancelled when the credential of the sender is revoked or expires: then it is not published.
     pub(crate) ended: Option<CancellationToken>,
     /// Limits of the tenant. A will message of an earlier start has none.
     pub(crate) meter: Option<DeviceMeter>,
+}
+
+impl LastWill {
+    /// Bytes of one that waits.
+    pub(crate) fn bytes(&self) -> usize {
+        let Will { topic, payload, properties, .. } = &self.will;
+        WILL_BYTES + topic.len() + payload.len() + properties.len()
+    }
 }
 
 /// Closed when a will message is published, or is not due.
@@ -90,8 +104,7 @@ impl<I: Inbox> Broker<I> {
         tenant: &Arc<Tenant>,
     ) -> Option<Settled> {
         let mut delay = Duration::from_secs(u64::from(last.will.delay_secs.min(state.expiry_secs)));
-        let bytes = last.will.topic.len() + last.will.payload.len() + last.will.properties.len();
-        let memory = self.memory.sessions.acquire(WILL_BYTES + bytes).ok();
+        let memory = self.memory.sessions.acquire(last.bytes()).ok();
         if memory.is_none() {
             // A will message that cannot wait is published now.
             delay = Duration::ZERO;
@@ -141,12 +154,31 @@ impl<I: Inbox> Broker<I> {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let _held = memory;
-            if let Some((delay, cancelled)) = pending {
+            if let Some((delay, mut cancelled)) = pending {
+                let mut is_pending = true;
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
-                    cancelled = cancelled => if cancelled.is_ok() { return broker.forget_will(last) },
-                    // Sessions end with the process, and wills are due at the end of a session.
+                    cancelled = &mut cancelled => {
+                        if cancelled.is_ok() {
+                            return broker.forget_will(last);
+                        }
+                        is_pending = false;
+                    }
+                    // One without a fleet does not know whether it starts again.
                     () = broker.stopping.cancelled() => {}
+                }
+                let left = tokio::select! {
+                    left = broker.left_session(&last) => left,
+                    Ok(()) = cancelled, if is_pending => Some(LeftSession::Continued),
+                };
+                match left {
+                    None => {
+                        let client = &last.sender.client;
+                        tracing::warn!(%client, "kept a delayed will message for the next start: {AWAY}");
+                        return;
+                    }
+                    Some(LeftSession::Continued) => return broker.forget_will(last),
+                    Some(_) => {}
                 }
             }
             if let Some(earlier) = earlier.as_ref().and_then(Weak::upgrade) {
@@ -159,22 +191,23 @@ impl<I: Inbox> Broker<I> {
             if last.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
                 return broker.forget_will(last);
             }
-            let published = tokio::select! {
-                published = broker.publish_will(&last, &tenant) => published.map_err(|error| error.to_string()),
-                () = broker.abandon.cancelled() => Err("the process is stopping".to_owned()),
-            };
-            if let Err(error) = published {
-                broker.count_dropped("will_not_stored");
-                let LastWill { will, sender, .. } = &*last;
-                tracing::warn!(
-                    "cannot publish the will message of client {} to {}: {error}",
-                    sender.client,
-                    will.topic
-                );
-            }
+            broker.publish_last(&last, &tenant).await;
             drop(done);
         });
         settled
+    }
+
+    /// Publishes a will message, and reports one that is not stored.
+    pub(crate) async fn publish_last(&self, last: &LastWill, tenant: &Tenant) {
+        let published = tokio::select! {
+            published = self.publish_will(last, tenant) => published.map_err(|error| error.to_string()),
+            () = self.abandon.cancelled() => Err("the process is stopping".to_owned()),
+        };
+        if let Err(error) = published {
+            self.count_dropped("will_not_stored");
+            let LastWill { will, sender, .. } = last;
+            tracing::warn!("cannot publish the will message of client {} to {}: {error}", sender.client, will.topic);
+        }
     }
 
     /// No longer keeps a will message that is not due.

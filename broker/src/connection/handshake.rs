@@ -320,7 +320,8 @@ impl<I: Inbox> Broker<I> {
             let kept_as = Some(pending_wills::topic(&config.node, self.started, number));
             let ended = identity.ended.clone();
             let meter = identity.meter.clone();
-            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), kept_as, ended, meter }));
+            let owned = claim.owned().cloned();
+            state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), owned, kept_as, ended, meter }));
         }
         let is_full =
             || self.metrics.sessions.get() > config.max_sessions as i64 || !self.may_keep_session(&identity, &tenant);

@@ -45,9 +45,9 @@ impl Claim {
     }
 
     /// Ends what is held here of a session that is in the store alone. Its delayed will message is
-    /// published, unless the session continues.
+    /// published, unless the session continues, or is kept while the store is away.
     pub(crate) fn end_departed(&self, state: &mut State) {
-        let continues = matches!(self, Self::Claimed(claimed) if claimed.session.is_some());
+        let continues = !matches!(self, Self::Claimed(claimed) if claimed.session.is_none());
         let mut ended = state.end();
         if let Some(will) = ended.will.take().filter(|_| continues) {
             // The receiver is gone when the will was published at this very moment.

@@ -12,6 +12,7 @@ mod port;
 mod retained;
 mod routes;
 mod send;
+mod wills;
 
 pub(crate) use claim::Claim;
 pub(crate) use interests::Interests;
@@ -21,9 +22,9 @@ pub use leftovers::{Leftover, NextTaker};
 /// Maximum number of messages that are in flight to a client.
 pub const MAX_IN_FLIGHT: usize = crate::in_flight::MAX_IN_FLIGHT;
 pub use port::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Node, Numbered, Owned, Placed,
-    Progress, Refusal, Route, SessionStore, SharedMessage, StoredSession, StoredSummary, Submitter, Subscription,
-    Taking, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, LeftSession, Node, Numbered,
+    Owned, Placed, Progress, Refusal, Route, SessionStore, SharedMessage, StoredSession, StoredSummary, Submitter,
+    Subscription, Taking, Unavailable,
 };
 pub(crate) use routes::{How, Strangers, keep_routes};
 pub(crate) use send::{Fleet, Outgoing, Sent, present_state};

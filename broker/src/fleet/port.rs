@@ -114,6 +114,19 @@ pub struct EndedAway {
     pub messages: usize,
 }
 
+/// A session that its client has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftSession {
+    /// It waits for its client, and ends after this time; None for one that does not end.
+    Waits(Option<Duration>),
+    /// Its client has connected with it since, to any node.
+    Continued,
+    /// It has ended, and its client has connected with another one.
+    Replaced,
+    /// It has ended, or does not last.
+    Ended,
+}
+
 /// A message on its way between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedMessage {
@@ -304,6 +317,13 @@ pub trait SessionStore: Send + Sync + 'static {
     /// # Errors
     /// [`Unavailable`]: it may have ended.
     async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable>;
+
+    /// Returns what has become of a session since the claim of this ownership, whose connection has
+    /// ended. The store may not know of that end yet.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable>;
 
     /// Deletes everything of a tenant.
     ///

@@ -5,10 +5,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::retained::{Cleared, Unsent};
-use super::{Bus, Change, Forwarded, Node, Owned, Progress, SessionStore, SharedMessage, Submitter};
+use super::{Bus, Change, Forwarded, Node, Owned, Progress, SessionStore, SharedMessage, Submitter, wills};
 use crate::Broker;
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -35,6 +35,8 @@ pub(crate) struct Fleet {
     pub(crate) cleared: Cleared,
     /// Takeovers of clients between this node and others.
     pub(crate) paces: TakeoverPaces,
+    /// Turns of questions for sessions that were left.
+    pub(super) questions: Semaphore,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -76,6 +78,7 @@ impl Fleet {
             missed: Notify::new(),
             cleared: Cleared::default(),
             paces: TakeoverPaces::default(),
+            questions: Semaphore::new(wills::AT_ONCE),
         })
     }
 

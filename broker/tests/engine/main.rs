@@ -17,6 +17,7 @@ mod expiry;
 mod fleet;
 mod fleet_failures;
 mod fleet_refusals;
+mod fleet_wills;
 mod grants;
 mod handover;
 mod internal;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use broker::fleet::{Claimed, Client, Numbered, Owned, StoredSession, Unavailable};
+use broker::fleet::{Claimed, Client, LeftSession, Numbered, Owned, StoredSession, Unavailable};
 use buffer::redis::{AccessError, Reply};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::changes::Item;
 use super::codec;
 use super::fleet::Shared;
-use super::scripts::{CLAIM, MESSAGES};
+use super::scripts::{CLAIM, LEFT, MESSAGES};
 use crate::reply::{self, strange};
 use crate::unique::unique;
 
@@ -239,4 +239,24 @@ fn stored(fields: Vec<Reply>) -> Result<StoredSession, AccessError> {
     stored.subscriptions.sort_by(|(a, _), (b, _)| a.cmp(b));
     stored.receipts.sort_unstable();
     Ok(stored)
+}
+
+/// Returns what has become of a session since a claim.
+pub(crate) async fn left_session(shared: &Shared, owned: &Owned) -> Result<LeftSession, AccessError> {
+    let call = LEFT
+        .call(shared.access.prefix())
+        .arg(codec::name(&owned.client))
+        .arg(owned.session.to_string())
+        .arg(owned.epoch.to_string());
+    let mut reply = reply::list(shared.access.run_script(&LEFT, &call).await?)?.into_iter();
+    let outcome = reply::bytes(reply::next(&mut reply)?)?;
+    let ends = reply::bytes(reply::next(&mut reply)?)?;
+    match outcome.as_slice() {
+        b"waits" if ends.is_empty() => Ok(LeftSession::Waits(None)),
+        b"waits" => Ok(LeftSession::Waits(Some(Duration::from_millis(reply::parse(&ends)?)))),
+        b"continued" => Ok(LeftSession::Continued),
+        b"replaced" => Ok(LeftSession::Replaced),
+        b"ended" => Ok(LeftSession::Ended),
+        _ => Err(strange("a session that was left")),
+    }
 }

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, Leftover, Node, Numbered, Owned,
-    Route, SessionStore, StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, LeftSession, Leftover, Node,
+    Numbered, Owned, Route, SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{Access, AccessError, Redis};
 use hashbrown::HashMap;
@@ -236,6 +236,13 @@ impl SessionStore for RedisFleet {
         let ended = summaries::end_away(&self.shared, client).await;
         self.shared.leftovers.left.notify_one();
         ended.map_err(|error| self.unavailable(error))
+    }
+
+    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable> {
+        if let Some(reason) = self.shared.health.reason() {
+            return Err(self.shared.unavailable(reason));
+        }
+        claims::left_session(&self.shared, owned).await.map_err(|error| self.unavailable(error))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned, Refusal,
-    Route, SessionStore, StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, LeftSession, Leftover, Node, Numbered,
+    Owned, Refusal, Route, SessionStore, StoredSummary, Submitter, Unavailable,
 };
 use buffer::redis::{AccessError, Redis};
 use hashbrown::HashMap;
@@ -252,6 +252,10 @@ impl SessionStore for Pooled {
 
     async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
         self.lane(&client.tenant)?.end_away(client).await
+    }
+
+    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable> {
+        self.lane(&owned.client.tenant)?.left_session(owned).await
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {

@@ -3,6 +3,7 @@
 //! ```text
 //! PREFIX:{sessions}:c:TENANT\0CLIENT  hash, the owner of a client: s session, e epoch, o node, on (connected),
 //!                                     b the epoch since which it was connected to that node alone,
+//!                                     a the epoch of the last claim,
 //!                                     cl tk the last claim and its outcome; of a session that lasts also
 //!                                     k seconds, n last number, g progress, R released, r:PACKET receipts,
 //!                                     f:FILTER subscriptions, h has a shared one, lost
@@ -64,6 +65,8 @@ script! {
     SUMMARIES = "summaries.lua";
     /// Ends the session of a client that is away.
     END_AWAY = "end_away.lua";
+    /// Finds out what has become of a session that its client has left.
+    LEFT = "left.lua";
     /// Deletes clients of a tenant.
     FORGET = "forget.lua";
     /// Ends interests of a node in topics of a tenant.

@@ -5,6 +5,7 @@
 
 mod claims;
 mod failures;
+mod left;
 mod leftovers;
 mod listing;
 mod messages;
@@ -23,6 +24,7 @@ use super::{Bus, Change, Client, Owned, Placed, Progress, SessionStore, SharedMe
 
 pub use claims::*;
 pub use failures::*;
+pub use left::*;
 pub use leftovers::*;
 pub use listing::*;
 pub use messages::*;
@@ -98,6 +100,10 @@ macro_rules! fleet_contract {
             sessions_are_shown_as_the_store_has_them,
             sessions_that_have_ended_are_not_shown,
             a_session_that_is_away_is_ended_by_any_node,
+            a_session_that_was_left_waits_for_its_client,
+            a_session_that_was_left_ends,
+            a_session_that_was_left_by_a_dead_node_waits_for_its_client,
+            a_session_that_was_left_is_not_known_while_the_store_is_away,
             a_session_that_ends_leaves_messages_for_other_members,
             what_a_dead_node_may_have_sent_once_is_not_left_over,
             what_is_left_over_goes_to_one_taker,

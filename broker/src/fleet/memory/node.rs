@@ -13,8 +13,8 @@ use super::MemoryFleet;
 use super::queues::Waits;
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned, Route,
-    SessionStore, StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, LeftSession, Leftover, Node, Numbered,
+    Owned, Route, SessionStore, StoredSummary, Submitter, Unavailable,
 };
 
 /// Time that the owner of a client has to read what has arrived from it.
@@ -126,6 +126,10 @@ impl SessionStore for MemoryNode {
 
     async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable> {
         self.fleet.with(|state| state.end_away(self.start, client))
+    }
+
+    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable> {
+        self.fleet.with(|state| state.left_session(self.start, owned))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {

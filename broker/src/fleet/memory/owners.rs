@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Claimed, Client, EndedAway, HandOver, Node, Numbered, Owned, Progress, Route, StoredSession,
+    Arrival, Claimed, Client, EndedAway, HandOver, LeftSession, Node, Numbered, Owned, Progress, Route, StoredSession,
     StoredSummary, Subscription, Taking, Unavailable,
 };
 
@@ -286,6 +286,26 @@ impl State {
             self.end(client, Some(Taking::Ended));
         }
         Ok(ended)
+    }
+
+    pub(super) fn left_session(&mut self, start: Start, owned: &Owned) -> Result<LeftSession, Unavailable> {
+        self.reaching(start)?;
+        let Some(held) = self.held.get(&owned.client) else { return Ok(LeftSession::Ended) };
+        if held.owned.session != owned.session {
+            return Ok(LeftSession::Replaced);
+        }
+        // Only claims change it.
+        if held.owned.epoch != owned.epoch {
+            return Ok(LeftSession::Continued);
+        }
+        Ok(match held.kept.as_ref().map_or(0, |kept| kept.expiry_secs) {
+            0 => LeftSession::Ended,
+            u32::MAX => LeftSession::Waits(None),
+            secs => {
+                let left = held.expires.map(|at| at.saturating_duration_since(self.now()));
+                LeftSession::Waits(Some(left.unwrap_or(Duration::from_secs(secs.into()))))
+            }
+        })
     }
 
     pub(super) fn owner(&self, client: &Client) -> Option<(Node, bool)> {

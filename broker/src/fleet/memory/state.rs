@@ -172,7 +172,7 @@ impl State {
             }
             if let Some(node) = self.nodes.get_mut(&start) {
                 node.harden(&mut self.due);
-                if !node.is_away && !node.arrivals.is_empty() {
+                if !node.is_away && !node.is_deaf && !node.arrivals.is_empty() {
                     node.arrived.notify_one();
                 }
                 if !node.is_away && !node.routes.is_empty() {

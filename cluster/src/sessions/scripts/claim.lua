@@ -27,7 +27,7 @@ if held[6] ~= claim then
   is_taken = is_elsewhere and '1' or '0'
   -- The epoch since which the client was connected to this node alone.
   local since = is_on and owner == me and held[9] or epoch
-  call('HSET', key, 's', session, 'e', epoch, 'b', since, 'o', me, 'on', '1', 'cl', claim, 'tk', is_taken)
+  call('HSET', key, 's', session, 'e', epoch, 'b', since, 'a', epoch, 'o', me, 'on', '1', 'cl', claim, 'tk', is_taken)
   call('SADD', B .. 'own:' .. me, client)
   if not lasts then
     call('ZADD', B .. 't:' .. tenant_of(client), 0, string.sub(client, #tenant_of(client) + 2))

@@ -95,6 +95,8 @@ pub(crate) struct Session {
     /// Its node was killed, and its client has not come back: it is in the store only. What it has
     /// of a shared subscription goes to no other member when it ends there.
     pub(crate) is_orphan: bool,
+    /// It goes on without its connection.
+    pub(crate) lasts: bool,
     filters: BTreeMap<&'static str, Filter>,
     owed: BTreeMap<Number, Owed>,
     in_flight: BTreeMap<u16, InFlight>,
@@ -193,6 +195,15 @@ impl Model {
             return;
         }
         self.merge(number, !again, begins_anew);
+        if again && self.in_fleet && message.qos == 2 {
+            // The node before had given it to others than sessions that last, when the store
+            // refused it, as its client was at this one.
+            let lists = self.sessions.iter_mut().map(|session| (session.lasts, &mut session.owed));
+            let lists = lists.chain(self.shares.values_mut().map(|owed| (false, owed)));
+            for (lasts, owed) in lists.filter_map(|(lasts, list)| Some((lasts, list.get_mut(&number)?))) {
+                owed.extra += u32::from(!lasts || owed.low == 0);
+            }
+        }
     }
 
     /// Joins what was expected of a message with what is expected now.
@@ -459,6 +470,14 @@ impl Model {
             }
         }
         self.widen();
+    }
+
+    /// The broker of a connection is killed, and its session ends with it: messages of shared
+    /// subscriptions that it may have had go to no other member.
+    pub(crate) fn shares_lost(&mut self, client: usize) {
+        for share in self.sessions[client].filters.keys().filter(|filter| is_shared(filter)) {
+            self.shares.entry(share).or_default().values_mut().for_each(|owed| owed.must = false);
+        }
     }
 
     /// The broker was killed. Acknowledgements of QoS 1 may be lost with it.

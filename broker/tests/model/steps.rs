@@ -137,6 +137,7 @@ impl Run {
         let expects = self.model.sessions[client].exists && !clean;
         let held = &mut self.clients[client];
         (held.keeps, held.will, held.receive_maximum, held.node) = (keeps, will, receive_maximum, node);
+        self.model.sessions[client].lasts = keeps;
         held.had_will = will.is_some();
         self.connack(client, connection, expects)?;
         if expects {
@@ -338,6 +339,9 @@ impl Run {
             if self.clients[client].connection.is_some() && self.clients[client].node == node {
                 // Its will message was kept, or not yet.
                 let will = self.clients[client].will;
+                if !self.clients[client].keeps {
+                    self.model.shares_lost(client);
+                }
                 self.ended(client, true, true);
                 will.into_iter().for_each(|will| self.model.given_up(will));
             }

@@ -7,8 +7,8 @@ use crate::fleet::Nodes;
 use crate::packets::*;
 use crate::world::*;
 
-/// Will delay of 1 s.
-const DELAYED: &[u8] = &[0x18, 0, 0, 0, 1];
+/// Will delay of 2 s.
+const DELAYED: &[u8] = &[0x18, 0, 0, 0, 2];
 /// Will delay of 100 s.
 const LONG: &[u8] = &[0x18, 0, 0, 0, 100];
 
@@ -95,7 +95,7 @@ fn a_delayed_will_waits_for_a_store_that_is_away_and_nothing_else_does() {
     // One without a delay, at the same node.
     let mut local = nodes.at(0).v5("local", CLEAN, &[]);
     subscribe(&mut local, true, 1, &[("wills/+", 0)]);
-    wait(|| begun.elapsed() > Duration::from_millis(1500));
+    wait(|| begun.elapsed() > Duration::from_millis(2500));
     publish(&mut other, true, 0x32, "n", b"1");
     assert_eq!(message(&mut other, true).payload, b"1");
     drop(nodes.at(0).with_will("prompt", true, &[], &[], true));
@@ -141,7 +141,7 @@ fn a_will_that_was_kept_over_a_restart_is_sent_unless_its_client_is_back() {
     let begun = Instant::now();
     start_again(&mut nodes, 0, state);
     assert_eq!(wills(&mut watcher, 3), ["wills/away", "wills/expires", "wills/waits"]);
-    assert!(begun.elapsed() > Duration::from_secs(1), "the delay begins anew");
+    assert!(begun.elapsed() > Duration::from_secs(2), "the delay begins anew");
     wait_cleared(&nodes, 0, 6);
     watcher.ping();
 }

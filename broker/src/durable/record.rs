@@ -91,8 +91,8 @@ impl Progress {
         number <= self.done_to || self.done.iter().any(|(from, to)| (*from..=*to).contains(&number))
     }
 
-    /// The progress of a session of which messages up to `given` have numbers, with all that may have
-    /// been sent as sent: no more than are in flight at most, unless it was left in order.
+    /// The progress of a session of which messages up to `given` have numbers, with all that may
+    /// have been sent as sent: no more than are in flight at most, unless it was left in order.
     pub(crate) fn with_unnoted(self, given: u64) -> Self {
         if self.exact {
             return self;

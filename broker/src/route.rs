@@ -247,8 +247,12 @@ impl<I: Inbox> Broker<I> {
         mut is_holder: bool,
         bounds: &Bounds,
     ) -> Push {
-        let share = queued.share.clone();
-        if let Some(share) = share.as_ref().filter(|_| !is_holder && session.is_away()) {
+        let (share, mut queued) = (queued.share.clone(), queued);
+        if let Some(share) = share.as_ref().filter(|_| !is_holder) {
+            queued = match self.push_connected(session, queued, bounds) {
+                Ok(pushed) => return pushed,
+                Err(queued) => queued,
+            };
             // It has left since it was chosen: another member gets the message, or it does when it
             // is back and there is no other.
             if tenant.trie.another(share, &session.client).is_some() {
@@ -288,10 +292,22 @@ impl<I: Inbox> Broker<I> {
         before
     }
 
-    /// Gives a message of a shared subscription to another member.
-    pub(crate) fn give(&self, tenant: &Tenant, before: Queued, entry: &Entry<Arc<Session>>) {
+    /// Gives a message of a shared subscription to another member. Returns it when that one has been
+    /// chosen as it was connected, and has left meanwhile.
+    pub(crate) fn give(
+        &self,
+        tenant: &Tenant,
+        before: Queued,
+        (entry, is_connected): (&Entry<Arc<Session>>, bool),
+    ) -> Option<Queued> {
         let taker = Taker { share: before.share, ..Taker::of(entry, before.message.qos, false) };
-        self.give_to(&tenant.id, &before.message, taker, before.duty);
+        let (session, queued) = self.give_elsewhere(&tenant.id, &before.message, taker, before.duty)?;
+        let bounds = self.bounds(&session);
+        if is_connected {
+            return self.push_connected(&session, queued, &bounds).err();
+        }
+        self.push(&session, queued, &bounds);
+        None
     }
 
     /// The subscribers of a message of another node: those of this one, but for sessions that have
@@ -330,23 +346,35 @@ impl<I: Inbox> Broker<I> {
 
     /// Gives a message that another session had to this one; to a session in the log a moment
     /// later, when that is durable: until then it keeps the place that it came `from`.
-    pub(crate) fn give_to(&self, tenant: &Arc<str>, message: &Arc<Message>, mut taker: Taker, from: Option<Duty>) {
+    pub(crate) fn give_to(&self, tenant: &Arc<str>, message: &Arc<Message>, taker: Taker, from: Option<Duty>) {
+        if let Some((session, queued)) = self.give_elsewhere(tenant, message, taker, from) {
+            self.push(&session, queued, &self.bounds(&session));
+        }
+    }
+
+    /// The same, but for a session of this process: what is left to be queued.
+    fn give_elsewhere(
+        &self,
+        tenant: &Arc<str>,
+        message: &Arc<Message>,
+        mut taker: Taker,
+        from: Option<Duty>,
+    ) -> Option<(Arc<Session>, Queued)> {
         if let Some(fleet) = &self.fleet {
             let from = Arc::clone(&taker.session.client);
             let sent = fleet::Outgoing { message, from: &from, receipt: None, is_walk: true, submitter: None };
             let mut takers = vec![taker];
             fleet.send(tenant, sent, &mut takers);
-            let Some(left) = takers.pop() else { return };
-            taker = left;
+            taker = takers.pop()?;
         }
         if taker.qos > 0 && taker.session.lasting() == Lasting::Log {
             let Message { topic, payload, properties, .. } = &**message;
             let put = self.put(tenant, (topic, payload), properties, &mut [&mut taker]);
             let (session, queued) = taker.queue(message, 1);
-            return self.journal.hand(tenant, Handed { put, session, queued, from });
+            self.journal.hand(tenant, Handed { put, session, queued, from });
+            return None;
         }
-        let (session, queued) = taker.queue(message, 1);
-        self.push(&session, queued, &self.bounds(&session));
+        Some(taker.queue(message, 1))
     }
 
     /// The bounds of a session's queue. That of a bridge has bytes only: the other broker may be
@@ -460,8 +488,20 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn push(&self, session: &Arc<Session>, queued: Queued, bounds: &Bounds) -> Push {
         self.make_way(0);
         let is_qos0 = queued.qos == 0;
-        let long = self.long_queue();
-        let (push, Dropped { qos0, others }) = session.push(queued, bounds, long);
+        let pushed = session.push(queued, bounds, self.long_queue());
+        self.note_pushed(session, is_qos0, pushed)
+    }
+
+    /// The same, as long as a connection has the session. Returns the message otherwise.
+    fn push_connected(&self, session: &Arc<Session>, queued: Queued, bounds: &Bounds) -> Result<Push, Queued> {
+        self.make_way(0);
+        let is_qos0 = queued.qos == 0;
+        let pushed = session.push_connected(queued, bounds, self.long_queue())?;
+        Ok(self.note_pushed(session, is_qos0, pushed))
+    }
+
+    fn note_pushed(&self, session: &Arc<Session>, is_qos0: bool, (push, dropped): (Push, Dropped)) -> Push {
+        let Dropped { qos0, others } = dropped;
         match push {
             Push::Queued | Push::Over => {}
             Push::Long(ref tenant) => self.pager.list(tenant, Arc::clone(session)),

@@ -309,11 +309,6 @@ impl Session {
         }
     }
 
-    /// True when no connection owns it, or it has ended.
-    pub(crate) fn is_away(&self) -> bool {
-        self.state.lock().link.is_none()
-    }
-
     /// Gives the next message a number, in a session that outlasts the process.
     pub(crate) fn number(&self) -> Option<(Arc<Ledger>, u64)> {
         let state = self.state.lock();
@@ -335,32 +330,54 @@ impl Session {
     /// Queues a message without waiting: a slow subscriber slows no publisher. Returns the messages
     /// that were dropped for it, too. With more than `long` messages in memory, some need not be.
     pub(crate) fn push(self: &Arc<Self>, queued: Queued, bounds: &Bounds, long: usize) -> (Push, Dropped) {
-        let (link, push, dropped) = {
-            let mut state = self.state.lock();
-            // What arrives for one that is in the store alone is there already.
-            if state.over || state.is_departed {
-                return (Push::Over, Dropped::default());
+        self.push_in(self.state.lock(), queued, bounds, long)
+    }
+
+    /// Queues a message as long as a connection has the session, and returns it otherwise.
+    pub(crate) fn push_connected(
+        self: &Arc<Self>,
+        queued: Queued,
+        bounds: &Bounds,
+        long: usize,
+    ) -> Result<(Push, Dropped), Queued> {
+        let state = self.state.lock();
+        if state.link.is_none() && !state.is_departed {
+            return Err(queued);
+        }
+        Ok(self.push_in(state, queued, bounds, long))
+    }
+
+    fn push_in(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        queued: Queued,
+        bounds: &Bounds,
+        long: usize,
+    ) -> (Push, Dropped) {
+        // What arrives for one that is in the store alone is there already.
+        if state.over || state.is_departed {
+            return (Push::Over, Dropped::default());
+        }
+        if state.link.is_none() && queued.qos == 0 {
+            return (Push::Offline, Dropped::default());
+        }
+        if state.lost.is_some() {
+            return (Push::Full, Dropped::default());
+        }
+        let (dropped, refused) = state.queue.push(queued, bounds);
+        self.note(&mut state);
+        let push = match refused {
+            None if long < usize::MAX && state.queue.is_long(long) => state.list().map_or(Push::Queued, Push::Long),
+            None => Push::Queued,
+            Some(Refused::Full) => return (Push::Full, dropped),
+            Some(Refused::Memory) => return (Push::NoMemory, dropped),
+            Some(Refused::Overflow) => {
+                state.lost = Some(Lost::Queue);
+                Push::Full
             }
-            if state.link.is_none() && queued.qos == 0 {
-                return (Push::Offline, Dropped::default());
-            }
-            if state.lost.is_some() {
-                return (Push::Full, Dropped::default());
-            }
-            let (dropped, refused) = state.queue.push(queued, bounds);
-            self.note(&mut state);
-            let push = match refused {
-                None if long < usize::MAX && state.queue.is_long(long) => state.list().map_or(Push::Queued, Push::Long),
-                None => Push::Queued,
-                Some(Refused::Full) => return (Push::Full, dropped),
-                Some(Refused::Memory) => return (Push::NoMemory, dropped),
-                Some(Refused::Overflow) => {
-                    state.lost = Some(Lost::Queue);
-                    Push::Full
-                }
-            };
-            (state.link.clone(), push, dropped)
         };
+        let link = state.link.clone();
+        drop(state);
         if let Some(link) = link {
             link.signal(Link::ATTENTION);
         }
@@ -463,6 +480,18 @@ impl Session {
 mod tests {
     use super::*;
     use crate::message::Message;
+
+    #[test]
+    fn a_message_for_a_client_that_must_be_connected_comes_back_when_it_has_left() {
+        let session = Arc::new(Session::elsewhere("s".into(), Place::Here));
+        let message = Arc::new(Message::new("a", b"1", 1, false, &[]));
+        let push = || session.push_connected(Queued::new(Arc::clone(&message), 1), &Bounds::NONE, usize::MAX);
+        assert!(push().is_err(), "it is away");
+        session.state().end();
+        assert!(push().is_err(), "the session has ended");
+        session.state().is_departed = true;
+        assert!(push().is_ok(), "the store has it");
+    }
 
     #[test]
     fn a_session_that_is_in_the_store_alone_loses_nothing_that_arrives_late() {

@@ -13,20 +13,27 @@ use crate::session::{Session, State};
 use crate::tenant::Tenant;
 use door::Inbox;
 
+/// Members that are tried for a message.
+const MOST_LEAVING: usize = 64;
+
 impl<I: Inbox> Broker<I> {
     /// Gives messages of shared subscriptions that client `from` had to other members.
     pub(crate) fn hand_on(&self, tenant: &Tenant, from: &Arc<str>, messages: Vec<Queued>) {
-        for before in messages {
-            let Some(share) = before.share.clone() else { continue };
-            let Some((entry, is_connected)) = tenant.trie.another(&share, from) else {
-                self.count_dropped("no_member");
-                continue;
-            };
-            self.give(tenant, before, &entry);
-            if !is_connected {
-                self.note_holder(tenant, &share, &entry.client);
+        messages.into_iter().for_each(|message| self.hand_one_on(tenant, from, message));
+    }
+
+    fn hand_one_on(&self, tenant: &Tenant, from: &Arc<str>, mut message: Queued) {
+        let (Some(share), mut from) = (message.share.clone(), Arc::clone(from)) else { return };
+        // Each of these members has left at this very moment.
+        for _ in 0..MOST_LEAVING {
+            let Some((entry, is_connected)) = tenant.trie.another(&share, &from) else { break };
+            match self.give(tenant, message, (&entry, is_connected)) {
+                Some(back) => (message, from) = (back, entry.client),
+                None if is_connected => return,
+                None => return self.note_holder(tenant, &share, &entry.client),
             }
         }
+        self.count_dropped("no_member");
     }
 
     /// Notes that a client that is away holds messages of a shared subscription.

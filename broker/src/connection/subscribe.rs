@@ -121,9 +121,12 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 if was {
                     self.broker.note_interest(&self.tenant, &self.session, filter, None);
                 }
-                if was && let Some(ledger) = &state.ledger {
-                    ledger.drop_subscription(&mut self.intake, filter);
-                    is_kept = true;
+                if let Some(ledger) = &state.ledger {
+                    if was {
+                        ledger.drop_subscription(&mut self.intake, filter);
+                    }
+                    // The removal before may not be durable.
+                    is_kept |= was || !self.pending.is_empty();
                 }
                 was
             };

@@ -1,5 +1,7 @@
 //! SUBSCRIBE, UNSUBSCRIBE and their answers: sections 3.8 to 3.11 of the standards.
 
+use std::sync::atomic::Ordering;
+
 use crate::packets::*;
 use crate::world::*;
 
@@ -157,5 +159,24 @@ fn a_subscription_that_ends_gets_nothing_new_and_what_was_sent_is_completed() {
         again.iter().for_each(|got| acknowledge(&mut peer, got));
         assert_eq!(again, [one, two].map(|sent| Got { first: sent.first | 8, ..sent }));
         peer.ping();
+    }
+}
+
+#[test]
+fn an_unsuback_waits_for_the_removal_of_the_subscription_before_it() {
+    let world = World::new(true);
+    let mut s = world.client();
+    s.connect(4, "s", 0, 60, &[]);
+    assert_eq!(s.packet(), (0x20, vec![0, 0]));
+    s.subscribe("n", 1, false);
+    world.log.instant.store(false, Ordering::SeqCst);
+    for id in [1, 2] {
+        s.send(0xA2, &[&[0, id][..], &text("n")].concat());
+    }
+    s.ping();
+    world.log.instant.store(true, Ordering::SeqCst);
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    for id in [1, 2] {
+        assert_eq!(s.packet(), (0xB0, vec![0, id]));
     }
 }

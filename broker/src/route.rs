@@ -255,7 +255,7 @@ impl<I: Inbox> Broker<I> {
             };
             // It has left since it was chosen: another member gets the message, or it does when it
             // is back and there is no other.
-            if tenant.trie.another(share, &session.client).is_some() {
+            if Self::another_member(tenant, share, &session.client, queued.message.qos).is_some() {
                 self.hand_on(tenant, &session.client, vec![queued]);
                 return Push::Queued;
             }

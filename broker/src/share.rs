@@ -11,6 +11,7 @@ use crate::Broker;
 use crate::queue::Queued;
 use crate::session::{Session, State};
 use crate::tenant::Tenant;
+use crate::trie::Entry;
 use door::Inbox;
 
 /// Members that are tried for a message.
@@ -26,7 +27,8 @@ impl<I: Inbox> Broker<I> {
         let (Some(share), mut from) = (message.share.clone(), Arc::clone(from)) else { return };
         // Each of these members has left at this very moment.
         for _ in 0..MOST_LEAVING {
-            let Some((entry, is_connected)) = tenant.trie.another(&share, &from) else { break };
+            let other = Self::another_member(tenant, &share, &from, message.message.qos);
+            let Some((entry, is_connected)) = other else { break };
             match self.give(tenant, message, (&entry, is_connected)) {
                 Some(back) => (message, from) = (back, entry.client),
                 None if is_connected => return,
@@ -34,6 +36,22 @@ impl<I: Inbox> Broker<I> {
             }
         }
         self.count_dropped("no_member");
+    }
+
+    /// Chooses a member other than this client for a message that was published at this QoS, and
+    /// returns whether it is connected. Of a session at another node there are two entries: that
+    /// node is one for messages of QoS 0 only.
+    pub(crate) fn another_member(
+        tenant: &Tenant,
+        share: &str,
+        except: &str,
+        published: u8,
+    ) -> Option<(Entry<Arc<Session>>, bool)> {
+        let wants = |entry: &Entry<Arc<Session>>| {
+            let qos = published.min(entry.options.qos);
+            *entry.client != *except && entry.subscriber.wants(qos, published)
+        };
+        tenant.trie.choose(share, wants)
     }
 
     /// Notes that a client that is away holds messages of a shared subscription.

@@ -245,12 +245,6 @@ impl<S: Clone + Subscriber> Trie<S> {
         });
     }
 
-    /// Chooses a member of a shared subscription other than `except` for a message, and returns
-    /// whether it is connected.
-    pub(crate) fn another(&self, filter: &str, except: &str) -> Option<(Entry<S>, bool)> {
-        self.choose(filter, |entry| *entry.client != *except)
-    }
-
     /// Chooses a member of a shared subscription among the `wanted`, and returns whether it is
     /// connected.
     pub(crate) fn choose(&self, filter: &str, wanted: impl Fn(&Entry<S>) -> bool) -> Option<(Entry<S>, bool)> {

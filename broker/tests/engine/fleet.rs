@@ -465,3 +465,23 @@ fn properties_of(got: &Got) -> Vec<u8> {
     assert!(got.properties.chunks(2).all(|property| property[0] == 0x0B));
     got.properties.chunks(2).map(|property| property[1]).collect()
 }
+
+#[test]
+fn messages_that_a_member_has_not_acknowledged_go_to_one_at_another_node() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let mut near = join(nodes.at(0), v5, "near", 0);
+        subscribe(&mut near, v5, 1, &[("$share/g/n", 1)]);
+        let mut p = join(nodes.at(0), v5, "p", CLEAN);
+        for payload in strings(0..8) {
+            publish(&mut p, v5, 0x32, "n", payload.as_bytes());
+        }
+        let mut far = join(nodes.at(1), v5, "far", 0);
+        subscribe(&mut far, v5, 1, &[("$share/g/n", 1)]);
+        nodes.wait_known(0, 3);
+        drop(near);
+        let mut taken = take(&mut far, v5, 8);
+        taken.sort();
+        assert_eq!(taken, strings(0..8));
+    }
+}

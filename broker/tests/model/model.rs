@@ -105,6 +105,13 @@ pub(crate) struct Session {
     last: BTreeMap<(usize, &'static str, bool), Number>,
 }
 
+impl Session {
+    /// Its shared subscriptions, at one time or another.
+    fn shares(&self) -> Vec<&'static str> {
+        self.filters.keys().copied().filter(|filter| is_shared(filter)).collect()
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     /// Nodes know of changes at others a moment later.
@@ -452,7 +459,11 @@ impl Model {
 
     /// A CONNECT was sent that ends the session.
     pub(crate) fn session_ends(&mut self, client: usize) {
-        self.sessions[client].filters.values_mut().for_each(|held| held.possible.push(None));
+        let session = &mut self.sessions[client];
+        session.filters.values_mut().for_each(|held| held.possible.push(None));
+        // It may end at once.
+        let (shares, is_orphan) = (session.shares(), session.is_orphan);
+        self.left_over(client, &shares, is_orphan);
         self.widen();
     }
 
@@ -461,21 +472,28 @@ impl Model {
         self.connection_ended(client);
         let before = std::mem::take(&mut self.sessions[client]);
         self.retained.session_ended(client);
-        for share in before.filters.keys().filter(|filter| is_shared(filter)) {
-            let others = members(share).iter().filter_map(|client| self.sessions[*client].filters.get(share));
-            let has_other = others.into_iter().any(|held| !held.possible.is_empty() && held.is_certain());
+        self.left_over(client, &before.shares(), before.is_orphan);
+        self.widen();
+    }
+
+    /// What a session has of shared subscriptions goes to other members at its end, if there are
+    /// any by then.
+    fn left_over(&mut self, client: usize, shares: &[&'static str], is_orphan: bool) {
+        for share in shares {
+            let others = members(share).iter().filter(|member| **member != client);
+            let mut held = others.filter_map(|member| self.sessions[*member].filters.get(share));
+            let has_other = held.any(|held| !held.possible.is_empty() && held.is_certain());
             for owed in self.shares.entry(share).or_default().values_mut() {
                 // A QoS 2 message that was sent goes to no other (MQTT-4.8.2-5).
-                owed.must &= has_other && owed.high < 2 && !before.is_orphan;
+                owed.must &= has_other && owed.high < 2 && !is_orphan;
             }
         }
-        self.widen();
     }
 
     /// The broker of a connection is killed, and its session ends with it: messages of shared
     /// subscriptions that it may have had go to no other member.
     pub(crate) fn shares_lost(&mut self, client: usize) {
-        for share in self.sessions[client].filters.keys().filter(|filter| is_shared(filter)) {
+        for share in self.sessions[client].shares() {
             self.shares.entry(share).or_default().values_mut().for_each(|owed| owed.must = false);
         }
     }

@@ -195,15 +195,21 @@ impl<I: Inbox> Broker<I> {
             return;
         }
         let takers = self.takers_here(&tenant, forwarded);
-        if takers.is_empty() {
+        // Of a shared subscription, its members here have left: one elsewhere gets the message.
+        let to_another = forwarded.share.as_ref().filter(|_| takers.is_empty() && *qos > 0);
+        if takers.is_empty() && to_another.is_none() {
             return;
         }
-        match self.receive(&forwarded.message) {
-            Some(message) => {
+        match (self.receive(&forwarded.message), to_another) {
+            (Some(message), Some(share)) => {
+                let queued = Queued { share: Some(Arc::clone(share)), ..Queued::new(message, *qos) };
+                self.hand_on(&tenant, &Arc::from(""), vec![queued]);
+            }
+            (Some(message), None) => {
                 // Not as a retained one: it was set above, and has been announced.
                 self.route_here(&tenant, &message, takers, false);
             }
-            None => {
+            (None, _) => {
                 self.count_dropped("memory");
                 self.lose(&tenant, topic, *qos);
             }

@@ -485,3 +485,26 @@ fn messages_that_a_member_has_not_acknowledged_go_to_one_at_another_node() {
         assert_eq!(taken, strings(0..8));
     }
 }
+
+#[test]
+fn a_message_on_its_way_to_a_member_that_leaves_reaches_one_at_another_node() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let mut near = join(nodes.at(0), v5, "near", 0);
+        subscribe(&mut near, v5, 1, &[("$share/g/n", 1)]);
+        let mut far = join(nodes.at(1), v5, "far", CLEAN);
+        subscribe(&mut far, v5, 1, &[("$share/g/n", 1)]);
+        nodes.wait_known(0, 2);
+        nodes.fleet.deafen("b", true);
+        let mut p = join(nodes.at(0), v5, "p", CLEAN);
+        for payload in strings(0..8) {
+            publish(&mut p, v5, 0x32, "n", payload.as_bytes());
+        }
+        drop(far);
+        wait(|| nodes.at(1).metrics.connections.get() == 0);
+        nodes.fleet.deafen("b", false);
+        let mut taken = take(&mut near, v5, 8);
+        taken.sort();
+        assert_eq!(taken, strings(0..8));
+    }
+}

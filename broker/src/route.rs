@@ -292,8 +292,8 @@ impl<I: Inbox> Broker<I> {
         before
     }
 
-    /// Gives a message of a shared subscription to another member. Returns it when that one has been
-    /// chosen as it was connected, and has left meanwhile.
+    /// Gives a message of a shared subscription to another member. Returns it when that one has
+    /// been chosen as it was connected, and has left meanwhile.
     pub(crate) fn give(
         &self,
         tenant: &Tenant,

@@ -248,18 +248,15 @@ impl<I: Inbox> Broker<I> {
         bounds: &Bounds,
     ) -> Push {
         let (share, mut queued) = (queued.share.clone(), queued);
-        if let Some(share) = share.as_ref().filter(|_| !is_holder) {
-            queued = match self.push_connected(session, queued, bounds) {
+        if share.is_some() && !is_holder {
+            let left = match self.push_connected(session, queued, bounds) {
                 Ok(pushed) => return pushed,
                 Err(queued) => queued,
             };
             // It has left since it was chosen: another member gets the message, or it does when it
             // is back and there is no other.
-            if Self::another_member(tenant, share, &session.client, queued.message.qos).is_some() {
-                self.hand_on(tenant, &session.client, vec![queued]);
-                return Push::Queued;
-            }
-            is_holder = true;
+            let Some(back) = self.hand_one_on(tenant, &session.client, left) else { return Push::Queued };
+            (queued, is_holder) = (back, true);
         }
         let pushed = self.push(session, queued, bounds);
         if is_holder && let Some(share) = share {

@@ -392,10 +392,7 @@ impl<I: Inbox> Broker<I> {
         let Some(session) = session.filter(|held| claimed.is_some_and(|claimed| claimed.session != *held)) else {
             return;
         };
-        let changes = fleet::drop_sent(&tenant.id, session, state);
-        if !changes.is_empty() {
-            fleet.store.submit(changes);
-        }
+        fleet.drop_sent(&tenant.id, session, state);
     }
 
     /// Ends a session. Returns the messages of its shared subscriptions, which others get. The

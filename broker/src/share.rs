@@ -20,28 +20,37 @@ const MOST_LEAVING: usize = 64;
 impl<I: Inbox> Broker<I> {
     /// Gives messages of shared subscriptions that client `from` had to other members.
     pub(crate) fn hand_on(&self, tenant: &Tenant, from: &Arc<str>, messages: Vec<Queued>) {
-        messages.into_iter().for_each(|message| self.hand_one_on(tenant, from, message));
+        for message in messages {
+            if self.hand_one_on(tenant, from, message).is_some() {
+                self.count_dropped("no_member");
+            }
+        }
     }
 
-    fn hand_one_on(&self, tenant: &Tenant, from: &Arc<str>, mut message: Queued) {
-        let (Some(share), mut from) = (message.share.clone(), Arc::clone(from)) else { return };
+    /// Gives one message. Returns it when there is no other member.
+    pub(crate) fn hand_one_on(&self, tenant: &Tenant, from: &Arc<str>, mut message: Queued) -> Option<Queued> {
+        let (share, mut from) = (message.share.clone()?, Arc::clone(from));
         // Each of these members has left at this very moment.
         for _ in 0..MOST_LEAVING {
             let other = Self::another_member(tenant, &share, &from, message.message.qos);
             let Some((entry, is_connected)) = other else { break };
             match self.give(tenant, message, (&entry, is_connected)) {
                 Some(back) => (message, from) = (back, entry.client),
-                None if is_connected => return,
-                None => return self.note_holder(tenant, &share, &entry.client),
+                None => {
+                    if !is_connected {
+                        self.note_holder(tenant, &share, &entry.client);
+                    }
+                    return None;
+                }
             }
         }
-        self.count_dropped("no_member");
+        Some(message)
     }
 
     /// Chooses a member other than this client for a message that was published at this QoS, and
     /// returns whether it is connected. Of a session at another node there are two entries: that
     /// node is one for messages of QoS 0 only.
-    pub(crate) fn another_member(
+    fn another_member(
         tenant: &Tenant,
         share: &str,
         except: &str,

@@ -92,13 +92,17 @@ impl Progress {
     }
 
     /// The progress of a session of which messages up to `given` have numbers, with all that may
-    /// have been sent as sent: no more than are in flight at most, unless it was left in order.
+    /// have been sent as sent.
     pub(crate) fn with_unnoted(self, given: u64) -> Self {
-        if self.exact {
-            return self;
-        }
-        let sent_to = self.sent_to.saturating_add(MAX_IN_FLIGHT as u64).min(given.max(self.sent_to));
+        let sent_to = self.sent_at_most().min(given.max(self.sent_to));
         Self { sent_to, exact: true, ..self }
+    }
+
+    /// The number up to which messages may have been sent. More than are in flight at most were not
+    /// sent since it was stored; none, if the session was left in order.
+    pub(crate) fn sent_at_most(&self) -> u64 {
+        let beyond = if self.exact { 0 } else { MAX_IN_FLIGHT as u64 };
+        self.sent_to.saturating_add(beyond)
     }
 
     /// Adds what another record of the same session says.

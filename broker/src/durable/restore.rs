@@ -20,7 +20,6 @@ use crate::RetainedMessage;
 use crate::archive::Run;
 use crate::codec::subscribe;
 use crate::config::QueueFull;
-use crate::in_flight::MAX_IN_FLIGHT;
 use crate::message::Message;
 use crate::queue::{Bounds, Queue, Queued};
 use crate::route::Taker;
@@ -443,10 +442,7 @@ pub(crate) fn restore_exchanges(
     receipts: Vec<u16>,
 ) {
     released.for_each(|duty| state.in_flight.restore_release(duty));
-    // More than are in flight at most were not sent since it was stored; none, if the session was
-    // left in order.
-    let beyond = if progress.exact { 0 } else { MAX_IN_FLIGHT as u64 };
-    restore_sent(state, progress.sent_to.saturating_add(beyond));
+    restore_sent(state, progress.sent_at_most());
     for packet_id in receipts {
         state.unreleased.insert(packet_id, Receipt::Stored);
         state.receipts.insert(packet_id);

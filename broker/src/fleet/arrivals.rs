@@ -6,9 +6,7 @@ use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Arrival, Client, Fleet, Forwarded, Numbered, Owned, SharedMessage, Taking, drop_sent, keep_routes, present_state,
-};
+use super::{Arrival, Client, Fleet, Forwarded, Numbered, Owned, SharedMessage, Taking, keep_routes, present_state};
 use crate::Broker;
 use crate::config::QueueFull;
 use crate::durable::{Duty, Ledger};
@@ -272,10 +270,7 @@ impl<I: Inbox> Broker<I> {
             if taking != Taking::Continues
                 && let Some(fleet) = &self.fleet
             {
-                let sent = drop_sent(&tenant.id, owned.session, &state);
-                if !sent.is_empty() {
-                    fleet.store.submit(sent);
-                }
+                fleet.drop_sent(&tenant.id, owned.session, &state);
             }
             let mut ended = state.end();
             let departed = ended.is_departed;

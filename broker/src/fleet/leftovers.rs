@@ -54,14 +54,19 @@ impl Submitter for Refused {
     }
 }
 
-/// Returns the changes after which messages of QoS 2 that a session has sent are left over to no
-/// other client (MQTT-4.8.2-5). It has ended in the store, which may know of fewer.
-pub(crate) fn drop_sent(tenant: &Arc<str>, session: u64, state: &State) -> Vec<Change> {
-    let drop = |number| {
-        let to = Box::new(NextTaker::Dropped);
-        Change::HandOn { tenant: Arc::clone(tenant), session, number, to }
-    };
-    state.in_flight.shared_once().map(drop).collect()
+impl Fleet {
+    /// Lets messages of QoS 2 that a session has sent be left over to no other client
+    /// (MQTT-4.8.2-5). It has ended in the store, which may know of fewer.
+    pub(crate) fn drop_sent(&self, tenant: &Arc<str>, session: u64, state: &State) {
+        let drop = |number| {
+            let to = Box::new(NextTaker::Dropped);
+            Change::HandOn { tenant: Arc::clone(tenant), session, number, to }
+        };
+        let changes: Vec<_> = state.in_flight.shared_once().map(drop).collect();
+        if !changes.is_empty() {
+            self.store.submit(changes);
+        }
+    }
 }
 
 impl<I: Inbox> Broker<I> {

@@ -16,7 +16,6 @@ mod wills;
 
 pub(crate) use claim::Claim;
 pub(crate) use interests::Interests;
-pub(crate) use leftovers::drop_sent;
 pub use leftovers::{Leftover, NextTaker};
 
 /// Maximum number of messages that are in flight to a client.

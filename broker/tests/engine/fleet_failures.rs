@@ -124,17 +124,22 @@ fn a_session_expires_wherever_its_client_was() {
     s.ping();
 }
 
+/// A publisher at the second node, to a shared subscription whose one member `s` is away.
+fn publisher_to_one_away(nodes: &Nodes<2>) -> Peer {
+    let mut s = nodes.at(0).v5("s", 0, LASTS);
+    subscribe(&mut s, true, 1, &[("$share/g/n", 1)]);
+    drop(s);
+    nodes.wait_away("s");
+    nodes.wait_known(1, 1);
+    join(nodes.at(1), true, "p", CLEAN)
+}
+
 #[test]
 fn what_a_session_leaves_over_goes_to_another_member_of_any_node() {
     const ALL: usize = 300;
     for (flags, way) in [(CLEAN, "claim"), (0, "claim"), (CLEAN, "expiry"), (0, "expiry")] {
         let nodes = Nodes::<2>::new();
-        let mut s = nodes.at(0).v5("s", 0, LASTS);
-        subscribe(&mut s, true, 1, &[("$share/g/n", 1)]);
-        drop(s);
-        nodes.wait_away("s");
-        nodes.wait_known(1, 1);
-        let mut p = join(nodes.at(1), true, "p", CLEAN);
+        let mut p = publisher_to_one_away(&nodes);
         for n in 0..ALL {
             publish(&mut p, true, 0x32, "n", n.to_string().as_bytes());
         }
@@ -158,12 +163,7 @@ fn a_session_leaves_many_messages_over_and_each_arrives_once_in_order() {
     const ALL: usize = 100_000;
     const WINDOW: usize = 500;
     let nodes = Nodes::<2>::new();
-    let mut s = nodes.at(0).v5("s", 0, LASTS);
-    subscribe(&mut s, true, 1, &[("$share/g/n", 1)]);
-    drop(s);
-    nodes.wait_away("s");
-    nodes.wait_known(1, 1);
-    let mut p = join(nodes.at(1), true, "p", CLEAN);
+    let mut p = publisher_to_one_away(&nodes);
     for from in (0..ALL).step_by(WINDOW) {
         for n in from..from + WINDOW {
             p.publish("n", n.to_string().as_bytes(), 1, (n - from + 1) as u16, true);

@@ -174,9 +174,15 @@ impl Model {
         if message.topic != share_of(share) || !held().any(|filter| filter.possible.iter().any(Option::is_some)) {
             return None;
         }
-        let must =
-            message.qos > 0 && !message.is_brief && held().any(|held| !held.possible.is_empty() && held.is_certain());
+        let must = message.qos > 0 && !message.is_brief && self.has_member(share, None);
         Some(Expected { must, low: message.qos.min(1), high: message.qos })
+    }
+
+    /// True when a shared subscription has a member for certain, apart from a client.
+    fn has_member(&self, share: &str, except: Option<usize>) -> bool {
+        let others = members(share).iter().filter(|member| Some(**member) != except);
+        let mut held = others.filter_map(|member| self.sessions[*member].filters.get(share));
+        held.any(|held| !held.possible.is_empty() && held.is_certain())
     }
 
     /// The broker has let a client in.
@@ -492,9 +498,7 @@ impl Model {
     /// are any by then.
     fn left_over(&mut self, client: usize, shares: &[&'static str], is_orphan: bool) {
         for share in shares {
-            let others = members(share).iter().filter(|member| **member != client);
-            let mut held = others.filter_map(|member| self.sessions[*member].filters.get(share));
-            let has_other = held.any(|held| !held.possible.is_empty() && held.is_certain());
+            let has_other = self.has_member(share, Some(client));
             for owed in self.shares.entry(share).or_default().values_mut() {
                 // A QoS 2 message that was sent goes to no other (MQTT-4.8.2-5).
                 owed.must &= has_other && owed.high < 2 && !is_orphan;
@@ -523,8 +527,7 @@ impl Model {
         }
         for share in SHARES {
             // What was on its way from one member to another has none at the next start.
-            let mut held = members(share).iter().filter_map(|member| self.sessions[*member].filters.get(share));
-            let has_member = held.any(|held| !held.possible.is_empty() && held.is_certain());
+            let has_member = self.has_member(share, None);
             let owed = self.shares.entry(share).or_default().values_mut();
             owed.for_each(|owed| owed.must &= has_member);
         }

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 use super::owners::Kept;
 use super::state::{Start, State};
 use crate::fleet::{Arrival, Client, Leftover, NextTaker, Numbered, Refusal};
-use crate::in_flight::MAX_IN_FLIGHT;
 
 /// Messages that are read at a time.
 const PIECE: usize = 256;
@@ -31,8 +30,7 @@ pub(super) struct Ended {
 impl Kept {
     /// Messages that other members get.
     fn left_over(self) -> BTreeMap<u64, Numbered> {
-        let beyond = if self.progress.exact { 0 } else { MAX_IN_FLIGHT as u64 };
-        let sent_to = self.progress.sent_to.saturating_add(beyond);
+        let sent_to = self.progress.sent_at_most();
         let is_left = |(number, message): &(u64, Numbered)| {
             message.placed.share.is_some() && (message.placed.qos < 2 || *number > sent_to)
         };

@@ -170,8 +170,14 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 // Sessions that last have it since before the start.
                 dispatch.takers.retain(|taker| taker.session.lasting() != Lasting::Log);
             }
+            let has_receipt = dispatch.receipt.is_some();
             next.routed = self.broker.route(&self.tenant, *dispatch);
             let ticket = next.routed.ticket;
+            if has_receipt && ticket > 0 {
+                // Stored with the message, and so is its end. Another connection may have the
+                // session by now.
+                self.session.state().receipts.insert(next.packet_id);
+            }
             self.is_forwarding = next.routed.is_forwarded;
             if let Some(fleet) = self.broker.fleet.as_ref().filter(|_| ticket > 0) {
                 next.shared = next.shared.max(ticket);

@@ -153,7 +153,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         if answer != Answer::Nothing || copied.is_some() || traced.is_some() {
             let (wait, packet_id) = (self.turn(), packet.packet_id);
-            let receipt = if copied.is_some() { self.shared_receipt(packet, &takers)? } else { None };
+            let receipt = if copied.is_some() { self.shared_receipt(packet)? } else { None };
             let dispatch = copied
                 .map(|message| Box::new(Dispatch { receipt, ..Dispatch::new(message, takers, &self.sender.client) }));
             let resent = packet.dup;
@@ -183,17 +183,14 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(())
     }
 
-    /// Returns the receipt of a message of QoS 2 from a session of the fleet, when it goes to such
-    /// sessions: it is stored with the message.
-    fn shared_receipt(&mut self, packet: &publish::Publish<'_>, takers: &[Taker]) -> Result<Option<(Owned, u16)>, End> {
-        let is_stored = |taker: &Taker| taker.qos > 0 && taker.session.shared_id().is_some();
-        if packet.qos < 2 || !takers.iter().any(is_stored) {
+    /// Returns the receipt of a message of QoS 2 from a session of the fleet: it is stored with the
+    /// message, if that goes to such sessions.
+    fn shared_receipt(&self, packet: &publish::Publish<'_>) -> Result<Option<(Owned, u16)>, End> {
+        if packet.qos < 2 {
             return Ok(None);
         }
-        let mut state = self.state()?;
-        let Some(owned) = state.ledger.as_ref().and_then(|ledger| ledger.owned()) else { return Ok(None) };
-        state.receipts.insert(packet.packet_id);
-        Ok(Some((owned, packet.packet_id)))
+        let owned = self.state()?.ledger.as_ref().and_then(|ledger| ledger.owned());
+        Ok(owned.map(|owned| (owned, packet.packet_id)))
     }
 
     /// Answers a message that the client may not send: nothing of it was staged, and nothing is

@@ -1,6 +1,7 @@
 //! A fleet in which changes have no effect: nothing of them is acknowledged.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,67 @@ fn a_node_that_has_lost_a_client_acknowledges_nothing_of_it() {
             assert_eq!(take(again, v5, 1), ["n"]);
             again.ping();
         }
+    }
+}
+
+/// A client `p` at the first node, whose retained message of QoS 2 under packet id 9 is not durable
+/// in the log, and a subscriber at the second one that has come since.
+fn published_before_its_subscriber(nodes: &Nodes<2>, v5: bool) -> [Peer; 2] {
+    let log = &nodes.at(0).log;
+    let mut p = join(nodes.at(0), v5, "p", 0);
+    log.instant.store(false, Ordering::SeqCst);
+    p.publish_with(0x35, "r", b"once", 9, v5);
+    wait(|| log.retained.lock().len() == 1);
+    let mut s = join(nodes.at(1), v5, "s", 0);
+    subscribe(&mut s, v5, 1, &[("r", 1)]);
+    s.ping();
+    // The subscription, and the interest of its node.
+    nodes.wait_known(0, 2);
+    [p, s]
+}
+
+fn receipts(nodes: &Nodes<2>, id: &str) -> Vec<u16> {
+    nodes.fleet.session(&client(id)).and_then(|(_, session)| session).unwrap().receipts
+}
+
+#[test]
+fn a_retained_message_reaches_a_session_that_has_subscribed_since_once_when_its_client_moves() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let [mut first, mut s] = published_before_its_subscriber(&nodes, v5);
+        let mut p = rejoin(nodes.at(1), v5, "p");
+        assert_eq!(end(&mut first, v5), if v5 { 0x8E } else { 0 });
+        let log = &nodes.at(0).log;
+        log.release_to(log.last.load(Ordering::SeqCst));
+        // It has gone to its subscribers, as far as it does.
+        wait(|| nodes.at(0).metrics.connections.get() == 0);
+        p.publish_with(0x3D, "r", b"once", 9, v5);
+        assert_eq!(p.packet().0, 0x50);
+        assert_eq!(receipts(&nodes, "p"), [9]);
+        publish(&mut p, v5, 0x34, "r", b"next");
+        assert_eq!(take(&mut s, v5, 2), ["once", "next"]);
+        s.ping();
+    }
+}
+
+#[test]
+fn a_retained_message_for_a_session_that_has_subscribed_since_is_over_when_its_client_releases_it() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let [mut p, mut s] = published_before_its_subscriber(&nodes, v5);
+        let log = &nodes.at(0).log;
+        log.instant.store(true, Ordering::SeqCst);
+        log.release_to(log.last.load(Ordering::SeqCst));
+        assert_eq!(p.packet().0, 0x50);
+        assert_eq!(receipts(&nodes, "p"), [9]);
+        p.send(0x62, &[0, 9]);
+        assert_eq!(p.packet().0, 0x70);
+        assert!(receipts(&nodes, "p").is_empty());
+        // Another message under its packet id is a new one, at the next node too.
+        let mut p = rejoin(nodes.at(1), v5, "p");
+        p.publish_with(0x34, "r", b"next", 9, v5);
+        assert_eq!(p.packet().0, 0x50);
+        assert_eq!(take(&mut s, v5, 2), ["once", "next"]);
     }
 }
 

@@ -149,7 +149,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let answer = Answer::after(packet.qos, code);
         self.staged |= verdict != Verdict::Plain || keep;
         if copied.is_some() {
-            self.stage_for_sessions(packet, topic, &mut takers)?;
+            self.stage_for_sessions(packet, topic, &mut takers);
         }
         if answer != Answer::Nothing || copied.is_some() || traced.is_some() {
             let (wait, packet_id) = (self.turn(), packet.packet_id);
@@ -164,32 +164,31 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
 
     /// Stages a message for sessions that outlast the process. With it, one of QoS 2 from such a
     /// session is known after a restart, so that the client can send it again.
-    fn stage_for_sessions(
-        &mut self,
-        packet: &publish::Publish<'_>,
-        topic: &str,
-        takers: &mut [Taker],
-    ) -> Result<(), End> {
+    fn stage_for_sessions(&mut self, packet: &publish::Publish<'_>, topic: &str, takers: &mut [Taker]) {
         let (intake, tenant) = (&mut self.intake, &self.tenant.id);
         let message = (topic, packet.payload);
         if !self.broker.store_for_sessions(intake, tenant, message, packet.properties, takers) {
-            return Ok(());
+            return;
         }
         self.staged = true;
         if packet.qos == 2 {
-            let mut state = self.session.owned_by(&self.link).ok_or(End::TakenOver)?;
-            state.stage_receipt(&mut self.intake, packet.packet_id);
+            // Another connection that has the session by now waits for this message.
+            self.session.state().stage_receipt(&mut self.intake, packet.packet_id);
         }
-        Ok(())
     }
 
     /// Returns the receipt of a message of QoS 2 from a session of the fleet: it is stored with the
     /// message, if that goes to such sessions.
     fn shared_receipt(&self, packet: &publish::Publish<'_>) -> Result<Option<(Owned, u16)>, End> {
-        if packet.qos < 2 {
+        if packet.qos < 2 || self.broker.fleet.is_none() {
             return Ok(None);
         }
-        let owned = self.state()?.ledger.as_ref().and_then(|ledger| ledger.owned());
+        // Another connection of this node may have the session by now: it waits for this message.
+        let state = self.session.state();
+        if state.has_ended() {
+            return Err(End::TakenOver);
+        }
+        let owned = state.ledger.as_ref().and_then(|ledger| ledger.owned());
         Ok(owned.map(|owned| (owned, packet.packet_id)))
     }
 

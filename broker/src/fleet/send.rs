@@ -17,8 +17,6 @@ use crate::session::{Place, Receipt, State};
 use crate::takeovers::TakeoverPaces;
 use door::Inbox;
 
-/// Sessions in one change.
-const MOST_TAKERS: usize = 1000;
 /// Time that a stopping process, or a will message, waits for the store.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -138,15 +136,9 @@ impl Fleet {
         if sessions.is_empty() {
             return Sent { ticket: 0, is_forwarded };
         }
-        let mut receipt = receipt;
-        let mut changes = Vec::new();
-        while !sessions.is_empty() {
-            let rest = sessions.split_off(sessions.len().min(MOST_TAKERS));
-            let takers = std::mem::replace(&mut sessions, rest);
-            let (tenant, message) = (Arc::clone(tenant), Arc::clone(&message));
-            changes.push(Change::Message { tenant, message, takers, receipt: receipt.take() });
-        }
-        Sent { ticket: self.store.submit_for(changes, submitter), is_forwarded }
+        let (tenant, takers) = (Arc::clone(tenant), sessions);
+        let change = Change::Message { tenant, message, takers, receipt };
+        Sent { ticket: self.store.submit_for(vec![change], submitter), is_forwarded }
     }
 
     /// Sends a retained message to every node. False when there is no room for it.

@@ -217,16 +217,18 @@ impl Batches {
         receipt: Option<&(Owned, u16)>,
     ) {
         let body = codec::encode_message(message);
-        let mut receipt = receipt;
-        let mut rest = takers;
+        let (mut rest, mut is_first) = (takers, true);
         loop {
             let (first, others) = rest.split_at(rest.len().min(TAKERS));
             rest = others;
             let mut out = self.begin("M").bytes(body.clone());
-            out = match receipt.take() {
-                Some((owned, packet)) => out.number((*packet).into()).owned(owned),
+            out = match receipt {
+                Some((owned, packet)) if is_first => out.number((*packet).into()).owned(owned),
+                // Its receipt came with the first part, and decides on this one.
+                Some(_) => out.text("+"),
                 None => out.text(""),
             };
+            is_first = false;
             out = out.number(first.len() as u64);
             for (id, session, placed) in first {
                 out = out.bytes([tenant, "\0", id].concat().into_bytes()).number(*session);

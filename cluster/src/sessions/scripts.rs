@@ -19,7 +19,8 @@
 //! …:left          zset, TENANT\0SESSION → ms from which on its messages are read for others
 //! …:l:SESSION     hash, a session that has left them over: c client, g progress, f n the first, and how often it
 //!                 was read                            …:lt:TENANT   zset of its sessions of that kind
-//! …:w:WRITER      hash: n its last batch, r refusals  …:g          hash: seq, epoch, mid, bytes
+//! …:w:WRITER      hash: n its last batch, r refusals, l its last message with a receipt was refused
+//! …:g             hash: seq, epoch, mid, bytes
 //! ```
 //! NODE is `NAME@START`. All keys have one hash tag, so that a script may change any of them.
 //! Memory is bounded by the bounds of the messages, so the scripts run while the server is out of

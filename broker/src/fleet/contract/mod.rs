@@ -71,6 +71,7 @@ macro_rules! fleet_contract {
             a_change_of_a_former_owner_is_refused,
             a_change_that_waited_too_long_is_refused,
             a_receipt_is_of_the_connections_that_know_of_each_other,
+            a_message_for_many_sessions_reaches_all_or_none,
             a_node_that_claims_its_own_client_again_hears_nothing,
             of_claims_at_once_the_last_one_counts,
             messages_get_numbers_in_one_order,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Fixture, Peer, TENANT, append, append_with, client, options, progress};
+use super::peer::payloads;
+use super::{Fixture, Peer, TENANT, append, append_with, client, options, progress, until};
 use crate::fleet::{Change, Interest, Refusal, Submitter};
 
 /// A connection that waits for its changes.
@@ -124,4 +125,34 @@ pub async fn a_receipt_is_of_the_connections_that_know_of_each_other(fixture: &d
     assert_eq!((session.receipts, b.numbers(&taker, 3).await), (vec![1, 2], vec![1, 2, 3]));
     let claim = b.store.claim(&client("c"), false, 5).await.expect("the store answers");
     assert_eq!(claim.session.expect("it continues").receipts, [1, 2, 3]);
+}
+
+/// A message whose receipt is refused reaches none of its sessions, however many they are, and
+/// wherever it is among the changes of its node; another one reaches all of them.
+pub async fn a_message_for_many_sessions_reaches_all_or_none(fixture: &dyn Fixture) {
+    let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
+    let mut takers = Vec::new();
+    for n in 0..300 {
+        takers.push(b.lasting(&format!("taker {n}"), 10 + n).await);
+    }
+    let to: Vec<_> = takers.iter().collect();
+    let (former, other) = (a.lasting("c", 1).await, a.lasting("other", 2).await);
+    let owned = b.continued("c").await.0;
+    // So many that a part of it may be among the next ones that are applied together.
+    let behind = |count: usize, change: Change| [vec![Change::Receipt(other.clone(), 1); count], vec![change]].concat();
+    for count in [0, 253, 254, 255] {
+        let refused = behind(count, append_with(&to, "refused", Some((&former, 1))));
+        assert_eq!(refusals(&a, refused).await, [Refusal::NotOwned]);
+    }
+    // One without a receipt, and one of the present owner.
+    a.apply(vec![append_with(&to, "1", None)]).await;
+    for count in [0, 254] {
+        assert_eq!(refusals(&b, vec![append_with(&to, "2", Some((&owned, 1)))]).await, [], "{count}");
+        let of_other = behind(count, append_with(&to, "3", Some((&other, 2))));
+        assert_eq!(refusals(&a, of_other).await, []);
+    }
+    for taker in &takers {
+        until(5, || b.messages(taker).len()).await;
+        assert_eq!(payloads(&b.messages(taker)), ["1", "2", "3", "2", "3"]);
+    }
 }

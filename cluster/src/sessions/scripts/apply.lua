@@ -4,12 +4,14 @@
 local writer, batch, first, me = B .. 'w:' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local most_messages, most_bytes, policy = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7]
 -- Refusals of all batches that are sent together: `;BATCH=NUMBERS`.
-local noted = call('HMGET', writer, 'n', 'r')
+local noted = call('HMGET', writer, 'n', 'r', 'l')
 local last, refusals = tonumber(noted[1] or '0'), noted[2] or ''
 if last < first then refusals = '' end
+-- The last message with a receipt was refused: so are its further parts, in later batches too.
+local is_last_lost = noted[3] == '1'
 local function note()
   -- A write also for a repetition, so that a WAIT behind it covers the first one.
-  call('HSET', writer, 'n', int(math.max(last, batch)), 'r', refusals)
+  call('HSET', writer, 'n', int(math.max(last, batch)), 'r', refusals, 'l', is_last_lost and '1' or '0')
   call('EXPIRE', writer, 86400)
 end
 if batch <= last then
@@ -80,14 +82,18 @@ end
 
 local function message()
   local body, receipt, is_lost = take(), take(), false
-  if receipt ~= '' then
+  if receipt == '+' then
+    is_lost = is_last_lost
+  elseif receipt ~= '' then
+    -- In a failure, too.
+    is_last_lost = true
     -- Also after another claim by this node, whose connections wait for each other's messages. Any other
     -- connection gets the message from the client again.
     local client, session, epoch = take(), take(), tonumber(take())
     local held = call('HMGET', entry(client), 's', 'e', 'b', 'k')
     local since = tonumber(held[3] or held[2] or '0')
     is_lost = not (held[1] == session and epoch >= since and epoch <= tonumber(held[2]) and held[4])
-    is_refused = is_lost
+    is_refused, is_last_lost = is_lost, is_lost
     if not is_lost then call('HSET', entry(client), 'r:' .. receipt, '1') end
   end
   local count, shared, owners = tonumber(take()), nil, {}

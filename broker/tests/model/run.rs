@@ -101,10 +101,10 @@ impl Run {
 
     fn handle(&mut self, client: usize, packet: Incoming) -> Checked {
         self.note(format_args!("c{client} gets {}", Brief(&packet)));
-        let connection = self.clients[client].number;
+        let (connection, node) = (self.clients[client].number, self.clients[client].node);
         match packet {
             Incoming::Publish(delivery) => {
-                self.model.delivered(client, connection, &delivery)?;
+                self.model.delivered(client, connection, node, &delivery)?;
                 if delivery.qos > 0 {
                     let held = &mut self.clients[client];
                     held.open.insert(delivery.packet_id);
@@ -194,7 +194,7 @@ impl Run {
                 Some(number) => {
                     let (topic, retain, content) = self.content(number);
                     self.note(format_args!("c{client} sends message {number} again, packet id {packet_id}"));
-                    self.model.sent(number, true);
+                    self.model.sent(number, self.clients[client].node, true);
                     self.clients[client].publish(&Publish { topic, payload: &content, retain, ..again });
                 }
             }
@@ -257,7 +257,7 @@ impl Run {
         }
         if let Some(will) = will {
             self.note(format_args!("message {will} is the will of c{client}"));
-            self.model.sent(will, false);
+            self.model.sent(will, self.clients[client].node, false);
         }
     }
 

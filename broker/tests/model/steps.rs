@@ -155,7 +155,7 @@ impl Run {
     fn message(&mut self, publisher: usize, topic: &'static str, retain: bool, is_clear: bool, is_brief: bool) -> u32 {
         // A retained message that is lost would leave its topic unknown.
         let qos = if retain { 1 + self.random.below(2) as u8 } else { self.random.qos() };
-        let (sends, is_settled, is_adrift, has_takers) = (0, false, false, false);
+        let (sends, node, is_settled, is_adrift, has_takers) = (0, 0, false, false, false);
         self.model.message(Message {
             topic,
             qos,
@@ -164,6 +164,7 @@ impl Run {
             publisher,
             is_brief,
             sends,
+            node,
             is_settled,
             is_adrift,
             has_takers,
@@ -188,7 +189,7 @@ impl Run {
         ));
         let own = expiry.map(|secs| PropertyList::new().number(id::MESSAGE_EXPIRY, secs)).unwrap_or_default();
         let (_, _, content) = self.content(number);
-        self.model.sent(number, false);
+        self.model.sent(number, self.clients[client].node, false);
         let held = &mut self.clients[client];
         if qos > 0 {
             held.out.push(Outgoing { packet_id, number: Some(number), qos, is_recorded: false });

@@ -5,7 +5,10 @@
 //! publishes it, or when it is no longer due. A will message that is still there at a start belongs
 //! to a connection that ended with an earlier one: it is published before connections are accepted,
 //! so that it comes before everything that its client sends now. Only a delayed one of a session
-//! that has lasted waits for its delay, in which the client may come back: in a fleet, to any node.
+//! that has lasted waits for its delay, in which the client may come back.
+//!
+//! In a fleet, the store has the will messages of connections whose clients it knows: see
+//! `fleet::wills`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::codec::connect::Will;
-use crate::fleet::{Client, Owned};
+use crate::fleet::Owned;
 use crate::will::LastWill;
 use crate::{Broker, RetainedMessage};
 use door::{Inbox, Intake, Retained, Sender};
@@ -23,8 +26,8 @@ use door::{Inbox, Intake, Retained, Sender};
 pub(crate) const OWN: &str = "$weir/";
 const TOPIC: &str = "$weir/wills/";
 /// Version 1 had no device.
-/// Version 2 had no ownership.
-const VERSION: u8 = 3;
+/// Version 3 had an ownership in a fleet, which the store has now.
+const VERSION: u8 = 2;
 /// Will messages that are published at a time: one write of the log stores all of them.
 const AT_ONCE: usize = 1024;
 /// Time that connections wait for the will messages of earlier starts.
@@ -57,17 +60,11 @@ pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str, started: u64) ->
     (retained, earlier.collect())
 }
 
-fn encode(LastWill { will, sender, owned, .. }: &LastWill) -> Vec<u8> {
-    let mut out = vec![VERSION, will.retain.into(), sender.user.is_some().into()];
+fn encode(will: &Will, client: &str, user: Option<&str>, device: Option<&str>) -> Vec<u8> {
+    let mut out = vec![VERSION, will.retain.into(), user.is_some().into()];
     out.extend_from_slice(&will.delay_secs.to_be_bytes());
-    // No claim has the epoch 0.
-    let (session, epoch) = owned.as_ref().map_or((0, 0), |owned| (owned.session, owned.epoch));
-    out.extend_from_slice(&session.to_be_bytes());
-    out.extend_from_slice(&epoch.to_be_bytes());
-    let user = sender.user.as_deref().unwrap_or_default();
     // Devices have an id.
-    let device = sender.device.as_deref().unwrap_or_default();
-    for text in [&*will.topic, &*sender.client, user, device] {
+    for text in [&*will.topic, client, user.unwrap_or_default(), device.unwrap_or_default()] {
         // No text of a CONNECT has more than 65,535 bytes.
         out.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(text.as_bytes());
@@ -79,12 +76,8 @@ fn encode(LastWill { will, sender, owned, .. }: &LastWill) -> Vec<u8> {
 fn decode(message: RetainedMessage) -> Option<Earlier> {
     let ([version, retain, has_user], rest) = message.payload.split_first_chunk()?;
     let (delay, mut rest) = rest.split_first_chunk()?;
-    let mut claim = [0; 2];
-    if *version == VERSION {
-        for number in &mut claim {
-            let (bytes, tail) = rest.split_first_chunk()?;
-            (*number, rest) = (u64::from_be_bytes(*bytes), tail);
-        }
+    if *version == 3 {
+        rest = rest.split_at_checked(16)?.1;
     }
     let mut text = || {
         let (length, tail) = rest.split_first_chunk()?;
@@ -103,9 +96,6 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
         peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         protocol: "mqtt",
     };
-    let [session, epoch] = claim;
-    let client = Client { tenant: Arc::clone(&sender.tenant), id: Arc::clone(&sender.client) };
-    let owned = (epoch > 0).then_some(Owned { client, session, epoch });
     let will = Will {
         topic,
         payload: rest.to_vec(),
@@ -115,15 +105,46 @@ fn decode(message: RetainedMessage) -> Option<Earlier> {
         properties: message.properties,
     };
     let kept_as = Some(message.topic.into());
-    matches!(version, 1 | 2 | &VERSION)
-        .then(|| Box::new(LastWill { will, sender, owned, kept_as, ended: None, meter: None }))
+    (1..=3)
+        .contains(version)
+        .then(|| Box::new(LastWill { will, sender, owned: None, kept_as, ended: None, meter: None }))
+}
+
+/// Returns the bytes of a will message for the store of a fleet: its QoS, the length of its
+/// properties (u32, big endian), the properties, and as in the log.
+pub(crate) fn encode_stored(will: &Will, client: &str, user: Option<&str>, device: Option<&str>) -> Box<[u8]> {
+    // They are shorter than a packet.
+    let length = u32::try_from(will.properties.len()).unwrap_or(u32::MAX);
+    let mut out = vec![will.qos];
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&will.properties);
+    out.extend_from_slice(&encode(will, client, user, device));
+    out.into()
+}
+
+/// Returns a will message of the store, with the ownership that its connection had.
+pub(crate) fn decode_stored(owned: &Owned, body: &[u8]) -> Option<Earlier> {
+    let ([qos], rest) = body.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (properties, payload) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let message = RetainedMessage {
+        tenant: Arc::clone(&owned.client.tenant),
+        topic: String::new(),
+        payload: payload.to_vec(),
+        qos: *qos,
+        properties: properties.to_vec(),
+        published: 0,
+    };
+    let last = decode(message).filter(|last| last.sender.client == owned.client.id)?;
+    Some(Box::new(LastWill { owned: Some(owned.clone()), kept_as: None, ..*last }))
 }
 
 /// Stages that a will message is kept.
 pub(crate) fn keep(intake: &mut impl Intake, last: &LastWill) {
     if let Some(topic) = &last.kept_as {
-        let payload = encode(last);
-        let Will { qos, properties, .. } = &last.will;
+        let LastWill { will, sender, .. } = last;
+        let payload = encode(will, &sender.client, sender.user.as_deref(), sender.device.as_deref());
+        let Will { qos, properties, .. } = will;
         intake.retain(&Retained { topic, payload: &payload, qos: *qos, properties });
     }
 }
@@ -179,10 +200,6 @@ impl<I: Inbox> Broker<I> {
                 return;
             }
         }
-        if last.will.delay_secs > 0 && last.owned.is_some() && self.fleet.is_some() {
-            self.await_session(last, tenant);
-            return;
-        }
         // With retained messages that came late, the client may be back, or in time at another
         // node.
         let is_back = last.will.delay_secs > 0 && tenant.is_connected_elsewhere(&last.sender.client);
@@ -202,12 +219,18 @@ impl<I: Inbox> Broker<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::Client;
 
     fn kept(last: &LastWill, topic: &str) -> RetainedMessage {
         RetainedMessage {
             tenant: "t".into(),
             topic: topic.to_owned(),
-            payload: encode(last),
+            payload: encode(
+                &last.will,
+                &last.sender.client,
+                last.sender.user.as_deref(),
+                last.sender.device.as_deref(),
+            ),
             qos: last.will.qos,
             properties: last.will.properties.clone(),
             published: 0,
@@ -232,9 +255,7 @@ mod tests {
             peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             protocol: "mqtt",
         };
-        let client = Client { tenant: "t".into(), id: "d".into() };
-        let owned = device.map(|_| Owned { client, session: 1 << 40, epoch: u64::MAX });
-        LastWill { will, sender, owned, kept_as: Some(topic("n", 255, 7)), ended: None, meter: None }
+        LastWill { will, sender, owned: None, kept_as: Some(topic("n", 255, 7)), ended: None, meter: None }
     }
 
     #[test]
@@ -246,11 +267,20 @@ mod tests {
             let (retained, earlier) = split(vec![kept(&last, "$weir/wills/n/ff-7")], "n", 1);
             assert!(retained.is_empty());
             assert_eq!(earlier[0].will, last.will);
-            assert_eq!((&earlier[0].kept_as, &earlier[0].owned), (&last.kept_as, &last.owned));
+            assert_eq!(earlier[0].kept_as, last.kept_as);
             let of = |sender: &Sender| {
                 (sender.tenant.clone(), sender.client.clone(), sender.user.clone(), sender.device.clone())
             };
             assert_eq!(of(&earlier[0].sender), of(&last.sender));
+            let body = encode_stored(&last.will, "d", user, device);
+            let client = Client { tenant: "t".into(), id: "d".into() };
+            let owned = Owned { client, session: 1 << 40, epoch: u64::MAX };
+            let stored = decode_stored(&owned, &body).unwrap();
+            assert_eq!((&stored.will, &stored.owned, &stored.kept_as), (&last.will, &Some(owned.clone()), &None));
+            assert_eq!(of(&stored.sender), of(&last.sender));
+            for end in 0..body.len() - last.will.payload.len() {
+                assert!(decode_stored(&owned, &body[..end]).is_none(), "{end} bytes");
+            }
         }
     }
 
@@ -260,8 +290,6 @@ mod tests {
         let mut old = kept(&last, "$weir/wills/n/ff-7");
         // Version 1 ended with the user name and the payload.
         old.payload[0] = 1;
-        // Version 2 had no ownership behind the delay.
-        old.payload.drain(7..23);
         let device_at = old.payload.len() - last.will.payload.len() - 2;
         old.payload.drain(device_at..device_at + 2);
         let (_, earlier) = split(vec![old], "n", 1);
@@ -279,14 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn a_will_kept_without_an_ownership_is_read() {
+    fn a_will_kept_with_an_ownership_is_read() {
         let last = last(Some("u"), Some("d"));
         let mut old = kept(&last, "$weir/wills/n/ff-7");
-        old.payload[0] = 2;
-        old.payload.drain(7..23);
+        old.payload[0] = 3;
+        old.payload.splice(7..7, [9; 16]);
         let (_, earlier) = split(vec![old], "n", 1);
         assert_eq!((&earlier[0].will, &earlier[0].sender.device), (&last.will, &last.sender.device));
-        assert_eq!(earlier[0].owned, None);
     }
 
     #[test]

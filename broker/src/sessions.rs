@@ -126,7 +126,8 @@ impl<I: Inbox> Broker<I> {
             if !state.has_ended() {
                 pace = std::mem::take(&mut state.takeovers);
                 let publishing = state.publishing.take();
-                before = Before { last: state.last_will.take(), is_due: true, publishing, earlier, ended: None };
+                let last = state.last_will.take();
+                before = Before { last, is_due: true, publishing, earlier, ..Before::default() };
             }
             if state.has_ended() {
                 // It was in the store alone.

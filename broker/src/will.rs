@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Broker;
 use crate::codec::connect::Will;
 use crate::durable::Ledger;
-use crate::fleet::{LeftSession, Owned};
+use crate::fleet::Owned;
 use crate::link::Link;
 use crate::pending_wills;
 use crate::route::{Dispatch, Routed};
@@ -23,9 +23,6 @@ use door::{Delivery, Failed, Inbox, Intake, Retained, Sender, Verdict};
 /// Bytes of a will message that waits, besides its contents: a task.
 const WILL_BYTES: usize = 1 << 10;
 
-/// The reason why one is kept.
-const AWAY: &str = "the store of sessions is away";
-
 /// Time that a new connection waits for the will message before it. A log that is full for longer
 /// does not keep clients out.
 pub(crate) const SETTLE: Duration = Duration::from_secs(5);
@@ -35,9 +32,9 @@ pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 pub(crate) struct LastWill {
     pub(crate) will: Will,
     pub(crate) sender: Sender,
-    /// In a fleet, the ownership that the connection has.
+    /// The ownership that the connection has, if the store of a fleet keeps it.
     pub(crate) owned: Option<Owned>,
-    /// Topic under which it is kept for the next start.
+    /// Topic under which it is kept for the next start, if it is kept in the log.
     pub(crate) kept_as: Option<Box<str>>,
     /// Cancelled when the credential of the sender is revoked or expires: then it is not published.
     pub(crate) ended: Option<CancellationToken>,
@@ -68,6 +65,10 @@ pub(crate) struct Before {
     pub(crate) publishing: Option<Settled>,
     /// The connection that had the session, whose last messages may not have gone to subscribers.
     pub(crate) earlier: Option<Weak<Link>>,
+    /// Of a connection of another node, which has ended.
+    pub(crate) of_another: Option<Box<LastWill>>,
+    /// Ownership of a connection whose will message another node publishes.
+    pub(crate) elsewhere: Option<Owned>,
     /// The session before, which has ended and lasted until then.
     pub(crate) ended: Option<Arc<Ledger>>,
 }
@@ -75,7 +76,8 @@ pub(crate) struct Before {
 impl Before {
     /// True when there is something to do.
     pub(crate) fn is_any(&self) -> bool {
-        self.last.is_some() || self.publishing.is_some() || self.ended.is_some()
+        let Self { last, publishing, of_another, elsewhere, ended, .. } = self;
+        last.is_some() || publishing.is_some() || of_another.is_some() || elsewhere.is_some() || ended.is_some()
     }
 }
 
@@ -128,10 +130,14 @@ impl<I: Inbox> Broker<I> {
         if let Some(last) = over {
             self.forget_will(last);
         }
+        let of_another = before.of_another.map(|last| self.publish_later(last, Arc::clone(tenant), None, None, None));
         let all = async {
-            for mut settled in before.publishing.into_iter().chain(due) {
+            for mut settled in before.publishing.into_iter().chain(due).chain(of_another) {
                 // An error is the end of its publication.
                 while settled.changed().await.is_ok() {}
+            }
+            if let Some(owned) = &before.elsewhere {
+                self.await_will(owned).await;
             }
         };
         if tokio::time::timeout(SETTLE, all).await.is_err() {
@@ -154,31 +160,20 @@ impl<I: Inbox> Broker<I> {
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let _held = memory;
-            if let Some((delay, mut cancelled)) = pending {
-                let mut is_pending = true;
+            let is_delayed = pending.is_some();
+            if let Some((delay, cancelled)) = pending {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
-                    cancelled = &mut cancelled => {
-                        if cancelled.is_ok() {
-                            return broker.forget_will(last);
-                        }
-                        is_pending = false;
-                    }
+                    // Without a sign, the session has ended.
+                    cancelled = cancelled => if cancelled.is_ok() {
+                        return broker.forget_will(last);
+                    },
                     // One without a fleet does not know whether it starts again.
                     () = broker.stopping.cancelled() => {}
                 }
-                let left = tokio::select! {
-                    left = broker.left_session(&last) => left,
-                    Ok(()) = cancelled, if is_pending => Some(LeftSession::Continued),
-                };
-                match left {
-                    None => {
-                        let client = &last.sender.client;
-                        tracing::warn!(%client, "kept a delayed will message for the next start: {AWAY}");
-                        return;
-                    }
-                    Some(LeftSession::Continued) => return broker.forget_will(last),
-                    Some(_) => {}
+                if last.owned.is_some() && broker.stopping.is_cancelled() {
+                    // Another node publishes it when it is due.
+                    return;
                 }
             }
             if let Some(earlier) = earlier.as_ref().and_then(Weak::upgrade) {
@@ -191,27 +186,42 @@ impl<I: Inbox> Broker<I> {
             if last.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
                 return broker.forget_will(last);
             }
-            broker.publish_last(&last, &tenant).await;
+            match broker.owns_will(&last, is_delayed).await {
+                Some(true) => {}
+                Some(false) => return,
+                None => {
+                    let client = &last.sender.client;
+                    return tracing::debug!(%client, "left a delayed will message to other nodes");
+                }
+            }
+            if broker.publish_last(&last, &tenant).await {
+                broker.end_stored_will(&last);
+            }
             drop(done);
         });
         settled
     }
 
-    /// Publishes a will message, and reports one that is not stored.
-    pub(crate) async fn publish_last(&self, last: &LastWill, tenant: &Tenant) {
+    /// Publishes a will message, and reports one that is not stored. Returns whether it is.
+    pub(crate) async fn publish_last(&self, last: &LastWill, tenant: &Tenant) -> bool {
         let published = tokio::select! {
             published = self.publish_will(last, tenant) => published.map_err(|error| error.to_string()),
             () = self.abandon.cancelled() => Err("the process is stopping".to_owned()),
         };
-        if let Err(error) = published {
+        if let Err(error) = &published {
             self.count_dropped("will_not_stored");
             let LastWill { will, sender, .. } = last;
             tracing::warn!("cannot publish the will message of client {} to {}: {error}", sender.client, will.topic);
         }
+        published.is_ok()
     }
 
     /// No longer keeps a will message that is not due.
     pub(crate) fn forget_will(self: &Arc<Self>, last: Box<LastWill>) {
+        self.end_stored_will(&last);
+        if last.kept_as.is_none() {
+            return;
+        }
         let broker = Arc::clone(self);
         self.tasks.spawn(async move {
             let mut intake = broker.inbox.open(&last.sender);

@@ -324,6 +324,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let last = self.state()?.last_will.take();
         if let Some(last) = last {
             self.staged |= pending_wills::clear(&mut self.intake, &last);
+            self.broker.end_stored_will(&last);
         }
         Ok(())
     }

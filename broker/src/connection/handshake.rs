@@ -19,7 +19,7 @@ use crate::codec::connect::{self, Connect};
 use crate::codec::encode::{self, ConnackProperties};
 use crate::codec::{DecodeError, Version, framing, packet_type, reason};
 use crate::durable::Outbox;
-use crate::fleet::Claim;
+use crate::fleet::{Claim, StoredWill};
 use crate::in_flight::MAX_IN_FLIGHT;
 use crate::link::Link;
 use crate::listener::{Arrival, Guests};
@@ -144,7 +144,11 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("memory");
     };
     let client = assigned.as_deref().unwrap_or(&connect.client);
-    let claim = match broker.claim(&identity.tenant, client, connect.clean, claimed_by).await {
+    let stored = connect.will.as_ref().map(|will| StoredWill {
+        delay_secs: will.delay_secs,
+        body: pending_wills::encode_stored(will, client, connect.user.as_deref(), identity.device.as_deref()),
+    });
+    let claim = match broker.claim(&identity.tenant, client, connect.clean, stored, claimed_by).await {
         Ok(claim) => claim,
         Err(unavailable) => {
             let code = if version == Version::V5 { reason::SERVER_UNAVAILABLE } else { 3 };
@@ -293,8 +297,11 @@ impl<I: Inbox> Broker<I> {
         let most_keep_alive = arrival.max_keep_alive_secs.unwrap_or(config.max_keep_alive_secs);
         let keep_alive = keep_alive(most_keep_alive, &asked);
         let link = Link::new(&self.arrivals);
-        let Taken { session, present, has_new_expiry, taken_over, before } =
+        let Taken { session, present, has_new_expiry, taken_over, mut before } =
             self.take_session(&tenant, &sender.client, &link, (asked.clean, expiry), &mut claim, &identity);
+        let (due_will, pending_will) = claim.take_wills();
+        before.of_another = due_will.and_then(|due| self.read_due_will(due));
+        before.elsewhere = pending_will;
         self.begin_arrivals(&claim);
         if taken_over {
             self.metrics.takeovers.count(&sender.tenant, &sender.client, arrival.peer, model::clock::now());
@@ -317,10 +324,10 @@ impl<I: Inbox> Broker<I> {
         if let Some(will) = asked.will.take()
             && let Some(mut state) = session.owned_by(&link)
         {
-            let kept_as = Some(pending_wills::topic(&config.node, self.started, number));
+            let owned = claim.keeps_will().cloned();
+            let kept_as = owned.is_none().then(|| pending_wills::topic(&config.node, self.started, number));
             let ended = identity.ended.clone();
             let meter = identity.meter.clone();
-            let owned = claim.owned().cloned();
             state.last_will = Some(Box::new(LastWill { will, sender: sender.clone(), owned, kept_as, ended, meter }));
         }
         let is_full =

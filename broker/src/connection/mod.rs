@@ -85,7 +85,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     /// session.
     fn keep_state(&mut self) {
         if let Some(state) = self.session.owned_by(&self.link) {
-            if let Some(last) = &state.last_will {
+            if let Some(last) = state.last_will.as_ref().filter(|last| last.kept_as.is_some()) {
                 pending_wills::keep(&mut self.intake, last);
                 self.staged = true;
             }

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
-use super::{Change, Claimed, Client, Fleet, Owned, StoredSession, Unavailable};
+use super::{Change, Claimed, Client, DueWill, Fleet, Owned, StoredSession, StoredWill, Unavailable};
 use crate::Broker;
 use crate::config::QueueFull;
 use crate::durable::{Duty, Ledger, Numbers, restore_exchanges};
@@ -71,6 +71,19 @@ impl Claim {
         Some((claimed.owned.clone(), claimed.session.take()?))
     }
 
+    /// Takes the will message that this node publishes in place of another one, and the ownership
+    /// of one that is being published.
+    pub(crate) fn take_wills(&mut self) -> (Option<DueWill>, Option<Owned>) {
+        let Self::Claimed(claimed) = self else { return (None, None) };
+        (claimed.due_will.take(), claimed.pending_will.take())
+    }
+
+    /// Returns the ownership under which the store keeps the will message of the connection.
+    pub(crate) fn keeps_will(&self) -> Option<&Owned> {
+        let Self::Claimed(claimed) = self else { return None };
+        claimed.keeps_will.then_some(&claimed.owned)
+    }
+
     /// True when a session can outlast the process.
     pub(crate) fn may_last(&self) -> bool {
         !matches!(self, Self::Unavailable)
@@ -92,10 +105,11 @@ impl<I: Inbox> Broker<I> {
     /// [`Unavailable`]: the store does not answer for the moment, and the client may have a
     /// session.
     pub(crate) async fn claim(
-        &self,
+        self: &Arc<Self>,
         tenant: &Arc<str>,
         client: &str,
         clean: bool,
+        will: Option<StoredWill>,
         deadline: Instant,
     ) -> Result<Claim, Unavailable> {
         let Some(fleet) = self.fleet.as_ref().filter(|_| !client.starts_with(Self::INTERNAL)) else {
@@ -114,7 +128,7 @@ impl<I: Inbox> Broker<I> {
         let new = self.new_session_id();
         let mut backoff = model::Backoff::new(PAUSE.0, PAUSE.1);
         loop {
-            match self.claim_once(fleet, &client, clean || is_over, new).await {
+            match self.claim_once(fleet, &client, clean || is_over, new, will.clone()).await {
                 Ok(claimed) => {
                     if claimed.taken_over {
                         fleet.paces.count(&client, Instant::now());
@@ -137,20 +151,24 @@ impl<I: Inbox> Broker<I> {
     }
 
     async fn claim_once(
-        &self,
+        self: &Arc<Self>,
         fleet: &Arc<Fleet>,
         client: &Client,
         clean: bool,
         new: u64,
+        will: Option<StoredWill>,
     ) -> Result<Claimed, Unavailable> {
         let (answer, claimed) = oneshot::channel();
-        let (fleet, client) = (Arc::clone(fleet), client.clone());
+        let (broker, fleet, client) = (Arc::clone(self), Arc::clone(fleet), client.clone());
         // The connection may end meanwhile, and the claim has its effect all the same.
         self.tasks.spawn(async move {
-            let claimed = fleet.store.claim(&client, clean, new).await;
-            if let Err(Ok(Claimed { owned, .. })) = answer.send(claimed) {
+            let claimed = fleet.store.claim(&client, clean, new, will.as_ref()).await;
+            if let Err(Ok(Claimed { owned, due_will, .. })) = answer.send(claimed) {
                 fleet.bus.begin(&owned);
-                fleet.store.submit(vec![Change::Leave(owned)]);
+                fleet.store.submit(vec![Change::WillOver(owned.clone()), Change::Leave(owned)]);
+                if let Some(due) = due_will {
+                    broker.publish_due_will(due).await;
+                }
             }
         });
         let ended = |_| Unavailable { reason: "the process ends".into(), is_brief: false };

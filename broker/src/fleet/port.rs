@@ -59,6 +59,14 @@ pub struct Claimed {
     pub owned: Owned,
     /// The client was connected to another node, which has been told.
     pub taken_over: bool,
+    /// The will message of the connection is kept.
+    pub keeps_will: bool,
+    /// The will message of the connection before. It is due, and this node publishes it: its own
+    /// node has ended, or has not handed the client over.
+    pub due_will: Option<DueWill>,
+    /// The ownership of the connection before, whose will message is due, and is being published by
+    /// another node, or by this one in place of another.
+    pub pending_will: Option<Owned>,
     /// The session that continues; None for a new one.
     pub session: Option<StoredSession>,
 }
@@ -114,17 +122,34 @@ pub struct EndedAway {
     pub messages: usize,
 }
 
-/// A session that its client has left.
+/// The will message of a connection, for the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredWill {
+    /// Seconds between the end of the connection and its publication, unless the session ends
+    /// before.
+    pub delay_secs: u32,
+    /// The will message, and its sender.
+    pub body: Box<[u8]>,
+}
+
+/// A will message that is due, of a connection whose node does not publish it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueWill {
+    /// The ownership that the connection had.
+    pub owned: Owned,
+    /// As in [`StoredWill`].
+    pub body: Box<[u8]>,
+}
+
+/// The node that publishes a will message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeftSession {
-    /// It waits for its client, and ends after this time; None for one that does not end.
-    Waits(Option<Duration>),
-    /// Its client has connected with it since, to any node.
-    Continued,
-    /// It has ended, and its client has connected with another one.
-    Replaced,
-    /// It has ended, or does not last.
-    Ended,
+pub enum WillPublisher {
+    /// This node.
+    This,
+    /// Another one, or any when it is due.
+    Another,
+    /// None: it is not kept.
+    None,
 }
 
 /// A message on its way between nodes.
@@ -195,6 +220,9 @@ pub enum Change {
     Leave(Owned),
     /// The session has ended; nothing of it is left but what [`Bus::leftovers`] returns.
     End(Owned),
+    /// The will message of the connection that has, or had, this ownership is published, or not
+    /// due. It has no effect on one that another node is to publish.
+    WillOver(Owned),
     /// A message for sessions that last. Each gets it under its next number, and its owner receives
     /// it as [`Arrival::Message`]; a session that has ended gets nothing, without a refusal.
     Message {
@@ -259,12 +287,22 @@ pub trait SessionStore: Send + Sync + 'static {
     /// [`Arrival::Taken`]. With `clean`, a session that lasts ends; otherwise it continues. A new
     /// session has the id `new`.
     ///
+    /// The store keeps `will`, if it has room, until [`Change::WillOver`]. The will message of the
+    /// connection before is not kept when the client is back in time: when its session continues
+    /// before the delay is over.
+    ///
     /// Messages that are appended to the session from now on arrive after this has returned, or
     /// wait until [`Bus::begin`].
     ///
     /// # Errors
     /// [`Unavailable`], within a few seconds: the owner is the one before, or this node.
-    async fn claim(&self, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable>;
+    async fn claim(
+        &self,
+        client: &Client,
+        clean: bool,
+        new: u64,
+        will: Option<&StoredWill>,
+    ) -> Result<Claimed, Unavailable>;
 
     /// Hands changes of one tenant to the store. Returns the ticket to wait for, which is higher
     /// than the tenant's before; those of other tenants say nothing about it. Waits for nothing:
@@ -318,12 +356,11 @@ pub trait SessionStore: Send + Sync + 'static {
     /// [`Unavailable`]: it may have ended.
     async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable>;
 
-    /// Returns what has become of a session since the claim of this ownership, whose connection has
-    /// ended. The store may not know of that end yet.
+    /// Returns which node publishes the will message of this ownership.
     ///
     /// # Errors
     /// [`Unavailable`].
-    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable>;
+    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable>;
 
     /// Deletes everything of a tenant.
     ///
@@ -451,6 +488,12 @@ pub trait Bus: Send + Sync + 'static {
     /// its session ended by a claim, they come a moment later: that node drops what it has sent
     /// meanwhile. One task calls it for each pool, again and again.
     async fn leftovers(&self, pool: usize) -> Vec<Leftover>;
+
+    /// Waits for will messages that are due, of nodes of a pool that have ended, and returns some:
+    /// this node publishes them. After [`Change::WillOver`] they are not returned again. Before it,
+    /// they are when this node has ended, and may be after some time. One task calls it for each
+    /// pool, again and again.
+    async fn wills(&self, pool: usize) -> Vec<DueWill>;
 
     /// Lets [`Bus::routes`] return all routes again: this node may have other subscriptions of a
     /// client than the store has.

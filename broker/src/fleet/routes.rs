@@ -231,6 +231,7 @@ impl<I: Inbox> Broker<I> {
             if missing_pools.is_empty() && first.take().is_some() {
                 for pool in 0..fleet.bus.pools() {
                     tokio::spawn(Arc::clone(&self).hand_on_leftovers(Arc::clone(&fleet), pool, stop.clone()));
+                    tokio::spawn(Arc::clone(&self).publish_due_wills(Arc::clone(&fleet), pool, stop.clone()));
                 }
             }
             if missing > 0 {

@@ -33,7 +33,7 @@ pub(crate) struct Fleet {
     pub(crate) cleared: Cleared,
     /// Takeovers of clients between this node and others.
     pub(crate) paces: TakeoverPaces,
-    /// Turns of questions for sessions that were left.
+    /// Turns of questions for will messages.
     pub(super) questions: Semaphore,
 }
 

@@ -1,17 +1,25 @@
-//! Delayed will messages of sessions that the fleet shares.
+//! Will messages that the store of the fleet keeps.
 //!
-//! A client may come back to any node before the delay is over, and then its will message must not
-//! be sent (MQTT-3.1.3-9). [`Arrival::Taken`](super::Arrival::Taken) reaches its last node mostly
-//! before that. It comes late to a node that was paused or cut off, and does not come to the next
-//! start of one that was killed. So a node asks the store before it publishes one.
+//! It gets the will message of a connection in the step that makes a node the owner of the client,
+//! and has it until it is published or not due. The node of the connection publishes it. A client
+//! may come back to any node before its delay is over, and then it must not be sent
+//! (MQTT-3.1.3-9); or the store may have given this node up. So a node asks before it publishes
+//! one.
+//!
+//! The will message of a node that has ended goes to another one: with the next claim of its
+//! client, or to any node when it is due. It may be published twice when that one ends at this
+//! moment. Wherever it is published, the next connection of the client waits for it, so that it
+//! comes before everything that the client sends then.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::LeftSession;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Change, DueWill, Fleet, Owned, WillPublisher};
 use crate::Broker;
-use crate::pending_wills::Earlier;
-use crate::tenant::Tenant;
+use crate::pending_wills;
 use crate::will::LastWill;
 use door::Inbox;
 
@@ -19,30 +27,27 @@ use door::Inbox;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Questions at a time: many delays may be over at once.
 pub(super) const AT_ONCE: usize = 64;
-/// Time after which the session of a will message of an earlier start is asked for again: this
-/// start is not told of its end.
-const AGAIN: Duration = Duration::from_secs(60);
-
 /// Time that a process which stops waits for an answer.
 const STOPPING: Duration = Duration::from_secs(2);
 
 impl<I: Inbox> Broker<I> {
-    /// Returns what has become of the session of a delayed will message, and repeats the question
-    /// until the store answers. Outside of a fleet, it is as it was left. None when the process
-    /// stops meanwhile and the store is away, or the tenant is gone: the will message stays kept
-    /// for the next start, if anything of the tenant does.
-    pub(crate) async fn left_session(&self, last: &LastWill) -> Option<LeftSession> {
-        let (Some(fleet), Some(owned)) = (&self.fleet, &last.owned) else { return Some(LeftSession::Waits(None)) };
+    /// Returns whether a will message is this node's to publish, and repeats the question until the
+    /// store answers. One without a delay does not wait for a store that is away. Outside of a
+    /// fleet, it always is. None when the process stops meanwhile and the store is away, or the
+    /// tenant is gone: another node publishes it, if anything of the tenant is left.
+    pub(crate) async fn owns_will(&self, last: &LastWill, is_delayed: bool) -> Option<bool> {
+        let (Some(fleet), Some(owned)) = (&self.fleet, &last.owned) else { return Some(true) };
         let answered = async {
             let mut backoff = model::Backoff::new(PAUSE.0, PAUSE.1);
             loop {
                 let answer = {
                     // It is not closed.
                     let _turn = fleet.questions.acquire().await.ok();
-                    fleet.store.left_session(owned).await
+                    fleet.store.will_publisher(owned).await
                 };
                 match answer {
-                    Ok(left) => return Some(left),
+                    Ok(publisher) => return Some(publisher == WillPublisher::This),
+                    Err(_) if !is_delayed => return Some(true),
                     Err(_) if self.tenants.find(&owned.client.tenant).is_none() => return None,
                     Err(error) => tracing::debug!(client = %owned.client.id, "a delayed will message waits: {error}"),
                 }
@@ -54,48 +59,73 @@ impl<I: Inbox> Broker<I> {
             tokio::time::sleep(STOPPING).await;
         };
         tokio::select! {
-            left = answered => left,
-            () = stopped => None,
+            is_own = answered => is_own,
+            () = stopped => if is_delayed { None } else { Some(true) },
         }
     }
 
-    /// Lets a delayed will message of an earlier start wait for its delay anew, or for the end of
-    /// its session. It is not published when the client has connected since, with whichever
-    /// session.
-    pub(crate) fn await_session(self: &Arc<Self>, last: Earlier, tenant: Arc<Tenant>) {
-        let memory = self.memory.sessions.acquire(last.bytes()).ok();
-        let broker = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let mut delay = Duration::from_secs(last.will.delay_secs.into());
-            if memory.is_none() {
-                // One that cannot wait is due when the store has answered.
-                delay = Duration::ZERO;
+    /// Waits until a will message that another task or node publishes is published.
+    pub(crate) async fn await_will(&self, owned: &Owned) {
+        let Some(fleet) = &self.fleet else { return };
+        let mut backoff = model::Backoff::new(PAUSE.0 / 10, PAUSE.0);
+        // One that cannot be asked for is not waited for.
+        while fleet.store.will_publisher(owned).await.is_ok_and(|publisher| publisher != WillPublisher::None) {
+            tokio::time::sleep(backoff.draw()).await;
+        }
+    }
+
+    /// Lets the store forget a will message that is published, or not due.
+    pub(crate) fn end_stored_will(&self, last: &LastWill) {
+        if let (Some(fleet), Some(owned)) = (&self.fleet, &last.owned) {
+            fleet.store.submit(vec![Change::WillOver(owned.clone())]);
+        }
+    }
+
+    /// Publishes the will messages of nodes of a pool that have ended, until `stop`. The
+    /// subscribers of the other nodes are known by then.
+    pub(super) async fn publish_due_wills(self: Arc<Self>, fleet: Arc<Fleet>, pool: usize, stop: CancellationToken) {
+        loop {
+            let due = tokio::select! {
+                due = fleet.bus.wills(pool) => due,
+                () = stop.cancelled() => return,
+            };
+            let mut tasks = JoinSet::new();
+            for due in due {
+                let broker = Arc::clone(&self);
+                tasks.spawn(async move { broker.publish_due_will(due).await });
             }
-            let _held = memory;
-            let begun = Instant::now();
-            loop {
-                let rest = match broker.left_session(&last).await {
-                    // It is kept for the next start.
-                    None => return,
-                    Some(LeftSession::Continued | LeftSession::Replaced) => return broker.forget_will(last),
-                    Some(LeftSession::Ended) => Duration::ZERO,
-                    Some(LeftSession::Waits(ends)) => {
-                        delay.saturating_sub(begun.elapsed()).min(ends.unwrap_or(Duration::MAX))
-                    }
-                };
-                if rest.is_zero() {
-                    break;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(rest.min(AGAIN)) => {}
-                    () = broker.stopping.cancelled() => return,
-                }
+            tokio::select! {
+                _ = tasks.join_all() => {}
+                // Other nodes publish the rest.
+                () = stop.cancelled() => return,
             }
-            // The store may have been away as the client has connected here.
-            if broker.is_connected(&tenant, &last.sender.client) {
-                return broker.forget_will(last);
-            }
-            broker.publish_last(&last, &tenant).await;
+        }
+    }
+
+    /// Publishes a will message of a node that has ended.
+    pub(super) async fn publish_due_will(&self, due: DueWill) {
+        let Some(last) = self.read_due_will(due) else { return };
+        let tenant = self.tenants.get(&last.sender.tenant);
+        // The store was away as the client has connected here.
+        let is_back = tenant.sessions.get(&last.sender.client).is_some_and(|session| {
+            let state = session.state();
+            state.link.is_some() && state.owned.is_none()
         });
+        if is_back || self.publish_last(&last, &tenant).await {
+            self.end_stored_will(&last);
+        }
+    }
+
+    /// Returns the will message that another node has left. None, and it is no longer kept, when it
+    /// cannot be read.
+    pub(crate) fn read_due_will(&self, DueWill { owned, body }: DueWill) -> Option<Box<LastWill>> {
+        let last = pending_wills::decode_stored(&owned, &body);
+        if last.is_none() {
+            tracing::warn!(client = %owned.client.id, "cannot read a will message of another node, which is dropped");
+            if let Some(fleet) = &self.fleet {
+                fleet.store.submit(vec![Change::WillOver(owned)]);
+            }
+        }
+        last
     }
 }

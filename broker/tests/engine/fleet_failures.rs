@@ -254,33 +254,6 @@ fn a_node_that_starts_knows_the_subscribers_of_others_before_its_first_client() 
 }
 
 #[test]
-fn wills_of_a_node_that_died_reach_subscribers_elsewhere_unless_their_clients_are_back() {
-    /// Will delay of 100 s.
-    const DELAYED: &[u8] = &[0x18, 0, 0, 0, 100];
-    let mut nodes = Nodes::<2>::new();
-    let mut watcher = nodes.at(1).v5("watcher", CLEAN, &[]);
-    subscribe(&mut watcher, true, 1, &[("wills/+", 0)]);
-    nodes.wait_known(0, 1);
-    let mut first = nodes.at(0).with_will("back", true, LASTS, DELAYED, false);
-    subscribe(&mut first, true, 1, &[("n", 1)]);
-    let _gone = nodes.at(0).with_will("gone", true, &[], &[], true);
-    let wills = |nodes: &Nodes<2>| {
-        let state = nodes.at(0).log.state();
-        state.into_iter().filter(|record| record.topic.starts_with("$weir/wills/")).collect::<Vec<_>>()
-    };
-    wait(|| wills(&nodes).len() == 2);
-    let state = nodes.at(0).log.state();
-    nodes.kill(0);
-    let mut back = nodes.at(1).client();
-    back.connect(5, "back", 0, 0, LASTS);
-    assert_eq!(back.packet().1[..2], [1, 0]);
-    nodes.worlds[0] = Some(World::in_fleet_with(&nodes.fleet, "a", state));
-    assert_eq!(message(&mut watcher, true).topic, "wills/gone");
-    wait(|| nodes.at(0).log.own.lock().len() == 2);
-    watcher.ping();
-}
-
-#[test]
 fn a_node_starts_while_the_store_is_away() {
     let fleet = MemoryFleet::new();
     fleet.away(true);

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use weir_broker::Config;
 use weir_broker::fleet::memory::{MemoryFleet, MemoryNode};
-use weir_broker::fleet::{Arrival, Bus, Client, Forwarded, HandOver, Leftover, Node, Owned, Route, Subscription};
+use weir_broker::fleet::{
+    Arrival, Bus, Client, DueWill, Forwarded, HandOver, Leftover, Node, Owned, Route, Subscription,
+};
 
 use crate::fleet::{Nodes, take};
 use crate::packets::*;
@@ -289,6 +291,10 @@ impl Bus for TwoPools {
 
     async fn leftovers(&self, pool: usize) -> Vec<Leftover> {
         if pool == 0 { self.first.leftovers(pool).await } else { std::future::pending().await }
+    }
+
+    async fn wills(&self, pool: usize) -> Vec<DueWill> {
+        if pool == 0 { self.first.wills(pool).await } else { std::future::pending().await }
     }
 
     async fn routes(&self) -> Vec<Route> {

@@ -122,6 +122,9 @@ pub(crate) struct Model {
     pub(crate) sessions: Vec<Session>,
     /// Messages of shared subscriptions.
     shares: BTreeMap<&'static str, BTreeMap<Number, Owed>>,
+    /// Shared subscriptions of sessions that ended with their connections, each with the number of
+    /// messages by then: a kill may come before another member has what such a session left.
+    left_lately: BTreeMap<&'static str, Number>,
     pub(crate) retained: Retained,
 }
 
@@ -499,6 +502,10 @@ impl Model {
     pub(crate) fn session_ended(&mut self, client: usize) {
         self.connection_ended(client);
         let before = std::mem::take(&mut self.sessions[client]);
+        if !before.lasts {
+            let published = self.messages.len() as Number;
+            self.left_lately.extend(before.shares().into_iter().map(|share| (share, published)));
+        }
         self.retained.session_ended(client);
         self.left_over(client, &before.shares(), before.is_orphan);
         self.widen();
@@ -534,6 +541,10 @@ impl Model {
         }
         for session in &mut self.sessions {
             session.in_flight.values_mut().for_each(|held| held.was_killed = true);
+        }
+        for (share, published) in std::mem::take(&mut self.left_lately) {
+            let owed = self.shares.entry(share).or_default();
+            owed.range_mut(..published).for_each(|(_, owed)| owed.must = false);
         }
         for share in SHARES {
             // What was on its way from one member to another has none at the next start.

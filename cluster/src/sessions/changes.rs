@@ -181,6 +181,7 @@ impl Batches {
             Change::Progress(owned, progress) => self.begin("P").owned(owned).progress(progress).end(),
             Change::Leave(owned) => self.begin("V").owned(owned).end(),
             Change::End(owned) => self.begin("X").owned(owned).end(),
+            Change::WillOver(owned) => self.begin("W").owned(owned).end(),
             Change::Message { tenant, message, takers, receipt } => {
                 self.message(tenant, message, takers, receipt.as_ref());
             }

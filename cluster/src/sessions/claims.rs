@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use broker::fleet::{Claimed, Client, LeftSession, Numbered, Owned, StoredSession, Unavailable};
+use broker::fleet::{Claimed, Client, DueWill, Numbered, Owned, StoredSession, StoredWill, Unavailable};
 use buffer::redis::{AccessError, Reply};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::changes::Item;
 use super::codec;
 use super::fleet::Shared;
-use super::scripts::{CLAIM, LEFT, MESSAGES};
+use super::scripts::{CLAIM, MESSAGES};
 use crate::reply::{self, strange};
 use crate::unique::unique;
 
@@ -48,15 +48,16 @@ impl Answers {
 struct Claim<'a> {
     shared: &'a Shared,
     client: &'a Client,
+    will: Option<&'a StoredWill>,
     id: u64,
     is_sent: bool,
     outcome: Option<Owned>,
 }
 
 impl<'a> Claim<'a> {
-    fn begin(shared: &'a Shared, client: &'a Client) -> Self {
+    fn begin(shared: &'a Shared, client: &'a Client, will: Option<&'a StoredWill>) -> Self {
         shared.locals.claiming(client);
-        Self { shared, client, id: unique(), is_sent: false, outcome: None }
+        Self { shared, client, will, id: unique(), is_sent: false, outcome: None }
     }
 }
 
@@ -73,13 +74,19 @@ impl Drop for Claim<'_> {
     }
 }
 
-pub(crate) async fn claim(shared: &Shared, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable> {
+pub(crate) async fn claim(
+    shared: &Shared,
+    client: &Client,
+    clean: bool,
+    new: u64,
+    will: Option<&StoredWill>,
+) -> Result<Claimed, Unavailable> {
     if let Some(reason) = shared.health.reason() {
         shared.metrics.unavailable.inc();
         return Err(shared.unavailable(reason));
     }
     let begun = std::time::Instant::now();
-    let mut claim = Claim::begin(shared, client);
+    let mut claim = Claim::begin(shared, client, will);
     let limit = shared.config.claim;
     let outcome = tokio::time::timeout(limit, claim.run(clean, new)).await;
     let silent = || format!("no answer to a claim within {} ms", limit.as_millis());
@@ -134,7 +141,11 @@ impl Claim<'_> {
             .arg(self.id.to_string())
             .arg(flag(force))
             .arg(self.id.to_string())
-            .arg(PIECE.to_string());
+            .arg(PIECE.to_string())
+            .arg(self.will.map(|will| will.delay_secs.to_string()).unwrap_or_default())
+            .arg(self.will.map(|will| &*will.body).unwrap_or_default())
+            .arg(self.shared.config.max_stored_bytes.to_string())
+            .arg(self.shared.config.lease.as_millis().to_string());
         let mut rest = reply::list(self.shared.access.run_script(&CLAIM, &call).await?)?.into_iter();
         Ok(Answer { kind: reply::bytes(reply::next(&mut rest)?)?, rest })
     }
@@ -147,9 +158,13 @@ impl Claim<'_> {
         if reply::number(reply::next(&mut rest)?)? > 0 {
             self.shared.leftovers.left.notify_one();
         }
+        let keeps_will = reply::number(reply::next(&mut rest)?)? == 1;
+        let due_will = self.will(reply::next(&mut rest)?)?;
+        let due_will = due_will.map(|(owned, body)| DueWill { owned, body: body.into() });
+        let pending_will = self.will(reply::next(&mut rest)?)?.map(|(owned, _)| owned);
         let owned = Owned { client: self.client.clone(), session, epoch };
         if fields.is_empty() {
-            return Ok(Claimed { owned, taken_over, session: None });
+            return Ok(Claimed { owned, taken_over, keeps_will, due_will, pending_will, session: None });
         }
         let mut stored = stored(fields)?;
         stored.messages = numbered(messages)?;
@@ -164,7 +179,18 @@ impl Claim<'_> {
         }
         // Later ones arrive.
         stored.messages.retain(|message| message.number <= stored.last);
-        Ok(Claimed { owned, taken_over, session: Some(stored) })
+        Ok(Claimed { owned, taken_over, keeps_will, due_will, pending_will, session: Some(stored) })
+    }
+
+    /// Reads the will message of an earlier connection of the client, if there is one.
+    fn will(&self, reply: Reply) -> Result<Option<(Owned, Vec<u8>)>, AccessError> {
+        let mut parts = reply::list(reply)?.into_iter();
+        if parts.len() == 0 {
+            return Ok(None);
+        }
+        let mut number = || reply::parse(&reply::bytes(reply::next(&mut parts)?)?);
+        let owned = Owned { client: self.client.clone(), session: number()?, epoch: number()? };
+        Ok(Some((owned, parts.next().map(reply::bytes).transpose()?.unwrap_or_default())))
     }
 }
 
@@ -239,24 +265,4 @@ fn stored(fields: Vec<Reply>) -> Result<StoredSession, AccessError> {
     stored.subscriptions.sort_by(|(a, _), (b, _)| a.cmp(b));
     stored.receipts.sort_unstable();
     Ok(stored)
-}
-
-/// Returns what has become of a session since a claim.
-pub(crate) async fn left_session(shared: &Shared, owned: &Owned) -> Result<LeftSession, AccessError> {
-    let call = LEFT
-        .call(shared.access.prefix())
-        .arg(codec::name(&owned.client))
-        .arg(owned.session.to_string())
-        .arg(owned.epoch.to_string());
-    let mut reply = reply::list(shared.access.run_script(&LEFT, &call).await?)?.into_iter();
-    let outcome = reply::bytes(reply::next(&mut reply)?)?;
-    let ends = reply::bytes(reply::next(&mut reply)?)?;
-    match outcome.as_slice() {
-        b"waits" if ends.is_empty() => Ok(LeftSession::Waits(None)),
-        b"waits" => Ok(LeftSession::Waits(Some(Duration::from_millis(reply::parse(&ends)?)))),
-        b"continued" => Ok(LeftSession::Continued),
-        b"replaced" => Ok(LeftSession::Replaced),
-        b"ended" => Ok(LeftSession::Ended),
-        _ => Err(strange("a session that was left")),
-    }
 }

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, Interest, LeftSession, Leftover, Node,
-    Numbered, Owned, Route, SessionStore, StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, DueWill, EndedAway, Forwarded, HandOver, Interest, Leftover, Node, Numbered,
+    Owned, Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable, WillPublisher,
 };
 use buffer::redis::{Access, AccessError, Redis};
 use hashbrown::HashMap;
@@ -29,6 +29,7 @@ use super::metrics::Metrics;
 use super::scripts::FORGET;
 use super::summaries;
 use super::tickets::Tickets;
+use super::wills::{self, Wills};
 use super::writer::{self, Outbox};
 use crate::reply;
 
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) leftovers: Leftovers,
+    pub(crate) wills: Wills,
     /// Letters were missing: ownerships are to be verified.
     doubt: AtomicBool,
     /// Changes under these ownerships were refused: they are to be verified.
@@ -160,6 +162,7 @@ impl RedisFleet {
             health: Health::default(),
             metrics,
             leftovers: Leftovers::default(),
+            wills: Wills::default(),
             doubt: AtomicBool::new(false),
             doubted: Mutex::default(),
             config,
@@ -196,8 +199,14 @@ impl RedisFleet {
 
 #[async_trait]
 impl SessionStore for RedisFleet {
-    async fn claim(&self, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable> {
-        claims::claim(&self.shared, client, clean, new).await
+    async fn claim(
+        &self,
+        client: &Client,
+        clean: bool,
+        new: u64,
+        will: Option<&StoredWill>,
+    ) -> Result<Claimed, Unavailable> {
+        claims::claim(&self.shared, client, clean, new, will).await
     }
 
     fn submit_for(&self, changes: Vec<Change>, submitter: Option<Arc<dyn Submitter>>) -> u64 {
@@ -238,11 +247,11 @@ impl SessionStore for RedisFleet {
         ended.map_err(|error| self.unavailable(error))
     }
 
-    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable> {
+    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable> {
         if let Some(reason) = self.shared.health.reason() {
             return Err(self.shared.unavailable(reason));
         }
-        claims::left_session(&self.shared, owned).await.map_err(|error| self.unavailable(error))
+        wills::publisher(&self.shared, owned).await.map_err(|error| self.unavailable(error))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
@@ -292,6 +301,10 @@ impl Bus for RedisFleet {
 
     async fn leftovers(&self, _: usize) -> Vec<Leftover> {
         leftovers::next(&self.shared).await
+    }
+
+    async fn wills(&self, _: usize) -> Vec<DueWill> {
+        wills::next(&self.shared).await
     }
 
     async fn routes(&self) -> Vec<Route> {

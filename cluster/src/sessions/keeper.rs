@@ -181,6 +181,9 @@ async fn sweep(shared: &Shared, may_bury: bool) -> Result<(), AccessError> {
         if next()? > 0 {
             shared.leftovers.left.notify_one();
         }
+        if next()? > 0 {
+            shared.wills.0.notify_one();
+        }
         if buried + left + expired + deleted == 0 {
             return Ok(());
         }

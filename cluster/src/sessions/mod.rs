@@ -26,6 +26,7 @@ mod pooled;
 mod scripts;
 mod summaries;
 mod tickets;
+mod wills;
 mod writer;
 
 pub use config::{Config, QueueFull};

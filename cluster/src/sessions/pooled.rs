@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
 use broker::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, LeftSession, Leftover, Node, Numbered,
-    Owned, Refusal, Route, SessionStore, StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, DueWill, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned,
+    Refusal, Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable, WillPublisher,
 };
 use buffer::redis::{AccessError, Redis};
 use hashbrown::HashMap;
@@ -190,15 +190,22 @@ fn tenant(change: &Change) -> &str {
         | Change::Released(owned, ..)
         | Change::Progress(owned, _)
         | Change::Leave(owned)
-        | Change::End(owned) => &owned.client.tenant,
+        | Change::End(owned)
+        | Change::WillOver(owned) => &owned.client.tenant,
         Change::Message { tenant, .. } | Change::HandOn { tenant, .. } | Change::Interest(tenant, ..) => tenant,
     }
 }
 
 #[async_trait]
 impl SessionStore for Pooled {
-    async fn claim(&self, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable> {
-        self.lane(&client.tenant)?.claim(client, clean, new).await
+    async fn claim(
+        &self,
+        client: &Client,
+        clean: bool,
+        new: u64,
+        will: Option<&StoredWill>,
+    ) -> Result<Claimed, Unavailable> {
+        self.lane(&client.tenant)?.claim(client, clean, new, will).await
     }
 
     fn submit_for(&self, changes: Vec<Change>, submitter: Option<Arc<dyn Submitter>>) -> u64 {
@@ -254,8 +261,8 @@ impl SessionStore for Pooled {
         self.lane(&client.tenant)?.end_away(client).await
     }
 
-    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable> {
-        self.lane(&owned.client.tenant)?.left_session(owned).await
+    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable> {
+        self.lane(&owned.client.tenant)?.will_publisher(owned).await
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
@@ -299,6 +306,13 @@ impl Bus for Pooled {
     async fn leftovers(&self, pool: usize) -> Vec<Leftover> {
         match self.lanes.get(pool) {
             Some(lane) => lane.leftovers(0).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn wills(&self, pool: usize) -> Vec<DueWill> {
+        match self.lanes.get(pool) {
+            Some(lane) => lane.wills(0).await,
             None => std::future::pending().await,
         }
     }

@@ -3,7 +3,8 @@
 //! ```text
 //! PREFIX:{sessions}:c:TENANT\0CLIENT  hash, the owner of a client: s session, e epoch, o node, on (connected),
 //!                                     b the epoch since which it was connected to that node alone,
-//!                                     a the epoch of the last claim,
+//!                                     a the epoch of the last claim, tw that of the will message before, if its node
+//!                                     publishes it,
 //!                                     cl tk the last claim and its outcome; of a session that lasts also
 //!                                     k seconds, n last number, g progress, R released, r:PACKET receipts,
 //!                                     f:FILTER subscriptions, h has a shared one, lost
@@ -19,6 +20,10 @@
 //! …:left          zset, TENANT\0SESSION → ms from which on its messages are read for others
 //! …:l:SESSION     hash, a session that has left them over: c client, g progress, f n the first, and how often it
 //!                 was read                            …:lt:TENANT   zset of its sessions of that kind
+//! …:wm:EPOCH      hash, the will message of a claim: c client, s session, d delay in seconds, b body, o the NODE that
+//!                 publishes it, u end of the delay, ms, when its connection has ended
+//! …:wc            hash, TENANT\0CLIENT → EPOCH of its last will message
+//! …:wn:NODE       set, EPOCHs of a node's will messages …:wills    zset, EPOCH → ms from which on any node publishes it
 //! …:w:WRITER      hash: n its last batch, r refusals, l its last message with a receipt was refused
 //! …:g             hash: seq, epoch, mid, bytes
 //! ```
@@ -66,8 +71,10 @@ script! {
     SUMMARIES = "summaries.lua";
     /// Ends the session of a client that is away.
     END_AWAY = "end_away.lua";
-    /// Finds out what has become of a session that its client has left.
-    LEFT = "left.lua";
+    /// Finds out which node publishes a will message.
+    WILL = "will.lua";
+    /// Reads will messages of nodes that have ended.
+    WILLS = "wills.lua";
     /// Deletes clients of a tenant.
     FORGET = "forget.lua";
     /// Ends interests of a node in topics of a tenant.

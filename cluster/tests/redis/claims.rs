@@ -27,7 +27,7 @@ async fn a_session_follows_its_client_to_another_node_with_its_messages() {
     a.apply(vec![append(&[&claimed.owned], "three")]).await;
     until(vec![(3, "three".into())], || b.arrived(&claimed.owned)).await;
     b.apply(vec![Change::End(claimed.owned)]).await;
-    let again = a.fleet.claim(&client("c"), false, 9).await.unwrap();
+    let again = a.fleet.claim(&client("c"), false, 9, None).await.unwrap();
     assert_eq!((again.owned.session, again.session), (9, None));
     assert_eq!(server.keys("q:") + server.keys("m:") + server.keys("expiry"), 0);
 }

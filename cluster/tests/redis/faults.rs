@@ -167,7 +167,7 @@ async fn a_node_that_the_fleet_has_lost_begins_again_and_loses_its_clients() {
         reset > Some(0) && routes.iter().rposition(|route| *route == interest) > reset
     })
     .await;
-    assert!(b.fleet.claim(&client("c"), false, 2).await.unwrap().session.is_none());
+    assert!(b.fleet.claim(&client("c"), false, 2, None).await.unwrap().session.is_none());
     let next = a.lasting("d", 3, 60).await;
     b.apply(vec![append(&[&next], "1")]).await;
     until(1, || a.arrived(&next).len()).await;
@@ -252,7 +252,7 @@ async fn a_claim_that_nobody_waits_for_leaves_no_owner() {
     for n in 0..50 {
         let id = n.to_string();
         let of = client(&id);
-        let claim = a.fleet.claim(&of, true, n + 1);
+        let claim = a.fleet.claim(&of, true, n + 1, None);
         // It is dropped at one moment or another.
         drop(tokio::time::timeout(Duration::from_micros(n * 40), claim).await);
     }
@@ -293,7 +293,7 @@ async fn an_inbox_that_is_not_read_is_emptied_and_its_node_knows_it() {
     let redis = server.redis("slow").await;
     let slow = weir_cluster::sessions::RedisFleet::open(&redis, slow, Arc::default()).await.unwrap();
     let b = server.node("b", quick()).await;
-    let claimed = slow.claim(&client("c"), true, 1).await.unwrap().owned;
+    let claimed = slow.claim(&client("c"), true, 1, None).await.unwrap().owned;
     slow.begin(&claimed);
     let keep = slow.submit(vec![Change::Keep(claimed.clone(), 60)]);
     std::future::poll_fn(|cx| {

@@ -18,7 +18,7 @@ async fn storm(nodes: [&Node; 2], clients: usize, is_clean: bool) -> Vec<Duratio
                 let begun = Instant::now();
                 let client = client(&n.to_string());
                 let claimed = loop {
-                    match fleet.claim(&client, is_clean, n as u64 + 1).await {
+                    match fleet.claim(&client, is_clean, n as u64 + 1, None).await {
                         Ok(claimed) => break claimed,
                         // The broker claims again, too; it counts for the time.
                         Err(away) => assert!(away.is_brief, "{away}"),

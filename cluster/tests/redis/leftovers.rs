@@ -81,7 +81,7 @@ async fn a_session_that_leaves_many_messages_over_costs_each_of_them_once() {
     let numbers = |from: usize| (from..ALL).step_by(2).map(|number| number.to_string()).collect::<Vec<_>>();
     let arrived: Vec<String> = b.arrived(&present).into_iter().map(|(_, payload)| payload).collect();
     assert!(arrived == numbers(0) || arrived == numbers(1), "in order, once");
-    let claimed = c.fleet.claim(&client("away"), false, 9).await.unwrap();
+    let claimed = c.fleet.claim(&client("away"), false, 9, None).await.unwrap();
     let stays = claimed.session.unwrap().messages;
     let stays: Vec<String> =
         stays.iter().map(|message| String::from_utf8_lossy(&message.message.payload).into_owned()).collect();

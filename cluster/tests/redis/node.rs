@@ -65,7 +65,7 @@ impl Node {
     pub(crate) async fn claim(&self, id: &str, clean: bool, new: u64) -> Claimed {
         let (client, mut answer) = (client(id), None);
         wait_for("a claim", async || {
-            let claimed = self.fleet.claim(&client, clean, new).await;
+            let claimed = self.fleet.claim(&client, clean, new, None).await;
             // The broker claims again, too: right after a failover a connection may still be to the
             // server that is gone.
             let is_brief = claimed.as_ref().is_err_and(|away| away.is_brief);
@@ -101,7 +101,7 @@ impl Node {
     /// Waits until its changes wait for a reason, which claims return.
     pub(crate) async fn waits_for(&self, reason: &str) {
         wait_for(reason, async || {
-            let error = self.fleet.claim(&client("x"), true, 9).await.err();
+            let error = self.fleet.claim(&client("x"), true, 9, None).await.err();
             error.is_some_and(|error| error.reason.contains(reason))
         })
         .await;

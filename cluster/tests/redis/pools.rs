@@ -56,7 +56,7 @@ async fn each_tenant_is_in_its_pool_and_a_node_is_up_once() {
     let (a, b) = (node(&server, "a").await, node(&server, "b").await);
     let mut arrived = 0;
     for tenant in ["plain", "gold"] {
-        let owned = a.claim(&client(tenant), true, 1).await.unwrap().owned;
+        let owned = a.claim(&client(tenant), true, 1, None).await.unwrap().owned;
         a.begin(&owned);
         let placed = broker::fleet::Placed { qos: 1, retain: false, ids: vec![], share: None };
         apply(
@@ -76,7 +76,7 @@ async fn each_tenant_is_in_its_pool_and_a_node_is_up_once() {
         (0, 1),
         "the other one is under the prefix of its pool"
     );
-    assert!(b.claim(&client("other"), true, 1).await.is_err());
+    assert!(b.claim(&client("other"), true, 1, None).await.is_err());
 
     let mut routes = Vec::new();
     let count = |routes: &[Route], of: &Route| routes.iter().filter(|route| *route == of).count();
@@ -90,7 +90,7 @@ async fn each_tenant_is_in_its_pool_and_a_node_is_up_once() {
         routes.extend(b.routes().await);
     }
     until(0, || server.keys("own:")).await;
-    let claimed = b.claim(&client("gold"), false, 2).await.unwrap();
+    let claimed = b.claim(&client("gold"), false, 2, None).await.unwrap();
     assert!(!claimed.taken_over);
     assert_eq!(claimed.session.unwrap().messages.len(), 1);
 }
@@ -101,7 +101,7 @@ async fn a_pool_whose_server_is_away_delays_no_other() {
     let a = node_of([&plain, &gold], "a").await;
     let mut owned = Vec::new();
     for tenant in ["plain", "gold"] {
-        let claimed = a.claim(&client(tenant), true, 1).await.unwrap().owned;
+        let claimed = a.claim(&client(tenant), true, 1, None).await.unwrap().owned;
         apply(&a, vec![Change::Keep(claimed.clone(), 60)]).await;
         owned.push(claimed);
     }
@@ -111,7 +111,7 @@ async fn a_pool_whose_server_is_away_delays_no_other() {
         apply(&a, vec![Change::Receipt(owned[1].clone(), packet)]).await;
     }
     assert!(!a.is_durable(waits));
-    assert!(a.claim(&client("gold"), false, 2).await.unwrap().session.is_some());
+    assert!(a.claim(&client("gold"), false, 2, None).await.unwrap().session.is_some());
     plain.restart();
     a.flush().await;
     assert!(a.is_durable(waits));

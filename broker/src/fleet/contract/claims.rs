@@ -11,7 +11,7 @@ pub async fn a_new_client_has_no_session(fixture: &dyn Fixture) {
     let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
     let mut epoch = 0;
     for (node, new) in [(&a, 1), (&b, 2), (&b, 3)] {
-        let Claimed { owned, taken_over, session } = node.claim("c", false, new).await;
+        let Claimed { owned, taken_over, session, .. } = node.claim("c", false, new).await;
         assert_eq!((owned.session, taken_over, session), (new, new == 2, None));
         assert!(owned.epoch > epoch && owned.client == client("c"));
         epoch = owned.epoch;

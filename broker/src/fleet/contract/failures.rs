@@ -117,7 +117,7 @@ pub async fn a_store_that_is_away_gets_all_changes_afterwards(fixture: &dyn Fixt
     let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
     let owned = a.lasting("c", 1).await;
     fixture.away(true).await;
-    let claim = tokio::time::timeout(PATIENCE, b.store.claim(&client("c"), false, 2)).await;
+    let claim = tokio::time::timeout(PATIENCE, b.store.claim(&client("c"), false, 2, None)).await;
     assert!(claim.expect("it fails in a bounded time").is_err());
     let mut last = 0;
     for n in 1..=ALL {
@@ -173,7 +173,7 @@ pub async fn a_tenant_is_forgotten_alone(fixture: &dyn Fixture) {
     let mut owned = Vec::new();
     for (n, tenant) in [TENANT, "u", "t1", ""].into_iter().enumerate() {
         let client = Client { tenant: tenant.into(), id: "c".into() };
-        let claimed = a.store.claim(&client, true, n as u64 + 1).await.expect("the store answers").owned;
+        let claimed = a.store.claim(&client, true, n as u64 + 1, None).await.expect("the store answers").owned;
         a.bus.begin(&claimed);
         a.apply(vec![
             Change::Keep(claimed.clone(), 60),
@@ -196,7 +196,7 @@ pub async fn a_tenant_is_forgotten_alone(fixture: &dyn Fixture) {
     let claimed = b.claim("c", false, 9).await;
     assert!(claimed.session.is_none() && !claimed.taken_over);
     for held in &owned[1..] {
-        let claimed = b.store.claim(&held.client, false, 10).await.expect("the store answers");
+        let claimed = b.store.claim(&held.client, false, 10, None).await.expect("the store answers");
         let session = claimed.session.expect("it continues");
         assert_eq!((session.receipts, claimed.owned.session), (vec![1], held.session));
     }

@@ -27,7 +27,7 @@ pub async fn clients_are_listed_in_their_order(fixture: &dyn Fixture) {
     }
     for tenant in ["", "s", "tt", "u"] {
         let other = Client { tenant: tenant.into(), id: "other".into() };
-        a.store.claim(&other, true, 100).await.expect("the store answers");
+        a.store.claim(&other, true, 100, None).await.expect("the store answers");
     }
     for most in [1, 2, 3, 100] {
         let (mut all, mut last) = (Vec::new(), None);

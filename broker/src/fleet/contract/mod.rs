@@ -5,13 +5,13 @@
 
 mod claims;
 mod failures;
-mod left;
 mod leftovers;
 mod listing;
 mod messages;
 mod peer;
 mod refusals;
 mod routes;
+mod wills;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -24,12 +24,12 @@ use super::{Bus, Change, Client, Owned, Placed, Progress, SessionStore, SharedMe
 
 pub use claims::*;
 pub use failures::*;
-pub use left::*;
 pub use leftovers::*;
 pub use listing::*;
 pub use messages::*;
 pub use refusals::*;
 pub use routes::*;
+pub use wills::*;
 
 use peer::Peer;
 
@@ -101,10 +101,13 @@ macro_rules! fleet_contract {
             sessions_are_shown_as_the_store_has_them,
             sessions_that_have_ended_are_not_shown,
             a_session_that_is_away_is_ended_by_any_node,
-            a_session_that_was_left_waits_for_its_client,
-            a_session_that_was_left_ends,
-            a_session_that_was_left_by_a_dead_node_waits_for_its_client,
-            a_session_that_was_left_is_not_known_while_the_store_is_away,
+            a_will_is_its_nodes_until_it_is_over,
+            a_client_that_is_back_in_time_has_no_will,
+            a_client_that_is_not_handed_over_brings_its_will,
+            a_client_of_a_dead_node_brings_its_will,
+            wills_of_a_dead_node_are_for_another_one_when_they_are_due,
+            a_will_that_a_dead_node_was_to_publish_is_for_the_next,
+            a_node_learns_nothing_of_wills_while_the_store_is_away,
             a_session_that_ends_leaves_messages_for_other_members,
             what_a_dead_node_may_have_sent_once_is_not_left_over,
             what_is_left_over_goes_to_one_taker,

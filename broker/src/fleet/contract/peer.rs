@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use super::{Fixture, PATIENCE, client, until};
 use crate::fleet::{
     Arrival, Bus, Change, Claimed, Client, HandOver, Interest, Node, Numbered, Owned, Route, SessionStore,
-    StoredSession, Subscription, Taking,
+    StoredSession, StoredWill, Subscription, Taking,
 };
 
 /// The fleet as a node knows it.
@@ -132,8 +132,13 @@ impl Peer {
 
     /// Claims a client.
     pub(super) async fn claim_only(&self, id: &str, clean: bool, new: u64) -> Claimed {
+        self.claim_with(id, clean, new, None).await
+    }
+
+    /// Claims a client for a connection that has a will message.
+    pub(super) async fn claim_with(&self, id: &str, clean: bool, new: u64, will: Option<&StoredWill>) -> Claimed {
         let client = client(id);
-        let claim = self.store.claim(&client, clean, new);
+        let claim = self.store.claim(&client, clean, new, will);
         tokio::time::timeout(PATIENCE, claim).await.expect("a claim ends").expect("the store answers")
     }
 

@@ -123,7 +123,7 @@ pub async fn a_receipt_is_of_the_connections_that_know_of_each_other(fixture: &d
     let message = append_with(&[&taker], "3", Some((&fourth, 3)));
     assert_eq!(refusals(&a, vec![message]).await, []);
     assert_eq!((session.receipts, b.numbers(&taker, 3).await), (vec![1, 2], vec![1, 2, 3]));
-    let claim = b.store.claim(&client("c"), false, 5).await.expect("the store answers");
+    let claim = b.store.claim(&client("c"), false, 5, None).await.expect("the store answers");
     assert_eq!(claim.session.expect("it continues").receipts, [1, 2, 3]);
 }
 

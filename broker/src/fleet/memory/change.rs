@@ -50,6 +50,7 @@ impl State {
                 self.owned(&owned)?;
                 self.end(&owned.client, None);
             }
+            Change::WillOver(owned) => self.will_over(start, &owned),
             Change::Message { tenant, message, takers, receipt } => {
                 if let Some((owned, packet_id)) = receipt {
                     // Also after another claim by the same node, whose connections wait for each

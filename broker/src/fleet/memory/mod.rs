@@ -14,6 +14,7 @@ mod queues;
 mod state;
 #[cfg(test)]
 mod tests;
+mod wills;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,6 +161,11 @@ impl MemoryFleet {
     /// Returns the number of clients of a tenant that have an owner.
     pub fn clients(&self, tenant: &str) -> usize {
         self.with(|state| state.clients(tenant).len())
+    }
+
+    /// Returns the number of will messages that are kept.
+    pub fn wills(&self) -> usize {
+        self.with(|state| state.wills.len())
     }
 
     /// Looks at or changes the state; then all that can take effect does.

@@ -13,8 +13,8 @@ use super::MemoryFleet;
 use super::queues::Waits;
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Bus, Change, Claimed, Client, EndedAway, Forwarded, HandOver, LeftSession, Leftover, Node, Numbered,
-    Owned, Route, SessionStore, StoredSummary, Submitter, Unavailable,
+    Arrival, Bus, Change, Claimed, Client, DueWill, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned,
+    Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable, WillPublisher,
 };
 
 /// Time that the owner of a client has to read what has arrived from it.
@@ -29,15 +29,16 @@ pub struct MemoryNode {
     arrived: Arc<Notify>,
     routed: Arc<Notify>,
     left: Arc<Notify>,
+    willed: Arc<Notify>,
 }
 
 impl MemoryNode {
     pub(super) fn new(
         fleet: MemoryFleet,
         name: Node,
-        (start, [arrived, routed, left]): (Start, [Arc<Notify>; 3]),
+        (start, [arrived, routed, left, willed]): (Start, [Arc<Notify>; 4]),
     ) -> Self {
-        Self { fleet, name, start, arrived, routed, left }
+        Self { fleet, name, start, arrived, routed, left, willed }
     }
 
     /// Lets no change of this node become durable. Changes take effect all the same.
@@ -78,13 +79,20 @@ impl MemoryNode {
 
 #[async_trait]
 impl SessionStore for MemoryNode {
-    async fn claim(&self, client: &Client, clean: bool, new: u64) -> Result<Claimed, Unavailable> {
+    async fn claim(
+        &self,
+        client: &Client,
+        clean: bool,
+        new: u64,
+        will: Option<&StoredWill>,
+    ) -> Result<Claimed, Unavailable> {
         let answer = self.fleet.with(|state| state.ask(self.start, &self.name, client))?;
-        if let Some(answer) = answer {
-            // An error is the end of the owner.
-            tokio::time::timeout_at(Instant::now() + HAND_OVER, answer).await.ok();
+        if let Some(answer) = answer
+            && tokio::time::timeout_at(Instant::now() + HAND_OVER, answer).await.is_err()
+        {
+            self.fleet.with(|state| state.unanswered.insert(client.clone()));
         }
-        self.fleet.with(|state| state.claim(self.start, client, clean, new))
+        self.fleet.with(|state| state.claim(self.start, client, clean, new, will))
     }
 
     fn submit_for(&self, changes: Vec<Change>, submitter: Option<Arc<dyn Submitter>>) -> u64 {
@@ -128,8 +136,8 @@ impl SessionStore for MemoryNode {
         self.fleet.with(|state| state.end_away(self.start, client))
     }
 
-    async fn left_session(&self, owned: &Owned) -> Result<LeftSession, Unavailable> {
-        self.fleet.with(|state| state.left_session(self.start, owned))
+    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable> {
+        self.fleet.with(|state| state.will_publisher(self.start, owned))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {
@@ -166,6 +174,10 @@ impl Bus for MemoryNode {
 
     async fn leftovers(&self, _: usize) -> Vec<Leftover> {
         self.wait(&self.left, State::take_leftovers).await
+    }
+
+    async fn wills(&self, _: usize) -> Vec<DueWill> {
+        self.wait(&self.willed, State::take_wills).await
     }
 
     async fn routes(&self) -> Vec<Route> {

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Claimed, Client, EndedAway, HandOver, LeftSession, Node, Numbered, Owned, Progress, Route, StoredSession,
-    StoredSummary, Subscription, Taking, Unavailable,
+    Arrival, Claimed, Client, EndedAway, HandOver, Node, Numbered, Owned, Progress, Route, StoredSession,
+    StoredSummary, StoredWill, Subscription, Taking, Unavailable,
 };
 
 /// A client that has an owner.
@@ -88,6 +88,7 @@ impl State {
         client: &Client,
         clean: bool,
         new: u64,
+        will: Option<&StoredWill>,
     ) -> Result<Claimed, Unavailable> {
         self.reaching(start)?;
         self.requests.retain(|_, (_, waiting)| !waiting.is_closed());
@@ -95,18 +96,22 @@ impl State {
         let epoch = self.last_epoch;
         let mut taken_over = false;
         let mut session = None;
+        let wills;
         if let Some((owner, owned, is_connected)) =
             self.held.get(client).map(|held| (held.owner, held.owned.clone(), held.is_connected))
         {
             let lasts = self.held[client].kept.as_ref().is_some_and(|kept| kept.expiry_secs > 0);
             let continues = lasts && !clean;
             taken_over = is_connected && owner != start;
+            wills = self.succeed_will(start, client, continues);
             self.take_away(owner, start, owned, if continues { Taking::Continues } else { Taking::Anew });
             if continues {
                 session = self.take_up(start, client, epoch);
             } else {
                 self.end_at(client, None, is_connected);
             }
+        } else {
+            wills = self.succeed_will(start, client, false);
         }
         let held = self.held.entry(client.clone()).or_insert_with(|| {
             let owned = Owned { client: client.clone(), session: new, epoch };
@@ -116,7 +121,11 @@ impl State {
         self.at(start, |node| {
             node.beginning.insert(epoch, Vec::new());
         });
-        Ok(Claimed { owned, taken_over, session })
+        let (keeps_will, (due_will, pending_will)) = (will.is_some(), wills);
+        if let Some(will) = will {
+            self.keep_will(start, &owned, will);
+        }
+        Ok(Claimed { owned, taken_over, keeps_will, due_will, pending_will, session })
     }
 
     /// Ends an ownership: another node gets [`Arrival::Taken`].
@@ -155,6 +164,9 @@ impl State {
     pub(super) fn leave(&mut self, client: &Client) {
         let Some(held) = self.held.get_mut(client).filter(|held| held.is_connected) else { return };
         held.is_connected = false;
+        let owned = held.owned.clone();
+        self.await_will(&owned);
+        let Some(held) = self.held.get(client) else { return };
         let Some(kept) = held.kept.as_ref().filter(|kept| kept.expiry_secs > 0) else {
             return self.end(client, None);
         };
@@ -190,6 +202,7 @@ impl State {
     /// Its owner may be sending its messages at this moment, if it `is_sending`.
     fn end_at(&mut self, client: &Client, taking: Option<Taking>, is_sending: bool) {
         let Some(Held { owner, owned, expires, kept, .. }) = self.held.remove(client) else { return };
+        self.end_will(&owned);
         if let Some(at) = expires {
             self.expiring.remove(&(at, client.clone()));
         }
@@ -204,6 +217,7 @@ impl State {
 
     pub(super) fn forget(&mut self, start: Start, tenant: &str) -> Result<(), Unavailable> {
         self.reaching(start)?;
+        self.forget_wills(tenant);
         for client in self.clients(tenant) {
             self.end(&client, Some(Taking::Ended));
         }
@@ -286,26 +300,6 @@ impl State {
             self.end(client, Some(Taking::Ended));
         }
         Ok(ended)
-    }
-
-    pub(super) fn left_session(&mut self, start: Start, owned: &Owned) -> Result<LeftSession, Unavailable> {
-        self.reaching(start)?;
-        let Some(held) = self.held.get(&owned.client) else { return Ok(LeftSession::Ended) };
-        if held.owned.session != owned.session {
-            return Ok(LeftSession::Replaced);
-        }
-        // Only claims change it.
-        if held.owned.epoch != owned.epoch {
-            return Ok(LeftSession::Continued);
-        }
-        Ok(match held.kept.as_ref().map_or(0, |kept| kept.expiry_secs) {
-            0 => LeftSession::Ended,
-            u32::MAX => LeftSession::Waits(None),
-            secs => {
-                let left = held.expires.map(|at| at.saturating_duration_since(self.now()));
-                LeftSession::Waits(Some(left.unwrap_or(Duration::from_secs(secs.into()))))
-            }
-        })
     }
 
     pub(super) fn owner(&self, client: &Client) -> Option<(Node, bool)> {

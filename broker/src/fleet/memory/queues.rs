@@ -49,6 +49,8 @@ pub(super) struct NodeState {
     pub(super) routed: Arc<Notify>,
     /// Notified when there are messages that sessions have left over.
     pub(super) left: Arc<Notify>,
+    /// Notified when there are will messages of nodes that have ended.
+    pub(super) willed: Arc<Notify>,
 }
 
 impl NodeState {
@@ -73,11 +75,13 @@ impl NodeState {
             arrived: Arc::default(),
             routed: Arc::default(),
             left: Arc::default(),
+            willed: Arc::default(),
         }
     }
 
     pub(super) fn set_away(&mut self, is_away: bool) {
         self.is_away = is_away;
+        self.willed.notify_one();
         self.left.notify_one();
     }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::leftovers::Ended;
 use super::owners::{Held, Kept};
 use super::queues::{NodeState, Waits};
+use super::wills::Will;
 use crate::fleet::{
     Arrival, Change, Client, Forwarded, Node, Numbered, Owned, Refusal, Route, Submitter, Taking, Unavailable,
 };
@@ -35,6 +36,10 @@ pub(super) struct State {
     pub(super) held: BTreeMap<Client, Held>,
     /// Sessions with messages left over.
     pub(super) ended: Vec<Ended>,
+    /// Will messages, by the epochs of their connections.
+    pub(super) wills: BTreeMap<u64, Will>,
+    /// Clients that their nodes have not handed over in time, each until its next claim.
+    pub(super) unanswered: BTreeSet<Client>,
     pub(super) nodes: BTreeMap<Start, NodeState>,
     /// Clients that are not connected, by the end of their sessions.
     pub(super) expiring: BTreeSet<(Instant, Client)>,
@@ -57,6 +62,8 @@ impl State {
             most_messages,
             held: BTreeMap::new(),
             ended: Vec::new(),
+            wills: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
             nodes: BTreeMap::new(),
             expiring: BTreeSet::new(),
             ahead: Duration::ZERO,
@@ -69,10 +76,10 @@ impl State {
 
     // Nodes.
 
-    pub(super) fn start(&mut self, name: &str) -> (Start, [Arc<Notify>; 3]) {
+    pub(super) fn start(&mut self, name: &str) -> (Start, [Arc<Notify>; 4]) {
         self.last_start += 1;
         let node = NodeState::new(name, self.is_away);
-        let notified = [Arc::clone(&node.arrived), Arc::clone(&node.routed), Arc::clone(&node.left)];
+        let notified = [&node.arrived, &node.routed, &node.left, &node.willed].map(Arc::clone);
         self.announce(None, &Route::NodeUp(Arc::clone(&node.name)));
         self.nodes.insert(self.last_start, node);
         self.reset_routes(name);
@@ -88,6 +95,7 @@ impl State {
             |(client, held): (&Client, &Held)| (held.owner == start && held.is_connected).then(|| client.clone());
         let left: Vec<Client> = self.held.iter().filter_map(connected).collect();
         left.iter().for_each(|client| self.leave(client));
+        self.leave_wills(start);
         // What it has read is for others.
         self.notify_readers();
     }
@@ -337,10 +345,11 @@ impl State {
         }
     }
 
-    /// The time, on the clock, at which the next session expires, or something is left over.
+    /// The time, on the clock, at which the next session expires, something is left over, or a
+    /// will message is due.
     pub(super) fn next_time(&self) -> Option<Instant> {
         let expiry = self.expiring.first().filter(|_| !self.is_away).map(|(at, _)| self.real(*at));
-        [expiry, self.next_leftover()].into_iter().flatten().min()
+        [expiry, self.next_leftover(), self.next_will()].into_iter().flatten().min()
     }
 
     /// A time on the clock.
@@ -352,6 +361,7 @@ impl State {
         for node in self.nodes.values() {
             node.arrived.notify_one();
             node.routed.notify_one();
+            node.willed.notify_one();
         }
     }
 }

@@ -62,7 +62,7 @@ fn message() -> Change {
 async fn changes_of_a_held_node_take_effect_and_are_not_durable() {
     let fleet = MemoryFleet::new();
     let [a, b] = ["a", "b"].map(|name| fleet.node(name));
-    let claimed = a.claim(&client(), true, 1).await.unwrap();
+    let claimed = a.claim(&client(), true, 1, None).await.unwrap();
     a.hold();
     let ticket = a.submit(vec![Change::Keep(claimed.owned.clone(), 9), message()]);
     assert!(b.is_durable(b.submit(Vec::new())));
@@ -79,10 +79,10 @@ async fn changes_of_a_held_node_take_effect_and_are_not_durable() {
 async fn a_node_that_is_cut_off_claims_nothing_and_its_changes_wait() {
     let fleet = MemoryFleet::new();
     let [a, b] = ["a", "b"].map(|name| fleet.node(name));
-    let claimed = a.claim(&client(), true, 1).await.unwrap();
+    let claimed = a.claim(&client(), true, 1, None).await.unwrap();
     a.away(true);
     let ticket = a.submit(vec![Change::Keep(claimed.owned.clone(), 9)]);
-    assert!(a.claim(&client(), false, 2).await.is_err() && a.messages(&claimed.owned, 0).await.is_err());
+    assert!(a.claim(&client(), false, 2, None).await.is_err() && a.messages(&claimed.owned, 0).await.is_err());
     assert_eq!(fleet.session(&client()), Some((claimed.owned.clone(), None)));
     a.away(false);
     assert!(a.is_durable(ticket));
@@ -95,7 +95,7 @@ async fn a_node_that_is_cut_off_claims_nothing_and_its_changes_wait() {
 async fn dropped_arrivals_are_a_gap_and_the_messages_are_still_there() {
     let fleet = MemoryFleet::new();
     let a = fleet.node("a");
-    let claimed = a.claim(&client(), true, 1).await.unwrap();
+    let claimed = a.claim(&client(), true, 1, None).await.unwrap();
     a.submit(vec![Change::Keep(claimed.owned.clone(), 9), message(), message()]);
     a.begin(&claimed.owned);
     fleet.drop_arrivals("a");
@@ -108,7 +108,7 @@ async fn dropped_arrivals_are_a_gap_and_the_messages_are_still_there() {
 async fn time_that_a_test_lets_pass_ends_sessions() {
     let fleet = MemoryFleet::new();
     let a = fleet.node("a");
-    let claimed = a.claim(&client(), true, 1).await.unwrap();
+    let claimed = a.claim(&client(), true, 1, None).await.unwrap();
     a.submit(vec![Change::Keep(claimed.owned.clone(), 3600), Change::Leave(claimed.owned)]);
     assert_eq!(a.routes().await, [Route::Reset(0)]);
     fleet.advance(Duration::from_secs(3599));
@@ -121,11 +121,11 @@ async fn time_that_a_test_lets_pass_ends_sessions() {
 async fn a_node_that_starts_again_is_another_one() {
     let fleet = MemoryFleet::new();
     let [first, other] = ["a", "b"].map(|name| fleet.node(name));
-    let claimed = first.claim(&client(), true, 1).await.unwrap();
+    let claimed = first.claim(&client(), true, 1, None).await.unwrap();
     first.submit(vec![Change::Keep(claimed.owned, 9)]);
     let second = fleet.node("a");
-    assert!(first.claim(&client(), false, 2).await.is_err());
-    let again = second.claim(&client(), false, 3).await.unwrap();
+    assert!(first.claim(&client(), false, 2, None).await.is_err());
+    let again = second.claim(&client(), false, 3, None).await.unwrap();
     assert_eq!((again.taken_over, again.owned.session), (false, 1));
     let [up, down] = [Route::NodeUp("a".into()), Route::NodeDown("a".into())];
     assert_eq!(other.routes().await, [Route::Reset(0), up.clone(), down, up]);

@@ -230,13 +230,21 @@ local changes = {
     local client = owned()
     if client then leave(client) end
   end,
+  W = function()
+    local _, _, epoch = take(), take(), take()
+    if call('HGET', B .. 'wm:' .. epoch, 'o') == me then drop_will(epoch) end
+  end,
   X = function()
     local client = owned()
     if client then finish(client, 0) end
   end,
   C = function()
     local client, claim = take(), take()
-    if call('HGET', entry(client), 'cl') == claim then leave(client) end
+    local held = call('HMGET', entry(client), 'cl', 'a')
+    if held[1] == claim then
+      drop_will(held[2])
+      leave(client)
+    end
   end,
   M = message,
   I = function()

@@ -138,12 +138,38 @@ local function leave_over(client, session, progress, grace)
   stats.left_over = stats.left_over + 1
 end
 
+-- A will message is no longer kept.
+local function drop_will(epoch)
+  local key = B .. 'wm:' .. epoch
+  local held = call('HMGET', key, 'o', 'c')
+  if not held[1] then return end
+  freed(COST + call('HSTRLEN', key, 'b'))
+  call('DEL', key)
+  call('SREM', B .. 'wn:' .. held[1], epoch)
+  call('ZREM', B .. 'wills', epoch)
+  if call('HGET', B .. 'wc', held[2]) == epoch then call('HDEL', B .. 'wc', held[2]) end
+end
+
+-- A node publishes a will message that is due. When it does not in time, another one does.
+local function give_will(epoch, node, lease)
+  local key = B .. 'wm:' .. epoch
+  call('SREM', B .. 'wn:' .. (call('HGET', key, 'o') or ''), epoch)
+  call('HSET', key, 'o', node)
+  call('ZADD', B .. 'wills', int(now_ms() + lease), epoch)
+end
+
 -- Ends the session of a client, and deletes its entry. A long queue is left to the sweeper. Other members
 -- get the messages of its shared subscriptions after some ms, unless its tenant is gone (nil).
 local function finish(client, grace)
   local key = entry(client)
   local held = call('HMGET', key, 's', 'o', 'k', 'h', 'g')
   if not held[1] then return end
+  local will = call('HGET', B .. 'wc', client)
+  if will and not grace then
+    drop_will(will)
+  elseif will and call('ZSCORE', B .. 'wills', will) and not is_up(call('HGET', B .. 'wm:' .. will, 'o')) then
+    call('ZADD', B .. 'wills', int(now_ms()), will)
+  end
   if held[3] then
     local routes, gone = {}, false
     for _, name in ipairs(call('HKEYS', key)) do
@@ -188,7 +214,12 @@ local function leave(client)
   local key = entry(client)
   local held = call('HMGET', key, 'k', 'o', 'h')
   if not held[1] or held[1] == '0' then return finish(client, 0) end
-  call('HDEL', key, 'on', 'cl', 'tk')
+  call('HDEL', key, 'on', 'cl', 'tk', 'tw')
+  local will = call('HGET', B .. 'wc', client)
+  if will then
+    local secs = math.min(tonumber(call('HGET', B .. 'wm:' .. will, 'd')), tonumber(held[1]))
+    call('HSET', B .. 'wm:' .. will, 'u', int(now_ms() + secs * 1000))
+  end
   call('SREM', B .. 'own:' .. held[2], client)
   if held[3] then
     feed('k', 'P', 'c', client, 'v', '0')

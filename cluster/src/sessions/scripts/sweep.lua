@@ -1,8 +1,8 @@
 -- ARGV may_bury chunk   Returns what was done: starts of nodes, clients left, sessions expired, pieces of queues,
--- sessions with messages left over.
+-- sessions with messages left over, will messages of such nodes.
 local chunk = tonumber(ARGV[2])
 local now = int(now_ms())
-local done = { 0, 0, 0, 0, 0 }
+local done = { 0, 0, 0, 0, 0, 0 }
 if ARGV[1] == '1' then
   for _, node in ipairs(call('ZRANGEBYSCORE', B .. 'alive', '-inf', now, 'LIMIT', 0, 8)) do
     bury(node)
@@ -21,7 +21,21 @@ if node then
     end
   end
   done[2] = #clients
-  if #clients < chunk then call('SREM', B .. 'dead', node) end
+  -- Its clients are left by now.
+  local wills = #clients < chunk and call('SPOP', B .. 'wn:' .. node, chunk) or {}
+  for _, epoch in ipairs(wills) do
+    local will = call('HMGET', B .. 'wm:' .. epoch, 'c', 'u')
+    local claimed = will[1] and call('HGET', entry(will[1]), 'a')
+    if claimed and claimed ~= epoch then
+      -- The client has connected since.
+      drop_will(epoch)
+    elseif will[1] then
+      call('ZADD', B .. 'wills', claimed and will[2] or now, epoch)
+      done[6] = done[6] + 1
+    end
+  end
+  done[2] = done[2] + #wills
+  if #clients < chunk and #wills < chunk then call('SREM', B .. 'dead', node) end
 end
 for _, client in ipairs(call('ZRANGEBYSCORE', B .. 'expiry', '-inf', now, 'LIMIT', 0, chunk)) do
   local held = call('HMGET', entry(client), 's', 'e', 'o', 'on')

@@ -61,8 +61,8 @@ pub struct Claimed {
     pub taken_over: bool,
     /// The will message of the connection is kept.
     pub keeps_will: bool,
-    /// The will message of the connection before. It is due, and this node publishes it: its own
-    /// node has ended, or has not handed the client over.
+    /// The will message of the connection before. It is due, and this node publishes it: the client
+    /// was connected to another node, or its node has ended.
     pub due_will: Option<DueWill>,
     /// The ownership of the connection before, whose will message is due, and is being published by
     /// another node, or by this one in place of another.

@@ -184,7 +184,9 @@ pub async fn a_tenant_is_forgotten_alone(fixture: &dyn Fixture) {
         owned.push(claimed);
     }
     a.apply(vec![append(&owned[0], 1)]).await;
-    until(4, || b.table().sessions.len()).await;
+    for peer in [&a, &b] {
+        until(4, || peer.table().sessions.len()).await;
+    }
     b.store.forget(TENANT).await.expect("the store answers");
     for peer in [&a, &b] {
         until(3, || peer.table().sessions.len()).await;

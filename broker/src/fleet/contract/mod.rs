@@ -103,7 +103,7 @@ macro_rules! fleet_contract {
             a_session_that_is_away_is_ended_by_any_node,
             a_will_is_its_nodes_until_it_is_over,
             a_client_that_is_back_in_time_has_no_will,
-            a_client_that_is_not_handed_over_brings_its_will,
+            a_client_that_connects_elsewhere_brings_its_will,
             a_client_of_a_dead_node_brings_its_will,
             wills_of_a_dead_node_are_for_another_one_when_they_are_due,
             a_will_that_a_dead_node_was_to_publish_is_for_the_next,

@@ -51,7 +51,8 @@ async fn due(peer: &Peer, count: usize) -> Vec<DueWill> {
     all
 }
 
-/// It is the node's of the connection, however that ends, until it says that it is over.
+/// It is the node's of the connection, however that ends, until it says that it is over, or the
+/// client connects elsewhere before.
 pub async fn a_will_is_its_nodes_until_it_is_over(fixture: &dyn Fixture) {
     let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
     let none = a.claim("none", true, 1).await;
@@ -100,6 +101,7 @@ pub async fn a_client_that_is_back_in_time_has_no_will(fixture: &dyn Fixture) {
             }
             let claimed = at.claim(&id, clean, 2).await;
             assert_eq!((claimed.due_will, owns(&a, &owned).await), (None, is_sent), "{id}");
+            // The client waits for it.
             let is_pending = is_sent && std::ptr::eq(at, &b);
             assert_eq!(claimed.pending_will, is_pending.then_some(owned), "{id}");
         }
@@ -110,19 +112,21 @@ pub async fn a_client_that_is_back_in_time_has_no_will(fixture: &dyn Fixture) {
     assert!(b.claim("late", false, 2).await.due_will.is_none() && owns(&a, &owned).await);
 }
 
-/// Its node may be paused, and has it no longer.
-pub async fn a_client_that_is_not_handed_over_brings_its_will(fixture: &dyn Fixture) {
-    let [a, b] = [Peer::stubborn(fixture, "a").await, Peer::start(fixture, "b").await];
-    for (id, clean, delay, is_sent) in
-        [("prompt", false, 0, true), ("anew", true, 100, true), ("delayed", false, 100, false)]
-    {
-        let owned = with_will(&a, id, (3600, delay)).await;
-        let claimed = b.claim(id, clean, 2).await;
-        let expected = is_sent.then(|| DueWill { owned: owned.clone(), body: will(delay).body });
-        assert_eq!(claimed.due_will, expected, "{id}");
-        assert_eq!((owns(&a, &owned).await, owns(&b, &owned).await), (false, is_sent), "{id}");
-        b.apply(vec![Change::WillOver(owned.clone())]).await;
-        assert!(!owns(&b, &owned).await);
+/// Its node has it no longer, whether it hands the client over or is paused.
+pub async fn a_client_that_connects_elsewhere_brings_its_will(fixture: &dyn Fixture) {
+    let b = Peer::start(fixture, "b").await;
+    for a in [Peer::start(fixture, "a").await, Peer::stubborn(fixture, "c").await] {
+        for (id, clean, delay, is_sent) in
+            [("prompt", false, 0, true), ("anew", true, 100, true), ("delayed", false, 100, false)]
+        {
+            let owned = with_will(&a, id, (3600, delay)).await;
+            let claimed = b.claim(id, clean, 2).await;
+            let expected = is_sent.then(|| DueWill { owned: owned.clone(), body: will(delay).body });
+            assert_eq!((claimed.due_will, claimed.pending_will), (expected, None), "{id}");
+            assert_eq!((owns(&a, &owned).await, owns(&b, &owned).await), (false, is_sent), "{id}");
+            b.apply(vec![Change::WillOver(owned.clone())]).await;
+            assert!(!owns(&b, &owned).await);
+        }
     }
 }
 

@@ -87,10 +87,9 @@ impl SessionStore for MemoryNode {
         will: Option<&StoredWill>,
     ) -> Result<Claimed, Unavailable> {
         let answer = self.fleet.with(|state| state.ask(self.start, &self.name, client))?;
-        if let Some(answer) = answer
-            && tokio::time::timeout_at(Instant::now() + HAND_OVER, answer).await.is_err()
-        {
-            self.fleet.with(|state| state.unanswered.insert(client.clone()));
+        if let Some(answer) = answer {
+            // An error is the end of the owner.
+            tokio::time::timeout_at(Instant::now() + HAND_OVER, answer).await.ok();
         }
         self.fleet.with(|state| state.claim(self.start, client, clean, new, will))
     }

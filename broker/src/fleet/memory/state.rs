@@ -38,8 +38,6 @@ pub(super) struct State {
     pub(super) ended: Vec<Ended>,
     /// Will messages, by the epochs of their connections.
     pub(super) wills: BTreeMap<u64, Will>,
-    /// Clients that their nodes have not handed over in time, each until its next claim.
-    pub(super) unanswered: BTreeSet<Client>,
     pub(super) nodes: BTreeMap<Start, NodeState>,
     /// Clients that are not connected, by the end of their sessions.
     pub(super) expiring: BTreeSet<(Instant, Client)>,
@@ -63,7 +61,6 @@ impl State {
             held: BTreeMap::new(),
             ended: Vec::new(),
             wills: BTreeMap::new(),
-            unanswered: BTreeSet::new(),
             nodes: BTreeMap::new(),
             expiring: BTreeSet::new(),
             ahead: Duration::ZERO,

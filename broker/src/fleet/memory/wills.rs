@@ -40,8 +40,7 @@ impl State {
         continues: bool,
     ) -> (Option<DueWill>, Option<Owned>) {
         let now = self.now();
-        let is_connected = self.held.get(client).is_some_and(|held| held.is_connected);
-        let was_asked = self.unanswered.remove(client);
+        let is_elsewhere = self.held.get(client).is_some_and(|held| held.is_connected && held.owner != start);
         let last = self.wills.iter_mut().rev().find(|(_, will)| will.owned.client == *client);
         let Some((epoch, will)) = last else { return (None, None) };
         let is_over = will.until.is_some_and(|until| until <= now);
@@ -51,8 +50,7 @@ impl State {
             return (None, None);
         }
         let is_up = self.nodes.contains_key(&will.node);
-        let is_given_up = is_connected && was_asked && will.node != start;
-        if is_up && !is_given_up {
+        if is_up && (will.is_given || !is_elsewhere) {
             let is_own = will.node == start && !will.is_given;
             return (None, (!is_own).then(|| will.owned.clone()));
         }

@@ -9,7 +9,7 @@ local is_taken, due_will, pending_will = held[7], held[10], nil
 
 -- Decides about the will message of the connection before. Returns true when this node publishes it from now on, and
 -- else whether it is being published, but for its own connection at this node.
-local function succeed(will, continues, is_given_up)
+local function succeed(will, continues, is_elsewhere)
   local kept = call('HMGET', B .. 'wm:' .. will, 'o', 'd', 'u')
   if not kept[1] then return false, false end
   local is_over = kept[3] and tonumber(kept[3]) <= now_ms()
@@ -17,8 +17,9 @@ local function succeed(will, continues, is_given_up)
     drop_will(will)
     return false, false
   end
-  if is_up(kept[1]) and not (is_given_up and kept[1] == owner) then
-    return false, kept[1] ~= me or call('ZSCORE', B .. 'wills', will)
+  local is_given = call('ZSCORE', B .. 'wills', will)
+  if is_up(kept[1]) and (is_given or not is_elsewhere) then
+    return false, kept[1] ~= me or is_given
   end
   give_will(will, me, tonumber(ARGV[12]))
   return true

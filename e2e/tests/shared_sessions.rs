@@ -306,6 +306,45 @@ async fn a_client_that_connects_to_another_node_takes_its_session_over() -> anyh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_will_of_a_killed_node_is_sent_by_another_before_what_its_client_sends_next() -> anyhow::Result<()> {
+    let Some((site, [a, b, c])) = fleet("the_will_of_a_killed_node").await? else { return Ok(()) };
+    let mut watcher = Paho::new("watcher", "5")?;
+    watcher.connect(c.mqtt, Session::CLEAN)?;
+    watcher.subscribe("wills/#", 1)?;
+    watcher.wait_routed(&[&a, &b])?;
+    let device = |id: &str, delay: u32| -> anyhow::Result<Paho> {
+        let mut paho = Paho::new(id, "5")?;
+        paho.connect(a.mqtt, with((&format!("wills/{id}"), "gone", delay)))?;
+        Ok(paho)
+    };
+    let (back, late, away) = (device("back", 0)?, device("late", 100)?, device("away", 1)?);
+    a.kill()?;
+    // Before the others take the node for dead.
+    let mut back_again = Paho::new("back", "5")?;
+    ensure!(back_again.connect(b.mqtt, Session::LASTING)?, "its session goes on");
+    back_again.publish("wills/back", "here", 1, false)?;
+    let mut late_again = Paho::new("late", "5")?;
+    ensure!(late_again.connect(c.mqtt, Session::LASTING)?, "its session goes on");
+    let seen = [watcher.message()?, watcher.message()?].map(|message| (message.topic, message.payload));
+    let seen: Vec<_> = seen.iter().map(|(topic, payload)| (&**topic, &**payload)).collect();
+    ensure!(seen == [("wills/back", "gone"), ("wills/back", "here")], "{seen:?}");
+    // When they do, that of a client that is not back.
+    wait_until("the will of a client that is away", WAIT, || async {
+        let messages = watcher.messages()?;
+        let topics: Vec<_> = messages.iter().map(|message| &*message.topic).collect();
+        ensure!(topics == ["wills/away"], "{topics:?}");
+        Ok(())
+    })
+    .await?;
+    // Its next start has nothing to send.
+    let a = site.start(NODES[0], "all", "127.0.0.1:0")?;
+    back_again.publish("wills/end", "", 1, false)?;
+    ensure!(watcher.message()?.topic == "wills/end");
+    drop((back, late, away));
+    [a, b, c].into_iter().try_for_each(Weir::stop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retained_message_is_there_for_new_subscribers_at_every_node() -> anyhow::Result<()> {
     let Some((site, [a, b, c])) = fleet("a_retained_message_is_there").await? else { return Ok(()) };
     let mut number = 0;

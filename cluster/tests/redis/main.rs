@@ -18,3 +18,4 @@ mod refusals;
 #[path = "../../../buffer/tests/common/sentinel.rs"]
 mod sentinel;
 mod server;
+mod wills;

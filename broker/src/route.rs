@@ -91,6 +91,8 @@ pub(crate) struct Dispatch {
     pub(crate) receipt: Option<(Owned, u16)>,
     /// It is among the retained messages, and sessions that have subscribed since are subscribers.
     pub(crate) is_kept: bool,
+    /// Its client has left this node, and may have sent newer ones to another.
+    pub(crate) is_late: bool,
     /// In a fleet, the connection that waits until sessions have it.
     pub(crate) submitter: Option<Arc<dyn Submitter>>,
 }
@@ -98,8 +100,8 @@ pub(crate) struct Dispatch {
 impl Dispatch {
     /// A message from a client.
     pub(crate) fn new(message: Arc<Message>, takers: Vec<Taker>, from: &Arc<str>) -> Self {
-        let (walk, receipt, submitter, is_kept) = Default::default();
-        Self { message, takers, walk, from: Arc::clone(from), receipt, is_kept, submitter }
+        let (walk, receipt, submitter, is_kept, is_late) = Default::default();
+        Self { message, takers, walk, from: Arc::clone(from), receipt, is_kept, is_late, submitter }
     }
 }
 
@@ -269,14 +271,19 @@ impl<I: Inbox> Broker<I> {
     /// it arrived: they looked for a retained message before it was there. Returns how many
     /// subscribers it had before.
     pub(crate) fn keep(&self, tenant: &Tenant, dispatch: &mut Dispatch) -> usize {
-        let Dispatch { message, takers, walk, from, is_kept, .. } = dispatch;
+        let Dispatch { message, takers, walk, from, is_kept, is_late, .. } = dispatch;
         let before = takers.len();
         if !message.retain || walk.is_some() || std::mem::replace(is_kept, true) {
             return before;
         }
-        tenant.retained.set_next(message);
-        if let Some(fleet) = self.fleet.as_ref().filter(|_| message.payload.is_empty()) {
-            fleet.cleared.note(&tenant.id, &message.topic, message.at);
+        match &self.fleet {
+            Some(fleet) if *is_late => fleet.keep_newer(tenant, message),
+            fleet => {
+                tenant.retained.set_next(message);
+                if let Some(fleet) = fleet.as_ref().filter(|_| message.payload.is_empty()) {
+                    fleet.cleared.note(&tenant.id, &message.topic, message.at);
+                }
+            }
         }
         // A session of a fleet may be at this node by now, and was at another one.
         let key = |taker: &Taker| match taker.session.shared_id() {

@@ -193,6 +193,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     fn stage_later(&mut self) -> bool {
         let Some(next) = self.pending.get_mut(self.routed) else { return false };
         let Some(dispatch) = &mut next.dispatch else { return false };
+        dispatch.is_late = dispatch.message.retain && self.session.state().has_ended();
         let before = self.broker.keep(&self.tenant, dispatch);
         let Message { topic, payload, properties, .. } = &*dispatch.message;
         let (contents, later) = ((&**topic, &**payload), &mut dispatch.takers[before..]);

@@ -93,6 +93,16 @@ impl Cleared {
 }
 
 impl Fleet {
+    /// Keeps a message, unless its topic has been set or cleared since.
+    pub(crate) fn keep_newer(&self, tenant: &Tenant, message: &Arc<Message>) {
+        if !self.cleared.is_newer(&tenant.id, message)
+            && tenant.retained.set_newer(message)
+            && message.payload.is_empty()
+        {
+            self.cleared.note(&tenant.id, &message.topic, message.at);
+        }
+    }
+
     /// Sends what was cleared lately again: a node that has joined may have missed it, and reads
     /// what is set from the store.
     pub(super) fn send_cleared(&self) {
@@ -140,13 +150,7 @@ impl<I: Inbox> Broker<I> {
         // It has no other owner yet.
         let message = self.copy(topic, payload, qos, true, properties).and_then(Arc::into_inner);
         let Some(message) = message else { return };
-        let message = Arc::new(message.published(published, model::clock::now()));
-        if fleet.cleared.is_newer(&tenant.id, &message) {
-            return;
-        }
-        if tenant.retained.set_newer(&message) && message.payload.is_empty() {
-            fleet.cleared.note(&tenant.id, &message.topic, message.at);
-        }
+        fleet.keep_newer(tenant, &Arc::new(message.published(published, model::clock::now())));
     }
 
     /// Sends retained messages again that were not sent to the other nodes, as they are by then,

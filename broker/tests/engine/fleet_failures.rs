@@ -390,6 +390,36 @@ fn of_retained_messages_at_two_nodes_at_once_both_keep_the_same() {
 }
 
 #[test]
+fn a_retained_message_that_was_on_its_way_as_its_client_moved_does_not_replace_newer_ones() {
+    for cleared in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let [a, b] = [nodes.at(0), nodes.at(1)];
+        wait(|| a.broker.other_nodes() == 1 && b.broker.other_nodes() == 1);
+        let mut first = join(a, true, "p", 0);
+        a.log.instant.store(false, Ordering::SeqCst);
+        first.publish_with(0x33, "r/x", b"old", 9, true);
+        wait(|| a.log.retained.lock().len() == 1);
+        let mut p = rejoin(b, true, "p");
+        assert_eq!(end(&mut first, true), 0x8E);
+        p.publish_with(0x3B, "r/x", b"old", 9, true);
+        assert_eq!(p.packet().0, 0x40);
+        publish(&mut p, true, 0x33, "r/x", if cleared { b"" } else { b"new" });
+        publish(&mut p, true, 0x33, "r/y", b"1");
+        let mut all = if cleared { vec!["r/y 1"] } else { vec!["r/x new", "r/y 1"] };
+        wait(|| retained(a) == all);
+        a.log.instant.store(true, Ordering::SeqCst);
+        a.log.release_to(a.log.last.load(Ordering::SeqCst));
+        wait(|| a.metrics.connections.get() == 0);
+        publish(&mut join(a, true, "q", CLEAN), true, 0x33, "r/z", b"2");
+        all.push("r/z 2");
+        wait(|| retained(b).len() == all.len());
+        for world in [a, b] {
+            assert_eq!(retained(world), all);
+        }
+    }
+}
+
+#[test]
 fn a_message_that_was_sent_before_a_kill_is_a_duplicate_for_each_later_connection() {
     for v5 in [false, true] {
         let mut nodes = Nodes::<2>::new();

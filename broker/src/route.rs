@@ -301,16 +301,18 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn give(
         &self,
         tenant: &Tenant,
-        before: Queued,
+        mut before: Queued,
         (entry, is_connected): (&Entry<Arc<Session>>, bool),
     ) -> Option<Queued> {
-        let taker = Taker { share: before.share, ..Taker::of(entry, before.message.qos, false) };
-        let (session, queued) = self.give_elsewhere(&tenant.id, &before.message, taker, before.duty)?;
+        let taker = Taker { share: before.share.clone(), ..Taker::of(entry, before.message.qos, false) };
+        let from = before.duty.take();
+        let (session, queued, from) = self.give_elsewhere(&tenant.id, &before.message, taker, from)?;
         let bounds = self.bounds(&session);
-        if is_connected {
-            return self.push_connected(&session, queued, &bounds).err();
+        if !is_connected {
+            self.push(&session, queued, &bounds);
+        } else if self.push_connected(&session, queued, &bounds).is_err() {
+            return Some(Queued { duty: from, ..before });
         }
-        self.push(&session, queued, &bounds);
         None
     }
 
@@ -351,19 +353,20 @@ impl<I: Inbox> Broker<I> {
     /// Gives a message that another session had to this one; to a session in the log a moment
     /// later, when that is durable: until then it keeps the place that it came `from`.
     pub(crate) fn give_to(&self, tenant: &Arc<str>, message: &Arc<Message>, taker: Taker, from: Option<Duty>) {
-        if let Some((session, queued)) = self.give_elsewhere(tenant, message, taker, from) {
+        if let Some((session, queued, _from)) = self.give_elsewhere(tenant, message, taker, from) {
             self.push(&session, queued, &self.bounds(&session));
         }
     }
 
-    /// The same, but for a session of this process: what is left to be queued.
+    /// The same, but for a session of this process: what is left to be queued, and the place that
+    /// it is to keep until then.
     fn give_elsewhere(
         &self,
         tenant: &Arc<str>,
         message: &Arc<Message>,
         mut taker: Taker,
         from: Option<Duty>,
-    ) -> Option<(Arc<Session>, Queued)> {
+    ) -> Option<(Arc<Session>, Queued, Option<Duty>)> {
         if let Some(fleet) = &self.fleet {
             let from = Arc::clone(&taker.session.client);
             let sent = fleet::Outgoing { message, from: &from, receipt: None, is_walk: true, submitter: None };
@@ -378,7 +381,8 @@ impl<I: Inbox> Broker<I> {
             self.journal.hand(tenant, Handed { put, session, queued, from });
             return None;
         }
-        Some(taker.queue(message, 1))
+        let (session, queued) = taker.queue(message, 1);
+        Some((session, queued, from))
     }
 
     /// The bounds of a session's queue. That of a bridge has bytes only: the other broker may be

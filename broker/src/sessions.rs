@@ -289,7 +289,7 @@ impl<I: Inbox> Broker<I> {
             left
         };
         drop((state, sessions));
-        self.hand_on(tenant, &session.client, left);
+        self.hand_on_or_keep(tenant, session, left);
         self.depart(tenant, session);
     }
 

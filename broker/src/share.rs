@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use crate::Broker;
-use crate::queue::Queued;
-use crate::session::{Session, State};
+use crate::queue::{Bounds, Queued};
+use crate::session::{Lasting, Push, Session, State};
 use crate::tenant::Tenant;
 use crate::trie::Entry;
 use door::Inbox;
@@ -23,6 +23,22 @@ impl<I: Inbox> Broker<I> {
         for message in messages {
             if self.hand_one_on(tenant, from, message).is_some() {
                 self.count_dropped("no_member");
+            }
+        }
+    }
+
+    /// Gives messages of shared subscriptions that a session had to other members. It keeps those
+    /// for which there is none.
+    pub(crate) fn hand_on_or_keep(&self, tenant: &Tenant, session: &Arc<Session>, messages: Vec<Queued>) {
+        for message in messages {
+            let Some(back) = self.hand_one_on(tenant, &session.client, message) else { continue };
+            let share = back.share.clone();
+            // The store of a fleet has it, too.
+            if self.push(session, back, &Bounds::NONE) == Push::Over && session.lasting() != Lasting::Fleet {
+                self.count_dropped("no_member");
+            }
+            if let Some(share) = share {
+                tenant.trie.note_holder(&share, &session.client);
             }
         }
     }
@@ -84,7 +100,7 @@ impl<I: Inbox> Broker<I> {
                     holder.note(&mut state);
                     taken
                 };
-                self.hand_on(tenant, &holder.client, taken);
+                self.hand_on_or_keep(tenant, &holder, taken);
             }
         }
     }
@@ -104,5 +120,16 @@ impl<I: Inbox> Broker<I> {
             tenant.trie.note_holder(share, &session.client);
         }
         taken
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<I: Inbox> Broker<I> {
+    /// Gives the messages of a shared subscription that members that are away hold to one that was
+    /// connected a moment ago.
+    pub fn collect(&self, tenant: &str, share: &str) {
+        if let Some(tenant) = self.tenants.find(tenant) {
+            self.collect_shared(&tenant, &[share.to_owned()]);
+        }
     }
 }

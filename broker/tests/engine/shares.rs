@@ -291,3 +291,29 @@ fn a_message_of_qos_2_that_was_sent_stays_with_its_session() {
         }
     }
 }
+
+#[test]
+fn what_a_member_that_is_away_holds_stays_with_it_when_the_one_that_had_come_has_left() {
+    let world = World::new(true);
+    world.v5("s", 0, LASTS).subscribe(JOBS, 1, true);
+    wait(|| world.metrics.connections.get() == 0);
+    let mut peer = world.v5("p", CLEAN, &[]);
+    publish(&mut peer, 1..=3);
+    world.broker.collect("default", JOBS);
+    let mut s = world.v5("s", 0, LASTS);
+    for n in 1..=3 {
+        let (got, id) = next(&mut s);
+        assert_eq!(got, n);
+        s.send(0x40, &id);
+    }
+    s.ping();
+    drop(s);
+    wait(|| world.metrics.connections.get() == 1);
+    // It holds the next one, too, until another member comes.
+    publish(&mut peer, 4..=4);
+    world.broker.collect("default", JOBS);
+    let mut other = world.v5("other", CLEAN, &[]);
+    other.subscribe(JOBS, 1, true);
+    assert_eq!(next(&mut other).0, 4);
+    assert_eq!(world.dropped("no_member"), 0);
+}

@@ -18,6 +18,7 @@ mod illegal;
 mod log;
 mod model;
 mod node;
+mod owed;
 mod random;
 mod retained;
 mod run;

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use crate::Checked;
 use crate::connection::Delivery;
+use crate::owed::{Expected, Owed, merge};
 use crate::retained::Retained;
 use crate::topics::{SHARES, is_shared, matches, members, share_of};
 
@@ -43,18 +44,6 @@ pub(crate) struct Message {
     pub(crate) is_adrift: bool,
     /// A subscriber was possible at some moment.
     pub(crate) has_takers: bool,
-}
-
-/// The part of a session, or of a shared subscription, in a message.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Owed {
-    must: bool,
-    /// Lowest and highest QoS of a delivery.
-    low: u8,
-    high: u8,
-    got: u32,
-    /// Further copies: after a connection that ended without an acknowledgement.
-    extra: u32,
 }
 
 /// A topic filter of a session. Several states are possible while an answer is missing.
@@ -126,14 +115,6 @@ pub(crate) struct Model {
     /// messages by then: a kill may come before another member has what such a session left.
     left_lately: BTreeMap<&'static str, Number>,
     pub(crate) retained: Retained,
-}
-
-/// The state of a message for subscribers at this moment.
-#[derive(Debug, Clone, Copy)]
-struct Expected {
-    must: bool,
-    low: u8,
-    high: u8,
 }
 
 impl Model {
@@ -534,10 +515,14 @@ impl Model {
     /// The broker was killed. Acknowledgements of QoS 1 may be lost with it.
     pub(crate) fn killed(&mut self) {
         let all = self.sessions.iter_mut().map(|session| &mut session.owed).chain(self.shares.values_mut());
-        for (number, owed) in all.flatten().filter(|(_, owed)| owed.low < 2) {
-            // Each copy of a message that was sent several times.
+        for (number, owed) in all.flatten() {
             let message = &self.messages[*number as usize];
-            owed.extra += if message.qos == 1 { message.sends } else { 1 };
+            // The store of a fleet has a will message until its node has noted that it was sent.
+            let is_kept = self.in_fleet && message.topic.starts_with("w/");
+            if owed.low < 2 || is_kept {
+                // Each copy of a message that was sent several times.
+                owed.extra += if message.qos == 1 { message.sends } else { 1 };
+            }
         }
         for session in &mut self.sessions {
             session.in_flight.values_mut().for_each(|held| held.was_killed = true);
@@ -581,22 +566,6 @@ impl Model {
 
 fn is_shared_topic(topic: &str) -> bool {
     topic.starts_with("s/")
-}
-
-/// Joins what was expected of a message with what is expected now. A message that is sent for the
-/// `first` time begins; one that is sent again and routed `anew` must be delivered as of now.
-fn merge(owed: &mut BTreeMap<Number, Owed>, number: Number, expected: Option<Expected>, first: bool, anew: bool) {
-    match (owed.get_mut(&number), expected) {
-        (None, None) => {}
-        (None, Some(Expected { must, low, high })) => {
-            owed.insert(number, Owed { must: must && (first || anew), low, high, got: 0, extra: 0 });
-        }
-        (Some(held), None) => held.must = false,
-        (Some(held), Some(Expected { must, low, high })) => {
-            held.must = must && (held.must || anew);
-            (held.low, held.high) = (held.low.min(low), held.high.max(high));
-        }
-    }
 }
 
 /// The payload of a message: its number, and bytes that depend on it.

@@ -1,4 +1,4 @@
-//! What a session, or a shared subscription, is owed of a message.
+//! The deliveries of a message that a session, or a shared subscription, is owed.
 
 use std::collections::BTreeMap;
 

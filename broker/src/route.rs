@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 use crate::Broker;
 use crate::config::QueueFull;
 use crate::durable::{Duty, Handed, MessageRecord, Put, TakerRecord};
-use crate::fleet::{self, Owned, Placed, Submitter};
+use crate::fleet::{self, Placed, Source, Submitter};
 use crate::message::Message;
 use crate::pending_wills;
 use crate::queue::{Bounds, Dropped, Queued};
@@ -87,8 +87,8 @@ pub(crate) struct Dispatch {
     pub(crate) walk: Option<u8>,
     /// Client that sent it.
     pub(crate) from: Arc<str>,
-    /// In a fleet, the receipt of a message of QoS 2: it is stored with the message.
-    pub(crate) receipt: Option<(Owned, u16)>,
+    /// In a fleet, what is noted with it in the store.
+    pub(crate) source: Option<Source>,
     /// It is among the retained messages, and sessions that have subscribed since are subscribers.
     pub(crate) is_kept: bool,
     /// Its client has left this node, and may have sent newer ones to another.
@@ -100,8 +100,8 @@ pub(crate) struct Dispatch {
 impl Dispatch {
     /// A message from a client.
     pub(crate) fn new(message: Arc<Message>, takers: Vec<Taker>, from: &Arc<str>) -> Self {
-        let (walk, receipt, submitter, is_kept, is_late) = Default::default();
-        Self { message, takers, walk, from: Arc::clone(from), receipt, is_kept, is_late, submitter }
+        let (walk, source, submitter, is_kept, is_late) = Default::default();
+        Self { message, takers, walk, from: Arc::clone(from), source, is_kept, is_late, submitter }
     }
 }
 
@@ -186,7 +186,7 @@ impl<I: Inbox> Broker<I> {
     /// retained one.
     pub(crate) fn route(&self, tenant: &Tenant, mut dispatch: Dispatch) -> Routed {
         let before = self.keep(tenant, &mut dispatch);
-        let Dispatch { mut message, mut takers, walk, from, receipt, submitter, .. } = dispatch;
+        let Dispatch { mut message, mut takers, walk, from, source, submitter, .. } = dispatch;
         // Those of a message that no connection has staged once more.
         let lasts = |taker: &mut Taker| taker.qos > 0 && taker.session.lasting() == Lasting::Log;
         for taker in takers.extract_if(before.., lasts) {
@@ -200,7 +200,7 @@ impl<I: Inbox> Broker<I> {
         }
         let all = takers.len();
         let is_walk = walk.is_some();
-        let sent = fleet::Outgoing { message: &message, from: &from, receipt, is_walk, submitter };
+        let sent = fleet::Outgoing { message: &message, from: &from, source, is_walk, submitter };
         let fleet::Sent { ticket, is_forwarded } =
             self.fleet.as_ref().map(|fleet| fleet.send(&tenant.id, sent, &mut takers)).unwrap_or_default();
         let here = self.route_here(tenant, &message, takers, is_walk);
@@ -369,7 +369,7 @@ impl<I: Inbox> Broker<I> {
     ) -> Option<(Arc<Session>, Queued, Option<Duty>)> {
         if let Some(fleet) = &self.fleet {
             let from = Arc::clone(&taker.session.client);
-            let sent = fleet::Outgoing { message, from: &from, receipt: None, is_walk: true, submitter: None };
+            let sent = fleet::Outgoing { message, from: &from, source: None, is_walk: true, submitter: None };
             let mut takers = vec![taker];
             fleet.send(tenant, sent, &mut takers);
             taker = takers.pop()?;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Broker;
 use crate::codec::connect::Will;
 use crate::durable::Ledger;
-use crate::fleet::Owned;
+use crate::fleet::{Owned, Source};
 use crate::link::Link;
 use crate::pending_wills;
 use crate::route::{Dispatch, Routed};
@@ -161,11 +161,13 @@ impl<I: Inbox> Broker<I> {
         self.tasks.spawn(async move {
             let _held = memory;
             let is_delayed = pending.is_some();
-            if let Some((delay, cancelled)) = pending {
+            // Sent when the client is back.
+            let mut is_back = None;
+            if let Some((delay, mut cancelled)) = pending {
                 tokio::select! {
-                    () = tokio::time::sleep(delay) => {}
+                    () = tokio::time::sleep(delay) => is_back = Some(cancelled),
                     // Without a sign, the session has ended.
-                    cancelled = cancelled => if cancelled.is_ok() {
+                    cancelled = &mut cancelled => if cancelled.is_ok() {
                         return broker.forget_will(last);
                     },
                     // One without a fleet does not know whether it starts again.
@@ -186,7 +188,18 @@ impl<I: Inbox> Broker<I> {
             if last.ended.as_ref().is_some_and(CancellationToken::is_cancelled) {
                 return broker.forget_will(last);
             }
-            match broker.owns_will(&last, is_delayed).await {
+            let back_here = async {
+                match is_back {
+                    Some(is_back) => is_back.await.is_ok(),
+                    None => false,
+                }
+            };
+            let is_own = tokio::select! {
+                is_own = broker.owns_will(&last, is_delayed) => is_own,
+                // While the store is away.
+                true = back_here => return broker.forget_will(last),
+            };
+            match is_own {
                 Some(true) => {}
                 Some(false) => return,
                 None => {
@@ -269,7 +282,9 @@ impl<I: Inbox> Broker<I> {
         }
         match copy {
             Some(message) => {
-                let Routed { ticket, .. } = self.route(tenant, Dispatch::new(message, takers, &sender.client));
+                let source = last.owned.clone().map(Source::Will);
+                let dispatch = Dispatch { source, ..Dispatch::new(message, takers, &sender.client) };
+                let Routed { ticket, .. } = self.route(tenant, dispatch);
                 self.wait_for_fleet(ticket).await;
             }
             None if denied => {}

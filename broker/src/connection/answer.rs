@@ -170,7 +170,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 // Sessions that last have it since before the start.
                 dispatch.takers.retain(|taker| taker.session.lasting() != Lasting::Log);
             }
-            let has_receipt = dispatch.receipt.is_some();
+            let has_receipt = dispatch.source.is_some();
             next.routed = self.broker.route(&self.tenant, *dispatch);
             let ticket = next.routed.ticket;
             if has_receipt && ticket > 0 {

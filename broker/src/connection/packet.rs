@@ -8,7 +8,7 @@ use super::{Connection, Stream};
 use crate::codec::{
     DecodeError, Framing, Version, acks, check_flags, encode, packet_type as kind, properties, publish, reason,
 };
-use crate::fleet::Owned;
+use crate::fleet::Source;
 use crate::retained;
 use crate::route::{Dispatch, Taker};
 use crate::session::Receipt;
@@ -153,9 +153,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         if answer != Answer::Nothing || copied.is_some() || traced.is_some() {
             let (wait, packet_id) = (self.turn(), packet.packet_id);
-            let receipt = if copied.is_some() { self.shared_receipt(packet)? } else { None };
+            let source = if copied.is_some() { self.shared_source(packet)? } else { None };
             let dispatch = copied
-                .map(|message| Box::new(Dispatch { receipt, ..Dispatch::new(message, takers, &self.sender.client) }));
+                .map(|message| Box::new(Dispatch { source, ..Dispatch::new(message, takers, &self.sender.client) }));
             let resent = packet.dup;
             self.owe(Pending { resent, dispatch, traced, text, ..Pending::answer(wait, packet_id, answer) });
         }
@@ -177,9 +177,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
     }
 
-    /// Returns the receipt of a message of QoS 2 from a session of the fleet: it is stored with the
-    /// message, if that goes to such sessions.
-    fn shared_receipt(&self, packet: &publish::Publish<'_>) -> Result<Option<(Owned, u16)>, End> {
+    /// Returns the source of a message of QoS 2 from a session of the fleet: its receipt is stored
+    /// with it, if that goes to such sessions.
+    fn shared_source(&self, packet: &publish::Publish<'_>) -> Result<Option<Source>, End> {
         if packet.qos < 2 || self.broker.fleet.is_none() {
             return Ok(None);
         }
@@ -189,7 +189,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             return Err(End::TakenOver);
         }
         let owned = state.ledger.as_ref().and_then(|ledger| ledger.owned());
-        Ok(owned.map(|owned| (owned, packet.packet_id)))
+        Ok(owned.map(|owned| Source::Publish(owned, packet.packet_id)))
     }
 
     /// Answers a message that the client may not send: nothing of it was staged, and nothing is

@@ -232,10 +232,8 @@ pub enum Change {
         message: Arc<SharedMessage>,
         /// Client id and session id of each, and how it gets the message.
         takers: Vec<(Arc<str>, u64, Placed)>,
-        /// With it, the receipt of a message of QoS 2 from such a session. It may be of an earlier
-        /// ownership, if the client was connected to this node alone since. Otherwise no session
-        /// gets the message.
-        receipt: Option<(Owned, u16)>,
+        /// With it, in one step. When that has no effect, no session gets the message.
+        source: Option<Source>,
     },
     /// A message that a session has left over goes to its next taker, in one step. Refused when it
     /// went to one before, unless it is to be dropped; and when the taker has ended: then it is
@@ -252,6 +250,17 @@ pub enum Change {
     },
     /// This node's interest in a filter, of a tenant; None ends it. Announced to all nodes.
     Interest(Arc<str>, String, Option<Interest>),
+}
+
+/// Origin of a message that is noted with it, so that sessions get it once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A message of QoS 2 from a session that lasts, with its packet id: its receipt is noted. It
+    /// may be of an earlier ownership, if the client was connected to this node alone since.
+    Publish(Owned, u16),
+    /// The will message of the connection that had this ownership, which is over. It has an effect
+    /// while this node is to publish it.
+    Will(Owned),
 }
 
 /// The messages of a filter that a node asks for, besides those of sessions that last.

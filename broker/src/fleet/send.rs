@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use tokio::sync::{Notify, Semaphore};
 
 use super::retained::{Cleared, Unsent};
-use super::{Bus, Change, Forwarded, Node, Owned, Progress, SessionStore, SharedMessage, Submitter, wills};
+use super::{Bus, Change, Forwarded, Node, Owned, Progress, SessionStore, SharedMessage, Source, Submitter, wills};
 use crate::Broker;
 use crate::message::Message;
 use crate::metrics::Metrics;
@@ -49,7 +49,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) message: &'a Arc<Message>,
     /// Client that sent it.
     pub(crate) from: &'a Arc<str>,
-    pub(crate) receipt: Option<(Owned, u16)>,
+    pub(crate) source: Option<Source>,
     /// It goes to the given subscribers only, and is no new message of its topic.
     pub(crate) is_walk: bool,
     /// The connection that waits until sessions have it.
@@ -101,7 +101,7 @@ impl Fleet {
     /// Sends a message to those of its subscribers that are sessions of the fleet, or at other
     /// nodes, and takes them from `takers`. A retained one goes to every node.
     pub(crate) fn send(&self, tenant: &Arc<str>, sent: Outgoing<'_>, takers: &mut Vec<Taker>) -> Sent {
-        let Outgoing { message, from, receipt, is_walk, submitter } = sent;
+        let Outgoing { message, from, source, is_walk, submitter } = sent;
         let mut sessions = Vec::new();
         let mut nodes: Vec<Node> = Vec::new();
         let mut members = Vec::new();
@@ -137,7 +137,7 @@ impl Fleet {
             return Sent { ticket: 0, is_forwarded };
         }
         let (tenant, takers) = (Arc::clone(tenant), sessions);
-        let change = Change::Message { tenant, message, takers, receipt };
+        let change = Change::Message { tenant, message, takers, source };
         Sent { ticket: self.store.submit_for(vec![change], submitter), is_forwarded }
     }
 

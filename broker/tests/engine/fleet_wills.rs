@@ -78,7 +78,7 @@ fn a_node_asks_before_it_publishes_a_delayed_will() {
 #[test]
 fn a_delayed_will_waits_for_a_store_that_is_away_and_nothing_else_does() {
     let (nodes, mut watcher) = watched();
-    for id in ["back", "gone", "here"] {
+    for id in ["back", "gone", "here", "late"] {
         leave(&nodes, 0, id, DELAYED);
         nodes.wait_away(id);
     }
@@ -95,6 +95,10 @@ fn a_delayed_will_waits_for_a_store_that_is_away_and_nothing_else_does() {
     let mut local = nodes.at(0).v5("local", CLEAN, &[]);
     subscribe(&mut local, true, 1, &[("wills/+", 0)]);
     wait(|| begun.elapsed() > Duration::from_millis(2500));
+    // It is back after the delay.
+    let mut late = nodes.at(0).client();
+    late.connect(5, "late", 0, 0, LASTS);
+    assert_eq!(late.packet().1[..2], [0, 0]);
     publish(&mut other, true, 0x32, "n", b"1");
     assert_eq!(message(&mut other, true).payload, b"1");
     drop(nodes.at(0).with_will("prompt", true, &[], &[], true));
@@ -105,6 +109,7 @@ fn a_delayed_will_waits_for_a_store_that_is_away_and_nothing_else_does() {
     wait_kept(&nodes, 0);
     watcher.ping();
     here.ping();
+    late.ping();
 }
 
 #[test]

@@ -526,6 +526,13 @@ impl Model {
         }
         for session in &mut self.sessions {
             session.in_flight.values_mut().for_each(|held| held.was_killed = true);
+            // A node that dies right after it has published a will message leaves it to another
+            // one. Only sessions that last have it in the step in which it is over.
+            if self.in_fleet && !session.lasts {
+                let is_will = |number: Number| self.messages[number as usize].topic.starts_with("w/");
+                let wills = session.owed.iter_mut().filter(|(number, owed)| owed.low == 2 && is_will(**number));
+                wills.for_each(|(_, owed)| owed.extra += 1);
+            }
         }
         for (share, published) in std::mem::take(&mut self.left_lately) {
             let owed = self.shares.entry(share).or_default();

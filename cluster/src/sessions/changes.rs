@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use broker::fleet::{
-    Change, Forwarded, HandOver, Interest, NextTaker, Node, Owned, Placed, Progress, SharedMessage, Submitter,
+    Change, Forwarded, HandOver, Interest, NextTaker, Node, Owned, Placed, Progress, SharedMessage, Source, Submitter,
 };
 use buffer::redis::Command;
 
@@ -182,8 +182,8 @@ impl Batches {
             Change::Leave(owned) => self.begin("V").owned(owned).end(),
             Change::End(owned) => self.begin("X").owned(owned).end(),
             Change::WillOver(owned) => self.begin("W").owned(owned).end(),
-            Change::Message { tenant, message, takers, receipt } => {
-                self.message(tenant, message, takers, receipt.as_ref());
+            Change::Message { tenant, message, takers, source } => {
+                self.message(tenant, message, takers, source.as_ref());
             }
             Change::HandOn { tenant, session, number, to } => {
                 let out = self.begin("H").number(*session).number(*number);
@@ -215,7 +215,7 @@ impl Batches {
         tenant: &str,
         message: &SharedMessage,
         takers: &[(Arc<str>, u64, Placed)],
-        receipt: Option<&(Owned, u16)>,
+        source: Option<&Source>,
     ) {
         let body = codec::encode_message(message);
         let (mut rest, mut is_first) = (takers, true);
@@ -223,9 +223,10 @@ impl Batches {
             let (first, others) = rest.split_at(rest.len().min(TAKERS));
             rest = others;
             let mut out = self.begin("M").bytes(body.clone());
-            out = match receipt {
-                Some((owned, packet)) if is_first => out.number((*packet).into()).owned(owned),
-                // Its receipt came with the first part, and decides on this one.
+            out = match source {
+                Some(Source::Publish(owned, packet)) if is_first => out.number((*packet).into()).owned(owned),
+                Some(Source::Will(owned)) if is_first => out.text("w").owned(owned),
+                // It came with the first part, and decides on this one.
                 Some(_) => out.text("+"),
                 None => out.text(""),
             };

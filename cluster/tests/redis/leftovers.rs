@@ -31,7 +31,7 @@ async fn member(node: &Node, id: &str, session: u64) -> Owned {
 fn shared(owned: &Owned, number: usize) -> Change {
     let Change::Message { tenant, message, .. } = append(&[], &number.to_string()) else { unreachable!() };
     let takers = vec![(Arc::clone(&owned.client.id), owned.session, placed())];
-    Change::Message { tenant, message, takers, receipt: None }
+    Change::Message { tenant, message, takers, source: None }
 }
 
 /// Hands each message on to one of two sessions in turn, as a node does. Notes the time and the

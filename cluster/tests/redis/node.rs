@@ -163,5 +163,5 @@ pub(crate) fn message(payload: &str) -> Arc<SharedMessage> {
 pub(crate) fn append(to: &[&Owned], payload: &str) -> Change {
     let placed = Placed { qos: 1, retain: false, ids: Vec::new(), share: None };
     let takers = to.iter().map(|owned| (Arc::clone(&owned.client.id), owned.session, placed.clone())).collect();
-    Change::Message { tenant: "t".into(), message: message(payload), takers, receipt: None }
+    Change::Message { tenant: "t".into(), message: message(payload), takers, source: None }
 }

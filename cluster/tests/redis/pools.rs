@@ -65,7 +65,7 @@ async fn each_tenant_is_in_its_pool_and_a_node_is_up_once() {
         )
         .await;
         let takers = vec![("c".into(), 1, placed)];
-        apply(&b, vec![Change::Message { tenant: tenant.into(), message: message("1"), takers, receipt: None }]).await;
+        apply(&b, vec![Change::Message { tenant: tenant.into(), message: message("1"), takers, source: None }]).await;
         while arrived == 0 {
             arrived += a.arrivals().await.iter().filter(|a| matches!(a, Arrival::Message(..))).count();
         }

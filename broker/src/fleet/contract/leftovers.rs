@@ -25,7 +25,7 @@ async fn member(peer: &Peer, id: &str, session: u64) -> Owned {
 fn one(owned: &Owned, payload: impl ToString, qos: u8, share: bool) -> Change {
     let placed = Placed { qos, share: share.then(|| SHARE.into()), ..placed() };
     let takers = vec![(Arc::clone(&owned.client.id), owned.session, placed)];
-    Change::Message { tenant: TENANT.into(), message: message(payload), takers, receipt: None }
+    Change::Message { tenant: TENANT.into(), message: message(payload), takers, source: None }
 }
 
 fn none_sent(owned: &Owned) -> Change {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Bus, Change, Client, Owned, Placed, Progress, SessionStore, SharedMessage, Subscription};
+use super::{Bus, Change, Client, Owned, Placed, Progress, SessionStore, SharedMessage, Source, Subscription};
 
 pub use claims::*;
 pub use failures::*;
@@ -104,6 +104,7 @@ macro_rules! fleet_contract {
             a_will_is_its_nodes_until_it_is_over,
             a_client_that_is_back_in_time_has_no_will,
             a_client_that_connects_elsewhere_brings_its_will,
+            sessions_get_a_will_once,
             a_client_of_a_dead_node_brings_its_will,
             wills_of_a_dead_node_are_for_another_one_when_they_are_due,
             a_will_that_a_dead_node_was_to_publish_is_for_the_next,
@@ -157,7 +158,7 @@ fn append_with(to: &[&Owned], payload: impl ToString, receipt: Option<(&Owned, u
         tenant: TENANT.into(),
         message: message(payload),
         takers: to.iter().map(|owned| (Arc::clone(&owned.client.id), owned.session, placed())).collect(),
-        receipt: receipt.map(|(owned, packet_id)| (owned.clone(), packet_id)),
+        source: receipt.map(|(owned, packet_id)| Source::Publish(owned.clone(), packet_id)),
     }
 }
 

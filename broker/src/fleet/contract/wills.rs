@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Fixture, PATIENCE, Peer, TENANT};
-use crate::fleet::{Change, Claimed, DueWill, Owned, StoredWill, WillPublisher};
+use super::peer::payloads;
+use super::{Fixture, PATIENCE, Peer, TENANT, append};
+use crate::fleet::{Change, Claimed, DueWill, Owned, Source, StoredWill, WillPublisher};
 
 fn will(delay_secs: u32) -> StoredWill {
     StoredWill { delay_secs, body: format!("\0{delay_secs}").into_bytes().into() }
@@ -128,6 +129,28 @@ pub async fn a_client_that_connects_elsewhere_brings_its_will(fixture: &dyn Fixt
             assert!(!owns(&b, &owned).await);
         }
     }
+}
+
+/// Sessions get it in the step in which it is over, however many nodes publish it.
+pub async fn sessions_get_a_will_once(fixture: &dyn Fixture) {
+    let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
+    let taker = a.lasting("taker", 9).await;
+    let owned = with_will(&a, "c", (3600, 0)).await;
+    let publish = |payload: &str| {
+        let Change::Message { tenant, message, takers, .. } = append(&taker, payload) else { unreachable!() };
+        vec![Change::Message { tenant, message, takers, source: Some(Source::Will(owned.clone())) }]
+    };
+    b.apply(publish("not b's")).await;
+    b.claim("c", false, 2).await;
+    a.apply(publish("no longer a's")).await;
+    b.apply(publish("once")).await;
+    b.apply(publish("again")).await;
+    b.apply(vec![Change::WillOver(owned.clone())]).await;
+    a.numbers(&taker, 1).await;
+    b.apply(vec![append(&taker, "end")]).await;
+    a.numbers(&taker, 2).await;
+    assert_eq!(payloads(&a.messages(&taker)), ["once", "end"]);
+    assert_eq!(publisher(&b, &owned).await, WillPublisher::None);
 }
 
 /// So that it is published before what the client sends next.

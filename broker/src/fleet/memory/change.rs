@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::owners::{Held, Kept};
 use super::state::{Start, State};
 use crate::fleet::{
-    Arrival, Change, Client, Interest, Numbered, Owned, Placed, Progress, Refusal, Route, SharedMessage,
+    Arrival, Change, Client, Interest, Numbered, Owned, Placed, Progress, Refusal, Route, SharedMessage, Source,
 };
 
 impl State {
@@ -50,17 +50,16 @@ impl State {
                 self.owned(&owned)?;
                 self.end(&owned.client, None);
             }
-            Change::WillOver(owned) => self.will_over(start, &owned),
-            Change::Message { tenant, message, takers, receipt } => {
-                if let Some((owned, packet_id)) = receipt {
-                    // Also after another claim by the same node, whose connections wait for each
-                    // other's messages.
-                    let is_of = |held: &&mut Held| {
-                        held.owned.session == owned.session && (held.since..=held.owned.epoch).contains(&owned.epoch)
-                    };
-                    let held = self.held.get_mut(&owned.client).filter(is_of);
-                    let kept = held.and_then(|held| held.kept.as_mut()).ok_or(Refusal::NotOwned)?;
-                    kept.receipts.insert(packet_id);
+            Change::WillOver(owned) => drop(self.will_over(start, &owned)),
+            Change::Message { tenant, message, takers, source } => {
+                match source {
+                    None => {}
+                    Some(Source::Publish(owned, packet_id)) => self.note_receipt(&owned, packet_id)?,
+                    Some(Source::Will(owned)) => {
+                        if !self.will_over(start, &owned) {
+                            return Err(Refusal::NotOwned);
+                        }
+                    }
                 }
                 for (id, session, placed) in takers {
                     self.append(&Client { tenant: Arc::clone(&tenant), id }, session, placed, &message);
@@ -79,6 +78,17 @@ impl State {
 
     fn kept(&mut self, owned: &Owned) -> Result<&mut Kept, Refusal> {
         self.owned(owned)?.kept.as_mut().ok_or(Refusal::NotOwned)
+    }
+
+    /// Also after another claim by the same node, whose connections wait for each other's messages.
+    fn note_receipt(&mut self, owned: &Owned, packet_id: u16) -> Result<(), Refusal> {
+        let is_of = |held: &&mut Held| {
+            held.owned.session == owned.session && (held.since..=held.owned.epoch).contains(&owned.epoch)
+        };
+        let held = self.held.get_mut(&owned.client).filter(is_of);
+        let kept = held.and_then(|held| held.kept.as_mut()).ok_or(Refusal::NotOwned)?;
+        kept.receipts.insert(packet_id);
+        Ok(())
     }
 
     fn keep(&mut self, owned: &Owned, expiry_secs: u32) -> Result<(), Refusal> {

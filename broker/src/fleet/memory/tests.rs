@@ -54,7 +54,7 @@ fn message() -> Change {
         tenant: "t".into(),
         message: Arc::new(message),
         takers: vec![("c".into(), 1, placed)],
-        receipt: None,
+        source: None,
     }
 }
 

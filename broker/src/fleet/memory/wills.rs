@@ -89,10 +89,13 @@ impl State {
         })
     }
 
-    pub(super) fn will_over(&mut self, start: Start, owned: &Owned) {
-        if self.wills.get(&owned.epoch).is_some_and(|will| will.node == start) {
+    /// Returns whether this node was to publish it.
+    pub(super) fn will_over(&mut self, start: Start, owned: &Owned) -> bool {
+        let is_own = self.wills.get(&owned.epoch).is_some_and(|will| will.node == start);
+        if is_own {
             self.wills.remove(&owned.epoch);
         }
+        is_own
     }
 
     /// Leaves the will messages of a node that has ended to others.

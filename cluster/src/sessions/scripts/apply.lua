@@ -84,6 +84,13 @@ local function message()
   local body, receipt, is_lost = take(), take(), false
   if receipt == '+' then
     is_lost = is_last_lost
+  elseif receipt == 'w' then
+    -- A will message.
+    is_last_lost = true
+    local _, _, epoch = take(), take(), take()
+    is_lost = call('HGET', B .. 'wm:' .. epoch, 'o') ~= me
+    is_refused, is_last_lost = is_lost, is_lost
+    if not is_lost then drop_will(epoch) end
   elseif receipt ~= '' then
     -- In a failure, too.
     is_last_lost = true

@@ -195,7 +195,7 @@ impl<I: Inbox> Broker<I> {
                 }
             };
             let is_own = tokio::select! {
-                is_own = broker.owns_will(&last, is_delayed) => is_own,
+                is_own = broker.begin_will(&last, is_delayed) => is_own,
                 // While the store is away.
                 true = back_here => return broker.forget_will(last),
             };

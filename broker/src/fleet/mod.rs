@@ -23,7 +23,7 @@ pub const MAX_IN_FLIGHT: usize = crate::in_flight::MAX_IN_FLIGHT;
 pub use port::{
     Arrival, Bus, Change, Claimed, Client, DueWill, EndedAway, Forwarded, HandOver, Interest, Node, Numbered, Owned,
     Placed, Progress, Refusal, Route, SessionStore, SharedMessage, Source, StoredSession, StoredSummary, StoredWill,
-    Submitter, Subscription, Taking, Unavailable, WillPublisher,
+    Submitter, Subscription, Taking, Unavailable,
 };
 pub(crate) use routes::{How, Strangers, keep_routes};
 pub(crate) use send::{Fleet, Outgoing, Sent, present_state};

@@ -141,17 +141,6 @@ pub struct DueWill {
     pub body: Box<[u8]>,
 }
 
-/// The node that publishes a will message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WillPublisher {
-    /// This node.
-    This,
-    /// Another one, or any when it is due.
-    Another,
-    /// None: it is not kept.
-    None,
-}
-
 /// A message on its way between nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedMessage {
@@ -365,11 +354,18 @@ pub trait SessionStore: Send + Sync + 'static {
     /// [`Unavailable`]: it may have ended.
     async fn end_away(&self, client: &Client) -> Result<Option<EndedAway>, Unavailable>;
 
-    /// Returns which node publishes the will message of this ownership.
+    /// Notes that this node publishes the will message of this ownership now: no other one does
+    /// while this one lives. Returns whether it is to do so.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it may be noted.
+    async fn begin_will(&self, owned: &Owned) -> Result<bool, Unavailable>;
+
+    /// Returns whether the will message of this ownership is kept, for any node to publish.
     ///
     /// # Errors
     /// [`Unavailable`].
-    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable>;
+    async fn has_will(&self, owned: &Owned) -> Result<bool, Unavailable>;
 
     /// Deletes everything of a tenant.
     ///

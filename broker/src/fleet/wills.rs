@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Change, DueWill, Fleet, Owned, WillPublisher};
+use super::{Change, DueWill, Fleet, Owned};
 use crate::Broker;
 use crate::pending_wills;
 use crate::will::LastWill;
@@ -31,11 +31,11 @@ pub(super) const AT_ONCE: usize = 64;
 const STOPPING: Duration = Duration::from_secs(2);
 
 impl<I: Inbox> Broker<I> {
-    /// Returns whether a will message is this node's to publish, and repeats the question until the
-    /// store answers. One without a delay does not wait for a store that is away. Outside of a
+    /// Returns whether a will message is this node's to publish, which it does then, and repeats the
+    /// question until the store answers. One without a delay does not wait for a store that is away. Outside of a
     /// fleet, it always is. None when the process stops meanwhile and the store is away, or the
     /// tenant is gone: another node publishes it, if anything of the tenant is left.
-    pub(crate) async fn owns_will(&self, last: &LastWill, is_delayed: bool) -> Option<bool> {
+    pub(crate) async fn begin_will(&self, last: &LastWill, is_delayed: bool) -> Option<bool> {
         let (Some(fleet), Some(owned)) = (&self.fleet, &last.owned) else { return Some(true) };
         let answered = async {
             let mut backoff = model::Backoff::new(PAUSE.0, PAUSE.1);
@@ -43,10 +43,10 @@ impl<I: Inbox> Broker<I> {
                 let answer = {
                     // It is not closed.
                     let _turn = fleet.questions.acquire().await.ok();
-                    fleet.store.will_publisher(owned).await
+                    fleet.store.begin_will(owned).await
                 };
                 match answer {
-                    Ok(publisher) => return Some(publisher == WillPublisher::This),
+                    Ok(is_own) => return Some(is_own),
                     Err(_) if !is_delayed => return Some(true),
                     Err(_) if self.tenants.find(&owned.client.tenant).is_none() => return None,
                     Err(error) => tracing::debug!(client = %owned.client.id, "a delayed will message waits: {error}"),
@@ -69,7 +69,7 @@ impl<I: Inbox> Broker<I> {
         let Some(fleet) = &self.fleet else { return };
         let mut backoff = model::Backoff::new(PAUSE.0 / 10, PAUSE.0);
         // One that cannot be asked for is not waited for.
-        while fleet.store.will_publisher(owned).await.is_ok_and(|publisher| publisher != WillPublisher::None) {
+        while fleet.store.has_will(owned).await.is_ok_and(|has| has) {
             tokio::time::sleep(backoff.draw()).await;
         }
     }

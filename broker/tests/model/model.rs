@@ -514,25 +514,22 @@ impl Model {
 
     /// The broker was killed. Acknowledgements of QoS 1 may be lost with it.
     pub(crate) fn killed(&mut self) {
-        let all = self.sessions.iter_mut().map(|session| &mut session.owed).chain(self.shares.values_mut());
-        for (number, owed) in all.flatten() {
-            let message = &self.messages[*number as usize];
-            // The store of a fleet has a will message until its node has noted that it was sent.
-            let is_kept = self.in_fleet && message.topic.starts_with("w/");
-            if owed.low < 2 || is_kept {
-                // Each copy of a message that was sent several times.
-                owed.extra += if message.qos == 1 { message.sends } else { 1 };
+        let of_sessions = self.sessions.iter_mut().map(|session| (session.lasts, &mut session.owed));
+        let of_shares = self.shares.values_mut().map(|owed| (true, owed));
+        for (lasts, owed) in of_sessions.chain(of_shares) {
+            for (number, owed) in owed {
+                let message = &self.messages[*number as usize];
+                // A node that dies right after it has published a will message leaves it to another
+                // one. Only sessions that last have it in the step in which it is over.
+                let may_be_left = self.in_fleet && !lasts && message.topic.starts_with("w/");
+                if owed.low < 2 || may_be_left {
+                    // Each copy of a message that was sent several times.
+                    owed.extra += if message.qos == 1 { message.sends } else { 1 };
+                }
             }
         }
         for session in &mut self.sessions {
             session.in_flight.values_mut().for_each(|held| held.was_killed = true);
-            // A node that dies right after it has published a will message leaves it to another
-            // one. Only sessions that last have it in the step in which it is over.
-            if self.in_fleet && !session.lasts {
-                let is_will = |number: Number| self.messages[number as usize].topic.starts_with("w/");
-                let wills = session.owed.iter_mut().filter(|(number, owed)| owed.low == 2 && is_will(**number));
-                wills.for_each(|(_, owed)| owed.extra += 1);
-            }
         }
         for (share, published) in std::mem::take(&mut self.left_lately) {
             let owed = self.shares.entry(share).or_default();

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use broker::fleet::{
     Arrival, Bus, Change, Claimed, Client, DueWill, EndedAway, Forwarded, HandOver, Interest, Leftover, Node, Numbered,
-    Owned, Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable, WillPublisher,
+    Owned, Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable,
 };
 use buffer::redis::{Access, AccessError, Redis};
 use hashbrown::HashMap;
@@ -247,11 +247,15 @@ impl SessionStore for RedisFleet {
         ended.map_err(|error| self.unavailable(error))
     }
 
-    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable> {
+    async fn begin_will(&self, owned: &Owned) -> Result<bool, Unavailable> {
         if let Some(reason) = self.shared.health.reason() {
             return Err(self.shared.unavailable(reason));
         }
-        wills::publisher(&self.shared, owned).await.map_err(|error| self.unavailable(error))
+        wills::begin(&self.shared, owned).await.map_err(|error| self.unavailable(error))
+    }
+
+    async fn has_will(&self, owned: &Owned) -> Result<bool, Unavailable> {
+        wills::has(&self.shared, owned).await.map_err(|error| self.unavailable(error))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {

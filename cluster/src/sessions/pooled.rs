@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use async_trait::async_trait;
 use broker::fleet::{
     Arrival, Bus, Change, Claimed, Client, DueWill, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned,
-    Refusal, Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable, WillPublisher,
+    Refusal, Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable,
 };
 use buffer::redis::{AccessError, Redis};
 use hashbrown::HashMap;
@@ -261,8 +261,12 @@ impl SessionStore for Pooled {
         self.lane(&client.tenant)?.end_away(client).await
     }
 
-    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable> {
-        self.lane(&owned.client.tenant)?.will_publisher(owned).await
+    async fn begin_will(&self, owned: &Owned) -> Result<bool, Unavailable> {
+        self.lane(&owned.client.tenant)?.begin_will(owned).await
+    }
+
+    async fn has_will(&self, owned: &Owned) -> Result<bool, Unavailable> {
+        self.lane(&owned.client.tenant)?.has_will(owned).await
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {

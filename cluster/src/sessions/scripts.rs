@@ -21,7 +21,7 @@
 //! …:l:SESSION     hash, a session that has left them over: c client, g progress, f n the first, and how often it
 //!                 was read                            …:lt:TENANT   zset of its sessions of that kind
 //! …:wm:EPOCH      hash, the will message of a claim: c client, s session, d delay in seconds, b body, o the NODE that
-//!                 publishes it, u end of the delay, ms, when its connection has ended
+//!                 publishes it, x it does so now, u end of the delay, ms, when its connection has ended
 //! …:wc            hash, TENANT\0CLIENT → EPOCH of its last will message
 //! …:wn:NODE       set, EPOCHs of a node's will messages …:wills    zset, EPOCH → ms from which on any node publishes it
 //! …:w:WRITER      hash: n its last batch, r refusals, l its last message with a receipt was refused
@@ -71,8 +71,8 @@ script! {
     SUMMARIES = "summaries.lua";
     /// Ends the session of a client that is away.
     END_AWAY = "end_away.lua";
-    /// Finds out which node publishes a will message.
-    WILL = "will.lua";
+    /// Notes that a node publishes a will message.
+    BEGIN_WILL = "begin_will.lua";
     /// Reads will messages of nodes that have ended.
     WILLS = "wills.lua";
     /// Deletes clients of a tenant.

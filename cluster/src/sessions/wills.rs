@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use broker::fleet::{DueWill, Owned, WillPublisher};
-use buffer::redis::AccessError;
+use broker::fleet::{DueWill, Owned};
+use buffer::redis::{AccessError, Command};
 use tokio::sync::Notify;
 
 use super::codec;
 use super::fleet::Shared;
-use super::scripts::{WILL, WILLS};
+use super::scripts::{BEGIN_WILL, WILLS};
 use crate::reply::{self, strange};
 
 /// Will messages of one piece, unless they have more than a megabyte.
@@ -18,14 +18,16 @@ const PIECE: &str = "256";
 #[derive(Debug, Default)]
 pub(crate) struct Wills(pub(crate) Notify);
 
-/// Returns which node publishes a will message.
-pub(crate) async fn publisher(shared: &Shared, owned: &Owned) -> Result<WillPublisher, AccessError> {
-    let call = WILL.call(shared.access.prefix()).arg(owned.epoch.to_string()).arg(&*shared.identity.node());
-    Ok(match reply::number(shared.access.run_script(&WILL, &call).await?)? {
-        0 => WillPublisher::None,
-        1 => WillPublisher::This,
-        _ => WillPublisher::Another,
-    })
+/// Notes that this node publishes a will message. Returns whether it is to do so.
+pub(crate) async fn begin(shared: &Shared, owned: &Owned) -> Result<bool, AccessError> {
+    let call = BEGIN_WILL.call(shared.access.prefix()).arg(owned.epoch.to_string()).arg(&*shared.identity.node());
+    Ok(reply::number(shared.access.run_script(&BEGIN_WILL, &call).await?)? == 1)
+}
+
+/// Returns whether a will message is kept.
+pub(crate) async fn has(shared: &Shared, owned: &Owned) -> Result<bool, AccessError> {
+    let key = format!("{}wm:{}", shared.access.prefix(), owned.epoch);
+    Ok(reply::number(shared.access.run(&Command::new("EXISTS").arg(key)).await?)? == 1)
 }
 
 /// Waits for the next ones of nodes that have ended.

@@ -104,6 +104,7 @@ macro_rules! fleet_contract {
             a_will_is_its_nodes_until_it_is_over,
             a_client_that_is_back_in_time_has_no_will,
             a_client_that_connects_elsewhere_brings_its_will,
+            a_will_that_its_node_publishes_already_stays_with_it,
             sessions_get_a_will_once,
             a_client_of_a_dead_node_brings_its_will,
             wills_of_a_dead_node_are_for_another_one_when_they_are_due,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::peer::payloads;
 use super::{Fixture, PATIENCE, Peer, TENANT, append};
-use crate::fleet::{Change, Claimed, DueWill, Owned, Source, StoredWill, WillPublisher};
+use crate::fleet::{Change, Claimed, DueWill, Owned, Source, StoredWill};
 
 fn will(delay_secs: u32) -> StoredWill {
     StoredWill { delay_secs, body: format!("\0{delay_secs}").into_bytes().into() }
@@ -21,12 +21,13 @@ async fn with_will(peer: &Peer, id: &str, (lasts, delay): (u32, u32)) -> Owned {
     owned
 }
 
-async fn publisher(peer: &Peer, owned: &Owned) -> WillPublisher {
-    peer.store.will_publisher(owned).await.expect("the store answers")
+/// True when a node is to publish it, which it does now.
+async fn begins(peer: &Peer, owned: &Owned) -> bool {
+    peer.store.begin_will(owned).await.expect("the store answers")
 }
 
-async fn owns(peer: &Peer, owned: &Owned) -> bool {
-    publisher(peer, owned).await == WillPublisher::This
+async fn is_kept(peer: &Peer, owned: &Owned) -> bool {
+    peer.store.has_will(owned).await.expect("the store answers")
 }
 
 /// The next will messages that are due at a node, so many, by client id; it publishes them.
@@ -57,7 +58,7 @@ async fn due(peer: &Peer, count: usize) -> Vec<DueWill> {
 pub async fn a_will_is_its_nodes_until_it_is_over(fixture: &dyn Fixture) {
     let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
     let none = a.claim("none", true, 1).await;
-    assert!(!none.keeps_will && none.due_will.is_none() && !owns(&a, &none.owned).await);
+    assert!(!none.keeps_will && none.due_will.is_none() && !begins(&a, &none.owned).await);
     let mut all = Vec::new();
     for (id, lasts) in [("short", (0, 0)), ("lasts", (3600, 0)), ("delayed", (3600, 100)), ("ended", (3600, 100))] {
         all.push(with_will(&a, id, lasts).await);
@@ -71,16 +72,16 @@ pub async fn a_will_is_its_nodes_until_it_is_over(fixture: &dyn Fixture) {
     // It waits for it.
     assert_eq!((short_again.due_will, &short_again.pending_will), (None, &Some(short.clone())));
     for owned in &all {
-        assert!(owns(&a, owned).await && publisher(&b, owned).await == WillPublisher::Another, "{owned:?}");
+        assert!(is_kept(&b, owned).await && begins(&a, owned).await && !begins(&b, owned).await, "{owned:?}");
     }
-    assert!(!owns(&a, &again.owned).await, "it has none");
+    assert!(!begins(&a, &again.owned).await, "it has none");
     // One of another node is not over.
     b.apply(all.iter().map(|owned| Change::WillOver(owned.clone())).collect()).await;
-    assert!(owns(&a, lasts).await);
+    assert!(begins(&a, lasts).await);
     a.apply(all.iter().map(|owned| Change::WillOver(owned.clone())).collect()).await;
     for owned in &all {
         for peer in [&a, &b] {
-            assert_eq!(publisher(peer, owned).await, WillPublisher::None, "{owned:?}");
+            assert!(!is_kept(peer, owned).await && !begins(peer, owned).await, "{owned:?}");
         }
     }
 }
@@ -101,7 +102,7 @@ pub async fn a_client_that_is_back_in_time_has_no_will(fixture: &dyn Fixture) {
                 a.apply(vec![Change::Leave(owned.clone())]).await;
             }
             let claimed = at.claim(&id, clean, 2).await;
-            assert_eq!((claimed.due_will, owns(&a, &owned).await), (None, is_sent), "{id}");
+            assert_eq!((claimed.due_will, begins(&a, &owned).await), (None, is_sent), "{id}");
             // The client waits for it.
             let is_pending = is_sent && std::ptr::eq(at, &b);
             assert_eq!(claimed.pending_will, is_pending.then_some(owned), "{id}");
@@ -110,7 +111,7 @@ pub async fn a_client_that_is_back_in_time_has_no_will(fixture: &dyn Fixture) {
     let owned = with_will(&a, "late", (3600, 1)).await;
     a.apply(vec![Change::Leave(owned.clone())]).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    assert!(b.claim("late", false, 2).await.due_will.is_none() && owns(&a, &owned).await);
+    assert!(b.claim("late", false, 2).await.due_will.is_none() && begins(&a, &owned).await);
 }
 
 /// Its node has it no longer, whether it hands the client over or is paused.
@@ -124,11 +125,30 @@ pub async fn a_client_that_connects_elsewhere_brings_its_will(fixture: &dyn Fixt
             let claimed = b.claim(id, clean, 2).await;
             let expected = is_sent.then(|| DueWill { owned: owned.clone(), body: will(delay).body });
             assert_eq!((claimed.due_will, claimed.pending_will), (expected, None), "{id}");
-            assert_eq!((owns(&a, &owned).await, owns(&b, &owned).await), (false, is_sent), "{id}");
+            assert_eq!((begins(&a, &owned).await, begins(&b, &owned).await), (false, is_sent), "{id}");
             b.apply(vec![Change::WillOver(owned.clone())]).await;
-            assert!(!owns(&b, &owned).await);
+            assert!(!begins(&b, &owned).await);
         }
     }
+}
+
+/// The client waits for it there: it is published once.
+pub async fn a_will_that_its_node_publishes_already_stays_with_it(fixture: &dyn Fixture) {
+    let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
+    for (id, delay) in [("prompt", 0), ("delayed", 100)] {
+        let owned = with_will(&a, id, (3600, delay)).await;
+        assert!(begins(&a, &owned).await);
+        let claimed = b.claim(id, false, 2).await;
+        assert_eq!((claimed.due_will, claimed.pending_will), (None, Some(owned.clone())), "{id}");
+        a.apply(vec![Change::WillOver(owned.clone())]).await;
+        assert!(!is_kept(&b, &owned).await, "{id}");
+    }
+    // Unless that one dies.
+    let owned = with_will(&a, "dead", (3600, 0)).await;
+    assert!(begins(&a, &owned).await);
+    drop(a);
+    fixture.kill("a").await;
+    assert_eq!(take(&b, 1).await[0].owned, owned);
 }
 
 /// Sessions get it in the step in which it is over, however many nodes publish it.
@@ -150,7 +170,7 @@ pub async fn sessions_get_a_will_once(fixture: &dyn Fixture) {
     b.apply(vec![append(&taker, "end")]).await;
     a.numbers(&taker, 2).await;
     assert_eq!(payloads(&a.messages(&taker)), ["once", "end"]);
-    assert_eq!(publisher(&b, &owned).await, WillPublisher::None);
+    assert!(!is_kept(&b, &owned).await);
 }
 
 /// So that it is published before what the client sends next.
@@ -175,8 +195,8 @@ pub async fn a_client_of_a_dead_node_brings_its_will(fixture: &dyn Fixture) {
         let claimed = b.claim_with(id, clean, 2, Some(&will(7))).await;
         let expected = is_sent.then(|| DueWill { owned: owned.clone(), body: will(delay).body });
         assert_eq!(claimed.due_will, expected, "{id}");
-        assert_eq!(owns(&b, owned).await, is_sent, "{id}");
-        assert!(claimed.keeps_will && owns(&b, &claimed.owned).await);
+        assert_eq!(begins(&b, owned).await, is_sent, "{id}");
+        assert!(claimed.keeps_will && begins(&b, &claimed.owned).await);
         b.apply(vec![Change::WillOver(owned.clone())]).await;
     }
     // None is left for the next start of its node.
@@ -242,7 +262,7 @@ pub async fn a_will_that_a_dead_node_was_to_publish_is_for_the_next(fixture: &dy
     let claimed = c.claim("read", true, 4).await;
     assert_eq!(claimed.pending_will, Some(read.clone()));
     c.apply(vec![Change::WillOver(read.clone()), Change::Leave(claimed.owned)]).await;
-    assert_eq!(publisher(&c, &read).await, WillPublisher::Another);
+    assert!(is_kept(&c, &read).await && !begins(&c, &read).await);
     drop(b);
     fixture.kill("b").await;
     let found: Vec<_> = take(&c, 2).await.into_iter().map(|due| due.owned).collect();
@@ -254,9 +274,9 @@ pub async fn a_node_learns_nothing_of_wills_while_the_store_is_away(fixture: &dy
     let a = Peer::start(fixture, "a").await;
     let owned = with_will(&a, "c", (3600, 100)).await;
     fixture.away(true).await;
-    a.store.will_publisher(&owned).await.expect_err("it is away");
+    a.store.begin_will(&owned).await.expect_err("it is away");
     fixture.away(false).await;
-    while a.store.will_publisher(&owned).await.is_err() {
+    while a.store.begin_will(&owned).await.is_err() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

@@ -14,7 +14,7 @@ use super::queues::Waits;
 use super::state::{Start, State};
 use crate::fleet::{
     Arrival, Bus, Change, Claimed, Client, DueWill, EndedAway, Forwarded, HandOver, Leftover, Node, Numbered, Owned,
-    Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable, WillPublisher,
+    Route, SessionStore, StoredSummary, StoredWill, Submitter, Unavailable,
 };
 
 /// Time that the owner of a client has to read what has arrived from it.
@@ -135,8 +135,12 @@ impl SessionStore for MemoryNode {
         self.fleet.with(|state| state.end_away(self.start, client))
     }
 
-    async fn will_publisher(&self, owned: &Owned) -> Result<WillPublisher, Unavailable> {
-        self.fleet.with(|state| state.will_publisher(self.start, owned))
+    async fn begin_will(&self, owned: &Owned) -> Result<bool, Unavailable> {
+        self.fleet.with(|state| state.begin_will(self.start, owned))
+    }
+
+    async fn has_will(&self, owned: &Owned) -> Result<bool, Unavailable> {
+        self.fleet.with(|state| state.has_will(self.start, owned))
     }
 
     async fn forget(&self, tenant: &str) -> Result<(), Unavailable> {

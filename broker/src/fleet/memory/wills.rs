@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::state::{Start, State};
-use crate::fleet::{Client, DueWill, Owned, StoredWill, Unavailable, WillPublisher};
+use crate::fleet::{Client, DueWill, Owned, StoredWill, Unavailable};
 
 /// A will message, by the epoch of its connection.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Will {
     node: Start,
     /// That is another one than the one of its connection.
     is_given: bool,
+    /// It publishes it now.
+    is_begun: bool,
     /// The end of its delay, when its connection has ended.
     until: Option<Instant>,
     /// The time from which on any node publishes it, when its own one has ended.
@@ -27,8 +29,10 @@ impl State {
     pub(super) fn keep_will(&mut self, start: Start, owned: &Owned, will: &StoredWill) {
         let delay = Duration::from_secs(will.delay_secs.into());
         let (owned, body) = (owned.clone(), will.body.clone());
-        self.wills
-            .insert(owned.epoch, Will { owned, delay, body, node: start, is_given: false, until: None, due: None });
+        self.wills.insert(
+            owned.epoch,
+            Will { owned, delay, body, node: start, is_given: false, is_begun: false, until: None, due: None },
+        );
     }
 
     /// Decides at a claim about the will message of the connection before. Returns it when it is
@@ -43,14 +47,14 @@ impl State {
         let is_elsewhere = self.held.get(client).is_some_and(|held| held.is_connected && held.owner != start);
         let last = self.wills.iter_mut().rev().find(|(_, will)| will.owned.client == *client);
         let Some((epoch, will)) = last else { return (None, None) };
-        let is_over = will.until.is_some_and(|until| until <= now);
+        let is_over = will.is_begun || will.until.is_some_and(|until| until <= now);
         if continues && !will.delay.is_zero() && !is_over {
             let epoch = *epoch;
             self.wills.remove(&epoch);
             return (None, None);
         }
         let is_up = self.nodes.contains_key(&will.node);
-        if is_up && (will.is_given || !is_elsewhere) {
+        if is_up && (will.is_given || will.is_begun || !is_elsewhere) {
             let is_own = will.node == start && !will.is_given;
             return (None, (!is_own).then(|| will.owned.clone()));
         }
@@ -80,13 +84,18 @@ impl State {
         self.wills.retain(|_, will| *will.owned.client.tenant != *tenant);
     }
 
-    pub(super) fn will_publisher(&mut self, start: Start, owned: &Owned) -> Result<WillPublisher, Unavailable> {
+    pub(super) fn begin_will(&mut self, start: Start, owned: &Owned) -> Result<bool, Unavailable> {
         self.reaching(start)?;
-        Ok(match self.wills.get(&owned.epoch) {
-            Some(will) if will.node == start => WillPublisher::This,
-            Some(_) => WillPublisher::Another,
-            None => WillPublisher::None,
-        })
+        let will = self.wills.get_mut(&owned.epoch).filter(|will| will.node == start);
+        Ok(will.is_some_and(|will| {
+            will.is_begun = true;
+            true
+        }))
+    }
+
+    pub(super) fn has_will(&mut self, start: Start, owned: &Owned) -> Result<bool, Unavailable> {
+        self.reaching(start)?;
+        Ok(self.wills.contains_key(&owned.epoch))
     }
 
     /// Returns whether this node was to publish it.
@@ -145,7 +154,7 @@ impl State {
 impl Will {
     /// Lets a node publish it in place of its own one.
     fn give(&mut self, node: Start) -> DueWill {
-        (self.node, self.is_given, self.due) = (node, true, None);
+        (self.node, self.is_given, self.is_begun, self.due) = (node, true, false, None);
         DueWill { owned: self.owned.clone(), body: self.body.clone() }
     }
 }

@@ -10,15 +10,15 @@ local is_taken, due_will, pending_will = held[7], held[10], nil
 -- Decides about the will message of the connection before. Returns true when this node publishes it from now on, and
 -- else whether it is being published, but for its own connection at this node.
 local function succeed(will, continues, is_elsewhere)
-  local kept = call('HMGET', B .. 'wm:' .. will, 'o', 'd', 'u')
+  local kept = call('HMGET', B .. 'wm:' .. will, 'o', 'd', 'u', 'x')
   if not kept[1] then return false, false end
-  local is_over = kept[3] and tonumber(kept[3]) <= now_ms()
+  local is_over = kept[4] or kept[3] and tonumber(kept[3]) <= now_ms()
   if continues and kept[2] ~= '0' and not is_over then
     drop_will(will)
     return false, false
   end
   local is_given = call('ZSCORE', B .. 'wills', will)
-  if is_up(kept[1]) and (is_given or not is_elsewhere) then
+  if is_up(kept[1]) and (is_given or kept[4] or not is_elsewhere) then
     return false, kept[1] ~= me or is_given
   end
   give_will(will, me, tonumber(ARGV[12]))

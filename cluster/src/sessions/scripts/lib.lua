@@ -155,6 +155,7 @@ local function give_will(epoch, node, lease)
   local key = B .. 'wm:' .. epoch
   call('SREM', B .. 'wn:' .. (call('HGET', key, 'o') or ''), epoch)
   call('HSET', key, 'o', node)
+  call('HDEL', key, 'x')
   call('ZADD', B .. 'wills', int(now_ms() + lease), epoch)
 end
 

@@ -155,7 +155,8 @@ impl<I: Inbox> Broker<I> {
         !lasting.is_empty()
     }
 
-    /// Makes the record of a message, and numbers the message in each session.
+    /// Makes the record of a message, and numbers the message in each session. In place of another
+    /// message that is stored for its taker, it has the record and the number of that one.
     fn put(
         &self,
         tenant: &Arc<str>,
@@ -163,12 +164,19 @@ impl<I: Inbox> Broker<I> {
         properties: &[u8],
         takers: &mut [&mut Taker],
     ) -> Put {
-        let id = self.last_message.fetch_add(1, Ordering::Relaxed) + 1;
-        let (key, stored) = (self.journal.keys.message(id), self.journal.stored(tenant, id));
+        let before = match &mut *takers {
+            [taker] => taker.duty.take_if(|duty| duty.message.is_some()).map(Duty::leave),
+            _ => None,
+        };
+        let (mut numbered, stored) = match before {
+            Some((ledger, number, Some(stored))) => (Some((ledger, number)), stored),
+            _ => (None, self.journal.stored(tenant, self.last_message.fetch_add(1, Ordering::Relaxed) + 1)),
+        };
+        let key = self.journal.keys.message(stored.id());
         let mut record = MessageRecord { topic: topic.into(), takers: Vec::with_capacity(takers.len()) };
         for taker in takers {
             // A session that has ended meanwhile gets nothing.
-            let Some((ledger, number)) = taker.session.number() else { continue };
+            let Some((ledger, number)) = numbered.take().or_else(|| taker.session.number()) else { continue };
             record.takers.push(TakerRecord {
                 session: ledger.session,
                 number,

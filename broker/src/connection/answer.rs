@@ -188,13 +188,20 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// Keeps the next message to be routed, if it is a retained one. True when sessions that
-    /// outlast the process have subscribed since it arrived: it waits until it is durable for them,
-    /// too.
+    /// outlast the process have subscribed since it arrived; or when another one has replaced it,
+    /// which goes to the new subscriber: it waits until it is durable for them, too.
     fn stage_later(&mut self) -> bool {
         let Some(next) = self.pending.get_mut(self.routed) else { return false };
         let Some(dispatch) = &mut next.dispatch else { return false };
         dispatch.is_late = dispatch.message.retain && self.session.state().has_ended();
-        let before = self.broker.keep(&self.tenant, dispatch);
+        let mut before = self.broker.keep(&self.tenant, dispatch);
+        if let Some(granted) = dispatch.walk
+            && let Some(now) = self.tenant.retained.get(&dispatch.message.topic)
+            && !Arc::ptr_eq(&now, &dispatch.message)
+        {
+            dispatch.takers.iter_mut().for_each(|taker| taker.qos = now.qos.min(granted));
+            (dispatch.message, before) = (now, 0);
+        }
         let Message { topic, payload, properties, .. } = &*dispatch.message;
         let (contents, later) = ((&**topic, &**payload), &mut dispatch.takers[before..]);
         if !self.broker.store_for_sessions(&mut self.intake, &self.tenant.id, contents, properties, later) {

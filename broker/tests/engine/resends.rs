@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::packets::*;
 use crate::world::*;
 
 const TELEMETRY: &str = "devices/d1/telemetry";
@@ -83,4 +84,37 @@ fn a_will_of_the_connection_before_comes_before_all_that_the_client_sends_now() 
         let of_device: Vec<_> = taken.iter().filter(|taken| taken.0 == topic).map(|taken| &taken.1[..]).collect();
         assert_eq!(of_device, [&b"will of t"[..], b"Online"], "{topic}");
     }
+}
+
+#[test]
+fn a_retained_message_that_is_replaced_before_a_subscriber_has_it_comes_at_the_qos_of_the_new_one() {
+    let world = World::new(true);
+    let (mut p, mut s) = (world.v4("p", CLEAN), join(&world, false, "s", 0));
+    p.publish_with(0x35, "n", b"0", 1, false);
+    assert_eq!(p.packet().0, 0x50);
+    world.log.instant.store(false, Ordering::SeqCst);
+    s.send(0x82, &[&[0, 9][..], &text("n"), &[2]].concat());
+    wait(|| world.log.staged("$weir/subscriptions/") == 1);
+    let subscribed = world.log.last.load(Ordering::SeqCst);
+    p.publish_with(0x33, "n", b"1", 2, false);
+    wait(|| world.log.staged("n") == 2);
+    let arrived = world.log.last.load(Ordering::SeqCst);
+    world.log.release_to(subscribed);
+    assert_eq!(s.packet().0, 0x90);
+    // The copy for its subscription is behind the new one, which is kept first.
+    wait(|| world.log.last.load(Ordering::SeqCst) > arrived);
+    world.log.release_to(arrived);
+    assert_eq!(p.packet(), (0x40, vec![0, 2]));
+    world.log.instant.store(true, Ordering::SeqCst);
+    world.log.release_to(world.log.last.load(Ordering::SeqCst));
+    let got = [s.packet(), s.packet()].map(|(first, body)| (first, body.last().copied()));
+    assert_eq!(got, [(0x32, Some(b'1')), (0x33, Some(b'1'))]);
+    // Also after a kill.
+    let copies = |world: &World| world.log.state().iter().filter(|record| record.payload.ends_with(b"1")).count();
+    wait(|| copies(&world) == 3);
+    let next = world.again();
+    drop((s, world));
+    let mut s = rejoin(&next, false, "s");
+    let got = [s.packet(), s.packet()].map(|(first, body)| (first, body.last().copied()));
+    assert_eq!(got, [(0x3A, Some(b'1')), (0x3B, Some(b'1'))]);
 }

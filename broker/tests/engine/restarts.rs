@@ -342,31 +342,6 @@ fn a_retained_message_is_durable_for_those_who_subscribed_after_it_arrived() {
 }
 
 #[test]
-fn a_retained_message_that_is_replaced_before_a_subscriber_has_it_comes_at_the_qos_of_the_new_one() {
-    let world = World::new(true);
-    let (mut p, (mut s, _)) = (world.v4("p", CLEAN), lasting(&world, "s", false));
-    p.publish_with(0x35, "n", b"0", 1, false);
-    assert_eq!(p.packet().0, 0x50);
-    world.log.instant.store(false, Ordering::SeqCst);
-    s.send(0x82, &[&[0, 9][..], &text("n"), &[2]].concat());
-    wait(|| world.log.staged("$weir/subscriptions/") == 1);
-    let subscribed = world.log.last.load(Ordering::SeqCst);
-    p.publish_with(0x33, "n", b"1", 2, false);
-    wait(|| world.log.staged("n") == 2);
-    let arrived = world.log.last.load(Ordering::SeqCst);
-    world.log.release_to(subscribed);
-    assert_eq!(s.packet().0, 0x90);
-    // The copy for its subscription is behind the new one, which is kept first.
-    wait(|| world.log.last.load(Ordering::SeqCst) > arrived);
-    world.log.release_to(arrived);
-    assert_eq!(p.packet(), (0x40, vec![0, 2]));
-    world.log.instant.store(true, Ordering::SeqCst);
-    world.log.release_to(world.log.last.load(Ordering::SeqCst));
-    let got = [s.packet(), s.packet()].map(|(first, body)| (first, body.last().copied()));
-    assert_eq!(got, [(0x32, Some(b'1')), (0x33, Some(b'1'))]);
-}
-
-#[test]
 fn a_retained_message_of_a_client_that_has_left_is_durable_for_later_subscribers() {
     let world = World::new(true);
     let (mut p, mut s, arrived) = subscribed_meanwhile(&world, 1);

@@ -53,13 +53,9 @@ impl State {
             Change::WillOver(owned) => drop(self.will_over(start, &owned)),
             Change::Message { tenant, message, takers, source } => {
                 match source {
-                    None => {}
                     Some(Source::Publish(owned, packet_id)) => self.note_receipt(&owned, packet_id)?,
-                    Some(Source::Will(owned)) => {
-                        if !self.will_over(start, &owned) {
-                            return Err(Refusal::NotOwned);
-                        }
-                    }
+                    Some(Source::Will(owned)) if !self.will_over(start, &owned) => return Err(Refusal::NotOwned),
+                    Some(Source::Will(_)) | None => {}
                 }
                 for (id, session, placed) in takers {
                     self.append(&Client { tenant: Arc::clone(&tenant), id }, session, placed, &message);

@@ -34,7 +34,8 @@ impl<I: Inbox> Broker<I> {
     /// Returns whether a will message is this node's to publish, which it does then, and repeats
     /// the question until the store answers. One without a delay does not wait for a store that is
     /// away. Outside of a fleet, it always is. None when the process stops meanwhile and the store
-    /// is away, or the tenant is gone: another node publishes it, if anything of the tenant is left.
+    /// is away, or the tenant is gone: another node publishes it, if anything of the tenant is
+    /// left.
     pub(crate) async fn begin_will(&self, last: &LastWill, is_delayed: bool) -> Option<bool> {
         let (Some(fleet), Some(owned)) = (&self.fleet, &last.owned) else { return Some(true) };
         let answered = async {

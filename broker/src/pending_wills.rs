@@ -60,6 +60,10 @@ pub(crate) fn split(messages: Vec<RetainedMessage>, node: &str, started: u64) ->
     (retained, earlier.collect())
 }
 
+fn encode_last(LastWill { will, sender, .. }: &LastWill) -> Vec<u8> {
+    encode(will, &sender.client, sender.user.as_deref(), sender.device.as_deref())
+}
+
 fn encode(will: &Will, client: &str, user: Option<&str>, device: Option<&str>) -> Vec<u8> {
     let mut out = vec![VERSION, will.retain.into(), user.is_some().into()];
     out.extend_from_slice(&will.delay_secs.to_be_bytes());
@@ -142,9 +146,8 @@ pub(crate) fn decode_stored(owned: &Owned, body: &[u8]) -> Option<Earlier> {
 /// Stages that a will message is kept.
 pub(crate) fn keep(intake: &mut impl Intake, last: &LastWill) {
     if let Some(topic) = &last.kept_as {
-        let LastWill { will, sender, .. } = last;
-        let payload = encode(will, &sender.client, sender.user.as_deref(), sender.device.as_deref());
-        let Will { qos, properties, .. } = will;
+        let payload = encode_last(last);
+        let Will { qos, properties, .. } = &last.will;
         intake.retain(&Retained { topic, payload: &payload, qos: *qos, properties });
     }
 }
@@ -225,12 +228,7 @@ mod tests {
         RetainedMessage {
             tenant: "t".into(),
             topic: topic.to_owned(),
-            payload: encode(
-                &last.will,
-                &last.sender.client,
-                last.sender.user.as_deref(),
-                last.sender.device.as_deref(),
-            ),
+            payload: encode_last(last),
             qos: last.will.qos,
             properties: last.will.properties.clone(),
             published: 0,

@@ -194,20 +194,18 @@ impl<I: Inbox> Broker<I> {
     /// retained one.
     pub(crate) fn route(&self, tenant: &Tenant, mut dispatch: Dispatch) -> Routed {
         let before = self.keep(tenant, &mut dispatch);
-        let Dispatch { mut message, mut takers, walk, from, source, submitter, .. } = dispatch;
+        let Dispatch { message, mut takers, walk, from, source, submitter, .. } = dispatch;
         // Those of a message that no connection has staged once more.
         let lasts = |taker: &mut Taker| taker.qos > 0 && taker.session.lasting() == Lasting::Log;
         for taker in takers.extract_if(before.., lasts) {
             self.give_to(&tenant.id, &message, taker, None);
         }
-        if let Some(granted) = walk {
-            // One that was set meanwhile may have come before the subscription.
-            let Some(now) = tenant.retained.get(&message.topic) else { return Routed::default() };
-            takers.iter_mut().for_each(|taker| taker.qos = now.qos.min(granted));
-            message = now;
+        let is_walk = walk.is_some();
+        if is_walk && tenant.retained.get(&message.topic).is_none() {
+            // It was cleared meanwhile.
+            return Routed::default();
         }
         let all = takers.len();
-        let is_walk = walk.is_some();
         let sent = fleet::Outgoing { message: &message, from: &from, source, is_walk, submitter };
         let fleet::Sent { ticket, is_forwarded } =
             self.fleet.as_ref().map(|fleet| fleet.send(&tenant.id, sent, &mut takers)).unwrap_or_default();

@@ -207,26 +207,30 @@ impl<I: Inbox> Broker<I> {
                     return tracing::debug!(%client, "left a delayed will message to other nodes");
                 }
             }
-            if broker.publish_last(&last, &tenant).await {
-                broker.end_stored_will(&last);
-            }
+            broker.publish_last(&last, &tenant).await;
             drop(done);
         });
         settled
     }
 
-    /// Publishes a will message, and reports one that is not stored. Returns whether it is.
-    pub(crate) async fn publish_last(&self, last: &LastWill, tenant: &Tenant) -> bool {
+    /// Publishes a will message, which is over then, and reports one that is not stored.
+    pub(crate) async fn publish_last(&self, last: &LastWill, tenant: &Tenant) {
         let published = tokio::select! {
             published = self.publish_will(last, tenant) => published.map_err(|error| error.to_string()),
             () = self.abandon.cancelled() => Err("the process is stopping".to_owned()),
         };
-        if let Err(error) = &published {
-            self.count_dropped("will_not_stored");
-            let LastWill { will, sender, .. } = last;
-            tracing::warn!("cannot publish the will message of client {} to {}: {error}", sender.client, will.topic);
+        match published {
+            Ok(()) => self.end_stored_will(last),
+            Err(error) => {
+                self.count_dropped("will_not_stored");
+                let LastWill { will, sender, .. } = last;
+                tracing::warn!(
+                    "cannot publish the will message of client {} to {}: {error}",
+                    sender.client,
+                    will.topic
+                );
+            }
         }
-        published.is_ok()
     }
 
     /// No longer keeps a will message that is not due.

@@ -66,6 +66,15 @@ fn with<'a>(will: (&'a str, &'a str, u32)) -> Session<'a> {
     Session { will: Some(will), ..Session::LASTING }
 }
 
+/// A subscriber of all will messages at a node, known at the others.
+fn watcher(node: &Weir, others: &[&Weir]) -> anyhow::Result<Paho> {
+    let mut watcher = Paho::new("watcher", "5")?;
+    watcher.connect(node.mqtt, Session::CLEAN)?;
+    watcher.subscribe("wills/#", 1)?;
+    watcher.wait_routed(others)?;
+    Ok(watcher)
+}
+
 /// Payloads by QoS of the delivery. Messages of one topic, sender and QoS have an order.
 fn by_qos(messages: impl IntoIterator<Item = (u8, String)>) -> BTreeMap<u8, Vec<String>> {
     let mut found: BTreeMap<u8, Vec<String>> = BTreeMap::new();
@@ -258,10 +267,7 @@ async fn a_session_that_lasts_follows_its_client_from_node_to_node() -> anyhow::
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_connects_to_another_node_takes_its_session_over() -> anyhow::Result<()> {
     let Some((_site, [a, b, c])) = fleet("a_client_that_connects_to_another_node").await? else { return Ok(()) };
-    let mut watcher = Paho::new("watcher", "5")?;
-    watcher.connect(c.mqtt, Session::CLEAN)?;
-    watcher.subscribe("wills/#", 1)?;
-    watcher.wait_routed(&[&a, &b])?;
+    let mut watcher = watcher(&c, &[&a, &b])?;
     let mut publisher = Paho::new("publisher", "5")?;
     publisher.connect(c.mqtt, Session::CLEAN)?;
     for (version, delay, reason) in [("5", 0, 0x8E), ("5", 100, 0x8E), ("3.1.1", 0, 0)] {
@@ -308,10 +314,7 @@ async fn a_client_that_connects_to_another_node_takes_its_session_over() -> anyh
 #[tokio::test(flavor = "multi_thread")]
 async fn the_will_of_a_killed_node_is_sent_by_another_before_what_its_client_sends_next() -> anyhow::Result<()> {
     let Some((site, [a, b, c])) = fleet("the_will_of_a_killed_node").await? else { return Ok(()) };
-    let mut watcher = Paho::new("watcher", "5")?;
-    watcher.connect(c.mqtt, Session::CLEAN)?;
-    watcher.subscribe("wills/#", 1)?;
-    watcher.wait_routed(&[&a, &b])?;
+    let mut watcher = watcher(&c, &[&a, &b])?;
     let device = |id: &str, delay: u32| -> anyhow::Result<Paho> {
         let mut paho = Paho::new(id, "5")?;
         paho.connect(a.mqtt, with((&format!("wills/{id}"), "gone", delay)))?;

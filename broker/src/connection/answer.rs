@@ -199,6 +199,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             && let Some(now) = self.tenant.retained.get(&dispatch.message.topic)
             && !Arc::ptr_eq(&now, &dispatch.message)
         {
+            // It may have been set before the subscription.
             dispatch.takers.iter_mut().for_each(|taker| taker.qos = now.qos.min(granted));
             (dispatch.message, before) = (now, 0);
         }

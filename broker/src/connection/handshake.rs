@@ -144,7 +144,7 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         return Err("memory");
     };
     let client = assigned.as_deref().unwrap_or(&connect.client);
-    let stored = connect.will.as_ref().map(|will| StoredWill {
+    let stored = connect.will.as_ref().filter(|_| broker.fleet.is_some()).map(|will| StoredWill {
         delay_secs: will.delay_secs,
         body: pending_wills::encode_stored(will, client, connect.user.as_deref(), identity.device.as_deref()),
     });

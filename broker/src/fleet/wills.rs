@@ -112,8 +112,10 @@ impl<I: Inbox> Broker<I> {
             let state = session.state();
             state.link.is_some() && state.owned.is_none()
         });
-        if is_back || self.publish_last(&last, &tenant).await {
+        if is_back {
             self.end_stored_will(&last);
+        } else {
+            self.publish_last(&last, &tenant).await;
         }
     }
 

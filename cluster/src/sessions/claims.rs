@@ -12,6 +12,7 @@ use super::changes::Item;
 use super::codec;
 use super::fleet::Shared;
 use super::scripts::{CLAIM, MESSAGES};
+use super::wills;
 use crate::reply::{self, strange};
 use crate::unique::unique;
 
@@ -188,8 +189,7 @@ impl Claim<'_> {
         if parts.len() == 0 {
             return Ok(None);
         }
-        let mut number = || reply::parse(&reply::bytes(reply::next(&mut parts)?)?);
-        let owned = Owned { client: self.client.clone(), session: number()?, epoch: number()? };
+        let owned = wills::owned(self.client.clone(), &mut parts)?;
         Ok(Some((owned, parts.next().map(reply::bytes).transpose()?.unwrap_or_default())))
     }
 }

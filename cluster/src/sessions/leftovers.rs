@@ -1,7 +1,5 @@
 //! Messages that sessions have left over at their end.
 
-use std::time::Duration;
-
 use broker::fleet::{Leftover, MAX_IN_FLIGHT};
 use buffer::redis::AccessError;
 use parking_lot::Mutex;
@@ -11,6 +9,7 @@ use super::claims::numbered;
 use super::codec;
 use super::fleet::Shared;
 use super::scripts::LEFTOVERS;
+use super::search::{Found, until_found};
 use crate::reply::{self, strange};
 
 /// Messages of one piece, unless they have more than a megabyte.
@@ -25,34 +24,13 @@ pub(crate) struct Leftovers {
     present: Mutex<String>,
 }
 
-enum Found {
-    Some(Vec<Leftover>),
-    Again,
-    /// There may be some after this time.
-    Later(Option<Duration>),
-}
-
 /// Waits for the next ones.
 pub(crate) async fn next(shared: &Shared) -> Vec<Leftover> {
-    let most = shared.config.lease / 5;
-    loop {
-        let wait = match find(shared).await {
-            Ok(Found::Some(found)) => return found,
-            Ok(Found::Again) => continue,
-            Ok(Found::Later(wait)) => wait.map_or(most, |wait| wait.clamp(Duration::from_millis(1), most)),
-            Err(error) => {
-                tracing::debug!("read messages that sessions have left over: {error}");
-                most
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shared.leftovers.left.notified() => {}
-        }
-    }
+    let what = "messages that sessions have left over";
+    until_found(what, shared, &shared.leftovers.left, || find(shared)).await
 }
 
-async fn find(shared: &Shared) -> Result<Found, AccessError> {
+async fn find(shared: &Shared) -> Result<Found<Leftover>, AccessError> {
     let call = LEFTOVERS
         .call(shared.access.prefix())
         // A node that dies has others in its place after its lease.
@@ -63,11 +41,7 @@ async fn find(shared: &Shared) -> Result<Found, AccessError> {
     let mut reply = reply::list(shared.access.run_script(&LEFTOVERS, &call).await?)?.into_iter();
     match reply::bytes(reply::next(&mut reply)?)?.as_slice() {
         b"again" => Ok(Found::Again),
-        b"none" => {
-            let wait = reply::bytes(reply::next(&mut reply)?)?;
-            let wait = (!wait.is_empty()).then(|| reply::parse(&wait)).transpose()?;
-            Ok(Found::Later(wait.map(Duration::from_millis)))
-        }
+        b"none" => Found::later(reply::next(&mut reply)?),
         b"dropped" => {
             let client = reply::text(reply::next(&mut reply)?)?;
             tracing::warn!(client, "dropped a message of a shared subscription that no member could get");

@@ -24,6 +24,7 @@ mod local;
 mod metrics;
 mod pooled;
 mod scripts;
+mod search;
 mod summaries;
 mod tickets;
 mod wills;

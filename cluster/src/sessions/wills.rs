@@ -1,14 +1,13 @@
 //! Will messages of connections.
 
-use std::time::Duration;
-
-use broker::fleet::{DueWill, Owned};
-use buffer::redis::{AccessError, Command};
+use broker::fleet::{Client, DueWill, Owned};
+use buffer::redis::{AccessError, Command, Reply};
 use tokio::sync::Notify;
 
 use super::codec;
 use super::fleet::Shared;
 use super::scripts::{BEGIN_WILL, WILLS};
+use super::search::{Found, until_found};
 use crate::reply::{self, strange};
 
 /// Will messages of one piece, unless they have more than a megabyte.
@@ -30,27 +29,18 @@ pub(crate) async fn has(shared: &Shared, owned: &Owned) -> Result<bool, AccessEr
     Ok(reply::number(shared.access.run(&Command::new("EXISTS").arg(key)).await?)? == 1)
 }
 
-/// Waits for the next ones of nodes that have ended.
-pub(crate) async fn next(shared: &Shared) -> Vec<DueWill> {
-    let most = shared.config.lease / 5;
-    loop {
-        let wait = match find(shared).await {
-            Ok((found, _)) if !found.is_empty() => return found,
-            Ok((_, wait)) => wait.map_or(most, |wait| wait.clamp(Duration::from_millis(1), most)),
-            Err(error) => {
-                tracing::debug!("read will messages of other nodes: {error}");
-                most
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shared.wills.0.notified() => {}
-        }
-    }
+/// Reads the ownership of a connection of a client.
+pub(crate) fn owned(client: Client, parts: &mut impl Iterator<Item = Reply>) -> Result<Owned, AccessError> {
+    let (session, epoch) = (reply::number(reply::next(parts)?)?, reply::number(reply::next(parts)?)?);
+    Ok(Owned { client, session, epoch })
 }
 
-/// Returns some, and the time until there may be others.
-async fn find(shared: &Shared) -> Result<(Vec<DueWill>, Option<Duration>), AccessError> {
+/// Waits for the next ones of nodes that have ended.
+pub(crate) async fn next(shared: &Shared) -> Vec<DueWill> {
+    until_found("will messages of other nodes", shared, &shared.wills.0, || find(shared)).await
+}
+
+async fn find(shared: &Shared) -> Result<Found<DueWill>, AccessError> {
     let call = WILLS
         .call(shared.access.prefix())
         .arg(&*shared.identity.node())
@@ -62,11 +52,9 @@ async fn find(shared: &Shared) -> Result<(Vec<DueWill>, Option<Duration>), Acces
         let mut parts = reply::list(item)?.into_iter();
         let name = reply::text(reply::next(&mut parts)?)?;
         let client = codec::client(&name).ok_or_else(|| strange("a client"))?;
-        let mut number = || reply::parse(&reply::bytes(reply::next(&mut parts)?)?);
-        let owned = Owned { client, session: number()?, epoch: number()? };
+        let owned = owned(client, &mut parts)?;
         found.push(DueWill { owned, body: reply::bytes(reply::next(&mut parts)?)?.into() });
     }
-    let wait = reply::bytes(reply::next(&mut reply)?)?;
-    let wait = (!wait.is_empty()).then(|| reply::parse(&wait)).transpose()?;
-    Ok((found, wait.map(Duration::from_millis)))
+    let wait = reply::next(&mut reply)?;
+    if found.is_empty() { Found::later(wait) } else { Ok(Found::Some(found)) }
 }

@@ -28,6 +28,13 @@ pub(super) struct Held {
     pub(super) kept: Option<Kept>,
 }
 
+impl Held {
+    /// True when its session lasts.
+    fn lasts(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.expiry_secs > 0)
+    }
+}
+
 /// A session that lasts.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -96,22 +103,18 @@ impl State {
         let epoch = self.last_epoch;
         let mut taken_over = false;
         let mut session = None;
-        let wills;
+        let continues = !clean && self.held.get(client).is_some_and(Held::lasts);
+        let (due_will, pending_will) = self.succeed_will(start, client, continues);
         if let Some((owner, owned, is_connected)) =
             self.held.get(client).map(|held| (held.owner, held.owned.clone(), held.is_connected))
         {
-            let lasts = self.held[client].kept.as_ref().is_some_and(|kept| kept.expiry_secs > 0);
-            let continues = lasts && !clean;
             taken_over = is_connected && owner != start;
-            wills = self.succeed_will(start, client, continues);
             self.take_away(owner, start, owned, if continues { Taking::Continues } else { Taking::Anew });
             if continues {
                 session = self.take_up(start, client, epoch);
             } else {
                 self.end_at(client, None, is_connected);
             }
-        } else {
-            wills = self.succeed_will(start, client, false);
         }
         let held = self.held.entry(client.clone()).or_insert_with(|| {
             let owned = Owned { client: client.clone(), session: new, epoch };
@@ -121,11 +124,10 @@ impl State {
         self.at(start, |node| {
             node.beginning.insert(epoch, Vec::new());
         });
-        let (keeps_will, (due_will, pending_will)) = (will.is_some(), wills);
         if let Some(will) = will {
             self.keep_will(start, &owned, will);
         }
-        Ok(Claimed { owned, taken_over, keeps_will, due_will, pending_will, session })
+        Ok(Claimed { owned, taken_over, keeps_will: will.is_some(), due_will, pending_will, session })
     }
 
     /// Ends an ownership: another node gets [`Arrival::Taken`].

@@ -213,14 +213,12 @@ end
 -- The client is no longer connected: a session that lasts waits, another one ends.
 local function leave(client)
   local key = entry(client)
-  local held = call('HMGET', key, 'k', 'o', 'h')
+  local held = call('HMGET', key, 'k', 'o', 'h', 'a')
   if not held[1] or held[1] == '0' then return finish(client, 0) end
   call('HDEL', key, 'on', 'cl', 'tk', 'tw')
-  local will = call('HGET', B .. 'wc', client)
-  if will then
-    local secs = math.min(tonumber(call('HGET', B .. 'wm:' .. will, 'd')), tonumber(held[1]))
-    call('HSET', B .. 'wm:' .. will, 'u', int(now_ms() + secs * 1000))
-  end
+  local will = B .. 'wm:' .. held[4]
+  local delay = call('HGET', will, 'd')
+  if delay then call('HSET', will, 'u', int(now_ms() + math.min(tonumber(delay), tonumber(held[1])) * 1000)) end
   call('SREM', B .. 'own:' .. held[2], client)
   if held[3] then
     feed('k', 'P', 'c', client, 'v', '0')

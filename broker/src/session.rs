@@ -123,6 +123,8 @@ pub(crate) struct State {
     pub(crate) owned: Option<Box<Owned>>,
     /// In a fleet, the session is in the store alone; its delayed will message is here.
     pub(crate) is_departed: bool,
+    /// Claims of its client by this node that have not ended. The session stays here meanwhile.
+    pub(crate) claims: u32,
     /// Subscriptions whose retained messages have not all been queued, by filter.
     pub(crate) walks: BTreeMap<Box<str>, Walk>,
     pub(crate) expiry_secs: u32,

@@ -143,6 +143,7 @@ impl<I: Inbox> Broker<I> {
             } else {
                 state.link = Some(Arc::clone(link));
                 claim.settle(&mut state);
+                self.submit_again(&state, claim);
                 (state.is_leaving, state.handing_over) = (false, None);
                 state.takeovers = pace;
                 let has_new_expiry = std::mem::replace(&mut state.expiry_secs, expiry_secs) != expiry_secs;
@@ -293,13 +294,14 @@ impl<I: Inbox> Broker<I> {
         self.depart(tenant, session);
     }
 
-    /// Leaves a session that the fleet shares to the store, unless a connection has taken it up.
-    fn depart(&self, tenant: &Tenant, session: &Arc<Session>) {
+    /// Leaves a session that the fleet shares to the store, unless a connection has taken it up, or
+    /// is about to.
+    pub(crate) fn depart(&self, tenant: &Tenant, session: &Arc<Session>) {
         let Some(fleet) = &self.fleet else { return };
         let sessions = tenant.sessions.0.lock();
         let mut state = session.state();
         let (Some(owned), Some(ledger)) = (state.owned.clone(), state.ledger.clone()) else { return };
-        if state.link.is_some() || state.has_ended() || state.is_departed {
+        if state.link.is_some() || state.has_ended() || state.is_departed || state.claims > 0 {
             return;
         }
         let mut changes = fleet::present_state(&state, &owned, ledger.abandon());

@@ -392,10 +392,15 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// Releases the packet ids of QoS 2 messages that did not become durable: the client sends them
-    /// again.
+    /// again. Those that were routed are durable in the log, and wait for the store of the fleet
+    /// alone: sessions get them when it is back, unless it has refused them.
     fn forget_unstored(&mut self) {
-        for pending in self.pending.iter().filter(|p| matches!(p.answer, Answer::Pubrec(_))) {
-            self.session.end_receipt(pending.packet_id, self.number, false, &self.link);
+        let is_refused = self.link.refusal().is_some();
+        for (at, pending) in self.pending.iter().enumerate() {
+            if let Answer::Pubrec(_) = pending.answer {
+                let keep = at < self.routed && !is_refused;
+                self.session.end_receipt(pending.packet_id, self.number, keep, &self.link);
+            }
         }
     }
 

@@ -148,8 +148,8 @@ pub(super) async fn open<I: Inbox, S: Stream>(
         delay_secs: will.delay_secs,
         body: pending_wills::encode_stored(will, client, connect.user.as_deref(), identity.device.as_deref()),
     });
-    let claim = match broker.claim(&identity.tenant, client, connect.clean, stored, claimed_by).await {
-        Ok(claim) => claim,
+    let (claim, claiming) = match broker.claim(&identity.tenant, client, connect.clean, stored, claimed_by).await {
+        Ok(claimed) => claimed,
         Err(unavailable) => {
             let code = if version == Version::V5 { reason::SERVER_UNAVAILABLE } else { 3 };
             report(&unavailable.to_string());
@@ -161,6 +161,7 @@ pub(super) async fn open<I: Inbox, S: Stream>(
     let assigned = assigned.as_deref();
     let mut connection =
         broker.connect(stream, (arrival, listener), connect, (identity, claim), assigned, (own_bytes, memory));
+    drop(claiming);
     connection.stalled = !early.is_empty();
     connection.partial = early;
     Ok(connection)

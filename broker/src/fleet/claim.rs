@@ -11,9 +11,10 @@ use super::{Change, Claimed, Client, DueWill, Fleet, Owned, StoredSession, Store
 use crate::Broker;
 use crate::config::QueueFull;
 use crate::durable::{Duty, Ledger, Numbers, restore_exchanges};
+use crate::link::Link;
 use crate::message::Message;
 use crate::queue::{Bounds, Queue, Queued};
-use crate::session::{Session, State};
+use crate::session::{Receipt, Session, State};
 use crate::tenant::Tenant;
 use door::Inbox;
 
@@ -65,6 +66,12 @@ impl Claim {
         }
     }
 
+    /// Returns the packet ids of the receipts that the store has of the session.
+    fn stored_receipts(&self) -> &[u16] {
+        let Self::Claimed(claimed) = self else { return &[] };
+        claimed.session.as_ref().map_or(&[], |session| &session.receipts)
+    }
+
     /// Takes what the store has of a session.
     pub(crate) fn take_stored(&mut self) -> Option<(Owned, StoredSession)> {
         let Self::Claimed(claimed) = self else { return None };
@@ -97,9 +104,66 @@ impl Claim {
     }
 }
 
+/// A claim under way. The client's session stays at this node until it is dropped: changes that
+/// are submitted under the ownership before, once the claim has effect, are refused.
+#[derive(Debug)]
+pub(crate) struct Claiming<I: Inbox> {
+    broker: Arc<Broker<I>>,
+    tenant: Arc<Tenant>,
+    /// None when the store alone has it.
+    session: Option<Arc<Session>>,
+}
+
+impl<I: Inbox> Claiming<I> {
+    fn begin(broker: &Arc<Broker<I>>, client: &Client) -> Self {
+        let tenant = broker.tenants.get(&client.tenant);
+        let session = tenant.sessions.get(&client.id).filter(|session| {
+            let mut state = session.state();
+            let stays = state.owned.is_some() && !state.is_departed;
+            state.claims += u32::from(stays);
+            stays
+        });
+        Self { broker: Arc::clone(broker), tenant, session }
+    }
+
+    /// Gives the client back to the store, as the connection that it was claimed for has ended.
+    fn give_back(self, fleet: &Fleet, claimed: Claimed) {
+        let claim = Claim::Claimed(Box::new(claimed));
+        self.broker.begin_arrivals(&claim);
+        let Some(owned) = claim.owned().cloned() else { return };
+        let mut changes = vec![Change::WillOver(owned.clone())];
+        let mut state = self.session.as_ref().map(|session| session.state());
+        let held = state.as_mut().filter(|state| !state.has_ended() && !claim.is_of_another(state));
+        match held {
+            // It leaves under this claim.
+            Some(state) => {
+                claim.settle(state);
+                self.broker.submit_again(state, &claim);
+                if let Some(owner) = &state.link {
+                    owner.signal(Link::TAKEN_OVER);
+                }
+            }
+            None => changes.push(Change::Leave(owned)),
+        }
+        fleet.store.submit(changes);
+    }
+}
+
+impl<I: Inbox> Drop for Claiming<I> {
+    fn drop(&mut self) {
+        let Some(session) = &self.session else { return };
+        {
+            let mut state = session.state();
+            state.claims = state.claims.saturating_sub(1);
+        }
+        self.broker.depart(&self.tenant, session);
+    }
+}
+
 impl<I: Inbox> Broker<I> {
     /// Claims a client for this node, before its session is taken up. One that may have a session
-    /// to continue waits until `deadline` for a store that has answered a moment ago.
+    /// to continue waits until `deadline` for a store that has answered a moment ago. The session
+    /// stays at this node until it is taken up, or the [`Claiming`] is dropped.
     ///
     /// # Errors
     /// [`Unavailable`]: the store does not answer for the moment, and the client may have a
@@ -111,14 +175,17 @@ impl<I: Inbox> Broker<I> {
         clean: bool,
         will: Option<StoredWill>,
         deadline: Instant,
-    ) -> Result<Claim, Unavailable> {
+    ) -> Result<(Claim, Option<Claiming<I>>), Unavailable> {
         let Some(fleet) = self.fleet.as_ref().filter(|_| !client.starts_with(Self::INTERNAL)) else {
-            return Ok(Claim::Alone);
+            return Ok((Claim::Alone, None));
         };
-        // One that has ended here does not continue anywhere.
+        // One that has ended here, or is about to, does not continue anywhere.
         let is_over = {
             let held = self.tenants.get(tenant).sessions.get(client);
-            held.is_some_and(|session| session.state().is_over(Instant::now()))
+            held.is_some_and(|session| {
+                let state = session.state();
+                state.ledger.is_some() && state.expiry_secs == 0 || state.is_over(Instant::now())
+            })
         };
         let client = Client { tenant: Arc::clone(tenant), id: client.into() };
         if clean || is_over {
@@ -129,15 +196,15 @@ impl<I: Inbox> Broker<I> {
         let mut backoff = model::Backoff::new(PAUSE.0, PAUSE.1);
         loop {
             match self.claim_once(fleet, &client, clean || is_over, new, will.clone()).await {
-                Ok(claimed) => {
+                Ok((claimed, claiming)) => {
                     if claimed.taken_over {
                         fleet.paces.count(&client, Instant::now());
                     }
-                    return Ok(Claim::Claimed(Box::new(claimed)));
+                    return Ok((Claim::Claimed(Box::new(claimed)), Some(claiming)));
                 }
                 Err(unavailable) if clean || !unavailable.is_brief => {
                     self.metrics.unclaimed.inc();
-                    return Ok(Claim::Unavailable);
+                    return Ok((Claim::Unavailable, None));
                 }
                 Err(unavailable) => {
                     let pause = backoff.draw();
@@ -157,15 +224,17 @@ impl<I: Inbox> Broker<I> {
         clean: bool,
         new: u64,
         will: Option<StoredWill>,
-    ) -> Result<Claimed, Unavailable> {
+    ) -> Result<(Claimed, Claiming<I>), Unavailable> {
         let (answer, claimed) = oneshot::channel();
         let (broker, fleet, client) = (Arc::clone(self), Arc::clone(fleet), client.clone());
         // The connection may end meanwhile, and the claim has its effect all the same.
         self.tasks.spawn(async move {
+            let claiming = Claiming::begin(&broker, &client);
             let claimed = fleet.store.claim(&client, clean, new, will.as_ref()).await;
-            if let Err(Ok(Claimed { owned, due_will, .. })) = answer.send(claimed) {
-                fleet.bus.begin(&owned);
-                fleet.store.submit(vec![Change::WillOver(owned.clone()), Change::Leave(owned)]);
+            let claimed = claimed.map(|claimed| (claimed, claiming));
+            if let Err(Ok((mut claimed, claiming))) = answer.send(claimed) {
+                let due_will = claimed.due_will.take();
+                claiming.give_back(&fleet, claimed);
                 if let Some(due) = due_will {
                     broker.publish_due_will(due).await;
                 }
@@ -173,6 +242,18 @@ impl<I: Inbox> Broker<I> {
         });
         let ended = |_| Unavailable { reason: "the process ends".into(), is_brief: false };
         claimed.await.map_err(ended)?
+    }
+
+    /// Submits again what a session has, under the ownership of a claim: changes that were submitted
+    /// under the one before may have been refused.
+    pub(crate) fn submit_again(&self, state: &State, claim: &Claim) {
+        let (Some(fleet), Some(owned), Some(ledger)) = (&self.fleet, claim.owned(), &state.ledger) else { return };
+        let receipts = state.unreleased.iter().filter(|(_, receipt)| **receipt == Receipt::Stored);
+        let released = claim.stored_receipts().iter().filter(|id| !state.unreleased.contains_key(id));
+        let mut changes = vec![Change::Progress(owned.clone(), ledger.progress())];
+        changes.extend(receipts.map(|(id, _)| Change::Receipt(owned.clone(), *id)));
+        changes.extend(released.map(|id| Change::ReceiptOver(owned.clone(), *id)));
+        fleet.store.submit(changes);
     }
 
     /// Lets the messages of a session that was claimed arrive.

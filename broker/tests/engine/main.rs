@@ -15,6 +15,7 @@ mod drain;
 mod exactly_once;
 mod expiry;
 mod fleet;
+mod fleet_claims;
 mod fleet_failures;
 mod fleet_refusals;
 mod fleet_wills;

@@ -75,6 +75,13 @@ impl MemoryFleet {
         self.with(|state| state.each(|node| node.is_held = false));
     }
 
+    /// Lets claims have effect and no answer, or lets them be answered.
+    pub fn hold_claims(&self, are_held: bool) {
+        self.with(|state| {
+            state.claims_held.send_replace(are_held);
+        });
+    }
+
     /// Lets the store be away for all nodes, or back: claims fail, changes wait, nothing arrives
     /// and no session expires.
     pub fn away(&self, is_away: bool) {

@@ -91,7 +91,11 @@ impl SessionStore for MemoryNode {
             // An error is the end of the owner.
             tokio::time::timeout_at(Instant::now() + HAND_OVER, answer).await.ok();
         }
-        self.fleet.with(|state| state.claim(self.start, client, clean, new, will))
+        let (claimed, mut held) =
+            self.fleet.with(|state| (state.claim(self.start, client, clean, new, will), state.claims_held.subscribe()));
+        // An error is the end of the fleet.
+        held.wait_for(|are_held| !are_held).await.ok();
+        claimed
     }
 
     fn submit_for(&self, changes: Vec<Change>, submitter: Option<Arc<dyn Submitter>>) -> u64 {

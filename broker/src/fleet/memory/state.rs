@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::leftovers::Ended;
@@ -28,6 +28,8 @@ pub(super) struct State {
     pub(super) is_away: bool,
     /// It has been away for a moment only.
     pub(super) is_brief: bool,
+    /// Claims get no answer.
+    pub(super) claims_held: watch::Sender<bool>,
     /// Changes of sessions of this client fail.
     pub(super) faulty: Option<Client>,
     /// Wakers to call when the state is no longer locked.
@@ -55,6 +57,7 @@ impl State {
         Self {
             is_away: false,
             is_brief: false,
+            claims_held: watch::Sender::new(false),
             faulty: None,
             due: Vec::new(),
             most_messages,

@@ -68,7 +68,9 @@ impl Taker {
 
     /// How the session gets the message, for the store of a fleet.
     pub(crate) fn placed(self) -> Placed {
-        Placed { qos: self.qos, retain: self.retain, ids: self.subscription_ids, share: self.share }
+        let is_for_connected = self.share.is_some() && !self.is_holder;
+        let (qos, retain, ids, share) = (self.qos, self.retain, self.subscription_ids, self.share);
+        Placed { qos, retain, ids, share, is_for_connected }
     }
 
     /// A session that gets a message without regard to its subscriptions.
@@ -310,7 +312,8 @@ impl<I: Inbox> Broker<I> {
         mut before: Queued,
         (entry, is_connected): (&Entry<Arc<Session>>, bool),
     ) -> Option<Queued> {
-        let taker = Taker { share: before.share.clone(), ..Taker::of(entry, before.message.qos, false) };
+        let (share, is_holder) = (before.share.clone(), !is_connected);
+        let taker = Taker { share, is_holder, ..Taker::of(entry, before.message.qos, false) };
         let from = before.duty.take();
         let (session, queued, from) = self.give_elsewhere(&tenant.id, &before.message, taker, from)?;
         let bounds = self.bounds(&session);

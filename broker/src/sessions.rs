@@ -133,7 +133,7 @@ impl<I: Inbox> Broker<I> {
                 // It was in the store alone.
             } else if clean || state.expiry_secs == 0 || state.is_over(Instant::now()) || claim.is_of_another(&state) {
                 let continues_elsewhere = claim.continues_elsewhere(&state);
-                self.drop_sent(tenant, &state, claim.owned());
+                self.drop_sent(&state, claim.owned());
                 before.ended = state.ledger.clone().filter(|ledger| ledger.is_in_log());
                 left = self.end_session(tenant, &mut state, client);
                 if continues_elsewhere {
@@ -389,13 +389,12 @@ impl<I: Inbox> Broker<I> {
 
     /// Lets the store hand on nothing that a session has sent at QoS 2, if it has ended there by a
     /// claim.
-    pub(crate) fn drop_sent(&self, tenant: &Tenant, state: &State, claimed: Option<&Owned>) {
+    pub(crate) fn drop_sent(&self, state: &State, claimed: Option<&Owned>) {
         let Some(fleet) = &self.fleet else { return };
-        let session = state.owned.as_ref().map(|owned| owned.session);
-        let Some(session) = session.filter(|held| claimed.is_some_and(|claimed| claimed.session != *held)) else {
-            return;
-        };
-        fleet.drop_sent(&tenant.id, session, state);
+        let owned = state.owned.as_deref();
+        if let Some(owned) = owned.filter(|held| claimed.is_some_and(|claimed| claimed.session != held.session)) {
+            fleet.drop_sent(owned, state);
+        }
     }
 
     /// Ends a session. Returns the messages of its shared subscriptions, which others get. The

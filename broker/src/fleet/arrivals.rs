@@ -97,7 +97,9 @@ impl<I: Inbox> Broker<I> {
 
     async fn take_message(&self, fleet: &Fleet, owned: &Owned, message: Numbered, last: &mut Last) {
         // One of a session that another node owns by now, or that is in the store only.
-        let Some((tenant, session, ledger)) = self.shared_session(owned) else { return };
+        let Some((tenant, session, ledger)) = self.shared_session(owned) else {
+            return self.hand_late_on(fleet, owned, message);
+        };
         match ledger.take(message.number) {
             None => {}
             Some(0) => self.queue_message(&tenant, &session, &ledger, message, last),
@@ -270,7 +272,7 @@ impl<I: Inbox> Broker<I> {
             if taking != Taking::Continues
                 && let Some(fleet) = &self.fleet
             {
-                fleet.drop_sent(&tenant.id, owned.session, &state);
+                fleet.drop_sent(owned, &state);
             }
             let mut ended = state.end();
             let departed = ended.is_departed;

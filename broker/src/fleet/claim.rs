@@ -244,8 +244,8 @@ impl<I: Inbox> Broker<I> {
         claimed.await.map_err(ended)?
     }
 
-    /// Submits again what a session has, under the ownership of a claim: changes that were submitted
-    /// under the one before may have been refused.
+    /// Submits again what a session has, under the ownership of a claim: changes that were
+    /// submitted under the one before may have been refused.
     pub(crate) fn submit_again(&self, state: &State, claim: &Claim) {
         let (Some(fleet), Some(owned), Some(ledger)) = (&self.fleet, claim.owned(), &state.ledger) else { return };
         let receipts = state.unreleased.iter().filter(|(_, receipt)| **receipt == Receipt::Stored);
@@ -323,7 +323,7 @@ impl<I: Inbox> Broker<I> {
     }
 
     pub(super) fn queued(message: Arc<Message>, placed: super::Placed, duty: Duty) -> Queued {
-        let super::Placed { qos, retain, ids, share } = placed;
+        let super::Placed { qos, retain, ids, share, .. } = placed;
         Queued { retain, subscription_ids: ids, share, duty: Some(duty), ..Queued::new(message, qos) }
     }
 }

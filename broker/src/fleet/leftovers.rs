@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Change, Client, Fleet, Forwarded, Node, Numbered, Placed, Refusal, SharedMessage, Submitter};
+use super::{Change, Client, Fleet, Forwarded, Node, Numbered, Owned, Placed, Refusal, SharedMessage, Submitter};
 use crate::Broker;
 use crate::session::{Place, Session, State};
 use crate::tenant::Tenant;
@@ -57,10 +57,10 @@ impl Submitter for Refused {
 impl Fleet {
     /// Lets messages of QoS 2 that a session has sent be left over to no other client
     /// (MQTT-4.8.2-5). It has ended in the store, which may know of fewer.
-    pub(crate) fn drop_sent(&self, tenant: &Arc<str>, session: u64, state: &State) {
+    pub(crate) fn drop_sent(&self, Owned { client, session, .. }: &Owned, state: &State) {
         let drop = |number| {
             let to = Box::new(NextTaker::Dropped);
-            Change::HandOn { tenant: Arc::clone(tenant), session, number, to }
+            Change::HandOn { from: client.clone(), session: *session, number, to }
         };
         let changes: Vec<_> = state.in_flight.shared_once().map(drop).collect();
         if !changes.is_empty() {
@@ -101,16 +101,41 @@ impl<I: Inbox> Broker<I> {
 
     fn hand_leftover_on(&self, leftover: Leftover) -> Change {
         let tenant = self.tenants.find(&leftover.client.tenant);
-        let to = tenant.and_then(|tenant| self.next_taker(&tenant, &leftover)).unwrap_or_else(|| {
-            self.count_dropped("no_member");
-            NextTaker::Dropped
-        });
+        let to = tenant.and_then(|tenant| self.next_taker(&tenant, &leftover)).map_or_else(
+            || {
+                self.count_dropped("no_member");
+                NextTaker::Dropped
+            },
+            |(to, _)| to,
+        );
         let Leftover { client, session, message } = leftover;
-        Change::HandOn { tenant: client.tenant, session, number: message.number, to: Box::new(to) }
+        Change::HandOn { from: client, session, number: message.number, to: Box::new(to) }
     }
 
-    /// Chooses the member that gets a message. None when there is no other one.
-    fn next_taker(&self, tenant: &Tenant, leftover: &Leftover) -> Option<NextTaker> {
+    /// Hands a message on that has arrived for a client that has left, if another member is
+    /// connected. Otherwise the session keeps it in the store.
+    pub(super) fn hand_late_on(&self, fleet: &Fleet, owned: &Owned, message: Numbered) {
+        if message.placed.share.is_none() {
+            return;
+        }
+        let Some(tenant) = self.tenants.find(&owned.client.tenant) else { return };
+        let has_left = tenant.sessions.get(&owned.client.id).is_some_and(|session| {
+            let state = session.state();
+            state.is_departed && state.owned.as_deref() == Some(owned)
+        });
+        if !has_left {
+            return;
+        }
+        let leftover = Leftover { client: owned.client.clone(), session: owned.session, message };
+        if let Some((to, true)) = self.next_taker(&tenant, &leftover) {
+            let Leftover { client: from, session, message: Numbered { number, .. } } = leftover;
+            fleet.store.submit(vec![Change::HandOn { from, session, number, to: Box::new(to) }]);
+        }
+    }
+
+    /// Chooses the member that gets a message, and returns whether it is connected. None when there
+    /// is no other one.
+    fn next_taker(&self, tenant: &Tenant, leftover: &Leftover) -> Option<(NextTaker, bool)> {
         let Leftover { client, session, message: Numbered { placed, message, .. } } = leftover;
         let share = placed.share.as_ref()?;
         let wanted = |entry: &Entry<Arc<Session>>| {
@@ -120,12 +145,12 @@ impl<I: Inbox> Broker<I> {
                 && entry.subscriber.wants(message.qos.min(entry.options.qos), message.qos)
                 && entry.subscriber.shared_id() != Some(*session)
         };
-        let (entry, _) = tenant.trie.choose(share, wanted)?;
+        let (entry, is_for_connected) = tenant.trie.choose(share, wanted)?;
         let qos = message.qos.min(entry.options.qos);
         if let Some(id) = entry.subscriber.shared_id().filter(|_| qos > 0) {
             let ids = entry.id.into_iter().collect();
-            let placed = Placed { qos, retain: false, ids, share: Some(Arc::clone(share)) };
-            return Some(NextTaker::Session(entry.client, id, placed));
+            let placed = Placed { qos, retain: false, ids, share: Some(Arc::clone(share)), is_for_connected };
+            return Some((NextTaker::Session(entry.client, id, placed), is_for_connected));
         }
         let node = match entry.subscriber.place() {
             Place::Node(node, _) => Some(Arc::clone(node)),
@@ -137,9 +162,7 @@ impl<I: Inbox> Broker<I> {
             false => Arc::clone(message),
         };
         let (tenant, from) = (Arc::clone(&client.tenant), Arc::clone(&client.id));
-        Some(NextTaker::Node(
-            node,
-            Forwarded { tenant, from, message, share: Some(Arc::clone(share)), is_routed: true },
-        ))
+        let forwarded = Forwarded { tenant, from, message, share: Some(Arc::clone(share)), is_routed: true };
+        Some((NextTaker::Node(node, forwarded), is_for_connected))
     }
 }

@@ -169,6 +169,9 @@ pub struct Placed {
     pub ids: Vec<u32>,
     /// Filter of the shared subscription that it was chosen for.
     pub share: Option<Arc<str>>,
+    /// It was chosen as its client was connected. When that has left by then, or when the session
+    /// has ended, the message is left over, for another member.
+    pub is_for_connected: bool,
 }
 
 /// A message of a session.
@@ -213,7 +216,8 @@ pub enum Change {
     /// due. It has no effect on one that another node is to publish.
     WillOver(Owned),
     /// A message for sessions that last. Each gets it under its next number, and its owner receives
-    /// it as [`Arrival::Message`]; a session that has ended gets nothing, without a refusal.
+    /// it as [`Arrival::Message`]; a session that has ended gets nothing, without a refusal. For a
+    /// member of a shared subscription that has ended, the message is left over.
     Message {
         /// Tenant of all of them.
         tenant: Arc<str>,
@@ -224,13 +228,14 @@ pub enum Change {
         /// With it, in one step. When that has no effect, no session gets the message.
         source: Option<Source>,
     },
-    /// A message that a session has left over goes to its next taker, in one step. Refused when it
-    /// went to one before, unless it is to be dropped; and when the taker has ended: then it is
-    /// still left over.
+    /// A message that a session has left over, or has while its client is not connected, goes to
+    /// its next taker, in one step. Refused when it went to one before, unless it is to be dropped;
+    /// and when the taker has ended, or is not connected as it has to be: then it stays where it
+    /// is.
     HandOn {
-        /// Tenant of both.
-        tenant: Arc<str>,
-        /// The id of the session that has ended.
+        /// The client that had it.
+        from: Client,
+        /// The id of its session.
         session: u64,
         /// The number of the message in it.
         number: u64,

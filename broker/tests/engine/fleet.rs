@@ -508,3 +508,28 @@ fn a_message_on_its_way_to_a_member_that_leaves_reaches_one_at_another_node() {
         assert_eq!(taken, strings(0..8));
     }
 }
+
+#[test]
+fn a_message_for_a_member_that_has_left_or_ended_reaches_one_that_is_connected() {
+    for (v5, flags) in [(false, 0), (true, 0), (false, CLEAN), (true, CLEAN)] {
+        let nodes = Nodes::<2>::new();
+        let mut near = join(nodes.at(0), v5, "near", 0);
+        subscribe(&mut near, v5, 1, &[("$share/g/n", 1)]);
+        let mut far = join(nodes.at(1), v5, "far", 0);
+        subscribe(&mut far, v5, 1, &[("$share/g/n", 1)]);
+        nodes.wait_known(0, 3);
+        // Its node does not learn of it.
+        nodes.fleet.deafen("a", true);
+        drop(far);
+        nodes.wait_away("far");
+        drop((flags == CLEAN).then(|| join(nodes.at(1), v5, "far", CLEAN)));
+        let mut p = join(nodes.at(0), v5, "p", CLEAN);
+        for payload in strings(0..8) {
+            publish(&mut p, v5, 0x32, "n", payload.as_bytes());
+        }
+        nodes.fleet.deafen("a", false);
+        let mut taken = take(&mut near, v5, 8);
+        taken.sort();
+        assert_eq!(taken, strings(0..8));
+    }
+}

@@ -26,8 +26,8 @@ fn claim<const N: usize>(nodes: &Nodes<N>, v5: bool) -> Peer {
     c
 }
 
-/// A client `c` whose message of QoS 2 is acknowledged, and not known in the store: it has gone to a
-/// subscriber whose session ends with its connection.
+/// A client `c` whose message of QoS 2 is acknowledged, and not known in the store: it has gone to
+/// a subscriber whose session ends with its connection.
 fn published<const N: usize>(nodes: &Nodes<N>, v5: bool) -> [Peer; 2] {
     let mut s = join(nodes.at(0), v5, "s", CLEAN);
     subscribe(&mut s, v5, 1, &[("n", 2)]);

@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use weir_broker::fleet::Client;
+
 use crate::fleet::Nodes;
 use crate::packets::*;
 use crate::world::*;
@@ -168,6 +170,9 @@ fn the_will_of_a_killed_node_comes_before_all_that_its_client_sends_next() {
         // Not the retained one of the round before.
         subscribe(&mut watcher, true, 1, &[("wills/+", NO_RETAINED)]);
         let mut state = nodes.at(0).log.state();
+        // A session is stored a moment after its CONNACK.
+        let d = Client { tenant: "default".into(), id: "d".into() };
+        wait(|| nodes.fleet.session(&d).is_some_and(|(_, kept)| kept.is_some() != lasts.is_empty()));
         nodes.kill(0);
         drop(old);
         let mut back = nodes.at(1).client();

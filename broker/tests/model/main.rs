@@ -22,6 +22,7 @@ mod owed;
 mod random;
 mod retained;
 mod run;
+mod shares;
 mod steps;
 mod topics;
 

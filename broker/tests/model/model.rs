@@ -17,7 +17,7 @@ use crate::Checked;
 use crate::connection::Delivery;
 use crate::owed::{Expected, Owed, merge};
 use crate::retained::Retained;
-use crate::topics::{SHARES, is_shared, matches, members, share_of};
+use crate::topics::{SHARES, is_shared, is_shared_topic, matches};
 
 /// Number of a message, which its payload begins with.
 pub(crate) type Number = u32;
@@ -50,7 +50,7 @@ pub(crate) struct Message {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
     /// QoS; None without a subscription.
-    possible: Vec<Option<u8>>,
+    pub(crate) possible: Vec<Option<u8>>,
     /// Packet ids of requests without an answer.
     outstanding: Vec<(u16, Option<u8>)>,
     /// The state that the last answer names, until all nodes of the fleet know it.
@@ -58,7 +58,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    fn is_certain(&self) -> bool {
+    pub(crate) fn is_certain(&self) -> bool {
         self.possible.iter().all(Option::is_some)
     }
 }
@@ -74,6 +74,8 @@ struct InFlight {
     was_killed: bool,
     /// Connection of the PUBACK or PUBREC.
     answered_on: Option<u32>,
+    /// It was sent before a packet that the client waits for.
+    settles: bool,
 }
 
 /// A session of a client.
@@ -88,7 +90,7 @@ pub(crate) struct Session {
     pub(crate) is_orphan: bool,
     /// It goes on without its connection.
     pub(crate) lasts: bool,
-    filters: BTreeMap<&'static str, Filter>,
+    pub(crate) filters: BTreeMap<&'static str, Filter>,
     owed: BTreeMap<Number, Owed>,
     in_flight: BTreeMap<u16, InFlight>,
     /// The last message of each publisher and topic. In a fleet, messages at QoS 1 and 2 have an
@@ -98,7 +100,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// Its shared subscriptions, at one time or another.
-    fn shares(&self) -> Vec<&'static str> {
+    pub(crate) fn shares(&self) -> Vec<&'static str> {
         self.filters.keys().copied().filter(|filter| is_shared(filter)).collect()
     }
 }
@@ -106,11 +108,11 @@ impl Session {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     /// Nodes know of changes at others a moment later.
-    in_fleet: bool,
+    pub(crate) in_fleet: bool,
     pub(crate) messages: Vec<Message>,
     pub(crate) sessions: Vec<Session>,
     /// Messages of shared subscriptions.
-    shares: BTreeMap<&'static str, BTreeMap<Number, Owed>>,
+    pub(crate) shares: BTreeMap<&'static str, BTreeMap<Number, Owed>>,
     /// Shared subscriptions of sessions that ended with their connections, each with the number of
     /// messages by then: a kill may come before another member has what such a session left.
     left_lately: BTreeMap<&'static str, Number>,
@@ -152,23 +154,6 @@ impl Model {
         let low_qos = message.qos.min(lowest);
         let must = low.is_some() && !message.is_brief && (low_qos > 0 || session.is_connected && session.is_known);
         Some(Expected { must, low: low_qos, high: message.qos.min(high) })
-    }
-
-    /// Any member may get a message, at its QoS.
-    fn expected_of_share(&self, share: &str, message: &Message) -> Option<Expected> {
-        let held = || members(share).iter().filter_map(|client| self.sessions[*client].filters.get(share));
-        if message.topic != share_of(share) || !held().any(|filter| filter.possible.iter().any(Option::is_some)) {
-            return None;
-        }
-        let must = message.qos > 0 && !message.is_brief && self.has_member(share, None);
-        Some(Expected { must, low: message.qos.min(1), high: message.qos })
-    }
-
-    /// True when a shared subscription has a member for certain, apart from a client.
-    fn has_member(&self, share: &str, except: Option<usize>) -> bool {
-        let others = members(share).iter().filter(|member| Some(**member) != except);
-        let mut held = others.filter_map(|member| self.sessions[*member].filters.get(share));
-        held.any(|held| !held.possible.is_empty() && held.is_certain())
     }
 
     /// The broker has let a client in.
@@ -287,9 +272,24 @@ impl Model {
         held.outstanding.push((id, qos));
         if qos.is_none() {
             self.retained.unsubscribed(client, filter);
+            self.member_leaves(client, filter);
         }
         self.widen();
+        self.meet_on_the_way(client);
         is_new
+    }
+
+    /// A subscription of a session that ends with its connection changes: messages on their way
+    /// from another node, acknowledged or not, meet the state before or after it.
+    fn meet_on_the_way(&mut self, client: usize) {
+        if !self.in_fleet || self.sessions[client].lasts {
+            return;
+        }
+        let on_the_way = self.sessions[client].owed.iter().filter(|(_, owed)| owed.got == 0);
+        for number in on_the_way.map(|(number, _)| *number).collect::<Vec<_>>() {
+            let expected = self.expected(client, &self.messages[number as usize]);
+            merge(&mut self.sessions[client].owed, number, expected, false, false);
+        }
     }
 
     /// The broker has answered a SUBSCRIBE with a code, or an UNSUBSCRIBE.
@@ -389,7 +389,14 @@ impl Model {
     fn arrive(&mut self, client: usize, connection: u32, new: &Delivery, number: Option<Number>) -> Checked<bool> {
         let in_flight = &mut self.sessions[client].in_flight;
         let same = |held: &InFlight| held.number == number && held.qos == new.qos;
-        let fresh = InFlight { number, qos: new.qos, sent_on: connection, was_killed: false, answered_on: None };
+        let fresh = InFlight {
+            number,
+            qos: new.qos,
+            sent_on: connection,
+            was_killed: false,
+            answered_on: None,
+            settles: false,
+        };
         let id = new.packet_id;
         match in_flight.get_mut(&id) {
             Some(held) if same(held) && (new.dup || held.was_killed) && held.sent_on < connection => {
@@ -429,11 +436,16 @@ impl Model {
         Ok(())
     }
 
-    /// The broker has handled everything that a client sent over this connection: messages that it
+    /// A client sends a packet whose answer it waits for, over this connection.
+    pub(crate) fn settling(&mut self, client: usize, connection: u32) {
+        let in_flight = self.sessions[client].in_flight.values_mut();
+        in_flight.for_each(|held| held.settles = held.qos == 1 && held.answered_on == Some(connection));
+    }
+
+    /// The broker has handled everything that was sent before that packet: messages that the client
     /// has acknowledged do not come again.
-    pub(crate) fn settled(&mut self, client: usize, connection: u32) {
-        let is_over = |held: &InFlight| held.qos == 1 && held.answered_on == Some(connection);
-        self.sessions[client].in_flight.retain(|_, held| !is_over(held));
+    pub(crate) fn settled(&mut self, client: usize) {
+        self.sessions[client].in_flight.retain(|_, held| !held.settles);
     }
 
     /// A connection has ended. Its session goes on.
@@ -492,26 +504,6 @@ impl Model {
         self.widen();
     }
 
-    /// Messages of shared subscriptions that a session has go to other members at its end, if there
-    /// are any by then.
-    fn left_over(&mut self, client: usize, shares: &[&'static str], is_orphan: bool) {
-        for share in shares {
-            let has_other = self.has_member(share, Some(client));
-            for owed in self.shares.entry(share).or_default().values_mut() {
-                // A QoS 2 message that was sent goes to no other (MQTT-4.8.2-5).
-                owed.must &= has_other && owed.high < 2 && !is_orphan;
-            }
-        }
-    }
-
-    /// The broker of a connection is killed, and its session ends with it: messages of shared
-    /// subscriptions that it may have had go to no other member.
-    pub(crate) fn shares_lost(&mut self, client: usize) {
-        for share in self.sessions[client].shares() {
-            self.shares.entry(share).or_default().values_mut().for_each(|owed| owed.must = false);
-        }
-    }
-
     /// The broker was killed. Acknowledgements of QoS 1 may be lost with it.
     pub(crate) fn killed(&mut self) {
         let of_sessions = self.sessions.iter_mut().map(|session| (session.lasts, &mut session.owed));
@@ -566,10 +558,6 @@ impl Model {
         missing.extend(self.retained.missing());
         missing
     }
-}
-
-fn is_shared_topic(topic: &str) -> bool {
-    topic.starts_with("s/")
 }
 
 /// The payload of a message: its number, and bytes that depend on it.

@@ -297,12 +297,12 @@ impl Run {
         self.clients[client].is_deaf = false;
         let unsettled = std::mem::take(&mut self.clients[client].unsettled);
         let marker = self.clients[client].mark();
+        self.model.settling(client, self.clients[client].number);
         self.wait("the broker has handled all", |run| !run.clients[client].is_unacknowledged(marker))?;
         for number in unsettled {
             self.model.messages[number as usize].is_settled = true;
         }
-        let connection = self.clients[client].number;
-        self.model.settled(client, connection);
+        self.model.settled(client);
         Ok(())
     }
 

@@ -29,6 +29,11 @@ pub(crate) fn is_shared(filter: &str) -> bool {
     filter.starts_with("$share/")
 }
 
+/// True for the topic of shared subscriptions.
+pub(crate) fn is_shared_topic(topic: &str) -> bool {
+    topic.starts_with("s/")
+}
+
 /// True when a topic matches a filter that is not shared (MQTT 5.0, section 4.7).
 pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     let mut levels = topic.split('/');

@@ -185,11 +185,11 @@ impl Batches {
             Change::Message { tenant, message, takers, source } => {
                 self.message(tenant, message, takers, source.as_ref());
             }
-            Change::HandOn { tenant, session, number, to } => {
-                let out = self.begin("H").number(*session).number(*number);
+            Change::HandOn { from, session, number, to } => {
+                let out = self.begin("H").text(&codec::name(from)).number(*session).number(*number);
                 match &**to {
                     NextTaker::Session(id, taker, placed) => {
-                        let name = [tenant, "\0", id].concat().into_bytes();
+                        let name = [&*from.tenant, "\0", id].concat().into_bytes();
                         out.text("s").bytes(name).number(*taker).bytes(codec::encode_placed(placed)).end();
                     }
                     NextTaker::Node(node, forwarded) => {

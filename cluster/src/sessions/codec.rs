@@ -50,7 +50,8 @@ pub(crate) fn encode_forwarded(forwarded: &Forwarded) -> Vec<u8> {
 
 pub(crate) fn encode_placed(placed: &Placed) -> Vec<u8> {
     let ids = &placed.ids[..placed.ids.len().min(usize::from(u16::MAX))];
-    let flags = u8::from(placed.retain) | u8::from(placed.share.is_some()) << 1;
+    let flags = [placed.retain, placed.share.is_some(), placed.is_for_connected];
+    let flags = flags.into_iter().rev().fold(0, |flags, set| flags << 1 | u8::from(set));
     let mut out = vec![VERSION, placed.qos, flags];
     out.extend_from_slice(&u16::try_from(ids.len()).unwrap_or(u16::MAX).to_be_bytes());
     for id in ids {
@@ -129,7 +130,8 @@ pub(crate) fn decode_placed(bytes: &[u8]) -> Option<Placed> {
     let count = u16::from_be_bytes(bytes.array()?);
     let ids = (0..count).map(|_| bytes.array().map(u32::from_be_bytes)).collect::<Option<_>>()?;
     let share = std::str::from_utf8(bytes.0).ok()?;
-    Some(Placed { qos, retain: flags & 1 != 0, ids, share: (flags & 2 != 0).then(|| share.into()) })
+    let (share, is_for_connected) = ((flags & 2 != 0).then(|| share.into()), flags & 4 != 0);
+    Some(Placed { qos, retain: flags & 1 != 0, ids, share, is_for_connected })
 }
 
 /// Reads `LENGTH:BYTES` from the front.
@@ -161,8 +163,9 @@ mod tests {
         let bytes = b"\x01\x02\x01\xff\xff\xff\xff\xff\xff\xff\xfb\0\0\0\x04a/\xc3\xa9\0\0\0\x02\x01\x01\0\xffp";
         assert_eq!(encode_message(&message()), bytes);
         assert_eq!(decode_message(bytes).as_deref(), Some(&message()));
-        let placed = Placed { qos: 1, retain: true, ids: vec![7, 268_435_455], share: Some("$share/g/a".into()) };
-        let bytes = b"\x01\x01\x03\0\x02\0\0\0\x07\x0f\xff\xff\xff$share/g/a";
+        let (ids, share) = (vec![7, 268_435_455], Some("$share/g/a".into()));
+        let placed = Placed { qos: 1, retain: true, ids, share, is_for_connected: true };
+        let bytes = b"\x01\x01\x07\0\x02\0\0\0\x07\x0f\xff\xff\xff$share/g/a";
         assert_eq!((encode_placed(&placed), decode_placed(bytes)), (bytes.to_vec(), Some(placed)));
     }
 

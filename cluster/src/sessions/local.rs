@@ -46,6 +46,8 @@ impl Local {
             false if is_present || self.claims > 0 => Way::Held,
             // A node that has left a client is told as well that it has lost it.
             false if matches!(arrival, Arrival::Taken(..)) => Way::Through,
+            // It hands messages of shared subscriptions on.
+            false if matches!(arrival, Arrival::Message(_, message) if message.placed.share.is_some()) => Way::Through,
             false => Way::Nowhere,
         }
     }

@@ -192,7 +192,8 @@ fn tenant(change: &Change) -> &str {
         | Change::Leave(owned)
         | Change::End(owned)
         | Change::WillOver(owned) => &owned.client.tenant,
-        Change::Message { tenant, .. } | Change::HandOn { tenant, .. } | Change::Interest(tenant, ..) => tenant,
+        Change::Message { tenant, .. } | Change::Interest(tenant, ..) => tenant,
+        Change::HandOn { from, .. } => &from.tenant,
     }
 }
 

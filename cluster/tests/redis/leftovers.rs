@@ -17,7 +17,7 @@ const BATCH: usize = 1_000;
 const PIECE: usize = 256;
 
 fn placed() -> Placed {
-    Placed { qos: 1, retain: false, ids: Vec::new(), share: Some(SHARE.into()) }
+    Placed { qos: 1, retain: false, ids: Vec::new(), share: Some(SHARE.into()), is_for_connected: false }
 }
 
 /// A client with a shared subscription, in a session that lasts.
@@ -44,7 +44,7 @@ async fn hand_on(node: &Node, to: [Owned; 2], note: impl Fn(usize)) {
         let change = |Leftover { client, session, message }: Leftover| {
             let Owned { client: taker, session: id, .. } = &to[message.number as usize % 2];
             let to = Box::new(NextTaker::Session(Arc::clone(&taker.id), *id, placed()));
-            Change::HandOn { tenant: client.tenant, session, number: message.number, to }
+            Change::HandOn { from: client, session, number: message.number, to }
         };
         node.apply(some.into_iter().map(change).collect()).await;
     }

@@ -161,7 +161,7 @@ pub(crate) fn message(payload: &str) -> Arc<SharedMessage> {
 
 /// A message for sessions.
 pub(crate) fn append(to: &[&Owned], payload: &str) -> Change {
-    let placed = Placed { qos: 1, retain: false, ids: Vec::new(), share: None };
+    let placed = Placed { qos: 1, retain: false, ids: Vec::new(), share: None, is_for_connected: false };
     let takers = to.iter().map(|owned| (Arc::clone(&owned.client.id), owned.session, placed.clone())).collect();
     Change::Message { tenant: "t".into(), message: message(payload), takers, source: None }
 }

@@ -58,7 +58,7 @@ async fn each_tenant_is_in_its_pool_and_a_node_is_up_once() {
     for tenant in ["plain", "gold"] {
         let owned = a.claim(&client(tenant), true, 1, None).await.unwrap().owned;
         a.begin(&owned);
-        let placed = broker::fleet::Placed { qos: 1, retain: false, ids: vec![], share: None };
+        let placed = broker::fleet::Placed { qos: 1, retain: false, ids: vec![], share: None, is_for_connected: false };
         apply(
             &a,
             vec![Change::Keep(owned.clone(), 60), Change::Interest(tenant.into(), "x".into(), Some(Interest::All))],

@@ -64,7 +64,7 @@ fn payload(leftover: &Leftover) -> String {
 fn hand_on(leftover: &Leftover, to: NextTaker) -> Change {
     let Leftover { client, session, message } = leftover;
     let to = Box::new(to);
-    Change::HandOn { tenant: Arc::clone(&client.tenant), session: *session, number: message.number, to }
+    Change::HandOn { from: client.clone(), session: *session, number: message.number, to }
 }
 
 fn to_session(owned: &Owned) -> NextTaker {
@@ -244,4 +244,81 @@ pub async fn sessions_leave_over_side_by_side(fixture: &dyn Fixture) {
     let seen: BTreeSet<String> = drain(&a, 10).await.into_iter().collect();
     assert_eq!(seen, expected);
     tokio::time::timeout(Duration::from_millis(50), a.bus.leftovers(0)).await.expect_err("nothing is left over");
+}
+
+fn to_connected(owned: &Owned) -> NextTaker {
+    let placed = Placed { is_for_connected: true, ..placed() };
+    NextTaker::Session(Arc::clone(&owned.client.id), owned.session, placed)
+}
+
+/// A message for a member of a shared subscription that has left, and is to be connected, or has
+/// ended, goes to another member; with another session that has it, too.
+pub async fn a_message_for_a_member_that_is_gone_is_left_over(fixture: &dyn Fixture) {
+    let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
+    let members = [member(&a, "away", 1).await, member(&a, "ended", 2).await, member(&a, "anew", 3).await];
+    let other = member(&b, "other", 4).await;
+    let plain = b.lasting("plain", 5).await;
+    let [away, ended, _] = &members;
+    a.apply(vec![Change::Leave(away.clone()), Change::End(ended.clone())]).await;
+    a.claim("anew", true, 6).await;
+    let message = |owned: &Owned, payload: u64, is_for_connected| {
+        let placed = Placed { is_for_connected, ..placed() };
+        let takers = [(owned, placed), (&plain, Placed { share: None, ..super::placed() })];
+        let takers = takers.map(|(owned, placed)| (Arc::clone(&owned.client.id), owned.session, placed)).to_vec();
+        Change::Message { tenant: TENANT.into(), message: super::message(payload), takers, source: None }
+    };
+    let mut changes: Vec<Change> = (1..).zip(&members).map(|(n, owned)| message(owned, n, true)).collect();
+    // Those that wait for their member, as it was chosen when none was connected.
+    changes.extend((4..).zip(&members).map(|(n, owned)| message(owned, n, false)));
+    assert_eq!(refusals(&b, changes).await, []);
+    let mut left = Vec::new();
+    while left.len() < 5 {
+        let some = leftovers(&a).await;
+        left.extend(some.iter().map(|leftover| (payload(leftover), leftover.client.id.to_string())));
+        assert_eq!(refusals(&a, some.iter().map(|some| hand_on(some, to_connected(&other))).collect()).await, []);
+    }
+    left.sort();
+    let expected = [("1", "away"), ("2", "ended"), ("3", "anew"), ("5", "ended"), ("6", "anew")];
+    assert_eq!(left, expected.map(|(payload, id)| (payload.to_owned(), id.to_owned())));
+    b.numbers(&other, 5).await;
+    b.numbers(&plain, 6).await;
+    let (_, session) = b.continued("away").await;
+    assert_eq!(payloads(&session.messages), ["4"]);
+    b.apply(vec![none_sent(&other), Change::End(other), Change::End(plain)]).await;
+    assert_eq!(drain(&a, 5).await.len(), 5);
+    assert!(is_empty(&a, 7).await);
+}
+
+/// A member that is away keeps its messages until one of them is handed on: in one step, and not
+/// when it is back.
+pub async fn what_a_member_that_is_away_has_may_be_handed_on(fixture: &dyn Fixture) {
+    let [a, b] = [Peer::start(fixture, "a").await, Peer::start(fixture, "b").await];
+    let owned = member(&a, "c", 1).await;
+    let [other, away] = [member(&b, "other", 2).await, member(&b, "away", 3).await];
+    a.apply((1..=3).map(|n| one(&owned, n, 1, true)).collect()).await;
+    b.apply(vec![Change::Leave(away.clone())]).await;
+    let late = |number: u64, to| {
+        let (from, to) = (owned.client.clone(), Box::new(to));
+        vec![Change::HandOn { from, session: owned.session, number, to }]
+    };
+    assert_eq!(refusals(&a, late(1, to_connected(&other))).await, [Refusal::NotOwned], "it is connected");
+    a.apply(vec![Change::Leave(owned.clone())]).await;
+    assert_eq!(refusals(&a, late(2, to_connected(&away))).await, [Refusal::NotOwned]);
+    assert_eq!(refusals(&a, late(2, to_connected(&other))).await, []);
+    assert_eq!(refusals(&a, late(2, to_connected(&other))).await, [Refusal::NotOwned], "it is gone");
+    b.numbers(&other, 1).await;
+    let (owned, session) = b.continued("c").await;
+    assert_eq!((payloads(&session.messages), session.last), (vec!["1".to_owned(), "3".to_owned()], 3));
+    // All of them.
+    a.apply(vec![one(&other, "plain", 1, false)]).await;
+    b.apply(vec![Change::Leave(owned)]).await;
+    for number in [1, 3] {
+        assert_eq!(refusals(&a, late(number, to_connected(&other))).await, []);
+    }
+    b.numbers(&other, 4).await;
+    assert_eq!(payloads(&b.messages(&other)), ["2", "plain", "1", "3"]);
+    let (owned, session) = a.continued("c").await;
+    assert_eq!((session.messages.len(), session.last), (0, 3));
+    a.apply(vec![one(&owned, "next", 1, false)]).await;
+    a.numbers(&owned, 1).await;
 }

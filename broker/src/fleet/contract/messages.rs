@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use super::peer::{numbers, payloads};
 use super::{Fixture, Peer, TENANT, append, append_with, message, options, placed, progress, until};
-use crate::fleet::{Arrival, Change, Forwarded, Numbered, Owned, SharedMessage, StoredSession, Taking};
+use crate::fleet::{Arrival, Change, Forwarded, Numbered, Owned, Placed, SharedMessage, StoredSession, Taking};
 
 fn strings(payloads: impl IntoIterator<Item = u64>) -> Vec<String> {
     payloads.into_iter().map(|payload| payload.to_string()).collect()
@@ -130,7 +130,10 @@ pub async fn a_session_whose_client_is_away_is_in_the_store_alone(fixture: &dyn 
     // One that leaves before it has begun, and one that ends what it has left.
     b.apply(vec![Change::Leave(moved)]).await;
     let unbegun = a.claim_only("c", false, 3).await.owned;
-    a.apply(vec![append(&owned, 6), Change::Leave(unbegun.clone()), append(&marker, 3)]).await;
+    // One of a shared subscription may arrive: the node hands it on.
+    let takers = vec![(Arc::clone(&owned.client.id), owned.session, Placed { share: None, ..placed() })];
+    let plain = Change::Message { tenant: TENANT.into(), message: message(6), takers, source: None };
+    a.apply(vec![plain, Change::Leave(unbegun.clone()), append(&marker, 3)]).await;
     a.bus.begin(&unbegun);
     a.apply(vec![append(&marker, 4)]).await;
     a.numbers(&marker, 4).await;

@@ -114,7 +114,9 @@ macro_rules! fleet_contract {
             what_a_dead_node_may_have_sent_once_is_not_left_over,
             what_is_left_over_goes_to_one_taker,
             what_a_dead_node_was_to_hand_on_is_handed_on_once,
-            sessions_leave_over_side_by_side
+            sessions_leave_over_side_by_side,
+            a_message_for_a_member_that_is_gone_is_left_over,
+            what_a_member_that_is_away_has_may_be_handed_on
         }
     };
     ($open:expr; $($rule:ident),*) => {
@@ -146,7 +148,13 @@ fn message(payload: impl ToString) -> Arc<SharedMessage> {
 }
 
 fn placed() -> Placed {
-    Placed { qos: 2, retain: true, ids: vec![1, 268_435_455], share: Some("$share/g/a/+".into()) }
+    Placed {
+        qos: 2,
+        retain: true,
+        ids: vec![1, 268_435_455],
+        share: Some("$share/g/a/+".into()),
+        is_for_connected: false,
+    }
 }
 
 /// A message for a session.

@@ -61,7 +61,7 @@ impl State {
                     self.append(&Client { tenant: Arc::clone(&tenant), id }, session, placed, &message);
                 }
             }
-            Change::HandOn { tenant, session, number, to } => self.hand_on(start, &tenant, (session, number), *to)?,
+            Change::HandOn { from, session, number, to } => self.hand_on(start, &from, (session, number), *to)?,
             Change::Interest(tenant, filter, interest) => self.interest(start, tenant, filter, interest),
         }
         Ok(())
@@ -98,7 +98,14 @@ impl State {
 
     pub(super) fn append(&mut self, client: &Client, session: u64, placed: Placed, message: &Arc<SharedMessage>) {
         let most = self.most_messages;
-        let Some(held) = self.held.get_mut(client).filter(|held| held.owned.session == session) else { return };
+        let held = self.held.get(client).filter(|held| held.owned.session == session && held.kept.is_some());
+        if held.is_none_or(|held| placed.is_for_connected && !held.is_connected) {
+            if placed.share.is_some() {
+                self.leave_one_over(client, placed, message);
+            }
+            return;
+        }
+        let Some(held) = self.held.get_mut(client) else { return };
         let (owner, owned, is_connected) = (held.owner, held.owned.clone(), held.is_connected);
         let Some(kept) = held.kept.as_mut().filter(|kept| !kept.is_lost) else { return };
         let epoch = owned.epoch;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::owners::Kept;
 use super::state::{Start, State};
-use crate::fleet::{Arrival, Client, Leftover, NextTaker, Numbered, Refusal};
+use crate::fleet::{Arrival, Client, Leftover, NextTaker, Numbered, Placed, Refusal, SharedMessage};
 
 /// Messages that are read at a time.
 const PIECE: usize = 256;
@@ -50,6 +50,16 @@ impl State {
         self.notify_readers();
     }
 
+    /// Keeps a message for a member of a shared subscription that has left or ended, as one of a
+    /// session of its own.
+    pub(super) fn leave_one_over(&mut self, client: &Client, placed: Placed, message: &Arc<SharedMessage>) {
+        self.last_epoch += 1;
+        let (session, due) = (self.last_epoch, self.now());
+        let messages = BTreeMap::from([(1, Numbered { number: 1, placed, message: Arc::clone(message) })]);
+        self.ended.push(Ended { client: client.clone(), session, messages, due, reader: None });
+        self.notify_readers();
+    }
+
     pub(super) fn forget_leftovers(&mut self, tenant: &str) {
         self.ended.retain(|ended| *ended.client.tenant != *tenant);
     }
@@ -82,22 +92,33 @@ impl State {
         self.ended.iter().map(|ended| ended.due).filter(|due| *due > now).min().map(|at| self.real(at))
     }
 
+    /// The messages of a session that has ended, or whose client is not connected.
+    fn handed_on_from(&mut self, from: &Client, session: u64) -> Option<&mut BTreeMap<u64, Numbered>> {
+        let ended = self.ended.iter_mut().find(|ended| ended.session == session && ended.client == *from);
+        if let Some(ended) = ended {
+            return Some(&mut ended.messages);
+        }
+        let held = self.held.get_mut(from).filter(|held| held.owned.session == session && !held.is_connected);
+        held.and_then(|held| held.kept.as_mut()).map(|kept| &mut kept.messages)
+    }
+
     pub(super) fn hand_on(
         &mut self,
         start: Start,
-        tenant: &Arc<str>,
+        from: &Client,
         (session, number): (u64, u64),
         to: NextTaker,
     ) -> Result<(), Refusal> {
-        let is_of = |ended: &&mut Ended| ended.session == session && ended.client.tenant == *tenant;
-        let message = self.ended.iter_mut().find(is_of).and_then(|ended| ended.messages.get(&number).cloned());
-        let Some(Numbered { message, .. }) = message else {
+        let Some(Numbered { message, .. }) =
+            self.handed_on_from(from, session).and_then(|held| held.get(&number).cloned())
+        else {
             return if to == NextTaker::Dropped { Ok(()) } else { Err(Refusal::NotOwned) };
         };
         match to {
             NextTaker::Session(id, taker, placed) => {
-                let client = Client { tenant: Arc::clone(tenant), id };
+                let client = Client { tenant: Arc::clone(&from.tenant), id };
                 let held = self.held.get(&client).filter(|held| held.owned.session == taker);
+                let held = held.filter(|held| held.is_connected || !placed.is_for_connected);
                 held.and_then(|held| held.kept.as_ref()).ok_or(Refusal::NotOwned)?;
                 self.append(&client, taker, placed, &message);
             }
@@ -110,8 +131,8 @@ impl State {
             }
             NextTaker::Dropped => {}
         }
-        if let Some(ended) = self.ended.iter_mut().find(|ended| ended.session == session) {
-            ended.messages.remove(&number);
+        if let Some(messages) = self.handed_on_from(from, session) {
+            messages.remove(&number);
         }
         self.ended.retain(|ended| !ended.messages.is_empty());
         // There may be others, or another session.

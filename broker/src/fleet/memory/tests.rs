@@ -49,7 +49,7 @@ fn message() -> Change {
         retain: false,
         published: 0,
     };
-    let placed = Placed { qos: 1, retain: false, ids: Vec::new(), share: None };
+    let placed = Placed { qos: 1, retain: false, ids: Vec::new(), share: None, is_for_connected: false };
     Change::Message {
         tenant: "t".into(),
         message: Arc::new(message),

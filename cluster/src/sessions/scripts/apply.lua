@@ -80,6 +80,12 @@ local function has_room(key, queue, held, client, session, size)
   return false
 end
 
+-- Whether a message is of a shared subscription, and for a client that has to be connected: see codec.rs.
+local function shares(placed)
+  local flags = string.byte(placed, 3)
+  return flags % 4 >= 2, flags % 8 >= 4
+end
+
 local function message()
   local body, receipt, is_lost = take(), take(), false
   if receipt == '+' then
@@ -104,29 +110,44 @@ local function message()
     if not is_lost then call('HSET', entry(client), 'r:' .. receipt, '1') end
   end
   local count, shared, owners = tonumber(take()), nil, {}
+  local function put(queue, number, placed)
+    local bytes = COST
+    if count == 1 then
+      call('XADD', queue, number .. '-0', 'p', placed, 'b', body)
+      bytes = bytes + #body
+    else
+      if not shared then
+        shared = int(call('HINCRBY', G, 'mid', 1))
+        call('HSET', B .. 'm:' .. shared, 'b', body)
+        bytes = bytes + #body
+      end
+      -- Counted at once: a queue that drops its oldest message may release this one.
+      call('HINCRBY', B .. 'm:' .. shared, 'n', 1)
+      call('XADD', queue, number .. '-0', 'p', placed, 'm', shared)
+    end
+    growth = growth + bytes
+    stats.appended = stats.appended + 1
+  end
   for _ = 1, count do
     local client, session, placed = take(), take(), take()
     local key, queue = entry(client), B .. 'q:' .. session
     local held = call('HMGET', key, 's', 'k', 'n', 'o', 'on', 'e', 'lost')
-    if not is_lost and held[1] == session and held[2] and not held[7] and has_room(key, queue, held, client, session, #body) then
+    local is_there, of_share, for_connected = held[1] == session and held[2], shares(placed)
+    if is_lost then
+      -- No session gets it.
+    elseif of_share and not (is_there and (held[5] or not for_connected)) then
+      if stored() + #body <= most_bytes then
+        -- As the message of a session of its own.
+        local stray = next_epoch()
+        leave_over(client, stray, '{"exact":true}', 0)
+        put(B .. 'q:' .. stray, '1', placed)
+      else
+        stats.dropped = stats.dropped + 1
+      end
+    elseif is_there and not held[7] and has_room(key, queue, held, client, session, #body) then
       local number = int(tonumber(held[3] or '0') + 1)
       call('HSET', key, 'n', number)
-      local bytes = COST
-      if count == 1 then
-        call('XADD', queue, number .. '-0', 'p', placed, 'b', body)
-        bytes = bytes + #body
-      else
-        if not shared then
-          shared = int(call('HINCRBY', G, 'mid', 1))
-          call('HSET', B .. 'm:' .. shared, 'b', body)
-          bytes = bytes + #body
-        end
-        -- Counted at once: a queue that drops its oldest message may release this one.
-        call('HINCRBY', B .. 'm:' .. shared, 'n', 1)
-        call('XADD', queue, number .. '-0', 'p', placed, 'm', shared)
-      end
-      growth = growth + bytes
-      stats.appended = stats.appended + 1
+      put(queue, number, placed)
       if held[5] then
         local list = owners[held[4]] or {}
         owners[held[4]] = list
@@ -140,11 +161,14 @@ local function message()
   end
 end
 
--- Moves a message that was left over to a session that lasts; false when that is not there.
+-- Moves a message that was left over to a session that lasts; false when that is not there, or not connected as it has
+-- to be.
 local function move(item, client, session, placed)
   local key, queue, fields = entry(client), B .. 'q:' .. session, item[2]
   local held = call('HMGET', key, 's', 'k', 'n', 'o', 'on', 'e', 'lost')
   if held[1] ~= session or not held[2] then return false end
+  local _, for_connected = shares(placed)
+  if for_connected and not held[5] then return false end
   if held[7] or not has_room(key, queue, held, client, session, 0) then
     freed(release({ item }))
     return true
@@ -164,9 +188,11 @@ end
 
 local changes = {
   H = function()
-    local session, number, kind, to = take(), take() .. '-0', take(), take()
-    local queue = B .. 'q:' .. session
-    local item = call('EXISTS', B .. 'l:' .. session) == 1 and call('XRANGE', queue, number, number)[1]
+    local from, session, number, kind, to = take(), take(), take() .. '-0', take(), take()
+    local queue, held = B .. 'q:' .. session, call('HMGET', entry(from), 's', 'on')
+    local is_away = held[1] == session and not held[2]
+    local is_open = is_away or call('EXISTS', B .. 'l:' .. session) == 1
+    local item = is_open and call('XRANGE', queue, number, number)[1]
     if not item then
       is_refused = kind ~= ''
     elseif kind == 's' then
@@ -183,6 +209,7 @@ local changes = {
       call('XDEL', queue, number)
       freed(release({ item }))
     end
+    if is_away and call('XLEN', queue) == 0 then call('DEL', queue) end
   end,
   K = function()
     local client = owned()

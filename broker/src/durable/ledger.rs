@@ -71,7 +71,7 @@ impl Marks {
 
     fn progress(&self) -> Progress {
         let done = self.done.ranges().collect();
-        Progress { done_to: self.done_to, done, sent_to: self.sent_to, exact: false }
+        Progress { done_to: self.done_to, done, sent_to: self.sent_to, ..Progress::default() }
     }
 }
 
@@ -472,7 +472,7 @@ mod tests {
 
     #[test]
     fn after_a_restart_numbers_go_on_behind_all_that_a_client_may_know() {
-        let record = Progress { done_to: 2, done: vec![(4, 4)], sent_to: 6, exact: false };
+        let record = Progress { done_to: 2, done: vec![(4, 4)], sent_to: 6, ..Progress::default() };
         let restored = |open: &[u64]| {
             let open = open.iter().copied().collect();
             Ledger::restored(1, "t".into(), Journal::new("n", None), &record, &open)

@@ -77,6 +77,8 @@ impl<I: Inbox> Broker<I> {
             return;
         };
         fleet.store.submit(present_state(&state, &owned, ledger.progress()));
+        // The next node goes on with them.
+        state.walks.clear();
         // The client may stay here: then their end is stored, too.
         let stored = state.unreleased.iter().filter(|(_, receipt)| **receipt == Receipt::Stored).map(|(id, _)| *id);
         let stored: Vec<u16> = stored.collect();

@@ -14,6 +14,7 @@ use crate::durable::{Duty, Ledger, Numbers, restore_exchanges};
 use crate::link::Link;
 use crate::message::Message;
 use crate::queue::{Bounds, Queue, Queued};
+use crate::retained::Walk;
 use crate::session::{Receipt, Session, State};
 use crate::tenant::Tenant;
 use door::Inbox;
@@ -265,9 +266,10 @@ impl<I: Inbox> Broker<I> {
 
     /// Makes a session from what the store has of it, with its subscriptions.
     pub(crate) fn restore_claimed(&self, tenant: &Tenant, owned: &Owned, stored: StoredSession) -> Arc<Session> {
-        let StoredSession { expiry_secs, subscriptions, progress, released, receipts, last, messages, is_lost } =
+        let StoredSession { expiry_secs, subscriptions, mut progress, released, receipts, last, messages, is_lost } =
             stored;
         let was_exact = progress.exact;
+        let walks = std::mem::take(&mut progress.walks);
         // They count as sent for the next node, too, to which the client may get before they come.
         let progress = progress.with_unnoted(last);
         let open: Numbers = messages.iter().map(|message| message.number).collect();
@@ -309,6 +311,13 @@ impl<I: Inbox> Broker<I> {
             self.note_interest(tenant, &session, filter, held.map(|(options, _)| options.qos));
         }
         tenant.replace_stranger(&session.client, &state.subscriptions);
+        for (filter, after) in walks {
+            if let Some((options, id)) = tenant.trie.options(&filter, &session.client) {
+                let filter = Box::<str>::from(filter);
+                let walk = Walk { filter: filter.clone(), options, id, after: after.map(String::into_boxed_str) };
+                state.walks.insert(filter, walk);
+            }
+        }
         session.note(&mut state);
         drop(state);
         session

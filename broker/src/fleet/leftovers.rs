@@ -44,6 +44,18 @@ pub enum NextTaker {
     Dropped,
 }
 
+impl NextTaker {
+    /// Returns it as one that gets the message also when it is not connected.
+    fn in_any_case(self) -> Self {
+        match self {
+            Self::Session(id, session, placed) => {
+                Self::Session(id, session, Placed { is_for_connected: false, ..placed })
+            }
+            to => to,
+        }
+    }
+}
+
 /// Notes whether a change was refused.
 #[derive(Debug, Default)]
 struct Refused(AtomicBool);
@@ -74,11 +86,13 @@ impl<I: Inbox> Broker<I> {
     /// the other nodes are known by then.
     pub(super) async fn hand_on_leftovers(self: Arc<Self>, fleet: Arc<Fleet>, pool: usize, stop: CancellationToken) {
         let mut backoff = model::Backoff::new(PAUSE.0, PAUSE.1);
+        // After a refusal, also a member that is not connected, although it seems to be, gets one.
+        let mut insists = true;
         loop {
             let work = async {
                 let leftovers = fleet.bus.leftovers(pool).await;
                 let refused = Arc::<Refused>::default();
-                let changes = leftovers.into_iter().map(|leftover| self.hand_leftover_on(leftover)).collect();
+                let changes = leftovers.into_iter().map(|leftover| self.hand_leftover_on(leftover, insists)).collect();
                 let ticket = fleet.store.submit_for(changes, Some(Arc::clone(&refused) as _));
                 fleet.durable(ticket).await;
                 refused.0.load(Ordering::Acquire)
@@ -87,6 +101,7 @@ impl<I: Inbox> Broker<I> {
                 is_refused = work => is_refused,
                 () = stop.cancelled() => return,
             };
+            insists = !is_refused;
             if is_refused {
                 // Its taker has ended, which is known here in a moment.
                 tokio::select! {
@@ -99,14 +114,14 @@ impl<I: Inbox> Broker<I> {
         }
     }
 
-    fn hand_leftover_on(&self, leftover: Leftover) -> Change {
+    fn hand_leftover_on(&self, leftover: Leftover, insists: bool) -> Change {
         let tenant = self.tenants.find(&leftover.client.tenant);
         let to = tenant.and_then(|tenant| self.next_taker(&tenant, &leftover)).map_or_else(
             || {
                 self.count_dropped("no_member");
                 NextTaker::Dropped
             },
-            |(to, _)| to,
+            |(to, _)| if insists { to } else { to.in_any_case() },
         );
         let Leftover { client, session, message } = leftover;
         Change::HandOn { from: client, session, number: message.number, to: Box::new(to) }

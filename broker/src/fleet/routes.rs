@@ -142,6 +142,7 @@ impl Tenant {
         for (filter, how) in &held.filters {
             // The memory of the ones before was just returned.
             self.trie.insert(filter, held.entry(*how)).ok();
+            self.trie.set_connected(filter, id, held.is_connected);
         }
     }
 
@@ -375,5 +376,29 @@ impl<I: Inbox> Broker<I> {
     /// Returns the number of other nodes of the fleet that run, as known here.
     pub fn other_nodes(&self) -> usize {
         self.fleet.as_ref().map_or(0, |fleet| fleet.other_nodes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Memory;
+    use crate::tenant::Tenants;
+
+    const SHARE: &str = "$share/g/n";
+
+    #[test]
+    fn a_member_whose_session_here_has_ended_is_connected_as_it_was_announced() {
+        let tenants = Tenants::awaiting(0, &Memory::divide(64 << 20));
+        let tenant = tenants.get(&"t".into());
+        let id = "far".into();
+        tenant.add_stranger(&id, Place::Elsewhere(1), SHARE, (ANY, None));
+        for connected in [true, false] {
+            tenant.set_presence(&id, connected);
+            // A session here has its entries, and ends.
+            tenant.trie.remove(SHARE, &id);
+            tenant.return_entries(&id);
+            assert_eq!(tenant.trie.has_connected(SHARE, "near"), connected);
+        }
     }
 }

@@ -206,12 +206,14 @@ impl Fleet {
 }
 
 /// Returns the changes that have to be stored before another node takes a session up: messages of
-/// QoS 2 from the client, which may send them again, and messages that the client has.
+/// QoS 2 from the client, which may send them again, messages that the client has, and those of its
+/// new subscriptions whose retained messages it does not have.
 pub(crate) fn present_state(state: &State, owned: &Owned, progress: Progress) -> Vec<Change> {
     let stored =
         state.unreleased.iter().filter(|(id, receipt)| **receipt == Receipt::Stored && !state.receipts.contains(id));
     let mut changes: Vec<_> = stored.map(|(id, _)| Change::Receipt(owned.clone(), *id)).collect();
-    changes.push(Change::Progress(owned.clone(), Progress { exact: true, ..progress }));
+    let walks = state.walks.values().map(|walk| (walk.filter.to_string(), walk.after.as_deref().map(str::to_owned)));
+    changes.push(Change::Progress(owned.clone(), Progress { exact: true, walks: walks.collect(), ..progress }));
     changes
 }
 

@@ -533,3 +533,40 @@ fn a_message_for_a_member_that_has_left_or_ended_reaches_one_that_is_connected()
         assert_eq!(taken, strings(0..8));
     }
 }
+
+#[test]
+fn retained_messages_of_a_new_subscription_come_at_the_next_node_when_its_client_moves() {
+    const TOPICS: usize = 1500;
+    // Ten messages in flight.
+    let own = [LASTS, &[0x21, 0, 10]].concat();
+    for is_cut in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let mut p = join(nodes.at(0), true, "p", CLEAN);
+        for topic in 0..TOPICS {
+            publish(&mut p, true, 0x33, &format!("r/{topic}"), b"kept");
+        }
+        let last = format!("r/{}", TOPICS - 1);
+        wait(|| nodes.at(1).broker.retained_message("default", &last).is_some());
+        let mut s = nodes.at(0).v5("s", 0, &own);
+        subscribe(&mut s, true, 1, &[("r/#", 1)]);
+        let mut topics = BTreeSet::new();
+        let next = |s: &mut Peer, topics: &mut BTreeSet<String>| {
+            let got = message(s, true);
+            acknowledge(s, &got);
+            // One that was not acknowledged in time comes again.
+            assert!(topics.insert(got.topic.clone()) || got.first & 8 > 0, "{}", got.topic);
+        };
+        (0..100).for_each(|_| next(&mut s, &mut topics));
+        if is_cut {
+            drop(s);
+            nodes.wait_away("s");
+        }
+        let mut s = nodes.at(1).client();
+        s.connect(5, "s", 0, 0, &own);
+        assert_eq!(s.packet().1[..2], [1, 0], "session present");
+        while topics.len() < TOPICS {
+            next(&mut s, &mut topics);
+        }
+        s.ping();
+    }
+}

@@ -216,7 +216,7 @@ async fn a_message_of_many_sessions_is_stored_once_and_leaves_with_the_last() {
     for owned in &owned {
         until(1, || a.arrived(owned).len()).await;
     }
-    let progress = broker::fleet::Progress { done_to: 1, done: vec![], sent_to: 1, exact: false };
+    let progress = broker::fleet::Progress { done_to: 1, done: vec![], sent_to: 1, ..Default::default() };
     a.apply(owned.iter().map(|owned| Change::Progress(owned.clone(), progress.clone())).collect()).await;
     assert_eq!((server.keys("m:"), server.keys("q:")), (0, 0));
     assert_eq!(server.command(&["HGET", "weir:{sessions}:g", "bytes"]), "0");

@@ -73,7 +73,8 @@ async fn figures_of_claims_and_messages() {
             if n % 1_000 == 999 {
                 b.durable(last).await;
                 let done_to = (before + n + 1) as u64;
-                let progress = broker::fleet::Progress { done_to, done: vec![], sent_to: done_to, exact: false };
+                let progress =
+                    broker::fleet::Progress { done_to, done: vec![], sent_to: done_to, ..Default::default() };
                 until(true, || a.arrived(&owned).len() > before + n).await;
                 a.fleet.submit(vec![Change::Progress(owned.clone(), progress)]);
             }

@@ -172,7 +172,7 @@ fn append_with(to: &[&Owned], payload: impl ToString, receipt: Option<(&Owned, u
 }
 
 fn progress(done_to: u64, done: &[(u64, u64)], sent_to: u64) -> Progress {
-    Progress { done_to, done: done.to_vec(), sent_to, exact: false }
+    Progress { done_to, done: done.to_vec(), sent_to, ..Progress::default() }
 }
 
 /// Waits until `look` returns what is expected.

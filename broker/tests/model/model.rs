@@ -279,16 +279,20 @@ impl Model {
         is_new
     }
 
-    /// A subscription of a session that ends with its connection changes: messages on their way
-    /// from another node, acknowledged or not, meet the state before or after it.
+    /// A subscription changes: messages on their way from another node, acknowledged or not, meet the
+    /// state before or after it. Those that the store has come all the same.
     fn meet_on_the_way(&mut self, client: usize) {
-        if !self.in_fleet || self.sessions[client].lasts {
+        if !self.in_fleet {
             return;
         }
         let on_the_way = self.sessions[client].owed.iter().filter(|(_, owed)| owed.got == 0);
-        for number in on_the_way.map(|(number, _)| *number).collect::<Vec<_>>() {
+        for (number, before) in on_the_way.map(|(number, owed)| (*number, *owed)).collect::<Vec<_>>() {
             let expected = self.expected(client, &self.messages[number as usize]);
-            merge(&mut self.sessions[client].owed, number, expected, false, false);
+            let session = &mut self.sessions[client];
+            merge(&mut session.owed, number, expected, false, false);
+            if let Some(owed) = session.owed.get_mut(&number).filter(|_| session.lasts) {
+                owed.must = before.must;
+            }
         }
     }
 

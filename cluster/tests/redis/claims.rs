@@ -14,7 +14,7 @@ async fn a_session_follows_its_client_to_another_node_with_its_messages() {
     until(vec![(1, "one".into()), (2, "two".into())], || a.arrived(&owned)).await;
     a.apply(vec![
         Change::Subscribe(owned.clone(), "a/+".into(), options()),
-        Change::Progress(owned.clone(), broker::fleet::Progress { done_to: 1, done: vec![], sent_to: 2, exact: false }),
+        Change::Progress(owned.clone(), broker::fleet::Progress { done_to: 1, sent_to: 2, ..Default::default() }),
     ])
     .await;
     let claimed = b.claim("c", false, 5).await;

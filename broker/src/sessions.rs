@@ -144,6 +144,7 @@ impl<I: Inbox> Broker<I> {
                 state.link = Some(Arc::clone(link));
                 claim.settle(&mut state);
                 self.submit_again(&state, claim);
+                self.resume_walks(tenant, held, &mut state, claim.take_walks());
                 (state.is_leaving, state.handing_over) = (false, None);
                 state.takeovers = pace;
                 let has_new_expiry = std::mem::replace(&mut state.expiry_secs, expiry_secs) != expiry_secs;

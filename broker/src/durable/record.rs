@@ -83,10 +83,6 @@ pub struct Progress {
     /// And none beyond it: the session was left in order.
     #[serde(default, skip_serializing_if = "is_false")]
     pub exact: bool,
-    /// In a fleet: filters of new subscriptions whose retained messages have not all been queued,
-    /// each with the last topic that was visited.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub walks: Vec<(String, Option<String>)>,
 }
 
 impl Progress {

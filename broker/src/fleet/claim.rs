@@ -73,6 +73,12 @@ impl Claim {
         claimed.session.as_ref().map_or(&[], |session| &session.receipts)
     }
 
+    /// Takes the subscriptions whose retained messages the client does not have yet.
+    pub(crate) fn take_walks(&mut self) -> Vec<(String, Option<String>)> {
+        let Self::Claimed(claimed) = self else { return Vec::new() };
+        claimed.session.as_mut().map(|session| std::mem::take(&mut session.walks)).unwrap_or_default()
+    }
+
     /// Takes what the store has of a session.
     pub(crate) fn take_stored(&mut self) -> Option<(Owned, StoredSession)> {
         let Self::Claimed(claimed) = self else { return None };
@@ -266,10 +272,9 @@ impl<I: Inbox> Broker<I> {
 
     /// Makes a session from what the store has of it, with its subscriptions.
     pub(crate) fn restore_claimed(&self, tenant: &Tenant, owned: &Owned, stored: StoredSession) -> Arc<Session> {
-        let StoredSession { expiry_secs, subscriptions, mut progress, released, receipts, last, messages, is_lost } =
-            stored;
+        let StoredSession { expiry_secs, subscriptions, progress, released, receipts, last, .. } = stored;
+        let StoredSession { messages, is_lost, walks, .. } = stored;
         let was_exact = progress.exact;
-        let walks = std::mem::take(&mut progress.walks);
         // They count as sent for the next node, too, to which the client may get before they come.
         let progress = progress.with_unnoted(last);
         let open: Numbers = messages.iter().map(|message| message.number).collect();
@@ -311,16 +316,34 @@ impl<I: Inbox> Broker<I> {
             self.note_interest(tenant, &session, filter, held.map(|(options, _)| options.qos));
         }
         tenant.replace_stranger(&session.client, &state.subscriptions);
+        self.resume_walks(tenant, &session, &mut state, walks);
+        session.note(&mut state);
+        drop(state);
+        session
+    }
+
+    /// Goes on with the retained messages of new subscriptions, which another connection has begun.
+    pub(crate) fn resume_walks(
+        &self,
+        tenant: &Tenant,
+        session: &Session,
+        state: &mut State,
+        walks: Vec<(String, Option<String>)>,
+    ) {
+        if walks.is_empty() {
+            return;
+        }
         for (filter, after) in walks {
             if let Some((options, id)) = tenant.trie.options(&filter, &session.client) {
                 let filter = Box::<str>::from(filter);
                 let walk = Walk { filter: filter.clone(), options, id, after: after.map(String::into_boxed_str) };
-                state.walks.insert(filter, walk);
+                state.walks.entry(filter).or_insert(walk);
             }
         }
-        session.note(&mut state);
-        drop(state);
-        session
+        if let (Some(fleet), Some(owned)) = (&self.fleet, state.ledger.as_ref().and_then(|ledger| ledger.owned())) {
+            // They are this node's from now on.
+            fleet.store.submit(vec![Change::Walks(owned, Vec::new())]);
+        }
     }
 
     /// A message of the fleet in the memory of queues. None when there is no memory for it.

@@ -90,6 +90,8 @@ pub struct StoredSession {
     pub messages: Vec<Numbered>,
     /// Messages after these were lost: there were more than the store keeps for a session.
     pub is_lost: bool,
+    /// As in [`Change::Walks`].
+    pub walks: Vec<(String, Option<String>)>,
 }
 
 /// A session that lasts, as an operator sees it in the store.
@@ -206,6 +208,9 @@ pub enum Change {
     Released(Owned, Vec<u64>, Progress),
     /// Messages that the client has. The store may forget them.
     Progress(Owned, Progress),
+    /// Filters of new subscriptions whose retained messages the client does not have yet, each with
+    /// the last topic that was visited, in place of those before.
+    Walks(Owned, Vec<(String, Option<String>)>),
     /// The connection has ended. A session that lasts waits: messages are appended to it and arrive
     /// nowhere until the next claim, and changes by this node still have effect. It is the node
     /// that gets [`Arrival::Taken`] all the same. Of another session nothing is left.

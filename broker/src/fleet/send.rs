@@ -212,8 +212,12 @@ pub(crate) fn present_state(state: &State, owned: &Owned, progress: Progress) ->
     let stored =
         state.unreleased.iter().filter(|(id, receipt)| **receipt == Receipt::Stored && !state.receipts.contains(id));
     let mut changes: Vec<_> = stored.map(|(id, _)| Change::Receipt(owned.clone(), *id)).collect();
-    let walks = state.walks.values().map(|walk| (walk.filter.to_string(), walk.after.as_deref().map(str::to_owned)));
-    changes.push(Change::Progress(owned.clone(), Progress { exact: true, walks: walks.collect(), ..progress }));
+    if !state.walks.is_empty() {
+        let walks =
+            state.walks.values().map(|walk| (walk.filter.to_string(), walk.after.as_deref().map(str::to_owned)));
+        changes.push(Change::Walks(owned.clone(), walks.collect()));
+    }
+    changes.push(Change::Progress(owned.clone(), Progress { exact: true, ..progress }));
     changes
 }
 

@@ -279,8 +279,8 @@ impl Model {
         is_new
     }
 
-    /// A subscription changes: messages on their way from another node, acknowledged or not, meet the
-    /// state before or after it. Those that the store has come all the same.
+    /// A subscription changes: messages on their way from another node, acknowledged or not, meet
+    /// the state before or after it. Those that the store has come all the same.
     fn meet_on_the_way(&mut self, client: usize) {
         if !self.in_fleet {
             return;

@@ -61,6 +61,11 @@ fn size(change: &Change) -> usize {
             NextTaker::Session(..) | NextTaker::Dropped => COST,
         },
         Change::Progress(_, progress) => COST + 16 * progress.done.len(),
+        Change::Walks(_, walks) => {
+            let bytes =
+                |(filter, after): &(String, Option<String>)| filter.len() + after.as_ref().map_or(0, String::len);
+            COST + walks.iter().map(bytes).sum::<usize>()
+        }
         _ => COST,
     }
 }
@@ -179,6 +184,13 @@ impl Batches {
                 self.begin("L").owned(owned).text(&numbers).progress(progress).end();
             }
             Change::Progress(owned, progress) => self.begin("P").owned(owned).progress(progress).end(),
+            Change::Walks(owned, walks) => {
+                let value = match walks.is_empty() {
+                    true => String::new(),
+                    false => serde_json::to_string(walks).expect("it has no map"),
+                };
+                self.begin("Y").owned(owned).text(&value).end();
+            }
             Change::Leave(owned) => self.begin("V").owned(owned).end(),
             Change::End(owned) => self.begin("X").owned(owned).end(),
             Change::WillOver(owned) => self.begin("W").owned(owned).end(),

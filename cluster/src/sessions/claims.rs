@@ -255,6 +255,7 @@ fn stored(fields: Vec<Reply>) -> Result<StoredSession, AccessError> {
                     stored.released =
                         numbers.map(|number| reply::parse(number.as_bytes())).collect::<Result<_, _>>()?;
                 }
+                "y" => stored.walks = serde_json::from_str(&value).map_err(json)?,
                 "lost" => stored.is_lost = true,
                 _ => {}
             },

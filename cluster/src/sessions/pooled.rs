@@ -189,6 +189,7 @@ fn tenant(change: &Change) -> &str {
         | Change::ReceiptOver(owned, _)
         | Change::Released(owned, ..)
         | Change::Progress(owned, _)
+        | Change::Walks(owned, _)
         | Change::Leave(owned)
         | Change::End(owned)
         | Change::WillOver(owned) => &owned.client.tenant,

@@ -7,7 +7,7 @@
 //!                                     publishes it,
 //!                                     cl tk the last claim and its outcome; of a session that lasts also
 //!                                     k seconds, n last number, g progress, R released, r:PACKET receipts,
-//!                                     f:FILTER subscriptions, h has a shared one, lost
+//!                                     f:FILTER subscriptions, h has a shared one, lost, y walks
 //! …:q:SESSION     stream, messages by number: p place, b message or m its id
 //! …:m:ID          hash, a message of several sessions: b message, n sessions
 //! …:t:TENANT      zset of its clients, in their order …:own:NODE   set of clients that are connected to it

@@ -38,6 +38,8 @@ pub async fn a_session_continues_with_all_that_was_kept(fixture: &dyn Fixture) {
     changes.push(Change::Released(owned.clone(), vec![4, 2], progress(1, &[(3, 3)], 4)));
     let exact = Progress { exact: true, ..progress(1, &[(3, 3), (6, 6)], 5) };
     changes.push(Change::Progress(owned.clone(), exact.clone()));
+    let walks = vec![("$SYS/#".to_owned(), None), ("a/+".to_owned(), Some("a/é".to_owned()))];
+    changes.push(Change::Walks(owned.clone(), walks.clone()));
     changes.push(Change::Leave(owned.clone()));
     a.apply(changes).await;
     let claimed = b.claim("c", false, 8).await;
@@ -55,8 +57,11 @@ pub async fn a_session_continues_with_all_that_was_kept(fixture: &dyn Fixture) {
         last: 7,
         messages: open.into(),
         is_lost: false,
+        walks,
     };
     assert_eq!(session, expected);
+    b.apply(vec![Change::Walks(claimed.owned, Vec::new())]).await;
+    assert_eq!(a.continued("c").await.1.walks, []);
 }
 
 /// Nothing of a session is left after a clean claim, at the same node or another.

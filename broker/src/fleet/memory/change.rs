@@ -30,6 +30,7 @@ impl State {
                     self.announce(None, &Route::Session(owned.client, owned.session, filter, None));
                 }
             }
+            Change::Walks(owned, walks) => self.kept(&owned)?.walks = walks,
             Change::Receipt(owned, packet_id) => {
                 self.kept(&owned)?.receipts.insert(packet_id);
             }

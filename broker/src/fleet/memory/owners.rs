@@ -46,6 +46,7 @@ pub(super) struct Kept {
     pub(super) last: u64,
     pub(super) messages: BTreeMap<u64, Numbered>,
     pub(super) is_lost: bool,
+    pub(super) walks: Vec<(String, Option<String>)>,
 }
 
 impl Kept {
@@ -63,6 +64,7 @@ impl Kept {
             last: self.last,
             messages: self.messages.values().cloned().collect(),
             is_lost: self.is_lost,
+            walks: self.walks.clone(),
         }
     }
 }

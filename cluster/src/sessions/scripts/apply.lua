@@ -260,6 +260,15 @@ local changes = {
     call('HSET', entry(client), 'g', progress)
     trim(session, done_to, ranges)
   end,
+  Y = function()
+    local client = kept()
+    local walks = take()
+    if client and walks == '' then
+      call('HDEL', entry(client), 'y')
+    elseif client then
+      call('HSET', entry(client), 'y', walks)
+    end
+  end,
   V = function()
     local client = owned()
     if client then leave(client) end

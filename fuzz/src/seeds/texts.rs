@@ -74,7 +74,8 @@ pub(crate) fn letters() -> Inputs {
         retain: true,
         published: 5,
     };
-    let placed = Placed { qos: 1, retain: true, ids: vec![7, 300], share: Some("$share/g/a".into()), is_for_connected: true };
+    let placed =
+        Placed { qos: 1, retain: true, ids: vec![7, 300], share: Some("$share/g/a".into()), is_for_connected: true };
     let forwarded = Forwarded {
         tenant: "t".into(),
         from: "c".into(),

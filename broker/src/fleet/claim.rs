@@ -34,11 +34,11 @@ pub(crate) enum Claim {
 }
 
 impl Claim {
-    /// True when the session that is held here is another one than that of the claim.
+    /// True when the session that is held here is another one than that of the claim, or another
+    /// node has owned it since.
     pub(crate) fn is_of_another(&self, state: &State) -> bool {
-        let Self::Claimed(claimed) = self else { return false };
-        let held = state.owned.as_ref().map(|owned| owned.session);
-        held.is_some_and(|held| held != claimed.owned.session) || claimed.session.is_none() && held.is_some()
+        let (Self::Claimed(claimed), Some(held)) = (self, &state.owned) else { return false };
+        claimed.session.is_none() || held.session != claimed.owned.session || held.epoch < claimed.since
     }
 
     /// True when what is held here is not all of the session: another node has owned it since.

@@ -57,6 +57,8 @@ pub struct Owned {
 pub struct Claimed {
     /// The ownership.
     pub owned: Owned,
+    /// The epoch since which the client was connected to this node alone.
+    pub since: u64,
     /// The client was connected to another node, which has been told.
     pub taken_over: bool,
     /// The will message of the connection is kept.

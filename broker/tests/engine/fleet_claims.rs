@@ -126,3 +126,27 @@ fn a_message_that_was_routed_is_known_when_its_connection_ends_before_the_store_
     publish(&mut c, true, 0x34, "n", b"next");
     assert_eq!(take(&mut s, true, 2), ["once", "next"]);
 }
+
+/// A node that is behind: it does not know yet that its client was connected to another one.
+#[test]
+fn a_client_that_comes_back_finds_what_it_was_sent_elsewhere() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<2>::new();
+        let first = join(nodes.at(0), v5, "c", 0);
+        nodes.fleet.deafen("a", true);
+        let mut away = rejoin(nodes.at(1), v5, "c");
+        subscribe(&mut away, v5, 1, &[("n", 1)]);
+        let mut p = join(nodes.at(1), v5, "p", CLEAN);
+        publish(&mut p, v5, 0x32, "n", b"1");
+        assert_eq!(message(&mut away, v5).payload, b"1");
+        drop(away);
+        nodes.wait_away("c");
+        let mut c = rejoin(nodes.at(0), v5, "c");
+        nodes.fleet.deafen("a", false);
+        assert_eq!(take(&mut c, v5, 1), ["1"]);
+        nodes.wait_known(1, 2);
+        publish(&mut p, v5, 0x32, "n", b"2");
+        assert_eq!(take(&mut c, v5, 1), ["2"]);
+        drop(first);
+    }
+}

@@ -164,8 +164,9 @@ impl Claim<'_> {
         let due_will = due_will.map(|(owned, body)| DueWill { owned, body: body.into() });
         let pending_will = self.will(reply::next(&mut rest)?)?.map(|(owned, _)| owned);
         let owned = Owned { client: self.client.clone(), session, epoch };
+        let since = reply::parse(&reply::bytes(reply::next(&mut rest)?)?)?;
         if fields.is_empty() {
-            return Ok(Claimed { owned, taken_over, keeps_will, due_will, pending_will, session: None });
+            return Ok(Claimed { owned, since, taken_over, keeps_will, due_will, pending_will, session: None });
         }
         let mut stored = stored(fields)?;
         stored.messages = numbered(messages)?;
@@ -180,7 +181,7 @@ impl Claim<'_> {
         }
         // Later ones arrive.
         stored.messages.retain(|message| message.number <= stored.last);
-        Ok(Claimed { owned, taken_over, keeps_will, due_will, pending_will, session: Some(stored) })
+        Ok(Claimed { owned, since, taken_over, keeps_will, due_will, pending_will, session: Some(stored) })
     }
 
     /// Reads the will message of an earlier connection of the client, if there is one.

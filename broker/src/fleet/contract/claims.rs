@@ -203,9 +203,13 @@ pub async fn a_node_that_claims_its_own_client_again_hears_nothing(fixture: &dyn
     let first = a.lasting("c", 1).await;
     let again = a.claim("c", false, 2).await;
     assert!(!again.taken_over && again.owned.session == 1 && again.owned.epoch > first.epoch);
+    assert_eq!(again.since, first.epoch, "no other node knows more of it");
     a.apply(vec![Change::End(first), append(&again.owned, 1)]).await;
     assert_eq!(a.numbers(&again.owned, 1).await, [1]);
     assert!(a.asked().is_empty() && a.taken().is_empty());
+    let moved = Peer::start(fixture, "b").await.claim("c", false, 3).await;
+    let back = a.claim("c", false, 4).await;
+    assert_eq!([moved.since, back.since], [moved.owned.epoch, back.owned.epoch]);
 }
 
 /// Each of several claims has an epoch of its own, and the highest one owns the client.

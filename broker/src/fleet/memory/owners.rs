@@ -122,14 +122,14 @@ impl State {
             let owned = Owned { client: client.clone(), session: new, epoch };
             Held { owner: start, owned, since: epoch, is_connected: true, expires: None, kept: None }
         });
-        let owned = held.owned.clone();
+        let (owned, since) = (held.owned.clone(), held.since);
         self.at(start, |node| {
             node.beginning.insert(epoch, Vec::new());
         });
         if let Some(will) = will {
             self.keep_will(start, &owned, will);
         }
-        Ok(Claimed { owned, taken_over, keeps_will: will.is_some(), due_will, pending_will, session })
+        Ok(Claimed { owned, since, taken_over, keeps_will: will.is_some(), due_will, pending_will, session })
     }
 
     /// Ends an ownership: another node gets [`Arrival::Taken`].

@@ -69,12 +69,12 @@ if held[6] ~= claim then
     feed('k', 'P', 'c', client, 'v', '1')
   end
 end
-local keeps = call('EXISTS', B .. 'wm:' .. epoch)
+local keeps, since = call('EXISTS', B .. 'wm:' .. epoch), call('HGET', key, 'b')
 local due = due_will and call('HMGET', B .. 'wm:' .. due_will, 's', 'b', 'o') or {}
 due = due[3] == me and { due[1], due_will, due[2] } or {}
 local pending = pending_will and { call('HGET', B .. 'wm:' .. pending_will, 's'), pending_will } or {}
 if not lasts or lasts == '0' then
-  return { 'claimed', session, epoch, is_taken, {}, {}, stats.left_over, keeps, due, pending }
+  return { 'claimed', session, epoch, is_taken, {}, {}, stats.left_over, keeps, due, pending, since }
 end
 local messages = read(B .. 'q:' .. session, '-', tonumber(ARGV[8]))
-return { 'claimed', session, epoch, is_taken, call('HGETALL', key), messages, 0, keeps, due, pending }
+return { 'claimed', session, epoch, is_taken, call('HGETALL', key), messages, 0, keeps, due, pending, since }

@@ -99,14 +99,13 @@ impl State {
 
     pub(super) fn append(&mut self, client: &Client, session: u64, placed: Placed, message: &Arc<SharedMessage>) {
         let most = self.most_messages;
-        let held = self.held.get(client).filter(|held| held.owned.session == session && held.kept.is_some());
-        if held.is_none_or(|held| placed.is_for_connected && !held.is_connected) {
+        let held = self.held.get_mut(client).filter(|held| held.owned.session == session && held.kept.is_some());
+        let Some(held) = held.filter(|held| held.is_connected || !placed.is_for_connected) else {
             if placed.share.is_some() {
                 self.leave_one_over(client, placed, message);
             }
             return;
-        }
-        let Some(held) = self.held.get_mut(client) else { return };
+        };
         let (owner, owned, is_connected) = (held.owner, held.owned.clone(), held.is_connected);
         let Some(kept) = held.kept.as_mut().filter(|kept| !kept.is_lost) else { return };
         let epoch = owned.epoch;

@@ -149,7 +149,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let answer = Answer::after(packet.qos, code);
         self.staged |= verdict != Verdict::Plain || keep;
         if copied.is_some() {
-            self.stage_for_sessions(packet, topic, &mut takers);
+            self.stage_for_sessions(packet, topic, &mut takers, keep);
         }
         if answer != Answer::Nothing || copied.is_some() || traced.is_some() {
             let (wait, packet_id) = (self.turn(), packet.packet_id);
@@ -163,11 +163,19 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// Stages a message for sessions that outlast the process. With it, one of QoS 2 from such a
-    /// session is known after a restart, so that the client can send it again.
-    fn stage_for_sessions(&mut self, packet: &publish::Publish<'_>, topic: &str, takers: &mut [Taker]) {
+    /// session is known after a restart, so that the client can send it again. So is one that is
+    /// kept for none: sent again, it would replace a later one of its topic.
+    fn stage_for_sessions(
+        &mut self,
+        packet: &publish::Publish<'_>,
+        topic: &str,
+        takers: &mut [Taker],
+        is_retained: bool,
+    ) {
         let (intake, tenant) = (&mut self.intake, &self.tenant.id);
         let message = (topic, packet.payload);
-        if !self.broker.store_for_sessions(intake, tenant, message, packet.properties, takers) {
+        let is_stored = self.broker.store_for_sessions(intake, tenant, message, packet.properties, takers);
+        if !is_stored && !is_retained {
             return;
         }
         self.staged = true;
@@ -178,7 +186,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
     }
 
     /// Returns the source of a message of QoS 2 from a session of the fleet: its receipt is stored
-    /// with it, if that goes to such sessions.
+    /// with it, if that goes to such sessions or is retained.
     fn shared_source(&self, packet: &publish::Publish<'_>) -> Result<Option<Source>, End> {
         if packet.qos < 2 || self.broker.fleet.is_none() {
             return Ok(None);

@@ -119,8 +119,11 @@ impl Fleet {
                 },
             }
         }
-        let is_retained = message.retain && !is_walk && !self.nodes.read().is_empty();
-        if sessions.is_empty() && nodes.is_empty() && members.is_empty() && !is_retained {
+        let is_set = message.retain && !is_walk;
+        let is_retained = is_set && !self.nodes.read().is_empty();
+        // Sent again to another node, it would replace a later one of its topic.
+        let is_stored = !sessions.is_empty() || is_set && matches!(source, Some(Source::Publish(..)));
+        if !is_stored && nodes.is_empty() && members.is_empty() && !is_retained {
             return Sent::default();
         }
         let message = share(message);
@@ -133,7 +136,7 @@ impl Fleet {
         for (node, share) in members {
             self.forward(&[node], tenant, from, &message, Some(share), true);
         }
-        if sessions.is_empty() {
+        if !is_stored {
             return Sent { ticket: 0, is_forwarded };
         }
         let (tenant, takers) = (Arc::clone(tenant), sessions);

@@ -570,3 +570,31 @@ fn retained_messages_of_a_new_subscription_come_at_the_next_node_when_its_client
         s.ping();
     }
 }
+
+/// The later one of two retained messages of QoS 2 is known at another node: the other one has to
+/// be, too, although it had no subscriber.
+#[test]
+fn a_retained_message_that_is_sent_again_to_another_node_does_not_replace_a_later_one() {
+    for v5 in [false, true] {
+        let mut nodes = Nodes::<2>::new();
+        let mut c = join(nodes.at(0), v5, "c", 0);
+        c.publish_with(0x35, "n", b"before", 1, v5);
+        assert_eq!(c.packet().0, 0x50);
+        let mut s = join(nodes.at(1), v5, "s", 0);
+        subscribe(&mut s, v5, 1, &[("n", 1)]);
+        nodes.wait_known(0, 2);
+        assert_eq!(take(&mut s, v5, 1), ["before"]);
+        c.publish_with(0x35, "n", b"after", 2, v5);
+        assert_eq!(c.packet().0, 0x50);
+        assert_eq!(take(&mut s, v5, 1), ["after"]);
+        nodes.kill(0);
+        let mut c = join(nodes.at(1), v5, "c", 0);
+        for (id, payload) in [(1, "before"), (2, "after")] {
+            c.publish_with(0x3D, "n", payload.as_bytes(), id, v5);
+            assert_eq!(c.packet().0, 0x50);
+        }
+        let mut new = nodes.at(1).v4("new", CLEAN);
+        new.subscribe("n", 1, false);
+        assert_eq!(take(&mut new, false, 1), ["after"]);
+    }
+}

@@ -571,3 +571,28 @@ fn messages_of_a_member_whose_session_ended_right_before_a_kill_go_to_another_on
         wait(|| records(&world).iter().all(|topic| !topic.starts_with("$weir/messages/")));
     }
 }
+
+/// The later one of two retained messages of QoS 2 is known after a restart: the other one has to
+/// be, too, although it had no subscriber.
+#[test]
+fn a_retained_message_that_is_sent_again_does_not_replace_a_later_one() {
+    for v5 in [false, true] {
+        let world = World::new(true);
+        let (mut c, _) = lasting(&world, "c", v5);
+        c.publish_with(0x35, "n", b"before", 1, v5);
+        assert_eq!(c.packet().0, 0x50);
+        let s = subscriber(&world, "s", 1, v5);
+        c.publish_with(0x35, "n", b"after", 2, v5);
+        assert_eq!(c.packet().0, 0x50);
+        drop((c, s));
+        let next = world.again();
+        let mut c = back(&next, "c", v5);
+        for (id, payload) in [(1, "before"), (2, "after")] {
+            c.publish_with(0x3D, "n", payload.as_bytes(), id, v5);
+            assert_eq!(c.packet().0, 0x50);
+        }
+        let mut new = next.v4("new", CLEAN);
+        new.subscribe("n", 1, false);
+        assert_eq!(message(&mut new, false).2, "after");
+    }
+}

@@ -229,7 +229,8 @@ impl Batches {
         takers: &[(Arc<str>, u64, Placed)],
         source: Option<&Source>,
     ) {
-        let body = codec::encode_message(message);
+        // Without takers, only the source counts.
+        let body = if takers.is_empty() { Vec::new() } else { codec::encode_message(message) };
         let (mut rest, mut is_first) = (takers, true);
         loop {
             let (first, others) = rest.split_at(rest.len().min(TAKERS));

@@ -209,6 +209,12 @@ pub async fn a_message_comes_with_its_receipt_or_not_at_all(fixture: &dyn Fixtur
     let (_, mut session) = a.continued("sender").await;
     session.receipts.sort_unstable();
     assert_eq!(session.receipts, [7, 8, 9]);
+    // One that is retained goes to no session.
+    let (owned, _) = a.continued("sender").await;
+    a.apply(vec![append_with(&[], 5, Some((&owned, 10)))]).await;
+    let (_, mut session) = b.continued("sender").await;
+    session.receipts.sort_unstable();
+    assert_eq!(session.receipts, [7, 8, 9, 10]);
 }
 
 /// A message for a session that has ended is for none after it, and for all others.

@@ -285,7 +285,13 @@ impl Model {
         if !self.in_fleet {
             return;
         }
-        let on_the_way = self.sessions[client].owed.iter().filter(|(_, owed)| owed.got == 0);
+        // Of one that was sent again over another connection, each copy is on its way.
+        let is_on_the_way = |number: Number, got: u32| {
+            let message = &self.messages[number as usize];
+            got == 0 || message.qos == 1 && got < message.sends
+        };
+        let owed = self.sessions[client].owed.iter();
+        let on_the_way = owed.filter(|(number, owed)| is_on_the_way(**number, owed.got));
         for (number, before) in on_the_way.map(|(number, owed)| (*number, *owed)).collect::<Vec<_>>() {
             let expected = self.expected(client, &self.messages[number as usize]);
             let session = &mut self.sessions[client];

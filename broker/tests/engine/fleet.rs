@@ -580,6 +580,7 @@ fn a_retained_message_that_is_sent_again_to_another_node_does_not_replace_a_late
         let mut c = join(nodes.at(0), v5, "c", 0);
         c.publish_with(0x35, "n", b"before", 1, v5);
         assert_eq!(c.packet().0, 0x50);
+        wait(|| nodes.at(1).broker.retained_message("default", "n").is_some());
         let mut s = join(nodes.at(1), v5, "s", 0);
         subscribe(&mut s, v5, 1, &[("n", 1)]);
         nodes.wait_known(0, 2);

@@ -72,10 +72,11 @@ fn a_packet_that_never_ends_is_not_waited_for() {
 
 #[test]
 fn a_client_that_sends_whole_packets_is_never_late() {
-    let world = World::with(true, Config { packet_timeout_ms: 100, ..Config::default() });
+    // Long enough for a test that waits for a processor between two writes.
+    let world = World::with(true, Config { packet_timeout_ms: 1000, ..Config::default() });
     let mut peer = world.v5("a", CLEAN, &[]);
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(400) {
+    while begun.elapsed() < Duration::from_millis(2500) {
         // Each write ends in the middle of a packet, and begins with the rest of the one before.
         peer.0.write_all(&[0xC0]).unwrap();
         std::thread::yield_now();

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
-use super::{Change, Interest};
+use super::{Change, Fleet, Interest};
 use crate::Broker;
 use crate::session::{Lasting, Session};
 use crate::tenant::Tenant;
@@ -21,25 +21,39 @@ pub(crate) struct Interests(Mutex<HashMap<Box<str>, Clients, RandomState>>);
 type Clients = BTreeMap<Arc<str>, Interest>;
 
 impl Interests {
-    /// Sets the interest of a client in a filter. Returns that of the node, if it has changed.
-    fn set(&self, filter: &str, client: &Arc<str>, interest: Option<Interest>) -> Option<Option<Interest>> {
+    /// Sets interests of a client, and announces those of the node that have changed. Other clients
+    /// wait meanwhile: of two changes of one filter, the later one is announced last.
+    fn set<'a>(
+        &self,
+        client: &Arc<str>,
+        interests: impl IntoIterator<Item = (&'a str, Option<Interest>)>,
+        announce: impl FnOnce(Vec<(&'a str, Option<Interest>)>),
+    ) {
         let mut all = self.0.lock();
-        let before = all.get(filter).and_then(most);
-        match interest {
-            Some(interest) => {
-                all.entry(filter.into()).or_default().insert(Arc::clone(client), interest);
-            }
-            None => {
-                if let Some(clients) = all.get_mut(filter) {
-                    clients.remove(client);
-                    if clients.is_empty() {
-                        all.remove(filter);
+        let mut changes = Vec::new();
+        for (filter, interest) in interests {
+            let before = all.get(filter).and_then(most);
+            match interest {
+                Some(interest) => {
+                    all.entry(filter.into()).or_default().insert(Arc::clone(client), interest);
+                }
+                None => {
+                    if let Some(clients) = all.get_mut(filter) {
+                        clients.remove(client);
+                        if clients.is_empty() {
+                            all.remove(filter);
+                        }
                     }
                 }
             }
+            let now = all.get(filter).and_then(most);
+            if now != before {
+                changes.push((filter, now));
+            }
         }
-        let now = all.get(filter).and_then(most);
-        (now != before).then_some(now)
+        if !changes.is_empty() {
+            announce(changes);
+        }
     }
 }
 
@@ -48,6 +62,14 @@ fn most(clients: &Clients) -> Option<Interest> {
     // Few subscribers of one filter ask for no more than QoS 0: mostly the first one says it.
     let all = clients.values().any(|interest| *interest == Interest::All);
     if all { Some(Interest::All) } else { clients.values().next().copied() }
+}
+
+impl Fleet {
+    /// Waits for nothing.
+    fn announce(&self, tenant: &Arc<str>, changes: Vec<(&str, Option<Interest>)>) {
+        let change = |(filter, interest): (&str, _)| Change::Interest(Arc::clone(tenant), filter.to_owned(), interest);
+        self.store.submit(changes.into_iter().map(change).collect());
+    }
 }
 
 impl<I: Inbox> Broker<I> {
@@ -63,9 +85,7 @@ impl<I: Inbox> Broker<I> {
             Lasting::Fleet if qos > 0 => Interest::Qos0,
             _ => Interest::All,
         });
-        if let Some(changed) = tenant.interests.set(filter, &session.client, interest) {
-            fleet.store.submit(vec![Change::Interest(Arc::clone(&tenant.id), filter.to_owned(), changed)]);
-        }
+        tenant.interests.set(&session.client, [(filter, interest)], |changes| fleet.announce(&tenant.id, changes));
     }
 
     /// Announces that a client has left all these filters.
@@ -76,14 +96,8 @@ impl<I: Inbox> Broker<I> {
         filters: impl IntoIterator<Item = &'a String>,
     ) {
         let Some(fleet) = &self.fleet else { return };
-        let changed = |filter: &String| {
-            let changed = tenant.interests.set(filter, client, None)?;
-            Some(Change::Interest(Arc::clone(&tenant.id), filter.clone(), changed))
-        };
-        let changes: Vec<_> = filters.into_iter().filter_map(changed).collect();
-        if !changes.is_empty() {
-            fleet.store.submit(changes);
-        }
+        let none = filters.into_iter().map(|filter| (filter.as_str(), None));
+        tenant.interests.set(client, none, |changes| fleet.announce(&tenant.id, changes));
     }
 }
 
@@ -107,8 +121,21 @@ mod tests {
             (&a, None, None),
         ];
         for (client, interest, changed) in steps {
-            assert_eq!(interests.set("x/#", client, interest), changed);
+            let mut announced = None;
+            interests.set(client, [("x/#", interest)], |changes| announced = Some(changes));
+            assert_eq!(announced, changed.map(|changed| vec![("x/#", changed)]));
         }
         assert!(interests.0.lock().is_empty());
+    }
+
+    #[test]
+    fn a_change_is_announced_before_the_next_one_is_made() {
+        let interests = Interests::default();
+        let client: Arc<str> = "a".into();
+        for interest in [Some(Interest::Qos0), Some(Interest::All), None] {
+            let mut announced = false;
+            interests.set(&client, [("x/#", interest)], |_| announced = interests.0.is_locked());
+            assert!(announced);
+        }
     }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 pub(crate) use model::clock::now;
 use model::{Kind, Nanos, TimeRange, Value, ValueRef};
 use proto::v1;
-use stores::contract::LatestState;
+use stores::contract::{LatestState, LatestValue};
 use tonic::Status;
 
+use crate::services::KnownDevice;
 use crate::{errors, names};
 
 /// Converts a time.
@@ -120,18 +121,32 @@ pub(crate) fn reading(
     })
 }
 
-/// Converts the latest state of a device into a device.
-pub(crate) fn device(state: &LatestState) -> v1::Device {
-    let metrics =
-        state.values.iter().map(|v| v1::Metric { name: v.name.to_string(), r#type: value_type(v.value.kind()).into() });
-    v1::Device {
-        name: names::device(&state.device.tenant, &state.device.id),
-        create_time: Some(timestamp(state.first_seen)),
-        last_seen_time: Some(timestamp(state.last_seen)),
-        reading_count: count(state.readings),
-        clock_skew: Some(duration(state.clock_skew)),
-        metrics: metrics.collect(),
+/// Converts a device.
+pub(crate) fn device(device: &KnownDevice) -> v1::Device {
+    let KnownDevice { key, row, state } = device;
+    let metric = |v: &LatestValue| v1::Metric { name: v.name.to_string(), r#type: value_type(v.value.kind()).into() };
+    let mut shown = v1::Device {
+        name: names::device(&key.tenant, &key.id),
+        create_time: device.created().map(timestamp),
+        ..v1::Device::default()
+    };
+    if let Some(row) = row {
+        shown.uid.clone_from(&row.uid);
+        shown.display_name.clone_from(&row.display_name);
+        shown.labels = row.labels.clone().into_iter().collect();
+        shown.device_type.clone_from(&row.device_type);
+        shown.expected_interval = row.expected_interval.map(duration);
+        shown.update_time = Some(timestamp(row.updated));
+        shown.delete_time = row.deleted.map(timestamp);
+        shown.etag = row.version.to_string();
     }
+    if let Some(state) = state {
+        shown.last_seen_time = Some(timestamp(state.last_seen));
+        shown.reading_count = count(state.readings);
+        shown.clock_skew = Some(duration(state.clock_skew));
+        shown.metrics = state.values.iter().map(metric).collect();
+    }
+    shown
 }
 
 /// Converts the latest state of a device, reduced to the selected metrics.

@@ -10,7 +10,7 @@ use crate::auth::{Caller, Visible};
 use crate::errors;
 use crate::filter::Filter;
 use crate::glob::Metrics;
-use crate::services::{Shared, device_filter, scan};
+use crate::services::{Scope, Shared, device_filter, scan};
 
 /// Maximum number of devices that a call names.
 const MAX_NAMED: usize = 500;
@@ -134,10 +134,13 @@ impl Walk {
                 if *over {
                     return Ok(None);
                 }
-                let (found, next) = scan(shared, (&self.tenant, visible), filter, after.take(), STEP).await?;
+                let scope = Scope { tenant: &self.tenant, visible, filter, with_deleted: false };
+                let (found, next) = scan(shared, scope, after.take(), STEP).await?;
                 *over = next.is_none();
                 *after = next;
-                *ready = found.states.into_iter().map(|s| s.device).collect::<Vec<_>>().into_iter();
+                // One that has sent no readings has none to select.
+                let devices = found.devices.into_iter().filter(|device| device.state.is_some());
+                *ready = devices.map(|device| device.key).collect::<Vec<_>>().into_iter();
             },
         }
     }

@@ -3,6 +3,7 @@
 mod certificates;
 mod check;
 mod deletion;
+mod device_credentials;
 mod devices;
 mod groups;
 mod issuers;
@@ -10,7 +11,8 @@ mod issuers;
 mod tests;
 
 pub use certificates::{NewAuthority, RevokedCertificate};
-pub use devices::{NewDeviceCertificate, NewDevicePassword};
+pub use device_credentials::{NewDeviceCertificate, NewDevicePassword};
+pub use devices::NewDevice;
 pub use groups::NewGroup;
 
 use std::collections::BTreeMap;

@@ -23,8 +23,8 @@ mod role;
 mod secret;
 
 pub use admin::{
-    Admin, By, CreatedApiKey, CreatedDeviceSecret, CreatedTenant, NewApiKey, NewAuthority, NewDeviceCertificate,
-    NewDeviceKey, NewDevicePassword, NewGroup, RevokedCertificate,
+    Admin, By, CreatedApiKey, CreatedDeviceSecret, CreatedTenant, NewApiKey, NewAuthority, NewDevice,
+    NewDeviceCertificate, NewDeviceKey, NewDevicePassword, NewGroup, RevokedCertificate,
 };
 pub use certificate::{Authority, CertificateIdentity};
 pub use checkpoint::{
@@ -46,10 +46,10 @@ pub use purge::{Place, Purger};
 pub use reach::{DeviceReach, ReachChanges};
 pub use registry::{
     AuditEvent, AuditRange, AuditReport, Change, ChangeKind, Changes, Checkpoint, Class, Created, Credential,
-    CredentialKind, Deletion, DeletionStep, Denial, EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter,
-    GroupRegistry, GroupUpdate, INSTALLATION, KeyRights, Listed, MemberChange, MongoOptions, MongoRegistry, Origin,
-    Owner, PlaceCount, PostgresOptions, PostgresRegistry, Registry, RegistryWrites, Rehashed, Residual, RoleBinding,
-    Tenant, TenantState, TenantUpdate, Use, Worker,
+    CredentialKind, Deletion, DeletionStep, Denial, Device, DevicePage, DeviceQuery, DeviceRegistry, DeviceUpdate,
+    EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter, GroupRegistry, GroupUpdate, INSTALLATION, KeyRights,
+    Listed, MemberChange, MongoOptions, MongoRegistry, Origin, Owner, PlaceCount, PostgresOptions, PostgresRegistry,
+    Registry, RegistryWrites, Rehashed, Residual, RoleBinding, Tenant, TenantState, TenantUpdate, Term, Use, Worker,
 };
 pub use role::Role;
 pub use secret::{CredentialId, Digest, KeyFileError, PepperError, Peppers, Secret, Token, TokenKind, read_private};

@@ -70,7 +70,13 @@ fn least(permission: &str) -> Option<Role> {
         | "deadLetters.replay"
         | "sessions.disconnect"
         | "retainedMessages.clear" => Role::Operator,
-        "credentials.create" | "credentials.list" | "credentials.delete" | "certificates.revoke" => Role::Admin,
+        "devices.create"
+        | "devices.update"
+        | "devices.delete"
+        | "credentials.create"
+        | "credentials.list"
+        | "credentials.delete"
+        | "certificates.revoke" => Role::Admin,
         "apiKeys.create"
         | "apiKeys.list"
         | "apiKeys.delete"

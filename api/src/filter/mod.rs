@@ -7,7 +7,8 @@
 //! factor      = term {"OR" term}                  OR binds more strongly than AND
 //! term        = ["NOT" | "-"] simple
 //! simple      = "(" expression ")" | restriction
-//! restriction = word [comparator argument]        a bare word searches the text of the subject
+//! restriction = field [comparator argument]       a bare word searches the subject
+//! field       = word ["." key]                    a key only for fields that have some
 //! comparator  = "<=" | "<" | ">=" | ">" | "!=" | "=" | ":"
 //! argument    = word | string                     string: "…" or '…', with \" \' \\
 //! ```
@@ -22,8 +23,7 @@ mod tests;
 
 use crate::errors;
 
-pub(crate) use value::{Actual, Type};
-use value::{Comparator, Operand};
+pub(crate) use value::{Actual, Comparator, Operand, Type};
 
 /// Maximum length of a filter, in bytes.
 const MAX_BYTES: usize = 2048;
@@ -43,7 +43,9 @@ pub(crate) enum Filter {
     Not(Box<Filter>),
     /// A field compared with a value.
     Compare(&'static str, Comparator, Operand),
-    /// A bare word that the text of the subject must contain.
+    /// The text of a key of a field compared with a value.
+    CompareKey(&'static str, String, Comparator, Operand),
+    /// A bare word that the subject must contain.
     Contains(String),
 }
 
@@ -52,8 +54,13 @@ pub(crate) trait Subject {
     /// The values of a field: one, several for a list, none when it is absent.
     fn field(&self, name: &'static str) -> Vec<Actual<'_>>;
 
-    /// The text that bare words search.
-    fn text(&self) -> &str;
+    /// The text of a key of a field; none when it is absent.
+    fn value(&self, _field: &'static str, _key: &str) -> Option<&str> {
+        None
+    }
+
+    /// True when it contains a bare word.
+    fn contains(&self, word: &str) -> bool;
 }
 
 impl Filter {
@@ -70,6 +77,15 @@ impl Filter {
         })
     }
 
+    /// Returns the conditions all of which hold for what matches.
+    pub(crate) fn conditions(&self) -> &[Filter] {
+        match self {
+            Self::Everything => &[],
+            Self::All(all) => all,
+            other => std::slice::from_ref(other),
+        }
+    }
+
     /// True when `subject` matches.
     pub(crate) fn matches(&self, subject: &impl Subject) -> bool {
         match self {
@@ -82,7 +98,11 @@ impl Filter {
                 // not even `!=`.
                 subject.field(field).iter().any(|actual| value::holds(*comparator, *actual, operand))
             }
-            Self::Contains(word) => subject.text().contains(word.as_str()),
+            Self::CompareKey(field, key, comparator, operand) => {
+                let actual = subject.value(field, key).map(Actual::Text);
+                actual.is_some_and(|actual| value::holds(*comparator, actual, operand))
+            }
+            Self::Contains(word) => subject.contains(word),
         }
     }
 }

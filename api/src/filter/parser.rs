@@ -1,7 +1,7 @@
 //! Parses a filter by recursive descent.
 
 use super::lexer::{Spot, Token, cut};
-use super::value::{self, Comparator};
+use super::value::{self, Comparator, Type};
 use super::{Fields, Filter, FilterError};
 
 /// Maximum depth of nested parentheses and NOTs.
@@ -125,20 +125,29 @@ impl Parser {
     }
 
     fn comparison(&mut self, name: &str, column: usize, comparator: Comparator) -> Result<Filter, FilterError> {
-        let Some((field, kind)) = self.fields.iter().find(|(field, _)| *field == name) else {
-            let known: Vec<&str> = self.fields.iter().map(|(field, _)| *field).collect();
-            let problem = format!("there is no field `{name}`: use one of {}", known.join(", "));
-            return Err(FilterError { column, problem });
+        let known = |name: &str| self.fields.iter().find(|(field, _)| *field == name).copied();
+        let keyed = || name.split_once('.').and_then(|(field, key)| Some((known(field)?, key)));
+        let (field, kind, key) = match (known(name), keyed()) {
+            (Some((field, kind)), _) => (field, kind, None),
+            (None, Some(((field, Type::Map), key))) => (field, Type::Text, Some(key.to_owned())),
+            _ => {
+                let known: Vec<&str> = self.fields.iter().map(|(field, _)| *field).collect();
+                let problem = format!("there is no field `{name}`: use one of {}", known.join(", "));
+                return Err(FilterError { column, problem });
+            }
         };
         let (text, quoted) = match self.peek() {
             Some(Token::Word(text)) => (text.clone(), false),
             Some(Token::Quoted(text)) => (text.clone(), true),
             _ => return self.error(format!("a value to compare `{name}` with is expected here")),
         };
-        match value::operand(*kind, comparator, &text, quoted) {
+        match value::operand(kind, comparator, &text, quoted) {
             Ok(operand) => {
                 self.at += 1;
-                Ok(Filter::Compare(field, comparator, operand))
+                Ok(match key {
+                    None => Filter::Compare(field, comparator, operand),
+                    Some(key) => Filter::CompareKey(field, key, comparator, operand),
+                })
             }
             Err(problem) => self.error(problem),
         }

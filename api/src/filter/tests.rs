@@ -13,12 +13,17 @@ impl Subject for Thing {
             "clock_skew" => vec![Actual::Nanos(-2_500_000_000)],
             "metrics" => vec![Actual::Text("temperature"), Actual::Text("battery")],
             "replayed" => vec![Actual::Boolean(true)],
+            "labels" => vec![Actual::Text("site.name")],
             _ => vec![],
         }
     }
 
-    fn text(&self) -> &str {
-        "hall/door-3"
+    fn value(&self, field: &'static str, key: &str) -> Option<&str> {
+        (field == "labels" && key == "site.name").then_some("b1")
+    }
+
+    fn contains(&self, word: &str) -> bool {
+        "hall/door-3".contains(word)
     }
 }
 
@@ -30,6 +35,7 @@ const FIELDS: Fields = &[
     ("metrics", Type::Texts),
     ("replayed", Type::Boolean),
     ("absent", Type::Text),
+    ("labels", Type::Map),
 ];
 
 fn matches(filter: &str) -> bool {
@@ -65,6 +71,14 @@ fn conditions_hold_as_they_read() {
         ("metrics:humidity", false),
         ("replayed = true", true),
         ("replayed:false", false),
+        ("labels.site.name = b1", true),
+        ("labels.site.name = \"b*\"", true),
+        ("labels.site.name != b2", true),
+        ("labels.site = b1", false),
+        ("labels.site != b1", false),
+        ("labels.site.name:b", true),
+        ("labels:site.name", true),
+        ("labels:site", false),
         ("absent = x", false),
         ("absent != x", false),
         ("NOT absent:*", true),
@@ -84,6 +98,8 @@ fn conditions_hold_as_they_read() {
 fn an_error_points_at_its_column() {
     for (filter, column, problem) in [
         ("color = red", 1, "no field `color`"),
+        ("device_id.x = red", 1, "no field `device_id.x`"),
+        ("labels < a", 10, "has no order"),
         ("hall AND", 9, "ends where a condition"),
         ("hall AND AND", 10, "condition is expected"),
         ("(hall", 1, "never closed"),

@@ -25,6 +25,8 @@ pub(crate) enum Type {
     Text,
     /// A list of texts.
     Texts,
+    /// Texts by key: `field.key`. The field itself is the list of the keys.
+    Map,
     Number,
     Boolean,
     /// RFC 3339.
@@ -67,10 +69,10 @@ pub(super) fn operand(kind: Type, comparator: Comparator, text: &str, quoted: bo
     }
     let ordered = !matches!(comparator, Equal | NotEqual | Has);
     match kind {
-        Type::Texts if ordered => Err("a list has no order: use `:` instead".into()),
+        Type::Texts | Type::Map if ordered => Err("a list has no order: use `:` instead".into()),
         Type::Text if ordered => Ok(Operand::Text(text.to_owned())),
         Type::Text if comparator == Has && !text.contains('*') => Ok(Operand::Text(text.to_owned())),
-        Type::Text | Type::Texts => Ok(Operand::Pattern(Glob::new(text))),
+        Type::Text | Type::Texts | Type::Map => Ok(Operand::Pattern(Glob::new(text))),
         Type::Number => match text.parse() {
             Ok(number) if f64::is_finite(number) => Ok(Operand::Number(number)),
             _ => Err(format!("`{text}` is not a number")),

@@ -50,8 +50,8 @@ impl Subject for Deadletter {
         }
     }
 
-    fn text(&self) -> &str {
-        &self.reason
+    fn contains(&self, word: &str) -> bool {
+        self.reason.contains(word)
     }
 }
 

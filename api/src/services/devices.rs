@@ -2,112 +2,140 @@
 
 use std::sync::Arc;
 
+use identity::{DeviceUpdate, Error, NewDevice};
 use model::DeviceKey;
 use proto::v1::device_service_server::DeviceService;
-use proto::v1::{Device, GetDeviceRequest, ListDevicesRequest, ListDevicesResponse};
-use stores::contract::LatestState;
+use proto::v1::{
+    CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ListDevicesRequest, ListDevicesResponse,
+    UndeleteDeviceRequest, UpdateDeviceRequest,
+};
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::states::{Kept, Steps};
-use crate::auth::{Caller, Visible};
+use super::registry::{Resource, by};
+use super::scan::{KnownDevice, Scope, device_filter, scan};
+use crate::auth::Caller;
 use crate::convert;
-use crate::errors;
-use crate::filter::{Actual, Fields, Filter, Subject, Type};
+use crate::{errors, names};
 
-/// Maximum number of states examined for one page: a selective filter makes pages short, not slow.
-const SCAN: usize = 20_000;
-/// Maximum number of states read at one time.
-const STEP: usize = 1_000;
-
-/// Fields of a device filter.
-const FIELDS: Fields = &[
-    ("device_id", Type::Text),
-    ("name", Type::Text),
-    ("create_time", Type::Time),
-    ("last_seen_time", Type::Time),
-    ("reading_count", Type::Number),
-    ("clock_skew", Type::Length),
-    ("metrics", Type::Texts),
-];
-
-/// Reads a filter over devices.
-pub(crate) fn device_filter(field: &str, text: &str) -> Result<Filter, Status> {
-    Filter::read(field, text, FIELDS)
-}
-
-impl Subject for LatestState {
-    fn field(&self, name: &'static str) -> Vec<Actual<'_>> {
-        match name {
-            "device_id" | "name" => vec![Actual::Text(&self.device.id)],
-            "create_time" => vec![Actual::Nanos(self.first_seen)],
-            "last_seen_time" => vec![Actual::Nanos(self.last_seen)],
-            #[expect(clippy::cast_precision_loss, reason = "filters compare floating point numbers")]
-            "reading_count" => vec![Actual::Number(self.readings as f64)],
-            "clock_skew" => vec![Actual::Nanos(self.clock_skew)],
-            "metrics" => self.values.iter().map(|v| Actual::Text(&v.name)).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn text(&self) -> &str {
-        &self.device.id
-    }
-}
-
-/// Returns states of a tenant that a caller sees and that match a filter, and the device id to
-/// continue after while there may be more. Large states make a page short.
-pub(crate) async fn scan(
-    shared: &Shared,
-    (tenant, visible): (&Arc<str>, &Visible),
-    filter: &Filter,
-    after: Option<String>,
-    limit: usize,
-) -> Result<(Kept, Option<String>), Status> {
-    let (mut found, mut steps) = (Kept::new(&shared.config.memory), Steps::default());
-    let mut after = after;
-    let mut examined = 0;
-    loop {
-        let most = if *filter == Filter::Everything { limit - found.states.len() } else { STEP };
-        let step = steps.size(most);
-        let seen = steps.seen(shared, (tenant, visible), after.as_deref(), step).await?;
-        examined += seen.examined;
-        for state in seen.states {
-            if found.is_full() {
-                return Ok((found, after));
-            }
-            after = Some(state.device.id.to_string());
-            if filter.matches(&state) {
-                found.push(state)?;
-                if found.states.len() == limit {
-                    return Ok((found, after));
-                }
-            }
-        }
-        after = seen.after;
-        if after.is_none() {
-            return Ok((found, None));
-        }
-        if examined >= SCAN {
-            return Ok((found, after));
-        }
-    }
-}
+const KNOWN: &str = "use `display_name`, `labels`, `labels.{key}`, `device_type`, `expected_interval`";
 
 /// Implementation of `DeviceService`.
 pub(crate) struct DeviceApi(pub(crate) Shared);
 
+/// Reads the version of a device.
+fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
+    match etag {
+        "" => Ok(None),
+        etag => etag.parse().map(Some).map_err(|_| errors::invalid(field, "is not one of a device")),
+    }
+}
+
+fn interval(device: &Device) -> Result<Option<model::Nanos>, Status> {
+    let given = device.expected_interval.as_ref();
+    given.map(|given| convert::length("device.expected_interval", given)).transpose()
+}
+
+fn update_from(device: &Device, paths: &[String]) -> Result<DeviceUpdate, Status> {
+    let mut update = DeviceUpdate { version: version("device.etag", &device.etag)?, ..DeviceUpdate::default() };
+    if paths.is_empty() {
+        return Err(errors::invalid("update_mask", format!("names no field: {KNOWN}")));
+    }
+    for path in paths {
+        match path.as_str() {
+            "display_name" => update.display_name = Some(device.display_name.clone()),
+            "labels" => update.labels = Some(device.labels.clone().into_iter().collect()),
+            "device_type" => update.device_type = Some(device.device_type.clone()),
+            "expected_interval" => update.expected_interval = Some(interval(device)?),
+            path => match path.strip_prefix("labels.") {
+                Some(key) => drop(update.changed_labels.insert(key.to_owned(), device.labels.get(key).cloned())),
+                None => return Err(errors::invalid("update_mask", format!("{path:.80?} cannot be changed: {KNOWN}"))),
+            },
+        }
+    }
+    Ok(update)
+}
+
+/// Returns the device that a change registers which finds none.
+fn new_from(id: &str, update: &DeviceUpdate) -> NewDevice {
+    let mut labels = update.labels.clone().unwrap_or_default();
+    let changed = update.changed_labels.iter();
+    labels.extend(changed.filter_map(|(key, value)| Some((key.clone(), value.clone()?))));
+    NewDevice {
+        id: id.to_owned(),
+        display_name: update.display_name.clone().unwrap_or_default(),
+        labels,
+        device_type: update.device_type.clone().unwrap_or_default(),
+        expected_interval: update.expected_interval.flatten(),
+    }
+}
+
+impl DeviceApi {
+    /// Returns a device as it is now, with the row that a call has changed or read.
+    async fn shown(&self, key: DeviceKey, row: Option<identity::Device>) -> Result<Option<Device>, Status> {
+        let states = self.0.backend.latest.get(std::slice::from_ref(&key)).await.map_err(errors::store)?;
+        let state = states.into_iter().next().flatten();
+        if row.is_none() && state.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(convert::device(&KnownDevice { key, row, state })))
+    }
+
+    async fn changed(
+        &self,
+        key: DeviceKey,
+        name: &str,
+        changed: Result<identity::Device, Error>,
+    ) -> Result<Response<Device>, Status> {
+        let row = changed.map_err(|error| Resource::Device.refused("", name, error))?;
+        let shown = self.shown(key, Some(row)).await?;
+        Ok(Response::new(shown.expect("a device with a row")))
+    }
+}
+
 #[tonic::async_trait]
 impl DeviceService for DeviceApi {
+    async fn create_device(&self, request: Request<CreateDeviceRequest>) -> Result<Response<Device>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        if request.device_id.is_empty() {
+            return Err(errors::invalid("device_id", "is required"));
+        }
+        let key = DeviceKey { tenant: Arc::clone(&tenant), id: request.device_id.as_str().into() };
+        caller.visible().check(&key)?;
+        let given = request.device.unwrap_or_default();
+        let new = NewDevice {
+            expected_interval: interval(&given)?,
+            id: request.device_id,
+            display_name: given.display_name,
+            labels: given.labels.into_iter().collect(),
+            device_type: given.device_type,
+        };
+        let name = names::device(&tenant, &new.id);
+        let created = admin.create_device(&tenant, new, &by(&caller, &request.request_id)).await;
+        let created = created.map_err(|error| {
+            let name = if matches!(error, Error::NotFound(_)) { "" } else { &*name };
+            Resource::Device.refused(&request.parent, name, error)
+        })?;
+        self.changed(key, &name, Ok(created.row)).await
+    }
+
     async fn get_device(&self, request: Request<GetDeviceRequest>) -> Result<Response<Device>, Status> {
         let caller = Caller::of(&request)?;
         let mut request = request.into_inner();
-        let device: DeviceKey = caller.device("name", &mut request.name)?;
-        let states = self.0.backend.latest.get(&[device]).await.map_err(errors::store)?;
-        match states.into_iter().next().flatten() {
-            Some(state) => Ok(Response::new(convert::device(&state))),
-            None => Err(errors::not_found("DEVICE_NOT_FOUND", &request.name)),
-        }
+        let key = caller.device("name", &mut request.name)?;
+        let row = match &self.0.config.admin {
+            None => None,
+            Some(admin) => {
+                let rows = admin.registered_devices(&key.tenant, &[key.id.to_string()]).await;
+                let rows = rows.map_err(|error| Resource::Device.refused("", &request.name, error))?;
+                rows.into_iter().next().flatten()
+            }
+        };
+        let shown = self.shown(key, row).await?;
+        shown.map(Response::new).ok_or_else(|| errors::not_found("DEVICE_NOT_FOUND", &request.name))
     }
 
     async fn list_devices(
@@ -123,11 +151,50 @@ impl DeviceService for DeviceApi {
         request.order_by.clear();
         let filter = device_filter("filter", &request.filter)?;
         let mut page = self.0.page(&mut request)?;
-        let visible = caller.visible();
-        let (found, after) = scan(&self.0, (&tenant, &visible), &filter, page.from.take(), page.size).await?;
+        let scope =
+            Scope { tenant: &tenant, visible: &caller.visible(), filter: &filter, with_deleted: request.show_deleted };
+        let (found, after) = scan(&self.0, scope, page.from.take(), page.size).await?;
         Ok(Response::new(ListDevicesResponse {
-            devices: found.states.iter().map(convert::device).collect(),
+            devices: found.devices.iter().map(convert::device).collect(),
             next_page_token: page.next(after),
         }))
+    }
+
+    async fn update_device(&self, request: Request<UpdateDeviceRequest>) -> Result<Response<Device>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let mut given = request.device.unwrap_or_default();
+        let key = caller.device("device.name", &mut given.name)?;
+        let admin = self.0.admin()?;
+        let update = update_from(&given, &request.update_mask.unwrap_or_default().paths)?;
+        let by = by(&caller, "");
+        let mut changed = admin.update_device(&key.tenant, &key.id, update.clone(), &by).await;
+        if request.allow_missing && matches!(changed, Err(Error::NotFound(_))) && update.version.is_none() {
+            let new = new_from(&key.id, &update);
+            changed = match admin.create_device(&key.tenant, new, &by).await {
+                Ok(created) => Ok(created.row),
+                // Another call was first, or it was deleted.
+                Err(Error::Exists(_)) => admin.update_device(&key.tenant, &key.id, update, &by).await,
+                Err(error) => Err(error),
+            };
+        }
+        self.changed(key, &given.name, changed).await
+    }
+
+    async fn delete_device(&self, request: Request<DeleteDeviceRequest>) -> Result<Response<Device>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let key = caller.device("name", &mut request.name)?;
+        let version = version("etag", &request.etag)?;
+        let deleted = self.0.admin()?.delete_device(&key.tenant, &key.id, version, &by(&caller, "")).await;
+        self.changed(key, &request.name, deleted).await
+    }
+
+    async fn undelete_device(&self, request: Request<UndeleteDeviceRequest>) -> Result<Response<Device>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let key = caller.device("name", &mut request.name)?;
+        let restored = self.0.admin()?.undelete_device(&key.tenant, &key.id, &by(&caller, "")).await;
+        self.changed(key, &request.name, restored).await
     }
 }

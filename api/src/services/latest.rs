@@ -6,7 +6,7 @@ use proto::v1::{BatchGetLatestRequest, BatchGetLatestResponse};
 use tonic::Status;
 
 use super::Shared;
-use super::devices::scan;
+use super::scan::{Scope, scan};
 use super::states::Steps;
 use crate::auth::Caller;
 use crate::convert;
@@ -28,8 +28,10 @@ pub(super) async fn batch_get(
     let (mut answer, after) = match &selector.devices {
         Devices::Named(devices) => named(shared, devices, &selector.metrics, after).await?,
         Devices::Filtered(filter) => {
-            let (found, after) = scan(shared, (&tenant, &selector.visible), filter, after, page.size).await?;
-            let states = found.states.iter().map(|state| convert::latest(state, &selector.metrics)).collect();
+            let scope = Scope { tenant: &tenant, visible: &selector.visible, filter, with_deleted: false };
+            let (found, after) = scan(shared, scope, after, page.size).await?;
+            let states = found.devices.iter().filter_map(|device| device.state.as_ref());
+            let states = states.map(|state| convert::latest(state, &selector.metrics)).collect();
             (BatchGetLatestResponse { states, ..Default::default() }, after)
         }
     };

@@ -37,6 +37,7 @@ pub(super) fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<Cr
 /// The kind of resource that a call concerns.
 pub(super) enum Resource {
     ApiKey,
+    Device,
     DeviceCredential,
     Authority,
     Group,
@@ -72,6 +73,7 @@ impl Resource {
     fn reason(&self) -> &'static str {
         match self {
             Self::ApiKey => "API_KEY_NOT_FOUND",
+            Self::Device => "DEVICE_NOT_FOUND",
             Self::DeviceCredential => "DEVICE_CREDENTIAL_NOT_FOUND",
             Self::Authority => "AUTHORITY_NOT_FOUND",
             Self::Group | Self::GroupMember => "GROUP_NOT_FOUND",
@@ -85,6 +87,7 @@ impl Resource {
     fn exists(&self) -> &'static str {
         match self {
             Self::ApiKey => "API_KEY_EXISTS",
+            Self::Device => "DEVICE_EXISTS",
             Self::DeviceCredential => "DEVICE_CREDENTIAL_EXISTS",
             Self::Authority => "AUTHORITY_EXISTS",
             Self::Group | Self::GroupMember => "GROUP_EXISTS",
@@ -98,6 +101,7 @@ impl Resource {
     fn too_many(&self) -> &'static str {
         match self {
             Self::ApiKey => "TOO_MANY_API_KEYS",
+            Self::Device => "TOO_MANY_DEVICES",
             Self::DeviceCredential => "TOO_MANY_DEVICE_CREDENTIALS",
             Self::Authority => "TOO_MANY_AUTHORITIES",
             Self::Group => "TOO_MANY_GROUPS",
@@ -126,6 +130,11 @@ impl Resource {
             (Self::Authority, "expire_time") => "authority.expire_time",
             (Self::DeviceCredential, "public_key") => "device_credential.public_key.pem",
             (Self::DeviceCredential, "algorithm") => "device_credential.public_key.algorithm",
+            (Self::Device, "device") => "device_id",
+            (Self::Device, "display_name") => "device.display_name",
+            (Self::Device, "labels") => "device.labels",
+            (Self::Device, "device_type") => "device.device_type",
+            (Self::Device, "expected_interval") => "device.expected_interval",
             (_, "tenant" | "device") => "parent",
             (Self::Issuer, "display_name") => "issuer.display_name",
             (Self::Issuer, "url") => "issuer.url",

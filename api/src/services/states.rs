@@ -18,8 +18,6 @@ const FIRST_WIDTH: usize = 1 << 10;
 const GROWTH: usize = 4;
 /// Approximate bytes of a step.
 const STEP_BYTES: usize = 2 << 20;
-/// Bytes of the states of one answer, apart from the last one. They are fewer in the answer.
-const ANSWER_BYTES: usize = 6 << 20;
 /// Bytes of a value besides its name and its text.
 const VALUE_BYTES: usize = size_of::<LatestValue>() + 32;
 
@@ -30,35 +28,6 @@ pub(crate) fn bytes(state: &LatestState) -> usize {
         VALUE_BYTES + value.name.len() + text
     };
     size_of::<LatestState>() + 64 + state.device.id.len() + state.values.iter().map(value).sum::<usize>()
-}
-
-/// States of one answer.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) states: Vec<LatestState>,
-    held: Held,
-    most: usize,
-}
-
-impl Kept {
-    pub(crate) fn new(budget: &Budget) -> Self {
-        Self { states: Vec::new(), held: budget.hold(), most: ANSWER_BYTES.min(memory::share(budget)) }
-    }
-
-    /// Adds a state.
-    ///
-    /// # Errors
-    /// RESOURCE_EXHAUSTED when all calls together take too much memory.
-    pub(crate) fn push(&mut self, state: LatestState) -> Result<(), Status> {
-        self.held.grow(bytes(&state)).map_err(errors::memory)?;
-        self.states.push(state);
-        Ok(())
-    }
-
-    /// True when the answer ends here, and the next page goes on.
-    pub(crate) fn is_full(&self) -> bool {
-        self.held.bytes() >= self.most
-    }
 }
 
 /// Reads states step by step.

@@ -4,6 +4,7 @@
 mod cases;
 mod client;
 mod device_keys;
+mod devices;
 pub(crate) mod gate;
 mod groups;
 mod issuers;

@@ -16,7 +16,11 @@ const MAX_SCOPES: usize = 64;
 const MAX_NETWORKS: usize = 64;
 /// Groups that a key or a role is bound to.
 const MAX_GROUPS: usize = 16;
-const MAX_GROUP_BYTES: usize = 63;
+const MAX_NAME_PART_BYTES: usize = 63;
+const MAX_LABEL_KEY_BYTES: usize = 63;
+const MAX_LABEL_VALUE_BYTES: usize = 128;
+/// Longest time between two readings of a device that can be expected.
+const LONGEST_INTERVAL: Nanos = 366 * 24 * 3600 * SECOND;
 const MAX_PATTERNS: usize = 32;
 const MAX_FEATURES: usize = 32;
 const MAX_FEATURE_BYTES: usize = 64;
@@ -42,6 +46,47 @@ pub(super) fn device(id: &str) -> Result<()> {
         return Err(invalid("device", "use an id without '/' and a leading '$': it fills a level of topics"));
     }
     Ok(())
+}
+
+/// The id of a registered device is that of its readings.
+pub(super) fn registered_device(id: &str) -> Result<()> {
+    device::check_id(id).map_err(|error| invalid("device", error.to_string()))
+}
+
+/// Checks a label; without a value, its key.
+pub(super) fn label(key: &str, value: Option<&str>) -> Result<()> {
+    let shown: String = key.chars().take(40).collect();
+    let is_good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    let begins_well = key.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if !begins_well || key.len() > MAX_LABEL_KEY_BYTES || !key.bytes().all(is_good) {
+        let reason = format!(
+            "{shown:?} is not a key of a label: use 1 to {MAX_LABEL_KEY_BYTES} of a-z, 0-9, '-', '_' and '.', a letter \
+             or digit first"
+        );
+        return Err(invalid("labels", reason));
+    }
+    let Some(value) = value else { return Ok(()) };
+    if value.len() > MAX_LABEL_VALUE_BYTES {
+        return Err(invalid("labels", format!("the value of {shown:?} is longer than {MAX_LABEL_VALUE_BYTES} bytes")));
+    }
+    match value.chars().find(|c| c.is_control()) {
+        Some(c) => Err(invalid("labels", format!("the value of {shown:?} contains {c:?}, which is not allowed"))),
+        None => Ok(()),
+    }
+}
+
+/// Checks the id of a type, which is part of names; empty is none.
+pub(super) fn device_type(id: &str) -> Result<()> {
+    if id.is_empty() { Ok(()) } else { name_part("device_type", "a device type", id) }
+}
+
+pub(super) fn interval(interval: Option<Nanos>) -> Result<()> {
+    match interval {
+        Some(interval) if !(SECOND..=LONGEST_INTERVAL).contains(&interval) => {
+            Err(invalid("expected_interval", "use 1 second to 366 days"))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn public_key(pem: &str, algorithm: Option<KeyAlgorithm>) -> Result<PublicKey> {
@@ -168,9 +213,13 @@ pub(super) fn groups(role: Role, mut groups: Vec<String>) -> Result<Vec<String>>
 
 /// Checks the id of a group, which is part of lists and of names.
 pub(super) fn group(field: &'static str, id: &str) -> Result<()> {
+    name_part(field, "a group", id)
+}
+
+fn name_part(field: &'static str, what: &str, id: &str) -> Result<()> {
     let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if id.is_empty() || id.len() > MAX_GROUP_BYTES || !id.bytes().all(is_good) {
-        let reason = format!("use 1 to {MAX_GROUP_BYTES} letters, digits, '-', '_' and '.' for the id of a group");
+    if id.is_empty() || id.len() > MAX_NAME_PART_BYTES || !id.bytes().all(is_good) {
+        let reason = format!("use 1 to {MAX_NAME_PART_BYTES} letters, digits, '-', '_' and '.' for the id of {what}");
         return Err(invalid(field, reason));
     }
     Ok(())

@@ -241,7 +241,7 @@ impl Gate {
                             position.again.groups.push_back(key);
                         }
                     }
-                    ChangeKind::TenantActive | ChangeKind::TenantUpdated => {}
+                    ChangeKind::TenantActive | ChangeKind::TenantUpdated | ChangeKind::DeviceChanged(_) => {}
                 }
             }
             let is_updated = |kind| matches!(kind, ChangeKind::TenantUpdated | ChangeKind::TenantActive);

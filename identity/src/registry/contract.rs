@@ -2,6 +2,7 @@
 
 mod audit;
 mod deletion;
+mod devices;
 mod groups;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use super::{
 use crate::{CredentialId, Digest, PasswordHash, Role, Token, TokenKind};
 pub(crate) use audit::*;
 pub(crate) use deletion::*;
+pub(crate) use devices::*;
 pub(crate) use groups::*;
 
 /// Makes a test of each rule.
@@ -60,7 +62,13 @@ macro_rules! contract {
             members_are_added_once_and_listed_in_order,
             groups_and_their_members_are_bounded,
             a_group_that_rights_are_bound_to_is_not_deleted,
-            each_change_of_a_group_is_audited_and_in_the_control_log
+            each_change_of_a_group_is_audited_and_in_the_control_log,
+            a_device_is_registered_once_and_listed_in_its_tenant,
+            a_device_is_changed_in_the_version_that_was_read,
+            a_deleted_device_keeps_its_row_and_can_be_restored,
+            devices_are_found_by_labels_type_and_beginnings_of_words,
+            devices_of_a_tenant_are_bounded,
+            each_change_of_a_device_is_audited_and_in_the_control_log
         );
     };
     ($open:expr; $($rule:ident),*) => {

@@ -8,6 +8,8 @@ mod audit;
 mod contract;
 mod credential;
 mod deletion;
+mod device;
+mod device_search;
 mod embedded;
 #[cfg(test)]
 mod figures;
@@ -34,6 +36,10 @@ pub use audit::{AuditEvent, AuditRange, AuditReport, Checkpoint, Denial, Fault, 
 pub(crate) use credential::Stamp;
 pub use credential::{Class, Credential, CredentialKind, KeyRights, Owner, RoleBinding};
 pub use deletion::{Deletion, DeletionStep, PlaceCount, Residual, Worker};
+pub(crate) use device::check_label_count;
+pub use device::{Device, DeviceRegistry, DeviceUpdate};
+pub(crate) use device_search::search;
+pub use device_search::{DevicePage, DeviceQuery, Term};
 pub use embedded::EmbeddedRegistry;
 pub(crate) use embedded::{CheckpointFile, HeldCheckpoint};
 pub(crate) use group::MAX_MEMBERS;
@@ -53,7 +59,7 @@ pub(crate) const REPEATS: model::Nanos = 24 * 60 * 60 * model::time::SECOND;
 ///
 /// Texts and ids are checked by the caller ([`Admin`](crate::Admin)), limits here.
 #[async_trait]
-pub trait Registry: GroupRegistry + RegistryWrites + std::fmt::Debug + 'static {
+pub trait Registry: DeviceRegistry + GroupRegistry + RegistryWrites + std::fmt::Debug + 'static {
     /// Returns a tenant.
     async fn tenant(&self, id: &str) -> Result<Option<Tenant>>;
 

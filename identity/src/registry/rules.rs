@@ -5,6 +5,7 @@
 //! another one, and after a commit whose answer was lost.
 
 pub(super) mod deletion;
+pub(super) mod devices;
 pub(super) mod groups;
 
 use std::collections::HashMap;

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use model::Nanos;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditEvent, ChangeKind, Credential, Error, Group, Owner, Tenant, Use};
+use super::device::DeviceChange;
+use super::{AuditEvent, ChangeKind, Credential, Device, Error, Group, Owner, Tenant, Use};
 use crate::CredentialId;
 
 pub(super) type Outcome<T> = Result<T, Stop>;
@@ -75,9 +76,21 @@ pub(super) trait GroupRows: Send {
     async fn remove_members(&mut self, group: &Group, devices: &[String]) -> Outcome<Vec<String>>;
 }
 
+/// The rows of devices in one transaction.
+#[async_trait]
+pub(super) trait DeviceRows: Send {
+    async fn device(&mut self, tenant: &str, id: &str) -> Outcome<Option<Device>>;
+    /// Changes rows of devices of the tenant that was entered, each device at most once, and the
+    /// count of its devices.
+    async fn put_devices(&mut self, changes: &[DeviceChange]) -> Outcome<()>;
+    async fn count_devices(&mut self, tenant: &str) -> Outcome<u64>;
+    /// Returns some devices of a tenant.
+    async fn some_devices(&mut self, tenant: &str, most: usize) -> Outcome<Vec<Device>>;
+}
+
 /// The rows of one transaction. After [`Rows::enter`] only rows of that tenant are visible.
 #[async_trait]
-pub(super) trait Rows: GroupRows {
+pub(super) trait Rows: DeviceRows + GroupRows {
     /// Enters a tenant to change it: until the end of the transaction, others wait.
     async fn enter(&mut self, tenant: &str) -> Outcome<()>;
     async fn tenant(&mut self, id: &str) -> Outcome<Option<Tenant>>;

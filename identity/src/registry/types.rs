@@ -168,6 +168,8 @@ pub enum ChangeKind {
     Deleted(CredentialId),
     /// The group of this key, or the list of its members, was changed.
     GroupChanged(CredentialId),
+    /// The device of this key was registered, changed, deleted or restored.
+    DeviceChanged(CredentialId),
 }
 
 /// A part of the control log.

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
+use super::rules::devices::{CreateDevice, DeleteDevice, UndeleteDevice, UpdateDevice};
 use super::rules::groups::{ChangeMembers, CreateGroup, DeleteGroup, UpdateGroup};
 use super::rules::{
     CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordAction, RecordDenials, RecordUses,
@@ -10,8 +11,8 @@ use super::rules::{
 };
 use super::transaction::Work;
 use super::{
-    Created, Credential, CredentialKind, DeletionStep, Denial, Group, GroupUpdate, MemberChange, Origin, Owner, Result,
-    Tenant, TenantState, TenantUpdate, Use,
+    Created, Credential, CredentialKind, DeletionStep, Denial, Device, DeviceUpdate, Group, GroupUpdate, MemberChange,
+    Origin, Owner, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::CredentialId;
 
@@ -25,7 +26,7 @@ pub(super) trait Transact: Send + Sync {
     async fn change<W: Work>(&self, work: W) -> Result<W::Output>;
 }
 
-/// Changes tenants, credentials and groups.
+/// Changes tenants, credentials, devices and groups.
 ///
 /// Each change is one transaction with its audit event and its entry in the control log.
 #[async_trait]
@@ -66,8 +67,8 @@ pub trait RegistryWrites: Send + Sync {
     async fn delete_tenant(&self, id: &str, step: &DeletionStep, origin: &Origin) -> Result<Tenant>;
 
     /// Removes some of the rows of a tenant whose data is being removed: credentials of all
-    /// classes, and remembered requests. Its audit and its own row stay. Returns the number of
-    /// those removed, 0 when there were none.
+    /// classes, devices, groups and remembered requests. Its audit and its own row stay. Returns
+    /// the number of those removed, 0 when there were none.
     ///
     /// # Errors
     /// [`Error::Invalid`](super::Error::Invalid): the tenant is in another state.
@@ -146,6 +147,35 @@ pub trait RegistryWrites: Send + Sync {
     /// the group has another version. [`Error::InUse`](super::Error::InUse): rights are bound to
     /// it.
     async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()>;
+
+    /// Registers a device. A repeat of the same request returns the device.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](super::Error::NotFound): there is no such tenant.
+    /// [`Error::Exists`](super::Error::Exists), also for one that was deleted.
+    /// [`Error::Limit`](super::Error::Limit).
+    async fn create_device(&self, device: Device, origin: &Origin) -> Result<Created<Device>>;
+
+    /// Changes a device. Without a change nothing is written.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](super::Error::NotFound), also for one that was deleted.
+    /// [`Error::Conflict`](super::Error::Conflict): the device has another version.
+    /// [`Error::Invalid`](super::Error::Invalid): it would have too many labels.
+    async fn update_device(&self, tenant: &str, id: &str, update: &DeviceUpdate, origin: &Origin) -> Result<Device>;
+
+    /// Marks a device as deleted. Its row stays, and its id is not given again.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](super::Error::NotFound), also for one that was deleted.
+    /// [`Error::Conflict`](super::Error::Conflict): the device has another version.
+    async fn delete_device(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<Device>;
+
+    /// Takes the deletion of a device back. One that is not deleted stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](super::Error::NotFound).
+    async fn undelete_device(&self, tenant: &str, id: &str, origin: &Origin) -> Result<Device>;
 }
 
 #[async_trait]
@@ -232,5 +262,24 @@ impl<T: Transact> RegistryWrites for T {
     async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()> {
         let (tenant, id) = (tenant.to_owned(), id.to_owned());
         self.change(DeleteGroup { tenant, id, version, origin: origin.clone() }).await
+    }
+
+    async fn create_device(&self, device: Device, origin: &Origin) -> Result<Created<Device>> {
+        self.change(CreateDevice(device, origin.clone())).await
+    }
+
+    async fn update_device(&self, tenant: &str, id: &str, update: &DeviceUpdate, origin: &Origin) -> Result<Device> {
+        let (tenant, id, update) = (tenant.to_owned(), id.to_owned(), update.clone());
+        self.change(UpdateDevice { tenant, id, update, origin: origin.clone() }).await
+    }
+
+    async fn delete_device(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<Device> {
+        let (tenant, id) = (tenant.to_owned(), id.to_owned());
+        self.change(DeleteDevice { tenant, id, version, origin: origin.clone() }).await
+    }
+
+    async fn undelete_device(&self, tenant: &str, id: &str, origin: &Origin) -> Result<Device> {
+        let (tenant, id) = (tenant.to_owned(), id.to_owned());
+        self.change(UndeleteDevice { tenant, id, origin: origin.clone() }).await
     }
 }

@@ -4,31 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::cli::{Common, Devices};
-
-/// `weir devices`
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct DevicesAndSecrets {
-    #[command(subcommand)]
-    pub(crate) command: Option<DevicesCommand>,
-    #[command(flatten)]
-    pub(crate) list: Devices,
-}
-
-/// The devices, and their secrets.
-#[derive(Debug, Subcommand)]
-pub(crate) enum DevicesCommand {
-    /// List the devices that have sent readings
-    List(Devices),
-    /// Give a device a secret, or register its key, certificate or password, and print what to type
-    /// into the device
-    Add(DeviceAdd),
-    /// List the secrets, keys and passwords of a device, without the secrets themselves
-    Secrets(DeviceName),
-    /// Delete a secret, a key or a password of a device, and end the sessions that it opened
-    Revoke(DeviceRevoke),
-}
+use super::cli::Common;
 
 /// `weir devices secrets`
 #[derive(Debug, Args)]

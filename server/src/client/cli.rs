@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::access_cli::{Audit, DevicesAndSecrets, Keys, Tenants};
+use super::access_cli::{Audit, Keys, Tenants};
 use super::authorities_cli::Authorities;
 use super::broker_cli::{Retained, Sessions, Subscriptions};
+use super::devices_cli::Devices;
 use super::groups_cli::Groups;
 use super::issuers_cli::{Issuers, Roles};
 use super::output::Format;
@@ -14,8 +15,8 @@ use super::output::Format;
 /// Commands that query a server.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClientCommand {
-    /// List the devices that have sent readings; give devices secrets
-    Devices(DevicesAndSecrets),
+    /// List, register, change and delete devices; give devices secrets
+    Devices(Devices),
     /// List, make and delete API keys
     Keys(Keys),
     /// List, make, change and delete groups of devices, to which keys and roles are bound
@@ -89,19 +90,6 @@ pub(crate) struct ServerAndFormat {
     /// Output format
     #[arg(long, value_enum, default_value_t, env = "WEIR_FORMAT")]
     pub(crate) format: Format,
-}
-
-/// `weir devices`
-#[derive(Debug, Args)]
-pub(crate) struct Devices {
-    #[command(flatten)]
-    pub(crate) common: Common,
-    /// Filter, such as 'device_id = "hall/*" AND last_seen_time < "2026-01-31T12:00:00Z"'
-    #[arg(long, default_value = "")]
-    pub(crate) filter: String,
-    /// Maximum number of devices
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<usize>,
 }
 
 /// `weir latest`

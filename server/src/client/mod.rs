@@ -12,6 +12,7 @@ pub(crate) mod cli;
 mod dead_letters;
 mod device_access;
 mod devices;
+pub(crate) mod devices_cli;
 mod export;
 mod exports;
 mod groups;

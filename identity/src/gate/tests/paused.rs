@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 
 use crate::registry::{
     AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
-    Denial, Error, Found, Group, GroupRegistry, GroupUpdate, Listed, MemberChange, Origin, Owner, Registry,
-    RegistryWrites, Result, Tenant, TenantState, TenantUpdate, Use,
+    Denial, Device, DeviceRegistry, DeviceUpdate, Error, Found, Group, GroupRegistry, GroupUpdate, Listed,
+    MemberChange, Origin, Owner, Registry, RegistryWrites, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::{CredentialId, EmbeddedRegistry};
 
@@ -223,6 +223,45 @@ impl RegistryWrites for Paused {
 
     async fn delete_group(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<()> {
         self.inner()?.delete_group(tenant, id, version, origin).await
+    }
+
+    async fn create_device(&self, device: Device, origin: &Origin) -> Result<Created<Device>> {
+        self.inner()?.create_device(device, origin).await
+    }
+
+    async fn update_device(&self, tenant: &str, id: &str, update: &DeviceUpdate, origin: &Origin) -> Result<Device> {
+        self.inner()?.update_device(tenant, id, update, origin).await
+    }
+
+    async fn delete_device(&self, tenant: &str, id: &str, version: Option<u64>, origin: &Origin) -> Result<Device> {
+        self.inner()?.delete_device(tenant, id, version, origin).await
+    }
+
+    async fn undelete_device(&self, tenant: &str, id: &str, origin: &Origin) -> Result<Device> {
+        self.inner()?.undelete_device(tenant, id, origin).await
+    }
+}
+
+#[async_trait]
+impl DeviceRegistry for Paused {
+    async fn devices(&self, tenant: &str, ids: &[String]) -> Result<Vec<Option<Device>>> {
+        self.inner()?.devices(tenant, ids).await
+    }
+
+    async fn devices_after(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Device>> {
+        self.inner()?.devices_after(tenant, after, limit).await
+    }
+
+    async fn devices_with(&self, tenant: &str, term: &str, after: &str, limit: usize) -> Result<Vec<String>> {
+        self.inner()?.devices_with(tenant, term, after, limit).await
+    }
+
+    async fn devices_beginning(&self, tenant: &str, start: &str, limit: usize) -> Result<Vec<String>> {
+        self.inner()?.devices_beginning(tenant, start, limit).await
+    }
+
+    async fn count_devices(&self, tenant: &str) -> Result<u64> {
+        self.inner()?.count_devices(tenant).await
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::time::SECOND;
 
-use super::{NOW, group, key, origin, secret, tenant};
+use super::{NOW, device, group, key, origin, secret, tenant};
 use crate::registry::{
     ChangeKind, DeletionStep, Error, INSTALLATION, MemberChange, Origin, PlaceCount, Registry, Residual, TenantState,
     TenantUpdate, Worker,
@@ -45,6 +45,7 @@ pub(crate) async fn a_tenant_is_deleted_step_by_step_and_its_id_is_not_given_aga
         registry.create_group(group(id, "g"), &origin()).await.unwrap();
         let members = MemberChange { added: vec!["d1".into()], removed: Vec::new() };
         registry.change_members(id, "g", &members, &origin()).await.unwrap();
+        registry.create_device(device(id, "d1"), &origin()).await.unwrap();
     }
     let early = registry.delete_tenant("a", &claim("p1", 60), &at(0)).await;
     assert!(matches!(early, Err(Error::Invalid { .. })), "{early:?}");
@@ -69,7 +70,7 @@ pub(crate) async fn a_tenant_is_deleted_step_by_step_and_its_id_is_not_given_aga
     assert_eq!(purging.state, TenantState::Purging);
     assert_eq!(purging.deletion.as_ref().unwrap().started, Some(NOW + 10 * SECOND));
     assert!(matches!(registry.delete_tenant("a", &DeletionStep::Cancel, &at(11)).await, Err(Error::Invalid { .. })));
-    assert_eq!(registry.count_rows("a").await.unwrap(), 5);
+    assert_eq!(registry.count_rows("a").await.unwrap(), 6);
     let mut slices = Vec::new();
     loop {
         slices.push(registry.remove_rows("a", 3).await.unwrap());
@@ -77,9 +78,9 @@ pub(crate) async fn a_tenant_is_deleted_step_by_step_and_its_id_is_not_given_aga
             break;
         }
     }
-    // Credentials, the last of them, the group, the request, nothing.
-    assert_eq!(slices, [3, 1, 1, 1, 0]);
-    assert_eq!((registry.count_rows("a").await.unwrap(), registry.count_rows("b").await.unwrap()), (0, 5));
+    // Credentials, the last of them, the device, the group, the request, nothing.
+    assert_eq!(slices, [3, 1, 1, 1, 1, 0]);
+    assert_eq!((registry.count_rows("a").await.unwrap(), registry.count_rows("b").await.unwrap()), (0, 6));
     assert!(registry.members("a", "g", "", 9).await.unwrap().is_empty());
     assert_eq!(registry.members("b", "g", "", 9).await.unwrap(), ["d1"]);
     assert!(registry.device_credentials("a", None, None, 9).await.unwrap().is_empty());

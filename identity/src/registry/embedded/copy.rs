@@ -40,7 +40,10 @@ fn copy_all(read: &ReadTransaction, write: &WriteTransaction) -> Outcome<()> {
     copy(read, write, rows::CONTROL)?;
     copy(read, write, rows::PEPPERS)?;
     copy(read, write, rows::GROUPS)?;
-    copy(read, write, rows::MEMBERS)
+    copy(read, write, rows::MEMBERS)?;
+    copy(read, write, rows::DEVICES)?;
+    copy(read, write, rows::DEVICE_TERMS)?;
+    copy(read, write, rows::DEVICE_COUNTS)
 }
 
 fn copy<K: Key, V: Value>(

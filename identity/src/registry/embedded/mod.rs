@@ -7,6 +7,7 @@ mod audit;
 mod changes;
 mod checkpoints;
 mod copy;
+mod devices;
 mod file;
 mod groups;
 mod lists;

@@ -38,6 +38,12 @@ pub(super) const PEPPERS: Table<u32, Bytes> = TableDefinition::new("peppers");
 pub(super) const GROUPS: Table<(Text, Text), Bytes> = TableDefinition::new("groups");
 /// Tenant, group, device.
 pub(super) const MEMBERS: Table<(Text, Text, Text), ()> = TableDefinition::new("group_members");
+/// Tenant, id to device.
+pub(super) const DEVICES: Table<(Text, Text), Bytes> = TableDefinition::new("devices");
+/// Tenant, term, device.
+pub(super) const DEVICE_TERMS: Table<(Text, Text, Text), ()> = TableDefinition::new("device_terms");
+/// Tenant to the count of its devices.
+pub(super) const DEVICE_COUNTS: Table<Text, u64> = TableDefinition::new("device_counts");
 
 /// Makes the tables that do not exist. When all exist nothing is written: a file that is opened
 /// again while the disk is full can be read.
@@ -60,6 +66,9 @@ pub(super) fn prepare(database: &Database) -> Outcome<()> {
     write.open_table(PEPPERS)?;
     write.open_table(GROUPS)?;
     write.open_table(MEMBERS)?;
+    write.open_table(DEVICES)?;
+    write.open_table(DEVICE_TERMS)?;
+    write.open_table(DEVICE_COUNTS)?;
     write.commit()?;
     Ok(())
 }
@@ -78,6 +87,9 @@ fn open_all(read: &ReadTransaction) -> Result<(), TableError> {
     read.open_table(PEPPERS)?;
     read.open_table(GROUPS)?;
     read.open_table(MEMBERS)?;
+    read.open_table(DEVICES)?;
+    read.open_table(DEVICE_TERMS)?;
+    read.open_table(DEVICE_COUNTS)?;
     Ok(())
 }
 

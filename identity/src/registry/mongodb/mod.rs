@@ -6,6 +6,7 @@
 
 mod answer;
 mod chain;
+mod devices;
 mod groups;
 mod holders;
 mod rows;
@@ -126,13 +127,26 @@ impl MongoRegistry {
         order: Document,
         limit: usize,
     ) -> Result<Vec<Document>> {
+        self.fields(collection, filter, order, Document::new(), limit).await
+    }
+
+    /// Returns some fields of the documents that a filter finds, in an order; all fields when none
+    /// is named.
+    async fn fields(
+        &self,
+        collection: &mongodb::Collection<Document>,
+        filter: Document,
+        order: Document,
+        fields: Document,
+        limit: usize,
+    ) -> Result<Vec<Document>> {
         if limit == 0 {
             // To the server it is no limit.
             return Ok(Vec::new());
         }
         let mut tries = Tries::within(self.0.read_limit);
         loop {
-            match self.0.all(collection, &filter, &order, limit).await {
+            match self.0.all(collection, (&filter, &order, &fields), limit).await {
                 Ok(rows) => return Ok(rows),
                 Err(stop) => tries.after(stop).await?,
             }
@@ -243,12 +257,12 @@ impl Inner {
     async fn all(
         &self,
         collection: &mongodb::Collection<Document>,
-        filter: &Document,
-        order: &Document,
+        (filter, order, fields): (&Document, &Document, &Document),
         limit: usize,
     ) -> Outcome<Vec<Document>> {
         self.ready().await?;
-        let find = collection.find(filter.clone()).sort(order.clone()).limit(signed(limit as u64));
+        let find = collection.find(filter.clone()).sort(order.clone()).projection(fields.clone());
+        let find = find.limit(signed(limit as u64));
         let mut cursor = self.store.within(find).await?;
         let mut found = Vec::new();
         while self.store.within(cursor.advance()).await? {

@@ -36,6 +36,11 @@ impl<'a> MongoRows<'a> {
         Self { store, session, tenant: String::new(), head: Checkpoint::default(), trim_to: None }
     }
 
+    /// Returns the tenant that was entered.
+    pub(super) fn entered(&self) -> &str {
+        &self.tenant
+    }
+
     pub(super) async fn one(&mut self, of: Collection<Document>, filter: Document) -> Outcome<Option<Document>> {
         self.store.within(of.find_one(filter).session(&mut *self.session)).await
     }
@@ -69,7 +74,7 @@ impl<'a> MongoRows<'a> {
     }
 
     /// Changes a row, which is made if there is none, and returns it.
-    async fn changed(&mut self, of: Collection<Document>, id: &str, update: Document) -> Outcome<Document> {
+    pub(super) async fn changed(&mut self, of: Collection<Document>, id: &str, update: Document) -> Outcome<Document> {
         let change = of.find_one_and_update(doc! { "_id": id }, update).upsert(true);
         let change = change.return_document(ReturnDocument::After).session(&mut *self.session);
         let row = self.store.within(change).await?;

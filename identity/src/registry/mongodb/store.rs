@@ -19,7 +19,7 @@ use crate::registry::transaction::{Outcome, Stop};
 /// Wire version of MongoDB 6.0.
 const OLDEST_WIRE: i32 = 17;
 /// Version of the documents and indexes.
-const SCHEMA: i64 = 2;
+pub(super) const SCHEMA: i64 = 3;
 const NAMESPACE_EXISTS: i32 = 48;
 
 pub(super) struct Store {
@@ -81,6 +81,10 @@ impl Store {
 
     pub(super) fn group_members(&self) -> Collection<Document> {
         self.collection("group_members")
+    }
+
+    pub(super) fn devices(&self) -> Collection<Document> {
+        self.collection("devices")
     }
 
     pub(super) fn requests(&self) -> Collection<Document> {
@@ -148,6 +152,7 @@ impl Store {
             self.credentials(),
             self.groups(),
             self.group_members(),
+            self.devices(),
             self.requests(),
             self.audit(),
             self.heads(),
@@ -171,6 +176,9 @@ impl Store {
         self.within(self.groups().create_index(index(doc! { "tenant": 1, "id": 1 }, true))).await?;
         let members = index(doc! { "tenant": 1, "group": 1, "device": 1 }, true);
         self.within(self.group_members().create_index(members)).await?;
+        let devices = index(doc! { "tenant": 1, "id": 1 }, true);
+        let by_term = index(doc! { "tenant": 1, "terms": 1, "id": 1 }, false);
+        self.within(self.devices().create_indexes([devices, by_term])).await?;
         self.within(self.requests().create_index(index(doc! { "tenant": 1, "at": 1 }, false))).await?;
         self.within(self.audit().create_index(index(doc! { "tenant": 1, "sequence": 1 }, true))).await?;
         let version = doc! { "$max": { "version": SCHEMA } };

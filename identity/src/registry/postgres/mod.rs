@@ -6,6 +6,7 @@
 //! `migrations/`.
 
 mod answer;
+mod devices;
 mod groups;
 mod pool;
 mod rows;

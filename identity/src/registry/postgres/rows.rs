@@ -30,6 +30,11 @@ impl<'a> PgRows<'a> {
         session.batch("BEGIN").await?;
         Ok(Self { session, tenant: String::new(), head: Checkpoint::default(), is_to_trim: false })
     }
+
+    /// Returns the tenant that was entered.
+    pub(super) fn entered(&self) -> &str {
+        &self.tenant
+    }
 }
 
 /// Sets the tenant of the session until the transaction ends.

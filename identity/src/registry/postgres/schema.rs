@@ -12,8 +12,12 @@ use crate::registry::transaction::Outcome;
 
 /// The changes that lead to the schema of this release, in order; those that were released are not
 /// edited.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+    include_str!("migrations/0003.sql"),
+    include_str!("migrations/0004.sql"),
+];
 
 /// Held while the schema is changed, in all processes: "weir" and a number.
 const LOCK: i64 = 0x7765_6972_0001;

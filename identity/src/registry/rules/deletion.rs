@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::{entered, event, record};
 use crate::registry::deletion::Effect;
+use crate::registry::device::DeviceChange;
 use crate::registry::transaction::{Outcome, Rows, Work};
 use crate::registry::{ChangeKind, DeletionStep, Error, INSTALLATION, Origin, Tenant, TenantState};
 
@@ -71,6 +72,13 @@ impl Work for RemoveRows {
         if !credentials.is_empty() {
             return Ok(credentials.len());
         }
+        let devices = rows.some_devices(id, *most).await?;
+        if !devices.is_empty() {
+            let gone = |device| DeviceChange { before: Some(device), after: None };
+            let changes: Vec<_> = devices.into_iter().map(gone).collect();
+            rows.put_devices(&changes).await?;
+            return Ok(changes.len());
+        }
         if let Some(group) = rows.any_group(id).await? {
             rows.remove_group(&group).await?;
             return Ok(1);
@@ -89,7 +97,7 @@ impl Work for CountRows {
     async fn run<R: Rows>(&self, rows: &mut R, _in_doubt: bool) -> Outcome<u64> {
         entered(rows, &self.0).await?;
         let groups = rows.count_groups(&self.0).await?;
-        Ok(rows.count_credentials(&self.0).await? + groups as u64)
+        Ok(rows.count_credentials(&self.0).await? + rows.count_devices(&self.0).await? + groups as u64)
     }
 }
 

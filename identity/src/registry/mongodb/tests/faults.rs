@@ -3,6 +3,7 @@
 use mongodb::bson::Bson;
 
 use super::*;
+use crate::registry::mongodb::store::SCHEMA;
 use crate::registry::proxy::Proxy;
 use crate::registry::rules::{CreateCredential, CreateTenant, DeleteCredential, RecordDenials};
 use crate::registry::{Created, Denial, Owner};
@@ -33,9 +34,10 @@ async fn a_registry_of_a_newer_release_is_refused() {
     let at = database().await;
     connect(&at).await;
     let state = shared().client().await.database(&at.1).collection::<Document>("registry_state");
-    state.update_one(doc! { "_id": "schema" }, doc! { "$set": { "version": 3_i64 } }).await.unwrap();
+    state.update_one(doc! { "_id": "schema" }, doc! { "$set": { "version": SCHEMA + 1 } }).await.unwrap();
     let reason = operator(MongoRegistry::connect(&at.0, &at.1, MongoOptions::default()).await);
-    assert!(reason.contains("version 3") && reason.contains("version 2"), "{reason}");
+    let versions = [SCHEMA + 1, SCHEMA].map(|version| format!("version {version}"));
+    assert!(versions.iter().all(|version| reason.contains(version)), "{reason}");
 }
 
 #[tokio::test]

@@ -1,0 +1,68 @@
+//! Devices that are registered, by the commands.
+
+use anyhow::ensure;
+use weir_e2e::checked;
+use weir_e2e::keyed::{self, Keyed};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_is_registered_found_by_its_labels_and_restored_by_the_commands() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = Keyed::start(dir.path())?;
+    for device in ["pump-1", "valve-1"] {
+        let (_, password) = site.add_device(device)?;
+        let topic = format!("devices/{device}/telemetry");
+        checked("the device publishes", site.publish("mqttv5", Some((device, &password)), device, &topic)?)?;
+    }
+    let cli = |arguments: &[&str]| site.json(&site.key, arguments);
+    let made =
+        cli(&["devices", "set", "pump-1", "--name", "Pump of hall 3", "--label", "site=b1", "--label", "rack=7"])?;
+    ensure!(made["labels"] == "rack=7 site=b1" && made["name"] == "Pump of hall 3" && made["readings"] == 1, "{made}");
+    let made = cli(&["devices", "set", "pump-2", "--label", "site=b1", "--type", "pump", "--interval", "10m"])?;
+    ensure!(made["device"] == "pump-2" && made["type"] == "pump" && made["interval"] == "10 min", "{made}");
+    let listed = |arguments: &[&str]| {
+        let all = [&["devices", "list", "--format", "csv"], arguments].concat();
+        let csv = site.cli(&site.key, &all)?;
+        let ids = csv.lines().skip(1).map(|line| line.split(',').next().unwrap_or_default().to_owned());
+        anyhow::Ok(ids.collect::<Vec<_>>())
+    };
+    for (filter, devices) in [
+        ("", &["pump-1", "pump-2", "valve-1"][..]),
+        ("labels.site = b1", &["pump-1", "pump-2"]),
+        ("PUMP hall", &["pump-1"]),
+        ("registered = false", &["valve-1"]),
+        ("device_type = pump", &["pump-2"]),
+    ] {
+        ensure!(listed(&["--filter", filter])? == devices, "{filter}: {:?}", listed(&["--filter", filter])?);
+    }
+    let changed = cli(&["devices", "set", "pump-1", "--label", "rack=", "--name", ""])?;
+    ensure!(changed["labels"] == "site=b1" && changed.get("name").is_none(), "{changed}");
+    site.cli(&site.key, &["devices", "delete", "pump-1"])?;
+    ensure!(listed(&[])? == ["pump-2", "valve-1"], "{:?}", listed(&[])?);
+    ensure!(listed(&["--deleted"])? == ["pump-1", "pump-2", "valve-1"], "{:?}", listed(&["--deleted"])?);
+    let shown = cli(&["devices", "show", "pump-1"])?;
+    ensure!(shown["deleted"].is_string() && shown["readings"] == 1, "its readings stay: {shown}");
+    for (arguments, part) in [
+        (&["devices", "set", "pump-1", "--label", "site"][..], "--label KEY=VALUE"),
+        (&["devices", "set", "pump-1", "--label", "site=b2"], "does not exist"),
+        (&["devices", "set", "pump-1"], "nothing to set"),
+        (&["devices", "set", "pump-2", "--label", "Site=b2"], "not a key of a label"),
+        (&["devices", "list", "--filter", "labels.site >"], "column"),
+    ] {
+        let error = site.refused(&site.key, arguments)?;
+        ensure!(error.contains(part) && error.lines().count() == 1, "{arguments:?}: {error}");
+    }
+    let restored = cli(&["devices", "undelete", "pump-1"])?;
+    ensure!(restored["labels"] == "site=b1" && restored.get("deleted").is_none(), "{restored}");
+
+    // What is registered outlasts a crash, and so does the audit of it.
+    let Keyed { weir, key } = site;
+    weir.kill()?;
+    let site = Keyed { weir: keyed::run(dir.path())?, key };
+    let latest = site.cli(&site.key, &["devices", "list", "--filter", "labels.site = b1", "--format", "csv"])?;
+    ensure!(latest.lines().count() == 3, "{latest}");
+    let audit = site.cli(&site.key, &["audit", "--format", "csv"])?;
+    for part in ["devices/pump-1", "UpdateDevice", "DeleteDevice", "UndeleteDevice", "CreateDevice"] {
+        ensure!(audit.contains(part), "{part} is not in {audit}");
+    }
+    site.weir.stop()
+}

@@ -1,0 +1,152 @@
+//! The rules of devices.
+
+use async_trait::async_trait;
+
+use super::deletion::check_kept;
+use super::{entered, record, remember, repeated};
+use crate::registry::device::{DeviceChange, MAX_DEVICES, check_version};
+use crate::registry::transaction::{Outcome, Rows, Work};
+use crate::registry::{ChangeKind, Created, Device, DeviceUpdate, Error, Origin, Tenant};
+
+/// [`RegistryWrites::create_device`](crate::registry::RegistryWrites::create_device).
+pub(in crate::registry) struct CreateDevice(pub(in crate::registry) Device, pub(in crate::registry) Origin);
+
+#[async_trait]
+impl Work for CreateDevice {
+    type Output = Created<Device>;
+
+    async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<Self::Output> {
+        let Self(device, origin) = self;
+        let tenant = entered(rows, &device.tenant).await?;
+        check_kept(&tenant)?;
+        let known = rows.device(&device.tenant, &device.id).await?;
+        if let Some(known) = known.as_ref().filter(|known| in_doubt && *known == device) {
+            return Ok(Created { row: known.clone(), is_repeat: false });
+        }
+        let is_repeat = repeated(rows, &device.tenant, (&device.id, ""), origin).await?.is_some();
+        match known {
+            Some(known) if is_repeat => return Ok(Created { row: known, is_repeat }),
+            Some(_) => return Err(Error::Exists(device.name()).into()),
+            None => {}
+        }
+        check_room(rows, &tenant, 1).await?;
+        rows.put_devices(&[DeviceChange { before: None, after: Some(device.clone()) }]).await?;
+        remember(rows, &device.tenant, (&device.id, ""), &device.id, origin).await?;
+        let update = DeviceUpdate {
+            display_name: Some(device.display_name.clone()),
+            labels: Some(device.labels.clone()),
+            device_type: Some(device.device_type.clone()),
+            expected_interval: Some(device.expected_interval),
+            ..DeviceUpdate::default()
+        };
+        recorded(rows, device, update.detail(), origin).await?;
+        Ok(Created { row: device.clone(), is_repeat: false })
+    }
+}
+
+/// [`RegistryWrites::update_device`](crate::registry::RegistryWrites::update_device).
+pub(in crate::registry) struct UpdateDevice {
+    pub(in crate::registry) tenant: String,
+    pub(in crate::registry) id: String,
+    pub(in crate::registry) update: DeviceUpdate,
+    pub(in crate::registry) origin: Origin,
+}
+
+#[async_trait]
+impl Work for UpdateDevice {
+    type Output = Device;
+
+    async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<Device> {
+        let known = entered_device(rows, &self.tenant, &self.id).await?;
+        let known = known.filter(|known| known.deleted.is_none()).ok_or_else(|| missing(&self.id))?;
+        let mut device = known.clone();
+        let before = DeviceUpdate { version: None, ..self.update.clone() };
+        if in_doubt && !before.apply(&mut known.clone(), self.origin.at)? {
+            return Ok(known);
+        }
+        if self.update.apply(&mut device, self.origin.at)? {
+            put(rows, known, &device).await?;
+            recorded(rows, &device, self.update.detail(), &self.origin).await?;
+        }
+        Ok(device)
+    }
+}
+
+/// [`RegistryWrites::delete_device`](crate::registry::RegistryWrites::delete_device).
+pub(in crate::registry) struct DeleteDevice {
+    pub(in crate::registry) tenant: String,
+    pub(in crate::registry) id: String,
+    pub(in crate::registry) version: Option<u64>,
+    pub(in crate::registry) origin: Origin,
+}
+
+#[async_trait]
+impl Work for DeleteDevice {
+    type Output = Device;
+
+    async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<Device> {
+        let known = entered_device(rows, &self.tenant, &self.id).await?.ok_or_else(|| missing(&self.id))?;
+        match known.deleted {
+            // The first time it was there.
+            Some(at) if in_doubt && at == self.origin.at => return Ok(known),
+            Some(_) => return Err(missing(&self.id).into()),
+            None => check_version(&known, self.version)?,
+        }
+        let deleted = Some(self.origin.at);
+        let device = Device { deleted, updated: self.origin.at, version: known.version + 1, ..known.clone() };
+        put(rows, known, &device).await?;
+        recorded(rows, &device, String::new(), &self.origin).await?;
+        Ok(device)
+    }
+}
+
+/// [`RegistryWrites::undelete_device`](crate::registry::RegistryWrites::undelete_device).
+pub(in crate::registry) struct UndeleteDevice {
+    pub(in crate::registry) tenant: String,
+    pub(in crate::registry) id: String,
+    pub(in crate::registry) origin: Origin,
+}
+
+#[async_trait]
+impl Work for UndeleteDevice {
+    type Output = Device;
+
+    async fn run<R: Rows>(&self, rows: &mut R, _in_doubt: bool) -> Outcome<Device> {
+        let known = entered_device(rows, &self.tenant, &self.id).await?.ok_or_else(|| missing(&self.id))?;
+        if known.deleted.is_none() {
+            return Ok(known);
+        }
+        let device = Device { deleted: None, updated: self.origin.at, version: known.version + 1, ..known.clone() };
+        put(rows, known, &device).await?;
+        recorded(rows, &device, String::new(), &self.origin).await?;
+        Ok(device)
+    }
+}
+
+/// Refuses devices beyond the limit of a tenant.
+async fn check_room<R: Rows>(rows: &mut R, tenant: &Tenant, new: u64) -> Outcome<()> {
+    let most = tenant.limits.devices.map_or(MAX_DEVICES, |limit| limit.get().min(MAX_DEVICES));
+    if rows.count_devices(&tenant.id).await?.saturating_add(new) <= most {
+        return Ok(());
+    }
+    Err(Error::Limit { what: "registered devices", most: usize::try_from(most).unwrap_or(usize::MAX) }.into())
+}
+
+async fn put<R: Rows>(rows: &mut R, before: Device, after: &Device) -> Outcome<()> {
+    rows.put_devices(&[DeviceChange { before: Some(before), after: Some(after.clone()) }]).await
+}
+
+/// Returns a device of a tenant that was entered, also one that was deleted.
+async fn entered_device<R: Rows>(rows: &mut R, tenant: &str, id: &str) -> Outcome<Option<Device>> {
+    check_kept(&entered(rows, tenant).await?)?;
+    rows.device(tenant, id).await
+}
+
+fn missing(id: &str) -> Error {
+    Error::NotFound(format!("devices/{id}"))
+}
+
+async fn recorded<R: Rows>(rows: &mut R, device: &Device, detail: String, origin: &Origin) -> Outcome<()> {
+    let kind = ChangeKind::DeviceChanged(Device::key(&device.tenant, &device.id));
+    record(rows, &device.tenant, device.name(), detail, origin, kind).await
+}

@@ -1,8 +1,13 @@
 //! Devices that are registered, by the commands.
 
-use anyhow::ensure;
-use weir_e2e::checked;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
 use weir_e2e::keyed::{self, Keyed};
+use weir_e2e::{checked, program, wait_until};
+
+const BOUND: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_registered_found_by_its_labels_and_restored_by_the_commands() -> anyhow::Result<()> {
@@ -63,6 +68,68 @@ async fn a_device_is_registered_found_by_its_labels_and_restored_by_the_commands
     let audit = site.cli(&site.key, &["audit", "--format", "csv"])?;
     for part in ["devices/pump-1", "UpdateDevice", "DeleteDevice", "UndeleteDevice", "CreateDevice"] {
         ensure!(audit.contains(part), "{part} is not in {audit}");
+    }
+    site.weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_of_a_file_are_imported_also_when_weir_is_killed_meanwhile() -> anyhow::Result<()> {
+    const DEVICES: usize = 5_000;
+    let dir = tempfile::tempdir()?;
+    let site = Keyed::start(dir.path())?;
+    let (csv, json) = (dir.path().join("devices.csv"), dir.path().join("more.ndjson"));
+    let mut text = "device,name,type,interval,label.site,label.rack\n".to_owned();
+    for n in 0..DEVICES {
+        text.push_str(&format!("hall/{n:04},\"Pump {n}, hall\",pump,10m,site-{},\n", n % 10));
+    }
+    std::fs::write(&csv, text)?;
+    let arguments = ["devices", "import", csv.to_str().context("a path")?];
+    let mut import = Command::new(program("weir")?)
+        .args(arguments)
+        .args(["--server", &site.weir.url()])
+        .env("WEIR_API_KEY", &site.key)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let first = ["devices", "list", "--limit", "1", "--format", "csv"];
+    wait_until("some devices are there", BOUND, async || {
+        ensure!(site.cli(&site.key, &first)?.lines().count() > 1, "none");
+        Ok(())
+    })
+    .await?;
+    let Keyed { weir, key } = site;
+    weir.kill()?;
+    // It may have been quicker.
+    let ended = import.wait()?;
+    let site = Keyed { weir: keyed::run(dir.path())?, key };
+    let made = site.json(&site.key, &arguments)?;
+    let number = |name: &str| made[name].as_u64().unwrap_or_default();
+    let before = number("unchanged");
+    ensure!(before > 0 && before % 1000 == 0 && before + number("created") == DEVICES as u64, "{made}");
+    ensure!(!ended.success() || before == DEVICES as u64, "{ended}: {made}");
+    let again = site.json(&site.key, &arguments)?;
+    ensure!(again["unchanged"] == DEVICES, "{again}");
+    let found =
+        site.cli(&site.key, &["devices", "list", "--filter", "labels.site = site-3 pump", "--format", "csv"])?;
+    ensure!(found.lines().count() == 1 + DEVICES / 10, "{}", found.lines().count());
+    let shown = site.json(&site.key, &["devices", "show", "hall/0003"])?;
+    ensure!(shown["name"] == "Pump 3, hall" && shown["labels"] == "site=site-3", "{shown}");
+
+    std::fs::write(&json, "{\"device\": \"hall/0003\", \"labels\": {\"rack\": \"7\"}}\n\n{\"device\": \"x\"}\n")?;
+    let json = json.to_str().context("a path")?;
+    let made = site.json(&site.key, &["devices", "import", json])?;
+    ensure!(made["created"] == 1 && made["updated"] == 1, "{made}");
+    let shown = site.json(&site.key, &["devices", "show", "hall/0003"])?;
+    ensure!(shown["labels"] == "rack=7" && shown.get("type").is_none(), "all fields are those of the file: {shown}");
+    for (content, part) in [
+        ("device,colour\na,red\n", "there is no column \"colour\""),
+        ("name\na\n", "no column \"device\""),
+        ("device,interval\na,10m\nb,often\n", "line 3"),
+        ("device,label.Site\na,b1\n", "not a key of a label"),
+    ] {
+        std::fs::write(&csv, content)?;
+        let error = site.refused(&site.key, &arguments)?;
+        ensure!(error.contains(part) && error.contains("nothing was imported"), "{part}: {error}");
     }
     site.weir.stop()
 }

@@ -47,9 +47,10 @@ pub use reach::{DeviceReach, ReachChanges};
 pub use registry::{
     AuditEvent, AuditRange, AuditReport, Change, ChangeKind, Changes, Checkpoint, Class, Created, Credential,
     CredentialKind, Deletion, DeletionStep, Denial, Device, DevicePage, DeviceQuery, DeviceRegistry, DeviceUpdate,
-    EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter, GroupRegistry, GroupUpdate, INSTALLATION, KeyRights,
-    Listed, MemberChange, MongoOptions, MongoRegistry, Origin, Owner, PlaceCount, PostgresOptions, PostgresRegistry,
-    Registry, RegistryWrites, Rehashed, Residual, RoleBinding, Tenant, TenantState, TenantUpdate, Term, Use, Worker,
+    EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter, GroupRegistry, GroupUpdate, INSTALLATION, Imported,
+    KeyRights, Listed, MemberChange, MongoOptions, MongoRegistry, Origin, Owner, PlaceCount, PostgresOptions,
+    PostgresRegistry, Registry, RegistryWrites, Rehashed, Residual, RoleBinding, Tenant, TenantState, TenantUpdate,
+    Term, Use, Worker,
 };
 pub use role::Role;
 pub use secret::{CredentialId, Digest, KeyFileError, PepperError, Peppers, Secret, Token, TokenKind, read_private};

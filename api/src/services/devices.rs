@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use identity::{DeviceUpdate, Error, NewDevice};
+use identity::{DeviceUpdate, Error, Imported, NewDevice};
 use model::DeviceKey;
 use proto::v1::device_service_server::DeviceService;
 use proto::v1::{
-    CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ListDevicesRequest, ListDevicesResponse,
-    UndeleteDeviceRequest, UpdateDeviceRequest,
+    CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ImportDevicesRequest, ImportDevicesResponse,
+    ListDevicesRequest, ListDevicesResponse, UndeleteDeviceRequest, UpdateDeviceRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -16,8 +16,10 @@ use super::registry::{Resource, by};
 use super::scan::{KnownDevice, Scope, device_filter, scan};
 use crate::auth::Caller;
 use crate::convert;
+use crate::select::check_tenant;
 use crate::{errors, names};
 
+const INTERVAL: &str = "device.expected_interval";
 const KNOWN: &str = "use `display_name`, `labels`, `labels.{key}`, `device_type`, `expected_interval`";
 
 /// Implementation of `DeviceService`.
@@ -31,9 +33,18 @@ fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
     }
 }
 
-fn interval(device: &Device) -> Result<Option<model::Nanos>, Status> {
-    let given = device.expected_interval.as_ref();
-    given.map(|given| convert::length("device.expected_interval", given)).transpose()
+fn interval(device: &Device, field: &str) -> Result<Option<model::Nanos>, Status> {
+    device.expected_interval.as_ref().map(|given| convert::length(field, given)).transpose()
+}
+
+fn new_device(id: String, given: Device, interval_field: &str) -> Result<NewDevice, Status> {
+    Ok(NewDevice {
+        id,
+        expected_interval: interval(&given, interval_field)?,
+        display_name: given.display_name,
+        labels: given.labels.into_iter().collect(),
+        device_type: given.device_type,
+    })
 }
 
 fn update_from(device: &Device, paths: &[String]) -> Result<DeviceUpdate, Status> {
@@ -46,7 +57,7 @@ fn update_from(device: &Device, paths: &[String]) -> Result<DeviceUpdate, Status
             "display_name" => update.display_name = Some(device.display_name.clone()),
             "labels" => update.labels = Some(device.labels.clone().into_iter().collect()),
             "device_type" => update.device_type = Some(device.device_type.clone()),
-            "expected_interval" => update.expected_interval = Some(interval(device)?),
+            "expected_interval" => update.expected_interval = Some(interval(device, INTERVAL)?),
             path => match path.strip_prefix("labels.") {
                 Some(key) => drop(update.changed_labels.insert(key.to_owned(), device.labels.get(key).cloned())),
                 None => return Err(errors::invalid("update_mask", format!("{path:.80?} cannot be changed: {KNOWN}"))),
@@ -106,13 +117,7 @@ impl DeviceService for DeviceApi {
         let key = DeviceKey { tenant: Arc::clone(&tenant), id: request.device_id.as_str().into() };
         caller.visible().check(&key)?;
         let given = request.device.unwrap_or_default();
-        let new = NewDevice {
-            expected_interval: interval(&given)?,
-            id: request.device_id,
-            display_name: given.display_name,
-            labels: given.labels.into_iter().collect(),
-            device_type: given.device_type,
-        };
+        let new = new_device(request.device_id, given, INTERVAL)?;
         let name = names::device(&tenant, &new.id);
         let created = admin.create_device(&tenant, new, &by(&caller, &request.request_id)).await;
         let created = created.map_err(|error| {
@@ -120,6 +125,39 @@ impl DeviceService for DeviceApi {
             Resource::Device.refused(&request.parent, name, error)
         })?;
         self.changed(key, &name, Ok(created.row)).await
+    }
+
+    async fn import_devices(
+        &self,
+        request: Request<ImportDevicesRequest>,
+    ) -> Result<Response<ImportDevicesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let tenant = caller.tenant(&mut request.parent)?;
+        let admin = self.0.admin()?;
+        let visible = caller.visible();
+        let mut new = Vec::with_capacity(request.devices.len());
+        for (i, mut given) in request.devices.into_iter().enumerate() {
+            let field = format!("devices[{i}].name");
+            let key = caller.device(&field, &mut given.name)?;
+            check_tenant(&field, &key.tenant, &tenant)?;
+            visible.check(&key)?;
+            new.push(new_device(key.id.to_string(), given, &format!("devices[{i}].expected_interval"))?);
+        }
+        let ids: Vec<String> = new.iter().map(|device| device.id.clone()).collect();
+        let outcomes = admin.import_devices(&tenant, new, &by(&caller, "")).await;
+        let outcomes = outcomes.map_err(|error| Resource::Device.refused(&request.parent, "", error))?;
+        let count = |wanted| {
+            let count = outcomes.iter().filter(|outcome| **outcome == wanted).count();
+            i32::try_from(count).unwrap_or(i32::MAX)
+        };
+        let deleted = ids.iter().zip(&outcomes).filter(|(_, outcome)| **outcome == Imported::Deleted);
+        Ok(Response::new(ImportDevicesResponse {
+            created_count: count(Imported::Created),
+            updated_count: count(Imported::Updated),
+            unchanged_count: count(Imported::Unchanged),
+            deleted_devices: deleted.map(|(id, _)| names::device(&tenant, id)).collect(),
+        }))
     }
 
     async fn get_device(&self, request: Request<GetDeviceRequest>) -> Result<Response<Device>, Status> {

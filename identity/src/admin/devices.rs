@@ -1,14 +1,17 @@
 //! Devices that are registered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use model::Nanos;
 
 use super::{Admin, By, MAX_PAGE, check};
 use crate::CredentialId;
 use crate::registry::{
-    Created, Device, DevicePage, DeviceQuery, DeviceUpdate, Error, Result, check_label_count, search,
+    Created, Device, DevicePage, DeviceQuery, DeviceUpdate, Error, Imported, Result, check_label_count, search,
 };
+
+/// Devices that one call imports: the audit event of the change names each.
+const MAX_IMPORTED: usize = 1000;
 
 /// A device to be registered.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +28,32 @@ pub struct NewDevice {
     pub expected_interval: Option<Nanos>,
 }
 
+impl NewDevice {
+    /// Checks the fields, and returns the row of the device.
+    fn into_row(self, tenant: &str, now: Nanos) -> Result<Device> {
+        check::registered_device(&self.id)?;
+        check::text("display_name", &self.display_name)?;
+        self.labels.iter().try_for_each(|(key, value)| check::label(key, Some(value)))?;
+        check_label_count(&self.labels)?;
+        check::device_type(&self.device_type)?;
+        check::interval(self.expected_interval)?;
+        let uid = CredentialId::generate().map_err(|error| Error::Unavailable(error.to_string()))?;
+        Ok(Device {
+            id: self.id,
+            tenant: tenant.to_owned(),
+            uid: uid.as_str().to_owned(),
+            display_name: self.display_name,
+            labels: self.labels,
+            device_type: self.device_type,
+            expected_interval: self.expected_interval,
+            created: now,
+            updated: now,
+            deleted: None,
+            version: 1,
+        })
+    }
+}
+
 impl Admin {
     /// Registers a device. It may have sent readings before.
     ///
@@ -35,27 +64,35 @@ impl Admin {
     pub async fn create_device(&self, tenant: &str, new: NewDevice, by: &By) -> Result<Created<Device>> {
         let origin = self.origin("CreateDevice", by)?;
         check::tenant(tenant)?;
-        check::registered_device(&new.id)?;
-        check::text("display_name", &new.display_name)?;
-        new.labels.iter().try_for_each(|(key, value)| check::label(key, Some(value)))?;
-        check_label_count(&new.labels)?;
-        check::device_type(&new.device_type)?;
-        check::interval(new.expected_interval)?;
-        let uid = CredentialId::generate().map_err(|error| Error::Unavailable(error.to_string()))?;
-        let device = Device {
-            id: new.id,
-            tenant: tenant.to_owned(),
-            uid: uid.as_str().to_owned(),
-            display_name: new.display_name,
-            labels: new.labels,
-            device_type: new.device_type,
-            expected_interval: new.expected_interval,
-            created: origin.at,
-            updated: origin.at,
-            deleted: None,
-            version: 1,
-        };
+        let device = new.into_row(tenant, origin.at)?;
         self.registry.create_device(device, &origin).await
+    }
+
+    /// Registers up to 1000 devices, and gives those that are registered the fields of these: all
+    /// or none. A repeat changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the device; [`Error::NotFound`] without the tenant;
+    /// [`Error::Limit`] when the tenant has as many as it may; [`Error::Unavailable`].
+    pub async fn import_devices(&self, tenant: &str, new: Vec<NewDevice>, by: &By) -> Result<Vec<Imported>> {
+        let origin = self.origin("ImportDevices", by)?;
+        check::tenant(tenant)?;
+        let invalid = |reason: String| Error::Invalid { field: "devices", reason };
+        if new.is_empty() || new.len() > MAX_IMPORTED {
+            return Err(invalid(format!("use 1 to {MAX_IMPORTED} in one call")));
+        }
+        let (mut rows, mut ids) = (Vec::with_capacity(new.len()), HashSet::new());
+        for device in new {
+            if !ids.insert(device.id.clone()) {
+                return Err(invalid(format!("{:?} is there twice", device.id)));
+            }
+            let shown: String = device.id.chars().take(80).collect();
+            rows.push(device.into_row(tenant, origin.at).map_err(|error| match error {
+                Error::Invalid { field, reason } => invalid(format!("{shown:?}: {field}: {reason}")),
+                other => other,
+            })?);
+        }
+        self.registry.import_devices(tenant, rows, &origin).await
     }
 
     /// Returns for each of these ids, in their order, the device that is registered under it, also

@@ -241,7 +241,8 @@ impl Gate {
                             position.again.groups.push_back(key);
                         }
                     }
-                    ChangeKind::TenantActive | ChangeKind::TenantUpdated | ChangeKind::DeviceChanged(_) => {}
+                    ChangeKind::TenantActive | ChangeKind::TenantUpdated => {}
+                    ChangeKind::DeviceChanged(_) | ChangeKind::DevicesChanged => {}
                 }
             }
             let is_updated = |kind| matches!(kind, ChangeKind::TenantUpdated | ChangeKind::TenantActive);

@@ -68,6 +68,7 @@ macro_rules! contract {
             a_deleted_device_keeps_its_row_and_can_be_restored,
             devices_are_found_by_labels_type_and_beginnings_of_words,
             devices_of_a_tenant_are_bounded,
+            devices_are_imported_in_one_step_and_change_those_that_are_registered,
             each_change_of_a_device_is_audited_and_in_the_control_log
         );
     };

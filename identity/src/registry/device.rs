@@ -87,6 +87,17 @@ pub struct DeviceUpdate {
 }
 
 impl DeviceUpdate {
+    /// Returns the change that gives a device all fields of this one.
+    pub(crate) fn of(device: &Device) -> Self {
+        Self {
+            display_name: Some(device.display_name.clone()),
+            labels: Some(device.labels.clone()),
+            device_type: Some(device.device_type.clone()),
+            expected_interval: Some(device.expected_interval),
+            ..Self::default()
+        }
+    }
+
     /// Makes the change, and returns true when there was something to change.
     ///
     /// # Errors
@@ -146,6 +157,20 @@ pub(super) fn check_version(device: &Device, version: Option<u64>) -> Result<()>
         Some(version) if version != device.version => Err(Error::Conflict(device.name())),
         _ => Ok(()),
     }
+}
+
+/// The outcome of the import of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Imported {
+    /// It was registered.
+    Created,
+    /// It had been, with other fields.
+    Updated,
+    /// It had been, with the same fields.
+    Unchanged,
+    /// It was deleted, and stays so.
+    Deleted,
 }
 
 /// A change of the row of a device: a new one, other content of it, or its end.

@@ -181,8 +181,10 @@ async fn source<R: DeviceRegistry + ?Sized>(
     for term in query.terms.iter().take(MAX_PROBED) {
         let (ids, is_all) = match term {
             Term::Exact(term) => {
-                let ids = registry.devices_with(tenant, term, after, PROBED).await?;
-                let is_all = ids.len() < PROBED;
+                // Alone, it is the rarest one.
+                let most = if query.terms.len() == 1 { STEP } else { PROBED };
+                let ids = registry.devices_with(tenant, term, after, most).await?;
+                let is_all = ids.len() < most;
                 (ids, is_all)
             }
             Term::Beginning(start) => {

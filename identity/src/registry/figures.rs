@@ -1,10 +1,14 @@
-//! Figures: `cargo test -p weir-identity registry::figures -- --nocapture`.
+//! Figures: `cargo test --release -p weir-identity registry::figures -- --nocapture`, with
+//! `WEIR_FIGURE_DEVICES=1000000` for that many registered devices.
 
 use std::time::{Duration, Instant};
 
-use super::contract::{origin, secret, tenant};
+use super::contract::{device, origin, secret, tenant};
 use super::servers::{Mongod, Postgres};
-use super::{EmbeddedRegistry, MongoOptions, MongoRegistry, PostgresOptions, PostgresRegistry, Registry};
+use super::{
+    Device, DeviceQuery, EmbeddedRegistry, MongoOptions, MongoRegistry, PostgresOptions, PostgresRegistry, Registry,
+    Term, search,
+};
 
 const DEVICES: usize = 1000;
 /// Rounds, of which the best counts: other tests use the processors too.
@@ -55,4 +59,89 @@ async fn figures_of_lookups() {
     lookups("PostgreSQL", &PostgresRegistry::connect(&url, PostgresOptions::default()).await.unwrap()).await;
     let server = Mongod::start(true);
     lookups("MongoDB", &MongoRegistry::connect(&server.uri(), "d", MongoOptions::default()).await.unwrap()).await;
+}
+
+/// Devices that one call imports.
+const IMPORTED: usize = 1000;
+/// Calls of each kind that are measured.
+const CALLS: usize = 200;
+
+fn registered(n: usize) -> Device {
+    Device {
+        display_name: format!("Pump {} of hall {}", n % 977, n % 31),
+        labels: [("site", format!("site-{}", n % 100)), ("rack", format!("r{}", n % 5000))]
+            .map(|(key, value)| (key.to_owned(), value))
+            .into(),
+        ..device("a", &format!("plant-{}/pump-{n:07}", n % 10))
+    }
+}
+
+/// Returns the terms of a search; none: a device by its id.
+type Terms = Box<dyn Fn(usize) -> Vec<Term>>;
+
+/// Imports devices, and gets, lists and searches them.
+async fn devices(name: &str, registry: &dyn Registry, count: usize) {
+    registry.create_tenant(tenant("a"), &origin()).await.unwrap();
+    let began = Instant::now();
+    for first in (0..count).step_by(IMPORTED) {
+        let devices = (first..count.min(first + IMPORTED)).map(registered).collect();
+        registry.import_devices("a", devices, &origin()).await.unwrap();
+    }
+    println!("{name}: {count} devices imported in {:?}", began.elapsed());
+    let began = Instant::now();
+    let (mut listed, mut after) = (0, Some(String::new()));
+    while let Some(from) = after {
+        let page = search(registry, "a", &DeviceQuery::default(), &from, 1000).await.unwrap();
+        listed += page.devices.len();
+        after = page.after;
+    }
+    assert_eq!(listed, count);
+    println!("{name}: all paged through in {:?}", began.elapsed());
+    let words = |text: &str| Term::words(text).collect::<Vec<_>>();
+    let searches: [(&str, Terms); 7] = [
+        ("get", Box::new(|_| Vec::new())),
+        ("a label of one in 5000", Box::new(|n| vec![Term::label("rack", &format!("r{}", n % 5000))])),
+        ("a label of one in 100", Box::new(|n| vec![Term::label("site", &format!("site-{}", n % 100))])),
+        (
+            "both",
+            Box::new(|n| {
+                vec![Term::label("site", &format!("site-{}", n % 100)), Term::label("rack", &format!("r{}", n % 5000))]
+            }),
+        ),
+        ("the type of all", Box::new(|_| vec![Term::device_type("pump")])),
+        ("a beginning of one", Box::new(move |n| words(&format!("{n:07}")))),
+        ("words of many", Box::new(move |n| words(&format!("pump hall {}", n % 31)))),
+    ];
+    for (what, terms) in searches {
+        let mut times = Vec::new();
+        let mut found = 0;
+        for call in 0..CALLS {
+            let n = call * 7919 % count;
+            let query = DeviceQuery { terms: terms(n).into_iter().collect(), with_deleted: false };
+            let began = Instant::now();
+            if query.terms.is_empty() {
+                found += registry.devices("a", &[registered(n).id]).await.unwrap().len();
+            } else {
+                found += search(registry, "a", &query, "", 50).await.unwrap().devices.len();
+            }
+            times.push(began.elapsed());
+        }
+        let (p50, p99) = (percentile(&mut times, 50), percentile(&mut times, 99));
+        println!("{name}: {what}: {} found, p50 {p50:?}, p99 {p99:?}", found / CALLS);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_of_devices() {
+    let count = std::env::var("WEIR_FIGURE_DEVICES").map_or(2000, |text| text.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("registry.redb");
+    devices("embedded", &EmbeddedRegistry::open(path.clone()).unwrap(), count).await;
+    println!("embedded: a file of {} MiB", std::fs::metadata(path).unwrap().len() >> 20);
+    let server = Postgres::start(&[]);
+    let url = server.database("d").await;
+    devices("PostgreSQL", &PostgresRegistry::connect(&url, PostgresOptions::default()).await.unwrap(), count).await;
+    let server = Mongod::start(true);
+    let registry = MongoRegistry::connect(&server.uri(), "d", MongoOptions::default()).await.unwrap();
+    devices("MongoDB", &registry, count).await;
 }

@@ -37,7 +37,7 @@ pub(crate) use credential::Stamp;
 pub use credential::{Class, Credential, CredentialKind, KeyRights, Owner, RoleBinding};
 pub use deletion::{Deletion, DeletionStep, PlaceCount, Residual, Worker};
 pub(crate) use device::check_label_count;
-pub use device::{Device, DeviceRegistry, DeviceUpdate};
+pub use device::{Device, DeviceRegistry, DeviceUpdate, Imported};
 pub(crate) use device_search::search;
 pub use device_search::{DevicePage, DeviceQuery, Term};
 pub use embedded::EmbeddedRegistry;

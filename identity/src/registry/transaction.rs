@@ -80,6 +80,8 @@ pub(super) trait GroupRows: Send {
 #[async_trait]
 pub(super) trait DeviceRows: Send {
     async fn device(&mut self, tenant: &str, id: &str) -> Outcome<Option<Device>>;
+    /// Returns for each of these ids, in their order, the device.
+    async fn devices(&mut self, tenant: &str, ids: &[String]) -> Outcome<Vec<Option<Device>>>;
     /// Changes rows of devices of the tenant that was entered, each device at most once, and the
     /// count of its devices.
     async fn put_devices(&mut self, changes: &[DeviceChange]) -> Outcome<()>;

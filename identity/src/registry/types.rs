@@ -170,6 +170,8 @@ pub enum ChangeKind {
     GroupChanged(CredentialId),
     /// The device of this key was registered, changed, deleted or restored.
     DeviceChanged(CredentialId),
+    /// Several devices of the tenant were registered or changed.
+    DevicesChanged,
 }
 
 /// A part of the control log.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
-use super::rules::devices::{CreateDevice, DeleteDevice, UndeleteDevice, UpdateDevice};
+use super::rules::devices::{CreateDevice, DeleteDevice, ImportDevices, UndeleteDevice, UpdateDevice};
 use super::rules::groups::{ChangeMembers, CreateGroup, DeleteGroup, UpdateGroup};
 use super::rules::{
     CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordAction, RecordDenials, RecordUses,
@@ -11,8 +11,8 @@ use super::rules::{
 };
 use super::transaction::Work;
 use super::{
-    Created, Credential, CredentialKind, DeletionStep, Denial, Device, DeviceUpdate, Group, GroupUpdate, MemberChange,
-    Origin, Owner, Result, Tenant, TenantState, TenantUpdate, Use,
+    Created, Credential, CredentialKind, DeletionStep, Denial, Device, DeviceUpdate, Group, GroupUpdate, Imported,
+    MemberChange, Origin, Owner, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::CredentialId;
 
@@ -156,6 +156,14 @@ pub trait RegistryWrites: Send + Sync {
     /// [`Error::Limit`](super::Error::Limit).
     async fn create_device(&self, device: Device, origin: &Origin) -> Result<Created<Device>>;
 
+    /// Registers devices, each named once, and gives those that are registered the fields of these:
+    /// all in one transaction, with one audit event.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](super::Error::NotFound): there is no such tenant.
+    /// [`Error::Limit`](super::Error::Limit): nothing was written.
+    async fn import_devices(&self, tenant: &str, devices: Vec<Device>, origin: &Origin) -> Result<Vec<Imported>>;
+
     /// Changes a device. Without a change nothing is written.
     ///
     /// # Errors
@@ -266,6 +274,10 @@ impl<T: Transact> RegistryWrites for T {
 
     async fn create_device(&self, device: Device, origin: &Origin) -> Result<Created<Device>> {
         self.change(CreateDevice(device, origin.clone())).await
+    }
+
+    async fn import_devices(&self, tenant: &str, devices: Vec<Device>, origin: &Origin) -> Result<Vec<Imported>> {
+        self.change(ImportDevices { tenant: tenant.to_owned(), devices, origin: origin.clone() }).await
     }
 
     async fn update_device(&self, tenant: &str, id: &str, update: &DeviceUpdate, origin: &Origin) -> Result<Device> {

@@ -11,7 +11,7 @@ use super::access_cli::DeviceName;
 use super::cli::Server;
 use super::devices_cli::{DeviceSet, Devices, DevicesCommand, DevicesList};
 use super::output::{self, Cell, Format, Table};
-use super::{Connection, client, connect, device_access, names, refused, time};
+use super::{Connection, client, connect, device_access, device_import, names, refused, time};
 
 pub(crate) async fn run(options: &Devices) -> anyhow::Result<()> {
     match &options.command {
@@ -19,6 +19,7 @@ pub(crate) async fn run(options: &Devices) -> anyhow::Result<()> {
         Some(DevicesCommand::List(options)) => list(options).await,
         Some(DevicesCommand::Show(options)) => show(options).await,
         Some(DevicesCommand::Set(options)) => set(options).await,
+        Some(DevicesCommand::Import(options)) => device_import::run(options).await,
         Some(DevicesCommand::Delete(options)) => delete(options).await,
         Some(DevicesCommand::Undelete(options)) => undelete(options).await,
         Some(DevicesCommand::Add(options)) => device_access::add_device(options).await,
@@ -27,7 +28,7 @@ pub(crate) async fn run(options: &Devices) -> anyhow::Result<()> {
     }
 }
 
-async fn open(server: &Server) -> anyhow::Result<DeviceServiceClient<Connection>> {
+pub(super) async fn open(server: &Server) -> anyhow::Result<DeviceServiceClient<Connection>> {
     Ok(client!(DeviceServiceClient<_>, connect(server).await?))
 }
 
@@ -108,7 +109,7 @@ fn changed(options: &DeviceSet) -> anyhow::Result<(Device, Vec<String>)> {
     Ok((device, paths))
 }
 
-fn span(text: &str) -> anyhow::Result<Duration> {
+pub(super) fn span(text: &str) -> anyhow::Result<Duration> {
     let nanos = time::span(text).with_context(|| format!("cannot parse {text:?} as a duration: use 30s, 10m or 1h"))?;
     let (seconds, nanos) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     Ok(Duration { seconds: i64::try_from(seconds)?, nanos: i32::try_from(nanos)? })

@@ -1,6 +1,8 @@
 //! Command line of the commands about devices.
 
-use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::access_cli::{DeviceAdd, DeviceName, DeviceRevoke};
 use super::cli::Common;
@@ -23,6 +25,8 @@ pub(crate) enum DevicesCommand {
     Show(DeviceName),
     /// Register a device, or change what is known of one: its name, labels, type
     Set(DeviceSet),
+    /// Register the devices of a file, and change those that are registered
+    Import(DevicesImport),
     /// Delete a device: lists leave it out; its readings and secrets stay
     Delete(DeviceName),
     /// Restore a device that was deleted
@@ -51,6 +55,29 @@ pub(crate) struct DevicesList {
     /// List devices that were deleted, too
     #[arg(long)]
     pub(crate) deleted: bool,
+}
+
+/// `weir devices import`
+#[derive(Debug, Args)]
+pub(crate) struct DevicesImport {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// File, `-` for standard input: CSV with a header (device, name, type, interval and columns
+    /// like label.site), or JSON, an object on each line
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Form of the file [default: by its ending, .csv, .ndjson or .jsonl]
+    #[arg(long, value_enum)]
+    pub(crate) input: Option<ImportForm>,
+}
+
+/// The form of a file of devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ImportForm {
+    /// Comma-separated values, with a header
+    Csv,
+    /// A JSON object on each line
+    Ndjson,
 }
 
 /// `weir devices set`

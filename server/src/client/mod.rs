@@ -11,6 +11,7 @@ pub(crate) mod broker_cli;
 pub(crate) mod cli;
 mod dead_letters;
 mod device_access;
+mod device_import;
 mod devices;
 pub(crate) mod devices_cli;
 mod export;

@@ -49,6 +49,7 @@ const CASES: &[(&str, &str)] = &[
     ("DeviceService/CreateDevice", TENANT),
     ("DeviceService/DeleteDevice", DEVICE),
     ("DeviceService/GetDevice", DEVICE),
+    ("DeviceService/ImportDevices", TENANT),
     ("DeviceService/ListDevices", TENANT),
     ("DeviceService/UndeleteDevice", DEVICE),
     ("DeviceService/UpdateDevice", DEVICE),

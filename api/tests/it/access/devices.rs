@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use identity::Role;
 use proto::v1::device_service_client::DeviceServiceClient;
 use proto::v1::{
-    BatchGetLatestRequest, CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ListDevicesRequest,
-    SeriesSelector, UndeleteDeviceRequest, UpdateDeviceRequest,
+    BatchGetLatestRequest, CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ImportDevicesRequest,
+    ListDevicesRequest, SeriesSelector, UndeleteDeviceRequest, UpdateDeviceRequest,
 };
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -247,6 +247,56 @@ async fn a_caller_of_groups_registers_and_lists_devices_of_these_only() {
     assert_eq!(listed.list("", false).await, ["x"]);
     assert_eq!(listed.list("labels:site", false).await, ["x"]);
     assert_eq!(listed.list("nothing", false).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn many_devices_are_imported_in_one_step_as_often_as_it_is_tried() {
+    let plant = Plant::start(&[]).await;
+    plant.group("g", &["d*"], &[]).await;
+    let mut client = Client::of(&plant, Role::Admin, &[]).await;
+    client.create("gone", Device::default()).await.unwrap();
+    client.delete("gone", "").await.unwrap();
+    let device = |id: &str, site: &str| Device {
+        name: own_device(id),
+        labels: labels(&[("site", site)]),
+        etag: "7".into(),
+        ..Device::default()
+    };
+    let many = |site: &str| (0..999).map(|n| device(&format!("d{n:03}"), site)).collect::<Vec<_>>();
+    let mut given = many("b1");
+    given.push(device("gone", "b1"));
+    let import = async |client: &mut Client, devices: Vec<Device>| {
+        let request = ImportDevicesRequest { parent: PARENT.into(), devices };
+        client.devices.import_devices(with(&client.token, request)).await.map(tonic::Response::into_inner)
+    };
+    let made = import(&mut client, given.clone()).await.unwrap();
+    assert_eq!((made.created_count, made.updated_count, made.unchanged_count), (999, 0, 0));
+    assert_eq!(made.deleted_devices, [device_name("gone")]);
+    let again = import(&mut client, given).await.unwrap();
+    assert_eq!((again.created_count, again.updated_count, again.unchanged_count), (0, 0, 999));
+    let changed = import(&mut client, vec![device("d500", "b2"), device("d501", "b1")]).await.unwrap();
+    assert_eq!((changed.created_count, changed.updated_count, changed.unchanged_count), (0, 1, 1));
+    assert_eq!(client.list("labels.site = b2", false).await, ["d500"]);
+    let mut bound = Client::of(&plant, Role::Admin, &["g"]).await;
+    import(&mut bound, vec![device("d1000", "b1")]).await.unwrap();
+    let refused = import(&mut bound, vec![device("d1001", "b1"), device("e", "b1")]).await.unwrap_err();
+    assert_status(&refused, Code::PermissionDenied, "PERMISSION_DENIED");
+    assert_status(&client.get("d1001").await.unwrap_err(), Code::NotFound, "DEVICE_NOT_FOUND");
+    let wrong = Device { labels: labels(&[("Site", "b1")]), ..device("w", "b1") };
+    let mut more = many("b1");
+    more.extend([device("x", "b1"), device("y", "b1")]);
+    for (devices, message) in [
+        (Vec::new(), "devices: use 1 to 1000"),
+        (more, "devices: use 1 to 1000"),
+        (vec![device("a", "b1"), device("a", "b1")], "devices: \"a\" is there twice"),
+        (vec![device("a", "b1"), wrong], "devices: \"w\": labels: \"Site\" is not a key"),
+        (vec![Device { name: "a".into(), ..device("a", "b1") }], "devices[0].name: "),
+        (vec![Device { name: "tenants/other/devices/a".into(), ..device("a", "b1") }], ""),
+    ] {
+        let status = import(&mut client, devices).await.unwrap_err();
+        assert!(status.message().starts_with(message), "{status:?}");
+    }
+    assert_status(&client.get("a").await.unwrap_err(), Code::NotFound, "DEVICE_NOT_FOUND");
 }
 
 #[tokio::test]

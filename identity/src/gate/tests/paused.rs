@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use crate::registry::{
     AuditEvent, AuditRange, AuditReport, Changes, Checkpoint, Class, Created, Credential, CredentialKind, DeletionStep,
-    Denial, Device, DeviceRegistry, DeviceUpdate, Error, Found, Group, GroupRegistry, GroupUpdate, Listed,
+    Denial, Device, DeviceRegistry, DeviceUpdate, Error, Found, Group, GroupRegistry, GroupUpdate, Imported, Listed,
     MemberChange, Origin, Owner, Registry, RegistryWrites, Result, Tenant, TenantState, TenantUpdate, Use,
 };
 use crate::{CredentialId, EmbeddedRegistry};
@@ -227,6 +227,10 @@ impl RegistryWrites for Paused {
 
     async fn create_device(&self, device: Device, origin: &Origin) -> Result<Created<Device>> {
         self.inner()?.create_device(device, origin).await
+    }
+
+    async fn import_devices(&self, tenant: &str, devices: Vec<Device>, origin: &Origin) -> Result<Vec<Imported>> {
+        self.inner()?.import_devices(tenant, devices, origin).await
     }
 
     async fn update_device(&self, tenant: &str, id: &str, update: &DeviceUpdate, origin: &Origin) -> Result<Device> {

@@ -3,7 +3,8 @@
 use super::{NOW, origin, request, tenant, with_tenants};
 use crate::registry::device_search::search;
 use crate::registry::{
-    ChangeKind, Created, Device, DevicePage, DeviceQuery, DeviceUpdate, Error, Origin, Registry, TenantUpdate, Term,
+    ChangeKind, Created, Device, DevicePage, DeviceQuery, DeviceUpdate, Error, Imported, Origin, Registry,
+    TenantUpdate, Term,
 };
 
 pub(crate) fn device(tenant: &str, id: &str) -> Device {
@@ -211,4 +212,37 @@ pub(crate) async fn each_change_of_a_device_is_audited_and_in_the_control_log(re
     assert!(events.iter().all(|event| event.resource == "devices/d" && event.granted), "{events:?}");
     assert_eq!(events[2].detail, r#"{"changed_labels":{"rack":"7"}}"#);
     assert!(events[3].detail.contains(r#""labels":{"site":"b1"},"device_type":"pump""#), "{}", events[3].detail);
+}
+
+pub(crate) async fn devices_are_imported_in_one_step_and_change_those_that_are_registered(registry: &dyn Registry) {
+    with_devices(registry, &["same", "other", "gone"]).await;
+    registry.delete_device("a", "gone", None, &origin()).await.unwrap();
+    let before = registry.changes(0, 99).await.unwrap().newest;
+    let given = || {
+        let changed = Device { device_type: "valve".into(), uid: "another".into(), ..device("a", "other") };
+        vec![changed, device("a", "new"), device("a", "gone"), device("a", "same")]
+    };
+    let made = registry.import_devices("a", given(), &at(NOW + 1)).await.unwrap();
+    assert_eq!(made, [Imported::Updated, Imported::Created, Imported::Deleted, Imported::Unchanged]);
+    let other = Device { device_type: "valve".into(), updated: NOW + 1, version: 2, ..device("a", "other") };
+    assert_eq!(get(registry, "a", "other").await, Some(other), "it keeps its uid");
+    assert_eq!(get(registry, "a", "new").await, Some(device("a", "new")));
+    assert!(get(registry, "a", "gone").await.unwrap().deleted.is_some());
+    assert_eq!(registry.count_devices("a").await, Ok(4));
+    let changes = registry.changes(before, 99).await.unwrap().entries;
+    assert_eq!(changes.iter().map(|change| change.kind).collect::<Vec<_>>(), [ChangeKind::DevicesChanged]);
+    let event = registry.audit("a", None, 1).await.unwrap().remove(0);
+    assert_eq!((&*event.resource, &*event.detail), ("devices", r#"{"created":["new"],"updated":["other"]}"#));
+    let again = registry.import_devices("a", given(), &at(NOW + 2)).await.unwrap();
+    assert_eq!(again[..2], [Imported::Unchanged; 2]);
+    assert_eq!(registry.changes(0, 99).await.unwrap().newest, before + 1, "nothing has changed");
+    let limits = door::quota::Limits { devices: std::num::NonZero::new(5), ..tenant("a").limits };
+    let limits = TenantUpdate { limits: Some(limits), ..TenantUpdate::default() };
+    registry.update_tenant("a", &limits, &origin()).await.unwrap();
+    let two = vec![device("a", "x"), device("a", "y")];
+    let full = registry.import_devices("a", two, &origin()).await;
+    assert_eq!(full, Err(Error::Limit { what: "registered devices", most: 5 }));
+    assert_eq!(get(registry, "a", "x").await, None, "all or none");
+    let missing = registry.import_devices("c", given(), &origin()).await;
+    assert_eq!(missing, Err(Error::NotFound("tenants/c".into())));
 }

@@ -67,6 +67,13 @@ impl DeviceRows for FileRows<'_> {
         self.run(|write, _| find(&write.open_table(DEVICES)?, tenant, id))
     }
 
+    async fn devices(&mut self, tenant: &str, ids: &[String]) -> transaction::Outcome<Vec<Option<Device>>> {
+        self.run(|write, _| {
+            let table = write.open_table(DEVICES)?;
+            ids.iter().map(|id| find(&table, tenant, id)).collect()
+        })
+    }
+
     async fn put_devices(&mut self, changes: &[DeviceChange]) -> transaction::Outcome<()> {
         self.run(|write, tenant| {
             let mut rows = write.open_table(DEVICES)?;

@@ -21,6 +21,16 @@ fn fields(device: &Device) -> Document {
     doc! { "terms": terms(device).into_iter().collect::<Vec<_>>(), "body": json(device) }
 }
 
+/// Returns for each of these ids, in their order, the device in the rows.
+fn in_order(ids: &[String], shown: &str, rows: &[Document]) -> Result<Vec<Option<Device>>> {
+    let mut found: HashMap<String, Device> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let device: Device = body(shown, "a device", row)?;
+        found.insert(device.id.clone(), device);
+    }
+    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+}
+
 /// Id of the count of the devices of a tenant, among the values of the registry.
 fn count_id(tenant: &str) -> String {
     format!("devices-{tenant}")
@@ -36,6 +46,12 @@ impl DeviceRows for MongoRows<'_> {
     async fn device(&mut self, tenant: &str, id: &str) -> Outcome<Option<Device>> {
         let row = self.one(self.store.devices(), key(tenant, id)).await?;
         Ok(row.map(|row| body(&self.store.shown, id, &row)).transpose()?)
+    }
+
+    async fn devices(&mut self, tenant: &str, ids: &[String]) -> Outcome<Vec<Option<Device>>> {
+        let filter = doc! { "tenant": tenant, "id": { "$in": ids } };
+        let rows = self.all(self.store.devices(), filter, doc! { "id": 1 }, 0).await?;
+        Ok(in_order(ids, &self.store.shown, &rows)?)
     }
 
     async fn put_devices(&mut self, changes: &[DeviceChange]) -> Outcome<()> {
@@ -99,12 +115,7 @@ impl DeviceRegistry for MongoRegistry {
     async fn devices(&self, tenant: &str, ids: &[String]) -> Result<Vec<Option<Device>>> {
         let filter = doc! { "tenant": tenant, "id": { "$in": ids } };
         let rows = self.all(&self.0.store.devices(), filter, doc! { "id": 1 }, ids.len()).await?;
-        let mut found: HashMap<String, Device> = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            let device: Device = self.body("a device", row)?;
-            found.insert(device.id.clone(), device);
-        }
-        Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+        in_order(ids, &self.0.store.shown, &rows)
     }
 
     async fn devices_after(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Device>> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use tokio_postgres::Row;
 
 use super::PostgresRegistry;
 use super::rows::{PgRows, body, json, signed};
@@ -31,6 +32,11 @@ impl DeviceRows for PgRows<'_> {
         let sql = "SELECT body::text FROM weir.devices WHERE tenant = $1 AND id = $2";
         let row = self.session.first(sql, &[&tenant, &id]).await?;
         Ok(row.map(|row| body(self.session.shown(), id, &row, 0)).transpose()?)
+    }
+
+    async fn devices(&mut self, tenant: &str, ids: &[String]) -> Outcome<Vec<Option<Device>>> {
+        let rows = self.session.query(NAMED, &[&tenant, &ids]).await?;
+        Ok(in_order(ids, self.session.shown(), &rows)?)
     }
 
     async fn put_devices(&mut self, changes: &[DeviceChange]) -> Outcome<()> {
@@ -99,20 +105,25 @@ impl DeviceRows for PgRows<'_> {
     }
 }
 
+/// Returns for each of these ids, in their order, the device in the rows.
+fn in_order(ids: &[String], shown: &str, rows: &[Row]) -> Result<Vec<Option<Device>>> {
+    let mut found: HashMap<String, Device> = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let device: Device = body(shown, "a device", row, 0)?;
+        found.insert(device.id.clone(), device);
+    }
+    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+}
+
+const NAMED: &str = "SELECT body::text FROM weir.devices WHERE tenant = $1 AND id = ANY ($2)";
 const COUNT: &str = "SELECT devices FROM weir.device_counts WHERE tenant = $1";
 const AFTER: &str = "SELECT body::text FROM weir.devices WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3";
 
 #[async_trait]
 impl DeviceRegistry for PostgresRegistry {
     async fn devices(&self, tenant: &str, ids: &[String]) -> Result<Vec<Option<Device>>> {
-        let sql = "SELECT body::text FROM weir.devices WHERE tenant = $1 AND id = ANY ($2)";
-        let rows = self.select(Some(tenant), sql, &[&tenant, &ids]).await?;
-        let mut found: HashMap<String, Device> = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            let device: Device = self.body("a device", row, 0)?;
-            found.insert(device.id.clone(), device);
-        }
-        Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+        let rows = self.select(Some(tenant), NAMED, &[&tenant, &ids]).await?;
+        in_order(ids, self.0.pool.shown(), &rows)
     }
 
     async fn devices_after(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Device>> {

@@ -1,12 +1,13 @@
 //! The rules of devices.
 
 use async_trait::async_trait;
+use serde::Serialize;
 
 use super::deletion::check_kept;
 use super::{entered, record, remember, repeated};
 use crate::registry::device::{DeviceChange, MAX_DEVICES, check_version};
 use crate::registry::transaction::{Outcome, Rows, Work};
-use crate::registry::{ChangeKind, Created, Device, DeviceUpdate, Error, Origin, Tenant};
+use crate::registry::{ChangeKind, Created, Device, DeviceUpdate, Error, Imported, Origin, Tenant};
 
 /// [`RegistryWrites::create_device`](crate::registry::RegistryWrites::create_device).
 pub(in crate::registry) struct CreateDevice(pub(in crate::registry) Device, pub(in crate::registry) Origin);
@@ -32,15 +33,68 @@ impl Work for CreateDevice {
         check_room(rows, &tenant, 1).await?;
         rows.put_devices(&[DeviceChange { before: None, after: Some(device.clone()) }]).await?;
         remember(rows, &device.tenant, (&device.id, ""), &device.id, origin).await?;
-        let update = DeviceUpdate {
-            display_name: Some(device.display_name.clone()),
-            labels: Some(device.labels.clone()),
-            device_type: Some(device.device_type.clone()),
-            expected_interval: Some(device.expected_interval),
-            ..DeviceUpdate::default()
-        };
-        recorded(rows, device, update.detail(), origin).await?;
+        recorded(rows, device, DeviceUpdate::of(device).detail(), origin).await?;
         Ok(Created { row: device.clone(), is_repeat: false })
+    }
+}
+
+/// [`RegistryWrites::import_devices`](crate::registry::RegistryWrites::import_devices).
+pub(in crate::registry) struct ImportDevices {
+    pub(in crate::registry) tenant: String,
+    pub(in crate::registry) devices: Vec<Device>,
+    pub(in crate::registry) origin: Origin,
+}
+
+/// The devices that an import has changed, for its audit event.
+#[derive(Debug, Default, Serialize)]
+struct ImportedIds<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    created: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    updated: Vec<&'a str>,
+}
+
+#[async_trait]
+impl Work for ImportDevices {
+    type Output = Vec<Imported>;
+
+    async fn run<R: Rows>(&self, rows: &mut R, in_doubt: bool) -> Outcome<Self::Output> {
+        let tenant = entered(rows, &self.tenant).await?;
+        check_kept(&tenant)?;
+        let ids: Vec<String> = self.devices.iter().map(|device| device.id.clone()).collect();
+        let known = rows.devices(&self.tenant, &ids).await?;
+        let (mut outcomes, mut changes, mut names) = (Vec::new(), Vec::new(), ImportedIds::default());
+        for (given, known) in self.devices.iter().zip(known) {
+            let outcome = match known {
+                None => {
+                    changes.push(DeviceChange { before: None, after: Some(given.clone()) });
+                    names.created.push(&given.id);
+                    Imported::Created
+                }
+                // The first time it was not there.
+                Some(known) if in_doubt && known == *given => Imported::Created,
+                Some(known) if known.deleted.is_some() => Imported::Deleted,
+                Some(known) => {
+                    let mut device = known.clone();
+                    if DeviceUpdate::of(given).apply(&mut device, self.origin.at)? {
+                        changes.push(DeviceChange { before: Some(known), after: Some(device) });
+                        names.updated.push(&given.id);
+                        Imported::Updated
+                    } else {
+                        Imported::Unchanged
+                    }
+                }
+            };
+            outcomes.push(outcome);
+        }
+        if changes.is_empty() {
+            return Ok(outcomes);
+        }
+        check_room(rows, &tenant, names.created.len() as u64).await?;
+        rows.put_devices(&changes).await?;
+        let detail = serde_json::to_string(&names).expect("plain fields are JSON");
+        record(rows, &self.tenant, "devices".to_owned(), detail, &self.origin, ChangeKind::DevicesChanged).await?;
+        Ok(outcomes)
     }
 }
 
@@ -126,7 +180,7 @@ impl Work for UndeleteDevice {
 /// Refuses devices beyond the limit of a tenant.
 async fn check_room<R: Rows>(rows: &mut R, tenant: &Tenant, new: u64) -> Outcome<()> {
     let most = tenant.limits.devices.map_or(MAX_DEVICES, |limit| limit.get().min(MAX_DEVICES));
-    if rows.count_devices(&tenant.id).await?.saturating_add(new) <= most {
+    if new == 0 || rows.count_devices(&tenant.id).await?.saturating_add(new) <= most {
         return Ok(());
     }
     Err(Error::Limit { what: "registered devices", most: usize::try_from(most).unwrap_or(usize::MAX) }.into())

@@ -571,8 +571,7 @@ fn retained_messages_of_a_new_subscription_come_at_the_next_node_when_its_client
     }
 }
 
-/// The later one of two retained messages of QoS 2 is known at another node: the other one has to
-/// be, too, although it had no subscriber.
+/// One without a subscriber is known at the other node, too.
 #[test]
 fn a_retained_message_that_is_sent_again_to_another_node_does_not_replace_a_later_one() {
     for v5 in [false, true] {

@@ -1,7 +1,7 @@
 //! Devices that were registered: before they send a reading, or to say more of them than readings
 //! do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use model::Nanos;
@@ -178,6 +178,12 @@ pub enum Imported {
 pub(super) struct DeviceChange {
     pub(super) before: Option<Device>,
     pub(super) after: Option<Device>,
+}
+
+/// Returns for each of these ids, in their order, the device that was found.
+pub(super) fn in_order(ids: &[String], found: Vec<Device>) -> Vec<Option<Device>> {
+    let found: HashMap<String, Device> = found.into_iter().map(|device| (device.id.clone(), device)).collect();
+    ids.iter().map(|id| found.get(id).cloned()).collect()
 }
 
 /// Reads devices that were registered.

@@ -1,13 +1,11 @@
 //! Devices. The terms of each are a list beside its row, of which the server keeps an index.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 
 use super::MongoRegistry;
 use super::rows::{MongoRows, body, json, signed};
-use crate::registry::device::DeviceChange;
+use crate::registry::device::{DeviceChange, in_order};
 use crate::registry::device_search::{behind, terms};
 use crate::registry::transaction::{DeviceRows, Outcome};
 use crate::registry::{Device, DeviceRegistry, Result};
@@ -21,14 +19,8 @@ fn fields(device: &Device) -> Document {
     doc! { "terms": terms(device).into_iter().collect::<Vec<_>>(), "body": json(device) }
 }
 
-/// Returns for each of these ids, in their order, the device in the rows.
-fn in_order(ids: &[String], shown: &str, rows: &[Document]) -> Result<Vec<Option<Device>>> {
-    let mut found: HashMap<String, Device> = HashMap::with_capacity(rows.len());
-    for row in rows {
-        let device: Device = body(shown, "a device", row)?;
-        found.insert(device.id.clone(), device);
-    }
-    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+fn read(shown: &str, rows: &[Document]) -> Result<Vec<Device>> {
+    rows.iter().map(|row| body(shown, "a device", row)).collect()
 }
 
 /// Id of the count of the devices of a tenant, among the values of the registry.
@@ -51,7 +43,7 @@ impl DeviceRows for MongoRows<'_> {
     async fn devices(&mut self, tenant: &str, ids: &[String]) -> Outcome<Vec<Option<Device>>> {
         let filter = doc! { "tenant": tenant, "id": { "$in": ids } };
         let rows = self.all(self.store.devices(), filter, doc! { "id": 1 }, 0).await?;
-        Ok(in_order(ids, &self.store.shown, &rows)?)
+        Ok(in_order(ids, read(&self.store.shown, &rows)?))
     }
 
     async fn put_devices(&mut self, changes: &[DeviceChange]) -> Outcome<()> {
@@ -96,8 +88,7 @@ impl DeviceRows for MongoRows<'_> {
     async fn some_devices(&mut self, tenant: &str, most: usize) -> Outcome<Vec<Device>> {
         let limit = signed(most as u64);
         let rows = self.all(self.store.devices(), doc! { "tenant": tenant }, doc! { "id": 1 }, limit).await?;
-        let shown = &self.store.shown;
-        Ok(rows.iter().map(|row| body(shown, "a device", row)).collect::<Result<_>>()?)
+        Ok(read(&self.store.shown, &rows)?)
     }
 }
 
@@ -115,13 +106,13 @@ impl DeviceRegistry for MongoRegistry {
     async fn devices(&self, tenant: &str, ids: &[String]) -> Result<Vec<Option<Device>>> {
         let filter = doc! { "tenant": tenant, "id": { "$in": ids } };
         let rows = self.all(&self.0.store.devices(), filter, doc! { "id": 1 }, ids.len()).await?;
-        in_order(ids, &self.0.store.shown, &rows)
+        Ok(in_order(ids, read(&self.0.store.shown, &rows)?))
     }
 
     async fn devices_after(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Device>> {
         let filter = doc! { "tenant": tenant, "id": { "$gt": after } };
         let rows = self.all(&self.0.store.devices(), filter, doc! { "id": 1 }, limit).await?;
-        rows.iter().map(|row| self.body("a device", row)).collect()
+        read(&self.0.store.shown, &rows)
     }
 
     async fn devices_with(&self, tenant: &str, term: &str, after: &str, limit: usize) -> Result<Vec<String>> {

@@ -1,13 +1,11 @@
 //! Devices, and the index of their terms.
 
-use std::collections::HashMap;
-
 use async_trait::async_trait;
 use tokio_postgres::Row;
 
 use super::PostgresRegistry;
 use super::rows::{PgRows, body, json, signed};
-use crate::registry::device::DeviceChange;
+use crate::registry::device::{DeviceChange, in_order};
 use crate::registry::device_search::{behind, terms};
 use crate::registry::transaction::{DeviceRows, Outcome};
 use crate::registry::{Device, DeviceRegistry, Result};
@@ -36,7 +34,7 @@ impl DeviceRows for PgRows<'_> {
 
     async fn devices(&mut self, tenant: &str, ids: &[String]) -> Outcome<Vec<Option<Device>>> {
         let rows = self.session.query(NAMED, &[&tenant, &ids]).await?;
-        Ok(in_order(ids, self.session.shown(), &rows)?)
+        Ok(in_order(ids, read(self.session.shown(), &rows)?))
     }
 
     async fn put_devices(&mut self, changes: &[DeviceChange]) -> Outcome<()> {
@@ -100,19 +98,12 @@ impl DeviceRows for PgRows<'_> {
 
     async fn some_devices(&mut self, tenant: &str, most: usize) -> Outcome<Vec<Device>> {
         let rows = self.session.query(AFTER, &[&tenant, &"", &signed(most as u64)]).await?;
-        let shown = self.session.shown();
-        Ok(rows.iter().map(|row| body(shown, "a device", row, 0)).collect::<Result<_>>()?)
+        Ok(read(self.session.shown(), &rows)?)
     }
 }
 
-/// Returns for each of these ids, in their order, the device in the rows.
-fn in_order(ids: &[String], shown: &str, rows: &[Row]) -> Result<Vec<Option<Device>>> {
-    let mut found: HashMap<String, Device> = HashMap::with_capacity(rows.len());
-    for row in rows {
-        let device: Device = body(shown, "a device", row, 0)?;
-        found.insert(device.id.clone(), device);
-    }
-    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+fn read(shown: &str, rows: &[Row]) -> Result<Vec<Device>> {
+    rows.iter().map(|row| body(shown, "a device", row, 0)).collect()
 }
 
 const NAMED: &str = "SELECT body::text FROM weir.devices WHERE tenant = $1 AND id = ANY ($2)";
@@ -123,12 +114,12 @@ const AFTER: &str = "SELECT body::text FROM weir.devices WHERE tenant = $1 AND i
 impl DeviceRegistry for PostgresRegistry {
     async fn devices(&self, tenant: &str, ids: &[String]) -> Result<Vec<Option<Device>>> {
         let rows = self.select(Some(tenant), NAMED, &[&tenant, &ids]).await?;
-        in_order(ids, self.0.pool.shown(), &rows)
+        Ok(in_order(ids, read(self.0.pool.shown(), &rows)?))
     }
 
     async fn devices_after(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Device>> {
         let rows = self.select(Some(tenant), AFTER, &[&tenant, &after, &signed(limit as u64)]).await?;
-        rows.iter().map(|row| self.body("a device", row, 0)).collect()
+        read(self.0.pool.shown(), &rows)
     }
 
     async fn devices_with(&self, tenant: &str, term: &str, after: &str, limit: usize) -> Result<Vec<String>> {

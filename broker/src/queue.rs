@@ -49,6 +49,11 @@ impl Queued {
         let (subscription_ids, share, duty, charge) = Default::default();
         Self { message, qos, retain: false, subscription_ids, share, takers: 1, duty, charge }
     }
+
+    /// True when the store of a fleet has it as a message of the session.
+    pub(crate) fn is_in_fleet(&self) -> bool {
+        self.duty.as_ref().is_some_and(|duty| !duty.ledger.is_in_log())
+    }
 }
 
 /// The memory of a message in a queue or in flight. Returned when it is dropped.

@@ -335,7 +335,8 @@ impl Session {
         self.push_in(self.state.lock(), queued, bounds, long)
     }
 
-    /// Queues a message as long as a connection has the session, and returns it otherwise.
+    /// Queues a message as long as a connection has the session, and returns it otherwise. One that
+    /// the store of a fleet has is handed on as the session departs, when it has not departed.
     pub(crate) fn push_connected(
         self: &Arc<Self>,
         queued: Queued,
@@ -343,7 +344,8 @@ impl Session {
         long: usize,
     ) -> Result<(Push, Dropped), Queued> {
         let state = self.state.lock();
-        if state.link.is_none() && !state.is_departed {
+        let is_stored = queued.is_in_fleet();
+        if state.link.is_none() && !state.is_departed && !is_stored {
             return Err(queued);
         }
         Ok(self.push_in(state, queued, bounds, long))
@@ -493,6 +495,25 @@ mod tests {
         assert!(push().is_err(), "the session has ended");
         session.state().is_departed = true;
         assert!(push().is_ok(), "the store has it");
+    }
+
+    #[test]
+    fn a_message_that_the_store_of_a_fleet_has_waits_until_the_session_departs() {
+        let session = Arc::new(Session::elsewhere("s".into(), Place::Here));
+        let client = crate::fleet::Client { tenant: "t".into(), id: "s".into() };
+        let owned = Owned { client, session: 1, epoch: 1 };
+        let journal = crate::durable::Journal::new("n", None);
+        let ledger = Ledger::shared(owned, journal, &Default::default(), &Default::default(), 0);
+        session.keep(&mut session.state(), Arc::clone(&ledger));
+        session.state().queue = Queue::new(model::Budget::new("sessions", 1 << 20), Arc::default());
+        let message = Arc::new(Message::new("a", b"1", 1, false, &[]));
+        let duty = Some(crate::durable::Duty { ledger: Arc::clone(&ledger), number: 1, message: None });
+        let queued = Queued { duty, share: Some("$share/g/a".into()), ..Queued::new(message, 1) };
+        let pushed = session.push_connected(queued, &Bounds::NONE, usize::MAX);
+        assert!(matches!(pushed, Ok((Push::Queued, _))), "given to another member here, it would come twice");
+        let has = |number| ledger.progress().has(number);
+        assert!(!has(1), "the store has it until another member has");
+        assert_eq!(session.state().take_shared(|_| true).len(), 1, "it is there to be handed on");
     }
 
     #[test]

@@ -307,6 +307,9 @@ impl<I: Inbox> Broker<I> {
         }
         let mut changes = fleet::present_state(&state, &owned, ledger.abandon());
         changes.push(Change::Leave((*owned).clone()));
+        // Refused once the client is connected elsewhere: it has them then.
+        let shared = state.take_shared(|_| true);
+        changes.extend(shared.into_iter().filter_map(|queued| self.hand_over_to_member(tenant, &owned, queued)));
         fleet.store.submit(changes);
         state.is_departed = true;
         // The store has them.

@@ -33,8 +33,7 @@ impl<I: Inbox> Broker<I> {
         for message in messages {
             let Some(back) = self.hand_one_on(tenant, &session.client, message) else { continue };
             let share = back.share.clone();
-            // The store of a fleet has it, too.
-            if self.push(session, back, &Bounds::NONE) == Push::Over && session.lasting() != Lasting::Fleet {
+            if self.push(session, back, &Bounds::NONE) == Push::Over {
                 self.count_dropped("no_member");
             }
             if let Some(share) = share {
@@ -95,7 +94,8 @@ impl<I: Inbox> Broker<I> {
             for holder in tenant.trie.take_holders(share) {
                 let taken = {
                     let mut state = holder.state();
-                    let is_away = state.link.is_none();
+                    // The store of a fleet hands on what it has.
+                    let is_away = state.link.is_none() && holder.lasting() != Lasting::Fleet;
                     let taken = state.take_shared(|held| is_away && **held == **share);
                     holder.note(&mut state);
                     taken
@@ -106,7 +106,7 @@ impl<I: Inbox> Broker<I> {
     }
 
     /// Notes that a client has left its shared subscriptions for now, and returns the messages that
-    /// others get in its place.
+    /// others get in its place. Those of a session of a fleet are handed on as it departs.
     pub(crate) fn leave_shares(tenant: &Tenant, session: &Session, state: &mut State) -> Vec<Queued> {
         let shares: Vec<String> = state.shares().cloned().collect();
         if shares.is_empty() {
@@ -114,6 +114,9 @@ impl<I: Inbox> Broker<I> {
         }
         for share in &shares {
             tenant.trie.set_connected(share, &session.client, false);
+        }
+        if session.lasting() == Lasting::Fleet {
+            return Vec::new();
         }
         let taken = state.take_shared(|share| tenant.trie.has_connected(share, &session.client));
         for share in shares.iter().filter(|share| state.holds_shared(share)) {

@@ -13,7 +13,7 @@ use crate::durable::{Duty, Ledger};
 use crate::link::Link;
 use crate::message::Message;
 use crate::queue::Queued;
-use crate::session::{Lasting, Receipt, Session};
+use crate::session::{Lasting, Push, Receipt, Session};
 use crate::tenant::Tenant;
 use crate::will::Before;
 use door::Inbox;
@@ -104,13 +104,14 @@ impl<I: Inbox> Broker<I> {
         };
         match ledger.take(message.number) {
             None => {}
-            Some(0) => self.queue_message(&tenant, &session, &ledger, message, last),
+            Some(0) => self.queue_message(fleet, &tenant, &session, &ledger, message, last),
             Some(_) => self.fill_gap(fleet, &tenant, &session, &ledger).await,
         }
     }
 
     fn queue_message(
         &self,
+        fleet: &Fleet,
         tenant: &Tenant,
         session: &Arc<Session>,
         ledger: &Arc<Ledger>,
@@ -118,6 +119,8 @@ impl<I: Inbox> Broker<I> {
         last: &mut Last,
     ) {
         let duty = Duty { ledger: Arc::clone(ledger), number, message: None };
+        let of_share =
+            placed.share.is_some().then(|| Numbered { number, placed: placed.clone(), message: Arc::clone(&message) });
         let known = last.as_ref().filter(|(shared, _)| Arc::ptr_eq(shared, &message)).map(|(_, own)| Arc::clone(own));
         let own = known.or_else(|| {
             let own = self.receive(&message)?;
@@ -131,7 +134,11 @@ impl<I: Inbox> Broker<I> {
             }
             return;
         };
-        self.put_into(tenant, session, Self::queued(own, placed, duty), false, &self.bounds(session));
+        let pushed = self.put_into(tenant, session, Self::queued(own, placed, duty), false, &self.bounds(session));
+        // Its client has left at this very moment.
+        if let (Push::Over, Some(message), Some(owned)) = (pushed, of_share, ledger.owned()) {
+            self.hand_late_on(fleet, &owned, message);
+        }
     }
 
     /// Reads the messages of a session that have not arrived.
@@ -142,7 +149,7 @@ impl<I: Inbox> Broker<I> {
                 let mut last = None;
                 for message in messages {
                     ledger.skip_to(message.number);
-                    self.queue_message(tenant, session, ledger, message, &mut last);
+                    self.queue_message(fleet, tenant, session, ledger, message, &mut last);
                 }
             }
             Err(error) => {

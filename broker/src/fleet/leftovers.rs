@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Change, Client, Fleet, Forwarded, Node, Numbered, Owned, Placed, Refusal, SharedMessage, Submitter};
 use crate::Broker;
+use crate::queue::Queued;
 use crate::session::{Place, Session, State};
 use crate::tenant::Tenant;
 use crate::trie::Entry;
@@ -146,6 +147,18 @@ impl<I: Inbox> Broker<I> {
             let Leftover { client: from, session, message: Numbered { number, .. } } = leftover;
             fleet.store.submit(vec![Change::HandOn { from, session, number, to: Box::new(to) }]);
         }
+    }
+
+    /// The change by which a message goes to another member, as the client of its session leaves.
+    /// None when no other one is connected: the session keeps it in the store.
+    pub(crate) fn hand_over_to_member(&self, tenant: &Tenant, owned: &Owned, queued: Queued) -> Option<Change> {
+        let Queued { message, qos, retain, subscription_ids: ids, share, duty, .. } = queued;
+        let placed = Placed { qos, retain, ids, share, is_for_connected: true };
+        let message = Numbered { number: duty?.number, placed, message: super::send::share(&message) };
+        let leftover = Leftover { client: owned.client.clone(), session: owned.session, message };
+        let (to, is_connected) = self.next_taker(tenant, &leftover)?;
+        let Leftover { client: from, session, message: Numbered { number, .. } } = leftover;
+        is_connected.then(|| Change::HandOn { from, session, number, to: Box::new(to) })
     }
 
     /// Chooses the member that gets a message, and returns whether it is connected. None when there

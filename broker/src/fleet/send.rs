@@ -225,7 +225,7 @@ pub(crate) fn present_state(state: &State, owned: &Owned, progress: Progress) ->
 }
 
 /// The message as nodes give it to each other.
-fn share(message: &Message) -> Arc<SharedMessage> {
+pub(super) fn share(message: &Message) -> Arc<SharedMessage> {
     let Message { topic, payload, properties, qos, retain, at, .. } = message;
     // Its expiry counts from its publication, also at a node whose clock differs a little.
     let published = if *at == 0 { model::clock::now() } else { *at };

@@ -30,7 +30,7 @@ struct Kept {
 }
 
 /// A copy for a new subscription.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Copy {
     client: usize,
     filter: &'static str,
@@ -39,7 +39,25 @@ struct Copy {
     must: bool,
     /// The oldest message that it may be of.
     oldest: Number,
-    got: bool,
+    got: Option<Delivered>,
+}
+
+/// A retained message that has come to a client.
+#[derive(Debug, Clone, Copy)]
+struct Delivered {
+    client: usize,
+    topic: &'static str,
+    number: Number,
+    /// At which it was published, and at which it came.
+    published: u8,
+    qos: u8,
+}
+
+impl Copy {
+    fn fits(&self, of: &Delivered) -> bool {
+        let is_its = self.client == of.client && self.topic == of.topic && self.oldest <= of.number;
+        is_its && self.qos.min(of.published) == of.qos
+    }
 }
 
 impl Retained {
@@ -102,7 +120,7 @@ impl Retained {
         for topic in RETAINED.into_iter().filter(|topic| matches(filter, topic)) {
             let must = certain && self.is_certain(topic);
             let oldest = self.possible.get(topic).and_then(|kept| kept.first()).map_or(0, |kept| kept.number);
-            self.owed.push(Copy { client, filter, topic, qos, must, oldest, got: false });
+            self.owed.push(Copy { client, filter, topic, qos, must, oldest, got: None });
         }
     }
 
@@ -123,28 +141,57 @@ impl Retained {
     pub(crate) fn killed(&mut self) {
         // One whose acknowledgement was not stored may come again, as it was when it was staged:
         // the topic may have had a newer message when it was sent.
-        self.owed.iter_mut().for_each(|copy| (copy.must, copy.got) = (false, false));
+        self.owed.iter_mut().for_each(|copy| (copy.must, copy.got) = (false, None));
     }
 
     pub(crate) fn delivered(&mut self, client: usize, message: &Message, number: Number, qos: u8) -> Checked {
-        let fits = |copy: &&mut Copy| {
-            let is_its = copy.client == client && copy.topic == message.topic && !copy.got && copy.oldest <= number;
-            is_its && copy.qos.min(message.qos) == qos
-        };
-        let mut copies: Vec<_> = self.owed.iter_mut().filter(fits).collect();
-        copies.sort_by_key(|copy| !copy.must);
-        match copies.first_mut() {
-            Some(copy) => {
-                copy.got = true;
-                Ok(())
+        let topic = RETAINED.into_iter().find(|topic| **topic == *message.topic);
+        let of = topic.map(|topic| Delivered { client, topic, number, published: message.qos, qos });
+        if of.is_some_and(|of| self.place(of, &mut vec![false; self.owed.len()])) {
+            return Ok(());
+        }
+        Err(format!("message {number} came as a retained one to client {client}, at QoS {qos}: {message:?}"))
+    }
+
+    /// Finds a copy that is this one, if need be by another copy for what was taken for it before.
+    fn place(&mut self, of: Delivered, tried: &mut [bool]) -> bool {
+        let mut fit: Vec<usize> = (0..self.owed.len()).filter(|at| self.owed[*at].fits(&of)).collect();
+        fit.sort_by_key(|at| (self.owed[*at].got.is_some(), !self.owed[*at].must));
+        for at in fit {
+            if std::mem::replace(&mut tried[at], true) {
+                continue;
             }
-            None => {
-                Err(format!("message {number} came as a retained one to client {client}, at QoS {qos}: {message:?}"))
+            if self.owed[at].got.is_none_or(|before| self.place(before, tried)) {
+                self.owed[at].got = Some(of);
+                return true;
             }
         }
+        false
+    }
+
+    /// Finds what was taken for another copy, which can do without, to be this one that must come.
+    fn fill(&mut self, copy: usize, tried: &mut [bool]) -> bool {
+        for at in 0..self.owed.len() {
+            let Some(of) = self.owed[at].got.filter(|of| self.owed[copy].fits(of)) else { continue };
+            if std::mem::replace(&mut tried[at], true) {
+                continue;
+            }
+            if !self.owed[at].must || self.fill(at, tried) {
+                (self.owed[at].got, self.owed[copy].got) = (self.owed[at].got.filter(|_| self.owed[at].must), Some(of));
+                return true;
+            }
+        }
+        false
     }
 
     pub(crate) fn missing(&self) -> Vec<String> {
-        self.owed.iter().filter(|copy| copy.must && !copy.got).map(|copy| format!("retained: {copy:?}")).collect()
+        let missing = |copy: &Copy| copy.must && copy.got.is_none();
+        let mut filled = Self { owed: self.owed.clone(), ..Self::default() };
+        for copy in 0..filled.owed.len() {
+            if missing(&filled.owed[copy]) {
+                filled.fill(copy, &mut vec![false; self.owed.len()]);
+            }
+        }
+        filled.owed.iter().filter(|copy| missing(copy)).map(|copy| format!("retained: {copy:?}")).collect()
     }
 }

@@ -1,5 +1,7 @@
 //! From a message to its subscribers.
 
+mod merge;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,6 +21,7 @@ use crate::tenant::Tenant;
 use crate::trie::Entry;
 use door::quota::DeviceMeter;
 use door::{Inbox, Intake, Retained};
+use merge::merge;
 
 /// Queues that give way for one message.
 const GIVE_WAY: usize = 32;
@@ -544,23 +547,4 @@ impl<I: Inbox> Broker<I> {
     pub(crate) fn count_dropped(&self, reason: &'static str) {
         self.metrics.dropped(reason).inc();
     }
-}
-
-/// Merges the messages of overlapping subscriptions of one client into one, with the highest QoS
-/// and all subscription ids. The message of a shared subscription stays one of its own: it is the
-/// group's, and may go to another member.
-fn merge(takers: &mut Vec<Taker>) {
-    if takers.len() < 2 {
-        return;
-    }
-    takers.sort_by_key(|taker| (taker.share.is_some(), Arc::as_ptr(&taker.session).addr()));
-    takers.dedup_by(|later, kept| {
-        let same = Arc::ptr_eq(&later.session, &kept.session) && later.share.is_none() && kept.share.is_none();
-        if same {
-            kept.qos = kept.qos.max(later.qos);
-            kept.retain |= later.retain;
-            kept.subscription_ids.append(&mut later.subscription_ids);
-        }
-        same
-    });
 }

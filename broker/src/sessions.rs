@@ -135,6 +135,13 @@ impl<I: Inbox> Broker<I> {
                 let continues_elsewhere = claim.continues_elsewhere(&state);
                 self.drop_sent(&state, claim.owned());
                 before.ended = state.ledger.clone().filter(|ledger| ledger.is_in_log());
+                if let Some(owned) = state.owned.clone().filter(|_| continues_elsewhere) {
+                    // A message that is published meanwhile finds its subscriptions.
+                    let filters: Vec<String> = state.subscriptions.iter().cloned().collect();
+                    fleet::keep_routes(tenant, client, owned.session, &filters);
+                    self.drop_interests(tenant, client, &filters);
+                    state.is_departed = true;
+                }
                 left = self.end_session(tenant, &mut state, client);
                 if continues_elsewhere {
                     // The store has them.

@@ -73,6 +73,39 @@ async fn a_device_is_registered_found_by_its_labels_and_restored_by_the_commands
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_refuses_devices_admits_those_that_are_registered() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let site = Keyed::start(dir.path())?;
+    let (_, password) = site.add_device("pump-1")?;
+    let cli = |arguments: &[&str]| site.cli(&site.key, arguments);
+    let publishes = |version: &str| {
+        let output = site.publish(version, Some(("pump-1", &password)), "pump-1", "devices/pump-1/telemetry")?;
+        anyhow::Ok((output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    ensure!(publishes("mqttv5")?.0, "it need not be registered");
+    let set = cli(&["tenants", "set", "default", "--device-admission", "refuse"])?;
+    ensure!(set.contains("device_admission") && set.contains("refuse"), "{set}");
+    for version in ["mqttv5", "mqttv311"] {
+        let (done, error) = publishes(version)?;
+        let reason = error.to_lowercase();
+        ensure!(!done && reason.contains("not authori"), "{version}: {error}");
+    }
+    cli(&["devices", "set", "pump-1", "--name", "Pump of hall 3"])?;
+    ensure!(publishes("mqttv311")?.0, "it is registered");
+    cli(&["devices", "delete", "pump-1"])?;
+    ensure!(!publishes("mqttv5")?.0, "it is deleted");
+    let audit = cli(&["audit", "--format", "csv"])?;
+    ensure!(audit.contains("device_admission"), "{audit}");
+    let error = site.refused(&site.key, &["tenants", "set", "default", "--device-admission", "maybe"])?;
+    ensure!(error.contains("auto") && error.contains("refuse"), "{error}");
+    cli(&["tenants", "set", "default", "--device-admission", "auto"])?;
+    ensure!(publishes("mqttv5")?.0, "all are admitted again");
+    let shown = site.json(&site.key, &["devices", "show", "pump-1"])?;
+    ensure!(shown["readings"] == 3, "what was refused is not there: {shown}");
+    site.weir.stop()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn devices_of_a_file_are_imported_also_when_weir_is_killed_meanwhile() -> anyhow::Result<()> {
     const DEVICES: usize = 5_000;
     let dir = tempfile::tempdir()?;

@@ -24,8 +24,8 @@ use model::{Clock, Nanos};
 use tokio::sync::Semaphore;
 
 use crate::registry::{
-    AuditEvent, AuditRange, AuditReport, Checkpoint, Class, Created, Credential, CredentialKind, Error, KeyRights,
-    Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate,
+    AuditEvent, AuditRange, AuditReport, Checkpoint, Class, Created, Credential, CredentialKind, DeviceAdmission,
+    Error, KeyRights, Listed, Origin, Owner, Registry, Result, Tenant, TenantState, TenantUpdate,
 };
 use crate::{Checkpoints, CredentialId, Gate, KeyAlgorithm, Peppers, Role, Secret, SignedCheckpoint, Token, TokenKind};
 
@@ -254,6 +254,7 @@ impl Admin {
             features: BTreeMap::new(),
             deletion: None,
             pool: pool.map(str::to_owned),
+            device_admission: DeviceAdmission::default(),
         };
         let Created { row, is_repeat } = self.registry.create_tenant(tenant, &origin).await?;
         Ok(CreatedTenant { tenant: row, is_repeat })
@@ -292,6 +293,7 @@ impl Admin {
         let tenant = self.registry.update_tenant(id, update, &origin).await?;
         if let Some(gate) = &self.gate {
             gate.limit(id, tenant.limits);
+            gate.admit_devices(id, tenant.device_admission);
         }
         Ok(tenant)
     }

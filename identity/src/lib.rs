@@ -46,9 +46,9 @@ pub use purge::{Place, Purger};
 pub use reach::{DeviceReach, ReachChanges};
 pub use registry::{
     AuditEvent, AuditRange, AuditReport, Change, ChangeKind, Changes, Checkpoint, Class, Created, Credential,
-    CredentialKind, Deletion, DeletionStep, Denial, Device, DevicePage, DeviceQuery, DeviceRegistry, DeviceUpdate,
-    EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter, GroupRegistry, GroupUpdate, INSTALLATION, Imported,
-    KeyRights, Listed, MemberChange, MongoOptions, MongoRegistry, Origin, Owner, PlaceCount, PostgresOptions,
+    CredentialKind, Deletion, DeletionStep, Denial, Device, DeviceAdmission, DevicePage, DeviceQuery, DeviceRegistry,
+    DeviceUpdate, EmbeddedRegistry, Error, Fault, Found, Group, GroupFilter, GroupRegistry, GroupUpdate, INSTALLATION,
+    Imported, KeyRights, Listed, MemberChange, MongoOptions, MongoRegistry, Origin, Owner, PlaceCount, PostgresOptions,
     PostgresRegistry, Registry, RegistryWrites, Rehashed, Residual, RoleBinding, Tenant, TenantState, TenantUpdate,
     Term, Use, Worker,
 };

@@ -12,7 +12,7 @@ use proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::registry::{Resource, by};
+use super::registry::{Resource, by, version};
 use super::scan::{KnownDevice, Scope, device_filter, scan};
 use crate::auth::Caller;
 use crate::convert;
@@ -24,14 +24,6 @@ const KNOWN: &str = "use `display_name`, `labels`, `labels.{key}`, `device_type`
 
 /// Implementation of `DeviceService`.
 pub(crate) struct DeviceApi(pub(crate) Shared);
-
-/// Reads the version of a device.
-fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
-    match etag {
-        "" => Ok(None),
-        etag => etag.parse().map(Some).map_err(|_| errors::invalid(field, "is not one of a device")),
-    }
-}
 
 fn interval(device: &Device, field: &str) -> Result<Option<model::Nanos>, Status> {
     device.expected_interval.as_ref().map(|given| convert::length(field, given)).transpose()

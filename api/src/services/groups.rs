@@ -13,7 +13,7 @@ use proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::registry::{Resource, by};
+use super::registry::{Resource, by, version};
 use crate::auth::Caller;
 use crate::convert::timestamp;
 use crate::select::check_tenant;
@@ -80,13 +80,6 @@ fn to_proto(group: &identity::Group) -> Group {
         member_count: i32::try_from(group.members).unwrap_or(i32::MAX),
         create_time: Some(timestamp(group.created)),
         etag: group.version.to_string(),
-    }
-}
-
-fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
-    match etag {
-        "" => Ok(None),
-        etag => etag.parse().map(Some).map_err(|_| errors::invalid(field, "is not one of a group")),
     }
 }
 

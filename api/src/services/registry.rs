@@ -28,6 +28,14 @@ pub(super) fn by(caller: &Caller, request_id: &str) -> By {
     }
 }
 
+/// Reads the version that the etag of a group or a device is; None without one.
+pub(super) fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
+    match etag {
+        "" => Ok(None),
+        etag => etag.parse().map(Some).map_err(|_| errors::invalid(field, "is no etag of this kind of resource")),
+    }
+}
+
 /// The id of a credential, an authority, an issuer or a role binding in a name.
 pub(super) fn id_of(name: &str, segment: &str, resource: &Resource) -> Result<CredentialId, Status> {
     // Another text is the id of none.

@@ -6,7 +6,7 @@ mod limits;
 use std::sync::Arc;
 
 use identity::{Error, TenantState};
-use proto::v1::tenant::State;
+use proto::v1::tenant::{DeviceAdmission, State};
 use proto::v1::tenant_service_server::TenantService;
 use proto::v1::{
     CreateTenantRequest, DeleteTenantRequest, GetTenantDeletionRequest, GetTenantRequest, GetTenantUsageRequest,
@@ -58,6 +58,11 @@ fn to_proto(tenant: &identity::Tenant) -> Tenant {
         delete_time: deletion.map(|deletion| timestamp(deletion.requested)),
         purge_time: deletion.map(|deletion| timestamp(deletion.purge)),
         pool: tenant.pool.clone().unwrap_or_default(),
+        device_admission: match tenant.device_admission {
+            identity::DeviceAdmission::Auto => DeviceAdmission::Auto,
+            identity::DeviceAdmission::Refuse => DeviceAdmission::Refuse,
+        }
+        .into(),
     }
 }
 

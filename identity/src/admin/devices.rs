@@ -137,14 +137,19 @@ impl Admin {
         self.registry.update_device(tenant, id, &update, &origin).await
     }
 
-    /// Marks a device as deleted. Its readings stay, and so does its row, until it is restored.
+    /// Marks a device as deleted. Its readings stay, and so does its row, until it is restored. Its
+    /// sessions end if its tenant admits registered devices only.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Conflict`], [`Error::Invalid`], [`Error::Unavailable`].
     pub async fn delete_device(&self, tenant: &str, id: &str, version: Option<u64>, by: &By) -> Result<Device> {
         let origin = self.origin("DeleteDevice", by)?;
         check::tenant(tenant)?;
-        self.registry.delete_device(tenant, id, version, &origin).await
+        let device = self.registry.delete_device(tenant, id, version, &origin).await?;
+        if let Some(gate) = &self.gate {
+            gate.device_deleted(tenant, id).await;
+        }
+        Ok(device)
     }
 
     /// Takes the deletion of a device back.

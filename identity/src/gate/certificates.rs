@@ -7,7 +7,7 @@
 //! authority.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use model::Nanos;
 
@@ -164,6 +164,7 @@ impl Gate {
                 used: AtomicI64::new(now),
                 // The registry has no row of it.
                 recorded: AtomicI64::new(Nanos::MAX),
+                is_registered: AtomicBool::new(false),
             };
             entry.meter = Some(self.metered(&entry).await?);
             if let Some(entry) = live.insert(entry, epoch) {

@@ -38,8 +38,8 @@ pub(super) struct Position {
 }
 
 /// Rows that are still to be read. One row that cannot be read holds up nothing else: it is tried
-/// again at each step. Until `rows`, `tenants` and `groups` are empty, the tables are not known to
-/// be true.
+/// again at each step. Until `rows`, `tenants`, `groups` and `devices` are empty, the tables are
+/// not known to be true.
 #[derive(Debug, Default)]
 struct Again {
     /// Credentials, issuers and bindings of the tables.
@@ -50,6 +50,8 @@ struct Again {
     limits: VecDeque<Box<str>>,
     /// Groups that were changed, each once.
     groups: VecDeque<CredentialId>,
+    /// Credentials of tenants that admit registered devices only, whose devices may not be.
+    devices: VecDeque<CredentialId>,
     /// The list of the tenants whose data is removed has to be read.
     purged: bool,
     is_failing: bool,
@@ -171,8 +173,9 @@ impl Gate {
             return;
         }
         // All at the same time, so that none waits for another that does not answer.
-        let Again { rows, tenants, limits, groups, .. } = &mut position.again;
-        let (row, tenant, limit, group) = tokio::join!(
+        let Again { rows, tenants, limits, groups, devices, .. } = &mut position.again;
+        self.add_unchecked(devices, false);
+        let (row, tenant, limit, group, device) = tokio::join!(
             try_each(rows, |id| async move {
                 let found = self.0.registry.credential(id).await?;
                 self.check_again(&id, found.as_ref());
@@ -181,15 +184,16 @@ impl Gate {
             try_each(tenants, |id| async move { self.check_tenant_again(&id).await }),
             try_each(limits, |id| async move { self.read_limits(&id).await }),
             try_each(groups, |key| async move { self.read_group_again(&key).await }),
+            try_each(devices, |id| async move { self.check_registered_again(&id).await }),
         );
-        let is_checked = rows.is_empty() && tenants.is_empty() && groups.is_empty();
+        let is_checked = rows.is_empty() && tenants.is_empty() && groups.is_empty() && devices.is_empty();
         let listed = match position.again.purged {
             true => self.load_purged().await,
             false => Ok(()),
         };
         position.again.purged = listed.is_err();
         let why = "rows of credentials or tenants cannot be read; what needs them is tried again each second";
-        report(&mut position.again.is_failing, row.and(tenant).and(limit).and(group).and(listed), why);
+        report(&mut position.again.is_failing, row.and(tenant).and(limit).and(group).and(device).and(listed), why);
         if is_checked {
             self.0.followed.store(self.0.clock.now(), Ordering::Relaxed);
         }
@@ -210,6 +214,8 @@ impl Gate {
                 again.tenants = self.0.tokens.tenants().into();
                 again.limits = self.0.tenants.ids().into();
                 again.groups = self.0.groups.all_changed().into();
+                again.devices.clear();
+                self.add_unchecked(&mut again.devices, true);
                 again.purged = true;
                 position.after = Some(newest);
                 continue;
@@ -242,7 +248,9 @@ impl Gate {
                         }
                     }
                     ChangeKind::TenantActive | ChangeKind::TenantUpdated => {}
-                    ChangeKind::DeviceChanged(_) | ChangeKind::DevicesChanged => {}
+                    ChangeKind::DeviceChanged(key) => position.again.devices.extend(self.0.registered.of(&key)),
+                    // They are registered.
+                    ChangeKind::DevicesChanged => {}
                 }
             }
             let is_updated = |kind| matches!(kind, ChangeKind::TenantUpdated | ChangeKind::TenantActive);

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use door::Grants;
 use hashbrown::HashMap;
@@ -49,6 +49,8 @@ pub(super) struct Entry {
     pub(super) used: AtomicI64,
     /// Last use that the registry has or will have.
     pub(super) recorded: AtomicI64,
+    /// Its device is registered, as far as is known.
+    pub(super) is_registered: AtomicBool,
 }
 
 /// The client or caller that a credential identifies.
@@ -79,6 +81,7 @@ impl Entry {
             ended: CancellationToken::new(),
             used: AtomicI64::new(now),
             recorded: AtomicI64::new(last_use.unwrap_or(Nanos::MIN)),
+            is_registered: AtomicBool::new(false),
         }
     }
 
@@ -407,6 +410,13 @@ impl Live {
             }
         }
         end(left);
+    }
+
+    /// Returns the ids of a tenant's credentials.
+    pub(super) fn ids_of(&self, tenant: &str) -> Vec<CredentialId> {
+        let of_tenant = |entry: &&Arc<Entry>| *entry.tenant == *tenant;
+        let ids = |shard: &Shard| shard.all().filter(of_tenant).map(|entry| entry.id).collect::<Vec<_>>();
+        self.shards.iter().flat_map(|shard| ids(&shard.lock())).collect()
     }
 
     /// Returns the ids, and whether the registry has a row of each.

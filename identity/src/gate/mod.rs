@@ -19,6 +19,7 @@ mod pace;
 mod passwords;
 mod proof;
 mod purged;
+mod registered;
 mod shares;
 mod tenants;
 #[cfg(test)]
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use door::{GrantError, Grants};
 use model::time::SECOND;
-use model::{Clock, Nanos};
+use model::{Clock, DeviceKey, Nanos};
 use parking_lot::Mutex;
 
 use crate::oauth::TokenFault;
@@ -45,6 +46,7 @@ use live::{Bounds, Entry, Live, Subject};
 use pace::Failures;
 use proof::{Outcome, Presented, Proof};
 use purged::PurgedTenants;
+use registered::Registered;
 use tenants::Tenants;
 pub use tenants::{NotHere, PlaceError};
 use tokens::Tokens;
@@ -89,7 +91,9 @@ struct Inner {
     live: Live,
     lookups: Batches<CredentialId, Option<Found>>,
     tenant_lookups: Batches<Box<str>, Option<Tenant>>,
+    device_lookups: Batches<DeviceKey, bool>,
     tenants: Tenants,
+    registered: Registered,
     purged: PurgedTenants,
     tokens: Tokens,
     passwords: OnceLock<Passwords>,
@@ -165,7 +169,9 @@ impl Gate {
             live: Live::new(bounds),
             lookups: Batches::new(LOOKUP_BATCH),
             tenant_lookups: Batches::new(TENANT_BATCH),
+            device_lookups: Batches::new(LOOKUP_BATCH),
             tenants: Tenants::default(),
+            registered: Registered::default(),
             purged: PurgedTenants::default(),
             tokens: Tokens::new(bounds.bytes / 8),
             passwords: OnceLock::new(),

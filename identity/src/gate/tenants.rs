@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::live::{Entry, Subject};
 use super::{Gate, LOOKUPS, Problem};
-use crate::registry::Error;
+use crate::registry::{DeviceAdmission, Error, Tenant};
 
 /// Tenants beyond this number leave the table when none of their credentials is in use.
 const TENANTS: usize = 4096;
@@ -41,6 +41,16 @@ struct Held {
     meter: Arc<TenantMeter>,
     limits: Limits,
     pool: Option<Arc<str>>,
+    admission: DeviceAdmission,
+    /// Devices that were admitted may not be registered.
+    is_unchecked: bool,
+}
+
+impl Held {
+    fn admit(&mut self, admission: DeviceAdmission) {
+        self.is_unchecked |= self.admission != admission && admission == DeviceAdmission::Refuse;
+        self.admission = admission;
+    }
 }
 
 /// A tenant whose pool this process does not have.
@@ -93,9 +103,8 @@ impl Tenants {
         }
     }
 
-    /// Adds a tenant with limits that were read after this count of changes, unless there was
-    /// another one since.
-    fn add(&self, id: &str, limits: Limits, pool: Option<Arc<str>>, changes: u64) -> Option<Arc<TenantMeter>> {
+    /// Adds a tenant that was read after this count of changes, unless there was another one since.
+    fn add(&self, id: &str, found: Tenant, changes: u64) -> Option<Arc<TenantMeter>> {
         let mut table = self.table.lock();
         if table.changes != changes {
             return None;
@@ -104,9 +113,10 @@ impl Tenants {
             table.by_id.retain(|_, held| Arc::strong_count(&held.meter) > 1);
         }
         let meter = || {
+            let Tenant { limits, pool, device_admission: admission, .. } = found;
             let meter = TenantMeter::new(&limits);
             self.fleet.join(id, &meter, Moment::now());
-            Held { meter, limits, pool }
+            Held { meter, limits, pool: pool.map(Into::into), admission, is_unchecked: false }
         };
         Some(Arc::clone(&table.by_id.entry(id.into()).or_insert_with(meter).meter))
     }
@@ -116,6 +126,32 @@ impl Tenants {
         let mut table = self.table.lock();
         table.changes += 1;
         table.by_id.contains_key(id)
+    }
+
+    /// Returns the devices that a tenant of the table admits.
+    pub(super) fn admission(&self, id: &str) -> DeviceAdmission {
+        self.table.lock().by_id.get(id).map(|held| held.admission).unwrap_or_default()
+    }
+
+    /// Changes the devices that a tenant admits.
+    pub(super) fn admit(&self, id: &str, admission: DeviceAdmission) {
+        let mut table = self.table.lock();
+        table.changes += 1;
+        if let Some(held) = table.by_id.get_mut(id) {
+            held.admit(admission);
+        }
+    }
+
+    /// Returns the tenants that admit registered devices only: those that have done so since the
+    /// last call, or all.
+    pub(super) fn take_unchecked(&self, all: bool) -> Vec<Box<str>> {
+        let mut table = self.table.lock();
+        let refusing = table.by_id.iter_mut().filter(|(_, held)| held.admission == DeviceAdmission::Refuse);
+        let unchecked = refusing.filter_map(|(id, held)| {
+            let is_unchecked = std::mem::take(&mut held.is_unchecked);
+            (is_unchecked || all).then(|| id.clone())
+        });
+        unchecked.collect()
     }
 
     /// Changes the pool of a tenant: another one of the same id was created.
@@ -222,6 +258,11 @@ impl Gate {
         self.0.tenants.set(tenant, limits);
     }
 
+    /// Applies which devices a tenant admits from now on.
+    pub(crate) fn admit_devices(&self, tenant: &str, admission: DeviceAdmission) {
+        self.0.tenants.admit(tenant, admission);
+    }
+
     /// Returns the meter of a tenant: from the table, or with the limits of the registry.
     pub(super) async fn tenant_meter(&self, tenant: &str) -> Result<Arc<TenantMeter>, Problem> {
         for _ in 0..LOOKUPS {
@@ -234,7 +275,7 @@ impl Gate {
                 tracing::error!(tenant, "the registry has a credential of a tenant, and not the tenant");
                 return Err(Problem::Unavailable("the tenant of the credential cannot be read".into()));
             };
-            if let Some(meter) = self.0.tenants.add(tenant, found.limits, found.pool.map(Into::into), changes) {
+            if let Some(meter) = self.0.tenants.add(tenant, found, changes) {
                 return Ok(meter);
             }
         }
@@ -257,6 +298,7 @@ impl Gate {
             && let Some(tenant) = self.0.registry.tenant(tenant).await?
         {
             self.0.tenants.set(&tenant.id, tenant.limits);
+            self.0.tenants.admit(&tenant.id, tenant.device_admission);
             self.0.tenants.place(&tenant.id, tenant.pool.map(Into::into));
         }
         Ok(())

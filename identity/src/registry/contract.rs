@@ -13,8 +13,9 @@ use model::Nanos;
 use model::time::SECOND;
 
 use super::{
-    AuditRange, ChangeKind, Checkpoint, Class, Created, Credential, CredentialKind, Denial, Error, Fault, INSTALLATION,
-    KeyRights, Origin, Owner, Registry, Rehashed, Result, RoleBinding, Tenant, TenantState, TenantUpdate, Use,
+    AuditRange, ChangeKind, Checkpoint, Class, Created, Credential, CredentialKind, Denial, DeviceAdmission, Error,
+    Fault, INSTALLATION, KeyRights, Origin, Owner, Registry, Rehashed, Result, RoleBinding, Tenant, TenantState,
+    TenantUpdate, Use,
 };
 use crate::{CredentialId, Digest, PasswordHash, Role, Token, TokenKind};
 pub(crate) use audit::*;
@@ -105,6 +106,7 @@ pub(crate) fn tenant(id: &str) -> Tenant {
         features: BTreeMap::new(),
         deletion: None,
         pool: None,
+        device_admission: DeviceAdmission::default(),
     }
 }
 

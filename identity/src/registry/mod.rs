@@ -45,7 +45,7 @@ pub(crate) use embedded::{CheckpointFile, HeldCheckpoint};
 pub(crate) use group::MAX_MEMBERS;
 pub use group::{Group, GroupFilter, GroupRegistry, GroupUpdate, MemberChange};
 pub use postgres::{PostgresOptions, PostgresRegistry};
-pub use tenant::{Tenant, TenantState, TenantUpdate};
+pub use tenant::{DeviceAdmission, Tenant, TenantState, TenantUpdate};
 pub(crate) use types::Result;
 pub use types::{Change, ChangeKind, Changes, Created, Error, Found, Listed, Origin, Rehashed, Use};
 pub use writes::RegistryWrites;

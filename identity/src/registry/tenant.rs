@@ -33,6 +33,26 @@ pub struct Tenant {
     /// The pool that holds its data; `None` is the shared one. It never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+    /// The devices that it admits.
+    #[serde(default, skip_serializing_if = "DeviceAdmission::is_auto")]
+    pub device_admission: DeviceAdmission,
+}
+
+/// The devices that a tenant admits, of those with a valid credential.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceAdmission {
+    /// All: one that is not registered comes into being with its first reading.
+    #[default]
+    Auto,
+    /// Registered ones only.
+    Refuse,
+}
+
+impl DeviceAdmission {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
 }
 
 /// The state of a tenant.
@@ -86,6 +106,9 @@ pub struct TenantUpdate {
     /// Its features, all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<BTreeMap<String, bool>>,
+    /// The devices that it admits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_admission: Option<DeviceAdmission>,
     /// The version that the change is made for; `None` is any.
     #[serde(skip)]
     pub version: Option<u64>,
@@ -109,6 +132,9 @@ impl TenantUpdate {
         }
         if let Some(features) = &self.features {
             changed.features.clone_from(features);
+        }
+        if let Some(admission) = self.device_admission {
+            changed.device_admission = admission;
         }
         if changed == *tenant {
             return Ok(false);

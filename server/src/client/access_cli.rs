@@ -141,7 +141,7 @@ pub(crate) enum TenantsCommand {
     List(TenantsList),
     /// Make a tenant
     Add(TenantAdd),
-    /// Change the name, the limits or the features of a tenant
+    /// Change the name, the limits or the features of a tenant, or which devices it admits
     Set(TenantSet),
     /// Show the limits of a tenant, and its use of the process that answers
     Usage(TenantUsageOf),
@@ -210,6 +210,18 @@ pub(crate) struct TenantSet {
     /// A feature, as x-beta=on or x-beta=off; `none` removes it
     #[arg(long = "feature", value_name = "NAME=on|off|none")]
     pub(crate) features: Vec<String>,
+    /// Devices that it admits: all, or those that are registered
+    #[arg(long, value_name = "auto|refuse")]
+    pub(crate) device_admission: Option<Admission>,
+}
+
+/// Devices that a tenant admits.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Admission {
+    /// Also those that are not registered
+    Auto,
+    /// Registered ones only: others are refused
+    Refuse,
 }
 
 /// `weir tenants usage`

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use identity::TenantUpdate;
 use identity::quota::{Limits, Usage};
+use identity::{DeviceAdmission, TenantUpdate};
 use proto::v1;
 use tonic::Status;
 
@@ -21,6 +21,7 @@ pub(super) struct Change {
     features: Option<BTreeMap<String, bool>>,
     /// Features that are set or removed one by one.
     single_features: Vec<(String, Option<bool>)>,
+    device_admission: Option<DeviceAdmission>,
     etag: Option<u64>,
 }
 
@@ -32,7 +33,8 @@ impl Change {
         if paths.is_empty() {
             return Err(errors::invalid(
                 "update_mask",
-                "names no field: `display_name`, `limits`, `limits.connections`, `features`, `features.x-beta`",
+                "names no field: `display_name`, `limits`, `limits.connections`, `features`, `features.x-beta`, \
+                 `device_admission`",
             ));
         }
         for path in paths {
@@ -41,6 +43,7 @@ impl Change {
                 ("display_name", _) => change.display_name = Some(tenant.display_name.clone()),
                 ("limits", _) => change.limits = Some(given),
                 (_, Some(single)) => change.single.push(single),
+                ("device_admission", _) => change.device_admission = Some(admission(tenant)?),
                 ("features", _) => change.features = Some(tenant.features.clone().into_iter().collect()),
                 (path, _) if path.starts_with("features.") => {
                     let name = &path["features.".len()..];
@@ -48,8 +51,10 @@ impl Change {
                 }
                 _ => {
                     let known = Limits::names().map(|name| format!("`limits.{name}`")).collect::<Vec<_>>().join(", ");
-                    let reason =
-                        format!("{path:.80?} cannot be changed: use `display_name`, `features`, `limits`, {known}");
+                    let reason = format!(
+                        "{path:.80?} cannot be changed: use `display_name`, `device_admission`, `features`, `limits`, \
+                         {known}"
+                    );
                     return Err(errors::invalid("update_mask", reason));
                 }
             }
@@ -91,7 +96,16 @@ impl Change {
             }
         }
         let version = self.etag.or_else(|| present.map(|tenant| tenant.version));
-        TenantUpdate { display_name: self.display_name.clone(), limits, features, version }
+        let (display_name, device_admission) = (self.display_name.clone(), self.device_admission);
+        TenantUpdate { display_name, limits, features, device_admission, version }
+    }
+}
+
+fn admission(tenant: &v1::Tenant) -> Result<DeviceAdmission, Status> {
+    match v1::tenant::DeviceAdmission::try_from(tenant.device_admission) {
+        Ok(v1::tenant::DeviceAdmission::Unspecified | v1::tenant::DeviceAdmission::Auto) => Ok(DeviceAdmission::Auto),
+        Ok(v1::tenant::DeviceAdmission::Refuse) => Ok(DeviceAdmission::Refuse),
+        Err(_) => Err(errors::invalid("tenant.device_admission", "is not one of the values")),
     }
 }
 

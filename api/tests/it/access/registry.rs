@@ -7,7 +7,7 @@ use model::SystemClock;
 use proto::v1::access_service_client::AccessServiceClient;
 use proto::v1::audit_service_client::AuditServiceClient;
 use proto::v1::authority_service_client::AuthorityServiceClient;
-use proto::v1::tenant::State;
+use proto::v1::tenant::{DeviceAdmission, State};
 use proto::v1::tenant_service_client::TenantServiceClient;
 use proto::v1::{self, ApiKey, AuditEvent, CreateApiKeyRequest, DeviceCredential};
 use tonic::service::interceptor::InterceptedService;
@@ -257,6 +257,23 @@ async fn a_tenant_is_deleted_and_restored_and_has_features() {
         let status = client.update_tenant(change(&[(wrong, true)], &["features"])).await.expect_err(wrong);
         assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
     }
+
+    let admission = |value: i32| {
+        let tenant = v1::Tenant { name: name.clone(), device_admission: value, ..Default::default() };
+        let update_mask = Some(prost_types::FieldMask { paths: vec!["device_admission".to_owned()] });
+        v1::UpdateTenantRequest { tenant: Some(tenant), update_mask }
+    };
+    assert_eq!(made.device_admission(), DeviceAdmission::Auto);
+    for (asked, set) in [
+        (DeviceAdmission::Refuse, DeviceAdmission::Refuse),
+        (DeviceAdmission::Unspecified, DeviceAdmission::Auto),
+        (DeviceAdmission::Refuse, DeviceAdmission::Refuse),
+    ] {
+        let changed = client.update_tenant(admission(asked.into())).await.unwrap().into_inner();
+        assert_eq!((changed.device_admission(), changed.features.len()), (set, 2));
+    }
+    let status = client.update_tenant(admission(9)).await.expect_err("no such value");
+    assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
 
     let deletion = v1::GetTenantDeletionRequest { name: name.clone() };
     let status = client.get_tenant_deletion(deletion.clone()).await.expect_err("it is not to be deleted");

@@ -33,6 +33,7 @@ fn add_long(live: &Live, tenant: &str, n: usize, used: Nanos, name: usize) -> Ar
         ended: CancellationToken::new(),
         used: AtomicI64::new(used),
         recorded: AtomicI64::new(used),
+        is_registered: AtomicBool::new(false),
     };
     let epoch = live.epoch_of(&entry.id);
     live.insert(entry, epoch).unwrap()

@@ -11,6 +11,7 @@ mod passwords;
 mod paused;
 mod pools;
 mod reauthenticate;
+mod registered;
 mod revocation;
 mod storm;
 mod table;

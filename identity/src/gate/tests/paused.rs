@@ -16,6 +16,7 @@ use crate::{CredentialId, EmbeddedRegistry};
 pub(super) struct Paused {
     inner: EmbeddedRegistry,
     lookups: AtomicUsize,
+    device_lookups: AtomicUsize,
     is_paused: AtomicBool,
     is_away: AtomicBool,
     is_hanging: AtomicBool,
@@ -39,10 +40,11 @@ impl Paused {
     pub(super) fn new(inner: EmbeddedRegistry) -> Self {
         let [is_paused, is_away, is_hanging, are_tenants_away, is_group_paused] = [false; 5].map(AtomicBool::new);
         let [hanging, arrived, released] = [0; 3].map(Semaphore::new);
-        let (lookups, member_lists, broken, damaged, hidden) = Default::default();
+        let (lookups, device_lookups, member_lists, broken, damaged, hidden) = Default::default();
         Self {
             inner,
             lookups,
+            device_lookups,
             is_paused,
             is_away,
             is_hanging,
@@ -61,6 +63,11 @@ impl Paused {
     /// Returns how often a credential was looked up.
     pub(super) fn lookups(&self) -> usize {
         self.lookups.load(Ordering::SeqCst)
+    }
+
+    /// Returns how often devices were looked up.
+    pub(super) fn device_lookups(&self) -> usize {
+        self.device_lookups.load(Ordering::SeqCst)
     }
 
     /// Holds up the next lookup, after it has read its row.
@@ -96,7 +103,7 @@ impl Paused {
         self.are_tenants_away.store(are_away, Ordering::SeqCst);
     }
 
-    /// Lets the rows of these credentials and tenants not be read, and all others.
+    /// Lets the rows of these credentials, tenants and devices not be read, and all others.
     pub(super) fn damage(&self, ids: &[&str]) {
         *self.damaged.lock() = ids.iter().map(|id| (*id).to_owned()).collect();
     }
@@ -249,6 +256,8 @@ impl RegistryWrites for Paused {
 #[async_trait]
 impl DeviceRegistry for Paused {
     async fn devices(&self, tenant: &str, ids: &[String]) -> Result<Vec<Option<Device>>> {
+        self.device_lookups.fetch_add(1, Ordering::SeqCst);
+        ids.iter().try_for_each(|id| self.check(id))?;
         self.inner()?.devices(tenant, ids).await
     }
 

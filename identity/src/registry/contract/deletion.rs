@@ -6,8 +6,8 @@ use model::time::SECOND;
 
 use super::{NOW, device, group, key, origin, secret, tenant};
 use crate::registry::{
-    ChangeKind, DeletionStep, Error, INSTALLATION, MemberChange, Origin, PlaceCount, Registry, Residual, TenantState,
-    TenantUpdate, Worker,
+    ChangeKind, DeletionStep, DeviceAdmission, Error, INSTALLATION, MemberChange, Origin, PlaceCount, Registry,
+    Residual, TenantState, TenantUpdate, Worker,
 };
 
 fn at(seconds: i64) -> Origin {
@@ -157,4 +157,8 @@ pub(crate) async fn features_are_changed_with_a_tenant(registry: &dyn Registry) 
     assert_eq!(registry.tenant("a").await.unwrap(), Some(changed));
     let events = registry.audit("a", None, 9).await.unwrap();
     assert_eq!(events[0].detail, r#"{"features":{"x-beta":true,"x-old":false}}"#);
+    let update = TenantUpdate { device_admission: Some(DeviceAdmission::Refuse), ..Default::default() };
+    let changed = registry.update_tenant("a", &update, &origin()).await.unwrap();
+    assert_eq!((changed.device_admission, changed.version), (DeviceAdmission::Refuse, 3));
+    assert_eq!(registry.tenant("a").await.unwrap().unwrap(), changed);
 }

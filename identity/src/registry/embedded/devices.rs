@@ -8,38 +8,11 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use super::EmbeddedRegistry;
 use super::changes::FileRows;
 use super::file::Outcome;
-use super::rows::{DEVICE_COUNTS, DEVICE_TERMS, DEVICES, seal, unseal};
+use super::rows::{DEVICE_COUNTS, DEVICE_TERMS, DEVICES, get_of, list_of, seal};
 use crate::registry::device::DeviceChange;
 use crate::registry::device_search::terms;
 use crate::registry::transaction::{self, DeviceRows};
 use crate::registry::{Device, DeviceRegistry, Result};
-
-fn find(
-    table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
-    tenant: &str,
-    id: &str,
-) -> Outcome<Option<Device>> {
-    table.get((tenant, id))?.map(|bytes| unseal(id, bytes.value())).transpose()
-}
-
-/// Returns devices of a tenant in order of their ids, those after `after`.
-fn list(
-    table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
-    tenant: &str,
-    after: &str,
-    limit: usize,
-) -> Outcome<Vec<Device>> {
-    let mut found = Vec::new();
-    for entry in table.range((Bound::Excluded((tenant, after)), Bound::Unbounded))?.take(limit) {
-        let (key, bytes) = entry?;
-        let (of, id) = key.value();
-        if of != tenant {
-            break;
-        }
-        found.push(unseal(id, bytes.value())?);
-    }
-    Ok(found)
-}
 
 /// Returns ids of devices behind a place in the index of terms, while `has` is true of the term.
 fn with(
@@ -64,13 +37,13 @@ fn with(
 #[async_trait]
 impl DeviceRows for FileRows<'_> {
     async fn device(&mut self, tenant: &str, id: &str) -> transaction::Outcome<Option<Device>> {
-        self.run(|write, _| find(&write.open_table(DEVICES)?, tenant, id))
+        self.run(|write, _| get_of(&write.open_table(DEVICES)?, tenant, id))
     }
 
     async fn devices(&mut self, tenant: &str, ids: &[String]) -> transaction::Outcome<Vec<Option<Device>>> {
         self.run(|write, _| {
             let table = write.open_table(DEVICES)?;
-            ids.iter().map(|id| find(&table, tenant, id)).collect()
+            ids.iter().map(|id| get_of(&table, tenant, id)).collect()
         })
     }
 
@@ -116,7 +89,7 @@ impl DeviceRows for FileRows<'_> {
     }
 
     async fn some_devices(&mut self, tenant: &str, most: usize) -> transaction::Outcome<Vec<Device>> {
-        self.run(|write, _| list(&write.open_table(DEVICES)?, tenant, "", most))
+        self.run(|write, _| list_of(&write.open_table(DEVICES)?, tenant, "", most))
     }
 }
 
@@ -126,14 +99,14 @@ impl DeviceRegistry for EmbeddedRegistry {
         let (tenant, ids) = (tenant.to_owned(), ids.to_vec());
         self.read(move |database| {
             let table = database.begin_read()?.open_table(DEVICES)?;
-            ids.iter().map(|id| find(&table, &tenant, id)).collect()
+            ids.iter().map(|id| get_of(&table, &tenant, id)).collect()
         })
         .await
     }
 
     async fn devices_after(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Device>> {
         let (tenant, after) = (tenant.to_owned(), after.to_owned());
-        self.read(move |database| list(&database.begin_read()?.open_table(DEVICES)?, &tenant, &after, limit)).await
+        self.read(move |database| list_of(&database.begin_read()?.open_table(DEVICES)?, &tenant, &after, limit)).await
     }
 
     async fn devices_with(&self, tenant: &str, term: &str, after: &str, limit: usize) -> Result<Vec<String>> {

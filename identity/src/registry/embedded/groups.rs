@@ -8,17 +8,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, WriteTransaction};
 use super::EmbeddedRegistry;
 use super::changes::FileRows;
 use super::file::Outcome;
-use super::rows::{GROUPS, MEMBERS, seal, unseal};
+use super::rows::{GROUPS, MEMBERS, get_of, list_of, seal, unseal};
 use crate::registry::transaction::{self, GroupRows};
 use crate::registry::{Group, GroupRegistry, Result};
-
-fn find(
-    table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
-    tenant: &str,
-    id: &str,
-) -> Outcome<Option<Group>> {
-    table.get((tenant, id))?.map(|bytes| unseal(id, bytes.value())).transpose()
-}
 
 /// Returns the id behind all members of a group: no id of a group has a character below.
 fn behind(id: &str) -> String {
@@ -44,7 +36,7 @@ fn each(
 #[async_trait]
 impl GroupRows for FileRows<'_> {
     async fn group(&mut self, tenant: &str, id: &str) -> transaction::Outcome<Option<Group>> {
-        self.run(|write, _| find(&write.open_table(GROUPS)?, tenant, id))
+        self.run(|write, _| get_of(&write.open_table(GROUPS)?, tenant, id))
     }
 
     async fn put_group(&mut self, group: &Group) -> transaction::Outcome<()> {
@@ -102,32 +94,18 @@ impl GroupRows for FileRows<'_> {
 impl GroupRegistry for EmbeddedRegistry {
     async fn group(&self, tenant: &str, id: &str) -> Result<Option<Group>> {
         let (tenant, id) = (tenant.to_owned(), id.to_owned());
-        self.read(move |database| find(&database.begin_read()?.open_table(GROUPS)?, &tenant, &id)).await
+        self.read(move |database| get_of(&database.begin_read()?.open_table(GROUPS)?, &tenant, &id)).await
     }
 
     async fn groups(&self, tenant: &str, after: &str, limit: usize) -> Result<Vec<Group>> {
         let (tenant, after) = (tenant.to_owned(), after.to_owned());
-        self.read(move |database| list(database, &tenant, &after, limit)).await
+        self.read(move |database| list_of(&database.begin_read()?.open_table(GROUPS)?, &tenant, &after, limit)).await
     }
 
     async fn members(&self, tenant: &str, group: &str, after: &str, limit: usize) -> Result<Vec<String>> {
         let (tenant, group, after) = (tenant.to_owned(), group.to_owned(), after.to_owned());
         self.read(move |database| members(database, (&tenant, &group), &after, limit)).await
     }
-}
-
-fn list(database: &Database, tenant: &str, after: &str, limit: usize) -> Outcome<Vec<Group>> {
-    let table = database.begin_read()?.open_table(GROUPS)?;
-    let mut found = Vec::new();
-    for entry in table.range((Bound::Excluded((tenant, after)), Bound::Unbounded))?.take(limit) {
-        let (key, bytes) = entry?;
-        let (of, id) = key.value();
-        if of != tenant {
-            break;
-        }
-        found.push(unseal(id, bytes.value())?);
-    }
-    Ok(found)
 }
 
 fn members(database: &Database, (tenant, group): (&str, &str), after: &str, limit: usize) -> Outcome<Vec<String>> {

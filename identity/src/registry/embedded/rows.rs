@@ -1,6 +1,8 @@
 //! Tables and rows. Values are JSON behind a checksum: they are few, and an operator with the file
 //! alone can read them.
 
+use std::ops::Bound;
+
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -113,6 +115,34 @@ pub(super) fn get<T: DeserializeOwned>(
     id: &str,
 ) -> Outcome<Option<T>> {
     table.get(id)?.map(|bytes| unseal(id, bytes.value())).transpose()
+}
+
+/// Reads the row of an id of a tenant.
+pub(super) fn get_of<T: DeserializeOwned>(
+    table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
+    tenant: &str,
+    id: &str,
+) -> Outcome<Option<T>> {
+    table.get((tenant, id))?.map(|bytes| unseal(id, bytes.value())).transpose()
+}
+
+/// Reads rows of a tenant in order of their ids, those after `after`.
+pub(super) fn list_of<T: DeserializeOwned>(
+    table: &impl ReadableTable<(&'static str, &'static str), &'static [u8]>,
+    tenant: &str,
+    after: &str,
+    limit: usize,
+) -> Outcome<Vec<T>> {
+    let mut found = Vec::new();
+    for entry in table.range((Bound::Excluded((tenant, after)), Bound::Unbounded))?.take(limit) {
+        let (key, bytes) = entry?;
+        let (of, id) = key.value();
+        if of != tenant {
+            break;
+        }
+        found.push(unseal(id, bytes.value())?);
+    }
+    Ok(found)
 }
 
 /// Writes the row of an id.

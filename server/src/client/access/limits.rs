@@ -5,9 +5,10 @@ use std::num::NonZeroU64;
 
 use anyhow::{Context, ensure};
 use door::quota::Limits;
+use proto::v1::tenant::DeviceAdmission;
 use proto::v1::{GetTenantUsageRequest, Tenant, UpdateTenantRequest};
 
-use super::super::access_cli::{TenantId, TenantSet, TenantUsageOf};
+use super::super::access_cli::{Admission, TenantId, TenantSet, TenantUsageOf};
 use super::super::output::{Cell, Table};
 use super::super::{names, refused};
 
@@ -22,15 +23,23 @@ pub(super) async fn set(options: &TenantSet) -> anyhow::Result<()> {
     let (features, of_features) = parse_features(&options.features)?;
     paths.extend(of_features);
     paths.extend(options.name.iter().map(|_| "display_name".to_owned()));
+    paths.extend(options.device_admission.iter().map(|_| "device_admission".to_owned()));
     ensure!(
         !paths.is_empty(),
-        "nothing to change: use `--name`, `--limit messages_per_second=1000` or `--feature x-beta=on`"
+        "nothing to change: use `--name`, `--limit messages_per_second=1000`, `--feature x-beta=on` or \
+         `--device-admission refuse`"
     );
+    let admission = match options.device_admission {
+        None => DeviceAdmission::Unspecified,
+        Some(Admission::Auto) => DeviceAdmission::Auto,
+        Some(Admission::Refuse) => DeviceAdmission::Refuse,
+    };
     let tenant = Tenant {
         name: names::tenant(id),
         display_name: options.name.clone().unwrap_or_default(),
         limits: Some(api::limits::to_proto(&limits)),
         features,
+        device_admission: admission.into(),
         ..Default::default()
     };
     let update_mask = Some(prost_types::FieldMask { paths });
@@ -49,6 +58,8 @@ pub(super) async fn set(options: &TenantSet) -> anyhow::Result<()> {
         let value = if *is_on { ON } else { OFF };
         table.row([name.clone().into(), value.to_owned().into()]);
     }
+    let admission = if changed.device_admission() == DeviceAdmission::Refuse { "refuse" } else { "auto" };
+    table.row(["device_admission".to_owned().into(), admission.to_owned().into()]);
     table.print(common.format)
 }
 

@@ -44,6 +44,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 // both places or in neither.
                 let mut state = self.session.owned_by(&self.link).ok_or(End::TakenOver)?;
                 let held = state.subscriptions.contains(filter);
+                let before = if held { self.tenant.trie.options(filter, &self.sender.client) } else { None };
                 let inserted = if !held && state.subscriptions.len() >= self.broker.config.max_subscriptions {
                     limit.get_or_insert("refused: the client has mqtt.max_subscriptions subscriptions");
                     None
@@ -61,6 +62,13 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                     state.subscriptions.insert(filter.to_owned());
                 }
                 if inserted.is_some() {
+                    // Other nodes send its messages to this one until they know that the store has
+                    // them for the session.
+                    if before.is_some_and(|(before, _)| before.qos == 0)
+                        && let Some(ledger) = &state.ledger
+                    {
+                        ledger.announce_subscription(filter, options, packet.subscription_id);
+                    }
                     self.broker.note_interest(&self.tenant, &self.session, filter, Some(options.qos));
                 }
                 if inserted.is_some()

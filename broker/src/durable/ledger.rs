@@ -276,6 +276,14 @@ impl Ledger {
         stage(out, &self.journal.keys.subscription(self.session, filter), &record);
     }
 
+    /// Submits a subscription of a session that a fleet shares at once, before it is stored with
+    /// what else is staged.
+    pub(crate) fn announce_subscription(&self, filter: &str, options: Options, id: Option<u32>) {
+        if let Some(owned) = self.owned() {
+            self.journal.submit(Change::Subscribe(owned, filter.to_owned(), Subscription::new(options, id)));
+        }
+    }
+
     /// Stages the end of a subscription.
     pub(crate) fn drop_subscription(&self, out: &mut Outbox<impl Intake>, filter: &str) {
         if let Some(owned) = self.owned() {

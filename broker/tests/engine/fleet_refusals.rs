@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use weir_broker::Config;
 use weir_broker::fleet::memory::{MemoryFleet, MemoryNode};
 use weir_broker::fleet::{
-    Arrival, Bus, Client, DueWill, Forwarded, HandOver, Leftover, Node, Owned, Route, Subscription,
+    Arrival, Bus, Client, DueWill, Forwarded, HandOver, Interest, Leftover, Node, Owned, Route, Subscription,
 };
 
 use crate::fleet::{Nodes, take};
@@ -342,4 +342,33 @@ fn a_node_of_several_pools_waits_for_the_subscribers_of_each_and_a_reset_of_one_
     wait(|| world.broker.routes("default") == 1);
     assert_eq!(world.broker.routes("gold"), 1);
     assert_eq!(take(&mut rejoin(&first, true, "s"), true, 1), ["x"]);
+}
+
+#[test]
+fn a_subscription_that_rises_from_qos_0_is_known_to_other_nodes_all_the_time() {
+    for v5 in [false, true] {
+        let nodes = Nodes::<1>::new();
+        let other = nodes.fleet.node("other");
+        let mut s = join(nodes.at(0), v5, "s", 0);
+        subscribe(&mut s, v5, 1, &[("n", 0)]);
+        subscribe(&mut s, v5, 2, &[("n", 2)]);
+        let (mut node, mut session, mut order) = (false, 0, Vec::new());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let is_over = |order: &Vec<(bool, u8)>| matches!(order.as_slice(), [.., (false, 2)]);
+        while !is_over(&order) {
+            for route in runtime.block_on(other.routes()) {
+                match route {
+                    Route::Interest(_, _, filter, interest) if filter == "n" => node = interest == Some(Interest::All),
+                    Route::Session(_, _, filter, Some((subscription, _))) if filter == "n" => {
+                        session = subscription.qos;
+                    }
+                    _ => continue,
+                }
+                order.push((node, session));
+            }
+        }
+        let begun = order.iter().position(|(node, _)| *node).unwrap();
+        assert!(order[begun..].iter().all(|(node, session)| *node || *session == 2), "{order:?}");
+        s.ping();
+    }
 }

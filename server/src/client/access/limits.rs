@@ -58,8 +58,9 @@ pub(super) async fn set(options: &TenantSet) -> anyhow::Result<()> {
         let value = if *is_on { ON } else { OFF };
         table.row([name.clone().into(), value.to_owned().into()]);
     }
-    let admission = if changed.device_admission() == DeviceAdmission::Refuse { "refuse" } else { "auto" };
-    table.row(["device_admission".to_owned().into(), admission.to_owned().into()]);
+    if changed.device_admission() == DeviceAdmission::Refuse {
+        table.row(["device_admission".to_owned().into(), "refuse".to_owned().into()]);
+    }
     table.print(common.format)
 }
 

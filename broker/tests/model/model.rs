@@ -270,9 +270,12 @@ impl Model {
         held.agreed = None;
         held.possible.push(qos);
         held.outstanding.push((id, qos));
-        if qos.is_none() {
-            self.retained.unsubscribed(client, filter);
-            self.member_leaves(client, filter);
+        match qos {
+            Some(qos) => self.retained.resubscribed(client, filter, qos),
+            None => {
+                self.retained.unsubscribed(client, filter);
+                self.member_leaves(client, filter);
+            }
         }
         self.widen();
         self.meet_on_the_way(client);

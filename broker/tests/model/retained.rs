@@ -36,6 +36,8 @@ struct Copy {
     filter: &'static str,
     topic: &'static str,
     qos: u8,
+    /// At which the client has subscribed again since.
+    later: Vec<u8>,
     must: bool,
     /// The oldest message that it may be of.
     oldest: Number,
@@ -56,7 +58,7 @@ struct Delivered {
 impl Copy {
     fn fits(&self, of: &Delivered) -> bool {
         let is_its = self.client == of.client && self.topic == of.topic && self.oldest <= of.number;
-        is_its && self.qos.min(of.published) == of.qos
+        is_its && [self.qos].iter().chain(&self.later).any(|qos| *qos.min(&of.published) == of.qos)
     }
 }
 
@@ -120,8 +122,15 @@ impl Retained {
         for topic in RETAINED.into_iter().filter(|topic| matches(filter, topic)) {
             let must = certain && self.is_certain(topic);
             let oldest = self.possible.get(topic).and_then(|kept| kept.first()).map_or(0, |kept| kept.number);
-            self.owed.push(Copy { client, filter, topic, qos, must, oldest, got: None });
+            self.owed.push(Copy { client, filter, topic, qos, later: Vec::new(), must, oldest, got: None });
         }
+    }
+
+    /// A SUBSCRIBE was sent. Another node goes on with the copies of the one before as the
+    /// subscription is by then.
+    pub(crate) fn resubscribed(&mut self, client: usize, filter: &str, qos: u8) {
+        let of = self.owed.iter_mut().filter(|copy| copy.client == client && copy.filter == filter);
+        of.filter(|copy| self.in_fleet && copy.got.is_none()).for_each(|copy| copy.later.push(qos));
     }
 
     pub(crate) fn unsubscribed(&mut self, client: usize, filter: &str) {

@@ -40,7 +40,8 @@ fn new_device(id: String, given: Device, interval_field: &str) -> Result<NewDevi
 }
 
 fn update_from(device: &Device, paths: &[String]) -> Result<DeviceUpdate, Status> {
-    let mut update = DeviceUpdate { version: version("device.etag", &device.etag)?, ..DeviceUpdate::default() };
+    let mut update =
+        DeviceUpdate { version: version("a device", "device.etag", &device.etag)?, ..DeviceUpdate::default() };
     if paths.is_empty() {
         return Err(errors::invalid("update_mask", format!("names no field: {KNOWN}")));
     }
@@ -215,7 +216,7 @@ impl DeviceService for DeviceApi {
         let caller = Caller::of(&request)?;
         let mut request = request.into_inner();
         let key = caller.device("name", &mut request.name)?;
-        let version = version("etag", &request.etag)?;
+        let version = version("a device", "etag", &request.etag)?;
         let deleted = self.0.admin()?.delete_device(&key.tenant, &key.id, version, &by(&caller, "")).await;
         self.changed(key, &request.name, deleted).await
     }

@@ -85,7 +85,7 @@ fn to_proto(group: &identity::Group) -> Group {
 
 fn update_from(group: &Group, paths: &[String]) -> Result<GroupUpdate, Status> {
     const KNOWN: &str = "use `display_name`, `patterns`";
-    let mut update = GroupUpdate { version: version("group.etag", &group.etag)?, ..GroupUpdate::default() };
+    let mut update = GroupUpdate { version: version("a group", "group.etag", &group.etag)?, ..GroupUpdate::default() };
     if paths.is_empty() {
         return Err(errors::invalid("update_mask", format!("names no field: {KNOWN}")));
     }
@@ -173,7 +173,8 @@ impl GroupService for GroupApi {
         let request = request.into_inner();
         let (tenant, id) = named(&caller, "name", &request.name)?;
         let admin = self.0.admin()?;
-        let deleted = admin.delete_group(&tenant, &id, version("etag", &request.etag)?, &by(&caller, "")).await;
+        let deleted =
+            admin.delete_group(&tenant, &id, version("a group", "etag", &request.etag)?, &by(&caller, "")).await;
         deleted.map_err(|error| Resource::Group.refused("", &request.name, error))?;
         Ok(Response::new(()))
     }

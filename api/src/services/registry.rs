@@ -28,11 +28,11 @@ pub(super) fn by(caller: &Caller, request_id: &str) -> By {
     }
 }
 
-/// Reads the version that the etag of a group or a device is; None without one.
-pub(super) fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
+/// Reads the version that is the etag `of` a tenant, a group or a device; None without one.
+pub(super) fn version(of: &str, field: &str, etag: &str) -> Result<Option<u64>, Status> {
     match etag {
         "" => Ok(None),
-        etag => etag.parse().map(Some).map_err(|_| errors::invalid(field, "is no etag of this kind of resource")),
+        etag => etag.parse().map(Some).map_err(|_| errors::invalid(field, format!("is not one of {of}"))),
     }
 }
 

@@ -16,7 +16,7 @@ use proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::Shared;
-use super::registry::{Resource, by};
+use super::registry::{Resource, by, version};
 use crate::auth::Caller;
 use crate::convert::timestamp;
 use crate::{errors, names};
@@ -176,7 +176,7 @@ impl TenantService for TenantApi {
         if tenant == caller.principal().tenant {
             return Err(errors::invalid("name", "is the caller's own tenant, whose keys could not restore it"));
         }
-        let version = limits::version("etag", &etag)?;
+        let version = version("a tenant", "etag", &etag)?;
         let purge = purge_time.map(|time| deletion::time("purge_time", &time)).transpose()?;
         answer(&name, admin.delete_tenant(&tenant, &reason, purge, version, &by(&caller, "")).await)
     }

@@ -32,6 +32,14 @@ pub struct Leftover {
     pub message: Numbered,
 }
 
+impl Leftover {
+    /// The change by which it goes to its next taker.
+    fn handed_to(self, to: NextTaker) -> Change {
+        let Self { client: from, session, message: Numbered { number, .. } } = self;
+        Change::HandOn { from, session, number, to: Box::new(to) }
+    }
+}
+
 /// The next taker of such a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextTaker {
@@ -124,8 +132,7 @@ impl<I: Inbox> Broker<I> {
             },
             |(to, _)| if insists { to } else { to.in_any_case() },
         );
-        let Leftover { client, session, message } = leftover;
-        Change::HandOn { from: client, session, number: message.number, to: Box::new(to) }
+        leftover.handed_to(to)
     }
 
     /// Hands a message on that has arrived for a client that has left, if another member is
@@ -144,8 +151,7 @@ impl<I: Inbox> Broker<I> {
         }
         let leftover = Leftover { client: owned.client.clone(), session: owned.session, message };
         if let Some((to, true)) = self.next_taker(&tenant, &leftover) {
-            let Leftover { client: from, session, message: Numbered { number, .. } } = leftover;
-            fleet.store.submit(vec![Change::HandOn { from, session, number, to: Box::new(to) }]);
+            fleet.store.submit(vec![leftover.handed_to(to)]);
         }
     }
 
@@ -157,8 +163,7 @@ impl<I: Inbox> Broker<I> {
         let message = Numbered { number: duty?.number, placed, message: super::send::share(&message) };
         let leftover = Leftover { client: owned.client.clone(), session: owned.session, message };
         let (to, is_connected) = self.next_taker(tenant, &leftover)?;
-        let Leftover { client: from, session, message: Numbered { number, .. } } = leftover;
-        is_connected.then(|| Change::HandOn { from, session, number, to: Box::new(to) })
+        is_connected.then(|| leftover.handed_to(to))
     }
 
     /// Chooses the member that gets a message, and returns whether it is connected. None when there

@@ -69,11 +69,15 @@ impl Gate {
         if entry.is_registered.load(Ordering::Acquire) && self.is_fresh(now) {
             return Ok(true);
         }
+        answer(self.look_registered_up(entry, device)).await
+    }
+
+    async fn look_registered_up(&self, entry: &Entry, device: &str) -> Result<bool, Error> {
         // Before the lookup: a change that it does not see finds the credential, and ends its
         // sessions.
         let key = Device::key(&entry.tenant, device);
         self.0.registered.add(key, entry.id, |id| self.0.live.get(id).is_some());
-        let is_registered = answer(self.is_registered(&entry.tenant, device)).await?;
+        let is_registered = self.is_registered(&entry.tenant, device).await?;
         entry.is_registered.store(is_registered, Ordering::Release);
         Ok(is_registered)
     }
@@ -121,10 +125,7 @@ impl Gate {
         if self.0.tenants.admission(&entry.tenant) == DeviceAdmission::Auto {
             return Ok(());
         }
-        self.0.registered.add(Device::key(&entry.tenant, device), *id, |id| self.0.live.get(id).is_some());
-        let is_registered = self.is_registered(&entry.tenant, device).await?;
-        entry.is_registered.store(is_registered, Ordering::Release);
-        if !is_registered {
+        if !self.look_registered_up(&entry, device).await? {
             self.0.live.revoke(id);
         }
         Ok(())

@@ -8,6 +8,7 @@ use identity::{DeviceAdmission, TenantUpdate};
 use proto::v1;
 use tonic::Status;
 
+use super::super::registry::version;
 use crate::limits::{from_proto, to_proto};
 use crate::{errors, names};
 
@@ -28,7 +29,7 @@ pub(super) struct Change {
 impl Change {
     pub(super) fn read(tenant: &v1::Tenant, paths: &[String]) -> Result<Self, Status> {
         let given = from_proto(&tenant.limits.unwrap_or_default());
-        let etag = version("tenant.etag", &tenant.etag)?;
+        let etag = version("a tenant", "tenant.etag", &tenant.etag)?;
         let mut change = Self { etag, ..Self::default() };
         if paths.is_empty() {
             return Err(errors::invalid(
@@ -107,12 +108,6 @@ fn admission(tenant: &v1::Tenant) -> Result<DeviceAdmission, Status> {
         Ok(v1::tenant::DeviceAdmission::Refuse) => Ok(DeviceAdmission::Refuse),
         Err(_) => Err(errors::invalid("tenant.device_admission", "is not one of the values")),
     }
-}
-
-/// The version of an etag; `None` when it is empty.
-pub(super) fn version(field: &str, etag: &str) -> Result<Option<u64>, Status> {
-    let version = (!etag.is_empty()).then(|| etag.parse()).transpose();
-    version.map_err(|_| errors::invalid(field, "is not one of a tenant"))
 }
 
 pub(super) fn usage(tenant: &identity::Tenant, usage: Option<Usage>) -> v1::TenantUsage {

@@ -180,15 +180,6 @@ impl Model {
             return;
         }
         self.merge(number, !again, begins_anew);
-        if again && self.in_fleet && message.qos == 2 {
-            // The node before had given it to others than sessions that last, when the store
-            // refused it, as its client was at this one.
-            let lists = self.sessions.iter_mut().map(|session| (session.lasts, &mut session.owed));
-            let lists = lists.chain(self.shares.values_mut().map(|owed| (false, owed)));
-            for (lasts, owed) in lists.filter_map(|(lasts, list)| Some((lasts, list.get_mut(&number)?))) {
-                owed.extra += u32::from(!lasts || owed.low == 0);
-            }
-        }
     }
 
     /// Joins what was expected of a message with what is expected now.
@@ -282,20 +273,15 @@ impl Model {
         is_new
     }
 
-    /// A subscription changes: messages on their way from another node, acknowledged or not, meet
-    /// the state before or after it. Those that the store has come all the same.
+    /// A subscription changes: messages on their way from another node, acknowledged or not, and
+    /// further copies of those that have come, meet the state before or after it. Those that the
+    /// store has come all the same.
     fn meet_on_the_way(&mut self, client: usize) {
         if !self.in_fleet {
             return;
         }
-        // Of one that was sent again over another connection, each copy is on its way.
-        let is_on_the_way = |number: Number, got: u32| {
-            let message = &self.messages[number as usize];
-            got == 0 || message.qos == 1 && got < message.sends
-        };
         let owed = self.sessions[client].owed.iter();
-        let on_the_way = owed.filter(|(number, owed)| is_on_the_way(**number, owed.got));
-        for (number, before) in on_the_way.map(|(number, owed)| (*number, *owed)).collect::<Vec<_>>() {
+        for (number, before) in owed.map(|(number, owed)| (*number, *owed)).collect::<Vec<_>>() {
             let expected = self.expected(client, &self.messages[number as usize]);
             let session = &mut self.sessions[client];
             merge(&mut session.owed, number, expected, false, false);
@@ -357,7 +343,11 @@ impl Model {
             return Err(format!("message {number} at QoS {}: {owed:?}", delivery.qos));
         }
         owed.got += 1;
-        let copies = if message.qos == 1 { message.sends } else { 1 };
+        // Each node that it was sent to gives it to others than sessions that last: the store, which
+        // knows that it was sent before, hears of it later.
+        let is_stored = session.lasts && owed.low > 0 && !is_shared_topic(message.topic);
+        let is_for_each = message.qos == 1 || self.in_fleet && message.qos == 2 && !is_stored;
+        let copies = if is_for_each { message.sends } else { 1 };
         // Between nodes, the state of a subscription before and after its QoS has changed may be
         // met: one copy comes from the store, the other one from the node of the publisher. At QoS
         // 0, a client may be at one node and then at the other when the message is.

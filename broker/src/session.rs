@@ -106,6 +106,9 @@ pub(crate) struct State {
     pub(crate) is_leaving: bool,
     /// Another connection waits until that one has handled what has arrived; dropped then.
     pub(crate) handing_over: Option<watch::Sender<()>>,
+    /// Until then another node may take the client, and goes on with what the store has: a message
+    /// that is sent meanwhile would come from there once more, and not marked as DUP.
+    pub(crate) rests_until: Option<Instant>,
     /// The session has ended and accepts no more messages.
     over: bool,
     pub(crate) queue: Queue,

@@ -152,7 +152,7 @@ impl<I: Inbox> Broker<I> {
                 claim.settle(&mut state);
                 self.submit_again(&state, claim);
                 self.resume_walks(tenant, held, &mut state, claim.take_walks());
-                (state.is_leaving, state.handing_over) = (false, None);
+                (state.is_leaving, state.handing_over, state.rests_until) = (false, None, None);
                 state.takeovers = pace;
                 let has_new_expiry = std::mem::replace(&mut state.expiry_secs, expiry_secs) != expiry_secs;
                 state.expires = None;

@@ -1,6 +1,7 @@
 //! Messages to the subscriber.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::aliases::{Alias, Aliases};
 use super::answer::{Answer, Pending, Wait};
@@ -31,6 +32,14 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let session = Arc::clone(&self.session);
         let mut state = session.owned_by(&self.link).ok_or(End::TakenOver)?;
+        if let Some(left) = state.rests_until.map(|at| at.saturating_duration_since(Instant::now())) {
+            if !left.is_zero() {
+                self.delivers_later = true;
+                self.wake_within(left);
+                return Ok(false);
+            }
+            state.rests_until = None;
+        }
         let begun = self.out.len();
         while self.out.len() - self.written < OUT_BYTES {
             if let Some((id, is_stored)) = state.in_flight.next_release() {
@@ -131,7 +140,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         let held = self.count_memory().is_ok();
         if !held {
             self.out_bytes = before;
-            self.starved = true;
+            self.delivers_later = true;
             self.wake_within(RECHECK);
         }
         held

@@ -407,7 +407,7 @@ impl<I: Inbox> Broker<I> {
             own_bytes,
             alias_bytes: 0,
             out_bytes: 0,
-            starved: false,
+            delivers_later: false,
             walking: present,
             out,
             written: 0,

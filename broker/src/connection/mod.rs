@@ -180,8 +180,8 @@ pub(crate) struct Connection<I: Inbox, S> {
     alias_bytes: usize,
     /// Bytes of `out` that are counted.
     out_bytes: usize,
-    /// A message for the subscriber found no memory.
-    starved: bool,
+    /// Messages for the subscriber wait for memory, or rest: the timer goes on with them.
+    delivers_later: bool,
     /// Retained messages may wait for a place in the session's queue.
     walking: bool,
     /// Bytes for the peer, from `written` on.

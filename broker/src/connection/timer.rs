@@ -36,9 +36,9 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
                 return Err(End::Expired);
             }
             let next = self.deadline.map_or(next, |deadline| deadline.min(next));
-            if self.starved {
-                // Others may have returned memory meanwhile.
-                self.starved = false;
+            if self.delivers_later {
+                // Others may have returned memory meanwhile, or the rest is over.
+                self.delivers_later = false;
                 self.link.remember(Link::ATTENTION);
                 cx.waker().wake_by_ref();
             }

@@ -2,7 +2,7 @@
 //! connected elsewhere.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,10 @@ use crate::session::{Lasting, Push, Receipt, Session};
 use crate::tenant::Tenant;
 use crate::will::Before;
 use door::Inbox;
+
+/// Time in which a node that has asked for a client claims it, at the latest: when it does not, the
+/// client's messages go on here.
+const CLAIM: Duration = Duration::from_secs(2);
 
 /// The message that arrived last: it mostly goes to many sessions.
 type Last = Option<(Arc<SharedMessage>, Arc<Message>)>;
@@ -79,6 +83,7 @@ impl<I: Inbox> Broker<I> {
         fleet.store.submit(present_state(&state, &owned, ledger.progress()));
         // The next node goes on with them.
         state.walks.clear();
+        state.rests_until = Instant::now().checked_add(CLAIM);
         // The client may stay here: then their end is stored, too.
         let stored = state.unreleased.iter().filter(|(_, receipt)| **receipt == Receipt::Stored).map(|(id, _)| *id);
         let stored: Vec<u16> = stored.collect();

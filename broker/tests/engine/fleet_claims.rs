@@ -150,3 +150,35 @@ fn a_client_that_comes_back_finds_what_it_was_sent_elsewhere() {
         drop(first);
     }
 }
+
+#[test]
+fn a_node_that_has_handed_a_client_over_sends_nothing_that_the_next_one_does_not_know_of() {
+    for v5 in [false, true] {
+        let mut nodes = Nodes::<2>::new();
+        let mut c = join(nodes.at(0), v5, "c", 0);
+        subscribe(&mut c, v5, 1, &[("n", 2)]);
+        let mut p = join(nodes.at(0), v5, "p", CLEAN);
+        nodes.fleet.hold_handed_over(true);
+        let mut next = nodes.at(1).client();
+        next.connect(if v5 { 5 } else { 4 }, "c", 0, 0, LASTS);
+        wait(|| nodes.fleet.handed_over() == 1);
+        publish(&mut p, v5, 0x34, "n", b"1");
+        assert!(is_quiet(&c), "the next node would send it as a new one");
+        nodes.fleet.hold_handed_over(false);
+        assert_eq!(next.packet().1[..2], [1, 0], "session present");
+        let (first, body) = next.packet();
+        assert_eq!((first, &body[body.len() - 1..]), (0x34, &b"1"[..]), "not marked as DUP");
+        assert_eq!(end(&mut c, v5), if v5 { 0x8E } else { 0 });
+
+        // The node that has asked for the client ends.
+        nodes.fleet.hold_handed_over(true);
+        let mut back = nodes.at(0).client();
+        back.connect(if v5 { 5 } else { 4 }, "c", 0, 0, LASTS);
+        wait(|| nodes.fleet.handed_over() == 1);
+        publish(&mut p, v5, 0x32, "n", b"2");
+        assert!(is_quiet(&next));
+        nodes.kill(0);
+        wait(|| nodes.fleet.handed_over() == 0);
+        assert_eq!(message(&mut next, v5).payload, b"2");
+    }
+}

@@ -75,6 +75,16 @@ impl MemoryFleet {
         self.with(|state| state.each(|node| node.is_held = false));
     }
 
+    /// Holds claims back once the node before has handed the client over.
+    pub fn hold_handed_over(&self, are_held: bool) {
+        self.with(|state| state.handed_over_held.send_replace(are_held));
+    }
+
+    /// Returns the number of claims that are held so.
+    pub fn handed_over(&self) -> usize {
+        self.with(|state| state.handed_over_held.receiver_count())
+    }
+
     /// Lets claims have effect and no answer, or lets them be answered.
     pub fn hold_claims(&self, are_held: bool) {
         self.with(|state| {

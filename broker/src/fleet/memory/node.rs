@@ -90,6 +90,8 @@ impl SessionStore for MemoryNode {
         if let Some(answer) = answer {
             // An error is the end of the owner.
             tokio::time::timeout_at(Instant::now() + HAND_OVER, answer).await.ok();
+            let mut held = self.fleet.with(|state| state.handed_over_held.subscribe());
+            held.wait_for(|are_held| !are_held).await.ok();
         }
         let (claimed, mut held) =
             self.fleet.with(|state| (state.claim(self.start, client, clean, new, will), state.claims_held.subscribe()));

@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) is_brief: bool,
     /// Claims get no answer.
     pub(super) claims_held: watch::Sender<bool>,
+    /// Claims wait once the node before has handed over.
+    pub(super) handed_over_held: watch::Sender<bool>,
     /// Changes of sessions of this client fail.
     pub(super) faulty: Option<Client>,
     /// Wakers to call when the state is no longer locked.
@@ -58,6 +60,7 @@ impl State {
             is_away: false,
             is_brief: false,
             claims_held: watch::Sender::new(false),
+            handed_over_held: watch::Sender::new(false),
             faulty: None,
             due: Vec::new(),
             most_messages,

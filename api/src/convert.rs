@@ -137,6 +137,7 @@ pub(crate) fn device(device: &KnownDevice) -> v1::Device {
         shown.device_type.clone_from(&row.device_type);
         shown.expected_interval = row.expected_interval.map(duration);
         shown.update_time = Some(timestamp(row.updated));
+        shown.quarantine_time = row.quarantined.map(timestamp);
         shown.delete_time = row.deleted.map(timestamp);
         shown.etag = row.version.to_string();
     }

@@ -28,7 +28,7 @@ struct Kind {
 }
 
 const QOS: [&str; 3] = ["0", "1", "2"];
-const VERDICTS: [&str; 5] = ["staged", "quarantined", "plain", "denied", "over_quota"];
+const VERDICTS: [&str; 6] = ["staged", "unreadable", "held", "plain", "denied", "over_quota"];
 
 /// Reasons why a message does not reach a subscriber.
 const DROPPED: [&str; 14] = [
@@ -120,7 +120,7 @@ pub struct Metrics {
     pub takeovers: Takeovers,
     messages: Family<Kind, Counter>,
     /// The counters of `messages` by QoS and verdict, so that a message costs no look-up.
-    by_kind: [[Counter; 5]; 3],
+    by_kind: [[Counter; VERDICTS.len()]; 3],
 }
 
 impl Default for Metrics {
@@ -178,10 +178,11 @@ impl Metrics {
     pub(crate) fn count_message(&self, qos: u8, verdict: Verdict) {
         let verdict = match verdict {
             Verdict::Staged => 0,
-            Verdict::Quarantined => 1,
-            Verdict::Plain => 2,
-            Verdict::Denied => 3,
-            Verdict::OverQuota(_) => 4,
+            Verdict::Unreadable => 1,
+            Verdict::Held => 2,
+            Verdict::Plain => 3,
+            Verdict::Denied => 4,
+            Verdict::OverQuota(_) => 5,
         };
         self.by_kind[usize::from(qos.min(2))][verdict].inc();
     }

@@ -259,7 +259,7 @@ impl<I: Inbox> Broker<I> {
         let delivery = Delivery { retain: will.retain, ..Delivery::default() };
         let mut intake = self.inbox.open(sender);
         let verdict = intake.take(&door::Message { topic, payload, delivery });
-        let denied = matches!(verdict, Verdict::Denied | Verdict::OverQuota(_));
+        let denied = matches!(verdict, Verdict::Denied | Verdict::OverQuota(_) | Verdict::Held);
         let keeps = self.keeps(tenant, last.meter.as_ref(), (topic, payload), will.retain && !denied);
         if let Err(limit) = keeps {
             tracing::info!(
@@ -275,13 +275,13 @@ impl<I: Inbox> Broker<I> {
             intake.retain(&Retained { topic, payload, qos: will.qos, properties });
         }
         let clears = pending_wills::clear(&mut intake, last);
-        if denied {
+        if denied && verdict != Verdict::Held {
             self.metrics.denied("publish", "device").inc();
         }
         let mut takers = self.takers(tenant, topic, (will.qos, will.retain), &sender.client);
         let for_sessions = copy.is_some()
             && self.store_for_sessions(&mut intake, &tenant.id, (topic, payload), properties, &mut takers);
-        if matches!(verdict, Verdict::Staged | Verdict::Quarantined) || keep || clears || for_sessions {
+        if matches!(verdict, Verdict::Staged | Verdict::Unreadable | Verdict::Held) || keep || clears || for_sessions {
             door::store(&mut intake).await?;
         }
         match copy {

@@ -17,7 +17,10 @@ pub enum Verdict {
     Staged,
     /// Telemetry that cannot be read, staged as a dead letter. It is acknowledged like any other,
     /// with a reason where the protocol has one (MQTT 5: 0x99).
-    Quarantined,
+    Unreadable,
+    /// Telemetry of a device in quarantine, staged as a dead letter until the device is adopted. It
+    /// is acknowledged; the message is not retained and reaches no subscriber.
+    Held,
     /// Not telemetry: a plain message for subscribers. Nothing was staged.
     Plain,
     /// A reading of a device other than the sender's. Nothing was staged; the message is not

@@ -10,6 +10,7 @@ use door::{Failed, Inbox, Intake, Message, Retained, Sender, Ticket, Verdict};
 use model::trace::{Span, Tracer};
 use model::{Clock, Nanos, SystemClock};
 
+use crate::decode::{Class, Refusal};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::reader::{Outcome, PayloadReader};
@@ -154,8 +155,13 @@ impl Intake for ConnectionIngest {
             }
             Outcome::Refused(refusal) => {
                 self.is_noted |= message.delivery.id.is_some();
-                reader.quarantine(message, received, &refusal);
-                Verdict::Quarantined
+                reader.keep(message, received, &refusal);
+                Verdict::Unreadable
+            }
+            Outcome::Held => {
+                self.is_noted |= message.delivery.id.is_some();
+                reader.keep(message, received, &Refusal::new(Class::Quarantine, model::IN_QUARANTINE));
+                Verdict::Held
             }
         }
     }

@@ -73,6 +73,7 @@ pub fn replay(rules: &impl AsRef<Rules>, message: &StoredMessage<'_>) -> Result<
         Outcome::Plain => Err(MapOutcome::Plain),
         Outcome::Staged(_) => Ok(std::mem::take(&mut reader.staged)),
         Outcome::Refused(refusal) | Outcome::Denied(refusal) => Err(MapOutcome::Refused(refusal.reason)),
+        Outcome::Held => Err(MapOutcome::Refused(model::IN_QUARANTINE.to_owned())),
         Outcome::OverQuota(exceeded) => Err(MapOutcome::Refused(exceeded.to_string())),
     }
 }

@@ -66,6 +66,8 @@ pub(crate) enum Outcome {
     Plain,
     /// This many readings were staged.
     Staged(u32),
+    /// It can be read, and is held until its device is adopted. Nothing was staged.
+    Held,
     /// Nothing was staged.
     Refused(Refusal),
     /// It has a reading of a device other than its sender. Nothing was staged.
@@ -116,13 +118,19 @@ impl PayloadReader {
     /// each further one a nanosecond more.
     pub(crate) fn read(&mut self, message: &Message<'_>, received: Nanos) -> Outcome {
         let binding = self.bindings.find(message.topic, &self.rules);
+        let is_quarantined = self.meter.as_ref().is_some_and(DeviceMeter::is_quarantined);
         if binding.candidates.is_empty() {
+            if is_quarantined {
+                return self.not_telemetry();
+            }
             self.tally.plain += 1;
             self.bindings.count_unrouted(&binding, message, received, &self.rules);
             return Outcome::Plain;
         }
         self.scratch.clear(received);
         match self.rows(message, &binding).and_then(|taken| self.plan(&binding).map(|()| taken)) {
+            Ok(true) if is_quarantined => Outcome::Held,
+            Ok(false) if is_quarantined => self.not_telemetry(),
             Ok(true) => {
                 if let Err(exceeded) = self.admit() {
                     return Outcome::OverQuota(exceeded);
@@ -147,6 +155,12 @@ impl PayloadReader {
                 self.bindings.foreign(&binding, named).map_or(Outcome::Refused(refusal), Outcome::Denied)
             }
         }
+    }
+
+    /// Returns the outcome of a message of a device in quarantine that is not telemetry: it must
+    /// reach nobody, and is not kept.
+    fn not_telemetry(&self) -> Outcome {
+        Outcome::Denied(Refusal::new(Class::Quarantine, "a device in quarantine sends telemetry only"))
     }
 
     /// Checks devices, names and sizes of the planned readings against the limits of the tenant.
@@ -229,8 +243,8 @@ impl PayloadReader {
         self.staged.session_end(&self.tenant, self.client_hash, received);
     }
 
-    /// Stages a message that cannot be read, as a dead letter.
-    pub(crate) fn quarantine(&mut self, message: &Message<'_>, received: Nanos, refusal: &Refusal) {
+    /// Stages a message that cannot be read, or is held, as a dead letter.
+    pub(crate) fn keep(&mut self, message: &Message<'_>, received: Nanos, refusal: &Refusal) {
         let binding = self.bindings.find(message.topic, &self.rules);
         let device = self.bindings.device_of(&binding);
         let hash = unrepeated(self.key.chain(binding.hash, message.payload), &message.delivery, received);
@@ -253,7 +267,7 @@ impl PayloadReader {
         let trace_id = self.traced.as_ref().map(|span| tracing::field::display(span.context.trace()));
         tracing::debug!(
             trace_id,
-            "cannot read a message of client {} on {}: {}",
+            "kept a message of client {} on {} as a dead letter: {}",
             self.client,
             message.topic,
             refusal.reason

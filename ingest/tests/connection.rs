@@ -159,7 +159,7 @@ fn no_two_records_of_a_connection_are_received_at_one_time_even_when_the_clock_g
 fn an_unreadable_message_is_kept_as_it_came_with_the_reason() {
     let world = World::new(0);
     let mut intake = world.connect("c9");
-    assert_eq!(intake.take(&message("{\"a\":1,\n\"b\":}")), Verdict::Quarantined);
+    assert_eq!(intake.take(&message("{\"a\":1,\n\"b\":}")), Verdict::Unreadable);
     let ticket = submit(&mut intake);
     let frames = world.frames(&intake, ticket);
     let (_, Record::DeadLetter(letter)) = frames[0].records().next().unwrap() else { panic!("a dead letter") };
@@ -261,7 +261,7 @@ fn a_device_beyond_the_limit_becomes_a_dead_letter() {
     let world = World::new(1);
     let mut intake = world.connect("c");
     assert_eq!(intake.take(&message("1")), Verdict::Staged);
-    assert_eq!(intake.take(&Message { topic: "devices/d2/telemetry", ..message("1") }), Verdict::Quarantined);
+    assert_eq!(intake.take(&Message { topic: "devices/d2/telemetry", ..message("1") }), Verdict::Unreadable);
     assert_eq!(intake.take(&message("2")), Verdict::Staged);
     assert_eq!(world.metrics.refused(Class::Admission), 1);
 }
@@ -304,7 +304,7 @@ fn records_of_two_tenants_with_the_same_client_topic_and_device_do_not_meet() {
     world.frames(&a, ticket);
     let mut b = world.connect_of("b", "c");
     assert_eq!(b.take(&resent), Verdict::Staged, "the limit on devices counts for each tenant");
-    assert_eq!(b.take(&message("{")), Verdict::Quarantined);
+    assert_eq!(b.take(&message("{")), Verdict::Unreadable);
     b.retain(&Retained { topic: "state", payload: b"on", qos: 1, properties: &[] });
     let ticket = submit(&mut b);
     let frames = world.frames(&b, ticket);

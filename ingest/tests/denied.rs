@@ -82,7 +82,7 @@ fn a_reading_of_another_device_is_denied_and_nothing_of_its_message_is_staged() 
     assert_eq!((world.metrics.denied.get(), world.dead_letters()), (5, 0));
     assert_eq!(world.metrics.messages.get(), 0);
     assert_eq!(intake.take(&message("devices/d1/telemetry", "1")), Verdict::Staged, "others used up no device");
-    assert_eq!(intake.take(&message("devices/d1/telemetry", "{\"a\":1,\n\"b\":}")), Verdict::Quarantined);
+    assert_eq!(intake.take(&message("devices/d1/telemetry", "{\"a\":1,\n\"b\":}")), Verdict::Unreadable);
     assert_eq!(intake.take(&message("devices/d1/telemetry", "2")), Verdict::Staged);
     assert_eq!(intake.take(&message("chat", "hello")), Verdict::Plain);
     assert_eq!(world.stored(&mut intake), 3);
@@ -98,7 +98,7 @@ fn every_device_that_a_payload_names_has_to_be_the_senders() {
         (r#"{"rows":[{"id":"d2","t":1},{"id":"d1","t":2}]}"#, Verdict::Denied),
         (r#"{"rows":[{"id":"","t":1},{"id":"d2","t":2}]}"#, Verdict::Denied),
         ("{\"rows\":[{\"id\":\"d2\",\"t\":1}]}\n{\"rows\":[{\"id\":\"d1\",\"t\":}]}", Verdict::Denied),
-        ("{\"rows\":[{\"id\":\"d1\",\"t\":1}]}\n{\"rows\":[{\"id\":\"d1\",\"t\":}]}", Verdict::Quarantined),
+        ("{\"rows\":[{\"id\":\"d1\",\"t\":1}]}\n{\"rows\":[{\"id\":\"d1\",\"t\":}]}", Verdict::Unreadable),
     ] {
         assert_eq!(intake.take(&message("g", payload)), verdict, "{payload}");
     }
@@ -115,7 +115,7 @@ fn presence_of_another_device_is_denied() {
         ("tele/d2/LWT", "Offline", Verdict::Denied),
         ("tele/d2/LWT", "", Verdict::Denied),
         ("tele/d2/LWT", "neither", Verdict::Denied),
-        ("tele/d1/LWT", "neither", Verdict::Quarantined),
+        ("tele/d1/LWT", "neither", Verdict::Unreadable),
     ] {
         let retained = Delivery { retain: true, ..Delivery::default() };
         assert_eq!(
@@ -158,7 +158,7 @@ fn a_dead_letter_has_the_device_of_its_authenticated_sender_also_on_a_topic_with
     let world = World::new("[[route]]\ntopic = \"g\"\neach = \"$.rows\"\ndevice = \"{@.id}\"");
     let mut intake = world.connect();
     for _ in 0..3 {
-        assert_eq!(intake.take(&message("g", "{")), Verdict::Quarantined);
+        assert_eq!(intake.take(&message("g", "{")), Verdict::Unreadable);
     }
     assert_eq!(world.stored(&mut intake), 3);
     let mut read = world.log.read(0, usize::MAX);

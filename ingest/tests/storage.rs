@@ -114,7 +114,7 @@ fn a_message_that_does_not_fit_is_refused_as_a_whole_and_all_else_goes_on() {
     // A message without a reading, another topic, one that cannot be read.
     assert_eq!(intake.take(&telemetry("{}")), Verdict::Staged);
     assert_eq!(intake.take(&message("chat", "hello")), Verdict::Plain);
-    assert_eq!(intake.take(&telemetry("{\"a\":1,\n\"b\":}")), Verdict::Quarantined);
+    assert_eq!(intake.take(&telemetry("{\"a\":1,\n\"b\":}")), Verdict::Unreadable);
     assert_eq!(world.stored(&mut intake), (2, 2 * (32 + 1 + 8)));
     // Readings were deleted.
     world.tenant.mark_storage(world.log.end());

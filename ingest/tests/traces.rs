@@ -114,7 +114,7 @@ fn a_ratio_of_one_traces_everything_that_is_telemetry() {
     let mut world = World::new(Sampling { ratio: 1.0, ..Sampling::default() });
     assert_eq!(world.publish("chat", "hello", &[]), Verdict::Plain);
     assert_eq!(world.publish("devices/d1/telemetry", r#"{"t":1}"#, &[]), Verdict::Staged);
-    assert_eq!(world.publish("devices/d1/telemetry", "{", &[]), Verdict::Quarantined);
+    assert_eq!(world.publish("devices/d1/telemetry", "{", &[]), Verdict::Unreadable);
     let spans = world.spans();
     assert_eq!(spans.iter().map(|span| span.error.is_some()).collect::<Vec<_>>(), [false, true]);
     assert!(spans.iter().all(|span| span.parent.is_none()));

@@ -33,3 +33,6 @@ pub use value::{Kind, Value, ValueRef};
 
 /// The tenant of connections without a credential.
 pub const DEFAULT_TENANT: &str = "default";
+
+/// The reason of a message that is held until its device is adopted, as a dead letter.
+pub const IN_QUARANTINE: &str = "the device is in quarantine: the message is released when it is adopted";

@@ -11,6 +11,7 @@ use stores::contract::{Deadletter, is_last};
 use tonic::{Code, Request, Response, Status};
 
 use super::Shared;
+use super::registry::Resource;
 use crate::auth::{Caller, Visible};
 use crate::backend::ReplayError;
 use crate::filter::{Actual, Fields, Filter, Subject, Type};
@@ -160,6 +161,9 @@ impl DeadLetterApi {
 
     /// Replays a letter; `Ok(Some(reason))` when it is refused again.
     async fn replay(&self, letter: &Deadletter) -> Result<Option<String>, Status> {
+        if self.is_in_quarantine(letter).await? {
+            return Ok(Some("its device is in quarantine: adopt the device".to_owned()));
+        }
         match self.0.backend.replay.replay(letter).await {
             Ok(()) => {}
             Err(ReplayError::Refused(reason)) => return Ok(Some(reason)),
@@ -170,6 +174,14 @@ impl DeadLetterApi {
             letters.mark_replayed(&letter.tenant, &letter.log, letter.offset, &letter.stage, convert::now()).await;
         marked.map_err(errors::store)?;
         Ok(None)
+    }
+
+    /// True when the device of a letter is in quarantine.
+    async fn is_in_quarantine(&self, letter: &Deadletter) -> Result<bool, Status> {
+        let (Some(admin), Some(device)) = (&self.0.config.admin, &letter.device) else { return Ok(false) };
+        let rows = admin.registered_devices(&letter.tenant, &[device.to_string()]).await;
+        let rows = rows.map_err(|error| Resource::Device.refused("", &name(letter), error))?;
+        Ok(rows.iter().flatten().any(|row| row.quarantined.is_some()))
     }
 
     async fn replay_all(&self, letters: &[Deadletter]) -> Result<ReplayDeadLettersResponse, Status> {

@@ -6,8 +6,8 @@ use identity::{DeviceUpdate, Error, Imported, NewDevice};
 use model::DeviceKey;
 use proto::v1::device_service_server::DeviceService;
 use proto::v1::{
-    CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ImportDevicesRequest, ImportDevicesResponse,
-    ListDevicesRequest, ListDevicesResponse, UndeleteDeviceRequest, UpdateDeviceRequest,
+    AdoptDeviceRequest, CreateDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ImportDevicesRequest,
+    ImportDevicesResponse, ListDevicesRequest, ListDevicesResponse, UndeleteDeviceRequest, UpdateDeviceRequest,
 };
 use tonic::{Request, Response, Status};
 
@@ -210,6 +210,15 @@ impl DeviceService for DeviceApi {
             };
         }
         self.changed(key, &given.name, changed).await
+    }
+
+    async fn adopt_device(&self, request: Request<AdoptDeviceRequest>) -> Result<Response<Device>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut request = request.into_inner();
+        let key = caller.device("name", &mut request.name)?;
+        let version = version("a device", "etag", &request.etag)?;
+        let adopted = self.0.admin()?.adopt_device(&key.tenant, &key.id, version, &by(&caller, "")).await;
+        self.changed(key, &request.name, adopted).await
     }
 
     async fn delete_device(&self, request: Request<DeleteDeviceRequest>) -> Result<Response<Device>, Status> {

@@ -33,6 +33,7 @@ const FIELDS: Fields = &[
     ("device_id", Type::Text),
     ("name", Type::Text),
     ("registered", Type::Boolean),
+    (QUARANTINED, Type::Boolean),
     (DISPLAY_NAME, Type::Text),
     (DEVICE_TYPE, Type::Text),
     (LABELS, Type::Map),
@@ -42,6 +43,7 @@ const FIELDS: Fields = &[
     ("clock_skew", Type::Length),
     ("metrics", Type::Texts),
 ];
+const QUARANTINED: &str = "quarantined";
 const DISPLAY_NAME: &str = "display_name";
 const DEVICE_TYPE: &str = "device_type";
 const LABELS: &str = "labels";
@@ -96,7 +98,12 @@ impl Subject for KnownDevice {
         let state = |value: fn(&LatestState) -> Actual<'_>| self.state.iter().map(value).collect();
         match name {
             "device_id" | "name" => vec![Actual::Text(&self.key.id)],
-            "registered" => vec![Actual::Boolean(self.row.is_some())],
+            "registered" => {
+                vec![Actual::Boolean(self.row.as_ref().is_some_and(|row| row.quarantined.is_none()))]
+            }
+            QUARANTINED => {
+                vec![Actual::Boolean(self.row.as_ref().is_some_and(|row| row.quarantined.is_some()))]
+            }
             DISPLAY_NAME => row(|row| &row.display_name),
             DEVICE_TYPE => row(|row| &row.device_type),
             LABELS => self.row.iter().flat_map(|row| row.labels.keys()).map(|key| Actual::Text(key)).collect(),
@@ -137,6 +144,10 @@ impl Wanted {
             match condition {
                 Filter::Contains(text) => wanted.query.terms.extend(Term::words(text)),
                 Filter::Compare("registered", Comparator::Equal, Operand::Boolean(true)) => wanted.is_registered = true,
+                Filter::Compare(QUARANTINED, Comparator::Equal, Operand::Boolean(true)) => {
+                    wanted.is_registered = true;
+                    wanted.query.terms.insert(Term::quarantined());
+                }
                 Filter::Compare(DEVICE_TYPE, comparator, operand) => {
                     wanted.is_registered = true;
                     wanted.query.terms.extend(exactly(*comparator, operand).map(Term::device_type));

@@ -61,6 +61,7 @@ fn to_proto(tenant: &identity::Tenant) -> Tenant {
         device_admission: match tenant.device_admission {
             identity::DeviceAdmission::Auto => DeviceAdmission::Auto,
             identity::DeviceAdmission::Refuse => DeviceAdmission::Refuse,
+            identity::DeviceAdmission::Quarantine => DeviceAdmission::Quarantine,
         }
         .into(),
     }

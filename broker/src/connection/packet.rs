@@ -104,7 +104,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         match verdict {
             Verdict::Denied => return self.deny(packet.qos, packet.packet_id, topic, granted),
             Verdict::OverQuota(quota) => return self.refuse(packet.qos, packet.packet_id, topic, quota),
-            Verdict::Staged | Verdict::Quarantined | Verdict::Plain => {}
+            Verdict::Held => {
+                self.hold(packet.qos, packet.packet_id);
+                return Ok(());
+            }
+            Verdict::Staged | Verdict::Unreadable | Verdict::Plain => {}
         }
         let traced = self.intake.take_span().map(|span| self.describe(*span, packet.qos));
         self.broker.metrics.count_message(packet.qos, verdict);
@@ -140,11 +144,11 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         }
         let code = match verdict {
             Verdict::Staged => reason::SUCCESS,
-            Verdict::Quarantined => reason::PAYLOAD_FORMAT_INVALID,
+            Verdict::Unreadable => reason::PAYLOAD_FORMAT_INVALID,
             Verdict::Plain if keep => reason::SUCCESS,
             Verdict::Plain if packet.retain || is_lost => reason::QUOTA_EXCEEDED,
             Verdict::Plain => reason::NO_MATCHING_SUBSCRIBERS,
-            Verdict::Denied | Verdict::OverQuota(_) => reason::NOT_AUTHORIZED,
+            Verdict::Denied | Verdict::OverQuota(_) | Verdict::Held => unreachable!("it was answered above"),
         };
         let answer = Answer::after(packet.qos, code);
         self.staged |= verdict != Verdict::Plain || keep;
@@ -160,6 +164,18 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
             self.owe(Pending { resent, dispatch, traced, text, ..Pending::answer(wait, packet_id, answer) });
         }
         Ok(())
+    }
+
+    /// Answers a message that is held until its device is adopted: it goes to nobody else.
+    fn hold(&mut self, qos: u8, packet_id: u16) {
+        let traced = self.intake.take_span().map(|span| self.describe(*span, qos));
+        self.broker.metrics.count_message(qos, Verdict::Held);
+        self.staged = true;
+        let answer = Answer::after(qos, reason::SUCCESS);
+        if answer != Answer::Nothing || traced.is_some() {
+            let wait = self.turn();
+            self.owe(Pending { traced, ..Pending::answer(wait, packet_id, answer) });
+        }
     }
 
     /// Stages a message for sessions that outlast the process. With it, one of QoS 2 from such a

@@ -8,6 +8,9 @@ use model::Value;
 use model::trace::TraceContext;
 use weir_broker::Config;
 
+use crate::fleet::take;
+use crate::packets::*;
+use crate::peer::text;
 use crate::world::*;
 
 #[test]
@@ -94,6 +97,31 @@ fn unreadable_telemetry_is_answered_with_0x99_on_mqtt_5_and_with_success_on_3_1_
     let mut four = world.v4("b", CLEAN);
     four.publish("devices/a/telemetry", b"garbage", 1, 8, false);
     assert_eq!(four.packet(), (0x40, vec![0, 8]));
+}
+
+#[test]
+fn a_message_that_is_held_is_acknowledged_and_reaches_no_subscriber() {
+    for v5 in [false, true] {
+        let world = World::new(true);
+        let mut s = join(&world, v5, "s", CLEAN);
+        subscribe(&mut s, v5, 1, &[("devices/#", 2)]);
+        let mut p = join(&world, v5, "p", CLEAN);
+        for (flags, answer) in [(0x32, 0x40), (0x33, 0x40), (0x34, 0x50)] {
+            p.publish_with(flags, "devices/a/telemetry", b"held", 7, v5);
+            assert_eq!(p.packet(), (answer, vec![0, 7]), "with success");
+        }
+        p.publish_with(0x30, "devices/a/telemetry", b"held", 0, v5);
+        let parts = [text("w"), none(v5).to_vec(), text("devices/a/telemetry"), text("held")];
+        let mut w = world.client();
+        w.0.write_all(&connect(v5, CLEAN | 4, &[], &parts.each_ref().map(Vec::as_slice))).unwrap();
+        assert_eq!(w.packet().0, 0x20);
+        drop(w);
+        wait(|| world.log.taken.lock().len() == 5);
+        p.ping();
+        assert!(world.log.retained.lock().is_empty(), "the second one asked for it");
+        publish(&mut p, v5, 0x32, "devices/a/telemetry", b"1");
+        assert_eq!(take(&mut s, v5, 1), ["1"]);
+    }
 }
 
 #[test]

@@ -132,7 +132,11 @@ impl Intake for LogIntake {
         }
         self.log.in_flight.lock().push(message.delivery.in_flight);
         self.log.taken.lock().push((message.topic.to_owned(), message.payload.to_vec(), message.delivery.resent));
-        if message.payload == b"garbage" { Verdict::Quarantined } else { Verdict::Staged }
+        match message.payload {
+            b"garbage" => Verdict::Unreadable,
+            b"held" => Verdict::Held,
+            _ => Verdict::Staged,
+        }
     }
 
     fn is_traced(&self) -> bool {

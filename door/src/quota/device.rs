@@ -1,7 +1,7 @@
 //! The meter of a device and its connections.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::meter::{Count, Meter, Moment};
@@ -15,6 +15,9 @@ pub(super) struct Device {
     messages: Meter,
     bytes: Meter,
     connections: Count,
+    /// Twice the version of its registration that was read last, and one more while it is in
+    /// quarantine.
+    quarantine: AtomicU64,
 }
 
 impl Device {
@@ -85,6 +88,7 @@ impl TenantMeter {
             messages: Meter::default(),
             bytes: Meter::default(),
             connections: Count::default(),
+            quarantine: AtomicU64::new(0),
         });
         devices.insert(Arc::clone(&device.id), Arc::downgrade(&device));
         DeviceMeter(device)
@@ -94,6 +98,17 @@ impl TenantMeter {
 impl DeviceMeter {
     pub(super) fn tenant(&self) -> &TenantMeter {
         &self.0.tenant
+    }
+
+    /// Notes whether the device is in quarantine in this version of its registration. A version
+    /// older than one that was noted changes nothing.
+    pub fn set_quarantine(&self, version: u64, is_in: bool) {
+        self.0.quarantine.fetch_max(version << 1 | u64::from(is_in), Ordering::Relaxed);
+    }
+
+    /// True when the readings of the device are held until it is adopted.
+    pub fn is_quarantined(&self) -> bool {
+        self.0.tenant.quarantines.load(Ordering::Relaxed) && self.0.quarantine.load(Ordering::Relaxed) & 1 == 1
     }
 
     /// True when messages may have to wait. A message costs no more than this while there is no

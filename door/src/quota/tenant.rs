@@ -45,6 +45,8 @@ pub struct TenantMeter {
     pub(super) storage: Storage,
     /// True while devices, series or storage are limited.
     pub(super) checks_readings: AtomicBool,
+    /// True while the readings of devices in quarantine are held.
+    pub(super) quarantines: AtomicBool,
 }
 
 /// Rates of messages.
@@ -186,6 +188,11 @@ impl TenantMeter {
         meter.changes.rate.set(NonZeroU64::new(CHANGES_PER_MINUTE / 60), NonZeroU64::new(CHANGES_PER_MINUTE));
         meter.set(limits);
         meter
+    }
+
+    /// Begins or ends to hold the readings of devices in quarantine.
+    pub fn set_quarantines(&self, quarantines: bool) {
+        self.quarantines.store(quarantines, Ordering::Relaxed);
     }
 
     /// Changes the limits. Each rate begins anew, with its whole burst.

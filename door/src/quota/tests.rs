@@ -346,3 +346,18 @@ fn a_tenant_makes_so_many_changes_at_once_and_then_at_a_rate_also_after_its_limi
     // Calls are another limit.
     one.call(at(100)).unwrap();
 }
+
+#[test]
+fn a_device_is_in_quarantine_as_the_newest_version_of_it_says() {
+    let tenant = TenantMeter::new(&Limits::default());
+    let (device, same) = (tenant.device("d"), tenant.device("d"));
+    device.set_quarantine(1, true);
+    assert!(!same.is_quarantined(), "its tenant holds nothing");
+    tenant.set_quarantines(true);
+    assert!(same.is_quarantined() && !tenant.device("e").is_quarantined());
+    device.set_quarantine(2, false);
+    device.set_quarantine(1, true);
+    assert!(!same.is_quarantined(), "it was adopted since");
+    device.set_quarantine(3, true);
+    assert!(same.is_quarantined());
+}

@@ -48,6 +48,7 @@ impl NewDevice {
             expected_interval: self.expected_interval,
             created: now,
             updated: now,
+            quarantined: None,
             deleted: None,
             version: 1,
         })
@@ -55,7 +56,7 @@ impl NewDevice {
 }
 
 impl Admin {
-    /// Registers a device. It may have sent readings before.
+    /// Registers a device. It may have sent readings before, and adopts one in quarantine.
     ///
     /// # Errors
     /// [`Error::Exists`], also for one that was deleted; [`Error::NotFound`] without the tenant;
@@ -65,7 +66,9 @@ impl Admin {
         let origin = self.origin("CreateDevice", by)?;
         check::tenant(tenant)?;
         let device = new.into_row(tenant, origin.at)?;
-        self.registry.create_device(device, &origin).await
+        let created = self.registry.create_device(device, &origin).await?;
+        self.device_changed(&created.row).await;
+        Ok(created)
     }
 
     /// Registers up to 1000 devices, and gives those that are registered the fields of these: all
@@ -134,11 +137,34 @@ impl Admin {
         labels.chain(changed).try_for_each(|(key, value)| check::label(key, value.map(String::as_str)))?;
         update.device_type.as_deref().map(check::device_type).transpose()?;
         check::interval(update.expected_interval.flatten())?;
-        self.registry.update_device(tenant, id, &update, &origin).await
+        let device = self.registry.update_device(tenant, id, &update, &origin).await?;
+        self.device_changed(&device).await;
+        Ok(device)
+    }
+
+    /// Adopts a device in quarantine: it is registered from then on. One that is registered stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Conflict`], [`Error::Invalid`], [`Error::Unavailable`].
+    pub async fn adopt_device(&self, tenant: &str, id: &str, version: Option<u64>, by: &By) -> Result<Device> {
+        let origin = self.origin("AdoptDevice", by)?;
+        check::tenant(tenant)?;
+        let update = DeviceUpdate { version, ..DeviceUpdate::default() };
+        let device = self.registry.update_device(tenant, id, &update, &origin).await?;
+        self.device_changed(&device).await;
+        Ok(device)
+    }
+
+    /// Applies a change of a device in this process at once.
+    async fn device_changed(&self, device: &Device) {
+        if let Some(gate) = &self.gate {
+            gate.device_changed(&device.tenant, &device.id).await;
+        }
     }
 
     /// Marks a device as deleted. Its readings stay, and so does its row, until it is restored. Its
-    /// sessions end if its tenant admits registered devices only.
+    /// sessions end if its tenant asks for a registration.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Conflict`], [`Error::Invalid`], [`Error::Unavailable`].
@@ -146,9 +172,7 @@ impl Admin {
         let origin = self.origin("DeleteDevice", by)?;
         check::tenant(tenant)?;
         let device = self.registry.delete_device(tenant, id, version, &origin).await?;
-        if let Some(gate) = &self.gate {
-            gate.device_deleted(tenant, id).await;
-        }
+        self.device_changed(&device).await;
         Ok(device)
     }
 

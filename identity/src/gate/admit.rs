@@ -72,9 +72,7 @@ impl Gate {
             let reason = "the pool of the tenant is not available here";
             return Err(Refusal { kind: RefusalKind::Unavailable, reason: reason.into() });
         }
-        let registered = self.may_connect(&entry, device, now).await.map_err(refusal)?;
-        if !registered {
-            let reason = "the device is not registered";
+        if let Some(reason) = self.unregistered(&entry, device, now).await.map_err(refusal)? {
             self.0.denials.add(&entry.tenant, &entry.principal(), method, Some(source), reason, now);
             return Err(Refusal { kind: RefusalKind::NotAuthorized, reason: reason.into() });
         }

@@ -50,7 +50,7 @@ struct Again {
     limits: VecDeque<Box<str>>,
     /// Groups that were changed, each once.
     groups: VecDeque<CredentialId>,
-    /// Credentials of tenants that admit registered devices only, whose devices may not be.
+    /// Credentials of tenants that ask for a registration, whose devices may have none.
     devices: VecDeque<CredentialId>,
     /// The list of the tenants whose data is removed has to be read.
     purged: bool,
@@ -226,6 +226,7 @@ impl Gate {
                 continue;
             }
             let Some(last) = changes.entries.last() else { return Ok(()) };
+            let (mut adopted, mut imported) = (BTreeSet::new(), BTreeSet::new());
             for change in &changes.entries {
                 match change.kind {
                     ChangeKind::Deleted(id) => self.revoke(&id),
@@ -249,10 +250,20 @@ impl Gate {
                     }
                     ChangeKind::TenantActive | ChangeKind::TenantUpdated => {}
                     ChangeKind::DeviceChanged(key) => position.again.devices.extend(self.0.registered.of(&key)),
+                    ChangeKind::DeviceAdopted(key) => {
+                        position.again.devices.extend(self.0.registered.of(&key));
+                        adopted.insert(&*change.tenant);
+                    }
                     // They are registered.
                     ChangeKind::DevicesChanged => {}
+                    ChangeKind::DevicesAdopted => {
+                        imported.insert(&*change.tenant);
+                        adopted.insert(&*change.tenant);
+                    }
                 }
             }
+            imported.into_iter().for_each(|tenant| self.add_quarantined(&mut position.again.devices, tenant));
+            adopted.into_iter().for_each(|tenant| self.note_adopted(tenant));
             let is_updated = |kind| matches!(kind, ChangeKind::TenantUpdated | ChangeKind::TenantActive);
             let updated = changes.entries.iter().filter(|change| is_updated(change.kind));
             let updated: BTreeSet<&str> = updated.map(|change| change.tenant.as_str()).collect();

@@ -26,6 +26,7 @@ mod tenants;
 mod tests;
 mod tokens;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -35,6 +36,7 @@ use door::{GrantError, Grants};
 use model::time::SECOND;
 use model::{Clock, DeviceKey, Nanos};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::oauth::TokenFault;
 use crate::registry::{Credential, CredentialKind, Found, INSTALLATION, Registry, Tenant, Use};
@@ -46,7 +48,7 @@ use live::{Bounds, Entry, Live, Subject};
 use pace::Failures;
 use proof::{Outcome, Presented, Proof};
 use purged::PurgedTenants;
-use registered::Registered;
+use registered::{Registered, Standing};
 use tenants::Tenants;
 pub use tenants::{NotHere, PlaceError};
 use tokens::Tokens;
@@ -91,9 +93,11 @@ struct Inner {
     live: Live,
     lookups: Batches<CredentialId, Option<Found>>,
     tenant_lookups: Batches<Box<str>, Option<Tenant>>,
-    device_lookups: Batches<DeviceKey, bool>,
+    device_lookups: Batches<DeviceKey, Standing>,
     tenants: Tenants,
     registered: Registered,
+    /// Tenants with devices that were adopted.
+    adopted: watch::Sender<BTreeSet<Arc<str>>>,
     purged: PurgedTenants,
     tokens: Tokens,
     passwords: OnceLock<Passwords>,
@@ -172,6 +176,7 @@ impl Gate {
             device_lookups: Batches::new(LOOKUP_BATCH),
             tenants: Tenants::default(),
             registered: Registered::default(),
+            adopted: watch::Sender::default(),
             purged: PurgedTenants::default(),
             tokens: Tokens::new(bounds.bytes / 8),
             passwords: OnceLock::new(),

@@ -48,8 +48,9 @@ struct Held {
 
 impl Held {
     fn admit(&mut self, admission: DeviceAdmission) {
-        self.is_unchecked |= self.admission != admission && admission == DeviceAdmission::Refuse;
+        self.is_unchecked |= self.admission != admission && admission != DeviceAdmission::Auto;
         self.admission = admission;
+        self.meter.set_quarantines(admission == DeviceAdmission::Quarantine);
     }
 }
 
@@ -115,6 +116,7 @@ impl Tenants {
         let meter = || {
             let Tenant { limits, pool, device_admission: admission, .. } = found;
             let meter = TenantMeter::new(&limits);
+            meter.set_quarantines(admission == DeviceAdmission::Quarantine);
             self.fleet.join(id, &meter, Moment::now());
             Held { meter, limits, pool: pool.map(Into::into), admission, is_unchecked: false }
         };
@@ -142,12 +144,12 @@ impl Tenants {
         }
     }
 
-    /// Returns the tenants that admit registered devices only: those that have done so since the
-    /// last call, or all.
+    /// Returns the tenants that ask for a registration: those that have done so since the last
+    /// call, or all.
     pub(super) fn take_unchecked(&self, all: bool) -> Vec<Box<str>> {
         let mut table = self.table.lock();
-        let refusing = table.by_id.iter_mut().filter(|(_, held)| held.admission == DeviceAdmission::Refuse);
-        let unchecked = refusing.filter_map(|(id, held)| {
+        let asking = table.by_id.iter_mut().filter(|(_, held)| held.admission != DeviceAdmission::Auto);
+        let unchecked = asking.filter_map(|(id, held)| {
             let is_unchecked = std::mem::take(&mut held.is_unchecked);
             (is_unchecked || all).then(|| id.clone())
         });

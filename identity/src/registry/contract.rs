@@ -65,6 +65,7 @@ macro_rules! contract {
             a_group_that_rights_are_bound_to_is_not_deleted,
             each_change_of_a_group_is_audited_and_in_the_control_log,
             a_device_is_registered_once_and_listed_in_its_tenant,
+            a_device_in_quarantine_is_found_and_adopted_by_any_registration,
             a_device_is_changed_in_the_version_that_was_read,
             a_deleted_device_keeps_its_row_and_can_be_restored,
             devices_are_found_by_labels_type_and_beginnings_of_words,

@@ -38,6 +38,10 @@ pub struct Device {
     pub created: Nanos,
     /// Time of the last change of this row.
     pub updated: Nanos,
+    /// Time at which it was found to send readings without a registration; `None` once it is
+    /// adopted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<Nanos>,
     /// Time of its deletion, which can be taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deleted: Option<Nanos>,
@@ -49,6 +53,33 @@ impl Device {
     /// Returns the id of a device among those of all tenants.
     pub(crate) fn key(tenant: &str, id: &str) -> CredentialId {
         CredentialId::derived(&["device", tenant, id])
+    }
+
+    /// Returns a device that has connected and is not registered.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without random numbers.
+    pub(crate) fn in_quarantine(tenant: &str, id: &str, now: Nanos) -> Result<Self> {
+        let uid = CredentialId::generate().map_err(|error| Error::Unavailable(error.to_string()))?;
+        Ok(Self {
+            id: id.to_owned(),
+            tenant: tenant.to_owned(),
+            uid: uid.as_str().to_owned(),
+            display_name: String::new(),
+            labels: BTreeMap::new(),
+            device_type: String::new(),
+            expected_interval: None,
+            created: now,
+            updated: now,
+            quarantined: Some(now),
+            deleted: None,
+            version: 1,
+        })
+    }
+
+    /// True when it may send readings to a tenant that asks for a registration.
+    pub fn is_registered(&self) -> bool {
+        self.deleted.is_none() && self.quarantined.is_none()
     }
 
     /// Returns the texts whose words it is found by.
@@ -98,14 +129,15 @@ impl DeviceUpdate {
         }
     }
 
-    /// Makes the change, and returns true when there was something to change.
+    /// Makes the change, which adopts a device in quarantine, and returns true when there was
+    /// something to change.
     ///
     /// # Errors
     /// [`Error::Conflict`] when the device has another version; [`Error::Invalid`] when it would
     /// have too many labels.
     pub(crate) fn apply(&self, device: &mut Device, now: Nanos) -> Result<bool> {
         check_version(device, self.version)?;
-        let mut changed = device.clone();
+        let mut changed = Device { quarantined: None, ..device.clone() };
         if let Some(name) = &self.display_name {
             changed.display_name.clone_from(name);
         }

@@ -1,7 +1,8 @@
 //! The search for devices by labels, type and beginnings of words.
 //!
 //! A device is found by its terms, which each store keeps in an index: the words of its id, name,
-//! type and labels in lower case, and each label and the type as a whole. A search reads the ids
+//! type and labels in lower case, each label and the type as a whole, and a mark while it is in
+//! quarantine. A search reads the ids
 //! of the term that fewest devices have, and checks the other terms on the rows of these. When
 //! very many devices have each of the terms, it walks through all devices instead: matches are
 //! frequent then.
@@ -28,7 +29,7 @@ const EXAMINED: usize = 10_000;
 /// A part of a device by which it is found.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Term {
-    /// A label or the type, as a whole.
+    /// A label, the type, or the mark of a device in quarantine, as a whole.
     Exact(String),
     /// The beginning of a word, in lower case.
     Beginning(String),
@@ -43,6 +44,11 @@ impl Term {
     /// Returns the term of a type.
     pub fn device_type(id: &str) -> Self {
         Self::Exact(exact("", id))
+    }
+
+    /// Returns the term of devices in quarantine.
+    pub fn quarantined() -> Self {
+        Self::Exact(QUARANTINED.to_owned())
     }
 
     /// Returns the terms of words as people type them.
@@ -66,6 +72,9 @@ impl Term {
         }
     }
 }
+
+/// The term of devices in quarantine. No word, label or type is equal to it.
+const QUARANTINED: &str = "!quarantined";
 
 /// Returns the term of a label or, with an empty key, of a type. No word contains `=`.
 fn exact(key: &str, value: &str) -> String {
@@ -94,6 +103,9 @@ pub(super) fn terms(device: &Device) -> BTreeSet<String> {
     terms.extend(device.labels.iter().map(|(key, value)| exact(key, value)));
     if !device.device_type.is_empty() {
         terms.insert(exact("", &device.device_type));
+    }
+    if device.quarantined.is_some() {
+        terms.insert(QUARANTINED.to_owned());
     }
     terms
 }

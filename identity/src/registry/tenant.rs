@@ -47,6 +47,8 @@ pub enum DeviceAdmission {
     Auto,
     /// Registered ones only.
     Refuse,
+    /// All, and the readings of those that are not registered are held until they are.
+    Quarantine,
 }
 
 impl DeviceAdmission {

@@ -170,8 +170,12 @@ pub enum ChangeKind {
     GroupChanged(CredentialId),
     /// The device of this key was registered, changed, deleted or restored.
     DeviceChanged(CredentialId),
+    /// The device of this key was in quarantine, and no longer is.
+    DeviceAdopted(CredentialId),
     /// Several devices of the tenant were registered or changed.
     DevicesChanged,
+    /// As `DevicesChanged`, and some of them were in quarantine.
+    DevicesAdopted,
 }
 
 /// A part of the control log.

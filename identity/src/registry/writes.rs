@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 
 use super::rules::deletion::{CountRows, DeleteTenant, RemoveRows};
-use super::rules::devices::{CreateDevice, DeleteDevice, ImportDevices, UndeleteDevice, UpdateDevice};
+use super::rules::devices::{
+    CreateDevice, DeleteDevice, ImportDevices, QuarantineDevices, UndeleteDevice, UpdateDevice,
+};
 use super::rules::groups::{ChangeMembers, CreateGroup, DeleteGroup, UpdateGroup};
 use super::rules::{
     CreateCredential, CreateTenant, DeleteCredential, MatchPeppers, RecordAction, RecordDenials, RecordUses,
@@ -164,6 +166,20 @@ pub trait RegistryWrites: Send + Sync {
     /// [`Error::Limit`](super::Error::Limit): nothing was written.
     async fn import_devices(&self, tenant: &str, devices: Vec<Device>, origin: &Origin) -> Result<Vec<Imported>>;
 
+    /// Registers those of these devices that are not registered, in quarantine, as far as the
+    /// tenant may have them. Returns for each, in their order, the device as it is then; `None`
+    /// when there is no room for it. Other processes are not told: the registration changes
+    /// nothing for them.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`](super::Error::NotFound): there is no such tenant.
+    async fn quarantine_devices(
+        &self,
+        tenant: &str,
+        devices: Vec<Device>,
+        origin: &Origin,
+    ) -> Result<Vec<Option<Device>>>;
+
     /// Changes a device. Without a change nothing is written.
     ///
     /// # Errors
@@ -278,6 +294,15 @@ impl<T: Transact> RegistryWrites for T {
 
     async fn import_devices(&self, tenant: &str, devices: Vec<Device>, origin: &Origin) -> Result<Vec<Imported>> {
         self.change(ImportDevices { tenant: tenant.to_owned(), devices, origin: origin.clone() }).await
+    }
+
+    async fn quarantine_devices(
+        &self,
+        tenant: &str,
+        devices: Vec<Device>,
+        origin: &Origin,
+    ) -> Result<Vec<Option<Device>>> {
+        self.change(QuarantineDevices { tenant: tenant.to_owned(), devices, origin: origin.clone() }).await
     }
 
     async fn update_device(&self, tenant: &str, id: &str, update: &DeviceUpdate, origin: &Origin) -> Result<Device> {

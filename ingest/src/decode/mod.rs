@@ -33,14 +33,24 @@ pub enum Class {
     Presence,
     /// The tenant has reached its limit of devices.
     Admission,
+    /// The device is in quarantine: it is not registered, and its tenant asks for that.
+    Quarantine,
     /// A device other than the authenticated sender. Such a message becomes no dead letter.
     Foreign,
 }
 
 impl Class {
     /// Every class of a message that becomes a dead letter.
-    pub const ALL: [Self; 7] =
-        [Self::Json, Self::Text, Self::Limit, Self::Values, Self::Device, Self::Presence, Self::Admission];
+    pub const ALL: [Self; 8] = [
+        Self::Json,
+        Self::Text,
+        Self::Limit,
+        Self::Values,
+        Self::Device,
+        Self::Presence,
+        Self::Admission,
+        Self::Quarantine,
+    ];
 
     /// Returns the metric label.
     pub const fn name(self) -> &'static str {
@@ -52,6 +62,7 @@ impl Class {
             Self::Device => "device",
             Self::Presence => "presence",
             Self::Admission => "admission",
+            Self::Quarantine => "quarantine",
             Self::Foreign => "foreign",
         }
     }

@@ -210,8 +210,9 @@ pub(crate) struct TenantSet {
     /// A feature, as x-beta=on or x-beta=off; `none` removes it
     #[arg(long = "feature", value_name = "NAME=on|off|none")]
     pub(crate) features: Vec<String>,
-    /// Devices that it admits: all, or those that are registered
-    #[arg(long, value_name = "auto|refuse")]
+    /// Devices that it admits: all, those that are registered, or all while it holds the readings of
+    /// those that are not
+    #[arg(long, value_name = "auto|refuse|quarantine")]
     pub(crate) device_admission: Option<Admission>,
 }
 
@@ -222,6 +223,8 @@ pub(crate) enum Admission {
     Auto,
     /// Registered ones only: others are refused
     Refuse,
+    /// All: readings of those that are not registered are held until they are
+    Quarantine,
 }
 
 /// `weir tenants usage`

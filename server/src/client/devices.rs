@@ -4,12 +4,13 @@ use anyhow::Context;
 use prost_types::{Duration, FieldMask};
 use proto::v1::device_service_client::DeviceServiceClient;
 use proto::v1::{
-    DeleteDeviceRequest, Device, GetDeviceRequest, ListDevicesRequest, UndeleteDeviceRequest, UpdateDeviceRequest,
+    AdoptDeviceRequest, DeleteDeviceRequest, Device, GetDeviceRequest, ListDevicesRequest, UndeleteDeviceRequest,
+    UpdateDeviceRequest,
 };
 
 use super::access_cli::DeviceName;
 use super::cli::Server;
-use super::devices_cli::{DeviceSet, Devices, DevicesCommand, DevicesList};
+use super::devices_cli::{DeviceSet, Devices, DevicesAdopt, DevicesCommand, DevicesList};
 use super::output::{self, Cell, Format, Table};
 use super::{Connection, client, connect, device_access, device_import, names, refused, time};
 
@@ -20,6 +21,7 @@ pub(crate) async fn run(options: &Devices) -> anyhow::Result<()> {
         Some(DevicesCommand::Show(options)) => show(options).await,
         Some(DevicesCommand::Set(options)) => set(options).await,
         Some(DevicesCommand::Import(options)) => device_import::run(options).await,
+        Some(DevicesCommand::Adopt(options)) => adopt(options).await,
         Some(DevicesCommand::Delete(options)) => delete(options).await,
         Some(DevicesCommand::Undelete(options)) => undelete(options).await,
         Some(DevicesCommand::Add(options)) => device_access::add_device(options).await,
@@ -115,6 +117,47 @@ pub(super) fn span(text: &str) -> anyhow::Result<Duration> {
     Ok(Duration { seconds: i64::try_from(seconds)?, nanos: i32::try_from(nanos)? })
 }
 
+async fn adopt(options: &DevicesAdopt) -> anyhow::Result<()> {
+    let mut client = open(&options.common.server).await?;
+    let mut table = Table::new(COLUMNS);
+    let mut names: Vec<String> = options.devices.iter().map(|id| names::device(&options.common.tenant, id)).collect();
+    loop {
+        if options.all {
+            names = quarantined(&mut client, options).await?;
+        }
+        for name in &names {
+            let request = AdoptDeviceRequest { name: name.clone(), ..AdoptDeviceRequest::default() };
+            let adopted = client.adopt_device(request).await;
+            table.row(row(&adopted.map_err(|s| refused(&s))?.into_inner()));
+        }
+        if !options.all || names.is_empty() {
+            break;
+        }
+    }
+    table.print(options.common.format)
+}
+
+/// Returns names of devices in quarantine: those that were adopted are no longer among them.
+async fn quarantined(
+    client: &mut DeviceServiceClient<Connection>,
+    options: &DevicesAdopt,
+) -> anyhow::Result<Vec<String>> {
+    let filter = match options.filter.as_str() {
+        "" => "quarantined = true".to_owned(),
+        filter => format!("quarantined = true AND ({filter})"),
+    };
+    let parent = names::tenant(&options.common.tenant);
+    let mut request = ListDevicesRequest { parent, filter, page_size: 1000, ..Default::default() };
+    loop {
+        let page = client.list_devices(request.clone()).await.map_err(|s| refused(&s))?.into_inner();
+        // A page may be empty before the end.
+        if !page.devices.is_empty() || page.next_page_token.is_empty() {
+            return Ok(page.devices.into_iter().map(|device| device.name).collect());
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
 async fn delete(options: &DeviceName) -> anyhow::Result<()> {
     let mut client = open(&options.common.server).await?;
     let request = DeleteDeviceRequest { name: name(options), ..DeleteDeviceRequest::default() };
@@ -131,7 +174,7 @@ async fn undelete(options: &DeviceName) -> anyhow::Result<()> {
 }
 
 /// Columns of a list, and behind them those of a device that is shown alone.
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 12] = [
     "device",
     "type",
     "labels",
@@ -142,6 +185,7 @@ const COLUMNS: [&str; 11] = [
     "metrics",
     "name",
     "interval",
+    "quarantined",
     "deleted",
 ];
 /// Columns of a list.
@@ -169,6 +213,7 @@ fn row(device: &Device) -> [Cell; COLUMNS.len()] {
         metrics.join(" ").into(),
         device.display_name.clone().into(),
         device.expected_interval.as_ref().map(time::show_duration).into(),
+        time::show_proto(device.quarantine_time.as_ref()).into(),
         time::show_proto(device.delete_time.as_ref()).into(),
     ]
 }

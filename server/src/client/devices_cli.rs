@@ -27,6 +27,8 @@ pub(crate) enum DevicesCommand {
     Set(DeviceSet),
     /// Register the devices of a file, and change those that are registered
     Import(DevicesImport),
+    /// Adopt devices in quarantine: the readings that were held of them appear
+    Adopt(DevicesAdopt),
     /// Delete a device: lists leave it out; its readings and secrets stay
     Delete(DeviceName),
     /// Restore a device that was deleted
@@ -55,6 +57,22 @@ pub(crate) struct DevicesList {
     /// List devices that were deleted, too
     #[arg(long)]
     pub(crate) deleted: bool,
+}
+
+/// `weir devices adopt`
+#[derive(Debug, Args)]
+pub(crate) struct DevicesAdopt {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Ids of devices
+    #[arg(value_name = "DEVICE", required_unless_present = "all")]
+    pub(crate) devices: Vec<String>,
+    /// Adopt all devices in quarantine, or those that the filter selects
+    #[arg(long, conflicts_with = "devices")]
+    pub(crate) all: bool,
+    /// Filter for --all, such as 'device_id = "hall/*"'
+    #[arg(long, default_value = "", requires = "all")]
+    pub(crate) filter: String,
 }
 
 /// `weir devices import`

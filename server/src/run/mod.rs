@@ -19,6 +19,7 @@ mod placement;
 mod pooled;
 mod ports;
 mod purge;
+mod release;
 pub(crate) mod replay;
 mod retained;
 mod retention;

@@ -1,5 +1,5 @@
 //! The work about tenants of the registry, beside devices and calls: counting what they have
-//! (`census.rs`, `storage.rs`), sharing their limits with other processes (`shares.rs`), deleting
+//! (`census.rs`, `storage.rs`), releasing what was held of devices (`release.rs`), sharing their limits with other processes (`shares.rs`), deleting
 //! what they no longer keep (`retention.rs`), and removing those that are deleted (`purge.rs`).
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use identity::Gate;
 
 use super::lane::Lane;
 use super::placement::PooledInbox;
-use super::{census, purge, retention, shares, storage};
+use super::{census, purge, release, retention, shares, storage};
 use crate::access::Access;
 use crate::config::{Config, Role};
 use crate::supervise::Supervisor;
@@ -34,6 +34,9 @@ pub(super) fn spawn(
         let pools = census::of_lanes(lanes).into_iter();
         let counting = try_join_all(pools.map(|pool| census::follow(gate.clone(), pool, stop.clone())));
         supervisor.spawn("deleted tenants", "counts of devices and series", async move { counting.await.map(drop) });
+        let held = lanes.iter().map(release::Held::of).collect();
+        let releasing = release::follow(gate.clone(), access.admin(), held, stop.clone());
+        supervisor.spawn("deleted tenants", "messages of adopted devices", releasing);
     }
     let held = lanes.iter().map(storage::Held::of);
     let asking = try_join_all(held.map(|held| storage::follow(gate.clone(), held, stop.clone())));

@@ -106,6 +106,7 @@ fn admission(tenant: &v1::Tenant) -> Result<DeviceAdmission, Status> {
     match v1::tenant::DeviceAdmission::try_from(tenant.device_admission) {
         Ok(v1::tenant::DeviceAdmission::Unspecified | v1::tenant::DeviceAdmission::Auto) => Ok(DeviceAdmission::Auto),
         Ok(v1::tenant::DeviceAdmission::Refuse) => Ok(DeviceAdmission::Refuse),
+        Ok(v1::tenant::DeviceAdmission::Quarantine) => Ok(DeviceAdmission::Quarantine),
         Err(_) => Err(errors::invalid("tenant.device_admission", "is not one of the values")),
     }
 }

@@ -52,6 +52,7 @@ const CASES: &[(&str, &str)] = &[
     ("DeviceService/ImportDevices", TENANT),
     ("DeviceService/ListDevices", TENANT),
     ("DeviceService/UndeleteDevice", DEVICE),
+    ("DeviceService/AdoptDevice", DEVICE),
     ("DeviceService/UpdateDevice", DEVICE),
     ("ExportService/ListExports", NONE),
     ("ExportService/PauseExport", NONE),

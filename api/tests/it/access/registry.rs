@@ -267,6 +267,7 @@ async fn a_tenant_is_deleted_and_restored_and_has_features() {
     for (asked, set) in [
         (DeviceAdmission::Refuse, DeviceAdmission::Refuse),
         (DeviceAdmission::Unspecified, DeviceAdmission::Auto),
+        (DeviceAdmission::Quarantine, DeviceAdmission::Quarantine),
         (DeviceAdmission::Refuse, DeviceAdmission::Refuse),
     ] {
         let changed = client.update_tenant(admission(asked.into())).await.unwrap().into_inner();

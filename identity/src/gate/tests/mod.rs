@@ -10,6 +10,7 @@ mod live;
 mod passwords;
 mod paused;
 mod pools;
+mod quarantine;
 mod reauthenticate;
 mod registered;
 mod revocation;

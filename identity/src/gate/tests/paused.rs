@@ -240,6 +240,15 @@ impl RegistryWrites for Paused {
         self.inner()?.import_devices(tenant, devices, origin).await
     }
 
+    async fn quarantine_devices(
+        &self,
+        tenant: &str,
+        devices: Vec<Device>,
+        origin: &Origin,
+    ) -> Result<Vec<Option<Device>>> {
+        self.inner()?.quarantine_devices(tenant, devices, origin).await
+    }
+
     async fn update_device(&self, tenant: &str, id: &str, update: &DeviceUpdate, origin: &Origin) -> Result<Device> {
         self.inner()?.update_device(tenant, id, update, origin).await
     }

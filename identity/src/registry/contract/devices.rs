@@ -18,6 +18,7 @@ pub(crate) fn device(tenant: &str, id: &str) -> Device {
         expected_interval: Some(5),
         created: NOW,
         updated: NOW,
+        quarantined: None,
         deleted: None,
         version: 1,
     }
@@ -245,4 +246,47 @@ pub(crate) async fn devices_are_imported_in_one_step_and_change_those_that_are_r
     assert_eq!(get(registry, "a", "x").await, None, "all or none");
     let missing = registry.import_devices("c", given(), &origin()).await;
     assert_eq!(missing, Err(Error::NotFound("tenants/c".into())));
+}
+
+pub(crate) async fn a_device_in_quarantine_is_found_and_adopted_by_any_registration(registry: &dyn Registry) {
+    with_devices(registry, &["known"]).await;
+    let new = |id: &str| Device { quarantined: Some(NOW), ..device("a", id) };
+    let rows = ["d1", "known", "d2", "d3"].map(new).to_vec();
+    let made = registry.quarantine_devices("a", rows.clone(), &origin()).await.unwrap();
+    let known = Some(device("a", "known"));
+    assert_eq!(made, [Some(new("d1")), known, Some(new("d2")), Some(new("d3"))]);
+    let events = registry.audit("a", None, 2).await.unwrap();
+    assert_eq!((&*events[0].resource, &*events[0].detail), ("devices", r#"{"created":["d1","d2","d3"]}"#));
+    let before = registry.changes(0, 99).await.unwrap().newest;
+    assert_eq!(registry.quarantine_devices("a", rows, &origin()).await.unwrap(), made, "a repeat changes nothing");
+    assert_eq!(registry.audit("a", None, 1).await.unwrap()[..], events[..1]);
+    let query = DeviceQuery { terms: [Term::quarantined()].into(), with_deleted: false };
+    let quarantined = async || {
+        let page = search(registry, "a", &query, "", 9).await.unwrap();
+        page.devices.into_iter().map(|device| device.id).collect::<Vec<_>>()
+    };
+    assert_eq!(quarantined().await, ["d1", "d2", "d3"]);
+    let adopted = registry.update_device("a", "d1", &DeviceUpdate::default(), &at(NOW + 1)).await.unwrap();
+    assert_eq!(adopted, Device { quarantined: None, updated: NOW + 1, version: 2, ..new("d1") });
+    let given = Device { uid: "another".into(), device_type: "valve".into(), ..device("a", "d2") };
+    let created = registry.create_device(given, &at(NOW + 1)).await.unwrap().row;
+    assert_eq!((created.quarantined, &*created.device_type, created.version), (None, "valve", 2));
+    assert_eq!(created.uid, "uid-d2", "it keeps its uid");
+    let imported = registry.import_devices("a", vec![device("a", "d3")], &at(NOW + 1)).await.unwrap();
+    assert_eq!((imported, quarantined().await), (vec![Imported::Updated], Vec::new()));
+    let changes = registry.changes(before, 99).await.unwrap().entries;
+    let kinds: Vec<ChangeKind> = changes.iter().map(|change| change.kind).collect();
+    let adopted = |id: &str| ChangeKind::DeviceAdopted(Device::key("a", id));
+    assert_eq!(kinds, [adopted("d1"), adopted("d2"), ChangeKind::DevicesAdopted]);
+
+    let limits = door::quota::Limits { devices: std::num::NonZero::new(5), ..tenant("a").limits };
+    let limits = TenantUpdate { limits: Some(limits), ..TenantUpdate::default() };
+    registry.update_tenant("a", &limits, &origin()).await.unwrap();
+    let made = registry.quarantine_devices("a", vec![new("x"), new("y"), new("d1")], &origin()).await.unwrap();
+    let has_place: Vec<bool> = made.iter().map(Option::is_some).collect();
+    assert_eq!(
+        (has_place, registry.count_devices("a").await),
+        (vec![true, false, true], Ok(5)),
+        "as far as there is room"
+    );
 }

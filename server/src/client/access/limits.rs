@@ -33,6 +33,7 @@ pub(super) async fn set(options: &TenantSet) -> anyhow::Result<()> {
         None => DeviceAdmission::Unspecified,
         Some(Admission::Auto) => DeviceAdmission::Auto,
         Some(Admission::Refuse) => DeviceAdmission::Refuse,
+        Some(Admission::Quarantine) => DeviceAdmission::Quarantine,
     };
     let tenant = Tenant {
         name: names::tenant(id),
@@ -58,8 +59,13 @@ pub(super) async fn set(options: &TenantSet) -> anyhow::Result<()> {
         let value = if *is_on { ON } else { OFF };
         table.row([name.clone().into(), value.to_owned().into()]);
     }
-    if changed.device_admission() == DeviceAdmission::Refuse {
-        table.row(["device_admission".to_owned().into(), "refuse".to_owned().into()]);
+    let admission = match changed.device_admission() {
+        DeviceAdmission::Unspecified | DeviceAdmission::Auto => None,
+        DeviceAdmission::Refuse => Some("refuse"),
+        DeviceAdmission::Quarantine => Some("quarantine"),
+    };
+    if let Some(admission) = admission {
+        table.row(["device_admission".to_owned().into(), admission.to_owned().into()]);
     }
     table.print(common.format)
 }

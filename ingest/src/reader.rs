@@ -158,7 +158,7 @@ impl PayloadReader {
     }
 
     /// Returns the outcome of a message of a device in quarantine that is not telemetry: it must
-    /// reach nobody, and is not kept.
+    /// reach no subscriber, and is not kept.
     fn not_telemetry(&self) -> Outcome {
         Outcome::Denied(Refusal::new(Class::Quarantine, "a device in quarantine sends telemetry only"))
     }

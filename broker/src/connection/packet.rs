@@ -166,7 +166,7 @@ impl<I: Inbox, S: Stream> Connection<I, S> {
         Ok(())
     }
 
-    /// Answers a message that is held until its device is adopted: it goes to nobody else.
+    /// Answers a message that is held until its device is adopted: no subscriber gets it.
     fn hold(&mut self, qos: u8, packet_id: u16) {
         let traced = self.intake.take_span().map(|span| self.describe(*span, qos));
         self.broker.metrics.count_message(qos, Verdict::Held);

@@ -343,8 +343,8 @@ impl Model {
             return Err(format!("message {number} at QoS {}: {owed:?}", delivery.qos));
         }
         owed.got += 1;
-        // Each node that it was sent to gives it to others than sessions that last: the store, which
-        // knows that it was sent before, hears of it later.
+        // Each node that it was sent to gives it to others than sessions that last: the store,
+        // which knows that it was sent before, hears of it later.
         let is_stored = session.lasts && owed.low > 0 && !is_shared_topic(message.topic);
         let is_for_each = message.qos == 1 || self.in_fleet && message.qos == 2 && !is_stored;
         let copies = if is_for_each { message.sends } else { 1 };

@@ -210,8 +210,8 @@ pub(crate) struct TenantSet {
     /// A feature, as x-beta=on or x-beta=off; `none` removes it
     #[arg(long = "feature", value_name = "NAME=on|off|none")]
     pub(crate) features: Vec<String>,
-    /// Devices that it admits: all, those that are registered, or all while it holds the readings of
-    /// those that are not
+    /// Devices that it admits: all, those that are registered, or all while it holds the readings
+    /// of those that are not
     #[arg(long, value_name = "auto|refuse|quarantine")]
     pub(crate) device_admission: Option<Admission>,
 }

@@ -1,6 +1,7 @@
 //! The work about tenants of the registry, beside devices and calls: counting what they have
-//! (`census.rs`, `storage.rs`), releasing what was held of devices (`release.rs`), sharing their limits with other processes (`shares.rs`), deleting
-//! what they no longer keep (`retention.rs`), and removing those that are deleted (`purge.rs`).
+//! (`census.rs`, `storage.rs`), releasing what was held of devices (`release.rs`), sharing their
+//! limits with other processes (`shares.rs`), deleting what they no longer keep (`retention.rs`),
+//! and removing those that are deleted (`purge.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

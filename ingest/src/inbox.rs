@@ -156,7 +156,8 @@ impl Intake for ConnectionIngest {
             Outcome::Refused(refusal) => {
                 self.is_noted |= message.delivery.id.is_some();
                 reader.keep(message, received, &refusal);
-                Verdict::Unreadable
+                // Subscribers get messages that cannot be read, too.
+                if reader.is_quarantined() { Verdict::Held } else { Verdict::Unreadable }
             }
             Outcome::Held => {
                 self.is_noted |= message.delivery.id.is_some();

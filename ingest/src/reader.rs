@@ -118,7 +118,7 @@ impl PayloadReader {
     /// each further one a nanosecond more.
     pub(crate) fn read(&mut self, message: &Message<'_>, received: Nanos) -> Outcome {
         let binding = self.bindings.find(message.topic, &self.rules);
-        let is_quarantined = self.meter.as_ref().is_some_and(DeviceMeter::is_quarantined);
+        let is_quarantined = self.is_quarantined();
         if binding.candidates.is_empty() {
             if is_quarantined {
                 return self.not_telemetry();
@@ -155,6 +155,11 @@ impl PayloadReader {
                 self.bindings.foreign(&binding, named).map_or(Outcome::Refused(refusal), Outcome::Denied)
             }
         }
+    }
+
+    /// True when the messages of the device are held until it is adopted.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.meter.as_ref().is_some_and(DeviceMeter::is_quarantined)
     }
 
     /// Returns the outcome of a message of a device in quarantine that is not telemetry: it must

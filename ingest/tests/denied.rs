@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+mod common;
 
-use buffer::Log;
+use std::sync::Arc;
+
 use buffer::batcher::BatchConfig;
+use buffer::frame::Record;
 use buffer::memory::MemoryLog;
-use door::{Delivery, Inbox, Intake, Message, Sender, Verdict};
+use common::message;
+use door::{Delivery, Intake, Message, Verdict};
 use weir_ingest::{
     Class, ConnectionIngest, Limits, MapOutcome, Metrics, Route, Routes, Rules, StoredMessage, TelemetryInbox, map,
     replay,
@@ -38,37 +40,19 @@ impl World {
 
     /// The intake of device `d1`.
     fn connect(&self) -> ConnectionIngest {
-        self.inbox.open(&Sender {
-            tenant: "default".into(),
-            device: Some("d1".into()),
-            meter: None,
-            client: "d1:app".into(),
-            user: None,
-            peer: "127.0.0.1:1".parse().unwrap(),
-            protocol: "mqtt",
-        })
+        common::connect(&self.inbox, "d1:app", None)
     }
 
     /// Submits, and returns the number of records in the log when they are durable.
     fn stored(&self, intake: &mut ConnectionIngest) -> u64 {
-        let Poll::Ready(ticket) = intake.poll_submit(&mut Context::from_waker(Waker::noop())) else {
-            panic!("the log has room")
-        };
-        let (ticket, begun) = (ticket.unwrap(), std::time::Instant::now());
-        while intake.durable().unwrap() < ticket {
-            assert!(begun.elapsed().as_secs() < 10, "{ticket:?} does not become durable");
-            std::thread::yield_now();
-        }
-        self.log.end()
+        let mut records = 0;
+        common::stored(&self.log, intake, |_| records += 1);
+        records
     }
 
     fn dead_letters(&self) -> u64 {
         self.metrics.dead_letters.get() + Class::ALL.iter().map(|class| self.metrics.refused(*class)).sum::<u64>()
     }
-}
-
-fn message<'a>(topic: &'a str, payload: &'a str) -> Message<'a> {
-    Message { topic, payload: payload.as_bytes(), delivery: Delivery { id: Some(7), ..Delivery::default() } }
 }
 
 #[test]
@@ -160,19 +144,11 @@ fn a_dead_letter_has_the_device_of_its_authenticated_sender_also_on_a_topic_with
     for _ in 0..3 {
         assert_eq!(intake.take(&message("g", "{")), Verdict::Unreadable);
     }
-    assert_eq!(world.stored(&mut intake), 3);
-    let mut read = world.log.read(0, usize::MAX);
-    let Poll::Ready(frames) = read.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-        panic!("a log in memory answers at once")
-    };
-    let frames = frames.unwrap();
-    let records = frames.iter().flat_map(buffer::frame::Frame::records);
-    let devices: Vec<_> = records
-        .map(|(_, record)| match record {
-            buffer::frame::Record::DeadLetter(letter) => letter.device.unwrap().to_string(),
-            other => panic!("{other:?}"),
-        })
-        .collect();
+    let mut devices = Vec::new();
+    common::stored(&world.log, &mut intake, |record| match record {
+        Record::DeadLetter(letter) => devices.push(letter.device.unwrap().to_string()),
+        other => panic!("{other:?}"),
+    });
     assert_eq!(devices.len(), 3);
     assert!(devices.iter().all(|device| device.ends_with("d1")), "{devices:?}");
 }

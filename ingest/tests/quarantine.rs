@@ -2,16 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+mod common;
 
-use buffer::Log;
+use std::sync::Arc;
+
 use buffer::batcher::BatchConfig;
 use buffer::frame::Record;
 use buffer::memory::MemoryLog;
+use common::message;
 use door::quota::{Limits, TenantMeter};
-use door::{Delivery, Inbox, Intake, Message, Sender, Verdict};
+use door::{Intake, Verdict};
 use weir_ingest::{Class, ConnectionIngest, Metrics, Routes, TelemetryInbox};
 
 struct World {
@@ -33,48 +33,19 @@ impl World {
     }
 
     fn connect(&self) -> ConnectionIngest {
-        self.inbox.open(&Sender {
-            tenant: "default".into(),
-            device: Some("d1".into()),
-            meter: Some(self.tenant.device("d1")),
-            client: "d1".into(),
-            user: None,
-            peer: "127.0.0.1:1".parse().unwrap(),
-            protocol: "mqtt",
-        })
+        common::connect(&self.inbox, "d1", Some(self.tenant.device("d1")))
     }
 
     /// Submits, and returns the readings in the log and the reasons of its dead letters.
     fn stored(&self, intake: &mut ConnectionIngest) -> (u64, Vec<String>) {
-        let mut context = Context::from_waker(Waker::noop());
-        let Poll::Ready(ticket) = intake.poll_submit(&mut context) else { panic!("the log has room") };
-        let (ticket, begun) = (ticket.unwrap(), std::time::Instant::now());
-        while intake.durable().unwrap() < ticket {
-            assert!(begun.elapsed().as_secs() < 10, "{ticket:?} does not become durable");
-            std::thread::yield_now();
-        }
-        let (mut readings, mut reasons, mut from) = (0, Vec::new(), 0);
-        while from < self.log.end() {
-            let Poll::Ready(frames) = pin!(self.log.read(from, 1 << 20)).poll(&mut context) else {
-                panic!("in memory")
-            };
-            for frame in frames.unwrap() {
-                for (_, record) in frame.records() {
-                    match record {
-                        Record::Reading(_) => readings += 1,
-                        Record::DeadLetter(letter) => reasons.push(letter.reason.to_owned()),
-                        _ => {}
-                    }
-                }
-                from = frame.header().end_offset();
-            }
-        }
+        let (mut readings, mut reasons) = (0, Vec::new());
+        common::stored(&self.log, intake, |record| match record {
+            Record::Reading(_) => readings += 1,
+            Record::DeadLetter(letter) => reasons.push(letter.reason.to_owned()),
+            _ => {}
+        });
         (readings, reasons)
     }
-}
-
-fn message<'a>(topic: &'a str, payload: &'a str) -> Message<'a> {
-    Message { topic, payload: payload.as_bytes(), delivery: Delivery { id: Some(7), ..Delivery::default() } }
 }
 
 #[test]

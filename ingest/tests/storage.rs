@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use std::pin::pin;
+mod common;
+
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use buffer::Log;
 use buffer::batcher::BatchConfig;
 use buffer::frame::Record;
 use buffer::memory::MemoryLog;
+use common::message;
 use door::quota::{Limits, Quota, TenantMeter};
-use door::{Delivery, Inbox, Intake, Message, Sender, Verdict};
+use door::{Intake, Message, Verdict};
 use weir_ingest::{ConnectionIngest, Metrics, Routes, TelemetryInbox};
 
 struct World {
@@ -35,47 +36,20 @@ impl World {
     }
 
     fn connect(&self) -> ConnectionIngest {
-        self.inbox.open(&Sender {
-            tenant: "default".into(),
-            device: Some("d1".into()),
-            meter: Some(self.tenant.device("d1")),
-            client: "d1".into(),
-            user: None,
-            peer: "127.0.0.1:1".parse().unwrap(),
-            protocol: "mqtt",
-        })
+        common::connect(&self.inbox, "d1", Some(self.tenant.device("d1")))
     }
 
     /// Submits, and returns the readings in the log and their bytes.
     fn stored(&self, intake: &mut ConnectionIngest) -> (u64, u64) {
-        let mut context = Context::from_waker(Waker::noop());
-        let Poll::Ready(ticket) = intake.poll_submit(&mut context) else { panic!("the log has room") };
-        let (ticket, begun) = (ticket.unwrap(), std::time::Instant::now());
-        while intake.durable().unwrap() < ticket {
-            assert!(begun.elapsed().as_secs() < 10, "{ticket:?} does not become durable");
-            std::thread::yield_now();
-        }
-        let (mut count, mut bytes, mut from) = (0, 0, 0);
-        while from < self.log.end() {
-            let Poll::Ready(frames) = pin!(self.log.read(from, 1 << 20)).poll(&mut context) else {
-                panic!("in memory")
-            };
-            for frame in frames.unwrap() {
-                for (_, record) in frame.records() {
-                    let Record::Reading(reading) = record else { continue };
-                    count += 1;
-                    bytes += model::size::READING;
-                    bytes += reading.values().map(|(name, value)| model::size::of_value(name, value)).sum::<u64>();
-                }
-                from = frame.header().end_offset();
-            }
-        }
+        let (mut count, mut bytes) = (0, 0);
+        common::stored(&self.log, intake, |record| {
+            let Record::Reading(reading) = record else { return };
+            count += 1;
+            bytes += model::size::READING;
+            bytes += reading.values().map(|(name, value)| model::size::of_value(name, value)).sum::<u64>();
+        });
         (count, bytes)
     }
-}
-
-fn message<'a>(topic: &'a str, payload: &'a str) -> Message<'a> {
-    Message { topic, payload: payload.as_bytes(), delivery: Delivery { id: Some(7), ..Delivery::default() } }
 }
 
 fn telemetry(payload: &str) -> Message<'_> {

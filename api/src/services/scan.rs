@@ -96,14 +96,11 @@ impl Subject for KnownDevice {
             self.row.iter().map(text).filter(|text| !text.is_empty()).map(|text| Actual::Text(text)).collect()
         };
         let state = |value: fn(&LatestState) -> Actual<'_>| self.state.iter().map(value).collect();
+        let quarantined = self.row.as_ref().map(|row| row.quarantined.is_some());
         match name {
             "device_id" | "name" => vec![Actual::Text(&self.key.id)],
-            "registered" => {
-                vec![Actual::Boolean(self.row.as_ref().is_some_and(|row| row.quarantined.is_none()))]
-            }
-            QUARANTINED => {
-                vec![Actual::Boolean(self.row.as_ref().is_some_and(|row| row.quarantined.is_some()))]
-            }
+            "registered" => vec![Actual::Boolean(quarantined == Some(false))],
+            QUARANTINED => vec![Actual::Boolean(quarantined == Some(true))],
             DISPLAY_NAME => row(|row| &row.display_name),
             DEVICE_TYPE => row(|row| &row.device_type),
             LABELS => self.row.iter().flat_map(|row| row.labels.keys()).map(|key| Actual::Text(key)).collect(),
@@ -133,29 +130,29 @@ impl Subject for KnownDevice {
 #[derive(Debug, Default)]
 struct Wanted {
     query: DeviceQuery,
-    /// True when no device matches that is not registered.
-    is_registered: bool,
+    /// True when no device matches that has no row.
+    has_row: bool,
 }
 
 impl Wanted {
     fn of(filter: &Filter, with_deleted: bool) -> Self {
-        let mut wanted = Self { query: DeviceQuery { with_deleted, ..DeviceQuery::default() }, is_registered: false };
+        let mut wanted = Self { query: DeviceQuery { with_deleted, ..DeviceQuery::default() }, has_row: false };
         for condition in filter.conditions() {
             match condition {
                 Filter::Contains(text) => wanted.query.terms.extend(Term::words(text)),
-                Filter::Compare("registered", Comparator::Equal, Operand::Boolean(true)) => wanted.is_registered = true,
+                Filter::Compare("registered", Comparator::Equal, Operand::Boolean(true)) => wanted.has_row = true,
                 Filter::Compare(QUARANTINED, Comparator::Equal, Operand::Boolean(true)) => {
-                    wanted.is_registered = true;
+                    wanted.has_row = true;
                     wanted.query.terms.insert(Term::quarantined());
                 }
                 Filter::Compare(DEVICE_TYPE, comparator, operand) => {
-                    wanted.is_registered = true;
+                    wanted.has_row = true;
                     wanted.query.terms.extend(exactly(*comparator, operand).map(Term::device_type));
                 }
                 // A device without the value matches no comparison.
-                Filter::Compare(DISPLAY_NAME | LABELS, ..) => wanted.is_registered = true,
+                Filter::Compare(DISPLAY_NAME | LABELS, ..) => wanted.has_row = true,
                 Filter::CompareKey(_, key, comparator, operand) => {
-                    wanted.is_registered = true;
+                    wanted.has_row = true;
                     wanted.query.terms.extend(exactly(*comparator, operand).map(|value| Term::label(key, value)));
                 }
                 _ => {}
@@ -271,7 +268,7 @@ pub(crate) async fn scan(
     limit: usize,
 ) -> Result<(Kept, Option<String>), Status> {
     let wanted = Wanted::of(scope.filter, scope.with_deleted);
-    if wanted.is_registered {
+    if wanted.has_row {
         registered(shared, scope, &wanted.query, after, limit).await
     } else {
         merged(shared, scope, wanted.query, after, limit).await

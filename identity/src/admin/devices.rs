@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashSet};
 use model::Nanos;
 
 use super::{Admin, By, MAX_PAGE, check};
-use crate::CredentialId;
 use crate::registry::{
     Created, Device, DevicePage, DeviceQuery, DeviceUpdate, Error, Imported, Result, check_label_count, search,
 };
@@ -37,20 +36,12 @@ impl NewDevice {
         check_label_count(&self.labels)?;
         check::device_type(&self.device_type)?;
         check::interval(self.expected_interval)?;
-        let uid = CredentialId::generate().map_err(|error| Error::Unavailable(error.to_string()))?;
         Ok(Device {
-            id: self.id,
-            tenant: tenant.to_owned(),
-            uid: uid.as_str().to_owned(),
             display_name: self.display_name,
             labels: self.labels,
             device_type: self.device_type,
             expected_interval: self.expected_interval,
-            created: now,
-            updated: now,
-            quarantined: None,
-            deleted: None,
-            version: 1,
+            ..Device::new(tenant, &self.id, now)?
         })
     }
 }

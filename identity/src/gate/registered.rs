@@ -157,27 +157,33 @@ impl Gate {
 
     async fn standings_of(&self, tenant: &str, ids: &[String]) -> Result<Vec<Standing>, Error> {
         let found = self.0.registry.devices(tenant, ids).await?;
-        let is_new = |(id, known): (&String, &Option<Device>)| known.is_none().then(|| id.clone());
-        let new: Vec<String> = ids.iter().zip(&found).filter_map(is_new).collect();
-        let mut made = HashMap::new();
-        let quarantines = self.0.tenants.admission(tenant) == DeviceAdmission::Quarantine;
-        if quarantines && !new.is_empty() {
-            let now = self.0.clock.now();
-            let origin =
-                Origin { by: BY.into(), method: "QuarantineDevices", address: None, request_id: None, at: now };
-            let rows = new.iter().map(|id| Device::in_quarantine(tenant, id, now)).collect::<Result<_, _>>()?;
-            let rows = self.0.registry.quarantine_devices(tenant, rows, &origin).await?;
-            if rows.iter().any(Option::is_none) {
-                tracing::warn!(tenant, "the tenant has as many registered devices as it may: unknown ones are refused");
-            }
-            made.extend(new.into_iter().zip(rows));
+        if self.0.tenants.admission(tenant) != DeviceAdmission::Quarantine {
+            let standing = |known: Option<Device>| known.as_ref().map_or(Standing::Unknown, Standing::of);
+            return Ok(found.into_iter().map(standing).collect());
         }
-        let standing = |(id, known): (&String, Option<Device>)| match (&known, made.get(id)) {
-            (Some(device), _) | (None, Some(Some(device))) => Standing::of(device),
-            (None, Some(None)) => Standing::NoRoom,
-            (None, None) => Standing::Unknown,
+        let new = ids.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(id, _)| id);
+        let mut made = self.quarantine(tenant, new).await?.into_iter();
+        let standing = |known: Option<Device>| {
+            let device = known.or_else(|| made.next().flatten());
+            device.as_ref().map_or(Standing::NoRoom, Standing::of)
         };
-        Ok(ids.iter().zip(found).map(standing).collect())
+        Ok(found.into_iter().map(standing).collect())
+    }
+
+    /// Registers devices in quarantine. Returns each, in their order; `None` for one without room.
+    async fn quarantine(&self, tenant: &str, ids: impl Iterator<Item = &String>) -> Result<Vec<Option<Device>>, Error> {
+        let now = self.0.clock.now();
+        let row = |id: &String| Ok(Device { quarantined: Some(now), ..Device::new(tenant, id, now)? });
+        let rows: Vec<Device> = ids.map(row).collect::<Result<_, Error>>()?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let origin = Origin { by: BY.into(), method: "QuarantineDevices", address: None, request_id: None, at: now };
+        let made = self.0.registry.quarantine_devices(tenant, rows, &origin).await?;
+        if made.iter().any(Option::is_none) {
+            tracing::warn!(tenant, "the tenant has as many registered devices as it may: unknown ones are refused");
+        }
+        Ok(made)
     }
 
     /// Adds the credentials in use of tenants that ask for a registration: of those that have done

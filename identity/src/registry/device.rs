@@ -55,11 +55,11 @@ impl Device {
         CredentialId::derived(&["device", tenant, id])
     }
 
-    /// Returns a device that has connected and is not registered.
+    /// Returns a device of which no more is known than its id.
     ///
     /// # Errors
     /// [`Error::Unavailable`] without random numbers.
-    pub(crate) fn in_quarantine(tenant: &str, id: &str, now: Nanos) -> Result<Self> {
+    pub(crate) fn new(tenant: &str, id: &str, now: Nanos) -> Result<Self> {
         let uid = CredentialId::generate().map_err(|error| Error::Unavailable(error.to_string()))?;
         Ok(Self {
             id: id.to_owned(),
@@ -71,7 +71,7 @@ impl Device {
             expected_interval: None,
             created: now,
             updated: now,
-            quarantined: Some(now),
+            quarantined: None,
             deleted: None,
             version: 1,
         })

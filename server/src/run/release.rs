@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use api::{Replay, ReplayError};
 use identity::{Admin, Gate};
 use stores::contract::{DeadLetters, Deadletter, is_last};
@@ -17,11 +18,14 @@ use super::lane::Lane;
 
 /// Dead letters of one call.
 const PAGE: usize = 200;
-/// Time between an adoption and each look at the letters: what was on its way to the store of dead
+/// Time before each look at the letters after an adoption: what was on its way to the store of dead
 /// letters is there by the second one.
-const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(15)];
-/// Time between two later looks: the store of dead letters may have been away.
+const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(10)];
+/// Time between two looks at the letters of all tenants: what was on its way may have waited for
+/// the store of dead letters.
 const PERIOD: Duration = Duration::from_secs(600);
+/// The same after a failure.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// The dead letters of a lane.
 pub(super) struct Held {
@@ -35,6 +39,20 @@ impl Held {
     pub(super) fn of(lane: &Lane) -> Self {
         let log = lane.logs.own.as_ref().map(|(log, _)| log.id().to_owned());
         Self { letters: lane.readers.dead_letters(), replay: lane.replay(), log }
+    }
+
+    /// Releases letters of these tenants, or of all.
+    async fn release_all(&self, admin: &Admin, tenants: Option<&BTreeSet<Arc<str>>>, all: bool) -> anyhow::Result<()> {
+        let tenants = match tenants {
+            Some(tenants) => tenants.clone(),
+            None => self.letters.count().await?.into_iter().map(|(tenant, _)| tenant).collect(),
+        };
+        let mut result = Ok(());
+        for tenant in tenants {
+            // The trouble of one holds up no other.
+            result = result.and(self.release(admin, &tenant, all).await.with_context(|| format!("tenant {tenant}")));
+        }
+        result
     }
 
     /// Releases the letters of a tenant whose devices are registered by now; those of other logs,
@@ -98,29 +116,19 @@ async fn registered(admin: &Admin, tenant: &str, held: Vec<Deadletter>) -> anyho
     Ok(held.into_iter().filter(is_known).collect())
 }
 
-/// Releases what is held of devices that are adopted, until it is stopped.
+/// Releases what is held of devices that are adopted, until it is stopped; at first and now and
+/// then of all tenants: an earlier start may not have come to it.
 pub(super) async fn follow(gate: Gate, admin: Admin, lanes: Vec<Held>, stop: CancellationToken) -> anyhow::Result<()> {
     let work = async {
-        // Adoptions that an earlier start has not seen, or not come to.
-        let mut adopted = BTreeSet::new();
-        for lane in &lanes {
-            match lane.letters.count().await {
-                Ok(counts) => adopted.extend(counts.into_iter().map(|(tenant, _)| tenant)),
-                Err(error) => tracing::debug!(%error, "cannot list the tenants with dead letters"),
-            }
-        }
-        let mut new = adopted.clone();
+        let mut adopted = None;
         loop {
-            for (look, wait) in LOOKS.into_iter().enumerate() {
-                let since = if look == 0 { Duration::ZERO } else { LOOKS[look - 1] };
-                tokio::time::sleep(wait - since).await;
-                release(&lanes, &admin, &new, look + 1 == LOOKS.len()).await;
-            }
-            new = tokio::select! {
-                tenants = gate.adopted() => tenants,
-                () = tokio::time::sleep(PERIOD) => adopted.clone(),
+            let is_done = release(&lanes, &admin, adopted).await;
+            let tenants = tokio::select! {
+                tenants = gate.adopted() => Some(tenants),
+                () = tokio::time::sleep(if is_done { PERIOD } else { RETRY }) => None,
             };
-            adopted.extend(new.iter().cloned());
+            // After a failure, of all.
+            adopted = tenants.filter(|_| is_done);
         }
     };
     tokio::select! {
@@ -129,12 +137,18 @@ pub(super) async fn follow(gate: Gate, admin: Admin, lanes: Vec<Held>, stop: Can
     }
 }
 
-async fn release(lanes: &[Held], admin: &Admin, tenants: &BTreeSet<Arc<str>>, all: bool) {
-    for tenant in tenants {
+/// Releases what is held of these tenants, or of all. False when some of it could not be.
+async fn release(lanes: &[Held], admin: &Admin, tenants: Option<BTreeSet<Arc<str>>>) -> bool {
+    let mut is_done = true;
+    for (look, wait) in LOOKS.into_iter().enumerate() {
+        tokio::time::sleep(wait).await;
         for lane in lanes {
-            if let Err(error) = lane.release(admin, tenant, all).await {
-                tracing::warn!(%tenant, "cannot release messages of adopted devices; trying again later: {error:#}");
+            let released = lane.release_all(admin, tenants.as_ref(), look + 1 == LOOKS.len()).await;
+            if let Err(error) = &released {
+                tracing::warn!("cannot release messages of adopted devices; trying again later: {error:#}");
             }
+            is_done &= released.is_ok();
         }
     }
+    is_done
 }
